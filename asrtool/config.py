@@ -1,0 +1,221 @@
+"""YAML -> frozen dataclasses. Types come from the dataclass, never from YAML's guesses.
+
+`read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set a.b=value` over them, `decode` turns
+nodes into a config dataclass, `encode` is its inverse. Every error says file, line, dotted key, and what was probably meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from asrtool.registry import Registry, UnknownName, suggest
+
+
+class ConfigError(ValueError):
+    """Something in a YAML file or an override that cannot be meant; the message starts with file:line and the dotted key."""
+
+    def __init__(self, node: yaml.Node, where: str, problem: str) -> None:
+        mark = node.start_mark
+        line = "" if mark.name.startswith("--set") else f":{mark.line + 1}"
+        super().__init__(f"{mark.name}{line}: {where or 'top level'}: {problem}")
+
+
+# -- reading ---------------------------------------------------------------
+
+def read(path: Path) -> yaml.MappingNode:
+    """Compose `path` and merge it over its `extends:` parent."""
+    return _read(Path(path), ())
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
+    with open(path, encoding="utf-8") as stream:
+        loader = yaml.SafeLoader(stream)
+        loader.name = str(path)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
+    node = node or yaml.MappingNode("map", [], yaml.Mark(str(path), 0, 0, 0, None, None))
+    node, parent = split(node, "extends")
+    if parent is None:
+        return node
+    if not isinstance(parent, yaml.ScalarNode) or Path(parent.value).name != parent.value:
+        raise ConfigError(parent, "extends", "expected the name of one file in the same folder")
+    target = path.parent / parent.value
+    if target in (path, *children):
+        raise ConfigError(parent, "extends", f"'{parent.value}' extends itself")
+    if not target.exists():
+        raise ConfigError(parent, "extends", f"no file '{parent.value}' beside it")
+    return merge(_read(target, (path, *children)), node)
+
+
+def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNode:
+    """`node` with `a.b=value` overrides merged over it; a value is YAML, so `x={lr: 1}` and `x=[1, 2]` work."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--set {text}: expected key.key=value")
+        try:
+            leaf = yaml.compose(value, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text}: '{value}' is not YAML") from None
+        leaf = leaf or yaml.ScalarNode("str", "", yaml.Mark("", 0, 0, 0, None, None))
+        _rename(leaf, f"--set {text}")
+        for part in reversed(key.split(".")):
+            leaf = yaml.MappingNode("map", [(yaml.ScalarNode("str", part, leaf.start_mark), leaf)], leaf.start_mark)
+        node = merge(node, leaf)
+    return node
+
+
+def _rename(node: yaml.Node, name: str) -> None:
+    """Errors in an override name the override, wherever in its value they are."""
+    node.start_mark.name = name
+    for item in getattr(node, "value", ()) if not isinstance(node, yaml.ScalarNode) else ():
+        for part in item if isinstance(item, tuple) else (item,):
+            _rename(part, name)
+
+
+def merge(base: yaml.Node, top: yaml.Node) -> yaml.Node:
+    """Mappings merge key by key; anything else, and any mapping that changes `type`, replaces."""
+    if not (isinstance(base, yaml.MappingNode) and isinstance(top, yaml.MappingNode)):
+        return top
+    old, new = entries(base), entries(top)
+    if "type" in new and "type" in old and new["type"][1].value != old["type"][1].value:
+        return top
+    for key, (key_node, value) in new.items():
+        old[key] = (key_node, merge(old[key][1], value) if key in old else value)
+    return _mapping(top, old)
+
+
+def entries(node: yaml.Node, where: str = "") -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    """Key -> (key node, value node)."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(node, where, "expected a mapping")
+    found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(key, where, "expected a plain key")
+        if key.value in found:
+            raise ConfigError(key, _join(where, key.value), "key given twice")
+        found[key.value] = (key, value)
+    return found
+
+
+def split(node: yaml.Node, key: str) -> tuple[yaml.MappingNode, yaml.Node | None]:
+    """`node` without `key`, and what `key` held."""
+    items = entries(node)
+    _, value = items.pop(key, (None, None))
+    return _mapping(node, items), value
+
+
+def _mapping(like: yaml.Node, items: dict) -> yaml.MappingNode:
+    return yaml.MappingNode("map", list(items.values()), like.start_mark)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+# -- decoding --------------------------------------------------------------
+
+def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
+    """Turn `node` into a value of type `kind`, or raise `ConfigError`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:                                   # Annotated[object, REGISTRY]
+        return _component(args[1], node, where)
+    if origin in (Union, types.UnionType):                    # X | None
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("null", "~", ""):
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return decode(inner, node, where)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, node, where)
+    if origin in (list, tuple):
+        if not isinstance(node, yaml.SequenceNode):
+            raise ConfigError(node, where, "expected a list")
+        if origin is tuple and Ellipsis not in args:
+            if len(node.value) != len(args):
+                raise ConfigError(node, where, f"expected {len(args)} values, got {len(node.value)}")
+            return tuple(decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(args, node.value, strict=True)))
+        return origin(decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(node.value))
+    if origin is dict:
+        return {_scalar(args[0], None, (), key, where): decode(args[1], value, _join(where, name))
+                for name, (key, value) in entries(node, where).items()}
+    return _scalar(kind, origin, args, node, where)
+
+
+def _component(registry: Registry, node: yaml.Node, where: str) -> Any:
+    node, kind_node = split(node, "type")
+    if kind_node is None:
+        raise ConfigError(node, where, f"missing 'type'; valid {registry.kind} types: {', '.join(registry.names())}")
+    try:
+        kind = registry.config_type(kind_node.value)
+    except UnknownName as error:
+        raise ConfigError(kind_node, _join(where, "type"), str(error)) from None
+    return _dataclass(kind, node, where)
+
+
+def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
+    items = entries(node, where)
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key, (key_node, _) in items.items():
+        if key not in fields:
+            raise ConfigError(key_node, _join(where, key), f"unknown key for {kind.__name__}" + suggest(key, fields))
+    missing = [n for n, f in fields.items() if n not in items
+               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(node, where, f"{kind.__name__} needs: {', '.join(missing)}")
+    values = {k: decode(hints[k], v, _join(where, k)) for k, (_, v) in items.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:                               # raised by a __post_init__ check
+        raise ConfigError(node, where, str(error)) from None
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(node, where, f"expected {_WORDS.get(kind, 'one value')}, not a list or mapping")
+    text = node.value
+    if kind is str and node.style is None and text in ("null", "~", ""):
+        raise ConfigError(node, where, "expected text, got nothing")
+    if origin is Literal:
+        if text not in args:
+            raise ConfigError(node, where, f"'{text}' is not allowed" + suggest(text, args))
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise ConfigError(node, where, f"expected {_WORDS.get(kind, kind)}, got '{text}'") from None
+
+
+# -- writing ---------------------------------------------------------------
+
+def encode(kind: Any, value: Any) -> Any:
+    """The inverse of `decode`: plain dicts, lists and scalars, with `type` keys put back."""
+    origin, args = get_origin(kind), get_args(kind)
+    if value is None:
+        return None
+    if origin is Annotated:
+        return {"type": args[1].name_of(value), **encode(type(value), value)}
+    if origin in (Union, types.UnionType):
+        return encode(*[a for a in args if a is not type(None)], value)
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return {f.name: encode(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)}
+    if origin in (list, tuple):
+        return [encode(args[0], item) for item in value]
+    if origin is dict:
+        return {key: encode(args[1], item) for key, item in value.items()}
+    return value

@@ -1,0 +1,83 @@
+"""The `data:` part of a training config. Sets are named (folders under the recipe's data folder), never given as paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from asrtool.data.fbank import FbankConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Utterances of similar length, planned by padded seconds."""
+
+    seconds: float                          # of the global batch: all ranks and micro-batches of one optimizer step together
+    max_seconds_per_device: float | None = None     # of one micro-batch on one device; None: the rank's whole share at once
+    max_utterances: int = 1024              # of the global batch
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.max_utterances < 1 or (self.max_seconds_per_device or 1.0) <= 0:
+            raise ValueError("seconds, max_seconds_per_device and max_utterances must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecAugmentConfig:
+    """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames are set to the mean (0 after normalisation)."""
+
+    num_frequency_masks: int = 2
+    frequency_width: int = 10               # mel bins, at most
+    num_time_masks: int = 2
+    time_width: int = 50                    # frames, at most
+    time_share: float = 0.25                # of the utterance that the time masks may hide together
+    warp: int = 0                           # frames, at most; 0 = no time warping
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Add recordings of a noise set at a random signal-to-noise ratio."""
+
+    set: str                                # name of a data directory beside the training set
+    share: float = 0.5                      # of the utterances
+    snr_db: tuple[float, float] = (5.0, 25.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomConfig:
+    """Convolve with a room impulse response of a set; the direct sound stays where it was."""
+
+    set: str
+    share: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    speeds: tuple[float, ...] = (1.0,)      # stored: one copy each; online: drawn per utterance and epoch
+    gain_db: tuple[float, float] = (0.0, 0.0)       # random gain of the waveform
+    spec_augment: SpecAugmentConfig | None = None
+    noise: NoiseConfig | None = None
+    room: RoomConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    batch: BatchConfig
+    input: Literal["fbank", "waveform"] = "fbank"
+    features: Literal["stored", "online"] = "stored"        # online: computed from the audio in every epoch
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+    min_seconds: float = 0.1                # training utterances outside are left out, counted and named
+    max_seconds: float = 30.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    workers: int = 2                        # loader processes per rank; 0: in the training process
+
+    def __post_init__(self) -> None:
+        augment = self.augment
+        if not augment.speeds or min(augment.speeds) <= 0:
+            raise ValueError("augment.speeds needs at least one factor above 0")
+        if self.features == "stored" and self.input == "fbank":
+            needs = [name for name in ("noise", "room") if getattr(augment, name) is not None]
+            needs += ["gain_db"] if augment.gain_db != (0.0, 0.0) else []
+            if needs:
+                raise ValueError(f"augment.{' and '.join(needs)} need the waveform: set data.features: online")
+        if self.input == "waveform" and augment.spec_augment is not None:
+            raise ValueError("augment.spec_augment masks fbank features; data.input is waveform")

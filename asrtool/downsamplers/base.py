@@ -1,0 +1,25 @@
+"""What a downsampler is (fewer frames out than in), and the registry of downsamplers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from asrtool.registry import Registry
+from asrtool.types import DownsamplerOutput, Padded
+
+
+class Downsampler(nn.Module):
+    """Frames (B, T, D_in) -> fewer frames (B, S, D_out), in front of an encoder layer or of an LLM.
+
+    Built by `DOWNSAMPLERS.build(config, dim_in=..., dim_out=..., vocab_size=V)`. Output lengths are never 0 and never above the
+    input's; masked frames never leak into kept ones; positions increase strictly.
+    """
+
+    factor: int                             # input frames per output frame; 1 where it depends on the data
+
+    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
+        """positions (B, T) of the inputs on the grid after the stem; None for a stem, which makes that grid."""
+        raise NotImplementedError
+
+
+DOWNSAMPLERS: Registry[Downsampler] = Registry("downsampler")

@@ -1,0 +1,40 @@
+"""Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their number."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+logger = logging.getLogger("asrtool")
+
+
+def set_up(verbose: bool = False) -> None:
+    """Send the package's messages to stderr: every one from rank 0, warnings from the others. Called by the commands."""
+    rank = int(os.environ.get("RANK", "0"))
+    handler = logging.StreamHandler(sys.stderr)
+    where = "" if rank == 0 else f" [rank {rank}]"
+    handler.setFormatter(logging.Formatter(f"%(asctime)s{where} %(message)s", datefmt="%H:%M:%S"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO if rank == 0 else logging.WARNING)
+
+
+class JsonLines:
+    """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is completed first."""
+
+    def __init__(self, path: Path) -> None:
+        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        self._file = open(path, "a", encoding="utf-8")
+        if torn:
+            self._file.write("\n")
+
+    def write(self, **values: object) -> None:
+        self._file.write(json.dumps({"time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

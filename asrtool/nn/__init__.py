@@ -1,0 +1,1 @@
+"""Tensor blocks: plain tensors and masks, no registry, no YAML."""

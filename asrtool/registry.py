@@ -1,0 +1,51 @@
+"""Name -> (config dataclass, class). One `Registry` per kind of component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(LookupError):
+    """Raised for a name that is not registered; the message lists the valid ones."""
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    valid = sorted(valid)
+    close = get_close_matches(name, valid, n=1)
+    return (f"; did you mean '{close[0]}'?" if close else "") + f" (valid: {', '.join(valid)})"
+
+
+class Registry(Generic[T]):
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._configs: dict[str, type] = {}
+        self._classes: dict[type, tuple[str, type[T]]] = {}
+
+    def register(self, name: str, config: type) -> Callable[[type[T]], type[T]]:
+        def bind(cls: type[T]) -> type[T]:
+            if name in self._configs:
+                raise ValueError(f"{self.kind} '{name}' is already registered")
+            if config in self._classes:
+                raise ValueError(f"{config.__name__} already builds {self.kind} '{self._classes[config][0]}'")
+            self._configs[name] = config
+            self._classes[config] = (name, cls)
+            return cls
+        return bind
+
+    def names(self) -> list[str]:
+        return sorted(self._configs)
+
+    def config_type(self, name: str) -> type:
+        if name not in self._configs:
+            raise UnknownName(f"unknown {self.kind} '{name}'" + suggest(name, self.names()))
+        return self._configs[name]
+
+    def name_of(self, config: object) -> str:
+        return self._classes[type(config)][0]
+
+    def build(self, config: object, **needs) -> T:
+        return self._classes[type(config)][1](config, **needs)

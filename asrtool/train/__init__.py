@@ -1,0 +1,1 @@
+"""The objective, the optimizer, checkpoints and the training loop."""

@@ -1,0 +1,137 @@
+"""The few data types that everything shares. Lengths never leave their tensor; masks are True where valid.
+
+Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target tokens, F mel bins, D width,
+V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+class Padded(NamedTuple):
+    """Right-padded sequences: data (B, T, ...), lengths (B,) int64."""
+
+    data: Tensor
+    lengths: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool, True = valid."""
+        return torch.arange(self.data.shape[1], device=self.data.device) < self.lengths[:, None]
+
+    @classmethod
+    def stack(cls, rows: Sequence[Tensor], padding: float = 0) -> Padded:
+        """Rows of shape (T_i, ...) to one padded tensor."""
+        lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=rows[0].device)
+        return cls(pad_sequence(list(rows), batch_first=True, padding_value=padding), lengths)
+
+    def unpad(self) -> list[Tensor]:
+        return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Padded:
+        return Padded(self.data.to(device, non_blocking=non_blocking), self.lengths.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One stretch of audio with one transcript: a row of a Kaldi data directory."""
+
+    id: str
+    audio: str                              # a path, or a shell command that ends in "|"
+    duration: float                         # seconds
+    text: str = ""
+    speaker: str
+    recording: str | None = None            # id of the recording it is cut from (`segments`); None: audio is the utterance
+    start: float = 0.0                      # seconds into the recording
+    labels: Mapping[str, str] = field(default_factory=dict)     # what the utt2* files say: accent, style, environment ...
+    features: str | None = None             # "file.ark:offset", written by stage 1
+    num_frames: int | None = None           # feature frames, or samples where the input is a waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Utterances side by side, as models and losses see them."""
+
+    ids: tuple[str, ...]
+    inputs: Padded                          # (B, T, F) features or (B, T) samples
+    targets: Padded                         # (B, U) token ids without sos/eos; U = 0 is legal
+    labels: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,) class index, -1 where unknown
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking),
+            targets=self.targets.to(device, non_blocking),
+            labels={name: value.to(device, non_blocking=non_blocking) for name, value in self.labels.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        return replace(
+            self,
+            inputs=Padded(*(part.pin_memory() for part in self.inputs)),
+            targets=Padded(*(part.pin_memory() for part in self.targets)),
+            labels={name: value.pin_memory() for name, value in self.labels.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput:
+    """What an encoder gives: frames (B, S, D), positions (B, S) on the grid after the stem, named extra outputs."""
+
+    frames: Padded
+    positions: Tensor
+    taps: Mapping[str, Padded] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownsamplerOutput:
+    """frames (B, S, D), positions (B, S): index of each frame on the grid after the stem."""
+
+    frames: Padded
+    positions: Tensor
+    taps: Mapping[str, Padded] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutput:
+    """The encoder's output and every stream that a loss may read, e.g. `ctc` (B, S, V), `attention` (B, U + 1, V)."""
+
+    encoder: EncoderOutput
+    streams: Mapping[str, Padded]
+
+    def stream(self, name: str) -> Padded:
+        if name not in self.streams:
+            raise LookupError(f"the model has no stream '{name}' (it has: {', '.join(sorted(self.streams)) or 'none'})")
+        return self.streams[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossReport:
+    """total (): weighted sum over the batch's utterances; terms: name -> (B,) unweighted, 0 for skipped utterances."""
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    skipped: tuple[str, ...] = ()           # ids that no finite loss exists for (CTC: fewer frames than tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """One result of a search; n-best lists hold them best first."""
+
+    tokens: tuple[int, ...]
+    score: float                            # sum of weight * part, plus what the searcher says it adds
+    parts: Mapping[str, float] = field(default_factory=dict)    # each scorer's unweighted log-probability
+    positions: tuple[int, ...] | None = None                    # encoder position of each token; times frame_shift = seconds
+    confidences: tuple[float, ...] | None = None                # each token's posterior, 0 to 1
+    text: str = ""
