@@ -1,7 +1,8 @@
 """YAML -> frozen dataclasses. Types come from the dataclass, never from YAML's guesses.
 
-`read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set a.b=value` over them, `decode` turns
-nodes into a config dataclass, `encode` is its inverse. Every error says file, line, dotted key, and what was probably meant.
+`read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set a.b=value` over them,
+`decode` turns nodes into a config dataclass, `encode` is its inverse. Every error says file, line, dotted key, and
+what was probably meant.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from asrtool.registry import Registry, UnknownName, suggest
 
 
 class ConfigError(ValueError):
-    """Something in a YAML file or an override that cannot be meant; the message starts with file:line and the dotted key."""
+    """Something in a YAML file or an override that cannot be meant; the message starts with file:line and the dotted
+    key."""
 
     def __init__(self, node: yaml.Node, where: str, problem: str) -> None:
         mark = node.start_mark
@@ -27,6 +29,7 @@ class ConfigError(ValueError):
 
 
 # -- reading ---------------------------------------------------------------
+
 
 def read(path: Path) -> yaml.MappingNode:
     """Compose `path` and merge it over its `extends:` parent."""
@@ -124,12 +127,13 @@ def _join(where: str, key: str) -> str:
 
 # -- decoding --------------------------------------------------------------
 
+
 def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     """Turn `node` into a value of type `kind`, or raise `ConfigError`."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:                                   # Annotated[object, REGISTRY]
+    if origin is Annotated:  # Annotated[object, REGISTRY]
         return _component(args[1], node, where)
-    if origin in (Union, types.UnionType):                    # X | None
+    if origin in (Union, types.UnionType):  # X | None
         if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("null", "~", ""):
             return None
         (inner,) = [a for a in args if a is not type(None)]
@@ -142,11 +146,15 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
         if origin is tuple and Ellipsis not in args:
             if len(node.value) != len(args):
                 raise ConfigError(node, where, f"expected {len(args)} values, got {len(node.value)}")
-            return tuple(decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(args, node.value, strict=True)))
+            return tuple(
+                decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(args, node.value, strict=True))
+            )
         return origin(decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(node.value))
     if origin is dict:
-        return {_scalar(args[0], None, (), key, where): decode(args[1], value, _join(where, name))
-                for name, (key, value) in entries(node, where).items()}
+        return {
+            _scalar(args[0], None, (), key, where): decode(args[1], value, _join(where, name))
+            for name, (key, value) in entries(node, where).items()
+        }
     return _scalar(kind, origin, args, node, where)
 
 
@@ -168,14 +176,17 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
     for key, (key_node, _) in items.items():
         if key not in fields:
             raise ConfigError(key_node, _join(where, key), f"unknown key for {kind.__name__}" + suggest(key, fields))
-    missing = [n for n, f in fields.items() if n not in items
-               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in items and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise ConfigError(node, where, f"{kind.__name__} needs: {', '.join(missing)}")
     values = {k: decode(hints[k], v, _join(where, k)) for k, (_, v) in items.items()}
     try:
         return kind(**values)
-    except ValueError as error:                               # raised by a __post_init__ check
+    except ValueError as error:  # raised by a __post_init__ check
         raise ConfigError(node, where, str(error)) from None
 
 
@@ -201,6 +212,7 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
 
 
 # -- writing ---------------------------------------------------------------
+
 
 def encode(kind: Any, value: Any) -> Any:
     """The inverse of `decode`: plain dicts, lists and scalars, with `type` keys put back."""

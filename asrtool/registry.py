@@ -34,6 +34,7 @@ class Registry(Generic[T]):
             self._configs[name] = config
             self._classes[config] = (name, cls)
             return cls
+
         return bind
 
     def names(self) -> list[str]:

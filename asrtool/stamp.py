@@ -5,8 +5,8 @@
             return
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends without an error
 
-A killed stage leaves only `<out>.tmp`, which the next run removes. File times never matter: text files count by content, archives
-and audio by name and size.
+A killed stage leaves only `<out>.tmp`, which the next run removes. File times never matter: text files count by
+content, archives and audio by name and size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from asrtool.log import logger
 
 NAME = ".stage.json"
-VERSION = 1                                  # raise it when stages write something else from the same inputs
+VERSION = 1  # raise it when stages write something else from the same inputs
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
 
 
@@ -43,7 +43,7 @@ def digest(path: Path) -> str:
 def describe(stage: str, inputs: Iterable[Path], options: Mapping[str, object]) -> dict:
     """What a stamp holds: stage, version, options and the digest of each input."""
     made = {"stage": stage, "version": VERSION, "options": options, "inputs": {p.name: digest(p) for p in inputs}}
-    return json.loads(json.dumps(made, default=str))        # compare as it will be read back
+    return json.loads(json.dumps(made, default=str))  # compare as it will be read back
 
 
 def read(out: Path) -> dict | None:

@@ -1,7 +1,7 @@
 """The few data types that everything shares. Lengths never leave their tensor; masks are True where valid.
 
-Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target tokens, F mel bins, D width,
-V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
+Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target tokens, F mel bins,
+D width, V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Padded(NamedTuple):
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Padded:
-        return Padded(self.data.to(device, non_blocking=non_blocking), self.lengths.to(device, non_blocking=non_blocking))
+        return Padded(
+            self.data.to(device, non_blocking=non_blocking), self.lengths.to(device, non_blocking=non_blocking)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,15 @@ class Utterance:
     """One stretch of audio with one transcript: a row of a Kaldi data directory."""
 
     id: str
-    audio: str                              # a path, or a shell command that ends in "|"
-    duration: float                         # seconds
+    audio: str  # a path, or a shell command that ends in "|"
+    duration: float  # seconds
     text: str = ""
     speaker: str
-    recording: str | None = None            # id of the recording it is cut from (`segments`); None: audio is the utterance
-    start: float = 0.0                      # seconds into the recording
-    labels: Mapping[str, str] = field(default_factory=dict)     # what the utt2* files say: accent, style, environment ...
-    features: str | None = None             # "file.ark:offset", written by stage 1
-    num_frames: int | None = None           # feature frames, or samples where the input is a waveform
+    recording: str | None = None  # id of the recording it is cut from (`segments`); None: audio is the utterance
+    start: float = 0.0  # seconds into the recording
+    labels: Mapping[str, str] = field(default_factory=dict)  # what the utt2* files say: accent, style, environment ...
+    features: str | None = None  # "file.ark:offset", written by stage 1
+    num_frames: int | None = None  # feature frames, or samples where the input is a waveform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,8 @@ class Batch:
     """Utterances side by side, as models and losses see them."""
 
     ids: tuple[str, ...]
-    inputs: Padded                          # (B, T, F) features or (B, T) samples
-    targets: Padded                         # (B, U) token ids without sos/eos; U = 0 is legal
+    inputs: Padded  # (B, T, F) features or (B, T) samples
+    targets: Padded  # (B, U) token ids without sos/eos; U = 0 is legal
     labels: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,) class index, -1 where unknown
     texts: tuple[str, ...] = ()
 
@@ -122,7 +124,7 @@ class LossReport:
 
     total: Tensor
     terms: Mapping[str, Tensor]
-    skipped: tuple[str, ...] = ()           # ids that no finite loss exists for (CTC: fewer frames than tokens)
+    skipped: tuple[str, ...] = ()  # ids that no finite loss exists for (CTC: fewer frames than tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +132,8 @@ class Hypothesis:
     """One result of a search; n-best lists hold them best first."""
 
     tokens: tuple[int, ...]
-    score: float                            # sum of weight * part, plus what the searcher says it adds
-    parts: Mapping[str, float] = field(default_factory=dict)    # each scorer's unweighted log-probability
-    positions: tuple[int, ...] | None = None                    # encoder position of each token; times frame_shift = seconds
-    confidences: tuple[float, ...] | None = None                # each token's posterior, 0 to 1
+    score: float  # sum of weight * part, plus what the searcher says it adds
+    parts: Mapping[str, float] = field(default_factory=dict)  # each scorer's unweighted log-probability
+    positions: tuple[int, ...] | None = None  # encoder position of each token; times frame_shift = seconds
+    confidences: tuple[float, ...] | None = None  # each token's posterior, 0 to 1
     text: str = ""

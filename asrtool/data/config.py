@@ -12,9 +12,11 @@ from asrtool.data.fbank import FbankConfig
 class BatchConfig:
     """Utterances of similar length, planned by padded seconds."""
 
-    seconds: float                          # of the global batch: all ranks and micro-batches of one optimizer step together
-    max_seconds_per_device: float | None = None     # of one micro-batch on one device; None: the rank's whole share at once
-    max_utterances: int = 1024              # of the global batch
+    seconds: float  # of the global batch: all ranks and micro-batches of one optimizer step together
+    max_seconds_per_device: float | None = (
+        None  # of one micro-batch on one device; None: the rank's whole share at once
+    )
+    max_utterances: int = 1024  # of the global batch
 
     def __post_init__(self) -> None:
         if self.seconds <= 0 or self.max_utterances < 1 or (self.max_seconds_per_device or 1.0) <= 0:
@@ -26,19 +28,19 @@ class SpecAugmentConfig:
     """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames are set to the mean (0 after normalisation)."""
 
     num_frequency_masks: int = 2
-    frequency_width: int = 10               # mel bins, at most
+    frequency_width: int = 10  # mel bins, at most
     num_time_masks: int = 2
-    time_width: int = 50                    # frames, at most
-    time_share: float = 0.25                # of the utterance that the time masks may hide together
-    warp: int = 0                           # frames, at most; 0 = no time warping
+    time_width: int = 50  # frames, at most
+    time_share: float = 0.25  # of the utterance that the time masks may hide together
+    warp: int = 0  # frames, at most; 0 = no time warping
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """Add recordings of a noise set at a random signal-to-noise ratio."""
 
-    set: str                                # name of a data directory beside the training set
-    share: float = 0.5                      # of the utterances
+    set: str  # name of a data directory beside the training set
+    share: float = 0.5  # of the utterances
     snr_db: tuple[float, float] = (5.0, 25.0)
 
 
@@ -52,8 +54,8 @@ class RoomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    speeds: tuple[float, ...] = (1.0,)      # stored: one copy each; online: drawn per utterance and epoch
-    gain_db: tuple[float, float] = (0.0, 0.0)       # random gain of the waveform
+    speeds: tuple[float, ...] = (1.0,)  # stored: one copy each; online: drawn per utterance and epoch
+    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain of the waveform
     spec_augment: SpecAugmentConfig | None = None
     noise: NoiseConfig | None = None
     room: RoomConfig | None = None
@@ -63,12 +65,12 @@ class AugmentConfig:
 class DataConfig:
     batch: BatchConfig
     input: Literal["fbank", "waveform"] = "fbank"
-    features: Literal["stored", "online"] = "stored"        # online: computed from the audio in every epoch
+    features: Literal["stored", "online"] = "stored"  # online: computed from the audio in every epoch
     fbank: FbankConfig = field(default_factory=FbankConfig)
-    min_seconds: float = 0.1                # training utterances outside are left out, counted and named
+    min_seconds: float = 0.1  # training utterances outside are left out, counted and named
     max_seconds: float = 30.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    workers: int = 2                        # loader processes per rank; 0: in the training process
+    workers: int = 2  # loader processes per rank; 0: in the training process
 
     def __post_init__(self) -> None:
         augment = self.augment

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
+from asrtool.losses.ctc import CtcConfig, CtcLoss
 
-__all__ = ["LOSSES", "Loss"]
+__all__ = ["LOSSES", "CrossEntropyConfig", "CrossEntropyLoss", "CtcConfig", "CtcLoss", "Loss"]

@@ -11,11 +11,12 @@ from asrtool.types import Batch, ModelOutput
 class Loss:
     """One number per utterance; the objective weighs, the trainer sums and divides.
 
-    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is a sum over tokens (or frames) of each utterance, computed in
-    float32; an utterance it cannot rate (CTC: fewer frames than tokens and repeats) gets 0 and is named by `skipped`.
+    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is a sum over tokens (or frames) of each
+    utterance, computed in float32; an utterance it cannot rate (CTC: fewer frames than tokens and repeats) gets 0 and
+    is named by `skipped`.
     """
 
-    stream: str                             # the stream of ModelOutput that it reads; the model builds a head for it
+    stream: str  # the stream of ModelOutput that it reads; the model builds a head for it
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""

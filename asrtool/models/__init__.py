@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.hybrid import Hybrid, HybridConfig
 
-__all__ = ["MODELS", "AsrModel"]
+__all__ = ["MODELS", "AsrModel", "Hybrid", "HybridConfig"]

@@ -11,14 +11,15 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
 class AsrModel(nn.Module):
-    """Built by `MODELS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step, streams={"ctc", ...})`.
+    """Built by `MODELS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step, streams={"ctc",
+    ...})`.
 
     `streams` are the names that the configured losses read: a head exists where a loss reads it, and nowhere else.
     """
 
     blank: int = 0
-    eos: int                                # sos and eos: the last token
-    frame_shift: float                      # seconds per encoder position
+    eos: int  # sos and eos: the last token
+    frame_shift: float  # seconds per encoder position
     streams: frozenset[str]
 
     def forward(self, batch: Batch) -> ModelOutput:

@@ -1,0 +1,107 @@
+"""The shape of train_*.yaml and decode_*.yaml: nothing but dataclasses, and how phases are read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from asrtool import config
+from asrtool.data.config import DataConfig
+from asrtool.losses import LOSSES
+from asrtool.models import MODELS
+from asrtool.searchers import SEARCHERS
+from asrtool.train.optim import OptimConfig
+from asrtool.train.trainer import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What may differ when a phase starts from the weights of the one before it; any other mismatch is an error."""
+
+    missing: tuple[str, ...] = ()  # name patterns of new parameters, which keep their initialisation
+    unused: tuple[str, ...] = ()  # name patterns of old parameters that are dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One phase of training."""
+
+    data: DataConfig
+    model: Annotated[object, MODELS]
+    losses: dict[str, Annotated[object, LOSSES]]
+    optim: OptimConfig
+    trainer: TrainerConfig
+    init: InitConfig = field(default_factory=InitConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(loss.weight for loss in self.losses.values()):
+            raise ValueError("losses: at least one needs a weight that is not 0")
+        if self.trainer.best not in ("valid/wer", "valid/cer"):
+            return
+        if not any(loss.weight and loss.input == "ctc" for loss in self.losses.values()):
+            raise ValueError(
+                f"trainer.best: {self.trainer.best} is measured on a 'ctc' stream, which no loss trains; use valid/loss"
+            )
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """The streams that losses read: the model builds a head for each."""
+        return frozenset(loss.input for loss in self.losses.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How a trained model is searched."""
+
+    searcher: Annotated[object, SEARCHERS]
+    average: int = 10  # checkpoints whose weights are averaged; 1 = the best one
+    phase: str | None = None  # None: the last
+    batch_seconds: float = 120.0  # padded audio of one decoding batch
+    nbest: int = 1  # hypotheses written to hyps.jsonl
+
+
+def split_overrides(texts: Sequence[str]) -> list[str]:
+    """Each --set argument may hold several `a.b=value`, split like a shell would."""
+    return [part for text in texts for part in shlex.split(text)]
+
+
+def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
+    """One config per phase, in order; a file without `phases:` is the single phase 'train'.
+
+    Overrides come last, over every resolved phase; `phases.<name>.a.b=value` addresses one.
+    """
+    base, phases = config.split(config.read(path), "phases")
+    names = list(config.entries(phases, "phases")) if phases is not None else ["train"]
+    nodes = {name: base for name in names}
+    if phases is not None:
+        nodes = {name: config.merge(base, node) for name, (_, node) in config.entries(phases, "phases").items()}
+    for text in overrides:
+        targets, inner = names, text
+        if text.startswith("phases."):
+            _, name, inner = text.split("=")[0].split(".", 2) if text.count(".") >= 2 else ("", "", "")
+            inner += "=" + text.partition("=")[2]
+            if name not in names:
+                raise ValueError(f"--set {text}: no such phase; phases of {path}: {', '.join(names)}")
+            targets = [name]
+        for name in targets:
+            nodes[name] = config.override(nodes[name], [inner])
+    return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
+
+
+def load_decode(path: Path, overrides: Sequence[str] = ()) -> DecodeConfig:
+    return config.decode(DecodeConfig, config.override(config.read(path), overrides))
+
+
+def dump_phases(phases: dict[str, TrainConfig]) -> str:
+    """YAML that `load_phases` reads back to the same configs: every phase, fully resolved."""
+    return dump({"phases": {name: config.encode(TrainConfig, phase) for name, phase in phases.items()}})
+
+
+def dump(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,54 @@
+"""Cross entropy of the next token with label smoothing (Szegedy et al. 2016), for attention decoders.
+
+    L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ],   y_{U+1} = eos
+
+The sum over tokens, not the mean: CTC sums over the same utterance, so the weights of the two mean the same for every
+length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from asrtool.losses.base import LOSSES, Loss
+from asrtool.types import Batch, ModelOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig:
+    """Next-token cross entropy on the stream `input`, whose row u rates token u and whose last row rates eos."""
+
+    weight: float
+    input: str = "attention"
+    smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing is a share between 0 and 1, got {self.smoothing}")
+
+
+@LOSSES.register("cross_entropy", CrossEntropyConfig)
+class CrossEntropyLoss(Loss):
+    """Sum over the tokens of an utterance and its eos, in nats: (B,)."""
+
+    def __init__(self, config: CrossEntropyConfig, *, eos: int) -> None:
+        self.stream = config.input
+        self.smoothing = config.smoothing
+        self.eos = eos
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        logits, _ = outputs.stream(self.stream)  # (B, U + 1, V)
+        targets = append(batch.targets, self.eos)
+        loss = F.cross_entropy(
+            logits.float().transpose(1, 2), targets.data, label_smoothing=self.smoothing, reduction="none"
+        )  # (B, U + 1)
+        return (loss * targets.mask).sum(1)
+
+
+def append(targets: Padded, eos: int) -> Padded:
+    """(B, U) -> (B, U + 1) with eos after the last token of each row."""
+    data = F.pad(targets.data, (0, 1))
+    return Padded(data.scatter(1, targets.lengths[:, None], eos), targets.lengths + 1)
