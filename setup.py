@@ -1,4 +1,4 @@
-"""Package metadata. `tools/setup.sh` is the tested road; `pip install -e .` is enough where torch is installed already."""
+"""Package metadata. `tools/setup.sh` is the tested road; `pip install -e .` is enough where torch is installed."""
 
 from __future__ import annotations
 

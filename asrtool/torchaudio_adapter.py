@@ -1,13 +1,14 @@
 """The one place that imports torchaudio; its Python part works here even where its compiled extension does not load.
 
-The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while `import torchaudio`
-runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with it. Import this module before them:
+The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while
+`import torchaudio` runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with it.
+Import this module before them:
 
     import asrtool.torchaudio_adapter            # transformers and peft can be imported now
     audio = torchaudio_adapter.require()         # the module, or one sentence that says what to install
 
-Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in the extension (`forced_align`,
-`rnnt_loss`) raises when called, if `extension_available` is False.
+Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in the extension
+(`forced_align`, `rnnt_loss`) raises when called, if `extension_available` is False.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from typing import NoReturn
 
 
 def _without_extension(folder: Path) -> types.ModuleType:
-    """What stands in for `torchaudio._extension`: says that nothing is compiled, as a torchaudio built without it would."""
+    """What stands in for `torchaudio._extension`: a build in which nothing is compiled."""
     module = types.ModuleType("torchaudio._extension")
     module.__path__ = [str(folder / "_extension")]
 
     def fail_if_no_align(function: Callable) -> Callable:
         @functools.wraps(function)
         def refuse(*args: object, **kwargs: object) -> NoReturn:
-            raise RuntimeError(f"torchaudio's {function.__name__} needs its compiled extension, which does not load beside this torch")
+            raise RuntimeError(f"torchaudio's {function.__name__} needs its extension, which does not load beside this torch")
+
         return refuse
 
     module._IS_TORCHAUDIO_EXT_AVAILABLE = False
@@ -48,7 +50,7 @@ def _forget() -> None:
 
 
 def _load() -> tuple[types.ModuleType | None, str]:
-    """torchaudio, or None where it is not installed; and why its extension (or all of it) is not there, empty if all is."""
+    """torchaudio, or None where it is not installed; and why its extension (or all of it) is missing, else empty."""
     spec = importlib.util.find_spec("torchaudio")
     if spec is None or not spec.submodule_search_locations:
         return None, "not installed"
@@ -72,5 +74,6 @@ extension_available: bool = torchaudio is not None and torchaudio._extension._IS
 def require() -> types.ModuleType:
     """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
     if torchaudio is None:
-        raise ImportError(f"torchaudio cannot be imported ({problem}); `pip install --no-deps torchaudio==2.11.0` mends it")
+        mend = "`pip install --no-deps torchaudio==2.11.0` mends it"
+        raise ImportError(f"torchaudio cannot be imported ({problem}); {mend}")
     return torchaudio

@@ -1,0 +1,44 @@
+"""The commands: one module each, with `main(argv)`. Run as `python -m asrtool.bin.<name>` or `asrtool <name>`.
+
+How every command ends is decided here, since this file is read before any of them: an error that asrtool raises on purpose, or
+that the system does (a missing file, a full disk), is one sentence; Ctrl-C and a closed pipe are silent; anything else is a bug
+and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for an expected error, empty for one that ends silently, None for a bug."""
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        return ""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
+    frames = traceback.extract_tb(error.__traceback__)
+    if type(error).__module__.split(".")[0] == "asrtool":
+        return str(error)
+    if isinstance(error, ValueError) and frames and Path(frames[-1].filename).is_relative_to(PACKAGE):
+        return f"{error} (ASRTOOL_TRACEBACK=1 shows where)"
+    return None
+
+
+def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of the commands; the exit status stays Python's own (1; 130 after Ctrl-C)."""
+    sentence = explain(error)
+    if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
+        sys.__excepthook__(kind, error, trace)
+    elif sentence:
+        print(f"{Path(sys.argv[0]).stem}: {sentence}", file=sys.stderr)
+    if isinstance(error, BrokenPipeError):       # the interpreter's last flush must not complain about the same pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+sys.excepthook = end

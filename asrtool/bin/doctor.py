@@ -1,0 +1,211 @@
+"""What works on this machine, what is missing, and the one command that mends it.
+
+Exits with 1 when the core (reading audio, training, decoding, scoring on some device) is unusable, with 0 otherwise; what is optional
+and absent is shown and does no harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import importlib.metadata
+import io
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OK, NOTE, BAD = "ok", "--", "BAD"           # works; optional and absent; the core cannot do without it
+SETUP = "tools/setup.sh"
+GIGABYTE = 1e9
+MODULES = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}     # where import and pip disagree
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    subject: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
+    """Import a package (by its name for pip); a broken one is reported like an absent one, with its own words."""
+    try:
+        importlib.import_module(MODULES.get(package, package))
+        return Finding(package, OK, importlib.metadata.version(package))
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed"
+    except Exception as error:      # whatever a broken binary raises must not stop the other checks
+        problem = f"does not load: {str(error).strip().splitlines()[0]}"
+    return Finding(package, absent, f"{problem}; {why}" if why else problem, mend)
+
+
+def check_python() -> Finding:
+    here = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < (3, 11):
+        return Finding("python", BAD, f"{here}; 3.11 to 3.13 are supported", "install Python 3.11, then " + SETUP)
+    if sys.version_info >= (3, 14):
+        return Finding("python", NOTE, f"{here}; tested with 3.11 to 3.13")
+    return Finding("python", OK, here)
+
+
+def check_torch() -> Iterator[Finding]:
+    """torch, its build, CUDA, bf16, threads."""
+    found = load("torch", BAD, SETUP)
+    if found.state != OK:
+        yield found
+        return
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if (2, 11) <= version <= (2, 13):
+        yield Finding("torch", OK, f"{torch.__version__}, {build}")
+    elif version < (2, 11):
+        yield Finding("torch", BAD, f"{torch.__version__}, {build}; 2.11 to 2.13 are supported", SETUP)
+    else:
+        yield Finding("torch", NOTE, f"{torch.__version__}, {build}; tested with 2.11 to 2.13")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding("CUDA", OK, f"{len(names)} x {names[0]}")
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        yield Finding("bf16 on the GPU", OK if fast else NOTE, "in hardware" if fast else "not in hardware")
+    elif shutil.which("nvidia-smi") and not torch.version.cuda:
+        yield Finding("CUDA", NOTE, "this machine has an NVIDIA driver, but torch is a CPU build", f"{SETUP} --torch cuda")
+    else:
+        yield Finding("CUDA", NOTE, "no NVIDIA GPU that torch can use: training and decoding run on the CPU")
+    yield check_cpu_bf16()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    yield Finding("cores", OK, f"{cores}, {torch.get_num_threads()} threads in a torch process"
+                  + (f" (OMP_NUM_THREADS={threads})" if threads else ""))
+
+
+def check_cpu_bf16() -> Finding:
+    """Whether the CPU multiplies bf16 in hardware: only then is autocast on the CPU faster than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.exists() else set()
+    units = [flag for flag in ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16") if flag in flags]
+    if units:
+        return Finding("bf16 on the CPU", OK, f"in hardware ({', '.join(units)})")
+    return Finding("bf16 on the CPU", NOTE, "not in hardware: training on the CPU is float32")
+
+
+def check_torchaudio() -> Iterator[Finding]:
+    """The Python part is needed (resampling, filters), the compiled one is not."""
+    from asrtool import torchaudio_adapter as adapter
+
+    if adapter.torchaudio is None:
+        yield Finding("torchaudio", BAD, adapter.problem, "pip install --no-deps torchaudio==2.11.0")
+        return
+    yield Finding("torchaudio", OK, f"{adapter.torchaudio.__version__}, Python part")
+    if adapter.extension_available:
+        yield Finding("its extension", OK, "loads: forced alignment uses its kernel")
+    else:
+        yield Finding("its extension", NOTE, "does not load beside this torch; alignment uses asrtool's own, slower kernel")
+
+
+def check_audio() -> Iterator[Finding]:
+    """soundfile, and a round trip through each format: what libsndfile was compiled with differs between systems."""
+    found = load("soundfile", BAD, SETUP)
+    if found.state != OK:
+        yield found
+        return
+    import numpy as np
+    import soundfile
+
+    yield Finding("soundfile", OK, f"{soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}")
+    tone = 0.1 * np.sin(np.arange(3200) / 5.0)
+    works, fails = [], []
+    for name, container, coding in (("wav", "WAV", None), ("flac", "FLAC", None), ("ogg", "OGG", "VORBIS"),
+                                    ("opus", "OGG", "OPUS"), ("mp3", "MP3", None)):
+        memory = io.BytesIO()
+        try:
+            soundfile.write(memory, tone, 16000, format=container, subtype=coding)
+            memory.seek(0)
+            soundfile.read(memory)
+            works.append(name)
+        except (soundfile.LibsndfileError, ValueError):
+            fails.append(name)
+    core = "wav" in works and "flac" in works
+    mend = "pip install --force-reinstall soundfile" if fails else ""
+    detail = " ".join(works) + (f"; not readable here: {' '.join(fails)}" if fails else "")
+    yield Finding("audio formats", (OK if not fails else NOTE) if core else BAD, detail, mend)
+
+
+def check_espeak() -> Finding:
+    """The synthesiser that makes the miniature corpora: its library must load and find its voices."""
+    mend = 'pip install -e ".[mini]"'
+    found = load("espeakng-loader", NOTE, mend, "--mini true needs it")
+    if found.state != OK:
+        return found
+    import espeakng_loader
+
+    try:
+        library = ctypes.CDLL(espeakng_loader.get_library_path())
+    except OSError as error:
+        return Finding("espeakng-loader", NOTE, f"its library does not load: {error}", mend)
+    voices = Path(espeakng_loader.get_data_path()) / "voices"
+    if not voices.is_dir():
+        return Finding("espeakng-loader", NOTE, f"no voices at {voices}", mend)
+    library.espeak_Info.restype = ctypes.c_char_p
+    return Finding("espeakng-loader", OK, f"{found.detail}, espeak-ng {library.espeak_Info(None).decode()}")
+
+
+def check_disk(folder: Path) -> Iterator[Finding]:
+    """Room and permission where recipes write."""
+    free = shutil.disk_usage(folder).free / GIGABYTE
+    state = OK if free >= 5 else NOTE if free >= 0.5 else BAD
+    yield Finding("disk space", state, f"{free:.0f} GB free" if free >= 1 else f"{free:.2f} GB free",
+                  "" if state == OK else "delete what is not needed; `--corpus` and the recipe's folders may lie on another disk")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            yield Finding("writing", OK, f"allowed in {folder}")
+    except OSError as error:
+        yield Finding("writing", BAD, f"{error.strerror} in {folder}", f"chmod -R u+w {folder}")
+
+
+def examine(folder: Path) -> Iterator[Finding]:
+    """Every check, in the order of the table."""
+    yield check_python()
+    yield from check_torch()
+    for package in ("numpy", "pyyaml", "kaldiio", "sentencepiece", "jiwer", "safetensors", "tqdm"):
+        yield load(package, BAD, SETUP)
+    yield load("numba", NOTE, SETUP, "search and features run on slower kernels with the same results")
+    yield from check_torchaudio()
+    yield from check_audio()
+    ssl = 'pip install -e ".[ssl]"'
+    yield load("transformers", NOTE, ssl, "pre-trained encoders and language models need it")
+    yield load("peft", NOTE, ssl, "LoRA needs it")
+    yield check_espeak()
+    yield load("matplotlib", NOTE, 'pip install -e ".[plot]"', "plots need it")
+    yield from check_disk(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table as the checks go; exit with 1 when the core is unusable."""
+    parser = argparse.ArgumentParser(prog="asrtool doctor", description=__doc__.split("\n\n")[0])
+    parser.parse_args(argv)
+    bad = []
+    for finding in examine(Path.cwd()):
+        print(f"{finding.state:3}  {finding.subject:16} {finding.detail}", flush=True)
+        if finding.mend:
+            print(f"{'':22}to mend: {finding.mend}", flush=True)
+        if finding.state == BAD:
+            bad.append(finding.subject)
+    if bad:
+        print(f"\nThe core is unusable: {', '.join(bad)}.")
+        sys.exit(1)
+    print("\nThe core works.")
+
+
+if __name__ == "__main__":
+    main()
