@@ -1,15 +1,16 @@
 """Kaldi-compatible log-mel filterbank features, batched, on any device.
 
-Per frame of 25 ms every 10 ms (only whole frames count: Kaldi's snip_edges): remove the mean, pre-emphasise x[n] - 0.97 x[n-1], multiply
-by the Povey window (Hann ** 0.85), power spectrum of the next power of two, triangular filters on the scale 1127 ln(1 + f / 700), log.
+A frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame: remove the mean, pre-emphasise
+x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take the power spectrum of the next power of two, sum
+it under triangles that are evenly spaced on the scale 1127 ln(1 + f / 700), take the logarithm.
 
-Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only one for which Kaldi's pre-emphasis differs
-from that of the whole signal. So the signal is pre-emphasised once, and 0.03 times each frame's mean is taken off under the window.
+Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only one for which Kaldi's
+pre-emphasis of a frame differs from that of the whole signal. So the signal is pre-emphasised once, each frame goes
+without its first sample, and loses 0.03 times its mean.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import overload
 
@@ -20,8 +21,8 @@ from asrtool.types import Padded
 
 PREEMPHASIS = 0.97
 SCALE = 32768.0                              # Kaldi computes on 16-bit integers
-FLOOR = torch.finfo(torch.float32).eps       # of a filter's energy, before the log
-BLOCK = 512                                  # frames at a time on a CPU: their spectra stay in the cache
+FLOOR = torch.finfo(torch.float32).eps       # of a filter's energy, before the logarithm
+BLOCK_CPU, BLOCK_GPU = 256, 1 << 16          # frames at a time: their spectra stay in the cache, or fit into memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class FbankConfig:
     num_mel_bins: int = 80
     frame_length_ms: float = 25.0
     frame_shift_ms: float = 10.0
-    dither: float = 0.0                      # standard deviation of the noise added, in 16-bit steps
+    dither: float = 0.0                      # standard deviation of added noise, in steps of 16-bit audio
     low_hz: float = 20.0
     high_hz: float = 0.0                     # 0 or below: counted from the Nyquist frequency
     rate: int = 16000                        # of the samples, in Hz
@@ -39,10 +40,11 @@ class FbankConfig:
             raise ValueError(f"num_mel_bins is {self.num_mel_bins}, expected at least 3")
         if self.rate < 1000 or self.dither < 0:
             raise ValueError("rate must be at least 1000 Hz and dither at least 0")
-        if self.shift < 1 or self.length < self.shift:
+        if not 1 <= self.shift <= self.length:
             raise ValueError("expected 0 < frame_shift_ms <= frame_length_ms")
         if not 0 <= self.low_hz < self.top_hz <= self.rate / 2:
-            raise ValueError(f"filters from {self.low_hz:g} to {self.top_hz:g} Hz do not fit into 0 to {self.rate / 2:g} Hz")
+            limits = f"{self.low_hz:g} to {self.top_hz:g} Hz"
+            raise ValueError(f"filters from {limits} do not fit into 0 to {self.rate / 2:g} Hz")
 
     @property
     def length(self) -> int:
@@ -58,15 +60,20 @@ class FbankConfig:
     def top_hz(self) -> float:
         return self.high_hz if self.high_hz > 0 else self.rate / 2 + self.high_hz
 
+    @property
+    def fft_size(self) -> int:
+        return 1 << (self.length - 1).bit_length()
+
     def num_frames(self, samples: int) -> int:
         """Frames that fit into so many samples; 0 for less than one frame."""
         return max(0, 1 + (samples - self.length) // self.shift)
 
 
 class Fbank:
-    """Samples (T,) to features (T', F), or Padded (B, T) to Padded (B, T', F); float samples in [-1, 1], features in natural log.
+    """Samples (T,) to features (T', F), or Padded (B, T) to Padded (B, T', F): natural logarithms of energies.
 
-    The result is on the samples' device. Frames beyond an utterance's length are 0. With dither, noise comes from torch's generator.
+    Samples are floats in [-1, 1]; the features lie on their device. Frames beyond an utterance's length are 0. With
+    dither, the noise comes from torch's generator.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -79,50 +86,49 @@ class Fbank:
     @overload
     def __call__(self, samples: Padded) -> Padded: ...
 
+    @torch.no_grad()
     def __call__(self, samples: Tensor | Padded) -> Tensor | Padded:
-        if isinstance(samples, Padded):
-            features = self._compute(samples.data)
-            lengths = torch.div(samples.lengths - self.config.length, self.config.shift, rounding_mode="floor").add(1).clamp(min=0)
-            padded = Padded(features, lengths)
-            return Padded(features.masked_fill(~padded.mask[:, :, None], 0.0), lengths)
-        return self._compute(samples[None])[0]
+        if not isinstance(samples, Padded):
+            return self._compute(samples[None])[0]
+        counts = [self.config.num_frames(length) for length in samples.lengths.tolist()]
+        features = Padded(self._compute(samples.data), samples.lengths.new_tensor(counts))
+        return features._replace(data=features.data.masked_fill_(~features.mask[:, :, None], 0.0))
 
     def _compute(self, samples: Tensor) -> Tensor:
         """(B, T) to (B, T', F)."""
-        config = self.config
-        samples = samples * SCALE
-        if config.dither:
-            samples = samples + config.dither * torch.randn_like(samples)
-        num_frames = config.num_frames(samples.shape[1])
-        features = samples.new_empty(samples.shape[0], num_frames, config.num_mel_bins)
-        if not num_frames:
+        config, rows = self.config, samples.shape[0]
+        total = config.num_frames(samples.shape[1])
+        features = samples.new_empty(rows, total, config.num_mel_bins)
+        if features.numel() == 0:
             return features
-        emphasised = torch.nn.functional.pad(samples[:, 1:] - PREEMPHASIS * samples[:, :-1], (1, 0))
-        means = samples.unfold(1, config.length, config.shift).mean(-1, keepdim=True) * (1 - PREEMPHASIS)
-        frames = emphasised.unfold(1, config.length, config.shift)
-        window, filters = self._get_tables(samples)
-        size = fft_size(config)
-        block = BLOCK if samples.device.type == "cpu" else num_frames
-        for row in range(samples.shape[0]):
-            for start in range(0, num_frames, block):
-                part = (frames[row, start:start + block] - means[row, start:start + block]) * window
-                spectrum = torch.view_as_real(torch.fft.rfft(part, size)).square().sum(-1)
-                torch.matmul(spectrum, filters, out=features[row, start:start + block])
+        if config.dither:
+            samples = samples + config.dither / SCALE * torch.randn_like(samples)
+        emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=PREEMPHASIS)
+        frames = emphasised.unfold(1, config.length - 1, config.shift)
+        means = samples.unfold(1, config.length, config.shift).mean(-1, keepdim=True).mul_(1 - PREEMPHASIS)
+
+        window, filters = self._tables_like(samples)
+        block = max(1, (BLOCK_CPU if samples.device.type == "cpu" else BLOCK_GPU) // rows)
+        padded = samples.new_zeros(rows, min(block, total), config.fft_size)
+        for first in range(0, total, block):
+            part = slice(first, min(first + block, total))
+            inside = padded[:, :part.stop - first]
+            torch.sub(frames[:, part], means[:, part], out=inside[..., :config.length - 1]).mul_(window)
+            squares = torch.view_as_real(torch.fft.rfft(inside)[..., :-1]).square_()
+            features[:, part] = (squares[..., 0] + squares[..., 1]) @ filters
         return features.clamp_(min=FLOOR).log_()
 
-    def _get_tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        key = (like.device, like.dtype)
+    def _tables_like(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The window (length - 1,), which also scales to 16 bits, and the filters (fft_size / 2, F)."""
+        key = samples.device, samples.dtype
         if key not in self._tables:
-            self._tables[key] = (povey_window(self.config.length).to(like), mel_filters(self.config).to(like))
+            window = povey_window(self.config.length)[1:] * SCALE
+            self._tables[key] = window.to(samples), mel_filters(self.config).to(samples)
         return self._tables[key]
 
 
-def fft_size(config: FbankConfig) -> int:
-    return 1 << (config.length - 1).bit_length()
-
-
 def povey_window(length: int) -> Tensor:
-    """(length,) float64: a Hann window to the power of 0.85, which does without Hamming's steps at the edges."""
+    """(length,) float64: Hann's window to the power of 0.85."""
     return torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85
 
 
@@ -131,12 +137,9 @@ def mel(hz: Tensor) -> Tensor:
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """(fft_size / 2 + 1, F) float64: triangles evenly spaced on the mel scale, straight in mel; the Nyquist bin belongs to none."""
-    size = fft_size(config)
+    """(fft_size / 2, F) float64: triangles that are straight on the mel scale; the bin at Nyquist belongs to none."""
     low, high = mel(torch.tensor([config.low_hz, config.top_hz], dtype=torch.float64)).tolist()
     step = (high - low) / (config.num_mel_bins + 1)
     centres = low + step * torch.arange(1, config.num_mel_bins + 1, dtype=torch.float64)
-    bins = mel(torch.arange(size // 2 + 1, dtype=torch.float64) * (config.rate / size))
-    filters = (1 - (bins[:, None] - centres).abs() / step).clamp(min=0)
-    filters[-1] = 0
-    return filters
+    bins = mel(torch.arange(config.fft_size // 2, dtype=torch.float64) * (config.rate / config.fft_size))
+    return (1 - (bins[:, None] - centres).abs() / step).clamp(min=0)
