@@ -110,9 +110,9 @@ def entries(node: yaml.Node, where: str = "") -> dict[str, tuple[yaml.Node, yaml
     return found
 
 
-def split(node: yaml.Node, key: str) -> tuple[yaml.MappingNode, yaml.Node | None]:
+def split(node: yaml.Node, key: str, where: str = "") -> tuple[yaml.MappingNode, yaml.Node | None]:
     """`node` without `key`, and what `key` held."""
-    items = entries(node)
+    items = entries(node, where)
     _, value = items.pop(key, (None, None))
     return _mapping(node, items), value
 
@@ -159,7 +159,7 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
 
 
 def _component(registry: Registry, node: yaml.Node, where: str) -> Any:
-    node, kind_node = split(node, "type")
+    node, kind_node = split(node, "type", where)
     if kind_node is None:
         raise ConfigError(node, where, f"missing 'type'; valid {registry.kind} types: {', '.join(registry.names())}")
     try:

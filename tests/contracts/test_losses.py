@@ -1,0 +1,113 @@
+"""Laws of every registered loss; a new entry is tested without writing a test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asrtool.losses import LOSSES
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+
+VOCABULARY = 7
+TARGETS = [[2, 3, 3, 4], [], [5], [1, 2]]
+FRAMES = [12, 5, 3, 6]
+
+
+def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, requires_grad=False):
+    """Random streams of every kind a loss may read, for some rows of the case, with extra padding of garbage."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {}
+    for index in range(4):
+        drawn["ctc", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
+        drawn["attention", index] = torch.randn(len(TARGETS[index]) + 1, VOCABULARY, generator=generator)
+    rows = list(rows)
+
+    def stream(name: str) -> Padded:
+        padded = Padded.stack([drawn[name, index].to(dtype) for index in rows])
+        data = nn.functional.pad(padded.data, (0, 0, 0, padding), value=9.0)
+        data = torch.where(Padded(data, padded.lengths).mask[..., None], data, 9.0)
+        return Padded(data.requires_grad_(requires_grad), padded.lengths)
+
+    targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
+    targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
+    streams = {"ctc": stream("ctc"), "attention": stream("attention")}
+    encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
+    batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets)
+    return ModelOutput(encoder=encoder, streams=streams), batch
+
+
+def build(name: str):
+    return LOSSES.build(LOSSES.config_type(name)(weight=1.0), eos=VOCABULARY - 1)
+
+
+every_loss = pytest.mark.parametrize("name", LOSSES.names())
+
+
+@every_loss
+def test_one_finite_number_at_least_0_for_each_utterance(name):
+    loss = build(name)(*case())
+    assert loss.shape == (4,) and loss.dtype == torch.float32
+    assert torch.isfinite(loss).all() and (loss >= 0).all()
+
+
+@every_loss
+def test_padding_changes_nothing(name):
+    torch.testing.assert_close(build(name)(*case(padding=5)), build(name)(*case()), atol=1e-5, rtol=1e-5)
+
+
+@every_loss
+def test_permuting_the_batch_permutes_the_loss(name):
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(build(name)(*case(order)), build(name)(*case())[order], atol=1e-5, rtol=1e-5)
+
+
+@every_loss
+def test_an_utterance_alone_has_the_loss_it_has_in_a_batch(name):
+    together = build(name)(*case())
+    for row in range(4):
+        torch.testing.assert_close(build(name)(*case([row]))[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+@every_loss
+def test_an_utterance_too_short_for_its_text_gets_a_finite_loss_and_gradient(name):
+    outputs, batch = case(frames=[3, 5, 1, 6], requires_grad=True)
+    loss = build(name)
+    loss(outputs, batch).sum().backward()
+    gradients = [stream.data.grad for stream in outputs.streams.values() if stream.data.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert loss.skipped(outputs, batch).shape == (4,)
+
+
+@every_loss
+def test_the_gradient_is_that_of_finite_differences(name):
+    outputs, batch = case(dtype=torch.float64)
+    loss = build(name)
+    stream = outputs.stream(loss.stream)
+
+    def value(data: Tensor) -> Tensor:
+        changed = ModelOutput(encoder=outputs.encoder, streams={loss.stream: Padded(data, stream.lengths)})
+        return loss(changed, batch).sum()
+
+    data = stream.data.clone().requires_grad_()
+    (analytic,) = torch.autograd.grad(value(data), data)
+    step, (row, frame, token) = 1e-2, (0, 2, 3)           # losses are float32 inside, so the step is large
+    up, down = data.detach().clone(), data.detach().clone()
+    up[row, frame, token] += step
+    down[row, frame, token] -= step
+    assert analytic[row, frame, token].item() == pytest.approx(((value(up) - value(down)) / (2 * step)).item(), abs=2e-3)
+
+
+@every_loss
+def test_padding_gets_no_gradient(name):
+    outputs, batch = case(padding=3, requires_grad=True)
+    loss = build(name)
+    loss(outputs, batch).sum().backward()
+    stream = outputs.stream(loss.stream)
+    assert (stream.data.grad[~stream.mask] == 0).all()
+
+
+@every_loss
+def test_a_loss_owns_no_parameters(name):
+    loss = build(name)
+    assert not isinstance(loss, nn.Module) or not list(loss.parameters())

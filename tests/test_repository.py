@@ -1,0 +1,117 @@
+"""Laws of the repository itself: imports go down, files stay small, nothing of one machine is written into it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "asrtool"
+LINES = 400
+
+# module -> what it may import from asrtool. docs/architecture.md explains the table.
+LAYERS = {
+    "types": {"types"},
+    "registry": set(),
+    "log": set(),
+    "distributed": set(),
+    "torchaudio_adapter": set(),
+    "nn": {"nn"},
+    "stamp": {"log"},
+    "config": {"registry"},
+    "data": {"data", "types", "registry", "distributed", "torchaudio_adapter", "log", "stamp"},
+    "downsamplers": {"downsamplers", "types", "registry", "nn"},
+    "encoders": {"encoders", "types", "registry", "nn", "downsamplers"},
+    "decoders": {"decoders", "types", "registry", "nn"},
+    "losses": {"losses", "types", "registry"},
+    "models": {"models", "types", "registry", "nn", "encoders", "downsamplers", "decoders"},
+    "searchers": {"searchers", "types", "registry", "torchaudio_adapter"},
+    "score": {"score", "types"},
+    "train": {"train", "types", "registry", "log", "distributed", "config"},
+    "experiment": {"config", "registry", "data", "models", "losses", "searchers", "train"},
+    "recognizer": {"experiment", "data", "models", "searchers", "train", "types", "config", "log"},
+}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """First names below `asrtool` that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "asrtool":
+            modules = [f"asrtool.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module]
+        names |= {module.split(".")[1] for module in modules if module.startswith("asrtool.")}
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    name = layer(path)
+    if name in ("bin", "__main__", "__init__"):
+        return
+    assert name in LAYERS, f"{path}: give the module '{name}' a row in LAYERS and in docs/architecture.md"
+    assert imported(path) <= LAYERS[name]
+
+
+def tracked() -> list[Path]:
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_no_source_file_is_longer_than_400_lines():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in tracked()
+        if path.suffix in (".py", ".sh") and (count := len(path.read_text(encoding="utf-8").splitlines())) > LINES
+    }
+    assert not long
+
+
+def test_no_file_names_a_path_of_one_machine():
+    pattern = re.compile(r"(?<![\w.])/(?:work|root|home|Users|mnt|data)/\w")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in tracked()
+        if path.suffix in (".py", ".sh", ".md", ".yaml", ".txt", ".toml", ".ini") and path != Path(__file__)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not found
+
+
+def test_no_audio_or_weights_are_committed():
+    binary = {".wav", ".flac", ".opus", ".mp3", ".ogg", ".ark", ".safetensors", ".pt", ".pth", ".bin"}
+    assert not [str(path.relative_to(ROOT)) for path in tracked() if path.suffix in binary]
+
+
+def test_there_are_no_symbolic_links():
+    assert not [str(path.relative_to(ROOT)) for path in tracked() if path.is_symlink()]
+
+
+def test_every_command_has_a_docstring_and_a_main():
+    for path in sorted((PACKAGE / "bin").glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+        assert any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body), path
+
+
+def test_every_module_says_what_it_is():
+    assert not [str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]

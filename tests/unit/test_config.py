@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+
+from asrtool import config
+from asrtool.config import ConfigError
+from asrtool.registry import Registry
+
+SHAPES: Registry = Registry("shape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareConfig:
+    side: float
+    mode: Literal["plain", "round"] = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircleConfig:
+    radius: float = 1.0
+
+
+@SHAPES.register("square", SquareConfig)
+class Square:
+    def __init__(self, config, *, scale):
+        self.area = scale * config.side**2
+
+
+@SHAPES.register("circle", CircleConfig)
+class Circle:
+    def __init__(self, config, *, scale):
+        self.area = scale * 3 * config.radius**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    deep: bool = False
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    lr: float
+    shape: Annotated[object, SHAPES]
+    inner: Inner = field(default_factory=Inner)
+    layers: dict[int, str] = field(default_factory=dict)
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError("lr must be above 0")
+
+
+def load(tmp_path, text, overrides=(), name="train.yaml"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return config.decode(Outer, config.override(config.read(path), overrides))
+
+
+def test_types_come_from_the_dataclass_and_not_from_yaml(tmp_path):
+    read = load(tmp_path, "lr: 1e-3\nshape: {type: circle, radius: 2}\nlayers: {0: no}\nname: on\n")
+    assert (read.lr, read.shape, read.layers, read.name) == (0.001, CircleConfig(radius=2.0), {0: "no"}, "on")
+
+
+def test_a_component_is_built_from_its_config(tmp_path):
+    assert SHAPES.build(load(tmp_path, "lr: 1\nshape: {type: square, side: 2}").shape, scale=10).area == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1\nshap: {type: circle}", "train.yaml:2: shap: unknown key for Outer; did you mean 'shape'?"),
+        ("lr: 1\nshape: {type: circel}", "train.yaml:2: shape.type: unknown shape 'circel'; did you mean 'circle'?"),
+        ("lr: 1\nshape: {type: square}", "train.yaml:2: shape: SquareConfig needs: side"),
+        ("lr: 1\nshape: {side: 1}", "train.yaml:2: shape: missing 'type'; valid shape types: circle, square"),
+        ("lr: 1\nshape:\n  type: square\n  side: 1\n  mode: rond", "train.yaml:5: shape.mode: 'rond' is not allowed; did"),
+        ("lr: 1\nlr: 2\nshape: {type: circle}", "train.yaml:2: lr: key given twice"),
+        ("lr: fast\nshape: {type: circle}", "train.yaml:1: lr: expected a number, got 'fast'"),
+        ("lr: 1\nshape: {type: circle}\ninner: {deep: yes}", "train.yaml:3: inner.deep: expected true or false, got 'yes'"),
+        ("lr: 1\nshape: {type: circle}\ninner: {range: [1]}", "train.yaml:3: inner.range: expected 2 values, got 1"),
+        ("lr: -1\nshape: {type: circle}", "train.yaml:1: top level: lr must be above 0"),
+        ("lr: [1]\nshape: {type: circle}", "train.yaml:1: lr: expected a number, not a list or mapping"),
+        ("lr: 1\nshape: circle", "train.yaml:2: shape: expected a mapping"),
+        ("shape: {type: circle}\nextends: other.yaml", "train.yaml:2: extends: no file 'other.yaml' beside it"),
+        ("shape: {type: circle}\nextends: train.yaml", "train.yaml:2: extends: 'train.yaml' extends itself"),
+    ],
+)
+def test_a_mistake_stops_with_file_line_key_and_advice(tmp_path, text, message):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert message in str(error.value)
+
+
+def test_overrides_merge_last_and_name_themselves_in_errors(tmp_path):
+    text = "lr: 1\nshape: {type: square, side: 1}\n"
+    assert load(tmp_path, text, ["shape.side=3", "inner={deep: true}"]).shape.side == 3
+    with pytest.raises(ConfigError, match="^--set inner.depe=true: inner.depe: unknown key for Inner"):
+        load(tmp_path, text, ["inner.depe=true"])
+    with pytest.raises(ValueError, match="expected key.key=value"):
+        load(tmp_path, text, ["lr"])
+
+
+def test_changing_a_type_replaces_the_whole_component(tmp_path):
+    (tmp_path / "base.yaml").write_text("lr: 1\nshape: {type: square, side: 1}\ninner: {deep: true}\n")
+    read = load(tmp_path, "extends: base.yaml\nshape: {type: circle}\n")
+    assert read.shape == CircleConfig() and read.inner.deep and read.lr == 1
+
+
+def test_what_is_written_is_read_back_unchanged(tmp_path):
+    read = load(tmp_path, "lr: 1e-5\nshape: {type: square, side: 2}\nlayers: {3: x}\ninner: {range: [0.5, 2]}\n")
+    from asrtool.experiment import dump
+
+    assert load(tmp_path, dump(config.encode(Outer, read)), name="again.yaml") == read
+
+
+def test_a_name_or_config_is_registered_once():
+    registry: Registry = Registry("thing")
+    registry.register("a", SquareConfig)(Square)
+    with pytest.raises(ValueError, match="already registered"):
+        registry.register("a", CircleConfig)(Circle)
+    with pytest.raises(ValueError, match="already builds"):
+        registry.register("b", SquareConfig)(Square)
