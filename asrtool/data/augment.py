@@ -1,0 +1,166 @@
+"""Augmentation of waveforms (speed, room, noise, gain) and of features (SpecAugment).
+
+Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks, the order of
+the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of the others alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from asrtool.data import audio
+from asrtool.data.config import AugmentConfig, SpecAugmentConfig
+from asrtool.types import Utterance
+
+SILENCE = 1e-10                              # mean square below which a recording counts as silent
+ROOMS_CACHED = 256                           # impulse responses kept in memory by each process
+
+
+class AugmentError(ValueError):
+    """A noise or room set cannot be used."""
+
+
+def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Generator:
+    """The generator of one utterance in one epoch; `hash()` would differ between processes."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {kind} {key}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+# -- features --------------------------------------------------------------
+
+
+def spec_augment(features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """SpecAugment (arXiv 1904.08779) of normalised features (T, F), as a new array: warp, then mask with 0, the mean.
+
+    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance evenly, so that short utterances
+    keep most of their frames (adaptive size, arXiv 1912.05533).
+    """
+    num_frames, num_bins = features.shape
+    out = warp_time(features, config.warp, rng) if config.warp else features.copy()
+    for _ in range(config.num_frequency_masks):
+        start, end = _stretch(num_bins, config.frequency_width, rng)
+        out[:, start:end] = 0
+    share = int(config.time_share * num_frames) // max(config.num_time_masks, 1)
+    for _ in range(config.num_time_masks):
+        start, end = _stretch(num_frames, min(config.time_width, share), rng)
+        out[start:end] = 0
+    return out
+
+
+def _stretch(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]:
+    width = int(rng.integers(0, min(limit, size), endpoint=True))
+    start = int(rng.integers(0, size - width, endpoint=True))
+    return start, start + width
+
+
+def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays (T, F), too short ones stay as they are."""
+    num_frames = len(features)
+    if num_frames <= 2 * limit + 1:
+        return features.copy()
+    centre = int(rng.integers(limit, num_frames - limit - 1, endpoint=True))
+    moved = centre + int(rng.integers(-limit, limit, endpoint=True))
+    moved = min(max(moved, 1), num_frames - 2)
+    source = np.interp(np.arange(num_frames), [0, moved, num_frames - 1], [0, centre, num_frames - 1])
+    below = np.minimum(source.astype(np.int64), num_frames - 2)
+    weight = (source - below).astype(features.dtype)[:, None]
+    return features[below] * (1 - weight) + features[below + 1] * weight
+
+
+# -- waveforms -------------------------------------------------------------
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; a silent one of the two leaves the samples as they are."""
+    signal_power, noise_power = power(samples), power(noise)
+    if min(signal_power, noise_power) < SILENCE:
+        return samples
+    return samples + noise * np.float32(np.sqrt(signal_power / noise_power / 10 ** (snr_db / 10)))
+
+
+def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """samples (T,) convolved with an impulse response (R,), cut so that the direct sound stays in place, at the same energy."""
+    total = len(samples) + len(response) - 1
+    size = 1 << (total - 1).bit_length()
+    spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(torch.from_numpy(response), size)
+    peak = int(np.abs(response).argmax())
+    wet = torch.fft.irfft(spectrum, size)[peak : peak + len(samples)].numpy()
+    wet_power = power(wet)
+    return wet * np.float32(np.sqrt(power(samples) / wet_power)) if wet_power > SILENCE else samples
+
+
+def power(samples: np.ndarray) -> float:
+    """Mean square."""
+    return float(np.dot(samples, samples)) / max(len(samples), 1)
+
+
+class WaveformAugment:
+    """Speed, room, noise and gain, in this order, as the config and the generators say.
+
+    `sets` holds the utterances of the noise and room sets by name; raises `AugmentError` where one is missing or empty.
+    """
+
+    def __init__(self, config: AugmentConfig, sets: Mapping[str, Sequence[Utterance]], rate: int, seed: int) -> None:
+        self.config = config
+        self.rate = rate
+        self.seed = seed
+        self._noises = _members("noise", config.noise, sets)
+        self._rooms = _members("room", config.room, sets)
+
+    def __call__(self, samples: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
+        """(T,) float32 to (T',) float32; only a speed other than 1 changes the length."""
+        draw = functools.partial(generator, self.seed, epoch, utterance_id)
+        config = self.config
+        if config.speeds != (1.0,):
+            samples = audio.change_speed(samples, float(draw("speed").choice(config.speeds)))
+        if config.room is not None and (rng := draw("room")).random() < config.room.share:
+            room = self._rooms[rng.integers(len(self._rooms))]
+            samples = add_room(samples, _response(room.audio, room.start, _length(room), self.rate))
+        if config.noise is not None and (rng := draw("noise")).random() < config.noise.share:
+            noise = self._noises[rng.integers(len(self._noises))]
+            snr_db = rng.uniform(*config.noise.snr_db)
+            samples = add_noise(samples, excerpt(noise, len(samples), self.rate, rng), snr_db)
+        if config.gain_db != (0.0, 0.0):
+            samples = samples * np.float32(10 ** (draw("gain").uniform(*config.gain_db) / 20))
+        return samples
+
+
+def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """(num_samples,) from a random place of a recording; a longer one is read only there, a shorter one is repeated."""
+    spare = noise.duration - num_samples / rate
+    if spare > 0:
+        samples = audio.read(noise.audio, noise.start + rng.uniform(0, spare), num_samples / rate, rate)
+        offset = 0
+    else:
+        samples = audio.read(noise.audio, noise.start, _length(noise), rate)
+        offset = int(rng.integers(max(len(samples), 1)))
+    if not len(samples):
+        raise AugmentError(f"the noise {noise.id} ({noise.audio}) holds no samples")
+    return samples[(offset + np.arange(num_samples)) % len(samples)]
+
+
+@functools.lru_cache(maxsize=ROOMS_CACHED)
+def _response(path: str, start: float, duration: float | None, rate: int) -> np.ndarray:
+    response = audio.read(path, start, duration, rate)
+    if power(response) == 0:
+        raise AugmentError(f"the room impulse response {path} is silent")
+    return response
+
+
+def _length(utterance: Utterance) -> float | None:
+    """Seconds to read, None for the whole file."""
+    return None if utterance.recording is None else utterance.duration
+
+
+def _members(kind: str, config: object, sets: Mapping[str, Sequence[Utterance]]) -> Sequence[Utterance]:
+    if config is None:
+        return ()
+    if not sets.get(config.set):
+        known = ", ".join(sorted(sets)) or "none"
+        raise AugmentError(f"data.augment.{kind}.set: there are no recordings of a set '{config.set}' (sets: {known})")
+    return sets[config.set]

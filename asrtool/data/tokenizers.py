@@ -1,0 +1,233 @@
+"""Text <-> token ids. A vocabulary folder holds everything that is needed for it:
+
+    tokens.txt       one token a line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
+    tokenizer.json   {"type": "char"} or {"type": "bpe", "model": "unigram"}
+    bpe.model        the sentencepiece model, for bpe
+    labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
+
+Runs of white space count as one space, and none at the ends; else `decode(encode(text)) == text` where every character is covered.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from asrtool.registry import Registry, UnknownName
+
+BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+TOKENS, CONFIG, MODEL, LABELS = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json"
+NUM_SPECIAL = 3
+WORD_START = "\u2581"                        # sentencepiece's sign for a space; in a text it cannot be told from one
+
+
+class TokenizerError(ValueError):
+    """A vocabulary folder, or what one is to be made of, is not as expected."""
+
+
+class Tokenizer:
+    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends a sentence."""
+
+    blank = 0
+    unk = 1
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return len(self.tokens)
+
+    @property
+    def eos(self) -> int:
+        return len(self.tokens) - 1
+
+    def encode(self, text: str) -> list[int]:
+        """(U,) ids without `<sos/eos>`; no ids for an empty text."""
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; `<blank>` and `<sos/eos>` have none, `<unk>` shows as such."""
+        raise NotImplementedError
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters of `text` that the vocabulary lacks, each as often as it occurs."""
+        raise NotImplementedError
+
+
+TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharConfig:
+    """Every character is a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BpeConfig:
+    """Sentencepiece's word pieces."""
+
+    model: Literal["unigram", "bpe"] = "unigram"
+
+
+@TOKENIZERS.register("char", CharConfig)
+class CharTokenizer(Tokenizer):
+    """Characters; the space is `<space>`."""
+
+    def __init__(self, config: CharConfig, *, tokens: Sequence[str], folder: Path) -> None:
+        super().__init__(tokens)
+        inner = range(NUM_SPECIAL - 1, self.eos)
+        self._texts = {i: " " if self.tokens[i] == SPACE else self.tokens[i] for i in inner}
+        self._ids = {text: i for i, text in self._texts.items()}
+        self._texts[self.unk] = UNK
+        odd = [text for text in self._ids if len(text) != 1]
+        if odd:
+            raise TokenizerError(f"{folder / TOKENS}: '{odd[0]}' is not one character, which the type 'char' expects")
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._ids
+        return [ids.get(character, self.unk) for character in single_spaced(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return single_spaced("".join(self._texts.get(i, "") for i in ids))
+
+    def unknown(self, text: str) -> list[str]:
+        return [character for character in single_spaced(text) if character not in self._ids]
+
+
+@TOKENIZERS.register("bpe", BpeConfig)
+class BpeTokenizer(Tokenizer):
+    """Sentencepiece (arXiv 1808.06226): its id 0 is `<unk>`, so id i here is its id i - 1."""
+
+    def __init__(self, config: BpeConfig, *, tokens: Sequence[str], folder: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        super().__init__(tokens)
+        path = folder / MODEL
+        try:
+            self._model = SentencePieceProcessor(model_proto=path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no sentencepiece model"
+            raise TokenizerError(f"{path} cannot be read: {reason}; make the vocabulary again (stage 2)") from None
+        if pieces(self._model) != self.tokens[1 : self.eos]:
+            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not belong together; make the vocabulary again (stage 2)")
+        self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {WORD_START}
+
+    def encode(self, text: str) -> list[int]:
+        return [i + 1 for i in self._model.encode(single_spaced(text))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return single_spaced(self._model.decode([i - 1 for i in ids if 0 < i < self.eos]))
+
+    def unknown(self, text: str) -> list[str]:
+        return [character for character in single_spaced(text) if character not in self._characters]
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a vocabulary folder; raises `TokenizerError` with one sentence where it is not one."""
+    folder = Path(folder)
+    for name in (TOKENS, CONFIG):
+        if not (folder / name).is_file():
+            raise TokenizerError(f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)")
+    tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    if tokens[:2] != [BLANK, UNK] or tokens[-1] != EOS or len(tokens) < NUM_SPECIAL:
+        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2 and {EOS} in the last one")
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = TOKENIZERS.config_type(settings.pop("type"))(**settings)
+    except (UnknownName, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise TokenizerError(f"{folder / CONFIG} does not describe a tokenizer: {error}") from None
+    return TOKENIZERS.build(config, tokens=tokens, folder=folder)
+
+
+def load_labels(folder: Path) -> dict[str, list[str]]:
+    """The label vocabularies of a vocabulary folder: name -> values, class index = place; none where it has no labels.json."""
+    path = Path(folder) / LABELS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+# -- making one ------------------------------------------------------------
+
+
+def train(
+    lines: Iterable[str],
+    unit: str,
+    size: int,
+    out_folder: Path,
+    model: Literal["unigram", "bpe"] = "unigram",
+) -> Tokenizer:
+    """Write a vocabulary of at most `size` tokens (0, for char: all there are) for these transcripts; the same lines give the same files.
+
+    Raises `TokenizerError` where the text is empty or the size too small for its characters.
+    """
+    lines = [text for text in map(single_spaced, lines) if text]
+    if not lines:
+        raise TokenizerError("there is no text to make a vocabulary of")
+    if unit == "char":
+        config, inner = CharConfig(), char_inventory(lines, size)
+    elif unit == "bpe":
+        config, inner = BpeConfig(model=model), train_sentencepiece(lines, size, model, out_folder / MODEL)
+    else:
+        TOKENIZERS.config_type(unit)         # raises for a name that is none
+        raise TokenizerError(f"a vocabulary of the unit '{unit}' cannot be made from text")
+    (out_folder / TOKENS).write_text("\n".join([BLANK, UNK, *inner, EOS]) + "\n", encoding="utf-8")
+    settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
+    (out_folder / CONFIG).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    return load(out_folder)
+
+
+def char_inventory(lines: Iterable[str], size: int) -> list[str]:
+    """The characters in the order of their code points, the space as `<space>`; with a size only the most frequent ones."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line)
+    if size < 0 or 0 < size <= NUM_SPECIAL:
+        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for characters; 0 takes all {len(counts)} of the text")
+    kept = sorted(counts, key=lambda character: (-counts[character], character))
+    return [SPACE if character == " " else character for character in sorted(kept[: size - NUM_SPECIAL if size else None])]
+
+
+def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path) -> list[str]:
+    """Write the model, return its pieces without `<unk>`; one thread and the order of the lines, so that it is the same every time."""
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    needed = len({" "}.union(*lines)) + NUM_SPECIAL
+    if size < needed:
+        raise TokenizerError(f"a bpe vocabulary of {size} tokens is too small: the text's characters alone need {needed}")
+    out = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=out,
+        model_type=model,
+        vocab_size=size - (NUM_SPECIAL - 1),
+        hard_vocab_limit=False,              # of a small corpus: as many as there are
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        num_threads=1,
+        max_sentence_length=1 << 24,         # longer lines would be skipped
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_surface=UNK,
+        minloglevel=2,
+    )
+    path.write_bytes(out.getvalue())
+    return pieces(SentencePieceProcessor(model_proto=out.getvalue()))[1:]
+
+
+def pieces(model: object) -> list[str]:
+    return [model.id_to_piece(i) for i in range(model.get_piece_size())]
+
+
+def single_spaced(text: str) -> str:
+    return " ".join(text.split())
