@@ -1,0 +1,163 @@
+"""Alignments and error counts of token sequences.
+
+Two alignments, both exact:
+
+* `levenshtein`: the fewest substitutions + deletions + insertions, by RapidFuzz, the library under jiwer. Several
+  alignments may have as few; their total is the same, the split into S, D and I is the library's.
+* `sclite`: NIST sclite's weights (substitution 4, deletion 3, insertion 3) and its choice among equals: seen from the
+  end, a match or substitution before an insertion before a deletion. Its total may exceed the fewest errors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+ALIGNMENTS = ("levenshtein", "sclite")
+TAGS = "CSDI"                            # correct, substitution, deletion, insertion: the columns of every count array
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """How many reference tokens were recognised, replaced and lost, and how many hypothesis tokens are too many."""
+
+    correct: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: ErrorCounts) -> ErrorCounts:
+        return ErrorCounts(
+            self.correct + other.correct,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def reference(self) -> int:
+        """Number of reference tokens."""
+        return self.correct + self.substitutions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference token, a fraction; without reference tokens 0 if there is no error, else infinity."""
+        if self.reference == 0:
+            return math.inf if self.errors else 0.0
+        return self.errors / self.reference
+
+
+def count_errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> ErrorCounts:
+    """Sum of the errors of paired token sequences (lists of ids or words, strings as characters); they may be empty."""
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses; expected as many")
+    return total(count_pairs(zip(references, hypotheses, strict=True)))
+
+
+def count_pairs(pairs: Iterable[tuple[Sequence, Sequence]], alignment: str = "levenshtein") -> np.ndarray:
+    """(utterances, 4) int64: correct, substitutions, deletions, insertions of each (reference, hypothesis)."""
+    count = _levenshtein_counts if _checked(alignment) == "levenshtein" else _sclite_counts
+    rows = np.fromiter((number for pair in pairs for number in count(*pair)), dtype=np.int64)
+    return rows.reshape(-1, 4)
+
+
+def total(counts: np.ndarray) -> ErrorCounts:
+    """The sum of (utterances, 4) counts."""
+    return ErrorCounts(*counts.sum(axis=0).tolist())
+
+
+def align(reference: Sequence, hypothesis: Sequence, alignment: str = "levenshtein") -> list[tuple]:
+    """The alignment, left to right, as (tag, reference token or None, hypothesis token or None), tags C, S, D, I."""
+    tags = _levenshtein_tags if _checked(alignment) == "levenshtein" else _sclite_tags
+    left, right = iter(reference), iter(hypothesis)
+    return [
+        (tag, None if tag == "I" else next(left), None if tag == "D" else next(right))
+        for tag in tags(reference, hypothesis)
+    ]
+
+
+def _checked(alignment: str) -> str:
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"unknown alignment '{alignment}' (valid: {', '.join(ALIGNMENTS)})")
+    return alignment
+
+
+def _levenshtein_counts(reference: Sequence, hypothesis: Sequence) -> tuple[int, int, int, int]:
+    tags = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
+    substitutions, deletions = tags.count("replace"), tags.count("delete")
+    return len(reference) - substitutions - deletions, substitutions, deletions, len(tags) - substitutions - deletions
+
+
+def _levenshtein_tags(reference: Sequence, hypothesis: Sequence) -> str:
+    letters = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
+    blocks = Levenshtein.opcodes(reference, hypothesis)
+    return "".join(
+        letters[block.tag] * max(block.src_end - block.src_start, block.dest_end - block.dest_start) for block in blocks
+    )
+
+
+def _sclite_counts(reference: Sequence, hypothesis: Sequence) -> list[int]:
+    return np.bincount(_sclite_moves(reference, hypothesis), minlength=4).tolist()
+
+
+def _sclite_tags(reference: Sequence, hypothesis: Sequence) -> str:
+    return "".join(TAGS[move] for move in _sclite_moves(reference, hypothesis))
+
+
+def _sclite_moves(reference: Sequence, hypothesis: Sequence) -> np.ndarray:
+    numbers: dict = {}
+    left = np.array([numbers.setdefault(token, len(numbers)) for token in reference], dtype=np.int64)
+    right = np.array([numbers.setdefault(token, len(numbers)) for token in hypothesis], dtype=np.int64)
+    return _compiled()(left, right)
+
+
+@functools.cache
+def _compiled() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The dynamic programme as machine code; where numba does not import the same function as plain Python."""
+    try:
+        import numba
+    except ImportError:
+        return sclite_moves
+    return numba.njit(sclite_moves)
+
+
+def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
+    """Moves of sclite's path through the (reference + 1, hypothesis + 1) lattice, left to right, indices of `TAGS`."""
+    rows, columns = len(reference), len(hypothesis)
+    moves = np.empty((rows + 1, columns + 1), dtype=np.uint8)
+    costs = 3 * np.arange(columns + 1)
+    moves[0, :] = 3
+    for i in range(1, rows + 1):
+        diagonal = costs[0]                              # cost of (i - 1, j - 1) while the row is overwritten
+        costs[0] = 3 * i
+        moves[i, 0] = 2
+        for j in range(1, columns + 1):
+            same = reference[i - 1] == hypothesis[j - 1]
+            best, move = (diagonal, 0) if same else (diagonal + 4, 1)
+            if costs[j - 1] + 3 < best:
+                best, move = costs[j - 1] + 3, 3
+            if costs[j] + 3 < best:
+                best, move = costs[j] + 3, 2
+            diagonal = costs[j]
+            costs[j] = best
+            moves[i, j] = move
+    path = np.empty(rows + columns, dtype=np.uint8)
+    i, j, start = rows, columns, rows + columns
+    while i > 0 or j > 0:
+        start -= 1
+        move = moves[i, j]
+        path[start] = move
+        if move != 3:
+            i -= 1
+        if move != 2:
+            j -= 1
+    return path[start:]

@@ -1,0 +1,103 @@
+"""Named text normalisers, applied alike to reference and hypothesis, and the split into tokens that a metric counts.
+
+| normaliser | what it does, in this order |
+|---|---|
+| `none` | nothing |
+| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols but `'` to spaces; lone `'` out; single spaces |
+| `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han character are removed |
+
+Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.
+
+| metric | tokens |
+|---|---|
+| `wer` | words: whatever Unicode white space separates |
+| `cer` | characters (code points), white space not counted; a tag is one token |
+| `mer` | Han characters one by one, the rest in words; a tag is one token |
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+HAN = "\u2e80-\u2fdf\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+TAG = r"<[A-Za-z][\w/|:.-]*>|</[A-Za-z][\w|:.-]*>"
+
+_tag = re.compile(TAG)
+_han_spaces = re.compile(rf"(?<=[{HAN}])\s+|\s+(?=[{HAN}])")
+_characters = re.compile(rf"{TAG}|\S")
+_mixed = re.compile(rf"{TAG}|[{HAN}]|[^\s{HAN}<]+|<")
+_loose_apostrophe = re.compile(r"(?<![a-z\u00df-\u024f])'|'(?![a-z\u00df-\u024f])")
+_apostrophes = str.maketrans(dict.fromkeys("\u2019\u02bc\u00b4\uff07", "'"))
+
+
+class _Punctuation(dict):
+    """Translation table that learns each character's fate when it meets it."""
+
+    def __missing__(self, code: int) -> int:
+        drop = chr(code) != "'" and unicodedata.category(chr(code))[0] in "PS"
+        self[code] = ord(" ") if drop else code
+        return self[code]
+
+
+_punctuation = _Punctuation()
+
+
+def normalizer(name: str) -> Callable[[str], str]:
+    """The normaliser of that name."""
+    return _named(NORMALIZERS, name, "normalizer")
+
+
+def splitter(metric: str) -> Callable[[str], list[str]]:
+    """The function that splits a text into the tokens `metric` counts."""
+    return _named(METRICS, metric, "metric")
+
+
+def _named(table: dict[str, Callable], name: str, kind: str) -> Callable:
+    if name not in table:
+        raise ValueError(f"unknown {kind} '{name}' (valid: {', '.join(table)})")
+    return table[name]
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def _english(text: str) -> str:
+    if "<" in text:
+        return _around_tags(_english, text)
+    return " ".join(word for word in _plain(text).split() if word.strip("'"))
+
+
+def _mandarin(text: str) -> str:
+    if "<" in text:
+        return _han_spaces.sub("", _around_tags(_mandarin, text))
+    text = _plain(text)
+    if "'" in text:
+        text = _loose_apostrophe.sub(" ", text)
+    return _han_spaces.sub("", " ".join(text.split()))
+
+
+def _plain(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.translate(_apostrophes))
+    return text.lower().translate(_punctuation)
+
+
+def _around_tags(normalize: Callable[[str], str], text: str) -> str:
+    """Normalise what lies between the tags; a `<` that opens none is punctuation."""
+    pieces, end = [], 0
+    for tag in _tag.finditer(text):
+        pieces += [normalize(text[end:tag.start()].replace("<", " ")), tag.group()]
+        end = tag.end()
+    pieces.append(normalize(text[end:].replace("<", " ")))
+    return " ".join(piece for piece in pieces if piece)
+
+
+NORMALIZERS: dict[str, Callable[[str], str]] = {"none": _unchanged, "en": _english, "zh": _mandarin}
+METRICS: dict[str, Callable[[str], list[str]]] = {
+    "wer": str.split,
+    "cer": _characters.findall,
+    "mer": _mixed.findall,
+}

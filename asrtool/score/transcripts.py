@@ -1,0 +1,123 @@
+"""Reading what is scored: Kaldi `text`, `trn` and `hyps.jsonl` files, and the `utt2*` files of a data directory.
+
+| name ends in | a line |
+|---|---|
+| `.trn` | `text (id)`; lines that start with `;;` are comments |
+| `.jsonl` | `{"id": ..., "text": ...}`, further fields are ignored |
+| anything else | `id text`, separated by any white space; the text may be empty |
+
+UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that cannot be read is an
+error with file and line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+SPEAKERS = "spk"                                             # utt2spk
+NUMBERS = {"dur", "num_frames", "num_samples"}               # utt2* files that hold no labels
+
+
+class TranscriptError(ValueError):
+    """Something in the input files that a person has to mend; the message says where."""
+
+
+def locate(path: Path) -> Path:
+    """The transcript file that `path` means: itself, or `text` (else `hyps.jsonl`) of a folder."""
+    if not path.exists():
+        expected = "a text, trn or jsonl file, or a folder that holds one"
+        raise TranscriptError(f"{path}: no such file or folder; expected {expected}")
+    if path.is_file():
+        return path
+    for name in ("text", "hyps.jsonl"):
+        if (path / name).is_file():
+            return path / name
+    raise TranscriptError(f"{path}: the folder holds neither text nor hyps.jsonl")
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """Utterance id -> text, in the order of the file."""
+    parse = {".trn": _trn, ".jsonl": _jsonl}.get(path.suffix.lower(), _kaldi)
+    texts: dict[str, str] = {}
+    for number, line in _lines(path):
+        try:
+            name, text = parse(line)
+        except TranscriptError as error:
+            raise TranscriptError(f"{path}:{number}: {error}") from None
+        if name in texts:
+            first = _line_of(name, path, parse)
+            raise TranscriptError(f"{path}:{number}: utterance '{name}' is there twice, first in line {first}")
+        texts[name] = text
+    return texts
+
+
+def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
+    """What `utt2<label>` of a data directory says of each of `ids`."""
+    path = folder / f"utt2{label}"
+    if label in NUMBERS or not path.is_file():
+        there = ", ".join(labels_of(folder)) or "none"
+        raise TranscriptError(f"{folder}: no label '{label}' (no file utt2{label}); the folder has: {there}")
+    values = read_transcripts(path)
+    ids = list(ids)
+    lost = [name for name in ids if not values.get(name)]
+    if lost:
+        raise TranscriptError(f"{path}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}")
+    return {name: values[name] for name in ids}
+
+
+def labels_of(folder: Path) -> list[str]:
+    """Labels that a data directory's utt2* files offer."""
+    return sorted({path.name.removeprefix("utt2") for path in folder.glob("utt2*") if path.is_file()} - NUMBERS)
+
+
+def first_of(names: list[str], limit: int = 5) -> str:
+    """The first few names, and that there are more."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{data[error.start]:02x}"
+        raise TranscriptError(f"{path}:{number}: not UTF-8 ({byte}); convert the file to UTF-8") from None
+    del data
+    comments = path.suffix.lower() == ".trn"
+    # Only LF ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a transcript.
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.removeprefix("\ufeff").strip()
+        if line and not (comments and line.startswith(";;")):
+            yield number, line
+
+
+def _kaldi(line: str) -> tuple[str, str]:
+    name, *text = line.split(maxsplit=1)
+    return name, text[0] if text else ""
+
+
+def _trn(line: str) -> tuple[str, str]:
+    text, bracket, name = line.rpartition("(")
+    name = name.removesuffix(")").strip()
+    if not bracket or not line.endswith(")") or not name:
+        raise TranscriptError("expected 'text (utterance id)'")
+    if "{" in text and "/" in text:
+        raise TranscriptError("alternatives such as {a / b} are not supported; write one of them")
+    return name, text.strip()
+
+
+def _jsonl(line: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TranscriptError(f"not JSON ({error.msg} at column {error.colno}); expected one object a line") from None
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
+        raise TranscriptError("expected an object with the strings \"id\" and \"text\"")
+    return row["id"], row["text"]
+
+
+def _line_of(name: str, path: Path, parse: Callable[[str], tuple[str, str]]) -> int:
+    return next(number for number, line in _lines(path) if parse(line)[0] == name)
