@@ -1,7 +1,8 @@
 """Augmentation of waveforms (speed, room, noise, gain) and of features (SpecAugment).
 
-Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks, the order of
-the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of the others alone.
+Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks, the
+order of the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of the
+others alone.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Gene
 def spec_augment(features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """SpecAugment (arXiv 1904.08779) of normalised features (T, F), as a new array: warp, then mask with 0, the mean.
 
-    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance evenly, so that short utterances
-    keep most of their frames (adaptive size, arXiv 1912.05533).
+    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance evenly, so that short
+    utterances keep most of their frames (adaptive size, arXiv 1912.05533).
     """
     num_frames, num_bins = features.shape
     out = warp_time(features, config.warp, rng) if config.warp else features.copy()
@@ -59,7 +60,10 @@ def _stretch(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]
 
 
 def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays (T, F), too short ones stay as they are."""
+    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays (T, F).
+
+    Utterances of at most 2 * limit + 1 frames stay as they are.
+    """
     num_frames = len(features)
     if num_frames <= 2 * limit + 1:
         return features.copy()
@@ -76,7 +80,7 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; a silent one of the two leaves the samples as they are."""
+    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if one of them is silent."""
     signal_power, noise_power = power(samples), power(noise)
     if min(signal_power, noise_power) < SILENCE:
         return samples
@@ -84,7 +88,7 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """samples (T,) convolved with an impulse response (R,), cut so that the direct sound stays in place, at the same energy."""
+    """samples (T,) convolved with an impulse response (R,): the direct sound stays in place, the energy the same."""
     total = len(samples) + len(response) - 1
     size = 1 << (total - 1).bit_length()
     spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(torch.from_numpy(response), size)

@@ -5,7 +5,7 @@
     bpe.model        the sentencepiece model, for bpe
     labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
 
-Runs of white space count as one space, and none at the ends; else `decode(encode(text)) == text` where every character is covered.
+Runs of white space count as one space, and none at the ends; else `decode(encode(text)) == text` for covered characters.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class BpeTokenizer(Tokenizer):
             reason = error.strerror if isinstance(error, OSError) else "it is no sentencepiece model"
             raise TokenizerError(f"{path} cannot be read: {reason}; make the vocabulary again (stage 2)") from None
         if pieces(self._model) != self.tokens[1 : self.eos]:
-            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not belong together; make the vocabulary again (stage 2)")
+            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not belong together; make them again (stage 2)")
         self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {WORD_START}
 
     def encode(self, text: str) -> list[int]:
@@ -137,7 +137,7 @@ def load(folder: Path) -> Tokenizer:
             raise TokenizerError(f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)")
     tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if tokens[:2] != [BLANK, UNK] or tokens[-1] != EOS or len(tokens) < NUM_SPECIAL:
-        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2 and {EOS} in the last one")
+        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one")
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
         raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
@@ -150,7 +150,7 @@ def load(folder: Path) -> Tokenizer:
 
 
 def load_labels(folder: Path) -> dict[str, list[str]]:
-    """The label vocabularies of a vocabulary folder: name -> values, class index = place; none where it has no labels.json."""
+    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty without a labels.json."""
     path = Path(folder) / LABELS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -165,7 +165,7 @@ def train(
     out_folder: Path,
     model: Literal["unigram", "bpe"] = "unigram",
 ) -> Tokenizer:
-    """Write a vocabulary of at most `size` tokens (0, for char: all there are) for these transcripts; the same lines give the same files.
+    """Write a vocabulary of at most `size` tokens (0, for char: all there are); the same lines give the same files.
 
     Raises `TokenizerError` where the text is empty or the size too small for its characters.
     """
@@ -186,23 +186,23 @@ def train(
 
 
 def char_inventory(lines: Iterable[str], size: int) -> list[str]:
-    """The characters in the order of their code points, the space as `<space>`; with a size only the most frequent ones."""
+    """The characters in the order of their code points, the space as `<space>`; with a size the most frequent ones."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
     if size < 0 or 0 < size <= NUM_SPECIAL:
-        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for characters; 0 takes all {len(counts)} of the text")
-    kept = sorted(counts, key=lambda character: (-counts[character], character))
-    return [SPACE if character == " " else character for character in sorted(kept[: size - NUM_SPECIAL if size else None])]
+        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for characters; 0 takes all {len(counts)}")
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - NUM_SPECIAL if size else None]
+    return [SPACE if character == " " else character for character in sorted(kept)]
 
 
 def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path) -> list[str]:
-    """Write the model, return its pieces without `<unk>`; one thread and the order of the lines, so that it is the same every time."""
+    """Write the model, return its pieces without `<unk>`; one thread and the lines' order make it the same every time."""
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     needed = len({" "}.union(*lines)) + NUM_SPECIAL
     if size < needed:
-        raise TokenizerError(f"a bpe vocabulary of {size} tokens is too small: the text's characters alone need {needed}")
+        raise TokenizerError(f"a bpe vocabulary of {size} tokens is too small: the characters alone need {needed}")
     out = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
