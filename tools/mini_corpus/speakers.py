@@ -1,0 +1,134 @@
+"""The cast: who speaks, in which voice and accent.
+
+A speaker is an English accent of espeak-ng, a voice variant (its formants and voice quality), a pitch, a tempo, a
+vocal tract length and a microphone. No two speakers of one corpus share accent and variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from mini_corpus.errors import CorpusError
+
+# `en-gb` is an alias that espeak-ng does not find by name, `en-shaw` a script.
+ACCENTS = (
+    "en",
+    "en-us",
+    "en-us-nyc",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+)
+
+# Of the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and none so like another that the
+# same voice would have two names (e.g. klatt6 and adam, the three stephs).
+KNOWN_VOICES = {
+    "m1": "M",
+    "m3": "M",
+    "m6": "M",
+    "m8": "M",
+    "Alex": "M",
+    "Diogo": "M",
+    "Gene": "M",
+    "Mario": "M",
+    "Michael": "M",
+    "Reed": "M",
+    "adam": "M",
+    "edward": "M",
+    "iven3": "M",
+    "john": "M",
+    "max": "M",
+    "norbert": "M",
+    "robert": "M",
+    "f1": "F",
+    "f2": "F",
+    "f3": "F",
+    "f5": "F",
+    "Annie": "F",
+    "belinda": "F",
+    "steph": "F",
+}
+# Kept out of training: what a model does with a voice that it has never heard.
+UNSEEN_VOICES = {
+    "Andrea": "F",
+    "f4": "F",
+    "grandma": "F",
+    "linda": "F",
+    "Andy": "M",
+    "gustave": "M",
+    "m7": "M",
+    "michel": "M",
+    "pablo": "M",
+    "quincy": "M",
+    "rob": "M",
+    "victor": "M",
+}
+
+# Output samples per 20 ms, see acoustics.resample; all make fast FFTs.
+_TRACTS = (300, 308, 315, 320, 324, 330, 336)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One reader: `accent` and `voice` are espeak-ng's names, pitch and range its scales of 0 to 99."""
+
+    number: int
+    sex: str
+    accent: str
+    voice: str
+    pitch: int
+    pitch_range: int
+    words_per_minute: int
+    tract: int
+    tilt_db: float
+    level_db: float
+
+    def description(self) -> str:
+        """The speaker in one phrase, for the corpus's table of speakers."""
+        return f"espeak-ng {self.accent}+{self.voice}, pitch {self.pitch}, {self.words_per_minute} words per minute"
+
+
+class Cast:
+    """Draws speakers so that accents and voices are used evenly and no pair twice."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._uses: Counter[str] = Counter()
+        self._pairs: set[tuple[str, str]] = set()
+        self._accents: tuple[str, ...] = ACCENTS
+
+    def draw(self, count: int, voices: dict[str, str], first_number: int) -> list[Speaker]:
+        """New speakers from `voices` (name to sex), numbered from `first_number`."""
+        return [self._speaker(first_number + index, voices) for index in range(count)]
+
+    def known(self, speakers: list[Speaker]) -> dict[str, str]:
+        """The voices of `speakers`; accents drawn from now on are theirs, too."""
+        self._accents = tuple(accent for accent in ACCENTS if any(s.accent == accent for s in speakers))
+        return {speaker.voice: speaker.sex for speaker in speakers}
+
+    def _speaker(self, number: int, voices: dict[str, str]) -> Speaker:
+        free = [pair for pair in itertools.product(self._accents, voices) if pair not in self._pairs]
+        if not free:
+            raise CorpusError(f"{len(self._accents)} accents and {len(voices)} voices give no more speakers.")
+        order = self._rng.permutation(len(free))
+        accent, voice = min((free[i] for i in order), key=lambda pair: (self._uses[pair[1]], self._uses[pair[0]]))
+        self._uses.update((accent, voice))
+        self._pairs.add((accent, voice))
+        return Speaker(
+            number=number,
+            sex=voices[voice],
+            accent=accent,
+            voice=voice,
+            pitch=int(self._rng.integers(30, 71)),
+            pitch_range=int(self._rng.integers(30, 81)),
+            words_per_minute=int(self._rng.integers(135, 196)),
+            tract=int(self._rng.choice(_TRACTS)),
+            tilt_db=round(float(self._rng.uniform(-2, 2)), 2),
+            level_db=round(float(self._rng.uniform(-30, -20)), 1),
+        )
