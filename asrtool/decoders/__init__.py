@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from asrtool.decoders.base import DECODERS, Decoder
+from asrtool.decoders.transformer import TransformerDecoder, TransformerDecoderConfig
 
-__all__ = ["DECODERS", "Decoder"]
+__all__ = ["DECODERS", "Decoder", "TransformerDecoder", "TransformerDecoderConfig"]
