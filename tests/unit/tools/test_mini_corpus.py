@@ -226,6 +226,39 @@ def test_noise_has_unit_power_and_the_slope_of_its_colour(kind: str) -> None:
     assert (octave_db(2000) - octave_db(250)) / 3 == pytest.approx(slope, abs=0.5)
 
 
+def test_noise_and_level_are_what_the_conditions_ask_for() -> None:
+    from mini_corpus import acoustics
+
+    conditions = acoustics.Conditions(
+        noise_share=1.0,
+        snr_db=(10.0, 10.0),
+        reverberation_share=0.0,
+        rt60_seconds=(0.1, 0.1),
+        direct_to_reverberant_db=(6.0, 6.0),
+    )
+    rng = np.random.default_rng(0)
+    speech = rng.standard_normal(32000).astype(np.float32)
+    recordings = [acoustics.record(speech, conditions, -30.0, rng) / 32767 for _ in range(40)]
+    # Every recording begins with at least 0.1 s in which only the noise is heard.
+    noise_db = 10 * np.log10(np.mean([np.mean(recording[:1600] ** 2) for recording in recordings]))
+    speech_db = 10 * np.log10(np.mean([np.mean(recording[6000:30000] ** 2) for recording in recordings]))
+    # 40 random stretches of 0.1 s measure a level to some tenths of a decibel.
+    assert noise_db == pytest.approx(-40, abs=1)
+    # Speech at -30 dB plus noise at -40 dB.
+    assert speech_db == pytest.approx(-30 + 10 * np.log10(1.1), abs=0.3)
+
+
+def test_a_room_keeps_the_direct_sound_and_decays_by_60_db_in_its_reverberation_time() -> None:
+    from mini_corpus import acoustics
+
+    response = acoustics.room(0.5, 6.0, np.random.default_rng(0)).astype(np.float64)
+    assert response[0] == 1
+    assert 10 * np.log10(np.sum(response[1:] ** 2)) == pytest.approx(-6, abs=0.01)
+    energy = [10 * np.log10(np.mean(response[start : start + 800] ** 2)) for start in (1000, 5000)]
+    # 4000 samples are 0.25 s, half of the reverberation time; 800 random samples measure to about 0.2 dB each.
+    assert energy[0] - energy[1] == pytest.approx(30, abs=1)
+
+
 def test_the_settings_name_all_that_decides_about_the_content(corpus: Path) -> None:
     settings = json.loads((corpus / "mini_corpus.json").read_text())
     assert settings.keys() == {"layout", "size", "seed", "generator", "espeakng-loader"}
