@@ -3,7 +3,7 @@
 | normaliser | what it does, in this order |
 |---|---|
 | `none` | nothing |
-| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols but `'` to spaces; lone `'` out; single spaces |
+| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols except `'` to spaces; lone `'` out |
 | `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han character are removed |
 
 Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.

@@ -146,7 +146,7 @@ def _write_table(
         "," + "-" * size + ".", "|" + center(title, size) + "|", "|" + "-" * size + "|", header, *spoken, thick,
         body[len(rows)], thick, *body[len(rows) + 1:], "`" + "-" * size + "'",
     ]
-    margin = " " * max(2, (80 - size - 2) // 2)
+    margin = " " * max(0, (80 - size - 2) // 2)
     file.write(f"\n\n\n{SYSTEM}\n\n" + "".join(f"{margin}{line}\n" for line in lines))
 
 
