@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
+from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler, StreamingDownsampler
+from asrtool.downsamplers.conv2d import Conv2d, Conv2dConfig
 
-__all__ = ["DOWNSAMPLERS", "Downsampler"]
+__all__ = ["DOWNSAMPLERS", "Conv2d", "Conv2dConfig", "Downsampler", "StreamingDownsampler"]

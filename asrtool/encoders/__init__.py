@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from asrtool.encoders.base import ENCODERS, Encoder
+from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
+from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 
-__all__ = ["ENCODERS", "Encoder"]
+__all__ = ["ENCODERS", "ChunkConfig", "Conformer", "ConformerConfig", "Encoder", "StreamingEncoder"]

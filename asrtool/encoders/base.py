@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Padded
@@ -11,15 +11,32 @@ from asrtool.types import EncoderOutput, Padded
 class Encoder(nn.Module):
     """Input features or samples -> frames.
 
-    Built by `ENCODERS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step)`. Padding never changes a
-    number: an utterance alone and in a batch gives the same frames.
+    Built by `ENCODERS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step)`. Padding never
+    changes a number: an utterance alone and in a batch gives the same frames.
     """
 
-    dim: int                                # D
-    frame_shift: float                      # seconds per position
+    dim: int  # D
+    frame_shift: float  # seconds per position
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         """inputs (B, T, F) or (B, T). `chunk`: visible look-ahead in encoder frames, None for the whole utterance."""
+        raise NotImplementedError
+
+
+class StreamingEncoder(Encoder):
+    """An encoder that can be fed piece by piece; the frames are those of `forward(inputs, chunk)` on the whole."""
+
+    input_frames: int                       # input frames per encoder frame
+
+    def init_cache(self, batch_size: int, chunk: int) -> object:
+        """What there is before the first frame; a frozen dataclass, never changed in place. `chunk` as in `forward`."""
+        raise NotImplementedError
+
+    def forward_chunk(self, inputs: Padded, cache: object, final: Tensor) -> tuple[EncoderOutput, object]:
+        """The next piece (B, T, F), of any length in each row, 0 included; final (B,): the row ends with this piece.
+
+        Frames come out when their chunk is complete or the row ends; a row that has ended gives length 0.
+        """
         raise NotImplementedError
 
 

@@ -1,0 +1,191 @@
+"""The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers in front of any of its layers.
+
+Streaming is chunk-wise attention with explicit caches (arXiv 2012.05481) and causal convolutions. There is one code
+path: offline is one piece with no cache and a chunk mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsampler
+from asrtool.encoders.base import ENCODERS, StreamingEncoder
+from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
+from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope
+from asrtool.nn.convolution import ConvolutionModule
+from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
+from asrtool.nn.positions import angles
+from asrtool.types import EncoderOutput, Padded
+
+_ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkConfig:
+    """Chunks that a streaming encoder is trained for."""
+
+    dynamic: bool = True                    # half the batches whole, the others in random chunks; false: the longest
+    max_seconds: float = 1.0                # the longest chunk
+    left_chunks: int | None = None          # how many chunks before its own a frame sees; null: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformerConfig:
+    """Conformer (arXiv 2005.08100) with layer norm in its convolution module."""
+
+    num_layers: int = 12
+    dim: int = 256
+    num_heads: int = 4
+    ffn_dim: int = 2048
+    kernel: int = 15                        # frames of the depthwise convolution
+    dropout: float = 0.1
+    layer_drop: float = 0.0                 # probability that a training step leaves a layer out
+    positions: Literal["rotary", "relative"] = "rotary"
+    causal: bool = False                    # convolutions look back only
+    chunk: ChunkConfig | None = None        # train for streaming; needs causal: true here and in every downsampler
+    downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(default_factory=lambda: {0: Conv2dConfig()})
+
+    def __post_init__(self) -> None:
+        if 0 not in self.downsamplers:
+            raise ValueError("downsamplers needs an entry 0, the stem in front of the first layer")
+        for layer in self.downsamplers:
+            if not 0 <= layer < self.num_layers:
+                raise ValueError(f"downsamplers: there is no layer {layer} among {self.num_layers}")
+        if self.chunk is not None and not self.causal:
+            raise ValueError("chunk needs causal: true, for a convolution that looks ahead cannot stream")
+
+
+@dataclass(frozen=True)
+class ConformerCache:
+    """All that is remembered between two pieces."""
+
+    chunk: int                              # encoder frames
+    pending: Padded                         # input frames of a chunk that is not complete yet
+    downsamplers: Mapping[int, object]
+    memories: Mapping[int, Memory]          # the cached keys of the layers behind each downsampler
+    layers: tuple[ConformerLayerCache, ...]
+
+
+@ENCODERS.register("conformer", ConformerConfig)
+class Conformer(StreamingEncoder):
+    """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers."""
+
+    def __init__(self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.layer_drop = config.layer_drop
+        self.chunk = config.chunk
+        self.downsamplers = nn.ModuleDict({
+            str(layer): DOWNSAMPLERS.build(
+                downsampler, dim_in=config.dim if layer else input_dim, dim_out=config.dim, vocab_size=vocab_size)
+            for layer, downsampler in sorted(config.downsamplers.items())
+        })
+        self.layers = nn.ModuleList(
+            ConformerLayer(
+                config.dim, config.ffn_dim, _ATTENTIONS[config.positions](config.dim, config.num_heads),
+                ConvolutionModule(config.dim, config.kernel, config.causal), config.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.frame_shift = frame_shift * self.downsamplers["0"].factor
+        self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
+        self._span = self.input_frames // self.downsamplers["0"].factor      # positions per encoder frame
+        self.input_dim = input_dim
+        self.obstacle = self._obstacle(config.causal)
+        if self.chunk is not None and self.obstacle:
+            raise ValueError(f"chunk: {self.obstacle}")
+
+    def _obstacle(self, causal: bool) -> str | None:
+        """Why this encoder cannot stream, if it cannot."""
+        if not causal:
+            return "the encoder cannot stream: it is not causal"
+        for layer, downsampler in self.downsamplers.items():
+            if not (isinstance(downsampler, StreamingDownsampler) and downsampler.causal):
+                return f"the encoder cannot stream: its downsampler {layer} ({type(downsampler).__name__}) looks ahead"
+        return None
+
+    def _taken(self) -> bool:
+        """Whether a layer takes part now; drawn from torch's CPU generator, so that ranks that seed it alike agree."""
+        return not (self.training and self.layer_drop) or float(torch.rand(())) >= self.layer_drop
+
+    def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
+        if chunk is None and self.chunk is not None and self.training:
+            longest = max(1, round(self.chunk.max_seconds / (self.frame_shift * self._span)))
+            chunk = random_chunk(longest) if self.chunk.dynamic else longest
+        if chunk is not None and self.obstacle:
+            raise ValueError(self.obstacle)
+        return self._run(inputs, chunk, None)[0]
+
+    def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:
+        if self.obstacle:
+            raise ValueError(self.obstacle)
+        device = self.layers[0].final_norm.weight.device
+        pending = torch.zeros(batch_size, 0, self.input_dim, device=device)
+        return ConformerCache(
+            chunk, Padded(pending, torch.zeros(batch_size, dtype=torch.int64, device=device)),
+            {int(layer): downsampler.init_cache(batch_size) for layer, downsampler in self.downsamplers.items()},
+            {int(layer): Memory.empty(batch_size, device) for layer in self.downsamplers},
+            tuple(layer.init_cache(batch_size) for layer in self.layers),
+        )
+
+    def forward_chunk(
+        self, inputs: Padded, cache: ConformerCache, final: Tensor,
+    ) -> tuple[EncoderOutput, ConformerCache]:
+        rows = [torch.cat(pair) for pair in zip(cache.pending.unpad(), inputs.unpad(), strict=True)]
+        step = cache.chunk * self.input_frames
+        usable = [len(row) if last else len(row) // step * step for row, last in zip(rows, final.tolist(), strict=True)]
+        ready = Padded.stack([row[:size] for row, size in zip(rows, usable, strict=True)])
+        pending = Padded.stack([row[size:] for row, size in zip(rows, usable, strict=True)])
+        if not any(usable):
+            nothing = inputs.data.new_zeros(len(rows), 0, self.dim)
+            empty = Padded(nothing, torch.zeros_like(inputs.lengths))
+            return EncoderOutput(frames=empty, positions=nothing[..., 0].long()), replace(cache, pending=pending)
+        return self._run(ready, cache.chunk, replace(cache, pending=pending))
+
+    def _run(
+        self, inputs: Padded, chunk: int | None, cache: ConformerCache | None,
+    ) -> tuple[EncoderOutput, ConformerCache | None]:
+        """All layers over one piece; with no cache the piece is the whole."""
+        frames, positions, taps = inputs, None, {}
+        stems, memories, layers = {}, {}, []
+        for index, layer in enumerate(self.layers):
+            if str(index) in self.downsamplers:
+                downsampler = self.downsamplers[str(index)]
+                if cache is None:
+                    output = downsampler(frames, positions)
+                else:
+                    output, stems[index] = downsampler.forward_chunk(frames, positions, cache.downsamplers[index])
+                frames, positions, taps = output.frames, output.positions, {**taps, **output.taps}
+                scope, memories[index] = self._scope(frames, positions, chunk, cache and cache.memories[index])
+                x = self.dropout(frames.data) if index == 0 else frames.data
+            y, layer_cache = layer(x, scope, cache and cache.layers[index])
+            x = y if self._taken() else torch.lerp(y, x, 1.0)         # stays in the graph, with gradients of zero
+            frames = Padded(x, frames.lengths)
+            layers.append(layer_cache)
+        frames = Padded(x.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
+        output = EncoderOutput(frames=frames, positions=positions, taps=taps)
+        if cache is None:
+            return output, None
+        return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers))
+
+    def _scope(
+        self, frames: Padded, positions: Tensor, chunk: int | None, memory: Memory | None,
+    ) -> tuple[Scope, Memory | None]:
+        """What the layers behind a downsampler see: this piece's frames and what `memory` holds."""
+        new = Memory(positions, frames.mask)
+        keys = new if memory is None else memory.append(new)
+        structure, keep = None, None
+        if chunk is not None:
+            left_chunks = self.chunk and self.chunk.left_chunks
+            structure = chunk_mask(positions, keys.positions, chunk * self._span, left_chunks)
+            keep = None if memory is None else keys.keep(chunk * self._span, left_chunks)
+        near = keys.positions - positions[:, :1]    # counted from this piece: hours of audio lose no precision
+        turns = angles(near, self.layers[0].attention.num_frequencies)
+        scope = Scope(new.valid, attention_mask(keys.valid, structure), turns, keep)
+        return scope, None if memory is None else keys.take(keep)

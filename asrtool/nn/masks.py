@@ -1,0 +1,52 @@
+"""Who may see whom. Every mask is boolean, True = valid or visible.
+
+Structure masks compare *positions*, not row numbers, so they hold for gappy frames, for strides between layers and for
+cached keys alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def valid_mask(lengths: Tensor, size: int) -> Tensor:
+    """lengths (B,) -> (B, size)."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
+    """positions (B, Q) and (B, K) -> (B, Q, K): a query sees the keys that are not later than itself."""
+    return keys[:, None, :] <= queries[:, :, None]
+
+
+def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """positions (B, Q) and (B, K) -> (B, Q, K): position i sees i - window // 2 ... i + (window + 1) // 2 - 1."""
+    offset = keys[:, None, :] - queries[:, :, None]
+    return (offset >= -(window // 2)) & (offset < (window + 1) // 2)
+
+
+def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | None = None) -> Tensor:
+    """positions (B, Q), (B, K) -> (B, Q, K): a query sees its own chunk and `left_chunks` before it (None: all)."""
+    behind = (queries // chunk)[:, :, None] - (keys // chunk)[:, None, :]
+    visible = behind >= 0
+    return visible if left_chunks is None else visible & (behind <= left_chunks)
+
+
+def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
+    """valid (B, K) keys, structure (B, Q, K) -> (B, 1, Q or 1, K), ready for attention over heads.
+
+    A query that sees nothing (padding, an empty utterance) would make softmax NaN, so it may see everything; its output
+    is meaningless but finite, and whoever owns the frames drops it.
+    """
+    visible = valid[:, None, :] if structure is None else valid[:, None, :] & structure
+    return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
+
+
+def random_chunk(longest: int) -> int | None:
+    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1 ... `longest`.
+
+    Drawn from torch's default CPU generator, so ranks that seed it alike agree.
+    """
+    draw = int(torch.randint(2 * longest, ()))
+    return None if draw >= longest else draw + 1

@@ -1,0 +1,54 @@
+"""The Transformer decoder layer (arXiv 1706.03762, layer norm in front), with caches for label-synchronous search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from asrtool.nn.attention import CrossAttention, KeyValue, SelfAttention
+
+
+@dataclass(frozen=True)
+class DecoderLayerCache:
+    """Keys and values of what the layer has seen."""
+
+    prefix: KeyValue | None                 # of the N prefixes; None before the first token
+    memory: KeyValue                        # of the frames of B utterances, shared by their beams
+
+    def rows(self, rows: Tensor) -> DecoderLayerCache:
+        """Prefixes rows (N,); beams stay within their utterance, so the memory is the same."""
+        return DecoderLayerCache(self.prefix and self.prefix.rows(rows), self.memory)
+
+
+class TransformerDecoderLayer(nn.Module):
+    """x + self-attention, + cross-attention, + feed-forward; each with layer norm in front."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.cross_attention = CrossAttention(dim, num_heads)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.up_proj = nn.Linear(dim, ffn_dim)
+        self.down_proj = nn.Linear(ffn_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def init_cache(self, memory: Tensor) -> DecoderLayerCache:
+        """memory (B, S, D): encoder frames, projected once."""
+        return DecoderLayerCache(None, self.cross_attention.project(memory))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, memory_mask: Tensor | None, cache: DecoderLayerCache,
+    ) -> tuple[Tensor, DecoderLayerCache]:
+        """x (N, U, D): all tokens in training, the newest in search; N is B, or B times the beam, utterance-major.
+
+        mask, broadcastable to (N, H, U, cached + U): None in search; memory_mask (B, 1, 1, S).
+        """
+        y, prefix = self.attention(self.attention_norm(x), mask, cache=cache.prefix)
+        x = x + self.dropout(y)
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), cache.memory, memory_mask))
+        x = x + self.dropout(self.down_proj(self.dropout(relu(self.up_proj(self.ffn_norm(x))))))
+        return x, DecoderLayerCache(prefix, cache.memory)
