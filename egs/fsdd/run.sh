@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Free Spoken Digit Dataset as connected digits: a small recipe on real speech, minutes on a laptop.
+# https://github.com/Jakobovski/free-spoken-digit-dataset (CC BY-SA 4.0)
+#
+#   ./run.sh --stage -1                      download the corpus, then every stage
+#   ./run.sh --corpus <folder>               the same with a copy that is there already
+set -euo pipefail
+cd "$(dirname "$0")"
+root=../..
+recipe=fsdd
+
+corpus=downloads/free-spoken-digit-dataset    # folder that holds recordings/
+train_set=train
+valid_set=dev
+test_sets="test test_speaker"                 # sets to decode and score; test_speaker: a speaker held out of training
+
+unit=char                                     # what the model writes: char or bpe
+vocab_size=0                                  # units of the vocabulary; 0 for every character of the training text
+metric=wer                                    # error rate: wer or cer
+normalize=en                                  # text normaliser before scoring: none, en or zh
+group_by=none                                 # label of utterances to break the score down by
+
+train_config=conf/train_ctc.yaml              # training config
+decode_config=conf/decode_greedy.yaml         # decoding config
+
+# shellcheck source=utils/stages.sh
+. $root/utils/stages.sh

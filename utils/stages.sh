@@ -1,0 +1,254 @@
+# The recipe engine. A recipe sets its variables, then sources this file; "$@" is the recipe's.
+#
+# Stages: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score. Each is one command (or one per set), printed
+# as it runs; a stage whose inputs and options are unchanged says so and returns, which the commands decide, not this file. A recipe
+# replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside.
+# shellcheck shell=bash disable=SC2154    # recipe, root, corpus, train_set ... come from the recipe
+
+stage=0                # first stage: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score
+stop_stage=5           # last stage
+nj=                    # CPU processes of stages 0 to 2; default: one per core
+ngpu=                  # GPUs of stages 3 and 4, 0 for the CPU; default: 1 where there is one
+ranks=                 # CPU processes of stages 3 and 4 when ngpu is 0; default: one per core, at most 4
+tag=                   # name of the experiment's folder; default: that of the training config
+train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
+decode_args=           # changes to the decoding config, as in "searcher.beam=20"
+mini=false             # take a synthesised miniature of the corpus and small configs
+mini_size=default      # size of the miniature: tiny, small, default or hours of training speech
+force=false            # train anew where the experiment's folder holds another training
+dry_run=false          # print the commands and run none
+
+# The recipe's `cd` to its own folder left behind where the user is.
+called_from=$OLDPWD
+# shellcheck disable=SC2034    # read by parse_options.sh
+option_files=("$PWD/${0##*/}" "$root/utils/stages.sh")
+# shellcheck source=utils/parse_options.sh
+. "$root/utils/parse_options.sh"
+
+# -- settings --------------------------------------------------------------
+
+is_given() { [[ $given == *" $1 "* ]]; }
+
+check_number() {    # <option> <least>
+  if [[ ! ${!1} =~ ^-?[0-9]+$ ]] || (( ${!1} < $2 )); then
+    usage_error "option --${1//_/-} is a whole number from $2 on, not '${!1}'"
+  fi
+}
+
+locate() {          # a path on the command line is looked for where it was typed, then in the recipe's folder
+  if is_given "$1" && [[ ${!1} != /* && $called_from != "$PWD" && -e $called_from/${!1} ]]; then
+    printf -v "$1" '%s' "$called_from/${!1}"
+  fi
+}
+
+take_mini() {       # small configs where the command line names none
+  [[ -n ${mini_train_config:-} ]] || usage_error "$recipe has no miniature; give the corpus by --corpus <folder>"
+  ! is_given corpus || usage_error "--corpus and --mini true exclude each other: the miniature is a corpus of its own"
+  is_given train_config || train_config=$mini_train_config
+  is_given decode_config || decode_config=$mini_decode_config
+  is_given unit || unit=$mini_unit
+  is_given vocab_size || vocab_size=$mini_vocab_size
+  corpus=downloads/mini_$mini_size
+  variant=/mini
+  if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
+}
+
+for name in corpus train_config decode_config; do locate "$name"; done
+variant=
+if [[ $mini == true ]]; then take_mini; fi
+
+cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
+nj=${nj:-$cores}
+ranks=${ranks:-$(( cores < 4 ? cores : 4 ))}
+if [[ -z $ngpu ]]; then ngpu=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); ngpu=$(( ngpu > 0 )); fi
+check_number stage -1; check_number stop_stage -1; check_number nj 1; check_number ngpu 0; check_number ranks 1
+if (( stop_stage > 5 )); then stop_stage=5; fi
+(( stage <= stop_stage )) || usage_error "nothing to run from --stage $stage to --stop-stage $stop_stage; stages are -1 to 5"
+
+data=data$variant
+vocab=$data/vocab_$unit
+if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
+tag=${tag:-$(basename "${train_config%.yaml}")}
+exp=exp$variant/$tag
+decode_tag=$(basename "${decode_config%.yaml}")
+
+# -- running ---------------------------------------------------------------
+
+log() { echo "$([[ $dry_run == false ]] || echo '# ')$(date '+%F %T') [$recipe] $*"; }
+
+show() {            # a command as it can be pasted into a terminal
+  local line
+  printf -v line ' %q' "$@"
+  if [[ $dry_run == true ]]; then echo "${line# }"; else echo "+$line" >&2; fi
+}
+
+# A command runs in a process group of its own, and a signal to this shell is passed to all of it: torchrun's ranks and the
+# workers of stages end with the recipe. A second signal does not wait for them.
+child=
+run() {
+  show "$@"
+  if [[ $dry_run == true ]]; then return; fi
+  set -m; "$@" < /dev/null & child=$!; set +m
+  local status=0
+  wait "$child" || status=$?
+  child=
+  return $status
+}
+
+stop() {            # <signal> <exit status>
+  trap 'kill -KILL -- "-$child" 2> /dev/null || true' INT TERM HUP
+  if [[ -n $child ]]; then
+    kill -s "$1" -- "-$child" 2> /dev/null || true
+    wait "$child" || true
+  fi
+  exit "$2"
+}
+trap 'stop INT 130' INT
+trap 'stop TERM 143' TERM
+trap 'stop HUP 129' HUP
+
+running=
+finish() {
+  local status=$? what=failed
+  if [[ $status == 0 || -z $running ]]; then return; fi
+  if (( status == 130 || status == 143 || status == 129 )); then what=interrupted; fi
+  log "stage $running $what; the same command with --stage ${running%% *} goes on from here" >&2
+}
+trap finish EXIT
+
+tool() { run python -m "asrtool.bin.$1" "${@:2}"; }
+
+launch() {          # a command of stages 3 and 4: one process, one per GPU, or one per CPU rank
+  local processes=1
+  if (( ngpu > 1 )); then processes=$ngpu; elif (( ngpu == 0 )); then processes=$ranks; fi
+  if (( processes > 1 )); then
+    run torchrun --standalone --nproc-per-node "$processes" -m "asrtool.bin.$1" "${@:2}"
+  else
+    tool "$@"
+  fi
+}
+
+find_test_sets() {  # what stage 0 found in this corpus, where it says so
+  if ! is_given test_sets && [[ -f $data/test_sets ]]; then test_sets=$(< "$data/test_sets"); fi
+}
+# shellcheck disable=SC2086    # sets are words
+splits() { printf '%s\n' $train_set $valid_set $test_sets | awk '!seen[$0]++'; }
+
+need_corpus() {
+  if [[ $dry_run == true || -d $corpus ]]; then return; fi
+  local ways="give its folder by --corpus <folder>"
+  if can_download; then ways+=", download it by --stage -1"; fi
+  if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised one by --mini true"; fi
+  echo "$0: no corpus at '$corpus' (looked in $PWD): $ways" >&2
+  exit 1
+}
+
+# -- stages ----------------------------------------------------------------
+
+can_download() { [[ -f local/download_data.sh ]] || declare -F stage_download > /dev/null; }
+
+default_download() {
+  if [[ $mini == true ]]; then
+    log "nothing to download: stage 0 makes the miniature"
+  elif [[ -d $corpus ]]; then
+    log "the corpus is in $corpus"
+  elif [[ -f local/download_data.sh ]]; then
+    run bash local/download_data.sh "$corpus"
+  else
+    need_corpus
+  fi
+}
+
+default_data() {
+  if [[ $mini == true ]]; then
+    run python "$root/tools/make_mini_corpus.py" --layout "$recipe" --out "$corpus" --size "$mini_size" --nj "$nj"
+  fi
+  need_corpus
+  run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}
+  find_test_sets
+  local split
+  for split in $(splits); do tool check_data "$data/$split"; done
+}
+
+default_features() {
+  local split cmvn
+  for split in $(splits); do
+    cmvn=; if [[ $split == "$train_set" ]]; then cmvn=true; fi
+    tool extract_features --config "$train_config" ${train_args:+--set "$train_args"} --nj "$nj" \
+      --data "$data/$split" --out "$dump/$split" ${cmvn:+--cmvn}
+  done
+}
+
+default_vocabulary() {
+  tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
+}
+
+default_train() {
+  local anew=; if [[ $force == true ]]; then anew=true; fi
+  launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
+    --exp "$exp" ${train_args:+--set "$train_args"} ${anew:+--force true}
+}
+
+default_decode() {
+  local split
+  for split in $test_sets; do
+    launch decode --exp "$exp" --config "$decode_config" ${decode_args:+--set "$decode_args"} \
+      --data "$dump/$split" --out "$exp/$decode_tag/$split"
+  done
+}
+
+default_score() {
+  local split
+  for split in $test_sets; do
+    run "$root/utils/score.sh" --metric "$metric" --normalize "$normalize" --group-by "$group_by" \
+      "$data/$split" "$exp/$decode_tag/$split"
+  done
+}
+
+show_results() {    # the table at the end, from each test set's score.json
+  # shellcheck disable=SC2086    # sets are words
+  python - "$metric" "$exp/$decode_tag" $test_sets << 'END'
+import json, sys
+from pathlib import Path
+
+metric, folder, *sets = sys.argv[1:]
+width = max(map(len, sets))
+tokens = {"wer": "words", "cer": "characters"}.get(metric, "tokens")
+print(f"\n  {'set':{width}}  {metric.upper() + ' %':>7}  {tokens:>10}  {'sub':>6}  {'del':>6}  {'ins':>6}   details")
+for name in sets:
+    total = json.loads((Path(folder) / name / "score.json").read_text())["total"]
+    counts = "".join(f"  {total[key]:6}" for key in ("substitutions", "deletions", "insertions"))
+    print(f"  {name:{width}}  {100 * total['rate']:7.2f}  {total['reference']:10}{counts}   {folder}/{name}/result.txt")
+END
+  echo
+  echo "Everything lies in $PWD: $exp holds the model, its log and its configuration."
+  if [[ $mini == true ]]; then
+    echo "This model knows synthetic voices only. What to try next:"
+    echo "  less $exp/$decode_tag/${test_sets%% *}/result.txt      which words it confuses (in $PWD)"
+    echo "  $0 --mini true --tag longer --train-args 'trainer.epochs=60'      another training, beside this one"
+    echo "  $0 --corpus <folder>                                              the real corpus"
+  fi
+}
+
+# -- the recipe ------------------------------------------------------------
+
+# shellcheck source=utils/path.sh
+. "$root/utils/path.sh"
+if [[ $dry_run == true ]]; then show cd "$PWD"; show . "$root/utils/path.sh"; fi
+if (( ngpu == 0 )); then export CUDA_VISIBLE_DEVICES=; fi
+if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=; fi
+
+dump=dump$variant
+if (( stage <= 4 && stop_stage >= 1 )); then       # features of different kinds never share a folder
+  dump+=/$(python -m asrtool.bin.extract_features --config "$train_config" ${train_args:+--set "$train_args"} --print-id)
+fi
+find_test_sets
+
+names=(download data features vocabulary train decode score)
+for (( i = stage; i <= stop_stage; i++ )); do
+  name=${names[i + 1]}
+  running="$i ($name)"
+  log "stage $i: $name"
+  if declare -F "stage_$name" > /dev/null; then "stage_$name"; else "default_$name"; fi
+done
+if [[ $stop_stage == 5 && $dry_run == false ]]; then show_results; fi
