@@ -1,8 +1,8 @@
 """Augmentation of waveforms (speed, room, noise, gain) and of features (SpecAugment).
 
-Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks, the
-order of the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of the
-others alone.
+Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks,
+the order of the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of
+the others alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from asrtool.data import audio
 from asrtool.data.config import AugmentConfig, SpecAugmentConfig
 from asrtool.types import Utterance
 
-SILENCE = 1e-10                              # mean square below which a recording counts as silent
-ROOMS_CACHED = 256                           # impulse responses kept in memory by each process
+SILENCE = 1e-10  # mean square below which a recording counts as silent
+ROOMS_CACHED = 256  # impulse responses kept in memory by each process
 
 
 class AugmentError(ValueError):
@@ -80,7 +80,7 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if one of them is silent."""
+    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if one is silent."""
     signal_power, noise_power = power(samples), power(noise)
     if min(signal_power, noise_power) < SILENCE:
         return samples
@@ -100,7 +100,7 @@ def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 def power(samples: np.ndarray) -> float:
     """Mean square."""
-    return float(np.dot(samples, samples)) / max(len(samples), 1)
+    return float(np.square(samples).sum(dtype=np.float64)) / max(len(samples), 1)
 
 
 class WaveformAugment:

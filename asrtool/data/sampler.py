@@ -14,17 +14,17 @@ import numpy as np
 
 from asrtool.data.config import BatchConfig
 
-# Utterances are sorted by their length times a random factor from 1 - JITTER to 1 + JITTER: every epoch has other neighbours.
-# The longest of a batch is then about this share longer than its mean, which is the padding that mixing costs.
+# Utterances are sorted by their length times a random factor from 1 - JITTER to 1 + JITTER: every epoch has other
+# neighbours. The longest of a batch is then longer than its mean by about this share: the padding that mixing costs.
 JITTER = 0.03
-SHORTEST = 1e-3                              # seconds that an utterance counts at least
-ROUNDING = 1e-9                              # a batch that fills its limit exactly fits
+SHORTEST = 1e-3  # seconds that an utterance counts at least
+ROUNDING = 1e-9  # a batch that fills its limit exactly fits
 
 
 class BatchPlan:
     """Global batches of utterance indices with number times longest <= `config.seconds`; none dropped, none repeated.
 
-    lengths: seconds of each utterance. A single utterance above the limit is a batch of its own (`too_long` lists those).
+    lengths: seconds of each utterance. One that is above the limit is a batch of its own (`too_long` lists those).
     """
 
     def __init__(self, lengths: Sequence[float], config: BatchConfig, seed: int = 0, shuffle: bool = True) -> None:
@@ -58,17 +58,17 @@ class BatchPlan:
             if size > 1 and (size * longest > limit or size > self.config.max_utterances):
                 starts.append(i)
                 longest = length
-        if len(starts) > 1:                  # else a few leftovers would weigh as much as a full step
+        if len(starts) > 1:  # else a few leftovers would weigh as much as a full step
             first, last = starts[-2], len(indices)
             room = int(limit / max(lengths[first:]))
             starts[-1] = min(starts[-1], max((first + last) // 2, last - room))
         return [indices[start:end] for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)]
 
     def slices(self, batch: Sequence[int], rank: int = 0, world: int = 1) -> list[list[int]]:
-        """This rank's micro-batches of a global batch, each at most `max_seconds_per_device` with padding, longest first.
+        """This rank's micro-batches of a global batch, longest first, each up to `max_seconds_per_device` with padding.
 
-        As few as fit, a multiple of `world` where there are enough utterances, of similar padded seconds. Every rank has
-        one at least, unless the batch has fewer utterances than there are ranks: then the last ranks get none.
+        As few as fit, a multiple of `world` where there are enough utterances, of similar padded seconds. Every rank
+        has one at least, unless the batch has fewer utterances than there are ranks: then the last ranks get none.
         """
         order = sorted(batch, key=lambda i: (-self.lengths[i], i))
         lengths = self.lengths[order].tolist()
@@ -103,7 +103,7 @@ def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:
 def even_groups(lengths: Sequence[float], count: int) -> list[tuple[int, int]]:
     """Exactly `count` groups of descending lengths whose largest padded seconds are as small as can be."""
     low, high = 0.0, sum(lengths[:1]) * len(lengths)
-    for _ in range(40):                      # halves the interval to 1e-12 of its size
+    for _ in range(40):  # halves the interval to 1e-12 of its size
         middle = (low + high) / 2
         low, high = (low, middle) if len(fill(lengths, middle)) <= count else (middle, high)
     bounds = fill(lengths, high)

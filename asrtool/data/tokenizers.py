@@ -5,7 +5,7 @@
     bpe.model        the sentencepiece model, for bpe
     labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
 
-Runs of white space count as one space, and none at the ends; else `decode(encode(text)) == text` for covered characters.
+Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for covered characters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asrtool.registry import Registry, UnknownName
 BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 TOKENS, CONFIG, MODEL, LABELS = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json"
 NUM_SPECIAL = 3
-WORD_START = "\u2581"                        # sentencepiece's sign for a space; in a text it cannot be told from one
+WORD_START = "\u2581"  # sentencepiece's sign for a space; in a text it cannot be told from one
 
 
 class TokenizerError(ValueError):
@@ -150,7 +150,7 @@ def load(folder: Path) -> Tokenizer:
 
 
 def load_labels(folder: Path) -> dict[str, list[str]]:
-    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty without a labels.json."""
+    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty without labels.json."""
     path = Path(folder) / LABELS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -177,7 +177,7 @@ def train(
     elif unit == "bpe":
         config, inner = BpeConfig(model=model), train_sentencepiece(lines, size, model, out_folder / MODEL)
     else:
-        TOKENIZERS.config_type(unit)         # raises for a name that is none
+        TOKENIZERS.config_type(unit)  # raises for a name that is none
         raise TokenizerError(f"a vocabulary of the unit '{unit}' cannot be made from text")
     (out_folder / TOKENS).write_text("\n".join([BLANK, UNK, *inner, EOS]) + "\n", encoding="utf-8")
     settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
@@ -191,13 +191,13 @@ def char_inventory(lines: Iterable[str], size: int) -> list[str]:
     for line in lines:
         counts.update(line)
     if size < 0 or 0 < size <= NUM_SPECIAL:
-        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for characters; 0 takes all {len(counts)}")
+        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for them; 0 takes all {len(counts)}")
     kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - NUM_SPECIAL if size else None]
     return [SPACE if character == " " else character for character in sorted(kept)]
 
 
 def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path) -> list[str]:
-    """Write the model, return its pieces without `<unk>`; one thread and the lines' order make it the same every time."""
+    """Write the model, return its pieces without `<unk>`; one thread and a fixed order: the same model every time."""
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     needed = len({" "}.union(*lines)) + NUM_SPECIAL
@@ -209,11 +209,11 @@ def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path)
         model_writer=out,
         model_type=model,
         vocab_size=size - (NUM_SPECIAL - 1),
-        hard_vocab_limit=False,              # of a small corpus: as many as there are
+        hard_vocab_limit=False,  # of a small corpus: as many as there are
         character_coverage=1.0,
         normalization_rule_name="identity",
         num_threads=1,
-        max_sentence_length=1 << 24,         # longer lines would be skipped
+        max_sentence_length=1 << 24,  # longer lines would be skipped
         unk_id=0,
         bos_id=-1,
         eos_id=-1,

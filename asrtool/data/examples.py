@@ -1,0 +1,127 @@
+"""From an utterance to model inputs and token ids, and from several of them to a `Batch`: what loader processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asrtool.data import audio, augment, features
+from asrtool.data.config import DataConfig
+from asrtool.data.fbank import Fbank
+from asrtool.data.tokenizers import Tokenizer
+from asrtool.types import Batch, Padded, Utterance
+
+
+class DataError(ValueError):
+    """Data cannot be used for training or decoding; one sentence says which and why."""
+
+
+class Example(NamedTuple):
+    """One utterance as the model sees it: inputs (T, F) or samples (T,), targets (U,) int64."""
+
+    utterance: Utterance
+    inputs: Tensor
+    targets: Tensor
+
+
+class Reader:
+    """Reads utterances: stored features, or audio that training augments.
+
+    Features are normalised with `cmvn` where there is one, then masked (SpecAugment, in training); waveforms come as
+    they are. `sets` holds the utterances of the noise and room sets by name.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        cmvn: features.Cmvn | None,
+        labels: Mapping[str, Sequence[str]],
+        *,
+        training: bool,
+        seed: int,
+        sets: Mapping[str, Sequence[Utterance]],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.cmvn = cmvn if config.input == "fbank" else None
+        self.labels = {name: {value: i for i, value in enumerate(values)} for name, values in labels.items()}
+        self.training = training
+        self.seed = seed
+        self.from_audio = config.input == "waveform" or config.features == "online"
+        self._fbank = Fbank(config.fbank)
+        self._augment = None
+        if training and self.from_audio:
+            self._augment = augment.WaveformAugment(config.augment, sets, config.fbank.rate, seed)
+
+    def example(self, utterance: Utterance, epoch: int = 0) -> Example:
+        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or infinite values."""
+        try:
+            inputs = self._inputs(utterance, epoch)
+        except (audio.AudioError, OSError, EOFError, ValueError, RuntimeError) as error:
+            raise DataError(f"{utterance.id}: {error}") from error
+        if not len(inputs):
+            raise DataError(f"{utterance.id}: {utterance.duration:g} seconds of audio give no frame")
+        if not np.isfinite(inputs.sum(dtype=np.float64)):
+            raise DataError(f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}")
+        targets = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.int64)
+        return Example(utterance, torch.from_numpy(inputs), targets)
+
+    def batch(self, utterances: Sequence[Utterance], epoch: int = 0) -> tuple[Batch | None, dict[str, str]]:
+        """The batch of those that can be read (None: not one), and id -> reason of the others."""
+        examples, problems = [], {}
+        for utterance in utterances:
+            try:
+                examples.append(self.example(utterance, epoch))
+            except DataError as error:
+                problems[utterance.id] = str(error)
+        return (collate(examples, self.labels) if examples else None), problems
+
+    def _inputs(self, utterance: Utterance, epoch: int) -> np.ndarray:
+        if self.from_audio:
+            inputs = self._samples(utterance, epoch)
+            if self.config.input == "waveform":
+                return inputs
+            inputs = self._features(inputs, epoch, utterance.id)
+        elif utterance.features is None:
+            raise DataError("it has no stored features (stage 1 makes them, or set data.features: online)")
+        else:
+            inputs = features.read_features(utterance.features)
+        if self.cmvn is not None:
+            inputs = self.cmvn.apply(inputs)
+        if self.training and self.config.augment.spec_augment is not None and len(inputs):
+            rng = augment.generator(self.seed, epoch, utterance.id, "mask")
+            inputs = augment.spec_augment(inputs, self.config.augment.spec_augment, rng)
+        return np.ascontiguousarray(inputs, dtype=np.float32)
+
+    def _samples(self, utterance: Utterance, epoch: int) -> np.ndarray:
+        duration = None if utterance.recording is None else utterance.duration
+        samples = audio.read(utterance.audio, utterance.start, duration, self.config.fbank.rate)
+        return samples if self._augment is None else self._augment(samples, epoch, utterance.id)
+
+    def _features(self, samples: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
+        samples = torch.from_numpy(samples)
+        if not self.config.fbank.dither:
+            return self._fbank(samples).numpy()
+        with torch.random.fork_rng(devices=[]):  # dither takes torch's generator
+            torch.manual_seed(int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62)))
+            return self._fbank(samples).numpy()
+
+
+def collate(examples: Sequence[Example], labels: Mapping[str, Mapping[str, int]]) -> Batch:
+    """Examples side by side; `labels`: name -> value -> class index, which is -1 where the value is missing or new."""
+    utterances = [example.utterance for example in examples]
+    return Batch(
+        ids=tuple(utterance.id for utterance in utterances),
+        inputs=Padded.stack([example.inputs for example in examples]),
+        targets=Padded.stack([example.targets for example in examples]),
+        labels={
+            name: torch.tensor([classes.get(utterance.labels.get(name, ""), -1) for utterance in utterances])
+            for name, classes in labels.items()
+        },
+        texts=tuple(utterance.text for utterance in utterances),
+    )

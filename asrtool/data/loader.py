@@ -1,0 +1,310 @@
+"""Batches for training and for decoding, read ahead by loader processes.
+
+A task is a list of utterances; loader processes hold no list of the whole set, so their memory does not grow with it.
+An utterance that cannot be read stops decoding. In training it is named, counted and left out of its batch, while the
+step's `count` stays what was planned: every rank divides by the same number without asking the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from asrtool import distributed
+from asrtool.data.config import BatchConfig, DataConfig
+from asrtool.data.examples import DataError, Example, Reader
+from asrtool.data.features import Cmvn
+from asrtool.data.sampler import BatchPlan
+from asrtool.data.tokenizers import UNK, Tokenizer
+from asrtool.log import logger
+from asrtool.types import Batch, Utterance
+
+PREFETCH = 4  # micro-batches that each loader process reads ahead
+NAMED = 10  # ids written out in a message
+MANY = 20  # so many unreadable utterances, more than half of those read, stop training
+
+
+class Dataset:
+    """The utterances of one set and how to read them.
+
+    cmvn: normalises features; labels: name -> values (`tokenizers.load_labels`); training: whether to augment; sets:
+    the utterances of the noise and room sets by name. Warns of characters that the vocabulary lacks.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        cmvn: Cmvn | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        sets: Mapping[str, Sequence[Utterance]] | None = None,
+    ) -> None:
+        if not utterances:
+            raise DataError("there is no utterance to load")
+        self.utterances = list(utterances)
+        self.config = config
+        self.training = training
+        self.seed = seed
+        self.reader = Reader(tokenizer, config, cmvn, labels or {}, training=training, seed=seed, sets=sets or {})
+        warn_of_unknown(self.utterances, tokenizer)
+        for name, classes in self.reader.labels.items():
+            without = sum(utterance.labels.get(name) not in classes for utterance in self.utterances)
+            if without:
+                logger.info("%d of %d utterances have no known value of the label '%s'", without, len(self), name)
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Seconds of each utterance for planning batches: the longest that a random speed can make it."""
+        slowest = min(self.config.augment.speeds) if self.training and self.reader.from_audio else 1.0
+        return np.array([utterance.duration for utterance in self.utterances]) / slowest
+
+    def example(self, index: int, epoch: int = 0) -> Example:
+        return self.reader.example(self.utterances[index], epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatches:
+    """One optimizer step: this rank's micro-batches, and what they are part of."""
+
+    count: int  # utterances of the global batch, over all ranks, skipped ones included
+    batches: list[Batch]  # of this rank; may be none where the step has fewer utterances than ranks
+    epoch: int
+    index: int  # of the step in its epoch, from 0
+    last: bool  # of its epoch
+    skipped: tuple[str, ...] = ()  # ids of this rank that could not be read
+
+
+class StepLoader:
+    """The steps of a training run, from any (epoch, index) on; the same whatever the number of loader processes.
+
+    rank, world: which share of each global batch to read; by default this process's.
+    """
+
+    def __init__(self, dataset: Dataset, *, rank: int | None = None, world: int | None = None) -> None:
+        self.dataset = dataset
+        self.plan = BatchPlan(dataset.lengths, dataset.config.batch, dataset.seed)
+        self.rank = distributed.rank() if rank is None else rank
+        self.world = distributed.world_size() if world is None else world
+        self.skipped: dict[str, str] = {}  # id -> why, of all epochs
+        self._num_read = self._num_skipped = 0
+        self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
+        if self.plan.too_long:
+            ids = [dataset.utterances[i].id for i in self.plan.too_long]
+            logger.warning("%d utterances are longer than a batch may be; each gets its own: %s", len(ids), names(ids))
+
+    def num_steps(self, epoch: int) -> int:
+        """Steps of an epoch; epochs may differ by a few, since each one sorts its utterances into batches anew."""
+        return len(self._epoch(epoch))
+
+    def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:
+        """Step `index` of `epoch`, and so on without end, over all epochs."""
+        batches, skipped = [], {}
+        for task, batch, problems in read_ahead(self.dataset, self._tasks(epoch, index)):
+            batches += [] if batch is None else [batch]
+            skipped |= problems
+            self._num_read += len(problems) + (0 if batch is None else len(batch))
+            if task.remaining:
+                continue
+            self._note(task, skipped)
+            yield StepBatches(
+                count=task.count,
+                batches=batches,
+                epoch=task.epoch,
+                index=task.index,
+                last=task.last,
+                skipped=tuple(skipped),
+            )
+            batches, skipped = [], {}
+
+    def longest(self) -> Batch | None:
+        """This rank's first micro-batch of the step with the longest utterance; None where none of it can be read."""
+        longest = int(self.plan.lengths.argmax())
+        batch = next(batch for batch in self._epoch(0) if longest in batch)
+        for micro in self.plan.slices(batch, self.rank, self.world)[:1]:
+            return self.dataset.reader.batch([self.dataset.utterances[i] for i in micro])[0]
+        return None
+
+    def _tasks(self, epoch: int, index: int) -> Iterator[Task]:
+        utterances = self.dataset.utterances
+        while True:
+            plan = self._epoch(epoch)
+            for i in range(index, len(plan)):
+                micros = self.plan.slices(plan[i], self.rank, self.world) or [[]]
+                for left, micro in zip(range(len(micros) - 1, -1, -1), micros, strict=True):
+                    chosen = [utterances[u] for u in micro]
+                    yield Task(chosen, epoch, i, count=len(plan[i]), last=i + 1 == len(plan), remaining=left)
+            epoch, index = epoch + 1, 0
+
+    def _note(self, task: Task, problems: dict[str, str]) -> None:
+        if not problems:
+            return
+        self.skipped |= problems
+        self._num_skipped += len(problems)
+        reasons = list(problems.values())
+        where = f"epoch {task.epoch}, step {task.index}"
+        logger.warning("%s: skipped %d of %d utterances: %s", where, len(problems), task.count, names(reasons))
+        if self._num_skipped >= MANY and 2 * self._num_skipped > self._num_read:
+            share = f"{self._num_skipped} of {self._num_read}"
+            raise DataError(f"{share} utterances could not be read, the last one: {reasons[-1]}")
+
+
+class EvalLoader:
+    """All utterances once, in batches of similar length, longest first; every `world`-th batch belongs to this rank.
+
+    seconds: padded audio of a batch, by default what one device takes in training. An unreadable utterance raises
+    `DataError`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, seconds: float | None = None, *, rank: int | None = None, world: int | None = None
+    ) -> None:
+        self.dataset = dataset
+        config = dataset.config.batch
+        seconds = seconds or config.max_seconds_per_device or config.seconds
+        limits = BatchConfig(seconds=seconds, max_utterances=config.max_utterances)
+        plan = BatchPlan(dataset.lengths, limits, shuffle=False)
+        rank = distributed.rank() if rank is None else rank
+        world = distributed.world_size() if world is None else world
+        self._batches = plan.epoch(0)[rank::world]
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        utterances = self.dataset.utterances
+        tasks = (Task([utterances[i] for i in batch]) for batch in self._batches)
+        for _, batch, problems in read_ahead(self.dataset, tasks):
+            for problem in problems.values():
+                raise DataError(f"an utterance cannot be read: {problem}")
+            yield batch
+
+
+def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Utterance], list[Utterance]]:
+    """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
+
+    Says how many are left out and names them; raises `DataError` where none is kept.
+    """
+    kept, short, long = [], [], []
+    for utterance in utterances:
+        too_short, too_long = utterance.duration < config.min_seconds, utterance.duration > config.max_seconds
+        (short if too_short else long if too_long else kept).append(utterance)
+    total = len(kept) + len(short) + len(long)
+    limits = (f"shorter than {config.min_seconds:g} seconds", f"longer than {config.max_seconds:g} seconds")
+    for group, limit in zip((short, long), limits, strict=True):
+        if group:
+            ids = names([utterance.id for utterance in group])
+            logger.warning("%d of %d training utterances are %s and left out: %s", len(group), total, limit, ids)
+    if not kept:
+        raise DataError(
+            f"none of {total} utterances lasts from {config.min_seconds:g} to {config.max_seconds:g} seconds"
+            " (data.min_seconds, data.max_seconds)"
+        )
+    return kept, short + long
+
+
+def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
+    """Count and name the characters that the vocabulary lacks; text without any is not looked at twice."""
+    lacking = set(tokenizer.unknown(" ".join(sorted(set().union(*(utterance.text for utterance in utterances))))))
+    if not lacking:
+        return
+    counts: Counter[str] = Counter()
+    texts = 0
+    for utterance in utterances:
+        found = [character for character in utterance.text if character in lacking]
+        counts.update(found)
+        texts += bool(found)
+    listed = names([f"'{character}' ({count}x)" for character, count in counts.most_common()])
+    what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
+    logger.warning("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
+
+
+def names(items: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
+    items = list(items)
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more
+
+
+# -- loader processes ------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """One micro-batch to read, and what it is part of."""
+
+    utterances: Sequence[Utterance]
+    epoch: int = 0
+    index: int = 0
+    count: int = 0
+    last: bool = False
+    remaining: int = 0  # micro-batches of the same step that follow
+
+
+class _Source(torch.utils.data.Dataset):
+    """What torch's DataLoader asks for items: here a task is the index and a batch the item."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, task: Task) -> tuple[Task, Batch | None, dict[str, str]]:
+        batch, problems = self.reader.batch(task.utterances, task.epoch)
+        return task._replace(utterances=()), batch, problems
+
+
+def read_ahead(dataset: Dataset, tasks: Iterable[Task]) -> Iterator[tuple[Task, Batch | None, dict[str, str]]]:
+    """The tasks' batches in their order, read by `workers` processes, or here where there are none."""
+    workers = dataset.config.workers
+    loader = DataLoader(
+        _Source(dataset.reader),
+        batch_size=None,  # a task is a batch already
+        sampler=tasks,
+        collate_fn=_same,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_set_up_worker,
+        pin_memory=torch.cuda.is_available(),
+        # Forking takes milliseconds, spawning imports torch in every process; no loader process touches CUDA.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        generator=torch.Generator(),  # leaves torch's own alone: a resumed run must draw the same numbers
+    )
+    batches = iter(loader)
+    while True:
+        try:
+            item = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            advice = f"is there enough memory for data.workers: {workers}?"
+            raise DataError(f"a loader process died ({error}); {advice}") from None
+        yield item
+
+
+def _same(item: object) -> object:
+    return item
+
+
+def _set_up_worker(number: int) -> None:
+    """A signal to the process group (Ctrl-C, torchrun's SIGTERM) is for the trainer, which ends its loader itself."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # collecting would copy every page that is shared with the trainer
