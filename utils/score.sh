@@ -8,5 +8,6 @@
 # speaker table and utt2<label> the groups. Writes result.txt and score.json beside the hypotheses; see docs/scoring.md.
 set -euo pipefail
 
+# shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/path.sh"
 exec python -m asrtool.bin.score "$@"

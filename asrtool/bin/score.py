@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _labels(reference: Path, names: str, ids: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    if names == "none":
+    if names in ("", "none"):
         return {}
     if not reference.is_dir():
         raise TranscriptError(f"--group-by {names}: the labels come from a data directory, but {reference} is a file")
@@ -97,7 +97,7 @@ def _write(path: Path, write: Callable[[TextIO], object]) -> None:
     """Write under a temporary name, then rename, so that no half file is ever taken for a result."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             write(file)
         os.replace(temporary, path)
     finally:

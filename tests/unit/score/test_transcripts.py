@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from asrtool.score import TranscriptError, read_transcripts
+from asrtool.score.transcripts import locate, read_labels
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: str | bytes):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return path
+
+    return write
+
+
+def test_a_kaldi_text_may_have_empty_texts_tabs_full_width_spaces_crlf_and_byte_order_marks(write):
+    path = write("text", "\ufeffu1 a b\r\nu2\r\n\nu3\tc  d \nu4\u3000好 的\n\ufeffu5 e")
+    assert read_transcripts(path) == {"u1": "a b", "u2": "", "u3": "c  d", "u4": "好 的", "u5": "e"}
+
+
+def test_only_line_feeds_end_a_line(write):
+    assert read_transcripts(write("text", "u1 a\u2028b\x0cc\x85d\nu2 e\n")) == {"u1": "a\u2028b\x0cc\x85d", "u2": "e"}
+
+
+def test_ids_that_are_prefixes_of_others_stay_apart(write):
+    assert read_transcripts(write("text", "u1 a\nu10 b\nu1-0 c\n")) == {"u1": "a", "u10": "b", "u1-0": "c"}
+
+
+def test_a_trn_line_ends_with_its_id(write):
+    path = write("hyp.trn", ";; comment (x)\na (b) c (s-1)\n(s-2)\nd(s-3)\n")
+    assert read_transcripts(path) == {"s-1": "a (b) c", "s-2": "", "s-3": "d"}
+
+
+def test_jsonl_takes_id_and_text_and_leaves_the_rest(write):
+    path = write("hyps.jsonl", '{"id": "u1", "text": "a b", "score": -1.5}\n{"text": "", "id": "u2"}\n')
+    assert read_transcripts(path) == {"u1": "a b", "u2": ""}
+
+
+def test_an_empty_file_has_no_utterances(write):
+    assert read_transcripts(write("text", "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' is there twice, first in line 1"),
+        ("text", b"u1 a\nu2 \xe9\n", "text:2: not UTF-8 (byte 0xe9); convert the file to UTF-8"),
+        ("text", "u1 a\n".encode("utf-16"), "text:1: not UTF-8 (byte 0xff); convert the file to UTF-8"),
+        ("ref.trn", "a b (s-1)\na b\n", "ref.trn:2: expected 'text (utterance id)'"),
+        ("ref.trn", "a ()\n", "ref.trn:1: expected 'text (utterance id)'"),
+        ("ref.trn", "{a / b} (s-1)\n", "ref.trn:1: alternatives such as {a / b} are not supported; write one of them"),
+        ("h.jsonl", '{"id": "u1", "text": "a"\n', "h.jsonl:1: not JSON (Expecting ',' delimiter at column 25); "),
+        ("h.jsonl", '{"id": "u1"}\n', 'h.jsonl:1: expected an object with the strings "id" and "text"'),
+        ("h.jsonl", '{"id": "u1", "text": null}\n', 'h.jsonl:1: expected an object with the strings "id" and "text"'),
+    ],
+)
+def test_a_bad_line_is_one_sentence_with_file_and_line(write, name, content, message):
+    with pytest.raises(TranscriptError) as error:
+        read_transcripts(write(name, content))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_means_its_text_else_its_hyps(write, tmp_path):
+    hyps = write("hyps.jsonl", "")
+    assert locate(tmp_path) == hyps
+    text = write("text", "")
+    assert locate(tmp_path) == text
+    assert locate(hyps) == hyps
+
+
+def test_a_missing_path_and_a_folder_without_text_say_so(tmp_path):
+    with pytest.raises(TranscriptError, match="nothing: no such file or folder; expected"):
+        locate(tmp_path / "nothing")
+    with pytest.raises(TranscriptError, match="the folder holds neither text nor hyps.jsonl"):
+        locate(tmp_path)
+
+
+def test_labels_come_from_the_file_of_their_name(write, tmp_path):
+    write("utt2accent", "u1 north east\nu2 south\nu3 unused\n")
+    assert read_labels(tmp_path, "accent", ["u1", "u2"]) == {"u1": "north east", "u2": "south"}
+
+
+def test_an_unknown_label_lists_those_there(write, tmp_path):
+    for name in ("utt2spk", "utt2accent", "utt2dur"):
+        write(name, "u1 1\n")
+    with pytest.raises(TranscriptError, match=r"no label 'acent' \(no file utt2acent\); the folder has: accent, spk$"):
+        read_labels(tmp_path, "acent", ["u1"])
+
+
+def test_utterances_without_a_label_are_named(write, tmp_path):
+    write("utt2accent", "u1 north\nu2\n")
+    with pytest.raises(TranscriptError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"):
+        read_labels(tmp_path, "accent", ["u1", "u2", "u3"])
