@@ -1,8 +1,8 @@
 """The one place that imports torchaudio; its Python part works here even where its compiled extension does not load.
 
 The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while
-`import torchaudio` runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with it.
-Import this module before them:
+`import torchaudio` runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with
+it. Import this module before them:
 
     import asrtool.torchaudio_adapter            # transformers and peft can be imported now
     audio = torchaudio_adapter.require()         # the module, or one sentence that says what to install
@@ -31,7 +31,9 @@ def _without_extension(folder: Path) -> types.ModuleType:
     def fail_if_no_align(function: Callable) -> Callable:
         @functools.wraps(function)
         def refuse(*args: object, **kwargs: object) -> NoReturn:
-            raise RuntimeError(f"torchaudio's {function.__name__} needs its extension, which does not load beside this torch")
+            raise RuntimeError(
+                f"torchaudio's {function.__name__} needs its extension, which does not load beside this torch"
+            )
 
         return refuse
 
@@ -56,13 +58,13 @@ def _load() -> tuple[types.ModuleType | None, str]:
         return None, "not installed"
     try:
         return importlib.import_module("torchaudio"), ""
-    except (ImportError, OSError, RuntimeError) as error:        # a missing library, another ABI, another CUDA version
+    except (ImportError, OSError, RuntimeError) as error:  # a missing library, another ABI, another CUDA version
         why = str(error).strip().split("\n")[0]
     _forget()
     sys.modules["torchaudio._extension"] = _without_extension(Path(spec.submodule_search_locations[0]))
     try:
         return importlib.import_module("torchaudio"), why
-    except Exception as error:                                   # broken beyond its extension: the same as absent
+    except Exception as error:  # broken beyond its extension: the same as absent
         _forget()
         return None, str(error).strip().split("\n")[0]
 

@@ -100,6 +100,7 @@ stop() {            # <signal> <exit status>
   if [[ -n $child ]]; then
     kill -s "$1" -- "-$child" 2> /dev/null || true
     wait "$child" || true
+    kill -KILL -- "-$child" 2> /dev/null || true     # whatever of the group did not listen
   fi
   exit "$2"
 }

@@ -1,8 +1,8 @@
 """The commands: one module each, with `main(argv)`. Run as `python -m asrtool.bin.<name>` or `asrtool <name>`.
 
-How every command ends is decided here, since this file is read before any of them: an error that asrtool raises on purpose, or
-that the system does (a missing file, a full disk), is one sentence; Ctrl-C and a closed pipe are silent; anything else is a bug
-and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all.
+How every command ends is decided here, since this file is read before any of them: an error that asrtool raises on
+purpose, or that the system does (a missing file, a full disk), is one sentence; Ctrl-C and a closed pipe are silent;
+anything else is a bug and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def end(kind: type[BaseException], error: BaseException, trace: TracebackType | 
         sys.__excepthook__(kind, error, trace)
     elif sentence:
         print(f"{Path(sys.argv[0]).stem}: {sentence}", file=sys.stderr)
-    if isinstance(error, BrokenPipeError):       # the interpreter's last flush must not complain about the same pipe
+    if isinstance(error, BrokenPipeError):  # the interpreter's last flush must not complain about the same pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,7 @@
 """What works on this machine, what is missing, and the one command that mends it.
 
-Exits with 1 when the core (reading audio, training, decoding, scoring on some device) is unusable, with 0 otherwise; what is optional
-and absent is shown and does no harm.
+Exits with 1 when the core (reading audio, training, decoding and scoring on some device) is unusable, with 0 otherwise;
+what is optional and absent is shown and does no harm.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-OK, NOTE, BAD = "ok", "--", "BAD"           # works; optional and absent; the core cannot do without it
+OK, NOTE, BAD = "ok", "--", "BAD"  # works; optional and absent; the core cannot do without it
 SETUP = "tools/setup.sh"
 GIGABYTE = 1e9
-MODULES = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}     # where import and pip disagree
+MODULES = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}  # where import and pip disagree
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
         return Finding(package, OK, importlib.metadata.version(package))
     except ModuleNotFoundError as error:
         problem = f"{error.name} is not installed"
-    except Exception as error:      # whatever a broken binary raises must not stop the other checks
+    except Exception as error:  # whatever a broken binary raises must not stop the other checks
         problem = f"does not load: {str(error).strip().splitlines()[0]}"
     return Finding(package, absent, f"{problem}; {why}" if why else problem, mend)
 
 
 def check_python() -> Finding:
     here = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036    a checkout may be run by any Python
         return Finding("python", BAD, f"{here}; 3.11 to 3.13 are supported", "install Python 3.11, then " + SETUP)
     if sys.version_info >= (3, 14):
         return Finding("python", NOTE, f"{here}; tested with 3.11 to 3.13")
@@ -79,14 +79,20 @@ def check_torch() -> Iterator[Finding]:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         yield Finding("bf16 on the GPU", OK if fast else NOTE, "in hardware" if fast else "not in hardware")
     elif shutil.which("nvidia-smi") and not torch.version.cuda:
-        yield Finding("CUDA", NOTE, "this machine has an NVIDIA driver, but torch is a CPU build", f"{SETUP} --torch cuda")
+        yield Finding(
+            "CUDA", NOTE, "this machine has an NVIDIA driver, but torch is a CPU build", f"{SETUP} --torch cuda"
+        )
     else:
         yield Finding("CUDA", NOTE, "no NVIDIA GPU that torch can use: training and decoding run on the CPU")
     yield check_cpu_bf16()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS")
-    yield Finding("cores", OK, f"{cores}, {torch.get_num_threads()} threads in a torch process"
-                  + (f" (OMP_NUM_THREADS={threads})" if threads else ""))
+    yield Finding(
+        "cores",
+        OK,
+        f"{cores}, {torch.get_num_threads()} threads in a torch process"
+        + (f" (OMP_NUM_THREADS={threads})" if threads else ""),
+    )
 
 
 def check_cpu_bf16() -> Finding:
@@ -110,7 +116,9 @@ def check_torchaudio() -> Iterator[Finding]:
     if adapter.extension_available:
         yield Finding("its extension", OK, "loads: forced alignment uses its kernel")
     else:
-        yield Finding("its extension", NOTE, "does not load beside this torch; alignment uses asrtool's own, slower kernel")
+        yield Finding(
+            "its extension", NOTE, "does not load beside this torch; alignment uses asrtool's own, slower kernel"
+        )
 
 
 def check_audio() -> Iterator[Finding]:
@@ -125,8 +133,13 @@ def check_audio() -> Iterator[Finding]:
     yield Finding("soundfile", OK, f"{soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}")
     tone = 0.1 * np.sin(np.arange(3200) / 5.0)
     works, fails = [], []
-    for name, container, coding in (("wav", "WAV", None), ("flac", "FLAC", None), ("ogg", "OGG", "VORBIS"),
-                                    ("opus", "OGG", "OPUS"), ("mp3", "MP3", None)):
+    for name, container, coding in (
+        ("wav", "WAV", None),
+        ("flac", "FLAC", None),
+        ("ogg", "OGG", "VORBIS"),
+        ("opus", "OGG", "OPUS"),
+        ("mp3", "MP3", None),
+    ):
         memory = io.BytesIO()
         try:
             soundfile.write(memory, tone, 16000, format=container, subtype=coding)
@@ -164,8 +177,12 @@ def check_disk(folder: Path) -> Iterator[Finding]:
     """Room and permission where recipes write."""
     free = shutil.disk_usage(folder).free / GIGABYTE
     state = OK if free >= 5 else NOTE if free >= 0.5 else BAD
-    yield Finding("disk space", state, f"{free:.0f} GB free" if free >= 1 else f"{free:.2f} GB free",
-                  "" if state == OK else "delete what is not needed; `--corpus` and the recipe's folders may lie on another disk")
+    yield Finding(
+        "disk space",
+        state,
+        f"{free:.0f} GB free" if free >= 1 else f"{free:.2f} GB free",
+        "" if state == OK else "delete what is not needed; `--corpus` and the recipe's folders may lie on another disk",
+    )
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             yield Finding("writing", OK, f"allowed in {folder}")
