@@ -1,0 +1,103 @@
+"""Stage 2: make the vocabulary of the training text, and number the values of its utterance labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from asrtool import stamp
+from asrtool.data import tables, tokenizers
+from asrtool.log import logger, set_up
+
+RARE = 5  # characters that occur less often are named
+SHOWN = 20
+NOT_LABELS = {"spk", "dur", "uniq"}  # and num_*
+
+
+class VocabularyError(ValueError):
+    """The text or a label file cannot be used."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    label_files = find_labels(args.text.parent, args.labels)
+    options = {"unit": args.unit, "size": args.size, "model": args.model if args.unit == "bpe" else None}
+    with stamp.building(args.out, "vocabulary", [args.text, *label_files], options, args.force) as target:
+        if target is not None:
+            make(target, args, label_files)
+    describe(args)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool make_vocab", description=__doc__)
+    options.add_argument("--text", type=Path, required=True, help="transcripts of the training set (Kaldi's `text`)")
+    options.add_argument("--unit", choices=tokenizers.TOKENIZERS.names(), required=True)
+    options.add_argument("--size", type=int, default=0, help="tokens with the special ones; 0 (char only): all")
+    options.add_argument("--model", choices=("unigram", "bpe"), default="unigram", help="kind of bpe pieces")
+    options.add_argument("--out", type=Path, required=True, help="vocabulary folder to write")
+    options.add_argument(
+        "--labels",
+        nargs="*",
+        metavar="NAME",
+        help="labels to number, e.g. accent (default: each utt2<label> beside the text)",
+    )
+    options.add_argument("--force", action="store_true", help="make it again even if nothing changed")
+    return options.parse_args(argv)
+
+
+def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
+    """The label files to read: those named, or all that lie in the data directory."""
+    if names is not None:
+        return [folder / f"utt2{name.removeprefix('utt2')}" for name in names]
+    found = [path for path in sorted(folder.glob("utt2*")) if path.is_file() and not path.suffix]
+    return [path for path in found if label(path) not in NOT_LABELS and not label(path).startswith("num_")]
+
+
+def label(path: Path) -> str:
+    return path.name.removeprefix("utt2")
+
+
+def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) -> None:
+    texts = read(args.text)
+    tokenizer = tokenizers.train(texts, args.unit, args.size, target, args.model)
+    counts = Counter("".join(map(tokenizers.single_spaced, texts)))
+    by_count = sorted(counts.items(), key=lambda item: (item[1], item[0]))
+    rare = [f"'{character}' ({count}x)" for character, count in by_count if count < RARE]
+    if rare:
+        more = ", ..." if len(rare) > SHOWN else ""
+        logger.info("%d characters occur fewer than %d times: %s", len(rare), RARE, ", ".join(rare[:SHOWN]) + more)
+    lacking = {character for text in texts for character in tokenizer.unknown(text)}
+    if lacking:
+        share = sum(counts[character] for character in lacking) / counts.total()
+        logger.info("%d characters (%.3f %% of the text) are left to %s", len(lacking), 100 * share, tokenizers.UNK)
+    labels = {label(path): sorted(set(read(path)) - {""}) for path in label_files}
+    if labels:
+        content = json.dumps(labels, ensure_ascii=False, indent=1) + "\n"
+        (target / tokenizers.LABELS).write_text(content, encoding="utf-8")
+
+
+def read(path: Path) -> list[str]:
+    """The values of a Kaldi file, without their ids."""
+    table = tables.read(path)
+    for problem in table.problems:
+        if problem.kind == "error":
+            raise VocabularyError(str(problem))
+    return [row.value for row in table.rows]
+
+
+def describe(args: argparse.Namespace) -> None:
+    tokenizer = tokenizers.load(args.out)
+    more = " ..." if tokenizer.size > SHOWN else ""
+    print(f"{args.out}: {tokenizer.size} tokens: {' '.join(tokenizer.tokens[:SHOWN])}{more}")
+    if args.unit == "bpe" and tokenizer.size < args.size:
+        print(f"{args.out}: the text has no more pieces, {args.size} were asked for")
+    for name, values in tokenizers.load_labels(args.out).items():
+        print(f"{args.out}: label {name}: {len(values)} values: {', '.join(values[:SHOWN])}")
+
+
+if __name__ == "__main__":
+    main()
