@@ -1,0 +1,177 @@
+"""Audio through soundfile: wav, flac, ogg, opus, mp3, NIST sphere, and shell commands that end in `|` and print one.
+
+Refused, with one sentence each: a missing, empty, truncated or damaged file, more than one channel (only the user
+knows which one is meant), NaN or infinite samples. Not refused: another sampling rate; it is resampled, and stage 1
+counts it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import soundfile
+import torch
+
+from asrtool import torchaudio_adapter
+
+SLACK = 0.02                                 # seconds by which a segment may exceed its recording (rounding)
+STREAMED = 0x7FFF0000                        # sizes from here on stand for "not known when the header was written"
+
+
+class AudioError(Exception):
+    """Audio that cannot be used; the message names the file or command and says why."""
+
+
+def read(path: str, start: float = 0.0, duration: float | None = None, rate: int | None = 16000) -> np.ndarray:
+    """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`, or all the rest."""
+    samples, found = load(path, start, duration)
+    return samples if rate is None else resample(samples, found, rate)
+
+
+def load(path: str, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
+    """What the file holds, not resampled: (T,) float32 and its rate in Hz."""
+    try:
+        if is_pipe(path):
+            samples, rate = _from_pipe(path) if start == 0 and duration is None else _from_pipe_again(path)
+            _check_segment(path, start, duration, len(samples) / rate)
+            first = round(start * rate)
+            samples = samples[first:] if duration is None else samples[first:first + round(duration * rate)]
+        else:
+            samples, rate = _from_file(path, start, duration)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: damaged or truncated, or not audio ({error.error_string.strip('. ')})") from None
+    if not samples.size:
+        raise AudioError(f"{path}: holds no samples")
+    finite = np.isfinite(samples)
+    if not finite.all():
+        where = start + int(finite.argmin()) / rate
+        bad = samples.size - int(finite.sum())
+        raise AudioError(f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at {where:.3f} s")
+    return samples, rate
+
+
+def info(path: str) -> tuple[int, int, int]:
+    """Rate in Hz, channels, samples per channel: from the header alone; a pipe has to be run for it."""
+    try:
+        with _open(path) as file:
+            return file.samplerate, file.channels, file.frames
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: not audio that can be read ({error.error_string.strip('. ')})") from None
+
+
+def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
+    """Seconds that each header declares, or what is wrong with it."""
+    def measure(path: str) -> float | AudioError:
+        try:
+            rate, _, samples = info(path)
+        except AudioError as error:
+            return error
+        return samples / rate
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(measure, paths))
+
+
+def is_pipe(path: str) -> bool:
+    return path.rstrip().endswith("|")
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Band-limited interpolation (torchaudio's windowed sinc) of (T,) to (ceil(T * to_hz / from_hz),)."""
+    if from_hz == to_hz:
+        return samples
+    return _resampler(from_hz, to_hz)(torch.from_numpy(samples)).numpy()
+
+
+def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
+    """Played `factor` times as fast, pitch included, as sox's `speed` does it: (T,) to (ceil(T / factor),).
+
+    The factor is rounded to a fraction of two-digit numbers: exact for 0.9 and 1.1, within 0.01 % for others near 1.
+    """
+    ratio = Fraction(factor).limit_denominator(100)
+    if ratio <= 0:
+        raise ValueError(f"speed factor {factor} is too small; expected at least 0.01")
+    return resample(samples, ratio.numerator, ratio.denominator)
+
+
+@lru_cache(maxsize=32)
+def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
+    return torchaudio_adapter.require().transforms.Resample(from_hz, to_hz)
+
+
+def _open(path: str) -> soundfile.SoundFile:
+    if is_pipe(path):
+        return soundfile.SoundFile(io.BytesIO(_run(path)))
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        relative = "" if os.path.isabs(path) else f" (relative paths start at {os.getcwd()})"
+        raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}{relative}") from None
+    if size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+    return soundfile.SoundFile(path)
+
+
+def _from_file(path: str, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    with _open(path) as file:
+        rate, total = file.samplerate, file.frames
+        _check_channels(path, file.channels)
+        _check_header(path, file)
+        _check_segment(path, start, duration, total / rate)
+        first = round(start * rate)
+        count = max(0, min(total - first, total if duration is None else round(duration * rate)))
+        file.seek(min(first, total))
+        samples = file.read(count, dtype="float32")
+    if len(samples) < count:
+        seconds = (first + len(samples)) / rate
+        raise AudioError(f"{path}: truncated, the header promises {total / rate:.2f} s, it ends at {seconds:.2f} s")
+    return samples, rate
+
+
+def _from_pipe(command: str) -> tuple[np.ndarray, int]:
+    with _open(command) as file:
+        _check_channels(command, file.channels)
+        return file.read(dtype="float32"), file.samplerate
+
+
+_from_pipe_again = lru_cache(maxsize=1)(_from_pipe)      # the segments of one recording follow each other
+
+
+def _run(command: str) -> bytes:
+    shell = ["bash", "-o", "pipefail", "-c", command.rstrip().removesuffix("|")]
+    done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+        raise AudioError(f"{command}: the command failed with status {done.returncode}: {said or 'it said nothing'}")
+    if not done.stdout:
+        raise AudioError(f"{command}: the command printed nothing; expected wav or flac on its standard output")
+    return done.stdout
+
+
+def _check_channels(path: str, channels: int) -> None:
+    if channels != 1:
+        source = path.rstrip().removesuffix("|").rstrip() + " | sox -t wav -" if is_pipe(path) else f"sox {path}"
+        choose = f"choose one in wav.scp (`{source} -t wav - remix 1 |`) or take their mean (`remix -`)"
+        raise AudioError(f"{path}: {channels} channels, expected 1; {choose}")
+
+
+def _check_header(path: str, file: soundfile.SoundFile) -> None:
+    """libsndfile shortens a truncated wav file without a word, except in its log."""
+    found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if file.format == "WAV" and found and int(found[2]) < int(found[1]) < STREAMED:
+        raise AudioError(f"{path}: truncated, the header promises {found[1]} bytes of samples, it holds {found[2]}")
+
+
+def _check_segment(path: str, start: float, duration: float | None, total: float) -> None:
+    end = start if duration is None else start + duration
+    if end > total + SLACK or (start and start >= total):
+        segment = f"the segment from {start:.3f} to {end:.3f} s"
+        raise AudioError(f"{path}: {segment} does not lie in the recording, which has {total:.3f} s")

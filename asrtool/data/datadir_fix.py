@@ -1,0 +1,144 @@
+"""Mend a data directory as Kaldi's fix_data_dir.sh does: sort, drop what has no counterpart, say what and why."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asrtool.data import audio, datadir_check, tables
+from asrtool.data.datadir_check import DataDirError
+from asrtool.data.tables import Table
+
+Files = dict[str, dict[str, str]]                             # file name -> id -> value
+NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")   # an utterance must be in each of these that exists
+
+
+@dataclass
+class FixReport:
+    """kept of total utterances; dropped: reason -> ids; changed: names of the files written anew or removed."""
+
+    total: int
+    kept: int = 0
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, ids: Iterable[str]) -> None:
+        ids = sorted(ids)
+        if ids:
+            self.dropped.setdefault(reason, []).extend(ids)
+
+    def __str__(self) -> str:
+        lines = [f"kept {self.kept} utterances out of {self.total}"]
+        for reason, ids in self.dropped.items():
+            more = ", ..." if len(ids) > tables.SHOWN else ""
+            lines.append(f"dropped {len(ids)}: {reason} ({', '.join(tables.first(ids))}{more})")
+        changed = f"{', '.join(self.changed)} (the files as they were: .backup/)" if self.changed else "nothing"
+        return "\n".join([*lines, f"changed {changed}"])
+
+
+def fix(folder: Path, base: Path | None = None) -> FixReport:
+    """Sort and intersect the files of `folder`; their former state goes to `.backup/`.
+
+    Files without a fault stay untouched. Raises DataDirError, and changes nothing, where a file is not UTF-8 or no
+    utterance would be left.
+    """
+    folder = Path(folder)
+    found = datadir_check.load(folder)
+    if "wav.scp" not in found:
+        raise DataDirError(str(datadir_check.consistency(folder, found)[0]))
+    unreadable = [problem for table in found.values() for problem in table.problems if "UTF-8" in problem.what]
+    if unreadable:
+        raise DataDirError(f"{unreadable[0]}; nothing was changed")
+    report = FixReport(total=len(datadir_check.utterance_ids(found)))
+    files = well_formed(found, report)
+    drop_recordings(found, files, report, base)
+    intersect(files, report)
+    if not report.kept:
+        raise DataDirError(f"{folder}: no utterance would be left, so nothing was changed\n{report}")
+    replace(folder, found, files, report)
+    return report
+
+
+def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
+    """The files without malformed lines, and without ids that have two values: nobody knows which one is right."""
+    files = {name: table.values() for name, table in found.items()}
+    for name, table in found.items():
+        malformed = datadir_check.malformed(name, table)
+        report.drop(f"two different lines in {name}", table.conflicts)
+        report.drop(f"a malformed line in {name}", {row.id for row in malformed} - table.conflicts)
+        for key in {row.id for row in malformed} | table.conflicts:
+            del files[name][key]
+    return files
+
+
+def drop_recordings(found: Mapping[str, Table], files: Files, report: FixReport, base: Path | None) -> None:
+    """Take recordings without a file out of wav.scp, and what does not lie within a recording out of segments."""
+    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files["wav.scp"].keys()
+    report.drop("the audio file does not exist", missing)
+    files["wav.scp"] = without(files["wav.scp"], missing)
+    if "segments" not in files:
+        return
+    lengths = datadir_check.recording_lengths(found, base)
+    fields = {key: value.split() for key, value in files["segments"].items()}
+    lost = {key for key, (recording, _, _) in fields.items() if recording not in files["wav.scp"]}
+    ends = {key: lengths.get(recording, math.inf) + audio.SLACK for key, (recording, _, _) in fields.items()}
+    late = {key for key, (_, _, end) in fields.items() if float(end) > ends[key]}
+    report.drop("no audio for its recording", lost)
+    report.drop("the segment ends after the recording", late - lost)
+    files["segments"] = without(files["segments"], lost | late)
+
+
+def intersect(files: Files, report: FixReport) -> None:
+    """Keep the utterances that every file knows, with their recordings and speakers; remake spk2utt."""
+    source = files.get("segments", files["wav.scp"])
+    if "text" in files:
+        dropped = {key for ids in report.dropped.values() for key in ids}
+        report.drop("a transcript without audio", files["text"].keys() - source.keys() - dropped)
+    kept = set(source)
+    for name in NEEDED:
+        if name in files:
+            report.drop(f"no line in {name}", kept - files[name].keys())
+            kept &= files[name].keys()
+    report.kept = len(kept)
+
+    recordings = {source[key].split()[0] for key in kept} if "segments" in files else kept
+    speakers = {files["utt2spk"][key] for key in kept} if "utt2spk" in files else kept
+    for name, values in files.items():
+        of_speakers = name.startswith("spk2") or name == "cmvn.scp"
+        keys = recordings if name in ("wav.scp", "reco2dur") else speakers if of_speakers else kept
+        files[name] = {key: value for key, value in values.items() if key in keys}
+    if "utt2dur" in files and files["utt2dur"].keys() != kept:
+        del files["utt2dur"]                                  # durations are measured where the file is missing
+    if "utt2spk" in files:
+        files["spk2utt"] = {}
+        for key in sorted(kept):
+            speaker = files["utt2spk"][key]
+            files["spk2utt"][speaker] = f"{files['spk2utt'].get(speaker, '')} {key}".strip()
+
+
+def without(values: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
+    ids = set(ids)
+    return {key: value for key, value in values.items() if key not in ids}
+
+
+def replace(folder: Path, found: Mapping[str, Table], files: Files, report: FixReport) -> None:
+    """Write the files that differ from what lies there, after a copy of all of them went to .backup/."""
+    wanted = {name: tables.render(values).encode() for name, values in files.items() if values}
+    report.changed = sorted(
+        name for name in found.keys() | wanted.keys()
+        if name not in wanted or name not in found or found[name].path.read_bytes() != wanted[name]
+    )
+    if not report.changed:
+        return
+    backup = folder / ".backup"
+    backup.mkdir(exist_ok=True)
+    for table in found.values():
+        shutil.copy2(table.path, backup / table.path.name)
+    for name in report.changed:
+        if name in wanted:
+            tables.write(folder / name, files[name])
+        else:
+            (folder / name).unlink()

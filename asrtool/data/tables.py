@@ -1,0 +1,131 @@
+"""Kaldi's text files: one id a line, then its value; sorted by the bytes of the id, every id once."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SHOWN = 3                                    # examples of a problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something wrong with a data directory, said once for all lines that have it."""
+
+    where: str                               # file:line of the first, or the file
+    what: str
+    mend: str                                # what to do about it; empty for notes
+    count: int = 1
+    examples: tuple[str, ...] = ()
+    kind: Literal["error", "untidy", "note"] = "error"      # cannot be read; Kaldi refuses it; legal but worth knowing
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        examples = f" ({', '.join(self.examples)}{more})" if self.examples else ""
+        return f"{self.where}: {self.what}{examples}" + (f"; {self.mend}" if self.mend else "")
+
+
+class Row(NamedTuple):
+    id: str
+    value: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file as it was found: `rows` in its order, `problems` of its form."""
+
+    path: Path
+    rows: list[Row]
+    problems: list[Problem]
+    conflicts: frozenset[str]                # ids with two different values
+
+    def values(self) -> dict[str, str]:
+        """Id -> value; of an id that occurs twice the first."""
+        return {row.id: row.value for row in reversed(self.rows)}
+
+
+def first(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value for value, _ in zip(ids, range(SHOWN), strict=False))
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def fix_command(folder: Path) -> str:
+    return f"`asrtool check_data {folder} --fix`"
+
+
+def read(path: Path) -> Table:
+    """Read one file and note everything that is wrong with its form; values are not looked at."""
+    data = path.read_bytes()
+    found = _Findings(path)
+    if data.startswith(codecs.BOM_UTF8):
+        data = data[len(codecs.BOM_UTF8):]
+        found.add("untidy", 1, "the file starts with a byte-order mark", "{fix} removes it")
+    rows: list[Row] = []
+    seen: dict[str, str] = {}
+    conflicts = set()
+    lines = data.split(b"\n")
+    for number, raw in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            found.add("error", number, "{lines} not in UTF-8", "`iconv -f <its encoding> -t UTF-8` converts the file")
+            continue
+        if text.endswith("\r"):
+            found.add("untidy", number, "{lines} end in CR LF, as Windows writes them", "{fix} removes the CR")
+        key, value = (*text.split(maxsplit=1), "", "")[:2]
+        value = value.rstrip()
+        if not key:
+            found.add("untidy", number, "{lines} without an id", "{fix} removes them")
+            continue
+        if key in seen and value != seen[key]:
+            conflicts.add(key)
+            found.add("error", number, "{lines} give an id another value", "{fix} drops these utterances", key)
+        elif key in seen:
+            found.add("error", number, "{lines} are there twice", "{fix} removes them", key)
+        elif rows and key < rows[-1].id:
+            found.add("untidy", number, "not sorted (LC_ALL=C) in {lines}", "{fix} sorts", key)
+        seen.setdefault(key, value)
+        rows.append(Row(key, value, number))
+    if not rows:
+        found.add("error", 1, "the file is empty", "write it again")
+    return Table(path, rows, found.problems(), frozenset(conflicts))
+
+
+def render(values: Mapping[str, str]) -> str:
+    """The lines of a file, in C-locale order."""
+    return "".join(f"{key} {values[key]}".rstrip() + "\n" for key in sorted(values))
+
+
+def write(path: Path, values: Mapping[str, str]) -> None:
+    """Write id -> value to a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(render(values), encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+class _Findings:
+    """Collects lines by what is wrong with them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+
+    def add(self, kind: str, line: int, what: str, mend: str, example: str = "") -> None:
+        self.found.setdefault((kind, what, mend), []).append((line, example))
+
+    def problems(self) -> list[Problem]:
+        return [
+            Problem(
+                where=f"{self.path}:{lines[0][0]}", what=what.replace("{lines}", plural(len(lines), "line")), kind=kind,
+                mend=mend.replace("{fix}", fix_command(self.path.parent)), count=len(lines),
+                examples=first(example for _, example in lines if example),
+            )
+            for (kind, what, mend), lines in self.found.items()
+        ]
