@@ -36,7 +36,8 @@ def end(kind: type[BaseException], error: BaseException, trace: TracebackType | 
     if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
     elif sentence:
-        print(f"{Path(sys.argv[0]).stem}: {sentence}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}: {sentence}", file=sys.stderr)
     if isinstance(error, BrokenPipeError):  # the interpreter's last flush must not complain about the same pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -20,7 +20,7 @@ metric=wer                                    # error rate: wer or cer
 normalize=en                                  # text normaliser before scoring: none, en or zh
 group_by=none                                 # label of utterances to break the score down by
 
-train_config=conf/train_ctc.yaml              # training config
+train_config=conf/train_conformer.yaml        # training config
 decode_config=conf/decode_greedy.yaml         # decoding config
 
 # shellcheck source=utils/stages.sh

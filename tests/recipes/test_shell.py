@@ -107,26 +107,10 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    assert listed == {
-        "stage",
-        "stop-stage",
-        "nj",
-        "ngpu",
-        "ranks",
-        "tag",
-        "train-config",
-        "decode-config",
-        "train-args",
-        "decode-args",
-        "corpus",
-        "mini",
-        "mini-size",
-        "force",
-        "dry-run",
-        "test-sets",
-        "unit",
-        "vocab-size",
-    }
+    assert listed == set(
+        "stage stop-stage nj ngpu ranks tag train-config decode-config train-args decode-args corpus mini mini-size force "
+        "dry-run test-sets unit vocab-size".split()
+    )
     assert "A recipe that only writes down its commands" in done.stdout
 
 
@@ -218,7 +202,6 @@ def test_stages_0_to_4_call_their_commands_in_order_with_their_folders(recipe: R
 
 
 def test_mini_takes_small_configs_and_folders_of_its_own(recipe: Recipe) -> None:
-    assert recipe.run("--mini", "true", "--stop-stage", "3", "--dry-run").returncode == 0
     text = recipe.run("--mini", "true", "--dry-run", "--ngpu", "1").stdout
     for part in (
         "make_mini_corpus.py --layout fake --out downloads/mini_default --size default",
