@@ -240,7 +240,7 @@ if (( ngpu == 0 )); then export CUDA_VISIBLE_DEVICES=; fi
 if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=; fi
 
 dump=dump$variant
-if (( stage <= 4 && stop_stage >= 1 )); then       # features of different kinds never share a folder
+if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its folder
   dump+=/$(python -m asrtool.bin.extract_features --config "$train_config" ${train_args:+--set "$train_args"} --print-id)
 fi
 find_test_sets
