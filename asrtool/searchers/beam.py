@@ -1,0 +1,265 @@
+"""Label-synchronous beam search over any sum of scorers, batched over utterances.
+
+Per step, every live prefix g of an utterance is extended by its best tokens and by the end:
+
+    s(g c) = s(g) + sum over scorers of weight * log p(c | g, x) + length_bonus                  (1)
+    s(g eos) = s(g) + sum over scorers of weight * log p(eos | g, x)                             (2)
+
+Of all extensions of an utterance, ends among the best `beam` are finished hypotheses, and the best `beam` others live
+on. An utterance is done when no continuation of a live prefix can beat its finished hypotheses any more: as
+log-probabilities are never above 0, s(g) with the most that length terms may still add bounds them all (3). Its rows
+then leave the batch.
+
+Scorers that rate the whole vocabulary go first and propose `candidates` extensions; partial scorers rate only those
+(Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all scorers are partial, they rate everything.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
+from asrtool.searchers.constraints import ConstraintsConfig
+from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
+from asrtool.types import EncoderOutput, Hypothesis
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamConfig:
+    """How wide to search, by which scorers, within which limits."""
+
+    beam: int = 10
+    weights: dict[str, float]  # scorer -> weight; `ctc` is the CTC prefix scorer; weight 0: not computed
+    candidates: int | None = None  # extensions of a prefix that partial scorers rate; none: 1.5 beams
+    nbest: int = 1  # hypotheses that must be certain before the search ends; up to `beam` are returned
+    constraints: ConstraintsConfig = ConstraintsConfig()
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ValueError(f"beam must be at least 1, not {self.beam}")
+        if not 1 <= self.nbest <= self.beam:
+            raise ValueError(f"nbest must be between 1 and beam ({self.beam}), not {self.nbest}")
+        if self.candidates is not None and self.candidates < self.beam:
+            raise ValueError(f"candidates ({self.candidates}) must not be fewer than beam ({self.beam})")
+        if min(self.weights.values(), default=0) < 0 or not any(self.weights.values()):
+            raise ValueError(f"weights must not be negative, and one must be above 0; got {self.weights}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionBeamConfig(BeamConfig):
+    """Beam search with the attention decoder alone."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"attention": 1.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBeamConfig(BeamConfig):
+    """One-pass joint decoding: attention decoder and CTC prefix probabilities."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"attention": 0.7, "ctc": 0.3})
+
+
+@dataclass(frozen=True)
+class Live:
+    """The prefixes of the utterances that go on; dead rows have score -inf. M scorers, B utterances, N = B * beam."""
+
+    utterances: tuple[int, ...]  # their rows in the batch
+    prefixes: Tensor  # (N, U + 1) incl. sos
+    scores: Tensor  # (B, beam) float64, s(g)
+    parts: Tensor  # (B, beam, M) float64, unweighted
+    states: tuple[Any, ...]  # one per scorer
+    constraints: tuple[Constraint, ...]
+
+    def select(self, blocks: Sequence[int], rows: Tensor, scorers: Sequence[Scorer]) -> Live:
+        """Keep the utterances at `blocks`, take row i from row rows[i]; the caller replaces scores and parts."""
+        return replace(
+            self,
+            utterances=tuple(self.utterances[block] for block in blocks),
+            prefixes=self.prefixes[rows],
+            states=tuple(scorer.select(state, rows) for scorer, state in zip(scorers, self.states, strict=True)),
+            constraints=tuple(constraint.select(rows) for constraint in self.constraints),
+        )
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The best 2 * beam extensions of each utterance, best first: all (B, 2 * beam), parts (B, 2 * beam, M)."""
+
+    scores: Tensor
+    parts: Tensor
+    parents: Tensor  # beam index of the extended prefix
+    tokens: Tensor
+
+
+@SEARCHERS.register("attention_beam", AttentionBeamConfig)
+@SEARCHERS.register("joint_beam", JointBeamConfig)
+class Beam(Searcher):
+    """Beam search; beam 1 without partial scorers and length terms is greedy search.
+
+    Hypotheses carry each scorer's unweighted log-probability in `parts`; their score is defined in constraints.py. An
+    utterance without frames gets the empty hypothesis with score 0; one for which the constraints leave nothing that is
+    possible gets the empty hypothesis with score -inf.
+    """
+
+    def __init__(self, config: BeamConfig, *, model: SearchModel) -> None:
+        self.config = config
+        self.model = model
+        named = {name: self._scorer(name) for name, weight in config.weights.items() if weight}
+        self.names = tuple(sorted(named, key=lambda name: named[name].partial))  # those that propose candidates first
+        self.scorers = tuple(named[name] for name in self.names)
+        self.weights = tuple(config.weights[name] for name in self.names)
+        self.proposers = sum(not scorer.partial for scorer in self.scorers)
+        self.candidates = config.candidates or -(-3 * config.beam // 2)
+
+    def _scorer(self, name: str) -> Scorer:
+        scorers = self.model.scorers()
+        if name in scorers:
+            return scorers[name]
+        if name == "ctc" and "ctc" in self.model.streams:
+            return CtcPrefixScorer(self.model)
+        has = ", ".join(sorted({*scorers, *({"ctc"} & self.model.streams)})) or "none"
+        raise LookupError(f"beam search: the model has no scorer '{name}' for weights.{name} (it has: {has})")
+
+    @torch.inference_mode()
+    def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+        lengths = encoded.frames.lengths.tolist()
+        limits = self.config.constraints.limits(encoded, self.model.frame_shift)
+        found: list[list[Hypothesis]] = [[] for _ in lengths]
+        live = self._start(encoded, limits) if any(lengths) else None
+        while live is not None:
+            extensions, live = self._extend(live)
+            self._finish(live, extensions, found)
+            live = self._advance(live, extensions, limits, found)
+        return [
+            hypotheses or [self._empty(-INF if length else 0.0)]
+            for hypotheses, length in zip(found, lengths, strict=True)
+        ]
+
+    def _start(self, encoded: EncoderOutput, limits: list[int]) -> Live:
+        """The empty prefix of every utterance that has frames; one of its rows lives."""
+        beam, device, count = self.config.beam, encoded.frames.data.device, len(limits)
+        scores = torch.full((count, beam), -INF, dtype=torch.float64, device=device)
+        scores[:, 0] = 0.0
+        live = Live(
+            utterances=tuple(range(count)),
+            prefixes=torch.full((count * beam, 1), self.model.eos, dtype=torch.int64, device=device),
+            scores=scores,
+            parts=torch.zeros((count, beam, len(self.scorers)), dtype=torch.float64, device=device),
+            states=tuple(scorer.start(encoded, beam) for scorer in self.scorers),
+            constraints=tuple(self.config.constraints.build(limits, eos=self.model.eos, beam=beam, device=device)),
+        )
+        kept = encoded.frames.lengths.nonzero()[:, 0]
+        if len(kept) == count:
+            return live
+        rows = (kept[:, None] * beam + torch.arange(beam, device=device)).flatten()
+        moved = live.select(kept.tolist(), rows, self.scorers)
+        return replace(moved, scores=live.scores[kept], parts=live.parts[kept])
+
+    def _extend(self, live: Live) -> tuple[Extensions, Live]:
+        """(1) and (2) for every live prefix; the best of them, and the scorers' new states."""
+        shares: list[Tensor] = []
+        states = list(live.states)
+        total: Tensor | None = None
+        for index, scorer in enumerate(self.scorers):
+            if scorer.partial and self.proposers and total.shape[1] > self.candidates + 2:  # 2: blank and eos
+                break
+            share, states[index] = scorer.score(live.prefixes, states[index], None)
+            total = self.weights[index] * share if total is None else total + self.weights[index] * share
+            shares.append(share)
+        total[:, self.model.blank] = -INF
+        for constraint in live.constraints:
+            total = constraint.apply(total, live.prefixes)
+
+        ends = total[:, self.model.eos, None].clone()
+        total[:, self.model.eos] = -INF
+        width = self.config.beam if len(shares) == len(self.scorers) else self.candidates
+        best, tokens = total.topk(min(width, total.shape[1] - 1))
+        tokens = torch.cat([tokens, torch.full_like(ends, self.model.eos, dtype=tokens.dtype)], 1)  # (N, K)
+        possible = torch.cat([best, ends], 1) != -INF
+        shares = [share.gather(1, tokens) for share in shares]
+        for index in range(len(shares), len(self.scorers)):
+            share, states[index] = self.scorers[index].score(live.prefixes, states[index], tokens)
+            shares.append(share)
+        parts = torch.stack([share.double() for share in shares], 2)  # (N, K, M)
+        return self._best(live, tokens, parts, possible), replace(live, states=tuple(states))
+
+    def _best(self, live: Live, tokens: Tensor, parts: Tensor, possible: Tensor) -> Extensions:
+        """tokens (N, K), their unweighted parts (N, K, M), which are possible (N, K)."""
+        utterances, beam = live.scores.shape
+        scores = (parts * parts.new_tensor(self.weights)).sum(2)
+        scores = scores + self.config.constraints.length_bonus * (tokens != self.model.eos).double()
+        scores = scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
+        width = scores.shape[2]
+        scores, chosen = scores.flatten(1).topk(2 * beam)
+        parts = (parts.view(utterances, beam, width, -1) + live.parts[:, :, None]).flatten(1, 2)
+        return Extensions(
+            scores=scores,
+            parts=parts.gather(1, chosen[:, :, None].expand(-1, -1, parts.shape[2])),
+            parents=chosen // width,
+            tokens=tokens.view(utterances, -1).gather(1, chosen),
+        )
+
+    def _finish(self, live: Live, extensions: Extensions, found: list[list[Hypothesis]]) -> None:
+        """Collect the ends among the best `beam` extensions of each utterance."""
+        beam = self.config.beam
+        if extensions.scores[:, 0].isnan().any():
+            raise ValueError(f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model and its input")
+        is_end = (extensions.tokens == self.model.eos) & (extensions.scores > -INF)
+        blocks, ranks = is_end[:, :beam].nonzero(as_tuple=True)
+        ended = zip(
+            blocks.tolist(),
+            live.prefixes[blocks * beam + extensions.parents[blocks, ranks], 1:].tolist(),
+            extensions.scores[blocks, ranks].tolist(),
+            extensions.parts[blocks, ranks].tolist(),
+            strict=True,
+        )
+        for block, tokens, score, parts in ended:
+            hypotheses = found[live.utterances[block]]
+            hypothesis = Hypothesis(
+                tokens=tuple(tokens),
+                score=self.config.constraints.ranked(score, len(tokens)),
+                parts=dict(zip(self.names, parts, strict=True)),
+            )
+            insort(hypotheses, hypothesis, key=lambda other: -other.score)
+            del hypotheses[beam:]
+
+    def _advance(
+        self, live: Live, extensions: Extensions, limits: list[int], found: list[list[Hypothesis]]
+    ) -> Live | None:
+        """The prefixes of the best `beam` extensions that are no ends, for the utterances that are not done."""
+        beam, device = self.config.beam, live.prefixes.device
+        is_end = extensions.tokens == self.model.eos
+        kept = is_end.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]
+        scores = extensions.scores.masked_fill(is_end, -INF).gather(1, kept)
+        num_tokens = live.prefixes.shape[1]
+        going = [
+            block
+            for block, (utterance, best) in enumerate(zip(live.utterances, scores[:, 0].tolist(), strict=True))
+            if self._is_open(best, num_tokens, limits[utterance], found[utterance])
+        ]
+        if not going:
+            return None
+        blocks = torch.tensor(going, dtype=torch.int64, device=device)
+        kept = kept[blocks]
+        rows = (blocks[:, None] * beam + extensions.parents[blocks].gather(1, kept)).flatten()
+        moved = live.select(going, rows, self.scorers)
+        tokens = extensions.tokens[blocks].gather(1, kept).view(-1, 1)
+        parts = extensions.parts[blocks[:, None], kept]
+        return replace(moved, prefixes=torch.cat([moved.prefixes, tokens], 1), scores=scores[blocks], parts=parts)
+
+    def _is_open(self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]) -> bool:
+        """(3): can a continuation of the best live prefix still enter the n-best list?"""
+        if best == -INF or len(hypotheses) < self.config.nbest:
+            return best > -INF
+        return self.config.constraints.best_possible(best, num_tokens, limit) > hypotheses[self.config.nbest - 1].score
+
+    def _empty(self, score: float) -> Hypothesis:
+        return Hypothesis(tokens=(), score=score, parts=dict.fromkeys(self.names, score))

@@ -1,0 +1,146 @@
+"""What a hypothesis may look like, and how its length counts.
+
+Constraints forbid extensions during a label-synchronous search; length terms act where hypotheses are ranked:
+
+    score = (sum of weight * part + length_bonus * U) / (U + 1) ** length_penalty
+
+for U tokens, where the one counts the end. Both are 0 by default, and the score is the weighted sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asrtool.searchers.base import Constraint
+from asrtool.types import EncoderOutput
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintsConfig:
+    """Limits on tokens (the smallest one counts), and what length is worth."""
+
+    max_tokens: int | None = None
+    max_tokens_per_frame: float | None = 1.0  # encoder frames
+    max_tokens_per_second: float | None = None
+    min_tokens: int = 0
+    no_repeat_ngram: int = 0  # no n tokens in a row occur twice; 0: anything may
+    length_bonus: float = 0.0  # added per token
+    length_penalty: float = 0.0  # exponent of the division by length; 1: the mean per token
+
+    def __post_init__(self) -> None:
+        limits = (self.max_tokens, self.max_tokens_per_frame, self.max_tokens_per_second)
+        if all(limit is None for limit in limits):
+            raise ValueError("give at least one of max_tokens, max_tokens_per_frame, max_tokens_per_second")
+        if any(limit is not None and limit <= 0 for limit in limits):
+            raise ValueError("limits on tokens must be above 0")
+        if min(self.min_tokens, self.no_repeat_ngram, self.length_penalty) < 0:
+            raise ValueError("min_tokens, no_repeat_ngram and length_penalty must not be negative")
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens ({self.max_tokens}) is below min_tokens ({self.min_tokens})")
+
+    def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
+        """The most tokens that each utterance may have: rates are rounded up, and min_tokens are always allowed."""
+        limits = []
+        for frames, positions in zip(encoded.frames.lengths.tolist(), encoded.positions.tolist(), strict=True):
+            seconds = (positions[frames - 1] + 1) * frame_shift if frames else 0.0
+            limit = INF if self.max_tokens is None else self.max_tokens
+            if self.max_tokens_per_frame is not None:
+                limit = min(limit, _round_up(self.max_tokens_per_frame * frames))
+            if self.max_tokens_per_second is not None:
+                limit = min(limit, _round_up(self.max_tokens_per_second * seconds))
+            limits.append(max(int(limit), self.min_tokens))
+        return limits
+
+    def build(self, limits: list[int], *, eos: int, beam: int, device: torch.device) -> list[Constraint]:
+        """The constraints of a search over utterances with these limits, `beam` rows each."""
+        constraints: list[Constraint] = []
+        if self.no_repeat_ngram:
+            constraints.append(NoRepeatNgram(self.no_repeat_ngram))
+        if self.min_tokens:
+            constraints.append(MinTokens(self.min_tokens, eos=eos))
+        rows = torch.tensor(limits, dtype=torch.int64, device=device).repeat_interleave(beam)
+        return [*constraints, MaxTokens(rows, eos=eos, smallest=min(limits, default=0))]
+
+    def ranked(self, score: float, num_tokens: int) -> float:
+        """The final score of a hypothesis; `score` has the bonus of its tokens."""
+        return score / (num_tokens + 1) ** self.length_penalty
+
+    def best_possible(self, score: float, num_tokens: int, limit: int) -> float:
+        """The best final score that any continuation of a prefix can reach.
+
+        Log-probabilities only sink, so a continuation of n tokens in all has at most score + bonus * (n - num_tokens).
+        """
+        if self.length_penalty == 0:
+            return score + max(0.0, self.length_bonus * (limit - num_tokens))
+        more = range(max(limit - num_tokens, 0) + 1)
+        return max(self.ranked(score + self.length_bonus * n, num_tokens + n) for n in more)
+
+
+def _round_up(value: float) -> int:
+    return math.ceil(value - 1e-6)  # 0.1 * 30 is 3, not 4
+
+
+class MaxTokens:
+    """Only the end may follow a prefix that has as many tokens as its row allows."""
+
+    def __init__(self, limits: Tensor, *, eos: int, smallest: int = 0) -> None:
+        self.limits = limits  # (N,)
+        self.eos = eos
+        self.smallest = smallest  # known on the host, so that most steps launch nothing
+
+    def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
+        num_tokens = prefixes.shape[1] - 1
+        if num_tokens < self.smallest:
+            return scores
+        forbidden = (self.limits <= num_tokens)[:, None] & _others(scores, self.eos)
+        return scores.masked_fill(forbidden, -INF)
+
+    def select(self, rows: Tensor) -> MaxTokens:
+        return MaxTokens(self.limits[rows], eos=self.eos, smallest=self.smallest)
+
+
+class MinTokens:
+    """The end may not follow a prefix of fewer tokens."""
+
+    def __init__(self, num_tokens: int, *, eos: int) -> None:
+        self.num_tokens = num_tokens
+        self.eos = eos
+
+    def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
+        if prefixes.shape[1] - 1 >= self.num_tokens:
+            return scores
+        return scores.masked_fill(~_others(scores, self.eos), -INF)
+
+    def select(self, rows: Tensor) -> MinTokens:
+        return self
+
+
+class NoRepeatNgram:
+    """A token may not complete a sequence of n tokens that the prefix has already."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
+        tokens = prefixes[:, 1:]
+        if tokens.shape[1] < self.n:
+            return scores
+        ngrams = tokens.unfold(1, self.n, 1)  # (N, U - n + 1, n)
+        context = tokens[:, tokens.shape[1] - self.n + 1 :]
+        seen = (ngrams[:, :, :-1] == context[:, None]).all(2)
+        penalties = torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(seen, -INF)
+        return scores.scatter_reduce(1, ngrams[:, :, -1], penalties + scores.gather(1, ngrams[:, :, -1]), "amin")
+
+    def select(self, rows: Tensor) -> NoRepeatNgram:
+        return self
+
+
+def _others(scores: Tensor, eos: int) -> Tensor:
+    """(1, V) bool, True for every token but the end."""
+    return (torch.arange(scores.shape[1], device=scores.device) != eos)[None]

@@ -1,0 +1,156 @@
+"""CTC prefix probabilities as a `Scorer`, for one-pass joint CTC/attention search.
+
+Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech recognition", IEEE JSTSP 2017, algorithm 2
+(also arXiv 1609.06773). For a prefix g, with p_t(c) the CTC posterior of token c in frame t:
+
+    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank
+    phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
+                  = n_t(g) + b_t(g)       otherwise
+    psi(g c)      = sum_t phi_{t-1}(g, c) p_t(c)                                     (2)  anything may follow g c
+    n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (3)
+    b_t(g c)      = (b_{t-1}(g c) + n_{t-1}(g c)) p_t(blank)                         (4)
+    psi(g eos)    = n_S(g) + b_S(g)                                                  (5)  nothing follows g
+
+The score of extension c is log psi(g c) - log psi(g): probabilities of all extensions and the end add up to one. Two
+observations make it fast. (2) needs no recursion and is a matrix product over frames, so (3) and (4) are computed only
+for the extensions that a search keeps. And (3), (4) are linear recurrences, which a cumulative sum in the log domain
+solves without a loop over frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asrtool.searchers.base import SearchModel
+from asrtool.types import EncoderOutput
+
+INF = float("inf")
+ZERO = -1e6  # stands for log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames comes near it
+SMALL = 1e-25  # below it a float32 product has lost terms, and (2) is computed again in the log domain
+BLOCK = 1 << 22  # elements of the largest temporary of that computation
+
+
+@dataclass(frozen=True)
+class CtcPrefixState:
+    """What is known of N prefixes; log_probs and probs are shared by all beams and never copied."""
+
+    log_probs: Tensor  # (B, V, S), -inf beyond the end
+    probs: Tensor  # (B, V, S), 0 beyond the end
+    lengths: Tensor  # (B,)
+    utterance: Tensor  # (N,) the utterance of each row
+    other: Tensor  # (N, S) float64, log phi before each frame, for a token that differs from the last one
+    repeat: Tensor  # (N, S) float64, log phi for a token that repeats it
+    end: Tensor  # (N,) float64, log psi(g eos)
+    score: Tensor  # (N,) float64, log psi(g)
+    num_tokens: int
+
+
+class CtcPrefixScorer:
+    """Rates extensions by the CTC head `stream` of a model; eos gets the probability that the prefix is everything.
+
+    A label that shares its id with eos is never proposed as a token; probability that the head gives to it is lost.
+    """
+
+    partial = True
+
+    def __init__(self, model: SearchModel, stream: str = "ctc") -> None:
+        self.model = model
+        self.stream = stream
+
+    def start(self, encoded: EncoderOutput, beam: int) -> CtcPrefixState:
+        frames = self.model.log_probs(encoded, self.stream)
+        log_probs = frames.data.masked_fill(~frames.mask[:, :, None], -INF).transpose(1, 2).contiguous()
+        blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(beam, 0)
+        utterance = torch.arange(len(log_probs), device=log_probs.device).repeat_interleave(beam)
+        return CtcPrefixState(
+            log_probs=log_probs,
+            probs=log_probs.exp(),
+            lengths=frames.lengths,
+            utterance=utterance,
+            other=blank[:, :-1],
+            repeat=blank[:, :-1],
+            end=blank.gather(1, frames.lengths[utterance][:, None])[:, 0],
+            score=torch.zeros_like(blank[:, 0]),
+            num_tokens=0,
+        )
+
+    def score(
+        self, prefixes: Tensor, state: CtcPrefixState, candidates: Tensor | None
+    ) -> tuple[Tensor, CtcPrefixState]:
+        """prefixes (N, U) incl. sos, candidates (N, K) or None -> float64 log-probabilities (N, K) or (N, V), state."""
+        if prefixes.shape[1] - 1 > state.num_tokens:
+            state = self._extend(prefixes, state)
+        last = prefixes[:, -1:]
+        extended = _log_sums(state, state.other, candidates)
+        repeated = _log_sums(state, state.repeat, last)
+        if candidates is None:
+            candidates = torch.arange(extended.shape[1], device=extended.device).expand_as(extended)
+        extended = torch.where(candidates == last, repeated, extended)
+        extended = torch.where(candidates == self.model.eos, state.end[:, None], extended)
+        impossible = (state.score == -INF)[:, None] | (candidates == self.model.blank)
+        return (extended - state.score[:, None]).masked_fill_(impossible, -INF), state
+
+    def select(self, state: CtcPrefixState, rows: Tensor) -> CtcPrefixState:
+        return replace(
+            state,
+            utterance=state.utterance[rows],
+            other=state.other[rows],
+            repeat=state.repeat[rows],
+            end=state.end[rows],
+            score=state.score[rows],
+        )
+
+    def _extend(self, prefixes: Tensor, state: CtcPrefixState) -> CtcPrefixState:
+        """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
+        token = prefixes[:, -1]
+        arrival = torch.where((token == prefixes[:, -2])[:, None], state.repeat, state.other)
+        log_probs = state.log_probs[state.utterance, token].double()
+        non_blank = _recurrence(log_probs, arrival)
+        blank = _recurrence(state.log_probs[state.utterance, self.model.blank].double(), non_blank[:, :-1])
+        either = torch.logaddexp(non_blank, blank)
+        return replace(
+            state,
+            other=either[:, :-1],
+            repeat=blank[:, :-1],
+            end=either.gather(1, state.lengths[state.utterance][:, None])[:, 0],
+            score=torch.logsumexp(arrival + log_probs, 1),
+            num_tokens=state.num_tokens + 1,
+        )
+
+
+def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
+    """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, all in the log domain: (N, S), (N, S) -> (N, S + 1)."""
+    log_probs = log_probs.clamp(min=ZERO)
+    until = log_probs.cumsum(1)
+    y = until + torch.logcumsumexp(arrival - (until - log_probs), 1)
+    return F.pad(y.masked_fill_(y < ZERO / 2, -INF), (1, 0), value=-INF)
+
+
+def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None) -> Tensor:
+    """(2): log phi (N, S), candidates (N, K) or None -> float64 log psi (N, K) or (N, V)."""
+    scale = arrival.amax(1, keepdim=True)
+    scale = scale.masked_fill(scale == -INF, 0.0)
+    weights = (arrival - scale).exp()
+    if candidates is None:
+        sums = _over_vocabulary(state, weights)
+    else:
+        probs = state.probs[state.utterance[:, None], candidates]
+        sums = torch.bmm(probs.double(), weights[:, :, None])[:, :, 0]
+    log_sums = sums.log() + scale
+    rows, columns = ((sums < SMALL) & (weights > 0).any(1, keepdim=True)).nonzero(as_tuple=True)
+    tokens = columns if candidates is None else candidates[rows, columns]
+    size = max(1, BLOCK // arrival.shape[1])
+    for row, column, token in zip(rows.split(size), columns.split(size), tokens.split(size), strict=True):
+        log_sums[row, column] = torch.logsumexp(arrival[row] + state.log_probs[state.utterance[row], token], 1)
+    return log_sums
+
+
+def _over_vocabulary(state: CtcPrefixState, weights: Tensor) -> Tensor:
+    """weights (N, S) -> (N, V): one matrix product per utterance, whose rows lie side by side."""
+    utterances, counts = state.utterance.unique_consecutive(return_counts=True)
+    blocks = zip(weights.split(counts.tolist()), utterances.tolist(), strict=True)
+    return torch.cat([block @ state.probs[utterance].T.double() for block, utterance in blocks])
