@@ -64,3 +64,12 @@ def broadcast_object(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=device() if device().type == "cuda" else None)
     return box[0]
+
+
+def gather_objects(value: object) -> list:
+    """Every rank's small Python object, in the order of the ranks, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    box: list = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box

@@ -1,0 +1,71 @@
+"""The `trainer:` part of a training config, what a resumed run remembers, and what the trainer needs of its data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from asrtool.train.step import StepBatches
+from asrtool.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long to train, in which precision, and what to keep. One of `epochs` and `steps` is set."""
+
+    epochs: int | None = None
+    steps: int | None = None
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    best: str = "valid/loss"  # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
+    average: int = 10  # checkpoints averaged at the end (one is made at each validation)
+    average_by: Literal["best", "last"] = "best"
+    validate_every: int | None = None  # steps; null: at the end of each epoch
+    early_stop: int | None = None  # validations in a row without a better value of `best`
+    save_every_seconds: float = 600.0  # between validations
+    log_every: int = 20  # steps per record in log.jsonl
+    nonfinite_limit: int = 10  # steps in a row with a non-finite loss or gradient that end the run
+    ema: float | None = None  # decay of a moving average of the weights, used instead of them outside training
+    compile: bool = False  # torch.compile each part of the model
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, and not both")
+        counts = {
+            name: getattr(self, name)
+            for name in ("epochs", "steps", "average", "validate_every", "early_stop", "log_every", "nonfinite_limit")
+        }
+        wrong = [name for name, value in counts.items() if value is not None and value < 1]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} must be at least 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError("ema must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """What a resumed run must know beside weights and optimizer."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished steps of the current epoch
+    step: int = 0  # finished steps
+    validated: int = 0  # the step of the last validation
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+    bad: int = 0  # steps that changed nothing because something was not finite
+    bad_row: int = 0  # of these, the last ones without a good one between
+
+
+class Steps(Protocol):
+    """The training data as the trainer sees them."""
+
+    def num_steps(self, epoch: int) -> int:
+        """Steps of an epoch, the same on all ranks."""
+
+    def steps(self, epoch: int, index: int) -> Iterable[StepBatches]:
+        """Step `index` of `epoch`, both from 0, and so on without end."""
+
+    def longest(self) -> Batch | None:
+        """The micro-batch with the longest utterance, if it can be read."""

@@ -1,0 +1,61 @@
+"""The weighted sum of the configured losses.
+
+    total = sum over terms w of  weight_w * sum over utterances b of  loss_w(b)
+
+It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer step, so the gradient
+does not depend on how the step is cut into micro-batches and ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from asrtool.types import Batch, LossReport, ModelOutput
+
+
+class Term(Protocol):
+    """What the objective needs of a loss."""
+
+    stream: str
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
+
+    def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
+
+
+class Objective:
+    """Losses and their weights, by name. A term with weight 0 is not computed and not reported.
+
+    `terms`: the names that are computed, in the order of the config.
+    """
+
+    def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
+        if set(losses) != set(weights):
+            raise ValueError(f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names")
+        self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
+        self._weights = {name: float(weights[name]) for name in self._losses}
+        self.terms = tuple(self._losses)
+        if not self.terms:
+            raise ValueError(
+                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing would be trained"
+            )
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
+        """Rate a batch; an utterance that any term cannot rate is named in `skipped` (its other terms still count)."""
+        values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
+        for name, value in values.items():
+            if value.shape != (len(batch),):
+                raise ValueError(
+                    f"loss '{name}' gave shape {tuple(value.shape)}; expected ({len(batch)},), one number per utterance"
+                )
+        total = sum(self._weights[name] * value.sum() for name, value in values.items())
+        masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]
+        anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]
+        return LossReport(
+            total=total,
+            terms={name: value.detach() for name, value in values.items()},
+            skipped=tuple(name for name, skip in zip(batch.ids, anywhere, strict=True) if skip),
+        )

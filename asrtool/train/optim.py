@@ -1,0 +1,133 @@
+"""AdamW with parameter groups chosen by name pattern, freezing, and a schedule.
+
+Weight decay pulls matrices and kernels only: biases, normalisation gains (everything with fewer than two dimensions,
+and every `*bias*`) and embedding tables are left alone, since decay would shrink the row of a rare token between its
+visits.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
+
+
+class OptimError(ValueError):
+    """A pattern of `optim.groups` that does nothing, or a model with nothing left to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """What differs for the parameters whose name matches the group's pattern."""
+
+    lr_scale: float = 1.0  # times the scheduled rate
+    weight_decay: float | None = None  # of those that decay at all; null: as `optim.weight_decay`
+    freeze: bool = False  # never trained
+    freeze_until: int = 0  # not trained in steps 1 to this one
+
+    def __post_init__(self) -> None:
+        if self.lr_scale <= 0:
+            raise ValueError("lr_scale must be above 0; to keep parameters as they are, say freeze: true")
+        if self.freeze_until < 0:
+            raise ValueError("freeze_until must be at least 0")
+        if self.freeze and self.freeze_until:
+            raise ValueError("freeze: true is for ever; use freeze_until alone to train later")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW (arXiv 1711.05101). `groups`: name pattern -> what differs; the first pattern that matches a parameter
+    wins."""
+
+    lr: float  # the schedule's peak
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    clip: float = 5.0  # largest norm of all gradients together; .inf for no limit
+    schedule: Annotated[object, SCHEDULES] = field(default_factory=ConstantConfig)
+    groups: dict[str, GroupConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.eps <= 0 or self.clip <= 0 or self.weight_decay < 0:
+            raise ValueError("lr, eps and clip must be above 0, weight_decay at least 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must be at least 0 and below 1")
+
+
+def build(config: OptimConfig, model: nn.Module, planned: int) -> tuple[torch.optim.AdamW, Schedule]:
+    """The optimizer over every parameter that is ever trained, and the schedule; `planned`: steps of the whole run."""
+    chosen = assign(config, model)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        group = chosen[name]
+        if group.freeze:
+            continue
+        decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+        bare = parameter.ndim < 2 or "bias" in name.rpartition(".")[2] or id(parameter) in tables
+        buckets.setdefault((group.lr_scale, 0.0 if bare else decay), []).append(parameter)
+    if not buckets:
+        raise OptimError("optim.groups freezes every parameter of the model; nothing is left to train")
+    groups = [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale}
+        for (scale, decay), parameters in buckets.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return optimizer, SCHEDULES.build(config.schedule, planned=planned)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate` times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
+    """Set `requires_grad` as it must be for update number `step`; True when that changed anything."""
+    chosen = assign(config, model)
+    changed = False
+    for name, parameter in model.named_parameters():
+        wanted = not chosen[name].freeze and step > chosen[name].freeze_until
+        changed |= parameter.requires_grad != wanted
+        parameter.requires_grad_(wanted)
+        if not wanted:
+            parameter.grad = None
+    return changed
+
+
+def thaw_steps(config: OptimConfig) -> list[int]:
+    """The steps, ascending, from which on some more parameters are trained."""
+    return sorted({group.freeze_until + 1 for group in config.groups.values() if group.freeze_until})
+
+
+def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
+    """Parameter name -> its group. A pattern that decides nothing is an error."""
+    names = [name for name, _ in model.named_parameters()]
+    chosen: dict[str, GroupConfig] = {}
+    for pattern, group in config.groups.items():
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise OptimError(f"optim.groups: '{pattern}' matches no parameter{_near(pattern, names)}")
+        taken = [name for name in matching if name not in chosen]
+        if not taken:
+            raise OptimError(f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern above it")
+        chosen.update(dict.fromkeys(taken, group))
+    rest = GroupConfig()
+    return {name: chosen.get(name, rest) for name in names}
+
+
+def _near(pattern: str, names: list[str]) -> str:
+    """What was probably meant: patterns over modules of the model that look alike, else its top level."""
+    parts = [name.split(".") for name in names]
+    modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
+    close = difflib.get_close_matches(pattern, sorted(modules) + names, n=3)
+    if close:
+        return f"; did you mean {' or '.join(repr(name) for name in close)}?"
+    return f"; the model's parameters begin with {', '.join(sorted({part[0] for part in parts}))}"

@@ -1,0 +1,131 @@
+"""What training says: a bar on a terminal or a line every ten seconds elsewhere, and a record in log.jsonl every so
+many steps."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+from torch import nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from asrtool.log import JsonLines, logger
+from asrtool.train.step import StepResult
+
+LINE_SECONDS = 10.0
+SLOW_DATA = 0.1  # share of the time spent waiting for data above which there is advice
+
+
+class Window:
+    """Sums over the steps since the last line or record."""
+
+    def __init__(self) -> None:
+        self.steps = self.utterances = 0
+        self.frames = self.waited = self.norm = 0.0
+        self.losses: dict[str, float] = {}
+        self.started = time.monotonic()
+
+    def add(self, result: StepResult, waited: float) -> None:
+        self.steps += 1
+        self.waited += waited
+        self.frames += result.frames
+        if result.bad is not None:
+            return
+        self.utterances += result.utterances
+        self.norm = result.norm
+        for name, value in {"loss": result.loss, **result.terms}.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
+
+    def values(self, frame_seconds: float) -> dict[str, float]:
+        """Losses per utterance, norm of the last gradient, audio seconds a second, share of the time spent waiting for
+        data."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        return {
+            **{name: total / max(1, self.utterances) for name, total in self.losses.items()},
+            "norm": self.norm,
+            "audio_seconds_per_second": self.frames * frame_seconds / elapsed,
+            "data_wait": min(1.0, self.waited / elapsed),
+        }
+
+
+class Progress:
+    """Of one phase on rank 0; silent on the others, whose `log` is None."""
+
+    def __init__(
+        self, phase: str, log: JsonLines | None, *, planned: int, start: int, every: int, frame_seconds: float
+    ) -> None:
+        self._phase, self._log, self._planned, self._every = phase, log, planned, every
+        self._frame_seconds = frame_seconds
+        self._line, self._record = Window(), Window()
+        self._began, self._first = time.monotonic(), start
+        self._advised = False
+        self._bar = (
+            tqdm(total=planned, initial=start, desc=phase, unit="step", dynamic_ncols=True) if self._terminal else None
+        )
+        self._redirect = logging_redirect_tqdm([logger])
+        if self._bar is not None:
+            self._redirect.__enter__()
+
+    @property
+    def _terminal(self) -> bool:
+        return self._log is not None and sys.stderr.isatty()
+
+    def step(self, epoch: int, step: int, rate: float, result: StepResult, waited: float) -> None:
+        """Count update number `step` of epoch `epoch` (from 1), which waited `waited` seconds for its data."""
+        if self._log is None:
+            return
+        for window in (self._line, self._record):
+            window.add(result, waited)
+        if self._bar is not None:
+            self._bar.update()
+        if step % self._every == 0:
+            values = self._record.values(self._frame_seconds)
+            self._log.write(event="step", phase=self._phase, epoch=epoch, step=step, rate=rate, **values)
+            self._advise(values["data_wait"])
+            self._record = Window()
+        if time.monotonic() - self._line.started >= (1.0 if self._bar is not None else LINE_SECONDS):
+            self._say(epoch, step, rate, self._line.values(self._frame_seconds))
+            self._line = Window()
+
+    def event(self, event: str, **facts: object) -> None:
+        """A record in log.jsonl."""
+        if self._log is not None:
+            self._log.write(event=event, phase=self._phase, **facts)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._redirect.__exit__(None, None, None)
+
+    def _say(self, epoch: int, step: int, rate: float, values: Mapping[str, float]) -> None:
+        losses = {name: value for name, value in values.items() if name in self._line.losses}
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "loss")
+        text = f"epoch {epoch} loss {losses.get('loss', float('nan')):.3f}" + (f" ({parts})" if len(losses) > 2 else "")
+        text += f" lr {rate:.2e} norm {values['norm']:.2f}"
+        text += f" audio {values['audio_seconds_per_second']:.0f} s/s data {values['data_wait']:.0%}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+            return
+        left = (time.monotonic() - self._began) / max(1, step - self._first) * max(0, self._planned - step)
+        logger.info("%s step %d/%d %s left %s", self._phase, step, self._planned, text, timedelta(seconds=round(left)))
+
+    def _advise(self, share: float) -> None:
+        if share > SLOW_DATA and not self._advised:
+            self._advised = True
+            logger.info(
+                "%.0f %% of the time is spent waiting for data; raise data.workers, or use stored features", 100 * share
+            )
+
+
+def parameter_table(model: nn.Module) -> str:
+    """Trainable and frozen parameters by the model's parts."""
+    rows = []
+    for name, part in [*model.named_children(), ("total", model)]:
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+        rows.append((name, sum(n for n, on in sizes if on), sum(n for n, on in sizes if not on)))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'parameters':{max(width, 10)}} {'trainable':>13} {'frozen':>13}"]
+    return "\n".join(lines + [f"{name:{max(width, 10)}} {on:13,} {off:13,}" for name, on, off in rows])

@@ -1,0 +1,183 @@
+"""Learning-rate schedules: pure functions of the step, so that a resumed run needs nothing but its step number.
+
+Each gives the factor in 0..1 by which the peak rate `optim.lr` is multiplied; step 1 is the first update. `total: null`
+means the planned number of steps of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from asrtool.registry import Registry
+
+
+class Schedule:
+    """Built by `SCHEDULES.build(config, planned=steps of the run)`."""
+
+    def factor(self, step: int) -> float:
+        """Share of the peak rate for update number `step` >= 1."""
+        raise NotImplementedError
+
+
+SCHEDULES: Registry[Schedule] = Registry("schedule")
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
+
+
+def _check(name: str, warmup: int | None, total: int) -> None:
+    if warmup is not None and not 0 <= warmup < total:
+        raise ValueError(
+            f"optim.schedule: {name} warms up for {warmup} of {total} steps; warmup must be at least 0 and less than "
+            "the total"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantConfig:
+    """The peak rate, after a linear warm-up."""
+
+    warmup: int = 0  # steps
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise ValueError("warmup must be at least 0")
+
+
+@SCHEDULES.register("constant", ConstantConfig)
+class Constant(Schedule):
+    """min(step / warmup, 1)."""
+
+    def __init__(self, config: ConstantConfig, *, planned: int) -> None:
+        self._warmup = config.warmup
+
+    def factor(self, step: int) -> float:
+        return min(1.0, step / max(1, self._warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSqrtConfig:
+    """Linear warm-up, then the inverse square root of the step (Noam, arXiv 1706.03762, its peak at `optim.lr`)."""
+
+    warmup: int  # steps
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise ValueError("warmup must be at least 1")
+
+
+@SCHEDULES.register("inverse_sqrt", InverseSqrtConfig)
+class InverseSqrt(Schedule):
+    """min(step / warmup, sqrt(warmup / step))."""
+
+    def __init__(self, config: InverseSqrtConfig, *, planned: int) -> None:
+        self._warmup = config.warmup
+
+    def factor(self, step: int) -> float:
+        return min(step / self._warmup, math.sqrt(self._warmup / step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """Linear warm-up, then linearly down to `end`."""
+
+    warmup: int = 0  # steps
+    total: int | None = None  # steps, warm-up included
+    end: float = 0.0  # factor at the last step and after it
+
+
+@SCHEDULES.register("linear", LinearConfig)
+class Linear(Schedule):
+    def __init__(self, config: LinearConfig, *, planned: int) -> None:
+        self._config = config
+        self._total = planned if config.total is None else config.total
+        _check("linear", config.warmup, self._total)
+
+    def factor(self, step: int) -> float:
+        warmup, end = self._config.warmup, self._config.end
+        if step <= warmup:
+            return step / warmup
+        return end + (1.0 - end) * max(0.0, (self._total - step) / (self._total - warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineConfig:
+    """Linear warm-up, then half a cosine down to `end` (arXiv 1608.03983, one cycle)."""
+
+    warmup: int = 0  # steps
+    total: int | None = None  # steps, warm-up included
+    end: float = 0.0  # factor at the last step and after it
+
+
+@SCHEDULES.register("cosine", CosineConfig)
+class Cosine(Schedule):
+    def __init__(self, config: CosineConfig, *, planned: int) -> None:
+        self._config = config
+        self._total = planned if config.total is None else config.total
+        _check("cosine", config.warmup, self._total)
+
+    def factor(self, step: int) -> float:
+        warmup = self._config.warmup
+        if step <= warmup:
+            return step / warmup
+        return _cosine(1.0, self._config.end, (step - warmup) / (self._total - warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycleConfig:
+    """Up along half a cosine, down along another to almost nothing (arXiv 1708.07120); for short runs."""
+
+    warmup: int | None = None  # steps; null: 30 % of the total
+    total: int | None = None  # steps
+    start: float = 0.04  # factor before the first step
+    end: float = 4e-6  # factor at the last step and after it
+
+
+@SCHEDULES.register("one_cycle", OneCycleConfig)
+class OneCycle(Schedule):
+    def __init__(self, config: OneCycleConfig, *, planned: int) -> None:
+        self._config = config
+        self._total = planned if config.total is None else config.total
+        self._warmup = round(0.3 * self._total) if config.warmup is None else config.warmup
+        _check("one_cycle", self._warmup, self._total)
+
+    def factor(self, step: int) -> float:
+        if step <= self._warmup:
+            return _cosine(self._config.start, 1.0, step / self._warmup)
+        return _cosine(1.0, self._config.end, (step - self._warmup) / (self._total - self._warmup))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriStageConfig:
+    """Linear warm-up, hold, exponential decay: how SSL encoders are fine-tuned (arXiv 2006.11477, appendix B)."""
+
+    warmup: int | None = None  # steps; null: 10 % of the total
+    hold: int | None = None  # steps; null: 40 % of the total
+    total: int | None = None  # steps
+    start: float = 0.01  # factor before the first step
+    end: float = 0.05  # factor at the last step and after it
+
+    def __post_init__(self) -> None:
+        if not 0 < self.end <= 1:
+            raise ValueError("end must be above 0 and at most 1")
+
+
+@SCHEDULES.register("tri_stage", TriStageConfig)
+class TriStage(Schedule):
+    def __init__(self, config: TriStageConfig, *, planned: int) -> None:
+        self._config = config
+        self._total = planned if config.total is None else config.total
+        self._warmup = round(0.1 * self._total) if config.warmup is None else config.warmup
+        self._held = self._warmup + (round(0.4 * self._total) if config.hold is None else config.hold)
+        _check("tri_stage", self._held, self._total)
+
+    def factor(self, step: int) -> float:
+        start, end = self._config.start, self._config.end
+        if step <= self._warmup:
+            return start + (1.0 - start) * step / self._warmup
+        if step <= self._held:
+            return 1.0
+        return end ** min(1.0, (step - self._held) / (self._total - self._held))

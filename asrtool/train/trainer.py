@@ -1,0 +1,330 @@
+"""The training loop of one phase: resume, step, validate, save, stop.
+
+    restore the newest whole checkpoint; run the longest batch once, for memory
+    until the planned steps or epochs are done:
+        step: micro-batches, clip, update (asrtool/train/step.py)
+        validate and save when due; stop in good order on a signal
+    average the best checkpoints
+
+Randomness, learning rate and data order are functions of the step, so a run that was interrupted anywhere, even in the
+middle of a validation, and started again ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asrtool import distributed
+from asrtool.log import JsonLines, logger
+from asrtool.registry import suggest
+from asrtool.train import checkpoint
+from asrtool.train.config import Steps, TrainerConfig, TrainState
+from asrtool.train.ema import Ema
+from asrtool.train.objective import Objective
+from asrtool.train.optim import OptimConfig
+from asrtool.train.progress import Progress, parameter_table
+from asrtool.train.signals import StopSignals
+from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
+from asrtool.train.validation import Rates, measure, measure_batch, names
+from asrtool.types import Batch
+
+NAMES_SHOWN = 10
+
+
+class Trainer:
+    """Trains `model` in `folder`. `valid` is iterated at each validation: this rank's share of its batches."""
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        optim: OptimConfig,
+        model: nn.Module,
+        objective: Objective,
+        train: Steps,
+        valid: Iterable[Batch],
+        folder: Path,
+        *,
+        rates: Rates | None = None,
+        seed: int = 0,
+        frame_seconds: float = 0.01,  # seconds per input frame or sample, for the speed that is printed
+        device: torch.device | None = None,
+        logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; default: `folder`
+    ) -> None:
+        self.config, self.train, self.valid, self.rates = config, train, valid, rates
+        self.folder, self.logs = Path(folder), Path(logs or folder)
+        self.device = device or distributed.device()
+        self.model = model.to(self.device)
+        self.state = TrainState()
+        self._check(objective)
+        per_epoch = train.num_steps(0)
+        if per_epoch == 0:
+            raise TrainError(
+                "the training set gives no step: it has no utterance between data.min_seconds and max_seconds"
+            )
+        self.planned = config.steps if config.steps is not None else config.epochs * per_epoch
+        if config.compile:
+            for (
+                part
+            ) in self.model.children():  # not the model itself: it reads ids and texts, which are never twice the same
+                part.compile(dynamic=True)
+        self.stepper = Stepper(
+            optim,
+            self.model,
+            objective,
+            planned=self.planned,
+            precision=config.precision,
+            device=self.device,
+            seed=seed,
+        )
+        self._ema = Ema(self.model, config.ema) if config.ema is not None else None
+        self._frame_seconds = frame_seconds
+        self._saved_at, self._saved_step = time.monotonic(), 0
+        self._skipped: set[str] = set()
+        self._named: set[str] = set()
+
+    def _check(self, objective: Objective) -> None:
+        config = self.config
+        known = names(objective.terms, self.rates)
+        if config.best not in known:
+            raise TrainError(f"trainer.best: '{config.best}' is not measured{suggest(config.best, known)}")
+        if config.precision == "fp16" and self.device.type != "cuda":
+            raise TrainError("trainer.precision: fp16 needs a GPU; use float32 or bf16 on a CPU")
+        if config.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+            raise TrainError("trainer.precision: this GPU computes no bf16; use fp16 or float32")
+
+    # -- the loop --------------------------------------------------------------
+
+    def run(self) -> int:
+        """Train to the end, or to the first signal to stop, whose number is returned; 0 means finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._restore()
+        log = JsonLines(self.logs / "log.jsonl") if distributed.is_main() else None
+        self.progress = Progress(
+            self.folder.name,
+            log,
+            planned=self.planned,
+            start=self.state.step,
+            every=self.config.log_every,
+            frame_seconds=self._frame_seconds,
+        )
+        try:
+            with StopSignals() as self._signals:
+                return self._loop()
+        finally:
+            self.progress.close()
+            if log is not None:
+                log.close()
+
+    def _loop(self) -> int:
+        self._announce()
+        groups = iter(self.train.steps(self.state.epoch, self.state.batch))
+        while True:
+            if self._validation_due() and not self._validate():
+                return self._leave(self._agreed_signal())
+            if self._done():
+                break
+            flags = self._step(groups)
+            if any(flags[:2]):
+                return self._leave(signal.SIGINT if flags[0] else signal.SIGTERM)
+            if flags[2]:
+                self._save({})
+        self._finish()
+        return 0
+
+    def _step(self, groups: Iterator[StepBatches]) -> tuple[float, ...]:
+        """One update. Gives, over the ranks: who caught Ctrl-C, who another signal, and whether it is time to save."""
+        asked = time.monotonic()
+        group = next(groups)
+        waited = time.monotonic() - asked
+        step = self.state.step + 1
+        result = self.stepper.update(group, step, self._flags())
+        self._count(group, result)
+        if self._ema is not None and result.bad is None:
+            self._ema.update(step)
+        self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, waited)
+        if result.bad is not None:
+            self._report_bad(group, result)
+        if group.last:
+            self._report_skipped(group.epoch + 1)
+        return result.flags
+
+    def _flags(self) -> list[float]:
+        received = self._signals.received
+        late = distributed.is_main() and time.monotonic() - self._saved_at > self.config.save_every_seconds
+        return [received == signal.SIGINT, received not in (0, signal.SIGINT), late]
+
+    def _agreed_signal(self) -> int:
+        flags = distributed.all_sum(torch.tensor(self._flags(), dtype=torch.float64, device=self.device)).tolist()
+        return signal.SIGINT if flags[0] else signal.SIGTERM
+
+    def _count(self, group: StepBatches, result: StepResult) -> None:
+        self._skipped.update(result.skipped)
+        bad = result.bad is not None
+        self.state = replace(
+            self.state,
+            epoch=group.epoch + group.last,
+            batch=0 if group.last else group.index + 1,
+            step=self.state.step + 1,
+            bad=self.state.bad + bad,
+            bad_row=self.state.bad_row + 1 if bad else 0,
+        )
+
+    def _done(self) -> bool:
+        config, state = self.config, self.state
+        if config.early_stop is not None and state.stale >= config.early_stop:
+            return True
+        return state.step >= config.steps if config.steps is not None else state.epoch >= config.epochs
+
+    def _validation_due(self) -> bool:
+        state, every = self.state, self.config.validate_every
+        if state.step == state.validated:
+            return False
+        return self._done() or (state.batch == 0 if every is None else state.step % every == 0)
+
+    # -- validation, saving, ending --------------------------------------------
+
+    def _validate(self) -> bool:
+        """Measure, rank, save; False when a signal came in between, and nothing was decided."""
+        with self._averaged():
+            measured = measure(self.stepper, self.valid, self.rates, lambda: bool(self._signals.received))
+        if measured is None:
+            return False
+        metrics, skipped = measured
+        self._skipped |= skipped
+        state, value = self.state, metrics[self.config.best]
+        value = value if math.isfinite(value) else math.inf
+        better = value < state.best or state.best_step == 0
+        best = {"best": value, "best_step": state.step, "stale": 0} if better else {"stale": state.stale + 1}
+        self.state = replace(state, validated=state.step, **best)
+        text = " ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+        logger.info("%s step %d: %s%s", self.folder.name, state.step, text, " (the best so far)" if better else "")
+        self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)
+        self._save(metrics)
+        return True
+
+    def _averaged(self) -> contextlib.AbstractContextManager[Mapping[str, torch.Tensor]]:
+        return self._ema.averaged() if self._ema is not None else contextlib.nullcontext({})
+
+    def _save(self, metrics: Mapping[str, float]) -> None:
+        self._saved_at, self._saved_step = time.monotonic(), self.state.step
+        if not distributed.is_main():
+            return
+        with self._averaged() as trained:
+            optimizer = checkpoint.optimizer_tensors(self.stepper.optimizer, self.model)
+            optimizer.update({f"{name}/trained": value for name, value in trained.items()})
+            path = checkpoint.save(
+                self.folder,
+                self.state.step,
+                {checkpoint.MODEL: checkpoint.model_tensors(self.model), checkpoint.OPTIMIZER: optimizer},
+                {"state": asdict(self.state), "metrics": metrics, "scaler": self.stepper.scaler.state_dict()},
+            )
+        config, keep = self.config, set()
+        if self.state.best_step:
+            best = checkpoint.place(self.folder, self.state.best_step)
+            checkpoint.point(
+                self.folder, "best", best, metric=config.best, value=self.state.best, average_by=config.average_by
+            )
+            keep = {best, *checkpoint.rank(self.folder, config.best, config.average_by)[: config.average]}
+        checkpoint.prune(self.folder, keep, path)
+
+    def _restore(self) -> None:
+        """Go on from the newest whole checkpoint of the folder, if there is one."""
+        found = distributed.broadcast_object(checkpoint.latest(self.folder) if distributed.is_main() else None)
+        if found is None:
+            return
+        saved = checkpoint.read_state(found)
+        self.state = TrainState(**saved["state"])
+        self._saved_step = self.state.step
+        checkpoint.load_model(self.model, found)
+        tensors = checkpoint.load(found / checkpoint.OPTIMIZER)
+        trained = {name: tensors.pop(name) for name in list(tensors) if name.endswith("/trained")}
+        if self._ema is not None:
+            self._ema.restore({name.removesuffix("/trained"): value for name, value in trained.items()})
+        checkpoint.load_optimizer(self.stepper.optimizer, self.model, tensors)
+        self.stepper.scaler.load_state_dict(saved["scaler"])
+        logger.info("%s goes on from %s", self.folder.name, found)
+
+    def _announce(self) -> None:
+        """Say what is trained, and find out before the first step what would fail late."""
+        longest = self.train.longest()
+        fits = f"; the longest batch fits: {self.stepper.dry_run(longest)}" if longest is not None else ""
+        logger.info("%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits)
+        if self.state.step:
+            return
+        logger.info("%s", parameter_table(self.model))
+        for batch in itertools.islice(self.valid, 1):
+            measure_batch(self.stepper, batch, self.rates)
+
+    def _leave(self, number: int) -> int:
+        """Save what is not saved yet, and say how to go on."""
+        if self._saved_step != self.state.step:
+            self._save({})
+        distributed.barrier()
+        logger.info(
+            "%s: stopped after step %d of %d; the same command goes on", self.folder.name, self.state.step, self.planned
+        )
+        return number
+
+    def _finish(self) -> None:
+        """Average the checkpoints and mark the phase as finished."""
+        if distributed.is_main():
+            average = checkpoint.average(self.folder, self.config.average)
+            state, metric = self.state, self.config.best
+            facts = {"step": state.step, "metric": metric, "best": state.best, "bad": state.bad}
+            checkpoint.point(self.folder, "finished", average, **facts)
+            self.progress.event("finished", **facts)
+            text = f"finished after {self.state.step} steps, best {self.config.best} {self.state.best:.4g}"
+            logger.info("%s: %s; weights in %s", self.folder.name, text, average)
+        distributed.barrier()
+
+    # -- what goes wrong -------------------------------------------------------
+
+    def _report_bad(self, group: StepBatches, result: StepResult) -> None:
+        """Name a step that changed nothing; end the run when there were too many in a row."""
+        if distributed.is_main():
+            lines = JsonLines(self.logs / "bad_batches.jsonl")
+            for entry in result.bad:
+                lines.write(phase=self.folder.name, epoch=group.epoch + 1, step=self.state.step, **entry)
+            lines.close()
+        guilty = [name for entry in result.bad for name in entry["not_finite"]]
+        guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
+        logger.warning(
+            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s", self.state.step, _some(guilty)
+        )
+        if self.state.bad_row >= self.config.nonfinite_limit:
+            raise TrainError(
+                f"{self.state.bad_row} steps in a row were not finite; {self.logs / 'bad_batches.jsonl'} names the "
+                "utterances and the first module concerned. If the inputs are "
+                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
+            )
+
+    def _report_skipped(self, epoch: int) -> None:
+        """At the end of an epoch, name the utterances that a loss could not rate and that were not named before."""
+        gathered = distributed.gather_objects(sorted(self._skipped))
+        fresh = sorted({name for names in gathered for name in names} - self._named)
+        self._named.update(fresh)
+        self._skipped.clear()
+        if fresh:
+            logger.warning(
+                "epoch %d: %d utterances have no finite loss (fewer frames than their text needs) and count as 0: %s",
+                epoch,
+                len(fresh),
+                _some(fresh),
+            )
+            self.progress.event("skipped", epoch=epoch, ids=fresh)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (
+        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    )

@@ -1,0 +1,151 @@
+"""A model, data and an objective so small that training takes milliseconds, in the shapes that the trainer expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asrtool.train.config import TrainerConfig
+from asrtool.train.objective import Objective
+from asrtool.train.optim import OptimConfig
+from asrtool.train.trainer import Trainer
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+
+FEATURES, CLASSES = 6, 5
+
+
+class ToyModel(nn.Module):
+    """Frames -> two layers with dropout -> stream `classes` (B, S, CLASSES)."""
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        generator_state = torch.random.get_rng_state()
+        torch.manual_seed(7)
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, 8), nn.LayerNorm(8), nn.Tanh(), nn.Dropout(dropout))
+        self.head = nn.Linear(8, CLASSES)
+        torch.random.set_rng_state(generator_state)
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        frames = Padded(self.encoder(batch.inputs.data), batch.inputs.lengths)
+        positions = torch.arange(frames.data.shape[1]).expand(len(batch), -1)
+        encoded = EncoderOutput(frames=frames, positions=positions)
+        return ModelOutput(encoder=encoded, streams={"classes": Padded(self.head(frames.data), frames.lengths)})
+
+
+class ToyLoss:
+    """Cross entropy of the first token, summed over the frames; an utterance of one frame cannot be rated."""
+
+    stream = "classes"
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        logits, _ = outputs.stream("classes")
+        targets = batch.targets.data[:, :1].expand(-1, logits.shape[1])
+        loss = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+        mask = outputs.stream("classes").mask & ~self.skipped(outputs, batch)[:, None]
+        return loss.masked_fill(~mask, 0.0).sum(1)
+
+    def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        return outputs.stream("classes").lengths < 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyStep:
+    count: int
+    batches: list[Batch]
+    epoch: int
+    index: int
+    last: bool
+
+
+def utterance(number: int) -> tuple[Tensor, Tensor]:
+    """Inputs (T, F), whose mean tells the class, and one token."""
+    generator = torch.Generator().manual_seed(number)
+    token = number % CLASSES
+    length = 2 + number % 4
+    return torch.randn(length, FEATURES, generator=generator) + token, torch.tensor([token])
+
+
+def toy_batch(numbers: list[int], change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs) -> Batch:
+    pairs = [utterance(number) for number in numbers]
+    return Batch(
+        ids=tuple(f"utt{number}" for number in numbers),
+        inputs=Padded.stack([change(number, inputs) for number, (inputs, _) in zip(numbers, pairs, strict=True)]),
+        targets=Padded.stack([targets for _, targets in pairs]),
+    )
+
+
+@dataclass(kw_only=True)
+class ToySteps:
+    """`size` utterances in another order each epoch, `per_step` a step, dealt to the ranks, cut into micro-batches."""
+
+    size: int = 24
+    per_step: int = 8
+    micro: int = 8
+    rank: int = 0
+    world: int = 1
+    change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs
+    before: Callable[[int, int], None] = lambda epoch, index: None      # called when a step is asked for
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(epoch)).tolist()
+        return [order[start : start + self.per_step] for start in range(0, self.size, self.per_step)]
+
+    def num_steps(self, epoch: int) -> int:
+        return len(self.plan(epoch))
+
+    def steps(self, epoch: int, index: int) -> Iterator[ToyStep]:
+        while True:
+            plan = self.plan(epoch)
+            for number in range(index, len(plan)):
+                self.before(epoch, number)
+                mine = plan[number][self.rank :: self.world]
+                batches = [
+                    toy_batch(mine[start : start + self.micro], self.change) for start in range(0, len(mine), self.micro)
+                ]
+                yield ToyStep(
+                    count=len(plan[number]), batches=batches, epoch=epoch, index=number, last=number + 1 == len(plan)
+                )
+            epoch, index = epoch + 1, 0
+
+    def longest(self) -> Batch:
+        return toy_batch([3, 7], self.change)
+
+
+class ToyRates:
+    """Share of utterances whose class is wrong."""
+
+    names = ("wer",)
+
+    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> Mapping[str, tuple[int, int]]:
+        guesses = outputs.stream("classes").data.mean(1).argmax(-1)
+        return {"wer": (int((guesses != batch.targets.data[:, 0]).sum()), len(batch))}
+
+
+def toy_objective(loss: object = None, weight: float = 1.0) -> Objective:
+    return Objective({"classes": loss or ToyLoss()}, {"classes": weight})
+
+
+def toy_trainer(folder: Path, data: ToySteps | None = None, optim: Mapping | None = None, **settings) -> Trainer:
+    """A trainer for `folder`; settings are those of TrainerConfig."""
+    if "epochs" not in settings and "steps" not in settings:
+        settings["epochs"] = 3
+    return Trainer(
+        TrainerConfig(**{"average": 2, **settings}),
+        OptimConfig(**{"lr": 0.05, **(optim or {})}),
+        ToyModel(),
+        toy_objective(),
+        data or ToySteps(),
+        [toy_batch([100, 101, 102]), toy_batch([103, 104])],
+        folder,
+        rates=ToyRates(),
+        device=torch.device("cpu"),
+    )
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}

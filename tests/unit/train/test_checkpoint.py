@@ -1,0 +1,175 @@
+"""Checkpoints: all or nothing, found again, averaged, loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from asrtool.train import checkpoint
+from asrtool.train.checkpoint import CheckpointError
+
+
+def save(folder, step, value=0.0, metrics=None):
+    tensors = {"w": torch.full((3,), value), "count": torch.tensor(step)}
+    files = {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: {"w/exp_avg": torch.zeros(3)}}
+    return checkpoint.save(folder, step, files, {"metrics": metrics or {}})
+
+
+def rate_by(folder, by, metric="valid/loss"):
+    checkpoint.point(folder, "best", folder / "step-00000001", metric=metric, average_by=by)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(4, 3)
+        self.out = nn.Linear(3, 4, bias=False)
+        self.out.weight = self.embedding.weight
+
+
+def test_the_newest_whole_checkpoint_is_chosen(tmp_path):
+    save(tmp_path, 9)
+    save(tmp_path, 10)
+    assert checkpoint.latest(tmp_path).name == "step-00000010"
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_one_cut_at_any_file_is_passed_over(tmp_path, name, share, caplog):
+    save(tmp_path, 1)
+    torn = save(tmp_path, 2) / name
+    content = torn.read_bytes()
+    torn.write_bytes(content[: int(len(content) * share)])
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+    assert "step-00000002 is passed over" in caplog.text
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    file = save(tmp_path, 1) / checkpoint.MODEL
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_a_folder_that_was_not_renamed_is_no_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "step-00000002.tmp").mkdir()
+    assert [path.name for path in checkpoint.every(tmp_path)] == ["step-00000001"]
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_earlier_one(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left on device.*earlier checkpoints are untouched"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 1, value=1.0)
+    path = save(tmp_path, 1, value=2.0)
+    assert checkpoint.load(path / checkpoint.MODEL)["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("by", "expected"), [("best", 1.5), ("last", 4.0)])
+def test_the_average_is_of_the_best_or_the_last(tmp_path, by, expected):
+    for step, (value, loss) in enumerate([(1.0, 0.1), (2.0, 0.2), (5.0, 0.9), (3.0, 0.5)], start=1):
+        save(tmp_path, step, value, {"valid/loss": loss})
+    rate_by(tmp_path, by)
+    assert checkpoint.load(checkpoint.average(tmp_path, 2))["w"].tolist() == [expected] * 3
+
+
+def test_counters_are_not_averaged(tmp_path):
+    save(tmp_path, 4, 1.0, {"valid/loss": 0.1})
+    save(tmp_path, 8, 2.0, {"valid/loss": 0.2})
+    rate_by(tmp_path, "best")
+    assert checkpoint.load(checkpoint.average(tmp_path, 2))["count"].item() == 4
+
+
+def test_an_average_of_fewer_than_asked_is_made_with_a_warning(tmp_path, caplog):
+    save(tmp_path, 1, 1.0, {"valid/loss": 0.1})
+    rate_by(tmp_path, "best")
+    assert checkpoint.average(tmp_path, 10).name == "average-10.safetensors"
+    assert "holds only 1 checkpoints" in caplog.text
+
+
+def test_an_average_is_made_again_when_better_checkpoints_came(tmp_path):
+    rate_by(tmp_path, "best")
+    save(tmp_path, 1, 1.0, {"valid/loss": 0.5})
+    checkpoint.average(tmp_path, 1)
+    save(tmp_path, 2, 2.0, {"valid/loss": 0.4})
+    assert checkpoint.load(checkpoint.average(tmp_path, 1))["w"].tolist() == [2.0] * 3
+
+
+def test_checkpoints_without_the_metric_and_torn_ones_are_not_averaged(tmp_path):
+    save(tmp_path, 1, 1.0, {"valid/loss": 0.5})
+    save(tmp_path, 2, 2.0)
+    (save(tmp_path, 3, 3.0, {"valid/loss": 0.1}) / checkpoint.MODEL).write_bytes(b"")
+    rate_by(tmp_path, "best")
+    assert checkpoint.load(checkpoint.average(tmp_path, 3))["w"].tolist() == [1.0] * 3
+
+
+def test_averaging_before_the_first_validation_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="no validated checkpoint yet"):
+        checkpoint.average(tmp_path, 3)
+
+
+def test_a_model_comes_back_from_a_folder_and_from_a_file(tmp_path):
+    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: checkpoint.model_tensors(model)}, {})
+    for source in (path, path / checkpoint.MODEL):
+        checkpoint.load_model(other, source)
+        assert torch.equal(other.weight, model.weight)
+
+
+def test_tied_weights_are_saved_once_and_stay_tied(tmp_path):
+    model, other = Tied(), Tied()
+    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: checkpoint.model_tensors(model)}, {})
+    checkpoint.load_model(other, path)
+    assert list(checkpoint.load(path / checkpoint.MODEL)) == ["embedding.weight"]
+    assert torch.equal(other.out.weight, model.embedding.weight)
+    assert other.out.weight is other.embedding.weight
+
+
+def test_a_mismatch_lists_names_and_shapes(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: {"weight": torch.zeros(3, 5), "old": torch.zeros(1)}}, {})
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load_model(nn.Linear(2, 3), path, missing=["nothing"])
+    assert "not in the file: bias" in str(error.value)
+    assert "not in the model: old" in str(error.value)
+    assert "weight (3, 5), in the model (3, 2)" in str(error.value)
+
+
+def test_allowed_differences_pass(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: {"weight": torch.ones(3, 2), "old": torch.zeros(1)}}, {})
+    model = nn.Linear(2, 3)
+    checkpoint.load_model(model, path, missing=["b*"], unused=["old"])
+    assert torch.equal(model.weight, torch.ones(3, 2))
+
+
+def test_the_optimizer_comes_back_by_parameter_name():
+    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    returned = torch.optim.AdamW([{"params": [other.bias]}, {"params": [other.weight]}], lr=0.1)
+    checkpoint.load_optimizer(returned, other, checkpoint.optimizer_tensors(optimizer, model))
+    for key, value in optimizer.state[model.weight].items():
+        assert torch.equal(returned.state[other.weight][key], value)
+
+
+def test_nothing_in_a_checkpoint_needs_unpickling(tmp_path):
+    path = save(tmp_path, 1)
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+    assert json.loads((path / checkpoint.STATE).read_text())["files"].keys() == {
+        checkpoint.MODEL,
+        checkpoint.OPTIMIZER,
+    }
