@@ -96,7 +96,7 @@ class Reader:
         if self.training and self.config.augment.spec_augment is not None and len(inputs):
             rng = augment.generator(self.seed, epoch, utterance.id, "mask")
             inputs = augment.spec_augment(inputs, self.config.augment.spec_augment, rng)
-        return np.ascontiguousarray(inputs, dtype=np.float32)
+        return np.require(inputs, np.float32, ["C", "W"])
 
     def _samples(self, utterance: Utterance, epoch: int) -> np.ndarray:
         duration = None if utterance.recording is None else utterance.duration

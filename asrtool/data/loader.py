@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import NamedTuple
 
 import numpy as np
@@ -285,18 +288,28 @@ def read_ahead(dataset: Dataset, tasks: Iterable[Task]) -> Iterator[tuple[Task, 
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # leaves torch's own alone: a resumed run must draw the same numbers
     )
-    batches = iter(loader)
+    batches, processes = _start(loader)
     while True:
         try:
             item = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
+        except (RuntimeError, OSError, EOFError):
+            if not processes or not connection.wait([process.sentinel for process in processes], timeout=1):
                 raise
-            advice = f"is there enough memory for data.workers: {workers}?"
-            raise DataError(f"a loader process died ({error}); {advice}") from None
+            code = next(process.exitcode for process in processes if not process.is_alive())
+            advice = f"is there enough memory, and shared memory, for data.workers: {workers}?"
+            raise DataError(f"a loader process died with exit code {code}; {advice}") from None
         yield item
+
+
+def _start(loader: DataLoader) -> tuple[Iterator, set[multiprocessing.process.BaseProcess]]:
+    """Start the processes, without torch's handler of SIGCHLD: it raises wherever the trainer is, `next` does anyway."""
+    handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+    return batches, set(multiprocessing.active_children()) - others
 
 
 def _same(item: object) -> object:
