@@ -1,0 +1,111 @@
+"""Stage 1: audio to stored features (or to lengths alone), speed copies, and the training set's mean and variance."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from asrtool import stamp
+from asrtool.data import datadir, features
+from asrtool.data.config import DataConfig
+from asrtool.data.extraction import Extracted, ExtractionError, extract
+from asrtool.log import logger, set_up
+from asrtool.types import Utterance
+
+SHOWN = 5                                    # skipped utterances that the log names; skipped.txt names all
+TOLERATED = 0.1                              # share of utterances that may be unusable
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    config = load_config(args.config, args.set)
+    if args.print_id:
+        print(features.feature_id(config))
+        return
+    try:
+        run(args, config)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        shutil.rmtree(args.out.with_name(args.out.name + ".tmp"), ignore_errors=True)
+        reason = (error.strerror or "the disk is full").lower()
+        raise ExtractionError(f"{args.out}: {reason}; nothing is left of it, make room and start again") from None
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool extract_features", description=__doc__)
+    options.add_argument("--config", type=Path, required=True, help="train_*.yaml; its data: part is used")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the config")
+    options.add_argument("--data", type=Path, help="data directory to read")
+    options.add_argument("--out", type=Path, help="folder to write: that data directory with features")
+    options.add_argument("--training", action="store_true", help="the training set: speed copies and cmvn.json too")
+    options.add_argument("--nj", type=int, default=1, help="processes")
+    options.add_argument("--force", action="store_true", help="make it again even if nothing changed")
+    options.add_argument("--print-id", action="store_true", help="only print the name of the feature set")
+    args = options.parse_args(argv)
+    if not args.print_id and (args.data is None or args.out is None):
+        options.error("--data and --out are needed")
+    if args.nj < 1:
+        options.error(f"--nj is {args.nj}, expected at least 1")
+    return args
+
+
+def load_config(path: Path, overrides: Sequence[str]) -> DataConfig:
+    """The data part of the first phase; all phases must want the same features, since they share the folder."""
+    from asrtool import experiment  # here, since worker processes import this module and need no model
+
+    phases = experiment.load_phases(path, experiment.split_overrides(overrides))
+    ids = {name: features.feature_id(phase.data) for name, phase in phases.items()}
+    if len(set(ids.values())) > 1:
+        wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
+        raise ExtractionError(f"{path}: the phases want different features ({wanted}); use a config for each")
+    return next(iter(phases.values())).data
+
+
+def run(args: argparse.Namespace, config: DataConfig) -> None:
+    """Build the folder, unless it is up to date."""
+    options = {
+        "input": config.input, "features": config.features, "fbank": asdict(config.fbank), "training": args.training,
+        "speeds": features.copies(config) if args.training else (1.0,),
+    }
+    with stamp.building(args.out, "features", [args.data], options, args.force) as target:
+        if target is None:
+            return
+        utterances = datadir.read(args.data, measure=False)
+        result = extract(utterances, config, target, final=args.out, training=args.training, nj=args.nj)
+        report_skipped(result, utterances, args, target)
+        datadir.write(target, result.utterances)
+        if result.stats is not None:
+            result.stats.cmvn().save(target / "cmvn.json")
+    hours = sum(row.duration for row in result.utterances) / 3600
+    copied = f", {len(result.utterances)} with speed copies" if len(options["speeds"]) > 1 else ""
+    kept = len(utterances) - len(result.skipped)
+    logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, features.feature_id(config))
+
+
+def report_skipped(result: Extracted, utterances: Sequence[Utterance], args: argparse.Namespace, target: Path) -> None:
+    """Say what was resampled and what was left out; too much of the latter stops the stage."""
+    for rate, count in sorted(result.rates.items()):
+        logger.info("%s: %d utterances were resampled from %d Hz", args.data, count, rate)
+    if not result.skipped:
+        return
+    for key, why in result.skipped[:SHOWN]:
+        logger.warning("left out %s: %s", key, why)
+    share = f"{len(result.skipped)} of {len(utterances)} utterances"
+    if len(result.skipped) > TOLERATED * len(utterances):
+        first, why = result.skipped[0]
+        advice = f"`asrtool check_data {args.data} --audio` lists all"
+        raise ExtractionError(f"{args.data}: {share} cannot be used, first {first}: {why}; {advice}")
+    logger.warning("%s: left out %s, see %s", args.data, share, args.out / "skipped.txt")
+    text = "".join(f"{key} {why}\n" for key, why in result.skipped)
+    (target / "skipped.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

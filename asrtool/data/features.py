@@ -1,0 +1,190 @@
+"""Stored features: Kaldi archives and their references, global mean and variance, and the name of a feature set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import kaldiio
+import numpy as np
+import torch
+
+from asrtool.data.config import DataConfig
+from asrtool.data.fbank import FbankConfig
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+HANDLES = 64                                 # archives that a thread keeps open
+SMALLEST_STD = 1e-3                          # of a feature that never changes
+
+
+class FeatureError(ValueError):
+    """Features that cannot be read or used; the message names the archive or file."""
+
+
+# -- archives --------------------------------------------------------------
+
+class ArkWriter:
+    """Writes matrices (T, F) as float32 into one Kaldi archive.
+
+    `final` is where the archive will lie when it is done, and what references say: a stage writes into a temporary
+    folder that is renamed at the end.
+    """
+
+    def __init__(self, path: Path, final: Path | None = None) -> None:
+        self._final = path if final is None else final
+        self._file = open(path, "wb", buffering=1 << 20)     # noqa: SIM115 - __exit__ closes it
+
+    def __enter__(self) -> ArkWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, key: str, matrix: np.ndarray) -> str:
+        """Append a matrix; its reference, `<archive>:<offset>`, as feats.scp wants it."""
+        offset = self._file.tell() + len(key.encode()) + 1
+        kaldiio.save_ark(self._file, {key: np.ascontiguousarray(matrix, dtype=np.float32)})
+        return f"{self._final}:{offset}"
+
+
+class _Handles(threading.local):
+    """Open archives of one thread of one process: a file position must not be shared, and a fork would share it."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.files: OrderedDict[str, BinaryIO] = OrderedDict()
+
+    def get(self, archive: str) -> BinaryIO:
+        if self.process != os.getpid():
+            self.__init__()
+        if archive not in self.files:
+            self.files[archive] = open(archive, "rb")        # noqa: SIM115 - closed when it falls out
+            if len(self.files) > HANDLES:
+                self.files.popitem(last=False)[1].close()
+        self.files.move_to_end(archive)
+        return self.files[archive]
+
+
+_handles = _Handles()
+
+
+def read_features(reference: str) -> np.ndarray:
+    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices of Kaldi are converted.
+
+    Raises OSError where the archive cannot be opened, FeatureError where no matrix lies at the offset.
+    """
+    archive, colon, offset = reference.rpartition(":")
+    if not colon or not offset.isdecimal():
+        raise FeatureError(f"'{reference}' is no reference of the form <archive>:<offset>")
+    file = _handles.get(archive)
+    try:
+        file.seek(int(offset))
+        matrix = kaldiio.load_mat(file)
+    except OSError:
+        raise
+    except Exception as error:                               # whatever a torn archive makes kaldiio stumble over
+        raise FeatureError(f"{reference}: no Kaldi matrix there ({error}); make the features again") from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+        raise FeatureError(f"{reference}: expected a matrix of features")
+    return np.array(matrix, dtype=np.float32, copy=None if matrix.flags.writeable else True)
+
+
+# -- normalisation ---------------------------------------------------------
+
+@dataclass(frozen=True, eq=False)
+class Cmvn:
+    """Global cepstral mean and variance normalisation: mean (F,), std (F,) over all frames of the training set."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    frames: int = 0
+
+    def apply(self, features: Array) -> Array:
+        """(..., F) to the same shape, with mean 0 and variance 1 over the training set."""
+        if features.shape[-1] != len(self.mean):
+            raise FeatureError(f"cmvn has {len(self.mean)} values, the features have {features.shape[-1]}")
+        if isinstance(features, torch.Tensor):
+            mean, std = torch.from_numpy(self.mean).to(features), torch.from_numpy(self.std).to(features)
+            return (features - mean) / std
+        return (features - self.mean) / self.std
+
+    def save(self, path: Path) -> None:
+        values = {name: [round(float(value), 6) for value in getattr(self, name)] for name in ("mean", "std")}
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps({**values, "frames": self.frames}) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Cmvn:
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            mean, std = (np.array(found[name], dtype=np.float32) for name in ("mean", "std"))
+            frames = int(found["frames"])
+        except (ValueError, KeyError, TypeError):
+            raise FeatureError(f"{path}: expected a JSON object with mean, std and frames") from None
+        if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
+            raise FeatureError(f"{path}: mean and std must be lists of equal length, std above 0")
+        return cls(mean, std, frames)
+
+
+class CmvnStats:
+    """Sums over frames in float64, from which a `Cmvn` is made; sums of parts can be added."""
+
+    def __init__(self, dim: int) -> None:
+        self.frames = 0
+        self.sums = np.zeros((2, dim), dtype=np.float64)     # of the values and of their squares
+
+    def add(self, features: np.ndarray) -> None:
+        """Count the frames of one utterance, (T, F)."""
+        exact = features.astype(np.float64)
+        self.frames += len(exact)
+        self.sums += exact.sum(axis=0), np.einsum("tf,tf->f", exact, exact)
+
+    def __iadd__(self, other: CmvnStats) -> CmvnStats:
+        self.frames += other.frames
+        self.sums += other.sums
+        return self
+
+    def cmvn(self) -> Cmvn:
+        if not self.frames:
+            raise FeatureError("not one frame to take mean and variance of")
+        mean, square = self.sums / self.frames
+        std = np.sqrt(np.maximum(square - mean**2, SMALLEST_STD**2))
+        return Cmvn(mean.astype(np.float32), std.astype(np.float32), self.frames)
+
+
+# -- names -----------------------------------------------------------------
+
+def copies(config: DataConfig) -> tuple[float, ...]:
+    """The speeds at which the training set is stored; only (1.0,) where features are computed in training."""
+    return config.augment.speeds if config.input == "fbank" and config.features == "stored" else (1.0,)
+
+
+def feature_id(config: DataConfig) -> str:
+    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online`, `waveform`.
+
+    Settings that the name does not spell out add a hash when they are not the default.
+    """
+    if config.input == "waveform":
+        name, relevant = "waveform", ("rate",)
+    else:
+        name = f"fbank{config.fbank.num_mel_bins}" + ("-online" if config.features == "online" else "")
+        relevant = tuple(field.name for field in fields(FbankConfig) if field.name != "num_mel_bins")
+    default, settings = asdict(FbankConfig()), asdict(config.fbank)
+    other: dict[str, object] = {key: settings[key] for key in relevant if settings[key] != default[key]}
+    speeds = copies(config)
+    changed = [f"{speed:g}" for speed in sorted(set(speeds)) if not math.isclose(speed, 1.0)]
+    if changed:
+        name += "-sp" + "-".join(changed)
+    if len(changed) == len(set(speeds)):
+        other["original"] = False                            # only copies, not the audio as it is
+    if other:
+        name += "-" + hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:6]
+    return name
