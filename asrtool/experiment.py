@@ -15,8 +15,8 @@ from asrtool.data.config import DataConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.searchers import SEARCHERS
+from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
-from asrtool.train.trainer import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

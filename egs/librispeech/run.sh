@@ -2,7 +2,7 @@
 # LibriSpeech: 960 hours of English read speech, https://www.openslr.org/12
 #
 #   ./run.sh --mini true                             minutes on a laptop, with synthesised speech
-#   ./run.sh --corpus /data/LibriSpeech --ngpu 8     Conformer baseline, every stage
+#   ./run.sh --corpus <corpus> --ngpu 8             Conformer baseline, every stage
 set -euo pipefail
 cd "$(dirname "$0")"
 root=../..

@@ -1,0 +1,93 @@
+"""Every config of every recipe is read, built at full size (on the meta device) and trained for one step at toy size."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from asrtool.experiment import TrainConfig, dump_phases, load_decode, load_phases
+from asrtool.losses import LOSSES
+from asrtool.recognizer import build_model
+from asrtool.searchers import SEARCHERS
+from asrtool.train.objective import Objective
+from asrtool.types import Batch, Padded
+
+EGS = Path(__file__).parents[2] / "egs"
+TRAIN, DECODE = sorted(EGS.glob("*/conf/train_*.yaml")), sorted(EGS.glob("*/conf/decode_*.yaml"))
+TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4}
+VOCABULARY = 12
+
+
+def shrink(config):
+    """The same config with every size of TOY; layers that a downsampler stands in front of stay."""
+    if not dataclasses.is_dataclass(config):
+        return {key: shrink(value) for key, value in config.items()} if isinstance(config, dict) else config
+    changed = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        changed[field.name] = TOY[field.name] if field.name in TOY and value is not None else shrink(value)
+    if isinstance(changed.get("downsamplers"), dict):
+        changed["num_layers"] = max(changed["num_layers"], max(changed["downsamplers"]) + 1)
+    return dataclasses.replace(config, **changed)
+
+
+def toy_batch(config: TrainConfig) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    size = (config.data.fbank.num_mel_bins,) if config.data.input == "fbank" else ()
+    frames = 60 if size else 16000
+    inputs = Padded.stack([torch.randn(length, *size, generator=generator) for length in (frames, frames // 2)])
+    targets = Padded.stack([torch.tensor([3, 4, 4]), torch.tensor([5])])
+    return Batch(ids=("a", "b"), inputs=inputs, targets=targets)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(EGS))
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name)
+def test_a_training_config_survives_being_written_and_read(path, tmp_path):
+    phases = load_phases(path)
+    (tmp_path / "config.yaml").write_text(dump_phases(phases), encoding="utf-8")
+    assert load_phases(tmp_path / "config.yaml") == phases
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name)
+def test_a_training_config_builds_at_full_size(path):
+    for phase in load_phases(path).values():
+        with torch.device("meta"):
+            assert sum(parameter.numel() for parameter in build_model(phase, 5000).parameters()) > 1e5
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=name)
+def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
+    for phase in load_phases(path).values():
+        torch.manual_seed(0)
+        small = dataclasses.replace(phase, model=shrink(phase.model))
+        model, batch = build_model(small, VOCABULARY), toy_batch(phase)
+        losses = {key: LOSSES.build(value, eos=VOCABULARY - 1) for key, value in small.losses.items()}
+        objective = Objective(losses, {key: value.weight for key, value in small.losses.items()})
+        report = objective(model(batch), batch)
+        report.total.backward()
+        assert torch.isfinite(report.total) and not report.skipped
+        assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("path", DECODE, ids=name)
+def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
+    settings = load_decode(path)
+    searched = 0
+    for train in sorted(path.parent.glob("train_*.yaml")):
+        for phase in load_phases(train).values():
+            model = build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY).eval()
+            try:
+                searcher = SEARCHERS.build(settings.searcher, model=model)
+            except (ValueError, LookupError):
+                continue  # this model lacks what the searcher needs; another one must have it
+            with torch.inference_mode():
+                nbest = searcher.search(model.encode(toy_batch(phase).inputs))
+            assert [len(hypotheses) > 0 for hypotheses in nbest] == [True, True]
+            searched += 1
+    assert searched
