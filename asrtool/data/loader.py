@@ -304,7 +304,7 @@ def read_ahead(dataset: Dataset, tasks: Iterable[Task]) -> Iterator[tuple[Task, 
 
 
 def _start(loader: DataLoader) -> tuple[Iterator, set[multiprocessing.process.BaseProcess]]:
-    """Start the processes, without torch's handler of SIGCHLD: it raises wherever the trainer is, `next` does anyway."""
+    """Start the processes, without torch's handler of SIGCHLD: that raises wherever the trainer is, `next` in order."""
     handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread():
