@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from asrtool.train.config import TrainerConfig
 from asrtool.train.objective import Objective
 from asrtool.train.optim import OptimConfig
+from asrtool.train.step import Stepper
 from asrtool.train.trainer import Trainer
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
@@ -89,7 +90,7 @@ class ToySteps:
     rank: int = 0
     world: int = 1
     change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs
-    before: Callable[[int, int], None] = lambda epoch, index: None      # called when a step is asked for
+    before: Callable[[int, int], None] = lambda epoch, index: None  # called when a step is asked for
 
     def plan(self, epoch: int) -> list[list[int]]:
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(epoch)).tolist()
@@ -105,7 +106,8 @@ class ToySteps:
                 self.before(epoch, number)
                 mine = plan[number][self.rank :: self.world]
                 batches = [
-                    toy_batch(mine[start : start + self.micro], self.change) for start in range(0, len(mine), self.micro)
+                    toy_batch(mine[start : start + self.micro], self.change)
+                    for start in range(0, len(mine), self.micro)
                 ]
                 yield ToyStep(
                     count=len(plan[number]), batches=batches, epoch=epoch, index=number, last=number + 1 == len(plan)
@@ -149,3 +151,35 @@ def toy_trainer(folder: Path, data: ToySteps | None = None, optim: Mapping | Non
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def toy_stepper(model: nn.Module | None = None, precision: str = "float32", **settings) -> Stepper:
+    config = OptimConfig(**{"lr": 0.1, "clip": float("inf"), **settings})
+    return Stepper(
+        config,
+        model or ToyModel(dropout=0.0),
+        toy_objective(),
+        planned=10,
+        precision=precision,
+        device=torch.device("cpu"),
+        seed=0,
+    )
+
+
+def toy_step(*groups: list[int], change=lambda number, inputs: inputs) -> ToyStep:
+    batches = [toy_batch(group, change) for group in groups]
+    return ToyStep(count=sum(map(len, groups)), batches=batches, epoch=0, index=0, last=False)
+
+
+def gradients(stepper: Stepper) -> dict[str, torch.Tensor]:
+    """Of the first update: Adam's first moment is (1 - beta1) times the gradient."""
+    beta = stepper.config.betas[0]
+    return {
+        name: stepper.optimizer.state[parameter]["exp_avg"] / (1 - beta)
+        for name, parameter in stepper.model.named_parameters()
+    }
+
+
+def difference(first: dict, second: dict) -> float:
+    """Largest difference, relative to the largest gradient of each parameter."""
+    return max(float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-12)) for n in first)

@@ -1,0 +1,62 @@
+"""What one of two processes does in tests/unit/train/test_ranks.py; a module of its own, so that it can be spawned."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from asrtool import distributed
+from asrtool.train.optim import GroupConfig
+from tests.toy_training import ToyStep, ToySteps, gradients, toy_batch, toy_stepper, toy_trainer
+
+WORLD = 2
+
+
+def join(rank: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+
+
+def one_step(shares: list[list[list[int]]], rank: int) -> ToyStep:
+    count = sum(len(group) for share in shares for group in share)
+    return ToyStep(count=count, batches=[toy_batch(g) for g in shares[rank]], epoch=0, index=0, last=False)
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    join(rank, port)
+    with distributed.process_group():
+        found = {}
+        for name, shares in {
+            "uneven": [[[0, 1, 2], [3]], [[4, 5, 6, 7]]],
+            "one rank empty": [[[0, 1], [2, 3, 4, 5, 6, 7]], []],
+        }.items():
+            stepper = toy_stepper()
+            stepper.dry_run(toy_batch([3]))
+            stepper.update(one_step(shares, rank), 1)
+            found[name] = gradients(stepper)
+
+        thawing = toy_stepper(groups={"encoder.0.*": GroupConfig(freeze_until=1)})
+        for step in (1, 2, 3):
+            thawing.update(one_step([[[0, 1]], [[2, 3]]], rank), step)
+        found["thawed"] = {"step": thawing.optimizer.state[thawing.model.encoder[0].weight]["step"]}
+
+        bad = (
+            toy_stepper()
+            .update(
+                ToyStep(
+                    count=4,
+                    batches=[toy_batch([rank], lambda n, x: x * float("nan") if n == 1 else x)],
+                    epoch=0,
+                    index=0,
+                    last=False,
+                ),
+                1,
+            )
+            .bad
+        )
+        trainer = toy_trainer(folder / "run", ToySteps(rank=rank, world=WORLD, size=25, micro=2))
+        ended = trainer.run()
+    torch.save({**found, "bad": bad, "ended": ended, "weights": trainer.model.state_dict()}, folder / f"{rank}.pt")

@@ -1,0 +1,53 @@
+"""Two processes over gloo against one: the same gradient, the same end, and no hang."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from tests.toy_ranks import WORLD, work
+from tests.toy_training import ToyModel, difference, gradients, toy_step, toy_stepper
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, (free_port(), folder), nprocs=WORLD)
+    return [{**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder} for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", ["uneven", "one rank empty"])
+def test_two_ranks_have_the_gradient_of_one_process(ranks, name):
+    alone = toy_stepper()
+    alone.update(toy_step(list(range(8))), 1)
+    for found in ranks:
+        # float32 sums in another order
+        assert difference(gradients(alone), found[name]) < 1e-6
+
+
+def test_parameters_that_thaw_later_are_trained_on_all_ranks(ranks):
+    assert [float(found["thawed"]["step"]) for found in ranks] == [2.0, 2.0]
+
+
+def test_a_bad_utterance_of_one_rank_is_known_to_all(ranks):
+    for found in ranks:
+        assert [(entry["rank"], entry["not_finite"]) for entry in found["bad"]] == [(0, []), (1, ["utt1"])]
+
+
+def test_a_run_on_two_ranks_ends_with_equal_weights_and_one_log(ranks):
+    first, second = ranks
+    assert first["ended"] == second["ended"] == 0
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    lines = (first["folder"] / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines].count("valid") == 3
+    assert set(first["weights"]) == set(ToyModel().state_dict())
