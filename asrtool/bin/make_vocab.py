@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asrtool import stamp
-from asrtool.data import tables, tokenizers
+from asrtool.data import datadir_check, tables, tokenizers
 from asrtool.log import logger, set_up
 
 RARE = 5  # characters that occur less often are named
 SHOWN = 20
-NOT_LABELS = {"spk", "dur", "uniq"}  # and num_*
 
 
 class VocabularyError(ValueError):
@@ -43,22 +42,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--labels",
         nargs="*",
         metavar="NAME",
-        help="labels to number, e.g. accent (default: each utt2<label> beside the text)",
+        help="labels to number, e.g. accent (default: all in the text's folder)",
     )
     options.add_argument("--force", action="store_true", help="make it again even if nothing changed")
     return options.parse_args(argv)
 
 
 def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
-    """The label files to read: those named, or all that lie in the data directory."""
-    if names is not None:
-        return [folder / f"utt2{name.removeprefix('utt2')}" for name in names]
-    found = [path for path in sorted(folder.glob("utt2*")) if path.is_file() and not path.suffix]
-    return [path for path in found if label(path) not in NOT_LABELS and not label(path).startswith("num_")]
+    """The files utt2<label> and spk2<label> of a data directory: of the labels named, or of all."""
+    files = [path for path in sorted(folder.iterdir()) if datadir_check.is_label(path.name)]
+    if names is None:
+        return files
+    wanted = {label(name) if datadir_check.is_label(name) else name for name in names}
+    missing = wanted - {label(path.name) for path in files}
+    if missing:
+        raise VocabularyError(f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for")
+    return [path for path in files if label(path.name) in wanted]
 
 
-def label(path: Path) -> str:
-    return path.name.removeprefix("utt2")
+def label(file_name: str) -> str:
+    return file_name[len("utt2") :]
 
 
 def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) -> None:
@@ -74,7 +77,10 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
         logger.info("%d characters (%.3f %% of the text) are left to %s", len(lacking), 100 * share, tokenizers.UNK)
-    labels = {label(path): sorted(set(read(path)) - {""}) for path in label_files}
+    labels: dict[str, list[str]] = {}
+    for path in label_files:
+        values = {value for value in read(path) if value}
+        labels[label(path.name)] = sorted(values.union(labels.get(label(path.name), ())))
     if labels:
         content = json.dumps(labels, ensure_ascii=False, indent=1) + "\n"
         (target / tokenizers.LABELS).write_text(content, encoding="utf-8")

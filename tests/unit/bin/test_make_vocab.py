@@ -48,6 +48,16 @@ def test_labels_can_be_chosen(data: Path) -> None:
     assert tokenizers.load_labels(run(data, "--unit", "char", "--labels")) == {}
 
 
+def test_a_label_that_is_nowhere_is_an_error(data: Path) -> None:
+    with pytest.raises(make_vocab.VocabularyError, match="no file utt2style"):
+        run(data, "--unit", "char", "--labels", "accent", "style")
+
+
+def test_labels_of_speakers_count_too(data: Path) -> None:
+    (data / "spk2accent").write_text("1 west\n", encoding="utf-8")
+    assert tokenizers.load_labels(run(data, "--unit", "char"))["accent"] == ["far north", "south", "west"]
+
+
 def test_it_does_nothing_where_nothing_changed(data: Path) -> None:
     made = (run(data, "--unit", "char") / "tokens.txt").stat().st_ino
     assert (run(data, "--unit", "char") / "tokens.txt").stat().st_ino == made
