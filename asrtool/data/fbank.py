@@ -19,7 +19,7 @@ from torch import Tensor
 
 from asrtool.types import Padded
 
-PREEMPHASIS = 0.97
+PREEMPHASIS = torch.tensor(0.97).item()      # in float32: what is left of a mean must be exactly 1 minus it
 SCALE = 32768.0                              # Kaldi computes on 16-bit integers
 FLOOR = torch.finfo(torch.float32).eps       # of a filter's energy, before the logarithm
 BLOCK_CPU, BLOCK_GPU = 256, 1 << 16          # frames at a time: their spectra stay in the cache, or fit into memory

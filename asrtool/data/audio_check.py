@@ -1,0 +1,94 @@
+"""Open all audio of a data directory and say what is wrong with it: what `datadir.check` cannot see from outside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from asrtool.data import audio, datadir_check, tables
+from asrtool.data.tables import Problem, Row, Table
+
+DIFFERENCE = 0.1                             # seconds that utt2dur may be off
+Found = tuple[int, float] | audio.AudioError                 # rate in Hz and seconds, or why it cannot be used
+
+
+def check_audio(folder: Path, base: Path | None = None, rate: int = 16000, threads: int = 4) -> list[Problem]:
+    """Read every utterance: one problem for each that cannot be used, one for wrong durations, notes on sampling rates.
+
+    What `datadir.check` reports already is passed over.
+    """
+    tables_found = datadir_check.load(Path(folder))
+    if "wav.scp" not in tables_found:
+        return []
+    rows = readable(tables_found, base)
+
+    def open_one(item: tuple[Row, str, float, float | None]) -> Found:
+        _, path, start, duration = item
+        try:
+            samples, found = audio.load(path, start, duration)
+        except audio.AudioError as error:
+            return error
+        return found, len(samples) / found
+
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(rows), unit="utt", disable=None) as bar:
+        results: list[tuple[Row, Found]] = []
+        for item, result in zip(rows, pool.map(open_one, rows), strict=True):
+            results.append((item[0], result))
+            bar.update()
+    source = tables_found.get("segments", tables_found["wav.scp"]).path
+    mend = "take the line out, or mend the file"
+    problems = [
+        Problem(where=f"{source}:{row.line}", what=f"{row.id}: {result}", mend=mend)
+        for row, result in results if isinstance(result, audio.AudioError)
+    ]
+    measured = {row.id: result for row, result in results if not isinstance(result, audio.AudioError)}
+    return problems + wrong_durations(tables_found, measured) + other_rates(source, measured, rate)
+
+
+def readable(found: Mapping[str, Table], base: Path | None) -> list[tuple[Row, str, float, float | None]]:
+    """Line, audio, start and duration of each utterance that has a file or command."""
+    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)}
+    paths = {
+        key: path if audio.is_pipe(path) or base is None else str(base / path)
+        for key, path in found["wav.scp"].values().items() if path and key not in missing
+    }
+    if "segments" not in found:
+        return [(row, paths[row.id], 0.0, None) for row in found["wav.scp"].rows if row.id in paths]
+    items = []
+    for row in found["segments"].rows:
+        if datadir_check.is_segment(row.value) and (fields := row.value.split())[0] in paths:
+            start, end = float(fields[1]), float(fields[2])
+            items.append((row, paths[fields[0]], start, end - start))
+    return items
+
+
+def wrong_durations(found: Mapping[str, Table], measured: Mapping[str, tuple[int, float]]) -> list[Problem]:
+    if "utt2dur" not in found:
+        return []
+    table = found["utt2dur"]
+    wrong = [
+        row for row in table.rows if row.id in measured and datadir_check.is_positive(row.value)
+        and abs(float(row.value) - measured[row.id][1]) > DIFFERENCE
+    ]
+    if not wrong:
+        return []
+    first = wrong[0]
+    what = f"{tables.plural(len(wrong), 'utterance')} not as long as the audio"
+    example = f"{first.id} is {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
+    mend = "remove utt2dur: durations are measured where it is missing"
+    return [Problem(where=f"{table.path}:{first.line}", what=what, mend=mend, count=len(wrong), examples=(example,))]
+
+
+def other_rates(source: Path, measured: Mapping[str, tuple[int, float]], rate: int) -> list[Problem]:
+    counts = Counter(found for found, _ in measured.values() if found != rate)
+    return [
+        Problem(
+            where=str(source), kind="note", mend="", count=count,
+            what=f"{tables.plural(count, 'utterance')} at {found} Hz instead of {rate} Hz, to which stage 1 resamples",
+        )
+        for found, count in sorted(counts.items())
+    ]
