@@ -85,8 +85,7 @@ def read_features(reference: str) -> np.ndarray:
         raise FeatureError(f"'{reference}' is no reference of the form <archive>:<offset>")
     file = _handles.get(archive)
     try:
-        file.seek(int(offset))
-        matrix = kaldiio.load_mat(file)
+        matrix = kaldiio.load_mat(reference, fd_dict={archive: file})
     except OSError:
         raise
     except Exception as error:                               # whatever a torn archive makes kaldiio stumble over
