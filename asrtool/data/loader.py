@@ -59,6 +59,11 @@ class Dataset:
     ) -> None:
         if not utterances:
             raise DataError("there is no utterance to load")
+        for utterance in utterances:
+            if not utterance.duration > 0:
+                raise DataError(
+                    f"{utterance.id}: a duration of {utterance.duration} seconds (utt2dur); expected above 0"
+                )
         self.utterances = list(utterances)
         self.config = config
         self.training = training

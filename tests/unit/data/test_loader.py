@@ -286,6 +286,14 @@ def test_utterances_without_features_say_what_to_do(spoken: list[Utterance], tok
         Dataset(spoken, tokenizer, config()).example(0)
 
 
+@pytest.mark.parametrize("seconds", [0.0, float("nan")])
+def test_an_utterance_without_a_duration_is_named(
+    seconds: float, stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    with pytest.raises(DataError, match="u03: a duration of .* expected above 0"):
+        Dataset([*stored[:3], replace(stored[3], duration=seconds)], tokenizer, config())
+
+
 def test_audio_too_short_for_one_frame_is_named(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     soundfile.write(tmp_path / "click.wav", np.zeros(100), 16000)
     click = Utterance(id="click", audio=str(tmp_path / "click.wav"), duration=100 / 16000, speaker="s")
