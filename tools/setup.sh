@@ -55,12 +55,26 @@ fits() {               # a supported version that can make environments
   "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null
 }
 
+has_torch() {          # <python> <auto | keep | cpu | cuda>: a supported version, of that build
+  "$1" - "$2" 2> /dev/null << 'END'
+import sys
+import torch
+fits = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 13)
+build = "cuda" if torch.version.cuda else "cpu"
+sys.exit(not (fits and sys.argv[1] in ("auto", "keep", build)))
+END
+}
+
 choose_python() {
   local candidate candidates="python3.11 python3.12 python3.13 python3 python"
   if [[ $torch == keep ]]; then candidates="python python3 $candidates"; fi
   for candidate in ${python:-$candidates}; do
-    if fits "$candidate"; then python=$(command -v "$candidate"); return; fi
+    if fits "$candidate" && { [[ $torch != keep ]] || has_torch "$candidate" keep; }; then
+      python=$(command -v "$candidate")
+      return
+    fi
   done
+  if [[ $torch == keep ]]; then fail "--torch keep: found no torch of 2.11 to 2.13 to keep${python:+ in $python}"; fi
   fail "found no Python 3.11 to 3.13 with its venv module${python:+, not at $python}; install one (Debian: apt install" \
     "python3-venv) or name it by --python <path>"
 }
@@ -77,16 +91,6 @@ make_environment() {
 
 # -- torch -----------------------------------------------------------------
 
-has_torch() {          # <auto | keep | cpu | cuda>: a supported version, of that build
-  "$venv" - "$1" 2> /dev/null << 'END'
-import sys
-import torch
-fits = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 13)
-build = "cuda" if torch.version.cuda else "cpu"
-sys.exit(not (fits and sys.argv[1] in ("auto", "keep", build)))
-END
-}
-
 describe_torch() {
   "$venv" -c 'import torch; cuda = torch.version.cuda; print(torch.__version__, f"(CUDA {cuda})" if cuda else "(CPU build)")'
 }
@@ -98,26 +102,25 @@ offers_cpu_torch() {
   [[ $versions == *"$torch_version"* ]]
 }
 
+install_cpu_torch() {
+  offers_cpu_torch || { say "PyTorch's CPU index is out of reach or not needed here"; return 1; }
+  say "installing torch $torch_version from PyTorch's CPU index"
+  install --no-deps --index-url "$cpu_index" --timeout 15 --retries 0 "torch==$torch_version"
+}
+
 install_torch() {
-  if has_torch "$torch"; then say "torch stays as it is: $(describe_torch)"; return; fi
-  if [[ $torch == keep ]]; then
-    fail "no torch of 2.11 to 2.13 to keep: install one for ${python:-the Python that makes .venv} and remove .venv, or leave" \
-      "--torch keep out"
-  fi
+  if has_torch "$venv" "$torch"; then say "torch stays as it is: $(describe_torch)"; return; fi
+  [[ $torch != keep ]] || fail "--torch keep: .venv has no torch of 2.11 to 2.13 to keep; remove .venv or leave --torch keep out"
   local wanted=$torch
   if [[ $wanted == auto ]]; then
     if nvidia-smi -L &> /dev/null; then wanted=cuda; else wanted=cpu; fi
-    say "$([[ $wanted == cuda ]] || echo no) NVIDIA GPU found"
+    say "$([[ $wanted == cuda ]] && echo an || echo no) NVIDIA GPU was found"
   fi
   "$venv" -m pip uninstall --quiet --yes torch 2> /dev/null
-  if [[ $wanted == cpu ]] && offers_cpu_torch; then
-    say "installing torch $torch_version from PyTorch's CPU index"
-    install --no-deps --index-url "$cpu_index" --timeout 15 --retries 2 "torch==$torch_version"
-  else
-    say "installing torch $torch_version from the default index"
-    install "torch==$torch_version"
-  fi
+  if [[ $wanted == cuda ]] || ! install_cpu_torch; then say "installing torch $torch_version from the default index"; fi
+  install "torch==$torch_version"      # all of it, or what the build from the CPU index needs beside it
   say "took torch $(describe_torch)"
+  [[ $torch != cuda ]] || has_torch "$venv" cuda || fail "--torch cuda: the default index has no CUDA build for this machine"
 }
 
 # -- all of it -------------------------------------------------------------
