@@ -92,7 +92,7 @@ make_environment() {
 # -- torch -----------------------------------------------------------------
 
 describe_torch() {
-  "$venv" -c 'import torch; cuda = torch.version.cuda; print(torch.__version__, f"(CUDA {cuda})" if cuda else "(CPU build)")'
+  "$venv" -W ignore -c 'import torch; cuda = torch.version.cuda; print(torch.__version__, f"(CUDA {cuda})" if cuda else "(CPU build)")'
 }
 
 offers_cpu_torch() {
