@@ -172,11 +172,11 @@ default_data() {
 }
 
 default_features() {
-  local split cmvn
+  local split training
   for split in $(splits); do
-    cmvn=; if [[ $split == "$train_set" ]]; then cmvn=true; fi
+    training=; if [[ $split == "$train_set" ]]; then training=true; fi
     tool extract_features --config "$train_config" ${train_args:+--set "$train_args"} --nj "$nj" \
-      --data "$data/$split" --out "$dump/$split" ${cmvn:+--cmvn}
+      --data "$data/$split" --out "$dump/$split" ${training:+--training}
   done
 }
 

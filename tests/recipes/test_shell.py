@@ -187,7 +187,7 @@ def test_stages_0_to_4_call_their_commands_in_order_with_their_folders(recipe: R
         *[f"python -m asrtool.bin.check_data data/{name}" for name in ("train", "dev", "test", "other")],
         *[
             "python -m asrtool.bin.extract_features --config conf/train_full.yaml --nj 3"
-            f" --data data/{name} --out dump/fbank80/{name}" + (" --cmvn" if name == "train" else "")
+            f" --data data/{name} --out dump/fbank80/{name}" + (" --training" if name == "train" else "")
             for name in ("train", "dev", "test", "other")
         ],
         "python -m asrtool.bin.make_vocab --text data/train/text --unit bpe --size 500 --out data/vocab_bpe_500",
@@ -206,7 +206,7 @@ def test_mini_takes_small_configs_and_folders_of_its_own(recipe: Recipe) -> None
     for part in (
         "make_mini_corpus.py --layout fake --out downloads/mini_default --size default",
         "--out data/mini\n",
-        "--out dump/mini/fbank80/train --cmvn",
+        "--out dump/mini/fbank80/train --training",
         "--vocab data/mini/vocab_char --exp exp/mini/train_mini\n",
         "--config conf/decode_mini.yaml",
         "--out exp/mini/train_mini/decode_mini/test",
