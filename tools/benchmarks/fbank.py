@@ -3,8 +3,9 @@
     pip install kaldi-native-fbank lhotse urllib3          # into an environment of its own
     PYTHONPATH=. python tools/benchmarks/fbank.py
 
-Prints the median of process CPU seconds per hour of audio, its ratio to asrtool's (above 1: asrtool is faster), and how
-far the features are from asrtool's (lhotse draws its filters in another way). What is not installed is said and left out.
+Prints the median of process CPU seconds per hour of audio, its ratio to asrtool's (above 1: asrtool is faster), and
+how far the features are from asrtool's (lhotse draws its filters in another way). What is not installed is left out,
+and said.
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrtool.data import audio
+
+RATE = 16000
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, hz: float = 440.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hz / rate * np.arange(round(seconds * rate)))).astype(np.float32)
+
+
+def save(path: Path, samples: np.ndarray, rate: int = RATE, **how: str) -> str:
+    soundfile.write(path, samples, rate, **how)
+    return str(path)
+
+
+def dominant(samples: np.ndarray, rate: int = RATE) -> float:
+    """The frequency with the most energy, in Hz."""
+    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * rate / len(samples))
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "tolerance"),
+    [
+        ("a.wav", {}, 2**-15),                               # one step of 16 bits
+        ("a.flac", {}, 2**-15),
+        ("a.ogg", {}, 0.05),                                 # lossy
+        ("a.mp3", {}, 0.05),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}, 0.05),
+    ],
+)
+def test_every_format_reads_as_written(tmp_path: Path, name: str, how: dict, tolerance: float) -> None:
+    path = save(tmp_path / name, tone(), **how)
+    found = audio.read(path)
+    assert found.dtype == np.float32 and found.shape == (RATE,)
+    assert np.abs(found - tone())[800:-800].max() <= tolerance
+    assert audio.info(path) == (RATE, 1, RATE)
+
+
+def test_a_command_is_run_and_its_output_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", tone())
+    np.testing.assert_array_equal(audio.read(f"cat {path} |"), audio.read(path))
+    np.testing.assert_array_equal(audio.read(f"cat {path} |", 0.5, 0.25), audio.read(path, 0.5, 0.25))
+    assert audio.info(f"cat {path} | ") == (RATE, 1, RATE)
+
+
+def test_a_stream_whose_header_does_not_know_its_length_is_read_whole(tmp_path: Path) -> None:
+    content = bytearray(Path(save(tmp_path / "a.wav", tone())).read_bytes())
+    size = content.index(b"data") + 4
+    content[size:size + 4] = b"\xff\xff\xff\x7f"
+    (tmp_path / "stream.wav").write_bytes(content)
+    assert len(audio.read(f"cat {tmp_path / 'stream.wav'} |")) == RATE
+    assert len(audio.read(str(tmp_path / "stream.wav"))) == RATE
+
+
+def test_a_segment_is_cut_to_the_sample(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.flac", tone())
+    np.testing.assert_array_equal(audio.read(path, 0.25, 0.5), audio.read(path)[4000:12000])
+    np.testing.assert_array_equal(audio.read(path, 0.75), audio.read(path)[12000:])
+
+
+def test_a_segment_may_exceed_its_recording_by_a_rounding_only(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", tone())
+    assert len(audio.read(path, 0.5, 0.51)) == 8000
+    with pytest.raises(audio.AudioError, match=r"the segment from 0.500 to 1.500 s .* which has 1.000 s"):
+        audio.read(path, 0.5, 1.0)
+
+
+def test_another_sampling_rate_is_resampled_unless_the_own_is_asked_for(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", tone(rate=44100), 44100)
+    assert len(audio.read(path)) == RATE and dominant(audio.read(path)) == pytest.approx(440, abs=2)
+    assert len(audio.read(path, rate=None)) == 44100
+    assert len(audio.read(path, rate=8000)) == 8000
+    assert audio.load(path)[1] == 44100
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 1.037])
+def test_changing_the_speed_changes_length_and_pitch(factor: float) -> None:
+    changed = audio.change_speed(tone(), factor)
+    assert len(changed) == pytest.approx(RATE / factor, rel=2e-4)        # the factor is rounded to two digits over two
+    assert dominant(changed) == pytest.approx(440 * factor, abs=2)
+
+
+def test_speed_one_and_the_same_rate_change_nothing() -> None:
+    np.testing.assert_array_equal(audio.change_speed(tone(), 1.0), tone())
+    np.testing.assert_array_equal(audio.resample(tone(), RATE, RATE), tone())
+
+
+def test_a_speed_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="speed factor 0.001 is too small"):
+        audio.change_speed(tone(), 0.001)
+
+
+def cut(path: str, share: float) -> str:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:int(len(content) * share)])
+    return path
+
+
+def refusals(folder: Path) -> dict[str, tuple[str, str]]:
+    """What is wrong -> (audio, the sentence)."""
+    nan = tone()
+    nan[8000:8003] = np.nan
+    stereo = save(folder / "stereo.wav", np.stack([tone(), tone()], axis=1))
+    (folder / "bytes.wav").touch()
+    (folder / "text.wav").write_text("no audio")
+    noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
+    return {
+        "missing": (str(folder / "gone.wav"), "no such file"),
+        "missing, relative": ("gone.wav", r"no such file or directory \(relative paths start at "),
+        "folder": (str(folder), "damaged or truncated, or not audio|is a directory"),
+        "empty file": (str(folder / "bytes.wav"), "the file is empty"),
+        "no samples": (save(folder / "none.wav", tone()[:0]), "holds no samples"),
+        "not audio": (str(folder / "text.wav"), "not audio"),
+        "truncated flac": (cut(save(folder / "cut.flac", noise), 0.5), "truncated"),
+        "truncated wav": (cut(save(folder / "cut.wav", noise), 0.5), "truncated, the header promises 32000 bytes"),
+        "truncated mp3": (cut(save(folder / "cut.mp3", noise), 0.5), "truncated"),
+        "stereo": (stereo, re.escape(f"2 channels, expected 1; choose one in wav.scp (`sox {stereo} -t wav - remix 1")),
+        "stereo pipe": (f"cat {stereo} |", re.escape(f"`cat {stereo} | sox -t wav - -t wav - remix 1 |`")),
+        "NaN": (save(folder / "nan.wav", nan, subtype="FLOAT"), "3 of 16000 samples are NaN .* the first at 0.500 s"),
+        "failing command": ("echo dear user >&2; exit 3 |", "failed with status 3: dear user"),
+        "failing first command": (f"cat {folder}/gone.wav | cat |", "failed with status 1: cat: .*No such file"),
+        "silent command": ("true |", "the command printed nothing"),
+    }
+
+
+def test_unusable_audio_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    for what, (path, sentence) in refusals(tmp_path).items():
+        with pytest.raises(audio.AudioError) as caught:
+            audio.read(path)
+        message = str(caught.value)
+        assert re.search(sentence, message) and message.startswith(path) and "\n" not in message, what
+
+
+def test_durations_are_those_of_the_headers_and_errors_in_their_place(tmp_path: Path) -> None:
+    good = save(tmp_path / "a.wav", tone(0.5))
+    first, second = audio.durations([good, str(tmp_path / "gone.wav")])
+    assert first == 0.5 and isinstance(second, audio.AudioError)
