@@ -78,7 +78,7 @@ def read(path: Path) -> Table:
             found.add("error", number, "{lines} not in UTF-8", "`iconv -f <its encoding> -t UTF-8` converts the file")
             continue
         if text.endswith("\r"):
-            found.add("untidy", number, "{lines} end in CR LF, as Windows writes them", "{fix} removes the CR")
+            found.add("untidy", number, "{lines} ending in CR LF, as Windows writes them", "{fix} removes the CR")
         key, value = (*text.split(maxsplit=1), "", "")[:2]
         value = value.rstrip()
         if not key:
@@ -86,9 +86,9 @@ def read(path: Path) -> Table:
             continue
         if key in seen and value != seen[key]:
             conflicts.add(key)
-            found.add("error", number, "{lines} give an id another value", "{fix} drops these utterances", key)
+            found.add("error", number, "{lines} with another value for an id", "{fix} drops these utterances", key)
         elif key in seen:
-            found.add("error", number, "{lines} are there twice", "{fix} removes them", key)
+            found.add("error", number, "{lines} repeated", "{fix} removes them", key)
         elif rows and key < rows[-1].id:
             found.add("untidy", number, "not sorted (LC_ALL=C) in {lines}", "{fix} sorts", key)
         seen.setdefault(key, value)
