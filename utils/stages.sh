@@ -233,6 +233,7 @@ END
 
 # -- the recipe ------------------------------------------------------------
 
+if [[ $stage == 0 && $mini == false ]]; then need_corpus; fi      # said at once, not after the seconds that torch needs
 # shellcheck source=utils/path.sh
 . "$root/utils/path.sh"
 if [[ $dry_run == true ]]; then show cd "$PWD"; show . "$root/utils/path.sh"; fi
