@@ -1,19 +1,21 @@
-"""What every recipe's `local/prepare_data.py` shares: finding audio, measuring it, and writing whole sets or nothing.
+"""What every recipe's `local/prepare_data.py` shares: finding audio and its text, writing whole sets or nothing.
 
-A recipe only parses its corpus into `Utterance`s. Two forms of corpus are understood everywhere: the official tree
-(the recipe's own code), and a folder of prepared sets, `<corpus>/<set>/{wav.scp,text,utt2spk[,utt2dur,utt2<label>]}`,
-whose paths may be relative to `<corpus>`.
+A recipe only parses its corpus into `Utterance`s. Faults of the corpus as a whole (no transcript, an id twice) end in
+one sentence and leave nothing behind. Single utterances that cannot be used are left out: counted, the first ones
+named, all of them listed in `<set>/left_out`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from asrtool import stamp
 from asrtool.data import audio, datadir
@@ -21,16 +23,31 @@ from asrtool.log import logger, set_up
 from asrtool.types import Utterance
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
+SHOWN = 5  # utterances left out that are named on the console
+LEFT_OUT = "left_out"
 
 
 class CorpusError(Exception):
     """The corpus folder is not what the recipe expects; one sentence says what is missing and what to do."""
 
 
+class Found(NamedTuple):
+    """What a set is made of, and a sentence for every utterance that it lacks."""
+
+    utterances: list[Utterance]
+    left_out: list[str]
+
+
+class Pair(NamedTuple):
+    id: str
+    audio: Path
+    text: str
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that every `local/prepare_data.py` has."""
     options = argparse.ArgumentParser(description=description.strip().splitlines()[0])
-    options.add_argument("--corpus", type=Path, required=True, help="folder of the corpus")
+    options.add_argument("--corpus", type=_existing, required=True, help="folder of the corpus")
     options.add_argument("--out", type=Path, required=True, help="folder to write <set>/ into")
     return options
 
@@ -41,116 +58,131 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (CorpusError, datadir.DataDirError, audio.AudioError, OSError) as error:
-        sys.exit(f"{sys.argv[0]}: {error}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def folder(corpus: Path, *names: str) -> Path:
-    """The first of `corpus/<name>` that exists."""
-    if not corpus.is_dir():
-        raise CorpusError(f"no corpus folder '{corpus}'; give it with --corpus <folder>")
-    for name in names:
-        if (corpus / name).is_dir():
-            return corpus / name
-    raise CorpusError(f"'{corpus}' holds none of: {', '.join(f'{name}/' for name in names)}; is it the right folder?")
+# -- reading ---------------------------------------------------------------
 
 
-def audio_by_id(root: Path) -> dict[str, Path]:
-    """Every audio file below `root` by its name without extension; a name that occurs twice is an error."""
+def audio_by_id(*roots: Path) -> dict[str, Path]:
+    """Every audio file below the folders by its name without extension; a name that occurs twice is an error."""
     found: dict[str, Path] = {}
-    for place, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            stem, extension = os.path.splitext(name)
-            if extension.lower() not in EXTENSIONS:
-                continue
-            if stem in found:
-                raise CorpusError(f"two audio files are called '{stem}': {found[stem]} and {Path(place) / name}")
-            found[stem] = Path(place) / name
+    for place, name in ((place, name) for root in roots for place, _, files in os.walk(root) for name in files):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() not in EXTENSIONS or name.startswith("."):
+            continue
+        path = Path(place, name)
+        if stem in found:
+            first, second = sorted((str(found[stem]), str(path)))
+            raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
+        found[stem] = path
     return found
 
 
-def listing(root: Path) -> list[str]:
-    """Name and size of every file below `root`: what a stage that read the corpus depends on."""
-    return sorted(
-        f"{os.path.relpath(os.path.join(place, name), root)} {os.path.getsize(os.path.join(place, name))}"
-        for place, _, files in os.walk(root)
-        for name in files
-    )
+def pair(transcripts: Iterable[Path], audio_files: Mapping[str, Path], pattern: str) -> tuple[list[Pair], list[str]]:
+    """The lines `<id> <text>` of some transcripts with their audio, and a sentence for each id that lacks either.
+
+    Raises CorpusError where an id does not match `pattern` or comes twice.
+    """
+    pairs, left_out = [], []
+    seen: dict[str, str] = {}
+    for transcript in transcripts:
+        for where, identity, text in _lines(transcript):
+            if not re.fullmatch(pattern, identity):
+                raise CorpusError(f"{where}: expected an utterance id like {pattern} and its text, got '{identity}'")
+            if identity in seen:
+                raise CorpusError(f"{where}: {identity} has a text already, {seen[identity]}; remove one")
+            seen[identity] = where
+            if identity in audio_files:
+                pairs.append(Pair(identity, audio_files[identity], text))
+            else:
+                left_out.append(f"{identity}: has a text, {where}, but no audio file has this name")
+    silent = sorted(audio_files.keys() - seen.keys())
+    return pairs, left_out + [f"{identity}: {audio_files[identity]} has no text" for identity in silent]
 
 
-def measured(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The utterances with the duration that their audio header declares; unreadable ones are named, counted and left
-    out."""
-
-    def measure(utterance: Utterance) -> Utterance | audio.AudioError:
-        try:
-            rate, _, samples = audio.info(utterance.audio)
-        except audio.AudioError as error:
-            return error
-        return replace(utterance, duration=samples / rate)
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(measure, utterances))
-    kept = [result for result in results if isinstance(result, Utterance) and result.duration > 0]
-    for utterance, result in zip(utterances, results, strict=True):
-        if not isinstance(result, Utterance):
-            logger.warning("left out %s: %s", utterance.id, result)
-        elif result.duration <= 0:
-            logger.warning("left out %s: %s holds no samples", utterance.id, utterance.audio)
-    if len(kept) < len(utterances):
-        logger.warning(
-            "left out %d of %d utterances whose audio cannot be read", len(utterances) - len(kept), len(utterances)
-        )
-    return kept
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(file:line, id, text); a byte-order mark, CR LF, blank lines and runs of spaces do not matter."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?") from None
+    for number, line in enumerate(content.split("\n"), 1):
+        identity, *words = line.split() or [""]
+        if identity:
+            yield f"{path}:{number}", identity, " ".join(words)
 
 
-def prepared_sets(corpus: Path) -> dict[str, Path]:
-    """The folders of `corpus` that are data directories already, by name; empty for an official tree."""
-    if not corpus.is_dir():
-        raise CorpusError(f"no corpus folder '{corpus}'; give it with --corpus <folder>")
-    return {
-        path.parent.name: path.parent for path in sorted(corpus.glob("*/wav.scp")) if (path.parent / "text").exists()
-    }
+def measured(utterances: Sequence[Utterance]) -> Found:
+    """The utterances with the duration that their audio's header declares, without those whose header is no good."""
+    kept, left_out = [], []
+    seconds = audio.durations([utterance.audio for utterance in utterances])
+    for utterance, duration in zip(utterances, seconds, strict=True):
+        if isinstance(duration, audio.AudioError):
+            left_out.append(f"{utterance.id}: {duration}")
+        elif duration <= 0:
+            left_out.append(f"{utterance.id}: {utterance.audio}: holds no samples")
+        else:
+            kept.append(replace(utterance, duration=duration))
+    return Found(kept, left_out)
 
 
-def read_prepared(source: Path) -> list[Utterance]:
-    """A prepared set, its audio paths made absolute: relative ones start at the corpus folder, else at the current
-    one."""
-
-    def place(path: str) -> str:
-        if path.rstrip().endswith("|") or os.path.isabs(path):
-            return path
-        beside = source.parent / path
-        return str((beside if beside.exists() else Path(path)).resolve())
-
-    return [replace(utterance, audio=place(utterance.audio)) for utterance in datadir.read(source, base=source.parent)]
+# -- writing ---------------------------------------------------------------
 
 
 def write_set(
     out: Path,
-    utterances: Callable[[Path], Iterable[Utterance]],
+    build: Callable[[Path], Found],
     *,
     inputs: Iterable[Path] = (),
     options: Mapping[str, object] | None = None,
 ) -> None:
-    """Build the data directory `out` from what `utterances(temporary folder)` gives, unless it is up to date."""
+    """Build the data directory `out` from what `build(temporary folder)` finds, unless it is up to date.
+
+    An error on the way leaves an older `out` as it was, and nothing new.
+    """
     with stamp.building(out, "data", inputs, options) as target:
         if target is None:
             return
-        rows = list(utterances(target))
-        if not rows:
-            raise CorpusError(f"{out}: not one utterance was found; nothing was written")
-        datadir.write(target, rows)
-        hours = sum(row.duration for row in rows) / 3600
-        speakers = len({row.speaker for row in rows})
-        logger.info("%s: %d utterances, %d speakers, %.2f hours", out, len(rows), speakers, hours)
+        try:
+            found = build(target)
+            _write(out, target, found)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+
+
+def _write(out: Path, target: Path, found: Found) -> None:
+    if found.left_out:
+        some = "".join(f"\n  {sentence}" for sentence in found.left_out[:SHOWN])
+        where = f", all listed in {out / LEFT_OUT}" if found.utterances else ""
+        rest = f"\n  and {len(found.left_out) - SHOWN} more{where}" if len(found.left_out) > SHOWN else ""
+        logger.warning("%s: %d left out:%s%s", out, len(found.left_out), some, rest)
+    if not found.utterances:
+        raise CorpusError(f"{out}: not one utterance can be used; nothing was written")
+    datadir.write(target, found.utterances)
+    if found.left_out:
+        (target / LEFT_OUT).write_text("".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8")
+    hours = sum(utterance.duration for utterance in found.utterances) / 3600
+    speakers = len({utterance.speaker for utterance in found.utterances})
+    logger.info("%s: %d utterances, %d speakers, %.2f hours", out, len(found.utterances), speakers, hours)
 
 
 def write_test_sets(out: Path, names: Sequence[str]) -> None:
     """Tell the recipe engine which test sets this corpus has."""
     text = " ".join(names) + "\n"
     target = out / "test_sets"
-    if not target.exists() or target.read_text() != text:
-        temporary = out / "test_sets.tmp"
-        temporary.write_text(text)
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(target)
+
+
+def _existing(text: str) -> Path:
+    """The corpus folder as an absolute path (data directories must not depend on where the command was typed)."""
+    path = Path(os.path.abspath(text))
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder '{text}' (looked in {Path.cwd()})")
+    return path

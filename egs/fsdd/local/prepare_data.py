@@ -1,11 +1,10 @@
 #!/usr/bin/env python
-"""Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0) -> connected
-digits.
+"""Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0) -> digit strings.
 
-Joins recordings of one speaker into strings of 1 to 7 digits with natural pauses. Speaker theo, whose accent
-(USA/neutral) stays in training with jackson, is held out of everything as `test_speaker`; `test` is the official
-part, recordings 0 to 4 of each digit, of the other five; `dev` is 5 to 9. --corpus holds
-recordings/<digit>_<speaker>_<index>.wav (8 kHz), or prepared sets with ids <speaker>-<digit>-<index>.
+Joins recordings of one speaker into strings of 1 to 7 digits. Speaker theo is held out of everything as `test_speaker`
+(his accent, USA/neutral, stays in training with jackson); of the other five, `test` is the official test part,
+recordings 0 to 4 of each digit, and `dev` is 5 to 9. --corpus holds recordings/<digit>_<speaker>_<index>.wav, or
+prepared sets (see asrtool/data/prepared.py) whose utterances are called <speaker>-<digit>-<index>.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import random
 import re
 from pathlib import Path
 
-import numpy as np
-import soundfile
+import digit_strings
 
-from asrtool.data import audio, corpus
+from asrtool.data import corpus, prepared
+from asrtool.log import logger
 from asrtool.types import Utterance
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
 HELD_OUT = "theo"
-ACCENTS = {
+ACCENTS = {  # as declared by the speakers, metadata.py of the corpus
     "jackson": "USA/neutral",
     "theo": "USA/neutral",
     "nicolas": "BEL/French",
@@ -30,97 +29,85 @@ ACCENTS = {
     "lucas": "DEU/German",
     "george": "GRC/Greek",
 }
-OFFICIAL = re.compile(r"(?P<digit>\d)_(?P<speaker>\w+)_(?P<index>\d+)")
-PREPARED = re.compile(r"(?P<speaker>\w+)-(?P<digit>\d)-(?P<index>\d+)")
-PASSES = {
-    "train": 8,
-    "dev": 4,
-    "test": 4,
-    "test_speaker": 2,
-}  # how often each recording is used, in another string each time
-RATE = 16000
+OFFICIAL = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)"
+PREPARED = r"(?P<speaker>[a-z]+)-(?P<digit>\d)-(?P<index>\d+)"
+PASSES = {"train": 8, "dev": 4, "test": 4, "test_speaker": 2}  # times each recording is used, in other strings
+RECORDINGS = 50  # of each digit by each speaker
 
 Recording = tuple[str, int, int]  # speaker, digit, index
 
 
 def main() -> None:
     args = corpus.parser(__doc__).parse_args()
-    recordings = find(args.corpus)
-    sets: dict[str, dict[Recording, Path]] = {name: {} for name in PASSES}
+    recordings, inputs = find(args.corpus)
+    sets: dict[str, dict[Recording, str]] = {name: {} for name in PASSES}
     for (speaker, digit, index), path in sorted(recordings.items()):
         name = "test_speaker" if speaker == HELD_OUT else "test" if index < 5 else "dev" if index < 10 else "train"
         sets[name][speaker, digit, index] = path
-    files = sorted(f"{'-'.join(map(str, key))} {path.stat().st_size}" for key, path in recordings.items())
     for name, members in sets.items():
         if not members:
-            raise corpus.CorpusError(f"'{args.corpus}' has no recording for the set '{name}'; is the corpus complete?")
+            raise corpus.CorpusError(f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?")
+    for name, members in sets.items():
+        place = (args.out / name / "audio").absolute()
         corpus.write_set(
             args.out / name,
-            lambda target, name=name, members=members: join(name, members, target, args.out / name),
-            options={"passes": PASSES[name], "files": files},
+            lambda target, name=name, members=members, place=place: write_strings(name, members, target, place),
+            inputs=[Path(__file__), Path(digit_strings.__file__), *inputs],
+            options={"out": str(place)},  # wav.scp points there
         )
     corpus.write_test_sets(args.out, ["test", "test_speaker"])
 
 
-def find(folder: Path) -> dict[Recording, Path]:
-    prepared = corpus.prepared_sets(folder)
-    pattern = PREPARED if prepared else OFFICIAL
-    root = folder if prepared else corpus.folder(folder, "recordings", "free-spoken-digit-dataset/recordings")
+def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
+    """The path of every recording, and the folders that were read."""
+    sets = prepared.find(folder)
+    if sets:
+        paths = {utterance.id: utterance.audio for source in sets.values() for utterance in prepared.read(source)[0]}
+        inputs = [folder]
+    else:
+        inputs = [folder / "recordings"]
+        if not inputs[0].is_dir():
+            raise corpus.CorpusError(f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp")
+        paths = {name: str(path) for name, path in corpus.audio_by_id(*inputs).items()}
     found = {}
-    for name, path in corpus.audio_by_id(root).items():
-        match = pattern.fullmatch(name)
+    for name, path in paths.items():
+        match = re.fullmatch(PREPARED if sets else OFFICIAL, name)
         if match is None:
-            raise corpus.CorpusError(f"{path}: expected a name like {'theo-7-12' if prepared else '7_theo_12.wav'}")
+            raise corpus.CorpusError(f"{path}: expected a name like {'theo-7-12' if sets else '7_theo_12.wav'}")
         found[match["speaker"], int(match["digit"]), int(match["index"])] = path
-    return found
+    speakers = sorted({speaker for speaker, _, _ in found} | ACCENTS.keys())
+    wanted = [(s, d, i) for s in speakers for d in range(len(WORDS)) for i in range(RECORDINGS)]
+    missing = ["{1}_{0}_{2}".format(*key) for key in wanted if key not in found]
+    if missing:
+        logger.warning("'%s' lacks %d of %d recordings, first %s", folder, len(missing), len(wanted), missing[0])
+    return found, inputs
 
 
-def join(name: str, members: dict[Recording, Path], target: Path, final: Path) -> list[Utterance]:
-    """Every recording once in each pass, dealt into strings of one speaker; written to <target>/audio as 16 kHz
-    FLAC."""
+def write_strings(name: str, members: dict[Recording, str], target: Path, place: Path) -> corpus.Found:
+    """Each recording once in each pass, in strings of one speaker; 16 kHz FLAC, now in `target`, later in `place`."""
     (target / "audio").mkdir()
-    clips = {key: audio.read(str(path), rate=RATE) for key, path in members.items()}
+    clips, left_out = digit_strings.read(members)
     utterances = []
-    for speaker in sorted({key[0] for key in members}):
-        draw = random.Random(f"fsdd {name} {speaker}")
-        number = 0
+    for speaker in sorted({key[0] for key in clips}):
+        draw, number = random.Random(f"fsdd {name} {speaker}"), 0
         for _ in range(PASSES[name]):
-            deck = sorted(key for key in members if key[0] == speaker)
-            draw.shuffle(deck)
-            while deck:
-                chosen = [deck.pop() for _ in range(min(draw.randint(1, 7), len(deck)))]
-                identity = f"{speaker}-{name}-{number:04d}"
-                samples = string([clips[key] for key in chosen], draw)
-                soundfile.write(target / "audio" / f"{identity}.flac", samples, RATE, subtype="PCM_16")
+            written = {}
+            for string in digit_strings.deal([key for key in clips if key[0] == speaker], draw):
+                identity, number = f"{speaker}-{name}-{number:04d}", number + 1
+                written[identity] = digit_strings.join([clips[key] for key in string], draw)
                 utterances.append(
                     Utterance(
                         id=identity,
-                        audio=str((final / "audio" / f"{identity}.flac").resolve()),
-                        duration=len(samples) / RATE,
-                        text=" ".join(WORDS[digit] for _, digit, _ in chosen),
+                        audio=str(place / f"{identity}.flac"),
+                        duration=len(written[identity]) / digit_strings.RATE,
+                        text=" ".join(WORDS[digit] for _, digit, _ in string),
                         speaker=speaker,
                         labels={"accent": ACCENTS.get(speaker, "unknown")},
                     )
                 )
-                number += 1
-    return utterances
+            digit_strings.write(target / "audio", written)
+    return corpus.Found(utterances, left_out)
 
 
-def string(clips: list[np.ndarray], draw: random.Random) -> np.ndarray:
-    """Clips with pauses around them: mostly 30 to 150 ms, now and then a hesitation of up to half a second; the
-    pauses hold faint noise."""
-    noise = np.random.default_rng(draw.getrandbits(32))
-    level = 0.5 * min(float(np.sqrt(np.mean(clip[: RATE // 100] ** 2))) for clip in clips) + 1e-4
-
-    def pause(low: float, high: float) -> np.ndarray:
-        return (level * noise.standard_normal(int(draw.uniform(low, high) * RATE))).astype(np.float32)
-
-    parts = [pause(0.05, 0.3)]
-    for clip in clips:
-        long = draw.random() < 0.1
-        parts += [clip, pause(0.15, 0.5) if long else pause(0.03, 0.15)]
-    parts.append(pause(0.05, 0.2))
-    return np.concatenate(parts).clip(-1.0, 1.0)
-
-
-corpus.run(main)
+if __name__ == "__main__":
+    corpus.run(main)

@@ -1,100 +1,108 @@
 #!/usr/bin/env python
-"""LibriSpeech (https://www.openslr.org/12) -> data directories.
+"""LibriSpeech (https://www.openslr.org/12) -> data directories train, dev, test_clean, test_other.
 
-Reads the official tree <part>/<speaker>/<chapter>/{<speaker>-<chapter>.trans.txt,<utterance id>.flac}, whatever the
-extension of the audio, below --corpus or below its LibriSpeech/; or a folder of prepared sets (see
-asrtool/data/corpus.py).
+Reads the official tree <part>/<reader>/<chapter>/{<reader>-<chapter>.trans.txt,<utterance id>.flac}, whatever the
+extension of the audio, in --corpus or its LibriSpeech/; or a folder of prepared sets (see asrtool/data/prepared.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool.data import corpus
+from asrtool.data import corpus, prepared
 from asrtool.log import logger
 from asrtool.types import Utterance
 
-PARTS = {  # set -> official parts it is made of
-    "dev": ("dev-clean", "dev-other"),
-    "test_clean": ("test-clean",),
-    "test_other": ("test-other",),
+UTTERANCES = {  # of the official parts
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
 }
+HELD_OUT = {"dev": ["dev-clean", "dev-other"], "test_clean": ["test-clean"], "test_other": ["test-other"]}
+MINIATURE = "mini_corpus.json"  # what tools/make_mini_corpus.py leaves in its trees
 
 
 def main() -> None:
     options = corpus.parser(__doc__)
-    options.add_argument("--train-parts", default="train-clean-100 train-clean-360 train-other-500")
+    known = [name for name in UTTERANCES if name.startswith("train")]
+    options.add_argument("--train-parts", default=" ".join(known), help="official parts to train on")
     args = options.parse_args()
-    sets = corpus.prepared_sets(args.corpus)
+    train = args.train_parts.split()
+    if not train or not set(train) <= set(known):
+        options.error(f"--train-parts is '{args.train_parts}', expected some of: {' '.join(known)}")
+    sets = prepared.find(args.corpus)
     if sets:
-        write_prepared(sets, args.out)
-        return
-    if not any((args.corpus / part).is_dir() for part in (*args.train_parts.split(), "dev-clean", "test-clean")):
-        args.corpus = corpus.folder(args.corpus, "LibriSpeech", "audio/LibriSpeech")
-    parts = {"train": tuple(args.train_parts.split()), **PARTS}
-    found = {name: [part for part in wanted if (args.corpus / part).is_dir()] for name, wanted in parts.items()}
-    missing = [part for name, wanted in parts.items() for part in wanted if part not in found[name]]
-    tests = [name for name in ("test_clean", "test_other") if found[name]]
-    if not (found["train"] and found["dev"] and tests):
-        raise corpus.CorpusError(
-            f"'{args.corpus}' lacks {', '.join(missing)}; at least one training, one dev and one test part are needed "
-            "(https://www.openslr.org/12; stage -1 downloads them)"
-        )
-    if missing:
-        logger.warning("%s: missing parts, going on without them: %s", args.corpus, ", ".join(missing))
-    for name, members in found.items():
-        if members:
-            folders = [args.corpus / part for part in members]
-            files = [line for folder in folders for line in (folder.name, *corpus.listing(folder))]
-            corpus.write_set(
-                args.out / name,
-                lambda _, folders=folders: corpus.measured([u for folder in folders for u in read_part(folder)]),
-                inputs=[file for folder in folders for file in sorted(folder.rglob("*.trans.txt"))],
-                options={"parts": members, "files": files},
-            )
+        tests = prepared.write(sets, args.out)
+    else:
+        inside = args.corpus / "LibriSpeech"
+        tests = write_official(inside if inside.is_dir() else args.corpus, {"train": train, **HELD_OUT}, args.out)
     corpus.write_test_sets(args.out, tests)
 
 
-def write_prepared(sets: dict[str, Path], out: Path) -> None:
-    tests = sorted(name for name in sets if name.startswith("test"))
-    missing = [name for name in ("train", "dev") if name not in sets] + ([] if tests else ["test"])
-    if missing:
-        raise corpus.CorpusError(f"the prepared sets {', '.join(sets)} lack: {', '.join(missing)}")
-    for name in ("train", "dev", *tests):
-        corpus.write_set(out / name, lambda _, name=name: corpus.read_prepared(sets[name]), inputs=[sets[name]])
-    corpus.write_test_sets(out, tests)
-
-
-def read_part(folder: Path) -> list[Utterance]:
-    """One official part; a transcript without audio, or audio without a transcript, is named and counted."""
-    audio, utterances = corpus.audio_by_id(folder), []
-    for transcript in sorted(folder.rglob("*.trans.txt")):
-        for number, line in enumerate(transcript.read_text(encoding="utf-8-sig").splitlines(), 1):
-            identity, _, text = line.partition(" ")
-            if identity.count("-") != 2:
-                raise corpus.CorpusError(
-                    f"{transcript}:{number}: expected '<speaker>-<chapter>-<number> TEXT', got '{line[:40]}'"
-                )
-            path = audio.pop(identity, None)
-            if path is None:
-                logger.warning(
-                    "left out %s: %s:%d has its text, but no audio has its name", identity, transcript, number
-                )
-                continue
-            utterances.append(
-                Utterance(
-                    id=identity,
-                    audio=str(path.resolve()),
-                    duration=0.0,
-                    text=text.strip(),
-                    speaker=identity.rsplit("-", 1)[0],
-                )
+def write_official(root: Path, sets: dict[str, list[str]], out: Path) -> list[str]:
+    check_parts(root, sets)
+    genders = read_genders(root / "SPEAKERS.TXT")
+    found = {name: [root / part for part in parts if (root / part).is_dir()] for name, parts in sets.items()}
+    for name, parts in found.items():
+        if parts:
+            corpus.write_set(
+                out / name,
+                lambda _, parts=parts: read_parts(parts, genders),
+                inputs=[Path(__file__), *parts, *root.glob("SPEAKERS.TXT")],
+                options={"corpus": str(root)},
             )
-    if audio:
-        logger.warning(
-            "left out %d audio files of %s without a transcript, first: %s", len(audio), folder, sorted(audio)[0]
+    return [name for name, parts in found.items() if parts and name.startswith("test")]
+
+
+def check_parts(root: Path, sets: dict[str, list[str]]) -> None:
+    """Missing parts are named; a training, a development and a test set must be left."""
+    missing = [part for parts in sets.values() for part in parts if not (root / part).is_dir()]
+    there = {name for name, parts in sets.items() if not set(parts) <= set(missing)}
+    if not missing or ((root / MINIATURE).exists() and len(there) == len(sets)):
+        return
+    if not {"train", "dev"} <= there or not {"test_clean", "test_other"} & there:
+        folders = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
+        raise corpus.CorpusError(
+            f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development and a test part; the "
+            f"folders in it are: {folders} (https://www.openslr.org/12; run.sh --stage -1 downloads what is missing)"
         )
-    return utterances
+    logger.warning("'%s' lacks %s; going on without", root, ", ".join(missing))
 
 
-corpus.run(main)
+def read_parts(parts: Sequence[Path], genders: dict[str, str]) -> corpus.Found:
+    """All utterances of some parts, except those that lack text or readable audio."""
+    audio = corpus.audio_by_id(*parts)
+    transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
+    unwritten = {path.parent for path in audio.values()} - {path.parent for path in transcripts}
+    unwritten |= {part / "<reader>" / "<chapter>" for part in parts if not any(part in t.parents for t in transcripts)}
+    for chapter in sorted(unwritten):
+        name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
+        raise corpus.CorpusError(f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?")
+    pairs, lonely = corpus.pair(transcripts, audio, r"\d+-\d+-\d+")
+    official = sum(UTTERANCES[part.name] for part in parts)
+    if len(pairs) != official and not (parts[0].parent / MINIATURE).exists():
+        names = " + ".join(part.name for part in parts)
+        logger.warning("%s: %d utterances, officially %d", names, len(pairs), official)
+    utterances = []
+    for identity, path, text in pairs:
+        reader = identity.split("-")[0]
+        labels = {"gender": genders[reader]} if reader in genders else {}
+        utterances.append(Utterance(id=identity, audio=str(path), duration=0, text=text, speaker=reader, labels=labels))
+    kept, unreadable = corpus.measured(utterances)
+    return corpus.Found(kept, lonely + unreadable)
+
+
+def read_genders(speakers: Path) -> dict[str, str]:
+    """Reader -> f or m from SPEAKERS.TXT (`14 | F | train-clean-360 | 25.03 | name`); empty without the file."""
+    text = speakers.read_text(encoding="utf-8", errors="replace") if speakers.exists() else ""
+    rows = (line.split("|") for line in text.split("\n") if not line.startswith(";"))
+    return {row[0].strip(): row[1].strip().lower() for row in rows if len(row) > 2 and row[1].strip() in ("F", "M")}
+
+
+if __name__ == "__main__":
+    corpus.run(main)

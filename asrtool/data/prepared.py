@@ -1,0 +1,42 @@
+"""A corpus that is a folder of data directories already: `<corpus>/<set>/{wav.scp,text,utt2spk[,utt2dur,utt2<label>]}`.
+
+Recipes take it in the place of the official tree. Relative paths of wav.scp start at `<corpus>`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from asrtool.data import corpus, datadir
+from asrtool.log import logger
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """The prepared sets in `folder` by name; empty for an official tree."""
+    return {
+        path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp")) if (path.parent / "text").exists()
+    }
+
+
+def read(source: Path) -> corpus.Found:
+    """One prepared set; audio is measured only where utt2dur is missing."""
+    utterances = datadir.read(source, base=source.parent, measure=False)
+    known = [utterance for utterance in utterances if not math.isnan(utterance.duration)]
+    rest = corpus.measured([utterance for utterance in utterances if math.isnan(utterance.duration)])
+    return corpus.Found(known + rest.utterances, rest.left_out)
+
+
+def write(sets: dict[str, Path], out: Path) -> list[str]:
+    """The sets train, dev and all that begin with test, as they are; the names of the latter."""
+    tests = sorted(name for name in sets if name.startswith("test"))
+    missing = [name for name in ("train", "dev") if name not in sets] + ([] if tests else ["test"])
+    if missing:
+        raise corpus.CorpusError(f"among the prepared sets {', '.join(sets)} there is no {', no '.join(missing)}")
+    logger.info("taking the prepared sets train, dev, %s", ", ".join(tests))
+    for name in ("train", "dev", *tests):
+        source = sets[name]
+        corpus.write_set(
+            out / name, lambda _, source=source: read(source), inputs=[source], options={"corpus": str(source.parent)}
+        )
+    return tests
