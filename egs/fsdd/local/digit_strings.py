@@ -22,6 +22,7 @@ RATE = 16000
 FADE = RATE // 200  # samples of a cross-fade: 5 ms
 QUIET = RATE // 50  # samples of the stretch that the background is taken from: 20 ms
 BACKGROUND = 1 << 14  # samples of noise made for each clip; the longest pause has 8160
+LOUDEST = 2
 LONGEST = 7  # digits in a string
 
 
@@ -33,7 +34,10 @@ class Clip(NamedTuple):
 
 
 def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]:
-    """The recordings that can be read, at RATE, and a sentence for each that cannot."""
+    """The recordings that can be read, at RATE, and a sentence for each that cannot; keys begin with the speaker.
+
+    A background LOUDEST times above the speaker's median comes from a recording without a quiet moment; it is reduced.
+    """
     clips, left_out = {}, []
     noise = np.random.default_rng(0)
     for key, path in recordings.items():
@@ -41,6 +45,11 @@ def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]
             clips[key] = clip(audio.read(path, rate=RATE), noise)
         except audio.AudioError as error:
             left_out.append(f"recording {error}")
+    for speaker in {key[0] for key in clips}:
+        limit = LOUDEST * float(np.median([rms(clip.background) for key, clip in clips.items() if key[0] == speaker]))
+        for key in [key for key in clips if key[0] == speaker]:
+            samples, background = clips[key]
+            clips[key] = Clip(samples, background * min(1, limit / max(rms(background), 1e-10)))
     return clips, left_out
 
 
