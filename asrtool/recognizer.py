@@ -34,9 +34,12 @@ class Recognizer:
     weights: Path  # what was loaded: an average or one checkpoint
 
     @classmethod
-    def load(cls, exp: Path, decode: DecodeConfig, device: torch.device | str = "cpu") -> Recognizer:
-        """From the folder that training wrote; makes the average of checkpoints if it is not there yet."""
-        config, weights = averaged(exp, decode)
+    def load(
+        cls, exp: Path, decode: DecodeConfig, device: torch.device | str = "cpu", weights: Path | None = None
+    ) -> Recognizer:
+        """From the folder that training wrote; `weights`: a file to take instead of the average that `decode` asks for."""
+        config = phase_config(exp, decode)[1]
+        weights = weights or averaged(exp, decode)
         tokenizer = load(exp / "vocab")
         model = build_model(config, tokenizer.size)
         checkpoint.load_model(model, weights)
@@ -58,16 +61,20 @@ class Recognizer:
             return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
-def averaged(exp: Path, decode: DecodeConfig) -> tuple[TrainConfig, Path]:
-    """The config of the phase that `decode` names, and the file of its averaged weights, made if it is not there
-    yet."""
+def phase_config(exp: Path, decode: DecodeConfig) -> tuple[str, TrainConfig]:
+    """Name and config of the phase that `decode` names, by default the last."""
     if not (exp / "config.yaml").exists():
         raise ExperimentError(f"{exp} holds no config.yaml: train first (stage 3), or give another --exp")
     phases = experiment.load_phases(exp / "config.yaml")
-    phase = decode.phase or list(phases)[-1]
-    if phase not in phases:
-        raise ExperimentError(f"{exp} has no phase '{phase}'; it has: {', '.join(phases)}")
-    return phases[phase], checkpoint.average(exp / phase, decode.average)
+    name = decode.phase or list(phases)[-1]
+    if name not in phases:
+        raise ExperimentError(f"{exp} has no phase '{name}'; it has: {', '.join(phases)}")
+    return name, phases[name]
+
+
+def averaged(exp: Path, decode: DecodeConfig) -> Path:
+    """The file of the averaged weights, made if it is not there yet."""
+    return checkpoint.average(exp / phase_config(exp, decode)[0], decode.average)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:

@@ -123,7 +123,7 @@ launch() {          # a command of stages 3 and 4: one process, one per GPU, or 
   local processes=1
   if (( ngpu > 1 )); then processes=$ngpu; elif (( ngpu == 0 )); then processes=$ranks; fi
   if (( processes > 1 )); then
-    run torchrun --standalone --nproc-per-node "$processes" -m "asrtool.bin.$1" "${@:2}"
+    tool torchrun --standalone --nproc-per-node "$processes" -m "asrtool.bin.$1" "${@:2}"
   else
     tool "$@"
   fi

@@ -22,6 +22,8 @@ def explain(error: BaseException) -> str | None:
         return ""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return "stops, since another rank ended; what happened is in that rank's message"
     frames = traceback.extract_tb(error.__traceback__)
     if type(error).__module__.split(".")[0] == "asrtool":
         return str(error)

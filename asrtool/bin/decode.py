@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -44,10 +45,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def decode(exp: Path, settings: DecodeConfig, data: Path, out: Path, force: bool = False) -> None:
     """Decode the set `data` into `out`; ranks take every n-th batch, rank 0 joins what they wrote."""
-    if distributed.is_main():
-        averaged(exp, settings)  # one rank writes the average, the others find it
-    distributed.barrier()
-    recognizer = Recognizer.load(exp, settings, distributed.device())
+    weights = averaged(exp, settings) if distributed.is_main() else None
+    weights = distributed.broadcast_object(weights)
+    recognizer = Recognizer.load(exp, settings, distributed.device(), weights)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
     with ExitStack() as stack:
         target = None
@@ -107,7 +107,8 @@ def results(recognizer: Recognizer, batch: Batch, nbest: int, durations: dict[st
 def describe(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
     """A hypothesis as JSON; `times`: seconds at which each token was emitted."""
     shift = recognizer.model.frame_shift
-    line: dict = {"text": hypothesis.text, "score": round(hypothesis.score, 4)}
+    finite = math.isfinite(hypothesis.score)  # minus infinity: the constraints left nothing possible
+    line: dict = {"text": hypothesis.text, "score": round(hypothesis.score, 4) if finite else None}
     line["tokens"] = [recognizer.tokenizer.tokens[token] for token in hypothesis.tokens]
     if hypothesis.parts:
         line["parts"] = {name: round(value, 4) for name, value in hypothesis.parts.items()}
@@ -140,3 +141,7 @@ def join(target: Path) -> None:
             text.write(f"{identity} {json.loads(line)['text']}".rstrip() + "\n")
     for part in parts:
         part.unlink()
+
+
+if __name__ == "__main__":
+    main()

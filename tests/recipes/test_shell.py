@@ -1,7 +1,7 @@
 """The recipe engine, its options and the top-level commands, on a recipe whose commands only note that they ran.
 
-`python` and `torchrun` of the recipe's local/path.sh are a script that appends its arguments to a file, so a test sees
-the exact command lines without waiting for any of them.
+`python` of the recipe's local/path.sh is a script that appends its arguments to a file, so a test sees the exact command
+lines without waiting for any of them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ MINI = (
     "mini_train_config=conf/train_mini.yaml mini_decode_config=conf/decode_mini.yaml mini_unit=char mini_vocab_size=0"
 )
 
+TORCHRUN = ["python", "-m", "asrtool.bin.torchrun", "--standalone"]
 PATH_SH = 'export PATH="$PWD/fake:$PATH"\n'
 FAKE = """\
 #!/usr/bin/env bash
@@ -65,14 +66,18 @@ class Recipe:
             (self.folder / name).mkdir(parents=True)
         self.write("run.sh", RECIPE.format(root=ROOT, more=more))
         self.write("local/path.sh", PATH_SH)
-        for name in ("python", "torchrun"):
-            self.write(f"fake/{name}", FAKE.format(python=shlex.quote(sys.executable)))
+        self.fake = FAKE.format(python=shlex.quote(sys.executable))
+        self.write("fake/python", self.fake)
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
+
+    def replace_torchrun(self, script: str) -> None:
+        start, rest = self.fake.split("\n", 1)
+        self.write("fake/python", f"{start}\nif [[ $2 == asrtool.bin.torchrun ]]; then {script}; fi\n{rest}")
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "CALLS": str(self.calls_file)}
@@ -246,7 +251,7 @@ def test_training_and_decoding_run_one_process_per_gpu_or_cpu_rank(
     recipe: Recipe, options: list[str], processes: int | None
 ) -> None:
     assert recipe.run("--stage", "3", "--stop-stage", "4", "--test-sets", "test", *options).returncode == 0
-    start = ["python"] if processes is None else ["torchrun", "--standalone", "--nproc-per-node", str(processes)]
+    start = ["python"] if processes is None else [*TORCHRUN, "--nproc-per-node", str(processes)]
     for call, command in zip(recipe.calls(), ("train", "decode"), strict=True):
         assert call[: len(start) + 2] == [*start, "-m", f"asrtool.bin.{command}"]
 
@@ -333,7 +338,7 @@ def test_stage_minus_1_downloads_only_what_is_missing(recipe: Recipe) -> None:
 
 
 def test_a_failing_command_stops_the_run_and_names_its_stage(recipe: Recipe) -> None:
-    recipe.write("fake/torchrun", "#!/bin/sh\nexit 7\n")
+    recipe.replace_torchrun("exit 7")
     done = recipe.run("--stage", "2", "--ngpu", "2")
     assert done.returncode == 7
     assert "stage 3 (train) failed; the same command with --stage 3 goes on from here" in done.stderr
@@ -342,7 +347,7 @@ def test_a_failing_command_stops_the_run_and_names_its_stage(recipe: Recipe) -> 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_command_and_its_children(recipe: Recipe, sent: signal.Signals, status: int) -> None:
-    recipe.write("fake/torchrun", "#!/bin/sh\nsleep 300 &\necho ready\nwait\n")
+    recipe.replace_torchrun("sleep 300 & echo ready; wait")
     command = [str(recipe.folder / "run.sh"), "--stage", "3", "--ngpu", "2"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=recipe.environment(), stdout=pipe, stderr=pipe, text=True) as process:
