@@ -10,11 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asrtool import stamp
-from asrtool.data import datadir, features
+from asrtool.data import features
 from asrtool.data.config import DataConfig
-from asrtool.data.extraction import Extracted, ExtractionError, extract
+from asrtool.data.extraction import ExtractionError, Summary, extract
 from asrtool.log import logger, set_up
-from asrtool.types import Utterance
 
 SHOWN = 5                                    # skipped utterances that the log names; skipped.txt names all
 TOLERATED = 0.1                              # share of utterances that may be unusable
@@ -77,33 +76,31 @@ def run(args: argparse.Namespace, config: DataConfig) -> None:
     with stamp.building(args.out, "features", [args.data], options, args.force) as target:
         if target is None:
             return
-        utterances = datadir.read(args.data, measure=False)
-        result = extract(utterances, config, target, final=args.out, training=args.training, nj=args.nj)
-        report_skipped(result, utterances, args, target)
-        datadir.write(target, result.utterances)
-        if result.stats is not None:
-            result.stats.cmvn().save(target / "cmvn.json")
-    hours = sum(row.duration for row in result.utterances) / 3600
-    copied = f", {len(result.utterances)} with speed copies" if len(options["speeds"]) > 1 else ""
-    kept = len(utterances) - len(result.skipped)
-    logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, features.feature_id(config))
+        summary = extract(args.data, config, target, final=args.out, training=args.training, nj=args.nj)
+        report_skipped(summary, args, target)
+        if summary.stats is not None:
+            summary.stats.cmvn().save(target / "cmvn.json")
+    copied = f", {summary.rows} with speed copies" if len(options["speeds"]) > 1 else ""
+    kept = summary.total - len(summary.skipped)
+    hours, name = summary.seconds / 3600, features.feature_id(config)
+    logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, name)
 
 
-def report_skipped(result: Extracted, utterances: Sequence[Utterance], args: argparse.Namespace, target: Path) -> None:
+def report_skipped(summary: Summary, args: argparse.Namespace, target: Path) -> None:
     """Say what was resampled and what was left out; too much of the latter stops the stage."""
-    for rate, count in sorted(result.rates.items()):
-        logger.info("%s: %d utterances were resampled from %d Hz", args.data, count, rate)
-    if not result.skipped:
+    for rate, number in sorted(summary.rates.items()):
+        logger.info("%s: %d utterances were resampled from %d Hz", args.data, number, rate)
+    if not summary.skipped:
         return
-    for key, why in result.skipped[:SHOWN]:
+    for key, why in summary.skipped[:SHOWN]:
         logger.warning("left out %s: %s", key, why)
-    share = f"{len(result.skipped)} of {len(utterances)} utterances"
-    if len(result.skipped) > TOLERATED * len(utterances):
-        first, why = result.skipped[0]
+    share = f"{len(summary.skipped)} of {summary.total} utterances"
+    if len(summary.skipped) > TOLERATED * summary.total:
+        first, why = summary.skipped[0]
         advice = f"`asrtool check_data {args.data} --audio` lists all"
         raise ExtractionError(f"{args.data}: {share} cannot be used, first {first}: {why}; {advice}")
     logger.warning("%s: left out %s, see %s", args.data, share, args.out / "skipped.txt")
-    text = "".join(f"{key} {why}\n" for key, why in result.skipped)
+    text = "".join(f"{key} {why}\n" for key, why in summary.skipped)
     (target / "skipped.txt").write_text(text, encoding="utf-8")
 
 

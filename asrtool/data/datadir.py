@@ -1,4 +1,4 @@
-"""Kaldi data directories: `wav.scp`, `text`, `utt2spk`, `utt2dur` ... as a list of `Utterance`s, and back.
+"""Kaldi data directories: `wav.scp`, `text`, `utt2spk`, `utt2dur` ... as `Utterance`s, and back.
 
 Beside Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of the speaker) is a label:
 `utt2accent`, `spk2gender`. Only wav.scp is indispensable: without `text` transcripts are empty, without `utt2spk` every
@@ -10,26 +10,28 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from asrtool.data import audio, tables
+from asrtool.data import audio, datadir_check, tables
 from asrtool.data.datadir_check import DataDirError, check, consistency, is_label, load
 from asrtool.data.datadir_fix import FixReport, fix
+from asrtool.data.datadir_write import Writer, write
 from asrtool.data.tables import Problem
 from asrtool.types import Utterance
 
-Files = Mapping[str, Mapping[str, str]]      # file name -> id -> value
+__all__ = ["DataDirError", "FixReport", "Problem", "Writer", "check", "fix", "iterate", "read", "write"]
 
-__all__ = ["DataDirError", "FixReport", "Problem", "check", "fix", "read", "write"]
+Values = Mapping[str, str]
+REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}     # each has every utterance, or is absent
+NOT_OF_UTTERANCES = {"reco2dur", "cmvn.scp", "spk2utt"}                      # nor is any spk2<label>
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id; files are not opened, unless `utt2dur` is missing.
+    """The utterances of a data directory, sorted by id; audio is not opened, unless `utt2dur` is missing.
 
     `base` is where relative paths start, instead of the current folder. With `measure=False`, a duration that no file
-    tells is NaN.
-    Raises DataDirError where the files contradict each other; `check` lists all that is wrong.
+    tells is NaN. Raises DataDirError where the files contradict each other; `check` lists all that is wrong.
     """
     folder = Path(folder)
     found = load(folder)
@@ -38,62 +40,98 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
     if errors:
         more = f" ({len(errors) - 1} more: `asrtool check_data {folder}` lists them)" if errors[1:] else ""
         raise DataDirError(f"{errors[0]}{more}")
-    return _utterances(folder, base, {name: table.values() for name, table in found.items()}, measure)
-
-
-def _utterances(folder: Path, base: Path | None, files: Files, measure: bool) -> list[Utterance]:
-    recordings = {key: _from_base(path, base) for key, path in files["wav.scp"].items()}
-    segments = {key: value.split() for key, value in files["segments"].items()} if "segments" in files else None
-    ids = sorted(recordings if segments is None else segments)
-    speakers = files.get("utt2spk", {})
-    texts, features, frames = (files.get(name, {}) for name in ("text", "feats.scp", "utt2num_frames"))
-    labels = _labels(files, ids, speakers)
-    seconds = _durations(folder, recordings, segments, files.get("utt2dur"), measure)
-    beside = _Beside(folder)
+    files = {name: table.values() for name, table in found.items()}
+    segmented = "segments" in files
+    seconds = None
+    if measure and not segmented and "utt2dur" not in files:
+        seconds = _measure(folder, files["wav.scp"], base)
+    make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files), seconds)
+    of_utterances = {name: files[name] for name in _of_utterances(files, segmented)}
     return [
-        Utterance(
-            id=key,
-            audio=recordings[key if segments is None else segments[key][0]],
-            duration=seconds[key],
-            text=texts.get(key, ""),
-            speaker=speakers.get(key, key),
-            recording=None if segments is None else segments[key][0],
-            start=0.0 if segments is None else float(segments[key][1]),
-            labels=labels.get(key, {}),
-            features=beside.locate(features[key]) if key in features else None,
-            num_frames=int(frames[key]) if key in frames else None,
-        )
-        for key in ids
+        make(key, {name: values[key] for name, values in of_utterances.items() if key in values})
+        for key in sorted(files["segments" if segmented else "wav.scp"])
     ]
+
+
+def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
+    """How many utterances `read(measure=False)` gives, and the same utterances one by one, in little memory.
+
+    Files that are not sorted, or in any other way not as they should be, are read at once as `read` does.
+    """
+    folder = Path(folder)
+    try:
+        return sum(1 for _ in _stream(folder)), _stream(folder)
+    except (_Irregular, OSError):
+        utterances = read(folder, measure=False)
+        return len(utterances), utterances
+
+
+# -- one utterance ---------------------------------------------------------
+
+class _Assembler:
+    """Makes utterances from their lines in each file."""
+
+    def __init__(
+        self, folder: Path, base: Path | None, recordings: Values | None, of_speakers: Mapping[str, Values],
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.base = base
+        self.recordings = recordings                          # where there are segments
+        self.of_speakers = of_speakers                        # label -> speaker -> value
+        self.seconds = seconds                                # as measured, where no file tells
+        self.archives: dict[str, str] = {}
+
+    def __call__(self, key: str, values: Values) -> Utterance:
+        """The utterance `key` from the values that files (by their names) have for it."""
+        recording, start = None, 0.0
+        path = values.get("wav.scp", "")
+        if self.recordings is not None:
+            recording, first, last = values["segments"].split()
+            path, start = self.recordings[recording], float(first)
+            duration = float(last) - start
+        elif "utt2dur" in values:
+            duration = float(values["utt2dur"])
+        else:
+            duration = math.nan if self.seconds is None else self.seconds[key]
+        speaker = values.get("utt2spk", key)
+        labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
+        labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
+        return Utterance(
+            id=key, audio=_from_base(path, self.base), duration=duration, text=values.get("text", ""), speaker=speaker,
+            recording=recording, start=start, labels=labels,
+            features=self.locate(values["feats.scp"]) if "feats.scp" in values else None,
+            num_frames=int(values["utt2num_frames"]) if "utt2num_frames" in values else None,
+        )
+
+    def locate(self, reference: str) -> str:
+        """Where an archive of feats.scp lies: where the file says or, in a folder that was moved, beside feats.scp."""
+        archive, colon, offset = reference.rpartition(":")
+        if not colon or "|" in archive:
+            return reference
+        if archive not in self.archives:
+            moved = self.folder / os.path.basename(archive)
+            self.archives[archive] = str(moved) if not os.path.exists(archive) and moved.exists() else archive
+        return f"{self.archives[archive]}:{offset}"
 
 
 def _from_base(path: str, base: Path | None) -> str:
     return path if base is None or audio.is_pipe(path) else str(Path(base) / path)
 
 
-def _labels(files: Files, ids: Iterable[str], speakers: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Utterance id -> {label: value}; what is said of an utterance wins over what is said of its speaker."""
-    labels: dict[str, dict[str, str]] = {}
-    for name in sorted(name for name in files if is_label(name)):               # spk2... come before utt2...
-        values = files[name]
-        for key in ids:
-            value = values.get(speakers.get(key, key) if name.startswith("spk2") else key)
-            if value is not None:
-                labels.setdefault(key, {})[name[4:]] = value
-    return labels
+def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
+    return {name[4:]: values for name, values in files.items() if name.startswith("spk2") and is_label(name)}
 
 
-def _durations(
-    folder: Path, recordings: Mapping[str, str], segments: Mapping[str, list[str]] | None,
-    known: Mapping[str, str] | None, measure: bool,
-) -> dict[str, float]:
-    if segments is not None:
-        return {key: float(end) - float(start) for key, (_, start, end) in segments.items()}
-    if known is not None:
-        return {key: float(value) for key, value in known.items()}
-    if not measure:
-        return dict.fromkeys(recordings, math.nan)
-    measured = dict(zip(recordings, audio.durations(recordings.values()), strict=True))
+def _of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
+    """The files that have a line for an utterance."""
+    without = NOT_OF_UTTERANCES | ({"wav.scp"} if segmented else set())
+    return [name for name in names if name not in without and not name.startswith("spk2")]
+
+
+def _measure(folder: Path, recordings: Values, base: Path | None) -> dict[str, float]:
+    found = audio.durations(_from_base(path, base) for path in recordings.values())
+    measured = dict(zip(recordings, found, strict=True))
     bad = {key: value for key, value in measured.items() if isinstance(value, audio.AudioError)}
     if bad:
         key, error = next(iter(bad.items()))
@@ -103,77 +141,50 @@ def _durations(
     return measured
 
 
-class _Beside:
-    """Where an archive of feats.scp lies: where the file says or, in a folder that was moved, beside feats.scp."""
+# -- one after the other ---------------------------------------------------
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._found: dict[str, str] = {}
-
-    def locate(self, reference: str) -> str:
-        archive, colon, offset = reference.rpartition(":")
-        if not colon or "|" in archive:
-            return reference
-        if archive not in self._found:
-            moved = self._folder / os.path.basename(archive)
-            self._found[archive] = str(moved) if not os.path.exists(archive) and moved.exists() else archive
-        return f"{self._found[archive]}:{offset}"
+class _Irregular(DataDirError):
+    """A file is not sorted, or lacks an utterance, or holds something it should not: `read` finds out what."""
 
 
-# -- writing ---------------------------------------------------------------
-
-def write(folder: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a data directory; the same utterances in any order give the same bytes.
-
-    Files of an earlier data directory in the folder that these utterances do not need are removed.
-    """
-    files: dict[str, dict[str, str]] = {name: {} for name in ("wav.scp", "text", "utt2spk", "spk2utt", "utt2dur")}
-    rows = sorted(utterances, key=lambda utterance: utterance.id)
-    segmented = any(row.recording is not None for row in rows)
-    for row in rows:
-        _check(row)
-        if row.id in files["utt2spk"]:
-            raise DataDirError(f"{folder}: utterance id '{row.id}' occurs twice; expected unique ids")
-        recording = row.recording or row.id
-        if files["wav.scp"].setdefault(recording, row.audio) != row.audio:
-            both = f"'{files['wav.scp'][recording]}' and '{row.audio}'"
-            raise DataDirError(f"{folder}: recording '{recording}' has two audio files: {both}")
-        files["text"][row.id] = row.text.strip()
-        files["utt2spk"][row.id] = row.speaker
-        files["spk2utt"][row.speaker] = f"{files['spk2utt'].get(row.speaker, '')} {row.id}".strip()
-        files["utt2dur"][row.id] = number(row.duration)
-        if segmented:
-            end = number(row.start + row.duration)
-            files.setdefault("segments", {})[row.id] = f"{recording} {number(row.start)} {end}"
-        for name, value in row.labels.items():
-            files.setdefault(f"utt2{name}", {})[row.id] = value
-        if row.features is not None:
-            files.setdefault("feats.scp", {})[row.id] = row.features
-        if row.num_frames is not None:
-            files.setdefault("utt2num_frames", {})[row.id] = str(row.num_frames)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in load(folder).keys() - files.keys():
-        (folder / name).unlink()
-    for name, values in files.items():
-        tables.write(folder / name, values)
+def _stream(folder: Path) -> Iterator[Utterance]:
+    """Read all files side by side, a line at a time."""
+    names = datadir_check.names(folder)
+    segmented = "segments" in names
+    source = "segments" if segmented else "wav.scp"
+    small = {name: dict(_lines(folder / name)) for name in names if name.startswith("spk2") and is_label(name)}
+    recordings = dict(_lines(folder / "wav.scp")) if segmented else None
+    make = _Assembler(folder, None, recordings, _of_speakers(small))
+    others = {name: _lines(folder / name) for name in _of_utterances(names, segmented) if name != source}
+    ahead = {name: next(lines, None) for name, lines in others.items()}
+    for key, value in _lines(folder / source):
+        values = {source: value}
+        for name, line in ahead.items():
+            if line is not None and line[0] == key:
+                values[name] = line[1]
+                ahead[name] = next(others[name], None)
+            elif name in REQUIRED:
+                raise _Irregular(f"{folder / name}: no line for {key}")
+        if segmented and value.split()[0] not in recordings:
+            raise _Irregular(f"{folder / source}: no audio for {key}")
+        yield make(key, values)
+    for name, line in ahead.items():
+        if line is not None:
+            raise _Irregular(f"{folder / name}: no audio for {line[0]}")
 
 
-def number(value: float) -> str:
-    """Seconds to the microsecond, without trailing zeros."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
-
-
-def _check(row: Utterance) -> None:
-    words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
-    words |= {f"label {name}": name for name in row.labels}
-    for what, word in words.items():
-        if len(word.split()) != 1 or word != word.strip():
-            raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be one word without spaces")
-    for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
-        if "\n" in line or "\r" in line:
-            raise DataDirError(f"utterance '{row.id}': {what} has a line break in it")
-    if not row.audio.strip() or not all(value.strip() for value in row.labels.values()):
-        raise DataDirError(f"utterance '{row.id}': audio and labels must not be empty")
-    if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
-        raise DataDirError(f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0")
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Id and value of each line of a faultless file."""
+    before = ""
+    with open(path, "rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            line = raw.decode("utf-8", errors="replace")
+            key, value = (*line.split(maxsplit=1), "", "")[:2]
+            value = value.rstrip()
+            torn = "\ufffd" in line or line.startswith("\ufeff") or line.endswith("\r\n")
+            if torn or key <= before or not datadir_check.is_right(path.name, value):
+                raise _Irregular(f"{path}:{number}: not as expected")
+            before = key
+            yield key, value
+    if not before:
+        raise _Irregular(f"{path}: empty")

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from asrtool.data import audio, tables
@@ -31,9 +30,12 @@ def is_table(name: str) -> bool:
 
 def load(folder: Path) -> dict[str, Table]:
     """Every file of a data directory by name, in alphabetical order."""
-    if not folder.is_dir():
-        return {}
-    return {path.name: tables.read(path) for path in sorted(folder.iterdir()) if is_table(path.name) and path.is_file()}
+    return {name: tables.read(folder / name) for name in names(folder)} if folder.is_dir() else {}
+
+
+def names(folder: Path) -> list[str]:
+    """The names of the files that belong to a data directory, in alphabetical order."""
+    return sorted(path.name for path in folder.iterdir() if is_table(path.name) and path.is_file())
 
 
 def check(folder: Path, base: Path | None = None) -> list[Problem]:
@@ -148,12 +150,20 @@ def wrong_values(name: str, table: Table) -> list[Problem]:
 
 def malformed(name: str, table: Table) -> list[Row]:
     """The rows that `wrong_values` reports."""
+    return [row for row in table.rows if not is_right(name, row.value)]
+
+
+def is_right(name: str, value: str) -> bool:
+    """Whether a value is what the file holds."""
     if name == "text":
-        return []                                             # an empty transcript is legal
-    right = {"segments": is_segment, "utt2spk": lambda value: len(value.split()) == 1}.get(name, bool)
+        return True                                           # an empty transcript is legal
+    if name == "segments":
+        return is_segment(value)
+    if name == "utt2spk":
+        return len(value.split()) == 1
     if name in SECONDS or name in COUNTS:
-        right = partial(is_positive, whole=name in COUNTS)
-    return [row for row in table.rows if not right(row.value)]
+        return is_positive(value, whole=name in COUNTS)
+    return value != ""
 
 
 def is_positive(text: str, whole: bool = False) -> bool:

@@ -1,22 +1,24 @@
 """Stage 1's work: audio to features, archives and normalisation statistics, in shards that processes take one by one.
 
 A shard is a fixed number of utterances, so archives and sums do not depend on how many processes there are. Memory
-holds the list of utterances, and the audio of one in each process.
+holds some shards and, in each process, the audio of one utterance: it does not grow with the data.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import threading
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asrtool.data import audio, features
+from asrtool.data import audio, datadir, features
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
 from asrtool.types import Utterance
@@ -51,53 +53,76 @@ class Shard:
 
 
 @dataclass
-class Extracted:
-    """What came of a shard or, added up, of a set."""
+class Result:
+    """What came of a shard."""
 
-    utterances: list[Utterance] = field(default_factory=list)
+    utterances: list[Utterance] = field(default_factory=list)           # with speed copies
     skipped: list[tuple[str, str]] = field(default_factory=list)        # id, why
     rates: Counter[int] = field(default_factory=Counter)                # utterances that had another sampling rate
     stats: features.CmvnStats | None = None                             # of a training set of fbank features
 
-    def __iadd__(self, other: Extracted) -> Extracted:
-        self.utterances += other.utterances
-        self.skipped += other.skipped
-        self.rates += other.rates
+
+@dataclass
+class Summary:
+    """What came of a set: rows with speed copies, and their seconds; the rest as in `Result`."""
+
+    total: int                                                          # utterances of the data directory
+    rows: int = 0
+    seconds: float = 0.0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    rates: Counter[int] = field(default_factory=Counter)
+    stats: features.CmvnStats | None = None
+
+    def add(self, result: Result) -> None:
+        self.rows += len(result.utterances)
+        self.seconds += sum(row.duration for row in result.utterances)
+        self.skipped += result.skipped
+        self.rates += result.rates
         if self.stats is None:
-            self.stats = other.stats
-        elif other.stats is not None:
-            self.stats += other.stats
-        return self
+            self.stats = result.stats
+        elif result.stats is not None:
+            self.stats += result.stats
 
 
-def extract(
-    utterances: Sequence[Utterance], config: DataConfig, folder: Path, *, final: Path, training: bool, nj: int
-) -> Extracted:
-    """Write feats.*.ark into `folder` (references say `final`); the utterances with features and measured lengths.
+def extract(data: Path, config: DataConfig, folder: Path, *, final: Path, training: bool, nj: int) -> Summary:
+    """Write the data directory `data` with features into `folder`; archives are referred to as lying in `final`.
 
     For a training set the copies at `augment.speeds` and the statistics for `Cmvn` are made too. Where features are not
-    stored (`features: online`, or waveforms), only lengths and statistics are.
+    stored (`features: online`, or waveforms), only lengths and statistics are. Durations are those of the audio.
     """
-    shards = [
-        Shard(
-            utterances=utterances[first:first + SHARD], archive=folder / f"feats.{number}.ark",
-            final=final / f"feats.{number}.ark", config=config, training=training,
-        )
-        for number, first in enumerate(range(0, len(utterances), SHARD), 1)
-    ]
-    total = Extracted()
-    with tqdm(total=len(utterances), unit="utt", desc=final.name, disable=None) as bar:
-        for result in process(shards, min(nj, len(shards)), bar):
-            total += result
-    return total
+    total, utterances = datadir.iterate(data)
+    summary = Summary(total)
+    shards = cut(utterances, config, folder, final, training)
+    workers = min(nj, math.ceil(total / SHARD))
+    segmented = (data / "segments").exists()
+    bar = tqdm(total=total, unit="utt", desc=final.name, disable=None)
+    with datadir.Writer(folder, segmented) as writer, bar:
+        for result in process(shards, workers, bar):
+            summary.add(result)
+            for row in result.utterances:
+                writer.add(row)
+    return summary
+
+
+def cut(
+    utterances: Iterable[Utterance], config: DataConfig, folder: Path, final: Path, training: bool
+) -> Iterator[Shard]:
+    """Shards of `SHARD` utterances."""
+    rows = iter(utterances)
+    for number in count(1):
+        part = list(islice(rows, SHARD))
+        if not part:
+            return
+        name = f"feats.{number}.ark"
+        yield Shard(utterances=part, archive=folder / name, final=final / name, config=config, training=training)
 
 
 # -- processes -------------------------------------------------------------
 
-def process(shards: Sequence[Shard], nj: int, bar: tqdm) -> Iterator[Extracted]:
+def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[Result]:
     """The results of all shards in their order."""
-    threads = torch.get_num_threads()
     if nj <= 1:
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)             # as in the workers: sums in another order would differ in the last bit
         try:
             yield from (extract_shard(shard, bar.update) for shard in shards)
@@ -105,25 +130,26 @@ def process(shards: Sequence[Shard], nj: int, bar: tqdm) -> Iterator[Extracted]:
             torch.set_num_threads(threads)
         return
     context = get_context("spawn")           # a fork would inherit the locks of torch's threads
-    count = context.Value("Q", 0)
-    with ProcessPoolExecutor(nj, mp_context=context, initializer=start_worker, initargs=(count,)) as pool:
-        waiting = [pool.submit(extract_shard, shard) for shard in shards]
+    done = context.Value("Q", 0)
+    with ProcessPoolExecutor(nj, mp_context=context, initializer=start_worker, initargs=(done,)) as pool:
+        waiting = deque(pool.submit(extract_shard, shard) for shard in islice(shards, 2 * nj))
         try:
-            for future in waiting:
-                while wait([future], POLL, FIRST_COMPLETED).not_done:
-                    bar.update(count.value - bar.n)
-                yield future.result()
+            while waiting:
+                while not wait([waiting[0]], POLL).done:
+                    bar.update(done.value - bar.n)
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(extract_shard, shard) for shard in islice(shards, 1))
         except BrokenProcessPool:
             raise ExtractionError("a worker process was killed, for lack of memory perhaps; lower --nj") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    bar.update(count.value - bar.n)
+    bar.update(done.value - bar.n)
 
 
-def start_worker(count: object) -> None:
+def start_worker(done: object) -> None:
     """Set up a worker: one thread, dead when its parent is (even by kill -9) or at Ctrl-C."""
     global _progress
-    _progress = count
+    _progress = done
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -141,9 +167,9 @@ def count_in_worker(number: int) -> None:
 
 # -- one shard -------------------------------------------------------------
 
-def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_worker) -> Extracted:
+def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_worker) -> Result:
     """Read, compute and write; an utterance that cannot be used is left out and named in `skipped`."""
-    config, result = shard.config, Extracted()
+    config, result = shard.config, Result()
     fbank = Fbank(config.fbank) if config.input == "fbank" else None
     if fbank and shard.training:
         result.stats = features.CmvnStats(config.fbank.num_mel_bins)

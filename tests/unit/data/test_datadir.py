@@ -193,6 +193,57 @@ def test_audio_that_cannot_be_measured_is_named(made: Path) -> None:
         datadir.read(made)
 
 
+# -- utterance by utterance ------------------------------------------------
+
+
+def test_utterances_one_by_one_are_those_of_the_list(made: Path) -> None:
+    (made / "spk2gender").write_text("ann f\n")
+    for _ in range(2):
+        number, utterances = datadir.iterate(made)
+        assert list(utterances) == datadir.read(made, measure=False) and number == 3
+        with_segments("ann-1 bob-1 0 1", "ann-2 bob-1 1 1.5", "bob-1 ann-1 0 0.5")(made)
+
+
+def test_unsorted_files_are_read_all_the_same(made: Path) -> None:
+    expected = datadir.read(made)
+    reverse(made)
+    assert datadir.iterate(made) == (3, expected)
+
+
+@pytest.mark.parametrize(
+    "what", ["text without audio", "audio without text", "not UTF-8", "duration of 0", "no wav.scp"]
+)
+def test_faults_are_told_before_the_first_utterance(made: Path, what: str) -> None:
+    damage, message = BROKEN[what]
+    damage(made)
+    with pytest.raises(datadir.DataDirError, match=message):
+        datadir.iterate(made)
+
+
+def test_a_writer_takes_utterances_in_any_order(tmp_path: Path) -> None:
+    some = Utterance(id="", audio="", duration=1.0, speaker="")
+    rows = [replace(some, id=f"u{n:02}", audio=f"{n}.wav", speaker=f"s{n % 3}", text=f"T {n}") for n in range(20)]
+    datadir.write(tmp_path / "sorted", rows)
+    random.Random(1).shuffle(rows)
+    with datadir.Writer(tmp_path / "shuffled", segmented=False) as writer:
+        for row in rows:
+            writer.add(row)
+    assert contents(tmp_path / "shuffled") == contents(tmp_path / "sorted")
+    assert lines(tmp_path / "sorted", "spk2utt")[1] == "s1 u01 u04 u07 u10 u13 u16 u19"
+
+
+def test_a_writer_that_fails_leaves_the_folder_as_it_was(made: Path) -> None:
+    before = contents(made)
+    row = datadir.read(made)[0]
+    with (
+        pytest.raises(datadir.DataDirError, match="'ann-1' occurs twice"),
+        datadir.Writer(made, segmented=False) as writer,
+    ):
+        writer.add(row)
+        writer.add(row)
+    assert contents(made) == before
+
+
 # -- checking --------------------------------------------------------------
 
 
@@ -288,11 +339,6 @@ def test_all_faults_are_told_at_once(made: Path) -> None:
     edit(made, "utt2dur", " 2\n", " 0\n")
     edit(made, "wav.scp", "2.wav", "9.wav")
     assert len(faults(made)) == 4
-
-
-def test_a_folder_that_does_not_exist_is_one_problem(tmp_path: Path) -> None:
-    (problem,) = datadir.check(tmp_path / "none")
-    assert str(problem).startswith(f"{tmp_path / 'none'}: there is no such folder")
 
 
 # -- mending ---------------------------------------------------------------

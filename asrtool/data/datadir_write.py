@@ -1,0 +1,184 @@
+"""Write data directories, utterance by utterance and in little memory."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import TextIO
+
+from asrtool.data import datadir_check, tables
+from asrtool.data.datadir_check import DataDirError
+from asrtool.types import Utterance
+
+
+def write(folder: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a data directory; the same utterances in any order give the same bytes.
+
+    Files of an earlier data directory in the folder that these utterances do not need are removed.
+    """
+    rows = sorted(utterances, key=lambda utterance: utterance.id)
+    for row in rows:
+        check(row)
+    with Writer(folder, segmented=any(row.recording is not None for row in rows)) as writer:
+        for row in rows:
+            writer.add(row)
+
+
+class Writer:
+    """Writes a data directory whose utterances come one by one, and need not be kept.
+
+    They may come in any order, but it costs open files: lines go to as many sorted runs (temporary files) as it takes,
+    and are merged at the end. Nothing is left behind, and an earlier data directory untouched, if an error comes first.
+    """
+
+    def __init__(self, folder: Path, segmented: bool) -> None:
+        self.folder = Path(folder)
+        self.segmented = segmented
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._recordings: dict[str, str] = {}                 # of segments: they come in another order
+        self._runs: list[_Run] = []
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            for run in self._runs:
+                run.close()
+            if kind is None:
+                self._finish()
+        finally:
+            for path in self.folder.glob(".*.run"):
+                path.unlink()
+
+    def add(self, row: Utterance) -> None:
+        check(row)
+        lines = self._lines(row)
+        run = next((run for run in self._runs if run.last < row.id), None)
+        if run is None:
+            run = _Run(self.folder, len(self._runs))
+            self._runs.append(run)
+        run.add(row.id, lines)
+
+    def _lines(self, row: Utterance) -> dict[str, str]:
+        """File name -> value of the utterance's line."""
+        lines = {"text": row.text.strip(), "utt2spk": row.speaker, "utt2dur": number(row.duration)}
+        if self.segmented:
+            recording = row.recording or row.id
+            if self._recordings.setdefault(recording, row.audio) != row.audio:
+                both = f"'{self._recordings[recording]}' and '{row.audio}'"
+                raise DataDirError(f"{self.folder}: recording '{recording}' has two audio files: {both}")
+            lines["segments"] = f"{recording} {number(row.start)} {number(row.start + row.duration)}"
+        else:
+            lines["wav.scp"] = row.audio
+        if row.features is not None:
+            lines["feats.scp"] = row.features
+        if row.num_frames is not None:
+            lines["utt2num_frames"] = str(row.num_frames)
+        return lines | {f"utt2{name}": value for name, value in row.labels.items()}
+
+    def _finish(self) -> None:
+        """Merge the runs, then put all files in place."""
+        names = {name for run in self._runs for name in run.files} | ({"text", "utt2spk", "utt2dur", "wav.scp"})
+        for name in names:
+            with ExitStack() as stack:
+                runs = [stack.enter_context(read_lines(run.path(name))) for run in self._runs if name in run.files]
+                self._save(name, self._merge(runs))
+        if self.segmented:
+            self._save("wav.scp", [tables.render(self._recordings)])
+        with read_lines(self._path("utt2spk")) as lines:
+            regular = is_by_speaker(lines)
+        with read_lines(self._path("utt2spk")) as lines:
+            self._save("spk2utt", by_speaker(lines if regular else sorted(lines, key=speaker_of)))
+        names.add("spk2utt")
+        for name in set(datadir_check.names(self.folder)) - names:
+            (self.folder / name).unlink()
+        for name in names:
+            self._path(name).replace(self.folder / name)
+
+    def _merge(self, runs: Iterable[TextIO]) -> Iterator[str]:
+        before = None
+        for line in heapq.merge(*runs, key=id_of):
+            if id_of(line) == before:
+                raise DataDirError(f"{self.folder}: utterance id '{before}' occurs twice; expected unique ids")
+            before = id_of(line)
+            yield line
+
+    def _save(self, name: str, lines: Iterable[str]) -> None:
+        with open(self._path(name), "w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(lines)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f".{name}.run"
+
+
+class _Run:
+    """Lines of utterances in ascending order, a temporary file for each file of the data directory."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.last = ""                                        # id of the last utterance
+        self.files: dict[str, TextIO] = {}
+        self._folder = folder
+        self._number = number
+
+    def path(self, name: str) -> Path:
+        return self._folder / f".{name}.{self._number}.run"
+
+    def add(self, key: str, lines: Mapping[str, str]) -> None:
+        self.last = key
+        for name, value in lines.items():
+            if name not in self.files:
+                self.files[name] = open(self.path(name), "w", encoding="utf-8", newline="\n")    # noqa: SIM115
+            self.files[name].write(f"{key} {value}".rstrip() + "\n")
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+
+def read_lines(path: Path) -> TextIO:
+    return open(path, encoding="utf-8", newline="\n")
+
+
+def id_of(line: str) -> str:
+    return line.split(maxsplit=1)[0]
+
+
+def speaker_of(line: str) -> str:
+    return line.split()[1]
+
+
+def is_by_speaker(lines: Iterable[str]) -> bool:
+    """Whether the lines of utt2spk are in the order of the speakers too, as when ids begin with them."""
+    return all(first <= second for first, second in pairwise(map(speaker_of, lines)))
+
+
+def by_speaker(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of spk2utt from those of utt2spk in the order of the speakers."""
+    for speaker, group in groupby(lines, key=speaker_of):
+        yield f"{speaker} {' '.join(map(id_of, group))}\n"
+
+
+def number(value: float) -> str:
+    """Seconds to the microsecond, without trailing zeros."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def check(row: Utterance) -> None:
+    """Raise DataDirError for what the files cannot hold."""
+    words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
+    words |= {f"label {name}": name for name in row.labels}
+    for what, word in words.items():
+        if len(word.split()) != 1 or word != word.strip():
+            raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be one word without spaces")
+    for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
+        if "\n" in line or "\r" in line:
+            raise DataDirError(f"utterance '{row.id}': {what} has a line break in it")
+    if not row.audio.strip() or not all(value.strip() for value in row.labels.values()):
+        raise DataDirError(f"utterance '{row.id}': audio and labels must not be empty")
+    if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
+        raise DataDirError(f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0")
