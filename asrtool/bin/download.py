@@ -1,0 +1,41 @@
+"""Stage -1: download an archive, check it and unpack it; goes on where it stopped, does nothing where it is done."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from asrtool.data import download
+from asrtool.log import logger, set_up
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    done = args.into / args.makes if args.makes else args.into
+    if done.exists():
+        logger.info("%s is there already", done)
+        return
+    args.into.parent.mkdir(parents=True, exist_ok=True)
+    archive = args.into.with_name(f"{args.into.name}-{Path(urlsplit(args.url).path).name}")
+    download.fetch(args.url, archive, args.sha256)
+    expect = (args.expect[0], int(args.expect[1])) if args.expect else None
+    download.unpack(archive, args.into, args.makes, expect)
+    archive.unlink()
+    logger.info("%s: done", done)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool download", description=__doc__)
+    options.add_argument("url", help="a .tar.gz that holds one folder")
+    options.add_argument("--into", type=Path, required=True, help="what that folder shall be called here")
+    options.add_argument("--makes", metavar="NAME", help="the part of it that this archive brings; others may be there")
+    options.add_argument("--sha256", help="checksum of the archive")
+    options.add_argument("--expect", nargs=2, metavar=("PATTERN", "COUNT"), help="number of files of that name in it")
+    return options.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
