@@ -296,18 +296,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`; parameters without an entry were frozen so far."""
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    state: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, part = key.rpartition("/")
-        state.setdefault(name, {})[part] = value
-    whole = optimizer.state_dict()
-    own = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    unknown = sorted(set(state) - set(own))
+    places = {names[id(parameter)]: number for number, parameter in enumerate(own)}
+    unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(places))
     if unknown:
         raise CheckpointError(f"the optimizer state is of another model; it also has {_some(unknown)}")
-    whole["state"] = {number: state[name] for number, name in enumerate(own) if name in state}
-    optimizer.load_state_dict(whole)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition("/")
+        parameter = own[places[name]]
+        if value.shape == parameter.shape:  # fused AdamW pairs numbers by their place in memory: strides must agree
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        state.setdefault(places[name], {})[part] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 # -- small helpers ---------------------------------------------------------

@@ -62,16 +62,13 @@ class Progress:
         self._line, self._record = Window(), Window()
         self._began, self._first = time.monotonic(), start
         self._advised = False
-        self._bar = (
-            tqdm(total=planned, initial=start, desc=phase, unit="step", dynamic_ncols=True) if self._terminal else None
-        )
+        self._bar = None
+        if log is not None and sys.stderr.isatty():
+            shape = {"dynamic_ncols": True, "bar_format": "{l_bar}{bar:12}{r_bar}"}
+            self._bar = tqdm(total=planned, initial=start, desc=phase, unit="step", **shape)
         self._redirect = logging_redirect_tqdm([logger])
         if self._bar is not None:
             self._redirect.__enter__()
-
-    @property
-    def _terminal(self) -> bool:
-        return self._log is not None and sys.stderr.isatty()
 
     def step(self, epoch: int, step: int, rate: float, result: StepResult, waited: float) -> None:
         """Count update number `step` of epoch `epoch` (from 1), which waited `waited` seconds for its data."""

@@ -110,7 +110,7 @@ class Stepper:
             _, report = self.evaluate(self.model, batch.to(self.device))
             self.scaler.scale(report.total).backward()
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU raises a plain one
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise TrainError(
                 f"the longest batch ({shape}) does not fit into memory: lower data.batch.max_seconds_per_device, or "

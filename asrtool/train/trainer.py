@@ -76,7 +76,7 @@ class Trainer:
             for (
                 part
             ) in self.model.children():  # not the model itself: it reads ids and texts, which are never twice the same
-                part.compile(dynamic=True)
+                part.compile()
         self.stepper = Stepper(
             optim,
             self.model,
@@ -206,7 +206,10 @@ class Trainer:
         better = value < state.best or state.best_step == 0
         best = {"best": value, "best_step": state.step, "stale": 0} if better else {"stale": state.stale + 1}
         self.state = replace(state, validated=state.step, **best)
-        text = " ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+        rates = [f"valid/{name}" for name in (self.rates.names if self.rates else ())]
+        text = ", ".join(
+            f"{name} {value:.2%}" if name in rates else f"{name} {value:.4g}" for name, value in metrics.items()
+        )
         logger.info("%s step %d: %s%s", self.folder.name, state.step, text, " (the best so far)" if better else "")
         self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)
         self._save(metrics)
@@ -243,7 +246,10 @@ class Trainer:
         if found is None:
             return
         saved = checkpoint.read_state(found)
-        self.state = TrainState(**saved["state"])
+        try:
+            self.state = TrainState(**saved["state"])
+        except (KeyError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"{found} was written by another version: {error}") from error
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, found)
         tensors = checkpoint.load(found / checkpoint.OPTIMIZER)

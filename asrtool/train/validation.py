@@ -63,7 +63,8 @@ def measure_batch(stepper: Stepper, batch: Batch, rates: Rates | None) -> tuple[
     stepper.model.eval()
     try:
         outputs, report = stepper.evaluate(stepper.model, batch)
-        counts = rates(stepper.model, outputs, batch) if rates else {}
+        with stepper.autocast():
+            counts = rates(stepper.model, outputs, batch) if rates else {}
     finally:
         stepper.model.train()
     sums = {"utterances": len(batch), "loss": float(report.total)}

@@ -166,6 +166,16 @@ def test_the_optimizer_comes_back_by_parameter_name():
         assert torch.equal(returned.state[other.weight][key], value)
 
 
+def test_the_optimizer_state_keeps_the_memory_layout_of_its_parameter():
+    model = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(torch.ones(1, 2, 3, 3)).sum().backward()
+    optimizer.step()
+    tensors = {key: value.contiguous() for key, value in checkpoint.optimizer_tensors(optimizer, model).items()}
+    checkpoint.load_optimizer(optimizer, model, tensors)
+    assert optimizer.state[model.weight]["exp_avg"].stride() == model.weight.stride()
+
+
 def test_nothing_in_a_checkpoint_needs_unpickling(tmp_path):
     path = save(tmp_path, 1)
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}

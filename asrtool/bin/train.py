@@ -1,0 +1,169 @@
+"""Stage 3: train the phases of a config one after another; an interrupted training goes on, a finished one is left
+alone."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asrtool import config, distributed, experiment
+from asrtool.data import datadir, tokenizers
+from asrtool.data.features import Cmvn
+from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
+from asrtool.experiment import TrainConfig
+from asrtool.log import logger, set_up
+from asrtool.losses import LOSSES
+from asrtool.recognizer import build_model
+from asrtool.score import count_errors
+from asrtool.score.normalize import splitter
+from asrtool.searchers import SEARCHERS, CtcGreedyConfig
+from asrtool.train import checkpoint, folder
+from asrtool.train.objective import Objective
+from asrtool.train.trainer import Trainer
+from asrtool.types import Batch, ModelOutput, Utterance
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    phases = experiment.load_phases(args.config, experiment.split_overrides(args.set))
+    with distributed.process_group():
+        if distributed.is_main():
+            prepare(args, phases)
+        distributed.barrier()
+        ended = train(args, phases)
+    if ended == signal.SIGINT:
+        sys.exit(130)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool train", description=__doc__)
+    options.add_argument("--config", type=Path, required=True, help="train_*.yaml")
+    options.add_argument("--train", type=Path, required=True, help="training set: a folder that stage 1 wrote")
+    options.add_argument("--valid", type=Path, required=True, help="validation set, likewise")
+    options.add_argument("--vocab", type=Path, required=True, help="vocabulary folder that stage 2 wrote")
+    options.add_argument("--exp", type=Path, required=True, help="experiment folder to write")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides of the config; may be repeated"
+    )
+    options.add_argument(
+        "--init", type=Path, help="warm start of the first phase: a checkpoint folder or .safetensors file"
+    )
+    options.add_argument(
+        "--force", choices=("true", "false"), default="false", help="train anew where --exp holds another training"
+    )
+    return options.parse_args(argv)
+
+
+def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None:
+    """Write the experiment's folder, or make sure that it is this training's."""
+    sources = {"train": args.train, "valid": args.valid, "vocab": args.vocab}
+    if args.init is not None:
+        sources["init"] = args.init
+    folder.prepare(
+        args.exp,
+        {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
+        experiment.dump_phases(phases),
+        sources,
+        shlex.join(sys.argv),
+        force=args.force == "true",
+    )
+
+
+def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
+    """Train every phase that is not finished; each starts from the averaged weights of the one before.
+
+    Gives the signal that stopped it, or 0.
+    """
+    sets: tuple[list[Utterance], list[Utterance]] | None = None
+    weights = args.init
+    for name, phase in phases.items():
+        done = folder.finished(args.exp / name)
+        if done is None:
+            sets = sets or (datadir.read(args.train), datadir.read(args.valid))
+            ended = train_phase(args.exp / name, phase, args, sets, weights)
+            if ended:
+                return ended
+            done = folder.finished(args.exp / name)
+        else:
+            logger.info("%s is finished; its weights are %s", args.exp / name, done)
+        weights = done
+    return 0
+
+
+def train_phase(
+    where: Path,
+    phase: TrainConfig,
+    args: argparse.Namespace,
+    sets: tuple[list[Utterance], list[Utterance]],
+    weights: Path | None,
+) -> int:
+    """One phase in folder `where`, from `weights` where they are given; 0, or the signal that stopped it."""
+    tokenizer = tokenizers.load(args.exp / "vocab")
+    labels = tokenizers.load_labels(args.exp / "vocab")
+    cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
+    kept, _ = select(sets[0], phase.data)
+    noise = noise_sets(phase, args.train.parent)
+    training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
+    validation = Dataset(sets[1], tokenizer, phase.data, cmvn, labels)
+
+    torch.manual_seed(phase.seed)
+    model = build_model(phase, tokenizer.size)
+    if weights is not None:
+        logger.info("%s starts from the weights %s", where, weights)
+        checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused)
+    objective = Objective(
+        {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()},
+        {name: loss.weight for name, loss in phase.losses.items()},
+    )
+    trains_ctc = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
+    fbank = phase.data.fbank
+    return Trainer(
+        phase.trainer,
+        phase.optim,
+        model,
+        objective,
+        StepLoader(training),
+        EvalLoader(validation),
+        where,
+        rates=GreedyRates(model, tokenizer) if trains_ctc else None,
+        seed=phase.seed,
+        frame_seconds=fbank.frame_shift_ms / 1000 if phase.data.input == "fbank" else 1 / fbank.rate,
+        logs=args.exp,
+    ).run()
+
+
+def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
+    """The utterances of the sets that the augmentation names; they lie beside the training set."""
+    augment = phase.data.augment
+    return {part.set: datadir.read(parent / part.set) for part in (augment.noise, augment.room) if part is not None}
+
+
+class GreedyRates:
+    """Word and character errors of the best CTC path."""
+
+    names = ("wer", "cer")
+
+    def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
+        self._searcher = SEARCHERS.build(CtcGreedyConfig(), model=model)
+        self._tokenizer = tokenizer
+
+    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[int, int]]:
+        found = [self._tokenizer.decode(nbest[0].tokens) for nbest in self._searcher.search(outputs.encoder)]
+        rates = {}
+        for name in self.names:
+            split = splitter(name)
+            counts = count_errors([split(text) for text in batch.texts], [split(text) for text in found])
+            rates[name] = (counts.errors, counts.reference)
+        return rates
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The folder of an experiment, `exp/<tag>`: what it was made of, and whether training may go on in it.
+
+    config.yaml    every phase, fully resolved: what decoding reads
+    vocab/  cmvn.json    copies, so that the folder alone recognises speech
+    git.txt  command.txt    one line per start
+    log.jsonl  bad_batches.jsonl    what happened
+    <phase>/    checkpoints (asrtool/train/checkpoint.py)
+
+Nothing restarts a long training by itself: another config, other data or another vocabulary in the same folder is an
+error that says what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from asrtool import stamp
+from asrtool.log import logger
+
+# what changes neither the weights nor the scores of a run
+NEUTRAL = ("data.workers", "trainer.log_every", "trainer.save_every_seconds")
+
+
+class FolderError(ValueError):
+    """The folder holds another training than the one asked for."""
+
+
+def prepare(
+    exp: Path,
+    phases: Mapping[str, Mapping],
+    yaml_text: str,
+    sources: Mapping[str, Path],
+    command: str,
+    force: bool = False,
+) -> None:
+    """Make `exp` ready for this training, or check that it already holds this one.
+
+    phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role -> folder or file, of
+    which "vocab" and "train" are copied from. With `force` another training in the folder is moved aside; else it is a
+    `FolderError`.
+    """
+    now = {"phases": phases, "sources": {role: stamp.digest(path) for role, path in sources.items()}}
+    now = json.loads(json.dumps(now))  # tuples become lists, as they will be read back
+    before = stamp.read(exp)
+    if before is not None:
+        changes = list(differences(before, now))
+        if changes and not force:
+            listed = "\n".join(f"  {change}" for change in changes)
+            raise FolderError(
+                f"{exp} holds another training; what differs:\n{listed}\n"
+                "Give this one a name of its own (--tag, or another --exp), or train anew with --force true"
+            )
+        if changes:
+            aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+            os.rename(exp, aside)
+            logger.info("the former training is now %s", aside)
+            before = None
+    if before is None:
+        _write(exp, now, yaml_text, sources)
+    for name, line in (("git.txt", version()), ("command.txt", command)):
+        with open(exp / name, "a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%F %T')} {line}\n")
+
+
+def finished(phase: Path) -> Path | None:
+    """The averaged weights of a phase that was trained to its end."""
+    try:
+        weights = phase / json.loads((phase / "finished.json").read_text(encoding="utf-8"))["path"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return weights if weights.exists() else None
+
+
+def differences(before: Mapping, now: Mapping) -> Iterator[str]:
+    """Key by key, what two descriptions of a training do not share."""
+    old, new = _flat(before.get("phases", {})), _flat(now["phases"])
+    one = len(now["phases"]) == 1
+    for key in [*new, *(key for key in old if key not in new)]:
+        phase, _, short = key.partition(".")
+        if old.get(key) == new.get(key) or short in NEUTRAL:
+            continue
+        there, here = (
+            json.dumps(values[key], ensure_ascii=False) if key in values else "absent" for values in (old, new)
+        )
+        yield f"{short if one else key}: {there} there, {here} now"
+    for role, digest in now["sources"].items():
+        if before.get("sources", {}).get(role) != digest:
+            yield f"the content of --{role}"
+    yield from (f"--{role} was given" for role in before.get("sources", {}) if role not in now["sources"])
+
+
+def version() -> str:
+    """The commit that the code lies in, and whether it was changed since."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" and uncommitted changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git repository"
+
+
+def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
+    """The stamp comes last: without it the folder counts as not begun."""
+    exp.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(exp / "vocab", ignore_errors=True)
+    shutil.copytree(sources["vocab"], exp / "vocab")
+    if (sources["train"] / "cmvn.json").exists():
+        shutil.copyfile(sources["train"] / "cmvn.json", exp / "cmvn.json")
+    (exp / "config.yaml").write_text(yaml_text, encoding="utf-8")
+    aside = exp / (stamp.NAME + ".tmp")
+    aside.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, exp / stamp.NAME)
+
+
+def _flat(value: object, where: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(value, Mapping):
+        return {where: value}
+    found: dict[str, object] = {}
+    for key, inner in value.items():
+        found.update(_flat(inner, f"{where}.{key}" if where else str(key)))
+    return found

@@ -1,0 +1,169 @@
+"""Stage 3 over real data types, a model of a few thousand parameters and features that spell the text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asrtool.bin.train import main
+from asrtool.data import datadir, tokenizers
+from asrtool.data.features import ArkWriter, CmvnStats
+from asrtool.train import checkpoint
+from asrtool.train.folder import FolderError
+from asrtool.types import Utterance
+
+LETTERS = "abcd"
+CONFIG = """
+data:
+  fbank: {num_mel_bins: 8}
+  batch: {seconds: 4}
+  workers: 0
+model:
+  type: hybrid
+  encoder: {type: conformer, num_layers: 1, dim: 16, num_heads: 2, ffn_dim: 16, kernel: 3}
+losses:
+  ctc: {type: ctc, weight: 1.0}
+optim: {lr: 1e-3}
+trainer: {epochs: 2, average: 1, best: valid/cer}
+"""
+PHASES = """
+phases:
+  first: {}
+  second: {optim: {lr: 1e-12}, trainer: {epochs: 1}}
+"""
+
+
+def write_set(folder: Path, count: int, seed: int) -> None:
+    """Each letter is 12 frames in which one mel bin is loud."""
+    rng = np.random.default_rng(seed)
+    stats, rows = CmvnStats(8), []
+    folder.mkdir(parents=True)
+    with ArkWriter(folder / "feats.ark") as writer:
+        for number in range(count):
+            text = "".join(rng.choice(list(LETTERS), rng.integers(1, 4)))
+            frames = rng.normal(size=(12 * len(text), 8)).astype(np.float32)
+            for place, letter in enumerate(text):
+                frames[12 * place : 12 * place + 9, 2 * LETTERS.index(letter)] += 9
+            stats.add(frames)
+            row = Utterance(
+                id=f"u{number:03}",
+                audio="none.wav",
+                duration=len(frames) / 100,
+                text=text,
+                speaker=f"u{number:03}",
+                features=writer.write(f"u{number:03}", frames),
+                num_frames=len(frames),
+            )
+            rows.append(row)
+    datadir.write(folder, rows)
+    stats.cmvn().save(folder / "cmvn.json")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_set(root / "train", 24, seed=1)
+    write_set(root / "valid", 6, seed=2)
+    (root / "vocab").mkdir()
+    tokenizers.train([LETTERS], "char", 0, root / "vocab")
+    (root / "config.yaml").write_text(CONFIG)
+    (root / "phases.yaml").write_text(CONFIG + PHASES)
+    return root
+
+
+def train(data: Path, exp: Path, *options: str, config: str = "config.yaml") -> None:
+    paths = {
+        "config": data / config,
+        "train": data / "train",
+        "valid": data / "valid",
+        "vocab": data / "vocab",
+        "exp": exp,
+    }
+    main([part for name, path in paths.items() for part in (f"--{name}", str(path))] + list(options))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    exp = tmp_path_factory.mktemp("trained") / "exp"
+    train(data, exp)
+    return exp
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "exp"))
+
+
+def test_the_folder_holds_all_that_decoding_needs(trained):
+    there = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "vocab", "cmvn.json", "git.txt", "command.txt", "log.jsonl", "train"} <= there
+    assert (trained / "train" / "average-1.safetensors").exists()
+
+
+def test_word_and_character_error_rates_are_logged(trained):
+    records = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    valid = [record for record in records if record["event"] == "valid"]
+    assert len(valid) == 2
+    assert {"valid/loss", "valid/ctc", "valid/wer", "valid/cer"} <= set(valid[0])
+
+
+def test_the_model_learns_to_spell(data, tmp_path):
+    train(data, tmp_path / "exp", "--set", "trainer.epochs=40 optim.lr=1e-2")
+    best = json.loads((tmp_path / "exp" / "train" / "best.json").read_text())
+    assert best["value"] < 0.2
+
+
+def test_a_finished_training_says_so_and_does_nothing(data, copy, capsys):
+    log = (copy / "log.jsonl").read_bytes()
+    train(data, copy)
+    assert "is finished; its weights are" in capsys.readouterr().err
+    assert (copy / "log.jsonl").read_bytes() == log
+
+
+def test_another_config_is_refused_and_the_difference_is_printed(data, copy):
+    with pytest.raises(FolderError, match=r"(?s)optim.lr: 0.001 there, 0.002 now.*--force true"):
+        train(data, copy, "--set", "optim.lr=2e-3")
+
+
+def test_a_setting_that_changes_no_result_may_change(data, copy):
+    train(data, copy, "--set", "trainer.log_every=7 trainer.save_every_seconds=5")
+
+
+def test_other_data_are_refused(data, copy, tmp_path):
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    with open(other / "train" / "text", "a") as stream:
+        stream.write("u999 abc\n")
+    with pytest.raises(FolderError, match="the content of --train"):
+        train(other, copy)
+
+
+def test_force_moves_the_other_training_aside(data, copy):
+    train(data, copy, "--set", "trainer.epochs=1", "--force", "true")
+    (aside,) = copy.parent.glob("exp.old-*")
+    assert (aside / "train" / "finished.json").exists()
+    assert len(checkpoint.every(copy / "train")) == 1
+
+
+def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_path):
+    exp = tmp_path / "exp"
+    train(data, exp, config="phases.yaml")
+    first, second = (checkpoint.load(exp / name / "average-1.safetensors") for name in ("first", "second"))
+    # the second phase's rate is too small to move a float32
+    assert all(abs(first[name] - second[name]).max() < 1e-6 for name in first)
+
+
+def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_path):
+    options = ("--init", str(trained / "train" / "average-1.safetensors"), "--set", "model.encoder.dim=24")
+    with pytest.raises(checkpoint.CheckpointError, match="of another shape: .*in the model"):
+        train(data, tmp_path / "exp", *options)
+
+
+def test_a_warm_start_takes_over_the_weights(data, trained, tmp_path):
+    weights = trained / "train" / "average-1.safetensors"
+    train(data, tmp_path / "exp", "--init", str(weights), "--set", "optim.lr=1e-12 trainer.epochs=1")
+    old, new = checkpoint.load(weights), checkpoint.load(tmp_path / "exp" / "train" / "average-1.safetensors")
+    assert all(abs(old[name] - new[name]).max() < 1e-6 for name in old)
