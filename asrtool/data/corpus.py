@@ -2,7 +2,7 @@
 
 A recipe only parses its corpus into `Utterance`s. Faults of the corpus as a whole (no transcript, an id twice) end in
 one sentence and leave nothing behind. Single utterances that cannot be used are left out: counted, the first ones
-named, all of them listed in `<set>/left_out`.
+named, all of them listed in `<set>/skipped.txt`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asrtool.types import Utterance
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 SHOWN = 5  # utterances left out that are named on the console
-LEFT_OUT = "left_out"
+SKIPPED = "skipped.txt"
 
 
 class CorpusError(Exception):
@@ -157,14 +157,14 @@ def write_set(
 def _write(out: Path, target: Path, found: Found) -> None:
     if found.left_out:
         some = "".join(f"\n  {sentence}" for sentence in found.left_out[:SHOWN])
-        where = f", all listed in {out / LEFT_OUT}" if found.utterances else ""
+        where = f", all listed in {out / SKIPPED}" if found.utterances else ""
         rest = f"\n  and {len(found.left_out) - SHOWN} more{where}" if len(found.left_out) > SHOWN else ""
         logger.warning("%s: %d left out:%s%s", out, len(found.left_out), some, rest)
     if not found.utterances:
         raise CorpusError(f"{out}: not one utterance can be used; nothing was written")
     datadir.write(target, found.utterances)
     if found.left_out:
-        (target / LEFT_OUT).write_text("".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8")
+        (target / SKIPPED).write_text("".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8")
     hours = sum(utterance.duration for utterance in found.utterances) / 3600
     speakers = len({utterance.speaker for utterance in found.utterances})
     logger.info("%s: %d utterances, %d speakers, %.2f hours", out, len(found.utterances), speakers, hours)
@@ -184,5 +184,5 @@ def _existing(text: str) -> Path:
     """The corpus folder as an absolute path (data directories must not depend on where the command was typed)."""
     path = Path(os.path.abspath(text))
     if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder '{text}' (looked in {Path.cwd()})")
+        raise CorpusError(f"there is no corpus folder '{text}' (looked in {Path.cwd()})")
     return path

@@ -13,10 +13,9 @@ from asrtool.log import logger
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The prepared sets in `folder` by name; empty for an official tree."""
-    return {
-        path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp")) if (path.parent / "text").exists()
-    }
+    """The prepared sets in `folder` by name; empty where train is not among them, as in an official tree."""
+    sets = {path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp"))}
+    return sets if "train" in sets else {}
 
 
 def read(source: Path) -> corpus.Found:
@@ -30,9 +29,8 @@ def read(source: Path) -> corpus.Found:
 def write(sets: dict[str, Path], out: Path) -> list[str]:
     """The sets train, dev and all that begin with test, as they are; the names of the latter."""
     tests = sorted(name for name in sets if name.startswith("test"))
-    missing = [name for name in ("train", "dev") if name not in sets] + ([] if tests else ["test"])
-    if missing:
-        raise corpus.CorpusError(f"among the prepared sets {', '.join(sets)} there is no {', no '.join(missing)}")
+    if "dev" not in sets or not tests:
+        raise corpus.CorpusError(f"expected prepared sets train, dev and test (or test_...), found {', '.join(sets)}")
     logger.info("taking the prepared sets train, dev, %s", ", ".join(tests))
     for name in ("train", "dev", *tests):
         source = sets[name]

@@ -104,7 +104,7 @@ def test_missing_and_unreadable_recordings_are_named_and_the_rest_goes_on(
     empty.write_bytes(b"")
     prepare("fsdd", damaged, tmp_path / "out")
     assert f"'{damaged}' lacks 2640 of 3000 recordings, first 0_george_1" in log.text
-    assert (tmp_path / "out/test/left_out").read_text() == f"recording {empty}: the file is empty (0 bytes)\n"
+    assert (tmp_path / "out/test/skipped.txt").read_text() == f"recording {empty}: the file is empty (0 bytes)\n"
     assert words(tmp_path / "out" / "test")["SEVEN"] == 4 * 9
 
 

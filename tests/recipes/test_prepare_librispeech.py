@@ -126,7 +126,7 @@ def test_utterances_without_usable_audio_or_text_are_left_out_and_named(
     shutil.copy(tree / "train-clean-100" / "11" / "8" / "11-8-0000.flac", folder / "11-7-0003.flac")
     prepare("librispeech", tree, tmp_path / "out")
     assert "4 left out" in log.text
-    sentences = (tmp_path / "out" / "train" / "left_out").read_text().splitlines()
+    sentences = (tmp_path / "out" / "train" / "skipped.txt").read_text().splitlines()
     assert sorted(sentence.split(":")[0] for sentence in sentences) == [f"11-7-000{number}" for number in range(4)]
     assert [row.id for row in datadir.read(tmp_path / "out" / "train")] == ["11-8-0000", "11-8-0001", "11-8-0002"]
 

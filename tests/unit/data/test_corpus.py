@@ -113,7 +113,7 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
     assert "10 left out:" in caplog.text
     assert "a-6: no good" in caplog.text
     assert "and 5 more, all listed in" in caplog.text
-    assert (tmp_path / "train" / corpus.LEFT_OUT).read_text().splitlines() == sentences
+    assert (tmp_path / "train" / corpus.SKIPPED).read_text().splitlines() == sentences
     assert [row.id for row in datadir.read(tmp_path / "train")] == ["a-1"]
 
 
@@ -178,8 +178,18 @@ def test_a_prepared_set_in_another_place_is_made_again(tmp_path: Path) -> None:
     assert Path(row.audio).exists()
 
 
+def test_data_directories_without_a_train_are_not_taken_for_a_prepared_corpus(tmp_path: Path) -> None:
+    prepare(tmp_path, ("dev", "test"))
+    assert prepared.find(tmp_path) == {}
+
+
+def test_a_corpus_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(looked in "):
+        corpus.parser("Some corpus.").parse_args(["--corpus", "nowhere", "--out", str(tmp_path)])
+
+
 def test_a_missing_prepared_set_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, ("train", "test"))
-    with pytest.raises(corpus.CorpusError, match="among the prepared sets test, train there is no dev"):
+    with pytest.raises(corpus.CorpusError, match=r"expected prepared sets train, dev and test .*, found test, train"):
         prepared.write(prepared.find(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
