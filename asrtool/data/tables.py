@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,7 +50,7 @@ class Table:
 
 
 def first(ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(value for value, _ in zip(ids, range(SHOWN), strict=False))
+    return tuple(islice(ids, SHOWN))
 
 
 def plural(count: int, noun: str) -> str:
