@@ -6,6 +6,7 @@ path: offline is one piece with no cache and a chunk mask.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -19,8 +20,9 @@ from asrtool.encoders.base import ENCODERS, StreamingEncoder
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope
 from asrtool.nn.convolution import ConvolutionModule
+from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
-from asrtool.nn.positions import angles
+from asrtool.nn.positions import turns
 from asrtool.types import EncoderOutput, Padded
 
 _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
@@ -92,7 +94,7 @@ class Conformer(StreamingEncoder):
                 ConvolutionModule(config.dim, config.kernel, config.causal), config.dropout)
             for _ in range(config.num_layers)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.frame_shift = frame_shift * self.downsamplers["0"].factor
         self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
         self._span = self.input_frames // self.downsamplers["0"].factor      # positions per encoder frame
@@ -109,10 +111,6 @@ class Conformer(StreamingEncoder):
             if not (isinstance(downsampler, StreamingDownsampler) and downsampler.causal):
                 return f"the encoder cannot stream: its downsampler {layer} ({type(downsampler).__name__}) looks ahead"
         return None
-
-    def _taken(self) -> bool:
-        """Whether a layer takes part now; drawn from torch's CPU generator, so that ranks that seed it alike agree."""
-        return not (self.training and self.layer_drop) or float(torch.rand(())) >= self.layer_drop
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is None and self.chunk is not None and self.training:
@@ -156,6 +154,7 @@ class Conformer(StreamingEncoder):
         stems, memories, layers = {}, {}, []
         for index, layer in enumerate(self.layers):
             if str(index) in self.downsamplers:
+                frames = frames if index == 0 else Padded(x, frames.lengths)
                 downsampler = self.downsamplers[str(index)]
                 if cache is None:
                     output = downsampler(frames, positions)
@@ -163,10 +162,13 @@ class Conformer(StreamingEncoder):
                     output, stems[index] = downsampler.forward_chunk(frames, positions, cache.downsamplers[index])
                 frames, positions, taps = output.frames, output.positions, {**taps, **output.taps}
                 scope, memories[index] = self._scope(frames, positions, chunk, cache and cache.memories[index])
-                x = self.dropout(frames.data) if index == 0 else frames.data
-            y, layer_cache = layer(x, scope, cache and cache.layers[index])
-            x = y if self._taken() else torch.lerp(y, x, 1.0)         # stays in the graph, with gradients of zero
-            frames = Padded(x, frames.lengths)
+                x = frames.data.float()                     # residuals are summed in float32 under autocast too
+                x = x if index else self.dropout(x)
+            # Drawn from Python's `random`, which the trainer seeds alike on all ranks.
+            if self.training and self.layer_drop and random.random() < self.layer_drop:
+                x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())    # gradients of zero, not none
+                continue
+            x, layer_cache = layer(x, scope, cache and cache.layers[index])
             layers.append(layer_cache)
         frames = Padded(x.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
         output = EncoderOutput(frames=frames, positions=positions, taps=taps)
@@ -186,6 +188,8 @@ class Conformer(StreamingEncoder):
             structure = chunk_mask(positions, keys.positions, chunk * self._span, left_chunks)
             keep = None if memory is None else keys.keep(chunk * self._span, left_chunks)
         near = keys.positions - positions[:, :1]    # counted from this piece: hours of audio lose no precision
-        turns = angles(near, self.layers[0].attention.num_frequencies)
-        scope = Scope(new.valid, attention_mask(keys.valid, structure), turns, keep)
+        num_frequencies = self.layers[0].attention.num_frequencies
+        # On a GPU finding the rows would make it wait for the CPU.
+        rows = new.valid.flatten().nonzero().squeeze(1) if new.valid.device.type == "cpu" else None
+        scope = Scope(new.valid, attention_mask(keys.valid, structure), turns(near, num_frequencies), rows, keep)
         return scope, None if memory is None else keys.take(keep)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from asrtool.nn.positions import Angles, relative_key, relative_query, rotate
+from asrtool.nn.positions import turn
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,18 @@ class SelfAttention(Attention):
     """Attention of a sequence to itself and to what the cache holds; no positions: somebody added them to x."""
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, angles: Angles | None = None, cache: KeyValue | None = None,
+        self, x: Tensor, mask: Tensor | None, turns: Tensor | None = None, cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K keys and values."""
+        """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K keys and values.
+
+        turns (B, 1, K, n): the positions of all K keys (asrtool.nn.positions); the queries are the last of them.
+        """
         seen = self.project(x)
         seen = seen if cache is None else cache.append(seen)
-        return self.merge(self.attend(self.split(self.q_proj(x)), seen, mask, angles)), seen
+        return self.merge(self.attend(self.split(self.q_proj(x)), seen, mask, turns)), seen
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, angles: Angles | None) -> Tensor:
-        return scaled_dot_product_attention(query, seen.key, seen.value, mask)
+    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
+        return attention(query, seen.key, seen.value, mask)
 
 
 class RotarySelfAttention(SelfAttention):
@@ -82,10 +85,9 @@ class RotarySelfAttention(SelfAttention):
         super().__init__(dim, num_heads)
         self.num_frequencies = dim // num_heads // 2
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, angles: Angles | None) -> Tensor:
-        """angles of all K keys; the queries are the last of them."""
-        query, key = rotate(query, angles.last(query.shape[2])), rotate(seen.key, angles)
-        return scaled_dot_product_attention(query, key, seen.value, mask)
+    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
+        query = turn(query, turns[:, :, -query.shape[2]:]).to(seen.value.dtype)
+        return attention(query, turn(seen.key, turns).to(seen.value.dtype), seen.value, mask)
 
 
 class RelativeSelfAttention(SelfAttention):
@@ -93,8 +95,7 @@ class RelativeSelfAttention(SelfAttention):
 
         score(i, j) = ((q_i + u) k_j + (q_i + v) W_kR r_{i-j}) / sqrt(D / H)
 
-    u = `content_bias`, v = `position_bias`, W_kR = `p_proj`. The second term is an inner product of dimension D (see
-    asrtool.nn.positions); it is appended to the first.
+    u = `content_bias`, v = `position_bias`, W_kR = `p_proj`, r_d = cos and -sin of d times D / 2 frequencies.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -104,15 +105,34 @@ class RelativeSelfAttention(SelfAttention):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, angles: Angles | None) -> Tensor:
-        """angles of all K keys; the queries are the last of them."""
+    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
         weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))                      # (H, D / H, D)
-        towards = relative_query((query + self.position_bias) @ weight, angles.last(query.shape[2]))
-        place = relative_key(angles).to(seen.key.dtype).expand(-1, self.num_heads, -1, -1)
-        scale = query.shape[-1] ** -0.5
-        query = torch.cat([query + self.content_bias, towards.to(query.dtype)], dim=-1)
-        key = torch.cat([seen.key, place], dim=-1)
-        return scaled_dot_product_attention(query, key, seen.value, mask, scale=scale)
+        coefficients = turn((query + self.position_bias) @ weight, turns[:, :, -query.shape[2]:])
+        places = torch.view_as_real(turns).flatten(-2)                                      # (B, 1, K, D)
+        bias = coefficients.flatten(1, 2) @ places.squeeze(1).transpose(1, 2)               # (B, H Q, K)
+        return attention(query + self.content_bias, seen.key, seen.value, mask, bias.unflatten(1, query.shape[1:3]))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    """softmax((query key^T + bias) / sqrt(D / H)) value, heads (B, H, Q or K, D / H); bias (B, H, Q, K).
+
+    torch's fused kernel, except on CPU where it has no gradient for a bias and is half as fast as the plain products in
+    bfloat16.
+    """
+    scale = query.shape[-1] ** -0.5
+    if query.device.type != "cpu" or (bias is None and query.dtype != torch.bfloat16):
+        if bias is not None:
+            bias = bias * scale
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        return scaled_dot_product_attention(query, key, value, mask)
+    shape = (*query.shape[:3], key.shape[2])
+    start = query.new_zeros(()) if bias is None else bias.to(query.dtype)
+    scores = torch.baddbmm(
+        start.expand(shape).flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2),
+        beta=scale, alpha=scale).view(shape)
+    if mask is not None:
+        scores = scores.add_(torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf))
+    return torch.softmax(scores, dim=-1) @ value
 
 
 class CrossAttention(Attention):
@@ -124,5 +144,5 @@ class CrossAttention(Attention):
         N is a multiple of B: rows are utterance-major, and the N / B rows of an utterance (its beams) share one memory.
         """
         together = x.reshape(memory.key.shape[0], -1, x.shape[-1])
-        heads = scaled_dot_product_attention(self.split(self.q_proj(together)), memory.key, memory.value, mask)
+        heads = attention(self.split(self.q_proj(together)), memory.key, memory.value, mask)
         return self.merge(heads).view_as(x)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from asrtool.nn.attention import KeyValue, SelfAttention
 from asrtool.nn.convolution import ConvolutionModule
+from asrtool.nn.dropout import Dropout
 from asrtool.nn.feed_forward import FeedForward
-from asrtool.nn.positions import Angles
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Scope:
 
     valid: Tensor                           # (B, S)
     visible: Tensor                         # (B, 1, S or 1, K): K = cached keys + S
-    angles: Angles                          # of the K keys; the queries are the last S
+    turns: Tensor                           # (B, 1, K, n) positions of the keys; the queries are the last S
+    rows: Tensor | None = None              # places of the valid frames among B * S, for layers that skip the rest
     keep: Tensor | None = None              # (B, K') the keys that the caches go on with
 
 
@@ -62,7 +63,7 @@ class ConformerLayerCache:
 
 
 class ConformerLayer(nn.Module):
-    """x + half feed-forward, + self-attention, + convolution, + half feed-forward, each normed before, all normed after."""
+    """x + half feed-forward, + attention, + convolution, + half feed-forward, with a norm before each and at the end."""
 
     def __init__(
         self, dim: int, ffn_dim: int, attention: SelfAttention, convolution: ConvolutionModule, dropout: float,
@@ -77,7 +78,7 @@ class ConformerLayer(nn.Module):
         self.second_norm = nn.LayerNorm(dim)
         self.second = FeedForward(dim, ffn_dim, dropout)
         self.final_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def init_cache(self, batch_size: int) -> ConformerLayerCache:
         empty = self.attention.split(self.convolution.init_cache(batch_size)[:, :0])
@@ -87,11 +88,18 @@ class ConformerLayer(nn.Module):
         self, x: Tensor, scope: Scope, cache: ConformerLayerCache | None = None,
     ) -> tuple[Tensor, ConformerLayerCache | None]:
         """x (B, S, D) -> (B, S, D) and the next cache. Without a cache (offline) none comes back."""
-        x = torch.add(x, self.dropout(self.first(self.first_norm(x))), alpha=0.5)
+        x = self._half_step(x, self.first_norm, self.first, scope.rows)
         past = (None, None) if cache is None else (cache.attention, cache.convolution)
-        y, seen = self.attention(self.attention_norm(x), scope.visible, scope.angles, past[0])
+        y, seen = self.attention(self.attention_norm(x), scope.visible, scope.turns, past[0])
         x = x + self.dropout(y)
         y, history = self.convolution(self.convolution_norm(x), scope.valid, past[1])
         x = x + self.dropout(y)
-        x = torch.add(x, self.dropout(self.second(self.second_norm(x))), alpha=0.5)
+        x = self._half_step(x, self.second_norm, self.second, scope.rows)
         return self.final_norm(x), None if cache is None else ConformerLayerCache(seen.take(scope.keep), history)
+
+    def _half_step(self, x: Tensor, norm: nn.LayerNorm, ffn: FeedForward, rows: Tensor | None) -> Tensor:
+        if rows is None:
+            return torch.add(x, self.dropout(ffn(norm(x))), alpha=0.5)
+        flat = x.flatten(0, 1)
+        y = self.dropout(ffn(norm(flat.index_select(0, rows))))
+        return flat.index_add(0, rows, y.to(x.dtype), alpha=0.5).view_as(x)

@@ -50,6 +50,5 @@ class ConvolutionModule(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, S + kernel - 1, D) -> (B, S, D), as a 2-D convolution with D last in memory: much faster on CPU."""
-        weight = self.depthwise.weight.unsqueeze(2)
-        y = conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.depthwise.bias, groups=x.shape[-1])
-        return y.squeeze(2).transpose(1, 2)
+        y = conv2d(x.transpose(1, 2).unsqueeze(2), self.depthwise.weight.unsqueeze(2), groups=x.shape[-1])
+        return y.squeeze(2).transpose(1, 2) + self.depthwise.bias

@@ -6,6 +6,8 @@ cached keys alike.
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
 def random_chunk(longest: int) -> int | None:
     """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1 ... `longest`.
 
-    Drawn from torch's default CPU generator, so ranks that seed it alike agree.
+    Drawn from Python's `random`, which the trainer seeds alike on all ranks.
     """
-    draw = int(torch.randint(2 * longest, ()))
+    draw = random.randrange(2 * longest)
     return None if draw >= longest else draw + 1

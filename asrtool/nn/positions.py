@@ -1,52 +1,30 @@
 """Where frames are: rotary and relative positions, both for arbitrary (also gappy) integer positions.
 
-Both encode a position p by the angles p * w_n of a few frequencies w_n. Rotary (arXiv 2104.09864) turns queries and
-keys by them. Relative (Transformer-XL, arXiv 1901.02860) needs sin((i - j) w) and cos((i - j) w) for each query i and key
-j; the addition theorem splits both into a factor of i and a factor of j, so that the bias is one more inner product,
-without a table of distances to gather from:
+Both turn pairs of channels, read as complex numbers, by angles p w that grow with the position p, for a few frequencies
+w. Rotary (arXiv 2104.09864) turns queries and keys, so that their product depends on the distance i - j alone:
 
-    a sin((i - j) w) + b cos((i - j) w) = (a sin iw + b cos iw) cos jw + (b sin iw - a cos iw) sin jw
+    Re(q e^(i w) conj(k e^(j w))) = Re(q conj(k) e^((i - j) w))                   (e^x: the unit number at angle x)
+
+Relative (Transformer-XL, arXiv 1901.02860) rates a query against cos((i - j) w) and sin((i - j) w), with coefficients c
+projected from the query. That is the same product with a key of 1, so no table of distances is needed:
+
+    Re(c e^(i w) conj(e^(j w))) = Re(c) cos((i - j) w) - Im(c) sin((i - j) w)
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Angles(NamedTuple):
-    """cos and sin (B, 1, S, number of frequencies) of positions times frequencies; the 1 stands for heads."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def last(self, count: int) -> Angles:
-        """The angles of the last `count` positions: queries are the newest keys."""
-        size = self.cos.shape[2]
-        return Angles(self.cos.narrow(2, size - count, count), self.sin.narrow(2, size - count, count))
-
-
-def angles(positions: Tensor, num_frequencies: int, dtype: torch.dtype = torch.float32) -> Angles:
-    """positions (B, S) -> angles for the frequencies 10000 ** (-n / num_frequencies)."""
+def turns(positions: Tensor, num_frequencies: int) -> Tensor:
+    """positions (B, S) -> unit numbers (B, 1, S, n) at the angles position * 10000 ** (-k / n); the 1 is for heads."""
     frequencies = 10000 ** -(torch.arange(num_frequencies, device=positions.device) / num_frequencies)
-    phase = positions[:, None, :, None] * frequencies
-    return Angles(phase.cos().to(dtype), phase.sin().to(dtype))
+    angles = positions[:, None, :, None] * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, at: Angles) -> Tensor:
-    """x (B, H, S, 2 n) turned by n angles: pairs are (x_k, x_{n+k})."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * at.cos - second * at.sin, second * at.cos + first * at.sin], dim=-1)
-
-
-def relative_query(coefficients: Tensor, at: Angles) -> Tensor:
-    """The query's factor of the theorem above: coefficients (B, H, S, 2 n) = [a, b] -> (B, H, S, 2 n)."""
-    a, b = coefficients.chunk(2, dim=-1)
-    return torch.cat([a * at.sin + b * at.cos, b * at.sin - a * at.cos], dim=-1)
-
-
-def relative_key(at: Angles) -> Tensor:
-    """The key's factor: (B, 1, S, 2 n)."""
-    return torch.cat([at.cos, at.sin], dim=-1)
+def turn(x: Tensor, by: Tensor) -> Tensor:
+    """x (B, H, S, 2 n) turned by unit numbers (B, 1, S, n): neighbouring channels are a complex number. float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * by).flatten(-2)

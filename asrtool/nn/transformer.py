@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from asrtool.nn.attention import CrossAttention, KeyValue, SelfAttention
+from asrtool.nn.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TransformerDecoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim)
         self.up_proj = nn.Linear(dim, ffn_dim)
         self.down_proj = nn.Linear(ffn_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def init_cache(self, memory: Tensor) -> DecoderLayerCache:
         """memory (B, S, D): encoder frames, projected once."""

@@ -1,0 +1,170 @@
+"""Compare a training step of the Conformer encoder with those of ESPnet and SpeechBrain: CPU seconds on one thread.
+
+    pip install torch==2.13.0 && pip install --no-deps espnet speechbrain       # in an environment of their own
+    pip install typeguard humanfriendly hyperpyyaml sentencepiece soundfile librosa joblib
+    PYTHONPATH=. python tools/benchmarks/train_step.py layers                   # the same architecture, float32
+    PYTHONPATH=. python tools/benchmarks/train_step.py encoder                  # with conv2d stems of 256 channels
+    PYTHONPATH=. python tools/benchmarks/train_step.py default                  # what each toolkit ships
+
+A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel 15, dropout 0.1, over 8
+utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median over rounds of peer seconds / our seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from unittest.mock import MagicMock
+
+import torch
+from torch import Tensor, nn
+
+from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
+from asrtool.downsamplers.base import Downsampler
+from asrtool.encoders import ConformerConfig
+from asrtool.encoders.conformer import Conformer
+from asrtool.types import DownsamplerOutput, Padded
+
+BINS, DIM, HEADS, FFN, KERNEL, DROPOUT = 80, 256, 4, 2048, 15, 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoStemConfig:
+    """Frames as they are: the layers alone."""
+
+
+@DOWNSAMPLERS.register("none", NoStemConfig)
+class NoStem(Downsampler):
+    factor = 1
+
+    def __init__(self, config: NoStemConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
+        super().__init__()
+
+    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
+        at = torch.arange(inputs.data.shape[1]).expand(inputs.data.shape[:2])
+        return DownsamplerOutput(frames=inputs, positions=at)
+
+
+def ours(layers: int, positions: str, downsampler: object) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
+    config = ConformerConfig(
+        num_layers=layers, dim=DIM, num_heads=HEADS, ffn_dim=FFN, kernel=KERNEL, dropout=DROPOUT, positions=positions,
+        downsamplers={0: downsampler})
+    encoder = Conformer(config, input_dim=BINS, vocab_size=1000, frame_shift=0.01)
+    return encoder, lambda inputs: encoder(inputs).frames.data
+
+
+def espnet(layers: int, stem: bool) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
+    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+    encoder = ConformerEncoder(
+        BINS if stem else DIM, output_size=DIM, attention_heads=HEADS, linear_units=FFN, num_blocks=layers,
+        dropout_rate=DROPOUT, positional_dropout_rate=DROPOUT, attention_dropout_rate=0.0, macaron_style=True,
+        input_layer="conv2d" if stem else None, rel_pos_type="latest", pos_enc_layer_type="rel_pos",
+        selfattention_layer_type="rel_selfattn", activation_type="swish", cnn_module_kernel=KERNEL)
+    return encoder, lambda inputs: encoder(inputs.data, inputs.lengths)[0]
+
+
+def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
+    """stem: None, `conv2d` (ESPnet's, put in front) or `own` (the front end of its LibriSpeech recipes)."""
+    try:
+        importlib.import_module("torchaudio")
+    except (ImportError, OSError):              # the Conformer does not use it, the package imports it
+        sys.modules["torchaudio"] = MagicMock(__version__="2.11.0")
+    from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+    from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+    from speechbrain.nnet.attention import RelPosEncXL
+    front: nn.Module = nn.Identity()
+    if stem == "conv2d":
+        front = DOWNSAMPLERS.build(Conv2dConfig(channels=256), dim_in=BINS, dim_out=DIM, vocab_size=1000)
+    elif stem == "own":
+        front = nn.Sequential(
+            ConvolutionFrontEnd(
+                (8, 10, BINS), num_blocks=2, num_layers_per_block=1, out_channels=(64, 32), kernel_sizes=(3, 3),
+                strides=(2, 2), residuals=(False, False)),
+            nn.Flatten(2), nn.Linear(20 * 32, DIM), nn.Dropout(DROPOUT))
+    encoder = ConformerEncoder(
+        num_layers=layers, d_model=DIM, d_ffn=FFN, nhead=HEADS, kernel_size=KERNEL, dropout=DROPOUT)
+    places = RelPosEncXL(DIM)
+
+    def forward(inputs: Padded) -> Tensor:
+        x = front(inputs).frames.data if stem == "conv2d" else front(inputs.data)
+        lengths = inputs.lengths * x.shape[1] // inputs.data.shape[1]
+        padding = ~Padded(x, lengths).mask
+        return encoder(x, src_key_padding_mask=padding, pos_embs=places(x))[0]
+
+    return nn.ModuleList([front, encoder]), forward
+
+
+class Contender:
+    """One encoder with its optimizer; `step` returns CPU seconds."""
+
+    def __init__(self, built: tuple[nn.Module, Callable], optimizer: Callable, precision: torch.dtype) -> None:
+        self.module, self.forward = built
+        self.module.train()
+        self.optimizer = optimizer(self.module.parameters(), lr=1e-4)
+        self.precision = precision
+
+    def step(self, inputs: Padded) -> float:
+        start = time.process_time()
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is torch.bfloat16):
+            frames = self.forward(inputs)
+        frames.float().square().mean().backward()
+        self.optimizer.step()
+        return time.process_time() - start
+
+
+def fused(parameters, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, fused=True)
+
+
+def contenders(kind: str, layers: int) -> dict[str, Contender]:
+    """The first one is what the others are divided by."""
+    if kind == "layers":
+        none = NoStemConfig()
+        built = {"asrtool": ours(layers, "relative", none), "asrtool, rotary": ours(layers, "rotary", none),
+                 "ESPnet": espnet(layers, stem=False), "SpeechBrain": speechbrain(layers, None)}
+    elif kind == "encoder":
+        stem = Conv2dConfig(channels=256)
+        built = {"asrtool": ours(layers, "relative", stem), "asrtool, rotary": ours(layers, "rotary", stem),
+                 "ESPnet": espnet(layers, stem=True), "SpeechBrain, conv2d": speechbrain(layers, "conv2d")}
+    else:
+        fast = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        return {
+            "asrtool": Contender(ours(layers, "rotary", Conv2dConfig()), fused, fast),
+            "asrtool, float32": Contender(ours(layers, "rotary", Conv2dConfig()), fused, torch.float32),
+            "ESPnet": Contender(espnet(layers, stem=True), torch.optim.Adam, torch.float32),
+            "SpeechBrain": Contender(speechbrain(layers, "own"), torch.optim.AdamW, torch.float32),
+        }
+    return {name: Contender(one, fused, torch.float32) for name, one in built.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("layers", "encoder", "default"))
+    parser.add_argument("--num-layers", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    width, frames = (DIM, 250) if args.kind == "layers" else (BINS, 1000)
+    inputs = Padded(torch.randn(8, frames, width), torch.linspace(0.8, 1, 8).mul(frames).long())
+    field = contenders(args.kind, args.num_layers)
+    seconds: dict[str, list[float]] = {name: [] for name in field}
+    for turn in range(args.rounds + 1):
+        for name, contender in field.items():
+            took = contender.step(inputs)
+            if turn:                            # the first round warms up
+                seconds[name].append(took)
+    first = next(iter(field))
+    for name, took in seconds.items():
+        ratio = median(other / own for other, own in zip(took, seconds[first], strict=True))
+        print(f"{name:20s} {median(took):8.3f} CPU s   ratio {ratio:5.2f}")
+
+
+if __name__ == "__main__":
+    main()
