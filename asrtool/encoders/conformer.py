@@ -154,27 +154,30 @@ class Conformer(StreamingEncoder):
         stems, memories, layers = {}, {}, []
         for index, layer in enumerate(self.layers):
             if str(index) in self.downsamplers:
-                frames = frames if index == 0 else Padded(x, frames.lengths)
                 downsampler = self.downsamplers[str(index)]
                 if cache is None:
                     output = downsampler(frames, positions)
                 else:
                     output, stems[index] = downsampler.forward_chunk(frames, positions, cache.downsamplers[index])
-                frames, positions, taps = output.frames, output.positions, {**taps, **output.taps}
+                positions, taps = output.positions, {**taps, **output.taps}
+                x = output.frames.data.float()              # residuals are summed in float32 under autocast too
+                frames = Padded(x if index else self.dropout(x), output.frames.lengths)
                 scope, memories[index] = self._scope(frames, positions, chunk, cache and cache.memories[index])
-                x = frames.data.float()                     # residuals are summed in float32 under autocast too
-                x = x if index else self.dropout(x)
-            # Drawn from Python's `random`, which the trainer seeds alike on all ranks.
-            if self.training and self.layer_drop and random.random() < self.layer_drop:
-                x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())    # gradients of zero, not none
-                continue
-            x, layer_cache = layer(x, scope, cache and cache.layers[index])
-            layers.append(layer_cache)
-        frames = Padded(x.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
+            if self.training and self._left_out():
+                x = frames.data + 0 * sum(parameter.sum() for parameter in layer.parameters())   # gradients 0, not None
+            else:
+                x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
+                layers.append(layer_cache)
+            frames = Padded(x, frames.lengths)
+        frames = Padded(frames.data.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
         output = EncoderOutput(frames=frames, positions=positions, taps=taps)
         if cache is None:
             return output, None
         return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers))
+
+    def _left_out(self) -> bool:
+        """Whether layer drop takes a layer out; drawn from Python's `random`, which the trainer seeds alike on all ranks."""
+        return self.layer_drop > 0 and random.random() < self.layer_drop
 
     def _scope(
         self, frames: Padded, positions: Tensor, chunk: int | None, memory: Memory | None,

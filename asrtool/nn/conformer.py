@@ -63,7 +63,7 @@ class ConformerLayerCache:
 
 
 class ConformerLayer(nn.Module):
-    """x + half feed-forward, + attention, + convolution, + half feed-forward, with a norm before each and at the end."""
+    """x + half feed-forward, + attention, + convolution, + half feed-forward, a norm before each and at the end."""
 
     def __init__(
         self, dim: int, ffn_dim: int, attention: SelfAttention, convolution: ConvolutionModule, dropout: float,

@@ -11,8 +11,8 @@ from torch.nn.functional import dropout
 class Dropout(nn.Module):
     """torch.nn.Dropout; on CPU the probability is rounded to a multiple of 1/256, at least one (0.1 becomes 0.1016).
 
-    A mask is then a random byte an element, from a generator that is seeded by one draw of torch's, so that torch's seed
-    and state still decide everything.
+    A mask is then a random byte an element, from a generator seeded by one draw of torch's, so that torch's seed and
+    state still decide everything.
     """
 
     def __init__(self, probability: float, inplace: bool = False) -> None:

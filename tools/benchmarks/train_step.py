@@ -6,8 +6,8 @@
     PYTHONPATH=. python tools/benchmarks/train_step.py encoder                  # with conv2d stems of 256 channels
     PYTHONPATH=. python tools/benchmarks/train_step.py default                  # what each toolkit ships
 
-A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel 15, dropout 0.1, over 8
-utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median over rounds of peer seconds / our seconds.
+A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel 15, dropout 0.1, over
+8 utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median over rounds of peer seconds / our seconds.
 """
 
 from __future__ import annotations
