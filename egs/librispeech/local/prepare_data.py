@@ -80,7 +80,8 @@ def read_parts(parts: Sequence[Path], genders: dict[str, str]) -> corpus.Found:
     transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
     unwritten = {path.parent for path in audio.values()} - {path.parent for path in transcripts}
     unwritten |= {part / "<reader>" / "<chapter>" for part in parts if not any(part in t.parents for t in transcripts)}
-    for chapter in sorted(unwritten):
+    if unwritten:
+        chapter = min(unwritten)
         name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
         raise corpus.CorpusError(f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?")
     pairs, lonely = corpus.pair(transcripts, audio, r"\d+-\d+-\d+")
