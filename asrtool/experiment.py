@@ -62,6 +62,7 @@ class DecodeConfig:
     searcher: Annotated[object, SEARCHERS]
     average: int = 10  # checkpoints whose weights are averaged; 1 = the best one
     phase: str | None = None  # None: the last
+    unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
 

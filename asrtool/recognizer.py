@@ -14,7 +14,7 @@ from asrtool.data.tokenizers import Tokenizer, load
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.models import MODELS, AsrModel
 from asrtool.searchers import SEARCHERS, Searcher
-from asrtool.train import checkpoint
+from asrtool.train import checkpoint, folder
 from asrtool.types import Hypothesis, Padded
 
 
@@ -37,7 +37,7 @@ class Recognizer:
     def load(
         cls, exp: Path, decode: DecodeConfig, device: torch.device | str = "cpu", weights: Path | None = None
     ) -> Recognizer:
-        """From the folder that training wrote; `weights`: a file to take instead of the average that `decode` asks for."""
+        """From the folder that training wrote; `weights`: a file instead of the average that `decode` asks for."""
         config = phase_config(exp, decode)[1]
         weights = weights or averaged(exp, decode)
         tokenizer = load(exp / "vocab")
@@ -74,7 +74,13 @@ def phase_config(exp: Path, decode: DecodeConfig) -> tuple[str, TrainConfig]:
 
 def averaged(exp: Path, decode: DecodeConfig) -> Path:
     """The file of the averaged weights, made if it is not there yet."""
-    return checkpoint.average(exp / phase_config(exp, decode)[0], decode.average)
+    phase = exp / phase_config(exp, decode)[0]
+    if not decode.unfinished and folder.finished(phase) is None:
+        raise ExperimentError(
+            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints it "
+            "has by --set unfinished=true (--decode-args of run.sh)"
+        )
+    return checkpoint.average(phase, decode.average)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:

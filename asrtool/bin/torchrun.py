@@ -1,4 +1,4 @@
-"""torchrun with the same options, whose failures end in the command's own sentence instead of the launcher's traceback."""
+"""torchrun, whose failures end in the command's own sentence instead of the launcher's traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
         if failure.exitcode < 0:
-            print(f"torchrun: rank {rank} was killed by signal {-failure.exitcode}; the others were stopped", file=sys.stderr)
+            print(f"rank {rank} was killed by signal {-failure.exitcode}; the others were stopped", file=sys.stderr)
         sys.exit(max(failure.exitcode, 1))
     except SignalException as error:
         sys.exit(128 + error.sigval)

@@ -231,7 +231,8 @@ def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Ut
 
 def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
     """Count and name the characters that the vocabulary lacks; text without any is not looked at twice."""
-    lacking = set(tokenizer.unknown(" ".join(sorted(set().union(*(utterance.text for utterance in utterances))))))
+    seen = sorted(set().union(*(utterance.text for utterance in utterances)))
+    lacking = {character for character in seen if tokenizer.unknown(character)}
     if not lacking:
         return
     counts: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from asrtool.decoders.base import DECODERS, Decoder
 from asrtool.nn.masks import attention_mask, causal_mask
-from asrtool.nn.positions import angles
+from asrtool.nn.positions import turns
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
@@ -97,8 +97,8 @@ class TransformerDecoder(Decoder):
 
     def _layers(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """tokens (N, U), positions (1, U) -> logits (N, U, V)."""
-        at = angles(positions, self.embedding.embedding_dim // 2)
-        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + torch.cat([at.sin, at.cos], dim=-1)[:, 0]
+        sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(-2)[:, 0]
+        x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids
         x = self.dropout(x)
         caches = []
         for layer, cache in zip(self.layers, state.layers, strict=True):

@@ -43,20 +43,24 @@ def prepare(
 
     phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role -> folder or file, of
     which "vocab" and "train" are copied from. With `force` another training in the folder is moved aside; else it is a
-    `FolderError`.
+    `FolderError`, unless it has no checkpoint yet.
     """
     now = {"phases": phases, "sources": {role: stamp.digest(path) for role, path in sources.items()}}
     now = json.loads(json.dumps(now))  # tuples become lists, as they will be read back
     before = stamp.read(exp)
     if before is not None:
         changes = list(differences(before, now))
-        if changes and not force:
+        trained = any(exp.glob("*/step-*"))
+        if changes and trained and not force:
             listed = "\n".join(f"  {change}" for change in changes)
             raise FolderError(
                 f"{exp} holds another training; what differs:\n{listed}\n"
                 "Give this one a name of its own (--tag, or another --exp), or train anew with --force true"
             )
-        if changes:
+        if changes and not trained:
+            shutil.rmtree(exp)  # it stopped before its first checkpoint: nothing is lost
+            before = None
+        elif changes:
             aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
             os.rename(exp, aside)
             logger.info("the former training is now %s", aside)
