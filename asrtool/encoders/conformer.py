@@ -176,7 +176,7 @@ class Conformer(StreamingEncoder):
         return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers))
 
     def _left_out(self) -> bool:
-        """Whether layer drop takes a layer out; drawn from Python's `random`, which the trainer seeds alike on all ranks."""
+        """Whether to drop a layer now; drawn from Python's `random`, which the trainer seeds alike on all ranks."""
         return self.layer_drop > 0 and random.random() < self.layer_drop
 
     def _scope(

@@ -1,0 +1,164 @@
+"""Laws of every registered encoder; a new entry is tested without writing a test."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import yaml
+
+from asrtool import config
+from asrtool.downsamplers import Conv2dConfig
+from asrtool.encoders import ENCODERS, ChunkConfig, StreamingEncoder
+from asrtool.types import Padded
+
+BINS, LENGTHS = 16, (61, 1, 24, 38)
+SMALL = {"num_layers": 3, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 5}
+every_encoder = pytest.mark.parametrize("name", ENCODERS.names())
+
+
+def small(name: str, **options) -> object:
+    """A small configuration, from those `options` that it has."""
+    kind = ENCODERS.config_type(name)
+    known = {field.name for field in dataclasses.fields(kind)}
+    options = {**SMALL, "downsamplers": {0: Conv2dConfig(channels=4)}, **options}
+    return kind(**{key: value for key, value in options.items() if key in known})
+
+
+def build(name: str, **options):
+    torch.manual_seed(0)
+    return ENCODERS.build(small(name, **options), input_dim=BINS, vocab_size=5, frame_shift=0.01).eval()
+
+
+def streaming(name: str, left_chunks: int | None, **options) -> StreamingEncoder:
+    stems = {0: Conv2dConfig(channels=4, causal=True), 2: Conv2dConfig(channels=4, factor=2, causal=True)}
+    encoder = build(name, causal=True, chunk=ChunkConfig(left_chunks=left_chunks), downsamplers=stems, **options)
+    if not isinstance(encoder, StreamingEncoder):
+        pytest.skip("does not stream")
+    return encoder
+
+
+def batch(padding: float = 0) -> Padded:
+    generator = torch.Generator().manual_seed(0)
+    return Padded.stack([torch.randn(length, BINS, generator=generator) for length in LENGTHS], padding)
+
+
+@every_encoder
+def test_shapes_are_as_promised(name):
+    encoder = build(name)
+    output = encoder(batch())
+    assert output.frames.data.shape == (*output.positions.shape, encoder.dim)
+    assert (output.frames.lengths >= 1).all() and (output.frames.lengths <= torch.tensor(LENGTHS)).all()
+    if isinstance(encoder, StreamingEncoder):
+        assert output.frames.lengths.tolist() == [-(-length // encoder.input_frames) for length in LENGTHS]
+
+
+@every_encoder
+def test_padding_changes_nothing(name):
+    encoder = build(name)
+    together = encoder(batch()).frames.unpad()
+    for row, frames in enumerate(batch().unpad()):
+        alone = encoder(Padded.stack([frames])).frames.data[0]
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)        # other sums in other shapes
+
+
+@every_encoder
+def test_what_stands_in_the_padding_changes_nothing(name):
+    encoder = build(name)
+    for clean, dirty in zip(encoder(batch()).frames.unpad(), encoder(batch(float("nan"))).frames.unpad(), strict=True):
+        torch.testing.assert_close(dirty, clean, atol=0, rtol=0)
+
+
+@every_encoder
+def test_the_order_of_the_batch_does_not_matter(name):
+    encoder, inputs = build(name), batch()
+    order = torch.tensor([2, 0, 3, 1])
+    forward = encoder(inputs).frames.data[order]
+    shuffled = encoder(Padded(inputs.data[order], inputs.lengths[order])).frames.data
+    torch.testing.assert_close(shuffled, forward, atol=1e-5, rtol=0)
+
+
+@every_encoder
+def test_every_parameter_gets_a_finite_gradient(name):
+    encoder = build(name).train()
+    output = encoder(batch(float("nan")))
+    parts = (output.frames, *output.taps.values())
+    sum(frames.square().sum() for part in parts for frames in part.unpad()).backward()
+    grads = {key: parameter.grad for key, parameter in encoder.named_parameters()}
+    assert [key for key, grad in grads.items() if grad is None or not grad.isfinite().all()] == []
+
+
+@every_encoder
+def test_one_frame_of_input_works(name):
+    frames = build(name)(Padded(torch.randn(1, 1, BINS), torch.tensor([1]))).frames
+    assert frames.lengths.tolist() == [1] and frames.data.isfinite().all()
+
+
+@every_encoder
+def test_an_utterance_without_frames_harms_nobody(name):
+    encoder, inputs = build(name), batch()
+    before = encoder(inputs).frames.unpad()[0]
+    after = encoder(Padded(inputs.data, torch.tensor([LENGTHS[0], 0, 24, 38]))).frames
+    torch.testing.assert_close(after.unpad()[0], before, atol=1e-5, rtol=0)
+    assert after.data.isfinite().all()
+
+
+@every_encoder
+def test_its_configuration_survives_yaml(name):
+    given = small(name)
+    node = yaml.compose(yaml.safe_dump(config.encode(type(given), given)))
+    assert config.decode(type(given), node) == given
+
+
+def pieces(encoder: StreamingEncoder, chunk: int, seed: int):
+    """Feed every row in pieces of random, ragged size, 0 included; yields outputs."""
+    generator, rows = torch.Generator().manual_seed(seed), batch().unpad()
+    cache, start = encoder.init_cache(len(rows), chunk), [0] * len(rows)
+    ended = torch.zeros(len(rows), dtype=torch.bool)
+    while not ended.all():
+        sizes = torch.randint(0, 30, (len(rows),), generator=generator).tolist()
+        piece = Padded.stack([row[at: at + size] for row, at, size in zip(rows, start, sizes, strict=True)])
+        start = [at + size for at, size in zip(start, sizes, strict=True)]
+        ended = torch.tensor([at >= len(row) for row, at in zip(rows, start, strict=True)])
+        output, cache = encoder.forward_chunk(piece, cache, ended)
+        yield output
+
+
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
+@pytest.mark.parametrize("left_chunks", [None, 0, 1, 2])
+@pytest.mark.parametrize("chunk", [1, 2, 4, 9])
+@every_encoder
+def test_streaming_equals_the_chunk_mask(name, chunk, left_chunks, positions):
+    encoder = streaming(name, left_chunks, positions=positions)
+    whole = encoder(batch(), chunk=chunk)
+    outputs = list(pieces(encoder, chunk, seed=chunk))
+    for row, expected in enumerate(whole.frames.unpad()):
+        frames = torch.cat([output.frames.unpad()[row] for output in outputs])
+        torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)            # other sums in other shapes
+        at = torch.cat([output.positions[row, : output.frames.lengths[row]] for output in outputs])
+        assert torch.equal(at, whole.positions[row, : len(expected)])
+
+
+@every_encoder
+def test_a_row_that_ended_gives_no_more_frames(name):
+    encoder = streaming(name, left_chunks=1)
+    rows = torch.randn(2, 16, BINS)
+    piece, cache = Padded(rows, torch.tensor([16, 16])), encoder.init_cache(2, 2)
+    _, cache = encoder.forward_chunk(piece, cache, torch.tensor([True, False]))
+    output, _ = encoder.forward_chunk(Padded(rows, torch.tensor([0, 16])), cache, torch.tensor([True, True]))
+    assert output.frames.lengths.tolist() == [0, 2]
+
+
+@every_encoder
+def test_a_cache_is_never_changed_in_place(name):
+    encoder = streaming(name, left_chunks=None)
+    inputs, final = Padded(torch.randn(2, 16, BINS), torch.tensor([16, 16])), torch.tensor([False, False])
+    with torch.no_grad():
+        _, cache = encoder.forward_chunk(inputs, encoder.init_cache(2, 2), final)
+        kept = copy.deepcopy(cache)
+        first, _ = encoder.forward_chunk(inputs, cache, final)
+        again, _ = encoder.forward_chunk(inputs, cache, final)
+        fresh, _ = encoder.forward_chunk(inputs, kept, final)
+    assert torch.equal(first.frames.data, again.frames.data) and torch.equal(first.frames.data, fresh.frames.data)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from asrtool.nn.attention import (
+    CrossAttention,
+    KeyValue,
+    RelativeSelfAttention,
+    RotarySelfAttention,
+    SelfAttention,
+    attention,
+)
+from asrtool.nn.masks import attention_mask, causal_mask
+from asrtool.nn.positions import turns
+
+POSITIONS = torch.tensor([[0, 1, 4, 5, 9], [0, 2, 3, 4, 5]])
+kinds = pytest.mark.parametrize("kind", [RotarySelfAttention, RelativeSelfAttention])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def test_the_plain_products_equal_the_fused_kernel():
+    query, key, value = torch.randn(3, 2, 4, 6, 8).unbind()
+    mask = attention_mask(torch.arange(6) < torch.tensor([[6], [4]]))
+    plain = attention(query, key, value, mask, bias=torch.zeros(2, 4, 6, 6))
+    torch.testing.assert_close(plain, attention(query, key, value, mask), atol=1e-6, rtol=0)
+
+
+def test_bfloat16_on_cpu_stays_within_its_precision():
+    query, key, value = torch.randn(3, 2, 4, 6, 8).unbind()
+    mask = attention_mask(torch.arange(6) < torch.tensor([[6], [4]]))
+    coarse = attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask)
+    torch.testing.assert_close(coarse.float(), attention(query, key, value, mask), atol=0.05, rtol=0)
+
+
+def test_relative_attention_is_transformer_xl_written_out():
+    module = RelativeSelfAttention(16, 2)
+    torch.nn.init.normal_(module.content_bias)
+    torch.nn.init.normal_(module.position_bias)
+    x = torch.randn(2, 5, 16)
+    got, _ = module(x, None, turns(POSITIONS, 8))
+
+    split = lambda y: y.view(2, 5, 2, 8)                                                # noqa: E731
+    query, key, value = split(module.q_proj(x)), split(module.k_proj(x)), split(module.v_proj(x))
+    angles = (POSITIONS[:, :, None] - POSITIONS[:, None])[..., None] * 10000 ** -(torch.arange(8) / 8)
+    table = module.p_proj(torch.stack([angles.cos(), -angles.sin()], dim=-1).flatten(-2)).view(2, 5, 5, 2, 8)
+    content = torch.einsum("bihd,bjhd->bhij", query + module.content_bias[:, 0], key)
+    place = torch.einsum("bihd,bijhd->bhij", query + module.position_bias[:, 0], table)
+    weights = ((content + place) / 8**0.5).softmax(-1)
+    expected = module.o_proj(torch.einsum("bhij,bjhd->bihd", weights, value).flatten(2))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@kinds
+def test_moving_all_positions_changes_nothing(kind):
+    module, x = kind(16, 2), torch.randn(2, 5, 16)
+    here, _ = module(x, None, turns(POSITIONS, module.num_frequencies))
+    there, _ = module(x, None, turns(POSITIONS + 50, module.num_frequencies))
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=0)                          # float32 angles near 50
+
+
+@kinds
+def test_stretching_positions_changes_the_result(kind):
+    module, x = kind(16, 2), torch.randn(2, 5, 16)
+    here, _ = module(x, None, turns(POSITIONS, module.num_frequencies))
+    there, _ = module(x, None, turns(POSITIONS * 3, module.num_frequencies))
+    assert (here - there).abs().max() > 1e-3
+
+
+@kinds
+def test_frame_by_frame_with_a_cache_equals_the_whole_under_a_causal_mask(kind):
+    module, x = kind(16, 2), torch.randn(2, 5, 16)
+    whole, _ = module(x, causal_mask(POSITIONS, POSITIONS)[:, None], turns(POSITIONS, module.num_frequencies))
+    cache, steps = None, []
+    for end in range(1, 6):
+        step, cache = module(x[:, end - 1: end], None, turns(POSITIONS[:, :end], module.num_frequencies), cache)
+        steps.append(step)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-6, rtol=0)
+
+
+@kinds
+def test_an_utterance_without_frames_gives_no_nan_and_no_nan_gradient(kind):
+    module, x = kind(16, 2), torch.randn(2, 5, 16, requires_grad=True)
+    mask = attention_mask(torch.tensor([[True] * 5, [False] * 5]))
+    y, _ = module(x, mask, turns(POSITIONS, module.num_frequencies))
+    y.sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_beams_share_the_memory_of_their_utterance():
+    module, frames = CrossAttention(16, 2), torch.randn(2, 7, 16)
+    mask = attention_mask(torch.arange(7) < torch.tensor([[7], [3]]))
+    beams = torch.randn(6, 1, 16)
+    shared = module(beams, module.project(frames), mask)
+    own = module(beams, module.project(frames.repeat_interleave(3, 0)), mask.repeat_interleave(3, 0))
+    torch.testing.assert_close(shared, own, atol=1e-6, rtol=0)
+
+
+def test_rows_of_a_cache_follow_their_beams():
+    cache = KeyValue(torch.arange(3.0).view(3, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1))
+    assert cache.rows(torch.tensor([2, 0, 0])).key.flatten().tolist() == [2, 0, 0]
+
+
+def test_a_width_that_heads_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="multiple of 2 \\* num_heads = 8"):
+        SelfAttention(12, 4)
+
+
+@pytest.mark.hf
+def test_lora_goes_into_the_projections():
+    import asrtool.torchaudio_adapter  # noqa: F401  peft imports transformers, which imports torchaudio
+    peft = pytest.importorskip("peft")
+    module, x = RotarySelfAttention(16, 2), torch.randn(2, 5, 16)
+    at = turns(POSITIONS, module.num_frequencies)
+    before, _ = module(x, None, at)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), module)
+    torch.testing.assert_close(module(x, None, at)[0], before, atol=1e-6, rtol=0)       # LoRA starts as nothing
+    torch.nn.init.normal_(module.v_proj.lora_B["default"].weight)
+    assert (module(x, None, at)[0] - before).abs().max() > 1e-3

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from asrtool.nn.dropout import Dropout
+
+
+def test_the_mean_is_kept_and_the_rate_is_right():
+    torch.manual_seed(0)
+    y = Dropout(0.1)(torch.ones(1000, 1000))
+    assert (y == 0).float().mean() == pytest.approx(26 / 256, abs=2e-3)                # 6 standard deviations
+    assert y.mean() == pytest.approx(1, abs=2e-3)
+
+
+def test_a_small_rate_is_not_rounded_away():
+    torch.manual_seed(0)
+    assert (Dropout(1e-4)(torch.ones(1000, 1000)) == 0).any()
+
+
+def test_torch_seeds_decide_the_mask():
+    x, dropout = torch.ones(100), Dropout(0.5)
+    torch.manual_seed(3)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), first) and not torch.equal(first, second)
+
+
+def test_neighbours_are_dropped_independently():
+    torch.manual_seed(0)
+    kept = (Dropout(0.5)(torch.ones(1_000_001)) > 0).float() - 0.5
+    for lag in (1, 2, 8):                                                              # 8 bytes are one random word
+        assert (kept[lag:] * kept[:-lag]).mean() * 4 == pytest.approx(0, abs=0.01)     # 10 standard deviations
+
+
+def test_gradients_pass_where_values_did():
+    torch.manual_seed(0)
+    x = torch.randn(50, requires_grad=True)
+    y = Dropout(0.5)(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.where(y == 0, 0.0, 2.0))
+
+
+def test_in_place_gives_the_same_gradients():
+    grads = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        x = torch.linspace(-1, 1, 50, requires_grad=True)
+        Dropout(0.3, inplace=inplace)(torch.nn.functional.silu(x)).sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("dropout", [Dropout(0.5).eval(), Dropout(0.0)])
+def test_without_training_or_rate_nothing_happens(dropout):
+    x = torch.randn(10)
+    assert dropout(x) is x
+
+
+def test_bfloat16_stays_bfloat16():
+    assert Dropout(0.5)(torch.ones(9, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_rate_of_1_is_refused():
+    with pytest.raises(ValueError, match="not a probability below 1"):
+        Dropout(1.0)
