@@ -77,8 +77,8 @@ def averaged(exp: Path, decode: DecodeConfig) -> Path:
     phase = exp / phase_config(exp, decode)[0]
     if not decode.unfinished and folder.finished(phase) is None:
         raise ExperimentError(
-            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints it "
-            "has by --set unfinished=true (--decode-args of run.sh)"
+            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints "
+            "it has by --set unfinished=true (--decode-args of run.sh)"
         )
     return checkpoint.average(phase, decode.average)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import heapq
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.recognizer import Recognizer, averaged
-from asrtool.types import Batch, Hypothesis, Utterance
+from asrtool.types import Batch, Hypothesis
+
+WINDOW = 4000  # utterances that are read, sorted by length and decoded together
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,35 +60,38 @@ def decode(exp: Path, settings: DecodeConfig, data: Path, out: Path, force: bool
         target = distributed.broadcast_object(target)
         if target is None:
             return
-        run(recognizer, settings, datadir.read(data), target, out)
+        run(recognizer, settings, data, target, out)
 
 
-def run(
-    recognizer: Recognizer, settings: DecodeConfig, utterances: Sequence[Utterance], target: Path, out: Path
-) -> None:
-    """Each rank writes its share as it goes; what it keeps in memory are the offsets of its lines."""
-    part = target / f"hyps.{distributed.rank()}.jsonl"
-    dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
-    loader = EvalLoader(dataset, settings.batch_seconds)
-    durations = {utterance.id: utterance.duration for utterance in utterances}
+def run(recognizer: Recognizer, settings: DecodeConfig, data: Path, target: Path, out: Path) -> None:
+    """Decode window by window, so that memory does not grow with the set; each rank writes its lines sorted by id."""
+    total, utterances = datadir.iterate(data)
+    rank = distributed.rank()
     started, audio = time.perf_counter(), 0.0
-    with open(part, "w", encoding="utf-8") as stream:
-        for batch in tqdm(
-            loader, desc=f"decode {out.name}", unit="batch", disable=None if distributed.is_main() else True
-        ):
-            for line in results(recognizer, batch, settings.nbest, durations):
+    shown = None if distributed.is_main() else True
+    with (
+        open(target / f"hyps.{rank}.jsonl", "w", encoding="utf-8") as stream,
+        tqdm(total=total, desc=f"decode {out.name}", unit="utt", disable=shown) as bar,
+    ):
+        rows = iter(utterances)
+        while window := list(itertools.islice(rows, WINDOW)):
+            durations = {utterance.id: utterance.duration for utterance in window}
+            dataset = Dataset(window, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
+            lines = []
+            for batch in EvalLoader(dataset, settings.batch_seconds):
+                lines += results(recognizer, batch, settings.nbest, durations)
+                bar.update(len(batch) * distributed.world_size())
+            for line in sorted(lines, key=lambda line: line["id"]):
                 audio += line["seconds"]
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    spent = torch.tensor([time.perf_counter() - started, audio], dtype=torch.float64)
-    spent = distributed.all_sum(spent.to(distributed.device()).float()).tolist()
+    spent = torch.tensor([time.perf_counter() - started, audio], device=distributed.device())
+    wall, audio = distributed.all_sum(spent).tolist()
     if distributed.is_main():
         join(target)
-        world = distributed.world_size()
-        logger.info(
-            "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d %s",
-            *(out, len(utterances), spent[1], spent[0] / max(spent[1], 1e-9)),
-            *(world, "process" if world == 1 else "processes"),
-        )
+        ranks = distributed.world_size()
+        factor = wall / ranks / max(audio, 1e-9)
+        text = "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s"
+        logger.info(text, out, total, audio, factor, ranks, "" if ranks == 1 else "s")
 
 
 def results(recognizer: Recognizer, batch: Batch, nbest: int, durations: dict[str, float]) -> Iterator[dict]:
@@ -92,13 +99,13 @@ def results(recognizer: Recognizer, batch: Batch, nbest: int, durations: dict[st
     started = time.perf_counter()
     found = recognizer.recognize(batch.inputs.to(distributed.device()))
     elapsed = time.perf_counter() - started
-    total = sum(durations[identity] for identity in batch.ids)
-    for identity, hypotheses in zip(batch.ids, found, strict=True):
-        share = elapsed * durations[identity] / max(total, 1e-9)
+    total = sum(durations[name] for name in batch.ids)
+    for name, hypotheses in zip(batch.ids, found, strict=True):
+        share = elapsed * durations[name] / max(total, 1e-9)
         yield {
-            "id": identity,
+            "id": name,
             **describe(recognizer, hypotheses[0]),
-            "seconds": round(durations[identity], 4),
+            "seconds": round(durations[name], 4),
             "elapsed": round(share, 4),
             **({"nbest": [describe(recognizer, h) for h in hypotheses[:nbest]]} if nbest > 1 else {}),
         }
@@ -120,27 +127,22 @@ def describe(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
 
 
 def join(target: Path) -> None:
-    """The ranks' parts -> hyps.jsonl and text, sorted by id; lines are copied one at a time."""
-    places = []
+    """The ranks' sorted parts -> hyps.jsonl and text, sorted by id."""
     parts = sorted(target.glob("hyps.*.jsonl"))
-    for number, part in enumerate(parts):
-        with open(part, "rb") as stream:
-            offset = 0
-            for line in stream:
-                places.append((json.loads(line)["id"], number, offset))
-                offset += len(line)
-    places.sort()
     with ExitStack() as stack:
-        streams = [stack.enter_context(open(part, "rb")) for part in parts]
-        hyps = stack.enter_context(open(target / "hyps.jsonl", "wb"))
+        streams = [stack.enter_context(open(part, encoding="utf-8")) for part in parts]
+        hyps = stack.enter_context(open(target / "hyps.jsonl", "w", encoding="utf-8"))
         text = stack.enter_context(open(target / "text", "w", encoding="utf-8"))
-        for identity, number, offset in places:
-            streams[number].seek(offset)
-            line = streams[number].readline()
-            hyps.write(line)
-            text.write(f"{identity} {json.loads(line)['text']}".rstrip() + "\n")
+        for row in heapq.merge(*streams, key=identity):
+            line = json.loads(row)
+            hyps.write(row)
+            text.write(f"{line['id']} {line['text']}".rstrip() + "\n")
     for part in parts:
         part.unlink()
+
+
+def identity(row: str) -> str:
+    return json.loads(row)["id"]
 
 
 if __name__ == "__main__":
