@@ -13,6 +13,7 @@ ranks=                 # CPU processes of stages 3 and 4 when ngpu is 0; default
 tag=                   # name of the experiment's folder; default: that of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
+extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
 mini=false             # take a synthesised miniature of the corpus and small configs
 mini_size=default      # size of the miniature: tiny, small, default or hours of training speech
 force=false            # train anew where the experiment's folder holds another training
@@ -133,7 +134,7 @@ find_test_sets() {  # what stage 0 found in this corpus, where it says so
   if ! is_given test_sets && [[ -f $data/test_sets ]]; then test_sets=$(< "$data/test_sets"); fi
 }
 # shellcheck disable=SC2086    # sets are words
-splits() { printf '%s\n' $train_set $valid_set $test_sets | awk '!seen[$0]++'; }
+splits() { printf '%s\n' $train_set $valid_set $test_sets $extra_sets | awk '!seen[$0]++'; }
 
 need_corpus() {
   if [[ $dry_run == true || -d $corpus ]]; then return; fi
@@ -167,8 +168,9 @@ default_data() {
   need_corpus
   run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}
   find_test_sets
-  local split
-  for split in $(splits); do tool check_data "$data/$split"; done
+  local split folders=()
+  for split in $(splits); do folders+=("$data/$split"); done
+  tool check_data "${folders[@]}"
 }
 
 default_features() {

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from asrtool.log import logger
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -15,3 +22,37 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, "asrtool")
     return caplog
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, as a fresh clone would be, in which recipes may write."""
+    copy = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\n")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def tiny(tree: Path) -> Path:
+    """The project with the tiny miniature trained, decoded and scored: it learns its 40 training utterances by heart."""
+    pytest.importorskip("espeakng_loader", reason="the miniature is synthesised by espeak-ng: pip install -e '.[mini]'")
+    run_in(
+        tree,
+        "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=80"
+        " trainer.validate_every=100 model.encoder.dropout=0 data.augment.spec_augment=null'",
+    )
+    return tree
+
+
+def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """A shell command, run as a user would in `folder` with the environment of the tests."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done

@@ -113,7 +113,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks tag train_args decode_args mini mini_size force dry_run"
+    engine = "stage stop_stage nj ngpu ranks tag train_args decode_args extra_sets mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout
@@ -189,7 +189,7 @@ def test_stages_0_to_4_call_their_commands_in_order_with_their_folders(recipe: R
     assert done.returncode == 0, done.stderr
     assert [" ".join(call) for call in recipe.calls()] == [
         "python local/prepare_data.py --corpus downloads/corpus --out data",
-        *[f"python -m asrtool.bin.check_data data/{name}" for name in ("train", "dev", "test", "other")],
+        "python -m asrtool.bin.check_data data/train data/dev data/test data/other",
         *[
             "python -m asrtool.bin.extract_features --config conf/train_full.yaml --nj 3"
             f" --data data/{name} --out dump/fbank80/{name}" + (" --training" if name == "train" else "")

@@ -1,0 +1,59 @@
+"""Every bash block of README and docs is run, from the top of the tree; what takes minutes is run at its tiniest size."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.conftest import ROOT, run_in
+from tests.recipes.preparation import real
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "egs").glob("*/README.md"))]
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
+
+# printed line -> the same command at its tiniest; every other line is run as it is printed
+SHORTER = {
+    "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
+    "tests/run.sh": "bash -n tests/run.sh",        # these are its tests
+    "tools/setup.sh": "tools/setup.sh --if-needed true",
+}
+
+
+def blocks() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for number, script in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
+            found.append((f"{page.relative_to(ROOT)}-{number}", script))
+    return found
+
+
+def shortened(script: str) -> str:
+    lines = []
+    for line in script.splitlines():
+        command = re.sub(r"\s+#.*$", "", line).strip()
+        lines.append(SHORTER.get(command, line))
+    return "\n".join(lines).replace("--mini true", TINY)
+
+
+def test_the_readme_prints_the_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {"./run.sh", "tests/run.sh"} <= {line for script in BLOCK.findall(text) for line in script.split("\n")}
+
+
+@pytest.mark.parametrize("script", [script for _, script in blocks()], ids=[name for name, _ in blocks()])
+def test_a_printed_command_runs(script, tiny):
+    if "<corpus>" in script:
+        script = script.replace("<corpus>", str(real("librispeech_mini")))
+    run_in(tiny, f"set -eu\n{shortened(script)}")
+
+
+def test_every_link_between_pages_leads_somewhere():
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken

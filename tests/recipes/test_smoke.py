@@ -1,0 +1,67 @@
+"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, and stages that know when they are done."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.conftest import run_in
+
+DECODED = "egs/librispeech/exp/mini_tiny/train_mini/decode_mini/train"
+AGAIN = (
+    "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=80"
+    " trainer.validate_every=100 model.encoder.dropout=0 data.augment.spec_augment=null'"
+)
+
+
+def total(folder: Path) -> dict:
+    return json.loads((folder / "score.json").read_text())["total"]
+
+
+def test_the_recipe_learns_its_training_set_by_heart(tiny):
+    score = total(tiny / DECODED)
+    assert score["reference"] > 200
+    assert score["rate"] < 0.05
+
+
+def test_the_same_command_again_does_nothing_but_score(tiny):
+    hypotheses = (tiny / DECODED / "hyps.jsonl").stat().st_mtime_ns
+    done = run_in(tiny, AGAIN)
+    assert (tiny / DECODED / "hyps.jsonl").stat().st_mtime_ns == hypotheses
+    said = done.stdout + done.stderr
+    assert "is finished; its weights are" in said
+    assert len(re.findall("is up to date", said)) >= 8       # data and features of four sets at least
+
+
+def test_every_decoded_token_has_a_time_within_its_utterance(tiny):
+    for line in (tiny / DECODED / "hyps.jsonl").read_text().splitlines():
+        hypothesis = json.loads(line)
+        assert len(hypothesis["times"]) == len(hypothesis["tokens"]) == len(hypothesis["confidences"])
+        assert hypothesis["times"] == sorted(hypothesis["times"])
+        assert all(0 <= time <= hypothesis["seconds"] for time in hypothesis["times"])
+
+
+def test_results_do_not_depend_on_the_number_of_ranks(tiny):
+    command = (
+        "cd egs/librispeech && . ../../utils/path.sh && python -m asrtool.bin.torchrun --standalone --nproc-per-node {} "
+        "-m asrtool.bin.decode --exp exp/mini_tiny/train_mini --config conf/decode_mini.yaml "
+        "--data dump/mini_tiny/fbank80/train --out ranks{}"
+    )
+    for ranks in (1, 3):
+        run_in(tiny, command.format(ranks, ranks))
+    one, three = ((tiny / f"egs/librispeech/ranks{ranks}" / "text").read_text() for ranks in (1, 3))
+    assert one == three
+    assert one == (tiny / DECODED / "text").read_text()
+
+
+@pytest.mark.slow
+def test_the_miniature_reaches_its_error_rates(tree):
+    shutil.rmtree(tree / "egs/librispeech/exp/mini", ignore_errors=True)
+    run_in(tree, "./run.sh librispeech --mini true")
+    decoded = tree / "egs/librispeech/exp/mini/train_mini/decode_mini"
+    assert total(decoded / "test_clean")["rate"] <= 0.10
+    assert total(decoded / "test_other")["rate"] <= 0.25
