@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the step, so that a resumed run needs nothing but its step number.
 
 Each gives the factor in 0..1 by which the peak rate `optim.lr` is multiplied; step 1 is the first update. `total: null`
-means the planned number of steps of the run.
+means the planned number of steps of the run. Where there is a total, `warmup` (and `hold`) below 1 is a share of it, so
+that a config suits runs of any length.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
-def _check(name: str, warmup: int | None, total: int) -> None:
-    if warmup is not None and not 0 <= warmup < total:
+def _steps(steps_or_share: float, total: int) -> int:
+    return round(steps_or_share * total if steps_or_share < 1 else steps_or_share)
+
+
+def _check(name: str, warmup: int, total: int) -> None:
+    if not 0 <= warmup < total:
         raise ValueError(
             f"optim.schedule: {name} warms up for {warmup} of {total} steps; warmup must be at least 0 and less than "
             "the total"
@@ -84,7 +89,7 @@ class InverseSqrt(Schedule):
 class LinearConfig:
     """Linear warm-up, then linearly down to `end`."""
 
-    warmup: int = 0  # steps
+    warmup: float = 0.0  # steps, or a share of the total
     total: int | None = None  # steps, warm-up included
     end: float = 0.0  # factor at the last step and after it
 
@@ -94,10 +99,11 @@ class Linear(Schedule):
     def __init__(self, config: LinearConfig, *, planned: int) -> None:
         self._config = config
         self._total = planned if config.total is None else config.total
-        _check("linear", config.warmup, self._total)
+        self._warmup = _steps(config.warmup, self._total)
+        _check("linear", self._warmup, self._total)
 
     def factor(self, step: int) -> float:
-        warmup, end = self._config.warmup, self._config.end
+        warmup, end = self._warmup, self._config.end
         if step <= warmup:
             return step / warmup
         return end + (1.0 - end) * max(0.0, (self._total - step) / (self._total - warmup))
@@ -107,7 +113,7 @@ class Linear(Schedule):
 class CosineConfig:
     """Linear warm-up, then half a cosine down to `end` (arXiv 1608.03983, one cycle)."""
 
-    warmup: int = 0  # steps
+    warmup: float = 0.0  # steps, or a share of the total
     total: int | None = None  # steps, warm-up included
     end: float = 0.0  # factor at the last step and after it
 
@@ -117,10 +123,11 @@ class Cosine(Schedule):
     def __init__(self, config: CosineConfig, *, planned: int) -> None:
         self._config = config
         self._total = planned if config.total is None else config.total
-        _check("cosine", config.warmup, self._total)
+        self._warmup = _steps(config.warmup, self._total)
+        _check("cosine", self._warmup, self._total)
 
     def factor(self, step: int) -> float:
-        warmup = self._config.warmup
+        warmup = self._warmup
         if step <= warmup:
             return step / warmup
         return _cosine(1.0, self._config.end, (step - warmup) / (self._total - warmup))
@@ -130,7 +137,7 @@ class Cosine(Schedule):
 class OneCycleConfig:
     """Up along half a cosine, down along another to almost nothing (arXiv 1708.07120); for short runs."""
 
-    warmup: int | None = None  # steps; null: 30 % of the total
+    warmup: float = 0.3  # steps, or a share of the total
     total: int | None = None  # steps
     start: float = 0.04  # factor before the first step
     end: float = 4e-6  # factor at the last step and after it
@@ -141,7 +148,7 @@ class OneCycle(Schedule):
     def __init__(self, config: OneCycleConfig, *, planned: int) -> None:
         self._config = config
         self._total = planned if config.total is None else config.total
-        self._warmup = round(0.3 * self._total) if config.warmup is None else config.warmup
+        self._warmup = _steps(config.warmup, self._total)
         _check("one_cycle", self._warmup, self._total)
 
     def factor(self, step: int) -> float:
@@ -154,8 +161,8 @@ class OneCycle(Schedule):
 class TriStageConfig:
     """Linear warm-up, hold, exponential decay: how SSL encoders are fine-tuned (arXiv 2006.11477, appendix B)."""
 
-    warmup: int | None = None  # steps; null: 10 % of the total
-    hold: int | None = None  # steps; null: 40 % of the total
+    warmup: float = 0.1  # steps, or a share of the total
+    hold: float = 0.4  # the same
     total: int | None = None  # steps
     start: float = 0.01  # factor before the first step
     end: float = 0.05  # factor at the last step and after it
@@ -170,8 +177,8 @@ class TriStage(Schedule):
     def __init__(self, config: TriStageConfig, *, planned: int) -> None:
         self._config = config
         self._total = planned if config.total is None else config.total
-        self._warmup = round(0.1 * self._total) if config.warmup is None else config.warmup
-        self._held = self._warmup + (round(0.4 * self._total) if config.hold is None else config.hold)
+        self._warmup = _steps(config.warmup, self._total)
+        self._held = self._warmup + _steps(config.hold, self._total)
         _check("tri_stage", self._held, self._total)
 
     def factor(self, step: int) -> float:

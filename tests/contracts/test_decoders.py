@@ -20,8 +20,10 @@ def build(name):
 def encoded(lengths=(7, 4, 1)):
     generator = torch.Generator().manual_seed(1)
     frames = Padded.stack([torch.randn(length, DIM, generator=generator) for length in lengths])
-    data = torch.where(frames.mask[..., None], frames.data, 50.0)       # garbage in the padding
-    return EncoderOutput(frames=Padded(data, frames.lengths), positions=torch.arange(data.shape[1]).expand(len(lengths), -1))
+    data = torch.where(frames.mask[..., None], frames.data, 50.0)  # garbage in the padding
+    return EncoderOutput(
+        frames=Padded(data, frames.lengths), positions=torch.arange(data.shape[1]).expand(len(lengths), -1)
+    )
 
 
 def targets(rows=((1, 2, 3), (4,), ())):
@@ -58,9 +60,11 @@ def test_a_token_does_not_see_later_ones(name):
 @torch.inference_mode()
 def test_scoring_token_by_token_equals_the_training_pass(name):
     decoder, beam = build(name), 2
-    rows = ((1, 2, 3), (1, 5, 6), (4, 4, 4), (3, 2, 1), (7, 7, 1), (2, 2, 2))       # two beams of three utterances
+    rows = ((1, 2, 3), (1, 5, 6), (4, 4, 4), (3, 2, 1), (7, 7, 1), (2, 2, 2))  # two beams of three utterances
     repeated = EncoderOutput(
-        frames=Padded(encoded().frames.data.repeat_interleave(beam, 0), encoded().frames.lengths.repeat_interleave(beam)),
+        frames=Padded(
+            encoded().frames.data.repeat_interleave(beam, 0), encoded().frames.lengths.repeat_interleave(beam)
+        ),
         positions=encoded().positions.repeat_interleave(beam, 0),
     )
     expected = decoder(repeated, targets(rows)).data.log_softmax(-1)
@@ -81,7 +85,7 @@ def test_selecting_rows_moves_beams_and_drops_utterances(name):
     prefixes = torch.tensor([[8, 1], [8, 2], [8, 3], [8, 4], [8, 5], [8, 6]])
     _, state = decoder.score(prefixes[:, :1], decoder.start(encoded(), beam), None)
     everything, _ = decoder.score(prefixes, state, None)
-    swapped = torch.tensor([1, 0, 5, 4])                                            # the second utterance is done
+    swapped = torch.tensor([1, 0, 5, 4])  # the second utterance is done
     some, _ = decoder.score(prefixes[swapped], decoder.select(state, swapped), None)
     torch.testing.assert_close(some, everything[swapped], atol=1e-5, rtol=1e-5)
 

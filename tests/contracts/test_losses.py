@@ -91,11 +91,13 @@ def test_the_gradient_is_that_of_finite_differences(name):
 
     data = stream.data.clone().requires_grad_()
     (analytic,) = torch.autograd.grad(value(data), data)
-    step, (row, frame, token) = 1e-2, (0, 2, 3)           # losses are float32 inside, so the step is large
+    step, (row, frame, token) = 1e-2, (0, 2, 3)  # losses are float32 inside, so the step is large
     up, down = data.detach().clone(), data.detach().clone()
     up[row, frame, token] += step
     down[row, frame, token] -= step
-    assert analytic[row, frame, token].item() == pytest.approx(((value(up) - value(down)) / (2 * step)).item(), abs=2e-3)
+    assert analytic[row, frame, token].item() == pytest.approx(
+        ((value(up) - value(down)) / (2 * step)).item(), abs=2e-3
+    )
 
 
 @every_loss

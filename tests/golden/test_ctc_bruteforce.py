@@ -40,4 +40,4 @@ def test_ctc_is_the_sum_over_all_paths(frames, target):
     feasible = math.isfinite(expected)
     assert loss.skipped(outputs, batch).item() is (not feasible)
     assert (frames_needed(targets).item() <= frames) is feasible
-    assert loss(outputs, batch).item() == pytest.approx(expected if feasible else 0.0, abs=1e-5)   # float32 inside
+    assert loss(outputs, batch).item() == pytest.approx(expected if feasible else 0.0, abs=1e-5)  # float32 inside

@@ -1,4 +1,4 @@
-"""Every config of every recipe is read, built at full size (on the meta device) and trained for one step at toy size."""
+"""Every config of every recipe is read, built at full size (on the meta device), and trained for a step at toy size."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Every bash block of README and docs is run, from the top of the tree; what takes minutes is run at its tiniest size."""
+"""Every bash block of README and docs is run, from the top of the tree; what takes minutes at its tiniest size."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
 # printed line -> the same command at its tiniest; every other line is run as it is printed
 SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
-    "tests/run.sh": "bash -n tests/run.sh",        # these are its tests
+    "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
     "tools/setup.sh": "tools/setup.sh --if-needed true",
 }
 

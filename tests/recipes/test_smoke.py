@@ -34,7 +34,7 @@ def test_the_same_command_again_does_nothing_but_score(tiny):
     assert (tiny / DECODED / "hyps.jsonl").stat().st_mtime_ns == hypotheses
     said = done.stdout + done.stderr
     assert "is finished; its weights are" in said
-    assert len(re.findall("is up to date", said)) >= 8       # data and features of four sets at least
+    assert len(re.findall("is up to date", said)) >= 8  # data and features of four sets at least
 
 
 def test_every_decoded_token_has_a_time_within_its_utterance(tiny):

@@ -76,10 +76,16 @@ def test_a_component_is_built_from_its_config(tmp_path):
         ("lr: 1\nshape: {type: circel}", "train.yaml:2: shape.type: unknown shape 'circel'; did you mean 'circle'?"),
         ("lr: 1\nshape: {type: square}", "train.yaml:2: shape: SquareConfig needs: side"),
         ("lr: 1\nshape: {side: 1}", "train.yaml:2: shape: missing 'type'; valid shape types: circle, square"),
-        ("lr: 1\nshape:\n  type: square\n  side: 1\n  mode: rond", "train.yaml:5: shape.mode: 'rond' is not allowed; did"),
+        (
+            "lr: 1\nshape:\n  type: square\n  side: 1\n  mode: rond",
+            "train.yaml:5: shape.mode: 'rond' is not allowed; did",
+        ),
         ("lr: 1\nlr: 2\nshape: {type: circle}", "train.yaml:2: lr: key given twice"),
         ("lr: fast\nshape: {type: circle}", "train.yaml:1: lr: expected a number, got 'fast'"),
-        ("lr: 1\nshape: {type: circle}\ninner: {deep: yes}", "train.yaml:3: inner.deep: expected true or false, got 'yes'"),
+        (
+            "lr: 1\nshape: {type: circle}\ninner: {deep: yes}",
+            "train.yaml:3: inner.deep: expected true or false, got 'yes'",
+        ),
         ("lr: 1\nshape: {type: circle}\ninner: {range: [1]}", "train.yaml:3: inner.range: expected 2 values, got 1"),
         ("lr: -1\nshape: {type: circle}", "train.yaml:1: top level: lr must be above 0"),
         ("lr: [1]\nshape: {type: circle}", "train.yaml:1: lr: expected a number, not a list or mapping"),

@@ -38,9 +38,9 @@ LIGHT = Conditions(
 )
 HEAVY = Conditions(
     noise_share=1.0,
-    snr_db=(5.0, 15.0),
+    snr_db=(10.0, 20.0),
     reverberation_share=0.7,
-    rt60_seconds=(0.2, 0.5),
+    rt60_seconds=(0.2, 0.4),
     direct_to_reverberant_db=(3.0, 10.0),
 )
 # The hiss of a quiet recording. Without it pauses would be digital silence, which no microphone delivers.

@@ -31,7 +31,7 @@ class Size:
 SIZES = {
     "tiny": Size(train=(40, 4), dev=(6, 2), test=(6, 2), max_words=6, max_words_per_class=4),
     "small": Size(train=(200, 16), dev=(24, 4), test=(40, 5)),
-    "default": Size(train=(2300, 48), dev=(100, 10), test=(170, 12)),
+    "default": Size(train=(5200, 96), dev=(80, 10), test=(170, 12)),
 }
 _MAX_TRAINING_SPEAKERS = 96
 

@@ -49,6 +49,7 @@ def test_every_registered_schedule_is_tested_here():
         (OneCycleConfig(start=0.2, end=0.0), {15: 0.6, 30: 1.0, 65: 0.5, 100: 0.0}),
         (TriStageConfig(start=0.0, end=0.01), {5: 0.5, 10: 1.0, 50: 1.0, 75: 0.1, 100: 0.01, 120: 0.01}),
         (LinearConfig(total=50), {25: 0.5, 50: 0.0}),
+        (CosineConfig(warmup=0.2), {10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0}),
     ],
 )
 def test_values_at_chosen_steps_of_a_run_of_100(config, values):

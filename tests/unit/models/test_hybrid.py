@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from asrtool.decoders import TransformerDecoderConfig
+from asrtool.downsamplers import Conv2dConfig
+from asrtool.encoders.conformer import ConformerConfig
+from asrtool.models import MODELS, HybridConfig
+from asrtool.types import Batch, Padded
+
+VOCABULARY = 11
+ENCODER = ConformerConfig(
+    num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=5, downsamplers={0: Conv2dConfig(factor=4, channels=4)}
+)
+DECODER = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
+
+
+def build(streams=("ctc", "attention"), decoder=DECODER):
+    torch.manual_seed(0)
+    config = HybridConfig(encoder=ENCODER, decoder=decoder)
+    return MODELS.build(
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=frozenset(streams)
+    ).eval()
+
+
+def batch(frames=(40, 17), targets=((1, 2, 3), (4,))):
+    generator = torch.Generator().manual_seed(0)
+    inputs = Padded.stack([torch.randn(length, 20, generator=generator) for length in frames])
+    tokens = Padded.stack([torch.tensor(row) for row in targets])
+    return Batch(ids=("a", "b"), inputs=inputs, targets=tokens)
+
+
+def test_a_head_exists_where_a_loss_reads_it_and_nowhere_else():
+    assert set(build()(batch()).streams) == {"ctc", "attention"}
+    assert set(build(["attention"])(batch()).streams) == {"attention"}
+    assert not [name for name, _ in build(["attention"]).named_parameters() if name.startswith("heads")]
+
+
+def test_lengths_and_times_follow_the_stem():
+    model = build()
+    output = model(batch())
+    assert output.streams["ctc"].data.shape == (2, 10, VOCABULARY)
+    assert output.streams["ctc"].lengths.tolist() == [10, 5]
+    assert model.frame_shift == pytest.approx(0.04)
+
+
+def test_log_probs_are_normalised_and_those_of_the_training_pass():
+    model, case = build(), batch()
+    log_probs = model.log_probs(model.encode(case.inputs))
+    torch.testing.assert_close(log_probs.data.exp().sum(-1), torch.ones(2, 10))
+    torch.testing.assert_close(log_probs.data, model(case).streams["ctc"].data.log_softmax(-1))
+
+
+def test_a_stream_that_no_loss_trained_is_an_error_that_lists_the_others():
+    model = build(["attention"])
+    with pytest.raises(
+        LookupError, match="no loss trained the stream 'ctc'; frame-synchronous streams of this model: none"
+    ):
+        model.log_probs(model.encode(batch().inputs))
+    with pytest.raises(LookupError, match="no stream 'ctc' .it has: attention."):
+        model(batch()).stream("ctc")
+
+
+@pytest.mark.parametrize(
+    ("streams", "decoder", "message"),
+    [(("attention",), None, "model.decoder is not set"), (("ctc",), DECODER, "no loss reads its stream 'attention'")],
+)
+def test_a_decoder_and_its_loss_come_together(streams, decoder, message):
+    with pytest.raises(ValueError, match=message):
+        build(streams, decoder)

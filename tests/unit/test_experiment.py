@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from asrtool.config import ConfigError
+from asrtool.experiment import load_phases, split_overrides
+
+BASE = """
+data: {batch: {seconds: 10}}
+model:
+  type: hybrid
+  encoder: {type: conformer, num_layers: 2, dim: 16, num_heads: 2, ffn_dim: 32}
+losses:
+  ctc: {type: ctc, weight: 1.0}
+optim: {lr: 1e-3}
+trainer: {epochs: 1}
+"""
+PHASES = """
+phases:
+  first: {trainer: {epochs: 3}}
+  second: {optim: {lr: 1e-4}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text(BASE + PHASES)
+    return path
+
+
+def test_phases_are_partial_configs_in_order(config):
+    phases = load_phases(config)
+    assert [(name, phase.trainer.epochs, phase.optim.lr) for name, phase in phases.items()] == [
+        ("first", 3, 1e-3),
+        ("second", 1, 1e-4),
+    ]
+
+
+def test_a_file_without_phases_is_the_phase_train(tmp_path):
+    (tmp_path / "train.yaml").write_text(BASE)
+    assert list(load_phases(tmp_path / "train.yaml")) == ["train"]
+
+
+def test_an_override_reaches_every_phase_and_comes_last(config):
+    assert [phase.optim.lr for phase in load_phases(config, ["optim.lr=5"]).values()] == [5, 5]
+
+
+def test_an_override_may_address_one_phase(config):
+    phases = load_phases(config, ["phases.second.optim.lr=5"])
+    assert [phase.optim.lr for phase in phases.values()] == [1e-3, 5]
+    with pytest.raises(ValueError, match="no such phase; phases of .*: first, second"):
+        load_phases(config, ["phases.third.optim.lr=5"])
+
+
+def test_one_argument_holds_several_overrides_and_values_with_spaces():
+    assert split_overrides(["a.b=1 'c={x: 1, y: 2}'", "d=2"]) == ["a.b=1", "c={x: 1, y: 2}", "d=2"]
+
+
+def test_a_mistake_in_any_phase_is_found_before_the_first_starts(config):
+    config.write_text(BASE + PHASES.replace("epochs", "epoch"))
+    with pytest.raises(
+        ConfigError, match=r"train.yaml:12: trainer.epoch: unknown key for TrainerConfig; did you mean 'epochs'"
+    ):
+        load_phases(config)
+
+
+def test_a_best_metric_needs_the_stream_that_it_is_measured_on(config):
+    text = "losses: {attention: {type: cross_entropy, weight: 1.0}}\nmodel: {decoder: {type: transformer}}"
+    config.write_text(BASE.replace("losses:\n  ctc: {type: ctc, weight: 1.0}", text.split("\n")[0]))
+    with pytest.raises(ValueError, match="trainer.best: valid/wer is measured on a 'ctc' stream, which no loss trains"):
+        load_phases(config, ["trainer.best=valid/wer"])
