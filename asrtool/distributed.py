@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,7 +40,12 @@ def process_group() -> Iterator[None]:
     where = device()
     if where.type == "cuda":
         torch.cuda.set_device(where)
+    # Waiting for the other ranks happens outside Python, where Ctrl-C would not be heard.
+    ours = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    if ours:
+        signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:

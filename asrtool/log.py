@@ -23,6 +23,12 @@ def set_up(verbose: bool = False) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO if rank == 0 else logging.WARNING)
 
 
+def warn_once(message: str, *args: object) -> None:
+    """A warning that every rank comes to by itself: the first one speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message, *args)
+
+
 class JsonLines:
     """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is completed first."""
 

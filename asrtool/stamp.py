@@ -5,25 +5,35 @@
             return
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends without an error
 
-A killed stage leaves only `<out>.tmp`, which the next run removes. File times never matter: text files count by
-content, archives and audio by name and size.
+An error and Ctrl-C leave nothing behind, a killed stage leaves only `<out>.tmp`, which the next run removes. While a
+folder is made, `<out>.lock` keeps others away; the system lifts it when its owner dies, so no lock is ever stale. File
+times never matter: text files count by content, archives and audio by name and size.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from asrtool.log import logger
 
 NAME = ".stage.json"
 VERSION = 1  # raise it when stages write something else from the same inputs
+TAKEN = {errno.EACCES, errno.EAGAIN}
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
+
+
+class LockedError(RuntimeError):
+    """Another process writes into the same folder."""
 
 
 def digest(path: Path) -> str:
@@ -60,19 +70,64 @@ def building(
     """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it anyway."""
     out = Path(out)
     now = describe(stage, inputs, options or {})
-    before = read(out)
-    if before == now and not force:
+    target, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
+    if read(out) == now and not force and not target.exists() and not old.exists():
         logger.info("%s: %s is up to date", stage, out)
         yield None
         return
-    if before is not None and before != now:
-        logger.info("%s: %s is made again, since %s changed", stage, out, difference(before, now))
-    target = out.with_name(out.name + ".tmp")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    yield target
-    (target / NAME).write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    replace_folder(target, out)
+    with locked(out):
+        if old.exists() and not out.exists():  # a run was killed between the two renames of replace_folder
+            os.rename(old, out)
+        for leftover in (target, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        before = read(out)  # again: another process may have made it in the meantime
+        if before == now and not force:
+            logger.info("%s: %s is up to date", stage, out)
+            yield None
+            return
+        if before is not None and before != now:
+            logger.info("%s: %s is made again, since %s changed", stage, out, difference(before, now))
+        target.mkdir()
+        try:
+            yield target
+            (target / NAME).write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            replace_folder(target, out)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Be the only process that writes `path`; where another one does, wait for its end or raise `LockedError`."""
+    lock = path.with_name(path.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    stream = _take(lock, path, wait)
+    try:
+        stream.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=stream, flush=True)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        stream.close()
+
+
+def _take(lock: Path, path: Path, wait: bool) -> TextIO:
+    while True:
+        stream = open(lock, "a", encoding="utf-8")
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in TAKEN:  # some file systems of clusters have no locks
+                logger.warning("%s cannot be locked (%s); see that nothing else writes it", path, error.strerror)
+                return stream
+            stream.close()
+            owner = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
+            owner = owner or "another process"
+            raise LockedError(f"{path} is being written by {owner}; wait until that ends, or end it") from None
+        if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
+            return stream
+        stream.close()  # its owner removed the file after we opened it: the next one is another
 
 
 def difference(before: Mapping, now: Mapping) -> str:
@@ -93,9 +148,14 @@ def replace_folder(new: Path, out: Path) -> None:
             _sync(file)
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(new, out)
+    try:
+        if out.exists():
+            os.rename(out, old)
+        os.rename(new, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            os.rename(old, out)
+        raise
     _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 

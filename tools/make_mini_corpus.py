@@ -76,8 +76,9 @@ def make(layout_name: str, out: Path, size: str, seed: int, nj: int) -> None:
     began = time.monotonic()
     sessions = plan.plan(plan.parse_size(size), layout.SETS, seed)
     print(f"Synthesising {sum(len(s.sentences) for s in sessions):,} utterances with {nj} processes to {folder}")
-    for left_by_killed_run in out.glob(f"{folder.name}.partial-*"):
-        shutil.rmtree(left_by_killed_run)
+    for leftover in out.glob(f"{folder.name}.partial-*"):
+        if not _is_running(int(leftover.name.rpartition("-")[2])):
+            shutil.rmtree(leftover)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
         seconds = render.render(_jobs(sessions, layout, partial, seed), nj, _show_progress)
@@ -85,9 +86,10 @@ def make(layout_name: str, out: Path, size: str, seed: int, nj: int) -> None:
         readme = _README.format(folder=layout.FOLDER, layout=layout_name, size=size, seed=seed)
         (partial / "README.TXT").write_text(readme, encoding="utf-8")
         (partial / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
+        if folder.exists() and not _is_made(folder, settings):
             shutil.rmtree(folder)
-        partial.rename(folder)
+        if not folder.exists():  # else another run was faster
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _show_summary(sessions, seconds, time.monotonic() - began)
@@ -106,6 +108,16 @@ def _is_made(folder: Path, settings: dict[str, object]) -> bool:
     changed = ", ".join(name for name in settings if existing.get(name) != settings[name])
     print(f"{folder} holds a miniature with other settings ({changed}); replacing it.")
     return False
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _generator_hash(layout: ModuleType) -> str:

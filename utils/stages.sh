@@ -84,20 +84,21 @@ show() {            # a command as it can be pasted into a terminal
 }
 
 # A command runs in a process group of its own, and a signal to this shell is passed to all of it: torchrun's ranks and the
-# workers of stages end with the recipe. A second signal does not wait for them.
+# workers of stages end with the recipe. A second signal does not wait for them. ASRTOOL_PARENT lets the system end them where
+# this shell is killed and can pass nothing on.
 child=
 run() {
   show "$@"
   if [[ $dry_run == true ]]; then return; fi
-  set -m; "$@" < /dev/null & child=$!; set +m
+  set -m; ASRTOOL_PARENT=$$ "$@" < /dev/null & child=$!; set +m
   local status=0
-  wait "$child" || status=$?
+  wait "$child" 2> /dev/null || status=$?      # bash would say "Killed" and repeat the line above
   child=
   return $status
 }
 
 stop() {            # <signal> <exit status>
-  trap 'kill -KILL -- "-$child" 2> /dev/null || true' INT TERM HUP
+  trap 'kill -KILL -- "-$child" 2> /dev/null || true' INT TERM HUP USR1
   if [[ -n $child ]]; then
     kill -s "$1" -- "-$child" 2> /dev/null || true
     wait "$child" || true
@@ -108,13 +109,15 @@ stop() {            # <signal> <exit status>
 trap 'stop INT 130' INT
 trap 'stop TERM 143' TERM
 trap 'stop HUP 129' HUP
+trap 'stop USR1 138' USR1      # Slurm's warning
 
 running=
 finish() {
   local status=$? what=failed
   if [[ $status == 0 || -z $running ]]; then return; fi
-  if (( status == 130 || status == 143 || status == 129 )); then what=interrupted; fi
-  log "stage $running $what; the same command with --stage ${running%% *} goes on from here" >&2
+  if (( status == 130 || status == 143 || status == 129 || status == 138 )); then what=interrupted; fi
+  if (( status == 137 )); then what="was killed, for lack of memory perhaps"; fi
+  log "stage $running $what; the same command goes on from here" >&2
 }
 trap finish EXIT
 

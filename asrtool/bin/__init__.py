@@ -2,18 +2,23 @@
 
 How every command ends is decided here, since this file is read before any of them: an error that asrtool raises on
 purpose, or that the system does (a missing file, a full disk), is one sentence; Ctrl-C and a closed pipe are silent;
-anything else is a bug and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all.
+anything else is a bug and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all. Of several ranks with the same
+error only the first one speaks.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
 
+from asrtool import processes
+
 PACKAGE = Path(__file__).parents[1]
+LOST = "lost the connection to another rank, which ended or cannot be reached"
 
 
 def explain(error: BaseException) -> str | None:
@@ -23,7 +28,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
-        return "stops, since another rank ended; what happened is in that rank's message"
+        return LOST
     frames = traceback.extract_tb(error.__traceback__)
     if type(error).__module__.split(".")[0] == "asrtool":
         return str(error)
@@ -35,13 +40,16 @@ def explain(error: BaseException) -> str | None:
 def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook` of the commands; the exit status stays Python's own (1; 130 after Ctrl-C)."""
     sentence = explain(error)
+    rank = os.environ.get("RANK", "0")
+    # torchrun ends all ranks when the first one failed: whoever waits lets the one that knows more speak alone.
+    time.sleep(3 if sentence == LOST else 0 if rank == "0" else 1)
     if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
     elif sentence:
-        rank = os.environ.get("RANK", "0")
         print(f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}: {sentence}", file=sys.stderr)
     if isinstance(error, BrokenPipeError):  # the interpreter's last flush must not complain about the same pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 sys.excepthook = end
+processes.follow_parent()

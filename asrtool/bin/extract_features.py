@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        shutil.rmtree(args.out.with_name(args.out.name + ".tmp"), ignore_errors=True)
         reason = (error.strerror or "the disk is full").lower()
         raise ExtractionError(f"{args.out}: {reason}; nothing is left of it, make room and start again") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,11 +11,16 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from asrtool.processes import PARENT
+
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the ranks
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # the ranks say what is wrong
+    os.environ[PARENT] = str(os.getpid())
     try:
-        run.run(run.parse_args(list(sys.argv[1:] if argv is None else argv)))
+        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *(sys.argv[1:] if argv is None else argv)]))
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
         if failure.exitcode < 0:

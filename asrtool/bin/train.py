@@ -8,12 +8,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from asrtool import config, distributed, experiment
+from asrtool import config, distributed, experiment, stamp
 from asrtool.data import datadir, tokenizers
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
@@ -34,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     phases = experiment.load_phases(args.config, experiment.split_overrides(args.set))
-    with distributed.process_group():
+    with distributed.process_group(), ExitStack() as stack:
         if distributed.is_main():
+            stack.enter_context(stamp.locked(args.exp))
             prepare(args, phases)
         distributed.barrier()
         ended = train(args, phases)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool import stamp
+from asrtool import processes, stamp
 from asrtool.data import audio, datadir
 from asrtool.log import logger, set_up
 from asrtool.types import Utterance
@@ -54,10 +53,11 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[], None]) -> None:
     """Run a recipe's `main`; what is wrong with a corpus ends in one sentence, not in a traceback."""
+    processes.follow_parent()
     set_up()
     try:
         main()
-    except (CorpusError, datadir.DataDirError, audio.AudioError, OSError) as error:
+    except (CorpusError, datadir.DataDirError, audio.AudioError, stamp.LockedError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -144,14 +144,8 @@ def write_set(
     An error on the way leaves an older `out` as it was, and nothing new.
     """
     with stamp.building(out, "data", inputs, options) as target:
-        if target is None:
-            return
-        try:
-            found = build(target)
-            _write(out, target, found)
-        except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
-            raise
+        if target is not None:
+            _write(out, target, build(target))
 
 
 def _write(out: Path, target: Path, found: Found) -> None:

@@ -30,7 +30,7 @@ from asrtool.data.examples import DataError, Example, Reader
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
-from asrtool.log import logger
+from asrtool.log import logger, warn_once
 from asrtool.types import Batch, Utterance
 
 PREFETCH = 4  # micro-batches that each loader process reads ahead
@@ -116,7 +116,7 @@ class StepLoader:
         self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
         if self.plan.too_long:
             ids = [dataset.utterances[i].id for i in self.plan.too_long]
-            logger.warning("%d utterances are longer than a batch may be; each gets its own: %s", len(ids), names(ids))
+            warn_once("%d utterances are longer than a batch may be; each gets its own: %s", len(ids), names(ids))
 
     def num_steps(self, epoch: int) -> int:
         """Steps of an epoch; epochs may differ by a few, since each one sorts its utterances into batches anew."""
@@ -220,7 +220,7 @@ def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Ut
     for group, limit in zip((short, long), limits, strict=True):
         if group:
             ids = names([utterance.id for utterance in group])
-            logger.warning("%d of %d training utterances are %s and left out: %s", len(group), total, limit, ids)
+            warn_once("%d of %d training utterances are %s and left out: %s", len(group), total, limit, ids)
     if not kept:
         raise DataError(
             f"none of {total} utterances lasts from {config.min_seconds:g} to {config.max_seconds:g} seconds"
@@ -243,7 +243,7 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
         texts += bool(found)
     listed = names([f"'{character}' ({count}x)" for character, count in counts.most_common()])
     what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
-    logger.warning("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
+    warn_once("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
 
 
 def names(items: Iterable[str]) -> str:

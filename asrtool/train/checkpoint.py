@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from asrtool import stamp
 from asrtool.log import logger
-from asrtool.stamp import replace_folder
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -58,7 +58,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
             save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, target / name)
             files[name] = _fingerprint(target / name)
         (target / STATE).write_text(json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8")
-        replace_folder(target, out)
+        stamp.replace_folder(target, out)
         point(folder, "latest", out)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(target, ignore_errors=True)
@@ -188,11 +188,11 @@ def average(folder: Path, count: int) -> Path:
         )
     out = folder / f"average-{count}.safetensors"
     sources = ",".join(sorted(path.name for path in chosen))
-    if _sources(out) == sources:
-        return out
-    aside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    save_file(mean(path / MODEL for path in chosen), aside, metadata={"sources": sources})
-    os.replace(aside, out)
+    if _sources(out) != sources:
+        with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
+            aside = out.with_name(out.name + ".tmp")
+            save_file(mean(path / MODEL for path in chosen), aside, metadata={"sources": sources})
+            os.replace(aside, out)
     return out
 
 

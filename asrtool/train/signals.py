@@ -43,4 +43,4 @@ class StopSignals:
         elif not self.received:
             self.received = number
             again = "; Ctrl-C again ends it at once, unsaved" if number == signal.SIGINT else ""
-            logger.warning("%s: finishing the step, then saving%s", signal.Signals(number).name, again)
+            logger.info("%s: finishing the step, then saving%s", signal.Signals(number).name, again)

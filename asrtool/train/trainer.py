@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from asrtool import distributed
-from asrtool.log import JsonLines, logger
+from asrtool.log import JsonLines, logger, warn_once
 from asrtool.registry import suggest
 from asrtool.train import checkpoint
 from asrtool.train.config import Steps, TrainerConfig, TrainState
@@ -304,7 +304,7 @@ class Trainer:
             lines.close()
         guilty = [name for entry in result.bad for name in entry["not_finite"]]
         guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
-        logger.warning(
+        warn_once(
             "step %d is not finite and changed nothing; see bad_batches.jsonl: %s", self.state.step, _some(guilty)
         )
         if self.state.bad_row >= self.config.nonfinite_limit:
@@ -321,7 +321,7 @@ class Trainer:
         self._named.update(fresh)
         self._skipped.clear()
         if fresh:
-            logger.warning(
+            warn_once(
                 "epoch %d: %d utterances have no finite loss (fewer frames than their text needs) and count as 0: %s",
                 epoch,
                 len(fresh),

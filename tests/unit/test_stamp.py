@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import pytest
 
 from asrtool import stamp
@@ -61,3 +67,77 @@ def test_audio_counts_by_name_and_size_only(tmp_path, source):
     build(tmp_path / "out", source)
     (source / "a.flac").write_bytes(b"12345")
     assert build(tmp_path / "out", source) == "built"
+
+
+def test_a_killed_stage_is_made_again_and_its_leftovers_go(tmp_path, source):
+    build(tmp_path / "out", source)
+    for name in ("out.tmp", "out.old"):  # as a kill in the middle and one just before the end leave them
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    assert build(tmp_path / "out", source) == "skipped"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_a_result_that_was_about_to_be_replaced_at_a_kill_comes_back(tmp_path, source):
+    build(tmp_path / "out", source)
+    (tmp_path / "out").rename(tmp_path / "out.old")
+    assert build(tmp_path / "out", source) == "skipped"
+    assert (tmp_path / "out" / "result").read_text() == "made"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_error_leaves_nothing_behind(tmp_path, source, error):
+    with pytest.raises(error), stamp.building(tmp_path / "out", "toy", [source]):
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+# -- locks ------------------------------------------------------------------
+
+HOLD = """
+import pathlib, sys
+from asrtool import stamp
+with stamp.locked(pathlib.Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has locked `out`, until its standard input is closed or it is killed."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(stamp.__file__).parents[1])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_folder_that_another_process_makes_is_refused_by_its_number(tmp_path, source, holder):
+    with pytest.raises(stamp.LockedError, match=f"out is being written by process {holder.pid} on .*; wait until"):
+        build(tmp_path / "out", source)
+    holder.stdin.close()
+    holder.wait()
+    assert build(tmp_path / "out", source) == "built"
+    assert not (tmp_path / "out.lock").exists()
+
+
+def test_a_folder_that_is_up_to_date_needs_no_lock(tmp_path, source, holder):
+    build(tmp_path / "elsewhere", source)
+    (tmp_path / "elsewhere").rename(tmp_path / "out")
+    assert build(tmp_path / "out", source) == "skipped"
+
+
+def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path, source, holder):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "out.lock").exists()
+    assert build(tmp_path / "out", source) == "built"
+
+
+def test_who_waits_for_a_lock_gets_it_in_the_end(tmp_path, holder):
+    threading.Timer(0.2, holder.stdin.close).start()
+    with stamp.locked(tmp_path / "out", wait=True):
+        assert holder.wait() == 0

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import signal
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +47,7 @@ def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["numpy", "soundfile"])
     seconds = [0.0] * len(jobs)
-    waiting = list(range(len(jobs)))[::-1]
+    waiting, parent = list(range(len(jobs)))[::-1], os.getppid()
     running: dict[Connection, tuple[int, multiprocessing.process.BaseProcess]] = {}
     try:
         while waiting or running:
@@ -56,7 +58,9 @@ def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -
                 process.start()
                 sender.close()
                 running[receiver] = (index, process)
-            for receiver in wait(list(running)):
+            if os.getppid() != parent and "ASRTOOL_PARENT" in os.environ:
+                raise CorpusError("The recipe that wanted the corpus has ended.")
+            for receiver in wait(list(running), timeout=1):
                 index, process = running.pop(receiver)
                 seconds[index] = _result(receiver, jobs[index].session)
                 process.join()
@@ -83,10 +87,17 @@ def _work(job: Job, sender: Connection) -> None:
     """The body of one process: sends the seconds written, or a message."""
     # Ctrl-C reaches every process of the terminal; the parent is the one that stops the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send(_speak(job))
     except (CorpusError, OSError, soundfile.SoundFileError) as error:
         sender.send(f"{error}")
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed stops no one."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _speak(job: Job) -> float:
