@@ -13,7 +13,7 @@ logger = logging.getLogger("asrtool")
 
 
 def set_up(verbose: bool = False) -> None:
-    """Send the package's messages to stderr: every one from rank 0, warnings from the others. Called by the commands."""
+    """Send the package's messages to stderr: all of rank 0, warnings of the others. Called by the commands."""
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
     where = "" if rank == 0 else f" [rank {rank}]"
@@ -34,7 +34,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         if torn:
             self._file.write("\n")
 

@@ -1,4 +1,4 @@
-"""The `data:` part of a training config. Sets are named (folders under the recipe's data folder), never given as paths."""
+"""The `data:` part of a training config. Sets are named (folders beside the training set), never given as paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames are set to the mean (0 after normalisation)."""
+    """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames become the mean, 0 after CMVN."""
 
     num_frequency_masks: int = 2
     frequency_width: int = 10  # mel bins, at most

@@ -44,7 +44,7 @@ class DecoderState:
 class TransformerDecoder(Decoder):
     """Embedding (tied to the output layer), sinusoidal positions, layers, softmax over the vocabulary."""
 
-    partial = False                         # Scorer: rates the whole vocabulary
+    partial = False  # Scorer: rates the whole vocabulary
 
     def __init__(self, config: TransformerDecoderConfig, *, dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -53,13 +53,14 @@ class TransformerDecoder(Decoder):
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            TransformerDecoderLayer(dim, config.num_heads, config.ffn_dim, config.dropout) for _ in range(config.num_layers)
+            TransformerDecoderLayer(dim, config.num_heads, config.ffn_dim, config.dropout)
+            for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.output_bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        tokens = F.pad(targets.data, (1, 0), value=self.sos)                                # (B, U + 1)
+        tokens = F.pad(targets.data, (1, 0), value=self.sos)  # (B, U + 1)
         lengths = targets.lengths + 1
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         mask = attention_mask(Padded(tokens, lengths).mask, causal_mask(positions, positions))
@@ -72,7 +73,9 @@ class TransformerDecoder(Decoder):
     def start(self, encoded: EncoderOutput, beam: int) -> DecoderState:
         return self._start(encoded, beam)
 
-    def score(self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None) -> tuple[Tensor, DecoderState]:
+    def score(
+        self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
         """The newest token of prefixes (N, U) goes through the layers, its past is cached: (N, V) log-probabilities."""
         newest = prefixes.shape[1] - 1
         positions = torch.full((1, 1), newest, device=prefixes.device)
@@ -95,7 +98,9 @@ class TransformerDecoder(Decoder):
         memory_mask = attention_mask(encoded.frames.mask)
         return DecoderState(tuple(layer.init_cache(encoded.frames.data) for layer in self.layers), memory_mask, beam)
 
-    def _layers(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def _layers(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, state: DecoderState
+    ) -> tuple[Tensor, DecoderState]:
         """tokens (N, U), positions (1, U) -> logits (N, U, V)."""
         sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(-2)[:, 0]
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids

@@ -40,7 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tree: Path) -> Path:
-    """The project with the tiny miniature trained, decoded and scored: it learns its 40 training utterances by heart."""
+    """The project with the tiny miniature trained, decoded and scored: it learns 40 utterances by heart."""
     pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
     run_in(
         tree,

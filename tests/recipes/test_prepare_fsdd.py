@@ -52,7 +52,7 @@ def words(folder: Path) -> Counter[str]:
 
 def test_the_sets_are_sound_divided_by_the_rule_and_use_every_recording_equally_often(out: Path) -> None:
     expected = {
-        "train": 8 * 5 * 2,
+        "train": 4 * 5 * 2,
         "dev": 4 * 5 * 2,
         "test": 4 * 5 * 2,
         "test_speaker": 2 * 6,
@@ -155,7 +155,7 @@ def test_real_digits_come_from_prepared_sets_by_the_rule_of_their_ids(tmp_path: 
         rows = datadir.read(source / name, base=source)
         datadir.write(part / name, [row for row in rows if row.id.rpartition("-")[2] in wanted])
     prepare("fsdd", part, tmp_path / "out")
-    for name, count in {"train": 80, "dev": 40, "test": 40, "test_speaker": 12}.items():
+    for name, count in {"train": 40, "dev": 40, "test": 40, "test_speaker": 12}.items():
         assert set(words(tmp_path / "out" / name).values()) == {count}
     accents = {row.speaker: row.labels["accent"] for row in datadir.read(tmp_path / "out" / "train")}
     assert accents == {

@@ -1,4 +1,4 @@
-"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, and stages that know when they are done."""
+"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, stages that know they are done."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def test_every_decoded_token_has_a_time_within_its_utterance(tiny):
 
 def test_results_do_not_depend_on_the_number_of_ranks(tiny):
     command = (
-        "cd egs/librispeech && . ../../utils/path.sh && python -m asrtool.bin.torchrun --standalone --nproc-per-node {} "
-        "-m asrtool.bin.decode --exp exp/mini_tiny/train_mini --config conf/decode_mini.yaml "
+        "cd egs/librispeech && . ../../utils/path.sh && "
+        "python -m asrtool.bin.torchrun --standalone --nproc-per-node {} -m asrtool.bin.decode "
+        "--exp exp/mini_tiny/train_mini --config conf/decode_mini.yaml "
         "--data dump/mini_tiny/fbank80/train --out ranks{}"
     )
     for ranks in (1, 3):

@@ -31,7 +31,7 @@ ACCENTS = {  # as declared by the speakers, metadata.py of the corpus
 }
 OFFICIAL = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)"
 PREPARED = r"(?P<speaker>[a-z]+)-(?P<digit>\d)-(?P<index>\d+)"
-PASSES = {"train": 8, "dev": 4, "test": 4, "test_speaker": 2}  # times each recording is used, in other strings
+PASSES = {"train": 4, "dev": 4, "test": 4, "test_speaker": 2}  # times each recording is used, in other strings
 RECORDINGS = 50  # of each digit by each speaker
 
 Recording = tuple[str, int, int]  # speaker, digit, index
