@@ -231,7 +231,7 @@ END
   if [[ $mini == true ]]; then
     echo "This model knows synthetic voices only. What to try next:"
     echo "  less $exp/$decode_tag/${test_sets%% *}/result.txt      which words it confuses (in $PWD)"
-    echo "  $0 --mini true --tag longer --train-args 'trainer.epochs=60'      another training, beside this one"
+    echo "  $0 --mini true --tag longer --train-args 'trainer.epochs=20'      another training, beside this one"
     echo "  $0 --corpus <folder>                                              the real corpus"
   fi
 }
