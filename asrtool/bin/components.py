@@ -1,0 +1,54 @@
+"""List every component that a config can name: its fields, their types and defaults, and what it is."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+from collections.abc import Sequence
+
+from asrtool.data.tokenizers import TOKENIZERS
+from asrtool.decoders import DECODERS
+from asrtool.downsamplers import DOWNSAMPLERS
+from asrtool.encoders import ENCODERS
+from asrtool.losses import LOSSES
+from asrtool.models import MODELS
+from asrtool.registry import Registry, suggest
+from asrtool.searchers import SEARCHERS
+from asrtool.train.schedules import SCHEDULES
+
+REGISTRIES = (MODELS, ENCODERS, DOWNSAMPLERS, DECODERS, LOSSES, SEARCHERS, TOKENIZERS, SCHEDULES)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(prog="asrtool components", description=__doc__)
+    options.add_argument("kind", nargs="?", help="one kind only, such as encoder or loss")
+    args = options.parse_args(argv)
+    kinds = {registry.kind: registry for registry in REGISTRIES}
+    if args.kind is not None and args.kind not in kinds:
+        raise ValueError(f"no kind '{args.kind}'{suggest(args.kind, kinds)}")
+    for kind, registry in kinds.items():
+        if args.kind in (None, kind):
+            print("\n".join(listing(registry)))
+
+
+def listing(registry: Registry) -> list[str]:
+    """The lines about one registry."""
+    lines = [f"{registry.kind}"]
+    for name in registry.names():
+        config = registry.config_type(name)
+        lines.append(f"  {name}: {(inspect.getdoc(config) or '').splitlines()[0]}")
+        lines += [f"    {field.name}: {field.type}{default(field)}" for field in dataclasses.fields(config)]
+    return lines
+
+
+def default(field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f" = {field.default!r}"
+    if field.default_factory is not dataclasses.MISSING:
+        return f" = {field.default_factory()!r}"
+    return "    (to be given)"
+
+
+if __name__ == "__main__":
+    main()
