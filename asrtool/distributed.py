@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,9 @@ def process_group() -> Iterator[None]:
     # Waiting for the other ranks happens outside Python, where Ctrl-C would not be heard.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
+    hook = sys.excepthook
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    sys.excepthook = hook  # torch's own would put the rank before each line of a sentence
     if ours:
         signal.signal(signal.SIGINT, handler)
     try:

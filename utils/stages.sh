@@ -14,6 +14,7 @@ tag=                   # name of the experiment's folder; default: that of the t
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
+missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
 mini=false             # take a synthesised miniature of the corpus and small configs
 mini_size=default      # size of the miniature: tiny, small, default or hours of training speech
 force=false            # train anew where the experiment's folder holds another training
@@ -117,7 +118,9 @@ finish() {
   if [[ $status == 0 || -z $running ]]; then return; fi
   if (( status == 130 || status == 143 || status == 129 || status == 138 )); then what=interrupted; fi
   if (( status == 137 )); then what="was killed, for lack of memory perhaps"; fi
-  log "stage $running $what; the same command goes on from here" >&2
+  local again="the same command goes on from here"
+  if [[ $what == failed ]]; then again="when the cause is mended, $again"; fi
+  log "stage $running $what; $again" >&2
 }
 trap finish EXIT
 
@@ -206,7 +209,7 @@ default_decode() {
 default_score() {
   local split
   for split in $test_sets; do
-    run "$root/utils/score.sh" --metric "$metric" --normalize "$normalize" --group-by "$group_by" \
+    run "$root/utils/score.sh" --metric "$metric" --normalize "$normalize" --group-by "$group_by" --missing "$missing" \
       "$data/$split" "$exp/$decode_tag/$split"
   done
 }
@@ -247,7 +250,8 @@ if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=;
 
 dump=dump$variant
 if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its folder
-  dump+=/$(python -m asrtool.bin.extract_features --config "$train_config" ${train_args:+--set "$train_args"} --print-id)
+  dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
+    --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"})
 fi
 find_test_sets
 

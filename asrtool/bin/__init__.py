@@ -32,7 +32,8 @@ def explain(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if type(error).__module__.split(".")[0] == "asrtool":
         return str(error)
-    if isinstance(error, ValueError) and frames and Path(frames[-1].filename).is_relative_to(PACKAGE):
+    deliberate = isinstance(error, ValueError) or type(error) is LookupError
+    if deliberate and frames and Path(frames[-1].filename).is_relative_to(PACKAGE):
         return f"{error} (ASRTOOL_TRACEBACK=1 shows where)"
     return None
 
@@ -41,8 +42,8 @@ def end(kind: type[BaseException], error: BaseException, trace: TracebackType | 
     """`sys.excepthook` of the commands; the exit status stays Python's own (1; 130 after Ctrl-C)."""
     sentence = explain(error)
     rank = os.environ.get("RANK", "0")
-    # torchrun ends all ranks when the first one failed: whoever waits lets the one that knows more speak alone.
-    time.sleep(3 if sentence == LOST else 0 if rank == "0" else 1)
+    if sentence != "":  # torchrun ends all ranks when one failed: who waits lets the one that knows more speak alone
+        time.sleep(20 if sentence == LOST else 0 if rank == "0" else 10)
     if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
     elif sentence:

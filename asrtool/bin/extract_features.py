@@ -23,9 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     config = load_config(args.config, args.set)
-    if args.print_id:
-        print(features.feature_id(config))
-        return
     try:
         run(args, config)
     except OSError as error:
@@ -39,15 +36,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool extract_features", description=__doc__)
     options.add_argument("--config", type=Path, required=True, help="train_*.yaml; its data: part is used")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the config")
-    options.add_argument("--data", type=Path, help="data directory to read")
-    options.add_argument("--out", type=Path, help="folder to write: that data directory with features")
+    options.add_argument("--data", type=Path, required=True, help="data directory to read")
+    options.add_argument("--out", type=Path, required=True, help="folder to write: that data directory with features")
     options.add_argument("--training", action="store_true", help="the training set: speed copies and cmvn.json too")
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument("--force", action="store_true", help="make it again even if nothing changed")
-    options.add_argument("--print-id", action="store_true", help="only print the name of the feature set")
     args = options.parse_args(argv)
-    if not args.print_id and (args.data is None or args.out is None):
-        options.error("--data and --out are needed")
     if args.nj < 1:
         options.error(f"--nj is {args.nj}, expected at least 1")
     return args

@@ -30,6 +30,8 @@ from asrtool.train.objective import Objective
 from asrtool.train.trainer import Trainer
 from asrtool.types import Batch, ModelOutput, Utterance
 
+MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
@@ -69,6 +71,9 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
     sources = {"train": args.train, "valid": args.valid, "vocab": args.vocab}
     if args.init is not None:
         sources["init"] = args.init
+    for role, path in sources.items():
+        if not path.exists():
+            raise folder.FolderError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
     folder.prepare(
         args.exp,
         {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},

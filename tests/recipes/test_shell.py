@@ -51,7 +51,7 @@ PATH_SH = 'export PATH="$PWD/fake:$PATH"\n'
 FAKE = """\
 #!/usr/bin/env bash
 if [[ $1 == -c || $1 == - ]]; then exec {python} "$@"; fi
-if [[ $* == *--print-id* ]]; then echo fbank80; exit; fi
+if [[ $* == *check_config* ]]; then echo fbank80; exit; fi
 printf '%q ' "${{0##*/}}" "$@" >> "$CALLS"; echo >> "$CALLS"
 """
 
@@ -113,7 +113,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks tag train_args decode_args extra_sets mini mini_size force dry_run"
+    engine = "stage stop_stage nj ngpu ranks tag train_args decode_args extra_sets missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout
@@ -341,7 +341,7 @@ def test_a_failing_command_stops_the_run_and_names_its_stage(recipe: Recipe) -> 
     recipe.replace_torchrun("exit 7")
     done = recipe.run("--stage", "2", "--ngpu", "2")
     assert done.returncode == 7
-    assert "stage 3 (train) failed; the same command goes on from here" in done.stderr
+    assert "stage 3 (train) failed; when the cause is mended, the same command goes on from here" in done.stderr
     assert [call[2] for call in recipe.calls()] == ["asrtool.bin.make_vocab"]
 
 

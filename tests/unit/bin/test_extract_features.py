@@ -290,22 +290,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(made: Path) -> None:
 # -- the command -----------------------------------------------------------
 
 
-def test_the_name_of_the_feature_set_is_printed(made: Path, capsys: pytest.CaptureFixture) -> None:
-    extract_features.main(["--config", f"{made}/train.yaml", "--set", "data.augment.speeds=[0.9,1.0]", "--print-id"])
-    assert capsys.readouterr().out == "fbank80-sp0.9\n"
-
-
 def test_phases_that_want_different_features_are_refused(made: Path) -> None:
     (made / "train.yaml").write_text(CONFIG + "phases: {one: {}, two: {data: {input: waveform}}}\n")
     with pytest.raises(extraction.ExtractionError, match=r"different features \(one: fbank80, two: waveform\)"):
         extract(made)
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [(["--out", "x"], "--data and --out are needed"), (["--data", "a", "--out", "b", "--nj", "0"], "--nj is 0")],
-)
-def test_wrong_options_are_refused(made: Path, more: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_number_of_processes_below_1_is_refused(made: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        extract_features.main(["--config", f"{made}/train.yaml", *more])
-    assert message in capsys.readouterr().err
+        extract(made, "--nj", "0")
+    assert "--nj is 0" in capsys.readouterr().err
