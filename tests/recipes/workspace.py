@@ -1,0 +1,133 @@
+"""A recipe in a folder of its own, with a model of a few thousand parameters, that tests may run, stop and damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITTEN = ("data", "dump", "exp", "downloads")
+OPTIONS = ("--train-config", "conf/train_toy.yaml", "--ngpu", "0", "--ranks", "1", "--nj", "2")
+CONFIG = """
+data: {batch: {seconds: 20}, workers: 1, augment: {spec_augment: {}}}
+model:
+  type: hybrid
+  encoder:
+    {type: conformer, num_layers: 1, dim: 16, num_heads: 2, ffn_dim: 32, kernel: 3,
+     downsamplers: {0: {type: conv2d, factor: 4, channels: 4}}}
+losses: {ctc: {type: ctc, weight: 1.0}}
+optim: {lr: 1e-3}
+trainer: {epochs: 3, average: 2, validate_every: 4, save_every_seconds: 0.2}
+"""
+
+
+class Workspace:
+    """`egs/librispeech` beside links to the package and its tools; every process started here carries a mark."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("asrtool", "utils", "tools"):
+            (folder / name).symlink_to(ROOT / name)
+        self.recipe = folder / "egs" / "librispeech"
+        shutil.copytree(ROOT / "egs" / "librispeech", self.recipe, ignore=shutil.ignore_patterns(*WRITTEN))
+        (self.recipe / "conf" / "train_toy.yaml").write_text(CONFIG)
+        self._mark = f"ASRTOOL_TEST={uuid.uuid4()}"
+        name, _, value = self._mark.partition("=")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", name: value}
+        self.log = folder / "log"
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """The recipe as a terminal starts it: leader of a process group; what it says goes to `log`."""
+        command = [str(self.recipe / "run.sh"), *OPTIONS, *options]
+        with open(self.log, "w") as log:
+            return subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True, text=True
+            )
+
+    def run(self, *options: str) -> str:
+        """Run to the end, which must be good; what was said."""
+        status = self.start(*options).wait()
+        assert status == 0, f"{status}: {self.said()}"
+        return self.said()
+
+    def refuse(self, *options: str) -> list[str]:
+        """Run to the end, which must be bad; what was said, without the engine's own lines."""
+        status = self.start(*options).wait()
+        assert status not in (0, None), self.said()
+        return [line for line in self.said().splitlines() if not line.startswith(("+ ", "20"))]
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def clear(self) -> None:
+        for name in WRITTEN:
+            shutil.rmtree(self.recipe / name, ignore_errors=True)
+
+    # -- processes ---------------------------------------------------------
+
+    def processes(self) -> dict[int, str]:
+        """Everything that was started here and lives: process id -> command line."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return found
+
+    def children(self, parent: int) -> list[int]:
+        """The processes that `parent` started, and theirs."""
+        found = []
+        for child in self._started_by(parent):
+            found += [child, *self.children(child)]
+        return found
+
+    @staticmethod
+    def _started_by(parent: int) -> Iterator[int]:
+        for file in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                yield from map(int, file.read_text().split())
+            except OSError:
+                continue
+
+    def survivors(self, patience: float = 10.0) -> dict[int, str]:
+        """What still lives after `patience` seconds; none is the aim."""
+        end = time.monotonic() + patience
+        while (found := self.processes()) and time.monotonic() < end:
+            time.sleep(0.05)
+        for process in found:
+            os.kill(process, signal.SIGKILL)
+        return found
+
+    # -- results -----------------------------------------------------------
+
+    def result(self) -> dict[str, str]:
+        """Digests of all that a user keeps: corpus, data, features, vocabulary, weights, hypotheses, scores."""
+        digests = {}
+        for path in sorted(path for name in WRITTEN for path in (self.recipe / name).rglob("*") if path.is_file()):
+            name = str(path.relative_to(self.recipe))
+            if path.name in ("git.txt", "command.txt", "log.jsonl"):  # when it happened
+                continue
+            if "/step-" in name or path.name == "latest.json":  # which checkpoints are left depends on the stops
+                continue
+            digests[name] = hashlib.sha256(_content(path)).hexdigest()
+        return digests
+
+
+def _content(path: Path) -> bytes:
+    """Of hyps.jsonl all but the time that it took."""
+    if path.name != "hyps.jsonl":
+        return path.read_bytes()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return json.dumps([{**line, "elapsed": None} for line in lines]).encode()
+
