@@ -16,6 +16,7 @@ import gc
 import hashlib
 import math
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -182,9 +183,9 @@ class Stepper:
         if dist.is_initialized():
             gc.collect()  # the former wrapper's hooks go with it
             where = [self.device.index] if self.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(
-                self.model, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1, which costs nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self._wrapped = DistributedDataParallel(self.model, device_ids=where, gradient_as_bucket_view=True)
 
     def _synchronising(self, last: bool) -> contextlib.AbstractContextManager:
         """DDP sums gradients over ranks in the last backward pass only."""
