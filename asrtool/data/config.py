@@ -55,7 +55,7 @@ class RoomConfig:
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     speeds: tuple[float, ...] = (1.0,)  # stored: one copy each; online: drawn per utterance and epoch
-    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain of the waveform
+    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain, drawn per utterance and epoch
     spec_augment: SpecAugmentConfig | None = None
     noise: NoiseConfig | None = None
     room: RoomConfig | None = None
@@ -78,7 +78,6 @@ class DataConfig:
             raise ValueError("augment.speeds needs at least one factor above 0")
         if self.features == "stored" and self.input == "fbank":
             needs = [name for name in ("noise", "room") if getattr(augment, name) is not None]
-            needs += ["gain_db"] if augment.gain_db != (0.0, 0.0) else []
             if needs:
                 raise ValueError(f"augment.{' and '.join(needs)} need the waveform: set data.features: online")
         if self.input == "waveform" and augment.spec_augment is not None:

@@ -90,7 +90,7 @@ class Reader:
         elif utterance.features is None:
             raise DataError("it has no stored features (stage 1 makes them, or set data.features: online)")
         else:
-            inputs = features.read_features(utterance.features)
+            inputs = self._louder(features.read_features(utterance.features), epoch, utterance.id)
         if self.cmvn is not None:
             inputs = self.cmvn.apply(inputs)
         if self.training and self.config.augment.spec_augment is not None and len(inputs):
@@ -102,6 +102,14 @@ class Reader:
         duration = None if utterance.recording is None else utterance.duration
         samples = audio.read(utterance.audio, utterance.start, duration, self.config.fbank.rate)
         return samples if self._augment is None else self._augment(samples, epoch, utterance.id)
+
+    def _louder(self, stored: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
+        """A random gain of g dB multiplies every mel energy by 10 ** (g / 10), so it adds to stored logarithms."""
+        limits = self.config.augment.gain_db
+        if not self.training or limits == (0.0, 0.0):
+            return stored
+        gain_db = augment.generator(self.seed, epoch, utterance_id, "gain").uniform(*limits)
+        return stored + np.float32(gain_db * np.log(10) / 10)
 
     def _features(self, samples: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
         samples = torch.from_numpy(samples)
