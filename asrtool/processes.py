@@ -14,8 +14,9 @@ PR_SET_PDEATHSIG = 1
 def follow_parent() -> None:
     """Let the system kill this process when the parent that set ASRTOOL_PARENT dies (Linux only)."""
     parent = int(os.environ.pop(PARENT, "0"))  # the variable is for this process, not for its children
-    if parent != os.getppid() or not sys.platform.startswith("linux"):
+    if parent == 0 or not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died in the meantime
+    if os.getppid() == parent:  # else a shell stands in between
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not os.path.exists(f"/proc/{parent}"):  # it died before that
         os._exit(1)

@@ -29,10 +29,15 @@ from asrtool.log import logger
 NAME = ".stage.json"
 VERSION = 1  # raise it when stages write something else from the same inputs
 TAKEN = {errno.EACCES, errno.EAGAIN}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
 
 
-class LockedError(RuntimeError):
+class StageError(Exception):
+    """A folder cannot be written now; the sentence says why."""
+
+
+class LockedError(StageError):
     """Another process writes into the same folder."""
 
 
@@ -99,22 +104,31 @@ def building(
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Be the only process that writes `path`; where another one does, wait for its end or raise `LockedError`."""
+    """Be the only process that writes `path`; where another one does, wait for its end or raise `LockedError`.
+
+    A disk that fills up meanwhile is a `StageError`.
+    """
     lock = path.with_name(path.name + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    stream = _take(lock, path, wait)
     try:
-        stream.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=stream, flush=True)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        stream.close()
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with _take(lock, path, wait) as stream:
+            try:
+                stream.truncate(0)
+                stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                stream.flush()
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = (error.strerror or "the disk is full").lower()
+        raise StageError(f"{path}: {reason}; make room, then run the same command again") from None
 
 
 def _take(lock: Path, path: Path, wait: bool) -> TextIO:
     while True:
-        stream = open(lock, "a", encoding="utf-8")
+        stream = open(lock, "a", encoding="utf-8")  # noqa: SIM115    the caller closes it
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:

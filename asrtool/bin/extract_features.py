@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,20 +15,13 @@ from asrtool.log import logger, set_up
 
 SHOWN = 5                                    # skipped utterances that the log names; skipped.txt names all
 TOLERATED = 0.1                              # share of utterances that may be unusable
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     config = load_config(args.config, args.set)
-    try:
-        run(args, config)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        reason = (error.strerror or "the disk is full").lower()
-        raise ExtractionError(f"{args.out}: {reason}; nothing is left of it, make room and start again") from None
+    run(args, config)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from asrtool import stamp
 from asrtool.score import (
     ALIGNMENTS,
     METRICS,
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
     try:
         _run(options)
-    except (TranscriptError, OSError) as error:
+    except (TranscriptError, stamp.StageError, OSError) as error:
         raise SystemExit(f"score: {error}") from None
 
 
@@ -62,8 +63,9 @@ def _run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     speakers = _speakers(options.reference, files["reference"], references)
     title = str(options.hypothesis)
-    _write(out / "result.txt", lambda file: write_result(file, report, references, hypotheses, speakers, title))
-    _write(out / "score.json", lambda file: file.write(_json(report, files)))
+    with stamp.locked(out / "score.json", wait=True):
+        _write(out / "result.txt", lambda file: write_result(file, report, references, hypotheses, speakers, title))
+        _write(out / "score.json", lambda file: file.write(_json(report, files)))
     print(f"write a {report.metric.upper()} result in {out / 'result.txt'}")
     print(report.text(), end="")
 
@@ -95,7 +97,7 @@ def _json(report: ScoreReport, files: Mapping[str, Path]) -> str:
 
 def _write(path: Path, write: Callable[[TextIO], object]) -> None:
     """Write under a temporary name, then rename, so that no half file is ever taken for a result."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             write(file)

@@ -57,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
     set_up()
     try:
         main()
-    except (CorpusError, datadir.DataDirError, audio.AudioError, stamp.LockedError, OSError) as error:
+    except (CorpusError, datadir.DataDirError, audio.AudioError, stamp.StageError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

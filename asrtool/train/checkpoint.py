@@ -191,8 +191,13 @@ def average(folder: Path, count: int) -> Path:
     if _sources(out) != sources:
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
             aside = out.with_name(out.name + ".tmp")
-            save_file(mean(path / MODEL for path in chosen), aside, metadata={"sources": sources})
-            os.replace(aside, out)
+            try:
+                save_file(mean(path / MODEL for path in chosen), aside, metadata={"sources": sources})
+                os.replace(aside, out)
+            except (OSError, SafetensorError) as error:
+                aside.unlink(missing_ok=True)
+                again = "make room, then run the same command again"
+                raise CheckpointError(f"cannot write {out}: {error}; {again}") from error
     return out
 
 

@@ -6,6 +6,7 @@ at random moments, whose seed is the test's parameter.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -49,7 +50,7 @@ def trained(work: Workspace, undisturbed: dict[str, str]) -> Iterator[Workspace]
         shutil.rmtree(work.recipe / "exp/mini_tiny" / name, ignore_errors=True)
 
 
-# -- ways to stop a run: the recipe's shell, a command of it, what that command started ---------------------------------
+# -- ways to stop a run: the recipe's shell, a command of it, what that command started --
 
 
 def ctrl_c(work: Workspace, shell: int) -> None:
@@ -86,10 +87,8 @@ def terminate_command(work: Workspace, shell: int) -> None:
 
 
 def send(process: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it was faster
         os.kill(process, number)
-    except ProcessLookupError:
-        pass  # it was faster
 
 
 WAYS = (ctrl_c, twice_ctrl_c, terminate, kill_shell, kill_command, kill_last)
@@ -133,7 +132,7 @@ def test_a_training_that_was_told_to_stop_is_not_decoded(trained: Workspace) -> 
     status = disturb(trained, terminate_command, "exp/mini_tiny/told/train/step-*", "--stage", "3", "--tag", "told")
     assert status == 1
     *_, refusal, end = trained.said().splitlines()
-    assert refusal.startswith("decode: the training in exp/mini_tiny/told/train is not finished; go on with it (stage 3")
+    assert refusal.startswith("decode: the training in exp/mini_tiny/told/train is not finished; go on with it (stage")
     assert "stage 4 (decode) failed; when the cause is mended, the same command goes on from here" in end
 
 

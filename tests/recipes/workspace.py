@@ -130,4 +130,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return json.dumps([{**line, "elapsed": None} for line in lines]).encode()
-
