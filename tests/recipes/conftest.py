@@ -44,8 +44,8 @@ def tiny(tree: Path) -> Path:
     pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
     run_in(
         tree,
-        "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=80"
-        " trainer.validate_every=100 model.encoder.dropout=0 data.augment.spec_augment=null'",
+        "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=120"
+        " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3 model.encoder.dropout=0 data.augment.spec_augment=null'",
     )
     return tree
 
