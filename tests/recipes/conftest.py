@@ -45,7 +45,8 @@ def tiny(tree: Path) -> Path:
     run_in(
         tree,
         "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=120"
-        " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3 model.encoder.dropout=0 data.augment.spec_augment=null'",
+        " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3"
+        " model.encoder.dropout=0 data.augment.spec_augment=null'",
     )
     return tree
 
