@@ -24,6 +24,8 @@ LAYERS = {
     "nn": {"nn"},
     "stamp": {"log"},
     "config": {"registry"},
+    "align": {"align", "types", "torchaudio_adapter"},
+    "longform": {"align"},
     "data": {"data", "types", "registry", "distributed", "torchaudio_adapter", "log", "stamp", "processes"},
     "downsamplers": {"downsamplers", "types", "registry", "nn"},
     "encoders": {"encoders", "types", "registry", "nn", "downsamplers"},

@@ -132,7 +132,7 @@ if ! up_to_date; then
   install_torch
   say "installing asrtool and the versions of tools/constraints.txt"
   install --no-deps "torchaudio==$torchaudio_version"
-  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,dev]"
+  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,dev]"
   trap - ERR
   echo "$(state) $torch" > "$stamp"
 else

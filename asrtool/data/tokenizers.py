@@ -60,6 +60,13 @@ class Tokenizer:
         """The characters of `text` that the vocabulary lacks, each as often as it occurs."""
         raise NotImplementedError
 
+    def piece(self, token: int) -> str:
+        """What one token adds to a text: a space in front begins a word."""
+        if token in (self.blank, self.eos):
+            return ""
+        text = self.tokens[token]
+        return " " if text == SPACE else text.replace(WORD_START, " ")
+
 
 TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer")
 

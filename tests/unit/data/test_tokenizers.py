@@ -153,3 +153,13 @@ def test_labels_are_optional(tmp_path: Path) -> None:
     assert tokenizers.load_labels(tmp_path) == {}
     (tmp_path / "labels.json").write_text('{"accent": ["a", "b"]}', encoding="utf-8")
     assert tokenizers.load_labels(tmp_path) == {"accent": ["a", "b"]}
+
+
+@pytest.mark.parametrize("unit", ["char", "bpe"])
+def test_the_pieces_of_a_text_read_the_text(unit: str, tmp_path: Path) -> None:
+    tokenizer = tokenizers.train(LINES, unit, 60 if unit == "bpe" else 0, tmp_path)
+    for line in LINES:
+        ids = tokenizer.encode(line)
+        assert "".join(tokenizer.piece(i) for i in ids).strip() == tokenizers.single_spaced(line)
+    assert tokenizer.piece(tokenizer.blank) == tokenizer.piece(tokenizer.eos) == ""
+    assert tokenizer.piece(tokenizer.unk) == "<unk>"

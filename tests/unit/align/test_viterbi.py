@@ -1,0 +1,99 @@
+"""Forced alignment against the enumeration of all paths, and its kernels against each other."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from asrtool.align import viterbi
+from asrtool.types import Padded
+from tests.toy_search import collapse
+
+KERNELS = viterbi.available()
+
+
+def case(seed: int) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Random log-probabilities of 1 to 6 frames over 2 to 4 labels, and up to 4 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, labels = (int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 7), (2, 5)))
+    count = int(torch.randint(0, 5, (), generator=generator))
+    tokens = tuple(torch.randint(1, labels, (count,), generator=generator).tolist())
+    return (3 * torch.randn(frames, labels, generator=generator)).log_softmax(-1), tokens
+
+
+def stack(rows: list[torch.Tensor]) -> Padded:
+    """Side by side, with garbage behind their ends and for labels that a row does not have."""
+    widest = max(row.shape[1] for row in rows)
+    wide = [torch.nn.functional.pad(row, (0, widest - row.shape[1]), value=5.0) for row in rows]
+    return Padded.stack(wide, padding=7.0)
+
+
+def brute_force(log_probs: torch.Tensor, tokens: tuple[int, ...]) -> tuple[float, tuple[int, ...]] | None:
+    """The best path that reads the tokens, among all there are."""
+    rows = log_probs.double().tolist()
+    paths = itertools.product(range(log_probs.shape[1]), repeat=len(rows))
+    rated = [(sum(row[label] for row, label in zip(rows, path, strict=True)), path) for path in paths
+             if collapse(path) == tokens]
+    return max(rated) if rated else None
+
+
+def labels_of(alignment: viterbi.Alignment, tokens: tuple[int, ...], frames: int) -> tuple[int, ...]:
+    path = [0] * frames
+    for token, start, end in zip(tokens, alignment.starts, alignment.ends, strict=True):
+        path[start:end] = [token] * (end - start)
+    return tuple(path)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_path_is_the_best_of_all_paths_that_read_the_text(kernel):
+    cases = [case(seed) for seed in range(300)]
+    found = viterbi.align(stack([rows for rows, _ in cases]), [tokens for _, tokens in cases], kernel=kernel)
+    impossible = 0
+    for (rows, tokens), alignment in zip(cases, found, strict=True):
+        expected = brute_force(rows, tokens)
+        assert (alignment is None) == (expected is None)
+        if expected is None:
+            impossible += 1
+            continue
+        assert alignment.score == pytest.approx(expected[0], abs=1e-9)
+        assert labels_of(alignment, tokens, len(rows)) == expected[1]
+    assert 0 < impossible < 200
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_longer_utterances_are_the_same_in_every_kernel_alone_and_in_a_batch(kernel):
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(frames, 30, generator=generator).log_softmax(-1) for frames in (80, 33, 120, 7)]
+    tokens = [torch.randint(1, 6, (count,), generator=generator).tolist() for count in (20, 10, 0, 5)]
+    expected = viterbi.align(stack(rows), tokens, kernel="torch")
+    assert viterbi.align(stack(rows), tokens, kernel=kernel) == expected
+    alone = [viterbi.align(Padded.stack([row]), [wanted], kernel=kernel)[0]
+             for row, wanted in zip(rows, tokens, strict=True)]
+    assert alone == expected
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "torchaudio"])
+def test_equal_paths_are_told_apart_in_the_same_way(kernel):
+    flat = Padded.stack([torch.zeros(6, 4).log_softmax(-1)])
+    assert viterbi.align(flat, [(1, 2, 2)], kernel=kernel) == viterbi.align(flat, [(1, 2, 2)], kernel="torch")
+
+
+def test_what_no_frame_has_room_for_has_no_alignment():
+    log_probs = Padded.stack([torch.zeros(3, 4).log_softmax(-1)] * 3)
+    found = viterbi.align(log_probs, [(1, 2, 3), (1, 1, 2), ()])
+    assert [alignment is None for alignment in found] == [False, True, False]
+    assert found[2].starts == ()
+
+
+def test_a_text_that_the_model_calls_impossible_has_no_alignment():
+    log_probs = torch.zeros(4, 3).log_softmax(-1)
+    log_probs[:, 2] = -torch.inf
+    for kernel in KERNELS:
+        assert viterbi.align(Padded.stack([log_probs]), [(2,)], kernel=kernel) == [None]
+
+
+def test_the_blank_cannot_be_aligned():
+    with pytest.raises(ValueError, match="holds the blank"):
+        viterbi.align(Padded.stack([torch.zeros(4, 3)]), [(1, 0)])
