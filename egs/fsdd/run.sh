@@ -14,8 +14,8 @@ train_set=train
 valid_set=dev
 test_sets="test test_speaker"                 # sets to decode and score; test_speaker: a speaker held out of training
 
-unit=char                                     # what the model writes: char or bpe
-vocab_size=0                                  # units of the vocabulary; 0 for every character of the training text
+unit=bpe                                      # what the model writes: char or bpe
+vocab_size=30                                 # units of the vocabulary; 30 make every digit a unit of its own
 metric=wer                                    # error rate: wer or cer
 normalize=en                                  # text normaliser before scoring: none, en or zh
 group_by=none                                 # label of utterances to break the score down by
