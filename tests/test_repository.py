@@ -34,6 +34,7 @@ LAYERS = {
     "models": {"models", "types", "registry", "nn", "encoders", "downsamplers", "decoders"},
     "searchers": {"searchers", "types", "registry", "torchaudio_adapter"},
     "score": {"score", "types"},
+    "report": {"report", "score", "data", "types", "log", "stamp"},
     "train": {"train", "types", "registry", "log", "distributed", "stamp"},
     "experiment": {"config", "registry", "data", "models", "losses", "searchers", "train"},
     "recognizer": {"experiment", "data", "models", "searchers", "train", "types", "config", "log"},

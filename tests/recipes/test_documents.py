@@ -18,6 +18,8 @@ SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
     "tools/setup.sh": "tools/setup.sh --if-needed true",
+    "asrtool report egs/librispeech/exp/mini/train_mini/decode_mini/test_clean":
+        "python -m asrtool report egs/librispeech/exp/mini_tiny/train_mini/decode_mini/train",
 }
 
 

@@ -1,0 +1,54 @@
+"""Show a scored set as one HTML file: rates, groups, worst utterances with sound and spectrogram, all the others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from asrtool import log, stamp
+from asrtool.log import logger
+from asrtool.report import page, read, render
+from asrtool.report.sources import choose
+
+NAME = "report.html"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    log.set_up()
+    out = args.out or args.folder / NAME
+    if out.is_dir():
+        out = out / NAME
+    result = read(args.folder, args.data)
+    chosen = choose(result, args.worst, args.also)
+    text = render(result, chosen, out, args.audio)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with stamp.replacing(out) as file:
+        file.write(text)
+    size = len(text.encode()) / 1e6
+    logger.info("%s: %d utterances, %d of them in detail, %.1f MB", out, len(result.references), len(chosen), size)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool report", description=__doc__, allow_abbrev=False)
+    options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
+    options.add_argument("--out", type=Path, help=f"file or folder to write (default: {NAME} in that folder)")
+    options.add_argument("--data", type=Path, help="data directory (default: the one that was scored against)")
+    options.add_argument("--worst", type=number, default=20, metavar="N",
+                         help="utterances with most errors to show in detail (default: 20)")
+    options.add_argument("--also", action="append", default=[], metavar="ID", help="show this utterance in detail too")
+    options.add_argument("--audio", choices=page.AUDIO, default="link",
+                         help="link: play the files where they lie; embed: put the sound of the detailed ones into the "
+                         "page, so that it can be sent to others; none")
+    return options.parse_args(argv)
+
+
+def number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, not '{text}'")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

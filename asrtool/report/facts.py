@@ -1,0 +1,128 @@
+"""The numbers around the utterances: rates with intervals, confusions, training curves, where it all came from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from asrtool import stamp
+from asrtool.report.sources import Result, log_records
+from asrtool.score.bootstrap import bootstrap_rates, interval
+
+POINTS = 600                                 # of a curve at most; neighbours are averaged beyond
+NOT_CURVES = {"time", "event", "phase", "epoch", "step", "audio_seconds_per_second", "data_wait"}
+KINDS = ("substitutions", "deletions", "insertions")
+
+
+def error_rates(counts: np.ndarray) -> dict[str, dict]:
+    """Counts (utterances, 4) -> of each kind of error and of wrong sentences: count, rate, 95 % interval."""
+    reference = counts[:, :3].sum(axis=1)
+    found = {}
+    for column, kind in enumerate(KINDS, start=1):
+        one = np.zeros_like(counts)
+        one[:, column] = counts[:, column]
+        one[:, 0] = reference - (counts[:, column] if column < 3 else 0)
+        found[kind] = _with_interval(one)
+    wrong = (counts[:, 1:].sum(axis=1) > 0).astype(counts.dtype)
+    found["sentences"] = _with_interval(np.stack([1 - wrong, wrong, 0 * wrong, 0 * wrong], axis=1))
+    return found
+
+
+def _with_interval(counts: np.ndarray) -> dict:
+    errors, reference = int(counts[:, 1:].sum()), int(counts[:, :3].sum())
+    return {
+        "count": errors, "rate": errors / reference if reference else None,
+        "interval": interval(bootstrap_rates(counts)) if reference else None,
+    }
+
+
+def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
+    """How many utterances have 0, 1, ... `last` or more errors."""
+    errors = np.minimum(counts[:, 1:].sum(axis=1), last)
+    return np.bincount(errors, minlength=last + 1).tolist()
+
+
+def edits(alignments: Iterable[list[tuple]], most: int = 25) -> dict[str, dict]:
+    """Of each kind of error the most frequent ones, how many different ones there are and how many in all."""
+    tables: dict[str, Counter] = {"S": Counter(), "D": Counter(), "I": Counter()}
+    for alignment in alignments:
+        for tag, reference, hypothesis in alignment:
+            if tag != "C":
+                tables[tag][reference, hypothesis] += 1
+    return {
+        tag: {
+            "top": [[*pair, number] for pair, number in sorted(table.items(), key=_by_count)[:most]],
+            "kinds": len(table), "total": table.total(),
+        }
+        for tag, table in tables.items()
+    }
+
+
+def _by_count(item: tuple[tuple, int]) -> tuple:
+    (reference, hypothesis), number = item
+    return -number, reference or "", hypothesis or ""
+
+
+# -- training ----------------------------------------------------------------
+
+def curves(experiment: Path) -> list[dict]:
+    """Of each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]}, "valid": {...}}.
+
+    A step that was done twice, since training was killed and resumed before it, counts as it was done last.
+    """
+    path = experiment / "log.jsonl"
+    phases: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
+    for record in log_records(path) if path.is_file() else []:
+        event, phase, step = record.get("event"), record.get("phase"), record.get("step")
+        if event not in ("step", "valid") or phase is None or step is None:
+            continue
+        tables = phases.setdefault(phase, {"step": {}, "valid": {}})[event]
+        for name, value in record.items():
+            if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
+                tables.setdefault(name, {})[step] = value
+    return [
+        {"phase": phase, **{event: {name: _thin(series) for name, series in tables.items()}
+                            for event, tables in events.items()}}
+        for phase, events in phases.items()
+    ]
+
+
+def _thin(series: Mapping[int, float]) -> list[list[float]]:
+    points = np.array(sorted(series.items()), dtype=np.float64)
+    blocks = np.array_split(points, min(POINTS, len(points)))
+    return [[round(step), float(f"{value:.5g}")] for step, value in (block.mean(axis=0) for block in blocks)]
+
+
+# -- provenance --------------------------------------------------------------
+
+def provenance(result: Result) -> list[tuple[str, str]]:
+    """Name and value of what one must know to make the result again; what is not there is left out."""
+    found = [(f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
+             for side, entry in result.score["files"].items()]
+    experiment = result.experiment
+    if experiment is not None:
+        for title, name in (("training commit", "git.txt"), ("training command", "command.txt")):
+            if (experiment / name).is_file():
+                lines = (experiment / name).read_text(encoding="utf-8").splitlines()
+                if lines:
+                    starts = f"\n(the last of {len(lines)} starts)" if len(lines) > 1 else ""
+                    found.append((title, lines[-1] + starts))
+    made = stamp.read(result.folder)
+    if made is not None:
+        found.append(("decoding", json.dumps(made.get("options", {}), ensure_ascii=False, indent=1)))
+    return found
+
+
+def speed(result: Result) -> str | None:
+    """Real-time factor of the decoding, where hyps.jsonl says how long each utterance took."""
+    rows = [line for line in result.lines.values() if "elapsed" in line and line.get("seconds")]
+    if not rows:
+        return None
+    seconds, elapsed = sum(row["seconds"] for row in rows), sum(row["elapsed"] for row in rows)
+    audio = f"{seconds / 3600:.2f} h" if seconds > 600 else f"{seconds:.0f} s"
+    return f"{elapsed / seconds:.3g} on {audio} of audio"
