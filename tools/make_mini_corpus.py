@@ -5,14 +5,19 @@
 
 speaks sentences of a small grammar with espeak-ng (pip install espeakng-loader) in many voices and accents, records
 them in synthetic rooms, and writes downloads/LibriSpeech as the official archives would unpack. The same settings give
-the same files, whatever --nj; a corpus that is there already is left alone.
+the same files, whatever --nj; a corpus that is there already is left alone. The head of mini_corpus/<layout>.py has the
+tree that a layout writes. kespeech is the one with accents:
+
+    python tools/make_mini_corpus.py --layout kespeech --accents 20 --skew 1 --out downloads
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import shutil
@@ -20,18 +25,32 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from mini_corpus import espeak, librispeech, plan, render
+from mini_corpus import espeak, plan, render
+from mini_corpus.aishell1 import Aishell1
+from mini_corpus.aishell2 import Aishell2
 from mini_corpus.errors import CorpusError
+from mini_corpus.kespeech import KeSpeech
+from mini_corpus.layout import Layout
+from mini_corpus.librispeech import LibriSpeech
+from mini_corpus.magicdata import MagicData
+from mini_corpus.magicdata_read import MagicDataRead
 
-LAYOUTS: dict[str, ModuleType] = {"librispeech": librispeech}
+LAYOUTS: dict[str, type[Layout]] = {
+    "aishell1": Aishell1,
+    "aishell2": Aishell2,
+    "kespeech": KeSpeech,
+    "librispeech": LibriSpeech,
+    "magicdata": MagicData,
+    "magicdata_read": MagicDataRead,
+}
 
 _SETTINGS = "mini_corpus.json"
 _README = """\
 This is not {folder}. It is a miniature in its layout, synthesised with espeak-ng by
 
-    python tools/make_mini_corpus.py --layout {layout} --size {size} --seed {seed}
+    python tools/make_mini_corpus.py {command}
 
 to try a recipe without the real corpus. Voices, rooms, noises and sentences are artificial; error rates on it say
 nothing about speech recognition. The sentences come with the tool that made them and are free to use.
@@ -42,7 +61,8 @@ def main() -> int:
     """Run the command; 0 when the corpus is there."""
     options = _parser().parse_args()
     try:
-        make(options.layout, options.out, options.size, options.seed, options.nj)
+        layout = _layout(options)
+        make(options.layout, layout, options.out, options.size, options.seed, options.nj)
     except CorpusError as error:
         print(f"make_mini_corpus.py: {error}", file=sys.stderr)
         return 1
@@ -55,44 +75,49 @@ def main() -> int:
     return 0
 
 
-def make(layout_name: str, out: Path, size: str, seed: int, nj: int) -> None:
+def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) -> None:
     """Write the corpus below `out`, unless it is there already."""
     if nj < 1 or seed < 0:
         raise CorpusError(f"--nj is {nj} and --seed is {seed}; expected at least 1 and 0.")
     espeak.locate()
-    layout = LAYOUTS[layout_name]
-    folder = out / layout.FOLDER
+    folders = [out / folder for folder in layout.folders]
     settings = {
-        "layout": layout_name,
+        "layout": name,
         "size": size,
         "seed": seed,
+        **dataclasses.asdict(layout),
         "generator": _generator_hash(layout),
         "espeakng-loader": importlib.metadata.version("espeakng-loader"),
     }
-    if folder.exists() and _is_made(folder, settings):
-        print(f"{folder} was made with these settings already; nothing to do.")
+    made = [_is_made(folder, settings) for folder in folders if folder.exists()]
+    if made == [True] * len(folders):
+        print(f"{folders[0]} was made with these settings already; nothing to do.")
         return
 
     began = time.monotonic()
-    sessions = plan.plan(plan.parse_size(size), layout.SETS, seed)
-    print(f"Synthesising {sum(len(s.sentences) for s in sessions):,} utterances with {nj} processes to {folder}")
-    for leftover in out.glob(f"{folder.name}.partial-*"):
+    units = layout.plan(plan.parse_size(size, layout.language, layout.sizes), seed)
+    print(f"Synthesising {sum(len(u.sentences) for u in units):,} utterances with {nj} processes to {folders[0]}")
+    for leftover in out.glob(f"{folders[0].name}.partial-*"):
         if not _is_running(int(leftover.name.rpartition("-")[2])):
             shutil.rmtree(leftover)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial = folders[0].with_name(f"{folders[0].name}.partial-{os.getpid()}")
     try:
-        seconds = render.render(_jobs(sessions, layout, partial, seed), nj, _show_progress)
-        layout.write_tables(sessions, seconds, partial)
-        readme = _README.format(folder=layout.FOLDER, layout=layout_name, size=size, seed=seed)
-        (partial / "README.TXT").write_text(readme, encoding="utf-8")
-        (partial / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if folder.exists() and not _is_made(folder, settings):
-            shutil.rmtree(folder)
-        if not folder.exists():  # else another run was faster
-            partial.rename(folder)
+        times = render.render(layout.jobs(units, partial, seed), nj, _show_progress)
+        layout.write_tables(units, times, partial)
+        chosen = {"layout": name, **dataclasses.asdict(layout), "size": size, "seed": seed}
+        command = " ".join(f"--{option} {value}" for option, value in chosen.items())
+        for folder in folders[::-1]:  # the first is the last to appear: with it the corpus is complete
+            written = partial / folder.name
+            readme = _README.format(folder=folder.name, command=command)
+            (written / "README.TXT").write_text(readme, encoding="utf-8")
+            (written / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            if folder.exists() and not _is_made(folder, settings):
+                shutil.rmtree(folder)
+            if not folder.exists():  # else another run was faster
+                written.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _show_summary(sessions, seconds, time.monotonic() - began)
+    _show_summary(units, times, time.monotonic() - began)
 
 
 def _is_made(folder: Path, settings: dict[str, object]) -> bool:
@@ -120,22 +145,11 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _generator_hash(layout: ModuleType) -> str:
+def _generator_hash(layout: Layout) -> str:
     """A fingerprint of the code that decides about the corpus's content."""
-    other_layouts = {Path(other.__file__) for other in LAYOUTS.values() if other is not layout}
+    other_layouts = {Path(inspect.getfile(other)) for other in LAYOUTS.values() if not isinstance(layout, other)}
     sources = sorted(set(Path(plan.__file__).parent.glob("*.py")) - other_layouts)
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-
-
-def _jobs(sessions: Sequence[plan.Session], layout: ModuleType, folder: Path, seed: int) -> list[render.Job]:
-    """One job per session; utterances are counted through all sessions of a speaker."""
-    spoken: dict[int, int] = {}
-    jobs = []
-    for session in sessions:
-        first_index = spoken.get(session.speaker.number, 0)
-        spoken[session.speaker.number] = first_index + len(session.sentences)
-        jobs.append(render.Job(session, first_index, layout.audio_paths(session, folder), seed))
-    return jobs
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -143,16 +157,28 @@ def _show_progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} sessions", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _show_summary(sessions: Sequence[plan.Session], seconds: Sequence[float], took: float) -> None:
-    print(f"{'set':<17}{'utterances':>10}{'speakers':>10}{'minutes':>9}{'words':>8}{'vocabulary':>12}")
-    for split in dict.fromkeys(session.split for session in sessions):
-        own = [session for session in sessions if session.split == split]
-        minutes = sum(s for session, s in zip(sessions, seconds, strict=True) if session.split == split) / 60
-        utterances = [sentence for session in own for sentence in session.sentences]
+def _show_summary(units: Sequence[Any], times: Sequence[render.Times], took: float) -> None:
+    width = max(17, *(len(unit.split) + 2 for unit in units))
+    print(f"{'set':<{width}}{'utterances':>10}{'speakers':>10}{'minutes':>9}{'words':>8}{'vocabulary':>12}")
+    for split in dict.fromkeys(unit.split for unit in units):
+        own = [unit for unit in units if unit.split == split]
+        spoken = (pair for unit, pairs in zip(units, times, strict=True) if unit.split == split for pair in pairs)
+        minutes = sum(end - start for start, end in spoken) / 60
+        utterances = [sentence for unit in own for sentence in unit.sentences]
         words = " ".join(utterances).split()
-        speakers = len({session.speaker for session in own})
-        print(f"{split:<17}{len(utterances):>10}{speakers:>10}{minutes:>9.1f}{len(words):>8}{len(set(words)):>12}")
+        speakers = len({speaker.number for unit in own for speaker in unit.speakers})
+        print(f"{split:<{width}}{len(utterances):>10}{speakers:>10}{minutes:>9.1f}{len(words):>8}{len(set(words)):>12}")
     print(f"Took {took:.0f} s.")
+
+
+def _layout(options: argparse.Namespace) -> Layout:
+    """The layout with the options that it has; another one's are refused."""
+    layout = LAYOUTS[options.layout]
+    known = {field.name for field in dataclasses.fields(layout)}
+    given = {name: getattr(options, name) for name in ("accents", "skew") if getattr(options, name) is not None}
+    for name in given.keys() - known:
+        raise CorpusError(f"--{name} is an option of --layout kespeech, not of --layout {options.layout}.")
+    return layout(**given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size", default="default", help="tiny, small, default (about 1.75 hours), or hours of training speech"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other sentences, speakers and noises")
+    parser.add_argument("--accents", type=int, help="kespeech: how many accents, 1 to 20 (default 9, its own)")
+    parser.add_argument("--skew", type=float, help="kespeech: the n-th accent has a share like n^-SKEW (default 0)")
     parser.add_argument("--nj", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)")
     return parser
 

@@ -5,9 +5,12 @@ Everything is linear and done on whole utterances in the frequency domain, so nu
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import soundfile
 
 SAMPLE_RATE_HZ = 16000
 
@@ -20,13 +23,17 @@ _SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a set is recorded: shares of utterances (0 to 1) and the ranges they are drawn from."""
+    """How a set is recorded: shares of utterances (0 to 1) and the ranges they are drawn from.
+
+    tilt_db: the colour of the device, in dB per octave, on top of what every speaker's microphone has.
+    """
 
     noise_share: float
     snr_db: tuple[float, float]
     reverberation_share: float
     rt60_seconds: tuple[float, float]
     direct_to_reverberant_db: tuple[float, float]
+    tilt_db: float = 0.0
 
 
 LIGHT = Conditions(
@@ -47,6 +54,15 @@ HEAVY = Conditions(
 _FLOOR_SNR_DB = (40.0, 50.0)
 
 
+def write(recording: np.ndarray, path: Path) -> None:
+    """Write int16 samples at 16 kHz, as flac or wav by the ending of `path`."""
+    # Encoded in memory: on a full disk Python says so, libsndfile may not.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, recording, SAMPLE_RATE_HZ, format=path.suffix[1:].upper(), subtype="PCM_16")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.getvalue())
+
+
 def record(dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.random.Generator) -> np.ndarray:
     """A recording of `dry` (16 kHz) as int16 samples, its speech at `level_db` below full scale (RMS)."""
     before, after = (rng.uniform(0.1, 0.35, size=2) * SAMPLE_RATE_HZ).astype(int)
@@ -55,14 +71,19 @@ def record(dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.ran
         ratio = rng.uniform(*conditions.direct_to_reverberant_db)
         signal = reverberate(signal, room(rng.uniform(*conditions.rt60_seconds), ratio, rng))
     speech_rms = np.sqrt(np.mean(np.square(dry)))
-    noisy = rng.random() < conditions.noise_share
-    snr_db = rng.uniform(*(conditions.snr_db if noisy else _FLOOR_SNR_DB))
-    kind = NOISES[rng.integers(len(NOISES))] if noisy else "white"
-    signal = signal + noise(kind, signal, rng) * np.float32(speech_rms * 10 ** (-snr_db / 20))
+    signal = signal + background(signal, conditions, speech_rms, rng)
     gain = 10 ** (level_db / 20) / speech_rms
     # Loud speakers come closest to full scale but never clip.
     gain = min(gain, 0.95 / np.abs(signal).max())
     return np.round(signal * (gain * 32767)).astype(np.int16)
+
+
+def background(signal: np.ndarray, conditions: Conditions, speech_rms: float, rng: np.random.Generator) -> np.ndarray:
+    """The noise that is heard with `signal`, whose speech has the RMS `speech_rms`."""
+    noisy = rng.random() < conditions.noise_share
+    snr_db = rng.uniform(*(conditions.snr_db if noisy else _FLOOR_SNR_DB))
+    kind = NOISES[rng.integers(len(NOISES))] if noisy else "white"
+    return noise(kind, signal, rng) * np.float32(speech_rms * 10 ** (-snr_db / 20))
 
 
 def trim(signal: np.ndarray, *, below_peak_db: float = 45.0) -> np.ndarray:

@@ -20,7 +20,8 @@ SAMPLE_RATE_HZ = 22050
 _OUTPUT_SYNCHRONOUS = 2
 _POSITION_CHARACTER = 1
 _CHARACTERS_UTF8 = 1
-_PHONEMES_IPA = 2
+_PHONEMES_IN_BRACKETS = 0x100
+_MNEMONICS, _IPA = 0, 2
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 
 # Full volume (100) clips some voices; the level is set afterwards anyway.
@@ -58,16 +59,18 @@ class Espeak:
         self._check(self._library.espeak_SetVoiceByName(name.encode()), f"espeak_SetVoiceByName({name})")
 
     def speak(self, text: str, *, words_per_minute: int, pitch: int, pitch_range: int) -> np.ndarray:
-        """Samples (T,) float32 in [-1, 1] at 22,050 Hz; pitch and range are espeak-ng's scales, 0 to 99."""
+        """Samples (T,) float32 in [-1, 1] at 22,050 Hz; pitch and range are espeak-ng's scales, 0 to 99.
+
+        What stands in double square brackets is read as mnemonics of phonemes.
+        """
         settings = {_RATE: words_per_minute, _PITCH: pitch, _RANGE: pitch_range, _VOLUME: _QUIET_ENOUGH}
         for parameter, value in settings.items():
             status = self._library.espeak_SetParameter(parameter, value, 0)
             self._check(status, f"espeak_SetParameter({parameter}, {value})")
         self._pieces.clear()
         data = text.encode()
-        status = self._library.espeak_Synth(
-            data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARACTERS_UTF8, None, None
-        )
+        flags = _CHARACTERS_UTF8 | _PHONEMES_IN_BRACKETS
+        status = self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None)
         self._check(status, f"espeak_Synth({text!r})")
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         if not samples.any():
@@ -76,8 +79,18 @@ class Espeak:
 
     def phonemes(self, text: str) -> str:
         """The IPA transcription in the present voice."""
-        pointer = ctypes.c_char_p(text.encode())
-        return self._library.espeak_TextToPhonemes(ctypes.byref(pointer), _CHARACTERS_UTF8, _PHONEMES_IPA).decode()
+        return self._transcribe(text, _IPA)
+
+    def mnemonics(self, text: str) -> str:
+        """The transcription in the present voice as `speak` reads it in double square brackets."""
+        return self._transcribe(text, _MNEMONICS)
+
+    def _transcribe(self, text: str, mode: int) -> str:
+        pointer, clauses = ctypes.c_char_p(text.encode()), []
+        while pointer.value is not None:  # one call reads up to a comma
+            clause = self._library.espeak_TextToPhonemes(ctypes.byref(pointer), _CHARACTERS_UTF8, mode)
+            clauses.append(clause.decode())
+        return " ".join(clauses)
 
     def _receive(self, samples: ctypes._Pointer, count: int, _events: int) -> int:
         if samples and count > 0:

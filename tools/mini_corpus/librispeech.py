@@ -1,18 +1,25 @@
-"""The layout of LibriSpeech: <set>/<reader>/<chapter>/<reader>-<chapter>-<4 digits>.flac, and its tables.
+"""The layout of LibriSpeech.
 
-Panayotov et al. 2015, "LibriSpeech: an ASR corpus based on public domain audio books"; openslr.org/12.
+    LibriSpeech/{train-clean-100,dev-clean,test-clean,test-other}/
+        <reader>/<chapter>/<reader>-<chapter>-<4 digits>.flac
+        <reader>/<chapter>/<reader>-<chapter>.trans.txt         <utterance> <TEXT IN CAPITALS>
+    LibriSpeech/{SPEAKERS,CHAPTERS}.TXT
+
+The voices of test-other occur in no other set. Panayotov et al. 2015, "LibriSpeech: an ASR corpus based on public
+domain audio books"; openslr.org/12.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mini_corpus.plan import Session, Sets
-
-FOLDER = "LibriSpeech"
-SETS = Sets(train="train-clean-100", dev="dev-clean", test_clean="test-clean", test_other="test-other")
+from mini_corpus.acoustics import HEAVY, LIGHT
+from mini_corpus.layout import Layout
+from mini_corpus.plan import ENGLISH, Session, Set
+from mini_corpus.render import Times
 
 _SPEAKERS_HEADER = """\
 ; Metadata about the speakers of this miniature corpus, separated by pipes (|).
@@ -28,37 +35,49 @@ _CHAPTERS_HEADER = """\
 """
 
 
-def audio_paths(session: Session, folder: Path) -> tuple[Path, ...]:
-    """Where the session's utterances go, below the corpus's `folder`."""
-    return tuple(_chapter(session, folder) / f"{utterance}.flac" for utterance in _utterances(session))
+@dataclass(frozen=True)
+class LibriSpeech(Layout):
+    """English read speech."""
 
-
-def write_tables(sessions: Sequence[Session], seconds: Sequence[float], folder: Path) -> None:
-    """The transcripts of every chapter, SPEAKERS.TXT and CHAPTERS.TXT; `seconds` of speech per session."""
-    speakers = {session.speaker: session.split for session in sessions}
-    minutes: dict[int, float] = defaultdict(float)
-    chapters = []
-    for session, duration in zip(sessions, seconds, strict=True):
-        reader = session.speaker.number
-        lines = zip(_utterances(session), session.sentences, strict=True)
-        text = "".join(f"{utterance} {sentence}\n" for utterance, sentence in lines)
-        (_chapter(session, folder) / f"{reader}-{session.number}.trans.txt").write_text(text, encoding="utf-8")
-        minutes[reader] += duration / 60
-        chapters.append(
-            f"{session.number:<6} | {reader:<4} | {duration / 60:<5.2f} | {session.split:<16} | {0:<4} | {0:<5} "
-            f"| Session {session.number} | Sentences of a small grammar\n"
-        )
-    readers = "".join(
-        f"{speaker.number:<4} | {speaker.sex} | {split:<16} | {minutes[speaker.number]:<5.2f} "
-        f"| {speaker.description()}\n"
-        for speaker, split in speakers.items()
+    folders = ("LibriSpeech",)
+    language = ENGLISH
+    sets = (
+        Set("train-clean-100", "train", LIGHT, first_speaker=1001),
+        Set("dev-clean", "dev", LIGHT, first_speaker=2001),
+        Set("test-clean", "test", LIGHT, first_speaker=3001),
+        Set("test-other", "test", HEAVY, first_speaker=4001, unseen=True),
     )
-    (folder / "SPEAKERS.TXT").write_text(_SPEAKERS_HEADER + readers, encoding="utf-8")
-    (folder / "CHAPTERS.TXT").write_text(_CHAPTERS_HEADER + "".join(chapters), encoding="utf-8")
+
+    def audio_paths(self, session: Session, root: Path) -> tuple[Path, ...]:
+        return tuple(_chapter(session, root) / f"{utterance}.flac" for utterance in _utterances(session))
+
+    def write_tables(self, units: Sequence[Session], times: Sequence[Times], root: Path) -> None:
+        speakers = {session.speaker: session.split for session in units}
+        minutes: dict[int, float] = defaultdict(float)
+        chapters = []
+        for session, spoken in zip(units, times, strict=True):
+            reader = session.speaker.number
+            duration = sum(end - start for start, end in spoken)
+            lines = zip(_utterances(session), session.sentences, strict=True)
+            text = "".join(f"{utterance} {sentence}\n" for utterance, sentence in lines)
+            (_chapter(session, root) / f"{reader}-{session.number}.trans.txt").write_text(text, encoding="utf-8")
+            minutes[reader] += duration / 60
+            chapters.append(
+                f"{session.number:<6} | {reader:<4} | {duration / 60:<5.2f} | {session.split:<16} | {0:<4} | {0:<5} "
+                f"| Session {session.number} | Sentences of a small grammar\n"
+            )
+        readers = "".join(
+            f"{speaker.number:<4} | {speaker.sex} | {split:<16} | {minutes[speaker.number]:<5.2f} "
+            f"| {speaker.description()}\n"
+            for speaker, split in speakers.items()
+        )
+        folder = root / "LibriSpeech"
+        (folder / "SPEAKERS.TXT").write_text(_SPEAKERS_HEADER + readers, encoding="utf-8")
+        (folder / "CHAPTERS.TXT").write_text(_CHAPTERS_HEADER + "".join(chapters), encoding="utf-8")
 
 
-def _chapter(session: Session, folder: Path) -> Path:
-    return folder / session.split / str(session.speaker.number) / str(session.number)
+def _chapter(session: Session, root: Path) -> Path:
+    return root / "LibriSpeech" / session.split / str(session.speaker.number) / str(session.number)
 
 
 def _utterances(session: Session) -> list[str]:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mini_corpus import english
-from mini_corpus.acoustics import HEAVY, LIGHT, Conditions
+from mini_corpus import accents, english, mandarin
+from mini_corpus.acoustics import Conditions
 from mini_corpus.errors import CorpusError
 from mini_corpus.sentences import Author
-from mini_corpus.speakers import KNOWN_VOICES, UNSEEN_VOICES, Cast, Speaker
+from mini_corpus.speakers import KNOWN_VOICES, UNSEEN_VOICES, Cast, Manner, Speaker
 
-# Measured over the default size.
-_SECONDS_PER_UTTERANCE = 2.75
 _UTTERANCES_PER_SESSION = 25
+_MAX_TRAINING_SPEAKERS = 96
+
+
+@dataclass(frozen=True)
+class Language:
+    """The grammar and the speakers of a language; `seconds` of an utterance were measured over a default corpus."""
+
+    rules: Mapping[str, tuple[str, ...]]
+    words: Mapping[str, str]
+    manner: Manner
+    seconds: float
+
+
+ENGLISH = Language(english.RULES, english.WORDS, Manner(accents.ENGLISH, (135, 196), (30, 81)), seconds=2.75)
+MANDARIN = Language(mandarin.RULES, mandarin.WORDS, Manner(tuple(accents.READING), (200, 271), (60, 100)), seconds=2.6)
 
 
 @dataclass(frozen=True)
@@ -33,86 +47,124 @@ SIZES = {
     "small": Size(train=(200, 16), dev=(24, 4), test=(40, 5)),
     "default": Size(train=(5200, 96), dev=(80, 10), test=(170, 12)),
 }
-_MAX_TRAINING_SPEAKERS = 96
 
 
 @dataclass(frozen=True)
-class Sets:
-    """The names that a corpus gives its four sets."""
+class Set:
+    """One set of a corpus.
 
-    train: str
-    dev: str
-    test_clean: str
-    test_other: str
+    share: which of the numbers of `Size` are its utterances and speakers: train, dev or test.
+    unseen: its speakers have voices of their own. Otherwise they combine voices and accents of the training set anew.
+    """
+
+    name: str
+    share: str
+    conditions: Conditions
+    first_speaker: int
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one speaker reads in one go, recorded under one set's conditions."""
+    """What one speaker reads in one go, recorded under one set's conditions.
+
+    first_index: the first sentence's place among all of the speaker's.
+    take: what the random choices hang on; a reading that is heard through several microphones keeps its take.
+    """
 
     number: int
     split: str
     speaker: Speaker
     sentences: tuple[str, ...]
     conditions: Conditions
+    first_index: int
+    take: str
+
+    @property
+    def speakers(self) -> tuple[Speaker, ...]:
+        """Who is heard."""
+        return (self.speaker,)
 
 
-def parse_size(text: str) -> Size:
-    """The named size, or the size that has about `text` hours of training speech."""
-    if text in SIZES:
-        return SIZES[text]
+def parse_size(text: str, language: Language, sizes: Mapping[str, Size]) -> Size:
+    """The size of that name, or the size that has about `text` hours of training speech."""
+    if text in sizes:
+        return sizes[text]
     try:
         hours = float(text)
     except ValueError:
         hours = 0.0
     if not 0.01 <= hours <= 100:
-        names = ", ".join(SIZES)
+        names = ", ".join(sizes)
         raise CorpusError(f"The size is '{text}', expected {names} or the hours of training speech (0.01 to 100).")
-    train = round(hours * 3600 / _SECONDS_PER_UTTERANCE)
+    train = round(hours * 3600 / language.seconds)
     speakers = min(max(4, train // 40), _MAX_TRAINING_SPEAKERS)
     heldout = min(max(12, train // 12), 500)
     return Size(train=(train, speakers), dev=(heldout, 4), test=(heldout, min(4 + heldout // 20, 12)))
 
 
-def plan(size: Size, sets: Sets, seed: int) -> list[Session]:
-    """All sessions of a corpus, the same for the same arguments.
+def plan(
+    size: Size, sets: Sequence[Set], language: Language, seed: int, *, shares: Mapping[str, float] | None = None
+) -> list[Session]:
+    """All sessions of a corpus, the same for the same arguments; the first of `sets` is the training set.
 
-    No speaker and no sentence is in two sets. Development and clean test speakers combine voices and accents of the
-    training set anew, those of the other test set have voices of their own; held-out sentences use words of the
-    training set only.
+    No speaker and no sentence is in two sets. Held-out sentences use words of the training set only.
+    shares: which accents to use, and the training speakers' shares of them; the other sets have all of them evenly.
     """
     text_rng, cast_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
     author = Author(
-        english.RULES,
-        english.WORDS,
+        language.rules,
+        language.words,
         text_rng,
         max_words=size.max_words,
         max_words_per_class=size.max_words_per_class,
     )
-    cast = Cast(cast_rng)
-
-    train_speakers = cast.draw(size.train[1], KNOWN_VOICES, first_number=1001)
-    train_sentences = author.write(size.train[0])
-    words = set(" ".join(train_sentences).split())
-    known = cast.known(train_speakers)
-
-    sessions = _sessions(sets.train, train_speakers, train_sentences, LIGHT)
-    for split, (utterances, speakers), voices, conditions, first_number in (
-        (sets.dev, size.dev, known, LIGHT, 2001),
-        (sets.test_clean, size.test, known, LIGHT, 3001),
-        (sets.test_other, size.test, UNSEEN_VOICES, HEAVY, 4001),
-    ):
-        readers = cast.draw(speakers, voices, first_number)
-        sessions += _sessions(split, readers, author.write(utterances, only=words), conditions)
-    return sessions
-
-
-def _sessions(split: str, speakers: list[Speaker], sentences: list[str], conditions: Conditions) -> list[Session]:
-    """`sentences` dealt out evenly to `speakers`, cut into sessions of at most `_UTTERANCES_PER_SESSION`."""
+    cast = Cast(language.manner, cast_rng)
+    words: set[str] | None = None
+    known = KNOWN_VOICES
     sessions = []
-    for index, speaker in enumerate(speakers):
-        own = sentences[index :: len(speakers)]
-        for part, start in enumerate(range(0, len(own), _UTTERANCES_PER_SESSION)):
-            texts = tuple(own[start : start + _UTTERANCES_PER_SESSION])
-            sessions.append(Session(speaker.number * 100 + part, split, speaker, texts, conditions))
+    for part in sets:
+        utterances, count = getattr(size, part.share)
+        voices = UNSEEN_VOICES if part.unseen else known
+        if shares is None:
+            readers = cast.draw(count, voices, part.first_speaker)
+        else:
+            wanted = shares if words is None else dict.fromkeys(shares, 1.0)
+            readers = cast.draw_with(apportion(count, wanted), voices, part.first_speaker)
+        sentences = author.write(utterances, only=words)
+        for index, reader in enumerate(readers):
+            sessions += read_aloud(reader, sentences[index :: len(readers)], part)
+        if words is None:
+            words = set(" ".join(sentences).split())
+            known = cast.known(readers)
     return sessions
+
+
+def apportion(count: int, shares: Mapping[str, float]) -> list[str]:
+    """At least `count` names by their shares: one of each, then where most is missing; equal names stand together."""
+    total = sum(shares.values())
+    counts = dict.fromkeys(shares, 1)
+    for _ in range(count - len(shares)):
+        counts[max(shares, key=lambda name: shares[name] / total * count - counts[name])] += 1
+    return [name for name, number in counts.items() for _ in range(number)]
+
+
+def read_aloud(
+    speaker: Speaker, sentences: Sequence[str], part: Set, *, first_index: int = 0, first_session: int = 0
+) -> list[Session]:
+    """`sentences` of one speaker, cut into sessions of at most `_UTTERANCES_PER_SESSION`.
+
+    first_index, first_session: how many sentences and sessions the speaker has read before.
+    """
+    return [
+        Session(
+            number=speaker.number * 100 + number,
+            split=part.name,
+            speaker=speaker,
+            sentences=tuple(sentences[start : start + _UTTERANCES_PER_SESSION]),
+            conditions=part.conditions,
+            first_index=first_index + start,
+            take=part.name,
+        )
+        for number, start in enumerate(range(0, len(sentences), _UTTERANCES_PER_SESSION), first_session)
+    ]

@@ -35,7 +35,7 @@ class Author:
         self._uses: Counter[str] = Counter()
 
     def write(self, count: int, *, only: set[str] | None = None) -> list[str]:
-        """`count` new upper-case sentences, made of the words `only` where given."""
+        """`count` new sentences in capitals, words between spaces, made of the words `only` where given."""
         return [self._sentence(only) for _ in range(count)]
 
     def _sentence(self, only: set[str] | None) -> str:
@@ -75,10 +75,12 @@ class Author:
 
 
 def vocabulary(rules: Mapping[str, tuple[str, ...]], words: Mapping[str, str]) -> list[str]:
-    """Every word that the grammar can write, sorted."""
-    fixed = (part for texts in rules.values() for text in texts for part in text.split() if part.islower())
+    """Every word that the grammar can write, sorted; `an` where it has `a`."""
+    parts = (part for texts in rules.values() for text in texts for part in text.split())
+    fixed = (part for part in parts if part not in rules and part not in words)
     members = (word for text in words.values() for word in text.split())
-    return sorted({*fixed, *members, "an"})
+    found = {*fixed, *members}
+    return sorted(found | {"an"} if "a" in found else found)
 
 
 def _with_articles(words: list[str]) -> list[str]:

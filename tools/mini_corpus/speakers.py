@@ -1,30 +1,20 @@
 """The cast: who speaks, in which voice and accent.
 
-A speaker is an English accent of espeak-ng, a voice variant (its formants and voice quality), a pitch, a tempo, a
-vocal tract length and a microphone. No two speakers of one corpus share accent and variant.
+A speaker is an accent (see `accents`), a voice variant (its formants and voice quality), a pitch, a tempo, a vocal
+tract length and a microphone. No two speakers share accent and variant, unless a corpus asks for more speakers of an
+accent than there are variants.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mini_corpus.errors import CorpusError
-
-# `en-gb` is an alias that espeak-ng does not find by name, `en-shaw` a script.
-ACCENTS = (
-    "en",
-    "en-us",
-    "en-us-nyc",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-029",
-)
 
 # Of the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and none so like another that the
 # same voice would have two names (e.g. klatt6 and adam, the three stephs).
@@ -76,7 +66,7 @@ _TRACTS = (300, 308, 315, 320, 324, 330, 336)
 
 @dataclass(frozen=True)
 class Speaker:
-    """One reader: `accent` and `voice` are espeak-ng's names, pitch and range its scales of 0 to 99."""
+    """One reader: `voice` is espeak-ng's name of a variant, pitch and range are its scales of 0 to 99."""
 
     number: int
     sex: str
@@ -89,45 +79,65 @@ class Speaker:
     tilt_db: float
     level_db: float
 
+    def name(self) -> str:
+        """Accent and voice."""
+        return f"{self.accent}+{self.voice}"
+
     def description(self) -> str:
         """The speaker in one phrase, for the corpus's table of speakers."""
-        return f"espeak-ng {self.accent}+{self.voice}, pitch {self.pitch}, {self.words_per_minute} words per minute"
+        return f"espeak-ng {self.name()}, pitch {self.pitch}, {self.words_per_minute} words per minute"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """What the speakers of a language differ in: accents, and the ranges of tempo and of espeak-ng's pitch range."""
+
+    accents: tuple[str, ...]
+    words_per_minute: tuple[int, int]
+    pitch_range: tuple[int, int]
 
 
 class Cast:
     """Draws speakers so that accents and voices are used evenly and no pair twice."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, manner: Manner, rng: np.random.Generator) -> None:
+        self._manner = manner
         self._rng = rng
         self._uses: Counter[str] = Counter()
-        self._pairs: set[tuple[str, str]] = set()
-        self._accents: tuple[str, ...] = ACCENTS
+        self._pairs: Counter[tuple[str, str]] = Counter()
+        self._accents = manner.accents
 
     def draw(self, count: int, voices: dict[str, str], first_number: int) -> list[Speaker]:
         """New speakers from `voices` (name to sex), numbered from `first_number`."""
         return [self._speaker(first_number + index, voices) for index in range(count)]
 
+    def draw_with(self, accents: Sequence[str], voices: dict[str, str], first_number: int) -> list[Speaker]:
+        """A new speaker for each of `accents`; a voice returns where an accent has more speakers than voices."""
+        return [self._speaker(first_number + index, voices, accent) for index, accent in enumerate(accents)]
+
     def known(self, speakers: list[Speaker]) -> dict[str, str]:
         """The voices of `speakers`; accents drawn from now on are theirs, too."""
-        self._accents = tuple(accent for accent in ACCENTS if any(s.accent == accent for s in speakers))
+        self._accents = tuple(a for a in self._manner.accents if any(s.accent == a for s in speakers))
         return {speaker.voice: speaker.sex for speaker in speakers}
 
-    def _speaker(self, number: int, voices: dict[str, str]) -> Speaker:
-        free = [pair for pair in itertools.product(self._accents, voices) if pair not in self._pairs]
+    def _speaker(self, number: int, voices: dict[str, str], accent: str | None = None) -> Speaker:
+        pairs = list(itertools.product(self._accents if accent is None else [accent], voices))
+        fewest = 0 if accent is None else min(self._pairs[pair] for pair in pairs)
+        free = [pair for pair in pairs if self._pairs[pair] == fewest]
         if not free:
             raise CorpusError(f"{len(self._accents)} accents and {len(voices)} voices give no more speakers.")
         order = self._rng.permutation(len(free))
         accent, voice = min((free[i] for i in order), key=lambda pair: (self._uses[pair[1]], self._uses[pair[0]]))
         self._uses.update((accent, voice))
-        self._pairs.add((accent, voice))
+        self._pairs[accent, voice] += 1
         return Speaker(
             number=number,
             sex=voices[voice],
             accent=accent,
             voice=voice,
             pitch=int(self._rng.integers(30, 71)),
-            pitch_range=int(self._rng.integers(30, 81)),
-            words_per_minute=int(self._rng.integers(135, 196)),
+            pitch_range=int(self._rng.integers(*self._manner.pitch_range)),
+            words_per_minute=int(self._rng.integers(*self._manner.words_per_minute)),
             tract=int(self._rng.choice(_TRACTS)),
             tilt_db=round(float(self._rng.uniform(-2, 2)), 2),
             level_db=round(float(self._rng.uniform(-30, -20)), 1),

@@ -5,30 +5,29 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from tests.unit.tools import mini
+
 pytest.importorskip(
     "espeakng_loader", reason="the miniature corpus is spoken by espeak-ng: pip install espeakng-loader"
 )
 
-TOOLS = Path(__file__).parents[3] / "tools"
 SPLITS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
 HELD_OUT = SPLITS[1:]
 
 
 @pytest.fixture(autouse=True)
 def _find_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(TOOLS))
+    monkeypatch.syspath_prepend(str(mini.TOOLS))
 
 
 def make(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOLS / "make_mini_corpus.py"), "--layout", "librispeech", "--out", str(out)]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    return mini.make("librispeech", out, *options)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +161,7 @@ def test_an_unknown_size_is_one_sentence_that_names_the_known_ones(size: str, tm
 def test_the_default_size_has_its_speakers_and_uses_every_word_often() -> None:
     from mini_corpus import english, librispeech, plan, sentences
 
-    sessions = plan.plan(plan.SIZES["default"], librispeech.SETS, seed=0)
+    sessions = librispeech.LibriSpeech().plan(plan.SIZES["default"], seed=0)
     training = [session for session in sessions if session.split == "train-clean-100"]
     assert len({session.speaker for session in training}) >= 30
     spoken = [word for session in training for text in session.sentences for word in text.lower().split()]
@@ -173,12 +172,12 @@ def test_the_default_size_has_its_speakers_and_uses_every_word_often() -> None:
 
 
 def test_no_two_words_sound_alike_in_any_accent() -> None:
-    from mini_corpus import english, sentences, speakers
+    from mini_corpus import accents, english, sentences
     from mini_corpus.espeak import Espeak
 
     espeak = Espeak(seed=1)
     vocabulary = sentences.vocabulary(english.RULES, english.WORDS)
-    for accent in speakers.ACCENTS:
+    for accent in accents.ENGLISH:
         espeak.set_voice(accent, "m1")
         sounds: dict[str, list[str]] = {}
         for word in vocabulary:

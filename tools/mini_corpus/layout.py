@@ -1,0 +1,52 @@
+"""What a layout is: where a corpus has things on disk. One module each; `tools/make_mini_corpus.py` lists them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mini_corpus.plan import MANDARIN, SIZES, Language, Session, Set, Size, plan
+from mini_corpus.reading import Reading
+from mini_corpus.render import Job, Times
+
+
+class Layout(ABC):
+    """A corpus of read speech, every utterance in a file of its own; conversations override `plan` and `jobs`.
+
+    A unit is what one process speaks: a session, or a conversation. `root` is the folder that gets `folders`. What a
+    user may choose about a layout are the fields of its dataclass.
+    """
+
+    folders: ClassVar[tuple[str, ...]]
+    sets: ClassVar[tuple[Set, ...]]
+    language: ClassVar[Language] = MANDARIN
+    sizes: ClassVar[Mapping[str, Size]] = SIZES
+
+    def plan(self, size: Size, seed: int) -> list[Any]:
+        """The units of all sets."""
+        return plan(size, self.sets, self.language, seed)
+
+    def jobs(self, units: Sequence[Any], root: Path, seed: int) -> list[Job]:
+        """One job per unit."""
+        return [Reading(unit, self.audio_paths(unit, root), seed) for unit in units]
+
+    def audio_paths(self, session: Session, root: Path) -> tuple[Path, ...]:
+        """The file of each sentence of a session."""
+        raise NotImplementedError(f"{type(self).__name__} has no sessions.")
+
+    @abstractmethod
+    def write_tables(self, units: Sequence[Any], times: Sequence[Times], root: Path) -> None:
+        """Write everything that is not audio; `times` (start, end in seconds) of each sentence of each unit."""
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write `lines` in UTF-8, each with its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def joined(sentence: str) -> str:
+    """A Mandarin sentence without the spaces between its words."""
+    return sentence.replace(" ", "")
