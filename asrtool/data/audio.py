@@ -1,5 +1,8 @@
 """Audio through soundfile: wav, flac, ogg, opus, mp3, NIST sphere, and shell commands that end in `|` and print one.
 
+`<file>.tar:<offset>` is a member of a tar archive (a shard), whose content starts at this byte. The command that plays
+audio at another speed (`speed_command`) is computed here, so sox need not be installed for it.
+
 Refused, with one sentence each: a missing, empty, truncated or damaged file, more than one channel (only the user
 knows which one is meant), NaN or infinite samples. Not refused: another sampling rate; it is resampled, and stage 1
 counts it.
@@ -8,11 +11,15 @@ counts it.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
+import shlex
 import subprocess
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
@@ -24,6 +31,8 @@ from asrtool import torchaudio_adapter
 
 SLACK = 0.02                                 # seconds by which a segment may exceed its recording (rounding)
 STREAMED = 0x7FFF0000                        # sizes from here on stand for "not known when the header was written"
+MEMBER = re.compile(r"(.+\.tar):(\d+)")
+SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
 
 
 class AudioError(Exception):
@@ -38,33 +47,38 @@ def read(path: str, start: float = 0.0, duration: float | None = None, rate: int
 
 def load(path: str, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
     """What the file holds, not resampled: (T,) float32 and its rate in Hz."""
+    with _told(path):
+        samples, rate = _from_source(path, start, duration)
+    return _usable(path, samples, rate, start), rate
+
+
+def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """What `load` gives for a file `name` that holds these bytes."""
+    with _told(name):
+        samples, rate = _from_file(name, 0.0, None, data)
+    return _usable(name, samples, rate), rate
+
+
+def contents(path: str) -> bytes:
+    """The bytes of a file or of a tar member."""
+    found = member(path)
+    if found is not None:
+        return _read_member(path, *found)
     try:
-        if is_pipe(path):
-            samples, rate = _from_pipe(path) if start == 0 and duration is None else _from_pipe_again(path)
-            _check_segment(path, start, duration, len(samples) / rate)
-            first = round(start * rate)
-            samples = samples[first:] if duration is None else samples[first:first + round(duration * rate)]
-        else:
-            samples, rate = _from_file(path, start, duration)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: damaged or truncated, or not audio ({error.error_string.strip('. ')})") from None
-    if not samples.size:
-        raise AudioError(f"{path}: holds no samples")
-    finite = np.isfinite(samples)
-    if not finite.all():
-        where = start + int(finite.argmin()) / rate
-        bad = samples.size - int(finite.sum())
-        raise AudioError(f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at {where:.3f} s")
-    return samples, rate
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}") from None
 
 
 def info(path: str) -> tuple[int, int, int]:
     """Rate in Hz, channels, samples per channel: from the header alone; a pipe has to be run for it."""
-    try:
-        with _open(path) as file:
-            return file.samplerate, file.channels, file.frames
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: not audio that can be read ({error.error_string.strip('. ')})") from None
+    changed = _changed_speed(path)
+    if changed is not None:
+        rate, channels, samples = info(changed[0])
+        return rate, channels, math.ceil(samples / changed[1])
+    with _told(path), _open(path) as file:
+        return file.samplerate, file.channels, file.frames
 
 
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
@@ -82,6 +96,24 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
 
 def is_pipe(path: str) -> bool:
     return path.rstrip().endswith("|")
+
+
+def speed_command(path: str, factor: float) -> str:
+    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio that is played `factor` times as fast."""
+    source = f"{path} sox -t wav -" if is_pipe(path) else f"sox {shlex.quote(path)}"
+    return f"{source} -t wav - speed {factor:g} |"
+
+
+def member(path: str) -> tuple[str, int] | None:
+    """(archive, offset) of a reference `<archive>.tar:<offset>`, None for other paths."""
+    found = MEMBER.fullmatch(path)
+    return (found[1], int(found[2])) if found else None
+
+
+def file_of(path: str) -> str:
+    """The file that must exist for a path to be read; of a member its archive."""
+    found = member(path)
+    return found[0] if found else path
 
 
 def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -107,9 +139,48 @@ def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
     return torchaudio_adapter.require().transforms.Resample(from_hz, to_hz)
 
 
-def _open(path: str) -> soundfile.SoundFile:
+def _changed_speed(command: str) -> tuple[str, float] | None:
+    """The audio and the factor that a `speed_command` was made of; None for other paths."""
+    found = SPEED.fullmatch(command)
+    return (found[1] or shlex.split(found[2])[0], float(found[3])) if found else None
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: damaged or truncated, or not audio ({error.error_string.strip('. ')})") from None
+
+
+def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np.ndarray:
+    if not samples.size:
+        raise AudioError(f"{path}: holds no samples")
+    finite = np.isfinite(samples)
+    if not finite.all():
+        where = start + int(finite.argmin()) / rate
+        bad = samples.size - int(finite.sum())
+        raise AudioError(f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at {where:.3f} s")
+    return samples
+
+
+def _from_source(path: str, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    """A stretch of a file, of a tar member, or of what a command prints."""
+    if not is_pipe(path):
+        return _from_file(path, start, duration)
+    samples, rate = _from_pipe(path) if start == 0 and duration is None else _from_pipe_again(path)
+    _check_segment(path, start, duration, len(samples) / rate)
+    first = round(start * rate)
+    return samples[first:] if duration is None else samples[first:first + round(duration * rate)], rate
+
+
+def _open(path: str, data: bytes | None = None) -> soundfile.SoundFile:
     if is_pipe(path):
         return soundfile.SoundFile(io.BytesIO(_run(path)))
+    if data is None and (found := member(path)) is not None:
+        data = _read_member(path, *found)
+    if data is not None:
+        return soundfile.SoundFile(io.BytesIO(data))
     try:
         size = os.stat(path).st_size
     except OSError as error:
@@ -120,8 +191,24 @@ def _open(path: str) -> soundfile.SoundFile:
     return soundfile.SoundFile(path)
 
 
-def _from_file(path: str, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    with _open(path) as file:
+def _read_member(path: str, archive: str, offset: int) -> bytes:
+    """The content that follows a tar header."""
+    try:
+        with open(archive, "rb") as stream:
+            stream.seek(offset - tarfile.BLOCKSIZE)
+            header = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+            data = stream.read(header.size)
+    except (tarfile.HeaderError, ValueError):
+        raise AudioError(f"{path}: no member of the archive starts there; is it the archive that it was?") from None
+    except OSError as error:
+        raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}") from None
+    if len(data) < header.size:
+        raise AudioError(f"{path}: truncated, the member has {header.size} bytes, {len(data)} are there")
+    return data
+
+
+def _from_file(path: str, start: float, duration: float | None, data: bytes | None = None) -> tuple[np.ndarray, int]:
+    with _open(path, data) as file:
         rate, total = file.samplerate, file.frames
         _check_channels(path, file.channels)
         _check_header(path, file)
@@ -137,6 +224,10 @@ def _from_file(path: str, start: float, duration: float | None) -> tuple[np.ndar
 
 
 def _from_pipe(command: str) -> tuple[np.ndarray, int]:
+    changed = _changed_speed(command)
+    if changed is not None:
+        samples, rate = load(changed[0])
+        return change_speed(samples, changed[1]), rate
     with _open(command) as file:
         _check_channels(command, file.channels)
         return file.read(dtype="float32"), file.samplerate

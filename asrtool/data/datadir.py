@@ -24,7 +24,7 @@ __all__ = ["DataDirError", "FixReport", "Problem", "Writer", "check", "fix", "it
 
 Values = Mapping[str, str]
 REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}     # each has every utterance, or is absent
-NOT_OF_UTTERANCES = {"reco2dur", "cmvn.scp", "spk2utt"}                      # nor is any spk2<label>
+NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")                            # beginnings of names
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
@@ -97,15 +97,16 @@ class _Assembler:
         speaker = values.get("utt2spk", key)
         labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
         labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
+        where = _from_base(path, self.base)
         return Utterance(
-            id=key, audio=_from_base(path, self.base), duration=duration, text=values.get("text", ""), speaker=speaker,
-            recording=recording, start=start, labels=labels,
+            id=key, audio=self.locate(where) if audio.member(where) else where, duration=duration,
+            text=values.get("text", ""), speaker=speaker, recording=recording, start=start, labels=labels,
             features=self.locate(values["feats.scp"]) if "feats.scp" in values else None,
             num_frames=int(values["utt2num_frames"]) if "utt2num_frames" in values else None,
         )
 
     def locate(self, reference: str) -> str:
-        """Where an archive of feats.scp lies: where the file says or, in a folder that was moved, beside feats.scp."""
+        """Where an archive lies: where the file says or, in a folder that was moved, beside feats.scp or wav.scp."""
         archive, colon, offset = reference.rpartition(":")
         if not colon or "|" in archive:
             return reference
@@ -125,8 +126,8 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
 
 def _of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
     """The files that have a line for an utterance."""
-    without = NOT_OF_UTTERANCES | ({"wav.scp"} if segmented else set())
-    return [name for name in names if name not in without and not name.startswith("spk2")]
+    others = (*NOT_OF_UTTERANCES, "wav.scp") if segmented else NOT_OF_UTTERANCES
+    return [name for name in names if not name.startswith(others)]
 
 
 def _measure(folder: Path, recordings: Values, base: Path | None) -> dict[str, float]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from asrtool.data import audio, tables
 from asrtool.data.tables import Problem, Row, Table, first, fix_command, plural
 
-KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp", "reco2dur")
+KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
 SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}
-NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq"} | COUNTS
+NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
 
 
 class DataDirError(Exception):
@@ -25,7 +25,7 @@ def is_label(name: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    return name in KNOWN or name in NOT_LABELS or is_label(name)
+    return name in KNOWN or name in NOT_LABELS or is_label(name) or re.fullmatch(r"reco2\w+", name) is not None
 
 
 def load(folder: Path) -> dict[str, Table]:
@@ -197,7 +197,7 @@ def missing_files(table: Table, base: Path | None = None) -> list[Row]:
     """The rows whose file does not exist; commands are not run."""
     rows = [row for row in table.rows if row.value and not audio.is_pipe(row.value)]
     with ThreadPoolExecutor(16) as pool:                      # a network disk answers slowly, but many at once
-        there = pool.map(lambda row: ((base or Path()) / row.value).is_file(), rows)
+        there = pool.map(lambda row: ((base or Path()) / audio.file_of(row.value)).is_file(), rows)
         return [row for row, exists in zip(rows, there, strict=True) if not exists]
 
 

@@ -108,7 +108,7 @@ def intersect(files: Files, report: FixReport) -> None:
     speakers = {files["utt2spk"][key] for key in kept} if "utt2spk" in files else kept
     for name, values in files.items():
         of_speakers = name.startswith("spk2") or name == "cmvn.scp"
-        keys = recordings if name in ("wav.scp", "reco2dur") else speakers if of_speakers else kept
+        keys = recordings if name == "wav.scp" or name.startswith("reco2") else speakers if of_speakers else kept
         files[name] = {key: value for key, value in values.items() if key in keys}
     if "utt2dur" in files and files["utt2dur"].keys() != kept:
         del files["utt2dur"]                                  # durations are measured where the file is missing

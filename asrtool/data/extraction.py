@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 import threading
 import zlib
@@ -228,10 +227,9 @@ def at_speed(utterance: Utterance, speed: float) -> Utterance:
     """
     if speed == 1.0:
         return utterance
-    prefix, source = f"sp{speed:g}-", utterance.audio
-    pipe = audio.is_pipe(source)
-    command = f"{source} sox -t wav -" if pipe else f"sox {shlex.quote(source)}"
+    prefix = f"sp{speed:g}-"
     return replace(
         utterance, id=prefix + utterance.id, speaker=prefix + utterance.speaker, start=utterance.start / speed,
-        recording=utterance.recording and prefix + utterance.recording, audio=f"{command} -t wav - speed {speed:g} |",
+        recording=utterance.recording and prefix + utterance.recording,
+        audio=audio.speed_command(utterance.audio, speed),
     )

@@ -1,0 +1,124 @@
+"""Copy, combine, subset, split and speed-perturb data directories, with all files that belong to them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from asrtool.data import datadir_ops, datadir_parts
+from asrtool.log import set_up
+
+WAYS = {
+    "first": "the first ones by id",
+    "last": "the last ones by id",
+    "shortest": "the shortest ones",
+    "per-spk": "so many of each speaker",
+    "speakers": "whole speakers, until there are so many",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    args.run(args)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options and the order of arguments are Kaldi's."""
+    options = argparse.ArgumentParser(prog="asrtool data", description=__doc__)
+    commands = options.add_subparsers(required=True, metavar="<command>")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about)
+        made.set_defaults(run=run)
+        return made
+
+    one = command("copy", copy, "copy a data directory, with prefixes and suffixes for the names in it")
+    for what in ("spk", "utt"):
+        for where in ("prefix", "suffix"):
+            one.add_argument(f"--{what}-{where}", default="", metavar="TEXT")
+    one.add_argument("source", type=Path)
+    one.add_argument("target", type=Path)
+
+    one = command("combine", combine, "make one data directory of several")
+    one.add_argument("--extra-files", default="", metavar="'NAME ...'", help="further files with a line per utterance")
+    one.add_argument("target", type=Path)
+    one.add_argument("sources", type=Path, nargs="+")
+
+    one = command("subset", subset, "take some utterances: <source> <number> <target>, or a list and <source> <target>")
+    ways = one.add_mutually_exclusive_group()
+    for way, about in WAYS.items():
+        ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
+    ways.add_argument("--utt-list", type=Path, help="a file with the utterances to take, one a line")
+    ways.add_argument("--spk-list", type=Path, help="a file with the speakers to take, one a line")
+    one.add_argument("source", type=Path)
+    one.add_argument("number", type=int, nargs="?", help="utterances to take; by default at even distances")
+    one.add_argument("target", type=Path)
+
+    one = command("split", split, "cut into <source>/split<number>/1, 2 ...; speakers stay whole")
+    ways = one.add_mutually_exclusive_group()
+    ways.add_argument("--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too")
+    ways.add_argument("--per-reco", dest="by", action="store_const", const="recording", help="keep recordings whole")
+    one.add_argument("source", type=Path)
+    one.add_argument("number", type=int)
+
+    one = command("perturb-speed", perturb_speed, "a copy at another speed: sp0.9-<id> of speaker sp0.9-<speaker>")
+    one.add_argument("factor", type=float)
+    one.add_argument("source", type=Path)
+    one.add_argument("target", type=Path)
+
+    args = options.parse_args(glued(sys.argv[1:] if argv is None else argv))
+    if args.run is subset and (args.number is None) != bool(args.utt_list or args.spk_list):
+        options.error("subset takes either a number of utterances or --utt-list or --spk-list")
+    if args.run is perturb_speed and not 0.1 <= args.factor <= 10:
+        options.error(f"a speed of {args.factor:g} is not between 0.1 and 10")
+    return args
+
+
+def glued(argv: Sequence[str]) -> list[str]:
+    """`--utt-suffix -x` as `--utt-suffix=-x`, since argparse takes -x for an option and Kaldi does not."""
+    made: list[str] = []
+    for word in argv:
+        if made and re.fullmatch("--(utt|spk)-(prefix|suffix)", made[-1]):
+            made[-1] += f"={word}"
+        else:
+            made.append(word)
+    return made
+
+
+def copy(args: argparse.Namespace) -> None:
+    datadir_ops.copy(
+        args.source, args.target, renamed(args.utt_prefix, args.utt_suffix), renamed(args.spk_prefix, args.spk_suffix)
+    )
+
+
+def renamed(prefix: str, suffix: str) -> datadir_ops.Renamed:
+    return (lambda name: prefix + name + suffix) if prefix or suffix else datadir_ops.same
+
+
+def combine(args: argparse.Namespace) -> None:
+    datadir_ops.combine(args.target, args.sources, args.extra_files.split())
+
+
+def subset(args: argparse.Namespace) -> None:
+    source = datadir_ops.Source(args.source)
+    if args.utt_list or args.spk_list:
+        ids = datadir_parts.listed(source, args.utt_list or args.spk_list, of_speakers=args.utt_list is None)
+    else:
+        ids = datadir_parts.choose(source, args.number, args.way or "spread")
+    datadir_ops.select(args.source, args.target, ids)
+
+
+def split(args: argparse.Namespace) -> None:
+    datadir_parts.split(args.source, args.number, args.by or "speaker")
+
+
+def perturb_speed(args: argparse.Namespace) -> None:
+    datadir_ops.perturb_speed(args.source, args.target, args.factor)
+
+
+if __name__ == "__main__":
+    main()

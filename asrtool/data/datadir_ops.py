@@ -1,0 +1,340 @@
+"""Copy, combine, subset, split and speed-perturb data directories, with every file that belongs to them.
+
+Each operation reads one file at a time, so memory holds the ids and one file, and writes aside before it puts all
+files of the new data directory in place. Files of an earlier data directory there that the new one lacks are removed;
+anything else in the folder is left alone. What a data directory holds beside its tables is not copied, and named.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from asrtool import stamp
+from asrtool.data import audio, datadir_check, tables
+from asrtool.data.datadir_check import DataDirError
+from asrtool.log import logger
+
+WHOLE = ("frame_shift", "feats_type", "audio_format")  # one value for all utterances; ESPnet's and Kaldi's
+OF_AUDIO = ("feats.scp", "vad.scp", "cmvn.scp", "utt2num_frames", "utt2num_samples", "utt2shard")  # made from it
+DURATIONS = ("utt2dur", "reco2dur")
+CMVN = "cmvn.json"  # stage 1's statistics of a training set: true of all of it alone
+Renamed = Callable[[str], str]
+
+
+def same(name: str) -> str:
+    return name
+
+
+class Source:
+    """A data directory to read from, file by file. Raises DataDirError where a file cannot be read as it stands."""
+
+    def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "wav.scp").is_file() and not (self.folder / "utt2spk").is_file():
+            raise DataDirError(f"{folder}: expected a data directory, which has at least wav.scp or utt2spk")
+        self.names = datadir_check.names(self.folder)
+        self.names += [name for name in extra if name not in self.names and (self.folder / name).is_file()]
+        self.segmented = "segments" in self.names
+        self._ids: dict[str, str] | None = None
+
+    def values(self, name: str) -> dict[str, str]:
+        """Id -> value of one file."""
+        table = tables.read(self.folder / name)
+        errors = [problem for problem in table.problems if problem.kind == "error"]
+        wrong = datadir_check.wrong_values(name, table)
+        if errors or wrong:
+            raise DataDirError(str((errors + wrong)[0]))
+        return table.values()
+
+    def speakers(self) -> dict[str, str]:
+        """Utterance -> speaker, by the bytes of the utterance id; without utt2spk everyone speaks for himself."""
+        if self._ids is None:
+            source = "utt2spk" if "utt2spk" in self.names else "segments" if self.segmented else "wav.scp"
+            found = self.values(source)
+            self._ids = {key: found[key] if source == "utt2spk" else key for key in sorted(found)}
+        return self._ids
+
+    def kind(self, name: str) -> str:
+        """What the ids of a file are: utterance, speaker or recording."""
+        return kind(name, self.segmented)
+
+    def durations(self) -> dict[str, float]:
+        """Seconds of each utterance, from segments, utt2dur or the headers of the audio."""
+        if self.segmented:
+            fields = {key: value.split() for key, value in self.values("segments").items()}
+            return {key: float(end) - float(start) for key, (_, start, end) in fields.items()}
+        if "utt2dur" in self.names:
+            return {key: float(value) for key, value in self.values("utt2dur").items()}
+        paths = self.values("wav.scp")
+        measured = dict(zip(paths, audio.durations(paths.values()), strict=True))
+        for key, value in measured.items():
+            if isinstance(value, audio.AudioError):
+                raise DataDirError(f"{self.folder}: there is no utt2dur, and {key} cannot be measured: {value}")
+        return measured
+
+
+def kind(name: str, segmented: bool) -> str:
+    if name.startswith("reco2") or (name == "wav.scp" and segmented):
+        return "recording"
+    return "speaker" if name.startswith("spk2") or name == "cmvn.scp" else "utterance"
+
+
+class Target:
+    """Takes the files of a new data directory one by one; see `writing`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, values: dict[str, str]) -> None:
+        """A file without a line is not written."""
+        if values:
+            tables.write(self.folder / name, values)
+
+    def write_speakers(self, speakers: dict[str, str]) -> None:
+        """spk2utt from utterance -> speaker."""
+        members: dict[str, list[str]] = {}
+        for key in sorted(speakers):
+            members.setdefault(speakers[key], []).append(key)
+        self.write("spk2utt", {speaker: " ".join(keys) for speaker, keys in members.items()})
+
+
+@contextmanager
+def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
+    """Yield where to write; at the end all files are put into `folder`, and its former tables removed."""
+    folder = Path(folder)
+    for source in sources:
+        if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
+            raise DataDirError(f"{folder}: source and destination are the same folder; give another name")
+    new = folder / ".new"
+    with stamp.locked(folder):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        try:
+            yield Target(new)
+            written = {path.name for path in new.iterdir()}
+            for name in {*datadir_check.names(folder), *WHOLE, CMVN, stamp.NAME} - written:
+                (folder / name).unlink(missing_ok=True)
+            for name in sorted(written):
+                (new / name).replace(folder / name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def say(folder: Path, speakers: dict[str, str], what: str) -> None:
+    count = tables.plural(len(speakers), "utterance")
+    logger.info("%s: %s of %s, %s", folder, count, tables.plural(len(set(speakers.values())), "speaker"), what)
+
+
+def left_behind(source: Source, taken: Collection[str]) -> None:
+    """Name the files of a source that do not travel along."""
+    others = [
+        path.name for path in sorted(source.folder.iterdir())
+        if path.is_file() and path.name not in taken and not path.name.startswith(".")
+    ]
+    if others:
+        logger.info("%s: not copied, as they are no tables of a data directory: %s", source.folder, ", ".join(others))
+
+
+# -- copies and parts ------------------------------------------------------
+
+
+def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed = same) -> None:
+    """All of `source`, with other names for utterances and speakers; recordings of segments keep theirs.
+
+    With other utterance ids, utt2uniq says what they were.
+    """
+    found = Source(source)
+    with writing(target, [found]) as out:
+        (renamed,) = transfer(found, [(out, None)], utterance, speaker)
+        if (found.folder / CMVN).exists():
+            shutil.copy2(found.folder / CMVN, out.folder / CMVN)
+        left_behind(found, {*found.names, *WHOLE, CMVN})
+    say(target, renamed, f"copied from {source}")
+
+
+def select(source: Path, target: Path, ids: Collection[str]) -> None:
+    """The utterances `ids` of `source`, with their speakers and recordings. Raises DataDirError for an unknown id."""
+    found = Source(source)
+    unknown = sorted(set(ids) - found.speakers().keys())
+    if unknown:
+        count = tables.plural(len(unknown), "utterance")
+        raise DataDirError(f"{source}: {count} not in this data directory, first {unknown[0]}")
+    if not ids:
+        raise DataDirError(f"{target}: not one utterance of {source} was selected; nothing was written")
+    with writing(target, [found]) as out:
+        (kept,) = transfer(found, [(out, set(ids))])
+        left_behind(found, {*found.names, *WHOLE})
+    say(target, kept, f"out of {len(found.speakers())} of {source}")
+
+
+def transfer(
+    source: Source,
+    parts: Sequence[tuple[Target, Collection[str] | None]],
+    utterance: Renamed = same,
+    speaker: Renamed = same,
+) -> list[dict[str, str]]:
+    """Write all files of a source to each part, of its utterances (None: all), renamed; each file is read once.
+
+    Gives the new utterance -> speaker of each part.
+    """
+    segments = source.values("segments") if source.segmented else {}
+    rename = {"utterance": utterance, "speaker": speaker, "recording": same if source.segmented else utterance}
+    keep: list[dict[str, Collection[str]]] = []
+    renamed = []
+    for _, ids in parts:
+        speakers = {key: value for key, value in source.speakers().items() if ids is None or key in ids}
+        recordings = {segments[key].split()[0] for key in speakers if key in segments} if segments else speakers
+        keep.append({"utterance": speakers, "speaker": set(speakers.values()), "recording": recordings})
+        renamed.append(unique("utt2spk", ((utterance(key), speaker(value)) for key, value in speakers.items())))
+    del segments
+    for name in source.names:
+        if name in ("spk2utt", "utt2spk"):
+            continue
+        what = source.kind(name)
+        values = source.values(name)
+        for (out, _), kept in zip(parts, keep, strict=True):
+            rows = ((rename[what](key), value) for key, value in values.items() if key in kept[what])
+            out.write(name, unique(name, rows))
+    former = source.values("utt2uniq") if "utt2uniq" in source.names else {}
+    for (out, _), kept, speakers in zip(parts, keep, renamed, strict=True):
+        if "utt2spk" in source.names or speaker is not same:
+            out.write("utt2spk", speakers)
+            out.write_speakers(speakers)
+        if utterance is not same:
+            out.write("utt2uniq", {utterance(key): former.get(key, key) for key in kept["utterance"]})
+        for name in WHOLE:
+            if (source.folder / name).exists():
+                shutil.copy2(source.folder / name, out.folder / name)
+    return renamed
+
+
+def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    made: dict[str, str] = {}
+    for key, value in pairs:
+        if key in made:
+            raise DataDirError(f"{name}: two ids would both be called '{key}'; expected names that differ")
+        made[key] = value
+    return made
+
+
+# -- several sources -------------------------------------------------------
+
+
+def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) -> None:
+    """One data directory of several. Utterances must have different ids; speakers and recordings may be shared.
+
+    What one source lacks is made up in the sense of a missing file: empty transcripts, every utterance a speaker of its
+    own, durations as measured, whole recordings as segments. Features and their lengths must be in all, else they are
+    left out, and named.
+    """
+    found = [Source(folder, extra) for folder in sources]
+    names = sorted({name for source in found for name in source.names} | {"utt2spk"})
+    seen: dict[str, Source] = {}
+    for source in found:
+        for key in source.speakers():
+            if key in seen:
+                raise DataDirError(
+                    f"utterance '{key}' is both in {seen[key].folder} and in {source.folder}; give one of them other "
+                    "names by `asrtool data copy --utt-prefix <prefix> <data> <new>`"
+                )
+            seen[key] = source
+    with writing(target, found) as out:
+        for name in names:
+            lacking = [source for source in found if name not in source.names]
+            if lacking and name in (*OF_AUDIO, "reco2dur"):
+                logger.warning("%s: no %s, since %s has none", target, name, lacking[0].folder)
+                continue
+            if name != "spk2utt":
+                out.write(name, merged(name, found))
+        speakers = {key: speaker for source in found for key, speaker in source.speakers().items()}
+        out.write_speakers(speakers)
+        for name in WHOLE:
+            contents = {(s.folder / name).read_text() if (s.folder / name).exists() else "" for s in found}
+            if len(contents) == 1 and contents != {""}:
+                shutil.copy2(found[0].folder / name, out.folder / name)
+            elif len(contents) > 1:
+                logger.warning("%s: no %s, since it differs between the sources", target, name)
+        for source in found:
+            left_behind(source, {*source.names, *WHOLE})
+    say(target, speakers, f"combined from {', '.join(map(str, sources))}")
+
+
+def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
+    """One file of several sources. Where it is about speakers or recordings, they may agree about the same one."""
+    made: dict[str, str] = {}
+    origin: dict[str, Source] = {}
+    for source in sources:
+        values = source.values(name) if name in source.names else made_up(name, source)
+        for key, value in values.items():
+            if made.setdefault(key, value) != value:
+                both = f"'{made[key]}' in {origin[key].folder}, '{value}' in {source.folder}"
+                raise DataDirError(f"{name}: '{key}' has two values: {both}; give one of them another name")
+            origin.setdefault(key, source)
+    return made
+
+
+def made_up(name: str, source: Source) -> dict[str, str]:
+    """What a missing file means."""
+    if name == "text":
+        return dict.fromkeys(source.speakers(), "")
+    if name == "utt2spk":
+        return dict(source.speakers())
+    if name == "segments":
+        return {key: f"{key} 0 {seconds(value)}" for key, value in source.durations().items()}
+    if name == "utt2dur":
+        return {key: seconds(value) for key, value in source.durations().items()}
+    if name == "utt2uniq":
+        return {key: key for key in source.speakers()}
+    return {}
+
+
+# -- speed -----------------------------------------------------------------
+
+
+def perturb_speed(source: Path, target: Path, factor: float) -> None:
+    """A copy that is played `factor` times as fast, named as Kaldi does: `sp0.9-<id>` of speaker `sp0.9-<speaker>`.
+
+    wav.scp gets sox commands (asrtool computes them itself and needs no sox). Features are left out, and named.
+    """
+    found = Source(source)
+
+    def rename(key: str) -> str:
+        return f"sp{factor:g}-{key}"
+
+    gone = [name for name in found.names if name in OF_AUDIO]
+    if gone:
+        logger.info("%s: without %s, which another speed makes untrue", target, ", ".join(gone))
+    speakers = {rename(key): rename(speaker) for key, speaker in found.speakers().items()}
+    with writing(target, [found]) as out:
+        for name in found.names:
+            if name in OF_AUDIO or name in ("utt2spk", "spk2utt", "utt2uniq"):
+                continue
+            values = found.values(name)
+            if name in DURATIONS:
+                values = {key: seconds(float(value) / factor) for key, value in values.items()}
+            elif name == "wav.scp":
+                values = {key: audio.speed_command(value, factor) for key, value in values.items()}
+            elif name == "segments":
+                fields = {key: value.split() for key, value in values.items()}
+                values = {
+                    key: f"{rename(recording)} {seconds(float(start) / factor)} {seconds(float(end) / factor)}"
+                    for key, (recording, start, end) in fields.items()
+                }
+            out.write(name, {rename(key): value for key, value in values.items()})
+        former = found.values("utt2uniq") if "utt2uniq" in found.names else {}
+        out.write("utt2spk", speakers)
+        out.write_speakers(speakers)
+        out.write("utt2uniq", {rename(key): former.get(key, key) for key in found.speakers()})
+        left_behind(found, {*found.names, *WHOLE})
+    say(target, speakers, f"{source} at {factor:g} times the speed")
+
+
+def seconds(value: float) -> str:
+    """To the microsecond, without trailing zeros."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
