@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asrtool import stamp
-from asrtool.data import features
+from asrtool.data import features, shards
 from asrtool.data.config import DataConfig
 from asrtool.data.extraction import ExtractionError, Summary, extract
 from asrtool.log import logger, set_up
@@ -57,34 +57,42 @@ def run(args: argparse.Namespace, config: DataConfig) -> None:
         "input": config.input, "features": config.features, "fbank": asdict(config.fbank), "training": args.training,
         "speeds": features.copies(config) if args.training else (1.0,),
     }
+    if config.shards is not None and args.training:
+        options["shards"] = [config.shards.size_mb, config.shards.seed]
     with stamp.building(args.out, "features", [args.data], options, args.force) as target:
         if target is None:
             return
         summary = extract(args.data, config, target, final=args.out, training=args.training, nj=args.nj)
-        report_skipped(summary, args, target)
+        report_rates(summary, args.data)
+        report_skipped(args.data, summary.skipped, summary.total, target, args.out)
         if summary.stats is not None:
             summary.stats.cmvn().save(target / "cmvn.json")
+        if "shards" in options:
+            shards.pack_set(args.data, target, args.out, config)
     copied = f", {summary.rows} with speed copies" if len(options["speeds"]) > 1 else ""
     kept = summary.total - len(summary.skipped)
     hours, name = summary.seconds / 3600, features.feature_id(config)
     logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, name)
 
 
-def report_skipped(summary: Summary, args: argparse.Namespace, target: Path) -> None:
-    """Say what was resampled and what was left out; too much of the latter stops the stage."""
+def report_rates(summary: Summary, data: Path) -> None:
     for rate, number in sorted(summary.rates.items()):
-        logger.info("%s: %d utterances were resampled from %d Hz", args.data, number, rate)
-    if not summary.skipped:
+        logger.info("%s: %d utterances were resampled from %d Hz", data, number, rate)
+
+
+def report_skipped(data: Path, skipped: Sequence[tuple[str, str]], total: int, target: Path, out: Path) -> None:
+    """Say what was left out, and write it to skipped.txt; too much of it stops the stage."""
+    if not skipped:
         return
-    for key, why in summary.skipped[:SHOWN]:
+    for key, why in skipped[:SHOWN]:
         logger.warning("left out %s: %s", key, why)
-    share = f"{len(summary.skipped)} of {summary.total} utterances"
-    if len(summary.skipped) > TOLERATED * summary.total:
-        first, why = summary.skipped[0]
-        advice = f"`asrtool check_data {args.data} --audio` lists all"
-        raise ExtractionError(f"{args.data}: {share} cannot be used, first {first}: {why}; {advice}")
-    logger.warning("%s: left out %s, see %s", args.data, share, args.out / "skipped.txt")
-    text = "".join(f"{key} {why}\n" for key, why in summary.skipped)
+    share = f"{len(skipped)} of {total} utterances"
+    if len(skipped) > TOLERATED * total:
+        first, why = skipped[0]
+        advice = f"`asrtool check_data {data} --audio` lists all"
+        raise ExtractionError(f"{data}: {share} cannot be used, first {first}: {why}; {advice}")
+    logger.warning("%s: left out %s, see %s", data, share, out / "skipped.txt")
+    text = "".join(f"{key} {why}\n" for key, why in skipped)
     (target / "skipped.txt").write_text(text, encoding="utf-8")
 
 

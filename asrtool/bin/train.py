@@ -17,7 +17,8 @@ from torch import nn
 from asrtool import config, distributed, experiment, stamp
 from asrtool.data import datadir, tokenizers
 from asrtool.data.features import Cmvn
-from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
+from asrtool.data.loader import Dataset, EvalLoader, select
+from asrtool.data.shard_loader import step_loader
 from asrtool.experiment import TrainConfig
 from asrtool.log import logger, set_up
 from asrtool.losses import LOSSES
@@ -137,7 +138,7 @@ def train_phase(
         phase.optim,
         model,
         objective,
-        StepLoader(training),
+        step_loader(training, args.train),
         EvalLoader(validation),
         where,
         rates=GreedyRates(model, tokenizer) if trains_ctc else None,

@@ -24,6 +24,19 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """Training data in a few large tar archives, each read from end to end: for disks that are slow at small files."""
+
+    size_mb: float = 2000.0  # of one archive, as stage 1 writes it
+    buffer_mb: float = 1000.0  # of consecutive members, of which batches are made; that much again is read ahead
+    seed: int = 0  # of the order in which utterances were dealt to the archives
+
+    def __post_init__(self) -> None:
+        if self.size_mb <= 0 or self.buffer_mb <= 0:
+            raise ValueError("size_mb and buffer_mb must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
     """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames become the mean, 0 after CMVN."""
 
@@ -70,6 +83,7 @@ class DataConfig:
     min_seconds: float = 0.1  # training utterances outside are left out, counted and named
     max_seconds: float = 30.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    shards: ShardConfig | None = None  # the training set in tar archives; null: as single files, or Kaldi's archives
     workers: int = 2  # loader processes per rank; 0: in the training process
 
     def __post_init__(self) -> None:

@@ -20,6 +20,9 @@ class DataError(ValueError):
     """Data cannot be used for training or decoding; one sentence says which and why."""
 
 
+Content = bytes | str  # the file of an utterance, or why it cannot be had
+
+
 class Example(NamedTuple):
     """One utterance as the model sees it: inputs (T, F) or samples (T,), targets (U,) int64."""
 
@@ -58,10 +61,13 @@ class Reader:
         if training and self.from_audio:
             self._augment = augment.WaveformAugment(config.augment, sets, config.fbank.rate, seed)
 
-    def example(self, utterance: Utterance, epoch: int = 0) -> Example:
-        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or infinite values."""
+    def example(self, utterance: Utterance, epoch: int = 0, content: Content | None = None) -> Example:
+        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or infinite values.
+
+        content: its file, where somebody has read it already.
+        """
         try:
-            inputs = self._inputs(utterance, epoch)
+            inputs = self._inputs(utterance, epoch, content)
         except (audio.AudioError, OSError, EOFError, ValueError, RuntimeError) as error:
             raise DataError(f"{utterance.id}: {error}") from error
         if not len(inputs):
@@ -71,26 +77,32 @@ class Reader:
         targets = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.int64)
         return Example(utterance, torch.from_numpy(inputs), targets)
 
-    def batch(self, utterances: Sequence[Utterance], epoch: int = 0) -> tuple[Batch | None, dict[str, str]]:
+    def batch(
+        self, utterances: Sequence[Utterance], epoch: int = 0, contents: Sequence[Content] | None = None
+    ) -> tuple[Batch | None, dict[str, str]]:
         """The batch of those that can be read (None: not one), and id -> reason of the others."""
         examples, problems = [], {}
-        for utterance in utterances:
+        for utterance, content in zip(utterances, contents or [None] * len(utterances), strict=True):
             try:
-                examples.append(self.example(utterance, epoch))
+                examples.append(self.example(utterance, epoch, content))
             except DataError as error:
                 problems[utterance.id] = str(error)
         return (collate(examples, self.labels) if examples else None), problems
 
-    def _inputs(self, utterance: Utterance, epoch: int) -> np.ndarray:
+    def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
+        if isinstance(content, str):
+            raise DataError(content)
         if self.from_audio:
-            inputs = self._samples(utterance, epoch)
+            inputs = self._samples(utterance, epoch, content)
             if self.config.input == "waveform":
                 return inputs
             inputs = self._features(inputs, epoch, utterance.id)
         elif utterance.features is None:
             raise DataError("it has no stored features (stage 1 makes them, or set data.features: online)")
         else:
-            inputs = self._louder(features.read_features(utterance.features), epoch, utterance.id)
+            reference = utterance.features
+            stored = features.read_features(reference) if content is None else features.decode(content, reference)
+            inputs = self._louder(stored, epoch, utterance.id)
         if self.cmvn is not None:
             inputs = self.cmvn.apply(inputs)
         if self.training and self.config.augment.spec_augment is not None and len(inputs):
@@ -98,9 +110,13 @@ class Reader:
             inputs = augment.spec_augment(inputs, self.config.augment.spec_augment, rng)
         return np.require(inputs, np.float32, ["C", "W"])
 
-    def _samples(self, utterance: Utterance, epoch: int) -> np.ndarray:
-        duration = None if utterance.recording is None else utterance.duration
-        samples = audio.read(utterance.audio, utterance.start, duration, self.config.fbank.rate)
+    def _samples(self, utterance: Utterance, epoch: int, content: bytes | None) -> np.ndarray:
+        rate = self.config.fbank.rate
+        if content is None:
+            duration = None if utterance.recording is None else utterance.duration
+            samples = audio.read(utterance.audio, utterance.start, duration, rate)
+        else:
+            samples = audio.resample(*audio.decode(content, utterance.audio), rate)
         return samples if self._augment is None else self._augment(samples, epoch, utterance.id)
 
     def _louder(self, stored: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:

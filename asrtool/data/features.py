@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -83,15 +84,30 @@ def read_features(reference: str) -> np.ndarray:
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
         raise FeatureError(f"'{reference}' is no reference of the form <archive>:<offset>")
-    file = _handles.get(archive)
+    return _matrix(reference, {archive: _handles.get(archive)}, reference)
+
+
+def encode(matrix: np.ndarray) -> bytes:
+    """A matrix (T, F) as Kaldi writes it into a file of its own, as float32."""
+    stream = io.BytesIO()
+    kaldiio.save_ark(stream, {"": np.ascontiguousarray(matrix, dtype=np.float32)})
+    return stream.getvalue()[1:]                             # without the empty key and its space
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """(T, F) float32 of what `encode` gave; `name` is for the message of a FeatureError."""
+    return _matrix(f"{name}:0", {name: io.BytesIO(data)}, name)
+
+
+def _matrix(reference: str, files: dict[str, BinaryIO], name: str) -> np.ndarray:
     try:
-        matrix = kaldiio.load_mat(reference, fd_dict={archive: file})
+        matrix = kaldiio.load_mat(reference, fd_dict=files)
     except OSError:
         raise
     except Exception as error:                               # whatever a torn archive makes kaldiio stumble over
-        raise FeatureError(f"{reference}: no Kaldi matrix there ({error}); make the features again") from None
+        raise FeatureError(f"{name}: no Kaldi matrix there ({error}); make the features again") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
-        raise FeatureError(f"{reference}: expected a matrix of features")
+        raise FeatureError(f"{name}: expected a matrix of features")
     return np.array(matrix, dtype=np.float32, copy=None if matrix.flags.writeable else True)
 
 
@@ -167,7 +183,7 @@ def copies(config: DataConfig) -> tuple[float, ...]:
 
 
 def feature_id(config: DataConfig) -> str:
-    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online`, `waveform`.
+    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards`, `waveform`.
 
     Settings that the name does not spell out add a hash when they are not the default.
     """
@@ -184,6 +200,8 @@ def feature_id(config: DataConfig) -> str:
         name += "-sp" + "-".join(changed)
     if len(changed) == len(set(speeds)):
         other["original"] = False                            # only copies, not the audio as it is
+    if config.shards is not None:
+        name += "-shards"
     if other:
         name += "-" + hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()[:6]
     return name

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from asrtool import distributed
 from asrtool.data.config import BatchConfig, DataConfig
-from asrtool.data.examples import DataError, Example, Reader
+from asrtool.data.examples import Content, DataError, Example, Reader
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
@@ -103,12 +103,15 @@ class StepBatches:
 class StepLoader:
     """The steps of a training run, from any (epoch, index) on; the same whatever the number of loader processes.
 
-    rank, world: which share of each global batch to read; by default this process's.
+    plan: which utterances make up each step; by default drawn from the whole set. rank, world: which share of each
+    global batch to read; by default this process's.
     """
 
-    def __init__(self, dataset: Dataset, *, rank: int | None = None, world: int | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, *, plan: BatchPlan | None = None, rank: int | None = None, world: int | None = None
+    ) -> None:
         self.dataset = dataset
-        self.plan = BatchPlan(dataset.lengths, dataset.config.batch, dataset.seed)
+        self.plan = plan or BatchPlan(dataset.lengths, dataset.config.batch, dataset.seed)
         self.rank = distributed.rank() if rank is None else rank
         self.world = distributed.world_size() if world is None else world
         self.skipped: dict[str, str] = {}  # id -> why, of all epochs
@@ -158,7 +161,7 @@ class StepLoader:
                 micros = self.plan.slices(plan[i], self.rank, self.world) or [[]]
                 for left, micro in zip(range(len(micros) - 1, -1, -1), micros, strict=True):
                     chosen = [utterances[u] for u in micro]
-                    yield Task(chosen, epoch, i, count=len(plan[i]), last=i + 1 == len(plan), remaining=left)
+                    yield Task(chosen, epoch, i, len(plan[i]), i + 1 == len(plan), left, places=micro)
             epoch, index = epoch + 1, 0
 
     def _note(self, task: Task, problems: dict[str, str]) -> None:
@@ -265,6 +268,8 @@ class Task(NamedTuple):
     count: int = 0
     last: bool = False
     remaining: int = 0  # micro-batches of the same step that follow
+    places: Sequence[int] = ()  # of the utterances in the set
+    contents: Sequence[Content] | None = None  # their files, where they were read already
 
 
 class _Source(torch.utils.data.Dataset):
@@ -274,8 +279,8 @@ class _Source(torch.utils.data.Dataset):
         self.reader = reader
 
     def __getitem__(self, task: Task) -> tuple[Task, Batch | None, dict[str, str]]:
-        batch, problems = self.reader.batch(task.utterances, task.epoch)
-        return task._replace(utterances=()), batch, problems
+        batch, problems = self.reader.batch(task.utterances, task.epoch, task.contents)
+        return task._replace(utterances=(), places=(), contents=None), batch, problems
 
 
 def read_ahead(dataset: Dataset, tasks: Iterable[Task]) -> Iterator[tuple[Task, Batch | None, dict[str, str]]]:

@@ -1,0 +1,52 @@
+"""Pack a data directory into tar archives of some gigabytes each, which training reads from end to end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from asrtool import stamp
+from asrtool.bin.extract_features import report_skipped
+from asrtool.data import shards
+from asrtool.log import logger, set_up
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    run(args)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool make_shards", description=__doc__)
+    options.add_argument("--data", type=Path, required=True, help="data directory to read")
+    options.add_argument("--out", type=Path, required=True, help="folder to write: that data directory in shards")
+    options.add_argument("--of", choices=("audio", "features"), default="audio", help="what the archives hold")
+    options.add_argument("--size-mb", type=float, default=2000.0, help="megabytes of one archive")
+    options.add_argument("--seed", type=int, default=0, help="of the order in which utterances are dealt out")
+    options.add_argument("--force", action="store_true", help="make them again even if nothing changed")
+    args = options.parse_args(argv)
+    if args.size_mb <= 0:
+        options.error(f"--size-mb is {args.size_mb:g}, expected above 0")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build the folder, unless it is up to date."""
+    options = {"of": args.of, "size_mb": args.size_mb, "seed": args.seed}
+    pack = shards.pack_audio if args.of == "audio" else shards.pack_features
+    with stamp.building(args.out, "shards", [args.data], options, args.force) as target:
+        if target is None:
+            return
+        packed = pack(args.data, target, final=args.out, megabytes=args.size_mb, seed=args.seed)
+        total = len(packed.members) + len(packed.skipped)
+        report_skipped(args.data, list(packed.skipped.items()), total, target, args.out)
+    hours = sum(packed.seconds.values()) / 3600
+    size = sum(member.size for member in packed.members.values()) / 1e6
+    text = "%s: %d utterances, %.2f hours, %.1f MB in %d shards"
+    logger.info(text, args.out, len(packed.members), hours, size, packed.archives)
+
+
+if __name__ == "__main__":
+    main()

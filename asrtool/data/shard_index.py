@@ -1,0 +1,115 @@
+"""Where each utterance lies in tar archives (shards): the file `utt2shard` of a data directory.
+
+    <id> <archive> <offset> <size> <crc32>      bytes; the checksum in hexadecimal
+
+The utterances of a shard were drawn at random when it was written, and its members stand in that order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+FILE = "utt2shard"
+
+
+class ShardError(ValueError):
+    """Shards or their index cannot be used; the sentence says which and why."""
+
+
+class Member(NamedTuple):
+    """One line of utt2shard."""
+
+    archive: str
+    offset: int
+    size: int
+    checksum: int  # zlib.crc32 of the content
+
+    @classmethod
+    def parse(cls, text: str) -> Member:
+        """Raises ValueError for anything but four fields."""
+        archive, offset, size, checksum = text.rsplit(maxsplit=3)
+        return cls(archive, int(offset), int(size), int(checksum, 16))
+
+    def __str__(self) -> str:
+        return f"{self.archive} {self.offset} {self.size} {self.checksum:08x}"
+
+
+def is_member(text: str) -> bool:
+    """Whether a value of utt2shard has its form."""
+    try:
+        member = Member.parse(text)
+    except ValueError:
+        return False
+    return member.offset >= 0 and member.size > 0
+
+
+class ShardIndex:
+    """utt2shard of some utterances as arrays (N,) in their order; `archives` are paths, `archive` says which."""
+
+    def __init__(self, folder: Path, ids: Sequence[str]) -> None:
+        path = folder / FILE
+        if not path.exists():
+            raise ShardError(
+                f"{folder} has no {FILE}, which data.shards needs; stage 1 with this config, or asrtool make_shards, "
+                "writes it"
+            )
+        places = {key: place for place, key in enumerate(ids)}
+        self.archives: list[str] = []
+        self.archive = np.full(len(ids), -1, dtype=np.int32)
+        self.offset, self.size = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+        self.checksum = np.zeros(len(ids), dtype=np.uint32)
+        known: dict[str, int] = {}
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                key, value = (*line.split(maxsplit=1), "")[:2]
+                place = places.get(key)
+                if place is None:
+                    continue
+                try:
+                    member = Member.parse(value)
+                except ValueError:
+                    raise ShardError(f"{path}:{number}: expected <id> <archive> <offset> <size> <crc32>") from None
+                if member.archive not in known:
+                    known[member.archive] = len(self.archives)
+                    self.archives.append(located(folder, member.archive))
+                self.archive[place] = known[member.archive]
+                self.offset[place], self.size[place] = member.offset, member.size
+                self.checksum[place] = member.checksum
+        lacking = np.flatnonzero(self.archive < 0)
+        if len(lacking):
+            raise ShardError(f"{path}: {len(lacking)} utterances have no line, first {ids[lacking[0]]}")
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.archive)
+
+    def _check(self) -> None:
+        """Raise a ShardError for an archive that is missing, or shorter than its members need."""
+        ends = np.zeros(len(self.archives), dtype=np.int64)
+        np.maximum.at(ends, self.archive, self.offset + self.size)
+        for archive, end in zip(self.archives, ends.tolist(), strict=True):
+            if (problem := incomplete(archive, end)) is not None:
+                raise ShardError(problem)
+
+
+def incomplete(archive: str, end: int) -> str | None:
+    """What is wrong with an archive whose last member ends at this byte; None: nothing."""
+    try:
+        size = os.stat(archive).st_size
+    except OSError as error:
+        relative = "" if os.path.isabs(archive) else f" (relative paths start at {os.getcwd()})"
+        return f"{archive}: {(error.strerror or 'cannot be opened').lower()}{relative}; copy the shard there again"
+    if size < end:
+        return f"{archive}: {size} bytes, but its last member ends at byte {end}; copy the shard again, it is not whole"
+    return None
+
+
+def located(folder: Path, archive: str) -> str:
+    """Where an archive lies: where the file says or, in a folder that was moved, beside utt2shard."""
+    moved = folder / os.path.basename(archive)
+    return str(moved) if not os.path.exists(archive) and moved.exists() else archive

@@ -1,0 +1,190 @@
+"""Training from shards: archives are read from end to end, and batches made of what a buffer holds.
+
+An epoch takes the archives in an order of its own and cuts the row of their members into windows of `buffer_mb`. Of
+each window batches of similar length are made, in random order. While one window is used a thread reads the next one,
+so two are in memory; each rank reads and holds only its own utterances. The plan is a function of (index, lengths,
+limits, seed, epoch) alone, as that of single files is: a resumed run, another number of ranks or of loader processes
+sees the same steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from asrtool.data.config import BatchConfig
+from asrtool.data.examples import Content
+from asrtool.data.loader import Dataset, StepLoader, Task
+from asrtool.data.sampler import JITTER, BatchPlan
+from asrtool.data.shard_index import ShardIndex
+from asrtool.log import warn_once
+
+FEW = 4  # batches in a window; with fewer, lengths are less alike and batches less random
+Item = TypeVar("Item")
+
+
+class ShardPlan(BatchPlan):
+    """A batch plan in which the utterances of consecutive batches lie in the same stretch of the archives.
+
+    `windows(epoch)`: the global batches of each such stretch; all hold about the same number of bytes.
+    """
+
+    def __init__(
+        self, index: ShardIndex, lengths: Sequence[float], config: BatchConfig, seed: int, buffer_mb: float
+    ) -> None:
+        super().__init__(lengths, config, seed)
+        self.index = index
+        in_archive = np.lexsort((index.offset, index.archive))
+        ends = np.searchsorted(index.archive[in_archive], np.arange(len(index.archives)), side="right")
+        self._members = np.split(in_archive, ends[:-1])  # of each archive, as they lie in it
+        self.windows = functools.lru_cache(maxsize=2)(self._cut_windows)
+        self.num_windows = max(1, math.ceil(int(index.size.sum()) / (buffer_mb * 1e6)))
+
+    def reading_order(self, number: int) -> np.ndarray:
+        """(N,) the utterances as an epoch reads them."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
+        return np.concatenate([self._members[i] for i in rng.permutation(len(self._members))])
+
+    def epoch(self, number: int) -> list[list[int]]:
+        return list(chain.from_iterable(self.windows(number)))
+
+    def _cut_windows(self, number: int) -> list[list[list[int]]]:
+        order = self.reading_order(number)
+        sizes = self.index.size[order]
+        begins = np.cumsum(sizes) - sizes
+        window = begins * self.num_windows // max(int(sizes.sum()), 1)
+        rng = np.random.Generator(np.random.PCG64([self.seed, number, 1]))
+        made = []
+        for members in np.split(order, np.searchsorted(window, np.arange(1, self.num_windows))):
+            jitter = rng.uniform(1 - JITTER, 1 + JITTER, len(members))
+            batches = self._cut(members[np.argsort(self.lengths[members] * jitter, kind="stable")])
+            made.append([batches[i] for i in rng.permutation(len(batches))])
+        return made
+
+
+class ShardLoader(StepLoader):
+    """The steps of a training run over shards: a `StepLoader` that reads ahead by windows."""
+
+    def __init__(
+        self, dataset: Dataset, index: ShardIndex, *, rank: int | None = None, world: int | None = None
+    ) -> None:
+        config = dataset.config
+        plan = ShardPlan(index, dataset.lengths, config.batch, dataset.seed, config.shards.buffer_mb)
+        super().__init__(dataset, plan=plan, rank=rank, world=world)
+        self.index = index
+        self._place_in_epoch = functools.lru_cache(maxsize=2)(self._find_places)
+        if plan.num_windows > 1 and self.num_steps(0) < FEW * plan.num_windows:
+            per_window = self.num_steps(0) / plan.num_windows
+            warn_once(
+                "data.shards.buffer_mb: %g holds only %.1f batches of %g seconds; a larger buffer mixes them better",
+                config.shards.buffer_mb,
+                per_window,
+                config.batch.seconds,
+            )
+
+    def _tasks(self, epoch: int, index: int) -> Iterator[Task]:
+        windows = (list(tasks) for _, tasks in groupby(super()._tasks(epoch, index), key=self._window))
+        archives = Archives(self.index)
+        filled = ((tasks, self._fill(tasks, archives)) for tasks in windows)
+        for tasks, contents in one_ahead(filled):
+            for task in tasks:
+                yield task._replace(contents=[contents.pop(place) for place in task.places])
+
+    def _window(self, task: Task) -> tuple[int, int]:
+        ends = np.cumsum([len(batches) for batches in self.plan.windows(task.epoch)])
+        return task.epoch, int(np.searchsorted(ends, task.index, side="right"))
+
+    def _find_places(self, epoch: int) -> np.ndarray:
+        """(N,) when each utterance is read in an epoch."""
+        order = self.plan.reading_order(epoch)
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        return places
+
+    def _fill(self, tasks: Sequence[Task], archives: Archives) -> dict[int, Content]:
+        """The contents of all members of a window, read as they lie in the archives."""
+        when = self._place_in_epoch(tasks[0].epoch)
+        members = sorted((place for task in tasks for place in task.places), key=when.__getitem__)
+        return {place: archives.read(place) for place in members}
+
+
+def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
+    """The training steps of a set that lies in `folder`, from shards where its config has them."""
+    if dataset.config.shards is None:
+        return StepLoader(dataset)
+    return ShardLoader(dataset, ShardIndex(folder, [utterance.id for utterance in dataset.utterances]))
+
+
+class Archives:
+    """Reads members one after the other; the archive of the last one stays open."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self.index = index
+        self._number = -1
+        self._file: BinaryIO | None = None
+
+    def read(self, place: int) -> Content:
+        """The content of a member, or why it cannot be used."""
+        index = self.index
+        number, offset, size = int(index.archive[place]), int(index.offset[place]), int(index.size[place])
+        where = f"{index.archives[number]}, bytes {offset} to {offset + size}"
+        try:
+            if number != self._number:
+                self._open(number)
+            self._file.seek(offset)
+            data = self._file.read(size)
+        except OSError as error:
+            self._number = -1
+            return f"{where}: {(error.strerror or 'cannot be read').lower()}"
+        if len(data) < size:
+            return f"{where}: the archive ends before; copy it again"
+        if zlib.crc32(data) != index.checksum[place]:
+            return f"{where}: damaged, its checksum is another one; copy the archive again"
+        return data
+
+    def _open(self, number: int) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = open(self.index.archives[number], "rb", buffering=1 << 20)  # noqa: SIM115 - the next one closes it
+        self._number = number
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items in their order; a thread makes the next one, and never more, while one is used."""
+    ready: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
+    wanted, stopped = threading.Semaphore(1), threading.Event()
+
+    def make() -> None:
+        while wanted.acquire() and not stopped.is_set():
+            try:
+                ready.put((next(items), None))
+            except BaseException as error:  # is raised where the item was asked for
+                ready.put((None, error))
+                return
+
+    threading.Thread(target=make, name="shards", daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            wanted.release()
+            yield item
+            del item
+    finally:
+        stopped.set()
+        wanted.release()

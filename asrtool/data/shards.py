@@ -1,0 +1,233 @@
+"""Write the utterances of a data directory into tar archives (shards), a few large files instead of many small ones.
+
+Members are called `<id>.<format>` and hold audio as it was (what a command prints and what segments cut out as 16-bit
+FLAC), or a matrix of features as Kaldi writes it. wav.scp or feats.scp of the new data directory name them as
+`<archive>.tar:<offset>`, which asrtool reads anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds
+size and checksum. The same input and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import soundfile
+from tqdm import tqdm
+
+from asrtool.data import audio, datadir, datadir_ops, features, tables
+from asrtool.data.config import DataConfig
+from asrtool.data.shard_index import FILE, Member, ShardError
+from asrtool.types import Utterance
+
+THREADS = 8  # that read ahead; a network disk answers slowly, but many at once
+AHEAD = 64  # utterances that they hold
+Item, Made = TypeVar("Item"), TypeVar("Made")
+
+
+@dataclass
+class Packed:
+    """What was written: id -> member and seconds, the number of archives; id -> why of what was left out."""
+
+    members: dict[str, Member] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    archives: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
+    """Write the audio of `data` and a data directory that refers to it into `folder`, which will become `final`.
+
+    What cannot be read is left out, and told in `Packed.skipped`. Segments become utterances of their own.
+    """
+    total, utterances = datadir.iterate(data)
+    packed = write(shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes)
+    if not packed.members:
+        key, why = next(iter(packed.skipped.items()))
+        raise ShardError(f"{data}: not one of {total} utterances can be read, first {key}: {why}")
+    source = datadir_ops.Source(data)
+    datadir_ops.transfer(source, [(datadir_ops.Target(folder), packed.members.keys())])
+    replace_audio(folder, packed)
+    return packed
+
+
+def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> None:
+    """Put what stage 1 wrote into `folder` into shards: stored features instead of its archives, or else audio.
+
+    Where the source is in shards already, its audio stays there.
+    """
+    size, seed = config.shards.size_mb, config.shards.seed
+    rows = list(datadir.iterate(folder)[1])
+    if config.input == "fbank" and config.features == "stored":
+        # An older `final` may still be there, with other archives of the same names.
+        rows = [replace(row, features=str(folder / os.path.basename(row.features))) for row in rows]
+        packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=size)
+        refuse(packed, folder)
+        replace_features(folder, packed)
+        for archive in folder.glob("feats.*.ark"):
+            archive.unlink()
+    elif (source / FILE).exists():
+        kept = tables.read(folder / "wav.scp").values()
+        members = tables.read(source / FILE).values()
+        tables.write(folder / FILE, {key: members[key] for key in kept})
+    else:
+        packed = write(shuffled(rows, seed), audio_content, folder, final=final, megabytes=size)
+        refuse(packed, source)
+        replace_audio(folder, packed)
+
+
+def replace_audio(folder: Path, packed: Packed) -> None:
+    """Let the data directory `folder` refer to the shards; utterances are recordings now, as long as was measured."""
+    for path in [folder / "segments", *folder.glob("reco2*")]:
+        path.unlink(missing_ok=True)
+    tables.write(folder / "wav.scp", references(packed))
+    tables.write(folder / "utt2dur", {key: datadir_ops.seconds(value) for key, value in packed.seconds.items()})
+    tables.write(folder / FILE, {key: str(member) for key, member in packed.members.items()})
+
+
+def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
+    """Likewise for stored features, all of which must be readable."""
+    rows = list(datadir.iterate(data)[1])
+    without = [row.id for row in rows if row.features is None]
+    if without:
+        raise ShardError(f"{data}: {len(without)} utterances have no stored features, first {without[0]}; run stage 1")
+    packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=megabytes)
+    refuse(packed, data)
+    datadir_ops.transfer(datadir_ops.Source(data), [(datadir_ops.Target(folder), None)])
+    replace_features(folder, packed)
+    return packed
+
+
+def refuse(packed: Packed, data: Path) -> None:
+    """Raise a ShardError where something that was read before cannot be read now."""
+    for key, why in packed.skipped.items():
+        raise ShardError(f"{data}: {len(packed.skipped)} utterances cannot be read, first {key}: {why}")
+
+
+def replace_features(folder: Path, packed: Packed) -> None:
+    tables.write(folder / "feats.scp", references(packed))
+    tables.write(folder / FILE, {key: str(member) for key, member in packed.members.items()})
+
+
+def references(packed: Packed) -> dict[str, str]:
+    return {key: f"{member.archive}:{member.offset}" for key, member in packed.members.items()}
+
+
+def shuffled(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
+    """In an order drawn from `seed`; the segments of a recording stay together, or each would have to be read again."""
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        groups.setdefault(utterance.recording or utterance.id, []).append(utterance)
+    names = sorted(groups)
+    random.Random(seed).shuffle(names)
+    return [utterance for name in names for utterance in groups[name]]
+
+
+# -- contents --------------------------------------------------------------
+
+Content = tuple[bytes, str, float]  # bytes, name of the format, seconds
+
+
+def audio_content(utterance: Utterance) -> Content:
+    """Raises AudioError where the audio cannot be used."""
+    path = utterance.audio
+    if utterance.recording is None and not audio.is_pipe(path):
+        data = audio.contents(path)
+        samples, rate = audio.decode(data, path)
+        kind = soundfile.info(io.BytesIO(data)).format.lower()
+        return data, kind, len(samples) / rate
+    duration = None if utterance.recording is None else utterance.duration
+    samples, rate = audio.load(path, utterance.start, duration)
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
+    return stream.getvalue(), "flac", len(samples) / rate
+
+
+def feature_content(utterance: Utterance) -> Content:
+    return features.encode(features.read_features(utterance.features)), "mat", utterance.duration
+
+
+# -- archives --------------------------------------------------------------
+
+
+def write(
+    rows: Sequence[Utterance],
+    content: Callable[[Utterance], Content],
+    folder: Path,
+    *,
+    final: Path,
+    megabytes: float,
+) -> Packed:
+    """Archives of at most so many megabytes, or one member; named as they will lie in `final`."""
+
+    def attempt(utterance: Utterance) -> tuple[Utterance, Content | Exception]:
+        try:
+            return utterance, content(utterance)
+        except (audio.AudioError, features.FeatureError, OSError) as error:
+            return utterance, error
+
+    packed = Packed()
+    archive: _Archive | None = None
+    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(rows), unit="utt", desc=final.name, disable=None) as bar:
+        try:
+            for utterance, found in in_order(pool, attempt, rows):
+                bar.update()
+                if isinstance(found, Exception):
+                    packed.skipped[utterance.id] = str(found)
+                    continue
+                data, kind, seconds = found
+                if archive is not None and archive.size + len(data) > megabytes * 1e6:
+                    archive.close()
+                    archive = None
+                if archive is None:
+                    archive = _Archive(folder, final, packed.archives)
+                    packed.archives += 1
+                packed.members[utterance.id] = archive.add(f"{utterance.id}.{kind}", data)
+                packed.seconds[utterance.id] = seconds
+        finally:
+            if archive is not None:
+                archive.close()
+    return packed
+
+
+def in_order(pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`make(item)` for each item in its order, some of them ahead."""
+    items = iter(items)
+    waiting = deque(pool.submit(make, item) for item in islice(items, AHEAD))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(pool.submit(make, item) for item in islice(items, 1))
+
+
+class _Archive:
+    """A tar file that is written member by member, without times and owners."""
+
+    def __init__(self, folder: Path, final: Path, number: int) -> None:
+        name = f"shard-{number:05}.tar"
+        self._final = str(final / name)
+        self._file = open(folder / name, "wb", buffering=1 << 20)  # noqa: SIM115 - closed by `close`
+        self.size = 0
+
+    def add(self, name: str, data: bytes) -> Member:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        header = info.tobuf(tarfile.PAX_FORMAT)
+        padding = -len(data) % tarfile.BLOCKSIZE
+        offset = self.size + len(header)
+        self._file.write(header + data + bytes(padding))
+        self.size = offset + len(data) + padding
+        return Member(self._final, offset, len(data), zlib.crc32(data))
+
+    def close(self) -> None:
+        end = self.size + 2 * tarfile.BLOCKSIZE
+        self._file.write(bytes(end - self.size + -end % tarfile.RECORDSIZE))
+        self._file.close()
