@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+
+from tqdm import tqdm
 
 from asrtool import stamp
-from asrtool.score import (
-    ALIGNMENTS,
-    METRICS,
-    NORMALIZERS,
-    ScoreReport,
-    TranscriptError,
-    read_transcripts,
-    score,
-    write_result,
-)
-from asrtool.score.transcripts import SPEAKERS, locate, read_labels
+from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, ScoreReport, TranscriptError, read_transcripts, score
+from asrtool.score.files import sha256, write_pair
+from asrtool.score.labels import labels_for, read_labels, read_speakers
+from asrtool.score.noise import measure_snr
+from asrtool.score.transcripts import locate, read_recognized
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +32,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     option = parser.add_argument
     option("--metric", choices=list(METRICS), default="wer", help="of words, characters, or Han characters and words")
     option("--normalize", choices=list(NORMALIZERS), default="none", help="text normaliser for both sides")
-    option("--group-by", default="none", metavar="LABEL", help="also score by utt2<LABEL>; several: a,b")
+    option("--group-by", default="none", metavar="LABEL",
+           help="also score by utt2<LABEL>, length, speaking_rate or snr; several: a,b; ranges: snr:0/10/20")
     option("--missing", choices=["error", "deletions"], default="error", help="utterances without a hypothesis")
     option("--alignment", choices=list(ALIGNMENTS), default=ALIGNMENTS[0], help="fewest errors, or sclite's weights")
     option("--out", type=Path, help="folder for result.txt and score.json (default: beside the hypotheses)")
@@ -51,59 +45,74 @@ def _run(options: argparse.Namespace) -> None:
     references, hypotheses = (read_transcripts(path) for path in files.values())
     if not references:
         raise TranscriptError(f"{files['reference']}: the file holds no utterance; expected one line each")
-    labels = _labels(options.reference, options.group_by, references)
+    folder = options.reference if options.reference.is_dir() else None
+    names = [] if options.group_by in ("", "none") else options.group_by.split(",")
+    labels = labels_for(folder, names, references, options.metric, options.normalize, measured_snr)
+    speakers = read_speakers(folder, files["reference"], references)
+    recognized, notes = _recognized(folder, files["hypothesis"], references)
     try:
         report = score(
             references, hypotheses, metric=options.metric, normalize=options.normalize, alignment=options.alignment,
-            missing=options.missing, labels=labels,
+            missing=options.missing, labels=labels, recognized=recognized, speakers=speakers,
         )
     except TranscriptError as error:
         raise TranscriptError(f"{files['hypothesis']} against {files['reference']}: {error}") from None
+    made_from = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
+    facts = {"files": made_from, "group_by": names, "missing": options.missing}
     out = options.out or files["hypothesis"].parent
     out.mkdir(parents=True, exist_ok=True)
-    speakers = _speakers(options.reference, files["reference"], references)
-    title = str(options.hypothesis)
     with stamp.locked(out / "score.json", wait=True):
-        _write(out / "result.txt", lambda file: write_result(file, report, references, hypotheses, speakers, title))
-        _write(out / "score.json", lambda file: file.write(_json(report, files)))
+        write_pair(out, report, references, hypotheses, speakers, str(options.hypothesis), facts)
+    _show(report, out, made_from, notes)
+
+
+def _show(report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, str]], notes: list[str]) -> None:
     print(f"write a {report.metric.upper()} result in {out / 'result.txt'}")
     print(report.text(), end="")
+    print()
+    for side, file in made_from.items():
+        print(f"{side} {file['path']}, sha256 {file['sha256'][:16]}")
+    for note in notes:
+        print(note)
 
 
-def _labels(reference: Path, names: str, ids: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    if names in ("", "none"):
-        return {}
-    if not reference.is_dir():
-        raise TranscriptError(f"--group-by {names}: the labels come from a data directory, but {reference} is a file")
-    return {name: read_labels(reference, name, ids) for name in names.split(",")}
+def _recognized(
+    folder: Path | None, hypotheses: Path, references: Mapping[str, str]
+) -> tuple[dict[str, tuple[dict[str, str], dict[str, str]]], list[str]]:
+    """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth; and what has none."""
+    found, notes = {}, []
+    source = hypotheses.with_name("hyps.jsonl") if hypotheses.name == "text" else hypotheses
+    for label, answers in read_recognized(source).items():
+        try:
+            if folder is None:
+                raise TranscriptError("the reference is a file, not a data directory")
+            found[label] = (read_labels(folder, label, references), answers)
+        except TranscriptError as error:
+            notes.append(f"the label '{label}' of the hypotheses is not scored: {error}")
+    return found, notes
 
 
-def _speakers(reference: Path, file: Path, ids: Mapping[str, str]) -> dict[str, str]:
-    """From utt2spk; of a trn file, as sclite does it, what stands before the first hyphen; else all are one."""
-    if reference.is_dir() and (reference / f"utt2{SPEAKERS}").is_file():
-        return read_labels(reference, SPEAKERS, ids)
-    if file.suffix.lower() == ".trn":
-        return {name: name.split("-")[0] if "-" in name else "unknown" for name in ids}
-    return dict.fromkeys(ids, "unknown")
+def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
+    """Utterance id -> dB, from the audio of a data directory."""
+    from asrtool.data import audio, datadir  # here, since they load torch, which no other score needs
 
-
-def _json(report: ScoreReport, files: Mapping[str, Path]) -> str:
-    made_from = {}
-    for side, path in files.items():
-        with open(path, "rb") as stream:
-            made_from[side] = {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-    return json.dumps({**report.json(), "files": made_from}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def _write(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Write under a temporary name, then rename, so that no half file is ever taken for a result."""
-    temporary = path.with_name(path.name + ".tmp")
+    wanted = set(ids)
     try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
+    except datadir.DataDirError as error:
+        raise TranscriptError(f"--group-by snr: {error}") from None
+    if lost := [name for name in ids if name not in rows]:
+        raise TranscriptError(f"--group-by snr: {folder} has no audio of {len(lost)} utterances, first {lost[0]}")
+
+    def measure(name: str) -> float:
+        row = rows[name]
+        try:
+            return measure_snr(*audio.load(row.audio, row.start, None if row.recording is None else row.duration))
+        except audio.AudioError as error:
+            raise TranscriptError(f"--group-by snr: {name}: {error}") from None
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(ids, tqdm(pool.map(measure, ids), total=len(ids), desc="snr", disable=None), strict=True))
 
 
 if __name__ == "__main__":

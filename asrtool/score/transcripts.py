@@ -1,9 +1,9 @@
-"""Reading what is scored: Kaldi `text`, `trn` and `hyps.jsonl` files, and the `utt2*` files of a data directory.
+"""Reading what is scored: Kaldi `text`, `trn` and `hyps.jsonl` files.
 
 | name ends in | a line |
 |---|---|
 | `.trn` | `text (id)`; lines that start with `;;` are comments |
-| `.jsonl` | `{"id": ..., "text": ...}`, further fields are ignored |
+| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `"labels": {"accent": ...}` |
 | anything else | `id text`, separated by any white space; the text may be empty |
 
 UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that cannot be read is an
@@ -13,11 +13,8 @@ error with file and line.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-SPEAKERS = "spk"                                             # utt2spk
-NUMBERS = {"dur", "num_frames", "num_samples"}               # utt2* files that hold no labels
 
 
 class TranscriptError(ValueError):
@@ -53,23 +50,21 @@ def read_transcripts(path: Path) -> dict[str, str]:
     return texts
 
 
-def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
-    """What `utt2<label>` of a data directory says of each of `ids`."""
-    path = folder / f"utt2{label}"
-    if label in NUMBERS or not path.is_file():
-        there = ", ".join(labels_of(folder)) or "none"
-        raise TranscriptError(f"{folder}: no label '{label}' (no file utt2{label}); the folder has: {there}")
-    values = read_transcripts(path)
-    ids = list(ids)
-    lost = [name for name in ids if not values.get(name)]
-    if lost:
-        raise TranscriptError(f"{path}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}")
-    return {name: values[name] for name in ids}
-
-
-def labels_of(folder: Path) -> list[str]:
-    """Labels that a data directory's utt2* files offer."""
-    return sorted({path.name.removeprefix("utt2") for path in folder.glob("utt2*") if path.is_file()} - NUMBERS)
+def read_recognized(path: Path) -> dict[str, dict[str, str]]:
+    """Label -> utterance id -> value, from `"labels": {label: value}` of the lines of a jsonl file; none elsewhere."""
+    found: dict[str, dict[str, str]] = {}
+    if path.suffix.lower() != ".jsonl" or not path.is_file():
+        return found
+    for number, line in _lines(path):
+        if '"labels"' not in line:                           # most files have none, and JSON takes its time
+            continue
+        row = json.loads(line)
+        labels = row.get("labels", {})
+        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+            raise TranscriptError(f'{path}:{number}: expected "labels": {{"<label>": "<value>", ...}}')
+        for label, value in labels.items():
+            found.setdefault(label, {})[row["id"]] = value
+    return found
 
 
 def first_of(names: list[str], limit: int = 5) -> str:

@@ -92,6 +92,7 @@ def test_a_set_without_reference_tokens_has_counts_but_no_rate():
     report = score({"n1": "", "n2": ""}, {"n1": "oh", "n2": ""}, labels={"kind": {"n1": "car", "n2": "rain"}})
     assert report.json()["total"]["rate"] is None
     assert report.json()["interval"] is None
+    assert report.json()["groups"]["kind"]["car"]["rate"] is None
     assert "| Sum/Avg|    2      0 |    0*     0*     0*     1*     1*  50.0 |" in report.text()
     assert "%WER inf [ 1 / 0, 1 ins, 0 del, 0 sub ]" in report.text()
 
@@ -104,6 +105,21 @@ def test_han_characters_line_up_on_a_terminal():
     lines = file.getvalue().split("\n")
     start = next(number for number, line in enumerate(lines) if line.startswith("REF:"))
     assert lines[start:start + 3] == ["REF:  今 天 天 气 ", "HYP:  今 天 汽 好 ", "Eval:       S  S  "]
+
+
+def test_speakers_give_a_second_interval_everywhere():
+    speakers = {"u1": "anna", "u2": "ben", "u3": "anna", "u4": "ben"}
+    data = score(REFERENCES, HYPOTHESES, labels=ACCENTS, speakers=speakers).json()
+    assert data["speakers"] == 2
+    assert set(data["intervals"]) == set(data["groups"]["accent"]["north"]["intervals"]) == {"utterance", "speaker"}
+    assert set(data["macro_average"]["accent"]["intervals"]) == {"utterance", "speaker"}
+    assert "speaker" not in score(REFERENCES, HYPOTHESES, speakers=dict.fromkeys(REFERENCES, "anna")).intervals
+
+
+def test_a_hypothesis_that_runs_away_is_named():
+    report = score({"u1": "a b", "u2": "", "u3": ""}, {"u1": "a b a b a", "u2": "oh", "u3": "oh oh oh"})
+    assert report.runaway == ("u1", "u3")
+    assert "2 with more than twice as many tokens as were spoken: u1, u3" in report.text()
 
 
 def test_an_empty_reference_set_is_an_error():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from asrtool.score import TranscriptError, read_transcripts
-from asrtool.score.transcripts import locate, read_labels
+from asrtool.score.transcripts import locate, read_recognized
 
 
 @pytest.fixture
@@ -79,19 +79,9 @@ def test_a_missing_path_and_a_folder_without_text_say_so(tmp_path):
         locate(tmp_path)
 
 
-def test_labels_come_from_the_file_of_their_name(write, tmp_path):
-    write("utt2accent", "u1 north east\nu2 south\nu3 unused\n")
-    assert read_labels(tmp_path, "accent", ["u1", "u2"]) == {"u1": "north east", "u2": "south"}
-
-
-def test_an_unknown_label_lists_those_there(write, tmp_path):
-    for name in ("utt2spk", "utt2accent", "utt2dur"):
-        write(name, "u1 1\n")
-    with pytest.raises(TranscriptError, match=r"no label 'acent' \(no file utt2acent\); the folder has: accent, spk$"):
-        read_labels(tmp_path, "acent", ["u1"])
-
-
-def test_utterances_without_a_label_are_named(write, tmp_path):
-    write("utt2accent", "u1 north\nu2\n")
-    with pytest.raises(TranscriptError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"):
-        read_labels(tmp_path, "accent", ["u1", "u2", "u3"])
+def test_recognised_labels_are_those_of_the_objects_that_have_some(write):
+    lines = ['{"id": "u1", "text": "a", "labels": {"accent": "north"}}', '{"id": "u2", "text": "\\"labels\\""}']
+    assert read_recognized(write("hyps.jsonl", "\n".join(lines))) == {"accent": {"u1": "north"}}
+    assert read_recognized(write("text", "u1 a\n")) == {}
+    with pytest.raises(TranscriptError, match=r'h.jsonl:1: expected "labels": {"<label>": "<value>", ...}'):
+        read_recognized(write("h.jsonl", '{"id": "u1", "text": "a", "labels": {"accent": 3}}'))

@@ -1,0 +1,100 @@
+"""The summary of a score on a terminal: sclite's, Kaldi's and WeNet's lines, intervals, coverage, groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asrtool.score.align import ErrorCounts
+from asrtool.score.bootstrap import DRAWS, SEED
+from asrtool.score.recognition import percent
+from asrtool.score.sclite_table import summary
+from asrtool.score.transcripts import first_of
+
+if TYPE_CHECKING:
+    from asrtool.score.report import ScoreReport
+
+
+def text(report: ScoreReport) -> str:
+    """All of it; the first four lines are what scripts made for sclite, Kaldi and WeNet look for."""
+    errors, name = report.total, report.metric.upper()
+    header, row = summary(report.counts)
+    sub, dels, ins = errors.substitutions, errors.deletions, errors.insertions
+    rate = f"{100 * errors.rate:.2f}"
+    lines = [
+        header,
+        row,
+        f"%{name} {rate} [ {errors.errors} / {errors.reference}, {ins} ins, {dels} del, {sub} sub ]",
+        f"Overall -> {rate} % N={errors.reference} C={errors.correct} S={sub} D={dels} I={ins}",
+        "",
+        *_numbers(report),
+        f"bootstrap: {DRAWS} draws of {_drawn(report)}, seed {SEED}",
+        f"normalizer {report.normalizer}, alignment {report.alignment}, coverage {_coverage(report)}",
+    ]
+    if report.runaway:
+        some = first_of(list(report.runaway))
+        lines.append(f"{len(report.runaway)} with more than twice as many tokens as were spoken: {some}")
+    for label in report.groups:
+        lines += ["", *_groups(report, label)]
+    for label, found in report.recognized.items():
+        lines += ["", *found.lines(label)]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(report: ScoreReport) -> list[str]:
+    """Every rate with its count and its intervals."""
+    errors, units = report.total, list(report.intervals)
+    rows = [
+        (report.metric.upper(), "rate", errors.errors, errors.reference),
+        ("correct", "correct", errors.correct, errors.reference),
+        ("substitutions", "substitutions", errors.substitutions, errors.reference),
+        ("deletions", "deletions", errors.deletions, errors.reference),
+        ("insertions", "insertions", errors.insertions, errors.reference),
+        ("utterances with errors", "utterances_with_errors", report.utterances_with_errors, len(report.ids)),
+    ]
+    heads = "".join(f"  {f'95 % by {unit}':<18}" for unit in units)
+    lines = [f"{'':<22}{'#':>10}{'%':>9}{heads}".rstrip()]
+    for name, key, number, whole in rows:
+        rate = f"{100 * number / whole:.2f}" if whole else "-"
+        bounds = "".join(f"  {percent(report.intervals[unit][key]):<18}" for unit in units)
+        lines.append(f"{name:<22}{number:>10}{rate:>9}{bounds}".rstrip())
+    return lines
+
+
+def _drawn(report: ScoreReport) -> str:
+    drawn = _plural(len(report.ids), "utterance")
+    if report.speakers == 1:
+        return drawn + " (one speaker, so no interval by speaker)"
+    return drawn + (f" or {report.speakers} speakers" if report.speakers else "")
+
+
+def _coverage(report: ScoreReport) -> str:
+    count = len(report.ids)
+    if not report.missing:
+        return f"{count} of {_plural(count, 'utterance')}"
+    left = f"{len(report.missing)} without a hypothesis counted as deletions: {first_of(list(report.missing))}"
+    return f"{count - len(report.missing)} of {_plural(count, 'utterance')}; {left}"
+
+
+def _groups(report: ScoreReport, label: str) -> list[str]:
+    values, macro = report.groups[label], report.macro[label]
+    units = list(macro.intervals)
+    width = max(len(label), len("macro average"), *(len(value) for value in values))
+    heads = "".join(f"{head:>9}" for head in ("# Utt", "# Ref", "Sub", "Del", "Ins", report.metric.upper()))
+    lines = [f"{label:<{width}}{heads}" + "".join(f"  {f'95 % by {unit}':<18}" for unit in units)]
+    for value, group in values.items():
+        errors = group.total
+        parts = (errors.substitutions, errors.deletions, errors.insertions, errors.errors)
+        cells = [str(group.utterances), str(errors.reference), *(_share(errors, part) for part in parts)]
+        bounds = "".join(f"  {percent(group.intervals[unit]['rate']):<18}" for unit in units)
+        lines.append(f"{value:<{width}}{''.join(f'{cell:>9}' for cell in cells)}{bounds}")
+    bounds = "".join(f"  {percent(found):<18}" for found in macro.intervals.values())
+    lines.append(f"{'macro average':<{width}}{'':>45}{100 * macro.rate:>9.2f}{bounds}")
+    return [line.rstrip() for line in lines]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _share(errors: ErrorCounts, number: int) -> str:
+    return f"{100 * number / errors.reference:.2f}" if errors.reference else f"{number}*"
