@@ -58,6 +58,7 @@ def _run(options: argparse.Namespace) -> None:
     except TranscriptError as error:
         raise TranscriptError(f"{files['hypothesis']} against {files['reference']}: {error}") from None
     made_from = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
+    made_from["reference"]["folder"] = folder is not None    # a data directory, with speakers and labels
     facts = {"files": made_from, "group_by": names, "missing": options.missing}
     out = options.out or files["hypothesis"].parent
     out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,9 @@ is one multinomial over the distinct rows: the same distribution, much faster.
 
 Percentile intervals of few units are too narrow. They are widened as in Hesterberg, "What Teachers Should Know About
 the Bootstrap", The American Statistician 69(4), 2015, section 4.3 (expanded percentile): with n units the tails are
-Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1)) instead of 2.5 %. With a thousand units it makes no difference.
+Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1)) instead of 2.5 %. With a thousand units it makes no difference. Of fewer than
+8 units, whose draws hardly differ, there is no interval: it would hold the truth less than 93 times in 100
+(tools/benchmarks/score_coverage.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 DRAWS = 1000
 SEED = 0
 CONFIDENCE = 0.95
+FEWEST = 8                                   # units that an interval needs
 CELLS = 2_000_000                            # of the table that is drawn at once: bounds the memory
 
 Interval = tuple[float, float] | None
@@ -84,9 +87,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, units: int) -> Interval:
-    """The 95 % interval of drawn values over `units` units; None of fewer than two, or where no draw has a value."""
+    """The 95 % interval of drawn values over `units` units; None of too few units, or where no draw has a value."""
     values = values[~np.isnan(values)]
-    if len(values) == 0 or units < 2:
+    if len(values) == 0 or units < FEWEST:
         return None
     share = tail(units)
     low, high = np.quantile(values, [share, 1 - share]).tolist()

@@ -49,6 +49,18 @@ def write_pair(
         os.replace(names[SCORE], out / SCORE)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            _sync(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def read_score(path: Path) -> dict:
     """A score.json that belongs to the result.txt beside it, else a `TranscriptError`."""
     try:

@@ -103,7 +103,7 @@ def _derived(
         return lengths
     if folder is None or not _files(folder, "dur"):
         where = "a data directory with utt2dur" if folder is None else f"{folder}/utt2dur"
-        raise TranscriptError(f"--group-by speaking_rate: it needs {where}, as stage 0 writes it: <utterance> <seconds>")
+        raise TranscriptError(f"--group-by speaking_rate: it needs {where}, as stage 0 writes it (<id> <seconds>)")
     seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
     return {key: length / seconds[key] if seconds[key] > 0 else 0.0 for key, length in lengths.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asrtool.score.align import ErrorCounts
-from asrtool.score.bootstrap import DRAWS, SEED
+from asrtool.score.bootstrap import DRAWS, FEWEST, SEED
 from asrtool.score.recognition import percent
 from asrtool.score.sclite_table import summary
 from asrtool.score.transcripts import first_of
@@ -62,9 +62,10 @@ def _numbers(report: ScoreReport) -> list[str]:
 
 def _drawn(report: ScoreReport) -> str:
     drawn = _plural(len(report.ids), "utterance")
-    if report.speakers == 1:
-        return drawn + " (one speaker, so no interval by speaker)"
-    return drawn + (f" or {report.speakers} speakers" if report.speakers else "")
+    if len(report.ids) < FEWEST:
+        return f"{drawn}, too few for intervals: {FEWEST} are needed"
+    few = "" if report.speakers >= FEWEST else f", too few for intervals: {FEWEST} are needed"
+    return drawn + (f" or {_plural(report.speakers, 'speaker')}{few}" if report.speakers else "")
 
 
 def _coverage(report: ScoreReport) -> str:

@@ -1,6 +1,8 @@
-"""Make data/score_sclite.json: nasty pairs with the counts and alignments of NIST sclite (Debian package sctk).
+"""Make data/score_sclite.json: nasty pairs with counts and alignments of NIST sclite, systems compared by sc_stats.
 
-    python tests/golden/make_score_sclite.py tests/golden/data/score_sclite.json --pairs 200
+    python tests/golden/make_score_sclite.py tests/golden/data/score_sclite.json --pairs 2000
+
+It needs the command `sctk` of Debian's package sctk.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from pathlib import Path
 COMMAND = "sctk sclite -s -r ref.trn trn -h hyp.trn trn -i rm -l 100000 -o all dtl stdout"
 WORDS = ["the", "The", "THE", "of", "recognition", "it's", "twenty-one", "mid-", "-mid", "U.S.", "3.5", "%",
          "<unk>", "é", "naïve", "好", "的", "好的", "語音", "😀", "~", "#", "=", "/"]
+SGML = "sctk sclite -s -r ref.trn trn -h hyp.trn trn -i rm -o sgml stdout"
+MATCHED_PAIRS = "sctk sc_stats -p -t mapsswe -v -n -"
 REPORT = [                                       # a set for the whole report: four speakers, one without a word
     ("a-1", "the cat sat on the mat", "the hat sat the big mat"),
     ("a-2", "hello world", "hello world"),
@@ -54,6 +58,48 @@ def sclite(rows: list[tuple[str, str, str]]) -> str:
     return done.stdout.decode("utf-8")
 
 
+def matched_pairs(texts: list[str], systems: list[list[str]]) -> dict[str, float]:
+    """What sc_stats finds for two systems: segments, mean and deviation of the first's errors less the second's, z."""
+    aligned = b""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, system in enumerate(systems):
+            for rows, name in ((texts, "ref.trn"), (system, "hyp.trn")):
+                lines = "".join(f"{text} (s-{row:04d})\n" for row, text in enumerate(rows))
+                Path(folder, name).write_text(lines, encoding="utf-8")
+            done = subprocess.run(SGML.split(), cwd=folder, check=True, capture_output=True)
+            aligned += done.stdout.replace(b'title="hyp.trn"', b'title="%d"' % number)
+        done = subprocess.run(MATCHED_PAIRS.split(), cwd=folder, input=aligned, check=True, capture_output=True)
+    number = r"(-?[\d.]+)"
+    pattern = rf"\(# segs: (\d+)\).*\(mean: {number}\) \(std dev: {number}\) \(Z Stat: {number}\)"
+    found = re.search(pattern, printed := done.stdout.decode("utf-8", "replace"))
+    if found is None:
+        raise SystemExit(f"sc_stats printed no result:\n{printed}")
+    segments, *values = found.groups()
+    return {"segments": int(segments), **dict(zip(("mean", "deviation", "z"), map(float, values), strict=True))}
+
+
+def compared_systems(count: int, seed: int) -> list[dict]:
+    """Two systems of different quality on sets of sentences, and what sc_stats says of them."""
+    rng = random.Random(seed)
+    found = []
+    for number in range(count):
+        words = "abcdefgh" if number % 2 else "abcdefghijklmnopqrstuvwxyz"
+        texts = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(rng.choice([5, 20, 40]))]
+        systems = [[_spoil(rng, text, words, rate) for text in texts] for rate in (0.1, rng.choice([0.1, 0.15, 0.3]))]
+        rows = {"references": texts, "hypotheses": systems}
+        found.append({**rows, "sc_stats": matched_pairs(texts, systems)})
+    return found
+
+
+def _spoil(rng: random.Random, text: str, words: str, rate: float) -> str:
+    """The text with that share of its words replaced, lost or doubled."""
+    spoilt = []
+    for word in text.split():
+        edits = ([rng.choice(words)], [], [word, rng.choice(words)])
+        spoilt += rng.choice(edits) if rng.random() < rate else [word]
+    return " ".join(spoilt)
+
+
 def alignments(printed: str) -> dict[str, tuple[list[int], str]]:
     """Utterance id -> counts C, S, D, I, and the tags from left to right."""
     found = {}
@@ -78,11 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--systems", type=int, default=24, help="sets on which two systems are compared")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--version", help="of the package; default: what dpkg-query says")
     options = parser.parse_args()
     rows = nasty_pairs(options.pairs, options.seed)
     scored = alignments(sclite(rows))
-    version = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "sctk"], capture_output=True, text=True).stdout
+    asked = ["dpkg-query", "-W", "-f", "${Version}", "sctk"]
+    version = options.version or subprocess.run(asked, capture_output=True, text=True).stdout
     data = {
         "source": f"NIST sclite, Debian package sctk {version}: {COMMAND}",
         "made_by": f"tests/golden/{Path(__file__).name} {options.out} --pairs {options.pairs} --seed {options.seed}",
@@ -90,12 +139,15 @@ def main() -> None:
             {"reference": reference, "hypothesis": hypothesis, "counts": scored[name][0], "tags": scored[name][1]}
             for name, reference, hypothesis in rows
         ],
+        "systems": compared_systems(options.systems, options.seed),
         "report": {"rows": REPORT, "printed": sclite(REPORT).split("\n")},
     }
-    lines = [json.dumps(pair, ensure_ascii=False) for pair in data.pop("pairs")]
+    body = ""
+    for name in ("pairs", "systems"):                        # a line each
+        lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in data.pop(name))
+        body += f',\n "{name}": [\n  {lines}\n ]'
     head = json.dumps(data, ensure_ascii=False, indent=1).removesuffix("\n}")
-    body = ",\n  ".join(lines)
-    options.out.write_text(f'{head},\n "pairs": [\n  {body}\n ]\n}}\n', encoding="utf-8")
+    options.out.write_text(f"{head}{body}\n}}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from asrtool.score import align, score, write_result
 from asrtool.score.align import count_pairs, sclite_moves
+from asrtool.score.compare import compare
 
 DATA = json.loads((Path(__file__).parent / "data" / "score_sclite.json").read_text(encoding="utf-8"))
 PAIRS = [(pair["reference"].split(), pair["hypothesis"].split()) for pair in DATA["pairs"]]
@@ -74,3 +75,17 @@ def test_plain_and_compiled_kernel_take_the_same_path():
 
 def _ids(numbers, words):
     return np.array([numbers[word] for word in words], dtype=np.int64)
+
+
+def test_matched_pairs_equal_those_of_sc_stats():
+    """sc_stats takes the first system's errors less the second's, and prints three decimals."""
+    assert len(DATA["systems"]) >= 20
+    for systems in DATA["systems"]:
+        references, *sides = [
+            {f"s-{row:04d}": text for row, text in enumerate(texts)}
+            for texts in (systems["references"], *systems["hypotheses"])
+        ]
+        found, theirs = compare(references, *sides, alignment="sclite").pairs, systems["sc_stats"]
+        assert found.segments == theirs["segments"]
+        assert (-found.mean, found.deviation) == pytest.approx((theirs["mean"], theirs["deviation"]), abs=6e-4)
+        assert -found.z == pytest.approx(theirs["z"], abs=6e-4)

@@ -94,7 +94,7 @@ def test_tails_are_those_of_hesterbergs_table():
 
 
 def test_the_same_seed_gives_the_same_interval():
-    table = counts([0, 1, 2, 3], [5, 5, 5, 5])
+    table = counts([0, 1, 2, 3] * 3, [5] * 12)
     assert intervals(table, seed=4) == intervals(table, seed=4)
     assert not np.array_equal(bootstrap_rates(table, seed=4), bootstrap_rates(table, seed=5))
 
@@ -115,7 +115,10 @@ def test_every_number_has_an_interval_around_it():
     assert all(found[name][0] < value < found[name][1] for name, value in expected.items())
 
 
-def test_one_unit_and_no_reference_token_give_no_interval():
-    assert intervals(counts([1, 1], [4, 4]), np.array([0, 0]))["rate"] is None
-    assert intervals(np.array([[0, 0, 0, 3], [0, 0, 0, 0]]))["rate"] is None
+def test_few_units_and_no_reference_token_give_no_interval():
+    table = counts([1, 2] * 20, [4] * 40)
+    assert intervals(table[:8])["rate"] is not None
+    assert intervals(table[:7])["rate"] is None
+    assert intervals(table, np.arange(40) % 7)["rate"] is None
+    assert intervals(np.array([[0, 0, 0, 3]] * 9))["rate"] is None
     assert intervals(np.empty((0, 4), dtype=np.int64))["rate"] is None

@@ -112,17 +112,22 @@ def test_speakers_come_from_utt2spk_or_the_ids_of_a_trn_file(write, tmp_path):
 
 
 def test_recognised_labels_give_accuracy_recall_and_confusion():
-    truth = {"u1": "north", "u2": "north", "u3": "south", "u4": "north"}
-    answers = {"u1": "north", "u2": "south", "u3": "south", "u4": "north"}
-    report = score(TEXTS, TEXTS, recognized={"accent": (truth, answers)})
+    names = [f"u{number:02}" for number in range(16)]
+    truth = {name: "south" if number % 4 == 2 else "north" for number, name in enumerate(names)}
+    answers = {name: "south" if number % 4 in (1, 2) else "north" for number, name in enumerate(names)}
+    texts = dict.fromkeys(names, "a b")
+    report = score(texts, texts, recognized={"accent": (truth, answers)})
     found = report.json()["recognition"]["accent"]
-    assert (found["utterances"], found["accuracy"]) == (4, 0.75)
+    assert (found["utterances"], found["accuracy"]) == (16, 0.75)
     assert found["mean_recall"] == pytest.approx((2 / 3 + 1) / 2)
-    assert found["confusion"] == {"north": {"north": 2, "south": 1}, "south": {"south": 1}}
+    assert found["confusion"] == {"north": {"north": 8, "south": 4}, "south": {"south": 4}}
     low, high = found["interval"]
     assert low < 0.75 < high
     assert "accent recognised: accuracy 75.00 % (95 %: " in report.text()
-    assert "north         3   66.67  0.00 to 100.00         2      1" in report.text()
+    lines = [line.split() for line in report.text().splitlines()]
+    low, high = (f"{100 * value:.2f}" for value in found["classes"]["north"]["interval"])
+    assert ["north", "12", "66.67", low, "to", high, "8", "4"] in lines
+    assert ["south", "4", "100.00", "undefined", "0", "4"] in lines
 
 
 def test_an_utterance_without_hypothesis_was_not_recognised_and_one_without_label_is_an_error():

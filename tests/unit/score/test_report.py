@@ -7,6 +7,7 @@ import pytest
 
 from asrtool.score import ErrorCounts, TranscriptError, score, write_result
 
+MANY = {f"s{number % 9}-{number:02}": "a b c d" for number in range(36)}
 REFERENCES = {"u1": "the cat sat", "u2": "hello", "u3": "", "u4": "a b"}
 HYPOTHESES = {"u1": "the hat sat", "u2": "hello there", "u3": "", "u4": "a b"}
 ACCENTS = {"accent": {"u1": "north", "u2": "north", "u3": "south", "u4": "south"}}
@@ -84,8 +85,14 @@ def test_json_has_the_agreed_keys_and_fractions():
         "correct": 5, "substitutions": 1, "deletions": 0, "insertions": 1, "reference": 6, "rate": pytest.approx(1 / 3)
     }
     assert set(data["groups"]["accent"]["north"]) > set(data["total"])
+    assert data["interval"] is None                      # of four utterances
+
+
+def test_the_interval_is_around_the_rate():
+    data = score(MANY, {name: "a b x" if name < "s5" else "a b c d" for name in MANY}).json()
     low, high = data["interval"]
-    assert 0 <= low <= data["total"]["rate"] <= high
+    assert 0 < low < data["total"]["rate"] < high < 1
+    assert data["interval"] == data["intervals"]["utterance"]["rate"]
 
 
 def test_a_set_without_reference_tokens_has_counts_but_no_rate():
@@ -108,11 +115,15 @@ def test_han_characters_line_up_on_a_terminal():
 
 
 def test_speakers_give_a_second_interval_everywhere():
-    speakers = {"u1": "anna", "u2": "ben", "u3": "anna", "u4": "ben"}
-    data = score(REFERENCES, HYPOTHESES, labels=ACCENTS, speakers=speakers).json()
-    assert data["speakers"] == 2
-    assert set(data["intervals"]) == set(data["groups"]["accent"]["north"]["intervals"]) == {"utterance", "speaker"}
-    assert set(data["macro_average"]["accent"]["intervals"]) == {"utterance", "speaker"}
+    speakers = {name: name[:2] for name in MANY}
+    accents = {"accent": {name: "north" if name[-1] in "02468" else "south" for name in MANY}}
+    hypotheses = {name: "a b x" if name < "s5" else "a b c d" for name in MANY}
+    data = score(MANY, hypotheses, labels=accents, speakers=speakers).json()
+    assert data["speakers"] == 9
+    for found in (data, data["groups"]["accent"]["north"], data["macro_average"]["accent"]):
+        assert set(found["intervals"]) == {"utterance", "speaker"}
+        rates = [bounds["rate"] if isinstance(bounds, dict) else bounds for bounds in found["intervals"].values()]
+        assert all(low < 5 / 18 < high for low, high in rates)
     assert "speaker" not in score(REFERENCES, HYPOTHESES, speakers=dict.fromkeys(REFERENCES, "anna")).intervals
 
 

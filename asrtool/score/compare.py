@@ -1,0 +1,221 @@
+"""Two systems on the same utterances: is the difference more than chance, and where does it come from?
+
+The bootstrap is paired: a draw takes the same utterances (or speakers) for both systems, so that what makes a set easy
+or hard for both cancels out (Bisani and Ney, ICASSP 2004). Differences are second less first: below 0 the second is
+better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asrtool.score.align import ErrorCounts, align, count_pairs, total
+from asrtool.score.bootstrap import SEED, Interval, draw_sums, interval, numbers, ratio, sums_by, utterance_table
+from asrtool.score.matched_pairs import MatchedPairs, matched_pairs, segment_differences
+from asrtool.score.normalize import normalizer, splitter
+from asrtool.score.scoring import Labels, check_coverage, members_of, speaker_numbers
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one number, as fractions; `better`: share of draws in which the second system is strictly better, by unit."""
+
+    first: float
+    second: float
+    intervals: Mapping[str, Interval]
+    better: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        return self.second - self.first
+
+    def json(self) -> dict:
+        first, second = (value if math.isfinite(value) else None for value in (self.first, self.second))
+        value = self.value if first is not None and second is not None else None
+        return {
+            "first": first, "second": second, "difference": value, "intervals": dict(self.intervals),
+            "second_better": dict(self.better),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds; `errors` (utterances, 2) of the two systems by `ids`."""
+
+    metric: str
+    normalizer: str
+    alignment: str
+    totals: tuple[ErrorCounts, ErrorCounts]
+    numbers: Mapping[str, Difference]        # the numbers of score.json
+    pairs: MatchedPairs
+    groups: Mapping[str, Mapping[str, Difference]]           # error rates by label and value
+    words: Mapping[str, tuple[int, int, int]]                # reference word -> times spoken, wrong in first, in second
+    inserted: Mapping[str, tuple[int, int]]                  # word -> insertions by first, by second; where they differ
+    speakers: int
+    ids: tuple[str, ...] = field(repr=False)
+    errors: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def wins(self) -> tuple[int, int, int]:
+        """Utterances in which the second has fewer errors, more, as many."""
+        change = np.sign(self.errors[:, 1] - self.errors[:, 0])
+        return int((change < 0).sum()), int((change > 0).sum()), int((change == 0).sum())
+
+    @property
+    def sign_test(self) -> float:
+        """Two-sided p that wins and losses are tosses of a fair coin."""
+        better, worse, _ = self.wins
+        tosses, fewer = better + worse, min(better, worse)
+        if tosses > 1000:                    # normal approximation, corrected for continuity
+            return min(1.0, math.erfc(max(0.0, abs(better - worse) - 1) / math.sqrt(2 * tosses)))
+        return min(1.0, 2 * sum(math.comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
+
+    def changed(self, count: int, better: bool) -> list[tuple[str, int, int]]:
+        """Utterances that gained (or lost) most: id, errors of the first, of the second."""
+        change = self.errors[:, 1] - self.errors[:, 0]
+        order = np.argsort(change if better else -change, kind="stable")[:count].tolist()
+        rows = [(self.ids[row], *self.errors[row].tolist()) for row in order]
+        return [row for row in rows if (row[2] < row[1] if better else row[2] > row[1])]
+
+    def changed_words(self, count: int, better: bool) -> list[tuple[str, int, int, int]]:
+        """Reference words that are wrong less (or more) often: word, spoken, wrong in first, in second."""
+        sign = 1 if better else -1
+        rows = [(word, *row) for word, row in self.words.items() if sign * (row[1] - row[2]) > 0]
+        return sorted(rows, key=lambda row: (sign * (row[3] - row[2]), row[0]))[:count]
+
+    def json(self) -> dict:
+        better, worse, same = self.wins
+        pairs = self.pairs
+        return {
+            "metric": self.metric,
+            "normalizer": self.normalizer,
+            "alignment": self.alignment,
+            "utterances": len(self.ids),
+            "speakers": self.speakers,
+            "numbers": {name: found.json() for name, found in self.numbers.items()},
+            "matched_pairs": {
+                "segments": pairs.segments, "mean": pairs.mean, "p": pairs.p,
+                "deviation": None if math.isnan(pairs.deviation) else pairs.deviation,
+                "z": pairs.z if math.isfinite(pairs.z) else None,
+            },
+            "utterances_changed": {"better": better, "worse": worse, "same": same, "sign_test_p": self.sign_test},
+            "groups": {
+                label: {value: found.json() for value, found in values.items()} for label, values in self.groups.items()
+            },
+            "words": {word: list(row) for word, row in self.words.items() if row[1] != row[2]},
+            "inserted": {word: list(row) for word, row in self.inserted.items()},
+        }
+
+
+def compare(
+    references: Mapping[str, str],
+    first: Mapping[str, str],
+    second: Mapping[str, str],
+    *,
+    metric: str = "wer",
+    normalize: str = "none",
+    alignment: str = "levenshtein",
+    missing: str = "error",
+    labels: Labels | None = None,
+    speakers: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare two sets of hypotheses; arguments as of `score`."""
+    for texts in (first, second):
+        check_coverage(references, texts, missing)
+    prepare, split = normalizer(normalize), splitter(metric)
+    ids = tuple(references)
+    units = speaker_numbers(ids, speakers)
+    units = units if units is not None and units.max() > 0 else None
+    spoken = [split(prepare(text)) for text in references.values()]
+    written = [[split(prepare(texts.get(name, ""))) for name in ids] for texts in (first, second)]
+    counts = [count_pairs(zip(spoken, side, strict=True), alignment) for side in written]
+    errors = np.stack([part[:, 1:].sum(axis=1) for part in counts], axis=1)
+    words = _Words(spoken)
+    segments: list[int] = []
+    for row in np.flatnonzero(errors.any(axis=1)).tolist():
+        both = [align(spoken[row], side[row], alignment) for side in written]
+        segments += segment_differences(*both)
+        for side, alignment_found in enumerate(both):
+            words.add(side, alignment_found)
+    return Comparison(
+        metric=metric,
+        normalizer=normalize,
+        alignment=alignment,
+        totals=(total(counts[0]), total(counts[1])),
+        numbers=_differences(counts, units),
+        pairs=matched_pairs(segments),
+        groups={
+            label: {
+                value: _differences(
+                    [part[rows] for part in counts],
+                    None if units is None else np.unique(units[rows], return_inverse=True)[1],
+                    seed,
+                )["rate"]
+                for seed, (value, rows) in enumerate(members_of([values[name] for name in ids]).items(), start=SEED)
+            }
+            for label, values in (labels or {}).items()
+        },
+        words=words.table(),
+        inserted={word: pair for word, pair in words.inserted_table().items() if pair[0] != pair[1]},
+        speakers=0 if units is None else int(units.max()) + 1,
+        ids=ids,
+        errors=errors,
+    )
+
+
+def _differences(counts: Sequence[np.ndarray], units: np.ndarray | None, seed: int = SEED) -> dict[str, Difference]:
+    """Name of a number -> its difference, utterances drawn in pairs, and speakers where `units` numbers them."""
+    table = np.concatenate([utterance_table(part) for part in counts], axis=1)
+    tables = {"utterance": table}
+    if units is not None and units.max() > 0:
+        tables["speaker"] = sums_by(table, units)
+    width = table.shape[1] // 2
+    sides = [numbers(table[:, side * width:][:, :width].sum(axis=0, keepdims=True)) for side in (0, 1)]
+    drawn = {}
+    for unit, rows in tables.items():
+        sums = draw_sums(rows, seed=seed)
+        left, right = numbers(sums[:, :width]), numbers(sums[:, width:])
+        drawn[unit] = {name: right[name] - left[name] for name in left}
+    return {
+        name: Difference(
+            float(sides[0][name][0]),
+            float(sides[1][name][0]),
+            {unit: interval(values[name], len(tables[unit])) for unit, values in drawn.items()},
+            {unit: _share_better(values[name], name) for unit, values in drawn.items()},
+        )
+        for name in sides[0]
+    }
+
+
+def _share_better(values: np.ndarray, name: str) -> float:
+    better = values > 0 if name == "correct" else values < 0
+    return float(ratio(np.array([better.sum()]), np.array([(~np.isnan(values)).sum()]))[0])
+
+
+class _Words:
+    """How often each reference word was spoken, and was wrong in either system."""
+
+    def __init__(self, spoken: Sequence[Sequence[str]]) -> None:
+        self.spoken = Counter(word for words in spoken for word in words)
+        self.wrong: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        self.inserted: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+
+    def add(self, side: int, alignment: Sequence[tuple]) -> None:
+        for tag, reference, hypothesis in alignment:
+            if tag == "I":
+                self.inserted[side][hypothesis] += 1
+            elif tag != "C":
+                self.wrong[side][reference] += 1
+
+    def table(self) -> dict[str, tuple[int, int, int]]:
+        names = sorted(self.wrong[0].keys() | self.wrong[1].keys())
+        return {word: (self.spoken[word], self.wrong[0][word], self.wrong[1][word]) for word in names}
+
+    def inserted_table(self) -> dict[str, tuple[int, int]]:
+        names = sorted(self.inserted[0].keys() | self.inserted[1].keys())
+        return {word: (self.inserted[0][word], self.inserted[1][word]) for word in names}

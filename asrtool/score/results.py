@@ -1,0 +1,260 @@
+"""The results of all experiments below a folder, with what made them: read from `exp/`, never typed.
+
+An experiment is a folder with the `config.yaml` that training wrote; its results are `<decode>/<set>/score.json`. What
+cannot be trusted, such as a score whose hypotheses have changed since, is left out and named.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from asrtool.score.found import Result, find
+from asrtool.score.transcripts import TranscriptError
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+SHORT = 8                                    # characters of a hash that are shown
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `exp/<tag>` says of itself; empty where a file is missing."""
+
+    folder: Path
+    config: Mapping
+
+    @classmethod
+    def read(cls, folder: Path) -> Experiment:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not isinstance(config.get("phases"), dict):
+            raise TranscriptError(f"{folder / 'config.yaml'}: not a config that training wrote (no phases)")
+        return cls(folder, config)
+
+    @property
+    def tag(self) -> str:
+        return self.folder.name
+
+    @property
+    def begun(self) -> str:
+        """When it was started first, `2026-01-31 12:00:00`; sorts after all others where that is not known."""
+        lines = self._lines("command.txt")
+        return lines[0][:19] if lines else "~"
+
+    @property
+    def commands(self) -> list[str]:
+        """The command of each start that differs from the one before, without the time."""
+        return _without_repeats(_command(line[20:]) for line in self._lines("command.txt"))
+
+    @property
+    def commits(self) -> list[str]:
+        return _without_repeats(line[20:] for line in self._lines("git.txt"))
+
+    @property
+    def seeds(self) -> list[int]:
+        return _without_repeats(phase.get("seed", 0) for phase in self.config["phases"].values())
+
+    @property
+    def data(self) -> str:
+        """Digest of the training set."""
+        try:
+            stamp = json.loads((self.folder / ".stage.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        return stamp.get("sources", {}).get("train", "")
+
+    @property
+    def model(self) -> Mapping:
+        """`parameters`, `trained` and `frame_shift` of the last phase."""
+        try:
+            path = self.folder / list(self.config["phases"])[-1] / "model.json"
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self.folder / name).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment on one set."""
+
+    experiment: Experiment
+    result: Result
+    seconds: float                           # of audio
+    elapsed: float                           # of search
+    frames: int | None                       # that the encoder gave; None: hyps.jsonl does not say
+
+    @property
+    def real_time_factor(self) -> float | None:
+        return self.elapsed / self.seconds if self.seconds else None
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Encoder frames per second of audio."""
+        return self.frames / self.seconds if self.frames is not None and self.seconds else None
+
+    @property
+    def frame_reduction(self) -> float | None:
+        """Share of the frames after the stem that the encoder left out: 0 for an encoder that keeps all."""
+        shift = self.experiment.model.get("frame_shift")
+        return None if self.frame_rate is None or not shift else max(0.0, 1 - self.frame_rate * shift)
+
+    def json(self) -> dict:
+        stored, experiment = self.result.stored, self.experiment
+        keys = ("metric", "normalizer", "alignment", "missing", "total", "intervals", "utterances", "speakers")
+        return {
+            "experiment": experiment.tag, "folder": str(experiment.folder), "decode": self.result.decode,
+            "set": self.result.set, **{key: stored[key] for key in keys},
+            "parameters": experiment.model.get("parameters"), "trained_parameters": experiment.model.get("trained"),
+            "frames_per_second": self.frame_rate, "frame_reduction": self.frame_reduction,
+            "real_time_factor": self.real_time_factor, "commands": experiment.commands, "commits": experiment.commits,
+            "seeds": experiment.seeds, "training_data": experiment.data,
+            "reference_sha256": stored["files"]["reference"]["sha256"],
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of the experiments that lie side by side in `root`; `left_out`: why other results are not among them."""
+
+    root: Path
+    rows: Sequence[Row]
+    baseline: Experiment | None
+    left_out: Sequence[str]
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        found = {row.experiment.folder: row.experiment for row in self.rows}
+        return sorted(found.values(), key=lambda experiment: (experiment.begun, experiment.tag))
+
+    def sets(self) -> dict[tuple[str, str, str, str], list[Row]]:
+        """Rows that can be compared: of the same set, metric, normaliser and reference."""
+        found: dict[tuple[str, str, str, str], list[Row]] = {}
+        for row in self.rows:
+            stored = row.result.stored
+            key = (row.result.set, stored["metric"], stored["normalizer"], stored["files"]["reference"]["sha256"])
+            found.setdefault(key, []).append(row)
+        return {key: sorted(found[key], key=_by_rate) for key in sorted(found)}
+
+
+def collect(folder: Path, baseline: str = "") -> list[Results]:
+    """The results below `folder`, by the folder that their experiments lie in: miniatures apart from the rest.
+
+    `baseline`: tag of the experiment that others are compared with; default: the one that was begun first.
+    """
+    read = functools.cache(Experiment.read)
+    rows: dict[Path, list[Row]] = {}
+    left_out: dict[Path, list[str]] = {}
+    for path in find(folder):
+        home = next((parent for parent in path.parents if (parent / "config.yaml").is_file()), None)
+        root = folder if home is None else home.parent
+        try:
+            if home is None:
+                raise TranscriptError(f"{path}: it lies in no experiment (no folder above it has a config.yaml)")
+            result = Result.read(path)
+            result.file("hypothesis")                        # is still what was scored
+            rows.setdefault(root, []).append(Row(read(home), result, *_decoding(result)))
+        except TranscriptError as error:
+            left_out.setdefault(root, []).append(str(error))
+    if not rows:
+        reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
+        raise TranscriptError(f"{folder}: no result in it{reasons}")
+    known = sorted({row.experiment.tag for group in rows.values() for row in group})
+    if baseline and baseline not in known:
+        raise TranscriptError(f"{folder}: no experiment '{baseline}' with results; there are: {', '.join(known)}")
+    found = []
+    for root in sorted(rows.keys() | left_out.keys()):
+        experiments = [row.experiment for row in rows.get(root, [])]
+        first = min(experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None)
+        found.append(Results(root, rows.get(root, []), first, left_out.get(root, [])))
+    return found
+
+
+def difference(baseline: Experiment, other: Experiment, neutral: Sequence[str] = ()) -> list[str]:
+    """What the config of `other` has otherwise, as `optim.lr: 0.001 (0.002)`, the baseline's value last.
+
+    `neutral`: keys that change no result. Of a component of another type only the types are told.
+    """
+    left, right = baseline.config["phases"], other.config["phases"]
+    if len(left) == len(right) == 1:
+        left, right = next(iter(left.values())), next(iter(right.values()))
+        return [text for key, text in _differences(left, right, "") if key not in neutral]
+    return [text for key, text in _differences(left, right, "") if key.partition(".")[2] not in neutral]
+
+
+def published(recipe: str) -> tuple[list[Mapping], list[Mapping]]:
+    """Rows of published.yaml for a recipe: rates of its sets, and relative reductions."""
+    known = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return known.get(recipe, []), [row for row in known["relative"] if row["recipe"] == recipe]
+
+
+def recipe_of(root: Path) -> str:
+    """Name of the recipe that a folder of experiments belongs to; empty for miniatures."""
+    parts = root.resolve().parts
+    return parts[-2] if len(parts) > 1 and parts[-1] == "exp" else ""
+
+
+def _differences(left: object, right: object, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        if left.get("type") != right.get("type"):
+            yield f"{where}.type", f"{where}: {right.get('type')} ({left.get('type')})"
+            return
+        for key in [*right, *(key for key in left if key not in right)]:
+            inner = f"{where}.{key}" if where else str(key)
+            yield from _differences(left.get(key, "absent"), right.get(key, "absent"), inner)
+    elif left != right:
+        old, new = (_short(value) for value in (left, right))
+        yield where, f"{where}: {new} ({old})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("type", "set"))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _decoding(result: Result) -> tuple[float, float, int | None]:
+    """Seconds of audio and of search, and encoder frames, summed over hyps.jsonl; zeros where there is none."""
+    path = result.folder / "hyps.jsonl"
+    seconds, elapsed, frames = 0.0, 0.0, 0
+    counted = path.is_file()
+    if counted:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                seconds += row.get("seconds", 0.0)
+                elapsed += row.get("elapsed", 0.0)
+                counted = counted and "frames" in row
+                frames += row.get("frames", 0)
+    return seconds, elapsed, frames if counted else None
+
+
+def _by_rate(row: Row) -> tuple:
+    rate = row.result.stored["total"]["rate"]
+    return (rate is None, rate, row.experiment.tag, row.result.decode)
+
+
+def _command(line: str) -> str:
+    """The command as it can be typed anywhere: `.../asrtool/bin/train.py` is `python -m asrtool.bin.train`."""
+    program, _, arguments = line.partition(" ")
+    path = Path(program)
+    if path.suffix == ".py" and path.parent.name == "bin":
+        program = f"python -m asrtool.bin.{path.stem}"
+    return f"{program} {arguments}".strip()
+
+
+def _without_repeats(values: Iterator) -> list:
+    found: list = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
