@@ -37,7 +37,7 @@ def _with_interval(counts: np.ndarray) -> dict:
     errors, reference = int(counts[:, 1:].sum()), int(counts[:, :3].sum())
     return {
         "count": errors, "rate": errors / reference if reference else None,
-        "interval": interval(bootstrap_rates(counts)) if reference else None,
+        "interval": interval(bootstrap_rates(counts), len(counts)) if reference else None,
     }
 
 

@@ -73,7 +73,7 @@ def groups(result: Result) -> str:
                 for value, group in result.report.groups[SPEAKER].items()]
         rows.sort(key=lambda row: -(row[1]["rate"] or 0.0))
         macro = result.report.macro[SPEAKER]
-        tables.append(_group(SPEAKER, rows, vars(macro), stored["total"]["rate"]))
+        tables.append(_group(SPEAKER, rows, {"rate": macro.rate, "interval": macro.interval}, stored["total"]["rate"]))
     if not tables:
         return ('<p class="muted">No groups: one speaker, and stage 5 was not asked for any '
                 "(<code>--group-by</code>).</p>")
