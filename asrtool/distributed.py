@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from asrtool import peers
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
@@ -34,7 +36,10 @@ def device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing in a single process."""
+    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing in a single process.
+
+    Inside, a rank that ends takes the others with it, within seconds and by name (asrtool/peers.py).
+    """
     if world_size() == 1:
         yield
         return
@@ -50,9 +55,13 @@ def process_group() -> Iterator[None]:
     if ours:
         signal.signal(signal.SIGINT, handler)
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
+        with peers.watched(rank(), world_size(), broadcast_object):
+            yield
+    except BaseException:
+        if where.type == "cpu":  # gloo lets go at once; nccl would wait for ranks that wait for this one
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:
@@ -60,6 +69,15 @@ def all_sum(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def largest(value: int) -> int:
+    """The largest of the ranks' numbers."""
+    if not dist.is_initialized():
+        return value
+    box = torch.tensor(value, dtype=torch.int64, device=device())
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
 
 
 def barrier() -> None:

@@ -1,8 +1,9 @@
-"""What one of two processes does in tests/unit/train/test_ranks.py; a module of its own, so that it can be spawned."""
+"""What one of several processes does in tests of ranks; a module of its own, so that it can be spawned."""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import torch
@@ -14,8 +15,14 @@ from tests.toy_training import ToyStep, ToySteps, gradients, toy_batch, toy_step
 WORLD = 2
 
 
-def join(rank: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def join(rank: int, port: int, world: int = WORLD) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
 
@@ -60,3 +67,4 @@ def work(rank: int, port: int, folder: Path) -> None:
         trainer = toy_trainer(folder / "run", ToySteps(rank=rank, world=WORLD, size=25, micro=2))
         ended = trainer.run()
     torch.save({**found, "bad": bad, "ended": ended, "weights": trainer.model.state_dict()}, folder / f"{rank}.pt")
+

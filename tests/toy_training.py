@@ -117,6 +117,9 @@ class ToySteps:
     def longest(self) -> Batch:
         return toy_batch([3, 7], self.change)
 
+    def densest(self) -> Iterator[Batch]:
+        yield from (toy_batch([number], self.change) for number in range(self.size))
+
 
 class ToyRates:
     """Share of utterances whose class is wrong."""
@@ -132,17 +135,20 @@ def toy_objective(loss: object = None, weight: float = 1.0) -> Objective:
     return Objective({"classes": loss or ToyLoss()}, {"classes": weight})
 
 
-def toy_trainer(folder: Path, data: ToySteps | None = None, optim: Mapping | None = None, **settings) -> Trainer:
+def toy_trainer(
+    folder: Path, data: ToySteps | None = None, optim: Mapping | None = None, model: nn.Module | None = None, **settings
+) -> Trainer:
     """A trainer for `folder`; settings are those of TrainerConfig."""
     if "epochs" not in settings and "steps" not in settings:
         settings["epochs"] = 3
+    data = data or ToySteps()
     return Trainer(
         TrainerConfig(**{"average": 2, **settings}),
         OptimConfig(**{"lr": 0.05, **(optim or {})}),
-        ToyModel(),
+        model or ToyModel(),
         toy_objective(),
-        data or ToySteps(),
-        [toy_batch([100, 101, 102]), toy_batch([103, 104])],
+        data,
+        [toy_batch([100, 101, 102]), toy_batch([103, 104]), toy_batch([105])][data.rank :: data.world],
         folder,
         rates=ToyRates(),
         device=torch.device("cpu"),
@@ -153,7 +159,9 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
 
 
-def toy_stepper(model: nn.Module | None = None, precision: str = "float32", **settings) -> Stepper:
+def toy_stepper(
+    model: nn.Module | None = None, precision: str = "float32", shared: str = "ddp", **settings
+) -> Stepper:
     config = OptimConfig(**{"lr": 0.1, "clip": float("inf"), **settings})
     return Stepper(
         config,
@@ -163,6 +171,7 @@ def toy_stepper(model: nn.Module | None = None, precision: str = "float32", **se
         precision=precision,
         device=torch.device("cpu"),
         seed=0,
+        shared=shared,
     )
 
 

@@ -26,10 +26,15 @@ from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig
-from asrtool.train import checkpoint, folder
+from asrtool.train import checkpoint, folder, optim
 from asrtool.train.objective import Objective
-from asrtool.train.trainer import Trainer
+from asrtool.train.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
+
+
+class PhaseError(ValueError):
+    """A later phase of the config cannot be trained; found before the first one starts."""
+
 
 MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
 
@@ -42,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if distributed.is_main():
             stack.enter_context(stamp.locked(args.exp))
             prepare(args, phases)
+            check_phases(args, phases)
         distributed.barrier()
         ended = train(args, phases)
     if ended == signal.SIGINT:
@@ -85,6 +91,28 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
     )
 
 
+def check_phases(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None:
+    """Find out before the first of several phases starts what would stop a later one, days after."""
+    if len(phases) == 1:  # it is about to start
+        return
+    tokenizer = tokenizers.load(args.exp / "vocab")
+    before = checkpoint.shapes(args.init) if args.init is not None else None
+    origin = f"--init {args.init}"
+    for name, phase in phases.items():
+        try:
+            with torch.device("meta"):
+                model = build_model(phase, tokenizer.size)
+            optim.assign(phase.optim, model)
+            check_metric(phase.trainer.best, make_objective(phase, tokenizer).terms, measures_rates(phase))
+            noise_sets(phase, args.train.parent)
+            if before is not None:
+                checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
+        except (ValueError, RuntimeError, datadir.DataDirError) as error:
+            raise PhaseError(f"phase '{name}': {error}") from error
+        before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
+        origin = f"what phase '{name}' leaves"
+
+
 def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
     """Train every phase that is not finished; each starts from the averaged weights of the one before.
 
@@ -125,27 +153,41 @@ def train_phase(
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     if weights is not None:
-        logger.info("%s starts from the weights %s", where, weights)
+        if any(where.glob("step-*")):
+            logger.info("%s began from the weights %s and goes on from its own checkpoints", where, weights)
+        else:
+            fresh = "a fresh optimizer and step 1: this is a start, not the resuming of another training"
+            logger.info("%s starts from the weights %s with %s", where, weights, fresh)
         checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused)
-    objective = Objective(
-        {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()},
-        {name: loss.weight for name, loss in phase.losses.items()},
-    )
-    trains_ctc = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
+    batches = step_loader(training, args.train)
+    logger.info("%s: %s", where, batches.describe())
     fbank = phase.data.fbank
     return Trainer(
         phase.trainer,
         phase.optim,
         model,
-        objective,
-        step_loader(training, args.train),
+        make_objective(phase, tokenizer),
+        batches,
         EvalLoader(validation),
         where,
-        rates=GreedyRates(model, tokenizer) if trains_ctc else None,
+        rates=GreedyRates(model, tokenizer) if measures_rates(phase) else None,
         seed=phase.seed,
         frame_seconds=fbank.frame_shift_ms / 1000 if phase.data.input == "fbank" else 1 / fbank.rate,
         logs=args.exp,
     ).run()
+
+
+def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer) -> Objective:
+    return Objective(
+        {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()},
+        {name: loss.weight for name, loss in phase.losses.items()},
+    )
+
+
+def measures_rates(phase: TrainConfig) -> type[GreedyRates] | None:
+    """Error rates need a CTC head that is trained."""
+    trained = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
+    return GreedyRates if trained else None
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:

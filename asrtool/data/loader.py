@@ -125,6 +125,18 @@ class StepLoader:
         """Steps of an epoch; epochs may differ by a few, since each one sorts its utterances into batches anew."""
         return len(self._epoch(epoch))
 
+    def describe(self) -> str:
+        """One line on the global batch, which is the same on any number of ranks."""
+        plan = self._epoch(0)
+        utterances, seconds = len(self.dataset) / len(plan), self.plan.lengths.sum() / len(plan)
+        cuts = [len(self.plan.slices(batch, self.rank, self.world)) for batch in plan[:50]]
+        parts = f"{min(cuts)} to {max(cuts)} micro-batches" if min(cuts) < max(cuts) else f"{max(cuts)} micro-batches"
+        return (
+            f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at most "
+            f"{self.plan.config.seconds:g} with padding; {len(plan)} steps an epoch; {self.world} rank"
+            f"{'s' * (self.world > 1)} with {parts} each"
+        )
+
     def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:
         """Step `index` of `epoch`, and so on without end, over all epochs."""
         batches, skipped = [], {}
@@ -146,12 +158,27 @@ class StepLoader:
             batches, skipped = [], {}
 
     def longest(self) -> Batch | None:
-        """This rank's first micro-batch of the step with the longest utterance; None where none of it can be read."""
+        """The first micro-batch, of this rank where it has one, of the step with the longest utterance; None where none
+        of it can be read."""
         longest = int(self.plan.lengths.argmax())
         batch = next(batch for batch in self._epoch(0) if longest in batch)
-        for micro in self.plan.slices(batch, self.rank, self.world)[:1]:
-            return self.dataset.reader.batch([self.dataset.utterances[i] for i in micro])[0]
-        return None
+        micros = self.plan.slices(batch, self.rank, self.world) or self.plan.slices(batch, 0, self.world)
+        return self.dataset.reader.batch([self.dataset.utterances[i] for i in micros[0]])[0]
+
+    def densest(self, size: int = 32) -> Iterator[Batch]:
+        """Batches of up to `size` utterances, those with the most text per second first, the same on all ranks."""
+        utterances, lengths = self.dataset.utterances, self.plan.lengths
+        limit = self.plan.config.max_seconds_per_device or self.plan.config.seconds
+        order = sorted(range(len(utterances)), key=lambda i: -len(utterances[i].text) / lengths[i])
+        group: list[int] = []
+        for i in [*order, None]:
+            full = i is None or len(group) == size or (len(group) + 1) * max(lengths[[*group, i]]) > limit
+            if group and full:
+                batch, _ = self.dataset.reader.batch([utterances[j] for j in group])
+                if batch is not None:
+                    yield batch
+                group = []
+            group += [] if i is None else [i]
 
     def _tasks(self, epoch: int, index: int) -> Iterator[Task]:
         utterances = self.dataset.utterances

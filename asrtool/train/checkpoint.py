@@ -25,9 +25,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from asrtool import stamp
 from asrtool.log import logger
+from asrtool.train import parallel
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -247,7 +249,7 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's state by name; tied weights once, under their first name."""
-    tensors = model.state_dict()
+    tensors = model.state_dict(keep_vars=True)
     return {name: tensors[name] for name, first in _first_names(tensors).items() if name == first}
 
 
@@ -264,14 +266,36 @@ def load_model(model: nn.Module, path: Path, missing: Collection[str] = (), unus
         if problem is not None:
             raise CheckpointError(f"{path} cannot be used: {problem}")
     source = load(path / MODEL if path.is_dir() else path)
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
+    sizes = {name: tuple(value.shape) for name, value in source.items()}
+    absent, extra = compare(str(path), sizes, model, missing, unused)
+    for what, names in (("keep their initialisation", absent), ("of the file are not used", extra)):
+        if names:
+            logger.info("%s: %d tensors %s: %s", path, len(names), what, _some(names))
+    for name in own:
+        if name in source:
+            parallel.fill(own[name], source[name])
+
+
+def compare(
+    what: str,
+    source: Mapping[str, tuple[int, ...]],
+    model: nn.Module,
+    missing: Collection[str] = (),
+    unused: Collection[str] = (),
+) -> tuple[list[str], list[str]]:
+    """Names that only `model` has and names that only `source` (name -> shape) has; an error where that is not allowed.
+
+    what: where the source comes from, for the message.
+    """
+    own = model.state_dict(keep_vars=True)
     firsts = _first_names(own)
     absent = [name for name in own if firsts[name] == name and name not in source]
     extra = [name for name in source if name not in own]
     shapes = [
-        f"{name} {tuple(value.shape)}, in the model {tuple(own[name].shape)}"
-        for name, value in source.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} {tuple(shape)}, in the model {tuple(own[name].shape)}"
+        for name, shape in source.items()
+        if name in own and tuple(shape) != tuple(own[name].shape)
     ]
     problems = [
         _listed("not in the file: ", [name for name in absent if not _allowed(name, missing)]),
@@ -280,13 +304,21 @@ def load_model(model: nn.Module, path: Path, missing: Collection[str] = (), unus
     ]
     if any(problems):
         raise CheckpointError(
-            f"{path} does not fit the model: {'; '.join(filter(None, problems))}. What is meant to differ is "
+            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. What is meant to differ is "
             "allowed by name patterns in init.missing and init.unused"
         )
-    for what, names in (("keep their initialisation", absent), ("of the file are not used", extra)):
-        if names:
-            logger.info("%s: %d tensors %s: %s", path, len(names), what, _some(names))
-    model.load_state_dict({name: value for name, value in source.items() if name in own}, strict=False)
+    return absent, extra
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the weights in a checkpoint folder or file, without reading them."""
+    file = path / MODEL if path.is_dir() else path
+    try:
+        with safe_open(file, "pt") as stream:
+            names = stream.keys()
+            return {name: tuple(stream.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -312,7 +344,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
         name, _, part = key.rpartition("/")
         parameter = own[places[name]]
         if value.shape == parameter.shape:  # fused AdamW pairs numbers by their place in memory: strides must agree
-            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+            value = parallel.like(value, parameter)
         state.setdefault(places[name], {})[part] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -323,10 +355,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
 def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Name -> the first name of the same memory."""
     seen: dict[tuple, str] = {}
-    return {
-        name: seen.setdefault((value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,), name)
-        for name, value in tensors.items()
-    }
+    return {name: seen.setdefault(_memory(name, value), name) for name, value in tensors.items()}
+
+
+def _memory(name: str, value: Tensor) -> tuple:
+    if isinstance(value, DTensor) or value.is_meta:  # the memory of a share, or of none, tells nothing: the object does
+        return (id(value),)
+    return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)
 
 
 def _fingerprint(file: Path) -> dict[str, object]:

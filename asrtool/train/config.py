@@ -28,6 +28,8 @@ class TrainerConfig:
     nonfinite_limit: int = 10  # steps in a row with a non-finite loss or gradient that end the run
     ema: float | None = None  # decay of a moving average of the weights, used instead of them outside training
     compile: bool = False  # torch.compile each part of the model
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # what several ranks hold: the whole model each, or a share of it each
+    tensorboard: bool = True  # write its event files too, where it is installed
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -41,6 +43,10 @@ class TrainerConfig:
             raise ValueError(f"{', '.join(wrong)} must be at least 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError("ema must lie between 0 and 1")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("parallel: fsdp has no scaler for fp16; use precision: bf16 or float32")
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError("compile and parallel: fsdp exclude each other; compile works with parallel: ddp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +75,6 @@ class Steps(Protocol):
 
     def longest(self) -> Batch | None:
         """The micro-batch with the longest utterance, if it can be read."""
+
+    def densest(self) -> Iterable[Batch]:
+        """Batches of the utterances with the most text per second first, the same on all ranks."""

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from asrtool.train import parallel
+
 
 class Ema:
     """shadow <- d * shadow + (1 - d) * weights after every update, d = min(decay, (1 + n) / (10 + n)) for update n.
@@ -40,7 +42,7 @@ class Ema:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 self._shadow[name].copy_(parameter)
-                parameter.copy_(weights[name])
+                parallel.fill(parameter, weights[name])
 
     @torch.no_grad()
     def _swap(self) -> None:

@@ -23,8 +23,15 @@ from pathlib import Path
 from asrtool import stamp
 from asrtool.log import logger
 
-# what changes neither the weights nor the scores of a run
-NEUTRAL = ("data.workers", "trainer.log_every", "trainer.save_every_seconds")
+# What changes neither the weights nor the scores of a run, or no more than another number of ranks does
+NEUTRAL = (
+    "data.batch.max_seconds_per_device",
+    "data.workers",
+    "trainer.log_every",
+    "trainer.parallel",
+    "trainer.save_every_seconds",
+    "trainer.tensorboard",
+)
 
 
 class FolderError(ValueError):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool import distributed
+from asrtool.train import parallel
 from asrtool.types import Batch, LossReport
 
 
@@ -50,6 +51,7 @@ def first_module(model: nn.Module, autocast: Callable[[], AbstractContextManager
     finally:
         for handle in handles:
             handle.remove()
+        parallel.settle(model)
     return found[0] if found else None
 
 

@@ -73,8 +73,6 @@ def build(config: OptimConfig, model: nn.Module, planned: int) -> tuple[torch.op
         decay = config.weight_decay if group.weight_decay is None else group.weight_decay
         bare = parameter.ndim < 2 or "bias" in name.rpartition(".")[2] or id(parameter) in tables
         buckets.setdefault((group.lr_scale, 0.0 if bare else decay), []).append(parameter)
-    if not buckets:
-        raise OptimError("optim.groups freezes every parameter of the model; nothing is left to train")
     groups = [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale}
         for (scale, decay), parameters in buckets.items()
@@ -108,7 +106,7 @@ def thaw_steps(config: OptimConfig) -> list[int]:
 
 
 def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
-    """Parameter name -> its group. A pattern that decides nothing is an error."""
+    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves nothing to train."""
     names = [name for name, _ in model.named_parameters()]
     chosen: dict[str, GroupConfig] = {}
     for pattern, group in config.groups.items():
@@ -119,6 +117,8 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
         if not taken:
             raise OptimError(f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern above it")
         chosen.update(dict.fromkeys(taken, group))
+    if names and all(name in chosen and chosen[name].freeze for name in names):
+        raise OptimError("optim.groups freezes every parameter of the model; nothing is left to train")
     rest = GroupConfig()
     return {name: chosen.get(name, rest) for name in names}
 

@@ -8,12 +8,15 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
+import torch
 from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from asrtool.log import JsonLines, logger
-from asrtool.train.step import StepResult
+from asrtool.train.board import Board
+from asrtool.train.clock import PARTS
+from asrtool.train.step import GIGABYTE, StepResult
 
 LINE_SECONDS = 10.0
 SLOW_DATA = 0.1  # share of the time spent waiting for data above which there is advice
@@ -24,14 +27,16 @@ class Window:
 
     def __init__(self) -> None:
         self.steps = self.utterances = 0
-        self.frames = self.waited = self.norm = 0.0
+        self.frames = self.norm = 0.0
+        self.seconds = dict.fromkeys(PARTS, 0.0)
         self.losses: dict[str, float] = {}
         self.started = time.monotonic()
 
-    def add(self, result: StepResult, waited: float) -> None:
+    def add(self, result: StepResult, seconds: Mapping[str, float]) -> None:
         self.steps += 1
-        self.waited += waited
         self.frames += result.frames
+        for part, value in seconds.items():
+            self.seconds[part] += value
         if result.bad is not None:
             return
         self.utterances += result.utterances
@@ -47,17 +52,32 @@ class Window:
             **{name: total / max(1, self.utterances) for name, total in self.losses.items()},
             "norm": self.norm,
             "audio_seconds_per_second": self.frames * frame_seconds / elapsed,
-            "data_wait": min(1.0, self.waited / elapsed),
+            "data_wait": min(1.0, self.seconds["data"] / elapsed),
         }
+
+    def split(self) -> dict[str, float]:
+        """Seconds a step by part; `other` is what lies between steps: validation, saving, logging."""
+        elapsed = time.monotonic() - self.started
+        parts = {**self.seconds, "other": max(0.0, elapsed - sum(self.seconds.values()))}
+        return {part: round(value / max(1, self.steps), 6) for part, value in parts.items()}
 
 
 class Progress:
     """Of one phase on rank 0; silent on the others, whose `log` is None."""
 
     def __init__(
-        self, phase: str, log: JsonLines | None, *, planned: int, start: int, every: int, frame_seconds: float
+        self,
+        phase: str,
+        log: JsonLines | None,
+        *,
+        planned: int,
+        start: int,
+        every: int,
+        frame_seconds: float,
+        board: Board | None = None,
     ) -> None:
         self._phase, self._log, self._planned, self._every = phase, log, planned, every
+        self._board = board
         self._frame_seconds = frame_seconds
         self._line, self._record = Window(), Window()
         self._began, self._first = time.monotonic(), start
@@ -70,29 +90,41 @@ class Progress:
         if self._bar is not None:
             self._redirect.__enter__()
 
-    def step(self, epoch: int, step: int, rate: float, result: StepResult, waited: float) -> None:
-        """Count update number `step` of epoch `epoch` (from 1), which waited `waited` seconds for its data."""
+    def step(self, epoch: int, step: int, rate: float, result: StepResult, seconds: Mapping[str, float]) -> None:
+        """Count update number `step` of epoch `epoch` (from 1); `seconds`: where its time went."""
         if self._log is None:
             return
         for window in (self._line, self._record):
-            window.add(result, waited)
+            window.add(result, seconds)
         if self._bar is not None:
             self._bar.update()
         if step % self._every == 0:
-            values = self._record.values(self._frame_seconds)
-            self._log.write(event="step", phase=self._phase, epoch=epoch, step=step, rate=rate, **values)
-            self._advise(values["data_wait"])
-            self._record = Window()
+            self._write(epoch, step, rate)
         if time.monotonic() - self._line.started >= (1.0 if self._bar is not None else LINE_SECONDS):
             self._say(epoch, step, rate, self._line.values(self._frame_seconds))
             self._line = Window()
+
+    def _write(self, epoch: int, step: int, rate: float) -> None:
+        """The record of the last steps, in log.jsonl and TensorBoard."""
+        values = {"rate": rate, **self._record.values(self._frame_seconds), **memory()}
+        split = self._record.split()
+        self._log.write(event="step", phase=self._phase, epoch=epoch, step=step, **values, seconds=split)
+        if self._board is not None:
+            self._board.write(step, values, prefix="train/")
+            self._board.write(step, split, prefix="seconds/")
+        self._advise(values["data_wait"])
+        self._record = Window()
 
     def event(self, event: str, **facts: object) -> None:
         """A record in log.jsonl."""
         if self._log is not None:
             self._log.write(event=event, phase=self._phase, **facts)
+            if self._board is not None and event == "valid":
+                self._board.write(facts["step"], {name: facts[name] for name in facts if name.startswith("valid/")})
 
     def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
         if self._bar is not None:
             self._bar.close()
             self._redirect.__exit__(None, None, None)
@@ -115,6 +147,15 @@ class Progress:
             logger.info(
                 "%.0f %% of the time is spent waiting for data; raise data.workers, or use stored features", 100 * share
             )
+
+
+def memory() -> dict[str, float]:
+    """Gigabytes that a GPU held at most since the last call; nothing on a CPU."""
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    peak = torch.cuda.max_memory_allocated() / GIGABYTE
+    torch.cuda.reset_peak_memory_stats()
+    return {"gpu_gb": round(peak, 3)}
 
 
 def parameter_table(model: nn.Module) -> str:

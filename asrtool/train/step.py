@@ -11,23 +11,19 @@ random state needs saving.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import math
 import random
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from asrtool import distributed
-from asrtool.train import optim
+from asrtool.train import optim, parallel
+from asrtool.train.clock import Clock
 from asrtool.train.nonfinite import describe
 from asrtool.train.objective import Objective
 from asrtool.types import Batch, LossReport, Padded
@@ -61,6 +57,7 @@ class StepResult:
     frames: float  # input frames or samples without padding
     flags: tuple[float, ...]  # what the ranks handed in, summed
     skipped: tuple[str, ...]  # of this rank: ids that a loss could not rate
+    seconds: Mapping[str, float]  # of this rank, by part (asrtool/train/clock.py)
     bad: list[dict] | None = None  # a non-finite step, which changed nothing: what is known about it, by rank
 
 
@@ -77,15 +74,19 @@ class Stepper:
         precision: str,
         device: torch.device,
         seed: int,
+        shared: str = "ddp",  # `trainer.parallel`
     ) -> None:
-        self.config, self.model, self.objective, self.device = config, model, objective, device
+        self.config, self.objective, self.device = config, objective, device
         self.seed = seed
         self.precision = DTYPES[precision]
+        self.ranks = parallel.choose(shared)
+        self.model = self.ranks.place(model, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.optimizer, self.schedule = optim.build(config, model, planned)
+        self.optimizer, self.schedule = optim.build(config, self.model, planned)
         self._wrapped: nn.Module | None = None
-        self._spare: Batch | None = None
         self._unchecked = True
+        self._clock = Clock(device)
+        self.spare: Batch | None = None  # an utterance for ranks that have none where all must take part
 
     def rate(self, step: int) -> float:
         """Learning rate of update number `step`, before the groups' `lr_scale`."""
@@ -104,7 +105,7 @@ class Stepper:
         """Forward and backward of the longest batch with all that is ever trained; changes nothing."""
         shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        self._spare = _first_utterance(batch)
+        self.spare = _first_utterance(batch)
         optim.freeze(self.config, self.model, max(optim.thaw_steps(self.config), default=1))
         self._seed(0)
         try:
@@ -114,8 +115,9 @@ class Stepper:
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise TrainError(
-                f"the longest batch ({shape}) does not fit into memory: lower data.batch.max_seconds_per_device, or "
-                "data.max_seconds"
+                f"the longest batch ({shape}) does not fit into memory: lower data.batch.max_seconds_per_device, which "
+                "cuts the same step into smaller parts, or data.max_seconds; where data.batch.max_seconds_per_device "
+                "is not set, lower data.batch.seconds"
             ) from error
         finally:
             self.model.zero_grad(set_to_none=True)
@@ -131,20 +133,27 @@ class Stepper:
         """Update number `step`; `flags` are summed over the ranks on the way."""
         self._prepare(step)
         self._seed(step)
+        self._clock.start()
         batches = self._batches(group)
-        share = distributed.world_size() / group.count if group.batches else 0.0
         reports = []
         for number, batch in enumerate(batches):
+            real = number < len(group.batches)
+            share = distributed.world_size() / group.count if real else 0.0
             batch = batch.to(self.device, non_blocking=True)
             random.seed(f"{self.seed}/{step}")
-            with self._synchronising(number == len(batches) - 1):
+            with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
                 _, report = self.evaluate(self._wrapped, batch)
+                self._clock.lap("forward")
                 self.scaler.scale(report.total * share).backward()
+                self._clock.lap("backward")
             reports.append((batch, replace(report, total=report.total.detach())))
         if self._unchecked:
             self._check_gradients()
-        sums, flags = self._sums(reports if group.batches else [], flags)
+        rated = reports[: len(group.batches)]
+        sums, flags = self._sums(rated, flags)
+        self._clock.lap("wait")
         norm = self._apply(step, math.isfinite(sums["loss"]))
+        self._clock.lap("update")
         result = StepResult(
             loss=sums.pop("loss") / group.count,
             frames=sums.pop("frames"),
@@ -152,24 +161,28 @@ class Stepper:
             norm=norm,
             utterances=group.count,
             flags=flags,
-            skipped=tuple(name for _, report in reports for name in report.skipped) if group.batches else (),
+            skipped=tuple(name for _, report in rated for name in report.skipped),
+            seconds=self._clock.seconds(),
         )
         if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):
             return result
         self._seed(step)
-        mine = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
+        known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
+        mine = known[: len(group.batches)]
         return replace(result, bad=[entry for entries in distributed.gather_objects(mine) for entry in entries])
 
     # -- inside a step ---------------------------------------------------------
 
     def _batches(self, group: StepBatches) -> Sequence[Batch]:
-        """This rank's micro-batches; where it has none, one utterance that takes part in the collectives only."""
+        """This rank's micro-batches, and where it has fewer than it takes part in, one utterance again and again."""
         if group.batches:
-            self._spare = self._spare or _first_utterance(group.batches[0])
-            return group.batches
-        if self._spare is None:
+            self.spare = self.spare or _first_utterance(group.batches[0])
+        number = max(1, len(group.batches))
+        if self.ranks.lockstep:
+            number = distributed.largest(number)
+        if number > len(group.batches) and self.spare is None:
             raise TrainError("not one utterance of the first step can be read; the messages above say why")
-        return [self._spare]
+        return [*group.batches, *[self.spare] * (number - len(group.batches))]
 
     def _prepare(self, step: int) -> None:
         """Thaw what is trained from this step on; DDP fixes its parameters when it is built, so it is built again."""
@@ -179,19 +192,8 @@ class Stepper:
         if self._wrapped is not None and not changed:
             return
         self._unchecked = True
-        self._wrapped = self.model
-        if dist.is_initialized():
-            gc.collect()  # the former wrapper's hooks go with it
-            where = [self.device.index] if self.device.type == "cuda" else None
-            # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1, which costs nothing.
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-            self._wrapped = DistributedDataParallel(self.model, device_ids=where, gradient_as_bucket_view=True)
-
-    def _synchronising(self, last: bool) -> contextlib.AbstractContextManager:
-        """DDP sums gradients over ranks in the last backward pass only."""
-        if last or not isinstance(self._wrapped, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._wrapped.no_sync()
+        self._wrapped = None  # the former one ends before there is a new one
+        self._wrapped = self.ranks.wrap(self.model, self.device)
 
     def _sums(
         self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]
@@ -211,7 +213,7 @@ class Stepper:
         """Clip and update; leave the weights alone where anything is not finite. Gives the norm of the gradient."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip))
+        norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
         if finite and (math.isfinite(norm) or self._scaler_at_work()):
             optim.set_rate(self.optimizer, self.rate(step))
             self.scaler.step(self.optimizer)  # leaves the weights alone where its scale was too large

@@ -13,7 +13,6 @@ middle of a validation, and started again ends with the same weights.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import signal
 import time
@@ -25,9 +24,10 @@ import torch
 from torch import nn
 
 from asrtool import distributed
-from asrtool.log import JsonLines, logger, warn_once
+from asrtool.log import JsonLines, logger
 from asrtool.registry import suggest
-from asrtool.train import checkpoint
+from asrtool.train import checkpoint, parallel
+from asrtool.train.board import open_board
 from asrtool.train.config import Steps, TrainerConfig, TrainState
 from asrtool.train.ema import Ema
 from asrtool.train.objective import Objective
@@ -35,10 +35,9 @@ from asrtool.train.optim import OptimConfig
 from asrtool.train.progress import Progress, parameter_table
 from asrtool.train.signals import StopSignals
 from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
-from asrtool.train.validation import Rates, measure, measure_batch, names
+from asrtool.train.troubles import Troubles
+from asrtool.train.validation import Rates, measure, names, rehearse, unrated
 from asrtool.types import Batch
-
-NAMES_SHOWN = 10
 
 
 class Trainer:
@@ -63,7 +62,6 @@ class Trainer:
         self.config, self.train, self.valid, self.rates = config, train, valid, rates
         self.folder, self.logs = Path(folder), Path(logs or folder)
         self.device = device or distributed.device()
-        self.model = model.to(self.device)
         self.state = TrainState()
         self._check(objective)
         per_epoch = train.num_steps(0)
@@ -72,35 +70,34 @@ class Trainer:
                 "the training set gives no step: it has no utterance between data.min_seconds and max_seconds"
             )
         self.planned = config.steps if config.steps is not None else config.epochs * per_epoch
-        if config.compile:
-            for (
-                part
-            ) in self.model.children():  # not the model itself: it reads ids and texts, which are never twice the same
-                part.compile()
         self.stepper = Stepper(
             optim,
-            self.model,
+            model,
             objective,
             planned=self.planned,
             precision=config.precision,
             device=self.device,
             seed=seed,
+            shared=config.parallel,
         )
+        self.model = self.stepper.model
+        if config.compile:
+            for part in self.model.children():  # not the model itself: it reads ids and texts, which never repeat
+                part.compile()
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
         self._frame_seconds = frame_seconds
         self._saved_at, self._saved_step = time.monotonic(), 0
-        self._skipped: set[str] = set()
-        self._named: set[str] = set()
+        self._troubles = Troubles(self.folder.name, self.logs, config.nonfinite_limit)
 
     def _check(self, objective: Objective) -> None:
         config = self.config
-        known = names(objective.terms, self.rates)
-        if config.best not in known:
-            raise TrainError(f"trainer.best: '{config.best}' is not measured{suggest(config.best, known)}")
+        check_metric(config.best, objective.terms, self.rates)
         if config.precision == "fp16" and self.device.type != "cuda":
             raise TrainError("trainer.precision: fp16 needs a GPU; use float32 or bf16 on a CPU")
         if config.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
             raise TrainError("trainer.precision: this GPU computes no bf16; use fp16 or float32")
+        if config.parallel == "fsdp" and distributed.world_size() == 1:
+            logger.info("trainer.parallel: fsdp shares out nothing in a single process")
 
     # -- the loop --------------------------------------------------------------
 
@@ -108,7 +105,9 @@ class Trainer:
         """Train to the end, or to the first signal to stop, whose number is returned; 0 means finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
-        log = JsonLines(self.logs / "log.jsonl") if distributed.is_main() else None
+        main = distributed.is_main()
+        log = JsonLines(self.logs / "log.jsonl") if main else None
+        board = self.logs / "tensorboard" / self.folder.name
         self.progress = Progress(
             self.folder.name,
             log,
@@ -116,6 +115,7 @@ class Trainer:
             start=self.state.step,
             every=self.config.log_every,
             frame_seconds=self._frame_seconds,
+            board=open_board(board, self.state.step) if main and self.config.tensorboard else None,
         )
         try:
             with StopSignals() as self._signals:
@@ -151,11 +151,12 @@ class Trainer:
         self._count(group, result)
         if self._ema is not None and result.bad is None:
             self._ema.update(step)
-        self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, waited)
+        seconds = {"data": waited, **result.seconds}
+        self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
         if result.bad is not None:
-            self._report_bad(group, result)
+            self._troubles.bad(group, result, self.state)
         if group.last:
-            self._report_skipped(group.epoch + 1)
+            self._troubles.report(group.epoch + 1, self.progress)
         return result.flags
 
     def _flags(self) -> list[float]:
@@ -168,7 +169,7 @@ class Trainer:
         return signal.SIGINT if flags[0] else signal.SIGTERM
 
     def _count(self, group: StepBatches, result: StepResult) -> None:
-        self._skipped.update(result.skipped)
+        self._troubles.unrated(result.skipped)
         bad = result.bad is not None
         self.state = replace(
             self.state,
@@ -200,7 +201,7 @@ class Trainer:
         if measured is None:
             return False
         metrics, skipped = measured
-        self._skipped |= skipped
+        self._troubles.unrated(skipped)
         state, value = self.state, metrics[self.config.best]
         value = value if math.isfinite(value) else math.inf
         better = value < state.best or state.best_step == 0
@@ -220,17 +221,17 @@ class Trainer:
 
     def _save(self, metrics: Mapping[str, float]) -> None:
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
-        if not distributed.is_main():
-            return
+        main = distributed.is_main()
         with self._averaged() as trained:
             optimizer = checkpoint.optimizer_tensors(self.stepper.optimizer, self.model)
             optimizer.update({f"{name}/trained": value for name, value in trained.items()})
-            path = checkpoint.save(
-                self.folder,
-                self.state.step,
-                {checkpoint.MODEL: checkpoint.model_tensors(self.model), checkpoint.OPTIMIZER: optimizer},
-                {"state": asdict(self.state), "metrics": metrics, "scaler": self.stepper.scaler.state_dict()},
-            )
+            files = {checkpoint.MODEL: checkpoint.model_tensors(self.model), checkpoint.OPTIMIZER: optimizer}
+            if self.stepper.ranks.lockstep:  # a sharded model is gathered from all ranks
+                files = {name: parallel.gather(tensors, keep=main) for name, tensors in files.items()}
+            if not main:
+                return
+            remembered = {"state": asdict(self.state), "metrics": metrics, "scaler": self.stepper.scaler.state_dict()}
+            path = checkpoint.save(self.folder, self.state.step, files, remembered)
         config, keep = self.config, set()
         if self.state.best_step:
             best = checkpoint.place(self.folder, self.state.best_step)
@@ -263,13 +264,17 @@ class Trainer:
     def _announce(self) -> None:
         """Say what is trained, and find out before the first step what would fail late."""
         longest = self.train.longest()
-        fits = f"; the longest batch fits: {self.stepper.dry_run(longest)}" if longest is not None else ""
+        missing = longest is None
+        if self.stepper.ranks.lockstep:
+            missing = distributed.largest(missing) > 0
+        fits = "" if missing else f"; the longest batch fits: {self.stepper.dry_run(longest)}"
         logger.info("%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits)
         if self.state.step:
             return
         logger.info("%s", parameter_table(self.model))
-        for batch in itertools.islice(self.valid, 1):
-            measure_batch(self.stepper, batch, self.rates)
+        self._troubles.unrated(unrated(self.stepper, self.train.densest()))
+        self._troubles.report(0, self.progress)
+        rehearse(self.stepper, self.valid, self.rates)
 
     def _leave(self, number: int) -> int:
         """Save what is not saved yet, and say how to go on."""
@@ -293,44 +298,9 @@ class Trainer:
             logger.info("%s: %s; weights in %s", self.folder.name, text, average)
         distributed.barrier()
 
-    # -- what goes wrong -------------------------------------------------------
 
-    def _report_bad(self, group: StepBatches, result: StepResult) -> None:
-        """Name a step that changed nothing; end the run when there were too many in a row."""
-        if distributed.is_main():
-            lines = JsonLines(self.logs / "bad_batches.jsonl")
-            for entry in result.bad:
-                lines.write(phase=self.folder.name, epoch=group.epoch + 1, step=self.state.step, **entry)
-            lines.close()
-        guilty = [name for entry in result.bad for name in entry["not_finite"]]
-        guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
-        warn_once(
-            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s", self.state.step, _some(guilty)
-        )
-        if self.state.bad_row >= self.config.nonfinite_limit:
-            raise TrainError(
-                f"{self.state.bad_row} steps in a row were not finite; {self.logs / 'bad_batches.jsonl'} names the "
-                "utterances and the first module concerned. If the inputs are "
-                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
-            )
-
-    def _report_skipped(self, epoch: int) -> None:
-        """At the end of an epoch, name the utterances that a loss could not rate and that were not named before."""
-        gathered = distributed.gather_objects(sorted(self._skipped))
-        fresh = sorted({name for names in gathered for name in names} - self._named)
-        self._named.update(fresh)
-        self._skipped.clear()
-        if fresh:
-            warn_once(
-                "epoch %d: %d utterances have no finite loss (fewer frames than their text needs) and count as 0: %s",
-                epoch,
-                len(fresh),
-                _some(fresh),
-            )
-            self.progress.event("skipped", epoch=epoch, ids=fresh)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (
-        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    )
+def check_metric(best: str, terms: Iterable[str], rates: Rates | None) -> None:
+    """`trainer.best` must be measured; terms: of the objective."""
+    known = names(terms, rates)
+    if best not in known:
+        raise TrainError(f"trainer.best: '{best}' is not measured{suggest(best, known)}")

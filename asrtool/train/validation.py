@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from asrtool import distributed
+from asrtool.train import parallel
 from asrtool.train.step import Stepper, TrainError
 from asrtool.types import Batch, ModelOutput
+
+DENSE_BATCHES = 64  # looked at before the first step, at most
 
 
 class Rates(Protocol):
@@ -35,11 +39,13 @@ def measure(
     parts = [f"{name} {part}" for name in (rates.names if rates else ()) for part in ("errors", "reference")]
     sums = dict.fromkeys(("stopped", "utterances", "loss", *terms, *parts), 0.0)
     skipped: set[str] = set()
-    for batch in batches:
-        if stopped():
+    for batch, counts in _turns(stepper, batches, stopped):
+        if batch is None:
             sums["stopped"] = 1.0
             break
         values, without = measure_batch(stepper, batch, rates)
+        if not counts:
+            continue
         skipped.update(without)
         for name, value in values.items():
             sums[name] += value
@@ -55,6 +61,46 @@ def measure(
     return metrics, skipped
 
 
+def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
+    """The first batch is measured for nothing but to see that it can be."""
+    for batch, _ in _turns(stepper, itertools.islice(batches, 1), lambda: False):
+        measure_batch(stepper, batch, rates)
+
+
+def unrated(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
+    """Utterances that a loss cannot rate, among batches whose first ones are the likeliest to have some: up to the
+    first batch without any. All ranks see the same batches."""
+    found: set[str] = set()
+    for batch in itertools.islice(batches, DENSE_BATCHES):
+        _, skipped = measure_batch(stepper, batch, None)
+        if not skipped:
+            break
+        found.update(skipped)
+    return found
+
+
+def _turns(
+    stepper: Stepper, batches: Iterable[Batch], stopped: Callable[[], bool]
+) -> Iterator[tuple[Batch | None, bool]]:
+    """Each batch and whether it counts; (None, False) ends it when this rank, or in lockstep any rank, was stopped.
+
+    In lockstep a rank whose batches are at an end goes on with one utterance that does not count.
+    """
+    if not stepper.ranks.lockstep:
+        for batch in batches:
+            yield (None, False) if stopped() else (batch, True)
+        return
+    own = iter(batches)
+    while True:
+        batch = next(own, None)
+        most = distributed.largest(2 if stopped() else 1 if batch is not None else 0)
+        if most != 1:
+            if most == 2:
+                yield None, False
+            return
+        yield (stepper.spare if batch is None else batch), batch is not None
+
+
 # no_grad, not inference_mode: a tensor that a module caches here may be needed by the backward pass of the next step
 @torch.no_grad()
 def measure_batch(stepper: Stepper, batch: Batch, rates: Rates | None) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -67,6 +113,7 @@ def measure_batch(stepper: Stepper, batch: Batch, rates: Rates | None) -> tuple[
             counts = rates(stepper.model, outputs, batch) if rates else {}
     finally:
         stepper.model.train()
+        parallel.settle(stepper.model)
     sums = {"utterances": len(batch), "loss": float(report.total)}
     sums.update({name: float(values.sum()) for name, values in report.terms.items()})
     for name, (errors, reference) in counts.items():

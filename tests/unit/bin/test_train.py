@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from asrtool.bin.train import main
+from asrtool.bin.train import PhaseError, main
 from asrtool.data import datadir, tokenizers
 from asrtool.data.features import ArkWriter, CmvnStats
 from asrtool.train import checkpoint
@@ -156,14 +158,57 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_pa
     assert all(abs(first[name] - second[name]).max() < 1e-6 for name in first)
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optim.groups={encodr.*: {freeze: true}}", r"'encodr\.\*' matches no parameter; did you mean 'encoder\.\*'"),
+        ("optim.groups={'*': {freeze: true}}", "nothing is left to train"),
+        ("model.encoder.dim=24", "what phase 'first' leaves does not fit the model: of another shape"),
+        ("model.encoder.num_layers=2", "not in the file: encoder.layers.1"),
+        ("trainer.best=valid/attention", "'valid/attention' is not measured"),
+        ("data.features=online phases.second.data.augment.noise={set: musan}", "musan"),
+    ],
+)
+def test_what_would_stop_a_later_phase_stops_before_the_first(data, tmp_path, override, sentence):
+    changes = [shlex.quote(f"phases.second.{part}") for part in override.split(" phases.second.")]
+    with pytest.raises(PhaseError, match=f"phase 'second': .*{sentence}"):
+        train(data, tmp_path / "exp", "--set", " ".join(changes), config="phases.yaml")
+    assert not (tmp_path / "exp" / "first").exists()
+
+
 def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_path):
     options = ("--init", str(trained / "train" / "average-1.safetensors"), "--set", "model.encoder.dim=24")
     with pytest.raises(checkpoint.CheckpointError, match="of another shape: .*in the model"):
         train(data, tmp_path / "exp", *options)
 
 
-def test_a_warm_start_takes_over_the_weights(data, trained, tmp_path):
+def test_a_warm_start_takes_over_the_weights_and_says_that_it_is_no_resume(data, trained, tmp_path, capsys):
     weights = trained / "train" / "average-1.safetensors"
     train(data, tmp_path / "exp", "--init", str(weights), "--set", "optim.lr=1e-12 trainer.epochs=1")
+    assert f"starts from the weights {weights} with a fresh optimizer and step 1" in capsys.readouterr().err
     old, new = checkpoint.load(weights), checkpoint.load(tmp_path / "exp" / "train" / "average-1.safetensors")
     assert all(abs(old[name] - new[name]).max() < 1e-6 for name in old)
+
+
+def test_the_global_batch_is_said(data, tmp_path, capsys):
+    train(data, tmp_path / "exp", "--set", "trainer.epochs=1 data.batch.max_seconds_per_device=2")
+    said = capsys.readouterr().err
+    assert re.search(r"global batch: [\d.]+ utterances, [\d.]+ seconds on average, at most 4 with padding", said)
+    assert re.search(r"\d+ steps an epoch; 1 rank with (\d to )?[23] micro-batches each", said)
+
+
+def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, capsys):
+    crowded = Path(shutil.copytree(data, tmp_path / "crowded"))
+    lines = (crowded / "train" / "text").read_text().splitlines()
+    lines[7] = "u007 " + "a" * 40
+    (crowded / "train" / "text").write_text("\n".join(lines) + "\n")
+    train(crowded, tmp_path / "exp", "--set", "trainer.epochs=1")
+    said = capsys.readouterr().err
+    assert "before the first step: 1 utterances have no finite loss" in said
+    assert said.index("u007") < said.index("train step" if "train step" in said else "the best so far")
+    records = [json.loads(line) for line in (tmp_path / "exp" / "log.jsonl").read_text().splitlines()]
+    assert records[0] | {"time": 0} == {"time": 0, "event": "skipped", "phase": "train", "epoch": 0, "ids": ["u007"]}
+
+
+def test_micro_batches_may_be_made_smaller_between_two_starts(data, copy):
+    train(data, copy, "--set", "data.batch.max_seconds_per_device=2 trainer.parallel=fsdp")

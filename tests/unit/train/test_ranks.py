@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import pytest
 import torch
 from torch import multiprocessing
 
-from tests.toy_ranks import WORLD, work
+from tests.toy_ranks import WORLD, free_port, work
 from tests.toy_training import ToyModel, difference, gradients, toy_step, toy_stepper
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

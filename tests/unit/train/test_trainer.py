@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 from asrtool.train import checkpoint
 from asrtool.train.config import TrainerConfig
 from asrtool.train.step import TrainError
-from tests.toy_training import ToySteps, toy_trainer, weights_of
+from tests.toy_training import ToySteps, toy_batch, toy_trainer, weights_of
 
 
 def read_log(folder: Path, event: str) -> list[dict]:
@@ -161,6 +164,7 @@ def test_a_finished_run_is_marked_and_trains_no_further(tmp_path):
 
 def test_an_utterance_without_a_finite_loss_is_named_once(tmp_path, caplog):
     steps = ToySteps(change=lambda number, inputs: inputs[:1] if number == 5 else inputs)
+    steps.densest = lambda: iter([toy_batch([3])])  # which is not among those looked at before the first step
     toy_trainer(tmp_path, steps).run()
     assert [record["ids"] for record in read_log(tmp_path, "skipped")] == [["utt5"]]
     assert "1 utterances have no finite loss" in caplog.text
@@ -186,5 +190,55 @@ def test_the_log_holds_what_a_plot_needs(tmp_path):
     toy_trainer(tmp_path, log_every=3).run()
     records = read_log(tmp_path, "step")
     assert [record["step"] for record in records] == [3, 6, 9]
-    needed = {"epoch", "rate", "loss", "classes", "norm", "audio_seconds_per_second", "data_wait"}
+    needed = {"epoch", "rate", "loss", "classes", "norm", "audio_seconds_per_second", "data_wait", "seconds"}
     assert needed <= set(records[0])
+
+
+def test_the_log_says_where_the_time_went(tmp_path):
+    toy_trainer(tmp_path, ToySteps(before=lambda epoch, index: time.sleep(0.05)), log_every=3).run()
+    seconds = [record["seconds"] for record in read_log(tmp_path, "step")]
+    assert all(set(split) == {"data", "forward", "backward", "wait", "update", "other"} for split in seconds)
+    assert all(split["data"] >= 0.05 for split in seconds)
+    assert all(0 < split["forward"] < 0.05 for split in seconds)
+    assert read_log(tmp_path, "step")[0]["data_wait"] > 0.5
+
+
+def test_waiting_for_data_brings_advice_once(tmp_path, caplog):
+    caplog.set_level("INFO", "asrtool")
+    toy_trainer(tmp_path, ToySteps(before=lambda epoch, index: time.sleep(0.02)), log_every=1).run()
+    assert caplog.text.count("of the time is spent waiting for data; raise data.workers") == 1
+
+
+def test_a_missing_tensorboard_is_said_once_and_an_installed_one_gets_the_curves(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "asrtool")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    toy_trainer(tmp_path / "without").run()
+    assert caplog.text.count("TensorBoard is not installed (pip install tensorboard)") == 1
+
+    written = {}
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            written["folder"], written["purge_step"] = folder, purge_step
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.setdefault(name, []).append((step, value))
+
+        def close(self) -> None:
+            written["closed"] = True
+
+    stub = types.ModuleType("torch.utils.tensorboard")
+    stub.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stub)
+    toy_trainer(tmp_path / "with", log_every=3).run()
+    assert (written["folder"], written["purge_step"]) == (str(tmp_path / "with" / "tensorboard" / "with"), 1)
+    assert [step for step, _ in written["train/loss"]] == [step for step, _ in written["valid/loss"]] == [3, 6, 9]
+    assert {"train/rate", "train/norm", "seconds/forward", "valid/wer", "closed"} <= set(written)
+
+
+def test_tensorboard_itself_reads_what_is_written(tmp_path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    toy_trainer(tmp_path, log_every=3).run()
+    events = reading.EventAccumulator(str(tmp_path / "tensorboard" / tmp_path.name))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9]

@@ -1,0 +1,172 @@
+"""Ranks that notice when another one ends: nobody waits for the dead, and the message names them.
+
+A collective with a rank that was killed fails at once over gloo, and waits for ten minutes over nccl. Therefore every
+rank keeps a connection to rank 0 open. The system closes it when the process dies, however it dies; a machine that
+loses power is noticed by TCP's keep-alive. Rank 0 tells the others, and after a moment all end. A rank that ends by an
+error says so before: the others leave it the time to print its sentence, and end without one of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GRACE = 3.0  # seconds between the news that a rank is gone and the end
+PATIENCE = 15.0  # seconds between the news of an error and the end
+JOIN = 60.0  # seconds in which all ranks must have come
+BYE, FAIL, LOST = "bye", "fail", "lost"
+
+
+class PeerError(RuntimeError):
+    """The ranks' connections cannot be made."""
+
+
+@contextmanager
+def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator[None]:
+    """Inside, this process ends when another rank ends without leaving the block.
+
+    share_port: gives rank 0's number to all ranks.
+    """
+    watch = _Hub(world) if rank == 0 else _Spoke(rank)
+    watch.connect(share_port)
+    thread = threading.Thread(target=watch.watch, name="peers", daemon=True)
+    thread.start()
+    os.register_at_fork(after_in_child=watch.close)  # loader processes must not keep the connection alive
+    try:
+        yield
+    except BaseException:
+        watch.say(FAIL)
+        raise
+    watch.say(BYE)
+    thread.join(GRACE)
+    watch.close()
+
+
+def _mind(connection: socket.socket) -> None:
+    """Let the system find out whether the machine at the other end still lives."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _receive(connection: socket.socket) -> list[str]:
+    """The words that came; none when the other end is gone. Words are short, and sent whole."""
+    try:
+        return connection.recv(4096).decode(errors="replace").split("\n")[:-1]
+    except OSError:
+        return []
+
+
+def _send(connection: socket.socket, words: str) -> None:
+    with contextlib.suppress(OSError):  # it is gone too
+        connection.sendall(f"{words}\n".encode())
+
+
+def _end(what: str, lost: int, host: str, rank: int) -> None:
+    """End this process, whatever its main thread waits for."""
+    time.sleep(GRACE if what == LOST else PATIENCE)
+    speaks = rank == (1 if lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
+    if what == LOST and speaks:
+        text = f"{Path(sys.argv[0]).stem}: rank {lost} on {host} ended (killed, out of memory, or its machine failed)"
+        again = "all ranks stop, and the same command goes on from the last checkpoint"
+        print(f"{text}; {again}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class _Hub:
+    """Rank 0: hears of every other rank's end, and passes it on."""
+
+    def __init__(self, world: int) -> None:
+        self._world = world
+        self._others: dict[int, tuple[socket.socket, str]] = {}
+        self._left = False
+
+    def connect(self, share_port: Callable[[int], int]) -> None:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        with socket.create_server(("", 0), family=family, backlog=self._world, dualstack_ipv6=both) as server:
+            server.settimeout(JOIN)
+            share_port(server.getsockname()[1])
+            while len(self._others) < self._world - 1:
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    missing = sorted(set(range(1, self._world)) - set(self._others))
+                    raise PeerError(f"after {JOIN:g} seconds, no word of rank {', '.join(map(str, missing))}") from None
+                connection.settimeout(None)
+                _mind(connection)
+                words = connection.makefile("r").readline().split()
+                if len(words) == 2 and words[0].isdigit():  # else a stranger
+                    self._others[int(words[0])] = (connection, words[1])
+        for connection, _ in self._others.values():
+            _send(connection, "all")
+
+    def watch(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for rank, (connection, _) in self._others.items():
+                selector.register(connection, selectors.EVENT_READ, rank)
+            for _ in range(len(self._others)):
+                for key, _ in selector.select():
+                    self._heard(key.data, _receive(key.fileobj))
+                    selector.unregister(key.fileobj)
+
+    def _heard(self, rank: int, words: list[str]) -> None:
+        if BYE in words or self._left:
+            return
+        what, host = FAIL if FAIL in words else LOST, self._others[rank][1]
+        self._pass_on(f"{what} {rank} {host}")
+        _end(what, rank, host, rank=0)
+
+    def _pass_on(self, words: str) -> None:
+        for connection, _ in self._others.values():
+            _send(connection, words)
+
+    def say(self, what: str) -> None:
+        self._left = True
+        self._pass_on(f"{what} 0 {socket.gethostname()}")
+
+    def close(self) -> None:
+        for connection, _ in self._others.values():
+            connection.close()
+
+
+class _Spoke:
+    """Every other rank: hears of the others' end from rank 0, and of rank 0's by itself."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._left = rank, False
+        self._hub: socket.socket | None = None
+
+    def connect(self, share_port: Callable[[int], int]) -> None:
+        port, address = share_port(0), os.environ["MASTER_ADDR"]
+        try:
+            self._hub = socket.create_connection((address, port), timeout=JOIN)
+            self._hub.sendall(f"{self._rank} {socket.gethostname()}\n".encode())
+            self._hub.recv(4)
+            self._hub.settimeout(None)
+        except OSError as error:
+            text = f"rank {self._rank} cannot reach rank 0 at {address}:{port} ({error}); do the machines' firewalls"
+            raise PeerError(f"{text} let their ports through to each other?") from error
+        _mind(self._hub)
+
+    def watch(self) -> None:
+        words = _receive(self._hub)
+        what, lost, host = words[0].split() if words else (LOST, "0", os.environ["MASTER_ADDR"])
+        if what != BYE and not self._left:
+            _end(what, int(lost), host, self._rank)
+
+    def say(self, what: str) -> None:
+        self._left = True
+        _send(self._hub, what)
+
+    def close(self) -> None:
+        self._hub.close()
