@@ -12,6 +12,7 @@ import yaml
 
 from asrtool import config
 from asrtool.data.config import DataConfig
+from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.searchers import SEARCHERS
@@ -56,6 +57,14 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RescoreConfig:
+    """Rate the n-best list of the search by a language model: score + weight * log p(text) + length_bonus * tokens."""
+
+    weight: float = 0.5
+    length_bonus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """How a trained model is searched."""
 
@@ -65,6 +74,8 @@ class DecodeConfig:
     unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
+    windows: WindowsConfig | None = None  # cut what is longer; null: sets are decoded whole, files by data.max_seconds
+    rescore: RescoreConfig | None = None  # needs a language model (--lm)
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:

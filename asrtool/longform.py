@@ -3,10 +3,10 @@
 A recording is cut in the middle of pauses. Where the next `max_seconds` hold no pause, two windows overlap there, and
 both are recognised. What they say about the overlap is joined so that no word is lost or doubled:
 
-1. Words that both windows hold at about the same time are anchors: the left window speaks up to the anchor nearest to
-   the middle of the overlap, the right one after it.
-2. Without an anchor the cut is the moment nearest to the middle at which neither window hears a word.
-3. Without such a moment it is the middle; of two words that then overlap the more confident one stays.
+1. Tokens that both windows hold at about the same time are anchors: the left window speaks up to one of them, the right
+   one after it. Of the anchors that end a word, or else of all, it is the one nearest to the middle of the overlap.
+2. Without an anchor the cut is the moment nearest to the middle at which neither window hears anything.
+3. Without such a moment it is the middle; of two tokens that then overlap the more confident one stays.
 
 A window without speech is left out, for some models write text about silence.
 """
@@ -20,14 +20,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from asrtool.align import Word
+from asrtool.align import Timed
 from asrtool.align.words import is_han
 
 PAUSE = 0.3  # seconds without a loud frame
 LEVEL = 0.3  # of the way from the quietest to the loudest: what is below is no speech
 SPEECH = 0.1  # seconds of loud frames that make a window worth recognising
-TOLERANCE = 0.5  # seconds by which two windows may differ about a word
-SLACK = 0.1  # seconds around a word in which no cut is made if it can be helped
+TOLERANCE = 0.5  # seconds by which two windows may differ about a token
+SLACK = 0.1  # seconds around a token in which no cut is made if it can be helped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,54 +114,64 @@ def _middle_of_least(values: np.ndarray) -> int:
 # -- joining ---------------------------------------------------------------
 
 
-def join(parts: Sequence[tuple[float, float, Sequence[Word]]]) -> list[Word]:
-    """(start, end, words) of each window, all in seconds of the recording -> the words of the recording."""
-    joined: list[Word] = []
-    for place, (start, _, words) in enumerate(parts):
-        end = parts[place - 1][1] if place else start
-        joined = _join(joined, words, start, end)
+def join(parts: Sequence[tuple[float, float, Sequence[Timed]]]) -> list[Timed]:
+    """(start, end, tokens) of each window, all in seconds of the recording -> the tokens of the recording."""
+    joined: list[Timed] = []
+    before = 0.0
+    for start, end, tokens in parts:
+        keep, take, spaced = _cut(joined, tokens, start, before) if start < before else (len(joined), 0, True)
+        right = list(tokens[take:])
+        if spaced and keep and right and not _is_glued(joined[:keep], right[0]):
+            right[0] = replace(right[0], text=" " + right[0].text.lstrip())
+        joined = joined[:keep] + right
+        before = end
     return joined
 
 
-def _join(left: Sequence[Word], right: Sequence[Word], start: float, end: float) -> list[Word]:
-    """`start`: of the right window, `end`: of the left one."""
-    if start < end:
-        keep, take = _cut(left, right, start, end)
-    else:
-        keep, take = len(left), 0
-    after = list(right[take:])
-    if keep and after and take == 0:  # the right window knew of no word before its first
-        after[0] = replace(after[0], glued=is_han(left[keep - 1].text[-1]) and is_han(after[0].text[0]))
-    return [*left[:keep], *after]
+def _is_glued(left: Sequence[Timed], first: Timed) -> bool:
+    """Whether no space belongs between two windows: Han characters need none."""
+    visible = "".join(part.text for part in left[-3:]).rstrip()
+    return bool(visible and first.text.strip()) and is_han(visible[-1]) and is_han(first.text.strip()[0])
 
 
-def _cut(left: Sequence[Word], right: Sequence[Word], start: float, end: float) -> tuple[int, int]:
-    """How many words of the left window stay, and from which one on those of the right."""
+def _cut(left: Sequence[Timed], right: Sequence[Timed], start: float, end: float) -> tuple[int, int, bool]:
+    """How many tokens of the left window, which ends at `end`, stay, from which one on those of the right, and whether
+    a space is between them that neither keeps."""
     middle = (start + end) / 2
-    tail = next((place for place, word in enumerate(left) if word.end > start), len(left))
-    head = next((place for place, word in enumerate(right) if word.start >= end), len(right))
-    anchors = _anchors(left[tail:], right[:head])
-    if anchors:
-        one, other = min(anchors, key=lambda pair: abs(left[tail + pair[0]].middle - middle))
-        return tail + one + 1, other + 1
+    tail = next((place for place, part in enumerate(left) if part.end > start), len(left))
+    head = next((place for place, part in enumerate(right) if part.start >= end), len(right))
+    pairs = [(tail + one, other) for one, other in _anchors(left[tail:], right[:head])]
+    ends = [pair for pair in pairs if _ends_word(left, pair[0]) and _ends_word(right, pair[1])]
+    if pairs:
+        one, other = min(ends or pairs, key=lambda pair: abs(left[pair[0]].middle - middle))
+        return one + 1, other + 1, False
     cut = _quiet_moment([*left[tail:], *right[:head]], start, end)
-    keep = next((place for place, word in enumerate(left) if word.middle >= cut), len(left))
-    take = next((place for place, word in enumerate(right) if word.middle >= cut), len(right))
+    keep = next((place for place, part in enumerate(left) if part.middle >= cut), len(left))
+    take = next((place for place, part in enumerate(right) if part.middle >= cut), len(right))
     if keep and take < len(right) and left[keep - 1].end > right[take].start:
         if left[keep - 1].confidence >= right[take].confidence:
             take += 1
         else:
             keep -= 1
-    return keep, take
+    dropped = [*(part.text[:1] for part in left[keep : keep + 1]), *(part.text[-1:] for part in right[:take][-1:])]
+    return keep, take, take == 0 or any(text.isspace() for text in dropped)
 
 
-def _anchors(left: Sequence[Word], right: Sequence[Word]) -> list[tuple[int, int]]:
-    """Pairs of words, in order, that read the same at about the same time: those whose times agree best in sum."""
+def _ends_word(parts: Sequence[Timed], place: int) -> bool:
+    """Whether a word begins behind the token."""
+    if place + 1 == len(parts):
+        return True
+    text, after = parts[place].text, parts[place + 1].text
+    return after[:1].isspace() or text[-1:].isspace() or is_han(text[-1:] or " ") or is_han(after[:1] or " ")
+
+
+def _anchors(left: Sequence[Timed], right: Sequence[Timed]) -> list[tuple[int, int]]:
+    """Pairs of equal visible tokens at about the same time, in order: those whose times agree best in sum."""
     best = np.zeros((len(left) + 1, len(right) + 1))
     gain = np.zeros_like(best)
     for i, one in enumerate(left, 1):
         for j, other in enumerate(right, 1):
-            if one.text == other.text:
+            if one.token == other.token and one.text.strip():
                 gain[i, j] = max(0.0, 1 - abs(one.middle - other.middle) / TOLERANCE)
             best[i, j] = max(best[i - 1, j], best[i, j - 1], best[i - 1, j - 1] + gain[i, j])
     pairs, i, j = [], len(left), len(right)
@@ -176,10 +186,10 @@ def _anchors(left: Sequence[Word], right: Sequence[Word]) -> list[tuple[int, int
     return pairs[::-1]
 
 
-def _quiet_moment(words: Sequence[Word], start: float, end: float) -> float:
-    """The moment nearest to the middle of start to end that is not within a word; the middle where there is none."""
+def _quiet_moment(parts: Sequence[Timed], start: float, end: float) -> float:
+    """The moment nearest to the middle of start to end with no token close by; the middle where there is none."""
     middle = (start + end) / 2
-    busy = sorted((word.start - SLACK, word.end + SLACK) for word in words)
+    busy = sorted((part.start - SLACK, part.end + SLACK) for part in parts if part.text.strip())
     merged: list[tuple[float, float]] = [(-np.inf, start)]
     for first, last in [*busy, (end, np.inf)]:
         if first <= merged[-1][1]:

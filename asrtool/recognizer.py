@@ -1,96 +1,382 @@
-"""A trained experiment, ready to recognise: config, vocabulary, normalisation, averaged weights, searcher."""
+"""A trained model, ready to recognise speech, and to align a known text with it.
+
+    recognizer = asrtool.load("exp/train_conformer")     # or a folder that `asrtool pack` made
+    recognizer.recognize("meeting.flac").text            # of any length; or samples, or a list of either
+    recognizer.align("meeting.flac", "GOOD MORNING")     # words and their times
+"""
 
 from __future__ import annotations
 
-import hashlib
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from asrtool import experiment
+from asrtool.align import Timed, Word, align, text_of, times_of, words_of
+from asrtool.align.formats import srt
+from asrtool.data import audio, tokenizers
+from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
-from asrtool.data.tokenizers import Tokenizer, load
-from asrtool.experiment import DecodeConfig, TrainConfig
-from asrtool.models import MODELS, AsrModel
+from asrtool.data.sampler import fill
+from asrtool.experiment import DecodeConfig, RescoreConfig, TrainConfig
+from asrtool.log import logger
+from asrtool.longform import WindowsConfig, contour, join, plan
+from asrtool.model_folder import (
+    LM,
+    ExperimentError,
+    averaged,
+    build_model,
+    check_packed,
+    decode_config,
+    is_packed,
+    language_model,
+    phase_config,
+    sha256,
+)
+from asrtool.models import AsrModel, LanguageModel
 from asrtool.searchers import SEARCHERS, Searcher
-from asrtool.train import checkpoint, folder
-from asrtool.types import Hypothesis, Padded
+from asrtool.train import checkpoint
+from asrtool.types import EncoderOutput, Hypothesis, Padded
+
+__all__ = ["ExperimentError", "Recognition", "Recognizer", "averaged", "build_model", "phase_config"]
+
+CTC = "ctc"  # the stream that times come from
+Audio = str | Path | np.ndarray | Tensor
 
 
-class ExperimentError(ValueError):
-    """The experiment folder does not hold what is asked of it."""
+class RecognitionError(ValueError):
+    """This audio cannot be recognised or aligned; the sentence says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """What was said in one audio."""
+
+    text: str
+    words: tuple[Word, ...] | None  # with times in seconds; None: the model has no CTC head that could tell them
+    nbest: tuple[Hypothesis, ...]  # best first; one where the audio was cut into windows
+    seconds: float  # of audio
+    elapsed: float  # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
+    windows: int = 1  # in which the audio was recognised
+    silent: int = 0  # of these, how many held no speech and were left out
+
+    def srt(self) -> str:
+        """Subtitles."""
+        if self.words is None:
+            raise RecognitionError("subtitles need times, which come from a CTC head; this model has none")
+        return srt(self.words)
+
+    def json(self) -> dict:
+        words = None
+        if self.words is not None:
+            parts = ("start", "end", "confidence")
+            words = [{"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}} for w in self.words]
+        factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
+        return {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recognizer:
-    """Built by `load`; `recognize` maps inputs, as the loader gives them, to n-best lists with text."""
+    """Built by `load`. `recognize` and `align` take audio, `search` takes inputs as the data loader gives them."""
 
     config: TrainConfig
+    settings: DecodeConfig
     model: AsrModel
     searcher: Searcher
-    tokenizer: Tokenizer
+    tokenizer: tokenizers.Tokenizer
     cmvn: Cmvn | None
     weights: Path  # what was loaded: an average or one checkpoint
+    lm: LanguageModel | None = None
+    lm_weights: Path | None = None
 
     @classmethod
     def load(
-        cls, exp: Path, decode: DecodeConfig, device: torch.device | str = "cpu", weights: Path | None = None
+        cls,
+        exp: Path,
+        decode: DecodeConfig | None = None,
+        device: torch.device | str = "cpu",
+        weights: Path | None = None,
+        lm: Path | None = None,
     ) -> Recognizer:
-        """From the folder that training wrote; `weights`: a file instead of the average that `decode` asks for."""
+        """From the folder that training wrote, or a packed one.
+
+        decode: how to search; by default as the model was packed, or what suits its heads. weights: a file instead of
+        the average that `decode` asks for. lm: folder of a language model, as training wrote it.
+        """
+        exp = Path(exp)
+        if is_packed(exp):
+            check_packed(exp)
+        decode = decode or decode_config(exp)
         config = phase_config(exp, decode)[1]
         weights = weights or averaged(exp, decode)
-        tokenizer = load(exp / "vocab")
+        tokenizer = tokenizers.load(exp / "vocab")
         model = build_model(config, tokenizer.size)
+        if isinstance(model, LanguageModel):
+            raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
         checkpoint.load_model(model, weights)
         model = model.to(device).eval()
+        lm = lm or (exp / LM if (exp / LM).exists() else None)
+        language, lm_weights = (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
+        if decode.rescore is not None and language is None:
+            raise ExperimentError("rescore needs a language model: give its folder by --lm")
         searcher = SEARCHERS.build(decode.searcher, model=model)
         cmvn = Cmvn.load(exp / "cmvn.json") if (exp / "cmvn.json").exists() else None
-        return cls(config=config, model=model, searcher=searcher, tokenizer=tokenizer, cmvn=cmvn, weights=weights)
+        return cls(
+            config=config,
+            settings=decode,
+            model=model,
+            searcher=searcher,
+            tokenizer=tokenizer,
+            cmvn=cmvn,
+            weights=weights,
+            lm=language,
+            lm_weights=lm_weights,
+        )
+
+    # -- inputs as the loader gives them -------------------------------------
 
     @torch.inference_mode()
-    def recognize(self, inputs: Padded) -> list[list[Hypothesis]]:
+    def search(self, inputs: Padded) -> list[list[Hypothesis]]:
         """inputs (B, T, F) normalised features or (B, T) samples -> an n-best list per utterance, best first, with
         text."""
-        nbests = self.searcher.search(self.model.encode(inputs))
+        return self._search(self.model.encode(inputs.to(self.device)))
+
+    def _search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+        nbests = self.searcher.search(encoded)
+        if self.settings.rescore is not None:
+            nbests = [rescore(nbest, self.lm, self.settings.rescore, self.device) for nbest in nbests]
         return [[replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests]
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def rate(self) -> int:
+        """Hz of the samples that the model expects."""
+        return self.config.data.fbank.rate
+
+    @property
+    def step(self) -> float:
+        """Seconds from one input frame (or sample) to the next."""
+        fbank = self.config.data.fbank
+        return fbank.shift / fbank.rate if self.config.data.input == "fbank" else 1 / fbank.rate
+
+    @property
+    def windows(self) -> WindowsConfig:
+        """How long audio is cut: as the decoding config says, else no window is longer than what training saw."""
+        return self.settings.windows or WindowsConfig(max_seconds=max(1.0, self.config.data.max_seconds))
+
     def fingerprint(self) -> str:
-        """Of the weights: decoding again with others is another decoding."""
-        with open(self.weights, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        """Of all weights: decoding again with others is another decoding."""
+        files = [self.weights, *([self.lm_weights] if self.lm_weights else [])]
+        return "+".join(sha256(file)[:16] for file in files)
 
+    # -- audio ---------------------------------------------------------------
 
-def phase_config(exp: Path, decode: DecodeConfig) -> tuple[str, TrainConfig]:
-    """Name and config of the phase that `decode` names, by default the last."""
-    if not (exp / "config.yaml").exists():
-        raise ExperimentError(f"{exp} holds no config.yaml: train first (stage 3), or give another --exp")
-    phases = experiment.load_phases(exp / "config.yaml")
-    name = decode.phase or list(phases)[-1]
-    if name not in phases:
-        raise ExperimentError(f"{exp} has no phase '{name}'; it has: {', '.join(phases)}")
-    return name, phases[name]
+    def recognize(
+        self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
+    ) -> Recognition | list[Recognition]:
+        """One audio or a list of them: paths, or samples (T,) or (T, C) in [-1, 1] (whole numbers: of their type).
 
+        rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by default their mean.
+        What is longer than `windows.max_seconds` is cut into windows whose words are joined.
+        """
+        if isinstance(sound, list | tuple):
+            return self.transcribe([self.inputs(one, rate, channel) for one in sound])
+        return self.transcribe([self.inputs(sound, rate, channel)])[0]
 
-def averaged(exp: Path, decode: DecodeConfig) -> Path:
-    """The file of the averaged weights, made if it is not there yet."""
-    phase = exp / phase_config(exp, decode)[0]
-    if not decode.unfinished and folder.finished(phase) is None:
-        raise ExperimentError(
-            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints "
-            "it has by --set unfinished=true (--decode-args of run.sh)"
+    def inputs(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Tensor:
+        """What the encoder reads of one audio: normalised features (T, F), or samples (T,)."""
+        if isinstance(sound, str | Path):
+            samples, rate, channels = audio.listen(str(sound), channel)
+            self._tell(sound, rate, channels, channel)
+        else:
+            samples = audio.one_channel(np.asarray(sound), channel)
+        samples = audio.resample(samples, rate or self.rate, self.rate)
+        if self.config.data.input == "waveform":
+            return torch.from_numpy(samples)
+        features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))
+        if not len(features):
+            raise RecognitionError(f"{len(samples) / self.rate:.3f} seconds of audio give no frame")
+        return features if self.cmvn is None else self.cmvn.apply(features)
+
+    @torch.inference_mode()
+    def transcribe(self, inputs: Sequence[Tensor]) -> list[Recognition]:
+        """Inputs (T, F) or (T,) of each audio, of any length -> what was said in each."""
+        plans = [self._plan(one) for one in inputs]
+        pieces = [
+            (index, window.start, one[window.start : window.end])
+            for index, (one, windows) in enumerate(zip(inputs, plans, strict=True))
+            for window in windows
+            if window.speech
+        ]
+        found: list[list[Piece]] = [[] for _ in inputs]
+        order = sorted(range(len(pieces)), key=lambda place: -len(pieces[place][2]))
+        lengths = [len(pieces[place][2]) * self.step for place in order]
+        for first, last in fill(lengths, self.settings.batch_seconds):
+            chosen = [pieces[place] for place in order[first:last]]
+            for (index, start, _), piece in zip(chosen, self._pieces([part for *_, part in chosen]), strict=True):
+                found[index].append(replace(piece, start=start * self.step))
+        return [
+            self._recognition(sorted(parts, key=lambda part: part.start), windows, len(one) * self.step)
+            for one, windows, parts in zip(inputs, plans, found, strict=True)
+        ]
+
+    def align(self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None) -> list[Word]:
+        """When each word of `text` was said. Raises `RecognitionError` where the text does not fit into the audio."""
+        inputs = self.inputs(sound, rate, channel)
+        found = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
+        if found is None:
+            seconds = len(inputs) * self.step
+            raise RecognitionError(f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'")
+        return words_of(found)
+
+    @torch.inference_mode()
+    def align_inputs(
+        self, inputs: Padded, tokens: Sequence[Sequence[int]]
+    ) -> list[list[Timed] | None]:
+        """inputs as for `search`, tokens of each utterance -> their times; None where they do not fit."""
+        if CTC not in self.model.streams:
+            has = ", ".join(sorted(self.model.streams)) or "none"
+            raise ExperimentError(f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})")
+        seconds = [length * self.step for length in inputs.lengths.tolist()]
+        return self._times(self.model.encode(inputs.to(self.device)), tokens, seconds)
+
+    def _tell(self, sound: str | Path, rate: int, channels: int, channel: int | None) -> None:
+        """Say what was changed about a file."""
+        changes = []
+        if channels > 1:
+            which = "the mean" if channel is None else f"channel {channel}"
+            changes.append(f"{which} of {channels} channels")
+        if rate != self.rate:
+            changes.append(f"{rate} Hz made {self.rate} Hz")
+        if rate < self.rate:
+            changes.append(f"nothing is there above {rate // 2} Hz, which the model may have learnt to hear")
+        if changes:
+            logger.info("%s: %s", sound, ", ".join(changes))
+
+    # -- inside ----------------------------------------------------------------
+
+    def _plan(self, inputs: Tensor) -> list:
+        energy, step = contour(inputs.numpy(), self.step)
+        windows = self.windows
+        if CTC not in self.model.streams:  # without times words cannot be joined: cut, but never overlap
+            windows = replace(windows, overlap_seconds=0.0)
+        scale = round(step / self.step)
+        planned = [w._replace(start=w.start * scale, end=w.end * scale) for w in plan(energy, step, windows)]
+        planned[-1] = planned[-1]._replace(end=len(inputs))
+        return [planned[0]._replace(speech=True)] if len(planned) == 1 else planned
+
+    def _pieces(self, inputs: Sequence[Tensor]) -> list[Piece]:
+        """Recognise windows side by side."""
+        began = time.perf_counter()
+        seconds = [len(one) * self.step for one in inputs]
+        encoded = self.model.encode(Padded.stack(list(inputs)).to(self.device))
+        nbests = self._search(encoded)
+        times: Iterable = [None] * len(inputs)
+        if CTC in self.model.streams:
+            times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
+        share = (time.perf_counter() - began) / max(sum(seconds), 1e-9)
+        return [
+            Piece(nbest=tuple(nbest), timed=timed, seconds=length, elapsed=share * length)
+            for nbest, timed, length in zip(nbests, times, seconds, strict=True)
+        ]
+
+    def _times(
+        self, encoded: EncoderOutput, tokens: Sequence[Sequence[int]], seconds: Sequence[float]
+    ) -> list[list[Timed] | None]:
+        log_probs = self.model.log_probs(encoded, CTC)
+        positions = encoded.positions.tolist()
+        found = []
+        for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
+            if alignment is None:
+                found.append(None)
+                continue
+            pieces = [self.tokenizer.piece(token) for token in tokens[row]]
+            shift = self.model.frame_shift
+            found.append(times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row]))
+        return found
+
+    def _recognition(self, pieces: Sequence[Piece], windows: Sequence, seconds: float) -> Recognition:
+        elapsed = sum(piece.elapsed for piece in pieces)
+        silent = len(windows) - len(pieces)
+        if len(windows) == 1:
+            (only,) = pieces
+            return Recognition(
+                text=only.nbest[0].text,
+                words=None if only.timed is None else tuple(words_of(only.timed)),
+                nbest=only.nbest,
+                seconds=seconds,
+                elapsed=elapsed,
+            )
+        best = [piece.nbest[0] for piece in pieces]
+        if CTC in self.model.streams:
+            shifted = [[part.later(piece.start) for part in self._spread(piece)] for piece in pieces]
+            timed = join([(p.start, p.start + p.seconds, found) for p, found in zip(pieces, shifted, strict=True)])
+            words, tokens = words_of(timed), tuple(part.token for part in timed)
+            text, sure = text_of(words), tuple(part.confidence for part in timed)
+        else:
+            words, sure = None, None
+            text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
+            tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
+        whole = Hypothesis(
+            tokens=tokens,
+            score=sum(hypothesis.score for hypothesis in best),
+            parts={name: sum(h.parts[name] for h in best) for name in (best[0].parts if best else ())},
+            confidences=sure,
+            text=text,
         )
-    return checkpoint.average(phase, decode.average)
+        return Recognition(
+            text=text,
+            words=None if words is None else tuple(words),
+            nbest=(whole,),
+            seconds=seconds,
+            elapsed=elapsed,
+            windows=len(windows),
+            silent=silent,
+        )
 
 
-def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
-    """The model of a phase, with fresh weights."""
-    data = config.data
-    fbank = data.input == "fbank"
-    return MODELS.build(
-        config.model,
-        input_dim=data.fbank.num_mel_bins if fbank else 1,
-        vocab_size=vocab_size,
-        frame_shift=data.fbank.frame_shift_ms / 1000 if fbank else 1 / data.fbank.rate,
-        streams=config.streams,
-    )
+    def _spread(self, piece: Piece) -> Sequence[Timed]:
+        """The tokens of a window; where CTC has no room for them, evenly spaced, with confidence 0."""
+        if piece.timed is not None:
+            return piece.timed
+        tokens = piece.nbest[0].tokens
+        bounds = np.linspace(0.0, piece.seconds, len(tokens) + 1).tolist()
+        pieces = [self.tokenizer.piece(token) for token in tokens]
+        return [
+            Timed(token=token, text=text, start=start, end=end, confidence=0.0)
+            for token, text, start, end in zip(tokens, pieces, bounds, bounds[1:], strict=False)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one window said, `start` seconds into the audio; times begin with the window."""
+
+    nbest: tuple[Hypothesis, ...]
+    timed: Sequence[Timed] | None  # the best hypothesis' tokens, where CTC can tell their times
+    seconds: float
+    elapsed: float
+    start: float = 0.0
+
+
+def rescore(
+    nbest: Sequence[Hypothesis], lm: LanguageModel, config: RescoreConfig, device: torch.device
+) -> list[Hypothesis]:
+    """score + weight * log p(tokens | lm) + length_bonus * tokens, best first; equals keep their order."""
+    rows = Padded.stack([torch.tensor(h.tokens, dtype=torch.int64) for h in nbest]).to(device)
+    rated = [
+        replace(
+            h,
+            score=h.score + config.weight * log_prob + config.length_bonus * len(h.tokens),
+            parts={**h.parts, LanguageModel.STREAM: log_prob},
+        )
+        for h, log_prob in zip(nbest, lm.log_likelihood(rows).tolist(), strict=True)
+    ]
+    return sorted(rated, key=lambda hypothesis: -hypothesis.score)

@@ -24,6 +24,7 @@ LAYERS = {
     "torchaudio_adapter": set(),
     "nn": {"nn"},
     "stamp": {"log"},
+    "journal": {"log"},
     "config": {"registry"},
     "align": {"align", "types", "torchaudio_adapter"},
     "longform": {"align"},
@@ -37,8 +38,21 @@ LAYERS = {
     "score": {"score", "types"},
     "report": {"report", "score", "data", "types", "log", "stamp"},
     "train": {"train", "types", "registry", "log", "distributed", "stamp"},
-    "experiment": {"config", "registry", "data", "models", "losses", "searchers", "train"},
-    "recognizer": {"experiment", "data", "models", "searchers", "train", "types", "config", "log"},
+    "experiment": {"config", "registry", "data", "longform", "models", "losses", "searchers", "train"},
+    "model_folder": {"experiment", "data", "models", "searchers", "train"},
+    "recognizer": {
+        "experiment",
+        "model_folder",
+        "align",
+        "longform",
+        "data",
+        "models",
+        "searchers",
+        "train",
+        "types",
+        "config",
+        "log",
+    },
 }
 
 

@@ -11,13 +11,14 @@ SUBTITLE_SECONDS = 6.0
 PAUSE = 0.8  # seconds without a word that end a subtitle
 
 
-def ctm(recording: str, parts: Iterable[Timed], start: float = 0.0) -> str:
+def ctm(recording: str, parts: Iterable[Timed | Word], start: float = 0.0) -> str:
     """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in its recording."""
     rows = [(start + part.start, part.end - part.start, part.text.strip(), part.confidence) for part in parts]
-    return "".join(f"{recording} 1 {at:.3f} {length:.3f} {text} {sure:.4f}\n" for at, length, text, sure in rows if text)
+    lines = [f"{recording} 1 {at:.3f} {length:.3f} {text} {sure:.4f}\n" for at, length, text, sure in rows if text]
+    return "".join(lines)
 
 
-def textgrid(tiers: Mapping[str, Sequence[Timed]], duration: float) -> str:
+def textgrid(tiers: Mapping[str, Sequence[Timed | Word]], duration: float) -> str:
     """Praat's long text format; each tier is filled with empty intervals from 0 to the end."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {duration:.3f}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
@@ -32,7 +33,7 @@ def textgrid(tiers: Mapping[str, Sequence[Timed]], duration: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _filled(parts: Sequence[Timed], duration: float) -> Iterable[tuple[float, float, str]]:
+def _filled(parts: Sequence[Timed | Word], duration: float) -> Iterable[tuple[float, float, str]]:
     at = 0.0
     for part in parts:
         text, start, end = part.text.strip(), max(part.start, at), part.end

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import NamedTuple
@@ -208,11 +208,18 @@ class EvalLoader:
     """All utterances once, in batches of similar length, longest first; every `world`-th batch belongs to this rank.
 
     seconds: padded audio of a batch, by default what one device takes in training. An unreadable utterance raises
-    `DataError`.
+    `DataError`, unless `each` is iterated instead. done: ids; a batch of nothing else is left out, the others are what
+    they would be without.
     """
 
     def __init__(
-        self, dataset: Dataset, seconds: float | None = None, *, rank: int | None = None, world: int | None = None
+        self,
+        dataset: Dataset,
+        seconds: float | None = None,
+        *,
+        rank: int | None = None,
+        world: int | None = None,
+        done: Container[str] = (),
     ) -> None:
         self.dataset = dataset
         config = dataset.config.batch
@@ -221,19 +228,25 @@ class EvalLoader:
         plan = BatchPlan(dataset.lengths, limits, shuffle=False)
         rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world is None else world
-        self._batches = plan.epoch(0)[rank::world]
+        ids = [utterance.id for utterance in dataset.utterances]
+        self._batches = [batch for batch in plan.epoch(0)[rank::world] if not all(ids[i] in done for i in batch)]
 
     def __len__(self) -> int:
         """Batches of this rank."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        utterances = self.dataset.utterances
-        tasks = (Task([utterances[i] for i in batch]) for batch in self._batches)
-        for _, batch, problems in read_ahead(self.dataset, tasks):
+        for batch, problems in self.each():
             for problem in problems.values():
                 raise DataError(f"an utterance cannot be read: {problem}")
             yield batch
+
+    def each(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
+        """The batch of those that can be read (None: not one), and id -> reason of the others."""
+        utterances = self.dataset.utterances
+        tasks = (Task([utterances[i] for i in batch]) for batch in self._batches)
+        for _, batch, problems in read_ahead(self.dataset, tasks):
+            yield batch, problems
 
 
 def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Utterance], list[Utterance]]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.hybrid import Hybrid, HybridConfig
+from asrtool.models.language_model import LanguageModel, LanguageModelConfig
 
-__all__ = ["MODELS", "AsrModel", "Hybrid", "HybridConfig"]
+__all__ = ["MODELS", "AsrModel", "Hybrid", "HybridConfig", "LanguageModel", "LanguageModelConfig"]

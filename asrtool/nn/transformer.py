@@ -1,4 +1,4 @@
-"""The Transformer decoder layer (arXiv 1706.03762, layer norm in front), with caches for label-synchronous search."""
+"""Transformer layers (arXiv 1706.03762, layer norm in front), with caches for label-synchronous search."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn.functional import relu
 
 from asrtool.nn.attention import CrossAttention, KeyValue, SelfAttention
 from asrtool.nn.dropout import Dropout
+from asrtool.nn.feed_forward import FeedForward
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,23 @@ class TransformerDecoderLayer(nn.Module):
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), cache.memory, memory_mask))
         x = x + self.dropout(self.down_proj(self.dropout(relu(self.up_proj(self.ffn_norm(x))))))
         return x, DecoderLayerCache(prefix, cache.memory)
+
+
+class TransformerLayer(nn.Module):
+    """x + self-attention, + feed-forward; each with layer norm in front. The attention decides how positions enter."""
+
+    def __init__(self, dim: int, attention: SelfAttention, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = attention
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, ffn_dim, dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, turns: Tensor | None = None, cache: KeyValue | None = None,
+    ) -> tuple[Tensor, KeyValue]:
+        """x (N, U, D), mask and turns as in `SelfAttention` -> (N, U, D), all keys and values."""
+        y, seen = self.attention(self.attention_norm(x), mask, turns, cache)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.ffn(self.ffn_norm(x))), seen

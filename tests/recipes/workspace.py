@@ -129,4 +129,4 @@ def _content(path: Path) -> bytes:
     if path.name != "hyps.jsonl":
         return path.read_bytes()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return json.dumps([{**line, "elapsed": None} for line in lines]).encode()
+    return json.dumps([{**line, "elapsed": None, "latency": None, "rtf": None} for line in lines]).encode()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 
-from asrtool.align import Word, text_of
+from asrtool.align import Timed, text_of, words_of
 from asrtool.longform import Window, WindowsConfig, contour, join, plan
 
 STEP = 0.01
 
 
-def word(text: str, start: float, end: float, confidence: float = 0.9, glued: bool = False) -> Word:
-    return Word(text=text, start=start, end=end, confidence=confidence, tokens=(), parts=(), glued=glued)
+def word(text: str, start: float, end: float, confidence: float = 0.9) -> Timed:
+    """A word that is one token."""
+    return Timed(token=zlib.crc32(text.encode()), text=f" {text}", start=start, end=end, confidence=confidence)
+
+
+def texts(parts: list[Timed]) -> list[str]:
+    return [one.text for one in words_of(parts)]
 
 
 def speech(seconds: float, pauses: tuple[tuple[float, float], ...], seed: int = 0) -> np.ndarray:
@@ -70,7 +77,7 @@ def test_an_overlap_of_more_than_half_a_window_is_refused():
 # -- joining ---------------------------------------------------------------
 
 
-def heard(words: list[Word], start: float, end: float, rng: np.random.Generator) -> list[Word]:
+def heard(words: list[Timed], start: float, end: float, rng: np.random.Generator) -> list[Timed]:
     """What a recogniser makes of a window: times that differ a little, rubbish of the words that the border cuts."""
     found = []
     for one in words:
@@ -80,13 +87,13 @@ def heard(words: list[Word], start: float, end: float, rng: np.random.Generator)
         cut = one.start < start or one.end > end
         if cut and rng.random() < 0.3:
             continue
-        text = f"rubbish{rng.integers(100)}" if cut else one.text
+        text = f"rubbish{rng.integers(100)}" if cut else one.text.strip()
         first, last = max(start, one.start + shift), min(end, one.end + shift)
         found.append(word(text, first, max(last, first + 0.02), rng.uniform(0.2, 0.5) if cut else 0.9))
     return found
 
 
-def spoken(rng: np.random.Generator, seconds: float, vocabulary: int) -> list[Word]:
+def spoken(rng: np.random.Generator, seconds: float, vocabulary: int) -> list[Timed]:
     """Words of 0.1 to 0.6 s without pauses; a small vocabulary repeats itself."""
     words, at = [], 0.0
     while at < seconds - 1:
@@ -105,29 +112,40 @@ def test_no_word_is_lost_or_doubled_at_any_cut(vocabulary):
         starts = np.arange(rng.uniform(-length / 2, 0), 40, length - overlap)
         bounds = [(max(0.0, start), min(40.0, start + length)) for start in starts]
         parts = [(start, end, heard(words, start, end, rng)) for start, end in bounds]
-        assert [one.text for one in join(parts)] == [one.text for one in words]
+        assert texts(join(parts)) == texts(words)
 
 
 def test_without_an_anchor_words_that_differ_are_taken_once():
     left = [word("so", 0.2, 0.5), word("colour", 2.0, 2.4, 0.7)]
     right = [word("color", 2.02, 2.42, 0.8), word("then", 4.2, 4.5)]
-    assert [one.text for one in join([(0, 3, left), (1.0, 5, right)])] == ["so", "color", "then"]
-    assert [one.text for one in join([(0, 3, left), (1.8, 5, right)])] == ["so", "colour", "then"]
+    assert texts(join([(0, 3, left), (1.0, 5, right)])) == ["so", "color", "then"]
+    assert texts(join([(0, 3, left), (1.8, 5, right)])) == ["so", "colour", "then"]
 
 
 def test_the_more_confident_word_stays_where_there_is_no_quiet_moment():
     left = [word("a", 0.0, 1.0), word("b", 1.0, 2.1, 0.3)]
     right = [word("c", 1.9, 3.0, 0.9), word("d", 3.0, 4.0)]
-    assert [one.text for one in join([(0, 2.2, left), (1.8, 4, right)])] == ["a", "c", "d"]
+    assert texts(join([(0, 2.2, left), (1.8, 4, right)])) == ["a", "c", "d"]
 
 
 def test_windows_that_meet_in_a_pause_are_put_side_by_side():
-    parts = [(0, 2, [word("a", 0, 1)]), (2, 4, [word("a", 2.5, 3)])]
-    assert text_of(join(parts)) == "a a"
-    han = [(0, 2, [word("今", 0, 1)]), (2, 4, [word("天", 2.5, 3)])]
-    assert text_of(join(han)) == "今天"
+    for one, other, expected in (("a", "a", "a a"), ("今", "天", "今天"), ("ok", "今", "ok 今"), (" a", " b", "a b")):
+        left, right = ([Timed(token=5, text=text, start=0.5, end=1.0, confidence=1.0)] for text in (one, other))
+        assert text_of(words_of(join([(0, 2, left), (2, 4, [right[0].later(2)])]))) == expected
+
+
+def test_a_word_that_the_windows_cut_differently_is_put_together_from_its_tokens():
+    def letters(text: str, start: float) -> list[Timed]:
+        times = [start + place / 10 for place in range(len(text))]
+        return [
+            Timed(token=ord(letter), text=letter, start=time, end=time + 0.05, confidence=0.9)
+            for letter, time in zip(text, times, strict=True)
+        ]
+
+    left, right = letters("the catxx", 0.0), letters("yat sat", 0.4)    # each window garbles its border
+    assert text_of(words_of(join([(0, 0.9, left), (0.4, 1.2, right)]))) == "the cat sat"
 
 
 def test_windows_without_words_join():
     assert join([]) == []
-    assert [one.text for one in join([(0, 5, []), (3, 8, [word("a", 6, 7)]), (6, 9, [])])] == ["a"]
+    assert texts(join([(0, 5, []), (3, 8, [word("a", 6, 7)]), (6, 9, [])])) == ["a"]

@@ -1,0 +1,79 @@
+"""What a long command has done so far, so that the same command goes on where it was stopped, even by a power cut.
+
+    <out>.part/stage.json                     what the work depends on: work for something else is thrown away
+               <group>.<run>.<rank>.jsonl     finished items, a line each, appended as they are done
+
+Items are grouped, so that nobody ever reads more than one group at a time. `run` counts the starts: what earlier runs
+wrote never changes any more, so all ranks see the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from asrtool.log import logger
+
+ABOUT = "stage.json"
+
+
+class Journal:
+    """One rank's view; `lines` and `done` are of all ranks."""
+
+    def __init__(self, folder: Path, run: int, rank: int = 0) -> None:
+        self.folder, self.run, self.rank = folder, run, rank
+
+    @staticmethod
+    def begin(folder: Path, about: Mapping) -> int:
+        """Make the folder, or take it as it is if it is about the same; gives the number of this run. For one rank."""
+        known = folder / ABOUT
+        about = json.loads(json.dumps(about, default=str))
+        if folder.exists() and (not known.exists() or json.loads(known.read_text(encoding="utf-8")) != about):
+            logger.info("%s was begun with other inputs or options; it is thrown away", folder)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        known.write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+        runs = [int(path.name.split(".")[1]) for path in folder.glob("*.jsonl")]
+        return max(runs, default=-1) + 1
+
+    def write(self, group: int, lines: Iterable[Mapping]) -> None:
+        """Append finished items; each has an `id`."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with open(self.folder / f"{group}.{self.run}.{self.rank}.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    def close(self) -> None:
+        """This rank has nothing more to write."""
+        (self.folder / f"{self.run}.{self.rank}.end").touch()
+
+    def wait(self, ranks: int) -> None:
+        """Until all of them have closed. A collective would give up on a rank that takes half an hour longer."""
+        while not all((self.folder / f"{self.run}.{rank}.end").exists() for rank in range(ranks)):
+            time.sleep(0.05)
+
+    def done(self, group: int) -> set[str]:
+        """Ids that earlier runs finished; what ended in an `error` is not finished."""
+        return {name for name, line in self._read(group, self.run).items() if "error" not in line}
+
+    def lines(self, group: int) -> list[dict]:
+        """All items of a group, sorted by id."""
+        return [line for _, line in sorted(self._read(group, self.run + 1).items())]
+
+    def _read(self, group: int, before: int) -> dict[str, dict]:
+        """id -> line, of runs before number `before`; of the same id the last run's, and a success before an error."""
+        files = [(int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")]
+        found: dict[str, dict] = {}
+        for run, path in sorted(files):
+            if run >= before:
+                continue
+            for row in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    line = json.loads(row)
+                except json.JSONDecodeError:  # torn by a kill: it is done again
+                    continue
+                if "error" not in line or line["id"] not in found:
+                    found[line["id"]] = line
+        return found

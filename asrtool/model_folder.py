@@ -1,0 +1,153 @@
+"""What lies in the folder of a trained model: an experiment as training left it, or a packed model (`asrtool pack`).
+
+    model.json         what it is, where it comes from, SHA-256 of its files: only a packed model has it
+    config.yaml        of a packed model the one phase that was packed
+    decode.yaml        how to search; a packed model has it
+    vocab/  cmvn.json
+    model.safetensors  averaged weights; an experiment has <phase>/average-*.safetensors instead
+    lm/                a packed language model: config.yaml and model.safetensors
+    files/             n-gram models and hotwords that decode.yaml names
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from asrtool import experiment
+from asrtool.data.tokenizers import load as load_tokenizer
+from asrtool.experiment import DecodeConfig, TrainConfig
+from asrtool.models import MODELS, AsrModel, LanguageModel, LanguageModelConfig
+from asrtool.searchers import AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig
+from asrtool.train import checkpoint, folder
+
+CARD, CONFIG, DECODE, WEIGHTS, LM = "model.json", "config.yaml", "decode.yaml", "model.safetensors", "lm"
+
+
+class ExperimentError(ValueError):
+    """The folder does not hold what is asked of it."""
+
+
+def is_packed(exp: Path) -> bool:
+    return (exp / CARD).exists()
+
+
+def phase_config(exp: Path, decode: DecodeConfig | None = None) -> tuple[str, TrainConfig]:
+    """Name and config of the phase that `decode` names, by default the last."""
+    if not (exp / CONFIG).exists():
+        raise ExperimentError(f"{exp} holds no {CONFIG}: train first (stage 3), or give another folder")
+    phases = experiment.load_phases(exp / CONFIG)
+    name = (decode and decode.phase) or list(phases)[-1]
+    if name not in phases:
+        raise ExperimentError(f"{exp} has no phase '{name}'; it has: {', '.join(phases)}")
+    return name, phases[name]
+
+
+def averaged(exp: Path, decode: DecodeConfig) -> Path:
+    """The file of the averaged weights, made if it is not there yet."""
+    if is_packed(exp):
+        return exp / WEIGHTS
+    phase = exp / phase_config(exp, decode)[0]
+    if not decode.unfinished and folder.finished(phase) is None:
+        raise ExperimentError(
+            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints "
+            "it has by --set unfinished=true (--decode-args of run.sh)"
+        )
+    return checkpoint.average(phase, decode.average)
+
+
+def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
+    """The model of a phase, with fresh weights."""
+    data = config.data
+    fbank = data.input == "fbank"
+    return MODELS.build(
+        config.model,
+        input_dim=data.fbank.num_mel_bins if fbank else 1,
+        vocab_size=vocab_size,
+        frame_shift=data.fbank.frame_shift_ms / 1000 if fbank else 1 / data.fbank.rate,
+        streams=config.streams,
+    )
+
+
+def decode_config(exp: Path) -> DecodeConfig:
+    """How to search where nobody says it: as a packed model was packed; else by what the model has."""
+    if (exp / DECODE).exists():
+        decode = experiment.load_decode(exp / DECODE)
+        return dataclasses.replace(decode, searcher=moved(decode.searcher, exp))
+    config = phase_config(exp)[1]
+    if {"ctc", "attention"} <= config.streams:
+        searcher = JointBeamConfig()
+    elif "ctc" in config.streams:
+        searcher = CtcGreedyConfig()
+    elif "attention" in config.streams:
+        searcher = AttentionBeamConfig()
+    else:
+        has = ", ".join(sorted(config.streams))
+        raise ExperimentError(f"{exp}: its model has the streams {has}; say how to search by --config decode_*.yaml")
+    return DecodeConfig(searcher=searcher, average=config.trainer.average)
+
+
+def named_files(searcher: object) -> list[str]:
+    """The files that a searcher's config names: every setting called `path`."""
+    found = []
+    for field in dataclasses.fields(searcher):
+        value = getattr(searcher, field.name)
+        if dataclasses.is_dataclass(value):
+            found += named_files(value)
+        elif field.name == "path" and value:
+            found.append(value)
+    return found
+
+
+def moved(searcher: object, base: Path) -> object:
+    """The same config with relative `path`s counted from `base`."""
+    changed = {}
+    for field in dataclasses.fields(searcher):
+        value = getattr(searcher, field.name)
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = moved(value, base)
+        elif field.name == "path" and value:
+            changed[field.name] = str(base / value)
+    return dataclasses.replace(searcher, **changed)
+
+
+def language_model(exp: Path, vocab: Path, device: torch.device | str = "cpu") -> tuple[LanguageModel, Path]:
+    """The averaged language model of a folder and its file, for a recogniser with the vocabulary of folder `vocab`."""
+    config = phase_config(exp)[1]
+    if not isinstance(config.model, LanguageModelConfig):
+        raise ExperimentError(f"{exp} holds no language model: its config says model.type: {kind(config)}")
+    tokenizer = load_tokenizer(vocab)
+    if (exp / "vocab").exists() and load_tokenizer(exp / "vocab").tokens != tokenizer.tokens:
+        raise ExperimentError(f"the language model in {exp} has another vocabulary than the recogniser ({vocab})")
+    model = build_model(config, tokenizer.size)
+    decode = DecodeConfig(searcher=CtcGreedyConfig(), average=config.trainer.average)
+    weights = exp / WEIGHTS if (exp / WEIGHTS).exists() else averaged(exp, decode)
+    checkpoint.load_model(model, weights)
+    return model.to(device).eval(), weights
+
+
+def kind(config: TrainConfig) -> str:
+    """The name of a phase's model."""
+    return MODELS.name_of(config.model)
+
+
+def sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_packed(exp: Path) -> None:
+    """Raise `ExperimentError` where a file of a packed model is not what was packed."""
+    try:
+        listed = json.loads((exp / CARD).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError):
+        raise ExperimentError(f"{exp / CARD} is damaged; pack the model again (asrtool pack)") from None
+    for name, digest in listed.items():
+        if not (exp / name).exists():
+            raise ExperimentError(f"{exp} is not complete: {name} is missing")
+        if sha256(exp / name) != digest:
+            raise ExperimentError(f"{exp / name} is not what was packed: its SHA-256 is another")

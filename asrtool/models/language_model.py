@@ -1,0 +1,146 @@
+"""A Transformer language model over the recogniser's tokens (Irie et al., arXiv 1905.04226), for fusion and rescoring.
+
+    p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token
+
+Layer norm in front, rotary positions, the output layer tied to the embedding. In a search it is the `Scorer` `lm`, with
+keys and values of the prefixes in its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asrtool.models.base import MODELS, AsrModel
+from asrtool.nn.attention import KeyValue, RotarySelfAttention
+from asrtool.nn.masks import attention_mask, causal_mask
+from asrtool.nn.positions import turns
+from asrtool.nn.transformer import TransformerLayer
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Transformer language model; it hears nothing and reads the stream's own past."""
+
+    num_layers: int = 6
+    dim: int = 512
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class LanguageModelState:
+    """Keys and values (N, H, U, D / H) of each layer; none before the first token. `rows`: N."""
+
+    layers: tuple[KeyValue | None, ...]
+    rows: int
+
+
+@MODELS.register("language_model", LanguageModelConfig)
+class LanguageModel(AsrModel):
+    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates eos."""
+
+    STREAM = "lm"
+    partial = False  # Scorer: rates the whole vocabulary
+
+    def __init__(
+        self,
+        config: LanguageModelConfig,
+        *,
+        input_dim: int,
+        vocab_size: int,
+        frame_shift: float,
+        streams: frozenset[str],
+    ) -> None:
+        super().__init__()
+        if streams != {self.STREAM}:
+            read = ", ".join(sorted(streams))
+            raise ValueError(f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}")
+        self.frame_shift = frame_shift
+        self.eos = vocab_size - 1
+        self.streams = frozenset(streams)
+        self.embedding = nn.Embedding(vocab_size, config.dim)
+        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                config.dim, RotarySelfAttention(config.dim, config.num_heads), config.ffn_dim, config.dropout
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.output_bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        hidden, lengths = self._read(batch.targets)
+        frames = Padded(hidden, lengths)
+        positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
+        logits = Padded(self._logits(hidden), lengths)
+        return ModelOutput(
+            encoder=EncoderOutput(frames=frames, positions=positions), streams={self.STREAM: logits}
+        )
+
+    def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
+        raise ValueError("a language model recognises no speech; give the experiment of a recogniser")
+
+    @torch.inference_mode()
+    def log_likelihood(self, targets: Padded) -> Tensor:
+        """targets (B, U) without sos/eos -> (B,) float64: log p(y), the end included."""
+        hidden, lengths = self._read(targets)
+        log_probs = self._logits(hidden).float().log_softmax(-1)
+        wanted = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.eos)
+        values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
+        return (values * Padded(wanted, lengths).mask).sum(1)
+
+    # -- Scorer: see asrtool.searchers.base ---------------------------------
+
+    def scorers(self) -> Mapping[str, object]:
+        return {self.STREAM: self}
+
+    def start(self, encoded: EncoderOutput, beam: int) -> LanguageModelState:
+        return LanguageModelState((None,) * len(self.layers), len(encoded.frames.lengths) * beam)
+
+    def score(
+        self, prefixes: Tensor, state: LanguageModelState, candidates: Tensor | None
+    ) -> tuple[Tensor, LanguageModelState]:
+        """The newest token of prefixes (N, U) goes through the layers, its past is in the state."""
+        positions = torch.arange(prefixes.shape[1], device=prefixes.device)[None]
+        hidden, layers = self._layers(prefixes[:, -1:], positions, None, state.layers)
+        log_probs = self._logits(hidden)[:, 0].float().log_softmax(-1)
+        log_probs = log_probs if candidates is None else log_probs.gather(1, candidates)
+        return log_probs, LanguageModelState(layers, state.rows)
+
+    def select(self, state: LanguageModelState, rows: Tensor) -> LanguageModelState:
+        return LanguageModelState(tuple(layer and layer.rows(rows) for layer in state.layers), len(rows))
+
+    # -- both ----------------------------------------------------------------
+
+    def _read(self, targets: Padded) -> tuple[Tensor, Tensor]:
+        """targets (B, U) -> hidden (B, U + 1, D) behind sos and each token, lengths (B,)."""
+        tokens = F.pad(targets.data, (1, 0), value=self.eos)
+        lengths = targets.lengths + 1
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        mask = attention_mask(Padded(tokens, lengths).mask, causal_mask(positions, positions))
+        hidden, _ = self._layers(tokens, positions, mask, (None,) * len(self.layers))
+        return hidden, lengths
+
+    def _layers(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, caches: tuple[KeyValue | None, ...]
+    ) -> tuple[Tensor, tuple[KeyValue, ...]]:
+        """tokens (N, U), positions (1, K) of all that is seen, U of them new -> hidden (N, U, D), the new caches."""
+        x = self.dropout(self.embedding(tokens) * self.embedding.embedding_dim**0.5)
+        places = turns(positions, self.layers[0].attention.num_frequencies)
+        seen = []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, cache = layer(x, mask, places, cache)
+            seen.append(cache)
+        return self.norm(x), tuple(seen)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight, self.output_bias)

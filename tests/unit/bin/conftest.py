@@ -1,0 +1,15 @@
+"""A toy experiment, trained once, for the commands that use one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import toy_experiment
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with data, dump, vocab, exp, train.yaml and decode.yaml; tests leave it as it is."""
+    return toy_experiment.make(tmp_path_factory.mktemp("toy"))
