@@ -1,0 +1,175 @@
+"""Write what the model gives away of decoded utterances (blanks, attention, kept frames) to taps.jsonl for `report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from asrtool import experiment, log, stamp
+from asrtool.data import datadir
+from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.experiment import DecodeConfig
+from asrtool.log import logger
+from asrtool.models import AsrModel
+from asrtool.nn.attention import CrossAttention, KeyValue
+from asrtool.recognizer import Recognizer
+from asrtool.report import read
+from asrtool.report.sources import TAPS, Result, choose
+from asrtool.types import Batch, EncoderOutput, Padded, Utterance
+
+HEADS = 16                                   # a tap of at most so many numbers per frame is drawn
+
+
+class ProbeError(ValueError):
+    """The decoded set does not fit the model or the data; the message says which part."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    log.set_up()
+    result = read(args.folder)
+    settings = experiment.load_decode(args.config, experiment.split_overrides(args.set))
+    count = probe(result, args.exp, settings, args.data, choose(result, args.worst, args.also))
+    logger.info("%s: %d utterances", args.folder / TAPS, count)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool probe", description=__doc__, allow_abbrev=False)
+    options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
+    options.add_argument("--exp", type=Path, required=True, help="experiment folder that stage 3 wrote")
+    options.add_argument("--config", type=Path, required=True, help="decode_*.yaml: which phase, which average")
+    options.add_argument("--data", type=Path, required=True, help="the set as stage 1 wrote it")
+    options.add_argument("--worst", type=int, default=20, metavar="N", help="utterances with most errors (default: 20)")
+    options.add_argument("--also", action="append", default=[], metavar="ID", help="this utterance too")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    return options.parse_args(argv)
+
+
+@torch.inference_mode()
+def probe(result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]) -> int:
+    """Run the model once over the chosen utterances and their hypotheses; how many lines were written."""
+    recognizer = Recognizer.load(exp, settings)
+    utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
+    lost = [name for name in chosen if name not in utterances]
+    if lost:
+        raise ProbeError(f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded")
+    with stamp.replacing(result.folder / TAPS) as file:
+        for line in lines(recognizer, result, list(utterances.values()), settings.batch_seconds):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return len(utterances)
+
+
+def lines(
+    recognizer: Recognizer, result: Result, utterances: Sequence[Utterance], seconds: float
+) -> Iterator[dict]:
+    """One line of taps.jsonl per utterance, as docs/report.md describes them."""
+    if not utterances:
+        return
+    dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
+    for batch in EvalLoader(dataset, seconds):
+        tokens = [result.lines.get(name, {}).get("tokens", []) for name in batch.ids]
+        yield from taps(recognizer.model, with_targets(batch, tokens, recognizer.tokenizer.tokens), tokens)
+
+
+def with_targets(batch: Batch, tokens: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> Batch:
+    """The batch with the hypotheses in the place of the references: what the decoder attended to when it wrote them."""
+    number = {token: index for index, token in enumerate(vocabulary)}
+    for name, row in zip(batch.ids, tokens, strict=True):
+        if unknown := [token for token in row if token not in number]:
+            raise ProbeError(f"utterance {name}: token '{unknown[0]}' is not in the vocabulary of the experiment")
+    rows = [torch.tensor([number[token] for token in row], dtype=torch.int64) for row in tokens]
+    return replace(batch, targets=Padded.stack(rows))
+
+
+def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iterator[dict]:
+    """What one forward pass gives away of each utterance."""
+    with CrossAttentions(model) as seen:
+        encoded = model(batch).encoder
+    curves, maps = frame_taps(model, encoded)
+    lengths = encoded.frames.lengths.tolist()
+    shift = model.frame_shift
+    for index, name in enumerate(batch.ids):
+        positions = encoded.positions[index, :lengths[index]].tolist()
+        line: dict = {"id": name, "curves": {}, "maps": {}}
+        if not regular(positions):
+            line["key_frames"] = [round(position * shift, 3) for position in positions]
+        for title, values in curves.items():
+            if len(values[index]) > len(positions) or regular(positions):
+                line["curves"][title] = {"step": shift, "values": rounded(values[index])}
+        for title, values in maps.items():
+            if len(values[index]) > len(positions) or regular(positions):
+                line["maps"][title] = {"step": shift, "values": rounded(values[index].T)}
+        if seen.weights and positions and regular(positions):
+            rows = [*tokens[index], "<eos>"]
+            weights = seen.mean()[index, :len(rows), :len(positions)]
+            line["maps"]["attention of the decoder"] = {"step": shift, "rows": rows, "values": rounded(weights)}
+        yield {key: value for key, value in line.items() if value}
+
+
+def frame_taps(model: AsrModel, encoded: EncoderOutput) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Name -> a row per utterance: (S,) for curves, (S, K) for maps.
+
+    Curves: of each frame-synchronous stream, the probability that a frame is no blank; taps of one number per frame.
+    Maps: taps of up to `HEADS` numbers per frame.
+    """
+    curves, maps = {}, {}
+    for name in sorted(model.streams):
+        try:
+            log_probs = model.log_probs(encoded, name)
+        except LookupError:
+            continue                         # a stream of tokens, not of frames
+        curves[f"{name}: not blank"] = [1 - row[:, model.blank].exp() for row in log_probs.unpad()]
+    for name, tap in encoded.taps.items():
+        size = math.prod(tap.data.shape[2:])
+        if size <= HEADS and name not in model.streams:
+            rows = [row.float().reshape(len(row), size) for row in tap.unpad()]
+            (curves if size == 1 else maps)[name] = [row[:, 0] for row in rows] if size == 1 else rows
+    return curves, maps
+
+
+def regular(positions: Sequence[int]) -> bool:
+    """Whether every frame of the grid was kept."""
+    return list(positions) == list(range(len(positions)))
+
+
+def rounded(values: Tensor) -> list:
+    return (values.double().mul(1e4).round() / 1e4).tolist()
+
+
+class CrossAttentions:
+    """Collects the attention weights of every cross-attention while it is entered: they are not kept otherwise."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights: list[Tensor] = []      # of each layer (B, U, S), mean of the heads
+        self._modules = [module for module in model.modules() if isinstance(module, CrossAttention)]
+
+    def __enter__(self) -> CrossAttentions:
+        self._hooks = [module.register_forward_hook(self._collect) for module in self._modules]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def mean(self) -> Tensor:
+        """(B, U, S): mean of heads and layers."""
+        return torch.stack(self.weights).mean(0)
+
+    def _collect(self, module: CrossAttention, inputs: tuple[Tensor, KeyValue, Tensor | None], _: Tensor) -> None:
+        x, memory, mask = inputs
+        query = module.split(module.q_proj(x))
+        scores = query @ memory.key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        self.weights.append(scores.softmax(-1).mean(1))
+
+
+if __name__ == "__main__":
+    main()
