@@ -44,20 +44,45 @@ class LockedError(StageError):
 def digest(path: Path) -> str:
     """Of a file its content (audio and archives: its size), of a folder the digests of what lies in it."""
     total = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != NAME) if path.is_dir() else [path]
-    for file in files:
-        total.update(str(file.relative_to(path) if path.is_dir() else file.name).encode())
-        if file.suffix.lower() in BY_SIZE:
-            total.update(str(file.stat().st_size).encode())
-        else:
-            with open(file, "rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+    if path.is_dir():
+        for name, file, size in _walk(str(path), "", frozenset()):
+            if os.path.basename(name) != NAME:
+                total.update(name.encode(errors="surrogateescape"))
+                _add(total, file, size)
+    else:
+        total.update(path.name.encode(errors="surrogateescape"))
+        _add(total, str(path), os.path.getsize(path))
     return total.hexdigest()[:16]
+
+
+def _walk(folder: str, name: str, linked: frozenset[str]) -> Iterator[tuple[str, str, int]]:
+    """Name from the top, path and size of every file, in the order of the names; a corpus may have a million.
+
+    Links to folders are followed, but none twice on one way down, so that circles end.
+    """
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_file():
+            yield name + entry.name, entry.path, entry.stat().st_size
+        elif entry.is_dir() and (not entry.is_symlink() or (real := os.path.realpath(entry.path)) not in linked):
+            yield from _walk(entry.path, f"{name}{entry.name}/", linked | {real} if entry.is_symlink() else linked)
+
+
+def _add(total: hashlib._Hash, path: str, size: int) -> None:
+    if os.path.splitext(path)[1].lower() in BY_SIZE:
+        total.update(str(size).encode())
+    else:
+        with open(path, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
 
 
 def describe(stage: str, inputs: Iterable[Path], options: Mapping[str, object]) -> dict:
     """What a stamp holds: stage, version, options and the digest of each input."""
-    made = {"stage": stage, "version": VERSION, "options": options, "inputs": {p.name: digest(p) for p in inputs}}
+    digests: dict[str, str] = {}
+    for path in inputs:  # of several with one name all count
+        digests[path.name] = "+".join(filter(None, (digests.get(path.name), digest(path))))
+    made = {"stage": stage, "version": VERSION, "options": options, "inputs": digests}
     return json.loads(json.dumps(made, default=str))  # compare as it will be read back
 
 

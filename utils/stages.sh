@@ -2,7 +2,8 @@
 #
 # Stages: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score. Each is one command (or one per set), printed
 # as it runs; a stage whose inputs and options are unchanged says so and returns, which the commands decide, not this file. A recipe
-# replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside.
+# replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside. Where it defines `settings`, that is
+# called as soon as the options are known.
 # shellcheck shell=bash disable=SC2154    # recipe, root, corpus, train_set ... come from the recipe
 
 stage=0                # first stage: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score
@@ -51,12 +52,14 @@ take_mini() {       # small configs where the command line names none
   is_given unit || unit=$mini_unit
   is_given vocab_size || vocab_size=$mini_vocab_size
   corpus=downloads/mini_$mini_size
-  variant=/mini
+  variant+=/mini
   if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
 }
 
 for name in corpus train_config decode_config; do locate "$name"; done
+# The folder below data, dump and exp of what shall not mix with other runs.
 variant=
+if declare -F settings > /dev/null; then settings; fi
 if [[ $mini == true ]]; then take_mini; fi
 
 cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
@@ -145,7 +148,8 @@ splits() { printf '%s\n' $train_set $valid_set $test_sets $extra_sets | awk '!se
 need_corpus() {
   if [[ $dry_run == true || -d $corpus ]]; then return; fi
   local ways="give its folder by --corpus <folder>"
-  if can_download; then ways+=", download it by --stage -1"; fi
+  if [[ -n ${ask_at:-} ]]; then ways+=", ask for it at $ask_at (--stage -1 says how)"
+  elif can_download; then ways+=", download it by --stage -1"; fi
   if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised one by --mini true"; fi
   echo "$0: no corpus at '$corpus' (looked in $PWD): $ways" >&2
   exit 1

@@ -16,23 +16,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up()
     done = args.into / args.makes if args.makes else args.into
     if done.exists():
+        if args.nested:
+            download.unpack_nested(done, args.nested)
         logger.info("%s is there already", done)
         return
     args.into.parent.mkdir(parents=True, exist_ok=True)
     archive = args.into.with_name(f"{args.into.name}-{Path(urlsplit(args.url).path).name}")
-    download.fetch(args.url, archive, args.sha256)
+    download.fetch(args.url, archive, args.sha256, md5=args.md5, size=args.bytes)
     expect = (args.expect[0], int(args.expect[1])) if args.expect else None
-    download.unpack(archive, args.into, args.makes, expect)
+    download.unpack(archive, args.into, args.makes, expect, args.nested)
     archive.unlink()
     logger.info("%s: done", done)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool download", description=__doc__)
-    options.add_argument("url", help="a .tar.gz that holds one folder")
+    options.add_argument("url", help="a .tar.gz, .tar or .zip that holds one folder")
     options.add_argument("--into", type=Path, required=True, help="what that folder shall be called here")
     options.add_argument("--makes", metavar="NAME", help="the part of it that this archive brings; others may be there")
     options.add_argument("--sha256", help="checksum of the archive")
+    options.add_argument("--md5", help="checksum of the archive")
+    options.add_argument("--bytes", type=int, help="size of the archive")
+    options.add_argument("--nested", metavar="PATTERN", help="archives in it, which are unpacked too")
     options.add_argument("--expect", nargs=2, metavar=("PATTERN", "COUNT"), help="number of files of that name in it")
     return options.parse_args(argv)
 

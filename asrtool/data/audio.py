@@ -15,9 +15,10 @@ import math
 import os
 import re
 import shlex
+import struct
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
@@ -30,6 +31,8 @@ import torch
 from asrtool import torchaudio_adapter
 
 SLACK = 0.02                                 # seconds by which a segment may exceed its recording (rounding)
+PART = 256                                   # files that a thread measures in one go
+HEAD = 4096                                  # bytes that hold the header of an ordinary wav file
 STREAMED = 0x7FFF0000                        # sizes from here on stand for "not known when the header was written"
 MEMBER = re.compile(r"(.+\.tar):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
@@ -82,16 +85,21 @@ def info(path: str) -> tuple[int, int, int]:
 
 
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
-    """Seconds that each header declares, or what is wrong with it."""
-    def measure(path: str) -> float | AudioError:
-        try:
-            rate, _, samples = info(path)
-        except AudioError as error:
-            return error
-        return samples / rate
+    """Seconds that each header declares, or what is wrong with it: a shorter wav file is truncated."""
+    def measure(some: Sequence[str]) -> list[float | AudioError]:
+        found: list[float | AudioError] = []
+        for path in some:
+            try:
+                rate, samples = _wav_header(path) or info(path)[::2]
+                found.append(samples / rate)
+            except AudioError as error:
+                found.append(error)
+        return found
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(measure, paths))
+    paths = list(paths)
+    with ThreadPoolExecutor(threads) as pool:                # a network disk answers slowly, but many at once
+        parts = pool.map(measure, (paths[start:start + PART] for start in range(0, len(paths), PART)))
+        return [seconds for part in parts for seconds in part]
 
 
 def is_pipe(path: str) -> bool:
@@ -205,6 +213,36 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
     if len(data) < header.size:
         raise AudioError(f"{path}: truncated, the member has {header.size} bytes, {len(data)} are there")
     return data
+
+
+def _wav_header(path: str) -> tuple[int, int] | None:
+    """Rate and samples of an ordinary wav file, ten times as fast as libsndfile; None: let libsndfile look at it."""
+    if not path.endswith(".wav"):
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        head, size = os.read(handle, HEAD), os.fstat(handle).st_size
+    finally:
+        os.close(handle)
+    if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt ":
+        return None
+    at, rate, width, length = 12, 0, 0, 0
+    while at + 8 <= len(head):
+        kind, length = head[at:at + 4], int.from_bytes(head[at + 4:at + 8], "little")
+        if kind == b"fmt ":
+            rate, width = struct.unpack_from("<I4xH", head, at + 12) if at + 22 <= len(head) else (0, 0)
+        elif kind == b"data":
+            break
+        at += 8 + length + length % 2
+    if head[at:at + 4] != b"data" or not rate or not width or not 0 < length < STREAMED:
+        return None
+    if length > size - at - 8:
+        there = size - at - 8
+        raise AudioError(f"{path}: truncated, the header promises {length} bytes of samples, it holds {there}")
+    return rate, length // width
 
 
 def _from_file(path: str, start: float, duration: float | None, data: bytes | None = None) -> tuple[np.ndarray, int]:

@@ -1,33 +1,30 @@
-"""What every recipe's `local/prepare_data.py` shares: finding audio and its text, writing whole sets or nothing.
+"""What every recipe's `local/prepare_data.py` shares: its options, measuring audio, writing all sets or none.
 
-A recipe only parses its corpus into `Utterance`s. Faults of the corpus as a whole (no transcript, an id twice) end in
-one sentence and leave nothing behind. Single utterances that cannot be used are left out: counted, the first ones
-named, all of them listed in `<set>/skipped.txt`.
+A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the corpus as a whole (no
+transcript, an id twice) end in one sentence and leave nothing behind. Single utterances that cannot be used are left
+out: counted, the first ones named, all of them listed in `<set>/skipped.txt`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from asrtool import processes, stamp
-from asrtool.data import audio, datadir
+from asrtool.data import audio, datadir, tree
+from asrtool.data.tree import CorpusError
 from asrtool.log import logger, set_up
 from asrtool.types import Utterance
 
-EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 SHOWN = 5  # utterances left out that are named on the console
 SKIPPED = "skipped.txt"
-
-
-class CorpusError(Exception):
-    """The corpus folder is not what the recipe expects; one sentence says what is missing and what to do."""
 
 
 class Found(NamedTuple):
@@ -37,17 +34,22 @@ class Found(NamedTuple):
     left_out: list[str]
 
 
-class Pair(NamedTuple):
-    id: str
-    audio: Path
-    text: str
+@dataclass(frozen=True)
+class Source:
+    """How to make a set: `build(temporary folder)`, the files and options that decide about what comes of it."""
+
+    build: Callable[[Path], Found]
+    inputs: Sequence[Path] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every `local/prepare_data.py` has."""
+def parser(description: str, train_sets: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The options that every `local/prepare_data.py` has; `--train-set` where there is a choice."""
     options = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     options.add_argument("--corpus", type=_existing, required=True, help="folder of the corpus")
     options.add_argument("--out", type=Path, required=True, help="folder to write <set>/ into")
+    if train_sets:
+        options.add_argument("--train-set", choices=train_sets, default=train_sets[0], help="training set to make")
     return options
 
 
@@ -63,60 +65,14 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-# -- reading ---------------------------------------------------------------
-
-
-def audio_by_id(*roots: Path) -> dict[str, Path]:
-    """Every audio file below the folders by its name without extension; a name that occurs twice is an error."""
-    found: dict[str, Path] = {}
-    for place, name in ((place, name) for root in roots for place, _, files in os.walk(root) for name in files):
-        stem, extension = os.path.splitext(name)
-        if extension.lower() not in EXTENSIONS or name.startswith("."):
-            continue
-        path = Path(place, name)
-        if stem in found:
-            first, second = sorted((str(found[stem]), str(path)))
-            raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
-        found[stem] = path
-    return found
-
-
-def pair(transcripts: Iterable[Path], audio_files: Mapping[str, Path], pattern: str) -> tuple[list[Pair], list[str]]:
-    """The lines `<id> <text>` of some transcripts with their audio, and a sentence for each id that lacks either.
-
-    Raises CorpusError where an id does not match `pattern` or comes twice.
-    """
-    pairs, left_out = [], []
-    seen: dict[str, str] = {}
-    for transcript in transcripts:
-        for where, identity, text in _lines(transcript):
-            if not re.fullmatch(pattern, identity):
-                raise CorpusError(f"{where}: expected an utterance id like {pattern} and its text, got '{identity}'")
-            if identity in seen:
-                raise CorpusError(f"{where}: {identity} has a text already, {seen[identity]}; remove one")
-            seen[identity] = where
-            if identity in audio_files:
-                pairs.append(Pair(identity, audio_files[identity], text))
-            else:
-                left_out.append(f"{identity}: has a text, {where}, but no audio file has this name")
-    silent = sorted(audio_files.keys() - seen.keys())
-    return pairs, left_out + [f"{identity}: {audio_files[identity]} has no text" for identity in silent]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(file:line, id, text); a byte-order mark, CR LF, blank lines and runs of spaces do not matter."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?") from None
-    for number, line in enumerate(content.split("\n"), 1):
-        identity, *words = line.split() or [""]
-        if identity:
-            yield f"{path}:{number}", identity, " ".join(words)
+# -- utterances ------------------------------------------------------------
 
 
 def measured(utterances: Sequence[Utterance]) -> Found:
-    """The utterances with the duration that their audio's header declares, without those whose header is no good."""
+    """The utterances with the duration that their audio's header declares, without those whose header is no good.
+
+    Raises CorpusError where that is more than a tenth of them.
+    """
     kept, left_out = [], []
     seconds = audio.durations([utterance.audio for utterance in utterances])
     for utterance, duration in zip(utterances, seconds, strict=True):
@@ -126,26 +82,50 @@ def measured(utterances: Sequence[Utterance]) -> Found:
             left_out.append(f"{utterance.id}: {utterance.audio}: holds no samples")
         else:
             kept.append(replace(utterance, duration=duration))
+    if tree.too_many(len(left_out), len(utterances)):
+        raise CorpusError(
+            f"{len(left_out)} of {len(utterances)} audio files cannot be used, first {left_out[0]}; are the archives "
+            "unpacked in full?"
+        )
     return Found(kept, left_out)
+
+
+def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
+    """`hours` of the utterances, drawn by a hash of their ids: the same ones on every machine."""
+    kept, left = [], hours * 3600
+    for utterance in sorted(utterances, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
+        if left <= 0:
+            break
+        left -= utterance.duration
+        kept.append(utterance)
+    return kept
+
+
+def compare(what: str, found: Sequence[Utterance], utterances: int, characters: int | None = None) -> None:
+    """Warn where the counts of a set are not those of the official one; white space is no character."""
+    if len(found) != utterances:
+        logger.warning("%s: %d utterances, officially %d", what, len(found), utterances)
+    elif characters is not None:
+        count = sum(len("".join(row.text.split())) for row in found)
+        if count != characters:
+            logger.warning("%s: %d characters, expected %d: is the text as published?", what, count, characters)
+        else:
+            logger.info("%s: %d characters, as it should have", what, count)
 
 
 # -- writing ---------------------------------------------------------------
 
 
-def write_set(
-    out: Path,
-    build: Callable[[Path], Found],
-    *,
-    inputs: Iterable[Path] = (),
-    options: Mapping[str, object] | None = None,
-) -> None:
-    """Build the data directory `out` from what `build(temporary folder)` finds, unless it is up to date.
+def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
+    """Build the data directories `out`/<set>, except those that are up to date.
 
-    An error on the way leaves an older `out` as it was, and nothing new.
+    They appear when all of them are ready: an error on the way leaves older ones as they were, and nothing new.
     """
-    with stamp.building(out, "data", inputs, options) as target:
-        if target is not None:
-            _write(out, target, build(target))
+    with ExitStack() as stack:
+        for name, source in sets.items():
+            target = stack.enter_context(stamp.building(out / name, "data", source.inputs, source.options))
+            if target is not None:
+                _write(out / name, target, source.build(target))
 
 
 def _write(out: Path, target: Path, found: Found) -> None:

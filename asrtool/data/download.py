@@ -2,7 +2,7 @@
 
 The archive arrives under a temporary name and goes on where it stopped (HTTP Range); its SHA-256 is compared where one
 is published; it is unpacked beside the goal with Python's "data" filter, which refuses members that point outside, and
-renamed when all of it is there.
+renamed when all of it is there. Archives within an archive are treated alike.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
@@ -38,11 +39,18 @@ class _Interrupted(Exception):
     """The connection ended before the file did."""
 
 
-def fetch(url: str, target: Path, sha256: str | None = None, wait: float = 2.0) -> None:
+def fetch(
+    url: str,
+    target: Path,
+    sha256: str | None = None,
+    wait: float = 2.0,
+    md5: str | None = None,
+    size: int | None = None,
+) -> None:
     """Download `url` to `target`, going on with `<target>.part`; `wait` seconds, then twice as long, between attempts.
 
     Raises DownloadError when the server refuses, when no attempt of TRIES brings anything, when the disk is too small,
-    and when the checksum differs (the file is removed then).
+    and when size (in bytes) or checksum differ (the file is removed then).
     """
     if target.exists():
         logger.info("%s was downloaded already", target)
@@ -50,12 +58,19 @@ def fetch(url: str, target: Path, sha256: str | None = None, wait: float = 2.0) 
         part = target.with_name(target.name + ".part")
         _persist(url, part, wait)
         part.replace(target)
-    if sha256 is not None:
-        with open(target, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
+    expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
+    for what, value in expected.items():
+        if value is None:
+            continue
+        found = _size(target) if what == "size in bytes" else _checksum(target, what.replace("-", "").lower())
+        if found != value:
             target.unlink()
-            raise DownloadError(f"{url}: the file has SHA-256 {found}, expected {sha256}; it was removed, try again")
+            raise DownloadError(f"{url}: the file has {what} {found}, expected {value}; it was removed, try again")
+
+
+def _checksum(path: Path, kind: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _persist(url: str, part: Path, wait: float) -> None:
@@ -103,34 +118,81 @@ def _get(url: str, part: Path) -> None:
         raise _Interrupted(f"the connection ended at {_size(part)} of {total} bytes")
 
 
-def unpack(archive: Path, goal: Path, makes: str | None = None, expect: tuple[str, int] | None = None) -> None:
-    """Unpack the one folder that a .tar.gz holds to `goal`, or, with `makes`, into it.
+def unpack(
+    archive: Path,
+    goal: Path,
+    makes: str | None = None,
+    expect: tuple[str, int] | None = None,
+    nested: str | None = None,
+) -> None:
+    """Unpack the one folder that a .tar.gz, .tar or .zip holds to `goal`, or, with `makes`, into it.
 
     `goal` (or `goal`/`makes`) appears when everything is in its place. `expect`: glob pattern and number of files.
+    `nested`: glob pattern of archives in it that are unpacked where they lie, and removed.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise DownloadError("unpacking safely needs Python 3.11.4 or later")
     temporary = archive.with_name(archive.name + ".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
-    _check_space(archive.parent, archive.stat().st_size, f"unpacking {archive}")
+    _check_space(archive.parent, archive.stat().st_size * (2 if nested else 1), f"unpacking {archive}")
     try:
-        try:
-            with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                tar.extractall(temporary, filter="data")
-                while stream.read(BLOCK):  # up to the checksum, which gzip compares
-                    pass
-        except tarfile.FilterError as error:
-            raise DownloadError(f"{archive}: refused, {error}; nothing was unpacked") from None
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DownloadError(f"{archive}: damaged ({error}); remove it and download it again") from None
+        _extract(archive, temporary)
         top = _only_folder(archive, temporary)
         if makes is not None and not (top / makes).exists():
             raise DownloadError(f"{archive}: holds no {top.name}/{makes}")
+        if nested is not None:
+            unpack_nested(top, nested, remove=True)
         if expect is not None and (count := sum(1 for _ in top.rglob(expect[0]))) != expect[1]:
             raise DownloadError(f"{archive}: holds {count} files {expect[0]}, expected {expect[1]}")
         _move(top, goal, makes)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
+    """Unpack the archives in `folder` where they lie, except those whose name a folder beside or below them has."""
+    archives = sorted(folder.glob(pattern))
+    for archive in tqdm(archives, desc=f"unpacking {pattern}", disable=None, leave=False):
+        name = archive.name.split(".")[0]
+        if not any(archive.parent.glob(f"*/{name}")) and not (archive.parent / name).exists():
+            temporary = archive.with_name(archive.name + ".unpacking")
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                _extract(archive, temporary)
+                _merge(temporary, archive.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        if remove:
+            archive.unlink()
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """All of an archive; DownloadError where it is damaged, or wants to write outside of `folder`."""
+    if not hasattr(tarfile, "data_filter"):
+        raise DownloadError("unpacking safely needs Python 3.11.4 or later")
+    try:
+        if archive.suffix == ".zip":
+            _extract_zip(archive, folder)
+        elif archive.suffix == ".tar":
+            with tarfile.open(archive, mode="r:") as tar:
+                tar.extractall(folder, filter="data")
+        else:
+            with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                tar.extractall(folder, filter="data")
+                while stream.read(BLOCK):  # up to the checksum, which gzip compares
+                    pass
+    except tarfile.FilterError as error:
+        raise DownloadError(f"{archive}: refused, {error}; nothing was unpacked") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DownloadError(f"{archive}: damaged ({error}); remove it and download it again") from None
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    """zipfile drops what points outside from a name without a word; here it is refused, as in tar archives."""
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                raise DownloadError(f"{archive}: refused, '{name}' would be extracted outside; nothing was unpacked")
+        packed.extractall(folder)
 
 
 def _only_folder(archive: Path, unpacked: Path) -> Path:
@@ -149,6 +211,16 @@ def _move(top: Path, goal: Path, makes: str | None) -> None:
     for path in last:  # the one that says "done" at the end
         if not (goal / path.name).exists():
             path.rename(goal / path.name)
+
+
+def _merge(source: Path, goal: Path) -> None:
+    """Move what `source` holds into `goal`, folder by folder; what is there already stays."""
+    for path in sorted(source.iterdir()):
+        there = goal / path.name
+        if not there.exists():
+            path.rename(there)
+        elif path.is_dir():
+            _merge(path, there)
 
 
 def _check_space(folder: Path, needed: int, what: str) -> None:

@@ -1,6 +1,6 @@
 """A corpus that is a folder of data directories already: `<corpus>/<set>/{wav.scp,text,utt2spk[,utt2dur,utt2<label>]}`.
 
-Recipes take it in the place of the official tree. Relative paths of wav.scp start at `<corpus>`.
+Recipes take it in the place of the official tree, text as it is. Relative paths of wav.scp start at `<corpus>`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ def read(source: Path) -> corpus.Found:
     return corpus.Found(known + rest.utterances, rest.left_out)
 
 
-def write(sets: dict[str, Path], out: Path) -> list[str]:
-    """The sets train, dev and all that begin with test, as they are; the names of the latter."""
-    tests = sorted(name for name in sets if name.startswith("test"))
-    if "dev" not in sets or not tests:
-        raise corpus.CorpusError(f"expected prepared sets train, dev and test (or test_...), found {', '.join(sets)}")
-    logger.info("taking the prepared sets train, dev, %s", ", ".join(tests))
-    for name in ("train", "dev", *tests):
-        source = sets[name]
-        corpus.write_set(
-            out / name, lambda _, source=source: read(source), inputs=[source], options={"corpus": str(source.parent)}
+def sources(sets: dict[str, Path], train_set: str = "train") -> dict[str, corpus.Source]:
+    """The training set, dev and all that begin with test, as they are."""
+    names = [train_set, "dev", *sorted(name for name in sets if name.startswith("test"))]
+    if not {train_set, "dev"} <= sets.keys() or len(names) < 3:
+        raise corpus.CorpusError(
+            f"expected prepared sets {train_set}, dev and test (or test_...), found {', '.join(sets)}"
         )
-    return tests
+    logger.info("taking the prepared sets %s", ", ".join(names))
+    return {
+        name: corpus.Source(lambda _, source=sets[name]: read(source), [sets[name]], {"corpus": str(sets[name].parent)})
+        for name in names
+    }

@@ -5,6 +5,9 @@
 | `none` | nothing |
 | `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols except `'` to spaces; lone `'` out |
 | `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han character are removed |
+| `zh-aishell2` | `zh`, after the rare character U+2B5AF was replaced by U+982B, and U+2B689 left out |
+| `zh-kespeech` | `zh`, after the tag `<SPOKEN_NOISE>` was left out |
+| `zh-magicdata` | `zh`, after tags in square brackets, such as `[LAUGHTER]` or `[+]`, and FIL and SPK were left out |
 
 Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.
 
@@ -30,6 +33,9 @@ _characters = re.compile(rf"{TAG}|\S")
 _mixed = re.compile(rf"{TAG}|[{HAN}]|[^\s{HAN}<]+|<")
 _loose_apostrophe = re.compile(r"(?<![a-z\u00df-\u024f])'|'(?![a-z\u00df-\u024f])")
 _apostrophes = str.maketrans(dict.fromkeys("\u2019\u02bc\u00b4\uff07", "'"))
+
+_bracket_tags = re.compile(r"\[(?:\+{1,2}|\*|[A-Za-z]+)\]|(?<![A-Za-z])(?:FIL|SPK)(?![A-Za-z])")
+_aishell2 = str.maketrans({"\U0002b5af": "\u982b", "\U0002b689": None})
 
 
 class _Punctuation(dict):
@@ -95,7 +101,14 @@ def _around_tags(normalize: Callable[[str], str], text: str) -> str:
     return " ".join(piece for piece in pieces if piece)
 
 
-NORMALIZERS: dict[str, Callable[[str], str]] = {"none": _unchanged, "en": _english, "zh": _mandarin}
+NORMALIZERS: dict[str, Callable[[str], str]] = {
+    "none": _unchanged,
+    "en": _english,
+    "zh": _mandarin,
+    "zh-aishell2": lambda text: _mandarin(text.translate(_aishell2)),
+    "zh-kespeech": lambda text: _mandarin(text.replace("<SPOKEN_NOISE>", " ")),
+    "zh-magicdata": lambda text: _mandarin(_bracket_tags.sub(" ", text)),
+}
 METRICS: dict[str, Callable[[str], list[str]]] = {
     "wer": str.split,
     "cer": _characters.findall,

@@ -9,8 +9,7 @@ root=../..
 recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
-train_parts="train-clean-100 train-clean-360 train-other-500"    # parts of the corpus to train on
-train_set=train
+train_set=train                           # training set: train (960 h), train_460, train_100, train_10h, train_1h, train_10min
 valid_set=dev
 test_sets="test_clean test_other"         # sets to decode and score
 
@@ -29,15 +28,10 @@ mini_decode_config=conf/decode_mini.yaml
 mini_unit=char
 mini_vocab_size=0
 
-stage_download() {                        # every part that is missing, even where the folder is there
-  if [[ $mini == true ]]; then
-    default_download
-  else
-    # shellcheck disable=SC2086    # parts are words
-    run bash local/download_data.sh "$corpus" $train_parts dev-clean dev-other test-clean test-other
-  fi
+settings() { prepare_args=(--train-set "$train_set"); }
+stage_download() {                        # what the training set needs and is missing, even where the folder is there
+  if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$train_set"; fi
 }
-stage_data() { prepare_args=(--train-parts "$train_parts"); default_data; }
 
 # shellcheck source=utils/stages.sh
 . $root/utils/stages.sh

@@ -17,6 +17,9 @@ import soundfile
 from asrtool.data import corpus, datadir
 from tests.recipes.preparation import ROOT, content, prepare, real
 
+LIBRI_LIGHT = [
+    f"{hours}/{kind}" for hours in (*(f"1h/{fold}" for fold in range(6)), "9h") for kind in ("clean", "other")
+]
 PARTS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
 
 
@@ -93,8 +96,8 @@ def test_missing_parts_are_named_in_one_message_and_the_rest_goes_on(
 
 def test_only_the_chosen_parts_are_trained_on(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "dev-clean", tree / "train-clean-360")
-    prepare("librispeech", tree, tmp_path / "out", "--train-parts", "train-clean-360")
-    assert {row.speaker for row in datadir.read(tmp_path / "out" / "train")} == {"12"}
+    prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_460")
+    assert {row.speaker for row in datadir.read(tmp_path / "out" / "train_460")} == {"11", "12"}
 
 
 def test_the_number_of_utterances_is_compared_with_the_official_one_except_in_miniatures(
@@ -138,7 +141,7 @@ def without_transcript(tree: Path) -> str:
 
 def renamed(tree: Path) -> str:
     (tree / "train-clean-100").rename(tree / "train_clean_100")
-    return "expected at least a training, a development and a test part; the folders in it are: dev-clean, test-clean, "
+    return "expected at least a training, a development and a test part; the folder holds SPEAKERS.TXT, dev-clean, "
 
 
 def empty_part(tree: Path) -> str:
@@ -188,11 +191,33 @@ def test_the_command_ends_with_one_line_that_says_what_is_wrong(tree: Path, tmp_
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("parts", ["train-clean-10", "dev-clean", ""])
-def test_a_train_part_that_does_not_exist_is_an_error(tree: Path, tmp_path: Path, parts: str, capsys) -> None:
+def test_a_training_set_that_does_not_exist_is_an_error(tree: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
-        prepare("librispeech", tree, tmp_path / "out", "--train-parts", parts)
-    assert "expected some of: train-clean-100 train-clean-360 train-other-500" in capsys.readouterr().err
+        prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_360")
+    assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "count"), [("train_10min", 2), ("train_1h", 12), ("train_10h", 14)])
+@pytest.mark.parametrize("place", ["LibriSpeech", "."])
+def test_the_training_sets_of_libri_light_lie_inside_or_beside(
+    tree: Path, tmp_path: Path, name: str, count: int, place: str
+) -> None:
+    for number, part in enumerate(LIBRI_LIGHT):
+        folder = tree.parent / place / "librispeech_finetuning" / part / str(100 + number) / "1"
+        folder.mkdir(parents=True)
+        utterance = f"{100 + number}-1-0000"
+        shutil.copy(chapter(tree) / "11-7-0000.flac", folder / f"{utterance}.flac")
+        (folder / f"{100 + number}-1.trans.txt").write_text(f"{utterance} SOME WORDS\n")
+    prepare("librispeech", tree, tmp_path / "out", "--train-set", name)
+    assert len(datadir.read(tmp_path / "out" / name)) == count
+    assert len(datadir.read(tmp_path / "out" / "dev")) == 6
+
+
+def test_libri_light_that_is_not_there_is_named(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        corpus.CorpusError, match=r"there is no .*/LibriSpeech/librispeech_finetuning; '.*' holds SPEAK"
+    ):
+        prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_1h")
 
 
 def test_the_prepared_sets_of_real_speech_have_the_counts_of_their_description(tmp_path: Path) -> None:

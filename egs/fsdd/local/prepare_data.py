@@ -15,7 +15,7 @@ from pathlib import Path
 
 import digit_strings
 
-from asrtool.data import corpus, prepared
+from asrtool.data import corpus, prepared, tree
 from asrtool.log import logger
 from asrtool.types import Utterance
 
@@ -47,14 +47,18 @@ def main() -> None:
     for name, members in sets.items():
         if not members:
             raise corpus.CorpusError(f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?")
-    for name, members in sets.items():
-        place = (args.out / name / "audio").absolute()
-        corpus.write_set(
-            args.out / name,
-            lambda target, name=name, members=members, place=place: write_strings(name, members, target, place),
-            inputs=[Path(__file__), Path(digit_strings.__file__), *inputs],
-            options={"out": str(place)},  # wav.scp points there
-        )
+    places = {name: (args.out / name / "audio").absolute() for name in sets}
+    corpus.write_sets(
+        args.out,
+        {
+            name: corpus.Source(
+                lambda target, name=name, members=members: write_strings(name, members, target, places[name]),
+                [Path(__file__), Path(digit_strings.__file__), *inputs],
+                {"out": str(places[name])},  # wav.scp points there
+            )
+            for name, members in sets.items()
+        },
+    )
     corpus.write_test_sets(args.out, ["test", "test_speaker"])
 
 
@@ -68,7 +72,7 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
         inputs = [folder / "recordings"]
         if not inputs[0].is_dir():
             raise corpus.CorpusError(f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp")
-        paths = {name: str(path) for name, path in corpus.audio_by_id(*inputs).items()}
+        paths = tree.audio_by_id(*inputs)
     found = {}
     for name, path in paths.items():
         match = re.fullmatch(PREPARED if sets else OFFICIAL, name)

@@ -1,16 +1,18 @@
 #!/usr/bin/env python
-"""LibriSpeech (https://www.openslr.org/12) -> data directories train, dev, test_clean, test_other.
+"""LibriSpeech (https://www.openslr.org/12) -> data directories train (or a part of it), dev, test_clean, test_other.
 
 Reads the official tree <part>/<reader>/<chapter>/{<reader>-<chapter>.trans.txt,<utterance id>.flac}, whatever the
 extension of the audio, in --corpus or its LibriSpeech/; or a folder of prepared sets (see asrtool/data/prepared.py).
+train_10min, train_1h and train_10h are those of Libri-Light, librispeech_finetuning/{1h/{0..5},9h}/{clean,other}/ in
+the same folder or beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from asrtool.data import corpus, prepared
+from asrtool.data import corpus, prepared, tree
 from asrtool.log import logger
 from asrtool.types import Utterance
 
@@ -23,79 +25,87 @@ UTTERANCES = {  # of the official parts
     "test-clean": 2620,
     "test-other": 2939,
 }
+LIBRI_LIGHT = "librispeech_finetuning"
+TRAIN = {
+    "train": ["train-clean-100", "train-clean-360", "train-other-500"],
+    "train_460": ["train-clean-100", "train-clean-360"],
+    "train_100": ["train-clean-100"],
+    "train_10h": ["1h", "9h"],
+    "train_1h": ["1h"],
+    "train_10min": ["1h/0"],
+}
 HELD_OUT = {"dev": ["dev-clean", "dev-other"], "test_clean": ["test-clean"], "test_other": ["test-other"]}
-MINIATURE = "mini_corpus.json"  # what tools/make_mini_corpus.py leaves in its trees
 
 
 def main() -> None:
-    options = corpus.parser(__doc__)
-    known = [name for name in UTTERANCES if name.startswith("train")]
-    options.add_argument("--train-parts", default=" ".join(known), help="official parts to train on")
-    args = options.parse_args()
-    train = args.train_parts.split()
-    if not train or not set(train) <= set(known):
-        options.error(f"--train-parts is '{args.train_parts}', expected some of: {' '.join(known)}")
-    sets = prepared.find(args.corpus)
-    if sets:
-        tests = prepared.write(sets, args.out)
+    args = corpus.parser(__doc__, tuple(TRAIN)).parse_args()
+    found = prepared.find(args.corpus)
+    if found:
+        sets = prepared.sources(found, args.train_set)
     else:
         inside = args.corpus / "LibriSpeech"
-        tests = write_official(inside if inside.is_dir() else args.corpus, {"train": train, **HELD_OUT}, args.out)
-    corpus.write_test_sets(args.out, tests)
+        sets = official(inside if inside.is_dir() else args.corpus, args.train_set)
+    corpus.write_sets(args.out, sets)
+    corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
 
 
-def write_official(root: Path, sets: dict[str, list[str]], out: Path) -> list[str]:
+def official(root: Path, train_set: str) -> dict[str, corpus.Source]:
+    base = root
+    if TRAIN[train_set][0] not in UTTERANCES:
+        base = next((place for place in (root, root.parent) if (place / LIBRI_LIGHT).is_dir()), root) / LIBRI_LIGHT
+    sets = {train_set: [base / part for part in TRAIN[train_set]]}
+    if base != root:
+        for part in sets[train_set]:
+            tree.need(part)
+    sets |= {name: [root / part for part in parts] for name, parts in HELD_OUT.items()}
     check_parts(root, sets)
-    genders = read_genders(root / "SPEAKERS.TXT")
-    found = {name: [root / part for part in parts if (root / part).is_dir()] for name, parts in sets.items()}
-    for name, parts in found.items():
-        if parts:
-            corpus.write_set(
-                out / name,
-                lambda _, parts=parts: read_parts(parts, genders),
-                inputs=[Path(__file__), *parts, *root.glob("SPEAKERS.TXT")],
-                options={"corpus": str(root)},
-            )
-    return [name for name, parts in found.items() if parts and name.startswith("test")]
+    found = {name: [part for part in parts if part.is_dir()] for name, parts in sets.items()}
+    tables = [Path(__file__), *root.glob("SPEAKERS.TXT")]
+    return {
+        name: corpus.Source(partial(read_parts, parts, root), [*tables, *parts], {"corpus": str(parts[0].parent)})
+        for name, parts in found.items()
+        if parts
+    }
 
 
-def check_parts(root: Path, sets: dict[str, list[str]]) -> None:
+def check_parts(root: Path, sets: dict[str, list[Path]]) -> None:
     """Missing parts are named; a training, a development and a test set must be left."""
-    missing = [part for parts in sets.values() for part in parts if not (root / part).is_dir()]
-    there = {name for name, parts in sets.items() if not set(parts) <= set(missing)}
-    if not missing or ((root / MINIATURE).exists() and len(there) == len(sets)):
+    train_set = next(iter(sets))
+    missing = [part.name for parts in sets.values() for part in parts if not part.is_dir()]
+    there = {name for name, parts in sets.items() if any(part.is_dir() for part in parts)}
+    if not missing or (tree.is_miniature(root) and len(there) == len(sets)):
         return
-    if not {"train", "dev"} <= there or not {"test_clean", "test_other"} & there:
-        folders = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
+    if not {train_set, "dev"} <= there or not {"test_clean", "test_other"} & there:
         raise corpus.CorpusError(
             f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development and a test part; the "
-            f"folders in it are: {folders} (https://www.openslr.org/12; run.sh --stage -1 downloads what is missing)"
+            f"folder holds {tree.listing(root)} (https://www.openslr.org/12; run.sh --stage -1 downloads what is "
+            "missing)"
         )
     logger.warning("'%s' lacks %s; going on without", root, ", ".join(missing))
 
 
-def read_parts(parts: Sequence[Path], genders: dict[str, str]) -> corpus.Found:
+def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.Found:
     """All utterances of some parts, except those that lack text or readable audio."""
-    audio = corpus.audio_by_id(*parts)
+    audio = tree.audio_by_id(*parts)
     transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
-    unwritten = {path.parent for path in audio.values()} - {path.parent for path in transcripts}
+    unwritten = {Path(path).parent for path in audio.values()} - {path.parent for path in transcripts}
     unwritten |= {part / "<reader>" / "<chapter>" for part in parts if not any(part in t.parents for t in transcripts)}
     if unwritten:
         chapter = min(unwritten)
         name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
         raise corpus.CorpusError(f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?")
-    pairs, lonely = corpus.pair(transcripts, audio, r"\d+-\d+-\d+")
-    official = sum(UTTERANCES[part.name] for part in parts)
-    if len(pairs) != official and not (parts[0].parent / MINIATURE).exists():
-        names = " + ".join(part.name for part in parts)
-        logger.warning("%s: %d utterances, officially %d", names, len(pairs), official)
-    utterances = []
-    for identity, path, text in pairs:
-        reader = identity.split("-")[0]
+    texts = tree.Table(transcripts, r"\d+-\d+-\d+")
+    ids, lonely = tree.join(texts, audio)
+    genders = read_genders(root / "SPEAKERS.TXT")
+    rows = []
+    for key in ids:
+        reader = key.split("-")[0]
         labels = {"gender": genders[reader]} if reader in genders else {}
-        utterances.append(Utterance(id=identity, audio=str(path), duration=0, text=text, speaker=reader, labels=labels))
-    kept, unreadable = corpus.measured(utterances)
-    return corpus.Found(kept, lonely + unreadable)
+        rows.append(Utterance(id=key, audio=audio[key], duration=0, text=texts[key], speaker=reader, labels=labels))
+    kept, unreadable = corpus.measured(rows)
+    if parts[0].name in UTTERANCES and not tree.is_miniature(root):
+        corpus.compare(" + ".join(part.name for part in parts), kept, sum(UTTERANCES[part.name] for part in parts))
+    return corpus.Found(kept, [*lonely.values(), *unreadable])
 
 
 def read_genders(speakers: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What every data preparation shares: finding audio and text, leaving out what cannot be used, whole sets or none."""
+"""What every data preparation shares: leaving out what cannot be used, subsets, all sets or none, prepared sets."""
 
 from __future__ import annotations
 
@@ -23,68 +23,19 @@ def utterance(path: Path, name: str = "a-1") -> Utterance:
     return Utterance(id=name, audio=str(path), duration=0.5, text="HELLO", speaker="a")
 
 
-def write(path: Path, content: str | bytes) -> Path:
+def save(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-# -- finding ------------------------------------------------------------------
+def write(out: Path, found: corpus.Found) -> None:
+    corpus.write_sets(out, {"train": corpus.Source(lambda _: found)})
 
 
-def test_audio_is_found_by_its_name_whatever_its_extension(tmp_path: Path) -> None:
-    paths = [record(tmp_path / name) for name in ("x/a-1.flac", "x/y/a-2.wav", "a-3.OGG")]
-    (tmp_path / "notes.txt").touch()
-    assert corpus.audio_by_id(tmp_path) == {path.stem: path for path in paths}
-
-
-def test_the_hidden_files_that_macos_adds_are_no_audio(tmp_path: Path) -> None:
-    path = record(tmp_path / "a-1.flac")
-    (tmp_path / "._a-1.flac").touch()
-    assert corpus.audio_by_id(tmp_path) == {"a-1": path}
-
-
-def test_two_audio_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    record(tmp_path / "x" / "a-1.flac")
-    record(tmp_path / "y" / "a-1.wav")
-    with pytest.raises(corpus.CorpusError, match=r"two .* 'a-1', remove one: .*x/a-1\.flac, .*y/a-1\.wav"):
-        corpus.audio_by_id(tmp_path / "y", tmp_path / "x")
-
-
-# -- texts --------------------------------------------------------------------
-
-
-def test_byte_order_mark_crlf_tabs_and_blank_lines_do_not_change_a_text(tmp_path: Path) -> None:
-    transcript = write(tmp_path / "text", b"\xef\xbb\xbfa-1 ONE  TWO\r\n\r\na-2\tTHREE\r\n")
-    files = {"a-1": tmp_path / "1", "a-2": tmp_path / "2"}
-    pairs, left_out = corpus.pair([transcript], files, r"a-\d")
-    assert [(pair.id, pair.text) for pair in pairs] == [("a-1", "ONE TWO"), ("a-2", "THREE")]
-    assert left_out == []
-
-
-def test_text_without_audio_and_audio_without_text_are_both_named(tmp_path: Path) -> None:
-    transcript = write(tmp_path / "text", "a-1 ONE\na-2 TWO\n")
-    pairs, left_out = corpus.pair([transcript], {"a-1": tmp_path / "1", "a-3": tmp_path / "3"}, r"a-\d")
-    assert [pair.id for pair in pairs] == ["a-1"]
-    assert left_out == [
-        f"a-2: has a text, {transcript}:2, but no audio file has this name",
-        f"a-3: {tmp_path / '3'} has no text",
-    ]
-
-
-def test_a_second_text_for_an_id_is_refused_and_both_lines_are_named(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "1", "a-1 ONE\n"), write(tmp_path / "2", "a-2 TWO\na-1 OTHER\n")
-    with pytest.raises(corpus.CorpusError, match=f"{second}:2: a-1 has a text already, {first}:1"):
-        corpus.pair([first, second], {}, r"a-\d")
-
-
-def test_a_line_that_does_not_begin_with_an_id_is_named(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match=r"text:2: expected an utterance id .* got 'TWO'"):
-        corpus.pair([write(tmp_path / "text", "a-1 ONE\nTWO\n")], {}, r"a-\d")
-
-
-def test_a_transcript_in_another_encoding_is_named(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="text: expected UTF-8, byte 4 is not"):
-        corpus.pair([write(tmp_path / "text", b"a-1 \xe9")], {}, r"a-\d")
+def write_prepared(folder: Path, out: Path) -> list[str]:
+    sets = prepared.sources(prepared.find(folder))
+    corpus.write_sets(out, sets)
+    return list(sets)
 
 
 # -- audio that cannot be used ---------------------------------------------------
@@ -92,12 +43,43 @@ def test_a_transcript_in_another_encoding_is_named(tmp_path: Path) -> None:
 
 def test_unreadable_empty_and_sampleless_audio_is_left_out_with_its_reason(tmp_path: Path) -> None:
     good = record(tmp_path / "good.flac")
-    bad = {"zero": write(tmp_path / "zero.flac", b""), "none": record(tmp_path / "none.wav", samples=0)}
-    bad |= {"cut": write(tmp_path / "cut.flac", good.read_bytes()[:20]), "gone": tmp_path / "gone.flac"}
-    found = corpus.measured([utterance(path, name) for name, path in {"good": good, **bad}.items()])
-    assert [(row.id, row.duration) for row in found.utterances] == [("good", 0.5)]
+    more = {f"good-{n}": good for n in range(40)}
+    bad = {"zero": save(tmp_path / "zero.flac", b""), "none": record(tmp_path / "none.wav", samples=0)}
+    bad |= {"cut": save(tmp_path / "cut.flac", good.read_bytes()[:20]), "gone": tmp_path / "gone.flac"}
+    found = corpus.measured([utterance(path, name) for name, path in {**more, **bad}.items()])
+    assert [(row.id, row.duration) for row in found.utterances] == [(name, 0.5) for name in more]
     assert [sentence.split(":")[0] for sentence in found.left_out] == list(bad)
     assert all(str(path) in sentence for path, sentence in zip(bad.values(), found.left_out, strict=True))
+
+
+def test_more_than_a_tenth_of_unusable_audio_is_an_error(tmp_path: Path) -> None:
+    good = record(tmp_path / "good.flac")
+    rows = [utterance(good if n < 6 else tmp_path / f"{n}.wav", f"a-{n}") for n in range(10)]
+    with pytest.raises(corpus.CorpusError, match=r"4 of 10 audio files cannot be used, first a-6: .*/6\.wav: no such"):
+        corpus.measured(rows)
+
+
+def test_a_subset_is_the_same_whatever_the_order_and_grows_with_its_hours(tmp_path: Path) -> None:
+    rows = [utterance(tmp_path, f"a-{n}") for n in range(1000)]
+    small, large = ({row.id for row in corpus.subset(rows, hours)} for hours in (0.01, 0.02))
+    assert len(small) == 72  # of half a second
+    assert small < large
+    assert {row.id for row in corpus.subset(rows[::-1], 0.01)} == small
+    assert max(int(name[2:]) for name in small) > 800  # not the first ones
+
+
+@pytest.mark.parametrize(
+    ("count", "characters", "said"),
+    [(2, None, ""), (3, None, "2 utterances, officially 3"), (2, 11, "10 characters, expected 11"), (2, 10, "should")],
+)
+def test_counts_that_are_not_the_official_ones_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch, count: int, characters: int | None, said: str
+) -> None:
+    monkeypatch.setattr(corpus.logger, "propagate", True)
+    with caplog.at_level(logging.INFO, "asrtool"):
+        corpus.compare("test", [utterance(tmp_path), utterance(tmp_path)], count, characters)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
 
 
 # -- writing --------------------------------------------------------------------
@@ -109,7 +91,7 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
     monkeypatch.setattr(corpus.logger, "propagate", True)
     sentences = [f"a-{n}: no good" for n in range(2, 12)]
     with caplog.at_level(logging.WARNING, "asrtool"):
-        corpus.write_set(tmp_path / "train", lambda _: corpus.Found([utterance(tmp_path / "1")], sentences))
+        write(tmp_path, corpus.Found([utterance(tmp_path / "1")], sentences))
     assert "10 left out:" in caplog.text
     assert "a-6: no good" in caplog.text
     assert "and 5 more, all listed in" in caplog.text
@@ -119,7 +101,7 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
 
 @pytest.mark.parametrize("error", [corpus.CorpusError("no"), KeyboardInterrupt()])
 def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(tmp_path: Path, error: BaseException) -> None:
-    corpus.write_set(tmp_path / "train", lambda _: corpus.Found([utterance(tmp_path / "1")], []))
+    write(tmp_path, corpus.Found([utterance(tmp_path / "1")], []))
     before = (tmp_path / "train" / "text").read_bytes()
 
     def fail(target: Path) -> corpus.Found:
@@ -127,14 +109,15 @@ def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(tmp_path: Path, err
         raise error
 
     with pytest.raises(type(error)):
-        corpus.write_set(tmp_path / "train", fail, options={"other": 1})
-    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+        sets = {"dev": corpus.Source(lambda _: corpus.Found([utterance(tmp_path / "1")], []))}
+        corpus.write_sets(tmp_path, {**sets, "train": corpus.Source(fail, options={"other": 1})})
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]  # nor the set that was ready
     assert (tmp_path / "train" / "text").read_bytes() == before
 
 
 def test_a_set_without_a_usable_utterance_is_an_error_and_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(corpus.CorpusError, match="train: not one utterance can be used"):
-        corpus.write_set(tmp_path / "train", lambda _: corpus.Found([], ["a-1: no good"]))
+        write(tmp_path, corpus.Found([], ["a-1: no good"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +129,7 @@ def test_an_unchanged_set_is_not_made_again(tmp_path: Path) -> None:
         return corpus.Found([utterance(tmp_path / "1")], [])
 
     for options in ({"a": 1}, {"a": 1}, {"a": 2}):
-        corpus.write_set(tmp_path / "train", build, options=options)
+        corpus.write_sets(tmp_path, {"train": corpus.Source(build, options=options)})
     assert len(calls) == 2
 
 
@@ -157,13 +140,13 @@ def prepare(folder: Path, names: tuple[str, ...] = ("train", "dev", "test")) -> 
     for name in names:
         record(folder / "audio" / f"{name}-1.flac")
         (folder / name).mkdir()
-        write(folder / name / "wav.scp", f"{name}-1 audio/{name}-1.flac\n")
-        write(folder / name / "text", f"{name}-1 HELLO\n")
+        save(folder / name / "wav.scp", f"{name}-1 audio/{name}-1.flac\n")
+        save(folder / name / "text", f"{name}-1 HELLO\n")
 
 
 def test_relative_paths_of_prepared_sets_start_at_the_folder_that_holds_them(tmp_path: Path) -> None:
     prepare(tmp_path / "in")
-    assert prepared.write(prepared.find(tmp_path / "in"), tmp_path / "out") == ["test"]
+    assert write_prepared(tmp_path / "in", tmp_path / "out") == ["train", "dev", "test"]
     (row,) = datadir.read(tmp_path / "out" / "dev")
     assert (row.id, row.text, row.duration) == ("dev-1", "HELLO", 0.5)  # measured, since there is no utt2dur
     assert Path(row.audio) == tmp_path / "in" / "audio" / "dev-1.flac"
@@ -171,9 +154,9 @@ def test_relative_paths_of_prepared_sets_start_at_the_folder_that_holds_them(tmp
 
 def test_a_prepared_set_in_another_place_is_made_again(tmp_path: Path) -> None:
     prepare(tmp_path / "here")
-    prepared.write(prepared.find(tmp_path / "here"), tmp_path / "out")
+    write_prepared(tmp_path / "here", tmp_path / "out")
     (tmp_path / "here").rename(tmp_path / "there")
-    prepared.write(prepared.find(tmp_path / "there"), tmp_path / "out")
+    write_prepared(tmp_path / "there", tmp_path / "out")
     (row,) = datadir.read(tmp_path / "out" / "train")
     assert Path(row.audio).exists()
 
@@ -191,5 +174,5 @@ def test_a_corpus_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> 
 def test_a_missing_prepared_set_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, ("train", "test"))
     with pytest.raises(corpus.CorpusError, match=r"expected prepared sets train, dev and test .*, found test, train"):
-        prepared.write(prepared.find(tmp_path), tmp_path / "out")
+        write_prepared(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import io
 import os
-import re
-import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,78 +12,12 @@ import pytest
 
 from asrtool.bin.download import main
 from asrtool.data import download
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; answers Range requests if `ranges`; closes the connection after `cuts.pop(0)` bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.cuts: list[int] = []
-        self.busy = 0
-        self.ranges = True
-        self.asked: list[str | None] = []  # the Range header of every request
-        self.address = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        asked = self.headers["Range"]
-        self.server.asked.append(asked)
-        content = self.server.files.get(self.path)
-        if self.server.busy:
-            self.server.busy -= 1
-            return self.send_error(503)
-        if content is None:
-            return self.send_error(404)
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
-        if start and start >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        end = start + self.server.cuts.pop(0) if self.server.cuts else len(content)
-        self.wfile.write(content[start:end])
-
-    def log_message(self, *_: object) -> None: ...
+from tests.toy_server import Server, archive, names, serve, zipped
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
-
-
-def archive(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return buffer.getvalue()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    yield from serve(monkeypatch)
 
 
 DATA = bytes(range(256)) * 40
@@ -229,31 +158,85 @@ def test_a_whole_corpus_takes_the_name_that_it_is_given(server: Server, tmp_path
     assert names(tmp_path) == ["corpus/recordings/1.wav"]
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", str(ROOT / "egs" / script / "local" / "download_data.sh"), *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+# -- archives within an archive, zip files --------------------------------------------
 
 
-def test_librispeech_refuses_an_archive_that_is_not_the_published_one(server: Server, tmp_path: Path) -> None:
-    server.files["/12/dev-clean.tar.gz"] = archive(("LibriSpeech/dev-clean/1.flac", b"1"))
-    done = run("librispeech", str(tmp_path / "corpus"), "dev-clean", OPENSLR=server.address)
-    assert done.returncode == 1
-    assert "expected 76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3" in done.stderr
+def aishell(*speakers: tuple[str, str]) -> bytes:
+    """data_aishell.tgz as it is published: an archive of each speaker in it."""
+    inner = [
+        (f"data_aishell/wav/{speaker}.tar.gz", archive((f"{part}/{speaker}/{speaker}W1.wav", b"1")))
+        for part, speaker in speakers
+    ]
+    return archive(("data_aishell/transcript/aishell_transcript_v0.8.txt", b"S0002W1 x\n"), *inner)
+
+
+SPEAKERS = (("train", "S0002"), ("train", "S0003"), ("test", "S0764"))
+UNPACKED = [f"wav/{part}/{speaker}/{speaker}W1.wav" for part, speaker in sorted(SPEAKERS)]
+
+
+def test_archives_within_an_archive_are_unpacked_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "x.tgz").write_bytes(aishell(*SPEAKERS))
+    download.unpack(tmp_path / "x.tgz", tmp_path / "goal", nested="wav/*.tar.gz")
+    assert names(tmp_path / "goal") == sorted(["transcript/aishell_transcript_v0.8.txt", *UNPACKED])
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"), [(archive(("../../out", b"1")), "refused"), (archive(("a", os.urandom(999)))[:-9], "damaged")]
+)
+def test_a_bad_archive_within_an_archive_leaves_nothing(tmp_path: Path, inner: bytes, said: str) -> None:
+    (tmp_path / "x.tgz").write_bytes(archive(("top/wav/S1.tar.gz", inner)))
+    with pytest.raises(download.DownloadError, match=rf"S1\.tar\.gz: {said}"):
+        download.unpack(tmp_path / "x.tgz", tmp_path / "goal", nested="wav/*.tar.gz")
+    assert names(tmp_path) == ["x.tgz"]
+
+
+def test_what_was_left_packed_is_unpacked_later_and_stays(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x.tgz").write_bytes(aishell(*SPEAKERS))
+    download.unpack(tmp_path / "x.tgz", tmp_path / "data_aishell")
+    by_hand = tmp_path / "data_aishell" / "wav" / "train" / "S0002" / "mine.wav"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.touch()
+    main([f"{server.address}/x.tgz", "--into", str(tmp_path / "data_aishell"), "--nested", "wav/*.tar.gz"])
+    assert server.asked == []
+    found = names(tmp_path / "data_aishell" / "wav")
+    assert [name for name in found if name.endswith(".wav")] == [
+        "test/S0764/S0764W1.wav", "train/S0002/mine.wav", "train/S0003/S0003W1.wav",
+    ]  # fmt: skip
+    assert "S0002.tar.gz" in found
+
+
+def test_a_zip_file_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped("RIRS_NOISES/a/1.wav", "RIRS_NOISES/README"))
+    download.unpack(tmp_path / "x.zip", tmp_path / "goal")
+    assert names(tmp_path / "goal") == ["README", "a/1.wav"]
+
+
+@pytest.mark.parametrize("member", ["top/../../out", "/etc/out", "C:\\out", "top\\..\\..\\out"])
+def test_a_zip_file_that_points_outside_is_refused(tmp_path: Path, member: str) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped("top/good", member))
+    with pytest.raises(download.DownloadError, match="refused, .* would be extracted outside; nothing was unpacked"):
+        download.unpack(tmp_path / "x.zip", tmp_path / "goal")
+    assert names(tmp_path) == ["x.zip"]
+
+
+def test_a_damaged_zip_file_is_named(tmp_path: Path) -> None:
+    data = zipped("top/a")
+    for damaged in (data[:-30], data.replace(b"1" * 100, b"1" * 99 + b"2")):
+        (tmp_path / "x.zip").write_bytes(damaged)
+        with pytest.raises(download.DownloadError, match=r"x\.zip: damaged"):
+            download.unpack(tmp_path / "x.zip", tmp_path / "goal")
+        assert names(tmp_path) == ["x.zip"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"), [({"md5": "0" * 32}, "has MD5"), ({"size": 7}, "has size in bytes 10240, expected 7")]
+)
+def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
+    server: Server, tmp_path: Path, expected: dict, said: str
+) -> None:
+    server.files["/x"] = DATA
+    with pytest.raises(download.DownloadError, match=said):
+        download.fetch(f"{server.address}/x", tmp_path / "x", **expected)
     assert names(tmp_path) == []
-
-
-def test_librispeech_names_its_parts_where_one_is_misspelt(tmp_path: Path) -> None:
-    done = run("librispeech", str(tmp_path / "corpus"), "dev-clear")
-    assert done.returncode == 2
-    assert "no part 'dev-clear'" in done.stderr
-    assert "dev-clean" in done.stderr
-
-
-def test_fsdd_is_whole_with_3000_recordings(server: Server, tmp_path: Path) -> None:
-    recordings = [(f"fsdd-1.0/recordings/{number}.wav", b"") for number in range(3000)]
-    server.files["/x.tar.gz"], server.files["/y.tar.gz"] = archive(*recordings), archive(*recordings[1:])
-    assert run("fsdd", str(tmp_path / "x"), f"{server.address}/x.tar.gz").returncode == 0
-    assert len(list((tmp_path / "x" / "recordings").iterdir())) == 3000
-    done = run("fsdd", str(tmp_path / "y"), f"{server.address}/y.tar.gz")
-    assert "holds 2999 files recordings/*.wav, expected 3000" in done.stderr
-    assert not (tmp_path / "y").exists()
+    download.fetch(f"{server.address}/x", tmp_path / "x", md5=hashlib.md5(DATA).hexdigest(), size=len(DATA))
+    assert names(tmp_path) == ["x"]

@@ -1,0 +1,182 @@
+"""A corpus as its publisher lays it out: the files that must be there, audio by name, texts by id, and both together.
+
+What is wrong with a tree ends in a `CorpusError`: one sentence with the file, what was expected, and what is there.
+Texts are UTF-8; a byte-order mark, CR LF, blank lines and runs of white space do not matter. No result depends on the
+locale, or on the order in which the disk lists files. Links to folders are followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import NamedTuple
+
+EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
+MINIATURE = "mini_corpus.json"  # what tools/make_mini_corpus.py leaves in its trees
+LISTED = 8  # names of a folder that are shown
+FEW, SHARE = 3, 0.1  # utterances that may lack text or audio: whichever is more
+
+
+class CorpusError(Exception):
+    """The corpus folder is not what the recipe expects; one sentence says what is missing and what to do."""
+
+
+class Joined(NamedTuple):
+    """The ids that have text and audio, in order; for every id that lacks one a sentence."""
+
+    ids: list[str]
+    left_out: dict[str, str]
+
+
+# -- what must be there ----------------------------------------------------
+
+
+def need(path: Path) -> Path:
+    """`path`, which must exist."""
+    if path.exists():
+        return path
+    lost = path
+    while not lost.parent.is_dir():
+        lost = lost.parent
+    packed = [name for name in _names(lost.parent) if name.endswith(ARCHIVES) and name.startswith(lost.name)]
+    hint = f"{lost.parent / packed[0]} is not unpacked" if packed else f"'{lost.parent}' holds {listing(lost.parent)}"
+    raise CorpusError(f"there is no {path}; {hint}")
+
+
+def root(corpus: Path, name: str, holds: str) -> Path:
+    """The folder that has `holds` in it: `corpus` or its folder `name`."""
+    for folder in (corpus, corpus / name):
+        if (folder / holds).exists():
+            return folder
+    return need((corpus / name if (corpus / name).is_dir() else corpus) / holds).parent
+
+
+def listing(folder: Path) -> str:
+    """What lies in a folder, the first few names."""
+    names = _names(folder)
+    return ", ".join(names[:LISTED]) + (", ..." if names[LISTED:] else "") or "nothing"
+
+
+def is_miniature(folder: Path) -> bool:
+    """Whether the tree was synthesised: its counts are not the official ones."""
+    return any((place / MINIATURE).exists() for place in (folder, folder.parent))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+# -- audio -----------------------------------------------------------------
+
+
+def audio_by_id(*roots: Path) -> dict[str, str]:
+    """Every audio file below the folders by its name without extension; a name that occurs twice is an error."""
+    found: dict[str, str] = {}
+    for place, name in (
+        (place, name) for folder in roots for place, name in _files(str(folder), {os.path.realpath(folder)})
+    ):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() not in EXTENSIONS or name.startswith("."):
+            continue
+        path = f"{place}/{name}"
+        if found.setdefault(stem, path) != path:
+            first, second = sorted((found[stem], path))
+            raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
+    return found
+
+
+def _files(folder: str, linked: Set[str]) -> Iterator[tuple[str, str]]:
+    """Folder and name of every file; no link is followed twice on one way down, so that circles end."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if not entry.is_dir():
+            yield folder, entry.name
+        elif not entry.is_symlink() or (real := os.path.realpath(entry.path)) not in linked:
+            yield from _files(entry.path, linked if not entry.is_symlink() else linked | {real})
+
+
+# -- texts -----------------------------------------------------------------
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and content of every line that is not blank."""
+    try:
+        content = need(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?") from None
+    for number, line in enumerate(content.split("\n"), 1):
+        if line and not line.isspace():
+            yield number, line.rstrip()
+
+
+class Table(dict[str, str]):
+    """The lines `<id> <value>` of some files as id -> value, white space in the value single."""
+
+    def __init__(self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None) -> None:
+        """Raises CorpusError where an id does not match `pattern` or comes twice; a line `header` is no entry."""
+        super().__init__()
+        self.paths = list(paths)
+        self.header = header
+        matches = re.compile(pattern).fullmatch
+        for path in self.paths:
+            before = len(self)
+            for number, line in lines(path):
+                identity, *words = line.split()
+                if identity == header:
+                    continue
+                if not matches(identity):
+                    raise CorpusError(
+                        f"{path}:{number}: expected an utterance id like {pattern} and its text, got '{identity}'"
+                    )
+                if identity in self:
+                    first = self.where([identity])[identity]
+                    raise CorpusError(f"{path}:{number}: {identity} has a text already, {first}; remove one")
+                self[identity] = " ".join(words)
+            if len(self) == before:
+                raise CorpusError(f"{path}: no line in it; expected '<id> <text>' a line")
+
+    def where(self, ids: Iterable[str]) -> dict[str, str]:
+        """`<file>:<line>` of each id: the files are read again, since this is needed seldom and of few."""
+        wanted, found = set(ids), {}
+        for path in self.paths if wanted else ():
+            for number, line in lines(path):
+                if (identity := line.split(maxsplit=1)[0]) in wanted:
+                    found.setdefault(identity, f"{path}:{number}")
+        return found
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a table whose columns are divided by tabs, and named in its first line."""
+    cells = [[cell.strip() for cell in line.split("\t")] for _, line in lines(path)]
+    return [dict(zip(cells[0], row, strict=False)) for row in cells[1:]]
+
+
+# -- both ------------------------------------------------------------------
+
+
+def join(texts: Table, audio: Mapping[str, str]) -> Joined:
+    """The ids that `texts` and `audio` share; more than a tenth on one side without the other is an error."""
+    mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
+    places = texts.where(mute)
+    if too_many(len(mute), len(texts)):
+        raise CorpusError(
+            f"{places[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first {mute[0]}; unpack the "
+            "archives in full, or take these lines out"
+        )
+    if too_many(len(silent), len(audio)):
+        raise CorpusError(
+            f"{', '.join(map(str, texts.paths[:2]))}: no text for {len(silent)} of {len(audio)} audio files, first "
+            f"{audio[silent[0]]}; is the file complete?"
+        )
+    left_out = {key: f"{key}: has a text, {places[key]}, but no audio file has this name" for key in mute}
+    left_out |= {key: f"{key}: {audio[key]} has no text" for key in silent}
+    return Joined(sorted(texts.keys() & audio.keys()), left_out)
+
+
+def too_many(missing: int, total: int) -> bool:
+    """Whether so much is missing that the tree must be damaged."""
+    return missing > max(FEW, SHARE * total)

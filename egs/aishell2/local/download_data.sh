@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# local/download_data.sh <folder>: says how to get AISHELL-2, whose licence has to be signed, and what shall be in <folder>.
+set -euo pipefail
+
+folder=${1:?usage: local/download_data.sh <folder>}
+cat >&2 << END
+AISHELL-2 is free for research, but cannot be downloaded without a form: fill in the application at
+https://www.aishelltech.com/aishell_2 with the address of your institute, and unpack what you are sent:
+
+  $folder/iOS/data/{wav.scp,trans.txt,wav/<speaker>/<utterance>.wav}
+  $(dirname "$folder")/AISHELL-DEV-TEST-SET/{iOS,Android,Mic}/{dev,test}/{wav.scp,trans.txt,wav/<speaker>/<utterance>.wav}
+
+Then run ./run.sh --corpus $folder, or without the corpus ./run.sh --mini true.
+END
+exit 1

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# KeSpeech: 1,542 hours of Mandarin and eight of its subdialects, https://github.com/KeSpeech/KeSpeech
+#
+#   ./run.sh --mini true                             minutes on a laptop, with synthesised speech
+#   ./run.sh --corpus <corpus> --ngpu 8             Conformer baseline, every stage
+set -euo pipefail
+cd "$(dirname "$0")"
+root=../..
+recipe=kespeech
+ask_at=https://github.com/KeSpeech/KeSpeech
+
+corpus=downloads/KeSpeech                 # folder that holds Audio/, Metadata/ and Tasks/
+train_set=train                           # training set: train, train_phase1 or train_phase2
+valid_set=dev
+test_sets="test"                          # sets to decode and score
+
+unit=char                                 # what the model writes: char or bpe
+vocab_size=0                              # units of the vocabulary; 0 for every character of the training text
+metric=cer                                # error rate: wer, cer or mer
+normalize=zh-kespeech                     # text normaliser before scoring: none, en, zh, zh-kespeech ...
+group_by=subdialect                       # label of utterances to break the score down by: subdialect, phase, style ...
+
+train_config=conf/train_conformer.yaml    # training config
+decode_config=conf/decode_joint.yaml      # decoding config
+
+# the same with --mini true
+mini_train_config=conf/train_mini.yaml
+mini_decode_config=conf/decode_mini.yaml
+mini_unit=char
+mini_vocab_size=0
+
+settings() { prepare_args=(--train-set "$train_set"); }
+
+# shellcheck source=utils/stages.sh
+. $root/utils/stages.sh

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# MagicData-RAMC: 180 hours of Mandarin dialogues, https://www.openslr.org/123; or MagicData: 755 hours of read speech
+#
+#   ./run.sh --mini true                             minutes on a laptop, with synthesised speech
+#   ./run.sh --corpus <corpus> --ngpu 4             Conformer baseline, every stage
+set -euo pipefail
+cd "$(dirname "$0")"
+root=../..
+recipe=magicdata
+
+kind=ramc                                 # which of the two: ramc (dialogues) or read (read speech)
+corpus=downloads/MagicData-RAMC           # folder that holds MDT2021S003/; of read speech train/, dev/ and test/
+train_set=train
+valid_set=dev
+test_sets="test"                          # sets to decode and score
+
+unit=char                                 # what the model writes: char or bpe
+vocab_size=0                              # units of the vocabulary; 0 for every character of the training text
+metric=cer                                # error rate: wer, cer or mer
+normalize=zh-magicdata                    # text normaliser before scoring: none, en, zh, zh-magicdata ...
+group_by=none                             # label of utterances to break the score down by: region, accent, gender ...
+
+train_config=conf/train_conformer.yaml    # training config
+decode_config=conf/decode_joint.yaml      # decoding config
+
+# the same with --mini true
+mini_train_config=conf/train_mini.yaml
+mini_decode_config=conf/decode_mini.yaml
+mini_unit=char
+mini_vocab_size=0
+
+settings() {                              # the read speech has a corpus folder and data, dump and exp of its own
+  prepare_args=(--kind "$kind")
+  if [[ $kind == ramc ]]; then return; fi
+  [[ $mini == false ]] || usage_error "the miniature has dialogues only, --kind ramc"
+  variant=/read; is_given corpus || corpus=downloads/MagicData
+}
+stage_download() { if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$kind"; fi; }
+
+# shellcheck source=utils/stages.sh
+. $root/utils/stages.sh
