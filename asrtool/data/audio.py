@@ -18,11 +18,12 @@ import shlex
 import struct
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -100,6 +101,13 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
     with ThreadPoolExecutor(threads) as pool:                # a network disk answers slowly, but many at once
         parts = pool.map(measure, (paths[start:start + PART] for start in range(0, len(paths), PART)))
         return [seconds for part in parts for seconds in part]
+
+
+def lengths(recordings: Mapping[str, str], base: Path | None = None) -> dict[str, float]:
+    """Seconds of every recording whose header can be read; commands are not run. Relative paths start at `base`."""
+    paths = {key: path for key, path in recordings.items() if path and not is_pipe(path)}
+    measured = durations(str((base or Path()) / path) for path in paths.values())
+    return {key: value for key, value in zip(paths, measured, strict=True) if isinstance(value, float)}
 
 
 def is_pipe(path: str) -> bool:

@@ -13,9 +13,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, tables
+from asrtool.data import audio, datadir_check, datadir_stream, tables
 from asrtool.data.datadir_check import DataDirError, check, consistency, is_label, load
 from asrtool.data.datadir_fix import FixReport, fix
+from asrtool.data.datadir_stream import Irregular
 from asrtool.data.datadir_write import Writer, write
 from asrtool.data.tables import Problem
 from asrtool.types import Utterance
@@ -23,8 +24,6 @@ from asrtool.types import Utterance
 __all__ = ["DataDirError", "FixReport", "Problem", "Writer", "check", "fix", "iterate", "read", "write"]
 
 Values = Mapping[str, str]
-REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}     # each has every utterance, or is absent
-NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")                            # beginnings of names
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
@@ -46,7 +45,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
     if measure and not segmented and "utt2dur" not in files:
         seconds = _measure(folder, files["wav.scp"], base)
     make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files), seconds)
-    of_utterances = {name: files[name] for name in _of_utterances(files, segmented)}
+    of_utterances = {name: files[name] for name in datadir_stream.of_utterances(files, segmented)}
     return [
         make(key, {name: values[key] for name, values in of_utterances.items() if key in values})
         for key in sorted(files["segments" if segmented else "wav.scp"])
@@ -61,7 +60,7 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
     folder = Path(folder)
     try:
         return sum(1 for _ in _stream(folder)), _stream(folder)
-    except (_Irregular, OSError):
+    except (Irregular, OSError):
         utterances = read(folder, measure=False)
         return len(utterances), utterances
 
@@ -124,12 +123,6 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
     return {name[4:]: values for name, values in files.items() if name.startswith("spk2") and is_label(name)}
 
 
-def _of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
-    """The files that have a line for an utterance."""
-    others = (*NOT_OF_UTTERANCES, "wav.scp") if segmented else NOT_OF_UTTERANCES
-    return [name for name in names if not name.startswith(others)]
-
-
 def _measure(folder: Path, recordings: Values, base: Path | None) -> dict[str, float]:
     found = audio.durations(_from_base(path, base) for path in recordings.values())
     measured = dict(zip(recordings, found, strict=True))
@@ -144,48 +137,14 @@ def _measure(folder: Path, recordings: Values, base: Path | None) -> dict[str, f
 
 # -- one after the other ---------------------------------------------------
 
-class _Irregular(DataDirError):
-    """A file is not sorted, or lacks an utterance, or holds something it should not: `read` finds out what."""
-
-
 def _stream(folder: Path) -> Iterator[Utterance]:
-    """Read all files side by side, a line at a time."""
     names = datadir_check.names(folder)
     segmented = "segments" in names
-    source = "segments" if segmented else "wav.scp"
-    small = {name: dict(_lines(folder / name)) for name in names if name.startswith("spk2") and is_label(name)}
-    recordings = dict(_lines(folder / "wav.scp")) if segmented else None
+    of_speakers = [name for name in names if name.startswith("spk2") and is_label(name)]
+    small = {name: dict(datadir_stream.lines(folder / name)) for name in of_speakers}
+    recordings = dict(datadir_stream.lines(folder / "wav.scp")) if segmented else None
     make = _Assembler(folder, None, recordings, _of_speakers(small))
-    others = {name: _lines(folder / name) for name in _of_utterances(names, segmented) if name != source}
-    ahead = {name: next(lines, None) for name, lines in others.items()}
-    for key, value in _lines(folder / source):
-        values = {source: value}
-        for name, line in ahead.items():
-            if line is not None and line[0] == key:
-                values[name] = line[1]
-                ahead[name] = next(others[name], None)
-            elif name in REQUIRED:
-                raise _Irregular(f"{folder / name}: no line for {key}")
-        if segmented and value.split()[0] not in recordings:
-            raise _Irregular(f"{folder / source}: no audio for {key}")
+    for key, values in datadir_stream.walk(folder, names):
+        if segmented and values["segments"].split()[0] not in recordings:
+            raise Irregular(f"{folder / 'segments'}: no audio for {key}")
         yield make(key, values)
-    for name, line in ahead.items():
-        if line is not None:
-            raise _Irregular(f"{folder / name}: no audio for {line[0]}")
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Id and value of each line of a faultless file."""
-    before = ""
-    with open(path, "rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            line = raw.decode("utf-8", errors="replace")
-            key, value = (*line.split(maxsplit=1), "", "")[:2]
-            value = value.rstrip()
-            torn = "\ufffd" in line or line.startswith("\ufeff") or line.endswith("\r\n")
-            if torn or key <= before or not datadir_check.is_right(path.name, value):
-                raise _Irregular(f"{path}:{number}: not as expected")
-            before = key
-            yield key, value
-    if not before:
-        raise _Irregular(f"{path}: empty")

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
-from asrtool.data import audio, tables
+from asrtool.data import audio, datadir_content, datadir_quick, shard_index, tables
+from asrtool.data.datadir_form import (
+    COUNTS,
+    SECONDS,
+    DataDirError,
+    about,
+    is_label,
+    is_positive,
+    is_right,
+    is_segment,
+    is_table,
+    names,
+)
+from asrtool.data.listing import Listing
 from asrtool.data.tables import Problem, Row, Table, first, fix_command, plural
 
-KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
-SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}
-NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
-
-
-class DataDirError(Exception):
-    """A data directory that cannot be read or written; the message says where, what, and what to do."""
-
-
-def is_label(name: str) -> bool:
-    return re.fullmatch(r"(utt|spk)2\w+", name) is not None and name not in NOT_LABELS
-
-
-def is_table(name: str) -> bool:
-    return name in KNOWN or name in NOT_LABELS or is_label(name) or re.fullmatch(r"reco2\w+", name) is not None
-
+__all__ = ["DataDirError", "check", "is_label", "is_positive", "is_segment", "is_table", "load", "names"]
 
 def load(folder: Path) -> dict[str, Table]:
     """Every file of a data directory by name, in alphabetical order."""
     return {name: tables.read(folder / name) for name in names(folder)} if folder.is_dir() else {}
 
 
-def names(folder: Path) -> list[str]:
-    """The names of the files that belong to a data directory, in alphabetical order."""
-    return sorted(path.name for path in folder.iterdir() if is_table(path.name) and path.is_file())
-
-
 def check(folder: Path, base: Path | None = None) -> list[Problem]:
     """All that is wrong with a data directory, and notes. Audio files are looked for, not opened."""
     folder = Path(folder)
+    notes = datadir_quick.faultless(folder, base)
+    if notes is not None:
+        return notes
     found = load(folder)
     problems = [problem for table in found.values() for problem in table.problems]
     problems += consistency(folder, found)
+    problems += datadir_content.check(found)
     if "wav.scp" in found:
         problems += missing_audio(found["wav.scp"], base)
     if "segments" in found and "wav.scp" in found:
@@ -64,7 +59,7 @@ def consistency(folder: Path, found: Mapping[str, Table]) -> list[Problem]:
     if "segments" in found:
         recordings = found["wav.scp"].values()
         rows = [row for row in found["segments"].rows if row.value and row.value.split()[0] not in recordings]
-        problems += _problem(found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them")
+        problems += about(found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them")
     for name in ("text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"):
         if name in found:
             problems += _lacking(found[name], ids, source)
@@ -72,36 +67,14 @@ def consistency(folder: Path, found: Mapping[str, Table]) -> list[Problem]:
         if name == "text" or name.startswith("utt2") or name in ("feats.scp", "vad.scp"):
             extra = [row for row in table.rows if row.id not in ids]
             without = "audio" if source == "wav.scp" else "a line in segments"
-            problems += _problem(table, extra, f"{{n}} without {without}", "{fix} drops them")
+            problems += about(table, extra, f"{{n}} without {without}", "{fix} drops them")
     problems += inconsistent_speakers(found)
-    if "text" in found:
-        empty = [row for row in found["text"].rows if not row.value]
-        problems += _problem(found["text"], empty, "{n} with an empty transcript, which is legal", "", kind="note")
-    else:
-        problems += [Problem(where=str(folder), what="there is no text: transcripts are empty", mend="", kind="note")]
-    if "utt2spk" not in found:
-        what = "there is no utt2spk: every utterance is a speaker of its own"
-        problems += [Problem(where=str(folder), what=what, mend="", kind="note")]
     return problems
 
 
 def utterance_ids(found: Mapping[str, Table]) -> dict[str, Row]:
     table = found.get("segments", found["wav.scp"])
     return {row.id: row for row in reversed(table.rows)}
-
-
-def _problem(
-    table: Table, rows: Iterable[Row], what: str, mend: str, kind: str = "error", noun: str = "utterance"
-) -> list[Problem]:
-    """One problem for all `rows`, or none; `{n}` and `{fix}` are filled in."""
-    rows = list(rows)
-    if not rows:
-        return []
-    return [Problem(
-        where=f"{table.path}:{rows[0].line}", what=what.replace("{n}", plural(len(rows), noun)), kind=kind,
-        mend=mend.replace("{fix}", fix_command(table.path.parent)), count=len(rows),
-        examples=first(row.id for row in rows),
-    )]
 
 
 def _lacking(table: Table, ids: Mapping[str, Row], source: str) -> list[Problem]:
@@ -125,7 +98,7 @@ def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
         inverse.setdefault(row.value, set()).add(row.id)
     table = found["spk2utt"]
     wrong = [row for row in table.rows if inverse.get(row.id) != set(row.value.split())]
-    problems = _problem(table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker")
+    problems = about(table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker")
     lacking = inverse.keys() - {row.id for row in table.rows}
     if lacking:
         problems.append(Problem(
@@ -144,42 +117,15 @@ def wrong_values(name: str, table: Table) -> list[Problem]:
         expected[name] = "<id> <seconds above 0>"
     elif name in COUNTS:
         expected[name] = "<id> <whole number above 0>"
+    elif name == shard_index.FILE:
+        expected[name] = "<id> <archive> <offset> <size> <crc32>"
     what = f"{{n}} not of the form {expected.get(name, '<id> <value>')}"
-    return _problem(table, malformed(name, table), what, "{fix} drops them", noun="line")
+    return about(table, malformed(name, table), what, "{fix} drops them", noun="line")
 
 
 def malformed(name: str, table: Table) -> list[Row]:
     """The rows that `wrong_values` reports."""
     return [row for row in table.rows if not is_right(name, row.value)]
-
-
-def is_right(name: str, value: str) -> bool:
-    """Whether a value is what the file holds."""
-    if name == "text":
-        return True                                           # an empty transcript is legal
-    if name == "segments":
-        return is_segment(value)
-    if name == "utt2spk":
-        return len(value.split()) == 1
-    if name in SECONDS or name in COUNTS:
-        return is_positive(value, whole=name in COUNTS)
-    return value != ""
-
-
-def is_positive(text: str, whole: bool = False) -> bool:
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        return False
-    return value > 0 and math.isfinite(value)
-
-
-def is_segment(value: str) -> bool:
-    fields = value.split()
-    try:
-        return len(fields) == 3 and 0 <= float(fields[1]) < float(fields[2]) < math.inf
-    except ValueError:
-        return False
 
 
 # -- the disk --------------------------------------------------------------
@@ -190,15 +136,13 @@ def missing_audio(table: Table, base: Path | None = None) -> list[Problem]:
     relative = any(not Path(row.value).is_absolute() for row in missing)
     start = f" (relative paths start at {base or Path.cwd()})" if relative else ""
     what = f"{{n}} whose file does not exist, first {missing[0].value}{start}" if missing else ""
-    return _problem(table, missing, what, "{fix} drops them", noun="recording")
+    return about(table, missing, what, "{fix} drops them", noun="recording")
 
 
 def missing_files(table: Table, base: Path | None = None) -> list[Row]:
     """The rows whose file does not exist; commands are not run."""
-    rows = [row for row in table.rows if row.value and not audio.is_pipe(row.value)]
-    with ThreadPoolExecutor(16) as pool:                      # a network disk answers slowly, but many at once
-        there = pool.map(lambda row: ((base or Path()) / audio.file_of(row.value)).is_file(), rows)
-        return [row for row, exists in zip(rows, there, strict=True) if not exists]
+    listing = Listing(base)
+    return [row for row in table.rows if row.value and not audio.is_pipe(row.value) and row.value not in listing]
 
 
 def beyond_the_end(found: Mapping[str, Table], base: Path | None = None) -> list[Problem]:
@@ -210,13 +154,11 @@ def beyond_the_end(found: Mapping[str, Table], base: Path | None = None) -> list
         return float(end) > lengths.get(recording, math.inf) + audio.SLACK
 
     late = [row for row in found["segments"].rows if is_segment(row.value) and is_late(row.value)]
-    return _problem(found["segments"], late, "{n} ending after the recording", "{fix} drops them", noun="segment")
+    return about(found["segments"], late, "{n} ending after the recording", "{fix} drops them", noun="segment")
 
 
 def recording_lengths(found: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
     """Seconds of every recording that a file or a readable header tells; commands are not run."""
     if "reco2dur" in found:
         return {row.id: float(row.value) for row in found["reco2dur"].rows if is_positive(row.value)}
-    paths = {key: path for key, path in found["wav.scp"].values().items() if path and not audio.is_pipe(path)}
-    measured = audio.durations(str((base or Path()) / path) for path in paths.values())
-    return {key: value for key, value in zip(paths, measured, strict=True) if isinstance(value, float)}
+    return audio.lengths(found["wav.scp"].values(), base)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, tables
+from asrtool.data import audio, datadir_check, datadir_content, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.tables import Table
 
@@ -65,6 +65,10 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
 def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
     """The files without malformed lines, and without ids that have two values: nobody knows which one is right."""
     files = {name: table.values() for name, table in found.items()}
+    if "text" in files:
+        files["text"] = {key: datadir_content.cleaned(value) for key, value in files["text"].items()}
+    if "spk2utt" in files and "utt2spk" not in files:
+        files["utt2spk"] = {key: speaker for speaker, ids in files["spk2utt"].items() for key in ids.split()}
     for name, table in found.items():
         malformed = datadir_check.malformed(name, table)
         report.drop(f"two different lines in {name}", table.conflicts)
@@ -79,6 +83,10 @@ def drop_recordings(found: Mapping[str, Table], files: Files, report: FixReport,
     missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files["wav.scp"].keys()
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
+    if "feats.scp" in files:
+        lost = {row.id for row in datadir_content.without_archive(found["feats.scp"])} & files["feats.scp"].keys()
+        report.drop("the features do not exist", lost)
+        files["feats.scp"] = without(files["feats.scp"], lost)
     if "segments" not in files:
         return
     lengths = datadir_check.recording_lengths(found, base)
@@ -110,13 +118,22 @@ def intersect(files: Files, report: FixReport) -> None:
         of_speakers = name.startswith("spk2") or name == "cmvn.scp"
         keys = recordings if name == "wav.scp" or name.startswith("reco2") else speakers if of_speakers else kept
         files[name] = {key: value for key, value in values.items() if key in keys}
-    if "utt2dur" in files and files["utt2dur"].keys() != kept:
+    if "utt2dur" in files and (files["utt2dur"].keys() != kept or unlike_segments(files)):
         del files["utt2dur"]                                  # durations are measured where the file is missing
     if "utt2spk" in files:
         files["spk2utt"] = {}
         for key in sorted(kept):
             speaker = files["utt2spk"][key]
             files["spk2utt"][speaker] = f"{files['spk2utt'].get(speaker, '')} {key}".strip()
+
+
+def unlike_segments(files: Files) -> bool:
+    """Whether utt2dur contradicts segments."""
+    spans = {key: value.split()[1:] for key, value in files.get("segments", {}).items()}
+    return any(
+        abs(float(end) - float(start) - float(files["utt2dur"][key])) > datadir_content.DIFFERENCE
+        for key, (start, end) in spans.items()
+    )
 
 
 def without(values: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from asrtool import stamp
-from asrtool.data import audio, datadir_check, tables
+from asrtool.data import audio, datadir_check, shard_index, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.log import logger
 
@@ -40,6 +40,7 @@ class Source:
         self.names += [name for name in extra if name not in self.names and (self.folder / name).is_file()]
         self.segmented = "segments" in self.names
         self._ids: dict[str, str] | None = None
+        self._archives: dict[str, str] = {}
 
     def values(self, name: str) -> dict[str, str]:
         """Id -> value of one file."""
@@ -48,7 +49,21 @@ class Source:
         wrong = datadir_check.wrong_values(name, table)
         if errors or wrong:
             raise DataDirError(str((errors + wrong)[0]))
-        return table.values()
+        values = table.values()
+        if name == "feats.scp" or name == "wav.scp" and any(audio.member(value) for value in values.values()):
+            values = {key: self._located(value, ":") for key, value in values.items()}
+        elif name == shard_index.FILE:
+            values = {key: self._located(value, " ") for key, value in values.items()}
+        return values
+
+    def _located(self, reference: str, separator: str) -> str:
+        """With the archive where it lies: beside the tables where the folder was moved."""
+        archive, found, rest = reference.partition(separator) if separator == " " else reference.rpartition(separator)
+        if not found or audio.is_pipe(reference):
+            return reference
+        if archive not in self._archives:
+            self._archives[archive] = shard_index.located(self.folder, archive)
+        return f"{self._archives[archive]}{separator}{rest}"
 
     def speakers(self) -> dict[str, str]:
         """Utterance -> speaker, by the bytes of the utterance id; without utt2spk everyone speaks for himself."""
