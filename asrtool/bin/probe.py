@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from asrtool import experiment, log, stamp
+from asrtool import experiment, log
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -22,6 +22,7 @@ from asrtool.nn.attention import CrossAttention, KeyValue
 from asrtool.recognizer import Recognizer
 from asrtool.report import read
 from asrtool.report.sources import TAPS, Result, choose
+from asrtool.score.files import replace_text
 from asrtool.types import Batch, EncoderOutput, Padded, Utterance
 
 HEADS = 16                                   # a tap of at most so many numbers per frame is drawn
@@ -60,9 +61,8 @@ def probe(result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen:
     lost = [name for name in chosen if name not in utterances]
     if lost:
         raise ProbeError(f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded")
-    with stamp.replacing(result.folder / TAPS) as file:
-        for line in lines(recognizer, result, list(utterances.values()), settings.batch_seconds):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    found = lines(recognizer, result, list(utterances.values()), settings.batch_seconds)
+    replace_text(result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
     return len(utterances)
 
 

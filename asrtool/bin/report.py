@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import log, stamp
+from asrtool import log
 from asrtool.log import logger
 from asrtool.report import page, read, render
 from asrtool.report.sources import choose
+from asrtool.score.files import replace_text
 
 NAME = "report.html"
 
@@ -24,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = choose(result, args.worst, args.also)
     text = render(result, chosen, out, args.audio)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with stamp.replacing(out) as file:
-        file.write(text)
+    replace_text(out, text)
     size = len(text.encode()) / 1e6
     logger.info("%s: %d utterances, %d of them in detail, %.1f MB", out, len(result.references), len(chosen), size)
 

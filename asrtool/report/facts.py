@@ -1,4 +1,4 @@
-"""The numbers around the utterances: rates with intervals, confusions, training curves, where it all came from."""
+"""The numbers around the utterances: confusions, training curves, speed, where it all came from."""
 
 from __future__ import annotations
 
@@ -12,33 +12,9 @@ import numpy as np
 
 from asrtool import stamp
 from asrtool.report.sources import Result, log_records
-from asrtool.score.bootstrap import bootstrap_rates, interval
 
 POINTS = 600                                 # of a curve at most; neighbours are averaged beyond
-NOT_CURVES = {"time", "event", "phase", "epoch", "step", "audio_seconds_per_second", "data_wait"}
-KINDS = ("substitutions", "deletions", "insertions")
-
-
-def error_rates(counts: np.ndarray) -> dict[str, dict]:
-    """Counts (utterances, 4) -> of each kind of error and of wrong sentences: count, rate, 95 % interval."""
-    reference = counts[:, :3].sum(axis=1)
-    found = {}
-    for column, kind in enumerate(KINDS, start=1):
-        one = np.zeros_like(counts)
-        one[:, column] = counts[:, column]
-        one[:, 0] = reference - (counts[:, column] if column < 3 else 0)
-        found[kind] = _with_interval(one)
-    wrong = (counts[:, 1:].sum(axis=1) > 0).astype(counts.dtype)
-    found["sentences"] = _with_interval(np.stack([1 - wrong, wrong, 0 * wrong, 0 * wrong], axis=1))
-    return found
-
-
-def _with_interval(counts: np.ndarray) -> dict:
-    errors, reference = int(counts[:, 1:].sum()), int(counts[:, :3].sum())
-    return {
-        "count": errors, "rate": errors / reference if reference else None,
-        "interval": interval(bootstrap_rates(counts), len(counts)) if reference else None,
-    }
+NOT_CURVES = {"time", "event", "phase", "epoch", "step", "audio_seconds_per_second", "data_wait", "gpu_gb"}
 
 
 def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
@@ -104,7 +80,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
     """Name and value of what one must know to make the result again; what is not there is left out."""
     found = [(f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
              for side, entry in result.score["files"].items()]
-    experiment = result.experiment
+    experiment = result.scored.experiment
     if experiment is not None:
         for title, name in (("training commit", "git.txt"), ("training command", "command.txt")):
             if (experiment / name).is_file():

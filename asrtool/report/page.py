@@ -34,10 +34,11 @@ def render(result: Result, chosen: Sequence[str], page: Path, audio: str = "link
         raise ValueError(f"unknown audio '{audio}' (valid: {', '.join(AUDIO)})")
     alignments = list(_alignments(result))
     tables = facts.edits(alignments)
-    experiment = result.experiment
+    experiment = result.scored.experiment
     notes: list[str] = []
     data = {
         "metric": result.score["metric"],
+        "failed": {name: line["error"] for name, line in result.lines.items() if "error" in line},
         "columns": _columns(result, alignments),
         "details": _details(result, chosen, audio == "embed", notes),
         "links": _links(result, page, notes) if audio == "link" else [],
@@ -79,7 +80,7 @@ def _policy(style: str, script: str) -> str:
 
 def _title(result: Result) -> list[str]:
     """exp/mini/<tag>/<decode>/<set> without `exp` and the folders of variants before the experiment."""
-    folder, experiment = result.folder.resolve(), result.experiment
+    folder, experiment = result.folder, result.scored.experiment
     return list((folder.relative_to(experiment.parent) if experiment else Path(folder.name)).parts)
 
 

@@ -8,8 +8,10 @@ from html import escape
 from asrtool.report import facts
 from asrtool.report.sources import SPEAKER, Result
 
-Bounds = Sequence[float] | None
+Bounds = Sequence[float] | None             # an interval
 Span = tuple[float, float]                   # rates at the left and right end of plots
+METRICS = {"wer": "word error rate", "cer": "character error rate", "mer": "mixed error rate"}
+KINDS = ("substitutions", "deletions", "insertions")
 TOKENS = {"wer": "words", "cer": "characters", "mer": "characters and words"}
 LONG = 12                                    # rows of a table that are shown before "all"
 
@@ -17,31 +19,30 @@ LONG = 12                                    # rows of a table that are shown be
 def summary(result: Result) -> str:
     """The rate in large type, the kinds of errors, and what was counted how."""
     stored, metric = result.score, result.score["metric"]
-    total, bounds = stored["total"], stored["interval"]
-    rates = facts.error_rates(result.report.counts)
-    span = _span([rates[kind] for kind in facts.KINDS])
-    names = {"substitutions": ("S", "substitutions"), "deletions": ("D", "deletions"),
-             "insertions": ("I", "insertions"), "sentences": ("", "utterances with errors")}
-    rows = [
-        [_mark(letter) + escape(name), percent(rates[kind]["rate"]), _plot(rates[kind], span) if letter else "",
-         _range(rates[kind]["interval"]), _count(rates[kind]["count"])]
-        for kind, (letter, name) in names.items()
+    total, intervals = stored["total"], stored["intervals"]
+    utterances, wrong = stored["utterances"], stored["utterances_with_errors"]
+    rows = [(kind, total[kind], total["reference"]) for kind in KINDS]
+    numbers = [_number(count / whole if whole else None, intervals, kind) for kind, count, whole in rows]
+    span = _span(numbers)
+    body = [
+        [_mark(kind[0].upper()) + kind, percent(number["rate"]), _plot(number, span), *_ranges(number), _count(count)]
+        for (kind, count, _), number in zip(rows, numbers, strict=True)
     ]
-    table = _table(["kind", "rate %", span, "95 % interval", "count"], rows, "Errors by kind")
-    drawn = stored.get("bootstrap", {})
-    how = f"bootstrap over utterances, {drawn['draws']} draws, seed {drawn['seed']}" if drawn else "bootstrap"
-    errors = total["substitutions"] + total["deletions"] + total["insertions"]
+    sentences = _number(wrong / utterances, intervals, "utterances_with_errors")
+    body.append(["utterances with errors", percent(sentences["rate"]), "", *_ranges(sentences), _count(wrong)])
+    table = _table(["kind", "rate %", span, *_by(intervals), "count"], body, "Errors by kind")
+    errors = sum(total[kind] for kind in KINDS)
+    bounds = [f"{_range(found['rate'])} <span class=\"muted\">by {unit}</span>" for unit, found in intervals.items()]
+    if all(found["rate"] is None for found in intervals.values()):
+        bounds = ['<span class="muted">none, there are too few utterances</span>']
+    drawn = f"bootstrap, {stored['bootstrap']['draws']} draws, seed {stored['bootstrap']['seed']}"
     return (
-        f'<div class="hero"><p class="eyebrow">{escape(_metric(metric))}</p>'
+        f'<div class="hero"><p class="eyebrow">{METRICS[metric]}</p>'
         f'<p class="rate">{percent(total["rate"])}<span class="unit">%</span></p>'
-        f'<p class="interval">95 % interval {_range(bounds)}<br><span class="muted">{escape(how)}</span></p>'
+        f'<p class="interval">95 % interval<br>{"<br>".join(bounds)}</p><p class="muted">{drawn}</p>'
         f'<p class="muted">{_count(errors)} errors in {_count(total["reference"])} reference {TOKENS[metric]}</p></div>'
         f'<div class="kinds">{table}</div>{_definitions(_counted(result))}'
     )
-
-
-def _metric(metric: str) -> str:
-    return {"wer": "word error rate", "cer": "character error rate", "mer": "mixed error rate"}[metric]
 
 
 def _counted(result: Result) -> list[tuple[str, str]]:
@@ -54,6 +55,8 @@ def _counted(result: Result) -> list[tuple[str, str]]:
     hypothesis = sum(stored["total"][name] for name in ("correct", "substitutions", "insertions"))
     correct = _count(stored["total"]["correct"])
     found.append(("recognised", f"{_count(hypothesis)} {TOKENS[stored['metric']]}, {correct} correct"))
+    if stored.get("runaway"):
+        found.append(("more than twice as long as what was said", f"{_count(len(stored['runaway']))} hypotheses"))
     speed = facts.speed(result)
     return found + ([("real-time factor", speed)] if speed else [])
 
@@ -61,19 +64,16 @@ def _counted(result: Result) -> list[tuple[str, str]]:
 # -- groups ------------------------------------------------------------------
 
 def groups(result: Result) -> str:
-    """A table for each label of score.json (in its order), and one of the speakers, worst first."""
+    """A table for each label of score.json, in its order, one of the speakers, worst first, and recognised labels."""
     stored = result.score
-    tables = []
-    for label, values in stored.get("groups", {}).items():
-        macro = stored.get("macro_average", {}).get(label)
-        tables.append(_group(label, list(values.items()), macro, stored["total"]["rate"]))
-    if SPEAKER in result.report.groups and not {"spk", SPEAKER} & set(stored.get("groups", {})):
-        rows = [(value, {**vars(group.total), "reference": group.total.reference, "utterances": group.utterances,
-                         "rate": group.total.rate if group.total.reference else None, "interval": group.interval})
-                for value, group in result.report.groups[SPEAKER].items()]
-        rows.sort(key=lambda row: -(row[1]["rate"] or 0.0))
-        macro = result.report.macro[SPEAKER]
-        tables.append(_group(SPEAKER, rows, {"rate": macro.rate, "interval": macro.interval}, stored["total"]["rate"]))
+    whole, macro = stored["total"]["rate"], stored["macro_average"]
+    labels = stored["groups"].items()
+    tables = [_group(label, list(values.items()), macro.get(label), whole) for label, values in labels]
+    if SPEAKER in result.report.groups and not {"spk", SPEAKER} & set(stored["groups"]):
+        found = result.report.json()
+        rows = sorted(found["groups"][SPEAKER].items(), key=lambda row: -(row[1]["rate"] or 0.0))
+        tables.append(_group(SPEAKER, rows, found["macro_average"][SPEAKER], whole))
+    tables += [_recognised(label, found) for label, found in stored["recognition"].items()]
     if not tables:
         return ('<p class="muted">No groups: one speaker, and stage 5 was not asked for any '
                 "(<code>--group-by</code>).</p>")
@@ -81,24 +81,41 @@ def groups(result: Result) -> str:
 
 
 def _group(label: str, rows: list[tuple[str, Mapping]], macro: Mapping | None, whole: float | None) -> str:
-    span = _span([row for _, row in rows])
-    head = [label, "rate %", span, "95 % interval", "S %", "D %", "I %", "utterances", "tokens"]
+    numbers = [_number(row["rate"], row["intervals"], "rate") for _, row in rows]
+    span = _span(numbers)
+    units = {unit: None for _, row in rows for unit in row["intervals"]}
+    head = [label, "rate %", span, *_by(units), "S %", "D %", "I %", "utterances", "tokens"]
     body = []
-    for value, row in rows:
-        shares = [percent(row[kind] / row["reference"]) if row["reference"] else "–" for kind in facts.KINDS]
+    for (value, row), number in zip(rows, numbers, strict=True):
+        shares = [percent(row[kind] / row["reference"]) if row["reference"] else "–" for kind in KINDS]
         filter_by = f'<button type="button" class="link" data-group="{escape(label)}" data-value="{escape(value)}">'
-        body.append([f"{filter_by}{escape(value)}</button>", percent(row["rate"]), _plot(row, span, whole),
-                     _range(row["interval"]), *shares, _count(row["utterances"]), _count(row["reference"])])
+        body.append([f"{filter_by}{escape(value)}</button>", percent(row["rate"]), _plot(number, span, whole),
+                     *_ranges(number), *shares, _count(row["utterances"]), _count(row["reference"])])
     foot = None
     if macro is not None:
-        rate, bounds = percent(macro["rate"]), _range(macro["interval"])
-        foot = ["macro average", rate, _plot(macro, span, whole), bounds, *[""] * 5]
+        mean = {"rate": macro["rate"], "bounds": list(macro["intervals"].values())}
+        foot = ["macro average", percent(mean["rate"]), _plot(mean, span, whole), *_ranges(mean), *[""] * 5]
     title = f"By {label}"
     table = _table(head, body[:LONG], title, foot)
     if len(body) > LONG:
         rest = _table(head, body[LONG:], f"{title}, the rest")
         table += f"<details><summary>{len(body) - LONG} more</summary>{rest}</details>"
     return f"<h3>{escape(title)}</h3>{table}"
+
+
+def _recognised(label: str, found: Mapping) -> str:
+    """Accuracy of a label that the model recognises, and its confusions: a row for each true value."""
+    answers = sorted({answer for row in found["confusion"].values() for answer in row})
+    rows = []
+    for value, row in found["classes"].items():
+        cells = {answer: _count(found["confusion"][value].get(answer, 0)) for answer in answers}
+        shown = [f"<b>{cell}</b>" if answer == value else cell for answer, cell in cells.items()]
+        rows.append([escape(value), percent(row["recall"]), _range(row["interval"]), _count(row["utterances"]), *shown])
+    head = [label, "recall %", "95 % by utterance", "utterances", *(f"as {answer}" for answer in answers)]
+    said = (f"accuracy {percent(found['accuracy'])} % (95 % interval {_range(found['interval'])}), "
+            f"mean recall {percent(found['mean_recall'])} %")
+    title = f"Recognised {label}"
+    return f'<h3>{escape(title)}</h3><p class="muted">{said}</p>{_table(head, rows, title)}'
 
 
 # -- errors ------------------------------------------------------------------
@@ -145,7 +162,7 @@ def origin(result: Result) -> str:
     """Files, commits, commands and the whole training config."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd><pre>{escape(value)}</pre></dd>"
                    for name, value in facts.provenance(result))
-    experiment = result.experiment
+    experiment = result.scored.experiment
     config = ""
     if experiment is not None:
         text = (experiment / "config.yaml").read_text(encoding="utf-8")
@@ -171,17 +188,31 @@ def _mark(letter: str) -> str:
     return f'<span class="mark {letter}" aria-hidden="true">{letter}</span>' if letter else ""
 
 
-def _span(rows: Iterable[Mapping]) -> Span:
+def _number(rate: float | None, intervals: Mapping[str, Mapping[str, Bounds]], key: str) -> dict:
+    """A rate and its intervals, one for each unit that was drawn: utterances, speakers."""
+    return {"rate": rate, "bounds": [found[key] for found in intervals.values()]}
+
+
+def _by(units: Iterable[str]) -> list[str]:
+    return [f"95 % by {unit}" for unit in units]
+
+
+def _ranges(number: Mapping) -> list[str]:
+    return [_range(bounds) for bounds in number["bounds"]]
+
+
+def _span(numbers: Iterable[Mapping]) -> Span:
     """The rates at both ends of a column of plots: from 0, unless all lie close together far from it."""
-    values = [value for row in rows for value in (row["rate"], *(row["interval"] or ())) if value is not None]
+    values = [value for number in numbers for pair in ((number["rate"],), *number["bounds"]) for value in pair or ()]
+    values = [value for value in values if value is not None]
     low, high = min(values, default=0.0), max(values, default=0.0)
     margin = 0.06 * (high - low)
     return (low - margin, high + margin) if low > 0.4 * high and high > low else (0.0, 1.06 * high or 1.0)
 
 
-def _plot(row: Mapping, span: Span, whole: float | None = None) -> str:
-    """A dot with its interval, and a line where the whole set lies; the numbers stand beside it."""
-    if row["rate"] is None:
+def _plot(number: Mapping, span: Span, whole: float | None = None) -> str:
+    """A dot with its intervals, that by speaker thin, and a line where the whole set lies; numbers stand beside it."""
+    if number["rate"] is None:
         return ""
 
     def x(rate: float) -> str:
@@ -190,10 +221,10 @@ def _plot(row: Mapping, span: Span, whole: float | None = None) -> str:
     shapes = ""
     if whole is not None and span[0] <= whole <= span[1]:
         shapes += f'<line class="whole" x1="{x(whole)}" x2="{x(whole)}" y1="0" y2="20"/>'
-    if row["interval"] is not None:
-        low, high = row["interval"]
-        shapes += f'<line class="whisker" x1="{x(low)}" x2="{x(high)}" y1="10" y2="10"/>'
-    shapes += f'<circle cx="{x(row["rate"])}" cy="10" r="3.5"/>'
+    for kind, bounds in zip(("whisker", "whisker thin"), number["bounds"], strict=False):
+        if bounds is not None:
+            shapes += f'<line class="{kind}" x1="{x(bounds[0])}" x2="{x(bounds[1])}" y1="10" y2="10"/>'
+    shapes += f'<circle cx="{x(number["rate"])}" cy="10" r="3.5"/>'
     return f'<svg class="plot" aria-hidden="true" width="100%" height="20">{shapes}</svg>'
 
 

@@ -46,6 +46,7 @@ function makeTest({ query = "", kind = "", labels = {} }) {
   const tests = query.split(/\s+/).filter(Boolean).map(termTest);
   const kinds = {
     E: (row) => row.errors > 0, C: (row) => row.errors === 0, M: (row) => row.missing,
+    R: (row) => row.C + row.S + row.I > 2 * Math.max(row.tokens, 1),
     S: (row) => row.S > 0, D: (row) => row.D > 0, I: (row) => row.I > 0,
   };
   if (kind) tests.unshift(kinds[kind]);

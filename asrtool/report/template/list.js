@@ -7,7 +7,7 @@ function utteranceView(row) {
   const facts = [["rate", `${percent(row.rate)} %`], ["duration", row.seconds === null ? null : `${row.seconds} s`],
     ["mean confidence", row.confidence], ...Object.entries(row.labels)].filter(([, value]) => value !== null);
   return el("div", { class: "utterance" },
-    row.missing ? el("p", { class: "note" }, "There is no hypothesis; all tokens count as deleted.") : null,
+    row.missing ? el("p", { class: "note" }, `There is no hypothesis; all tokens count as deleted. ${DATA.failed[row.id] ?? ""}`) : null,
     alignmentView(row),
     audio,
     detail?.seconds ? figure(detail, audio?.querySelector("audio")) : null,

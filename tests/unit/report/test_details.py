@@ -67,16 +67,6 @@ def test_a_segment_is_cut_before_it_is_drawn(tmp_path):
 
 # -- facts -------------------------------------------------------------------
 
-def test_rates_by_kind_share_the_reference():
-    counts = np.array([[8, 1, 1, 3], [10, 0, 0, 0], [0, 0, 0, 2]] * 4)       # intervals need some utterances
-    found = facts.error_rates(counts)
-    assert [found[kind]["count"] for kind in (*facts.KINDS, "sentences")] == [4, 4, 20, 8]
-    assert [found[kind]["rate"] for kind in facts.KINDS] == [1 / 20, 1 / 20, 5 / 20]
-    assert found["sentences"]["rate"] == pytest.approx(2 / 3)
-    for entry in found.values():
-        assert entry["interval"][0] <= entry["rate"] <= entry["interval"][1]
-
-
 def test_histogram_and_edits():
     assert facts.histogram(np.array([[5, 0, 0, 0], [5, 1, 0, 1], [0, 9, 9, 9]]), last=3) == [1, 0, 1, 1]
     pairs = [("a b c", "a x c"), ("a b c", "a x"), ("a", "a um")]

@@ -80,9 +80,9 @@ def test_the_page_is_whole_and_loads_nothing(folder):
 def test_the_summary_says_what_score_json_says(folder):
     page, _, _ = made(folder)
     stored = json.loads((folder / "score.json").read_text())
-    low, high = stored["interval"]
     assert f"{100 * stored['total']['rate']:.2f}" in page.text
-    assert f"{100 * low:.2f} – {100 * high:.2f}" in page.text
+    for name, (low, high) in stored["intervals"]["utterance"].items():
+        assert f"{100 * low:.2f} – {100 * high:.2f}" in page.text or name == "correct"
     assert stored["files"]["reference"]["sha256"] in page.text
     assert "12 of 12 utterances" in page.text
     for group in stored["groups"]["accent"].values():
@@ -159,6 +159,26 @@ def test_missing_hypotheses_are_counted_and_marked(tmp_path, monkeypatch):
     assert data["columns"]["missing"] == [1]
 
 
+def test_recognised_labels_have_their_confusions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = toy_result.make(tmp_path, 40, speakers=10, score_it=False)
+    path = folder / "hyps.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "labels": {"accent": "north"}}) + "\n" for line in lines))
+    score.main([str(tmp_path / "data/test"), str(folder)])
+    page, _, _ = made(folder)
+    assert "Recognised accent" in page.text and "accuracy 50.00 %" in page.text and "as north" in page.text
+    assert "by speaker" in page.text, "there are enough speakers for intervals"
+
+
+def test_why_an_utterance_has_no_hypothesis(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = toy_result.make(tmp_path, texts=({"u-1": "one", "u-2": "two"}, {"u-1": "one"}), score_it=False)
+    (folder / "failed.jsonl").write_text('{"id": "u-2", "error": "u-2: damaged"}\n')
+    score.main([str(tmp_path / "data/test"), str(folder), "--missing", "deletions"])
+    assert made(folder)[1]["failed"] == {"u-2": "u-2: damaged"}
+
+
 @pytest.mark.parametrize("texts", [("", ""), ("", "noise"), ("天 气", "天氣")])
 def test_empty_and_single_utterances(tmp_path, monkeypatch, texts):
     monkeypatch.chdir(tmp_path)
@@ -187,7 +207,7 @@ def test_a_result_without_data_directory_or_experiment(tmp_path, monkeypatch):
 def test_what_was_not_scored_is_refused(tmp_path):
     with pytest.raises(ReportError, match="no such folder"):
         report.main([str(tmp_path / "nothing")])
-    with pytest.raises(ReportError, match="holds no score.json; a report is made of what stage 5 wrote"):
+    with pytest.raises(ReportError, match="holds no score.json; expected what stage 5 wrote"):
         report.main([str(tmp_path)])
 
 
@@ -195,10 +215,10 @@ def test_what_was_not_scored_is_refused(tmp_path):
 def test_files_that_changed_since_they_were_scored(folder, tmp_path, side):
     path = {"reference": tmp_path / "data/test/text", "hypothesis": folder / "text"}[side]
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(ReportError, match=f"the {side} has changed since it was scored; score again"):
+    with pytest.raises(TranscriptError, match=r"text has changed since .*score\.json was made of it; score again"):
         report.main([str(folder)])
     path.unlink()
-    with pytest.raises(ReportError, match=f"the {side} that was scored is gone"):
+    with pytest.raises(TranscriptError, match=f"its {side} .*text is not there any more; score again"):
         report.main([str(folder)])
 
 
