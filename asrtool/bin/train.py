@@ -4,6 +4,7 @@ alone."""
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 import sys
@@ -162,7 +163,7 @@ def train_phase(
     batches = step_loader(training, args.train)
     logger.info("%s: %s", where, batches.describe())
     fbank = phase.data.fbank
-    return Trainer(
+    trainer = Trainer(
         phase.trainer,
         phase.optim,
         model,
@@ -174,7 +175,22 @@ def train_phase(
         seed=phase.seed,
         frame_seconds=fbank.frame_shift_ms / 1000 if phase.data.input == "fbank" else 1 / fbank.rate,
         logs=args.exp,
-    ).run()
+    )
+    if distributed.is_main():
+        describe(model, where)
+    return trainer.run()
+
+
+def describe(model: nn.Module, where: Path) -> None:
+    """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained, seconds per position."""
+    parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    facts = {
+        "parameters": sum(size for size, _ in parameters),
+        "trained": sum(size for size, trained in parameters if trained),
+        "frame_shift": getattr(model, "frame_shift", None),
+    }
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer) -> Objective:

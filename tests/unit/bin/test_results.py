@@ -42,7 +42,8 @@ def recipe(tmp_path, monkeypatch):
         (exp / "git.txt").write_text("".join(f"2026-01-01 10:00:00 {commit}\n" for commit in commits))
         (exp / ".stage.json").write_text(json.dumps({"sources": {"train": "0123456789abcdef"}}))
         (exp / "train").mkdir()
-        (exp / "train" / "model.json").write_text('{"parameters": 1234567, "trained": 1234567, "frame_shift": 0.04}')
+        facts = {"parameters": 1234567, "trained": 1234567, "frame_shift": 0.04}
+        (exp / "train" / "model.json").write_text(json.dumps(facts))
         found = {
             name: " ".join("x" if rng.random() < rate else word for word in text.split()) for name, text in texts.items()
         }
@@ -119,7 +120,9 @@ def test_results_can_be_written_read_by_programs_and_have_another_baseline(recip
     assert printed(capsys, results, "--out", "RESULTS.md") == "3 results in RESULTS.md\n"
     assert (recipe / "RESULTS.md").read_text() == printed(capsys, results)
     rows = json.loads(printed(capsys, results, "--format", "json"))
-    assert {(row["experiment"], row["set"]) for row in rows} == {(name, "test_clean") for name in ("base", "new", "toy")}
+    assert sorted((row["experiment"], row["set"]) for row in rows) == [
+        (name, "test_clean") for name in ("base", "new", "toy")
+    ]
     assert rows[0]["real_time_factor"] == pytest.approx(0.05)
     assert "new (baseline)" in printed(capsys, results, "--baseline", "new")
     assert "no experiment 'nwe' with results; there are: base, new, toy" in failure(results, "--baseline", "nwe")
