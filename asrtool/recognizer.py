@@ -143,7 +143,13 @@ class Recognizer:
     def search(self, inputs: Padded) -> list[list[Hypothesis]]:
         """inputs (B, T, F) normalised features or (B, T) samples -> an n-best list per utterance, best first, with
         text."""
-        return self._search(self.model.encode(inputs.to(self.device)))
+        return self.search_counted(inputs)[0]
+
+    @torch.inference_mode()
+    def search_counted(self, inputs: Padded) -> tuple[list[list[Hypothesis]], list[int]]:
+        """What `search` gives, and how many encoder frames each utterance had."""
+        encoded = self.model.encode(inputs.to(self.device))
+        return self._search(encoded), encoded.frames.lengths.tolist()
 
     def _search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         nbests = self.searcher.search(encoded)

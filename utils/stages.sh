@@ -216,6 +216,7 @@ default_score() {
     run "$root/utils/score.sh" --metric "$metric" --normalize "$normalize" --group-by "$group_by" --missing "$missing" \
       "$data/$split" "$exp/$decode_tag/$split"
   done
+  tool results "${exp%/*}" --out "${exp%/*}/RESULTS.md"
 }
 
 show_results() {    # the table at the end, from each test set's score.json

@@ -172,12 +172,12 @@ def count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
 def results(recognizer: Recognizer, batch: Batch, durations: Mapping[str, float]) -> list[dict]:
     """One line of hyps.jsonl, or of failed.jsonl, per utterance; what fails together is tried apart.
 
-    `latency`: seconds from the start of the batch to the result; `elapsed`: the utterance's share of it, by duration;
-    `rtf`: elapsed by the seconds of audio.
+    `frames`: encoder frames, where the utterance was not cut into windows; `latency`: seconds from the start of the
+    batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of audio.
     """
     began = time.perf_counter()
     try:
-        found = recognize(recognizer, batch)
+        found, frames = recognize(recognizer, batch)
     except PROBLEMS as error:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
@@ -189,22 +189,25 @@ def results(recognizer: Recognizer, batch: Batch, durations: Mapping[str, float]
     latency = time.perf_counter() - began
     total = max(sum(durations[key] for key in batch.ids), 1e-9)
     lines = []
-    for key, result in zip(batch.ids, found, strict=True):
+    for key, result, kept in zip(batch.ids, found, frames, strict=True):
         elapsed = latency * durations[key] / total
         timing = {"seconds": durations[key], "elapsed": elapsed, "latency": latency}
         timing["rtf"] = elapsed / max(durations[key], 1e-9)
-        described = describe(recognizer, result)
+        described = {**describe(recognizer, result), **({} if kept is None else {"frames": kept})}
         lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
     return lines
 
 
-def recognize(recognizer: Recognizer, batch: Batch) -> list[Sequence[Hypothesis] | Recognition]:
-    """An n-best list for each utterance; a `Recognition` of those that the config wants cut into windows."""
+def recognize(
+    recognizer: Recognizer, batch: Batch
+) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None]]:
+    """An n-best list and the number of encoder frames for each utterance; a `Recognition` and None of those that the
+    config wants cut into windows."""
     limit = recognizer.settings.windows
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if limit is None or max(seconds) <= limit.max_seconds:
-        return recognizer.search(batch.inputs)
-    return recognizer.transcribe(batch.inputs.unpad())
+        return recognizer.search_counted(batch.inputs)
+    return recognizer.transcribe(batch.inputs.unpad()), [None] * len(batch)
 
 
 def rows(batch: Batch, chosen: slice) -> Batch:

@@ -116,7 +116,7 @@ class Workspace:
         digests = {}
         for path in sorted(path for name in WRITTEN for path in (self.recipe / name).rglob("*") if path.is_file()):
             name = str(path.relative_to(self.recipe))
-            if path.name in ("git.txt", "command.txt", "log.jsonl"):  # when it happened
+            if path.name in ("git.txt", "command.txt", "log.jsonl", "RESULTS.md"):  # when it happened
                 continue
             if "/step-" in name or path.name == "latest.json":  # which checkpoints are left depends on the stops
                 continue

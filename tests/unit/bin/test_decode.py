@@ -43,6 +43,7 @@ def test_every_utterance_gets_its_text_and_its_times(toy, tmp_path, capsys):
     for line in found:
         assert len(line["times"]) == len(line["tokens"])
         assert 0 < line["elapsed"] <= line["latency"]
+        assert 0 < line["frames"] <= 25 * line["seconds"] + 1
         assert line["rtf"] == pytest.approx(line["elapsed"] / line["seconds"], rel=0.01, abs=1e-4)
     assert not list(tmp_path.glob("out.*"))
     said = capsys.readouterr().err
@@ -88,7 +89,7 @@ def test_failures_are_tried_again_and_nothing_else(toy, data, tmp_path, capsys, 
 
 
 def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
-    plain = Recognizer.search
+    plain = Recognizer.search_counted
 
     def fragile(self, inputs):
         if (inputs.lengths == longest).any():
@@ -98,7 +99,7 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
     frames = dict(row.split() for row in (toy / "dump" / "test" / "utt2num_frames").read_text().splitlines())
     victim = max(frames, key=lambda key: int(frames[key]))
     longest = int(frames[victim])
-    monkeypatch.setattr(Recognizer, "search", fragile)
+    monkeypatch.setattr(Recognizer, "search_counted", fragile)
     run(toy, tmp_path / "out", "--set", "batch_seconds=200")
     failed = lines(tmp_path / "out" / "failed.jsonl")
     assert failed == [{"id": victim, "error": f"{victim}: out of memory"}]
@@ -114,7 +115,7 @@ def test_nothing_but_failures_ends_with_the_reason(toy, data, tmp_path):
 
 def test_a_stopped_decoding_goes_on_and_ends_the_same(toy, tmp_path, capsys, monkeypatch):
     run(toy, tmp_path / "whole", "--set", "batch_seconds=4")
-    plain, seen = Recognizer.search, []
+    plain, seen = Recognizer.search_counted, []
 
     def stopped(self, inputs):
         if len(seen) == 3:
@@ -122,14 +123,14 @@ def test_a_stopped_decoding_goes_on_and_ends_the_same(toy, tmp_path, capsys, mon
         seen.append(len(inputs.lengths))
         return plain(self, inputs)
 
-    monkeypatch.setattr(Recognizer, "search", stopped)
+    monkeypatch.setattr(Recognizer, "search_counted", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(toy, tmp_path / "out", "--set", "batch_seconds=4")
     assert not (tmp_path / "out").exists() and (tmp_path / "out.part").exists()
     part = next((tmp_path / "out.part").glob("*.jsonl"))
     part.write_text(part.read_text() + '{"id": "u0')                # torn by a kill
     again = []
-    monkeypatch.setattr(Recognizer, "search", lambda self, x: again.append(len(x.lengths)) or plain(self, x))
+    monkeypatch.setattr(Recognizer, "search_counted", lambda self, x: again.append(len(x.lengths)) or plain(self, x))
     run(toy, tmp_path / "out", "--set", "batch_seconds=4")
     assert sum(seen) + sum(again) == 12
     assert "an earlier run was stopped; going on from there" in capsys.readouterr().err

@@ -45,7 +45,8 @@ def recipe(tmp_path, monkeypatch):
         facts = {"parameters": 1234567, "trained": 1234567, "frame_shift": 0.04}
         (exp / "train" / "model.json").write_text(json.dumps(facts))
         found = {
-            name: " ".join("x" if rng.random() < rate else word for word in text.split()) for name, text in texts.items()
+            name: " ".join("x" if rng.random() < rate else word for word in text.split())
+            for name, text in texts.items()
         }
         write_table(out / "text", found)
         lines = [{"id": n, "text": t, "seconds": 2.0, "elapsed": 0.1, "frames": FRAMES} for n, t in found.items()]

@@ -106,6 +106,13 @@ def test_the_folder_holds_all_that_decoding_needs(trained):
     assert (trained / "train" / "average-1.safetensors").exists()
 
 
+def test_the_size_of_the_model_is_noted(trained):
+    facts = json.loads((trained / "train" / "model.json").read_text())
+    weights = checkpoint.load(trained / "train" / json.loads((trained / "train" / "finished.json").read_text())["path"])
+    assert facts["parameters"] == facts["trained"] == sum(tensor.numel() for tensor in weights.values())
+    assert facts["frame_shift"] == 0.04
+
+
 def test_word_and_character_error_rates_are_logged(trained):
     records = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     valid = [record for record in records if record["event"] == "valid"]
