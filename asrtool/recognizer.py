@@ -123,7 +123,8 @@ class Recognizer:
         language, lm_weights = (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
         if decode.rescore is not None and language is None:
             raise ExperimentError("rescore needs a language model: give its folder by --lm")
-        searcher = SEARCHERS.build(decode.searcher, model=model)
+        scorers = {} if language is None else {language.STREAM: language}
+        searcher = SEARCHERS.build(decode.searcher, model=model, tokens=tokenizer.tokens, scorers=scorers)
         cmvn = Cmvn.load(exp / "cmvn.json") if (exp / "cmvn.json").exists() else None
         return cls(
             config=config,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Padded
@@ -15,8 +17,18 @@ class Decoder(nn.Module):
     """
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u rates token u, row U the end."""
+        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u rates token u, row U the end.
+
+        There may be n rows of targets for each utterance, side by side: (B * n, U).
+        """
         raise NotImplementedError
+
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """(B * n,) log-probabilities of whole sequences and their ends: targets (B * n, U), n of each utterance."""
+        logits, lengths = self(encoded, targets)
+        following = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], logits.shape[-1] - 1)
+        log_probs = logits.gather(2, following[:, :, None])[:, :, 0].float() - logits.float().logsumexp(-1)
+        return log_probs.masked_fill(~Padded(following, lengths).mask, 0.0).sum(1)
 
     # The Scorer half: see asrtool.searchers.base.Scorer.
     def start(self, encoded: EncoderOutput, beam: int) -> object:
@@ -27,6 +39,31 @@ class Decoder(nn.Module):
 
     def select(self, state: object, rows: Tensor) -> object:
         raise NotImplementedError
+
+
+class Reversed:
+    """A decoder that was trained on reversed sequences (`flip`): it rates a sequence from its end to its start."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    def logits(self, encoded: EncoderOutput, targets: Padded) -> Padded:
+        """As `Decoder.forward`, in the order of `targets`: row u rates token u by those after it, row U the start."""
+        logits, lengths = self.decoder(encoded, flip(targets))
+        return Padded(torch.cat([flip(Padded(logits[:, :-1], targets.lengths)).data, logits[:, -1:]], 1), lengths)
+
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """(B * n,) as `Decoder.sequence_scores`."""
+        return self.decoder.sequence_scores(encoded, flip(targets))
+
+
+def flip(sequences: Padded) -> Padded:
+    """Every row (B, U, ...) from its last token to its first, padding where it was."""
+    data, lengths = sequences
+    index = torch.arange(data.shape[1], device=data.device).expand(len(data), -1)
+    index = torch.where(sequences.mask, lengths[:, None] - 1 - index, index)
+    index = index.view(*index.shape, *[1] * (data.dim() - 2)).expand_as(data)
+    return Padded(data.gather(1, index), lengths)
 
 
 DECODERS: Registry[Decoder] = Registry("decoder")

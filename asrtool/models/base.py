@@ -37,5 +37,9 @@ class AsrModel(nn.Module):
         """Label-synchronous networks by name, e.g. `attention`; each is a Scorer by shape."""
         return {}
 
+    def rescorers(self) -> Mapping[str, object]:
+        """Networks that rate whole sequences by name: scorers, and what cannot go from left to right."""
+        return self.scorers()
+
 
 MODELS: Registry[AsrModel] = Registry("model")

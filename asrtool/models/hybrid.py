@@ -2,9 +2,12 @@
 
     x -> encoder -> frames h (B, S, D) -> head `ctc`: logits (B, S, V)
                                        -> decoder(h, y): stream `attention` (B, U + 1, V)
+                                       -> reverse_decoder(h, reversed y): stream `reverse` (B, U + 1, V)
                  -> taps, passed on as streams of the same name
 
-A head exists where a loss reads it and nowhere else; the decoder exists where the config has one.
+A head exists where a loss reads it and nowhere else; a decoder exists where the config has one, and needs a loss. The
+right-to-left decoder (arXiv 2106.05642) serves `attention_rescoring`; row u of its stream rates token u by those after
+it, and row U the start, so that the loss is `cross_entropy` as for the other one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Annotated
 from torch import nn
 
 from asrtool.decoders import DECODERS
+from asrtool.decoders.base import Reversed
 from asrtool.encoders import ENCODERS
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
@@ -23,15 +27,16 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig:
-    """An encoder with CTC head(s) and, where configured, an attention decoder."""
+    """An encoder with CTC head(s) and, where configured, attention decoders from left to right and right to left."""
 
     encoder: Annotated[object, ENCODERS]
     decoder: Annotated[object, DECODERS] | None = None
+    reverse_decoder: Annotated[object, DECODERS] | None = None  # for attention_rescoring
 
 
 @MODELS.register("hybrid", HybridConfig)
 class Hybrid(AsrModel):
-    """Streams: `ctc` from the frames, `attention` from the decoder, and the encoder's taps."""
+    """Streams: `ctc` from the frames, `attention` and `reverse` from the decoders, and the encoder's taps."""
 
     FRAME_HEADS = ("ctc",)  # streams that are one linear layer over the encoder's frames
 
@@ -48,13 +53,15 @@ class Hybrid(AsrModel):
         self.heads = nn.ModuleDict(
             {name: nn.Linear(self.encoder.dim, vocab_size) for name in self.FRAME_HEADS if name in streams}
         )
-        if config.decoder is None and "attention" in streams:
-            raise ValueError("a loss reads the stream 'attention', but model.decoder is not set")
-        if config.decoder is not None and "attention" not in streams:
-            raise ValueError("model.decoder is set, but no loss reads its stream 'attention'")
-        self.decoder = (
-            DECODERS.build(config.decoder, dim=self.encoder.dim, vocab_size=vocab_size) if config.decoder else None
-        )
+        self.decoder = self._decoder("decoder", "attention", config.decoder)
+        self.reverse_decoder = self._decoder("reverse_decoder", "reverse", config.reverse_decoder)
+
+    def _decoder(self, key: str, stream: str, config: object | None) -> nn.Module | None:
+        if config is None and stream in self.streams:
+            raise ValueError(f"a loss reads the stream '{stream}', but model.{key} is not set")
+        if config is not None and stream not in self.streams:
+            raise ValueError(f"model.{key} is set, but no loss reads its stream '{stream}'")
+        return DECODERS.build(config, dim=self.encoder.dim, vocab_size=self.eos + 1) if config else None
 
     def forward(self, batch: Batch) -> ModelOutput:
         encoded = self.encode(batch.inputs)
@@ -62,6 +69,8 @@ class Hybrid(AsrModel):
         streams.update({name: tap for name, tap in encoded.taps.items() if name in self.streams})
         if self.decoder is not None:
             streams["attention"] = self.decoder(encoded, batch.targets)
+        if self.reverse_decoder is not None:
+            streams["reverse"] = Reversed(self.reverse_decoder).logits(encoded, batch.targets)
         return ModelOutput(encoder=encoded, streams=streams)
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
@@ -73,6 +82,10 @@ class Hybrid(AsrModel):
 
     def scorers(self) -> Mapping[str, object]:
         return {} if self.decoder is None else {"attention": self.decoder}
+
+    def rescorers(self) -> Mapping[str, object]:
+        reverse = {} if self.reverse_decoder is None else {"reverse": Reversed(self.reverse_decoder)}
+        return {**self.scorers(), **reverse}
 
     def _logits(self, encoded: EncoderOutput, stream: str) -> Padded:
         if stream in self.heads:

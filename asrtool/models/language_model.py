@@ -98,6 +98,10 @@ class LanguageModel(AsrModel):
         values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
         return (values * Padded(wanted, lengths).mask).sum(1)
 
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """(B * n,) as `log_likelihood`, for rescoring: targets (B * n, U), n of each utterance."""
+        return self.log_likelihood(targets)
+
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
     def scorers(self) -> Mapping[str, object]:

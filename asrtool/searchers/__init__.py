@@ -6,6 +6,8 @@ from asrtool.searchers.base import SEARCHERS, Searcher
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_greedy import CtcGreedy, CtcGreedyConfig
+from asrtool.searchers.ctc_prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig, ctc_prefix_beam_search
+from asrtool.searchers.rescoring import Rescoring, RescoringConfig
 
 __all__ = [
     "SEARCHERS",
@@ -14,6 +16,11 @@ __all__ = [
     "ConstraintsConfig",
     "CtcGreedy",
     "CtcGreedyConfig",
+    "CtcPrefixBeam",
+    "CtcPrefixBeamConfig",
     "JointBeamConfig",
+    "Rescoring",
+    "RescoringConfig",
     "Searcher",
+    "ctc_prefix_beam_search",
 ]

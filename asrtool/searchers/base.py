@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from asrtool.registry import Registry
@@ -64,11 +65,47 @@ class Constraint(Protocol):
 
 
 class Searcher:
-    """Built by `SEARCHERS.build(config, model=a SearchModel)`. Results never depend on the batch an utterance is in."""
+    """Built by `SEARCHERS.build(config, model=a SearchModel, tokens=names of the vocabulary, scorers=more scorers)`.
+
+    `tokens` is needed for n-gram models and hotwords; `scorers` (name -> Scorer) join those of the model, such as a
+    language model. Both may be left out. Results never depend on the batch an utterance is in.
+    """
 
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """An n-best list per utterance, best first; tokens without sos/eos."""
         raise NotImplementedError
+
+
+class StreamingSearcher(Searcher):
+    """A frame-synchronous search: `search` is `finish(advance(start(), everything))`, so any cut gives the same.
+
+    A state belongs to one batch of utterances; `advance` changes it and gives it back. `config.input` is the stream.
+    """
+
+    model: SearchModel
+    config: Any
+
+    def start(self, batch: int) -> Any:
+        """The state of `batch` utterances of which nothing was heard yet."""
+        raise NotImplementedError
+
+    def advance(self, state: Any, log_probs: Padded, positions: Tensor) -> Any:
+        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their positions (B, S)."""
+        raise NotImplementedError
+
+    def partial(self, state: Any) -> list[Hypothesis]:
+        """The best hypothesis of each utterance so far."""
+        raise NotImplementedError
+
+    def finish(self, state: Any) -> list[list[Hypothesis]]:
+        """As `search`; the state may not be used again."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+        log_probs = self.model.log_probs(encoded, self.config.input)
+        state = self.start(len(log_probs.lengths))
+        return self.finish(self.advance(state, log_probs, positions_of(encoded, log_probs)))
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
@@ -79,3 +116,12 @@ def require_stream(model: SearchModel, name: str, searcher: str) -> None:
     if name not in model.streams:
         has = ", ".join(sorted(model.streams)) or "none"
         raise LookupError(f"{searcher}: the model has no stream '{name}' (it has: {has})")
+
+
+def positions_of(encoded: EncoderOutput, stream: Padded) -> Tensor:
+    """(B, S) of a stream's frames; one with frames of its own (a tap from before frames were dropped) is taken to lie
+    on the grid after the stem."""
+    own, frames = encoded.frames.lengths, stream.data.shape[1]
+    if frames == encoded.positions.shape[1] and torch.equal(stream.lengths.to(own.device), own):
+        return encoded.positions
+    return torch.arange(frames).expand(len(stream.lengths), frames)

@@ -17,16 +17,18 @@ Scorers that rate the whole vocabulary go first and propose `candidates` extensi
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asrtool.searchers import fusion
 from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
+from asrtool.searchers.fusion import NgramConfig, NgramScorer
 from asrtool.types import EncoderOutput, Hypothesis
 
 INF = float("inf")
@@ -41,8 +43,10 @@ class BeamConfig:
     candidates: int | None = None  # extensions of a prefix that partial scorers rate; none: 1.5 beams
     nbest: int = 1  # hypotheses that must be certain before the search ends; up to `beam` are returned
     constraints: ConstraintsConfig = ConstraintsConfig()
+    ngram: NgramConfig | None = None  # the scorer `ngram`
 
     def __post_init__(self) -> None:
+        fusion.check_weights(self.weights, ngram=self.ngram)
         if self.beam < 1:
             raise ValueError(f"beam must be at least 1, not {self.beam}")
         if not 1 <= self.nbest <= self.beam:
@@ -109,18 +113,28 @@ class Beam(Searcher):
     possible gets the empty hypothesis with score -inf.
     """
 
-    def __init__(self, config: BeamConfig, *, model: SearchModel) -> None:
+    def __init__(
+        self,
+        config: BeamConfig,
+        *,
+        model: SearchModel,
+        tokens: Sequence[str] | None = None,
+        scorers: Mapping[str, Scorer] | None = None,
+    ) -> None:
         self.config = config
         self.model = model
-        named = {name: self._scorer(name) for name, weight in config.weights.items() if weight}
+        known = {**model.scorers(), **(scorers or {})}
+        if config.ngram is not None:
+            loaded = fusion.load(config.ngram, None, tokens, model.blank, model.eos)
+            known["ngram"] = NgramScorer(loaded["ngram"], model.eos)
+        named = {name: self._scorer(name, known) for name, weight in config.weights.items() if weight}
         self.names = tuple(sorted(named, key=lambda name: named[name].partial))  # those that propose candidates first
         self.scorers = tuple(named[name] for name in self.names)
         self.weights = tuple(config.weights[name] for name in self.names)
         self.proposers = sum(not scorer.partial for scorer in self.scorers)
         self.candidates = config.candidates or -(-3 * config.beam // 2)
 
-    def _scorer(self, name: str) -> Scorer:
-        scorers = self.model.scorers()
+    def _scorer(self, name: str, scorers: Mapping[str, Scorer]) -> Scorer:
         if name in scorers:
             return scorers[name]
         if name == "ctc" and "ctc" in self.model.streams:

@@ -1,17 +1,19 @@
-"""CTC best path: the most probable token of every frame, repetitions joined, blanks removed.
+"""CTC best path: the most probable token of every frame, repetitions joined, blanks removed; streaming.
 
 Graves et al., "Connectionist temporal classification", ICML 2006, section 3.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
 
 import torch
 from torch import Tensor
 
-from asrtool.searchers.base import SEARCHERS, Searcher, SearchModel, require_stream
-from asrtool.types import EncoderOutput, Hypothesis
+from asrtool.searchers.base import SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.types import Hypothesis, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,55 +24,72 @@ class CtcGreedyConfig:
     collapse: bool = True  # join repeated tokens; false: one token per frame that is not blank, as AXE trains
 
 
+@dataclass
+class Path:
+    """The best path of one utterance so far; each token with its highest log-probability and the position there."""
+
+    tokens: list[int] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    score: float = 0.0
+    last: int | None = None  # token of the last frame
+
+
 @SEARCHERS.register("ctc_greedy", CtcGreedyConfig)
-class CtcGreedy(Searcher):
+class CtcGreedy(StreamingSearcher):
     """One hypothesis per utterance; its score is the log-probability of the best path.
 
-    A token's position is that of its most probable frame and its confidence the posterior there. A stream that has its
-    own frames (a tap from before frames were dropped) is taken to lie on the grid after the stem.
+    A token's position is that of its most probable frame and its confidence the posterior there.
     """
 
-    def __init__(self, config: CtcGreedyConfig, *, model: SearchModel) -> None:
+    def __init__(
+        self,
+        config: CtcGreedyConfig,
+        *,
+        model: SearchModel,
+        tokens: Sequence[str] | None = None,
+        scorers: Mapping[str, Scorer] | None = None,
+    ) -> None:
         require_stream(model, config.input, "ctc_greedy")
         self.config = config
         self.model = model
 
+    def start(self, batch: int) -> list[Path]:
+        return [Path() for _ in range(batch)]
+
     @torch.inference_mode()
-    def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
-        log_probs, lengths = self.model.log_probs(encoded, self.config.input)
-        best, path = log_probs.max(-1)
-        positions = self._positions(encoded, lengths, best.shape[1]).tolist()
-        best, path, lengths = best.double().cpu(), path.tolist(), lengths.tolist()
-        return [
-            [self._hypothesis(path[row][:length], best[row, :length], positions[row])]
-            for row, length in enumerate(lengths)
-        ]
+    def advance(self, state: list[Path], log_probs: Padded, positions: Tensor) -> list[Path]:
+        best, tokens = log_probs.data.max(-1)
+        rows = zip(state, best.tolist(), tokens.tolist(), positions.tolist(), log_probs.lengths.tolist(), strict=True)
+        for path, values, names, places, length in rows:
+            self._read(path, values[:length], names[:length], places[:length])
+        return state
 
-    def _positions(self, encoded: EncoderOutput, lengths: Tensor, frames: int) -> Tensor:
-        own = encoded.frames.lengths
-        if frames == encoded.positions.shape[1] and torch.equal(lengths.to(own.device), own):
-            return encoded.positions
-        return torch.arange(frames).expand(len(lengths), frames)
-
-    def _hypothesis(self, path: list[int], best: Tensor, positions: list[int]) -> Hypothesis:
-        """path: the token of each frame, best (S,): its log-probability."""
-        score = best.sum().item()
-        if score != score:
-            raise ValueError(f"ctc_greedy: the stream '{self.config.input}' holds NaN; check the model and its input")
-        values = best.tolist()
-        peaks: list[int] = []
-        previous = self.model.blank
-        for frame, token in enumerate(path):
+    def _read(self, path: Path, values: list[float], tokens: list[int], positions: list[int]) -> None:
+        for value, token, position in zip(values, tokens, positions, strict=True):
+            path.score += value
             if token != self.model.blank:
-                if token != previous or not self.config.collapse:
-                    peaks.append(frame)
-                elif values[frame] > values[peaks[-1]]:
-                    peaks[-1] = frame
-            previous = token
+                if token != path.last or not self.config.collapse:
+                    path.tokens.append(token)
+                    path.peaks.append(value)
+                    path.positions.append(position)
+                elif value > path.peaks[-1]:
+                    path.peaks[-1], path.positions[-1] = value, position
+            path.last = token
+
+    def partial(self, state: list[Path]) -> list[Hypothesis]:
+        return [self._hypothesis(path) for path in state]
+
+    def finish(self, state: list[Path]) -> list[list[Hypothesis]]:
+        return [[self._hypothesis(path)] for path in state]
+
+    def _hypothesis(self, path: Path) -> Hypothesis:
+        if path.score != path.score:
+            raise ValueError(f"ctc_greedy: the stream '{self.config.input}' holds NaN; check the model and its input")
         return Hypothesis(
-            tokens=tuple(path[frame] for frame in peaks),
-            score=score,
-            parts={self.config.input: score},
-            positions=tuple(positions[frame] for frame in peaks),
-            confidences=tuple(best[peaks].exp().tolist()),
+            tokens=tuple(path.tokens),
+            score=path.score,
+            parts={self.config.input: path.score},
+            positions=tuple(path.positions),
+            confidences=tuple(map(exp, path.peaks)),
         )

@@ -6,6 +6,7 @@ import torch
 from asrtool.decoders import TransformerDecoderConfig
 from asrtool.downsamplers import Conv2dConfig
 from asrtool.encoders.conformer import ConformerConfig
+from asrtool.losses import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.models import MODELS, HybridConfig
 from asrtool.types import Batch, Padded
 
@@ -16,9 +17,9 @@ ENCODER = ConformerConfig(
 DECODER = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
 
 
-def build(streams=("ctc", "attention"), decoder=DECODER):
+def build(streams=("ctc", "attention"), decoder=DECODER, reverse=None):
     torch.manual_seed(0)
-    config = HybridConfig(encoder=ENCODER, decoder=decoder)
+    config = HybridConfig(encoder=ENCODER, decoder=decoder, reverse_decoder=reverse)
     return MODELS.build(
         config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=frozenset(streams)
     ).eval()
@@ -69,3 +70,22 @@ def test_a_stream_that_no_loss_trained_is_an_error_that_lists_the_others():
 def test_a_decoder_and_its_loss_come_together(streams, decoder, message):
     with pytest.raises(ValueError, match=message):
         build(streams, decoder)
+
+
+def test_a_right_to_left_decoder_has_a_stream_of_its_own_and_rates_sequences():
+    model, case = build(["ctc", "attention", "reverse"], reverse=DECODER), batch()
+    streams = model(case).streams
+    assert streams["reverse"].data.shape == streams["attention"].data.shape
+    assert streams["reverse"].lengths.tolist() == [4, 2]
+    assert set(model.rescorers()) == {"attention", "reverse"} and set(model.scorers()) == {"attention"}
+    loss = CrossEntropyLoss(CrossEntropyConfig(weight=1.0, input="reverse", smoothing=0.0), eos=VOCABULARY - 1)
+    scores = model.rescorers()["reverse"].sequence_scores(model.encode(case.inputs), case.targets)
+    torch.testing.assert_close(scores, -loss(model(case), case), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("streams", "reverse"), [(("ctc", "attention", "reverse"), None), (("ctc", "attention"), DECODER)]
+)
+def test_a_right_to_left_decoder_and_its_loss_come_together(streams, reverse):
+    with pytest.raises(ValueError, match="reverse_decoder is (not )?set.*"):
+        build(streams, reverse=reverse)

@@ -1,0 +1,247 @@
+"""Read an n-gram model in ARPA format (`.arpa`, `.lm`, plain or `.gz`) into a few flat arrays.
+
+The n-grams form a trie: node 0 is the empty history, its children are the words in the order of their ids, and the
+children of every node lie side by side. A node of order 1 ... n - 1 holds a word, a probability, a backoff weight, the
+place of its children and the node of its longest proper suffix: 20 bytes; one of the highest order holds the first two
+only: 8 bytes. Natural logarithms throughout.
+
+n-grams whose history the file lacks (pruned models of SRILM have them) get the history as a node whose probability is
+what backing off gives and whose backoff weight is 1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from asrtool.searchers.compiled import compiled
+
+BOS, EOS, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
+MISSING_UNKNOWN = -100.0  # log10 p of unknown words where a file has no <unk>; KenLM's value
+LN10 = log(10.0)
+
+
+class ArpaError(ValueError):
+    """The file is no ARPA model, or not the one that is needed."""
+
+
+class Trie(NamedTuple):
+    """M nodes may have children (all but the highest order)."""
+
+    word: np.ndarray  # (nodes,) int32
+    prob: np.ndarray  # (nodes,) float32, log p(word | history)
+    backoff: np.ndarray  # (M,) float32
+    begin: np.ndarray  # (M + 1,) int32: the children of node i are begin[i] ... begin[i + 1] - 1
+    suffix: np.ndarray  # (M,) int32
+
+
+@dataclass(frozen=True)
+class Arpa:
+    """words[i] is the word with id i."""
+
+    trie: Trie
+    words: list[str]
+    unknown: int
+
+
+@dataclass
+class Order:
+    """The n-grams of one order: words (C, n) int32, natural logarithms of probabilities and backoff weights (C,)."""
+
+    words: np.ndarray
+    prob: np.ndarray
+    backoff: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Order:
+        return Order(self.words[rows], self.prob[rows], self.backoff[rows])
+
+    def extended(self, words: np.ndarray) -> Order:
+        """With further n-grams, whose probability is not known yet (NaN)."""
+        nothing = np.zeros(len(words), dtype=np.float32)
+        return Order(
+            np.concatenate([self.words, words]),
+            np.concatenate([self.prob, nothing + np.float32(np.nan)]),
+            np.concatenate([self.backoff, nothing]),
+        )
+
+
+def read(path: Path) -> Arpa:
+    """Raises `ArpaError` with the file and the line of what is not as expected."""
+    path = Path(path)
+    if not path.is_file():
+        raise ArpaError(f"{path}: there is no such n-gram model; make it or correct the path")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        lines = enumerate(stream, 1)
+        counts = _counts(path, lines)
+        ids: dict[bytes, int] = {}
+        orders = [_order(path, lines, n, count, ids) for n, count in enumerate(counts, 1)]
+    words = [word.decode("utf-8", errors="replace") for word in ids]
+    unknown = next((ids[name.encode()] for name in UNKNOWN if name.encode() in ids), len(words))
+    if unknown == len(words):
+        words.append(UNKNOWN[0])
+        first = orders[0].extended(np.array([[unknown]], dtype=np.int32))
+        first.prob[-1] = MISSING_UNKNOWN * LN10
+        orders[0] = first
+    return Arpa(build(orders, len(words)), words, unknown)
+
+
+def _counts(path: Path, lines: Iterator[tuple[int, bytes]]) -> list[int]:
+    """The header, up to the line before the first section."""
+    counts: list[int] = []
+    for number, line in lines:
+        line = line.strip()
+        if line == b"\\1-grams:":
+            if not counts or min(counts[:1]) < 1:
+                break
+            return counts
+        if match := re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line):
+            if int(match[1]) != len(counts) + 1:
+                raise ArpaError(f"{path}:{number}: expected the count of {len(counts) + 1}-grams")
+            counts.append(int(match[2]))
+    raise ArpaError(
+        f"{path} is no n-gram model in ARPA format: it has no \\data\\ header with counts before \\1-grams:"
+    )
+
+
+def _order(path: Path, lines: Iterable[tuple[int, bytes]], n: int, count: int, ids: dict[bytes, int]) -> Order:
+    """The section of one order, up to and with the title of the next one."""
+    words = np.zeros((count, n), dtype=np.int32)
+    prob, backoff = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
+    row = 0
+    for number, line in lines:
+        if line.startswith(b"\\"):
+            if row != count:
+                raise ArpaError(f"{path}:{number}: {row} {n}-grams, but the header says {count}")
+            return Order(words, prob, backoff)
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            if row == count or len(fields) not in (n + 1, n + 2):
+                raise ValueError
+            for place, word in enumerate(fields[1 : n + 1]):
+                words[row, place] = ids.setdefault(word, row) if n == 1 else ids[word]
+            if n == 1 and len(ids) != row + 1:
+                raise ArpaError(f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' is there twice")
+            prob[row] = float(fields[0]) * LN10
+            backoff[row] = float(fields[n + 1]) * LN10 if len(fields) == n + 2 else 0.0
+        except KeyError as error:
+            word = error.args[0].decode(errors="replace")
+            raise ArpaError(f"{path}:{number}: the word '{word}' is not among the 1-grams") from None
+        except ArpaError:
+            raise
+        except ValueError:
+            what = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
+            raise ArpaError(f"{path}:{number}: expected {what}, {count} lines in all") from None
+        row += 1
+    raise ArpaError(f"{path}: the file ends within its {n}-grams; it is cut short")
+
+
+# -- the trie ---------------------------------------------------------------
+
+
+def build(orders: list[Order], num_words: int) -> Trie:
+    """Sort the n-grams into a trie; orders[0] has all words, each once."""
+    orders = list(orders)
+    level = 0
+    tables: list[np.ndarray] = []  # per order: history node (within its order) * num_words + word, ascending
+    parents: list[np.ndarray] = []
+    while level < len(orders):
+        order = orders[level]
+        histories = _locate(tables, order.words[:, :-1], num_words)
+        if (histories < 0).any():
+            lacking = np.unique(order.words[histories < 0, :-1], axis=0)
+            orders[level - 1] = orders[level - 1].extended(lacking)
+            level -= 1
+            del tables[level:], parents[level:]
+            continue
+        keys = histories * num_words + order.words[:, -1]
+        rows = np.argsort(keys, kind="stable")
+        tables.append(keys[rows])
+        parents.append(histories[rows])
+        orders[level] = order.take(rows)
+        level += 1
+    return _link(orders, parents)
+
+
+def _locate(tables: list[np.ndarray], words: np.ndarray, num_words: int) -> np.ndarray:
+    """words (C, k) -> (C,) int64 place of each within its order, -1 where there is none."""
+    places = np.zeros(len(words), dtype=np.int64)
+    for table, column in zip(tables, words.T, strict=False):
+        keys = places * num_words + column
+        found = np.searchsorted(table, keys)
+        same = table[np.minimum(found, len(table) - 1)] == keys
+        places = np.where(same & (places >= 0), found, -1)
+    return places
+
+
+def _link(orders: list[Order], parents: list[np.ndarray]) -> Trie:
+    sizes = [1, *(len(order.words) for order in orders)]
+    first = np.cumsum([0, *sizes])  # node id of the first n-gram of each order
+    inner = int(first[len(orders)])
+    begin = np.zeros(inner + 1, dtype=np.int64)
+    for n, histories in enumerate(parents, 1):
+        begin[first[n - 1] + 1 : first[n] + 1] = np.bincount(histories, minlength=sizes[n - 1])
+    begin = (np.cumsum(begin) + 1).astype(np.int32)
+    none = np.zeros(1)
+    word = np.concatenate([none, *(order.words[:, -1] for order in orders)]).astype(np.int32)
+    prob = np.concatenate([none, *(order.prob for order in orders)]).astype(np.float32)
+    backoff = np.concatenate([none, *(order.backoff for order in orders[:-1])]).astype(np.float32)
+    parent = np.concatenate([none, *(first[n] + histories for n, histories in enumerate(parents))]).astype(np.int32)
+    trie = Trie(word, prob, backoff, begin, np.zeros(inner, dtype=np.int32))
+    _suffixes(trie, parent)
+    return trie
+
+
+@compiled
+def child(trie: Trie, node: int, word: int) -> int:
+    """The node of history + word, -1 where there is none."""
+    if node == 0:
+        return 1 + word
+    low, high = trie.begin[node], trie.begin[node + 1]
+    end = high
+    while low < high:
+        middle = (low + high) // 2
+        if trie.word[middle] < word:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and trie.word[low] == word else -1
+
+
+@compiled
+def longest(trie: Trie, node: int, word: int) -> int:
+    """The node of the longest suffix of history + word that may be a history; `node` is a suffix of the history."""
+    while True:
+        found = child(trie, node, word)
+        if 0 <= found < len(trie.backoff):
+            return found
+        if node == 0:
+            return 0
+        node = trie.suffix[node]
+
+
+@compiled
+def _suffixes(trie: Trie, parent: np.ndarray) -> None:
+    """Fill in the suffixes, and the probabilities that are not known (NaN), shorter histories first."""
+    for node in range(1, len(trie.word)):
+        history, word = parent[node], trie.word[node]
+        if node < len(trie.suffix) and history != 0:
+            trie.suffix[node] = longest(trie, trie.suffix[history], word)
+        if trie.prob[node] != trie.prob[node]:
+            value, shorter = 0.0, history
+            while True:
+                value += trie.backoff[shorter]
+                shorter = trie.suffix[shorter]
+                found = child(trie, shorter, word)
+                if found >= 0:
+                    trie.prob[node] = value + trie.prob[found]
+                    break

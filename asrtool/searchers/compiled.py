@@ -1,0 +1,17 @@
+"""numba where it can be imported; elsewhere the same functions run as plain Python, slower, with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+try:
+    import numba
+except ImportError:
+    numba = None
+
+AVAILABLE = numba is not None
+
+
+def compiled(function: Callable) -> Callable:
+    """Machine code that lets other threads run; kept in the cache of compiled files for the next process."""
+    return numba.njit(cache=True, nogil=True)(function) if AVAILABLE else function

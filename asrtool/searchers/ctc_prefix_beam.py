@@ -1,0 +1,221 @@
+"""CTC prefix beam search: the most probable texts, each summed over its paths; batched, streaming.
+
+Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with the sums of all paths of the prefixes that are kept.
+For a prefix g, with p_t(c) the posterior of token c in frame t:
+
+    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank;  b_0(empty) = 1
+    phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
+                  = n_t(g) + b_t(g)       otherwise
+    n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (2)
+    b_t(g)        = (n_{t-1}(g) + b_{t-1}(g)) p_t(blank)                             (3)
+
+After each frame the `beam` prefixes with the highest scores stay, equals in the order they had:
+
+    s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g) + length_bonus * |g|     (4)
+
+Scores are an n-gram language model and hotwords (fusion.py). Without them, all tokens of a frame count. With them only
+the `candidates` most probable ones may extend a prefix: the one approximation beside the beam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import exp, inf
+
+import torch
+from torch import Tensor
+
+from asrtool.searchers import compiled, fusion
+from asrtool.searchers.base import SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
+from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
+from asrtool.searchers.ctc_prefix_settings import Result, Settings
+from asrtool.searchers.fusion import NgramConfig, PrefixScore
+from asrtool.searchers.hotwords import HotwordsConfig
+from asrtool.types import Hypothesis, Padded
+
+PrefixBeam = CompiledPrefixBeam | PlainPrefixBeam
+
+
+def ctc_prefix_beam_search(
+    log_probs: Tensor,
+    lengths: Tensor,
+    beam: int,
+    blank: int = 0,
+    *,
+    nbest: int | None = None,
+    excluded: Sequence[int] = (),
+    candidates: int | None = None,
+    scores: Mapping[str, PrefixScore] | None = None,
+    weights: Mapping[str, float] | None = None,
+    length_bonus: float = 0.0,
+    threads: int | None = None,
+    plain: bool = False,
+) -> list[list[Hypothesis]]:
+    """log_probs (B, T, V) natural logarithms, lengths (B,) -> up to `nbest` (none: `beam`) hypotheses each, best first.
+
+    A hypothesis' score is (4), its parts are unweighted; positions are frames, where the token is most probable on the
+    best path, and confidences the posteriors there. excluded: tokens that no hypothesis may hold. candidates: the most
+    probable tokens of a frame that may extend a prefix; none: all. scores, weights: `ngram` and `hotwords`, as
+    `asrtool.searchers.fusion` makes them. threads: utterances side by side; none: torch's number. plain: without numba.
+    Raises ValueError for NaN and for shapes that do not fit.
+    """
+    if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
+        shapes = f"{tuple(log_probs.shape)} and {tuple(lengths.shape)}"
+        raise ValueError(f"ctc prefix beam: expected log_probs (B, T, V) and lengths (B,), got {shapes}")
+    settings = Settings.make(
+        log_probs.shape[2],
+        beam=beam,
+        blank=blank,
+        excluded=tuple(excluded),
+        candidates=candidates,
+        scores=scores,
+        weights=weights,
+        bonus=length_bonus,
+    )
+    searches = [start(settings, plain) for _ in lengths]
+    advance(searches, Padded(log_probs, lengths), threads)
+    return [hypotheses(search, final=True)[:nbest] for search in searches]
+
+
+def start(settings: Settings, plain: bool = False) -> PrefixBeam:
+    """The search of one utterance before its first frame."""
+    if plain or settings.tables is None or not compiled.AVAILABLE:
+        return PlainPrefixBeam(settings)
+    return CompiledPrefixBeam(settings)
+
+
+def advance(searches: Sequence[PrefixBeam], log_probs: Padded, threads: int | None = None) -> None:
+    """Each utterance reads its next frames: log_probs.data (B, T, V)."""
+    data = log_probs.data.detach()
+    data = data if data.dtype in (torch.float32, torch.float64) else data.float()
+    lengths = log_probs.lengths.tolist()
+    if max(lengths, default=0) > data.shape[1] or min(lengths, default=0) < 0:
+        raise ValueError(f"ctc prefix beam: lengths {lengths} do not fit {data.shape[1]} frames")
+    rows = [row[:length] for row, length in zip(data.cpu().contiguous().numpy(), lengths, strict=True)]
+    workers = min(threads or torch.get_num_threads(), len(rows))
+    if workers < 2:
+        for search, part in zip(searches, rows, strict=True):
+            search.advance(part)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda search, part: search.advance(part), searches, rows))
+
+
+def hypotheses(search: PrefixBeam, final: bool, positions: Sequence[int] | None = None) -> list[Hypothesis]:
+    """Best first; final: with what the end of the text adds. positions: of the frames, if they are not 0, 1, 2, ..."""
+    settings = search.settings
+    found = [_hypothesis(result, settings, positions) for result in search.results(final)]
+    if not found:
+        return [Hypothesis(tokens=(), score=-inf, parts=dict.fromkeys(("ctc", *settings.scores), -inf))]
+    return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+
+def _hypothesis(result: Result, settings: Settings, positions: Sequence[int] | None) -> Hypothesis:
+    score = sum(settings.weights[name] * value for name, value in result.parts.items())
+    frames = result.frames if positions is None else [positions[frame] for frame in result.frames]
+    return Hypothesis(
+        tokens=result.tokens,
+        score=score + settings.bonus * len(result.tokens),
+        parts=result.parts,
+        positions=tuple(frames),
+        confidences=tuple(exp(value) for value in result.log_probs),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcPrefixBeamConfig:
+    """Prefix beam search over a CTC head, with an n-gram language model and hotwords where configured."""
+
+    input: str = "ctc"  # stream to read
+    beam: int = 10
+    candidates: int = 50  # with ngram or hotwords: the most probable tokens of a frame that may extend a prefix
+    weights: dict[str, float] = field(default_factory=lambda: {"ctc": 1.0})  # ctc, ngram, hotwords
+    length_bonus: float = 0.0  # added per token
+    ngram: NgramConfig | None = None
+    hotwords: HotwordsConfig | None = None
+
+    def __post_init__(self) -> None:
+        fusion.check_weights(self.weights, ngram=self.ngram, hotwords=self.hotwords)
+        if self.weights.get("ctc", 0) <= 0 or not set(self.weights) <= {"ctc", "ngram", "hotwords"}:
+            raise ValueError(f"weights are those of ctc (above 0), ngram and hotwords; got {self.weights}")
+        if self.beam < 1 or self.candidates < 1:
+            raise ValueError(f"beam ({self.beam}) and candidates ({self.candidates}) must be at least 1")
+
+
+@dataclass
+class PrefixBeamState:
+    """Of a batch: one search and the positions of the frames read so far for each utterance."""
+
+    searches: list[PrefixBeam]
+    positions: list[list[int]]
+
+
+@SEARCHERS.register("ctc_prefix_beam", CtcPrefixBeamConfig)
+class CtcPrefixBeam(StreamingSearcher):
+    """Prefix beam search over the stream `input`; sos/eos is never part of a hypothesis, as no text holds it."""
+
+    def __init__(
+        self,
+        config: CtcPrefixBeamConfig,
+        *,
+        model: SearchModel,
+        tokens: Sequence[str] | None = None,
+        scorers: Mapping[str, Scorer] | None = None,
+    ) -> None:
+        require_stream(model, config.input, "ctc_prefix_beam")
+        self.config = config
+        self.model = model
+        self.scores = fusion.load(config.ngram, config.hotwords, tokens, model.blank, model.eos)
+        self.settings: Settings | None = None  # known with the first frames, which tell V
+
+    def start(self, batch: int) -> PrefixBeamState:
+        return PrefixBeamState([], [[] for _ in range(batch)])
+
+    def advance(self, state: PrefixBeamState, log_probs: Padded, positions: Tensor) -> PrefixBeamState:
+        if not state.searches:
+            settings = self._settings(log_probs.data.shape[2])
+            state.searches = [start(settings) for _ in state.positions]
+        try:
+            advance(state.searches, log_probs)
+        except ValueError as error:
+            raise ValueError(
+                f"ctc_prefix_beam: the stream '{self.config.input}' holds {error}; check the model and its input"
+            ) from None
+        for seen, row, length in zip(state.positions, positions.tolist(), log_probs.lengths.tolist(), strict=True):
+            seen.extend(row[:length])
+        return state
+
+    def _settings(self, num_tokens: int) -> Settings:
+        if self.settings is None or len(self.settings.skip) != num_tokens:
+            self.settings = Settings.make(
+                num_tokens,
+                beam=self.config.beam,
+                blank=self.model.blank,
+                excluded=(self.model.eos,),
+                candidates=self.config.candidates if self.scores else None,
+                scores=self.scores,
+                weights=self.config.weights,
+                bonus=self.config.length_bonus,
+            )
+        return self.settings
+
+    def partial(self, state: PrefixBeamState) -> list[Hypothesis]:
+        return [nbest[0] for nbest in self._hypotheses(state, final=False)]
+
+    def finish(self, state: PrefixBeamState) -> list[list[Hypothesis]]:
+        return self._hypotheses(state, final=True)
+
+    def _hypotheses(self, state: PrefixBeamState, final: bool) -> list[list[Hypothesis]]:
+        if not state.searches:  # not a frame yet
+            parts = {"ctc": 0.0, **{name: score.end(score.start()) * final for name, score in self.scores.items()}}
+            score = sum(self.config.weights[name] * value for name, value in parts.items())
+            return [
+                [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())] for _ in state.positions
+            ]
+        return [
+            hypotheses(search, final, positions)
+            for search, positions in zip(state.searches, state.positions, strict=True)
+        ]

@@ -1,0 +1,362 @@
+"""The compiled prefix beam search: the recurrences of ctc_prefix_beam.py for one utterance, frame by frame.
+
+Prefixes are nodes of a tree, one node for each, even if it leaves the beam and comes back: a hash table finds the node
+of (parent, token). What a beam holds is in parallel arrays, best first. Times come from the best path of each prefix,
+whose tokens are a linked list of (frame, log-probability).
+"""
+
+from __future__ import annotations
+
+from math import exp, inf, log1p
+from typing import NamedTuple
+
+import numpy as np
+
+from asrtool.searchers import hotwords
+from asrtool.searchers.compiled import compiled
+from asrtool.searchers.fusion import Tables, end_ngram, extend_ngram
+
+SORTED = 256  # more candidates than this are found by sorting the frame
+
+
+class Nodes(NamedTuple):
+    """The prefixes that were ever in the beam; node 0 is the empty one."""
+
+    parent: np.ndarray  # int32
+    token: np.ndarray  # int32, -1 for node 0
+    place: np.ndarray  # int32: rank in the beam, -1 for those that are not in it
+    extra: np.ndarray  # float64: weighted scores and bonuses beside CTC's
+    ngram: np.ndarray  # float64, unweighted
+    state: np.ndarray  # int64
+    pending: np.ndarray  # int64: hash of the word that is not complete
+    bonus: np.ndarray  # float64: hotwords, unweighted
+    biased: np.ndarray  # int32: state of the hotwords
+
+
+class Links(NamedTuple):
+    """Tokens on best paths: the one before (-1: none), the frame with the highest probability, its logarithm."""
+
+    before: np.ndarray  # int32
+    frame: np.ndarray  # int32
+    log_prob: np.ndarray  # float64
+
+
+class Beam(NamedTuple):
+    """The best prefixes, best first; `best_*`: the best path alone, `link_*`: its last token."""
+
+    node: np.ndarray  # int32
+    blank: np.ndarray  # float64, log b
+    label: np.ndarray  # float64, log n
+    best_blank: np.ndarray
+    best_label: np.ndarray
+    link_blank: np.ndarray  # int32
+    link_label: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Of one frame: `before`, the beam before it; what its prefixes become; the best prefixes after it."""
+
+    before: Beam
+    total: np.ndarray  # float64, log (n + b) of each prefix before the frame
+    blank: np.ndarray  # float64, log b and log n after it, where it stays what it is
+    label: np.ndarray
+    parent: np.ndarray  # int64 rank of the parent before the frame, -1: not in the beam
+    first_child: np.ndarray  # int64 ranks of the children before the frame, a linked list
+    next_child: np.ndarray
+    score: np.ndarray  # float64, of the best prefixes after the frame, best first
+    source: np.ndarray  # int64 rank of the prefix that stays or grows
+    token: np.ndarray  # int64 what it grows by, -1: it stays
+
+
+class Weights(NamedTuple):
+    ctc: float
+    ngram: float
+    hotwords: float
+    bonus: float  # per token
+    gain: float  # the most that one token can add beside CTC
+    fused: int  # 1: n-gram model or hotwords
+
+
+@compiled
+def log_add(a: float, b: float) -> float:
+    if a < b:
+        a, b = b, a
+    return a if b == -inf else a + log1p(exp(b - a))
+
+
+@compiled
+def top(row: np.ndarray, skip: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> int:
+    """The most probable tokens that may be used, best first, the smaller id first among equals; their number."""
+    width, count = len(tokens), 0
+    if width > SORTED:
+        for token in np.argsort(-row, kind="mergesort"):
+            if count < width and not skip[token] and row[token] > -inf:
+                tokens[count], values[count] = token, row[token]
+                count += 1
+        return count
+    least = -inf
+    for token in range(len(row)):
+        value = row[token]
+        if value > least and not skip[token]:
+            count = min(count + 1, width)
+            place = count - 1
+            while place > 0 and values[place - 1] < value:
+                values[place], tokens[place] = values[place - 1], tokens[place - 1]
+                place -= 1
+            values[place], tokens[place] = value, token
+            if count == width:
+                least = values[width - 1]
+    return count
+
+
+@compiled
+def has_nan(rows: np.ndarray) -> bool:
+    for row in rows:
+        bad = 0
+        for value in row:
+            bad |= value != value
+        if bad:
+            return True
+    return False
+
+
+@compiled
+def find_slot(keys: np.ndarray, key: int) -> int:
+    """Where the key is in the open hash table, or the free place where it would be."""
+    mask = len(keys) - 1
+    slot = ((key * 0x9E3779B97F4A7C1) ^ (key >> 17)) & mask
+    while keys[slot] != -1 and keys[slot] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def rehash(nodes: Nodes, count: int, num_tokens: int, keys: np.ndarray, values: np.ndarray) -> None:
+    for node in range(1, count):
+        key = np.int64(nodes.parent[node]) * num_tokens + nodes.token[node]
+        slot = find_slot(keys, key)
+        keys[slot], values[slot] = key, node
+
+
+@compiled
+def add_node(nodes: Nodes, count: int, parent: int, token: int, tables: Tables, weights: Weights) -> None:
+    """Fill in node `count`."""
+    nodes.parent[count], nodes.token[count], nodes.place[count] = parent, token, -1
+    nodes.extra[count] = nodes.extra[parent] + weights.bonus
+    if not weights.fused:
+        return
+    nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
+    nodes.bonus[count], nodes.biased[count] = nodes.bonus[parent], 0
+    if tables.unit != 0:
+        value, state, pending = extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)
+        nodes.ngram[count] += value
+        nodes.state[count], nodes.pending[count] = state, pending
+        nodes.extra[count] += weights.ngram * value
+    if tables.biased:
+        text = tables.text[tables.begin[token] : tables.begin[token + 1]]
+        value, state = hotwords.follow(tables.automaton, nodes.biased[parent], text)
+        nodes.bonus[count] += value
+        nodes.biased[count] = state
+        nodes.extra[count] += weights.hotwords * value
+
+
+@compiled
+def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weights) -> float:
+    """What `add_node` would write to `extra`, less the parent's."""
+    value = weights.bonus
+    if weights.fused and tables.unit != 0:
+        value += weights.ngram * extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)[0]
+    if weights.fused and tables.biased:
+        text = tables.text[tables.begin[token] : tables.begin[token + 1]]
+        value += weights.hotwords * hotwords.follow(tables.automaton, nodes.biased[parent], text)[0]
+    return value
+
+
+@compiled
+def ends(nodes: Nodes, beam: Beam, size: int, tables: Tables, found: np.ndarray) -> None:
+    """found (size, 2): what the n-gram model and the hotwords add at the end, unweighted."""
+    for rank in range(size):
+        node = beam.node[rank]
+        found[rank, 0] = end_ngram(tables, nodes.state[node], nodes.pending[node]) if tables.unit != 0 else 0.0
+        found[rank, 1] = hotwords.settle(tables.automaton, nodes.biased[node]) if tables.biased else 0.0
+
+
+@compiled
+def trace(nodes: Nodes, links: Links, node: int, link: int, tokens: np.ndarray, frames: np.ndarray, values: np.ndarray):
+    """Write the tokens of a prefix, their frames and log-probabilities from the last to the first; their number."""
+    count = 0
+    while node != 0:
+        tokens[count], frames[count], values[count] = nodes.token[node], links.frame[link], links.log_prob[link]
+        node, link = nodes.parent[node], links.before[link]
+        count += 1
+    return count
+
+
+@compiled
+def insert(scratch: Scratch, found: int, score: float, source: int, token: int) -> int:
+    """Into the list of the best, best first, the earlier one first among equals; how many there are then."""
+    scores, sources, tokens = scratch.score, scratch.source, scratch.token
+    place = found
+    if found == len(scores):
+        if not score > scores[found - 1]:
+            return found
+        place = found - 1
+    while place > 0 and scores[place - 1] < score:
+        scores[place], sources[place], tokens[place] = scores[place - 1], sources[place - 1], tokens[place - 1]
+        place -= 1
+    scores[place], sources[place], tokens[place] = score, source, token
+    return min(found + 1, len(scores))
+
+
+@compiled
+def stay(row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch, weights: Weights) -> int:
+    """(2), (3) for the prefixes that stay what they are; how many of them are possible."""
+    before, found = scratch.before, 0
+    for i in range(size):
+        node = before.node[i]
+        scratch.blank[i], scratch.label[i], scratch.parent[i] = scratch.total[i] + row[blank], -inf, -1
+        if node != 0:
+            parent = nodes.place[nodes.parent[node]]
+            value = before.label[i]
+            if parent >= 0:
+                repeats = nodes.token[node] == nodes.token[nodes.parent[node]]
+                value = log_add(value, before.blank[parent] if repeats else scratch.total[parent])
+                scratch.parent[i] = parent
+                scratch.next_child[i], scratch.first_child[parent] = scratch.first_child[parent], i
+            scratch.label[i] = value + row[nodes.token[node]]
+        value = log_add(scratch.blank[i], scratch.label[i])
+        if value > -inf:
+            found = insert(scratch, found, weights.ctc * value + nodes.extra[node], i, -1)
+    return found
+
+
+@compiled
+def grow(
+    tokens: np.ndarray,
+    log_probs: np.ndarray,
+    nodes: Nodes,
+    size: int,
+    found: int,
+    present: np.ndarray,
+    scratch: Scratch,
+    tables: Tables,
+    weights: Weights,
+) -> int:
+    """(2) for the prefixes that grow by a token and are not in the beam yet; how many prefixes are possible in all.
+
+    present (V,): the rank of the last prefix that has this token's extension in the beam; -1 everywhere at first.
+    """
+    before, most = scratch.before, len(scratch.score)
+    for i in range(size):
+        node, total = before.node[i], scratch.total[i]
+        child = scratch.first_child[i]
+        while child >= 0:
+            present[nodes.token[before.node[child]]] = i
+            child = scratch.next_child[child]
+        for k in range(len(tokens)):
+            token = tokens[k]
+            bound = weights.ctc * (total + log_probs[k]) + nodes.extra[node] + weights.gain
+            if found == most and bound <= scratch.score[most - 1]:
+                break
+            arrival = before.blank[i] if token == nodes.token[node] else total
+            if present[token] == i or arrival == -inf:
+                continue
+            value = weights.ctc * (arrival + log_probs[k]) + nodes.extra[node]
+            value += added(nodes, node, token, tables, weights)
+            found = insert(scratch, found, value, i, token)
+    for i in range(size):
+        present[max(nodes.token[before.node[i]], 0)] = -1
+    return found
+
+
+@compiled
+def add_link(links: Links, count: int, before: int, frame: int, log_prob: float) -> int:
+    links.before[count], links.frame[count], links.log_prob[count] = before, frame, log_prob
+    return count + 1
+
+
+@compiled
+def arrive(before: Beam, i: int, repeats: bool) -> tuple[float, int]:
+    """The best path of prefix i that another token may follow: one that ends in blank if it repeats the last."""
+    if repeats or before.best_blank[i] >= before.best_label[i]:
+        return before.best_blank[i], before.link_blank[i]
+    return before.best_label[i], before.link_label[i]
+
+
+@compiled
+def advance(
+    rows: np.ndarray,
+    blank: int,
+    skip: np.ndarray,
+    width: int,
+    nodes: Nodes,
+    keys: np.ndarray,
+    values: np.ndarray,
+    links: Links,
+    beam: Beam,
+    counts: np.ndarray,
+    scratch: Scratch,
+    tables: Tables,
+    weights: Weights,
+) -> None:
+    """Read frames: rows (T, V) log-probabilities, skip (V,) True for tokens that no hypothesis may hold.
+
+    counts: nodes, links, prefixes in the beam, frames read so far. There is room for T * beam more nodes and links.
+    """
+    num_tokens = rows.shape[1]
+    num_nodes, num_links, size, frame = counts[0], counts[1], counts[2], counts[3]
+    tokens, log_probs = np.empty(width, dtype=np.int64), np.empty(width)
+    present = np.full(num_tokens, -1, dtype=np.int64)
+    before = scratch.before
+    for row in rows:
+        chosen = top(row, skip, tokens, log_probs)
+        for i in range(size):
+            before.node[i], before.blank[i], before.label[i] = beam.node[i], beam.blank[i], beam.label[i]
+            before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
+            before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
+            scratch.total[i], scratch.first_child[i] = log_add(beam.blank[i], beam.label[i]), -1
+        found = stay(row, blank, nodes, size, scratch, weights)
+        found = grow(tokens[:chosen], log_probs[:chosen], nodes, size, found, present, scratch, tables, weights)
+        for i in range(size):
+            nodes.place[before.node[i]] = -1
+        for rank in range(found):
+            i, token = scratch.source[rank], scratch.token[rank]
+            node = before.node[i]
+            beam.best_blank[rank], beam.link_blank[rank] = -inf, -1
+            beam.best_label[rank], beam.link_label[rank] = -inf, -1
+            if token >= 0:
+                repeats = token == nodes.token[node]
+                beam.blank[rank] = -inf
+                beam.label[rank] = (before.blank[i] if repeats else scratch.total[i]) + row[token]
+                value, link = arrive(before, i, repeats)
+                key = np.int64(node) * num_tokens + token
+                slot = find_slot(keys, key)
+                if keys[slot] == -1:
+                    add_node(nodes, num_nodes, node, token, tables, weights)
+                    keys[slot], values[slot] = key, num_nodes
+                    num_nodes += 1
+                node = values[slot]
+                num_links = add_link(links, num_links, link, frame, row[token])
+                beam.best_label[rank], beam.link_label[rank] = value + row[token], num_links - 1
+            else:
+                beam.blank[rank], beam.label[rank] = scratch.blank[i], scratch.label[i]
+                value, beam.link_blank[rank] = arrive(before, i, False)
+                beam.best_blank[rank] = value + row[blank]
+                token, parent = nodes.token[node], scratch.parent[i]
+                value, link = before.best_label[i], before.link_label[i]
+                other, preceding = -inf, -1
+                if parent >= 0:
+                    other, preceding = arrive(before, parent, token == nodes.token[nodes.parent[node]])
+                if other > value:
+                    num_links = add_link(links, num_links, preceding, frame, row[token])
+                    value, link = other, num_links - 1
+                elif value > -inf and row[token] > links.log_prob[link]:
+                    num_links = add_link(links, num_links, links.before[link], frame, row[token])
+                    link = num_links - 1
+                if node != 0:
+                    beam.best_label[rank], beam.link_label[rank] = value + row[token], link
+            beam.node[rank] = node
+        size, frame = found, frame + 1
+        for rank in range(size):
+            nodes.place[beam.node[rank]] = rank
+    counts[0], counts[1], counts[2], counts[3] = num_nodes, num_links, size, frame

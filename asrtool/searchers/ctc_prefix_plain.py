@@ -1,0 +1,158 @@
+"""The prefix beam search of ctc_prefix_beam.py in plain Python, for one utterance: the recurrences as one reads them.
+
+It gives the results of the compiled search, equal scores apart from rounding, at a fraction of its speed, and stands in
+where numba cannot be imported or a language model has no compiled form (KenLM's binary files).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import nlargest
+from math import exp, inf, log1p
+from typing import Any
+
+import numpy as np
+
+from asrtool.searchers.ctc_prefix_settings import Result, Settings
+
+Link = tuple[Any, int, float]  # the link before or None, frame, log-probability: a token on a best path
+
+
+@dataclass
+class Entry:
+    """A prefix in the beam."""
+
+    tokens: tuple[int, ...] = ()
+    blank: float = -inf  # log b
+    label: float = -inf  # log n
+    best_blank: float = -inf  # of the best path alone
+    best_label: float = -inf
+    link_blank: Link | None = None  # its last token
+    link_label: Link | None = None
+    extra: float = 0.0  # weighted scores and bonuses beside CTC's
+    shares: tuple[float, ...] = ()  # of the scores beside CTC's, unweighted
+    states: tuple[Any, ...] = ()
+    total: float = field(default=-inf)
+
+    def arrival(self, token: int) -> tuple[float, float, Link | None]:
+        """log phi (1) for a token that follows, the best path it may follow, and that path's last token."""
+        if self.tokens[-1:] == (token,):
+            return self.blank, self.best_blank, self.link_blank
+        return self.total, *self.best()
+
+    def best(self) -> tuple[float, Link | None]:
+        if self.best_blank >= self.best_label:
+            return self.best_blank, self.link_blank
+        return self.best_label, self.link_label
+
+
+def log_add(a: float, b: float) -> float:
+    if a < b:
+        a, b = b, a
+    return a if b == -inf else a + log1p(exp(b - a))
+
+
+class PlainPrefixBeam:
+    """The search of one utterance: `advance` by frames, then `entries`, best first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.scores = tuple(settings.scores.values())
+        self.weights = tuple(settings.weights[name] for name in settings.scores)
+        self.usable = [token for token, skipped in enumerate(settings.skip) if not skipped]
+        self.frame = 0
+        self.entries = [
+            Entry(
+                blank=0.0,
+                best_blank=0.0,
+                total=0.0,
+                shares=(0.0,) * len(self.scores),
+                states=tuple(score.start() for score in self.scores),
+            )
+        ]
+
+    def advance(self, rows: np.ndarray) -> None:
+        """rows (T, V) log-probabilities."""
+        for row in rows.tolist():
+            self._step(row)
+            self.frame += 1
+
+    def _step(self, row: list[float]) -> None:
+        tokens = nlargest(self.settings.width, self.usable, key=row.__getitem__)
+        kept = {entry.tokens: entry for entry in self.entries}
+        following = [self._stay(entry, kept.get(entry.tokens[:-1]), row) for entry in self.entries]
+        for entry in self.entries:
+            for token in tokens:
+                if row[token] > -inf and (*entry.tokens, token) not in kept:
+                    following.append(self._grow(entry, token, row[token]))
+        following = [entry for entry in following if entry.total > -inf]
+        self.entries = sorted(following, key=self.rank, reverse=True)[: self.settings.beam]
+
+    def rank(self, entry: Entry) -> float:
+        return self.settings.weights["ctc"] * entry.total + entry.extra
+
+    def _stay(self, entry: Entry, parent: Entry | None, row: list[float]) -> Entry:
+        """(2), (3) for a prefix that stays what it is; `parent`: the prefix before its last token, if in the beam."""
+        best, link = entry.best()
+        after = Entry(
+            tokens=entry.tokens,
+            extra=entry.extra,
+            shares=entry.shares,
+            states=entry.states,
+            blank=entry.total + row[self.settings.blank],
+            best_blank=best + row[self.settings.blank],
+            link_blank=link,
+        )
+        if entry.tokens:
+            token = entry.tokens[-1]
+            label, best, link = entry.label, entry.best_label, entry.link_label
+            if parent is not None and entry is not parent:
+                arrival, other, before = parent.arrival(token)
+                label = log_add(label, arrival)
+                if other > best:
+                    best, link = other, (before, self.frame, row[token])
+            if link is not None and link is entry.link_label and row[token] > link[2]:
+                link = (link[0], self.frame, row[token])
+            after.label, after.best_label, after.link_label = label + row[token], best + row[token], link
+        after.total = log_add(after.blank, after.label)
+        return after
+
+    def _grow(self, entry: Entry, token: int, log_prob: float) -> Entry:
+        """(2) for a prefix that grows by a token."""
+        arrival, best, before = entry.arrival(token)
+        if arrival == -inf:
+            return Entry()
+        gains, states = [], []
+        for score, state in zip(self.scores, entry.states, strict=True):
+            gain, state = score.extend(state, token)
+            gains.append(gain)
+            states.append(state)
+        return Entry(
+            tokens=(*entry.tokens, token),
+            label=arrival + log_prob,
+            best_label=best + log_prob,
+            link_label=(before, self.frame, log_prob),
+            total=arrival + log_prob,
+            states=tuple(states),
+            extra=entry.extra
+            + self.settings.bonus
+            + sum(w * gain for w, gain in zip(self.weights, gains, strict=True)),
+            shares=tuple(share + gain for share, gain in zip(entry.shares, gains, strict=True)),
+        )
+
+    def results(self, final: bool) -> list[Result]:
+        return [self._result(entry, final) for entry in self.entries]
+
+    def _result(self, entry: Entry, final: bool) -> Result:
+        shares = entry.shares
+        if final:
+            ends = (score.end(state) for score, state in zip(self.scores, entry.states, strict=True))
+            shares = tuple(share + end for share, end in zip(shares, ends, strict=True))
+        frames, log_probs = [], []
+        link = entry.best()[1]
+        while link is not None:
+            link, frame, value = link
+            frames.append(frame)
+            log_probs.append(value)
+        parts = dict(zip(("ctc", *self.settings.scores), (entry.total, *shares), strict=True))
+        return Result(entry.tokens, parts, frames[::-1], log_probs[::-1])

@@ -1,0 +1,70 @@
+"""What the compiled and the plain prefix beam search are given and give back, for one utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from asrtool.searchers import fusion
+from asrtool.searchers.fusion import PrefixScore, Tables
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search. `tables`: None where a score has no compiled form."""
+
+    beam: int
+    blank: int
+    skip: np.ndarray  # (V,) bool, True for tokens that no hypothesis may hold, blank among them
+    width: int  # the most probable tokens of a frame that may extend a prefix
+    scores: Mapping[str, PrefixScore]  # beside CTC
+    weights: Mapping[str, float]  # of `ctc` and of each score
+    bonus: float  # per token
+    tables: Tables | None = field(repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        num_tokens: int,
+        *,
+        beam: int,
+        blank: int = 0,
+        excluded: tuple[int, ...] = (),
+        candidates: int | None = None,
+        scores: Mapping[str, PrefixScore] | None = None,
+        weights: Mapping[str, float] | None = None,
+        bonus: float = 0.0,
+    ) -> Settings:
+        """Raises ValueError for what cannot be meant.
+
+        Without scores beside CTC, at most beam + 1 tokens of a frame need to be looked at: whatever prefix another one
+        extends, its `beam` better ones (the repetition of the last token left out) give as many better prefixes.
+        """
+        scores = dict(scores or {})
+        weights = {"ctc": 1.0, **dict.fromkeys(scores, 1.0), **(weights or {})}
+        if beam < 1 or (candidates is not None and candidates < 1):
+            raise ValueError(f"beam ({beam}) and candidates ({candidates}) must be at least 1")
+        if weights["ctc"] <= 0 or set(weights) != {"ctc", *scores} or min(weights.values()) < 0:
+            raise ValueError(f"weights must be those of ctc (above 0), {', '.join(scores)}; got {weights}")
+        outside = [token for token in (blank, *excluded) if not 0 <= token < num_tokens]
+        if outside:
+            raise ValueError(f"token {outside[0]} is outside the vocabulary of {num_tokens}")
+        skip = np.zeros(num_tokens, dtype=np.bool_)
+        skip[[blank, *excluded]] = True
+        width = num_tokens if candidates is None else min(candidates, num_tokens)
+        if not scores:
+            width = min(width, beam + 1)
+        tables = fusion.tables(scores, num_tokens)
+        return cls(beam, blank, skip, width, scores, weights, bonus, tables)
+
+
+class Result(NamedTuple):
+    """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best path."""
+
+    tokens: tuple[int, ...]
+    parts: dict[str, float]
+    frames: list[int]
+    log_probs: list[float]

@@ -1,0 +1,268 @@
+"""What an n-gram model and hotwords add to the prefixes of a search, token by token.
+
+A token-level model rates tokens by their names in the vocabulary. A word-level model rates a word when it is complete:
+when the next token begins with a space, or at the end. The text of a token is its name, with a space for
+sentencepiece's word sign and for `<space>`; blank and sos/eos have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asrtool.searchers import hotwords, ngram
+from asrtool.searchers.compiled import compiled
+from asrtool.searchers.hotwords import Automaton, Hotwords
+from asrtool.searchers.ngram import EOS, ArpaModel, Ngram
+from asrtool.types import EncoderOutput
+
+WORD_SIGN, SPACE_TOKEN, SPACE = "\u2581", "<space>", 32
+ROWS = 4096  # states whose probabilities of all tokens are remembered
+NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
+
+
+@dataclass(frozen=True, kw_only=True)
+class NgramConfig:
+    """An n-gram language model: ARPA (`.gz` too), or a binary file of KenLM."""
+
+    path: str
+    unit: Literal["token", "word"] = "word"
+
+
+class PrefixScore(Protocol):
+    """A number for every prefix of tokens, known from what it gains with each token."""
+
+    def start(self) -> Hashable: ...
+
+    def extend(self, state: Hashable, token: int) -> tuple[float, Hashable]: ...
+
+    def end(self, state: Hashable) -> float:
+        """What is added when the prefix is everything."""
+
+
+class Tables(NamedTuple):
+    """Everything that the compiled search needs; `unit` NOTHING: there is no n-gram model."""
+
+    unit: int
+    start: int  # state of the n-gram model
+    trie: Any
+    hashes: np.ndarray
+    ids: np.ndarray
+    unknown: int
+    end: int
+    token_words: np.ndarray  # (V,) int32 word id of each token, for token-level models
+    begin: np.ndarray  # (V + 1,) int32: the characters of token c are text[begin[c]] ... text[begin[c + 1] - 1]
+    text: np.ndarray
+    biased: int  # 1: there are hotwords
+    biased_start: int
+    automaton: Automaton
+
+
+def spell(tokens: Sequence[str], blank: int, eos: int | None) -> list[str]:
+    """The text of each token."""
+    texts = [" " if name == SPACE_TOKEN else name.replace(WORD_SIGN, " ") for name in tokens]
+    for nothing in (blank, eos):
+        if nothing is not None:
+            texts[nothing] = ""
+    return texts
+
+
+@compiled
+def extend_ngram(tables: Tables, state: int, pending: int, token: int) -> tuple[float, int, int]:
+    """What a token adds; `pending`: the hash of the word that is not complete yet. The next state and pending word."""
+    if tables.unit == 1:
+        value, state = ngram.score(tables.trie, state, tables.token_words[token])
+        return value, state, pending
+    total = 0.0
+    for place in range(tables.begin[token], tables.begin[token + 1]):
+        if tables.text[place] != 32:
+            pending = ngram.hash_step(pending, tables.text[place])
+        elif pending != 0:
+            word = ngram.find_word(tables.hashes, tables.ids, pending, tables.unknown)
+            value, state = ngram.score(tables.trie, state, word)
+            total, pending = total + value, 0
+    return total, state, pending
+
+
+@compiled
+def end_ngram(tables: Tables, state: int, pending: int) -> float:
+    total = 0.0
+    if pending != 0:
+        word = ngram.find_word(tables.hashes, tables.ids, pending, tables.unknown)
+        total, state = ngram.score(tables.trie, state, word)
+    value, state = ngram.score(tables.trie, state, tables.end)
+    return total + value
+
+
+class NgramFusion:
+    """A `PrefixScore`: log-probability of a prefix by an n-gram model."""
+
+    def __init__(self, model: Ngram, unit: str, tokens: Sequence[str], texts: Sequence[str]) -> None:
+        self.model, self.unit, self.tokens, self.texts = model, unit, list(tokens), list(texts)
+        inner = [name for name, text in zip(tokens, texts, strict=True) if text]
+        if unit == "token" and 2 * sum(map(model.knows, inner)) < len(inner):
+            raise ValueError(
+                f"ngram: the model knows {sum(map(model.knows, inner))} of the {len(inner)} tokens of the vocabulary; "
+                "it must be made of text that is cut into the same tokens, or be used with unit: word"
+            )
+        if unit == "word" and not any(" " in text for text in texts):
+            raise ValueError("ngram: unit: word needs tokens that tell where words begin; use unit: token")
+
+    def start(self) -> Hashable:
+        return self.model.start(), ""
+
+    def extend(self, state: Hashable, token: int) -> tuple[float, Hashable]:
+        inner, pending = state
+        if self.unit == "token":
+            value, inner = self.model.score(inner, self.tokens[token])
+            return value, (inner, "")
+        total = 0.0
+        *complete, last = (pending + self.texts[token]).split(" ")
+        for word in filter(None, complete):
+            value, inner = self.model.score(inner, word)
+            total += value
+        return total, (inner, last)
+
+    def end(self, state: Hashable) -> float:
+        inner, pending = state
+        total = 0.0
+        if pending:
+            total, inner = self.model.score(inner, pending)
+        return total + self.model.end(inner)
+
+    def row(self, state: Hashable, eos: int) -> np.ndarray:
+        """(V,) what each token would add; the end's at `eos`."""
+        if self.unit == "token" and isinstance(self.model, ArpaModel):
+            row = np.empty(len(self.tokens))
+            scratch = np.empty(self.model.num_words)
+            ngram.fill_row(self.model.trie, state[0], token_words(self), row, scratch)
+        elif self.unit == "token":
+            row = np.array([self.extend(state, token)[0] for token in range(len(self.tokens))])
+        else:
+            row = np.zeros(len(self.tokens))
+            complete = self.model.score(*state)[0] if state[1] else 0.0
+            for token, text in enumerate(self.texts):
+                if " " in text:
+                    simple = " " not in text[1:]
+                    row[token] = complete if simple else self.extend(state, token)[0]
+        row[eos] = self.end(state)
+        return row
+
+
+@lru_cache(maxsize=8)
+def token_words(fusion: NgramFusion) -> np.ndarray:
+    return np.array([fusion.model.id_of(name) for name in fusion.tokens], dtype=np.int32)
+
+
+class HotwordFusion:
+    """A `PrefixScore`: the bonus of hotwords.py."""
+
+    def __init__(self, model: Hotwords, texts: Sequence[str]) -> None:
+        self.model = model
+        self.texts = list(texts)
+        self.most = model.most * max(map(len, texts))  # a bound of what one token can add
+
+    def start(self) -> Hashable:
+        return self.model.start()
+
+    def extend(self, state: Hashable, token: int) -> tuple[float, Hashable]:
+        return self.model.extend(state, self.texts[token])
+
+    def end(self, state: Hashable) -> float:
+        return self.model.end(state)
+
+
+def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
+    """None where there is no machine code for one of them (KenLM's files)."""
+    words, biased = scores.get("ngram"), scores.get("hotwords")
+    if words is not None and not isinstance(words.model, ArpaModel):
+        return None
+    none = np.zeros(0, dtype=np.int32)
+    texts = words.texts if words is not None else biased.texts if biased is not None else [""] * num_tokens
+    no_trie = ngram.Trie(none, none.astype(np.float32), none.astype(np.float32), none, none)
+    no_words = Automaton(none, none, none, np.zeros(0), np.zeros(0), 0)
+    model = words.model if words is not None else None
+    return Tables(
+        unit=NOTHING if model is None else TOKENS if words.unit == "token" else WORDS,
+        start=0 if model is None else model.start(),
+        trie=no_trie if model is None else model.trie,
+        hashes=none.astype(np.int64) if model is None else model.hashes,
+        ids=none if model is None else model.ids,
+        unknown=0 if model is None else model.unknown,
+        end=0 if model is None else model.id_of(EOS),
+        token_words=token_words(words) if model is not None and words.unit == "token" else none,
+        begin=np.cumsum([0, *map(len, texts)]).astype(np.int32),
+        text=np.array([ord(character) for text in texts for character in text], dtype=np.int32),
+        biased=int(biased is not None),
+        biased_start=0 if biased is None else biased.start(),
+        automaton=no_words if biased is None else biased.model.automaton,
+    )
+
+
+def load(
+    ngram_config: NgramConfig | None,
+    hotwords_config: hotwords.HotwordsConfig | None,
+    tokens: Sequence[str] | None,
+    blank: int,
+    eos: int | None,
+) -> dict[str, PrefixScore]:
+    """`ngram` and `hotwords`, as far as they are configured; `tokens`: the names of the vocabulary."""
+    if ngram_config is None and hotwords_config is None:
+        return {}
+    if tokens is None:
+        raise ValueError("ngram and hotwords need the names of the tokens: give the searcher `tokens`")
+    scores: dict[str, PrefixScore] = {}
+    texts = spell(tokens, blank, eos)
+    if ngram_config is not None:
+        scores["ngram"] = NgramFusion(ngram.load(ngram_config.path), ngram_config.unit, tokens, texts)
+    if hotwords_config is not None:
+        spaced = any(" " in text for text in texts)
+        scores["hotwords"] = HotwordFusion(Hotwords.load(hotwords_config, spaced=spaced), texts)
+    return scores
+
+
+def check_weights(weights: Mapping[str, float], **configured: object) -> None:
+    """Raise where a part has a weight but no settings, or settings but no weight."""
+    for name, config in configured.items():
+        if config is not None and not weights.get(name):
+            raise ValueError(f"{name} is set, but weights.{name} is not; give it one, such as 0.5")
+        if config is None and weights.get(name):
+            raise ValueError(f"weights.{name} is set, but {name} is not; say which file to read")
+
+
+class NgramScorer:
+    """An n-gram model as a `Scorer` of a label-synchronous search; it rates the whole vocabulary."""
+
+    partial = False
+
+    def __init__(self, fusion: NgramFusion, eos: int) -> None:
+        self.fusion = fusion
+        self.eos = eos
+        self._row = lru_cache(maxsize=ROWS)(lambda state: torch.from_numpy(fusion.row(state, eos)))
+
+    def start(self, encoded: EncoderOutput, beam: int) -> tuple[Hashable, ...]:
+        return (None,) * (len(encoded.frames.lengths) * beam)
+
+    def score(
+        self, prefixes: Tensor, state: tuple[Hashable, ...], candidates: Tensor | None
+    ) -> tuple[Tensor, tuple[Hashable, ...]]:
+        """prefixes (N, U) incl. sos -> float64 (N, V) or (N, K), states of these prefixes."""
+        newest = prefixes[:, -1].tolist()
+        if prefixes.shape[1] == 1:
+            state = (self.fusion.start(),) * len(newest)
+        else:
+            state = tuple(self._extend(before, token) for before, token in zip(state, newest, strict=True))
+        rows = torch.stack([self._row(one) for one in state]).to(prefixes.device)
+        return (rows if candidates is None else rows.gather(1, candidates)), state
+
+    def _extend(self, state: Hashable, token: int) -> Hashable:
+        return state if token == self.eos else self.fusion.extend(state, token)[1]
+
+    def select(self, state: tuple[Hashable, ...], rows: Tensor) -> tuple[Hashable, ...]:
+        return tuple(state[row] for row in rows.tolist())
