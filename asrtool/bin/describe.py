@@ -1,0 +1,120 @@
+"""Describe data directories: hours, speakers, lengths, characters, out-of-vocabulary, what sets have in common."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from asrtool.data import describe, tokenizers
+from asrtool.data.describe import Statistics
+
+BAR = 40  # characters of the longest bar
+
+
+class DescribeError(ValueError):
+    """What was asked for cannot be had here."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise DescribeError("--plot needs matplotlib, which is not installed: pip install -e '.[plot]'")
+    sets = [describe.describe(folder, args.base, args.content) for folder in args.folders]
+    report = make_report(sets, args.vocab)
+    if args.json is not None:
+        content = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+        temporary = args.json.with_name(args.json.name + ".tmp")
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(args.json)
+    if args.plot is not None:
+        describe.plot(sets, args.plot)
+    print("\n".join(render(report)))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool describe", description=__doc__)
+    options.add_argument("folders", type=Path, nargs="+", metavar="data/set", help="data directories; first: training")
+    options.add_argument("--vocab", type=Path, help="vocabulary folder: count characters that it lacks")
+    options.add_argument("--content", action="store_true", help="compare audio by its content instead of its path")
+    options.add_argument("--base", type=Path, help="where relative audio paths start (default: the current folder)")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
+    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw lengths, rates, speakers and characters")
+    return options.parse_args(argv)
+
+
+def make_report(sets: Sequence[Statistics], vocab: Path | None) -> dict:
+    """Everything as JSON values; out-of-vocabulary against the vocabulary, or of further sets against the first."""
+    reference = tokenizers.load(vocab) if vocab is not None else sets[0]
+    missing = {
+        found.name: describe.unknown(found, reference) for found in (sets if vocab is not None else sets[1:])
+    }
+    return {
+        "sets": [describe.summary(found) for found in sets],
+        "unknown": {"reference": str(vocab or sets[0].name), "sets": missing},
+        "overlaps": list(describe.overlaps(sets)),
+    }
+
+
+def render(report: dict) -> Iterator[str]:
+    for one in report["sets"]:
+        yield from render_set(one)
+    reference = report["unknown"]["reference"]
+    for name, kinds in report["unknown"]["sets"].items():
+        yield f"{name} against {reference}"
+        for what, found in kinds.items():
+            examples = ", ".join(f"{text} ({count}x)" for text, count in found["examples"].items())
+            share = f"{found['occurrences']} occurrences, {found['share']:.3%}"
+            yield f"  {what + ' that it lacks':24}{found['kinds']} ({share})" + (f": {examples}" if examples else "")
+        yield ""
+    for pair in report["overlaps"]:
+        yield f"{pair['second']} shares with {pair['first']}"
+        common = pair["speakers"]
+        yield f"  {'speakers':24}{common['common']}" + listed(common["examples"], common["common"])
+        for what in ("texts", "audio"):
+            yield f"  {what:24}{pair[what]['utterances']} utterances, {pair[what]['share']:.2%}"
+        yield ""
+
+
+def render_set(one: dict) -> Iterator[str]:
+    def line(what: str, value: object) -> str:
+        return f"  {what:24}{value}"
+
+    yield one["name"]
+    yield line("utterances", one["utterances"])
+    yield line("hours", f"{one['hours']:.2f}")
+    yield line("speakers", one["speakers"])
+    for what, unit in (("seconds", "s"), ("minutes_per_speaker", "min"), ("characters_per_second", "")):
+        if one[what] is not None:
+            spread = ", ".join(f"{name} {value:g}" for name, value in one[what].items())
+            yield line(what.replace("_", " "), f"{spread} {unit}".rstrip())
+    different = f"{one['different_characters']} different, {one['rare_characters']} of them fewer than 5 times"
+    yield line("characters", f"{one['characters']}, {different}")
+    yield line("words", f"{one['words']}, {one['different_words']} different")
+    for what in ("empty_transcripts", "repeated_transcripts", "repeated_audio"):
+        if one[what]:
+            yield line(what.replace("_", " "), one[what])
+    for what, about in (("unmeasured", "without a length"), ("unread", "with unreadable audio")):
+        if one[what]:
+            yield line(about, f"{len(one[what])}{listed(one[what], len(one[what]))}")
+    for name, counts in one["labels"].items():
+        values = ", ".join(f"{value} {count}" for value, count in counts.items() if count)
+        yield line(f"label {name}", values)
+    most = max(count for _, _, count in one["histogram"])
+    for first, last, count in one["histogram"]:
+        if count:
+            span = f"{first:g} to {last:g} s" if last is not None else f"{first:g} s and more"
+            yield f"  {span:>22}  {'#' * max(1, round(BAR * count / most))} {count}"
+    yield ""
+
+
+def listed(examples: Sequence[str], total: int) -> str:
+    """The first few in brackets."""
+    shown = list(examples)[: describe.EXAMPLES]
+    return f" ({', '.join(shown)}{', ...' if total > len(shown) else ''})" if shown else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""What a data directory holds: hours, speakers, lengths, characters, and what it shares with other sets."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from pathlib import Path
+
+import numpy as np
+
+from asrtool.data import audio, datadir
+from asrtool.data.tokenizers import Tokenizer, single_spaced
+from asrtool.types import Utterance
+
+EDGES = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 60, math.inf)  # seconds, of the histogram
+EXAMPLES = 10
+PART = 4000  # utterances whose audio is measured or hashed together
+PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
+
+
+@dataclass
+class Statistics:
+    """Of one set. `texts` and `sounds` hold a hash of each transcript and recording, for the overlap of sets."""
+
+    name: str
+    seconds: array = field(default_factory=lambda: array("d"))
+    rates: array = field(default_factory=lambda: array("d"))  # characters per second, of utterances with a transcript
+    per_speaker: Counter[str] = field(default_factory=Counter)  # seconds
+    characters: Counter[str] = field(default_factory=Counter)  # without spaces
+    words: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counter[str]] = field(default_factory=dict)
+    empty: int = 0
+    unmeasured: list[str] = field(default_factory=list)  # ids whose length nobody tells
+    unread: list[str] = field(default_factory=list)  # ids whose audio could not be hashed
+    texts: Counter[int] = field(default_factory=Counter)
+    sounds: Counter[int | bytes] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.seconds) + len(self.unmeasured)
+
+
+def describe(folder: Path, base: Path | None = None, content: bool = False) -> Statistics:
+    """Read a data directory; audio is opened where no file tells its length, and read for `content`: then recordings
+    are the same where their bytes are, else where their paths (and segments) are.
+    """
+    found = Statistics(str(folder))
+    _, utterances = datadir.iterate(folder)
+    rows = iter(utterances)
+    with ThreadPoolExecutor(8) as pool:
+        while part := list(islice(rows, PART)):
+            lengths = measured(part, base)
+            sounds = list(pool.map(lambda row: sound(row, base, content), part))
+            for row, seconds, key in zip(part, lengths, sounds, strict=True):
+                add(found, row, seconds, key)
+    return found
+
+
+def add(found: Statistics, row: Utterance, seconds: float, key: int | bytes | None) -> None:
+    text = single_spaced(row.text)
+    if math.isnan(seconds):
+        found.unmeasured.append(row.id)
+    else:
+        found.seconds.append(seconds)
+    found.per_speaker[row.speaker] += 0 if math.isnan(seconds) else seconds
+    if key is None:
+        found.unread.append(row.id)
+    else:
+        found.sounds[key] += 1
+    for name, value in row.labels.items():
+        found.labels.setdefault(name, Counter())[value] += 1
+    if not text:
+        found.empty += 1
+        return
+    words = text.split(" ")
+    letters = "".join(words)
+    found.words.update(words)
+    found.characters.update(letters)
+    found.texts[hash(text)] += 1
+    if seconds > 0:
+        found.rates.append(len(letters) / seconds)
+
+
+def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
+    """Seconds of each; where no file tells, of the audio's header; NaN where that cannot be read."""
+    unknown = [place for place, row in enumerate(rows) if math.isnan(row.duration)]
+    found = [row.duration for row in rows]
+    headers = audio.durations([located(rows[place].audio, base) for place in unknown])
+    for place, seconds in zip(unknown, headers, strict=True):
+        found[place] = math.nan if isinstance(seconds, audio.AudioError) else seconds
+    return found
+
+
+def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | None:
+    """What tells the audio of an utterance from others; None where it cannot be read."""
+    path = located(row.audio, base)
+    span = None if row.recording is None else (round(row.start, 3), round(row.duration, 3))
+    if not content:
+        return hash((path if audio.is_pipe(path) else os.path.abspath(path), span))
+    try:
+        if span is None and not audio.is_pipe(path):
+            data = audio.contents(path)
+        else:
+            data = audio.load(path, row.start, None if span is None else row.duration)[0].tobytes()
+    except audio.AudioError:
+        return None
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def located(path: str, base: Path | None) -> str:
+    return path if base is None or audio.is_pipe(path) else str(base / path)
+
+
+# -- reports ---------------------------------------------------------------
+
+
+def summary(found: Statistics) -> dict:
+    """One set as JSON values; lengths in seconds."""
+    seconds, rates = np.array(found.seconds), np.array(found.rates)
+    counts = np.histogram(seconds, bins=EDGES)[0].tolist()
+    spans = zip(EDGES, EDGES[1:], counts, strict=False)
+    return {
+        "name": found.name,
+        "utterances": len(found),
+        "hours": round(float(seconds.sum()) / 3600, 4),
+        "speakers": len(found.per_speaker),
+        "seconds": percentiles(seconds),
+        "histogram": [[first, None if math.isinf(last) else last, count] for first, last, count in spans],
+        "minutes_per_speaker": percentiles(np.array(list(found.per_speaker.values())) / 60),
+        "characters_per_second": percentiles(rates),
+        "characters": found.characters.total(),
+        "different_characters": len(found.characters),
+        "words": found.words.total(),
+        "different_words": len(found.words),
+        "rare_characters": sum(count < 5 for count in found.characters.values()),
+        "empty_transcripts": found.empty,
+        "repeated_transcripts": found.texts.total() - len(found.texts),
+        "repeated_audio": found.sounds.total() - len(found.sounds),
+        "unmeasured": found.unmeasured,
+        "unread": found.unread,
+        "labels": {
+            name: {**dict(sorted(counts.items())), "(none)": len(found) - counts.total()}
+            for name, counts in sorted(found.labels.items())
+        },
+    }
+
+
+def percentiles(values: np.ndarray) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    found = np.percentile(values, PERCENTILES)
+    return {f"{share}%": round(float(value), 3) for share, value in zip(PERCENTILES, found, strict=True)}
+
+
+def unknown(found: Statistics, reference: Statistics | Tokenizer) -> dict:
+    """Characters, and words where the reference is a set, that the reference lacks: kinds, occurrences and examples."""
+    if isinstance(reference, Tokenizer):
+        return {"characters": lacking(found.characters, lambda text: bool(reference.unknown(text)))}
+    return {
+        "characters": lacking(found.characters, lambda text: text not in reference.characters),
+        "words": lacking(found.words, lambda text: text not in reference.words),
+    }
+
+
+def lacking(counts: Counter[str], is_unknown: Callable[[str], bool]) -> dict:
+    out = Counter({text: count for text, count in counts.items() if is_unknown(text)})
+    ranked = sorted(out.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "kinds": len(out),
+        "occurrences": out.total(),
+        "share": round(out.total() / max(counts.total(), 1), 6),
+        "examples": dict(ranked[:EXAMPLES]),
+    }
+
+
+def overlaps(sets: Sequence[Statistics]) -> Iterator[dict]:
+    """Of each pair: speakers in common, and how many utterances of the second have a text or audio of the first."""
+    for first, second in combinations(sets, 2):
+        speakers = sorted(first.per_speaker.keys() & second.per_speaker.keys())
+        yield {
+            "first": first.name,
+            "second": second.name,
+            "speakers": {"common": len(speakers), "examples": speakers[:EXAMPLES]},
+            "texts": shared(first.texts, second.texts),
+            "audio": shared(first.sounds, second.sounds),
+        }
+
+
+def shared(first: Counter, second: Counter) -> dict:
+    common = sum(count for key, count in second.items() if key in first)
+    return {"utterances": common, "share": round(common / max(second.total(), 1), 6)}
+
+
+def plot(sets: Iterable[Statistics], path: Path) -> None:
+    """Four pictures of all sets in one PNG file: lengths, speaking rates, minutes per speaker, counts of characters."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    (lengths, rates), (speakers, characters) = figure.subplots(2, 2)
+    for found in sets:
+        for axes, values, limit in ((lengths, found.seconds, 30), (rates, found.rates, 30)):
+            inside = np.minimum(np.array(values), limit)
+            if len(inside):
+                share = np.full(len(inside), 100 / len(inside))
+                axes.hist(inside, bins=60, range=(0, limit), weights=share, histtype="step", label=found.name)
+        minutes = np.sort(np.array(list(found.per_speaker.values())) / 60)[::-1]
+        speakers.plot(np.linspace(0, 100, len(minutes)), minutes, label=found.name)
+        counts = np.array([count for _, count in found.characters.most_common()])
+        if len(counts):
+            characters.loglog(np.arange(1, len(counts) + 1), counts, label=found.name)
+    lengths.set(title="length", xlabel="seconds (30: and more)", ylabel="% of utterances")
+    rates.set(title="speaking rate", xlabel="characters per second (30: and more)", ylabel="% of utterances")
+    speakers.set(title="speakers", xlabel="% of speakers, most minutes first", ylabel="minutes of a speaker")
+    characters.set(title="characters", xlabel="rank", ylabel="occurrences")
+    lengths.legend()
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    temporary.replace(path)
