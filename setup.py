@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asrtool", "asrtool.*"]),
-    package_data={"asrtool.report": ["template/*"]},
+    package_data={"asrtool.report": ["template/*"], "asrtool.score": ["published.yaml"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "torchaudio>=2.11,<2.12",      # names no torch of its own, so pip keeps the one that is there

@@ -3,7 +3,7 @@
 | name ends in | a line |
 |---|---|
 | `.trn` | `text (id)`; lines that start with `;;` are comments |
-| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `"labels": {"accent": ...}` |
+| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `labels` or `classes` |
 | anything else | `id text`, separated by any white space; the text may be empty |
 
 UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that cannot be read is an
@@ -51,17 +51,25 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
 
 def read_recognized(path: Path) -> dict[str, dict[str, str]]:
-    """Label -> utterance id -> value, from `"labels": {label: value}` of the lines of a jsonl file; none elsewhere."""
+    """Label -> utterance id -> what the model recognised, from the lines of a jsonl file; of other files nothing.
+
+    A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which the largest counts.
+    """
     found: dict[str, dict[str, str]] = {}
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return found
     for number, line in _lines(path):
-        if '"labels"' not in line:                           # most files have none, and JSON takes its time
+        if '"labels"' not in line and '"classes"' not in line:   # most files have none, and JSON takes its time
             continue
         row = json.loads(line)
-        labels = row.get("labels", {})
-        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-            raise TranscriptError(f'{path}:{number}: expected "labels": {{"<label>": "<value>", ...}}')
+        try:
+            labels = {label: max(values, key=values.get) for label, values in row.get("classes", {}).items()}
+            labels |= row.get("labels", {})
+        except (AttributeError, TypeError, ValueError):
+            labels = {"": None}
+        if not all(isinstance(value, str) for value in labels.values()):
+            expected = '"labels": {"<label>": "<value>"} or "classes": {"<label>": {"<value>": <probability>}}'
+            raise TranscriptError(f"{path}:{number}: expected {expected}")
         for label, value in labels.items():
             found.setdefault(label, {})[row["id"]] = value
     return found

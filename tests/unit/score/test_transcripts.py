@@ -79,9 +79,17 @@ def test_a_missing_path_and_a_folder_without_text_say_so(tmp_path):
         locate(tmp_path)
 
 
-def test_recognised_labels_are_those_of_the_objects_that_have_some(write):
-    lines = ['{"id": "u1", "text": "a", "labels": {"accent": "north"}}', '{"id": "u2", "text": "\\"labels\\""}']
-    assert read_recognized(write("hyps.jsonl", "\n".join(lines))) == {"accent": {"u1": "north"}}
+def test_recognised_labels_are_those_of_the_lines_that_have_some(write):
+    lines = [
+        '{"id": "u1", "text": "a", "labels": {"accent": "north"}}',
+        '{"id": "u2", "text": "\\"labels\\""}',
+        '{"id": "u3", "text": "b", "classes": {"accent": {"north": 0.2, "south": 0.7, "east": 0.1}}}',
+    ]
+    assert read_recognized(write("hyps.jsonl", "\n".join(lines))) == {"accent": {"u1": "north", "u3": "south"}}
     assert read_recognized(write("text", "u1 a\n")) == {}
-    with pytest.raises(TranscriptError, match=r'h.jsonl:1: expected "labels": {"<label>": "<value>", ...}'):
-        read_recognized(write("h.jsonl", '{"id": "u1", "text": "a", "labels": {"accent": 3}}'))
+
+
+@pytest.mark.parametrize("field", ['"labels": {"accent": 3}', '"labels": 3', '"classes": {"accent": {}}', '"classes": [1]'])
+def test_labels_of_another_form_are_refused(write, field):
+    with pytest.raises(TranscriptError, match=r'h.jsonl:1: expected "labels": {"<label>": "<value>"} or "classes"'):
+        read_recognized(write("h.jsonl", f'{{"id": "u1", "text": "a", {field}}}'))
