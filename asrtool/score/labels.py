@@ -40,7 +40,7 @@ def labels_for(
         name, _, edges = text.partition(":")
         if folder is not None and name not in found and _files(folder, name):
             values = read_labels(folder, name, references)
-            numeric = _numbers(values, text if edges else "")
+            numeric = _numbers(values, text if edges else "") if name != SPEAKERS else None    # ids may be numbers
             found[name] = _ranges(name, numeric, edges) if numeric is not None else values
         elif name in DERIVED:
             found[name] = _ranges(name, _derived(name, folder, references, metric, normalize, snr), edges)

@@ -30,7 +30,10 @@ class Experiment:
 
     @classmethod
     def read(cls, folder: Path) -> Experiment:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            config = None
         if not isinstance(config, dict) or not isinstance(config.get("phases"), dict):
             raise TranscriptError(f"{folder / 'config.yaml'}: not a config that training wrote (no phases)")
         return cls(folder, config)
@@ -162,8 +165,9 @@ def collect(folder: Path, baseline: str = "") -> list[Results]:
                 raise TranscriptError(f"{path}: it lies in no experiment (no folder above it has a config.yaml)")
             result = Result.read(path)
             result.file("hypothesis")                        # is still what was scored
-            rows.setdefault(root, []).append(Row(read(home), result, *_decoding(result)))
-        except TranscriptError as error:
+            row = Row(read(home), result, *_decoding(result))
+            rows.setdefault(root, []).append(row)
+        except (TranscriptError, OSError) as error:              # also: written anew at this moment
             left_out.setdefault(root, []).append(str(error))
     if not rows:
         reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
@@ -229,8 +233,11 @@ def _decoding(result: Result) -> tuple[float, float, int | None]:
     counted = path.is_file()
     if counted:
         with open(path, encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    raise TranscriptError(f"{path}:{number}: not JSON; decode again") from None
                 seconds += row.get("seconds", 0.0)
                 elapsed += row.get("elapsed", 0.0)
                 counted = counted and "frames" in row

@@ -108,10 +108,18 @@ def test_a_score_that_cannot_be_trusted_is_left_out_and_named(recipe, capsys):
     with open(recipe / "exp/new/decode_x/test_clean/text", "a") as file:
         file.write("s9-99 more\n")
     (recipe / "exp/base/decode_x/test_clean/result.txt").write_text("")
+    (recipe / "exp/mini/toy/decode_x/test_clean/hyps.jsonl").write_text("{")
     (recipe / "exp/stray").mkdir()
     (recipe / "exp/stray/score.json").write_text("{}")
+    assert "no result in it; " in failure(results)
+    assert "exp/mini/toy/decode_x/test_clean/hyps.jsonl:1: not JSON" in failure(results)
+    again = recipe / "exp/again/decode_x/test_clean"
+    again.mkdir(parents=True)
+    (recipe / "exp/again/config.yaml").write_text(yaml.safe_dump({"phases": {"train": BASE}}))
+    (again / "text").write_text((recipe / "data/test_clean/text").read_text())
+    score.main(["data/test_clean", str(again)])
     text = printed(capsys, results)
-    assert "| new |" not in text and "| base" not in text
+    assert "| new |" not in text and "| base" not in text and "| again (baseline) |" in text
     assert "exp/new/decode_x/test_clean/text has changed since" in text
     assert "the result.txt beside it is missing or not the one it belongs to" in text
     assert "exp/stray/score.json: it lies in no experiment" in text

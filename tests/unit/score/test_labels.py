@@ -67,8 +67,10 @@ def test_speaking_rate_says_which_file_it_needs(tmp_path):
 def test_a_file_of_many_numbers_is_cut_at_its_quartiles_and_of_few_is_not(write, tmp_path):
     texts = {f"u{number:02}": "a" for number in range(20)}
     write("utt2age", "".join(f"{name} {20 + number}\n" for number, name in enumerate(texts)))
+    write("utt2spk", "".join(f"{name} {number}\n" for number, name in enumerate(texts)))
     write("utt2channel", "".join(f"{name} {number % 3}\n" for number, name in enumerate(texts)))
-    found = find(tmp_path, "age", "channel", references=texts)
+    found = find(tmp_path, "age", "channel", "spk", references=texts)
+    assert len(set(found["spk"].values())) == 20
     ranges = ["under 24.8", "24.8 to 29.5", "29.5 to 34.2", "34.2 and more"]
     assert sorted(set(found["age"].values()), key=rank) == ranges
     assert set(found["channel"].values()) == {"0", "1", "2"}

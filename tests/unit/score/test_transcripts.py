@@ -89,7 +89,9 @@ def test_recognised_labels_are_those_of_the_lines_that_have_some(write):
     assert read_recognized(write("text", "u1 a\n")) == {}
 
 
-@pytest.mark.parametrize("field", ['"labels": {"accent": 3}', '"labels": 3', '"classes": {"accent": {}}', '"classes": [1]'])
+@pytest.mark.parametrize(
+    "field", ['"labels": {"accent": 3}', '"labels": 3', '"classes": {"accent": {}}', '"classes": [1]']
+)
 def test_labels_of_another_form_are_refused(write, field):
     with pytest.raises(TranscriptError, match=r'h.jsonl:1: expected "labels": {"<label>": "<value>"} or "classes"'):
         read_recognized(write("h.jsonl", f'{{"id": "u1", "text": "a", {field}}}'))
