@@ -1,0 +1,92 @@
+"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time went, speed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asrtool.log import logger, set_up
+from asrtool.train import curves
+from asrtool.train.curves import Curve, Curves
+
+
+class PlotError(ValueError):
+    """Nothing can be drawn."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(prog="asrtool plot", description=__doc__)
+    options.add_argument("exp", type=Path, help="experiment folder, finished or not")
+    options.add_argument("--out", type=Path, help="picture to write: .png, .pdf or .svg; default: <exp>/curves.png")
+    args = options.parse_args(argv)
+    set_up()
+    out = args.out or args.exp / "curves.png"
+    draw(curves.read(args.exp), out, title=str(args.exp))
+    logger.info("wrote %s", out)
+
+
+def draw(found: Curves, out: Path, title: str) -> None:
+    """Six panels over the steps, written aside and renamed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise PlotError("drawing needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(3, 2, figsize=(12, 11), layout="constrained", sharex=True)
+    figure.suptitle(title)
+    losses, rates, learning_rate, norm, time, speed = panels.flat
+    lines(losses, "loss per utterance", found.losses)
+    lines(rates, "error rate, %", {name: percent(curve) for name, curve in found.rates.items()})
+    rates.set_ylim(bottom=0)
+    lines(learning_rate, "learning rate", {"": found.learning_rate})
+    lines(norm, "norm of the gradient, before clipping", {"": found.norm})
+    shares(time, "where the time goes, %", found.time)
+    lines(speed, "seconds of audio a second", {"": found.speed})
+    for panel in panels.flat:
+        for name, start in found.phases.items():
+            if len(found.phases) > 1:
+                panel.axvline(start, color="gray", linewidth=0.8, linestyle=":")
+                panel.text(start, 1.0, f" {name}", transform=panel.get_xaxis_transform(), fontsize=7, va="bottom")
+    for panel in panels[-1]:
+        panel.set_xlabel("step")
+    aside = out.with_name(f"{out.stem}.tmp{out.suffix}")
+    try:
+        figure.savefig(aside, dpi=120)
+    except ValueError as error:  # the file's ending is none that matplotlib writes
+        raise PlotError(f"--out {out}: {error}") from error
+    finally:
+        pyplot.close(figure)
+    os.replace(aside, out)
+
+
+def lines(panel: Any, title: str, named: dict[str, Curve]) -> None:
+    """Validations, which are few, with dots."""
+    panel.set_title(title, fontsize=10, loc="left")
+    for name, curve in named.items():
+        style = {"marker": "o", "markersize": 3, "linestyle": "--"} if name.startswith("valid/") else {}
+        panel.plot(curve.steps, curve.values, linewidth=1.2, label=name or None, **style)
+    if any(named):
+        panel.legend(fontsize=8)
+    panel.grid(alpha=0.3)
+
+
+def shares(panel: Any, title: str, parts: dict[str, Curve]) -> None:
+    panel.set_title(title, fontsize=10, loc="left")
+    if parts:
+        scaled = [percent(curve) for curve in parts.values()]
+        panel.stackplot(scaled[0].steps, *(curve.values for curve in scaled), labels=list(parts), alpha=0.8)
+        panel.legend(fontsize=8, loc="lower right")
+    panel.set_ylim(0, 100)
+
+
+def percent(curve: Curve) -> Curve:
+    return Curve(curve.steps, [100 * value for value in curve.values])
+
+
+if __name__ == "__main__":
+    main()
