@@ -93,8 +93,8 @@ def run(folder: Path, rank: int = 0, world: int = 1, **options):
         weights = folder / name / "average-2.safetensors"
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    join(rank, port)
+def work(rank: int, world: int, port: int, folder: Path) -> None:
+    join(rank, world, port)
     found = {}
     with distributed.process_group():
         for name, shares in {"uneven": SHARES, "lopsided": LOPSIDED}.items():
@@ -109,9 +109,9 @@ def work(rank: int, port: int, folder: Path) -> None:
         found["bad"] = stepper.update(step, 5).bad
         found["after"] = parallel.gather(stepper.model.state_dict(), keep=True)
 
-        run(folder / "undisturbed", rank, 2)
-        run(folder / "resumed", rank, 2, before=lambda epoch, index: stop(epoch, index, rank))
-        run(folder / "resumed", rank, 2)
+        run(folder / "undisturbed", rank, world)
+        run(folder / "resumed", rank, world, before=lambda epoch, index: stop(epoch, index, rank))
+        run(folder / "resumed", rank, world)
     torch.save(found, folder / f"{rank}.pt")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -21,7 +24,26 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def join(rank: int, port: int, world: int = WORLD) -> None:
+def start(work: Callable, world: int, *arguments: object) -> list[BaseProcess]:
+    """Processes that run `work(rank, world, port, *arguments)`, forked from one that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.toy_llama", "tests.toy_interruptions"])
+    port = free_port()
+    ranks = [context.Process(target=work, args=(rank, world, port, *arguments)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def spawn(work: Callable, world: int, *arguments: object) -> None:
+    """The same, to the end, which must be good."""
+    ranks = start(work, world, *arguments)
+    for process in ranks:
+        process.join(300)
+    assert [process.exitcode for process in ranks] == [0] * world
+
+
+def join(rank: int, world: int, port: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -32,8 +54,8 @@ def one_step(shares: list[list[list[int]]], rank: int) -> ToyStep:
     return ToyStep(count=count, batches=[toy_batch(g) for g in shares[rank]], epoch=0, index=0, last=False)
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    join(rank, port)
+def work(rank: int, world: int, port: int, folder: Path) -> None:
+    join(rank, world, port)
     with distributed.process_group():
         found = {}
         for name, shares in {

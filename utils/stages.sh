@@ -11,6 +11,8 @@ stop_stage=5           # last stage
 nj=                    # CPU processes of stages 0 to 2; default: one per core
 ngpu=                  # GPUs of stages 3 and 4, 0 for the CPU; default: 1 where there is one
 ranks=                 # CPU processes of stages 3 and 4 when ngpu is 0; default: one per core, at most 4
+num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks processes
+master=                # <host>:<port> of the first of several machines; utils/slurm.sh needs none
 tag=                   # name of the experiment's folder; default: that of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
@@ -66,9 +68,14 @@ cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 nj=${nj:-$cores}
 ranks=${ranks:-$(( cores < 4 ? cores : 4 ))}
 if [[ -z $ngpu ]]; then ngpu=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true); ngpu=$(( ngpu > 0 )); fi
-check_number stage -1; check_number stop_stage -1; check_number nj 1; check_number ngpu 0; check_number ranks 1
+check_number stage -1; check_number stop_stage -1; check_number nj 1; check_number ngpu 0; check_number ranks 1; check_number num_nodes 1
 if (( stop_stage > 5 )); then stop_stage=5; fi
 (( stage <= stop_stage )) || usage_error "nothing to run from --stage $stage to --stop-stage $stop_stage; stages are -1 to 5"
+
+if (( num_nodes > 1 )) && [[ -z ${SLURM_JOB_NODELIST:-} ]]; then      # by hand: the same command on every machine
+  [[ $master == *:* ]] || usage_error "--num-nodes $num_nodes needs --master <host>:<port> of the first machine, or utils/slurm.sh"
+  (( stage >= 3 && stop_stage <= 4 )) || usage_error "several machines share stages 3 and 4 only: give --stage 3 --stop-stage 4"
+fi
 
 data=data$variant
 vocab=$data/vocab_$unit
@@ -129,14 +136,27 @@ trap finish EXIT
 
 tool() { run python -m "asrtool.bin.$1" "${@:2}"; }
 
-launch() {          # a command of stages 3 and 4: one process, one per GPU, or one per CPU rank
+launch() {          # a command of stages 3 and 4: one process, one per GPU, or one per CPU rank, on one machine or several
   local processes=1
   if (( ngpu > 1 )); then processes=$ngpu; elif (( ngpu == 0 )); then processes=$ranks; fi
-  if (( processes > 1 )); then
+  if (( num_nodes > 1 )); then
+    launch_on_nodes "$processes" -m "asrtool.bin.$1" "${@:2}"
+  elif (( processes > 1 )); then
     tool torchrun --standalone --nproc-per-node "$processes" -m "asrtool.bin.$1" "${@:2}"
   else
     tool "$@"
   fi
+}
+
+launch_on_nodes() { # <processes per machine> ...: srun starts torchrun on each machine; without Slurm the user does
+  local start=(python -m asrtool.bin.torchrun) address=$master id=$recipe/$tag
+  if [[ -n ${SLURM_JOB_NODELIST:-} ]]; then
+    address=${master:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$(( 20000 + SLURM_JOB_ID % 20000 ))}
+    id=$SLURM_JOB_ID
+    # ASRTOOL_PARENT is a process of this machine
+    start=(env -u ASRTOOL_PARENT srun --nodes "$num_nodes" --ntasks "$num_nodes" --ntasks-per-node 1 --kill-on-bad-exit=1 "${start[@]}")
+  fi
+  run "${start[@]}" --nnodes "$num_nodes" --nproc-per-node "$1" --rdzv-backend c10d --rdzv-endpoint "$address" --rdzv-id "$id" "${@:2}"
 }
 
 find_test_sets() {  # what stage 0 found in this corpus, where it says so

@@ -14,11 +14,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from asrtool.processes import PARENT
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the ranks
+SAVING = "300"  # seconds that ranks have to save after a signal; torch gives them 30
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.disable(logging.ERROR)  # the ranks say what is wrong
     os.environ[PARENT] = str(os.getpid())
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
     try:
         run.run(run.parse_args(["--signals-to-handle", SIGNALS, *(sys.argv[1:] if argv is None else argv)]))
     except ChildFailedError as error:

@@ -252,7 +252,7 @@ class EvalLoader:
 def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Utterance], list[Utterance]]:
     """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
 
-    Says how many are left out and names them; raises `DataError` where none is kept.
+    Says how many are left out and names them, and those without a text; raises `DataError` where none is kept.
     """
     kept, short, long = [], [], []
     for utterance in utterances:
@@ -269,6 +269,10 @@ def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[list[Ut
             f"none of {total} utterances lasts from {config.min_seconds:g} to {config.max_seconds:g} seconds"
             " (data.min_seconds, data.max_seconds)"
         )
+    silent = [utterance.id for utterance in kept if not utterance.text]
+    if silent:
+        text = "%d of %d training utterances have an empty text, from which the model learns to write nothing: %s"
+        warn_once(text, len(silent), total, names(silent))
     return kept, short + long
 
 

@@ -113,7 +113,8 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks tag train_args decode_args extra_sets missing mini mini_size force dry_run"
+    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_args extra_sets missing"
+    engine += " mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout

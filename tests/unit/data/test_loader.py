@@ -321,11 +321,13 @@ def test_utterances_outside_the_limits_are_left_out_counted_and_named(
     stored: list[Utterance], caplog: pytest.LogCaptureFixture
 ) -> None:
     some = [replace(stored[i], duration=seconds) for i, seconds in enumerate([0.05, 1.0, 31.0, 30.0])]
+    some[3] = replace(some[3], text="")
     kept, left_out = loader.select(some, config())
     assert [utterance.id for utterance in kept] == ["u01", "u03"]
     assert [utterance.id for utterance in left_out] == ["u00", "u02"]
     assert "1 of 4 training utterances are shorter than 0.1 seconds and left out: u00" in caplog.text
     assert "1 of 4 training utterances are longer than 30 seconds and left out: u02" in caplog.text
+    assert "1 of 4 training utterances have an empty text, from which the model learns to write nothing" in caplog.text
 
 
 def test_limits_that_leave_nothing_are_an_error(stored: list[Utterance]) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
+import signal
 
 import pytest
 import torch
@@ -45,6 +49,48 @@ def test_one_cut_at_any_file_is_passed_over(tmp_path, name, share, caplog):
     torn.write_bytes(content[: int(len(content) * share)])
     assert checkpoint.latest(tmp_path).name == "step-00000001"
     assert "step-00000002 is passed over" in caplog.text
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
+def test_one_cut_at_any_byte_is_passed_over(tmp_path, name):
+    save(tmp_path, 1)
+    torn = save(tmp_path, 2) / name
+    content = torn.read_bytes()
+    # the last byte of state.json is its line end, without which it says the same
+    for length in range(len(content) - (name == checkpoint.STATE)):
+        torn.write_bytes(content[:length])
+        assert checkpoint.latest(tmp_path).name == "step-00000001", length
+    torn.write_bytes(content)
+    assert checkpoint.latest(tmp_path).name == "step-00000002"
+
+
+def fill_the_disk(folder, room: int) -> str:
+    """What saving a second checkpoint says where no file may become longer than `room` bytes."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        try:
+            save(folder, 2)
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as said:
+        return said.read()
+
+
+def test_a_disk_that_is_full_after_any_byte_leaves_the_earlier_one(tmp_path):
+    whole = max(file.stat().st_size for file in save(tmp_path, 1).iterdir())
+    for room in [*range(0, whole, 7), whole - 1]:
+        said = fill_the_disk(tmp_path, room)
+        assert re.match("CheckpointError: cannot write checkpoint .*step-00000002.*earlier checkpoints are", said), room
+        assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"], room
+        assert checkpoint.latest(tmp_path).name == "step-00000001"
+    assert fill_the_disk(tmp_path, whole) == ""
+    assert checkpoint.latest(tmp_path).name == "step-00000002"
 
 
 def test_a_changed_byte_is_noticed(tmp_path):

@@ -6,16 +6,15 @@ import json
 
 import pytest
 import torch
-from torch import multiprocessing
 
-from tests.toy_ranks import WORLD, free_port, work
+from tests.toy_ranks import WORLD, spawn, work
 from tests.toy_training import ToyModel, difference, gradients, toy_step, toy_stepper
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work, (free_port(), folder), nprocs=WORLD)
+    spawn(work, WORLD, folder)
     return [{**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder} for rank in range(WORLD)]
 
 

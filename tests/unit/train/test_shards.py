@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from asrtool.train import checkpoint
 from asrtool.train.config import TrainerConfig
 from tests.toy_llama import GROUPS, LOPSIDED, SHARES, ToyLlama, run, work
-from tests.toy_ranks import free_port
+from tests.toy_ranks import spawn
 from tests.toy_training import toy_step, toy_stepper
 
 WORLD = 2
@@ -20,7 +19,7 @@ WORLD = 2
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("shards")
-    multiprocessing.spawn(work, (free_port(), folder), nprocs=WORLD)
+    spawn(work, WORLD, folder)
     return [{**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder} for rank in range(WORLD)]
 
 

@@ -1,0 +1,71 @@
+"""A training that is interrupted at a chosen moment: what tests/unit/train/test_interruptions.py starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from asrtool import stamp
+from asrtool.bin import train
+from asrtool.train import checkpoint, trainer, validation
+from asrtool.train.step import Stepper
+from tests.toy_corpus import arguments
+from tests.toy_ranks import join
+
+CHANGES = (
+    "trainer.epochs=4 trainer.validate_every=3 trainer.average=3 trainer.save_every_seconds=0 data.batch.seconds=1"
+)
+# name -> what is called at that moment of training
+MOMENTS = {
+    "before a step": (Stepper, "_prepare"),
+    "between backward pass and update": (Stepper, "_sums"),
+    "after an update": (trainer.Trainer, "_count"),
+    "in a validation": (validation, "measure_batch"),
+    "while a file is written": (checkpoint, "save_file"),
+    "before the renaming": (stamp, "replace_folder"),
+    "after the renaming": (checkpoint, "point"),
+    "while older ones are deleted": (checkpoint, "prune"),
+    "while the average is made": (checkpoint, "average"),
+}
+
+
+class Interruption(NamedTuple):
+    """`number` is sent by the rank to itself when it comes to `moment` for the `time`-th time."""
+
+    rank: int
+    moment: str
+    time: int
+    number: signal.Signals
+
+
+def run(rank: int, world: int, port: int, data: Path, exp: Path, interruption: Interruption | None) -> None:
+    if world > 1:
+        join(rank, world, port)
+    log = os.open(exp.with_name(f"said-{rank}"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 2)
+    sys.argv = ["train"]
+    if interruption is not None and interruption.rank == rank:
+        prepare(interruption)
+    train.main(arguments(data, exp, "--set", CHANGES))
+
+
+def prepare(interruption: Interruption) -> None:
+    owner, name = MOMENTS[interruption.moment]
+    call: Callable = getattr(owner, name)
+    times = 0
+
+    def interrupted(*given: object, **named: object) -> object:
+        nonlocal times
+        times += 1
+        if times == interruption.time:
+            print(f"interrupted {interruption.moment} by {interruption.number.name}", file=sys.stderr, flush=True)
+            if name == "save_file":  # half a file is there
+                Path(given[1]).write_bytes(b"half a file")
+            os.kill(os.getpid(), interruption.number)
+        return call(*given, **named)
+
+    setattr(owner, name, interrupted)
