@@ -7,6 +7,7 @@ from html import escape
 
 from asrtool.report import facts
 from asrtool.report.sources import SPEAKER, Result
+from asrtool.score.bootstrap import FEWEST
 
 Bounds = Sequence[float] | None             # an interval
 Span = tuple[float, float]                   # rates at the left and right end of plots
@@ -77,7 +78,8 @@ def groups(result: Result) -> str:
     if not tables:
         return ('<p class="muted">No groups: one speaker, and stage 5 was not asked for any '
                 "(<code>--group-by</code>).</p>")
-    return "".join(tables)
+    note = f'<p class="muted">An interval needs {FEWEST} utterances, or speakers; “–”: there are fewer.</p>'
+    return "".join(tables) + (note if any(">–<" in table for table in tables) else "")
 
 
 def _group(label: str, rows: list[tuple[str, Mapping]], macro: Mapping | None, whole: float | None) -> str:

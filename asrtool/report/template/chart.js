@@ -16,7 +16,7 @@ function panels({ step, valid }) {
   return [
     { title: "Loss per utterance", series: distinct, wide: true },
     { title: "Error rate in validation", series: rates, format: (value) => `${Number((100 * value).toFixed(1))} %` },
-    { title: "Learning rate", series: step.rate ? [{ name: "rate", points: step.rate }] : [], format: (value) => value.toExponential(1) },
+    { title: "Learning rate", series: step.rate ? [{ name: "rate", points: step.rate }] : [], format: (value) => (value ? value.toExponential(1) : "0") },
     { title: "Gradient norm", series: step.norm ? [{ name: "norm", points: step.norm }] : [], wide: true },
   ].filter((panel) => panel.series.length).map((panel) => ({ ...panel, last, log: panel.wide && needsLog(panel.series) }));
 }

@@ -1,6 +1,6 @@
 // The picture of an utterance: tokens over the spectrogram, key frames, curves and maps below, all on one time axis.
 
-const LANE = { token: 17, tokens: 3, spectrogram: 120, keys: 16, curve: 48, gap: 6, axis: 22 };
+const LANE = { token: 17, tokens: 3, spectrogram: 120, name: 20, keys: 12, curve: 44, axis: 24 };
 
 function figure(detail, audio) {
   const canvas = el("canvas", { role: "img", "aria-label": describe(detail) });
@@ -82,15 +82,15 @@ function paint(canvas, width, detail, images) {
   if (detail.times) paintTokens(context, detail, lanes, x, wide);
   if (detail.key_frames) {
     context.fillStyle = colour("text");
-    for (const time of detail.key_frames) context.fillRect(Math.round(x(time)), lanes.keys + 2, 1.5, LANE.keys - 6);
-    name(context, `key frames (${detail.key_frames.length})`, lanes.keys + 11);
+    for (const time of detail.key_frames) context.fillRect(Math.round(x(time)), lanes.keys, 1.5, LANE.keys);
+    name(context, `key frames (${detail.key_frames.length})`, lanes.keys);
   }
   for (const [title, curve] of Object.entries(detail.curves ?? {})) paintCurve(context, title, curve, lanes.curves[title], x, wide);
   for (const [title, map] of Object.entries(detail.maps ?? {})) {
     const { top, height } = lanes.maps[title];
     context.imageSmoothingEnabled = false;
     context.drawImage(tinted(images[`map ${title}`], stops), x(map.start), top, x(map.columns * map.step), height);
-    name(context, `${title} (0 to ${map.top})`, top + 12);
+    name(context, `${title} (0 to ${map.top}, ${map.rows.length} rows from ${map.rows[0]} to ${map.rows.at(-1)})`, top);
   }
   paintAxis(context, seconds, lanes.axis, x, wide);
 }
@@ -98,20 +98,19 @@ function paint(canvas, width, detail, images) {
 function layout(detail) {
   const lanes = { curves: {}, maps: {} };
   let y = 0;
-  const take = (height, gap = LANE.gap) => {
-    const top = y;
-    y += height + gap;
-    return top;
+  const take = (height, above = LANE.name) => {
+    y += above + height;
+    return y - height;
   };
-  if (detail.times) lanes.tokens = take(LANE.token * LANE.tokens, 2);
-  if (detail.image) lanes.spectrogram = take(LANE.spectrogram, 2);
+  if (detail.times) lanes.tokens = take(LANE.token * LANE.tokens, 0);
+  if (detail.image) lanes.spectrogram = take(LANE.spectrogram, 0);
   if (detail.key_frames) lanes.keys = take(LANE.keys);
   for (const title of Object.keys(detail.curves ?? {})) lanes.curves[title] = take(LANE.curve);
   for (const [title, map] of Object.entries(detail.maps ?? {})) {
     const height = Math.max(24, Math.min(200, map.rows.length * 9));
     lanes.maps[title] = { top: take(height), height };
   }
-  lanes.axis = take(LANE.axis, 0);
+  lanes.axis = take(LANE.axis, 2);
   lanes.height = y;
   return lanes;
 }
@@ -126,7 +125,10 @@ function paintTokens(context, detail, lanes, x, wide) {
     const row = ends.findIndex((end) => end + 4 <= left);
     context.fillStyle = colour(unsure ? "D" : "muted");
     const top = row < 0 ? bottom - 6 : lanes.tokens + (row + 1) * LANE.token - 3;
-    context.fillRect(Math.round(x(time)), top, 1, bottom - top + (detail.image ? LANE.spectrogram : 0));
+    context.fillRect(Math.round(x(time)), top, 1, bottom - top);
+    context.globalAlpha = 0.4;
+    if (detail.image) context.fillRect(Math.round(x(time)), bottom, 1, LANE.spectrogram);
+    context.globalAlpha = 1;
     if (row < 0) return;
     ends[row] = left + size;
     const base = lanes.tokens + (row + 1) * LANE.token - 5;
@@ -152,18 +154,13 @@ function paintCurve(context, title, curve, top, x, wide) {
   context.beginPath();
   curve.values.forEach((value, n) => context.lineTo(x(curve.start + n * curve.step), y(value)));
   context.stroke();
-  name(context, `${title} (${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))})`, top + 12);
+  name(context, `${title} (${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))})`, top);
 }
 
-/** A lane's name, on a plate of the page's colour. */
-function name(context, text, base) {
-  const size = context.measureText(text).width;
-  context.globalAlpha = 0.85;
-  context.fillStyle = colour("bg");
-  context.fillRect(0, base - 11, size + 10, 15);
-  context.globalAlpha = 1;
+/** A lane's name, above it. */
+function name(context, text, top) {
   context.fillStyle = colour("muted");
-  context.fillText(text, 4, base);
+  context.fillText(text, 0, top - 5);
 }
 
 function paintAxis(context, seconds, top, x, wide) {
