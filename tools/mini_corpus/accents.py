@@ -32,7 +32,8 @@ _R_IS_L = (r"z\.", "l")
 _R_IS_Z = (r"z\.", "z")
 _AI_IS_E = (r"(?<!u)ai", "E")
 _AU_IS_O = ("Au", "o")
-_O_IS_SCHWA = (r"(?<=[pmf])('?)o(?!u)|o-", r"\1@")
+_O_IS_SCHWA = (r"(?<=[pmf])('?)o(?![u-])", r"\1@")
+_E_IS_SCHWA = ("o-", "@")
 _E_IS_O = ("o-", "o")
 _Y_IS_I = (r"y(?![&@Ei])", "i")
 _SHU_IS_FU = (r"(?<!t)s\.('?)(?=[uw])", r"f\1")
@@ -69,7 +70,9 @@ SUBDIALECTS = {
     "Jiang-Huai": Accent(("21", "35", "22", "44"), (_N_IS_L, _FINAL_NG, _FLAT_I, _R_IS_L), tempo=1.15, pitch=6),
     "Jiao-Liao": Accent(("214", "53", "35", "51"), (_R_IS_Y, _UO_IS_O, _CURLED), tempo=0.85, pitch=-4),
     "Lan-Yin": Accent(("21", "53", "44", "35"), (_FINAL_N, _SHU_IS_FU), tempo=0.9),
-    "Northeastern": Accent(("33", "35", "214", "53"), (_R_IS_Y, _O_IS_SCHWA, _FLAT_I), tempo=1.0, pitch=-8),
+    "Northeastern": Accent(
+        ("33", "35", "214", "53"), (_R_IS_Y, _O_IS_SCHWA, _E_IS_SCHWA, _FLAT_I), tempo=1.0, pitch=-8
+    ),
     "Southwestern": Accent(("44", "21", "53", "214"), (_N_IS_L, _FLAT_I, _FLAT, _FINAL_NG), tempo=1.05, pitch=4),
     "Zhongyuan": Accent(("21", "35", "53", "44"), (_AI_IS_E, _SHU_IS_FU, _AU_IS_O), tempo=0.9, pitch=2),
     "Tianjin": Accent(("21", "55", "35", "53"), (_FLAT_I, _FLAT, _RHOTIC), tempo=1.15),
@@ -82,7 +85,7 @@ SUBDIALECTS = {
     "Luoyang": Accent(("33", "21", "53", "214"), (_E_IS_O, _SHU_IS_FU), tempo=0.85),
     "Yinchuan": Accent(("44", "53", "53", "21"), (_FINAL_N, _R_IS_Z, _UO_IS_O), tempo=1.0),
     "Yantai": Accent(("21", "55", "214", "55"), (_R_IS_Y, _AU_IS_O, _CURLED), tempo=0.95, pitch=-6),
-    "Tangshan": Accent(("55", "33", "214", "51"), (_R_IS_L, _O_IS_SCHWA, _RHOTIC), tempo=0.95, pitch=6),
+    "Tangshan": Accent(("55", "33", "214", "51"), (_R_IS_L, _O_IS_SCHWA, _E_IS_SCHWA, _RHOTIC), tempo=0.95, pitch=6),
 }
 
 # How people from different regions read standard Mandarin: tones and tempo differ a little, no sounds merge.
