@@ -123,8 +123,8 @@ def spoken(text: str, accent: str, espeak: Espeak) -> str:
     """What `espeak`, in a voice of `language(accent)`, has to say for `text`: words between spaces."""
     if accent not in MANDARIN:
         return text.lower()
-    words = (_standard(word, espeak) for word in text.split())
-    return f"[[{MANDARIN[accent].change(' '.join(words))}]]"
+    # Brackets around each word: what one pair holds is one word to espeak-ng.
+    return " ".join(f"[[{MANDARIN[accent].change(_standard(word, espeak))}]]" for word in text.split())
 
 
 @cache

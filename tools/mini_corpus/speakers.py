@@ -90,11 +90,20 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Manner:
-    """What the speakers of a language differ in: accents, and the ranges of tempo and of espeak-ng's pitch range."""
+    """What the speakers of a language differ in: accents, and the ranges of tempo and of espeak-ng's pitch range.
+
+    unfit: voices that the language cannot be spoken in.
+    """
 
     accents: tuple[str, ...]
     words_per_minute: tuple[int, int]
     pitch_range: tuple[int, int]
+    unfit: tuple[str, ...] = ()
+
+    def voices(self, known: bool) -> dict[str, str]:
+        """Name to sex: the voices of training, or those kept out of it."""
+        voices = KNOWN_VOICES if known else UNSEEN_VOICES
+        return {name: sex for name, sex in voices.items() if name not in self.unfit}
 
 
 class Cast:
