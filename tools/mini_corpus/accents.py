@@ -20,21 +20,33 @@ from mini_corpus.espeak import Espeak
 _STANDARD = ("55", "35", "214", "51")
 
 _VOWELS = "'@aAeEiouyjw"
-_FINAL_N = (rf"(?<=\d)n(?![{_VOWELS}])", "N")
+_N_ENDS = rf"(?<=\d)n(?![{_VOWELS}])"
+_FINAL_N = (_N_ENDS, "N")
+_NO_FINAL_N = (_N_ENDS, "")
+_RHOTIC = (_N_ENDS, "r/")
 _FINAL_NG = (r"(?<=\d)N", "n")
-_RHOTIC = (rf"(?<=\d)n(?![{_VOWELS}])", "r/")
 _N_IS_L = (rf"n(?=[{_VOWELS}])", "l")
+_L_IS_N = ("l", "n")
 _FLAT_I = (r"(?<=s)\.(h?'?)i\.", r"\1i[")
 _FLAT = (r"(?<=[sz])\.", "")
 _CURLED = (r"(?<=s)(h?'?)(?=[uoA@])", r".\1")
+_POSTALVEOLAR = (r"s\.", "S")
+_SOFT_IS_SHARP = (r"S;|(?<=t)s;", "s")
 _R_IS_Y = (r"z\.", "j")
 _R_IS_L = (r"z\.", "l")
 _R_IS_Z = (r"z\.", "z")
+_W_IS_V = ("w(?!u)", "v")
 _AI_IS_E = (r"(?<!u)ai", "E")
 _AU_IS_O = ("Au", "o")
+_AN_IS_EN = (r"a(?=\d+n)", "E")
+_AU_IS_A = ("Au", "A")
+_EI_IS_I = (r"(?<![ua])ei", "i")
+_OU_IS_U = (r"(?<!i)ou", "u")
+_I_IS_APICAL = (r"(?<![aeuy])i(?![AEaeou.\[])", "i[")
 _O_IS_SCHWA = (r"(?<=[pmf])('?)o(?![u-])", r"\1@")
 _E_IS_SCHWA = ("o-", "@")
 _E_IS_O = ("o-", "o")
+_E_IS_FRONT = ("o-", "e")
 _Y_IS_I = (r"y(?![&@Ei])", "i")
 _SHU_IS_FU = (r"(?<!t)s\.('?)(?=[uw])", r"f\1")
 _H_IS_F = (r"X('?)(?=[uw])", r"f\1")
@@ -65,16 +77,25 @@ class Accent:
 # The nine labels of KeSpeech, "Mandarin" being the standard language, then cities within its groups.
 SUBDIALECTS = {
     "Mandarin": Accent(),
-    "Beijing": Accent(sounds=(_RHOTIC,), tempo=1.2, pitch=-6),
-    "Ji-Lu": Accent(("214", "53", "55", "21"), (_AI_IS_E, _AU_IS_O), tempo=0.95),
-    "Jiang-Huai": Accent(("21", "35", "22", "44"), (_N_IS_L, _FINAL_NG, _FLAT_I, _R_IS_L), tempo=1.15, pitch=6),
-    "Jiao-Liao": Accent(("214", "53", "35", "51"), (_R_IS_Y, _UO_IS_O, _CURLED), tempo=0.85, pitch=-4),
-    "Lan-Yin": Accent(("21", "53", "44", "35"), (_FINAL_N, _SHU_IS_FU), tempo=0.9),
-    "Northeastern": Accent(
-        ("33", "35", "214", "53"), (_R_IS_Y, _O_IS_SCHWA, _E_IS_SCHWA, _FLAT_I), tempo=1.0, pitch=-8
+    "Beijing": Accent(("55", "35", "21", "51"), (_RHOTIC,), tempo=1.3, pitch=-6),
+    "Ji-Lu": Accent(("214", "53", "55", "21"), (_AI_IS_E, _AU_IS_O, _NO_FINAL_N, _W_IS_V), tempo=0.95),
+    "Jiang-Huai": Accent(
+        ("21", "35", "22", "44"), (_N_IS_L, _FINAL_NG, _FLAT_I, _R_IS_L, _I_IS_APICAL), tempo=1.2, pitch=8
     ),
-    "Southwestern": Accent(("44", "21", "53", "214"), (_N_IS_L, _FLAT_I, _FLAT, _FINAL_NG), tempo=1.05, pitch=4),
-    "Zhongyuan": Accent(("21", "35", "53", "44"), (_AI_IS_E, _SHU_IS_FU, _AU_IS_O), tempo=0.9, pitch=2),
+    "Jiao-Liao": Accent(("214", "53", "35", "51"), (_R_IS_Y, _UO_IS_O, _POSTALVEOLAR), tempo=0.8, pitch=-4),
+    "Lan-Yin": Accent(("21", "53", "44", "35"), (_AN_IS_EN, _FINAL_N, _SHU_IS_FU, _L_IS_N, _W_IS_V), tempo=0.88),
+    "Northeastern": Accent(
+        ("33", "35", "214", "53"), (_R_IS_Y, _O_IS_SCHWA, _E_IS_SCHWA, _OU_IS_U, _FLAT_I, _W_IS_V), tempo=1.0, pitch=-8
+    ),
+    "Southwestern": Accent(
+        ("44", "21", "53", "214"),
+        (_N_IS_L, _FLAT_I, _FLAT, _FINAL_NG, _H_IS_F, _E_IS_FRONT, _AU_IS_A),
+        tempo=1.1,
+        pitch=4,
+    ),
+    "Zhongyuan": Accent(
+        ("21", "35", "53", "44"), (_SHU_IS_FU, _SOFT_IS_SHARP, _EI_IS_I, _OU_IS_U, _NO_FINAL_N), tempo=0.85, pitch=2
+    ),
     "Tianjin": Accent(("21", "55", "35", "53"), (_FLAT_I, _FLAT, _RHOTIC), tempo=1.15),
     "Wuhan": Accent(("55", "214", "51", "35"), (_N_IS_L, _FLAT_I, _FLAT, _E_IS_O), tempo=1.1),
     "Kunming": Accent(("44", "21", "53", "214"), (_Y_IS_I, _FINAL_NG, _R_IS_Z), tempo=0.95, pitch=3),

@@ -33,7 +33,7 @@ MANDARIN = Language(
     mandarin.RULES,
     mandarin.WORDS,
     Manner(tuple(accents.READING), (200, 271), (60, 100), unfit=("rob",)),
-    seconds=2.6,
+    seconds=2.12,
 )
 
 
