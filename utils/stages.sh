@@ -193,7 +193,7 @@ default_download() {
 
 default_data() {
   if [[ $mini == true ]]; then
-    run python "$root/tools/make_mini_corpus.py" --layout "$recipe" --out "$corpus" --size "$mini_size" --nj "$nj"
+    run python "$root/tools/make_mini_corpus.py" --layout "${mini_layout:-$recipe}" --out "$corpus" --size "$mini_size" --nj "$nj"
   fi
   need_corpus
   run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}

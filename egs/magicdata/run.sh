@@ -31,9 +31,7 @@ mini_vocab_size=0
 
 settings() {                              # the read speech has a corpus folder and data, dump and exp of its own
   prepare_args=(--kind "$kind")
-  if [[ $kind == ramc ]]; then return; fi
-  [[ $mini == false ]] || usage_error "the miniature has dialogues only, --kind ramc"
-  variant=/read; is_given corpus || corpus=downloads/MagicData
+  if [[ $kind == read ]]; then variant=/read mini_layout=magicdata_read; is_given corpus || corpus=downloads/MAGICDATA; fi
 }
 stage_download() { if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$kind"; fi; }
 

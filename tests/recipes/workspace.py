@@ -31,13 +31,13 @@ trainer: {epochs: 3, average: 2, validate_every: 4, save_every_seconds: 0.2}
 
 
 class Workspace:
-    """`egs/librispeech` beside links to the package and its tools; every process started here carries a mark."""
+    """A recipe beside links to the package and its tools; every process started here carries a mark."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, recipe: str = "librispeech") -> None:
         for name in ("asrtool", "utils", "tools"):
             (folder / name).symlink_to(ROOT / name)
-        self.recipe = folder / "egs" / "librispeech"
-        shutil.copytree(ROOT / "egs" / "librispeech", self.recipe, ignore=shutil.ignore_patterns(*WRITTEN))
+        self.recipe = folder / "egs" / recipe
+        shutil.copytree(ROOT / "egs" / recipe, self.recipe, ignore=shutil.ignore_patterns(*WRITTEN))
         (self.recipe / "conf" / "train_toy.yaml").write_text(CONFIG)
         self._mark = f"ASRTOOL_TEST={uuid.uuid4()}"
         name, _, value = self._mark.partition("=")

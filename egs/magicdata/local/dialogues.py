@@ -81,7 +81,8 @@ def build(name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path
     found = len({row.speaker for row in rows.values()})
     if official and (len(ids), found) != OFFICIAL[name]:
         logger.warning("%s: %d dialogues, %d speakers, officially %d and %d", name, len(ids), found, *OFFICIAL[name])
-    logger.info("%s: %d lines of %s (noises) are no utterances", name, nobody, NOBODY)
+    if nobody:
+        logger.info("%s: %d lines of %s (noises) are no utterances", name, nobody, NOBODY)
     return corpus.Found(list(rows.values()), left_out)
 
 

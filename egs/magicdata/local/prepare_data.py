@@ -47,7 +47,7 @@ def ramc(folder: Path) -> dict[str, corpus.Source]:
 
 
 def read_speech(folder: Path) -> dict[str, corpus.Source]:
-    root = tree.root(folder, "MagicData", "train")
+    root = tree.root(folder, "MAGICDATA", "train")
     folders = {name: tree.need(root / name) for name in SETS}
     for place in folders.values():
         tree.need(place / "TRANS.txt")
