@@ -44,6 +44,20 @@ def test_mandarin(text, expected):
     assert normalizer("zh")(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("zh-aishell2", "赵孟\U0002b5af 和\U0002b689 (ＡＴＭ)，O-K I'M", "赵孟頫和atm o k i'm"),
+        ("zh-kespeech", "你 <SPOKEN_NOISE>好<SPOKEN_NOISE>", "你好"),
+        ("zh-magicdata", "[LAUGHTER]对，[+]我[++]说[ENS] OK [FIL]FIL 好SPK", "对我说ok好"),
+        ("zh-magicdata", "FILM 和 [二]", "film和二"),
+    ],
+)
+def test_what_a_corpus_writes_in_its_own_way(name, text, expected):
+    assert normalizer(name)(text) == expected
+    assert normalizer(name)(expected) == expected
+
+
 def test_none_changes_nothing():
     assert normalizer("none")(" A,  ｂ！") == " A,  ｂ！"
 
@@ -73,7 +87,7 @@ def test_tokens_of_a_metric(metric, text, expected):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown normalizer 'english' .*none, en, zh"):
+    with pytest.raises(ValueError, match="unknown normalizer 'english' .*none, en, zh, zh-aishell2"):
         normalizer("english")
     with pytest.raises(ValueError, match="unknown metric 'ter' .*wer, cer, mer"):
         splitter("ter")
