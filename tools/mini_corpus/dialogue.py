@@ -16,6 +16,8 @@ from mini_corpus.plan import Session
 from mini_corpus.reading import say
 from mini_corpus.speakers import Speaker
 
+# About six minutes; pairs with more to say meet again.
+_SENTENCES_PER_RECORDING = 120
 _PAUSE_SECONDS = (0.15, 1.0)
 _OVERLAP_SECONDS = (0.1, 0.4)
 
@@ -38,7 +40,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A recording of two speakers; `number` is the first speaker's."""
+    """A recording of two speakers, the `number`-th of its set."""
 
     number: int
     split: str
@@ -62,10 +64,15 @@ def converse(sessions: Sequence[Session], seed: int) -> list[Conversation]:
     conversations = []
     for split in conditions:
         speakers = [speaker for name, speaker in spoken if name == split]
+        number = 0
         for pair in zip(speakers[::2], speakers[1::2], strict=True):
-            rng = np.random.default_rng([seed, zlib.crc32(split.encode()), pair[0].number])
-            turns = _turns([spoken[split, speaker] for speaker in pair], rng)
-            conversations.append(Conversation(pair[0].number, split, pair, turns, conditions[split]))
+            lists = [spoken[split, speaker] for speaker in pair]
+            parts = -(-sum(map(len, lists)) // _SENTENCES_PER_RECORDING)
+            for part in range(parts):
+                number += 1
+                rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
+                turns = _turns([own[part::parts] for own in lists], rng)
+                conversations.append(Conversation(number, split, pair, turns, conditions[split]))
     return conversations
 
 

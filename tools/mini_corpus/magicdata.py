@@ -44,6 +44,7 @@ _TAGS = {
     dialogue.NOISE: "[ENS]",
     dialogue.MUSIC: "[MUSIC]",
 }
+_DAYS = {"test": 15, "train": 16, "dev": 17}
 _ASKING = ("谁", "什么", "怎么")
 
 # Region and city of the accents of `accents.READING`.
@@ -106,7 +107,7 @@ def _folder(root: Path) -> Path:
 
 def _recording(talk: Conversation) -> str:
     """Names that sort as the official ones do: test, train, dev."""
-    return f"CTS-CN-F2F-2019-11-{15 + talk.number // 1000}-{talk.number % 1000:03d}"
+    return f"CTS-CN-F2F-2019-11-{_DAYS[talk.split]}-{talk.number:03d}"
 
 
 def _name(speaker: Speaker) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,11 +186,8 @@ def test_conversations_are_the_same_again_with_one_process(corpora, tmp_path) ->
             assert (tmp_path / file.relative_to(corpora)).read_bytes() == file.read_bytes(), file
 
 
-def test_a_second_folder_that_is_missing_is_made_again(tmp_path) -> None:
-    import shutil
-
-    mini.made("aishell2", tmp_path, *TINY)
-    shutil.rmtree(tmp_path / "AISHELL-DEV-TEST-SET")
+def test_a_second_folder_that_is_missing_is_made_again(corpora, tmp_path) -> None:
+    shutil.copytree(corpora / "AISHELL-2", tmp_path / "AISHELL-2")
     mini.made("aishell2", tmp_path, *TINY)
     assert (tmp_path / "AISHELL-DEV-TEST-SET/Mic/test/trans.txt").is_file()
     assert "nothing to do" in mini.make("aishell2", tmp_path, *TINY).stdout
@@ -225,3 +223,15 @@ def test_wrong_options_are_refused_in_a_sentence(layout, options, said, tmp_path
     assert finished.returncode == 1
     assert said in finished.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_with_much_to_say_meet_several_times(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(mini.TOOLS))
+    from mini_corpus import magicdata, plan
+
+    units = magicdata.MagicData().plan(plan.Size(train=(1500, 4), dev=(6, 2), test=(6, 2)), seed=0)
+    training = [talk for talk in units if talk.split == "train"]
+    assert [talk.number for talk in training] == list(range(1, len(training) + 1))
+    assert max(len(talk.sentences) for talk in training) <= 120
+    assert sum(len(talk.sentences) for talk in training) == 1500
+    assert len({talk.speakers for talk in training}) == 2

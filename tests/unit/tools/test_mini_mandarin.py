@@ -16,8 +16,8 @@ pytest.importorskip("espeakng_loader", reason="the miniatures are spoken by espe
 
 # What a syllable may consist of: phonemes of espeak-ng's tables `cmn` and `base1`.
 PHONEMES = (
-    "@ a e i o u t p k n l j N tS; f s. S; ph th kh tS;h ts tsh ts. ts.h A ai Au @r E ei i[ i. iA iAu iE io iou o- ou ong "
-    "uA ua uai u@ uei uo y yu y& yE y@ yi m s z z. w X h r/ S tS tSh v"
+    "@ a e i o u t p k n l j N tS; f s. S; ph th kh tS;h ts tsh ts. ts.h A ai Au @r E ei i[ i. iA iAu iE io iou o- ou "
+    "ong uA ua uai u@ uei uo y yu y& yE y@ yi m s z z. w X h r/ S tS tSh v"
 )
 TONES = "11 21 22 33 35 44 51 53 55 214"
 
