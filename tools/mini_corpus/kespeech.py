@@ -20,7 +20,6 @@ Tang et al. 2021, "KeSpeech: an open source speech dataset of Mandarin and its e
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +80,7 @@ class KeSpeech(Layout):
                 if part.name == "test":
                     units += read_aloud(speaker, sentences, part)
                     continue
-                count = math.ceil(len(sentences) * (1 - _PHASE_2_SHARE))  # phase 1 has one at least
+                count = max(1, int(len(sentences) * (1 - _PHASE_2_SHARE)))
                 first = read_aloud(speaker, sentences[:count], replace(part, name=f"{part.name}_phase1"))
                 conditions = HEAVY if _is_noisy(speaker.number) else LIGHT
                 units += first + read_aloud(
