@@ -113,7 +113,7 @@ class Browser:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
-    def wait(self, script: str, seconds: float = 20.0) -> object:
+    def wait(self, script: str, seconds: float = 120.0) -> object:
         """Until the expression is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(script)):

@@ -162,6 +162,7 @@ def test_ten_thousand_utterances_open_in_two_seconds(tab, tmp_path, monkeypatch)
     tab.open(page)
     metrics = {entry["name"]: entry["value"] for entry in tab.call("Performance.getMetrics")["metrics"]}
     elapsed = tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart") / 1000
-    print(f"{page.stat().st_size / 1e6:.1f} MB, {metrics['TaskDuration']:.2f} CPU s of the page, {elapsed:.2f} s to load")
-    assert metrics["TaskDuration"] < 2.0
+    spent = metrics["TaskDuration"]
+    print(f"{page.stat().st_size / 1e6:.1f} MB, {spent:.2f} CPU s of the page, {elapsed:.2f} s to load")
+    assert spent < 2.0
     assert search(tab, "um").startswith("10000 of 10000") is False
