@@ -71,6 +71,10 @@ class KeSpeech(Layout):
 
     def plan(self, size: Size, seed: int) -> list[Session]:
         shares = {name: rank**-self.skew for rank, name in enumerate(list(SUBDIALECTS)[: self.accents], 1)}
+        numbers = {part.share: getattr(size, part.share) for part in self.sets}
+        # Two sentences and a speaker for every accent.
+        least = {name: (max(u, 2 * self.accents), max(s, self.accents)) for name, (u, s) in numbers.items()}
+        size = replace(size, **least)
         spoken: dict[str, dict] = {part.name: defaultdict(list) for part in self.sets}
         for session in plan(size, self.sets, self.language, seed, shares=shares):
             spoken[session.split][session.speaker] += session.sentences

@@ -208,6 +208,9 @@ def test_accents_of_kespeech_are_as_many_and_as_skewed_as_asked_for(tmp_path, mo
     assert counts == sorted(counts, reverse=True)
     assert counts[0] >= 8 * counts[-1]
     assert {speakers["test"].count(accent) for accent in kespeech.SUBDIALECTS} == {1}
+    smallest = kespeech.KeSpeech(accents=20).plan(kespeech.KeSpeech.sizes["tiny"], seed=0)
+    for split in ("train_phase1", "train_phase2", "dev_phase1", "dev_phase2", "test"):
+        assert len({unit.speaker.number for unit in smallest if unit.split == split}) == 20
 
 
 @pytest.mark.parametrize(
