@@ -77,11 +77,16 @@ def _add(total: hashlib._Hash, path: str, size: int) -> None:
             total.update(hashlib.file_digest(stream, "sha256").digest())
 
 
-def describe(stage: str, inputs: Iterable[Path], options: Mapping[str, object]) -> dict:
-    """What a stamp holds: stage, version, options and the digest of each input."""
+def describe(
+    stage: str, inputs: Iterable[Path], options: Mapping[str, object], known: dict[Path, str] | None = None
+) -> dict:
+    """What a stamp holds: stage, version, options and the digest of each input; `known`: those taken before."""
+    known = {} if known is None else known
     digests: dict[str, str] = {}
     for path in inputs:  # of several with one name all count
-        digests[path.name] = "+".join(filter(None, (digests.get(path.name), digest(path))))
+        if path not in known:
+            known[path] = digest(path)
+        digests[path.name] = "+".join(filter(None, (digests.get(path.name), known[path])))
     made = {"stage": stage, "version": VERSION, "options": options, "inputs": digests}
     return json.loads(json.dumps(made, default=str))  # compare as it will be read back
 
@@ -95,11 +100,19 @@ def read(out: Path) -> dict | None:
 
 @contextmanager
 def building(
-    out: Path, stage: str, inputs: Iterable[Path] = (), options: Mapping[str, object] | None = None, force: bool = False
+    out: Path,
+    stage: str,
+    inputs: Iterable[Path] = (),
+    options: Mapping[str, object] | None = None,
+    force: bool = False,
+    known: dict[Path, str] | None = None,
 ) -> Iterator[Path | None]:
-    """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it anyway."""
+    """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it anyway.
+
+    Folders that are made from the same inputs share `known`, so that each input is read once.
+    """
     out = Path(out)
-    now = describe(stage, inputs, options or {})
+    now = describe(stage, inputs, options or {}, known)
     target, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
     if read(out) == now and not force and not target.exists() and not old.exists():
         logger.info("%s: %s is up to date", stage, out)

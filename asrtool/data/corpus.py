@@ -121,9 +121,11 @@ def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
 
     They appear when all of them are ready: an error on the way leaves older ones as they were, and nothing new.
     """
+    known: dict[Path, str] = {}
     with ExitStack() as stack:
         for name, source in sets.items():
-            target = stack.enter_context(stamp.building(out / name, "data", source.inputs, source.options))
+            building = stamp.building(out / name, "data", source.inputs, source.options, known=known)
+            target = stack.enter_context(building)
             if target is not None:
                 _write(out / name, target, source.build(target))
 

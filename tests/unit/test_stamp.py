@@ -141,3 +141,35 @@ def test_who_waits_for_a_lock_gets_it_in_the_end(tmp_path, holder):
     threading.Timer(0.2, holder.stdin.close).start()
     with stamp.locked(tmp_path / "out", wait=True):
         assert holder.wait() == 0
+
+
+def test_two_inputs_of_one_name_both_count(tmp_path):
+    paths = [tmp_path / place / "wav.scp" for place in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("1")
+    before = stamp.describe("data", paths, {})
+    paths[0].write_text("2")
+    assert stamp.describe("data", paths, {}) != before
+
+
+def test_a_folder_behind_a_link_counts_and_a_circle_ends(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("1")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "wav").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "corpus")
+    before = stamp.digest(tmp_path / "corpus")
+    (tmp_path / "elsewhere" / "a.txt").write_text("2")
+    assert stamp.digest(tmp_path / "corpus") != before
+
+
+def test_inputs_that_several_folders_share_are_read_once(tmp_path, monkeypatch):
+    asked, digest = [], stamp.digest
+    monkeypatch.setattr(stamp, "digest", lambda path: asked.append(path) or digest(path))
+    (tmp_path / "in").write_text("1")
+    known = {}
+    for name in ("train", "dev"):
+        with stamp.building(tmp_path / name, "data", [tmp_path / "in"], known=known):
+            pass
+    assert asked == [tmp_path / "in"]
