@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,13 @@ def open_board(folder: Path, start: int) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        text = "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, and asrtool plot"
-        logger.info("%s %s draws them", text, folder.parent.parent)
+        _say_missing(folder.parent.parent)
         return None
     return Board(SummaryWriter(str(folder), purge_step=start + 1))
+
+
+@functools.cache
+def _say_missing(exp: Path) -> None:
+    """Once, whatever the number of phases."""
+    text = "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, and asrtool plot"
+    logger.info("%s %s draws them", text, exp)

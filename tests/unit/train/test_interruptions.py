@@ -46,20 +46,23 @@ def undisturbed(request, data, tmp_path_factory) -> tuple[int, dict[str, bytes]]
     return request.param, result(folder)
 
 
+def interruptions(folder: Path) -> list[list[str]]:
+    """Those that took place, by rank."""
+    return [re.findall("^interrupted.*$", file.read_text(), re.M) for file in sorted(folder.glob("said-*"))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_training_that_is_interrupted_five_times_ends_with_the_same_bits(data, tmp_path, undisturbed, seed):
     world, expected = undisturbed
-    draw, done = random.Random(f"{seed}/{world}"), 0
-    while done < 5:
-        moment = draw.choice(list(MOMENTS))
-        writes = draw.randint(1, 6) if moment != "while the average is made" else 1
-        rank = 0 if "file" in moment or "renaming" in moment or "deleted" in moment else draw.randrange(world)
-        codes = train(world, data, tmp_path, Interruption(rank, moment, writes, draw.choice(SIGNALS)))
-        said = (tmp_path / f"said-{rank}").read_text()
-        done = len(re.findall("^interrupted", said, re.M))
-        if codes == [0] * world and "finished after" in (tmp_path / "said-0").read_text():
-            break  # nothing is left to interrupt
+    draw = random.Random(f"{seed}/{world}")
+    for number in range(1, 6):
+        # the average is made once, at the end
+        moment = draw.choice([name for name in MOMENTS if number == 5 or "average" not in name])
+        alone = any(word in moment for word in ("file", "renaming", "deleted", "average"))  # what rank 0 does
+        rank = 0 if alone else draw.randrange(world)
+        train(world, data, tmp_path, Interruption(rank, moment, draw.randint(1, 3), draw.choice(SIGNALS)))
+        assert sum(map(len, interruptions(tmp_path))) == number
     assert train(world, data, tmp_path) == [0] * world
-    print(*re.findall("^interrupted.*$", "".join(f.read_text() for f in tmp_path.glob("said-*")), re.M), sep="\n")
+    print(*(line for lines in interruptions(tmp_path) for line in lines), sep="\n")
     assert result(tmp_path) == expected
