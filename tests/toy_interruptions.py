@@ -17,7 +17,7 @@ from tests.toy_corpus import arguments
 from tests.toy_ranks import join
 
 CHANGES = (
-    "trainer.epochs=4 trainer.validate_every=3 trainer.average=3 trainer.save_every_seconds=0 data.batch.seconds=1"
+    "trainer.epochs=6 trainer.validate_every=3 trainer.average=3 trainer.save_every_seconds=0 data.batch.seconds=1"
 )
 # name -> what is called at that moment of training
 MOMENTS = {

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/nasty_run.py [--steps 10000]
 
 Sixty tone words, and among them NaN audio, a file that is cut off, a file that is missing, an utterance of 300 seconds,
-an empty text, a text far longer than its frames, and digital silence (which is trained on as it is). Features are computed anew in every epoch. Prints
-what the log says of each, and the memory (proportional set size of the trainer and its loader processes) by quarter.
+an empty text, a text far longer than its frames, and digital silence (which is trained on as it is). Features are
+computed anew in every epoch. Prints what the log says of each, and the memory (proportional set size of the trainer and
+its loader processes) by quarter.
 """
 
 from __future__ import annotations
