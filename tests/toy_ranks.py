@@ -13,7 +13,7 @@ import torch
 
 from asrtool import distributed
 from asrtool.train.optim import GroupConfig
-from tests.toy_training import ToyStep, ToySteps, gradients, toy_batch, toy_stepper, toy_trainer
+from tests.toy_training import ToyModel, ToyStep, ToySteps, gradients, toy_batch, toy_stepper, toy_trainer
 
 WORLD = 2
 
@@ -90,3 +90,16 @@ def work(rank: int, world: int, port: int, folder: Path) -> None:
         ended = trainer.run()
     torch.save({**found, "bad": bad, "ended": ended, "weights": trainer.model.state_dict()}, folder / f"{rank}.pt")
 
+
+def one_gradient(rank: int, world: int, port: int, folder: Path, shares: list[list[list[int]]]) -> None:
+    join(rank, world, port)
+    with distributed.process_group():
+        stepper = toy_stepper()
+        stepper.update(one_step(shares, rank), 1)
+    torch.save(gradients(stepper), folder / f"{rank}.pt")
+
+
+def go_on(rank: int, world: int, port: int, folder: Path) -> None:
+    join(rank, world, port)
+    with distributed.process_group():
+        toy_trainer(folder, ToySteps(rank=rank, world=world), model=ToyModel(dropout=0.0)).run()

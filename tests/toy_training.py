@@ -136,7 +136,12 @@ def toy_objective(loss: object = None, weight: float = 1.0) -> Objective:
 
 
 def toy_trainer(
-    folder: Path, data: ToySteps | None = None, optim: Mapping | None = None, model: nn.Module | None = None, **settings
+    folder: Path,
+    data: ToySteps | None = None,
+    optim: Mapping | None = None,
+    model: nn.Module | None = None,
+    device: torch.device | None = None,
+    **settings,
 ) -> Trainer:
     """A trainer for `folder`; settings are those of TrainerConfig."""
     if "epochs" not in settings and "steps" not in settings:
@@ -151,7 +156,7 @@ def toy_trainer(
         [toy_batch([100, 101, 102]), toy_batch([103, 104]), toy_batch([105])][data.rank :: data.world],
         folder,
         rates=ToyRates(),
-        device=torch.device("cpu"),
+        device=device or torch.device("cpu"),
     )
 
 

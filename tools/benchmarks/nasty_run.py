@@ -23,6 +23,7 @@ from statistics import mean
 
 import numpy as np
 import soundfile
+import torch
 
 from asrtool.bin import train
 from asrtool.data import datadir, tokenizers
@@ -78,7 +79,7 @@ def make(folder: Path) -> None:
         file = folder / "audio" / f"{name}.wav"
         soundfile.write(file, samples, RATE, subtype="FLOAT")
         if name.startswith("u"):
-            stats.add(fbank(train.torch.from_numpy(samples)).numpy())
+            stats.add(fbank(torch.from_numpy(samples)).numpy())
         made.append(
             Utterance(id=name, audio=str(file), duration=len(samples) / RATE, text=words, speaker=name)
         )

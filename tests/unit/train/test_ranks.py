@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 
-from tests.toy_ranks import WORLD, spawn, work
-from tests.toy_training import ToyModel, difference, gradients, toy_step, toy_stepper
+from asrtool.train import checkpoint
+from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, work
+from tests.toy_training import ToyModel, ToySteps, difference, gradients, toy_step, toy_stepper, toy_trainer
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +46,28 @@ def test_a_run_on_two_ranks_ends_with_equal_weights_and_one_log(ranks):
     lines = (first["folder"] / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines].count("valid") == 3
     assert set(first["weights"]) == set(ToyModel().state_dict())
+
+
+def test_four_ranks_have_the_gradient_of_one_process(tmp_path):
+    shares = [[[0], [1]], [[2, 3]], [[4]], [[5], [6, 7]]]
+    spawn(one_gradient, 4, tmp_path, shares)
+    alone = toy_stepper()
+    alone.update(toy_step(list(range(8))), 1)
+    for rank in range(4):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert difference(gradients(alone), found) < 1e-6
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    def send(epoch: int, index: int) -> None:
+        if (epoch, index) == (1, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    toy_trainer(tmp_path / "moved", ToySteps(before=send), model=ToyModel(dropout=0.0)).run()
+    spawn(go_on, 2, tmp_path / "moved")
+    stayed = toy_trainer(tmp_path / "stayed", model=ToyModel(dropout=0.0))
+    stayed.run()
+    moved = checkpoint.load(checkpoint.latest(tmp_path / "moved") / checkpoint.MODEL)
+    assert checkpoint.latest(tmp_path / "moved").name == "step-00000009"
+    for name, value in stayed.model.state_dict().items():
+        torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)  # sums in another order, through Adam

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ import torch
 from asrtool.train import checkpoint
 from asrtool.train.config import TrainerConfig
 from asrtool.train.step import TrainError
-from tests.toy_training import ToySteps, toy_batch, toy_trainer, weights_of
+from tests.toy_training import ToyModel, ToySteps, toy_batch, toy_trainer, weights_of
 
 
 def read_log(folder: Path, event: str) -> list[dict]:
@@ -242,3 +243,15 @@ def test_tensorboard_itself_reads_what_is_written(tmp_path):
     events = reading.EventAccumulator(str(tmp_path / "tensorboard" / tmp_path.name))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [3, 6, 9]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_a_compiled_model_trains_alike(tmp_path):
+    """The same loss without dropout, which compiled code draws otherwise."""
+    losses = []
+    for compiled in (False, True):
+        trainer = toy_trainer(tmp_path / str(compiled), model=ToyModel(dropout=0.0), epochs=1, compile=compiled)
+        trainer.run()
+        losses.append(read_log(trainer.folder, "valid")[-1]["valid/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
