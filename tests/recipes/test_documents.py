@@ -16,6 +16,7 @@ TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
 # printed line -> the same command at its tiniest; every other line is run as it is printed
 SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
+    'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" --stop-stage 2',
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
     "tools/setup.sh": "tools/setup.sh --if-needed true",
 }
