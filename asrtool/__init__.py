@@ -1,3 +1,15 @@
 """asrtool: recipes for end-to-end speech recognition."""
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
+
+
+def load(path, **options):
+    """A trained experiment or packed model, ready to recognise: `asrtool.load(path).recognize("a.wav").text`.
+
+    options: `decode`, `device`, `weights`, `lm`, as `asrtool.recognizer.Recognizer.load` explains them.
+    """
+    from asrtool.recognizer import Recognizer  # torch takes seconds: whoever wants the version does not wait for it
+
+    return Recognizer.load(path, **options)

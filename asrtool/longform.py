@@ -35,14 +35,18 @@ class WindowsConfig:
     """How what is longer than `max_seconds` is recognised: in windows."""
 
     max_seconds: float = 30.0
-    overlap_seconds: float = 4.0  # where there is no pause
+    overlap_seconds: float | None = None  # where there is no pause; null: 4, or a quarter of a shorter max_seconds
     cut: Literal["pauses", "clock"] = "pauses"  # clock: every max_seconds, whatever is said there
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap_seconds <= self.max_seconds / 2:
-            raise ValueError(f"overlap_seconds must lie between 0 and half of max_seconds ({self.max_seconds:g})")
         if self.max_seconds < 1:
             raise ValueError(f"max_seconds must be at least 1, not {self.max_seconds:g}")
+        if not 0 <= self.overlap <= self.max_seconds / 2:
+            raise ValueError(f"overlap_seconds must lie between 0 and half of max_seconds ({self.max_seconds:g})")
+
+    @property
+    def overlap(self) -> float:
+        return min(4.0, self.max_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
 
 
 class Window(NamedTuple):
@@ -61,10 +65,10 @@ def plan(energy: np.ndarray, step: float, config: WindowsConfig) -> list[Window]
 
     Neighbours overlap by `overlap_seconds`, or not at all where one ends in a pause.
     """
-    longest, overlap = int(config.max_seconds / step), round(config.overlap_seconds / step)
+    longest, overlap = int(config.max_seconds / step), round(config.overlap / step)
     width = max(1, round(PAUSE / step))
     loudest = _moving_max(energy, width)
-    floor, top = np.quantile(energy, (0.05, 0.95)) if len(energy) else (0.0, 0.0)
+    floor, top = np.quantile(energy, (0.05, 0.99)) if len(energy) else (0.0, 0.0)
     threshold = floor + LEVEL * (top - floor)
     loud = np.concatenate([[0], np.cumsum(energy > threshold)])
     bounds, start = [], 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def decode_config(exp: Path) -> DecodeConfig:
     """How to search where nobody says it: as a packed model was packed; else by what the model has."""
     if (exp / DECODE).exists():
         decode = experiment.load_decode(exp / DECODE)
-        return dataclasses.replace(decode, searcher=moved(decode.searcher, exp))
+        return dataclasses.replace(decode, searcher=moved(decode.searcher, lambda path: str(exp / path)))
     config = phase_config(exp)[1]
     if {"ctc", "attention"} <= config.streams:
         searcher = JointBeamConfig()
@@ -103,15 +104,15 @@ def named_files(searcher: object) -> list[str]:
     return found
 
 
-def moved(searcher: object, base: Path) -> object:
-    """The same config with relative `path`s counted from `base`."""
+def moved(searcher: object, place: Callable[[str], str]) -> object:
+    """The same config with place(path) for every `path`."""
     changed = {}
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
         if dataclasses.is_dataclass(value):
-            changed[field.name] = moved(value, base)
+            changed[field.name] = moved(value, place)
         elif field.name == "path" and value:
-            changed[field.name] = str(base / value)
+            changed[field.name] = place(value)
     return dataclasses.replace(searcher, **changed)
 
 

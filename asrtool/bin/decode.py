@@ -8,37 +8,23 @@ tries those again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from asrtool import config, distributed, experiment, log, stamp
-from asrtool.data import datadir
-from asrtool.data.loader import Dataset, EvalLoader, names
+from asrtool import config, distributed, experiment, log, work
+from asrtool.data.loader import Dataset
 from asrtool.experiment import DecodeConfig
-from asrtool.journal import Journal
 from asrtool.log import logger
 from asrtool.recognizer import Recognition, Recognizer, averaged
-from asrtool.types import Batch, Hypothesis, Padded, Utterance
-
-WINDOW = 4000  # utterances that are read, sorted by length and decoded together
-FAILED = "failed.jsonl"
-HOPELESS = 20  # failures without one success end the command
-PROBLEMS = (RuntimeError, ValueError, MemoryError)  # of one utterance: out of memory, NaN, an audio without frames
-
-
-class DecodeError(RuntimeError):
-    """Nothing can be decoded; the message gives the first reason."""
+from asrtool.types import Batch, Hypothesis, Utterance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,136 +52,70 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def decode(
     exp: Path, settings: DecodeConfig, data: Path, out: Path, force: bool = False, lm: Path | None = None
 ) -> None:
-    """Decode the set `data` into `out`; ranks take every n-th batch, rank 0 joins what they wrote."""
+    """Decode the set `data` into `out`."""
     weights = averaged(exp, settings) if distributed.is_main() else None
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
-    with ExitStack() as stack:
-        started = None
-        if distributed.is_main():
-            about = stamp.describe("decode", [data], options)
-            again = not force and stamp.read(out) == about and (out / FAILED).exists()
-            target = stack.enter_context(stamp.building(out, "decode", [data], options, force or again))
-            if target is not None:
-                started = (target, begin(out, data, about, force, again))
-        started = distributed.broadcast_object(started)
-        if started is None:
-            return
-        target, run_number = started
-        run(recognizer, data, target, Journal(part(out), run_number, distributed.rank()), out.name)
+    work.through(Decoding(recognizer, str(out)), data, out, options, force)
 
 
-def part(out: Path) -> Path:
-    return out.with_name(out.name + ".part")
+@dataclass
+class Decoding:
+    """The task of stage 4."""
 
+    recognizer: Recognizer
+    title: str
+    name = "decode"
+    file = "hyps.jsonl"
 
-def begin(out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:
-    """The number of this run; `again`: what `out` holds is kept and only failures are tried once more."""
-    if force or again:
-        shutil.rmtree(part(out), ignore_errors=True)
-    number = Journal.begin(part(out), about)
-    if number:
-        logger.info("%s: an earlier run was stopped; going on from there", out)
-    if not again:
-        return number
-    with open(out / FAILED, encoding="utf-8") as failed:
-        logger.info("%s: %d utterances failed and are tried again", out, sum(1 for _ in failed))
-    journal = Journal(part(out), 0)
-    with open(out / "hyps.jsonl", encoding="utf-8") as stream:
-        lines = map(json.loads, stream)
-        line = next(lines, None)
-        for group, window in windows(data):
-            kept = []
-            while line is not None and line["id"] <= window[-1].id:
-                kept.append(line)
-                line = next(lines, None)
-            journal.write(group, kept)
-    return 1
+    @property
+    def batch_seconds(self) -> float:
+        return self.recognizer.settings.batch_seconds
 
+    def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
+        recognizer = self.recognizer
+        return Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
 
-def windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
-    """The utterances of a set, some at a time, in the order of their ids."""
-    rows = iter(datadir.iterate(data)[1])
-    for number in itertools.count():
-        window = list(itertools.islice(rows, WINDOW))
-        if not window:
-            return
-        yield number, window
+    def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
+        """Lines of hyps.jsonl.
 
+        `frames`: encoder frames, where the utterance was not cut into windows; `latency`: seconds from the start of
+        the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of
+        audio.
+        """
+        began = time.perf_counter()
+        found, frames = recognize(self.recognizer, batch)
+        latency = time.perf_counter() - began
+        total = sum(seconds[key] for key in batch.ids)
+        lines = []
+        for key, result, kept in zip(batch.ids, found, frames, strict=True):
+            elapsed = latency * seconds[key] / total
+            timing = {"seconds": seconds[key], "elapsed": elapsed, "latency": latency, "rtf": elapsed / seconds[key]}
+            described = {**describe(self.recognizer, result), **({} if kept is None else {"frames": kept})}
+            lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
+        return lines
 
-def run(recognizer: Recognizer, data: Path, target: Path, journal: Journal, name: str) -> None:
-    """Decode window by window, so that memory does not grow with the set."""
-    total = datadir.iterate(data)[0]
-    world = distributed.world_size()
-    tally = {"done": 0, "failed": 0}
-    shown = None if distributed.is_main() else True
-    with tqdm(total=total, desc=f"decode {name}", unit="utt", disable=shown) as bar:
-        for group, window in windows(data):
-            done = journal.done(group)
-            bar.update(len(done))
-            durations = {utterance.id: utterance.duration for utterance in window}
-            bad = [(u.id, u.duration) for u in window if not u.duration > 0]
-            empty = [{"id": key, "error": f"{key}: lasts {seconds:g} seconds"} for key, seconds in bad]
-            if distributed.is_main():
-                journal.write(group, empty)
-                count(empty, tally)
-            window = [utterance for utterance in window if utterance.duration > 0]
-            if not window:
-                continue
-            dataset = Dataset(window, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
-            for batch, unreadable in EvalLoader(dataset, recognizer.settings.batch_seconds, done=done).each():
-                lines = [{"id": key, "error": why} for key, why in unreadable.items()]
-                lines += results(recognizer, batch, durations) if batch is not None else []
-                journal.write(group, lines)
-                count(lines, tally)
-                bar.update(min(len(lines) * world, total - bar.n))
-    journal.close()
-    if distributed.is_main():
-        journal.wait(world)
-        groups = -(-total // WINDOW)
-        summary = join(target, (line for group in range(groups) for line in journal.lines(group)))
-        report(name, total, summary, recognizer)
-        shutil.rmtree(journal.folder)
-
-
-def count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
-    """Keep count; end where nothing but failures comes."""
-    failures = [line for line in lines if "error" in line]
-    tally["done"] += len(lines) - len(failures)
-    tally["failed"] += len(failures)
-    if not tally["done"] and tally["failed"] >= HOPELESS:
-        last = failures[-1]["error"]
-        raise DecodeError(f"not one of {tally['failed']} utterances could be decoded, the last one: {last}")
-
-
-def results(recognizer: Recognizer, batch: Batch, durations: Mapping[str, float]) -> list[dict]:
-    """One line of hyps.jsonl, or of failed.jsonl, per utterance; what fails together is tried apart.
-
-    `frames`: encoder frames, where the utterance was not cut into windows; `latency`: seconds from the start of the
-    batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of audio.
-    """
-    began = time.perf_counter()
-    try:
-        found, frames = recognize(recognizer, batch)
-    except PROBLEMS as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-        if len(batch) == 1:
-            return [{"id": batch.ids[0], "error": f"{batch.ids[0]}: {str(error).strip() or type(error).__name__}"}]
-        middle = len(batch) // 2
-        halves = [rows(batch, slice(0, middle)), rows(batch, slice(middle, None))]
-        return [line for half in halves for line in results(recognizer, half, durations)]
-    latency = time.perf_counter() - began
-    total = max(sum(durations[key] for key in batch.ids), 1e-9)
-    lines = []
-    for key, result, kept in zip(batch.ids, found, frames, strict=True):
-        elapsed = latency * durations[key] / total
-        timing = {"seconds": durations[key], "elapsed": elapsed, "latency": latency}
-        timing["rtf"] = elapsed / max(durations[key], 1e-9)
-        described = {**describe(recognizer, result), **({} if kept is None else {"frames": kept})}
-        lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
-    return lines
+    def write(self, target: Path, lines: Iterable[Mapping]) -> None:
+        audio = elapsed = 0.0
+        latencies = array("d")
+        with (
+            open(target / self.file, "w", encoding="utf-8") as hyps,
+            open(target / "text", "w", encoding="utf-8") as text,
+        ):
+            for line in lines:
+                hyps.write(json.dumps(line, ensure_ascii=False) + "\n")
+                text.write(f"{line['id']} {line['text']}".rstrip() + "\n")
+                audio, elapsed = audio + line["seconds"], elapsed + line["elapsed"]
+                latencies.append(line["latency"])
+        ranks = distributed.world_size()
+        median, most, longest = np.quantile(latencies, (0.5, 0.95, 1.0))
+        logger.info(
+            "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds until a result: median "
+            "%.3f, 95 %% within %.3f, at most %.3f",
+            *(self.title, len(latencies), audio, elapsed / max(audio, 1e-9), ranks, "" if ranks == 1 else "s"),
+            *(median, most, longest),
+        )
 
 
 def recognize(
@@ -208,14 +128,6 @@ def recognize(
     if limit is None or max(seconds) <= limit.max_seconds:
         return recognizer.search_counted(batch.inputs)
     return recognizer.transcribe(batch.inputs.unpad()), [None] * len(batch)
-
-
-def rows(batch: Batch, chosen: slice) -> Batch:
-    """Some utterances of a batch, with no more padding than they need."""
-    lengths = batch.inputs.lengths[chosen]
-    inputs = Padded(batch.inputs.data[chosen, : int(lengths.max())], lengths)
-    targets = Padded(batch.targets.data[chosen], batch.targets.lengths[chosen])
-    return replace(batch, ids=batch.ids[chosen], inputs=inputs, targets=targets, labels={}, texts=batch.texts[chosen])
 
 
 def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition) -> dict:
@@ -245,49 +157,6 @@ def hypothesis_line(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
     if hypothesis.confidences is not None:
         line["confidences"] = [round(value, 4) for value in hypothesis.confidences]
     return line
-
-
-def join(target: Path, lines: Iterable[Mapping]) -> dict:
-    """Write hyps.jsonl, text and, where there are failures, failed.jsonl; what there is to say about them."""
-    failed: list[str] = []
-    audio = elapsed = 0.0
-    latencies = []
-    with ExitStack() as stack:
-        hyps, text, errors = (
-            stack.enter_context(open(target / name, "w", encoding="utf-8")) for name in ("hyps.jsonl", "text", FAILED)
-        )
-        for line in lines:
-            if "error" in line:
-                failed.append(line["id"])
-                errors.write(json.dumps(line, ensure_ascii=False) + "\n")
-                continue
-            hyps.write(json.dumps(line, ensure_ascii=False) + "\n")
-            text.write(f"{line['id']} {line['text']}".rstrip() + "\n")
-            audio, elapsed = audio + line["seconds"], elapsed + line["elapsed"]
-            latencies.append(line["latency"])
-    if not failed:
-        (target / FAILED).unlink()
-    return {"failed": failed, "audio": audio, "elapsed": elapsed, "latencies": latencies}
-
-
-def report(name: str, total: int, summary: Mapping, recognizer: Recognizer) -> None:
-    """Say how long it took, and name what failed; raise where nothing was decoded."""
-    failed, ranks = summary["failed"], distributed.world_size()
-    if len(failed) == total:
-        raise DecodeError(f"{name}: not one of {total} utterances could be decoded: {names(failed)}")
-    median, most, longest = np.quantile(summary["latencies"], (0.5, 0.95, 1.0))
-    logger.info(
-        "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds until a result: median %.3f, "
-        "95 %% within %.3f, at most %.3f",
-        *(name, total - len(failed), summary["audio"], summary["elapsed"] / max(summary["audio"], 1e-9)),
-        *(ranks, "" if ranks == 1 else "s", median, most, longest),
-    )
-    if failed:
-        logger.error(
-            "%s: %d of %d utterances failed and have no hypothesis; %s says why. Scoring counts them only if asked "
-            "(--missing deletions): %s",
-            *(name, len(failed), total, FAILED, names(failed)),
-        )
 
 
 if __name__ == "__main__":

@@ -319,21 +319,23 @@ def _check_segment(path: str, start: float, duration: float | None, total: float
 def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]:
     """As `load`, of any number of channels: samples (T,) of number `channel`, from 0, or the mean of all; rate in Hz;
     how many channels there are."""
-    try:
-        with _open(path) as file:
-            _check_header(path, file)
-            rate, promised = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: damaged or truncated, or not audio ({error.error_string.strip('. ')})") from None
+    with _told(path), _open(path) as file:
+        _check_header(path, file)
+        rate, promised = file.samplerate, file.frames
+        samples = file.read(dtype="float32", always_2d=True)
     if len(samples) < promised < STREAMED:
         promised, found = promised / rate, len(samples) / rate
         raise AudioError(f"{path}: truncated, the header promises {promised:.2f} s, it ends at {found:.2f} s")
-    return one_channel(samples, channel, path), rate, samples.shape[1]
+    return one_channel(samples, channel, path, rate), rate, samples.shape[1]
 
 
-def one_channel(samples: np.ndarray, channel: int | None = None, name: str = "the samples") -> np.ndarray:
-    """(T,) or (T, C), floats or whole numbers of any width -> (T,) float32: one channel, from 0, or the mean of all."""
+def one_channel(
+    samples: np.ndarray, channel: int | None = None, name: str = "the samples", rate: int = 1
+) -> np.ndarray:
+    """(T,) or (T, C), floats or whole numbers of any width -> (T,) float32: one channel, from 0, or the mean of all.
+
+    Whole numbers are divided by the largest of their type; `name` and `rate` are for what an error says.
+    """
     if samples.ndim not in (1, 2) or not samples.size:
         raise AudioError(f"{name}: expected samples (T,) or (T, channels), got an array of shape {samples.shape}")
     if np.issubdtype(samples.dtype, np.integer):
@@ -345,8 +347,4 @@ def one_channel(samples: np.ndarray, channel: int | None = None, name: str = "th
         if channel is not None and not 0 <= channel < count:
             raise AudioError(f"{name}: has no channel {channel}; its {count} channels count from 0")
         samples = samples.mean(axis=1) if channel is None else samples[:, channel]
-    samples = samples.astype(np.float32)
-    bad = len(samples) - int(np.isfinite(samples).sum())
-    if bad:
-        raise AudioError(f"{name}: {bad} of {len(samples)} samples are NaN or infinite")
-    return samples
+    return _usable(name, samples.astype(np.float32), rate)

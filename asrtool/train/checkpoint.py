@@ -190,7 +190,7 @@ def average(folder: Path, count: int) -> Path:
         )
     out = folder / f"average-{count}.safetensors"
     sources = ",".join(sorted(path.name for path in chosen))
-    if _sources(out) != sources:
+    if averaged_from(out) != sources:
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
             aside = out.with_name(out.name + ".tmp")
             try:
@@ -228,7 +228,7 @@ def _usable(path: Path) -> bool:
     return problem is None
 
 
-def _sources(path: Path) -> str | None:
+def averaged_from(path: Path) -> str | None:
     """Which checkpoints an average was made of."""
     try:
         with safe_open(path, "pt") as file:

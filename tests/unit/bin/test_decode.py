@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from asrtool import stamp
 from asrtool.bin import decode, score
 from asrtool.recognizer import Recognizer
+from asrtool.work import WorkError
 
 ALL = [f"u{number:03}" for number in range(12)]
 
@@ -59,7 +61,7 @@ def test_the_same_command_again_does_nothing(toy, tmp_path, capsys):
 def test_an_utterance_that_cannot_be_read_is_named_and_cannot_be_forgotten(toy, data, tmp_path, capsys):
     drop_features(data, "u003", "u007")
     run(toy, tmp_path / "out", data=data)
-    assert "2 of 12 utterances failed and have no hypothesis" in capsys.readouterr().err
+    assert "2 of 12 utterances failed, failed.jsonl says why: u003, u007" in capsys.readouterr().err
     assert [line["id"] for line in lines(tmp_path / "out" / "failed.jsonl")] == ["u003", "u007"]
     assert len(lines(tmp_path / "out" / "hyps.jsonl")) == 10
     reference = str(toy / "data" / "test")
@@ -75,7 +77,7 @@ def test_failures_are_tried_again_and_nothing_else(toy, data, tmp_path, capsys, 
     run(toy, tmp_path / "out", data=data)
     before = lines(tmp_path / "out" / "hyps.jsonl")
     (data / "missing.ark").write_bytes(b"")
-    monkeypatch.setattr(decode.stamp, "digest", lambda path: "the same")
+    monkeypatch.setattr(stamp, "digest", lambda path: "the same")
     run(toy, tmp_path / "out", "--force", data=data)
     drop_features(data)
     shutil.copy(toy / "dump" / "test" / "feats.scp", data)
@@ -108,7 +110,7 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
 
 def test_nothing_but_failures_ends_with_the_reason(toy, data, tmp_path):
     drop_features(data, *ALL)
-    with pytest.raises(decode.DecodeError, match="not one of 12 utterances could be decoded"):
+    with pytest.raises(WorkError, match="not one of 12 utterances succeeded; the last reason: u011: "):
         run(toy, tmp_path / "out", data=data)
     assert not (tmp_path / "out").exists()
 

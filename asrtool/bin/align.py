@@ -1,0 +1,129 @@
+"""When each token and word of known texts was spoken: ctm, TextGrid and JSON; of a set, or of one audio file.
+
+    asrtool align exp/train_conformer --data data/test --out exp/train_conformer/align/test
+    asrtool align exp/train_conformer --audio a.wav --text "GOOD MORNING"
+
+Writes words.ctm and tokens.ctm (seconds of the recording), alignments.jsonl and textgrid/<utterance>.TextGrid (seconds
+of the utterance), and failed.jsonl: utterances that are too short for their text, or cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from asrtool import distributed, log, work
+from asrtool.align import Timed, words_of
+from asrtool.align.formats import ctm, textgrid
+from asrtool.data import datadir
+from asrtool.data.loader import Dataset
+from asrtool.log import logger
+from asrtool.model_folder import decode_config
+from asrtool.recognizer import Recognizer, averaged
+from asrtool.types import Batch, Utterance
+
+SECONDS = 60.0  # padded audio of one batch
+
+
+def main(argv: list[str] | None = None) -> None:
+    options, args = parse(argv)
+    if (args.data is None) == (args.audio is None):
+        options.error("give either --data and --out, or --audio and --text")
+    if (args.out if args.audio is None else args.text) is None:
+        options.error("--data needs --out" if args.audio is None else "--audio needs --text")
+    log.set_up()
+    with distributed.process_group(), torch.inference_mode():
+        recognizer = load(args.exp)
+        if args.audio is not None:
+            sys.stdout.write(ctm(args.audio.stem, recognizer.align(args.audio, args.text, channel=args.channel)))
+            return
+        options = {"weights": recognizer.fingerprint()}
+        work.through(Aligning(recognizer, args.data, args.out), args.data, args.out, options, args.force)
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    options = argparse.ArgumentParser(
+        prog="asrtool align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("exp", type=Path, help="experiment that stage 3 wrote, or a packed model; with a CTC head")
+    options.add_argument("--data", type=Path, help="set to align: a data directory with text, or stage 1's")
+    options.add_argument("--out", type=Path, help="folder to write")
+    options.add_argument("--audio", type=Path, help="one file; the ctm lines of its words are printed")
+    options.add_argument("--text", help="what is said in --audio")
+    options.add_argument("--channel", type=int, help="of --audio, from 0; default: the mean of all")
+    options.add_argument("--force", action="store_true", help="align again even if nothing changed")
+    return options, options.parse_args(argv)
+
+
+def load(exp: Path) -> Recognizer:
+    """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
+    decode = decode_config(exp)
+    weights = averaged(exp, decode) if distributed.is_main() else None
+    return Recognizer.load(exp, decode, distributed.device(), distributed.broadcast_object(weights))
+
+
+@dataclass
+class Aligning:
+    """The task of this command."""
+
+    recognizer: Recognizer
+    data: Path
+    out: Path
+    name = "align"
+    file = "alignments.jsonl"
+    batch_seconds = SECONDS
+
+    def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
+        config = self.recognizer.config.data
+        if config.input == "fbank" and any(utterance.features is None for utterance in utterances):
+            config = replace(config, features="online")  # a data directory that stage 1 has not seen
+        return Dataset(utterances, self.recognizer.tokenizer, config, self.recognizer.cmvn)
+
+    def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
+        tokens = [row.tolist() for row in batch.targets.unpad()]
+        found = self.recognizer.align_inputs(batch.inputs, tokens)
+        rows = zip(batch.ids, batch.texts, found, strict=True)
+        return [self._line(key, text, timed, seconds[key]) for key, text, timed in rows]
+
+    def _line(self, key: str, text: str, timed: list[Timed] | None, seconds: float) -> dict:
+        if timed is None:
+            length = f"{len(self.recognizer.tokenizer.encode(text))} tokens"
+            return {"id": key, "error": f"{key}: {seconds:.2f} seconds have too few frames for its {length}: {text}"}
+        words = [{"text": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in words_of(timed)]
+        for part in words:
+            part["confidence"] = round(part["confidence"], 4)
+        tokens = [{**asdict(part), "confidence": round(part.confidence, 4)} for part in timed]
+        return {"id": key, "text": text, "seconds": round(seconds, 4), "words": words, "tokens": tokens}
+
+    def write(self, target: Path, lines: Iterable[Mapping]) -> None:
+        """Lines come sorted by id, as `datadir.iterate` gives the utterances."""
+        (target / "textgrid").mkdir()
+        utterances = iter(datadir.iterate(self.data)[1])
+        count = words = 0
+        with (
+            open(target / self.file, "w", encoding="utf-8") as jsonl,
+            open(target / "words.ctm", "w", encoding="utf-8") as word_ctm,
+            open(target / "tokens.ctm", "w", encoding="utf-8") as token_ctm,
+        ):
+            for line in lines:
+                utterance = next(one for one in utterances if one.id == line["id"])
+                jsonl.write(json.dumps(line, ensure_ascii=False) + "\n")
+                timed = [Timed(**part) for part in line["tokens"]]
+                tiers = {"words": words_of(timed), "tokens": timed}
+                recording = utterance.recording or utterance.id
+                word_ctm.write(ctm(recording, tiers["words"], utterance.start))
+                token_ctm.write(ctm(recording, timed, utterance.start))
+                grid = textgrid(tiers, line["seconds"])
+                (target / "textgrid" / f"{utterance.id}.TextGrid").write_text(grid, encoding="utf-8")
+                count, words = count + 1, words + len(tiers["words"])
+        logger.info("%s: %d utterances with %d words are aligned", self.out, count, words)
+
+
+if __name__ == "__main__":
+    main()

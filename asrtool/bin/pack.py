@@ -1,0 +1,207 @@
+"""Make one folder of a trained model, that can be moved anywhere: config, vocabulary, normalisation, averaged weights.
+
+    asrtool pack exp/train_conformer --config conf/decode_joint.yaml --out model
+    asrtool recognize model a.wav
+
+The folder holds a model card (README.md), and model.json with the origin and the SHA-256 of every file, which are
+checked whenever the model is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from asrtool import __version__, config, experiment, log, stamp
+from asrtool.data import tokenizers
+from asrtool.experiment import DecodeConfig, TrainConfig
+from asrtool.log import logger
+from asrtool.model_folder import (
+    CARD,
+    CONFIG,
+    DECODE,
+    LM,
+    WEIGHTS,
+    ExperimentError,
+    averaged,
+    build_model,
+    decode_config,
+    is_packed,
+    language_model,
+    moved,
+    named_files,
+    phase_config,
+    sha256,
+)
+from asrtool.searchers import SEARCHERS
+from asrtool.train import checkpoint
+
+FORMAT = 1
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    log.set_up()
+    if args.config is None:
+        decode = decode_config(args.exp)
+    else:
+        decode = experiment.load_decode(args.config, experiment.split_overrides(args.set))
+    pack(args.exp, decode, args.out, args.lm, args.name or args.exp.resolve().name)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        prog="asrtool pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("exp", type=Path, help="experiment that stage 3 wrote")
+    options.add_argument("--out", type=Path, required=True, help="folder to write; it must not be there yet")
+    options.add_argument("--config", type=Path, help="decode_*.yaml to recognise with; default: what suits the model")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument("--lm", type=Path, help="experiment of a language model to pack with it")
+    options.add_argument("--name", help="title of the model card; default: the experiment's folder")
+    args = options.parse_args(argv)
+    if args.set and args.config is None:
+        options.error("--set changes a decoding config: give it by --config")
+    return args
+
+
+def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
+    """Write the folder `out`, all of it or nothing."""
+    if is_packed(exp):
+        raise ExperimentError(f"{exp} is a packed model already; copy the folder")
+    if out.exists():
+        raise ExperimentError(f"{out} is there already; give another --out, or remove it")
+    uses_lm = getattr(decode.searcher, "weights", {}).get("lm") or decode.rescore is not None
+    if uses_lm and lm is None:
+        raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
+    phase, train = phase_config(exp, decode)
+    weights = averaged(exp, decode)
+    with stamp.locked(out):
+        target = out.with_name(out.name + ".tmp")
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            (target / "vocab").mkdir(parents=True)
+            fill(target, exp, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
+            if lm is not None:
+                pack_language_model(lm, exp / "vocab", target / LM)
+            card = describe(name, exp, phase, train, weights, target)
+            (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
+            card["files"] = digests(target)
+            (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            stamp.replace_folder(target, out)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
+    logger.info("%s: %.1f MB, %s parameters, SHA-256 %s", out, size, f"{card['parameters']:,}", card["sha256"][:16])
+
+
+def fill(target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainConfig], weights: Path) -> None:
+    """Everything but the cards. Files that the decoding config names are copied, and named from the folder on."""
+    for file in sorted((exp / "vocab").iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copyfile(file, target / "vocab" / file.name)
+    if (exp / "cmvn.json").exists():
+        shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
+    shutil.copyfile(weights, target / WEIGHTS)
+    (target / CONFIG).write_text(experiment.dump_phases(phases), encoding="utf-8")
+    files = named_files(decode.searcher)
+    if files:
+        (target / "files").mkdir()
+    renamed = {}
+    for number, file in enumerate(dict.fromkeys(files)):
+        inside = f"files/{number}-{Path(file).name}"
+        shutil.copyfile(file, target / inside)
+        renamed[file] = inside
+    decode = dataclasses.replace(decode, searcher=moved(decode.searcher, renamed.__getitem__))
+    (target / DECODE).write_text(experiment.dump(config.encode(DecodeConfig, decode)), encoding="utf-8")
+
+
+def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
+    phase, train = phase_config(lm)
+    _, weights = language_model(lm, vocab)
+    target.mkdir()
+    shutil.copyfile(weights, target / WEIGHTS)
+    (target / CONFIG).write_text(experiment.dump_phases({phase: train}), encoding="utf-8")
+
+
+def describe(name: str, exp: Path, phase: str, train: TrainConfig, weights: Path, target: Path) -> dict:
+    """What model.json says, but for the digests of the files."""
+    model = build_model(train, tokenizers.load(exp / "vocab").size)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "asrtool": __version__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sha256": sha256(target / WEIGHTS),
+        "origin": {
+            "experiment": exp.resolve().name,
+            "phase": phase,
+            "weights": weights.name,
+            "checkpoints": checkpoint.averaged_from(weights),
+            "commit": last_line(exp / "git.txt"),
+            "seed": train.seed,
+            "data": (stamp.read(exp) or {}).get("sources", {}),
+        },
+        "results": results(exp),
+    }
+
+
+def last_line(file: Path) -> str | None:
+    """Of git.txt: date, time and commit of the last start."""
+    try:
+        return file.read_text(encoding="utf-8").strip().split("\n")[-1]
+    except OSError:
+        return None
+
+
+def results(exp: Path) -> list[dict]:
+    """Every score of the experiment: decoding, set, metric, rate, interval."""
+    found = []
+    for file in sorted(exp.glob("*/*/score.json")):
+        score = json.loads(file.read_text(encoding="utf-8"))
+        total = {name: score["total"][name] for name in ("rate", "reference")}
+        names = {"decode": file.parts[-3], "set": file.parts[-2]}
+        found.append({**names, "metric": score["metric"], "normalizer": score["normalizer"], **total})
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def readme(name: str, card: dict, exp: Path, decode: DecodeConfig) -> str:
+    """The model card."""
+    origin = card["origin"]
+    text = [f"# {name}", "", "Made by `asrtool pack`. It needs nothing but asrtool:", ""]
+    text += ["```", "asrtool recognize <this folder> a.wav", "```", "", "| | |", "|---|---|"]
+    rows = {
+        "SHA-256 of the weights": f"`{card['sha256']}`",
+        "parameters": f"{card['parameters']:,}",
+        "asrtool": card["asrtool"],
+        "trained with": origin["commit"] or "unknown",
+        "experiment, phase": f"{origin['experiment']}, {origin['phase']}",
+        "weights": f"{origin['weights']}" + (f" ({origin['checkpoints']})" if origin["checkpoints"] else ""),
+        "seed": origin["seed"],
+        "training data": f"digest {origin['data'].get('train', 'unknown')}",
+        "search": f"`{SEARCHERS.name_of(decode.searcher)}`",
+    }
+    text += [f"| {key} | {value} |" for key, value in rows.items()]
+    text += ["", "## Results", ""]
+    if not card["results"]:
+        text += ["None: the experiment was not scored when it was packed."]
+    else:
+        text += ["| decoding | set | metric | rate | of | normalizer |", "|---|---|---|---|---|---|"]
+    for row in card["results"]:
+        rate = "none" if row["rate"] is None else f"{100 * row['rate']:.2f} %"
+        cells = (row["decode"], row["set"], row["metric"], rate, row["reference"], row["normalizer"])
+        text.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    main()

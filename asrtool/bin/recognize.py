@@ -1,0 +1,175 @@
+"""What is said in audio files: text, JSON or subtitles, with a trained experiment or a packed model.
+
+    asrtool recognize exp/train_conformer a.wav b.flac
+    asrtool recognize model --format srt --out subtitles talk.mp3
+
+Any length, sampling rate and number of channels: longer audio is cut into windows, other rates are resampled, channels
+are averaged or one is chosen; what was done is said. A file that cannot be recognised is named, the others go on, and
+the command then ends with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asrtool import experiment, log
+from asrtool.data.audio import AudioError
+from asrtool.experiment import DecodeConfig
+from asrtool.log import logger
+from asrtool.model_folder import decode_config
+from asrtool.recognizer import Recognition, Recognizer
+
+TOGETHER = 600.0  # seconds of audio that are read before they are recognised, so that short files fill batches
+ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
+
+
+class OutputError(ValueError):
+    """The results cannot be written as asked."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    log.set_up()
+    targets = outputs(args.audio, args.format, args.out)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    recognizer = Recognizer.load(args.model, settings(args), device, lm=args.lm)
+    failed = recognize(recognizer, args.audio, args.channel, args.format, targets)
+    if failed:
+        logger.error("%d of %d files could not be recognised: %s", len(failed), len(args.audio), ", ".join(failed))
+        sys.exit(1)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        prog="asrtool recognize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`")
+    options.add_argument("audio", nargs="+", help="files: wav, flac, ogg, opus, mp3 ...")
+    options.add_argument("--format", choices=tuple(ENDINGS), default="text", help="json has times and confidences")
+    options.add_argument("--out", type=Path, help="folder for one file each; default: standard output")
+    options.add_argument("--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm or rescore")
+    options.add_argument("--channel", type=int, help="of several, from 0; default: their mean")
+    options.add_argument("--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one")
+    args = options.parse_args(argv)
+    if args.set and args.config is None:
+        options.error("--set changes a decoding config: give it by --config")
+    return args
+
+
+def settings(args: argparse.Namespace) -> DecodeConfig:
+    if args.config is None:
+        return decode_config(args.model)
+    return experiment.load_decode(args.config, experiment.split_overrides(args.set))
+
+
+def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | None]:
+    """Where the result of each file goes; None: standard output."""
+    if out is None:
+        if kind == "srt" and len(audio) > 1:
+            raise OutputError("subtitles of several files need --out <folder>")
+        return [None] * len(audio)
+    targets = [out / (Path(path).stem + ENDINGS[kind]) for path in audio]
+    twice = next((target for place, target in enumerate(targets) if target in targets[:place]), None)
+    if twice is not None:
+        raise OutputError(f"two of the files would both be written to {twice}; recognise them into two folders")
+    out.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def recognize(
+    recognizer: Recognizer, audio: Sequence[str], channel: int | None, kind: str, targets: Sequence[Path | None]
+) -> list[str]:
+    """Write every result as soon as it is there; the files that failed."""
+    failed: list[str] = []
+    began, seconds, count = time.perf_counter(), 0.0, 0
+    with tqdm(total=len(audio), desc="recognize", unit="file", disable=None if len(audio) > 1 else True) as bar:
+        for places, inputs in groups(recognizer, audio, channel, failed):
+            results = attempt(recognizer, [audio[place] for place in places], inputs, failed)
+            for place, result in zip(places, results, strict=True):
+                if result is not None:
+                    write(audio[place], result, kind, targets[place], len(audio) > 1)
+                    seconds, count = seconds + result.seconds, count + 1
+                    tell(audio[place], result)
+            bar.update(len(places))
+    wall = time.perf_counter() - began
+    logger.info("%d files, %.1f s of audio, real-time factor %.4f", count, seconds, wall / max(seconds, 1e-9))
+    return failed
+
+
+def groups(
+    recognizer: Recognizer, audio: Sequence[str], channel: int | None, failed: list[str]
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Places and inputs of files that are recognised together; those that cannot be read are named."""
+    places: list[int] = []
+    inputs: list[Tensor] = []
+    for place, path in enumerate(audio):
+        try:
+            inputs.append(recognizer.inputs(path, channel=channel))
+            places.append(place)
+        except (AudioError, ValueError) as error:
+            report(path, error, failed)
+        if sum(len(one) for one in inputs) * recognizer.step >= TOGETHER:
+            yield places, inputs
+            places, inputs = [], []
+    if places:
+        yield places, inputs
+
+
+def attempt(
+    recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Tensor], failed: list[str]
+) -> list[Recognition | None]:
+    """What fails together is tried apart; None for what fails alone."""
+    try:
+        return list(recognizer.transcribe(inputs))
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if len(paths) == 1:
+            report(paths[0], error, failed)
+            return [None]
+    return [attempt(recognizer, [path], [one], failed)[0] for path, one in zip(paths, inputs, strict=True)]
+
+
+def report(path: str, error: Exception, failed: list[str]) -> None:
+    message = str(error).strip() or type(error).__name__
+    logger.error("%s", message if message.startswith(path) else f"{path}: {message}")
+    failed.append(path)
+
+
+def tell(path: str, result: Recognition) -> None:
+    """How a long file was cut."""
+    if result.windows > 1:
+        silent = f", {result.silent} of them without speech" if result.silent else ""
+        text = "%s: %.1f s in %d windows%s, real-time factor %.4f"
+        logger.info(text, path, result.seconds, result.windows, silent, result.elapsed / result.seconds)
+
+
+def write(path: str, result: Recognition, kind: str, target: Path | None, several: bool) -> None:
+    """To a file, aside and renamed; or to standard output, where lines of several files begin with their names."""
+    if kind == "json":
+        text = json.dumps({"audio": path, **result.json()}, ensure_ascii=False) + "\n"
+    elif kind == "srt":
+        text = result.srt()
+    else:
+        text = (f"{path}\t" if several and target is None else "") + result.text + "\n"
+    if target is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    aside = target.with_name(target.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, target)
+
+
+if __name__ == "__main__":
+    main()

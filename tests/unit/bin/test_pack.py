@@ -1,0 +1,70 @@
+"""`asrtool pack`: one folder that can be moved, and knows whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+import asrtool
+from asrtool.bin import decode, pack, recognize
+from asrtool.model_folder import ExperimentError
+from tests import toy_experiment as toys
+
+
+@pytest.fixture(scope="module")
+def packed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed model, in a place where nothing of the experiment is near."""
+    folder = tmp_path_factory.mktemp("packed")
+    options = ["--config", str(toy / "decode.yaml"), "--out", str(folder / "model"), "--name", "Tones"]
+    pack.main([str(toy / "exp"), *options])
+    return Path(shutil.move(folder / "model", tmp_path_factory.mktemp("elsewhere") / "moved"))
+
+
+def test_a_packed_model_recognises_as_the_experiment_does(packed, toy, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", toys.sound("abc de"), toys.RATE)
+    recognize.main([str(packed), str(tmp_path / "a.wav")])
+    assert capsys.readouterr().out == "abc de\n"
+    decode.main(
+        ["--exp", str(packed), "--config", str(toy / "decode.yaml"), "--data", str(toy / "dump" / "test")]
+        + ["--out", str(tmp_path / "out")]
+    )
+    assert (tmp_path / "out" / "text").read_text() == (toy / "data" / "test" / "text").read_text()
+
+
+def test_the_folder_names_nothing_outside(packed, toy):
+    names = {file.relative_to(packed).as_posix() for file in packed.rglob("*") if file.is_file()}
+    assert {"README.md", "model.json", "config.yaml", "decode.yaml", "cmvn.json", "model.safetensors"} <= names
+    assert "vocab/tokens.txt" in names
+    for name in names - {"model.safetensors"}:
+        assert str(toy) not in (packed / name).read_text()
+
+
+def test_the_card_says_what_it_is_and_where_it_comes_from(packed):
+    card = json.loads((packed / "model.json").read_text())
+    assert card["name"] == "Tones" and card["parameters"] > 10_000
+    assert card["origin"]["phase"] == "train" and card["origin"]["checkpoints"].startswith("step-")
+    text = (packed / "README.md").read_text()
+    assert card["sha256"] in text and "ctc_greedy" in text
+
+
+def test_a_changed_file_is_noticed(packed, tmp_path):
+    copy = Path(shutil.copytree(packed, tmp_path / "copy"))
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ExperimentError, match="model.safetensors is not what was packed: its SHA-256 is another"):
+        asrtool.load(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ExperimentError, match="is not complete: model.safetensors is missing"):
+        asrtool.load(copy)
+
+
+@pytest.mark.parametrize("what", ["there", "packed"])
+def test_nothing_is_overwritten_and_nothing_packed_twice(packed, toy, tmp_path, what):
+    source, out = (toy / "exp", packed) if what == "there" else (packed, tmp_path / "new")
+    with pytest.raises(ExperimentError, match="is there already|is a packed model already"):
+        pack.main([str(source), "--out", str(out)])

@@ -1,0 +1,91 @@
+"""`asrtool recognize`: what is printed, what is written, and files that cannot be recognised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from asrtool.bin import recognize
+from tests import toy_experiment as toys
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Path -> what is said."""
+    made = {}
+    for name, text in (("one.wav", "abc de"), ("two.flac", "bad cab a")):
+        soundfile.write(tmp_path / name, toys.sound(text), toys.RATE)
+        made[str(tmp_path / name)] = text
+    return made
+
+
+def run(toy: Path, *arguments: str) -> None:
+    recognize.main([str(toy / "exp"), *arguments])
+
+
+def test_one_file_is_its_text(toy, files, capsys):
+    path, text = next(iter(files.items()))
+    run(toy, path)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_several_files_are_lines_that_begin_with_their_names(toy, files, capsys):
+    run(toy, *files)
+    assert capsys.readouterr().out == "".join(f"{path}\t{text}\n" for path, text in files.items())
+
+
+def test_json_has_times_and_the_real_time_factor(toy, files, capsys):
+    run(toy, *files, "--format", "json")
+    for line, (path, text) in zip(map(json.loads, capsys.readouterr().out.splitlines()), files.items(), strict=True):
+        assert (line["audio"], line["text"]) == (path, text)
+        assert [word["text"] for word in line["words"]] == text.split()
+        assert line["words"][-1]["end"] <= line["seconds"]
+        assert line["rtf"] > 0
+
+
+def test_subtitles_go_into_a_folder(toy, files, tmp_path):
+    run(toy, *files, "--format", "srt", "--out", str(tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one.srt", "two.srt"}
+    assert (tmp_path / "out" / "one.srt").read_text().endswith("\nabc de\n")
+
+
+def test_subtitles_of_several_files_need_a_folder(toy, files):
+    with pytest.raises(recognize.OutputError, match="need --out"):
+        run(toy, *files, "--format", "srt")
+
+
+def test_two_files_of_the_same_name_are_refused_before_any_work(toy, tmp_path):
+    with pytest.raises(recognize.OutputError, match="would both be written to .*a.txt"):
+        run(toy, "x/a.wav", "y/a.flac", "--out", str(tmp_path / "out"))
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(toy, files, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF no")
+    with pytest.raises(SystemExit) as ended:
+        run(toy, str(tmp_path / "bad.wav"), "missing.wav", *files)
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 2
+    assert "2 of 4 files could not be recognised" in said.err
+    assert "missing.wav: no such file or directory" in said.err
+
+
+def test_what_fails_together_is_tried_apart(toy, files, capsys, monkeypatch):
+    plain = recognize.Recognizer.transcribe
+
+    def fragile(self, inputs):
+        if len(inputs) > 1:
+            raise RuntimeError("out of memory")
+        return plain(self, inputs)
+
+    monkeypatch.setattr(recognize.Recognizer, "transcribe", fragile)
+    run(toy, *files)
+    assert capsys.readouterr().out == "".join(f"{path}\t{text}\n" for path, text in files.items())
+
+
+def test_the_search_may_be_another_one(toy, files, capsys):
+    run(toy, next(iter(files)), "--config", str(toy / "decode.yaml"), "--set", "windows='{max_seconds: 1.0}'")
+    assert "windows" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""Recognising and aligning audio from Python: any kind of input, any length, no word lost or doubled at a cut."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import asrtool
+from asrtool.data import audio
+from asrtool.log import logger
+from asrtool.longform import WindowsConfig
+from asrtool.model_folder import ExperimentError
+from asrtool.recognizer import RecognitionError
+from tests import toy_experiment as toys
+
+TEXT = "abc de bad"
+
+
+@pytest.fixture(scope="module")
+def recognizer(toy: Path):
+    return asrtool.load(toy / "exp")
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, "asrtool")
+    return caplog
+
+
+def with_windows(recognizer, **settings):
+    windows = WindowsConfig(**settings)
+    return replace(recognizer, settings=replace(recognizer.settings, windows=windows))
+
+
+# -- what may be given -------------------------------------------------------
+
+
+def test_samples_of_the_models_rate(recognizer):
+    found = recognizer.recognize(toys.sound(TEXT))
+    assert found.text == TEXT
+    assert found.seconds == pytest.approx(len(toys.sound(TEXT)) / toys.RATE, abs=0.03)
+    assert [word.text for word in found.words] == TEXT.split()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (32767 * x).astype(np.int16),
+        lambda x: torch.from_numpy(x),
+        lambda x: np.stack([x, x], 1),
+        lambda x: (128 + 127 * x).astype(np.uint8),
+        lambda x: x.astype(np.float64),
+    ],
+    ids=["int16", "tensor", "two channels", "uint8", "float64"],
+)
+def test_samples_of_any_type_and_shape(recognizer, change):
+    assert recognizer.recognize(change(toys.sound(TEXT))).text == TEXT
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100])
+def test_any_sampling_rate(recognizer, rate):
+    assert recognizer.recognize(toys.sound(TEXT, rate=rate), rate=rate).text == TEXT
+
+
+def test_a_file_and_what_was_done_to_it(recognizer, tmp_path, log):
+    stereo = np.stack([toys.sound(TEXT, rate=44100), np.zeros_like(toys.sound(TEXT, rate=44100))], 1)
+    soundfile.write(tmp_path / "a.flac", stereo, 44100)
+    assert recognizer.recognize(tmp_path / "a.flac", channel=0).text == TEXT
+    assert "a.flac: channel 0 of 2 channels, 44100 Hz made 8000 Hz" in log.text
+    soundfile.write(tmp_path / "low.wav", toys.sound("a"), 4000)
+    recognizer.recognize(str(tmp_path / "low.wav"))
+    assert "4000 Hz made 8000 Hz, nothing is there above 2000 Hz" in log.text
+    recognizer.recognize(tmp_path / "a.flac")
+    assert "the mean of 2 channels" in log.text
+
+
+def test_a_list_gives_a_list_in_its_order(recognizer):
+    texts = ["a", "abc de bad", "ee b"]
+    assert [found.text for found in recognizer.recognize([toys.sound(text) for text in texts])] == texts
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((2, 2, 2)), r"got an array of shape \(2, 2, 2\)"),
+        (np.full(9000, np.nan), "9000 of 9000 samples are NaN"),
+        (np.zeros(0), "got an array of shape"),
+    ],
+)
+def test_what_is_no_audio_is_refused(recognizer, samples, message):
+    with pytest.raises(audio.AudioError, match=message):
+        recognizer.recognize(samples)
+
+
+def test_audio_without_a_frame_is_refused(recognizer):
+    with pytest.raises(RecognitionError, match="0.013 seconds of audio give no frame"):
+        recognizer.recognize(np.zeros(100, dtype=np.float32))
+
+
+def test_a_channel_that_is_not_there_is_refused(recognizer):
+    with pytest.raises(audio.AudioError, match="has no channel 2; its 2 channels count from 0"):
+        recognizer.recognize(np.zeros((8000, 2)), channel=2)
+
+
+# -- times -------------------------------------------------------------------
+
+
+def test_words_have_the_times_at_which_they_were_made(recognizer):
+    samples = toys.sound("abc de", np.random.default_rng(5))
+    lead = np.random.default_rng(5).uniform(0, 0.2)
+    step = toys.LETTER + toys.GAP
+    expected = [(lead, lead + 3 * step), (lead + 4 * step, lead + 6 * step)]
+    for words in (recognizer.recognize(samples).words, recognizer.align(samples, "abc de")):
+        assert [word.text for word in words] == ["abc", "de"]
+        assert [word.start for word in words] == pytest.approx([start for start, _ in expected], abs=0.08)
+        assert [word.end for word in words] == pytest.approx([end for _, end in expected], abs=0.1)
+        assert all(0.5 < word.confidence <= 1 for word in words)
+
+
+def test_a_text_that_does_not_fit_is_refused(recognizer):
+    with pytest.raises(RecognitionError, match="too few frames for the text 'abcdeabcdeabcdeabcde"):
+        recognizer.align(toys.sound("a"), "abcde" * 10)
+
+
+def test_subtitles(recognizer):
+    assert recognizer.recognize(toys.sound(TEXT)).srt().endswith(f"\n{TEXT}\n")
+
+
+# -- long recordings -----------------------------------------------------------
+
+
+def joined(count: int, pause: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Utterances of several words, one after the other with a space between two, and apart."""
+    rng = np.random.default_rng(count)
+    sounds = [toys.sound(toys.text(rng, 4), rng) for _ in range(count)]
+    between = [np.zeros(round(pause * toys.RATE), dtype=np.float32), toys.sound(" ", rng)]
+    return np.concatenate([part for sound in sounds for part in (sound, *between)]), sounds
+
+
+def test_joined_utterances_give_the_words_that_they_give_apart(recognizer):
+    samples, sounds = joined(12, pause=0.5)
+    apart = [found.text for found in recognizer.recognize(sounds)]
+    found = with_windows(recognizer, max_seconds=5.0, overlap_seconds=1.5).recognize(samples)
+    assert found.windows > 3
+    assert found.text == " ".join(apart)
+    assert [word.start for word in found.words] == sorted(word.start for word in found.words)
+
+
+@pytest.mark.parametrize("length", [3.0, 3.7, 4.4, 5.1, 6.3])
+def test_no_word_is_lost_or_doubled_wherever_the_clock_cuts(recognizer, length):
+    text = toys.text(np.random.default_rng(3), 40)
+    samples = toys.sound(text)
+    cut = with_windows(recognizer, max_seconds=length, overlap_seconds=1.4, cut="clock")
+    found = cut.recognize(samples)
+    assert found.windows > 4
+    assert found.text == text
+
+
+def test_windows_are_no_longer_than_what_training_saw(recognizer):
+    assert recognizer.windows == WindowsConfig(max_seconds=30.0)
+
+
+def test_silence_is_left_out(recognizer):
+    noise = np.random.default_rng(0).normal(0, 0.002, 10 * toys.RATE).astype(np.float32)
+    samples = np.concatenate([toys.sound("abc"), noise, toys.sound("de")])
+    found = with_windows(recognizer, max_seconds=2.0, overlap_seconds=0.5).recognize(samples)
+    assert found.silent >= 2
+    assert found.text == "abc de"
+
+
+# -- folders -------------------------------------------------------------------
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(ExperimentError, match="holds no config.yaml: train first"):
+        asrtool.load(tmp_path)
+
+
+def test_a_training_that_is_not_finished_is_refused(toy, tmp_path):
+    copy = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
+    (copy / "train" / "finished.json").unlink()
+    with pytest.raises(ExperimentError, match="is not finished; go on with it"):
+        asrtool.load(copy)
