@@ -57,14 +57,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoreConfig:
-    """Rate the n-best list of the search by a language model: score + weight * log p(text) + length_bonus * tokens."""
-
-    weight: float = 0.5
-    length_bonus: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """How a trained model is searched."""
 
@@ -75,7 +67,6 @@ class DecodeConfig:
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
     windows: WindowsConfig | None = None  # cut what is longer; null: sets are decoded whole, files by data.max_seconds
-    rescore: RescoreConfig | None = None  # needs a language model (--lm)
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:

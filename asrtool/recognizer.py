@@ -22,7 +22,7 @@ from asrtool.data import audio, tokenizers
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import fill
-from asrtool.experiment import DecodeConfig, RescoreConfig, TrainConfig
+from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig, contour, join, plan
 from asrtool.model_folder import (
@@ -90,8 +90,7 @@ class Recognizer:
     tokenizer: tokenizers.Tokenizer
     cmvn: Cmvn | None
     weights: Path  # what was loaded: an average or one checkpoint
-    lm: LanguageModel | None = None
-    lm_weights: Path | None = None
+    lm_weights: Path | None = None  # of the language model, where there is one
 
     @classmethod
     def load(
@@ -121,8 +120,6 @@ class Recognizer:
         model = model.to(device).eval()
         lm = lm or (exp / LM if (exp / LM).exists() else None)
         language, lm_weights = (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
-        if decode.rescore is not None and language is None:
-            raise ExperimentError("rescore needs a language model: give its folder by --lm")
         scorers = {} if language is None else {language.STREAM: language}
         searcher = SEARCHERS.build(decode.searcher, model=model, tokens=tokenizer.tokens, scorers=scorers)
         cmvn = Cmvn.load(exp / "cmvn.json") if (exp / "cmvn.json").exists() else None
@@ -134,7 +131,6 @@ class Recognizer:
             tokenizer=tokenizer,
             cmvn=cmvn,
             weights=weights,
-            lm=language,
             lm_weights=lm_weights,
         )
 
@@ -154,8 +150,6 @@ class Recognizer:
 
     def _search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         nbests = self.searcher.search(encoded)
-        if self.settings.rescore is not None:
-            nbests = [rescore(nbest, self.lm, self.settings.rescore, self.device) for nbest in nbests]
         return [[replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests]
 
     @property
@@ -371,19 +365,3 @@ class Piece:
     seconds: float
     elapsed: float
     start: float = 0.0
-
-
-def rescore(
-    nbest: Sequence[Hypothesis], lm: LanguageModel, config: RescoreConfig, device: torch.device
-) -> list[Hypothesis]:
-    """score + weight * log p(tokens | lm) + length_bonus * tokens, best first; equals keep their order."""
-    rows = Padded.stack([torch.tensor(h.tokens, dtype=torch.int64) for h in nbest]).to(device)
-    rated = [
-        replace(
-            h,
-            score=h.score + config.weight * log_prob + config.length_bonus * len(h.tokens),
-            parts={**h.parts, LanguageModel.STREAM: log_prob},
-        )
-        for h, log_prob in zip(nbest, lm.log_likelihood(rows).tolist(), strict=True)
-    ]
-    return sorted(rated, key=lambda hypothesis: -hypothesis.score)

@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--config", type=Path, required=True, help="decode_*.yaml")
     options.add_argument("--data", type=Path, required=True, help="set to decode: a folder that stage 1 wrote")
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
-    options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm or rescore")
+    options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the decode config"
     )

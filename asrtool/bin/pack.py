@@ -36,6 +36,7 @@ from asrtool.model_folder import (
     phase_config,
     sha256,
 )
+from asrtool.models import LanguageModel
 from asrtool.searchers import SEARCHERS
 from asrtool.train import checkpoint
 
@@ -74,8 +75,7 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
         raise ExperimentError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
         raise ExperimentError(f"{out} is there already; give another --out, or remove it")
-    uses_lm = getattr(decode.searcher, "weights", {}).get("lm") or decode.rescore is not None
-    if uses_lm and lm is None:
+    if getattr(decode.searcher, "weights", {}).get(LanguageModel.STREAM) and lm is None:
         raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
     phase, train = phase_config(exp, decode)
     weights = averaged(exp, decode)

@@ -59,7 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, help="folder for one file each; default: standard output")
     options.add_argument("--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
-    options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm or rescore")
+    options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument("--channel", type=int, help="of several, from 0; default: their mean")
     options.add_argument("--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one")
     args = options.parse_args(argv)

@@ -89,19 +89,6 @@ class LanguageModel(AsrModel):
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         raise ValueError("a language model recognises no speech; give the experiment of a recogniser")
 
-    @torch.inference_mode()
-    def log_likelihood(self, targets: Padded) -> Tensor:
-        """targets (B, U) without sos/eos -> (B,) float64: log p(y), the end included."""
-        hidden, lengths = self._read(targets)
-        log_probs = self._logits(hidden).float().log_softmax(-1)
-        wanted = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.eos)
-        values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
-        return (values * Padded(wanted, lengths).mask).sum(1)
-
-    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) as `log_likelihood`, for rescoring: targets (B * n, U), n of each utterance."""
-        return self.log_likelihood(targets)
-
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
     def scorers(self) -> Mapping[str, object]:
@@ -122,6 +109,14 @@ class LanguageModel(AsrModel):
 
     def select(self, state: LanguageModelState, rows: Tensor) -> LanguageModelState:
         return LanguageModelState(tuple(layer and layer.rows(rows) for layer in state.layers), len(rows))
+
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """targets (N, U) without sos/eos -> (N,) float64: log p(y), the end included; for rescoring an n-best list."""
+        hidden, lengths = self._read(targets)
+        log_probs = self._logits(hidden).float().log_softmax(-1)
+        wanted = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.eos)
+        values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
+        return (values * Padded(wanted, lengths).mask).sum(1)
 
     # -- both ----------------------------------------------------------------
 

@@ -141,12 +141,13 @@ def joined(count: int, pause: float) -> tuple[np.ndarray, list[np.ndarray]]:
     """Utterances of several words, one after the other with a space between two, and apart."""
     rng = np.random.default_rng(count)
     sounds = [toys.sound(toys.text(rng, 4), rng) for _ in range(count)]
-    between = [np.zeros(round(pause * toys.RATE), dtype=np.float32), toys.sound(" ", rng)]
+    silence = rng.normal(0, 0.002, round(pause * toys.RATE)).astype(np.float32)
+    between = [silence, toys.sound(" ", rng), silence]
     return np.concatenate([part for sound in sounds for part in (sound, *between)]), sounds
 
 
 def test_joined_utterances_give_the_words_that_they_give_apart(recognizer):
-    samples, sounds = joined(12, pause=0.5)
+    samples, sounds = joined(12, pause=0.4)
     apart = [found.text for found in recognizer.recognize(sounds)]
     found = with_windows(recognizer, max_seconds=5.0, overlap_seconds=1.5).recognize(samples)
     assert found.windows > 3
@@ -154,11 +155,11 @@ def test_joined_utterances_give_the_words_that_they_give_apart(recognizer):
     assert [word.start for word in found.words] == sorted(word.start for word in found.words)
 
 
-@pytest.mark.parametrize("length", [3.0, 3.7, 4.4, 5.1, 6.3])
+@pytest.mark.parametrize("length", [4.4, 5.1, 6.3, 7.7])
 def test_no_word_is_lost_or_doubled_wherever_the_clock_cuts(recognizer, length):
     text = toys.text(np.random.default_rng(3), 40)
     samples = toys.sound(text)
-    cut = with_windows(recognizer, max_seconds=length, overlap_seconds=1.4, cut="clock")
+    cut = with_windows(recognizer, max_seconds=length, overlap_seconds=2.0, cut="clock")
     found = cut.recognize(samples)
     assert found.windows > 4
     assert found.text == text
