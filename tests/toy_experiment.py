@@ -1,4 +1,4 @@
-"""A trained experiment in seconds: letters and the space are tones, so that a model of a few thousand parameters reads real audio."""
+"""A trained experiment in seconds: letters and spaces are tones, so a model of a few thousand parameters reads audio."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ model:
 losses:
   ctc: {type: ctc, weight: 1.0}
 optim: {lr: 5e-3, schedule: {type: one_cycle}}
-trainer: {epochs: 16, average: 1, best: valid/cer, average_by: last}
+trainer: {epochs: 20, average: 1, best: valid/cer, average_by: last}
 """
 DECODE = "searcher: {type: ctc_greedy}\naverage: 1\nbatch_seconds: 20\n"
 
