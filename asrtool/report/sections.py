@@ -33,9 +33,11 @@ def summary(result: Result) -> str:
     body.append(["utterances with errors", percent(sentences["rate"]), "", *_ranges(sentences), _count(wrong)])
     table = _table(["kind", "rate %", span, *_by(intervals), "count"], body, "Errors by kind")
     errors = sum(total[kind] for kind in KINDS)
-    bounds = [f"{_range(found['rate'])} <span class=\"muted\">by {unit}</span>" for unit, found in intervals.items()]
-    if all(found["rate"] is None for found in intervals.values()):
-        bounds = ['<span class="muted">none, there are too few utterances</span>']
+    bounds = [
+        f'<span class="muted">by {unit}: too few for one</span>' if found["rate"] is None
+        else f'{_range(found["rate"])} <span class="muted">by {unit}</span>'
+        for unit, found in intervals.items()
+    ]
     drawn = f"bootstrap, {stored['bootstrap']['draws']} draws, seed {stored['bootstrap']['seed']}"
     return (
         f'<div class="hero"><p class="eyebrow">{METRICS[metric]}</p>'
