@@ -25,7 +25,7 @@ def _find_generator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_linear_classifier_tells_the_subdialects_of_unseen_voices_apart(tmp_path: Path) -> None:
-    """Chance is 11 %; 128 kinds of frames, counted in utterances of about 2 seconds, reach 43 %."""
+    """Chance is 11 %; 128 kinds of frames, counted in utterances of about 2 seconds, reach 42 %."""
     from mini_corpus import kespeech, plan, render
 
     layout = kespeech.KeSpeech()
