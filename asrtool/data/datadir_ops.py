@@ -346,7 +346,7 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
         out.write("utt2spk", speakers)
         out.write_speakers(speakers)
         out.write("utt2uniq", {rename(key): former.get(key, key) for key in found.speakers()})
-        left_behind(found, {*found.names, *WHOLE})
+        left_behind(found, found.names)
     say(target, speakers, f"{source} at {factor:g} times the speed")
 
 
