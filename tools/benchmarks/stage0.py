@@ -1,4 +1,4 @@
-"""Stage 0 on a generated corpus of the size and layout of AISHELL-2: CPU seconds and peak memory on one core.
+"""Stage 0 on a generated corpus of the size and layout of AISHELL-2: CPU seconds and peak memory.
 
     PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder>               # 1,000,000 utterances, 4 GB of blocks
     PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder> --utterances 20000
@@ -32,8 +32,6 @@ def main() -> None:
     corpus, out = args.folder / f"corpus-{args.utterances}", args.folder / "data"
     if not corpus.exists():
         make(corpus, args.utterances)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     subprocess.run(["rm", "-rf", out], check=True)
     prepare = [str(ROOT / "egs/aishell2/local/prepare_data.py"), "--corpus", str(corpus), "--out", str(out)]
     sets = [str(out / name) for name in ("train", "dev", "test_ios", "test_android", "test_mic")]
