@@ -24,6 +24,7 @@ from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader, names
 from asrtool.journal import Journal
 from asrtool.log import logger
+from asrtool.processes import give_back_memory
 from asrtool.types import Batch, Padded, Utterance
 
 WINDOW = 4000  # utterances that are read, sorted by length and worked on together
@@ -140,6 +141,7 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
                 journal.write(group, lines)
                 _count(lines, tally)
                 bar.update(min(len(lines) * world, total - bar.n))
+            give_back_memory()
     return total
 
 

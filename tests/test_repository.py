@@ -25,7 +25,7 @@ LAYERS = {
     "nn": {"nn"},
     "stamp": {"log"},
     "journal": {"log"},
-    "work": {"data", "distributed", "journal", "log", "stamp", "types"},
+    "work": {"data", "distributed", "journal", "log", "processes", "stamp", "types"},
     "config": {"registry"},
     "align": {"align", "types", "torchaudio_adapter"},
     "longform": {"align"},
