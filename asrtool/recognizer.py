@@ -37,7 +37,7 @@ from asrtool.model_folder import (
     phase_config,
     sha256,
 )
-from asrtool.models import AsrModel, LanguageModel
+from asrtool.models import AsrModel, LanguageModelConfig
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.train import checkpoint
 from asrtool.types import EncoderOutput, Hypothesis, Padded
@@ -109,13 +109,13 @@ class Recognizer:
         exp = Path(exp)
         if is_packed(exp):
             check_packed(exp)
+        if isinstance(phase_config(exp, decode)[1].model, LanguageModelConfig):
+            raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
         decode = decode or decode_config(exp)
         config = phase_config(exp, decode)[1]
         weights = weights or averaged(exp, decode)
         tokenizer = tokenizers.load(exp / "vocab")
         model = build_model(config, tokenizer.size)
-        if isinstance(model, LanguageModel):
-            raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
         checkpoint.load_model(model, weights)
         model = model.to(device).eval()
         lm = lm or (exp / LM if (exp / LM).exists() else None)

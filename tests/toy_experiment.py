@@ -1,4 +1,4 @@
-"""A trained experiment in seconds: letters and spaces are tones, so a model of a few thousand parameters reads audio."""
+"""A trained experiment in seconds: letters and spaces are tones, which a model of a few thousand parameters reads."""
 
 from __future__ import annotations
 

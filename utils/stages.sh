@@ -15,6 +15,8 @@ num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks pro
 master=                # <host>:<port> of the first of several machines; utils/slurm.sh needs none
 tag=                   # name of the experiment's folder; default: that of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
+lm_config=             # config of a language model, which stage 3 trains first and stage 4 decodes with
+lm_text=               # a file of further sentences for it, one a line
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
@@ -58,7 +60,7 @@ take_mini() {       # small configs where the command line names none
   if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
 }
 
-for name in corpus train_config decode_config; do locate "$name"; done
+for name in corpus train_config decode_config lm_config lm_text; do locate "$name"; done
 # The folder below data, dump and exp of what shall not mix with other runs.
 variant=
 if declare -F settings > /dev/null; then settings; fi
@@ -83,6 +85,7 @@ if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
 decode_tag=$(basename "${decode_config%.yaml}")
+lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
 
 # -- running ---------------------------------------------------------------
 
@@ -218,6 +221,10 @@ default_vocabulary() {
 
 default_train() {
   local anew=; if [[ $force == true ]]; then anew=true; fi
+  if [[ -n $lm_config ]]; then
+    launch train --config "$lm_config" --train "$data/$train_set" --valid "$data/$valid_set" --vocab "$vocab" \
+      --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${anew:+--force true}
+  fi
   launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
     --exp "$exp" ${train_args:+--set "$train_args"} ${anew:+--force true}
 }
@@ -225,7 +232,7 @@ default_train() {
 default_decode() {
   local split
   for split in $test_sets; do
-    launch decode --exp "$exp" --config "$decode_config" ${decode_args:+--set "$decode_args"} \
+    launch decode --exp "$exp" --config "$decode_config" ${decode_args:+--set "$decode_args"} ${lm_config:+--lm "$lm_exp"} \
       --data "$dump/$split" --out "$exp/$decode_tag/$split"
   done
 }

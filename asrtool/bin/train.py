@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import signal
 import sys
@@ -17,12 +18,16 @@ from torch import nn
 
 from asrtool import config, distributed, experiment, stamp
 from asrtool.data import datadir, tokenizers
+from asrtool.data.config import DataConfig
 from asrtool.data.features import Cmvn
-from asrtool.data.loader import Dataset, EvalLoader, select
+from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
 from asrtool.data.shard_loader import step_loader
+from asrtool.data.text import Sentences, TextDataset, TextLoader
 from asrtool.experiment import TrainConfig
 from asrtool.log import logger, set_up
 from asrtool.losses import LOSSES
+from asrtool.losses.cross_entropy import append
+from asrtool.models import LanguageModel
 from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
@@ -37,6 +42,7 @@ class PhaseError(ValueError):
     """A later phase of the config cannot be trained; found before the first one starts."""
 
 
+Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
 MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
 
 
@@ -63,6 +69,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--vocab", type=Path, required=True, help="vocabulary folder that stage 2 wrote")
     options.add_argument("--exp", type=Path, required=True, help="experiment folder to write")
     options.add_argument(
+        "--text", type=Path, action="append", default=[], help="further text for a language model, a sentence a line"
+    )
+    options.add_argument(
         "--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides of the config; may be repeated"
     )
     options.add_argument(
@@ -79,6 +88,7 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
     sources = {"train": args.train, "valid": args.valid, "vocab": args.vocab}
     if args.init is not None:
         sources["init"] = args.init
+    sources |= {f"text {number}": path for number, path in enumerate(args.text)}
     for role, path in sources.items():
         if not path.exists():
             raise folder.FolderError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
@@ -119,12 +129,12 @@ def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
 
     Gives the signal that stopped it, or 0.
     """
-    sets: tuple[list[Utterance], list[Utterance]] | None = None
+    sets: Sets | None = None
     weights = args.init
     for name, phase in phases.items():
         done = folder.finished(args.exp / name)
         if done is None:
-            sets = sets or (datadir.read(args.train), datadir.read(args.valid))
+            sets = sets or read_sets(args, phase)
             ended = train_phase(args.exp / name, phase, args, sets, weights)
             if ended:
                 return ended
@@ -139,18 +149,12 @@ def train_phase(
     where: Path,
     phase: TrainConfig,
     args: argparse.Namespace,
-    sets: tuple[list[Utterance], list[Utterance]],
+    sets: Sets,
     weights: Path | None,
 ) -> int:
     """One phase in folder `where`, from `weights` where they are given; 0, or the signal that stopped it."""
     tokenizer = tokenizers.load(args.exp / "vocab")
-    labels = tokenizers.load_labels(args.exp / "vocab")
-    cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
-    kept, _ = select(sets[0], phase.data)
-    noise = noise_sets(phase, args.train.parent)
-    training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
-    validation = Dataset(sets[1], tokenizer, phase.data, cmvn, labels)
-
+    batches, validation = loaders(phase, args, sets, tokenizer)
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     if weights is not None:
@@ -160,25 +164,55 @@ def train_phase(
             fresh = "a fresh optimizer and step 1: this is a start, not the resuming of another training"
             logger.info("%s starts from the weights %s with %s", where, weights, fresh)
         checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused)
-    batches = step_loader(training, args.train)
     logger.info("%s: %s", where, batches.describe())
-    fbank = phase.data.fbank
+    measured = measures_rates(phase)
     trainer = Trainer(
         phase.trainer,
         phase.optim,
         model,
         make_objective(phase, tokenizer),
         batches,
-        EvalLoader(validation),
+        validation,
         where,
-        rates=GreedyRates(model, tokenizer) if measures_rates(phase) else None,
+        rates=measured(model, tokenizer) if measured else None,
         seed=phase.seed,
-        frame_seconds=fbank.frame_shift_ms / 1000 if phase.data.input == "fbank" else 1 / fbank.rate,
+        frame_seconds=frame_seconds(phase.data),
         logs=args.exp,
     )
     if distributed.is_main():
         describe(model, where)
     return trainer.run()
+
+
+def read_sets(args: argparse.Namespace, phase: TrainConfig) -> Sets:
+    """Training and validation set."""
+    if phase.data.input == "text":
+        return Sentences([args.train, *args.text]), Sentences([args.valid])
+    if args.text:
+        raise folder.FolderError("--text is for language models (data.input: text)")
+    return datadir.read(args.train), datadir.read(args.valid)
+
+
+def loaders(
+    phase: TrainConfig, args: argparse.Namespace, sets: Sets, tokenizer: tokenizers.Tokenizer
+) -> tuple[StepLoader, EvalLoader]:
+    """Batches of a phase for training and for validation."""
+    if phase.data.input == "text":
+        training = TextDataset(sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size)
+        return TextLoader(training), EvalLoader(TextDataset(sets[1], tokenizer, phase.data))
+    labels = tokenizers.load_labels(args.exp / "vocab")
+    cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
+    kept, _ = select(sets[0], phase.data)
+    noise = noise_sets(phase, args.train.parent)
+    training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
+    return step_loader(training, args.train), EvalLoader(Dataset(sets[1], tokenizer, phase.data, cmvn, labels))
+
+
+def frame_seconds(data: DataConfig) -> float | None:
+    """Seconds from one input to the next; None where inputs are tokens."""
+    if data.input == "text":
+        return None
+    return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
 
 
 def describe(model: nn.Module, where: Path) -> None:
@@ -200,8 +234,10 @@ def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer) -> Objec
     )
 
 
-def measures_rates(phase: TrainConfig) -> type[GreedyRates] | None:
-    """Error rates need a CTC head that is trained."""
+def measures_rates(phase: TrainConfig) -> type[GreedyRates | Perplexity] | None:
+    """What is measured in validation beside the loss: error rates need a CTC head that is trained."""
+    if phase.data.input == "text":
+        return Perplexity
     trained = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
     return GreedyRates if trained else None
 
@@ -229,6 +265,25 @@ class GreedyRates:
             counts = count_errors([split(text) for text in batch.texts], [split(text) for text in found])
             rates[name] = (counts.errors, counts.reference)
         return rates
+
+
+class Perplexity:
+    """exp of the mean negative log-probability of a token, ends included, without label smoothing."""
+
+    names = ("perplexity",)
+
+    def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
+        self._eos = tokenizer.eos
+
+    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[float, int]]:
+        logits = outputs.stream(LanguageModel.STREAM)
+        targets = append(batch.targets, self._eos)
+        values = logits.data.float().log_softmax(-1).gather(2, targets.data[:, :, None])[:, :, 0]
+        return {"perplexity": (-float((values * targets.mask).sum()), int(targets.lengths.sum()))}
+
+    @staticmethod
+    def value(negative_log_prob: float, tokens: float) -> float:
+        return math.exp(min(negative_log_prob / tokens, 700.0))
 
 
 if __name__ == "__main__":

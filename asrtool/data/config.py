@@ -10,17 +10,33 @@ from asrtool.data.fbank import FbankConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """Utterances of similar length, planned by padded seconds."""
+    """Utterances of similar length, planned by padded seconds; sentences (data.input: text) by padded tokens."""
 
-    seconds: float  # of the global batch: all ranks and micro-batches of one optimizer step together
+    seconds: float | None = None  # of the global batch: all ranks and micro-batches of one optimizer step together
     max_seconds_per_device: float | None = (
         None  # of one micro-batch on one device; None: the rank's whole share at once
     )
+    tokens: float | None = None  # the same two for text
+    max_tokens_per_device: float | None = None
     max_utterances: int = 1024  # of the global batch
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.max_utterances < 1 or (self.max_seconds_per_device or 1.0) <= 0:
-            raise ValueError("seconds, max_seconds_per_device and max_utterances must be above 0")
+        if (self.seconds is None) == (self.tokens is None):
+            raise ValueError("give either seconds (of audio) or tokens (of text), and not both")
+        unit, other = ("seconds", "tokens") if self.tokens is None else ("tokens", "seconds")
+        if getattr(self, f"max_{other}_per_device") is not None:
+            raise ValueError(f"max_{other}_per_device does not go with {unit}; use max_{unit}_per_device")
+        if self.size <= 0 or self.max_utterances < 1 or (self.per_device or 1.0) <= 0:
+            raise ValueError(f"{unit}, max_{unit}_per_device and max_utterances must be above 0")
+
+    @property
+    def size(self) -> float:
+        """Of the global batch, in its unit."""
+        return self.seconds if self.tokens is None else self.tokens
+
+    @property
+    def per_device(self) -> float | None:
+        return self.max_seconds_per_device if self.tokens is None else self.max_tokens_per_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +93,7 @@ class AugmentConfig:
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     batch: BatchConfig
-    input: Literal["fbank", "waveform"] = "fbank"
+    input: Literal["fbank", "waveform", "text"] = "fbank"  # text: for a language model
     features: Literal["stored", "online"] = "stored"  # online: computed from the audio in every epoch
     fbank: FbankConfig = field(default_factory=FbankConfig)
     min_seconds: float = 0.1  # training utterances outside are left out, counted and named
@@ -94,5 +110,7 @@ class DataConfig:
             needs = [name for name in ("noise", "room") if getattr(augment, name) is not None]
             if needs:
                 raise ValueError(f"augment.{' and '.join(needs)} need the waveform: set data.features: online")
-        if self.input == "waveform" and augment.spec_augment is not None:
-            raise ValueError("augment.spec_augment masks fbank features; data.input is waveform")
+        if self.input != "fbank" and augment.spec_augment is not None:
+            raise ValueError(f"augment.spec_augment masks fbank features; data.input is {self.input}")
+        if (self.input == "text") != (self.batch.tokens is not None):
+            raise ValueError("batch.tokens goes with data.input: text, batch.seconds with audio")

@@ -133,7 +133,7 @@ class StepLoader:
         parts = f"{min(cuts)} to {max(cuts)} micro-batches" if min(cuts) < max(cuts) else f"{max(cuts)} micro-batches"
         return (
             f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at most "
-            f"{self.plan.config.seconds:g} with padding; {len(plan)} steps an epoch; {self.world} rank"
+            f"{self.plan.config.size:g} with padding; {len(plan)} steps an epoch; {self.world} rank"
             f"{'s' * (self.world > 1)} with {parts} each"
         )
 
@@ -168,7 +168,7 @@ class StepLoader:
     def densest(self, size: int = 32) -> Iterator[Batch]:
         """Batches of up to `size` utterances, those with the most text per second first, the same on all ranks."""
         utterances, lengths = self.dataset.utterances, self.plan.lengths
-        limit = self.plan.config.max_seconds_per_device or self.plan.config.seconds
+        limit = self.plan.config.per_device or self.plan.config.size
         order = sorted(range(len(utterances)), key=lambda i: -len(utterances[i].text) / lengths[i])
         group: list[int] = []
         for i in [*order, None]:
@@ -223,7 +223,7 @@ class EvalLoader:
     ) -> None:
         self.dataset = dataset
         config = dataset.config.batch
-        seconds = seconds or config.max_seconds_per_device or config.seconds
+        seconds = seconds or config.per_device or config.size
         limits = BatchConfig(seconds=seconds, max_utterances=config.max_utterances)
         plan = BatchPlan(dataset.lengths, limits, shuffle=False)
         rank = distributed.rank() if rank is None else rank

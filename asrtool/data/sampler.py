@@ -22,7 +22,7 @@ ROUNDING = 1e-9  # a batch that fills its limit exactly fits
 
 
 class BatchPlan:
-    """Global batches of utterance indices with number times longest <= `config.seconds`; none dropped, none repeated.
+    """Global batches of utterance indices with number times longest <= `config.size`; none dropped, none repeated.
 
     lengths: seconds of each utterance. One that is above the limit is a batch of its own (`too_long` lists those).
     """
@@ -32,8 +32,7 @@ class BatchPlan:
         self.config = config
         self.seed = seed
         self.shuffle = shuffle
-        per_device = config.max_seconds_per_device
-        limit = config.seconds if per_device is None else min(config.seconds, per_device)
+        limit = config.size if config.per_device is None else min(config.size, config.per_device)
         self.too_long = np.flatnonzero(self.lengths > limit * (1 + ROUNDING)).tolist()
 
     def epoch(self, number: int) -> list[list[int]]:
@@ -49,7 +48,7 @@ class BatchPlan:
         """Cut the order into batches as full as the limits allow; the last two share what they have evenly."""
         if not len(order):
             return []
-        limit = self.config.seconds * (1 + ROUNDING)
+        limit = self.config.size * (1 + ROUNDING)
         indices, lengths = order.tolist(), self.lengths[order].tolist()
         starts, longest = [0], 0.0
         for i, length in enumerate(lengths):
@@ -72,7 +71,7 @@ class BatchPlan:
         """
         order = sorted(batch, key=lambda i: (-self.lengths[i], i))
         lengths = self.lengths[order].tolist()
-        per_device = self.config.max_seconds_per_device or math.inf
+        per_device = self.config.per_device or math.inf
         count = len(fill(lengths, per_device)) if math.isfinite(per_device) else 1
         count = min(math.ceil(count / world) * world, len(order))
         bounds = even_groups(lengths, count)

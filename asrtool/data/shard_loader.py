@@ -89,7 +89,7 @@ class ShardLoader(StepLoader):
                 "data.shards.buffer_mb: %g holds only %.1f batches of %g seconds; a larger buffer mixes them better",
                 config.shards.buffer_mb,
                 per_window,
-                config.batch.seconds,
+                config.batch.size,
             )
 
     def _tasks(self, epoch: int, index: int) -> Iterator[Task]:

@@ -19,6 +19,7 @@ from asrtool.train.clock import PARTS
 from asrtool.train.step import GIGABYTE, StepResult
 
 LINE_SECONDS = 10.0
+AUDIO = "audio_seconds_per_second"
 SLOW_DATA = 0.1  # share of the time spent waiting for data above which there is advice
 
 
@@ -44,14 +45,15 @@ class Window:
         for name, value in {"loss": result.loss, **result.terms}.items():
             self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
 
-    def values(self, frame_seconds: float) -> dict[str, float]:
-        """Losses per utterance, norm of the last gradient, audio seconds a second, share of the time spent waiting for
-        data."""
+    def values(self, frame_seconds: float | None) -> dict[str, float]:
+        """Losses per utterance, norm of the last gradient, audio seconds (or tokens) a second, share of the time spent
+        waiting for data."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
+        speed = self.frames / elapsed
         return {
             **{name: total / max(1, self.utterances) for name, total in self.losses.items()},
             "norm": self.norm,
-            "audio_seconds_per_second": self.frames * frame_seconds / elapsed,
+            **({"tokens_per_second": speed} if frame_seconds is None else {AUDIO: speed * frame_seconds}),
             "data_wait": min(1.0, self.seconds["data"] / elapsed),
         }
 
@@ -73,7 +75,7 @@ class Progress:
         planned: int,
         start: int,
         every: int,
-        frame_seconds: float,
+        frame_seconds: float | None,
         board: Board | None = None,
     ) -> None:
         self._phase, self._log, self._planned, self._every = phase, log, planned, every
@@ -134,7 +136,8 @@ class Progress:
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "loss")
         text = f"epoch {epoch} loss {losses.get('loss', float('nan')):.3f}" + (f" ({parts})" if len(losses) > 2 else "")
         text += f" lr {rate:.2e} norm {values['norm']:.2f}"
-        text += f" audio {values['audio_seconds_per_second']:.0f} s/s data {values['data_wait']:.0%}"
+        speed = f"audio {values[AUDIO]:.0f} s/s" if AUDIO in values else f"{values['tokens_per_second']:.0f} tokens/s"
+        text += f" {speed} data {values['data_wait']:.0%}"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             return

@@ -36,7 +36,7 @@ from asrtool.train.progress import Progress, parameter_table
 from asrtool.train.signals import StopSignals
 from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
 from asrtool.train.troubles import Troubles
-from asrtool.train.validation import Rates, measure, names, rehearse, unrated
+from asrtool.train.validation import Rates, is_rate, measure, names, rehearse, unrated
 from asrtool.types import Batch
 
 
@@ -55,7 +55,7 @@ class Trainer:
         *,
         rates: Rates | None = None,
         seed: int = 0,
-        frame_seconds: float = 0.01,  # seconds per input frame or sample, for the speed that is printed
+        frame_seconds: float | None = 0.01,  # per input frame or sample, for the speed that is printed; None: tokens
         device: torch.device | None = None,
         logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; default: `folder`
     ) -> None:
@@ -207,9 +207,9 @@ class Trainer:
         better = value < state.best or state.best_step == 0
         best = {"best": value, "best_step": state.step, "stale": 0} if better else {"stale": state.stale + 1}
         self.state = replace(state, validated=state.step, **best)
-        rates = [f"valid/{name}" for name in (self.rates.names if self.rates else ())]
         text = ", ".join(
-            f"{name} {value:.2%}" if name in rates else f"{name} {value:.4g}" for name, value in metrics.items()
+            f"{name} {value:.2%}" if is_rate(name, self.rates) else f"{name} {value:.4g}"
+            for name, value in metrics.items()
         )
         logger.info("%s step %d: %s%s", self.folder.name, state.step, text, " (the best so far)" if better else "")
         self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)

@@ -18,11 +18,19 @@ DENSE_BATCHES = 64  # looked at before the first step, at most
 
 
 class Rates(Protocol):
-    """Error rates: metric name -> (errors, length of the reference) of a batch."""
+    """Metrics that are ratios of sums, such as error rates: name -> (errors, length of the reference) of a batch.
+
+    One that is something else than the ratio, and no percentage, has a function `value` of both sums.
+    """
 
     names: tuple[str, ...]
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> Mapping[str, tuple[int, int]]: ...
+    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> Mapping[str, tuple[float, int]]: ...
+
+
+def is_rate(name: str, rates: Rates | None) -> bool:
+    """Whether a metric is an error rate, which is shown in per cent."""
+    return rates is not None and not hasattr(rates, "value") and name.removeprefix("valid/") in rates.names
 
 
 def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
@@ -57,7 +65,8 @@ def measure(
         raise TrainError("the validation set is empty")
     metrics = {f"valid/{name}": sums[name] / sums["utterances"] for name in ("loss", *terms)}
     for name in rates.names if rates else ():
-        metrics[f"valid/{name}"] = sums[f"{name} errors"] / max(1.0, sums[f"{name} reference"])
+        both = sums[f"{name} errors"], max(1.0, sums[f"{name} reference"])
+        metrics[f"valid/{name}"] = rates.value(*both) if hasattr(rates, "value") else both[0] / both[1]
     return metrics, skipped
 
 

@@ -10,6 +10,7 @@ import torch
 
 from asrtool.experiment import TrainConfig, dump_phases, load_decode, load_phases
 from asrtool.losses import LOSSES
+from asrtool.models import LanguageModel
 from asrtool.recognizer import build_model
 from asrtool.searchers import SEARCHERS
 from asrtool.train.objective import Objective
@@ -75,6 +76,13 @@ def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
         assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
+def language_models(folder: Path) -> dict[str, LanguageModel]:
+    """The scorer `lm` of a recipe that has one."""
+    phases = [phase for path in sorted(folder.glob("train_lm*.yaml")) for phase in load_phases(path).values()]
+    models = [build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY) for phase in phases]
+    return {LanguageModel.STREAM: models[0].eval()} if models else {}
+
+
 @pytest.mark.parametrize("path", DECODE, ids=name)
 def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
     settings = load_decode(path)
@@ -83,7 +91,7 @@ def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
         for phase in load_phases(train).values():
             model = build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY).eval()
             try:
-                searcher = SEARCHERS.build(settings.searcher, model=model)
+                searcher = SEARCHERS.build(settings.searcher, model=model, scorers=language_models(path.parent))
             except (ValueError, LookupError):
                 continue  # this model lacks what the searcher needs; another one must have it
             with torch.inference_mode():

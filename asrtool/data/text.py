@@ -1,0 +1,167 @@
+"""Text without audio, for language models: sentences as utterances that nobody spoke.
+
+Sentences come from data directories (`text`) and from plain files with one sentence a line. Plain files are mapped into
+memory, so that a set of many million lines costs two numbers each; batches are planned by tokens, sos/eos included.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+
+from asrtool.data import tables
+from asrtool.data.config import DataConfig
+from asrtool.data.examples import DataError
+from asrtool.data.loader import StepLoader, names, warn_of_unknown
+from asrtool.data.tokenizers import Tokenizer, single_spaced
+from asrtool.log import logger
+from asrtool.types import Batch, Padded, Utterance
+
+LOOKED_AT = 100_000  # sentences in which characters that the vocabulary lacks are counted
+
+
+class Sentences(Sequence[Utterance]):
+    """The sentences of data directories and plain files; empty lines do not count.
+
+    An id is the utterance's, or `<file>:<line number>`.
+    """
+
+    def __init__(self, sources: Iterable[Path]) -> None:
+        self._texts: list[tuple[str, str]] = []  # of data directories
+        self._files: list[tuple[str, mmap.mmap]] = []
+        self._lines: list[np.ndarray] = []  # of each file: (lines, 3) number, start, end
+        for source in sources:
+            if source.is_dir():
+                self._texts += _of_directory(source)
+            else:
+                content, lines = _of_file(source)
+                self._files.append((source.name, content))
+                self._lines.append(lines)
+        self._ends = np.cumsum([len(self._texts), *map(len, self._lines)])
+        if not len(self):
+            raise DataError("there is no sentence to learn from")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        source = int(np.searchsorted(self._ends, index, side="right"))
+        if source == 0:
+            key, text = self._texts[index]
+        else:
+            name, content = self._files[source - 1]
+            number, start, end = self._lines[source - 1][index - self._ends[source - 1]].tolist()
+            key, text = f"{name}:{number}", content[start:end].decode("utf-8", "replace")
+        return Utterance(id=key, audio="", duration=float(len(text)), text=single_spaced(text), speaker=key)
+
+
+def _of_directory(folder: Path) -> Iterator[tuple[str, str]]:
+    path = folder / "text"
+    if not path.exists():
+        raise DataError(f"{folder} has no text to learn from")
+    return ((key, text) for key, text in sorted(tables.read(path).values().items()) if text.strip())
+
+
+def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
+    if path.suffix == ".gz":
+        raise DataError(f"{path}: unpack it first (`gunzip -k {path}`), for sentences are read in random order")
+    with open(path, "rb") as stream:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty")
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    starts, number = [], 0
+    content.seek(0)
+    while line := content.readline():
+        number += 1
+        if line.strip():
+            starts.append((number, content.tell() - len(line), content.tell()))
+    return content, np.array(starts, dtype=np.int64).reshape(-1, 3)
+
+
+class TextReader:
+    """Sentences to batches; `inputs` of a batch are its tokens, which count as the frames of the progress line."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def batch(
+        self, utterances: Sequence[Utterance], epoch: int = 0, contents: None = None
+    ) -> tuple[Batch | None, dict[str, str]]:
+        """As `asrtool.data.examples.Reader` does it; text has no audio contents."""
+        rows = [torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances]
+        tokens = Padded.stack(rows)
+        texts = tuple(one.text for one in utterances)
+        return Batch(ids=tuple(one.id for one in utterances), inputs=tokens, targets=tokens, texts=texts), {}
+
+
+class TextDataset:
+    """What loaders need of a set (asrtool/data/loader.py: `Dataset`), of sentences.
+
+    `longest`: tokens; sentences with more are left out, counted and named.
+    """
+
+    def __init__(
+        self,
+        sentences: Sentences,
+        tokenizer: Tokenizer,
+        config: DataConfig,
+        seed: int = 0,
+        longest: float | None = None,
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.reader = TextReader(tokenizer)
+        lengths = np.fromiter((len(tokenizer.encode(one.text)) + 1 for one in sentences), np.float32, len(sentences))
+        warn_of_unknown(sentences[:LOOKED_AT], tokenizer)
+        kept = np.flatnonzero(lengths <= (longest or np.inf))
+        if len(kept) < len(sentences):
+            gone = [sentences[int(place)].id for place in np.flatnonzero(lengths > longest)[:100]]
+            count = len(sentences) - len(kept)
+            logger.warning("%d sentences of more than %g tokens are left out: %s", count, longest, names(gone))
+        if not len(kept):
+            raise DataError(f"no sentence has up to {longest:g} tokens (data.batch.tokens)")
+        self.utterances = _Chosen(sentences, kept)
+        self.lengths = lengths[kept]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+class _Chosen(Sequence[Utterance]):
+    """Some of the sentences."""
+
+    def __init__(self, sentences: Sentences, places: np.ndarray) -> None:
+        self._sentences, self._places = sentences, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Utterance:
+        return self._sentences[int(self._places[index])]
+
+
+class TextLoader(StepLoader):
+    """The steps of training a language model."""
+
+    def densest(self, size: int = 32) -> Iterator[Batch]:
+        """None: a language model can rate every text."""
+        return iter(())
+
+    def describe(self) -> str:
+        plan = self._epoch(0)
+        tokens = int(self.plan.lengths.sum())
+        return f"{len(self.dataset)} sentences, {tokens} tokens with ends; {len(plan)} steps an epoch"
