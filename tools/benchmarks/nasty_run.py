@@ -4,8 +4,8 @@
 
 Sixty tone words, and among them NaN audio, a file that is cut off, a file that is missing, an utterance of 300 seconds,
 an empty text, a text far longer than its frames, and digital silence (which is trained on as it is). Features are
-computed anew in every epoch. Prints what the log says of each, and the memory (proportional set size of the trainer and
-its loader processes) by quarter.
+computed anew in every epoch. Prints what the log says of each, and the memory of the trainer and its loader processes
+by quarter.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def make(folder: Path) -> None:
 
 
 def held(process: int) -> float:
-    """Megabytes of a process and all that it started, shared pages counted once."""
+    """Megabytes of a process and all that it started: their own pages, shared ones counted once, no files."""
     pids, total = [process], 0.0
     for pid in pids:
         try:
             for file in Path(f"/proc/{pid}/task").glob("*/children"):
                 pids += map(int, file.read_text().split())
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) / 1000
         except OSError:
             continue
     return total

@@ -1,0 +1,136 @@
+"""Compare epochs of training with ESPnet's trainer: the same features, model size and batches, CPU seconds, one thread.
+
+    ./run.sh librispeech --mini true --mini-size small --stop-stage 2
+    cd egs/librispeech
+    PYTHONPATH=../.. OMP_NUM_THREADS=1 python ../../tools/benchmarks/espnet_trainer.py --peer <python with espnet>
+
+Both train a Conformer of 4 layers, width 144, 4 heads, feed-forward 288, kernel 15, with a conv2d stem of 144 channels
+and CTC on characters, in batches of at most 60 seconds, from stored features, with SpecAugment, one loader process,
+and validate on 24 utterances. A trainer's cost is the difference between a run of many epochs and one of two, so
+that imports and the reading of configs do not count; loader processes do. Runs are interleaved.
+
+    same       both in float32; asrtool with relative positions, as ESPnet
+    shipped    asrtool as its recipe has it: rotary positions, bf16, a stem of 24 channels
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+MODEL = """
+import importlib.machinery, sys
+from unittest.mock import MagicMock
+import asrtool.torchaudio_adapter                 # torchaudio without its compiled extension
+for name in ("g2p_en", "jaconv"):                 # languages that are not trained here
+    stub = MagicMock()
+    stub.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    sys.modules[name] = stub
+from espnet2.tasks.asr import ASRTask
+ASRTask.main()
+"""
+SIZE = {"output_size": 144, "attention_heads": 4, "linear_units": 288, "num_blocks": 4, "cnn_module_kernel": 15}
+SECONDS, BINS = 60, 80
+OURS = {
+    "same": "trainer.precision=float32 model.encoder.positions=relative"
+    " model.encoder.downsamplers='{0: {type: conv2d, factor: 4, channels: 144}}'",
+    "shipped": "",
+}
+
+
+def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
+    """ESPnet's arguments for the sets `train` and `dev` of `dump`."""
+    tokens = [line for line in (vocab / "tokens.txt").read_text().splitlines() if line]
+    (folder / "tokens").write_text("\n".join(tokens) + "\n")
+    arguments = []
+    for role, name in (("train", "train"), ("valid", "dev")):
+        lines = {file: (dump / name / file).read_text().splitlines() for file in ("feats.scp", "text")}
+        frames = (dump / name / "utt2num_frames").read_text().splitlines()
+        shapes = [f"{line},{BINS}" for line in frames]
+        texts = [f"{line.split(' ', 1)[0]} {len(line.split(' ', 1)[1])},{len(tokens)}" for line in lines["text"]]
+        for file, content in {**lines, "speech_shape": shapes, "text_shape": texts}.items():
+            (folder / f"{role}.{file}").write_text("\n".join(content) + "\n")
+        arguments += [
+            f"--{role}_data_path_and_name_and_type={folder}/{role}.feats.scp,speech,kaldi_ark",
+            f"--{role}_data_path_and_name_and_type={folder}/{role}.text,text,text",
+            f"--{role}_shape_file={folder}/{role}.speech_shape",
+            f"--{role}_shape_file={folder}/{role}.text_shape",
+        ]
+    mean, std = np.array(json.loads((dump / "train" / "cmvn.json").read_text())["mean"]), 3.0
+    np.savez(folder / "stats.npz", count=1, sum=mean, sum_square=mean**2 + std**2)
+    return [
+        *arguments,
+        *(f"--token_list={folder}/tokens", "--token_type=char", f"--input_size={BINS}"),
+        *("--normalize=global_mvn", f"--normalize_conf=stats_file={folder}/stats.npz", "--encoder=conformer"),
+        *(f"--encoder_conf={key}={value}" for key, value in SIZE.items()),
+        *("--encoder_conf=dropout_rate=0.05", "--encoder_conf=positional_dropout_rate=0.05"),
+        *("--encoder_conf=attention_dropout_rate=0.0", "--encoder_conf=input_layer=conv2d"),
+        *("--encoder_conf=macaron_style=true", "--encoder_conf=rel_pos_type=latest"),
+        *("--encoder_conf=pos_enc_layer_type=rel_pos", "--encoder_conf=selfattention_layer_type=rel_selfattn"),
+        *("--encoder_conf=activation_type=swish", "--model_conf=ctc_weight=1.0", "--model_conf=report_cer=false"),
+        *("--model_conf=report_wer=false", "--specaug=specaug", "--specaug_conf=apply_time_warp=false"),
+        *("--specaug_conf=freq_mask_width_range=[0,10]", "--specaug_conf=num_freq_mask=2"),
+        *("--specaug_conf=time_mask_width_range=[0,15]", "--specaug_conf=num_time_mask=2", "--optim=adam"),
+        *("--optim_conf=lr=0.001", "--batch_type=numel", f"--batch_bins={SECONDS * 100 * BINS}", "--ngpu=0"),
+        *("--num_workers=1", "--num_att_plot=0", "--use_matplotlib=false", "--use_tensorboard=false"),
+        *("--keep_nbest_models=1", "--best_model_criterion=[[valid,loss,min]]"),
+    ]
+
+
+def seconds(command: list[str]) -> float:
+    """CPU seconds of a command and its children."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)[:300]}\n{done.stderr[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--peer", required=True, help="python of an environment with espnet and torch")
+    options.add_argument("--dump", type=Path, default=Path("dump/mini_small/fbank80"))
+    options.add_argument("--vocab", type=Path, default=Path("data/mini_small/vocab_char"))
+    options.add_argument("--epochs", type=int, default=10, help="beyond the two that do not count")
+    options.add_argument("--rounds", type=int, default=2)
+    args = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        espnet = [args.peer, "-c", MODEL, *prepare(args.dump, args.vocab, folder)]
+
+        def asrtool(what: str, epochs: int) -> float:
+            paths = [f"--train={args.dump}/train", f"--valid={args.dump}/dev", f"--vocab={args.vocab}"]
+            changes = f"trainer.epochs={epochs} trainer.average=1 {OURS[what]}"
+            command = [sys.executable, "-m", "asrtool.bin.train", "--config=conf/train_mini.yaml", *paths]
+            return seconds([*command, f"--exp={folder}/{what}-{epochs}", "--force=true", f"--set={changes}"])
+
+        def peer(epochs: int) -> float:
+            out = folder / f"espnet-{epochs}"
+            shutil.rmtree(out, ignore_errors=True)
+            return seconds([*espnet, f"--output_dir={out}", f"--max_epoch={epochs}"])
+
+        runs = {"espnet": peer, **{what: lambda epochs, what=what: asrtool(what, epochs) for what in OURS}}
+        costs: dict[str, list[float]] = {what: [] for what in runs}
+        for _ in range(args.rounds):
+            for what, train in runs.items():
+                shutil.rmtree(folder / f"{what}-2", ignore_errors=True)
+                shutil.rmtree(folder / f"{what}-{args.epochs + 2}", ignore_errors=True)
+                costs[what].append((train(args.epochs + 2) - train(2)) / args.epochs)
+                print(f"{what}: {costs[what][-1]:.2f} CPU seconds an epoch", flush=True)
+        for what in OURS:
+            ratios = [theirs / ours for theirs, ours in zip(costs["espnet"], costs[what], strict=True)]
+            print(f"{what}: {median(ratios):.2f} times ESPnet's speed")
+
+
+if __name__ == "__main__":
+    main()
