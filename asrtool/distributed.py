@@ -8,11 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from asrtool import peers
+
+# Others wait that long for one rank, which may be writing a large checkpoint; one that is dead ends them at once.
+PATIENCE = timedelta(hours=1)
 
 
 def rank() -> int:
@@ -50,7 +54,7 @@ def process_group() -> Iterator[None]:
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
     hook = sys.excepthook
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     sys.excepthook = hook  # torch's own would put the rank before each line of a sentence
     if ours:
         signal.signal(signal.SIGINT, handler)

@@ -42,7 +42,9 @@ class Interruption(NamedTuple):
     number: signal.Signals
 
 
-def run(rank: int, world: int, port: int, data: Path, exp: Path, interruption: Interruption | None) -> None:
+def run(
+    rank: int, world: int, port: int, data: Path, exp: Path, interruption: Interruption | None = None, changes: str = ""
+) -> None:
     if world > 1:
         join(rank, world, port)
     log = os.open(exp.with_name(f"said-{rank}"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -50,7 +52,7 @@ def run(rank: int, world: int, port: int, data: Path, exp: Path, interruption: I
     sys.argv = ["train"]
     if interruption is not None and interruption.rank == rank:
         prepare(interruption)
-    train.main(arguments(data, exp, "--set", CHANGES))
+    train.main(arguments(data, exp, "--set", f"{CHANGES} {changes}"))
 
 
 def prepare(interruption: Interruption) -> None:

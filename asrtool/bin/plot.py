@@ -65,9 +65,13 @@ def draw(found: Curves, out: Path, title: str) -> None:
 
 
 def lines(panel: Any, title: str, named: dict[str, Curve]) -> None:
-    """Validations, which are few, with dots."""
+    """Validations, which are few, with dots. A loss of one term is that term: it is drawn once."""
     panel.set_title(title, fontsize=10, loc="left")
+    drawn: list[Curve] = []
     for name, curve in named.items():
+        if curve in drawn:
+            continue
+        drawn.append(curve)
         style = {"marker": "o", "markersize": 3, "linestyle": "--"} if name.startswith("valid/") else {}
         panel.plot(curve.steps, curve.values, linewidth=1.2, label=name or None, **style)
     if any(named):

@@ -54,6 +54,8 @@ class Shards(Replicas):
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        for parameter in model.parameters():  # FSDP2 takes no channels-last kernels
+            parameter.data = parameter.data.contiguous()
         for unit in _units(model):  # moves a layer to the GPU, cuts it, and lets go of the rest
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)

@@ -9,6 +9,8 @@ import torch
 
 from asrtool.train import checkpoint
 from asrtool.train.config import TrainerConfig
+from tests import toy_interruptions as interruptions
+from tests.toy_corpus import write_corpus
 from tests.toy_llama import GROUPS, LOPSIDED, SHARES, ToyLlama, run, work
 from tests.toy_ranks import spawn
 from tests.toy_training import toy_step, toy_stepper
@@ -93,6 +95,20 @@ def test_a_checkpoint_of_shards_is_that_of_one_process(ranks, alone):
             key: (value.shape, value.dtype) for key, value in whole.items()
         }
         assert "head.weight" not in shards  # tied to the table, saved once
+
+
+def test_a_conformer_is_trained_on_shards_as_on_replicas(tmp_path):
+    """The whole command, error rates included; the validation set has fewer batches on one rank than on the other."""
+    write_corpus(tmp_path)
+    changes = "model.encoder.dropout=0 trainer.epochs=2"
+    metrics = {}
+    for shared in ("ddp", "fsdp"):
+        spawn(interruptions.run, WORLD, tmp_path, tmp_path / shared, None, f"{changes} trainer.parallel={shared}")
+        records = [json.loads(line) for line in (tmp_path / shared / "log.jsonl").read_text().splitlines()]
+        metrics[shared] = [record["valid/loss"] for record in records if record["event"] == "valid"]
+        assert all("valid/cer" in record for record in records if record["event"] == "valid")
+    assert len(metrics["fsdp"]) > 3
+    assert metrics["fsdp"] == pytest.approx(metrics["ddp"], rel=1e-3)
 
 
 @pytest.mark.parametrize("setting", [{"precision": "fp16"}, {"compile": True}])
