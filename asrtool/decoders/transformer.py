@@ -2,19 +2,24 @@
 
     p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token of the vocabulary
 
-One layer loop serves training (all tokens at once, causal mask) and search (the newest token, its past in the cache).
-Cross-attention keys and values are projected once per utterance and shared by its beams.
+One layer loop serves training (all tokens at once, causal mask), search (the newest token of each beam, its past in the
+cache) and rescoring (every prefix of an n-best list once). In the latter two, an utterance's tokens form a tree, and a
+mask lets each see its ancestors: beams share their past, nothing is copied when they change places, and keys and values
+of the frames are projected once per utterance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asrtool.decoders.base import DECODERS, Decoder
+from asrtool.nn.attention import GrowingKeyValue
 from asrtool.nn.masks import attention_mask, causal_mask
 from asrtool.nn.positions import turns
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
@@ -33,11 +38,11 @@ class TransformerDecoderConfig:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Caches of all layers and the mask of the frames (B, 1, 1, S); beam rows per utterance."""
+    """Of a search: the tokens of all beams that an utterance ever had form a tree, K nodes in the order they came."""
 
-    layers: tuple[DecoderLayerCache, ...]
-    memory_mask: Tensor
-    beam: int
+    layers: tuple[DecoderLayerCache, ...]  # keys and values of the nodes and of the frames
+    memory_mask: Tensor  # (B, 1, 1, S)
+    seen: Tensor  # (B, beam, K) bool: the nodes that the prefix of each beam consists of
 
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
@@ -64,50 +69,119 @@ class TransformerDecoder(Decoder):
         lengths = targets.lengths + 1
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         mask = attention_mask(Padded(tokens, lengths).mask, causal_mask(positions, positions))
-        state = self._start(encoded, beam=1)
-        logits, _ = self._layers(tokens, positions, mask, state)
-        return Padded(logits, lengths)
+        memory_mask, layers = self._read(encoded)
+        return Padded(self._layers(tokens, positions, mask, memory_mask, layers)[0], lengths)
+
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance.
+
+        Sequences of an utterance share the layers' work where they begin alike.
+        """
+        utterances = len(encoded.frames.lengths)
+        rows = [row.tolist() for row in targets.unpad()]
+        beam = len(rows) // max(utterances, 1)
+        trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), max(beam, 1))]
+        device = targets.data.device
+        size = max((len(tree.tokens) for tree in trees), default=0)
+        tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
+        positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
+        seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
+        memory_mask, layers = self._read(encoded)
+        logits, _ = self._layers(tokens, positions, seen[:, None], memory_mask, layers)
+        steps = [(row, *step) for row, tree in enumerate(trees) for step in tree.steps]
+        where, node, token = (torch.tensor(column, device=device) for column in zip(*steps, strict=True))
+        values = (logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]).double()
+        sequence = torch.tensor([i for tree in trees for i in tree.sequences], device=device) + where * beam
+        return values.new_zeros(len(rows)).index_add_(0, sequence, values)
 
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
     def start(self, encoded: EncoderOutput, beam: int) -> DecoderState:
-        return self._start(encoded, beam)
+        memory_mask, layers = self._read(encoded)
+        layers = tuple(DecoderLayerCache(GrowingKeyValue.empty(layer.memory), layer.memory) for layer in layers)
+        nothing = torch.zeros((len(memory_mask), beam, 0), dtype=torch.bool, device=memory_mask.device)
+        return DecoderState(layers, memory_mask, nothing)
 
     def score(
         self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None
     ) -> tuple[Tensor, DecoderState]:
         """The newest token of prefixes (N, U) goes through the layers, its past is cached: (N, V) log-probabilities."""
-        newest = prefixes.shape[1] - 1
-        positions = torch.full((1, 1), newest, device=prefixes.device)
-        logits, state = self._layers(prefixes[:, -1:], positions, None, state)
-        log_probs = logits[:, 0].float().log_softmax(-1)
-        return (log_probs if candidates is None else log_probs.gather(1, candidates)), state
+        utterances, beam, _ = state.seen.shape
+        itself = torch.eye(beam, dtype=torch.bool, device=prefixes.device).expand(utterances, -1, -1)
+        seen = torch.cat([state.seen, itself], 2)
+        positions = torch.full((1, 1), prefixes.shape[1] - 1, device=prefixes.device)
+        newest = prefixes[:, -1].view(utterances, beam)
+        logits, layers = self._layers(newest, positions, seen[:, None], state.memory_mask, state.layers)
+        log_probs = logits.flatten(0, 1).float().log_softmax(-1)
+        log_probs = log_probs if candidates is None else log_probs.gather(1, candidates)
+        return log_probs, DecoderState(layers, state.memory_mask, seen)
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """rows (N,): whole utterances may be left out, beams never leave theirs."""
-        layers = state.layers
-        utterances = rows[:: state.beam] // state.beam
-        if len(utterances) < len(state.memory_mask):
-            layers = tuple(DecoderLayerCache(layer.prefix, layer.memory.rows(utterances)) for layer in layers)
-            state = DecoderState(layers, state.memory_mask[utterances], state.beam)
-        return DecoderState(tuple(layer.rows(rows) for layer in layers), state.memory_mask, state.beam)
+        layers, memory_mask, beam = state.layers, state.memory_mask, state.seen.shape[1]
+        utterances = rows[::beam] // beam
+        if len(utterances) < len(memory_mask):
+            layers, memory_mask = tuple(layer.rows(utterances) for layer in layers), memory_mask[utterances]
+        return DecoderState(layers, memory_mask, state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam)))
 
-    # -- both ----------------------------------------------------------------
+    # -- all of them ----------------------------------------------------------
 
-    def _start(self, encoded: EncoderOutput, beam: int) -> DecoderState:
+    def _read(self, encoded: EncoderOutput) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
+        """Mask of the frames (B, 1, 1, S); the layers' keys and values of them."""
         memory_mask = attention_mask(encoded.frames.mask)
-        return DecoderState(tuple(layer.init_cache(encoded.frames.data) for layer in self.layers), memory_mask, beam)
+        return memory_mask, tuple(layer.init_cache(encoded.frames.data) for layer in self.layers)
 
     def _layers(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, state: DecoderState
-    ) -> tuple[Tensor, DecoderState]:
-        """tokens (N, U), positions (1, U) -> logits (N, U, V)."""
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        memory_mask: Tensor,
+        caches: tuple[DecoderLayerCache, ...],
+    ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
+        """tokens (N, U), positions (N or 1, U or 1) -> logits (N, U, V)."""
         sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(-2)[:, 0]
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids
         x = self.dropout(x)
-        caches = []
-        for layer, cache in zip(self.layers, state.layers, strict=True):
-            x, cache = layer(x, mask, state.memory_mask, cache)
-            caches.append(cache)
-        logits = F.linear(self.norm(x), self.embedding.weight, self.output_bias)
-        return logits, DecoderState(tuple(caches), state.memory_mask, state.beam)
+        following = []
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, cache = layer(x, mask, memory_mask, cache)
+            following.append(cache)
+        return F.linear(self.norm(x), self.embedding.weight, self.output_bias), tuple(following)
+
+
+class PrefixTree:
+    """The prefixes of some sequences, each once; node 0 is sos.
+
+    tokens, depths: of each node. steps: (node, token that follows) for every token and end of every sequence;
+    sequences: whose step it is.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], sos: int) -> None:
+        self.tokens, self.depths, self.parents = [sos], [0], [-1]
+        self.steps: list[tuple[int, int]] = []
+        self.sequences: list[int] = []
+        children: dict[tuple[int, int], int] = {}
+        for index, sequence in enumerate(sequences):
+            node = 0
+            for depth, token in enumerate(sequence, 1):
+                self.steps.append((node, token))
+                if (node, token) not in children:
+                    children[node, token] = len(self.tokens)
+                    self.tokens.append(token)
+                    self.depths.append(depth)
+                    self.parents.append(node)
+                node = children[node, token]
+            self.steps.append((node, sos))
+            self.sequences += [index] * (len(sequence) + 1)
+
+    def padded(self, values: list[int], size: int) -> list[int]:
+        return values + [0] * (size - len(values))
+
+    def seen(self, size: int) -> Tensor:
+        """(size, size) bool: every node sees its ancestors and itself; so does padding, each alone."""
+        seen = np.eye(size, dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return torch.from_numpy(seen)

@@ -34,6 +34,47 @@ class KeyValue:
         return KeyValue(self.key.gather(2, index), self.value.gather(2, index))
 
 
+@dataclass
+class Room:
+    """A buffer (B, H, places, D / H) for keys and one for values, of which the first `used` places are taken."""
+
+    key: Tensor
+    value: Tensor
+    used: int
+
+
+@dataclass(frozen=True)
+class GrowingKeyValue(KeyValue):
+    """Keys and values at the front of a buffer, so that `append` copies only the new ones; for search, not training.
+
+    They stay as they are: what appends to something that was appended to before gets a buffer of its own.
+    """
+
+    room: Room
+
+    @classmethod
+    def empty(cls, like: KeyValue) -> GrowingKeyValue:
+        """Without keys yet; batch, heads, width and type are those of `like`."""
+        return cls._of(like.key[:, :, :0], like.value[:, :, :0])
+
+    @classmethod
+    def _of(cls, key: Tensor, value: Tensor) -> GrowingKeyValue:
+        return cls(key, value, Room(key, value, key.shape[2]))
+
+    def append(self, new: KeyValue) -> GrowingKeyValue:
+        room, used = self.room, self.key.shape[2]
+        total = used + new.key.shape[2]
+        if room.used != used or total > room.key.shape[2]:
+            shape = (*new.key.shape[:2], 2 * total, new.key.shape[3])
+            room = Room(new.key.new_empty(shape), new.value.new_empty(shape), used)
+            room.key[:, :, :used], room.value[:, :, :used] = self.key, self.value
+        room.key[:, :, used:total], room.value[:, :, used:total], room.used = new.key, new.value, total
+        return GrowingKeyValue(room.key[:, :, :total], room.value[:, :, :total], room)
+
+    def rows(self, rows: Tensor) -> GrowingKeyValue:
+        return self._of(self.key[rows], self.value[rows])
+
+
 class Attention(nn.Module):
     """Projections around scaled dot-product attention; subclasses decide how positions enter `attend`."""
 

@@ -16,12 +16,12 @@ from asrtool.nn.feed_forward import FeedForward
 class DecoderLayerCache:
     """Keys and values of what the layer has seen."""
 
-    prefix: KeyValue | None                 # of the N prefixes; None before the first token
-    memory: KeyValue                        # of the frames of B utterances, shared by their beams
+    prefix: KeyValue | None                 # of the tokens; None before the first one
+    memory: KeyValue                        # of the frames
 
     def rows(self, rows: Tensor) -> DecoderLayerCache:
-        """Prefixes rows (N,); beams stay within their utterance, so the memory is the same."""
-        return DecoderLayerCache(self.prefix and self.prefix.rows(rows), self.memory)
+        """Utterances rows (B',)."""
+        return DecoderLayerCache(self.prefix and self.prefix.rows(rows), self.memory.rows(rows))
 
 
 class TransformerDecoderLayer(nn.Module):
@@ -45,9 +45,9 @@ class TransformerDecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, memory_mask: Tensor | None, cache: DecoderLayerCache,
     ) -> tuple[Tensor, DecoderLayerCache]:
-        """x (N, U, D): all tokens in training, the newest in search; N is B, or B times the beam, utterance-major.
+        """x (N, U, D): new tokens, whatever `mask` lets them see of each other and of the cache; N is B, or a multiple.
 
-        mask, broadcastable to (N, H, U, cached + U): None in search; memory_mask (B, 1, 1, S).
+        mask, broadcastable to (N, H, U, cached + U), None: everything is seen; memory_mask (B, 1, 1, S).
         """
         y, prefix = self.attention(self.attention_norm(x), mask, cache=cache.prefix)
         x = x + self.dropout(y)

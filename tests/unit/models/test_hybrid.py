@@ -80,7 +80,7 @@ def test_a_right_to_left_decoder_has_a_stream_of_its_own_and_rates_sequences():
     assert set(model.rescorers()) == {"attention", "reverse"} and set(model.scorers()) == {"attention"}
     loss = CrossEntropyLoss(CrossEntropyConfig(weight=1.0, input="reverse", smoothing=0.0), eos=VOCABULARY - 1)
     scores = model.rescorers()["reverse"].sequence_scores(model.encode(case.inputs), case.targets)
-    torch.testing.assert_close(scores, -loss(model(case), case), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, -loss(model(case), case).double(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 
 from asrtool.nn.attention import (
     CrossAttention,
+    GrowingKeyValue,
     KeyValue,
     RelativeSelfAttention,
     RotarySelfAttention,
@@ -121,3 +122,16 @@ def test_lora_goes_into_the_projections():
     torch.testing.assert_close(module(x, None, at)[0], before, atol=1e-6, rtol=0)       # LoRA starts as nothing
     torch.nn.init.normal_(module.v_proj.lora_B["default"].weight)
     assert (module(x, None, at)[0] - before).abs().max() > 1e-3
+
+
+def test_a_growing_cache_holds_what_a_copied_one_holds_and_branches():
+    """Appending twice to the same cache gives two that do not disturb each other."""
+    pieces = [KeyValue(torch.randn(2, 3, n, 4), torch.randn(2, 3, n, 4)) for n in (2, 1, 3, 1, 2)]
+    copied, growing = pieces[0], GrowingKeyValue.empty(pieces[0]).append(pieces[0])
+    for piece in pieces[1:]:
+        before, copied, growing = growing, copied.append(piece), growing.append(piece)
+        other = before.append(pieces[0])
+        torch.testing.assert_close((growing.key, growing.value), (copied.key, copied.value))
+        torch.testing.assert_close(other.key[:, :, -2:], pieces[0].key)
+    rows = torch.tensor([1])
+    torch.testing.assert_close(growing.rows(rows).append(pieces[1].rows(rows)).value, copied.append(pieces[1]).value[1:])

@@ -55,7 +55,7 @@ def test_a_scorer_that_goes_token_by_token_gives_what_the_sequence_as_a_whole_ge
 
     with torch.inference_mode():
         whole = sequence_scores(model, encoded, targets, 8)
-        torch.testing.assert_close(sequence_scores(Steps(), encoded, targets, 8).float(), whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(sequence_scores(Steps(), encoded, targets, 8), whole, atol=1e-5, rtol=1e-5)
         for row, tokens in enumerate(rows):
             alone = Padded.stack([torch.tensor(tokens, dtype=torch.int64)])
             value = model.sequence_scores(single(encoded, row // 2), alone)
@@ -83,7 +83,7 @@ def test_the_reverse_decoder_rates_each_token_by_those_after_it():
         score = Reversed(model).sequence_scores(encoded, targets)
     picked = logits.log_softmax(-1)
     by_hand = picked[0, [0, 1, 2, 3], [1, 2, 3, 8]].sum(), picked[1, [0, 1], [4, 8]].sum()
-    torch.testing.assert_close(score, torch.stack(by_hand), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(score, torch.stack(by_hand).double(), atol=1e-5, rtol=1e-5)
 
 
 def test_more_scorers_may_join_such_as_a_language_model():
