@@ -25,6 +25,8 @@ from asrtool.nn.positions import turns
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
+PRUNED = 8  # tokens after which nodes of dead beams are removed
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerDecoderConfig:
@@ -43,6 +45,7 @@ class DecoderState:
     layers: tuple[DecoderLayerCache, ...]  # keys and values of the nodes and of the frames
     memory_mask: Tensor  # (B, 1, 1, S)
     seen: Tensor  # (B, beam, K) bool: the nodes that the prefix of each beam consists of
+    pruned: int = 0  # K when nodes of dead beams were last removed
 
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
@@ -114,7 +117,7 @@ class TransformerDecoder(Decoder):
         logits, layers = self._layers(newest, positions, seen[:, None], state.memory_mask, state.layers)
         log_probs = logits.flatten(0, 1).float().log_softmax(-1)
         log_probs = log_probs if candidates is None else log_probs.gather(1, candidates)
-        return log_probs, DecoderState(layers, state.memory_mask, seen)
+        return log_probs, DecoderState(layers, state.memory_mask, seen, state.pruned)
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """rows (N,): whole utterances may be left out, beams never leave theirs."""
@@ -122,7 +125,10 @@ class TransformerDecoder(Decoder):
         utterances = rows[::beam] // beam
         if len(utterances) < len(memory_mask):
             layers, memory_mask = tuple(layer.rows(utterances) for layer in layers), memory_mask[utterances]
-        return DecoderState(layers, memory_mask, state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam)))
+        seen = state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam))
+        if seen.shape[2] >= state.pruned + PRUNED * beam:
+            return _pruned(layers, memory_mask, seen)
+        return DecoderState(layers, memory_mask, seen, state.pruned)
 
     # -- all of them ----------------------------------------------------------
 
@@ -148,6 +154,17 @@ class TransformerDecoder(Decoder):
             x, cache = layer(x, mask, memory_mask, cache)
             following.append(cache)
         return F.linear(self.norm(x), self.embedding.weight, self.output_bias), tuple(following)
+
+
+def _pruned(layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor) -> DecoderState:
+    """Without the nodes that no beam has in its past any more, if they are many; all utterances keep as many."""
+    alive = seen.any(1)  # (B, K)
+    most = int(alive.sum(1).max())
+    if most > 0.7 * seen.shape[2]:
+        return DecoderState(layers, memory_mask, seen, seen.shape[2])
+    kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
+    layers = tuple(DecoderLayerCache(GrowingKeyValue.of(layer.prefix.take(kept)), layer.memory) for layer in layers)
+    return DecoderState(layers, memory_mask, seen.gather(2, kept[:, None].expand(-1, seen.shape[1], -1)), most)
 
 
 class PrefixTree:

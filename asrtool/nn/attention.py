@@ -55,11 +55,12 @@ class GrowingKeyValue(KeyValue):
     @classmethod
     def empty(cls, like: KeyValue) -> GrowingKeyValue:
         """Without keys yet; batch, heads, width and type are those of `like`."""
-        return cls._of(like.key[:, :, :0], like.value[:, :, :0])
+        return cls.of(KeyValue(like.key[:, :, :0], like.value[:, :, :0]))
 
     @classmethod
-    def _of(cls, key: Tensor, value: Tensor) -> GrowingKeyValue:
-        return cls(key, value, Room(key, value, key.shape[2]))
+    def of(cls, full: KeyValue) -> GrowingKeyValue:
+        """The same keys and values, without room for more."""
+        return cls(full.key, full.value, Room(full.key, full.value, full.key.shape[2]))
 
     def append(self, new: KeyValue) -> GrowingKeyValue:
         room, used = self.room, self.key.shape[2]
@@ -72,7 +73,7 @@ class GrowingKeyValue(KeyValue):
         return GrowingKeyValue(room.key[:, :, :total], room.value[:, :, :total], room)
 
     def rows(self, rows: Tensor) -> GrowingKeyValue:
-        return self._of(self.key[rows], self.value[rows])
+        return self.of(super().rows(rows))
 
 
 class Attention(nn.Module):

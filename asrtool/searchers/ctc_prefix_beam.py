@@ -19,11 +19,13 @@ the `candidates` most probable ones may extend a prefix: the one approximation b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import exp, inf
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ from asrtool.searchers.hotwords import HotwordsConfig
 from asrtool.types import Hypothesis, Padded
 
 PrefixBeam = CompiledPrefixBeam | PlainPrefixBeam
+T = TypeVar("T")
 
 
 def ctc_prefix_beam_search(
@@ -75,9 +78,13 @@ def ctc_prefix_beam_search(
         weights=weights,
         bonus=length_bonus,
     )
-    searches = [start(settings, plain) for _ in lengths]
-    advance(searches, Padded(log_probs, lengths), threads)
-    return [hypotheses(search, final=True)[:nbest] for search in searches]
+
+    def search(rows: np.ndarray) -> list[Hypothesis]:
+        one = start(settings, plain)
+        one.advance(rows)
+        return hypotheses(one, final=True, most=nbest)
+
+    return side_by_side(search, split(Padded(log_probs, lengths)), threads=threads)
 
 
 def start(settings: Settings, plain: bool = False) -> PrefixBeam:
@@ -87,38 +94,42 @@ def start(settings: Settings, plain: bool = False) -> PrefixBeam:
     return CompiledPrefixBeam(settings)
 
 
-def advance(searches: Sequence[PrefixBeam], log_probs: Padded, threads: int | None = None) -> None:
-    """Each utterance reads its next frames: log_probs.data (B, T, V)."""
+def split(log_probs: Padded) -> list[np.ndarray]:
+    """The frames (T_i, V) of each utterance, float32 or float64, on the CPU."""
     data = log_probs.data.detach()
     data = data if data.dtype in (torch.float32, torch.float64) else data.float()
     lengths = log_probs.lengths.tolist()
     if max(lengths, default=0) > data.shape[1] or min(lengths, default=0) < 0:
         raise ValueError(f"ctc prefix beam: lengths {lengths} do not fit {data.shape[1]} frames")
-    rows = [row[:length] for row, length in zip(data.cpu().contiguous().numpy(), lengths, strict=True)]
-    workers = min(threads or torch.get_num_threads(), len(rows))
+    return [row[:length] for row, length in zip(data.cpu().contiguous().numpy(), lengths, strict=True)]
+
+
+def side_by_side(function: Callable[..., T], *items: Sequence, threads: int | None = None) -> list[T]:
+    """As `map`, by several threads (none: torch's number)."""
+    workers = min(threads or torch.get_num_threads(), len(items[0]))
     if workers < 2:
-        for search, part in zip(searches, rows, strict=True):
-            search.advance(part)
-        return
+        return [function(*row) for row in zip(*items, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda search, part: search.advance(part), searches, rows))
+        return list(pool.map(function, *items))
 
 
-def hypotheses(search: PrefixBeam, final: bool, positions: Sequence[int] | None = None) -> list[Hypothesis]:
-    """Best first; final: with what the end of the text adds. positions: of the frames, if they are not 0, 1, 2, ..."""
+def hypotheses(
+    search: PrefixBeam, final: bool, positions: Sequence[int] | None = None, most: int | None = None
+) -> list[Hypothesis]:
+    """Best first, at most so many; final: with what the end of the text adds. positions: of the frames, if not 0, 1,
+    2, ..."""
     settings = search.settings
-    found = [_hypothesis(result, settings, positions) for result in search.results(final)]
+    found = [_hypothesis(result, settings, positions) for result in search.results(final, most)]
     if not found:
         return [Hypothesis(tokens=(), score=-inf, parts=dict.fromkeys(("ctc", *settings.scores), -inf))]
     return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
 
 def _hypothesis(result: Result, settings: Settings, positions: Sequence[int] | None) -> Hypothesis:
-    score = sum(settings.weights[name] * value for name, value in result.parts.items())
     frames = result.frames if positions is None else [positions[frame] for frame in result.frames]
     return Hypothesis(
         tokens=result.tokens,
-        score=score + settings.bonus * len(result.tokens),
+        score=settings.score(result),
         parts=result.parts,
         positions=tuple(frames),
         confidences=tuple(exp(value) for value in result.log_probs),
@@ -179,7 +190,7 @@ class CtcPrefixBeam(StreamingSearcher):
             settings = self._settings(log_probs.data.shape[2])
             state.searches = [start(settings) for _ in state.positions]
         try:
-            advance(state.searches, log_probs)
+            side_by_side(lambda search, rows: search.advance(rows), state.searches, split(log_probs))
         except ValueError as error:
             raise ValueError(
                 f"ctc_prefix_beam: the stream '{self.config.input}' holds {error}; check the model and its input"
@@ -203,12 +214,12 @@ class CtcPrefixBeam(StreamingSearcher):
         return self.settings
 
     def partial(self, state: PrefixBeamState) -> list[Hypothesis]:
-        return [nbest[0] for nbest in self._hypotheses(state, final=False)]
+        return [nbest[0] for nbest in self._hypotheses(state, final=False, most=1)]
 
     def finish(self, state: PrefixBeamState) -> list[list[Hypothesis]]:
         return self._hypotheses(state, final=True)
 
-    def _hypotheses(self, state: PrefixBeamState, final: bool) -> list[list[Hypothesis]]:
+    def _hypotheses(self, state: PrefixBeamState, final: bool, most: int | None = None) -> list[list[Hypothesis]]:
         if not state.searches:  # not a frame yet
             parts = {"ctc": 0.0, **{name: score.end(score.start()) * final for name, score in self.scores.items()}}
             score = sum(self.config.weights[name] * value for name, value in parts.items())
@@ -216,6 +227,6 @@ class CtcPrefixBeam(StreamingSearcher):
                 [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())] for _ in state.positions
             ]
         return [
-            hypotheses(search, final, positions)
+            hypotheses(search, final, positions, most)
             for search, positions in zip(state.searches, state.positions, strict=True)
         ]

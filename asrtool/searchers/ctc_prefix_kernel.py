@@ -16,6 +16,7 @@ from asrtool.searchers import hotwords
 from asrtool.searchers.compiled import compiled
 from asrtool.searchers.fusion import Tables, end_ngram, extend_ngram
 
+NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
 SORTED = 256  # more candidates than this are found by sorting the frame
 
 
@@ -81,7 +82,7 @@ class Weights(NamedTuple):
 def log_add(a: float, b: float) -> float:
     if a < b:
         a, b = b, a
-    return a if b == -inf else a + log1p(exp(b - a))
+    return a if b - a < NEGLIGIBLE or b == -inf else a + log1p(exp(b - a))
 
 
 @compiled
@@ -143,10 +144,10 @@ def add_node(nodes: Nodes, count: int, parent: int, token: int, tables: Tables, 
     """Fill in node `count`."""
     nodes.parent[count], nodes.token[count], nodes.place[count] = parent, token, -1
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
-    if not weights.fused:
-        return
     nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
     nodes.bonus[count], nodes.biased[count] = nodes.bonus[parent], 0
+    if not weights.fused:
+        return
     if tables.unit != 0:
         value, state, pending = extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)
         nodes.ngram[count] += value
@@ -173,12 +174,17 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 
 
 @compiled
-def ends(nodes: Nodes, beam: Beam, size: int, tables: Tables, found: np.ndarray) -> None:
-    """found (size, 2): what the n-gram model and the hotwords add at the end, unweighted."""
+def shares(nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, found: np.ndarray) -> None:
+    """found (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the end adds."""
     for rank in range(size):
         node = beam.node[rank]
-        found[rank, 0] = end_ngram(tables, nodes.state[node], nodes.pending[node]) if tables.unit != 0 else 0.0
-        found[rank, 1] = hotwords.settle(tables.automaton, nodes.biased[node]) if tables.biased else 0.0
+        found[rank, 0] = log_add(beam.blank[rank], beam.label[rank])
+        found[rank, 1] = nodes.ngram[node]
+        found[rank, 2] = nodes.bonus[node]
+        if final and tables.unit != 0:
+            found[rank, 1] += end_ngram(tables, nodes.state[node], nodes.pending[node])
+        if final and tables.biased:
+            found[rank, 2] += hotwords.settle(tables.automaton, nodes.biased[node])
 
 
 @compiled

@@ -140,8 +140,10 @@ class PlainPrefixBeam:
             shares=tuple(share + gain for share, gain in zip(entry.shares, gains, strict=True)),
         )
 
-    def results(self, final: bool) -> list[Result]:
-        return [self._result(entry, final) for entry in self.entries]
+    def results(self, final: bool, most: int | None = None) -> list[Result]:
+        """The best prefixes, best first; final: with what the end of the text adds."""
+        found = [self._result(entry, final) for entry in self.entries]
+        return sorted(found, key=self.settings.score, reverse=True)[:most]
 
     def _result(self, entry: Entry, final: bool) -> Result:
         shares = entry.shares

@@ -21,10 +21,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from asrtool.searchers import compiled
+from asrtool.searchers import ctc_prefix_scorer_kernel as kernel
 from asrtool.searchers.base import SearchModel
 from asrtool.types import EncoderOutput
 
@@ -56,6 +59,7 @@ class CtcPrefixScorer:
     """
 
     partial = True
+    machine_code = compiled.AVAILABLE  # on CPU; without it the same by torch
 
     def __init__(self, model: SearchModel, stream: str = "ctc") -> None:
         self.model = model
@@ -63,7 +67,9 @@ class CtcPrefixScorer:
 
     def start(self, encoded: EncoderOutput, beam: int) -> CtcPrefixState:
         frames = self.model.log_probs(encoded, self.stream)
-        log_probs = frames.data.masked_fill(~frames.mask[:, :, None], -INF).transpose(1, 2).contiguous()
+        log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        if bool((frames.lengths < log_probs.shape[2]).any()):
+            log_probs.masked_fill_(~frames.mask[:, None], -INF)
         blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(beam, 0)
         utterance = torch.arange(len(log_probs), device=log_probs.device).repeat_interleave(beam)
         return CtcPrefixState(
@@ -85,8 +91,9 @@ class CtcPrefixScorer:
         if prefixes.shape[1] - 1 > state.num_tokens:
             state = self._extend(prefixes, state)
         last = prefixes[:, -1:]
-        extended = _log_sums(state, state.other, candidates)
-        repeated = _log_sums(state, state.repeat, last)
+        sums = _compiled_log_sums if self.machine_code and last.device.type == "cpu" else _log_sums
+        extended = (sums if candidates is not None else _log_sums)(state, state.other, candidates)
+        repeated = sums(state, state.repeat, last)
         if candidates is None:
             candidates = torch.arange(extended.shape[1], device=extended.device).expand_as(extended)
         extended = torch.where(candidates == last, repeated, extended)
@@ -107,6 +114,16 @@ class CtcPrefixScorer:
     def _extend(self, prefixes: Tensor, state: CtcPrefixState) -> CtcPrefixState:
         """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
         token = prefixes[:, -1]
+        if self.machine_code and token.device.type == "cpu":
+            found = tuple(torch.empty_like(part) for part in (state.other, state.repeat, state.end, state.score))
+            kernel.extend(
+                *_arrays(state.log_probs, state.lengths, state.utterance, token, prefixes[:, -2]),
+                self.model.blank,
+                *_arrays(state.other, state.repeat),
+                _arrays(*found),
+            )
+            other, repeat, end, score = found
+            return replace(state, other=other, repeat=repeat, end=end, score=score, num_tokens=state.num_tokens + 1)
         arrival = torch.where((token == prefixes[:, -2])[:, None], state.repeat, state.other)
         log_probs = state.log_probs[state.utterance, token].double()
         non_blank = _recurrence(log_probs, arrival)
@@ -147,6 +164,17 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
     for row, column, token in zip(rows.split(size), columns.split(size), tokens.split(size), strict=True):
         log_sums[row, column] = torch.logsumexp(arrival[row] + state.log_probs[state.utterance[row], token], 1)
     return log_sums
+
+
+def _compiled_log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor) -> Tensor:
+    """As `_log_sums`, on CPU."""
+    found = torch.empty(candidates.shape, dtype=torch.float64)
+    kernel.log_sums(*_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival), SMALL, found.numpy())
+    return found
+
+
+def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
 def _over_vocabulary(state: CtcPrefixState, weights: Tensor) -> Tensor:

@@ -73,26 +73,32 @@ class CompiledPrefixBeam:
             self.keys, self.values = np.full(places, -1, np.int64), np.zeros(places, np.int32)
             kernel.rehash(self.nodes, self.counts[0], len(self.settings.skip), self.keys, self.values)
 
-    def results(self, final: bool) -> list[Result]:
+    def results(self, final: bool, most: int | None = None) -> list[Result]:
+        """The best prefixes, best first; final: with what the end of the text adds."""
         size = int(self.counts[2])
-        ends = np.zeros((size, 2))
-        if final:
-            kernel.ends(self.nodes, self.beam, size, self.settings.tables, ends)
-        return [self._result(rank, ends[rank]) for rank in range(size)]
+        shares = np.empty((size, 3))
+        kernel.shares(self.nodes, self.beam, size, self.settings.tables, final, shares)
+        names = ("ctc", *self.settings.scores)
+        places = [("ctc", "ngram", "hotwords").index(name) for name in names]
+        room = tuple(np.empty(int(self.counts[3]), dtype) for dtype in (np.int64, np.int64, np.float64))
+        order = range(size)
+        if self.settings.scores:  # the end may change the order
+            nodes = self.beam.node[:size]
+            change = shares[:, 1] - self.nodes.ngram[nodes], shares[:, 2] - self.nodes.bonus[nodes]
+            score = self.weights.ctc * shares[:, 0] + self.nodes.extra[nodes]
+            score += self.weights.ngram * change[0] + self.weights.hotwords * change[1]
+            order = np.argsort(-score, kind="stable").tolist()
+        return [
+            self._result(rank, dict(zip(names, shares[rank, places].tolist(), strict=True)), room)
+            for rank in order[:most]
+        ]
 
-    def _result(self, rank: int, ends: np.ndarray) -> Result:
-        beam, node = self.beam, int(self.beam.node[rank])
+    def _result(self, rank: int, parts: dict[str, float], room: tuple[np.ndarray, ...]) -> Result:
+        beam = self.beam
         link = beam.link_blank[rank] if beam.best_blank[rank] >= beam.best_label[rank] else beam.link_label[rank]
-        most = int(self.counts[3])
-        tokens, frames, log_probs = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most)
-        count = kernel.trace(self.nodes, self.links, node, int(link), tokens, frames, log_probs)
-        parts = {"ctc": float(kernel.log_add(beam.blank[rank], beam.label[rank]))}
-        others = {"ngram": self.nodes.ngram[node] + ends[0], "hotwords": self.nodes.bonus[node] + ends[1]}
-        parts.update({name: float(others[name]) for name in self.settings.scores})
-        backwards = slice(count - 1, None, -1) if count else slice(0)
-        return Result(
-            tuple(tokens[backwards].tolist()), parts, frames[backwards].tolist(), log_probs[backwards].tolist()
-        )
+        count = kernel.trace(self.nodes, self.links, int(beam.node[rank]), int(link), *room)
+        tokens, frames, log_probs = (part[:count][::-1].tolist() for part in room)
+        return Result(tuple(tokens), parts, frames, log_probs)
 
 
 def _beam(size: int) -> kernel.Beam:

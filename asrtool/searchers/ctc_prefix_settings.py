@@ -60,6 +60,11 @@ class Settings:
         tables = fusion.tables(scores, num_tokens)
         return cls(beam, blank, skip, width, scores, weights, bonus, tables)
 
+    def score(self, result: Result) -> float:
+        """(4) of ctc_prefix_beam.py."""
+        weighted = sum(self.weights[name] * value for name, value in result.parts.items())
+        return weighted + self.bonus * len(result.tokens)
+
 
 class Result(NamedTuple):
     """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best path."""

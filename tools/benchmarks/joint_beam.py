@@ -7,10 +7,11 @@
 
 Decoders of 6 layers, width 256, 4 heads, feed-forward 2048, random weights; 250 frames, 41 tokens for every hypothesis
 (shortest and longest are set to it, so that both do the same steps), beam 10, weights 0.7 and 0.3, one thread. asrtool
-searches 8 utterances side by side, ESPnet (`BatchBeamSearch`) one after another, as each does by itself. A ratio is the
-median over rounds of ESPnet's process CPU seconds per utterance / asrtool's.
+searches 12 utterances side by side (120 seconds, the default of decoding), ESPnet (`BatchBeamSearch`) one after
+another, as each does by itself. A ratio is the median over rounds of ESPnet's process CPU seconds per utterance /
+asrtool's.
 
---rescoring: 10 hypotheses of 60 tokens for each of 8 utterances of 250 frames; a decoder pass over 10 copies of the
+--rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames; a decoder pass over 10 copies of the
 frames / asrtool's; once for hypotheses that have nothing in common, and once for those of an n-best list, which differ
 in 3 tokens.
 """
@@ -22,6 +23,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from unittest.mock import MagicMock
 
@@ -32,7 +34,7 @@ from asrtool.decoders import TransformerDecoder, TransformerDecoderConfig
 from asrtool.searchers import Beam, ConstraintsConfig, JointBeamConfig
 from asrtool.types import EncoderOutput, Padded
 
-DIM, FRAMES, TOKENS, BEAM, UTTERANCES = 256, 250, 41, 10, 8
+DIM, FRAMES, TOKENS, BEAM, UTTERANCES = 256, 250, 41, 10, 12
 
 
 class Model:
@@ -68,10 +70,10 @@ def ours(vocabulary: int) -> Callable[[EncoderOutput], object]:
 def espnet(vocabulary: int) -> Callable[[Tensor], object]:
     for name in ("espnet_tts_frontend", "torch_complex", "s3prl", "ctc_segmentation"):
         sys.modules.setdefault(name, MagicMock())
-    from espnet2.asr.ctc import CTC
-    from espnet2.asr.decoder.transformer_decoder import TransformerDecoder as PeerDecoder
     from espnet.nets.batch_beam_search import BatchBeamSearch
     from espnet.nets.scorers.ctc import CTCPrefixScorer
+    from espnet2.asr.ctc import CTC
+    from espnet2.asr.decoder.transformer_decoder import TransformerDecoder as PeerDecoder
 
     torch.manual_seed(0)
     decoder = PeerDecoder(vocabulary, DIM, attention_heads=4, linear_units=2048, num_blocks=6).eval()
@@ -101,17 +103,17 @@ def compare(vocabulary: int, rounds: int) -> None:
     except ImportError as error:
         print(f"ESPnet: left out, {error}")
         theirs = None
-    found: dict[str, list[float]] = {"asrtool, 8": [], "asrtool, 1": [], "ESPnet": []}
+    found: dict[str, list[float]] = {"asrtool, 12": [], "asrtool, 1": [], "ESPnet": []}
     mine(alone)
     for _ in range(rounds):
-        found["asrtool, 8"].append(seconds(lambda: mine(batch)) / UTTERANCES)
+        found["asrtool, 12"].append(seconds(lambda: mine(batch)) / UTTERANCES)
         found["asrtool, 1"].append(seconds(lambda: mine(alone)))
         if theirs is not None:
             found["ESPnet"].append(seconds(lambda: theirs(alone.frames.data[0])))
     print(f"{vocabulary} tokens, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
     for name, values in found.items():
         if values:
-            ratio = median(value / own for value, own in zip(values, found["asrtool, 8"], strict=True))
+            ratio = median(value / own for value, own in zip(values, found["asrtool, 12"], strict=True))
             print(f"  {name:12} {median(values):8.3f} CPU s per utterance   {ratio:6.2f} times")
 
 
@@ -129,10 +131,11 @@ def rescoring(vocabulary: int, rounds: int) -> None:
     for name, tokens in (("nothing in common", strange), ("an n-best list", alike)):
         targets = Padded(tokens, torch.full((len(tokens),), 60))
         times: list[list[float]] = [[], []]
+        runs = [partial(decoder.sequence_scores, case, targets) for case in (frames, copies)]
         with torch.inference_mode():
             for _ in range(rounds + 1):
-                times[0].append(seconds(lambda: decoder.sequence_scores(frames, targets)))
-                times[1].append(seconds(lambda: decoder.sequence_scores(copies, targets)))
+                for run, found in zip(runs, times, strict=True):
+                    found.append(seconds(run))
             one, other = decoder.sequence_scores(frames, targets), decoder.sequence_scores(copies, targets)
         same = bool((one.view(-1, BEAM).argmax(1) == other.view(-1, BEAM).argmax(1)).all())
         ratio = median(theirs / own for own, theirs in zip(times[0][1:], times[1][1:], strict=True))

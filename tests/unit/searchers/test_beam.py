@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asrtool.searchers import AttentionBeamConfig, Beam, ConstraintsConfig, JointBeamConfig
-from tests.toy_search import ToyModel, choose, utterances
+from tests.toy_search import MemoryScorer, ToyModel, choose, label_probabilities, safe_log, utterances
 
 LENGTHS = (9, 3, 14, 6)
 
@@ -131,3 +131,18 @@ def test_settings_that_cannot_be_meant_are_refused(settings):
 def test_an_unknown_scorer_is_named_with_those_there_are():
     with pytest.raises(LookupError, match="no scorer 'llm'.*attention, ctc"):
         Beam(AttentionBeamConfig(weights={"llm": 1.0}), model=ToyModel())
+
+
+def test_more_scorers_may_join_such_as_a_language_model():
+    weights = {"ctc": 0.6, "lm": 0.4}
+    model, lm, encoded = ToyModel(seed=1), MemoryScorer(4, seed=9), utterances((4,))
+    searcher = Beam(JointBeamConfig(beam=100, weights=weights), model=model, scorers={"lm": lm})
+    (found,) = searcher.search(encoded)
+    labels = label_probabilities((encoded.frames.data[0].double() @ model.head).log_softmax(-1))
+    expected = {
+        tokens: 0.6 * safe_log(labels[tokens]) + 0.4 * lm.sequence(encoded.frames, tokens, model.eos)
+        for tokens in model.sequences(4)
+        if tokens in labels
+    }
+    best = max(expected, key=expected.get)
+    assert found[0].tokens == best and found[0].score == pytest.approx(expected[best], abs=1e-9)

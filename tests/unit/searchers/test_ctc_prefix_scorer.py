@@ -13,6 +13,11 @@ from tests.toy_search import ToyModel, choose, utterances
 INF = float("inf")
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["compiled", "torch"])
+def machine_code(request, monkeypatch):
+    monkeypatch.setattr(CtcPrefixScorer, "machine_code", request.param)
+
+
 class Table:
     """A model whose CTC log-probabilities are given."""
 
