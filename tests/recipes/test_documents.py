@@ -37,7 +37,7 @@ def shortened(script: str) -> str:
         lines.append(SHORTER.get(command, line))
     text = "\n".join(lines).replace("--mini true", TINY)
     text = text.replace("/mini/", "/mini_tiny/").replace("decode_mini/test_clean", "decode_mini/train")
-    text = text.replace("fbank80/test_clean", "fbank80/train")
+    text = text.replace("fbank80/test_clean", "fbank80/train").replace("downloads/mini_default", "downloads/mini_tiny")
     return re.sub(r"^asrtool ", "python -m asrtool ", text, flags=re.MULTILINE)  # that of the clone, not of the .venv
 
 

@@ -113,8 +113,8 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_args extra_sets missing"
-    engine += " mini mini_size force dry_run"
+    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_args lm_config lm_text"
+    engine += " extra_sets missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout
@@ -263,6 +263,14 @@ def test_overrides_stay_one_argument_whatever_they_hold(recipe: Recipe) -> None:
     assert done.returncode == 0
     assert value(recipe.call("train"), "--set") == overrides
     assert value(recipe.call("train"), "--force") == "true"
+
+
+def test_a_language_model_is_trained_first_and_decoded_with(recipe: Recipe) -> None:
+    recipe.run(*"--stage 3 --stop-stage 4 --ngpu 1 --lm-config conf/lm.yaml --lm-text more.txt".split())
+    first, second, *decodings = recipe.calls()
+    assert [value(first, f"--{name}") for name in ("config", "text", "exp")] == ["conf/lm.yaml", "more.txt", "exp/lm"]
+    assert value(second, "--config") == "conf/train_full.yaml"
+    assert {value(call, "--lm") for call in decodings} == {"exp/lm"}
 
 
 def test_the_test_sets_are_those_that_stage_0_found(recipe: Recipe) -> None:
