@@ -114,7 +114,7 @@ def disturb(work: Workspace, way: Way, moment: str, *options: str) -> int:
 def test_a_stop_in_each_stage_changes_nothing(work: Workspace, undisturbed: dict[str, str]) -> None:
     work.clear()
     for stage, moment, way in (
-        (0, "downloads/*/*.partial-*/*/*/*/*.flac", kill_shell),
+        (0, "downloads/*/*.partial-*/**/*.flac", kill_shell),
         (0, "data/*/train.tmp", ctrl_c),
         (0, "dump/*/*/train.tmp", kill_command),
         (1, "data/*/vocab_char.tmp", kill_shell),

@@ -50,12 +50,13 @@ class InProcess:
             module, arguments = words[2], words[3:]
             importlib.import_module(module).main(arguments)
         elif words[0] == "python":
-            module, arguments = Path(words[1]).stem, words[2:]
+            script = Path(words[1]).resolve()  # its workers would look for a relative one where pytest was started
+            module, arguments = script.stem, words[2:]
             with self.patch.context() as patch:
-                patch.syspath_prepend(str(Path(words[1]).resolve().parent))
-                patch.setattr("sys.argv", words[1:])
+                patch.syspath_prepend(str(script.parent))
+                patch.setattr("sys.argv", [str(script), *arguments])
                 with pytest.raises(SystemExit) if module == "make_mini_corpus" else nullcontext() as ended:
-                    runpy.run_path(words[1], run_name="__main__")
+                    runpy.run_path(str(script), run_name="__main__")
             assert ended is None or ended.value.code == 0
         else:
             assert words[0].endswith("utils/score.sh")
