@@ -23,7 +23,7 @@ RECIPES = {
     "magicdata": ("magicdata", ()),
     "read_speech": ("magicdata", ("--kind", "read")),
 }
-STAGES = {"prepare_data", "check_data", "extract_features", "make_vocab", "train", "decode", "score"}
+STAGES = {"prepare_data", "check_data", "extract_features", "make_vocab", "train", "decode", "score", "results"}
 HANZI = {"aishell1": "zh", "aishell2": "zh-aishell2", "kespeech": "zh-kespeech", "magicdata": "zh-magicdata"}
 
 
