@@ -97,6 +97,14 @@ def test_ranks_share_the_same_global_batches(packed: dict[str, Path], tokenizer:
     assert global_batches(1) == global_batches(2) == global_batches(3)
 
 
+def test_loader_processes_of_several_ranks_change_nothing(
+    packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
+) -> None:
+    for rank in range(2):
+        none, two = (epoch(loader(packed["features"], tokenizer, rank, 2, workers=n, buffer_mb=0.02)) for n in (0, 2))
+        assert_same(none, two)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_goes_on_where_it_was_interrupted(
     workers: int, packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
