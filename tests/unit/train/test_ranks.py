@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from asrtool.train import checkpoint
+from tests import toy_conformer
 from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, work
 from tests.toy_training import ToyModel, ToySteps, difference, gradients, toy_step, toy_stepper, toy_trainer
 
@@ -71,3 +72,27 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     assert checkpoint.latest(tmp_path / "moved").name == "step-00000009"
     for name, value in stayed.model.state_dict().items():
         torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)  # sums in another order, through Adam
+
+
+CUTS = {
+    "micro-batches": [[[0, 1, 2], [3], [4, 5, 6, 7]]],
+    "two ranks": [[[0, 1, 2], [3]], [[4, 5], [6, 7]]],
+    "four ranks": [[[0], [1]], [[2, 3]], [[4]], [[5], [6, 7]]],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_conformers_gradient_is_that_of_one_batch_however_the_step_is_cut(tmp_path, cut):
+    """Equal; what is left in float32, five layers deep, is rounding."""
+    one = [[list(range(8))]]
+    whole = {"single": toy_conformer.gradient(one)}
+    with toy_conformer.double_precision():
+        whole["double"] = toy_conformer.gradient(one)
+    spawn(toy_conformer.work, len(CUTS[cut]), tmp_path, CUTS[cut])
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    for precision, tolerance in (("double", 1e-12), ("single", 3e-6)):
+        ours, theirs = whole[precision], found[precision]
+        distance = sum((ours[name] - theirs[name]).norm() ** 2 for name in ours) ** 0.5
+        relative = float(distance / sum(value.norm() ** 2 for value in ours.values()) ** 0.5)
+        print(f"{cut}, {precision} precision: {relative:.1e}")
+        assert relative < tolerance
