@@ -350,9 +350,12 @@ def read_ahead(dataset: Dataset, tasks: Iterable[Task]) -> Iterator[tuple[Task, 
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError):
-            if not processes or not connection.wait([process.sentinel for process in processes], timeout=1):
+            dead = connection.wait([process.sentinel for process in processes], timeout=1) if processes else []
+            if not dead:
                 raise
-            code = next(process.exitcode for process in processes if not process.is_alive())
+            process = next(process for process in processes if process.sentinel in dead)
+            process.join()  # its exit code can come a moment after its sentinel
+            code = process.exitcode
             advice = f"is there enough memory, and shared memory, for data.workers: {workers}?"
             raise DataError(f"a loader process died with exit code {code}; {advice}") from None
         yield item

@@ -72,6 +72,7 @@ def test_signals_to_the_group_leave_loader_processes_alone_but_they_do_not_outli
 ) -> None:
     process, handles = trainer
     process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # a signal sent before it stops would still be acted on
     for number in (signal.SIGINT, signal.SIGTERM):
         os.killpg(process.pid, number)
     assert not ended(handles[:1], 0.2)
