@@ -27,8 +27,8 @@ class Decoder(nn.Module):
         """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance."""
         logits, lengths = self(encoded, targets)
         following = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], logits.shape[-1] - 1)
-        log_probs = logits.gather(2, following[:, :, None])[:, :, 0].double() - logits.double().logsumexp(-1)
-        return log_probs.masked_fill(~Padded(following, lengths).mask, 0.0).sum(1)
+        log_probs = logits.gather(2, following[:, :, None])[:, :, 0].float() - logits.float().logsumexp(-1)
+        return log_probs.double().masked_fill(~Padded(following, lengths).mask, 0.0).sum(1)
 
     # The Scorer half: see asrtool.searchers.base.Scorer.
     def start(self, encoded: EncoderOutput, beam: int) -> object:

@@ -25,6 +25,7 @@ from asrtool.nn.positions import turns
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
+WORTHWHILE = 0.7  # share of the prefixes of an n-best list that differ, above which each sequence is rated by itself
 PRUNED = 8  # tokens after which nodes of dead beams are removed
 
 
@@ -78,7 +79,7 @@ class TransformerDecoder(Decoder):
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
         """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance.
 
-        Sequences of an utterance share the layers' work where they begin alike.
+        Sequences of an utterance share the layers' work where they begin alike, if they do so enough to be worth it.
         """
         utterances = len(encoded.frames.lengths)
         rows = [row.tolist() for row in targets.unpad()]
@@ -86,6 +87,8 @@ class TransformerDecoder(Decoder):
         trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), max(beam, 1))]
         device = targets.data.device
         size = max((len(tree.tokens) for tree in trees), default=0)
+        if size > WORTHWHILE * beam * (targets.data.shape[1] + 1):
+            return super().sequence_scores(encoded, targets)
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)

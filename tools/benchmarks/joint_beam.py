@@ -12,8 +12,8 @@ another, as each does by itself. A ratio is the median over rounds of ESPnet's p
 asrtool's.
 
 --rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames; a decoder pass over 10 copies of the
-frames / asrtool's; once for hypotheses that have nothing in common, and once for those of an n-best list, which differ
-in 3 tokens.
+frames / asrtool's; once for hypotheses that have nothing in common, and once for those of an n-best list: ten of the
+ways to read four tokens that are in doubt.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def rescoring(vocabulary: int, rounds: int) -> None:
     generator = torch.Generator().manual_seed(2)
     strange = torch.randint(1, vocabulary - 1, (UTTERANCES * BEAM, 60), generator=generator)
     alike = strange[::BEAM].repeat_interleave(BEAM, 0).clone()
-    places = torch.randint(0, 60, (len(alike), 3), generator=generator)
-    alike.scatter_(1, places, torch.randint(1, vocabulary - 1, places.shape, generator=generator))
+    places = torch.rand(UTTERANCES, 60, generator=generator).argsort(1)[:, :4].repeat_interleave(BEAM, 0)
+    doubts = torch.arange(BEAM).repeat(UTTERANCES)[:, None] >> torch.arange(4) & 1  # which of the four are taken
+    alike.scatter_(1, places, 1 + (alike.gather(1, places) - 1 + doubts) % (vocabulary - 2))
     for name, tokens in (("nothing in common", strange), ("an n-best list", alike)):
         targets = Padded(tokens, torch.full((len(tokens),), 60))
         times: list[list[float]] = [[], []]
