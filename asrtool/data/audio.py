@@ -346,5 +346,5 @@ def one_channel(
         count = samples.shape[1]
         if channel is not None and not 0 <= channel < count:
             raise AudioError(f"{name}: has no channel {channel}; its {count} channels count from 0")
-        samples = samples.mean(axis=1) if channel is None else samples[:, channel]
-    return _usable(name, samples.astype(np.float32), rate)
+        samples = samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
+    return _usable(name, samples.astype(np.float32, copy=False), rate)

@@ -54,9 +54,10 @@ def describe(folder: Path, base: Path | None = None, content: bool = False) -> S
     _, utterances = datadir.iterate(folder)
     rows = iter(utterances)
     with ThreadPoolExecutor(8) as pool:
+        do = pool.map if content else map  # only reading is worth a thread
         while part := list(islice(rows, PART)):
             lengths = measured(part, base)
-            sounds = list(pool.map(lambda row: sound(row, base, content), part))
+            sounds = do(lambda row: sound(row, base, content), part)
             for row, seconds, key in zip(part, lengths, sounds, strict=True):
                 add(found, row, seconds, key)
     return found
