@@ -72,17 +72,21 @@ class ConformerCache:
     downsamplers: Mapping[int, object]
     memories: Mapping[int, Memory]          # the cached keys of the layers behind each downsampler
     layers: tuple[ConformerLayerCache, ...]
+    head: object = None                     # of what stands behind the layers (`_finish`)
 
 
 @ENCODERS.register("conformer", ConformerConfig)
 class Conformer(StreamingEncoder):
     """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers."""
 
+    kept: frozenset[int] = frozenset()      # layers whose outputs `_finish` gets
+
     def __init__(self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
         super().__init__()
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
+        self.left_chunks = config.chunk and config.chunk.left_chunks     # may be set anew for decoding
         self.downsamplers = nn.ModuleDict({
             str(layer): DOWNSAMPLERS.build(
                 downsampler, dim_in=config.dim if layer else input_dim, dim_out=config.dim, vocab_size=vocab_size)
@@ -141,17 +145,21 @@ class Conformer(StreamingEncoder):
         ready = Padded.stack([row[:size] for row, size in zip(rows, usable, strict=True)])
         pending = Padded.stack([row[size:] for row, size in zip(rows, usable, strict=True)])
         if not any(usable):
-            nothing = inputs.data.new_zeros(len(rows), 0, self.dim)
-            empty = Padded(nothing, torch.zeros_like(inputs.lengths))
-            return EncoderOutput(frames=empty, positions=nothing[..., 0].long()), replace(cache, pending=pending)
+            return self._nothing(inputs), replace(cache, pending=pending)
         return self._run(ready, cache.chunk, replace(cache, pending=pending))
+
+    def _nothing(self, inputs: Padded) -> EncoderOutput:
+        """What comes out while no chunk is complete."""
+        nothing = inputs.data.new_zeros(len(inputs.lengths), 0, self.dim)
+        empty = Padded(nothing, torch.zeros_like(inputs.lengths))
+        return EncoderOutput(frames=empty, positions=nothing[..., 0].long())
 
     def _run(
         self, inputs: Padded, chunk: int | None, cache: ConformerCache | None,
     ) -> tuple[EncoderOutput, ConformerCache | None]:
         """All layers over one piece; with no cache the piece is the whole."""
         frames, positions, taps = inputs, None, {}
-        stems, memories, layers = {}, {}, []
+        stems, memories, layers, kept = {}, {}, [], {}
         for index, layer in enumerate(self.layers):
             if str(index) in self.downsamplers:
                 downsampler = self.downsamplers[str(index)]
@@ -169,11 +177,20 @@ class Conformer(StreamingEncoder):
                 x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
                 layers.append(layer_cache)
             frames = Padded(x, frames.lengths)
+            if index in self.kept:
+                kept[index] = x
         frames = Padded(frames.data.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
         output = EncoderOutput(frames=frames, positions=positions, taps=taps)
+        output, head = self._finish(output, kept, scope, cache and cache.head)
         if cache is None:
             return output, None
-        return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers))
+        return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers), head=head)
+
+    def _finish(
+        self, output: EncoderOutput, kept: Mapping[int, Tensor], scope: Scope, cache: object,
+    ) -> tuple[EncoderOutput, object]:
+        """For what a subclass does behind the layers: their output, those of the layers `kept`, its cache."""
+        return output, cache
 
     def _left_out(self) -> bool:
         """Whether to drop a layer now; drawn from Python's `random`, which the trainer seeds alike on all ranks."""
@@ -187,9 +204,8 @@ class Conformer(StreamingEncoder):
         keys = new if memory is None else memory.append(new)
         structure, keep = None, None
         if chunk is not None:
-            left_chunks = self.chunk and self.chunk.left_chunks
-            structure = chunk_mask(positions, keys.positions, chunk * self._span, left_chunks)
-            keep = None if memory is None else keys.keep(chunk * self._span, left_chunks)
+            structure = chunk_mask(positions, keys.positions, chunk * self._span, self.left_chunks)
+            keep = None if memory is None else keys.keep(chunk * self._span, self.left_chunks)
         near = keys.positions - positions[:, :1]    # counted from this piece: hours of audio lose no precision
         num_frequencies = self.layers[0].attention.num_frequencies
         # On a GPU finding the rows would make it wait for the CPU.

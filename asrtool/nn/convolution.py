@@ -24,9 +24,10 @@ class ConvolutionModule(nn.Module):
     Layer norm instead of batch norm: an utterance's numbers do not depend on its batch, on micro-batches or on chunks.
     """
 
-    def __init__(self, dim: int, kernel: int, causal: bool = False) -> None:
+    def __init__(self, dim: int, kernel: int, causal: bool = False, stride: int = 1) -> None:
         super().__init__()
         self.causal = causal
+        self.stride = stride                # of the depthwise convolution: every so many frames one comes out
         self.kernel = kernel
         self.in_proj = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
@@ -38,7 +39,7 @@ class ConvolutionModule(nn.Module):
         return self.depthwise.weight.new_zeros(batch_size, self.kernel - 1, self.depthwise.in_channels)
 
     def forward(self, x: Tensor, valid: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) for the causal form -> (B, S, D), cache."""
+        """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) of a causal form -> (B, ceil(S / stride), D), cache."""
         x = glu(self.in_proj(x)).masked_fill(~valid[:, :, None], 0)
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), valid.sum(dim=1))
@@ -50,5 +51,6 @@ class ConvolutionModule(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, S + kernel - 1, D) -> (B, S, D), as a 2-D convolution with D last in memory: much faster on CPU."""
-        y = conv2d(x.transpose(1, 2).unsqueeze(2), self.depthwise.weight.unsqueeze(2), groups=x.shape[-1])
+        weight, stride = self.depthwise.weight.unsqueeze(2), (1, self.stride)
+        y = conv2d(x.transpose(1, 2).unsqueeze(2), weight, stride=stride, groups=x.shape[-1])
         return y.squeeze(2).transpose(1, 2) + self.depthwise.bias
