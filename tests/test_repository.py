@@ -31,7 +31,7 @@ LAYERS = {
     "longform": {"align"},
     "data": {"data", "types", "registry", "distributed", "torchaudio_adapter", "log", "stamp", "processes"},
     "downsamplers": {"downsamplers", "types", "registry", "nn"},
-    "encoders": {"encoders", "types", "registry", "nn", "downsamplers"},
+    "encoders": {"encoders", "types", "registry", "nn", "downsamplers", "torchaudio_adapter"},
     "decoders": {"decoders", "types", "registry", "nn"},
     "losses": {"losses", "types", "registry"},
     "models": {"models", "types", "registry", "nn", "encoders", "downsamplers", "decoders"},

@@ -4,5 +4,18 @@ from __future__ import annotations
 
 from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
+from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslEncoder, Wav2vec2Config, WavlmConfig
 
-__all__ = ["ENCODERS", "ChunkConfig", "Conformer", "ConformerConfig", "Encoder", "StreamingEncoder"]
+__all__ = [
+    "ENCODERS",
+    "ChunkConfig",
+    "Conformer",
+    "ConformerConfig",
+    "Data2vecConfig",
+    "Encoder",
+    "HubertConfig",
+    "SslEncoder",
+    "StreamingEncoder",
+    "Wav2vec2Config",
+    "WavlmConfig",
+]

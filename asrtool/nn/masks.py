@@ -52,3 +52,19 @@ def random_chunk(longest: int) -> int | None:
     """
     draw = random.randrange(2 * longest)
     return None if draw >= longest else draw + 1
+
+
+def span_mask(lengths: Tensor, size: int, share: float, length: int) -> Tensor:
+    """lengths (B,) -> (B, size): random spans of `length` places, True = masked.
+
+    A row of n places gets about share * n / length spans (rounded up or down at random), whose starts are drawn without
+    replacement; they may overlap, so `share` is an upper bound (wav2vec 2.0, arXiv 2006.11477, section 3.1). Rows
+    shorter than a span get none.
+    """
+    starts = (lengths - length + 1).clamp(min=0)
+    number = (share * lengths / length + torch.rand(lengths.shape, device=lengths.device)).long().minimum(starts)
+    places = torch.arange(size, device=lengths.device)
+    order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(places >= starts[:, None], 2.0)
+    first = order.argsort(dim=1).argsort(dim=1) < number[:, None]
+    begun = first.cumsum(dim=1)
+    return begun > torch.nn.functional.pad(begun, (length, 0))[:, :size]

@@ -5,7 +5,15 @@ import random
 import pytest
 import torch
 
-from asrtool.nn.masks import attention_mask, causal_mask, chunk_mask, random_chunk, valid_mask, window_mask
+from asrtool.nn.masks import (
+    attention_mask,
+    causal_mask,
+    chunk_mask,
+    random_chunk,
+    span_mask,
+    valid_mask,
+    window_mask,
+)
 
 
 def drawn(mask) -> list[str]:
@@ -56,3 +64,25 @@ def test_half_the_random_chunks_are_the_whole_and_the_rest_covers_every_size():
     chunks = [random_chunk(4) for _ in range(4000)]
     counts = [chunks.count(size) / 4000 for size in (None, 1, 2, 3, 4)]
     assert counts == pytest.approx([1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.03)      # 4 standard deviations
+
+
+def test_spans_cover_whole_stretches_within_their_row():
+    torch.manual_seed(0)
+    lengths = torch.tensor([50, 20, 3, 0])
+    for _ in range(20):
+        mask = span_mask(lengths, 50, share=0.4, length=5)
+        assert not mask[1, 20:].any() and not mask[2].any() and not mask[3].any()
+        for row in mask[:2]:
+            edges = torch.nn.functional.pad(row.float(), (1, 1)).diff().nonzero()
+            stretches = edges.view(-1, 2).diff(dim=1)
+            assert (stretches >= 5).all()
+
+
+def test_the_number_of_spans_is_the_share_on_average():
+    torch.manual_seed(0)
+    lengths = torch.full((4000,), 40)
+    covered = span_mask(lengths, 40, share=0.25, length=10).float().sum(1)
+    assert abs(float(covered.mean()) - 10) < 0.05            # one span each: it cannot overlap another
+    one_or_two = span_mask(lengths, 40, share=0.3, length=8).float().sum(1)
+    assert set(one_or_two.tolist()) <= set(range(8, 17))
+    assert abs(float((one_or_two > 8).float().mean()) - 0.5) < 0.05

@@ -1,0 +1,38 @@
+"""Tiny random models of `transformers`, written to disk as published ones are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import asrtool.torchaudio_adapter  # noqa: F401  before transformers, which imports torchaudio
+
+FAMILIES = {"data2vec": "Data2VecAudio", "wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
+SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
+         "conv_dim": [16] * 7, "num_conv_pos_embedding_groups": 4}
+
+
+def make(name: str, layer_norm: bool = False, **settings):
+    """A model in evaluation mode; `layer_norm`: convolutions and layers normalised as in the published large models."""
+    import transformers
+
+    kind = getattr(transformers, FAMILIES[name] + "Model")
+    if layer_norm:
+        settings = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True, **settings}
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**{**SHAPE, **settings})).eval()
+    with torch.no_grad():                   # biases and gains that are not 0 and 1, or what leaves them out would pass
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def save(model, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder
+
+
+def waveforms(*lengths: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [0.1 * torch.randn(length, generator=generator) + 0.02 for length in lengths]
