@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler, StreamingDownsampler
+from asrtool.downsamplers.conv1d_mlp import Conv1dMlp, Conv1dMlpConfig
+from asrtool.downsamplers.conv1d_transformer import Conv1dTransformer, Conv1dTransformerConfig
 from asrtool.downsamplers.conv2d import Conv2d, Conv2dConfig
+from asrtool.downsamplers.dws_mlp import DwsMlp, DwsMlpConfig
 from asrtool.downsamplers.strided_conv import StridedConv, StridedConvConfig
 
 __all__ = [
-    "DOWNSAMPLERS", "Conv2d", "Conv2dConfig", "Downsampler", "StreamingDownsampler", "StridedConv", "StridedConvConfig",
+    "DOWNSAMPLERS",
+    "Conv1dMlp",
+    "Conv1dMlpConfig",
+    "Conv1dTransformer",
+    "Conv1dTransformerConfig",
+    "Conv2d",
+    "Conv2dConfig",
+    "Downsampler",
+    "DwsMlp",
+    "DwsMlpConfig",
+    "StreamingDownsampler",
+    "StridedConv",
+    "StridedConvConfig",
 ]

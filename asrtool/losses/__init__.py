@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.losses.ctc import CtcConfig, CtcLoss
+from asrtool.losses.matching import MatchingConfig, MatchingLoss, matching_loss
 
-__all__ = ["LOSSES", "CrossEntropyConfig", "CrossEntropyLoss", "CtcConfig", "CtcLoss", "Loss"]
+__all__ = [
+    "LOSSES",
+    "ContrastiveConfig",
+    "ContrastiveLoss",
+    "CrossEntropyConfig",
+    "CrossEntropyLoss",
+    "CtcConfig",
+    "CtcLoss",
+    "Loss",
+    "MatchingConfig",
+    "MatchingLoss",
+    "matching_loss",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from asrtool.registry import Registry
@@ -17,6 +19,7 @@ class Loss:
     """
 
     stream: str  # the stream of ModelOutput that it reads; the model builds a head for it
+    monitors: tuple[str, ...] = ()  # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""
@@ -25,6 +28,10 @@ class Loss:
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) bool: utterances that got 0 because no finite loss exists for them."""
         return outputs.stream(self.stream).lengths.new_zeros(len(batch)).bool()
+
+    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
+        """(B,) without gradient for each name of `monitors`."""
+        return {}
 
 
 LOSSES: Registry[Loss] = Registry("loss")

@@ -17,7 +17,7 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss."""
+    """What the objective needs of a loss; one may also have `monitors` and `monitor` (asrtool/losses/base.py)."""
 
     stream: str
 
@@ -29,7 +29,7 @@ class Term(Protocol):
 class Objective:
     """Losses and their weights, by name. A term with weight 0 is not computed and not reported.
 
-    `terms`: the names that are computed, in the order of the config.
+    `terms`: the names that are computed, in the order of the config, then what losses log beside (<loss>.<monitor>).
     """
 
     def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
@@ -37,8 +37,9 @@ class Objective:
             raise ValueError(f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names")
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
-        self.terms = tuple(self._losses)
-        if not self.terms:
+        beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
+        self.terms = (*self._losses, *(f"{name}.{what}" for name, found in beside.items() for what in found))
+        if not self._losses:
             raise ValueError(
                 f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing would be trained"
             )
@@ -52,6 +53,12 @@ class Objective:
                     f"loss '{name}' gave shape {tuple(value.shape)}; expected ({len(batch)},), one number per utterance"
                 )
         total = sum(self._weights[name] * value.sum() for name, value in values.items())
+        values |= {
+            f"{name}.{what}": value
+            for name, loss in self._losses.items()
+            if getattr(loss, "monitors", ())
+            for what, value in loss.monitor(outputs, batch).items()
+        }
         masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]
         anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]
         return LossReport(

@@ -21,6 +21,8 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
     for index in range(4):
         drawn["ctc", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
         drawn["attention", index] = torch.randn(len(TARGETS[index]) + 1, VOCABULARY, generator=generator)
+        drawn["text", index] = torch.randn(len(TARGETS[index]), VOCABULARY, generator=generator)
+        drawn["speech", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
     rows = list(rows)
 
     def stream(name: str) -> Padded:
@@ -31,7 +33,7 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
 
     targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
     targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
-    streams = {"ctc": stream("ctc"), "attention": stream("attention")}
+    streams = {name: stream(name) for name in ("ctc", "attention", "text", "speech")}
     encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
     batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets)
     return ModelOutput(encoder=encoder, streams=streams), batch
@@ -86,7 +88,9 @@ def test_the_gradient_is_that_of_finite_differences(name):
     stream = outputs.stream(loss.stream)
 
     def value(data: Tensor) -> Tensor:
-        changed = ModelOutput(encoder=outputs.encoder, streams={loss.stream: Padded(data, stream.lengths)})
+        changed = ModelOutput(
+            encoder=outputs.encoder, streams={**outputs.streams, loss.stream: Padded(data, stream.lengths)}
+        )
         return loss(changed, batch).sum()
 
     data = stream.data.clone().requires_grad_()

@@ -1,0 +1,61 @@
+"""Conv1dTransformer: a strided convolution, then Transformer layers that see the whole utterance (arXiv 2406.17272).
+
+The paper names the adapter alone. Here: the convolution of Conv1dMLP, ReLU, layers with norms in front and rotary
+positions, a last norm, and a linear layer to the LLM's width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
+from asrtool.downsamplers.conv1d_mlp import BlockConvolution, block_positions, check_blocks
+from asrtool.nn.attention import RotarySelfAttention
+from asrtool.nn.masks import attention_mask
+from asrtool.nn.positions import turns
+from asrtool.nn.transformer import TransformerLayer
+from asrtool.types import DownsamplerOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv1dTransformerConfig:
+    """Strided convolution, then Transformer layers of the encoder's width."""
+
+    rate: int = 5  # frames per row that the LLM reads
+    kernel: int | None = None  # frames that a row is made of; null: `rate`
+    num_layers: int = 2
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_blocks(self.rate, self.kernel)
+
+
+@DOWNSAMPLERS.register("conv1d_transformer", Conv1dTransformerConfig)
+class Conv1dTransformer(Downsampler):
+    """Frames (B, T, D_in) -> (B, ceil(T / rate), D_out)."""
+
+    def __init__(self, config: Conv1dTransformerConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
+        super().__init__()
+        self.factor = config.rate
+        self.blocks = BlockConvolution(dim_in, config.rate, config.kernel)
+        self.layers = nn.ModuleList(
+            TransformerLayer(dim_in, RotarySelfAttention(dim_in, config.num_heads), config.ffn_dim, config.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(dim_in)
+        self.out_proj = nn.Linear(dim_in, dim_out)
+
+    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
+        rows = self.blocks(inputs)
+        x, mask = relu(rows.data), attention_mask(rows.mask)
+        steps = torch.arange(x.shape[1], device=x.device)[None]
+        for layer in self.layers:
+            x, _ = layer(x, mask, turns(steps, layer.attention.num_frequencies))
+        frames = Padded(self.out_proj(self.norm(x)), rows.lengths)
+        return DownsamplerOutput(frames=frames, positions=block_positions(inputs, positions, self.factor))

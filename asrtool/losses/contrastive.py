@@ -1,0 +1,56 @@
+"""A contrastive term in the place of the matching loss: a token's speech is nearer to it than to the others.
+
+    L = - sum_i log  sum_{j: y_j = y_i} exp(cos(E'_i, E_t,j) / tau)  /  sum_j exp(cos(E'_i, E_t,j) / tau)
+
+E' is what the matching loss's attention finds (arXiv 2406.17272); the form is InfoNCE (van den Oord et al., arXiv
+1807.03748) over the tokens of one utterance, so that no loss depends on the batch. Equal tokens are one class. It
+answers whether the distance itself matters, or only that tokens can be told apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.matching import attended, streams
+from asrtool.types import Batch, ModelOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """Which token of the transcript a token's speech belongs to."""
+
+    weight: float
+    input: str = "speech"  # the adapter's rows
+    text: str = "text"  # the transcript's embeddings
+    scaled: bool = True  # products of the attention divided by sqrt(D)
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+
+
+@LOSSES.register("contrastive", ContrastiveConfig)
+class ContrastiveLoss(Loss):
+    """Sum over the tokens of an utterance, in nats: (B,)."""
+
+    def __init__(self, config: ContrastiveConfig, *, eos: int) -> None:
+        self.config = config
+        self.stream = config.input
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        speech, text = (Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config))
+        found = attended(*text, *speech, scaled=self.config.scaled)
+        known = text.data.detach().masked_fill(~text.mask[:, :, None], 0)
+        products = normalize(found, dim=2) @ normalize(known, dim=2).transpose(1, 2) / self.config.temperature
+        tokens = batch.targets.data
+        same = (tokens[:, :, None] == tokens[:, None]) | torch.eye(tokens.shape[1], dtype=bool, device=tokens.device)
+        lowest = torch.finfo(products.dtype).min
+        products = products.masked_fill(~text.mask[:, None], lowest)
+        values = products.logsumexp(2) - products.masked_fill(~same, lowest).logsumexp(2)
+        return values.masked_fill(~text.mask, 0).sum(1)
