@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from asrtool.losses.axe import AxeConfig, AxeLoss
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.losses.ctc import CtcConfig, CtcLoss
 from asrtool.losses.matching import MatchingConfig, MatchingLoss, matching_loss
+from asrtool.losses.til import TilConfig, TilLoss
 
 __all__ = [
     "LOSSES",
+    "AxeConfig",
+    "AxeLoss",
     "ContrastiveConfig",
     "ContrastiveLoss",
     "CrossEntropyConfig",
@@ -19,5 +23,7 @@ __all__ = [
     "Loss",
     "MatchingConfig",
     "MatchingLoss",
+    "TilConfig",
+    "TilLoss",
     "matching_loss",
 ]

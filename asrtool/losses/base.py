@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from asrtool.registry import Registry
-from asrtool.types import Batch, ModelOutput
+from asrtool.types import Batch, ModelOutput, Padded
 
 
 class Loss:
@@ -35,3 +35,25 @@ class Loss:
 
 
 LOSSES: Registry[Loss] = Registry("loss")
+
+
+def check_sequences(
+    name: str, log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int
+) -> None:
+    """Raise ValueError where the arguments of a loss over frames and tokens do not fit each other."""
+    if log_probs.dim() != 3 or targets.dim() != 2 or len(targets) != len(log_probs):
+        shapes = f"{tuple(log_probs.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"{name}: expected log_probs (B, T, V) and targets (B, U), got {shapes}")
+    if not log_probs.is_floating_point():
+        raise ValueError(f"{name}: log_probs must be floating point, got {log_probs.dtype}")
+    if not 0 <= blank < log_probs.shape[2]:
+        raise ValueError(f"{name}: blank {blank} is outside the vocabulary of {log_probs.shape[2]}")
+    sizes = (("lengths", lengths, log_probs.shape[1]), ("target_lengths", target_lengths, targets.shape[1]))
+    for what, values, size in sizes:
+        if values.shape != log_probs.shape[:1]:
+            raise ValueError(f"{name}: {what} must have shape ({len(log_probs)},), got {tuple(values.shape)}")
+        if len(values) and not bool(((values >= 0) & (values <= size)).all()):
+            raise ValueError(f"{name}: {what} {values.tolist()} do not fit a size of {size}")
+    inside = (targets >= 0) & (targets < log_probs.shape[2])
+    if not bool((inside | ~Padded(targets, target_lengths).mask).all()):
+        raise ValueError(f"{name}: targets hold ids outside the vocabulary of {log_probs.shape[2]}")

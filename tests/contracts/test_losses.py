@@ -20,6 +20,7 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
     drawn = {}
     for index in range(4):
         drawn["ctc", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
+        drawn["aligned", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
         drawn["attention", index] = torch.randn(len(TARGETS[index]) + 1, VOCABULARY, generator=generator)
         drawn["text", index] = torch.randn(len(TARGETS[index]), VOCABULARY, generator=generator)
         drawn["speech", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
@@ -33,7 +34,7 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
 
     targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
     targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
-    streams = {name: stream(name) for name in ("ctc", "attention", "text", "speech")}
+    streams = {name: stream(name) for name in ("ctc", "aligned", "attention", "text", "speech")}
     encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
     batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets)
     return ModelOutput(encoder=encoder, streams=streams), batch
