@@ -7,6 +7,7 @@ from asrtool.downsamplers.conv1d_mlp import Conv1dMlp, Conv1dMlpConfig
 from asrtool.downsamplers.conv1d_transformer import Conv1dTransformer, Conv1dTransformerConfig
 from asrtool.downsamplers.conv2d import Conv2d, Conv2dConfig
 from asrtool.downsamplers.dws_mlp import DwsMlp, DwsMlpConfig
+from asrtool.downsamplers.keyframe import Keyframe, KeyframeConfig, select_keyframes
 from asrtool.downsamplers.strided_conv import StridedConv, StridedConvConfig
 
 __all__ = [
@@ -20,7 +21,10 @@ __all__ = [
     "Downsampler",
     "DwsMlp",
     "DwsMlpConfig",
+    "Keyframe",
+    "KeyframeConfig",
     "StreamingDownsampler",
     "StridedConv",
     "StridedConvConfig",
+    "select_keyframes",
 ]

@@ -1,0 +1,226 @@
+"""Key frames: of all encoder frames only those in which an intermediate CTC head hears a new token (arXiv 2510.10453).
+
+    a_t   = argmax over v of p_t(v),  p = softmax(head(h))                   the tap `inter_ctc` is head(h)
+    key_t = a_t is not blank, and t = 0 or a_t != a_{t-1}                    the first frame of each run          (1)
+    f_t   = sum over |i| <= radius of w_i(t) h_{t+i}                         fused before the others are dropped  (2)
+
+so that an utterance keeps as many frames as its best CTC path has tokens, about 7 in 8 fewer. The selection comes from
+the predecessor (arXiv 2310.14954), which keeps chunks of five frames around each (`keep: 5`). It has no gradient: the
+loss on `inter_ctc` trains the head. Kept frames keep their positions. Fusion in (2) is one of
+
+    attention   w_i(t) = softmax over i of (u^T tanh(W h_{t+i}) + b_i)
+    weighted    w_i = softmax of one number for each i
+    concat      f_t = W [h_{t-radius}; ...; h_{t+radius}] + b
+    none        f_t = h_t
+
+The paper speaks of weights over a frame and its two neighbours, and gives no formula; all three start near h_t. A
+neighbour beyond the utterance has no weight; for `concat` it is the frame itself. An utterance without a key frame
+keeps its frame 0. The paper's fusion sees a frame ahead; `causal: true` fuses t - radius ... t, and always keeps frame
+0, since only the end of an utterance tells whether it has a key frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
+from asrtool.nn.convolution import continue_from
+from asrtool.types import DownsamplerOutput, Padded
+
+CENTRE_BIAS = 2.0  # of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
+CENTRE_WEIGHT = 0.8  # of `weighted` at the start
+BLANK = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeConfig:
+    """Intermediate CTC, key frames, frame fusion: in front of a layer, not a stem."""
+
+    fusion: Literal["attention", "weighted", "concat", "none"] = "attention"
+    radius: int = 1                         # frames fused on either side; causal: before
+    drop: bool = True                       # false: every frame stays, and is fused
+    keep: int = 1                           # frames kept around each key frame: t - keep // 2 and so on
+    causal: bool = False                    # no look-ahead
+
+    def __post_init__(self) -> None:
+        if self.radius < 0:
+            raise ValueError(f"radius {self.radius} is a number of frames from 0 on")
+        if self.keep < 1:
+            raise ValueError(f"keep {self.keep} is a number of frames from 1 on")
+        if self.causal and self.keep > 1:
+            raise ValueError(f"keep: {self.keep} looks ahead, which causal: true excludes; use keep: 1")
+
+
+@dataclass(frozen=True)
+class KeyframeCache:
+    """The last `radius` frames (B, radius, D) and which there are, the last token (B, 1), frames seen (B,)."""
+
+    frames: Tensor
+    valid: Tensor
+    token: Tensor
+    seen: Tensor
+
+
+@DOWNSAMPLERS.register("keyframe", KeyframeConfig)
+class Keyframe(StreamingDownsampler):
+    """Frames (B, T, D_in) -> (B, M, D_out), M the most kept frames of an utterance.
+
+    Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1 at a key frame.
+    """
+
+    factor = 1
+
+    def __init__(self, config: KeyframeConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.causal = config.causal
+        self.head = nn.Linear(dim_in, vocab_size)
+        offsets = range(-config.radius, 1 if config.causal else config.radius + 1)
+        self.fusion = FrameFusion(dim_in, config.fusion, tuple(offsets)) if config.fusion != "none" else None
+        self.out_proj = nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
+
+    def init_cache(self, batch_size: int) -> KeyframeCache:
+        zeros, radius = self.head.weight.new_zeros, self.config.radius
+        return KeyframeCache(
+            zeros(batch_size, radius, self.head.in_features),
+            zeros(batch_size, radius, dtype=torch.bool),
+            torch.full((batch_size, 1), BLANK, device=self.head.weight.device),
+            zeros(batch_size, dtype=torch.int64),
+        )
+
+    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
+        output, _ = self.forward_chunk(inputs, positions, self.init_cache(len(inputs.lengths)))
+        return output
+
+    def forward_chunk(
+        self, inputs: Padded, positions: Tensor | None, cache: KeyframeCache,
+    ) -> tuple[DownsamplerOutput, KeyframeCache]:
+        lengths, valid = inputs.lengths, inputs.mask
+        x = inputs.data.masked_fill(~valid[:, :, None], 0)
+        logits = self.head(x)
+        tokens, last = continue_from(logits.detach().argmax(-1), cache.token, lengths)
+        key = run_starts(tokens) & valid
+        at, counts = listed(self._kept(key, valid, cache.seen), least=1)     # a piece may have none: it needs a shape
+        at = at.clamp(min=0)
+        joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
+        there, known = continue_from(valid, cache.valid, lengths)
+        inner = at + self.config.radius
+        picked = take(joined, inner) if self.fusion is None else self.fusion(joined, there, inner)
+        frames = Padded(self.out_proj(picked), counts)
+        frames = Padded(frames.data.masked_fill(~frames.mask[:, :, None], 0), counts)
+        if positions is None:
+            positions = cache.seen[:, None] + torch.arange(x.shape[1], device=x.device)
+        taps = {"inter_ctc": Padded(logits, lengths), "key_frames": Padded(key.to(x.dtype), lengths)}
+        output = DownsamplerOutput(frames=frames, positions=positions.gather(1, at), taps=taps)
+        return output, KeyframeCache(history, known, last, cache.seen + lengths)
+
+    def _kept(self, key: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
+        """Key frames and valid frames (B, T), frames before them (B,) -> the frames that stay (B, T)."""
+        if not self.config.drop:
+            return valid
+        if self.causal:
+            first = (seen == 0)[:, None] & valid
+            first[:, 1:] = False
+            return key | first
+        return widened(with_fallback(key, valid), self.config.keep) & valid
+
+
+class FrameFusion(nn.Module):
+    """(2): weights over a frame and its neighbours at `offsets`, or one linear map of them side by side."""
+
+    def __init__(self, dim: int, kind: str, offsets: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.offsets = offsets
+        centre = self.centre = offsets.index(0)
+        if kind == "concat":
+            self.proj = nn.Linear(len(offsets) * dim, dim)
+            with torch.no_grad():
+                self.proj.weight.zero_()[:, centre * dim : (centre + 1) * dim].fill_diagonal_(1.0)
+                self.proj.bias.zero_()
+            return
+        if kind == "attention":
+            self.proj = nn.Linear(dim, dim)
+            self.score = nn.Linear(dim, 1, bias=False)
+            start = torch.zeros(len(offsets))
+            start[centre] = CENTRE_BIAS
+        else:
+            others = max(len(offsets) - 1, 1)
+            start = torch.full((len(offsets),), (1 - CENTRE_WEIGHT) / others)
+            start[centre] = CENTRE_WEIGHT
+            start = start.log()
+        self.bias = nn.Parameter(start)
+
+    def forward(self, frames: Tensor, valid: Tensor, at: Tensor) -> Tensor:
+        """frames (B, S, D), valid (B, S); at (B, M) the frames to fuse -> (B, M, D)."""
+        index = at[:, :, None] + torch.tensor(self.offsets, device=at.device)
+        inside = index.clamp(0, frames.shape[1] - 1)
+        there = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
+        there[:, :, self.centre] = True
+        inside = torch.where(there, inside, at[:, :, None])
+        neighbours = [take(frames, inside[:, :, place]) for place in range(len(self.offsets))]
+        if self.kind == "concat":
+            return self.proj(torch.cat(neighbours, -1))
+        scores = self.bias.expand(inside.shape)
+        if self.kind == "attention":
+            energies = self.score(self.proj(frames).tanh()).squeeze(2)
+            scores = scores + energies.gather(1, inside.flatten(1)).view_as(inside)
+        weights = scores.float().masked_fill(~there, -torch.inf).softmax(-1).to(frames.dtype)
+        return sum(weights[:, :, place, None] * frame for place, frame in enumerate(neighbours))
+
+
+def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
+    """ids (B, T) of the best token of each frame, lengths (B,) -> indices (B, M) padded with -1, counts (B,).
+
+    The first frame of each run that is no blank; frame 0 where there is none, and nothing of an utterance without
+    frames. M is the largest count. Raises ValueError for shapes and lengths that do not fit.
+    """
+    if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
+        shapes = f"{tuple(ids.shape)} and {tuple(lengths.shape)}"
+        raise ValueError(f"select_keyframes: expected ids (B, T) and lengths (B,), got {shapes}")
+    if len(lengths) and not bool(((lengths >= 0) & (lengths <= ids.shape[1])).all()):
+        raise ValueError(f"select_keyframes: lengths {lengths.tolist()} do not fit {ids.shape[1]} frames")
+    valid = Padded(ids, lengths).mask
+    before = torch.full_like(ids[:, :1] if ids.shape[1] else lengths[:, None], blank)
+    return listed(with_fallback(run_starts(torch.cat([before, ids], 1), blank) & valid, valid))
+
+
+def run_starts(tokens: Tensor, blank: int = BLANK) -> Tensor:
+    """tokens (B, 1 + T), the first of them from before -> (B, T) bool: no blank, and another token than before."""
+    return (tokens[:, 1:] != blank) & (tokens[:, 1:] != tokens[:, :-1])
+
+
+def with_fallback(key: Tensor, valid: Tensor) -> Tensor:
+    """Key frames (B, T), and frame 0 of an utterance that has none."""
+    first = valid & ~key.any(dim=1, keepdim=True)
+    first[:, 1:] = False
+    return key | first
+
+
+def widened(kept: Tensor, size: int) -> Tensor:
+    """kept (B, T) with the frames around each: t - size // 2 ... t + (size + 1) // 2 - 1."""
+    frames = kept.shape[1]
+    around = nn.functional.pad(kept, ((size + 1) // 2 - 1, size // 2))
+    return torch.stack([around[:, shift : shift + frames] for shift in range(size)]).any(dim=0)
+
+
+def listed(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
+    """kept (B, T) bool -> their places (B, M) in order, padded with -1, and their numbers (B,).
+
+    M is the largest number, or `least` where that is more.
+    """
+    counts = kept.sum(dim=1)
+    most = max(int(counts.max()) if len(counts) else 0, least)
+    rank = torch.where(kept, kept.cumsum(dim=1) - 1, most)
+    steps = torch.arange(kept.shape[1], device=kept.device).expand_as(rank)
+    places = torch.full((len(kept), most + 1), -1, device=kept.device)
+    return places.scatter_(1, rank, steps)[:, :most], counts
+
+
+def take(frames: Tensor, at: Tensor) -> Tensor:
+    """Frames (B, S, D) at places (B, M) -> (B, M, D)."""
+    return frames.gather(1, at[:, :, None].expand(-1, -1, frames.shape[2]))
