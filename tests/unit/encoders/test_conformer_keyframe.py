@@ -1,4 +1,4 @@
-"""Key frames inside the Conformer: fewer frames for the layers behind, the same numbers alone, in a batch, in pieces."""
+"""Key frames inside the Conformer: the same numbers alone, in a batch and in pieces."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_causal_key_frames_stream(kind, chunk, left_chunks):
 
 
 def test_fusion_that_looks_ahead_does_not_stream():
-    encoder = ConformerConfig(
-        num_layers=4, causal=True, chunk=ChunkConfig(), downsamplers={0: Conv2dConfig(causal=True), 2: KeyframeConfig()})
+    downsamplers = {0: Conv2dConfig(causal=True), 2: KeyframeConfig()}
+    encoder = ConformerConfig(num_layers=4, causal=True, chunk=ChunkConfig(), downsamplers=downsamplers)
     with pytest.raises(ValueError, match=r"its downsampler 2 \(Keyframe\) looks ahead"):
         Conformer(encoder, input_dim=BINS, vocab_size=5, frame_shift=0.01)
