@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
+from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
 from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslEncoder, Wav2vec2Config, WavlmConfig
 
 __all__ = [
     "ENCODERS",
+    "AccentConfig",
     "ChunkConfig",
     "Conformer",
     "ConformerConfig",
     "Data2vecConfig",
     "Encoder",
     "HubertConfig",
+    "Qifusion",
+    "QifusionConfig",
     "SslEncoder",
     "StreamingEncoder",
     "Wav2vec2Config",

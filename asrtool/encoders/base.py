@@ -17,6 +17,7 @@ class Encoder(nn.Module):
 
     dim: int  # D
     frame_shift: float  # seconds per position
+    ctc_tap: str | None = None  # the tap that CTC reads; None: the frames
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         """inputs (B, T, F) or (B, T). `chunk`: visible look-ahead in encoder frames, None for the whole utterance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asrtool.losses.accent import AccentLoss, AccentLossConfig
 from asrtool.losses.axe import AxeConfig, AxeLoss
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
@@ -12,6 +13,8 @@ from asrtool.losses.til import TilConfig, TilLoss
 
 __all__ = [
     "LOSSES",
+    "AccentLoss",
+    "AccentLossConfig",
     "AxeConfig",
     "AxeLoss",
     "ContrastiveConfig",

@@ -32,6 +32,7 @@ class HybridConfig:
     encoder: Annotated[object, ENCODERS]
     decoder: Annotated[object, DECODERS] | None = None
     reverse_decoder: Annotated[object, DECODERS] | None = None  # for attention_rescoring
+    ctc_input: str | None = None  # tap of the encoder that the head `ctc` reads, or frames; null: as the encoder says
 
 
 @MODELS.register("hybrid", HybridConfig)
@@ -50,6 +51,7 @@ class Hybrid(AsrModel):
         self.frame_shift = self.encoder.frame_shift
         self.eos = vocab_size - 1
         self.streams = frozenset(streams)
+        self.ctc_tap = self.encoder.ctc_tap if config.ctc_input is None else config.ctc_input
         self.heads = nn.ModuleDict(
             {name: nn.Linear(self.encoder.dim, vocab_size) for name in self.FRAME_HEADS if name in streams}
         )
@@ -89,8 +91,17 @@ class Hybrid(AsrModel):
 
     def _logits(self, encoded: EncoderOutput, stream: str) -> Padded:
         if stream in self.heads:
-            return Padded(self.heads[stream](encoded.frames.data), encoded.frames.lengths)
+            frames = self._ctc_frames(encoded) if stream == "ctc" else encoded.frames
+            return Padded(self.heads[stream](frames.data), frames.lengths)
         if stream in encoded.taps:
             return encoded.taps[stream]
         has = ", ".join(sorted({*self.heads, *encoded.taps})) or "none"
         raise LookupError(f"no loss trained the stream '{stream}'; frame-synchronous streams of this model: {has}")
+
+    def _ctc_frames(self, encoded: EncoderOutput) -> Padded:
+        if self.ctc_tap in (None, "frames"):
+            return encoded.frames
+        if self.ctc_tap not in encoded.taps:
+            has = ", ".join(sorted(encoded.taps)) or "none"
+            raise LookupError(f"model.ctc_input: the encoder has no tap '{self.ctc_tap}' (it has: {has}, or frames)")
+        return encoded.taps[self.ctc_tap]

@@ -1,0 +1,236 @@
+"""Qifusion-Net (arXiv 2407.03026): a streaming Conformer that hears the accent and lets the decoder know.
+
+    U_l = softmax(w)_l E_l                                     l in `layers`: outputs of Conformer layers (B, S, D)
+    G   = relu(norm(conv5x5(stack_l U_l)))                     layer-adapted fusion: the accent embedding (B, S, D)
+    q   = softmax(conv3(G))                                    accent of each frame (B, S, A)
+    M   = norm(Z + ffn(Z)),  Z = norm(E + attention(G, E, E))  fusion: query G, key and value E, the last layer's output
+
+E is the tap `acoustic`, which CTC reads; M are the frames, which the attention decoder reads; taps `accent` (logits of
+q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S frames and D channels as its plane.
+
+From the paper and the authors' release: the equations, 5x5, 3, CTC on E and decoder on M, post-norm, 4 frames of
+context. Where they are silent or wrong we choose:
+* convolutions look back only (the release pads on the right: 6 frames of look-ahead), the norm is a layer norm of each
+  frame (there: an instance norm over the whole utterance, padding included), and the fusion sees the encoder's own
+  chunk mask (there: a random one of its own, at inference too); each of these is needed for streaming;
+* no ReLU in front of the softmax of q: it hides negative logits;
+* the weights w take part (the release computes them and leaves them out);
+* the attention's value and its residual are E, as what was said must reach the decoder; it has no positions.
+`compat` takes the release's side in all of these but the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, pad, relu
+
+from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
+from asrtool.encoders.base import ENCODERS
+from asrtool.encoders.conformer import Conformer, ConformerCache, ConformerConfig
+from asrtool.nn.attention import Attention, KeyValue, attention
+from asrtool.nn.conformer import Scope
+from asrtool.nn.convolution import continue_from
+from asrtool.nn.dropout import Dropout
+from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
+from asrtool.types import EncoderOutput, Padded
+
+HEAD_KERNEL = 3                             # frames that the accent head sees
+LONGEST = 25                                # frames of the release's random chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccentConfig:
+    """Which layers make the accent embedding, and what becomes of it."""
+
+    classes: int = 9                        # accents that the head tells apart; 0: no head, for training without labels
+    layers: tuple[int, ...] | None = None   # from 0, all behind the last downsampler; null: the upper half
+    kernel: int = 5                         # of the convolution over frames and channels; 1: neither
+    fusion: Literal["attention", "add", "none"] = "attention"      # add: M = norm(E + G); none: M = E
+    query: Literal["accent", "acoustic"] = "accent"                # acoustic: query E, key and value G
+    compat: bool = False                    # as the authors' release, which cannot stream
+
+    def __post_init__(self) -> None:
+        if self.classes < 0 or self.classes == 1:
+            raise ValueError(f"accent.classes is {self.classes}: give 2 or more, or 0 for no accent head")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"accent.kernel is {self.kernel}, expected an odd number")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(f"accent.layers names at least one layer, each once; got {list(self.layers)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QifusionConfig(ConformerConfig):
+    """Qifusion-Net (arXiv 2407.03026): a causal Conformer with accent embedding, accent head and fusion."""
+
+    causal: bool = True                     # convolutions of the Conformer layers look back only
+    downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
+        default_factory=lambda: {0: Conv2dConfig(causal=True)})
+    accent: AccentConfig = field(default_factory=AccentConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first = max(self.downsamplers)
+        wrong = [layer for layer in self.accent.layers or () if not first <= layer < self.num_layers]
+        if wrong:
+            raise ValueError(
+                f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the layers behind the last "
+                "downsampler; the others have other frames")
+
+    @property
+    def fused_layers(self) -> tuple[int, ...]:
+        """The layers of the accent embedding, in order."""
+        upper = range(max(self.num_layers // 2, *self.downsamplers), self.num_layers)
+        return tuple(sorted(self.accent.layers)) if self.accent.layers is not None else tuple(upper)
+
+
+@dataclass(frozen=True)
+class QifusionCache:
+    """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D); keys of the fusion."""
+
+    layers: Tensor
+    head: Tensor
+    seen: KeyValue
+
+
+class LayerFusion(nn.Module):
+    """G = relu(norm(conv(softmax(w)_l E_l))): outputs of L layers (B, S, D, L) -> accent embedding (B, S, D)."""
+
+    def __init__(self, dim: int, num_layers: int, kernel: int, compat: bool) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.compat = compat
+        self.weights = None if compat else nn.Parameter(torch.zeros(num_layers))
+        self.convolution = nn.Conv2d(num_layers, 1, kernel)
+        self.norm = None if compat else nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, lengths: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x (B, S, D, L) with zeros behind the lengths (B,), cache (B, kernel - 1, D, L)."""
+        around = self.kernel - 1
+        if cache is not None:
+            x, cache = continue_from(x, cache.to(x.dtype), lengths)
+        else:
+            x = pad(x, (0, 0, 0, 0, *((0, around) if self.compat else (around, 0))))
+        sides = (0, around) if self.compat else (around // 2, around // 2)
+        if self.weights is not None:
+            x = x * self.weights.softmax(0)
+        y = self.convolution(pad(x.permute(0, 3, 1, 2), sides))[:, 0]                       # (B, S, D)
+        if self.norm is None:                                   # every number of the utterance, padding included
+            return relu(layer_norm(y, y.shape[1:])), cache
+        return relu(self.norm(y)), cache
+
+
+class AccentHead(nn.Module):
+    """Accent embedding (B, S, D) -> logits (B, S, A)."""
+
+    def __init__(self, dim: int, classes: int, compat: bool) -> None:
+        super().__init__()
+        self.compat = compat
+        self.convolution = nn.Conv1d(dim, classes, HEAD_KERNEL)
+
+    def forward(self, x: Tensor, lengths: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x (B, S, D) with zeros behind the lengths (B,), cache (B, 2, D)."""
+        if cache is not None:
+            x, cache = continue_from(x, cache.to(x.dtype), lengths)
+        else:
+            x = pad(x, (0, 0, *((0, HEAD_KERNEL - 1) if self.compat else (HEAD_KERNEL - 1, 0))))
+        logits = self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        return relu(logits) if self.compat else logits, cache
+
+
+class AccentFusion(nn.Module):
+    """A Transformer layer with its norms behind: attention between accent embedding G and acoustic frames E."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, query: str) -> None:
+        super().__init__()
+        self.query = query
+        self.attention = Attention(dim, num_heads)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.up_proj = nn.Linear(dim, ffn_dim)
+        self.down_proj = nn.Linear(ffn_dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, acoustic: Tensor, accent: Tensor, visible: Tensor, past: KeyValue | None,
+    ) -> tuple[Tensor, KeyValue]:
+        """Both (B, S, D), visible (B, 1, S or 1, cached + S) -> frames (B, S, D), all keys and values."""
+        query, memory = (accent, acoustic) if self.query == "accent" else (acoustic, accent)
+        seen = self.attention.project(memory)
+        seen = seen if past is None else past.append(seen)
+        heads = attention(self.attention.split(self.attention.q_proj(query)), seen.key, seen.value, visible)
+        x = self.attention_norm(acoustic + self.dropout(self.attention.merge(heads)))
+        y = self.down_proj(self.dropout(relu(self.up_proj(x))))
+        return self.ffn_norm(x + self.dropout(y)), seen
+
+
+@ENCODERS.register("qifusion", QifusionConfig)
+class Qifusion(Conformer):
+    """Features (B, T, F) -> frames M (B, S, D) and the taps `acoustic`, `accent_embedding`, and `accent` (B, S, A)."""
+
+    ctc_tap = "acoustic"
+
+    def __init__(self, config: QifusionConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
+        super().__init__(config, input_dim, vocab_size, frame_shift)
+        accent, dim = config.accent, config.dim
+        self.kept = frozenset(config.fused_layers)
+        self.compat = accent.compat
+        self.layer_fusion = LayerFusion(dim, len(self.kept), accent.kernel, accent.compat)
+        self.accent_head = AccentHead(dim, accent.classes, accent.compat) if accent.classes else None
+        self.accent_fusion, self.sum_norm = None, None
+        if accent.fusion == "attention":
+            self.accent_fusion = AccentFusion(dim, config.num_heads, config.ffn_dim, config.dropout, accent.query)
+        elif accent.fusion == "add":
+            self.sum_norm = nn.LayerNorm(dim)
+
+    def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:
+        if self.compat:
+            raise ValueError("the encoder cannot stream: accent.compat looks ahead, as the authors' release does")
+        fusion, zeros = self.layer_fusion.convolution, self.layers[0].final_norm.weight.new_zeros
+        layers = zeros(batch_size, self.layer_fusion.kernel - 1, self.dim, fusion.in_channels)
+        frames = zeros(batch_size, HEAD_KERNEL - 1, self.dim)
+        none = self.layers[0].attention.split(frames[:, :0])
+        head = QifusionCache(layers, frames, KeyValue(none, none))
+        return replace(super().init_cache(batch_size, chunk), head=head)
+
+    def _nothing(self, inputs: Padded) -> EncoderOutput:
+        output = super()._nothing(inputs)
+        taps = {"acoustic": output.frames, "accent_embedding": output.frames}
+        if self.accent_head is not None:
+            empty = inputs.data.new_zeros(len(inputs.lengths), 0, self.accent_head.convolution.out_channels)
+            taps["accent"] = Padded(empty, output.frames.lengths)
+        return replace(output, taps=taps)
+
+    def _finish(
+        self, output: EncoderOutput, kept: Mapping[int, Tensor], scope: Scope, cache: QifusionCache | None,
+    ) -> tuple[EncoderOutput, QifusionCache | None]:
+        acoustic, lengths = output.frames
+        outside = ~scope.valid[:, :, None]
+        stacked = torch.stack([kept[layer] for layer in sorted(kept)], dim=-1).masked_fill(outside[..., None], 0)
+        embedding, layers = self.layer_fusion(stacked, lengths, cache and cache.layers)
+        embedding = embedding.masked_fill(outside, 0)
+        taps = {**output.taps, "acoustic": output.frames, "accent_embedding": Padded(embedding, lengths)}
+        head, seen = cache and cache.head, cache and cache.seen
+        if self.accent_head is not None:
+            logits, head = self.accent_head(embedding, lengths, head)
+            taps["accent"] = Padded(logits.masked_fill(outside, 0), lengths)
+        frames = acoustic
+        if self.accent_fusion is not None:
+            visible = self._released_mask(output, scope.valid) if self.compat else scope.visible
+            frames, seen = self.accent_fusion(acoustic, embedding, visible, seen)
+            seen = seen if cache is None else seen.take(scope.keep)
+        elif self.sum_norm is not None:
+            frames = self.sum_norm(acoustic + embedding)
+        frames = Padded(frames.masked_fill(outside, 0), lengths)
+        output = replace(output, frames=frames, taps=taps)
+        return output, None if cache is None else QifusionCache(layers, head, seen)
+
+    def _released_mask(self, output: EncoderOutput, valid: Tensor) -> Tensor:
+        """A random chunk's, drawn without regard to the encoder's."""
+        chunk = random_chunk(LONGEST)
+        at = output.positions
+        return attention_mask(valid, None if chunk is None else chunk_mask(at, at, chunk * self._span))

@@ -1,0 +1,77 @@
+"""Accent recognition frame by frame (Qifusion-Net, arXiv 2407.03026), for utterances whose accent is known.
+
+    q_{t,a} = softmax_a(z_t),  y: one-hot accent of the utterance, the same in every frame
+    bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ],   e = 1e-6
+    cross_entropy  L = mean_t [ -log q_{t,y} ]
+
+`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean over frames, not the
+sum: an utterance has one accent, however long it is. An utterance without a label (-1), or without frames, gets 0: sets
+with and without labels may be mixed. The utterance's accent is the most probable one of the mean of q over its frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from asrtool.losses.base import LOSSES, Loss
+from asrtool.types import Batch, ModelOutput, Padded
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccentLossConfig:
+    """Accent of every frame, from the stream `input`, against the label of the utterance."""
+
+    weight: float
+    input: str = "accent"
+    label: str = "accent"  # of the data directory: utt2accent; subdialect for KeSpeech
+    form: Literal["bce", "cross_entropy"] = "bce"
+
+
+@LOSSES.register("accent", AccentLossConfig)
+class AccentLoss(Loss):
+    """Mean over the frames of an utterance, in nats: (B,)."""
+
+    def __init__(self, config: AccentLossConfig, *, eos: int) -> None:
+        self.stream = config.input
+        self.label = config.label
+        self.form = config.form
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        logits = outputs.stream(self.stream)  # (B, S, A)
+        truth = self._truth(batch, logits)
+        known = (truth >= 0) & (logits.lengths > 0)
+        mask = logits.mask & known[:, None]
+        log_probs = logits.data.float().masked_fill(~mask[:, :, None], 0.0).log_softmax(-1)
+        index = truth.clamp(min=0)[:, None, None].expand(-1, log_probs.shape[1], 1)
+        if self.form == "cross_entropy":
+            frames = -log_probs.gather(2, index)[:, :, 0]
+        else:
+            probs = log_probs.exp()
+            right = torch.zeros_like(probs, dtype=torch.bool).scatter(2, index, True)
+            frames = -torch.where(right, probs + EPSILON, 1 - probs + EPSILON).log().sum(2)
+        return (frames * mask).sum(1) / logits.lengths.clamp(min=1)
+
+    def _truth(self, batch: Batch, logits: Padded) -> Tensor:
+        """(B,) class indices, -1 where nothing is known."""
+        if self.label not in batch.labels:
+            return logits.lengths.new_full((len(batch),), -1)
+        truth = batch.labels[self.label].to(logits.data.device)
+        classes = logits.data.shape[-1]
+        if len(truth) and int(truth.max()) >= classes:
+            raise ValueError(
+                f"the label '{self.label}' has at least {int(truth.max()) + 1} values, but the model tells {classes} "
+                "apart; set model.encoder.accent.classes"
+            )
+        return truth
+
+
+def mean_posteriors(logits: Padded) -> Tensor:
+    """Frame logits (B, S, A) -> (B, A) float32: the mean of the frames' probabilities; 0 where there is no frame."""
+    probs = logits.data.float().softmax(-1) * logits.mask[:, :, None]
+    return probs.sum(1) / logits.lengths[:, None].clamp(min=1)
