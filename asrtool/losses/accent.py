@@ -54,7 +54,7 @@ class AccentLoss(Loss):
         else:
             probs = log_probs.exp()
             right = torch.zeros_like(probs, dtype=torch.bool).scatter(2, index, True)
-            frames = -torch.where(right, probs + EPSILON, 1 - probs + EPSILON).log().sum(2)
+            frames = -(torch.where(right, probs, 1 - probs) + EPSILON).clamp(max=1.0).log().sum(2)
         return (frames * mask).sum(1) / logits.lengths.clamp(min=1)
 
     def _truth(self, batch: Batch, logits: Padded) -> Tensor:
