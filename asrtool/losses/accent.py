@@ -11,6 +11,7 @@ with and without labels may be mixed. The utterance's accent is the most probabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,12 @@ class AccentLossConfig:
 
 @LOSSES.register("accent", AccentLossConfig)
 class AccentLoss(Loss):
-    """Mean over the frames of an utterance, in nats: (B,)."""
+    """Mean over the frames of an utterance, in nats: (B,).
+
+    Monitors: `accuracy`, 1 where the utterance's accent is recognised, 0 where it is not, or not known.
+    """
+
+    monitors = ("accuracy",)
 
     def __init__(self, config: AccentLossConfig, *, eos: int) -> None:
         self.stream = config.input
@@ -57,6 +63,11 @@ class AccentLoss(Loss):
             frames = -(torch.where(right, probs, 1 - probs) + EPSILON).clamp(max=1.0).log().sum(2)
         return (frames * mask).sum(1) / logits.lengths.clamp(min=1)
 
+    @torch.no_grad()
+    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
+        logits = outputs.stream(self.stream)
+        return {"accuracy": (mean_posteriors(logits).argmax(1) == self._truth(batch, logits)).float()}
+
     def _truth(self, batch: Batch, logits: Padded) -> Tensor:
         """(B,) class indices, -1 where nothing is known."""
         if self.label not in batch.labels:
@@ -73,5 +84,5 @@ class AccentLoss(Loss):
 
 def mean_posteriors(logits: Padded) -> Tensor:
     """Frame logits (B, S, A) -> (B, A) float32: the mean of the frames' probabilities; 0 where there is no frame."""
-    probs = logits.data.float().softmax(-1) * logits.mask[:, :, None]
+    probs = logits.data.float().softmax(-1).masked_fill(~logits.mask[:, :, None], 0.0)
     return probs.sum(1) / logits.lengths[:, None].clamp(min=1)

@@ -12,6 +12,7 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 VOCABULARY = 7
 TARGETS = [[2, 3, 3, 4], [], [5], [1, 2]]
 FRAMES = [12, 5, 3, 6]
+ACCENTS = [3, 0, 1, 2]
 
 
 def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, requires_grad=False):
@@ -24,6 +25,7 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
         drawn["attention", index] = torch.randn(len(TARGETS[index]) + 1, VOCABULARY, generator=generator)
         drawn["text", index] = torch.randn(len(TARGETS[index]), VOCABULARY, generator=generator)
         drawn["speech", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
+        drawn["accent", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
     rows = list(rows)
 
     def stream(name: str) -> Padded:
@@ -34,9 +36,10 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
 
     targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
     targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
-    streams = {name: stream(name) for name in ("ctc", "aligned", "attention", "text", "speech")}
+    streams = {name: stream(name) for name in ("ctc", "aligned", "attention", "text", "speech", "accent")}
     encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
-    batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets)
+    labels = {"accent": torch.tensor([ACCENTS[index] for index in rows])}
+    batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets, labels=labels)
     return ModelOutput(encoder=encoder, streams=streams), batch
 
 
