@@ -93,7 +93,7 @@ class SslEncoder(Encoder):
         super().__init__()
         name = ENCODERS.name_of(config)
         if input_dim != 1:
-            raise ValueError(f"encoder {name} reads samples, not {input_dim} bins of features: set data.input: waveform")
+            raise ValueError(f"encoder {name} reads samples, not {input_dim} bins of fbank: set data.input: waveform")
         self.config = config
         self.model = _model(name, config)
         self.dim = self.model.config.hidden_size

@@ -12,6 +12,20 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from asrtool.nn.positions import turn
+from asrtool.nn.windows import windowed_attention
+
+__all__ = [
+    "Attention",
+    "CrossAttention",
+    "GrowingKeyValue",
+    "KeyValue",
+    "RelativeSelfAttention",
+    "Room",
+    "RotarySelfAttention",
+    "SelfAttention",
+    "attention",
+    "windowed_attention",
+]
 
 
 @dataclass(frozen=True)
