@@ -68,7 +68,15 @@ class DecodeConfig:
     unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
+    chunk: int | None = None  # frames of a chunk, for an encoder that can stream; null: utterances are seen whole
+    left_chunks: int | None = None  # how many chunks before its own a frame sees; -1: all; null: as in training
     windows: WindowsConfig | None = None  # cut what is longer; null: sets are decoded whole, files by data.max_seconds
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}: give at least 1 frame, or null for whole utterances")
+        if self.left_chunks is not None and (self.chunk is None or self.left_chunks < -1):
+            raise ValueError("left_chunks goes with chunk, and is -1 for all, 0 or more")
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:

@@ -21,7 +21,9 @@ import torch
 
 from asrtool import experiment
 from asrtool.data.tokenizers import load as load_tokenizer
+from asrtool.encoders import StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
+from asrtool.log import logger
 from asrtool.models import MODELS, AsrModel, LanguageModel, LanguageModelConfig
 from asrtool.searchers import AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig
 from asrtool.train import checkpoint, folder
@@ -152,3 +154,16 @@ def check_packed(exp: Path) -> None:
             raise ExperimentError(f"{exp} is not complete: {name} is missing")
         if sha256(exp / name) != digest:
             raise ExperimentError(f"{exp / name} is not what was packed: its SHA-256 is another")
+
+
+def limit_chunks(model: AsrModel, decode: DecodeConfig) -> None:
+    """Prepare the encoder for the chunks of a decoding config; raises where it cannot stream."""
+    if decode.chunk is None:
+        return
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
+        why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
+        raise ExperimentError(f"chunk: {decode.chunk}: {why}")
+    if decode.left_chunks is not None:
+        encoder.left_chunks = None if decode.left_chunks == -1 else decode.left_chunks
+    logger.info("chunks of %d frames, %.0f ms", decode.chunk, 1000 * decode.chunk * encoder.seconds_per_frame)

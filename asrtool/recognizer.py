@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from asrtool.align import Timed, Word, align, text_of, times_of, words_of
 from asrtool.align.formats import srt
+from asrtool.classes import Classes, Classifier, classifiers, classify
+from asrtool.classes import mean as mean_classes
 from asrtool.data import audio, tokenizers
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
@@ -34,6 +36,7 @@ from asrtool.model_folder import (
     decode_config,
     is_packed,
     language_model,
+    limit_chunks,
     phase_config,
     sha256,
 )
@@ -63,6 +66,7 @@ class Recognition:
     elapsed: float  # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
     windows: int = 1  # in which the audio was recognised
     silent: int = 0  # of these, how many held no speech and were left out
+    classes: Classes = field(default_factory=dict)  # labels that the model recognises, such as the accent
 
     def srt(self) -> str:
         """Subtitles."""
@@ -76,7 +80,8 @@ class Recognition:
             parts = ("start", "end", "confidence")
             words = [{"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}} for w in self.words]
         factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
-        return {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
+        found = {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
+        return found | ({"classes": self.classes} if self.classes else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,7 @@ class Recognizer:
     cmvn: Cmvn | None
     weights: Path  # what was loaded: an average or one checkpoint
     lm_weights: Path | None = None  # of the language model, where there is one
+    classifiers: tuple[Classifier, ...] = ()
 
     @classmethod
     def load(
@@ -118,6 +124,7 @@ class Recognizer:
         model = build_model(config, tokenizer.size)
         checkpoint.load_model(model, weights)
         model = model.to(device).eval()
+        limit_chunks(model, decode)
         lm = lm or (exp / LM if (exp / LM).exists() else None)
         language, lm_weights = (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
         scorers = {} if language is None else {language.STREAM: language}
@@ -132,6 +139,7 @@ class Recognizer:
             cmvn=cmvn,
             weights=weights,
             lm_weights=lm_weights,
+            classifiers=classifiers(config, exp / "vocab"),
         )
 
     # -- inputs as the loader gives them -------------------------------------
@@ -143,10 +151,14 @@ class Recognizer:
         return self.search_counted(inputs)[0]
 
     @torch.inference_mode()
-    def search_counted(self, inputs: Padded) -> tuple[list[list[Hypothesis]], list[int]]:
-        """What `search` gives, and how many encoder frames each utterance had."""
-        encoded = self.model.encode(inputs.to(self.device))
-        return self._search(encoded), encoded.frames.lengths.tolist()
+    def search_counted(self, inputs: Padded) -> tuple[list[list[Hypothesis]], list[int], list[Classes]]:
+        """What `search` gives, how many encoder frames each utterance had, and its labels."""
+        encoded = self.encode(inputs)
+        return self._search(encoded), encoded.frames.lengths.tolist(), classify(self.classifiers, encoded)
+
+    def encode(self, inputs: Padded) -> EncoderOutput:
+        """inputs as of `search`, in chunks where the decoding config has them."""
+        return self.model.encode(inputs.to(self.device), self.settings.chunk)
 
     def _search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         nbests = self.searcher.search(encoded)
@@ -246,7 +258,7 @@ class Recognizer:
             has = ", ".join(sorted(self.model.streams)) or "none"
             raise ExperimentError(f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})")
         seconds = [length * self.step for length in inputs.lengths.tolist()]
-        return self._times(self.model.encode(inputs.to(self.device)), tokens, seconds)
+        return self._times(self.encode(inputs), tokens, seconds)
 
     def _tell(self, sound: str | Path, rate: int, channels: int, channel: int | None) -> None:
         """Say what was changed about a file."""
@@ -277,15 +289,17 @@ class Recognizer:
         """Recognise windows side by side."""
         began = time.perf_counter()
         seconds = [len(one) * self.step for one in inputs]
-        encoded = self.model.encode(Padded.stack(list(inputs)).to(self.device))
+        encoded = self.encode(Padded.stack(list(inputs)))
         nbests = self._search(encoded)
         times: Iterable = [None] * len(inputs)
         if CTC in self.model.streams:
             times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
         share = (time.perf_counter() - began) / max(sum(seconds), 1e-9)
         return [
-            Piece(nbest=tuple(nbest), timed=timed, seconds=length, elapsed=share * length)
-            for nbest, timed, length in zip(nbests, times, seconds, strict=True)
+            Piece(nbest=tuple(nbest), timed=timed, seconds=length, elapsed=share * length, classes=classes)
+            for nbest, timed, length, classes in zip(
+                nbests, times, seconds, classify(self.classifiers, encoded), strict=True
+            )
         ]
 
     def _times(
@@ -314,6 +328,7 @@ class Recognizer:
                 nbest=only.nbest,
                 seconds=seconds,
                 elapsed=elapsed,
+                classes=only.classes,
             )
         best = [piece.nbest[0] for piece in pieces]
         if CTC in self.model.streams:
@@ -340,8 +355,8 @@ class Recognizer:
             elapsed=elapsed,
             windows=len(windows),
             silent=silent,
+            classes=mean_classes([(piece.seconds, piece.classes) for piece in pieces]),
         )
-
 
     def _spread(self, piece: Piece) -> Sequence[Timed]:
         """The tokens of a window; where CTC has no room for them, evenly spaced, with confidence 0."""
@@ -364,4 +379,5 @@ class Piece:
     timed: Sequence[Timed] | None  # the best hypothesis' tokens, where CTC can tell their times
     seconds: float
     elapsed: float
+    classes: Classes
     start: float = 0.0

@@ -40,9 +40,11 @@ LAYERS = {
     "report": {"report", "score", "data", "types", "log", "stamp"},
     "train": {"train", "types", "registry", "log", "distributed", "stamp"},
     "experiment": {"config", "registry", "data", "longform", "models", "losses", "searchers", "train"},
-    "model_folder": {"experiment", "data", "models", "searchers", "train"},
+    "classes": {"experiment", "data", "losses", "types"},
+    "model_folder": {"experiment", "data", "encoders", "log", "models", "searchers", "train"},
     "recognizer": {
         "experiment",
+        "classes",
         "model_folder",
         "align",
         "longform",

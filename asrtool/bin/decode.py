@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from asrtool import config, distributed, experiment, log, work
+from asrtool.classes import Classes
 from asrtool.data.loader import Dataset
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
@@ -80,19 +81,21 @@ class Decoding:
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         """Lines of hyps.jsonl.
 
-        `frames`: encoder frames, where the utterance was not cut into windows; `latency`: seconds from the start of
+        `frames`: encoder frames, where the utterance was not cut into windows; `classes`: label -> value ->
+        probability, of labels that the model recognises; `latency`: seconds from the start of
         the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of
         audio.
         """
         began = time.perf_counter()
-        found, frames = recognize(self.recognizer, batch)
+        found, frames, classes = recognize(self.recognizer, batch)
         latency = time.perf_counter() - began
         total = sum(seconds[key] for key in batch.ids)
         lines = []
-        for key, result, kept in zip(batch.ids, found, frames, strict=True):
+        for key, result, kept, labels in zip(batch.ids, found, frames, classes, strict=True):
             elapsed = latency * seconds[key] / total
             timing = {"seconds": seconds[key], "elapsed": elapsed, "latency": latency, "rtf": elapsed / seconds[key]}
             described = {**describe(self.recognizer, result), **({} if kept is None else {"frames": kept})}
+            described |= {"classes": rounded(labels)} if labels else {}
             lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
         return lines
 
@@ -120,14 +123,19 @@ class Decoding:
 
 def recognize(
     recognizer: Recognizer, batch: Batch
-) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None]]:
-    """An n-best list and the number of encoder frames for each utterance; a `Recognition` and None of those that the
-    config wants cut into windows."""
+) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None], list[Classes]]:
+    """An n-best list, the number of encoder frames and the labels of each utterance; a `Recognition` and None of those
+    that the config wants cut into windows."""
     limit = recognizer.settings.windows
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if limit is None or max(seconds) <= limit.max_seconds:
         return recognizer.search_counted(batch.inputs)
-    return recognizer.transcribe(batch.inputs.unpad()), [None] * len(batch)
+    found = recognizer.transcribe(batch.inputs.unpad())
+    return found, [None] * len(batch), [result.classes for result in found]
+
+
+def rounded(classes: Classes) -> Classes:
+    return {label: {value: round(share, 4) for value, share in row.items()} for label, row in classes.items()}
 
 
 def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition) -> dict:

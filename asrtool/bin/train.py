@@ -25,7 +25,7 @@ from asrtool.data.shard_loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
 from asrtool.experiment import TrainConfig
 from asrtool.log import logger, set_up
-from asrtool.losses import LOSSES
+from asrtool.losses import LOSSES, AccentLossConfig
 from asrtool.losses.cross_entropy import append
 from asrtool.models import LanguageModel
 from asrtool.recognizer import build_model
@@ -39,7 +39,7 @@ from asrtool.types import Batch, ModelOutput, Utterance
 
 
 class PhaseError(ValueError):
-    """A later phase of the config cannot be trained; found before the first one starts."""
+    """A phase of the config cannot be trained; found before the first one starts."""
 
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
@@ -201,11 +201,29 @@ def loaders(
         training = TextDataset(sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size)
         return TextLoader(training), EvalLoader(TextDataset(sets[1], tokenizer, phase.data))
     labels = tokenizers.load_labels(args.exp / "vocab")
+    check_labels(phase, labels)
     cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
     noise = noise_sets(phase, args.train.parent)
     training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
     return step_loader(training, args.train), EvalLoader(Dataset(sets[1], tokenizer, phase.data, cmvn, labels))
+
+
+def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> None:
+    """Losses of labels: the model tells as many values apart as the training set has; without any they are masked."""
+    for name, loss in phase.losses.items():
+        if not isinstance(loss, AccentLossConfig) or not loss.weight:
+            continue
+        values, has = labels.get(loss.label, ()), ", ".join(labels) or "none"
+        if not values:
+            text = "losses.%s: no utterance has the label '%s' (there are: %s); the term is 0"
+            logger.warning(text, name, loss.label, has)
+        classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
+        if len(values) > classes:
+            raise PhaseError(
+                f"losses.{name}: the label '{loss.label}' has {len(values)} values in the training set, but "
+                f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
+            )
 
 
 def frame_seconds(data: DataConfig) -> float | None:

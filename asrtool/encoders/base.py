@@ -28,6 +28,9 @@ class StreamingEncoder(Encoder):
     """An encoder that can be fed piece by piece; the frames are those of `forward(inputs, chunk)` on the whole."""
 
     input_frames: int                       # input frames per encoder frame
+    seconds_per_frame: float                # of encoder frames: positions may be finer
+    left_chunks: int | None                 # how many chunks before its own a frame sees; None: all
+    obstacle: str | None                    # why this one cannot stream, if it cannot
 
     def init_cache(self, batch_size: int, chunk: int) -> object:
         """What there is before the first frame; a frozen dataclass, never changed in place. `chunk` as in `forward`."""

@@ -102,6 +102,7 @@ class Conformer(StreamingEncoder):
         self.frame_shift = frame_shift * self.downsamplers["0"].factor
         self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
         self._span = self.input_frames // self.downsamplers["0"].factor      # positions per encoder frame
+        self.seconds_per_frame = self.frame_shift * self._span
         self.input_dim = input_dim
         self.obstacle = self._obstacle(config.causal)
         if self.chunk is not None and self.obstacle:
@@ -118,7 +119,7 @@ class Conformer(StreamingEncoder):
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is None and self.chunk is not None and self.training:
-            longest = max(1, round(self.chunk.max_seconds / (self.frame_shift * self._span)))
+            longest = max(1, round(self.chunk.max_seconds / self.seconds_per_frame))
             chunk = random_chunk(longest) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
