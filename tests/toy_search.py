@@ -77,7 +77,7 @@ class ToyModel:
         return Padded((encoded.frames.data.double() @ self.head).log_softmax(-1), encoded.frames.lengths)
 
     def scorers(self) -> dict[str, MemoryScorer]:
-        return {"attention": self.attention} if "attention" in self.streams else {}
+        return {"attention": self.attention, "llm": self.attention} if "attention" in self.streams else {}
 
     def tokens(self) -> range:
         """Ids that a hypothesis may hold."""

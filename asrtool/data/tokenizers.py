@@ -1,8 +1,9 @@
 """Text <-> token ids. A vocabulary folder holds everything that is needed for it:
 
     tokens.txt       one token a line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
-    tokenizer.json   {"type": "char"} or {"type": "bpe", "model": "unigram"}
+    tokenizer.json   {"type": "char"}, {"type": "bpe", "model": "unigram"} or {"type": "hf", "case": "lower"}
     bpe.model        the sentencepiece model, for bpe
+    hf/              the tokenizer of a language model of `transformers`, for hf; its numbers are the ids
     labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
 
 Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for covered characters.
@@ -21,9 +22,10 @@ from typing import Literal
 from asrtool.registry import Registry, UnknownName
 
 BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
-TOKENS, CONFIG, MODEL, LABELS = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json"
+TOKENS, CONFIG, MODEL, LABELS, HF = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json", "hf"
 NUM_SPECIAL = 3
 WORD_START = "\u2581"  # sentencepiece's sign for a space; in a text it cannot be told from one
+BYTE_SPACE = "\u0120"  # that of byte-level BPE
 
 
 class TokenizerError(ValueError):
@@ -31,7 +33,10 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends a sentence."""
+    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends a sentence.
+
+    That of a language model (`hf`) has the numbers of its own: see there.
+    """
 
     blank = 0
     unk = 1
@@ -136,6 +141,64 @@ class BpeTokenizer(Tokenizer):
         return [character for character in single_spaced(text) if character not in self._characters]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HfConfig:
+    """The tokenizer of a language model of `transformers`."""
+
+    case: Literal["keep", "lower"] = "keep"  # lower: for corpora in capitals, which such a model spells letter by letter
+
+
+@TOKENIZERS.register("hf", HfConfig)
+class HfTokenizer(Tokenizer):
+    """Ids are those of the language model; its end of a text is `eos`, wherever that is, and no id is a blank."""
+
+    blank = -1
+
+    def __init__(self, config: HfConfig, *, tokens: Sequence[str], folder: Path) -> None:
+        super().__init__(tokens)
+        self._model = load_hf(str(folder / HF))
+        self._lower = config.case == "lower"
+        if len(self._model) != len(self.tokens):
+            raise TokenizerError(f"{folder}: {TOKENS} and {HF}/ do not belong together; make them again (stage 2)")
+        self.unk = -1 if self._model.unk_token_id is None else self._model.unk_token_id
+        self._special = frozenset(self._model.all_special_ids)
+
+    @property
+    def eos(self) -> int:
+        return self._model.eos_token_id
+
+    def encode(self, text: str) -> list[int]:
+        text = single_spaced(text.lower() if self._lower else text)
+        return self._model(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return single_spaced(self._model.decode([i for i in ids if i not in self._special]))
+
+    def unknown(self, text: str) -> list[str]:
+        return [c for c in single_spaced(text) if self.unk >= 0 and self.unk in self.encode(c)]
+
+    def piece(self, token: int) -> str:
+        if token in self._special:
+            return ""
+        text = self.tokens[token]
+        return " " + text[1:] if text[:1] in (WORD_START, BYTE_SPACE) else text
+
+
+def load_hf(name: str, revision: str | None = None) -> object:
+    """A tokenizer by hub name or folder; raises `TokenizerError` where it cannot be had or has no end of a text."""
+    import asrtool.torchaudio_adapter  # noqa: F401, I001  before transformers, which imports torchaudio
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TokenizerError(f"{name}: no folder with a tokenizer, nor one that the hub knows: {reason}") from None
+    if tokenizer.eos_token_id is None:
+        raise TokenizerError(f"{name}: its tokenizer has no token that ends a text (eos_token)")
+    return tokenizer
+
+
 def load(folder: Path) -> Tokenizer:
     """The tokenizer of a vocabulary folder; raises `TokenizerError` with one sentence where it is not one."""
     folder = Path(folder)
@@ -143,16 +206,17 @@ def load(folder: Path) -> Tokenizer:
         if not (folder / name).is_file():
             raise TokenizerError(f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)")
     tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if tokens[:2] != [BLANK, UNK] or tokens[-1] != EOS or len(tokens) < NUM_SPECIAL:
-        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one")
-    twice = [token for token, count in Counter(tokens).items() if count > 1]
-    if twice:
-        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = TOKENIZERS.config_type(settings.pop("type"))(**settings)
     except (UnknownName, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise TokenizerError(f"{folder / CONFIG} does not describe a tokenizer: {error}") from None
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
+    special = tokens[:2] == [BLANK, UNK] and tokens[-1] == EOS and len(tokens) >= NUM_SPECIAL
+    if not special and not isinstance(config, HfConfig):
+        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one")
     return TOKENIZERS.build(config, tokens=tokens, folder=folder)
 
 
@@ -189,6 +253,23 @@ def train(
     (out_folder / TOKENS).write_text("\n".join([BLANK, UNK, *inner, EOS]) + "\n", encoding="utf-8")
     settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
     (out_folder / CONFIG).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    return load(out_folder)
+
+
+def adopt(name: str, out_folder: Path, case: str = "keep", revision: str | None = None) -> Tokenizer:
+    """Write the vocabulary folder of a language model's tokenizer (hub name or folder)."""
+    tokenizer = load_hf(name, revision)
+    config = HfConfig(case=case)
+    tokenizer.save_pretrained(str(out_folder / HF))
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens = ["" if token is None else token.replace("\n", "\\n").replace("\r", "\\r") for token in names]
+    seen = Counter()
+    for place, token in enumerate(tokens):
+        seen[token] += 1
+        if not token or seen[token] > 1:
+            tokens[place] = f"<{place}>{token}"
+    (out_folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    (out_folder / CONFIG).write_text(json.dumps({"type": "hf", **asdict(config)}) + "\n", encoding="utf-8")
     return load(out_folder)
 
 

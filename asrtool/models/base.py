@@ -17,7 +17,7 @@ class AsrModel(nn.Module):
     `streams` are the names that the configured losses read: a head exists where a loss reads it, and nowhere else.
     """
 
-    blank: int = 0
+    blank: int | None = 0  # None: no token is one
     eos: int  # sos and eos: the last token
     frame_shift: float  # seconds per encoder position
     streams: frozenset[str]

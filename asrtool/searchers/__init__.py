@@ -7,6 +7,7 @@ from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_greedy import CtcGreedy, CtcGreedyConfig
 from asrtool.searchers.ctc_prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig, ctc_prefix_beam_search
+from asrtool.searchers.llm_beam import LlmBeam, LlmBeamConfig
 from asrtool.searchers.rescoring import Rescoring, RescoringConfig
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "CtcPrefixBeam",
     "CtcPrefixBeamConfig",
     "JointBeamConfig",
+    "LlmBeam",
+    "LlmBeamConfig",
     "Rescoring",
     "RescoringConfig",
     "Searcher",

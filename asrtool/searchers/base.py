@@ -44,7 +44,7 @@ class Scorer(Protocol):
 class SearchModel(Protocol):
     """The part of a model that search uses."""
 
-    blank: int
+    blank: int | None  # never part of a hypothesis; None: every token may be
     eos: int
     frame_shift: float  # seconds per position
     streams: frozenset[str]  # names that training knew; `log_probs` has those that are frame-synchronous

@@ -188,7 +188,8 @@ class Beam(Searcher):
             share, states[index] = scorer.score(live.prefixes, states[index], None)
             total = self.weights[index] * share if total is None else total + self.weights[index] * share
             shares.append(share)
-        total[:, self.model.blank] = -INF
+        if self.model.blank is not None:
+            total[:, self.model.blank] = -INF
         for constraint in live.constraints:
             total = constraint.apply(total, live.prefixes)
 

@@ -31,7 +31,7 @@ class ConstraintsConfig:
     min_tokens: int = 0
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice; 0: anything may
     length_bonus: float = 0.0  # added per token
-    length_penalty: float = 0.0  # exponent of the division by length; 1: the mean per token
+    length_penalty: float = 0.0  # exponent of the division by length; 1: the mean per token; below 0: shorter wins
 
     def __post_init__(self) -> None:
         limits = (self.max_tokens, self.max_tokens_per_frame, self.max_tokens_per_second)
@@ -39,8 +39,8 @@ class ConstraintsConfig:
             raise ValueError("give at least one of max_tokens, max_tokens_per_frame, max_tokens_per_second")
         if any(limit is not None and limit <= 0 for limit in limits):
             raise ValueError("limits on tokens must be above 0")
-        if min(self.min_tokens, self.no_repeat_ngram, self.length_penalty) < 0:
-            raise ValueError("min_tokens, no_repeat_ngram and length_penalty must not be negative")
+        if min(self.min_tokens, self.no_repeat_ngram) < 0:
+            raise ValueError("min_tokens and no_repeat_ngram must not be negative")
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
             raise ValueError(f"max_tokens ({self.max_tokens}) is below min_tokens ({self.min_tokens})")
 

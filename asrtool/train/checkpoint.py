@@ -248,9 +248,12 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state by name; tied weights once, under their first name."""
+    """The model's state by name; tied weights once, under their first name; without what is stored elsewhere
+    (`pretrained`: names of frozen weights that building the model reads)."""
     tensors = model.state_dict(keep_vars=True)
-    return {name: tensors[name] for name, first in _first_names(tensors).items() if name == first}
+    elsewhere = getattr(model, "pretrained", frozenset())
+    firsts = _first_names(tensors)
+    return {name: tensors[name] for name, first in firsts.items() if name == first and name not in elsewhere}
 
 
 def load_model(model: nn.Module, path: Path, missing: Collection[str] = (), unused: Collection[str] = ()) -> None:
@@ -290,7 +293,8 @@ def compare(
     """
     own = model.state_dict(keep_vars=True)
     firsts = _first_names(own)
-    absent = [name for name in own if firsts[name] == name and name not in source]
+    elsewhere = getattr(model, "pretrained", frozenset())
+    absent = [name for name in own if firsts[name] == name and name not in source and name not in elsewhere]
     extra = [name for name in source if name not in own]
     shapes = [
         f"{name} {tuple(shape)}, in the model {tuple(own[name].shape)}"

@@ -106,8 +106,12 @@ def thaw_steps(config: OptimConfig) -> list[int]:
 
 
 def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
-    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves nothing to train."""
-    names = [name for name, _ in model.named_parameters()]
+    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves nothing to train.
+
+    What the model says that it holds (`held`: names, such as weights below LoRA) is frozen whatever the patterns say.
+    """
+    held = getattr(model, "held", frozenset())
+    names = [name for name, _ in model.named_parameters() if name not in held]
     chosen: dict[str, GroupConfig] = {}
     for pattern, group in config.groups.items():
         matching = [name for name in names if fnmatchcase(name, pattern)]
@@ -117,10 +121,10 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
         if not taken:
             raise OptimError(f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern above it")
         chosen.update(dict.fromkeys(taken, group))
-    if names and all(name in chosen and chosen[name].freeze for name in names):
+    if (names or held) and all(name in chosen and chosen[name].freeze for name in names):
         raise OptimError("optim.groups freezes every parameter of the model; nothing is left to train")
     rest = GroupConfig()
-    return {name: chosen.get(name, rest) for name in names}
+    return {**{name: chosen.get(name, rest) for name in names}, **dict.fromkeys(held, GroupConfig(freeze=True))}
 
 
 def _near(pattern: str, names: list[str]) -> str:

@@ -125,7 +125,7 @@ def test_nan_of_a_model_is_an_error_and_no_result(name):
 def test_a_missing_stream_or_scorer_is_named_with_what_there_is(name):
     model = ToyModel()
     model.streams = frozenset({"inter"})
-    with pytest.raises(LookupError, match="'(ctc|attention)'.*it has: (inter|none)"):
+    with pytest.raises(LookupError, match="'(ctc|attention|llm)'.*it has: (inter|none)"):
         build(name, model)
 
 

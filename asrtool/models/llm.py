@@ -1,0 +1,184 @@
+"""A causal language model of `transformers` by hub name or folder: loading, checking, calling it.
+
+Everything that `transformers` does differently from model to model is met here; the rest of the package sees logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from asrtool.log import logger
+from asrtool.models.prompt import SPEECH, check_template
+from asrtool.models.tuning import Tuning, on_meta
+
+# Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward width, context.
+_SHAPES = {
+    "llama-tiny": (32, 2, 2, 2, 64, 512),
+    "llama-mini": (192, 4, 4, 4, 512, 1024),
+    "llama-50m": (512, 12, 8, 8, 1536, 2048),
+    "llama-1.1b": (2048, 22, 32, 4, 5632, 2048),
+    "llama-7b": (4096, 32, 32, 32, 11008, 4096),
+}
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+_SAMPLE = 1 << 20  # bytes at both ends of a file of weights that its fingerprint is made of
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmConfig:
+    """A causal language model, and how it is asked to write down speech."""
+
+    weights: str | None = None  # hub name or local folder of a `transformers` model; null: from scratch
+    revision: str | None = None  # of the hub's model: a commit, tag or branch
+    # where no weights are
+    shape: Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"] | None = None
+    prompt: str = "{speech}USER: Transcribe speech to text. ASSISTANT:"
+    chat: bool = False  # `prompt` is the user's message in the chat template of the model's tokenizer
+    precision: Literal["float32", "bf16"] = "float32"  # of weights that are not trained
+    gradient_checkpointing: bool = False  # compute the layers again in the backward pass: less memory, a third slower
+    tuning: Tuning = field(default_factory=Tuning)
+
+    def __post_init__(self) -> None:
+        check_template(self.prompt)
+        if self.weights is None and self.shape is None:
+            raise ValueError("give weights (a hub name or a folder), or shape for a language model from scratch")
+        if self.weights is None and (self.chat or self.prompt != SPEECH):
+            raise ValueError(f"a language model from scratch reads no prompt: say prompt: '{SPEECH}' without chat")
+        if self.tuning.mode == "full" and self.precision != "float32":
+            raise ValueError("precision: bf16 is for weights that are not trained; tuning.mode: full needs float32")
+
+
+def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
+    """The model and its tokenizer (None: from scratch, over the vocabulary of the recipe).
+
+    On the meta device weights are not looked for, and a name that is on no disk gets the configured `shape`.
+    """
+    import asrtool.torchaudio_adapter  # noqa: F401, I001  before transformers, which imports torchaudio
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    known = config.weights is not None and not (on_meta() and config.shape is not None and not _is_folder(config))
+    if not known:
+        return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
+    where = {"revision": config.revision or "main"}
+    try:
+        settings = AutoConfig.from_pretrained(config.weights, **where)
+        tokenizer = AutoTokenizer.from_pretrained(config.weights, **where)
+        if on_meta():
+            return AutoModelForCausalLM.from_config(settings), tokenizer
+        dtype = _DTYPES[config.precision]
+        model = AutoModelForCausalLM.from_pretrained(config.weights, dtype=dtype, low_cpu_mem_usage=True, **where)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"llm.weights {config.weights}: neither a folder that `transformers` can read (config.json, a tokenizer, "
+            f"safetensors) nor a causal language model that the hub knows: {reason}"
+        ) from error
+    check_tokenizer(config, tokenizer, model, vocab_size)
+    return model, tokenizer
+
+
+def check_tokenizer(config: LlmConfig, tokenizer: object, model: nn.Module, vocab_size: int) -> None:
+    """Raise `ValueError` where tokenizer, language model and the vocabulary of the recipe do not belong together."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, the model rows for {rows}: "
+            "they do not belong together"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"llm.weights {config.weights}: the tokenizer has no token that ends a text (eos_token), which every "
+            "transcript needs; set one in its tokenizer_config.json"
+        )
+    if vocab_size != len(tokenizer):
+        raise ValueError(
+            f"the vocabulary has {vocab_size} tokens, the tokenizer of llm.weights {config.weights} has "
+            f"{len(tokenizer)}: make the vocabulary of this tokenizer (stage 2 with --unit hf --tokenizer "
+            f"{config.weights})"
+        )
+    if tokenizer.pad_token_id is None:
+        logger.info(
+            "llm.weights %s: the tokenizer has no padding token; none is needed here (padding is masked), and exported "
+            "models get the end token for it",
+            config.weights,
+        )
+
+
+def _is_folder(config: LlmConfig) -> bool:
+    return Path(config.weights).is_dir()
+
+
+def _of_shape(config: LlmConfig, vocab_size: int) -> object:
+    from transformers import LlamaConfig
+
+    dim, layers, heads, key_heads, ffn_dim, context = _SHAPES[config.shape]
+    return LlamaConfig(
+        vocab_size=vocab_size if config.weights is None else 32000,
+        hidden_size=dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=ffn_dim,
+        max_position_embeddings=context,
+        tie_word_embeddings=config.weights is None and dim < 1000,
+        pad_token_id=None,
+        bos_token_id=vocab_size - 1 if config.weights is None else 1,
+        eos_token_id=vocab_size - 1 if config.weights is None else 2,
+    )
+
+
+class Caller:
+    """Calls a causal language model with embeddings, whatever its `forward` takes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.takes = frozenset(inspect.signature(model.forward).parameters)
+
+    def __call__(self, model: nn.Module, embeddings: Tensor, mask: Tensor, keep: int, cache: object = None):
+        """embeddings (B, Q, D), the newest; mask (B, K) of all that was seen, True = valid -> what `transformers`
+        gives, with `logits` (B, keep, V) of the last `keep` positions. Positions count valid ones alone."""
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] - embeddings.shape[1] :]
+        given = {"inputs_embeds": embeddings, "attention_mask": mask.long(), "use_cache": cache is not None}
+        optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
+        given |= {name: value for name, value in optional.items() if name in self.takes and value is not None}
+        output = model(**given)
+        output.logits = output.logits[:, -keep:]
+        return output
+
+
+def context_of(model: nn.Module) -> int | None:
+    """The most positions that the model can read; None where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str | None]:
+    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of its files.
+
+    Whole files of a large model would take a minute to read at each start.
+    """
+    import transformers.utils as hub
+
+    folder = Path(weights)
+    if folder.is_file():
+        files = [folder]
+    elif folder.is_dir():
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
+    else:
+        cached = hub.cached_file(weights, "config.json", revision=revision or "main")
+        kinds = (".safetensors", ".bin", ".json")
+        files = sorted(path for path in Path(cached).parent.iterdir() if path.suffix in kinds)
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with open(file, "rb") as stream:
+            digest.update(stream.read(_SAMPLE))
+            stream.seek(max(0, size - _SAMPLE))
+            digest.update(stream.read(_SAMPLE))
+    return {"part": kind, "weights": weights, "revision": revision, "fingerprint": digest.hexdigest()}

@@ -1,0 +1,116 @@
+"""The language model of a `speech_llm` as a `Scorer` for label-synchronous search, with a cache of keys and values.
+
+    rows of an utterance:  [0 0 before speech behind | y_1 ... y_u]        padding on the left, so that all end together
+
+The prompt and the speech are computed once for each utterance, and their keys and values are then shared out to its
+beams; each step feeds one token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from asrtool.models.llm import Caller
+from asrtool.types import EncoderOutput, Padded
+
+
+class Reader(Protocol):
+    """What a scorer needs of the model."""
+
+    llm: nn.Module
+    caller: Caller
+    vocab_size: int
+    eos: int
+
+    def read(self, speech: Padded, targets: Padded | None = None) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class LlmState:
+    """Of N prefixes. The cache of `transformers` changes in place: a state is used up by `score` and by `select`."""
+
+    mask: Tensor  # (N, K) of what was read
+    cache: object | None  # None: nothing is kept, and `embeddings` are read again and again
+    log_probs: Tensor | None  # (N, V) of what follows the speech, until the first step has used it
+    embeddings: Tensor | None = None  # (N, K, D) of the prompt and the speech
+
+
+class LlmScorer:
+    """log p(y_u | y_<u, speech, prompt) over the whole vocabulary.
+
+    caching: False computes the whole prefix anew in every step, which is what the cache is compared with.
+    """
+
+    partial = False
+
+    def __init__(self, model: Reader, caching: bool = True) -> None:
+        self.model = model
+        self.caching = caching
+
+    def start(self, encoded: EncoderOutput, beam: int) -> LlmState:
+        embeddings, mask = self.model.read(encoded.frames)
+        rows = torch.arange(len(mask), device=mask.device).repeat_interleave(beam)
+        if not self.caching:
+            return LlmState(mask[rows], None, None, embeddings[rows])
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.llm.config)
+        log_probs = self._log_probs(embeddings, mask, cache)
+        if beam > 1:
+            cache.reorder_cache(rows)
+        return LlmState(mask[rows], cache, log_probs[rows])
+
+    def score(self, prefixes: Tensor, state: LlmState, candidates: Tensor | None) -> tuple[Tensor, LlmState]:
+        """prefixes (N, U) with sos in front, which the language model never sees: its place is the prompt's."""
+        if state.log_probs is not None:
+            log_probs, state = state.log_probs, LlmState(state.mask, state.cache, None)
+        elif state.cache is None:
+            tokens = self._embed(prefixes[:, 1:])
+            mask = pad(state.mask, (0, tokens.shape[1]), value=True)
+            log_probs = self._log_probs(torch.cat([state.embeddings, tokens], 1), mask, None)
+        else:
+            state = LlmState(pad(state.mask, (0, 1), value=True), state.cache, None)
+            log_probs = self._log_probs(self._embed(prefixes[:, -1:]), state.mask, state.cache)
+        return log_probs if candidates is None else log_probs.gather(1, candidates), state
+
+    def select(self, state: LlmState, rows: Tensor) -> LlmState:
+        if len(rows) == len(state.mask) and torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+            return state
+        if state.cache is not None:
+            state.cache.reorder_cache(rows)
+        part = {name: value if value is None else value[rows] for name, value in vars(state).items() if name != "cache"}
+        return LlmState(**part, cache=state.cache)
+
+    def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance."""
+        each = len(targets.lengths) // len(encoded.frames.lengths)
+        speech = Padded(*(part.repeat_interleave(each, 0) for part in encoded.frames))
+        embeddings, mask = self.model.read(speech, targets)
+        keep = targets.data.shape[1] + 1
+        logits = self.model.caller(self.model.llm, embeddings, mask, keep).logits
+        wanted = pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.model.eos)
+        log_probs = left_aligned(logits, targets.lengths).float().log_softmax(-1)
+        values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
+        return values.masked_fill(~Padded(wanted, targets.lengths + 1).mask, 0.0).sum(1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.model.llm.get_input_embeddings()(tokens)
+
+    def _log_probs(self, embeddings: Tensor, mask: Tensor, cache: object | None) -> Tensor:
+        """(N, V) of what follows the last position; tokens that only the model has, and the tokenizer has not, left
+        out."""
+        logits = self.model.caller(self.model.llm, embeddings, mask, 1, cache).logits[:, 0]
+        return logits.float().log_softmax(-1)[:, : self.model.vocab_size]
+
+
+def left_aligned(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Rows (B, U + 1, V) whose last lengths + 1 entries count -> the same with those in front."""
+    size = logits.shape[1]
+    index = torch.arange(size, device=logits.device) + (size - 1 - lengths)[:, None]
+    rows = torch.arange(len(logits), device=logits.device)[:, None]
+    return logits[rows, index.clamp(max=size - 1)]

@@ -1,0 +1,201 @@
+"""A speech encoder, an adapter and a large language model (arXiv 2406.17272).
+
+    x -> encoder -> frames -> adapter -> speech (B, S, D)
+    [before] [speech] [behind] [y_1 ... y_U]  -> language model -> logits of y_1 ... y_U and the end
+
+`before` and `behind` are the prompt around `{speech}`. Only the transcript and its end are trained on; an empty
+transcript teaches the model to end at once. Encoder and language model are each frozen, tuned by LoRA or tuned whole.
+Rows are padded on the left, so that all end together: training and search read the same numbers at the same places.
+
+What is pre-trained and never changes is not stored in checkpoints (`pretrained`), which say instead where it comes from
+(`sources`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig
+from asrtool.encoders import ENCODERS
+from asrtool.models import llm, prompt, tuning
+from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.llm import LlmConfig
+from asrtool.models.llm_scorer import LlmScorer, left_aligned
+from asrtool.models.tuning import EncoderTuning
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechLlmConfig:
+    """Encoder, adapter and causal language model, each part frozen, with LoRA, or trained whole."""
+
+    encoder: Annotated[object, ENCODERS]
+    encoder_weights: str | None = None  # a file of weights that asrtool trained (average-10.safetensors); null: none
+    encoder_tuning: EncoderTuning = field(default_factory=EncoderTuning)
+    adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
+    llm: LlmConfig
+
+
+@MODELS.register("speech_llm", SpeechLlmConfig)
+class SpeechLlm(AsrModel):
+    """Streams: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the transcript's
+    embeddings without gradient; `ctc` (B, S, V), a head over the adapter's rows.
+
+    held: names of parameters that no phase trains; pretrained: those of them that checkpoints leave out.
+    """
+
+    STREAMS = frozenset({"llm", "speech", "text", "ctc"})
+
+    def __init__(
+        self, config: SpeechLlmConfig, *, input_dim: int, vocab_size: int, frame_shift: float, streams: frozenset[str]
+    ) -> None:
+        super().__init__()
+        unknown = sorted(streams - self.STREAMS)
+        if unknown:
+            raise ValueError(f"speech_llm has no stream '{unknown[0]}' (it has: {', '.join(sorted(self.STREAMS))})")
+        self.config, self.streams, self.vocab_size = config, frozenset(streams), vocab_size
+        self.encoder = ENCODERS.build(
+            config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
+        )
+        if config.encoder_weights is not None and not tuning.on_meta():
+            load_encoder(self.encoder, Path(config.encoder_weights))
+        self.frame_shift = self.encoder.frame_shift
+        self.llm, tokenizer = llm.load(config.llm, vocab_size)
+        self.caller = llm.Caller(self.llm)
+        self.eos = vocab_size - 1 if tokenizer is None else tokenizer.eos_token_id
+        self.prompt = prompt.encode(config.llm.prompt, tokenizer, config.llm.chat)
+        self.dim = self.llm.get_input_embeddings().embedding_dim
+        self.adapter = DOWNSAMPLERS.build(
+            config.adapter, dim_in=self.encoder.dim, dim_out=self.dim, vocab_size=vocab_size
+        )
+        self.heads = nn.ModuleDict({name: nn.Linear(self.dim, vocab_size) for name in sorted({"ctc"} & streams)})
+        self.blank = self._blank(tokenizer)
+        self.held = self._tune()
+        self.pretrained, self.sources = self._sources()
+        if config.llm.gradient_checkpointing:
+            self.llm.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def _blank(self, tokenizer: object | None) -> int | None:
+        """Token 0, where CTC needs a blank and no text has that token; without CTC every token may be written."""
+        if "ctc" not in self.streams:
+            return None
+        if tokenizer is not None and 0 not in tokenizer.all_special_ids:
+            token = tokenizer.convert_ids_to_tokens(0)
+            raise ValueError(
+                f"CTC on the adapter takes token 0 as its blank, which is the text '{token}' in this tokenizer; leave "
+                "the loss out, or take a language model whose token 0 is special"
+            )
+        return 0
+
+    def _tune(self) -> frozenset[str]:
+        parts = {"encoder": self.config.encoder_tuning, "llm": self.config.llm.tuning}
+        held = set()
+        for name, how in parts.items():
+            found = tuning.apply(how, getattr(self, name), f"model.{name}")
+            held |= {f"{name}.{key}" for key in found}
+        for key, value in self.named_parameters():
+            value.requires_grad_(key not in held)
+        return frozenset(held)
+
+    def _sources(self) -> tuple[frozenset[str], tuple[Mapping[str, str | None], ...]]:
+        config = self.config
+        encoder = getattr(config.encoder, "weights", None)
+        weights = {"encoder": (config.encoder_weights or encoder, getattr(config.encoder, "revision", None))}
+        weights["llm"] = (config.llm.weights, config.llm.revision)
+        found = {part: place for part, place in weights.items() if place[0] is not None}
+        names = frozenset(key for key in self.held if key.partition(".")[0] in found)
+        if tuning.on_meta():
+            return names, ()
+        return names, tuple(llm.fingerprint(*place, part) for part, place in found.items())
+
+    # -- training ------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        encoded = self.encode(batch.inputs)
+        streams = {"speech": encoded.frames}
+        streams.update({name: self._logits(encoded, name) for name in self.heads})
+        if "text" in self.streams or "speech" in self.streams:
+            text = self.llm.get_input_embeddings()(batch.targets.data).detach()
+            streams["text"] = Padded(text, batch.targets.lengths)
+        if "llm" in self.streams:
+            self._check(encoded.frames.lengths, batch)
+            embeddings, mask = self.read(encoded.frames, batch.targets)
+            output = self.caller(self.llm, embeddings, mask, batch.targets.data.shape[1] + 1)
+            logits = left_aligned(output.logits, batch.targets.lengths)
+            streams["llm"] = Padded(logits, batch.targets.lengths + 1)
+        return ModelOutput(encoder=encoded, streams=streams)
+
+    def read(self, speech: Padded, targets: Padded | None = None) -> tuple[Tensor, Tensor]:
+        """What the language model reads: embeddings (B, K, D) padded on the left, and which are valid (B, K)."""
+        table = self.llm.get_input_embeddings()
+        device, dtype = speech.data.device, table.weight.dtype
+        before, behind = (
+            table(torch.tensor(ids, dtype=torch.int64, device=device))
+            for ids in (self.prompt.before, self.prompt.behind)
+        )
+        rows = [torch.cat([before, row.to(dtype), behind]) for row in speech.unpad()]
+        if targets is not None:
+            said = Padded(table(targets.data), targets.lengths).unpad()
+            rows = [torch.cat(pair) for pair in zip(rows, said, strict=True)]
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        longest = max(map(len, rows), default=0)
+        if targets is not None:  # the last U + 1 positions exist in every row
+            longest = max(longest, targets.data.shape[1] + 1)
+        embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+        return embeddings, torch.arange(longest, device=device) >= (longest - lengths)[:, None]
+
+    def _check(self, speech_lengths: Tensor, batch: Batch) -> None:
+        """Raise `ValueError` for an utterance that the language model has no room for."""
+        context = llm.context_of(self.llm)
+        needed = speech_lengths + batch.targets.lengths + len(self.prompt)
+        if context is None or int(needed.max()) <= context:
+            return
+        row = int(needed.argmax())
+        raise ValueError(
+            f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + {int(speech_lengths[row])} + "
+            f"{int(batch.targets.lengths[row])} positions, the language model reads {context}; lower data.max_seconds, "
+            "or take an adapter with a higher rate"
+        )
+
+    # -- recognition ---------------------------------------------------------
+
+    def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
+        """frames: the adapter's rows, in the width of the language model."""
+        encoded = self.encoder(inputs, chunk)
+        output = self.adapter(encoded.frames, encoded.positions)
+        return EncoderOutput(frames=output.frames, positions=output.positions, taps=output.taps)
+
+    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
+        logits, lengths = self._logits(encoded, stream)
+        return Padded(logits.float().log_softmax(-1), lengths)
+
+    def scorers(self) -> Mapping[str, object]:
+        return {"llm": LlmScorer(self)} if "llm" in self.streams else {}
+
+    def _logits(self, encoded: EncoderOutput, stream: str) -> Padded:
+        if stream not in self.heads:
+            has = ", ".join(self.heads) or "none"
+            raise LookupError(f"no loss trained the stream '{stream}'; frame-synchronous streams of this model: {has}")
+        return Padded(self.heads[stream](encoded.frames.data), encoded.frames.lengths)
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> None:
+    """Fill an encoder from the weights of a model that has one of the same shape, such as average-10.safetensors."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"encoder_weights {path} cannot be read: {error}") from error
+    own = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
+    try:
+        encoder.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"encoder_weights {path} do not fit model.encoder: {reason}") from error

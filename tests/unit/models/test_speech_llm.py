@@ -1,0 +1,216 @@
+"""The speech LLM on tiny random parts: ragged batches, tuning, what is stored, and its messages."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from asrtool.losses import LOSSES
+from asrtool.models import MODELS
+from asrtool.models.llm import LlmConfig
+from asrtool.models.tuning import EncoderTuning, Tuning, is_adapter
+from asrtool.train import checkpoint, optim
+from asrtool.train.optim import OptimConfig
+from tests import toy_llm
+
+pytestmark = pytest.mark.hf
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return toy_llm.save_llm(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory):
+    return toy_llm.save_hubert(tmp_path_factory.mktemp("hubert"))
+
+
+def losses(model, batch):
+    config = LOSSES.config_type("cross_entropy")(weight=1.0, input="llm", smoothing=0.0)
+    return LOSSES.build(config, eos=model.eos)(model(batch), batch)
+
+
+@pytest.mark.parametrize("waveform", [True, False])
+def test_the_loss_of_a_ragged_batch_is_that_of_its_utterances(llm, hubert, waveform):
+    model = toy_llm.build(toy_llm.config(llm, hubert if waveform else None))
+    together = losses(model, toy_llm.batch(waveform))
+    for row in range(4):
+        alone = losses(model, toy_llm.batch(waveform, rows=[row]))
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_is_that_of_transformers_on_the_same_embeddings(llm, hubert):
+    model, batch = toy_llm.build(toy_llm.config(llm, hubert)), toy_llm.batch(True, rows=[0])
+    speech = model.encode(batch.inputs).frames.data
+    found = toy_llm.tokenizer()
+    before = torch.tensor(found("")["input_ids"])
+    behind = torch.tensor(found("user: write. assistant:", add_special_tokens=False)["input_ids"])
+    said = torch.cat([batch.targets.data[0], torch.tensor([found.eos_token_id])])
+    table = model.llm.get_input_embeddings()
+    embeddings = torch.cat([table(before), speech[0], table(behind), table(said)])[None]
+    labels = torch.full((1, embeddings.shape[1]), -100)
+    labels[0, -len(said) :] = said
+    expected = model.llm(inputs_embeds=embeddings, labels=labels).loss * len(said)
+    torch.testing.assert_close(losses(model, batch)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_streams_of_the_matching_loss(llm, hubert):
+    model, batch = toy_llm.build(toy_llm.config(llm, hubert), ("llm", "speech")), toy_llm.batch(True)
+    streams = model(batch).streams
+    assert torch.equal(streams["text"].data[0, :11], model.llm.get_input_embeddings()(batch.targets.data)[0])
+    assert streams["speech"].data.shape[2] == streams["text"].data.shape[2] == 16
+    assert not streams["text"].data.requires_grad
+
+
+GRID = [(one, other) for one in ("frozen", "lora", "full") for other in ("frozen", "lora", "full")]
+
+
+@pytest.mark.parametrize(("encoder", "language"), GRID)
+def test_encoder_and_language_model_are_frozen_adapted_or_trained_whole(llm, hubert, encoder, language):
+    parts = toy_llm.config(llm, hubert)
+    parts = dataclasses.replace(
+        parts,
+        encoder_tuning=EncoderTuning(mode=encoder, rank=2),
+        llm=dataclasses.replace(parts.llm, tuning=Tuning(mode=language, rank=2)),
+    )
+    model, batch = toy_llm.build(parts).train(), toy_llm.batch(True)
+    optim.freeze(OptimConfig(lr=1e-3), model, 1)
+    losses(model, batch).sum().backward()
+    for name, value in model.named_parameters():
+        part = name.partition(".")[0]
+        mode = {"encoder": encoder, "llm": language}.get(part, "full")
+        trained = mode == "full" or (mode == "lora" and is_adapter(name))
+        assert value.requires_grad == trained, name
+        assert (value.grad is not None) == trained, name
+
+
+def test_lora_starts_as_the_model_without_it(llm, hubert):
+    parts = toy_llm.config(llm, hubert)
+    language = dataclasses.replace(parts.llm, tuning=Tuning(mode="frozen"))
+    frozen = dataclasses.replace(parts, encoder_tuning=EncoderTuning(mode="frozen"), llm=language)
+    plain, adapted = toy_llm.build(frozen), toy_llm.build(parts)
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            value.data.zero_()
+    adapted.adapter.load_state_dict(plain.adapter.state_dict())
+    batch = toy_llm.batch(True)
+    torch.testing.assert_close(losses(adapted, batch), losses(plain, batch))
+
+
+def test_lora_may_be_confined_to_some_layers(llm, hubert):
+    parts = dataclasses.replace(toy_llm.config(llm, hubert), encoder_tuning=EncoderTuning(rank=2, layers=(1, 1)))
+    names = [name for name, _ in toy_llm.build(parts).encoder.named_parameters() if is_adapter(name)]
+    assert len(names) == 4 and all("layers.1." in name for name in names)
+
+
+def test_a_checkpoint_holds_what_is_trained_and_no_pretrained_weights(llm, hubert, tmp_path):
+    model, batch = toy_llm.build(toy_llm.config(llm, hubert)), toy_llm.batch(True)
+    stored = checkpoint.model_tensors(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    assert all(is_adapter(name) or name.startswith("adapter.") for name in stored if name in parameters)
+    assert any(name.startswith("llm.") for name in stored) and any(name.startswith("encoder.") for name in stored)
+    checkpoint.save(tmp_path, 1, {checkpoint.MODEL: stored}, {})
+    other = toy_llm.build(toy_llm.config(llm, hubert), seed=2)
+    before = losses(other, batch)
+    checkpoint.load_model(other, tmp_path / "step-00000001")
+    torch.testing.assert_close(losses(other, batch), losses(model, batch), atol=0, rtol=0)
+    assert not torch.allclose(before, losses(model, batch))
+    assert [source["part"] for source in model.sources] == ["encoder", "llm"]
+    assert model.sources == other.sources and len(model.sources[0]["fingerprint"]) == 64
+
+
+def test_adapters_are_saved_in_the_format_of_peft_and_merged(llm, hubert, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from asrtool.models import tuning
+
+    model = toy_llm.build(toy_llm.config(llm, hubert))
+    tuning.save(model.config.llm.tuning, model.llm, tmp_path / "adapters", str(llm), "CAUSAL_LM")
+    plain = AutoModelForCausalLM.from_pretrained(str(llm))
+    ids = torch.randint(0, 20, (2, 9))
+    adapted = PeftModel.from_pretrained(plain, str(tmp_path / "adapters"))
+    torch.testing.assert_close(adapted(ids).logits, model.llm(ids).logits, atol=1e-5, rtol=1e-5)
+    expected = model.llm(ids).logits
+    with tuning.merged(model.llm):
+        whole = AutoModelForCausalLM.from_pretrained(str(llm))
+        whole.load_state_dict(tuning.plain_tensors(model.llm))
+    torch.testing.assert_close(whole(ids).logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.llm(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_weights_with_adapters_in_float32_train(llm, hubert):
+    parts = toy_llm.config(llm, hubert)
+    language = dataclasses.replace(parts.llm, precision="bf16", gradient_checkpointing=True)
+    parts = dataclasses.replace(parts, llm=language)
+    model, batch = toy_llm.build(parts).train(), toy_llm.batch(True)
+    types = {name: value.dtype for name, value in model.llm.named_parameters()}
+    assert all(kind == (torch.float32 if is_adapter(name) else torch.bfloat16) for name, kind in types.items())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = losses(model, batch).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
+
+
+# -- messages --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["USER: write it down.", "{speech} and {speech}"])
+def test_a_prompt_must_say_once_where_the_speech_is(prompt):
+    with pytest.raises(ValueError, match="must say once where the speech goes, by {speech}; it is"):
+        LlmConfig(weights="x", prompt=prompt)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(tmp_path):
+    folder = toy_llm.save_llm(tmp_path / "llm")
+    toy_llm.tokenizer(pad=True).save_pretrained(str(folder))
+    with pytest.raises(ValueError, match="the tokenizer has 34 tokens, the model rows for 33"):
+        toy_llm.build(toy_llm.config(folder))
+
+
+def test_a_vocabulary_of_another_tokenizer_is_an_error(llm):
+    with pytest.raises(ValueError, match="the vocabulary has 50 tokens.*has 33: make the vocabulary of this tokenizer"):
+        MODELS.build(toy_llm.config(llm), input_dim=20, vocab_size=50, frame_shift=0.01, streams=frozenset({"llm"}))
+
+
+def test_a_tokenizer_without_an_end_is_an_error(tmp_path):
+    folder = toy_llm.save_llm(tmp_path / "llm")
+    found = toy_llm.tokenizer()
+    found.eos_token = None
+    found.save_pretrained(str(folder))
+    with pytest.raises(ValueError, match="has no token that ends a text"):
+        toy_llm.build(toy_llm.config(folder))
+
+
+def test_a_missing_padding_token_is_said_and_harmless(llm, caplog):
+    with caplog.at_level("INFO", logger="asrtool"):
+        toy_llm.build(toy_llm.config(llm))
+    assert "has no padding token; none is needed" in caplog.text
+
+
+def test_text_beyond_the_context_is_named_with_its_utterance(tmp_path):
+    folder = toy_llm.save_llm(tmp_path / "llm", context=40)
+    model = toy_llm.build(toy_llm.config(folder))
+    with pytest.raises(ValueError, match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 .* reads 40"):
+        losses(model, toy_llm.batch(False, texts=("a" * 30, "b")))
+
+
+def test_a_folder_that_is_none_and_a_target_that_is_none_are_named(tmp_path, llm):
+    with pytest.raises(ValueError, match="neither a folder that `transformers` can read"):
+        toy_llm.build(toy_llm.config(tmp_path))
+    parts = toy_llm.config(llm)
+    wrong = dataclasses.replace(parts.llm, tuning=Tuning(targets=("query",)))
+    with pytest.raises(ValueError, match=r"model\.llm: LoRA has the target 'query'.*called .*q_proj"):
+        toy_llm.build(dataclasses.replace(parts, llm=wrong))
+
+
+def test_ctc_on_the_adapter_needs_a_token_that_no_text_has(llm):
+    model = toy_llm.build(toy_llm.config(llm), ("llm", "ctc"))
+    assert model.blank == 0
+    batch = toy_llm.batch(False)
+    assert model(batch).stream("ctc").data.shape[2] == 33
+    assert toy_llm.build(toy_llm.config(llm)).blank is None
