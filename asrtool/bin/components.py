@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from asrtool.data.tokenizers import TOKENIZERS
 from asrtool.decoders import DECODERS
 from asrtool.downsamplers import DOWNSAMPLERS
-from asrtool.encoders import ENCODERS
+from asrtool.encoders import ATTENTIONS, ENCODERS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.registry import Registry, suggest
 from asrtool.searchers import SEARCHERS
 from asrtool.train.schedules import SCHEDULES
 
-REGISTRIES = (MODELS, ENCODERS, DOWNSAMPLERS, DECODERS, LOSSES, SEARCHERS, TOKENIZERS, SCHEDULES)
+REGISTRIES = (MODELS, ENCODERS, ATTENTIONS, DOWNSAMPLERS, DECODERS, LOSSES, SEARCHERS, TOKENIZERS, SCHEDULES)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
+from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
 from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslEncoder, Wav2vec2Config, WavlmConfig
 
 __all__ = [
+    "ATTENTIONS",
     "ENCODERS",
     "AccentConfig",
     "ChunkConfig",
     "Conformer",
     "ConformerConfig",
     "Data2vecConfig",
+    "EchoConfig",
     "Encoder",
     "HubertConfig",
     "Qifusion",

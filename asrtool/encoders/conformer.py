@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsampler
 from asrtool.encoders.base import ENCODERS, StreamingEncoder
+from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope
 from asrtool.nn.convolution import ConvolutionModule
@@ -49,6 +50,7 @@ class ConformerConfig:
     dropout: float = 0.1
     layer_drop: float = 0.0                 # probability that a training step leaves a layer out
     positions: Literal["rotary", "relative"] = "rotary"
+    attention: Annotated[object, ATTENTIONS] | None = None      # beside each layer's own; it cannot stream
     causal: bool = False                    # convolutions look back only
     chunk: ChunkConfig | None = None        # train for streaming; needs causal: true here and in every downsampler
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(default_factory=lambda: {0: Conv2dConfig()})
@@ -98,6 +100,10 @@ class Conformer(StreamingEncoder):
                 ConvolutionModule(config.dim, config.kernel, config.causal), config.dropout)
             for _ in range(config.num_layers)
         )
+        for index in echo_layers(config.attention, config.num_layers) if config.attention else ():
+            layer = self.layers[index]
+            layer.attention = EchoSelfAttention(
+                config.attention, full=layer.attention, index=index, num_layers=config.num_layers)
         self.dropout = Dropout(config.dropout)
         self.frame_shift = frame_shift * self.downsamplers["0"].factor
         self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
@@ -112,6 +118,8 @@ class Conformer(StreamingEncoder):
         """Why this encoder cannot stream, if it cannot."""
         if not causal:
             return "the encoder cannot stream: it is not causal"
+        if any(isinstance(layer.attention, EchoSelfAttention) for layer in self.layers):
+            return "the encoder cannot stream: the windows of attention echo look ahead"
         for layer, downsampler in self.downsamplers.items():
             if not (isinstance(downsampler, StreamingDownsampler) and downsampler.causal):
                 return f"the encoder cannot stream: its downsampler {layer} ({type(downsampler).__name__}) looks ahead"

@@ -12,7 +12,7 @@ The modules and weights are those of `transformers`; the way through them is wri
   must agree, and a layer that is left out keeps gradients of zero.
 * Utterances shorter than one frame's 400 samples, and empty ones, are legal.
 
-`attention: {type: echo}` puts another attention around that of each layer (asrtool/nn/echo.py).
+`attention: {type: echo}` puts another attention beside that of each layer (asrtool/encoders/echo.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import random
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from asrtool.encoders.base import ENCODERS, Encoder
+from asrtool.encoders.echo import ATTENTIONS, wrap
 from asrtool.nn.masks import span_mask, valid_mask
 from asrtool.types import EncoderOutput, Padded
 
@@ -44,6 +45,7 @@ class SslConfig:
     revision: str | None = None             # of the hub's model: a commit, tag or branch
     size: Literal["tiny", "base", "large"] | None = None      # null: what the config.json of the weights says
     normalize: bool = True                  # samples to mean 0, variance 1; false for wavlm-base, which was trained so
+    attention: Annotated[object, ATTENTIONS] | None = None      # around that of the layers; null: theirs alone
     time_mask: float = 0.0                  # share of frames in masked spans, before overlaps; 0: none
     time_mask_length: int = 10              # frames of a span
     channel_mask: float = 0.0               # likewise over channels
@@ -96,6 +98,8 @@ class SslEncoder(Encoder):
             raise ValueError(f"encoder {name} reads samples, not {input_dim} bins of fbank: set data.input: waveform")
         self.config = config
         self.model = _model(name, config)
+        if config.attention is not None:
+            wrap(self.model, config.attention)
         self.dim = self.model.config.hidden_size
         self.frame_shift = frame_shift * prod(self.model.config.conv_stride)
         self.final_dropout = nn.Dropout(config.final_dropout)
