@@ -25,7 +25,7 @@ from asrtool.encoders import StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.models import MODELS, AsrModel, LanguageModel, LanguageModelConfig
-from asrtool.searchers import AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig
+from asrtool.searchers import AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig, LlmBeamConfig
 from asrtool.train import checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = "model.json", "config.yaml", "decode.yaml", "model.safetensors", "lm"
@@ -76,13 +76,33 @@ def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
     )
 
 
+def check_pretrained(exp: Path, phase: str, model: AsrModel) -> None:
+    """Raise `ExperimentError` where the pre-trained weights that the model was built on are not those of the training.
+
+    Checkpoints leave out what never changes; `model.json` of the phase says what it was.
+    """
+    card = exp / phase / "model.json"
+    trained = json.loads(card.read_text(encoding="utf-8")).get("pretrained", []) if card.exists() else []
+    now = {source["part"]: source for source in getattr(model, "sources", ())}
+    for source in trained:
+        other = now.get(source["part"], {})
+        if other.get("fingerprint") != source["fingerprint"]:
+            raise ExperimentError(
+                f"{exp / phase} was trained on {source['part']} weights {source['weights']} with the fingerprint "
+                f"{source['fingerprint'][:16]}, those there now have {str(other.get('fingerprint'))[:16]}: they were "
+                "changed since"
+            )
+
+
 def decode_config(exp: Path) -> DecodeConfig:
     """How to search where nobody says it: as a packed model was packed; else by what the model has."""
     if (exp / DECODE).exists():
         decode = experiment.load_decode(exp / DECODE)
         return dataclasses.replace(decode, searcher=moved(decode.searcher, lambda path: str(exp / path)))
     config = phase_config(exp)[1]
-    if {"ctc", "attention"} <= config.streams:
+    if "llm" in config.streams:
+        searcher = LlmBeamConfig()
+    elif {"ctc", "attention"} <= config.streams:
         searcher = JointBeamConfig()
     elif "ctc" in config.streams:
         searcher = CtcGreedyConfig()

@@ -33,6 +33,7 @@ from asrtool.model_folder import (
     averaged,
     build_model,
     check_packed,
+    check_pretrained,
     decode_config,
     is_packed,
     language_model,
@@ -118,10 +119,11 @@ class Recognizer:
         if isinstance(phase_config(exp, decode)[1].model, LanguageModelConfig):
             raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
         decode = decode or decode_config(exp)
-        config = phase_config(exp, decode)[1]
+        phase, config = phase_config(exp, decode)
         weights = weights or averaged(exp, decode)
         tokenizer = tokenizers.load(exp / "vocab")
         model = build_model(config, tokenizer.size)
+        check_pretrained(exp, phase, model)
         checkpoint.load_model(model, weights)
         model = model.to(device).eval()
         limit_chunks(model, decode)

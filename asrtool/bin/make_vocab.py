@@ -24,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     label_files = find_labels(args.text.parent, args.labels)
+    if (args.unit == "hf") != (args.tokenizer is not None):
+        raise VocabularyError("--unit hf takes a tokenizer as it is: give its name by --tokenizer; other units have none")
     options = {"unit": args.unit, "size": args.size, "model": args.model if args.unit == "bpe" else None}
+    if args.unit == "hf":
+        options = {"unit": args.unit, "tokenizer": args.tokenizer, "case": args.case}
     with stamp.building(args.out, "vocabulary", [args.text, *label_files], options, args.force) as target:
         if target is not None:
             make(target, args, label_files)
@@ -35,6 +39,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool make_vocab", description=__doc__)
     options.add_argument("--text", type=Path, required=True, help="transcripts of the training set (Kaldi's `text`)")
     options.add_argument("--unit", choices=tokenizers.TOKENIZERS.names(), required=True)
+    options.add_argument("--tokenizer", metavar="NAME", help="for hf: hub name or folder of a language model")
+    options.add_argument("--case", choices=("keep", "lower"), default="keep", help="for hf: how text is written")
     options.add_argument("--size", type=int, default=0, help="tokens with the special ones; 0 (char only): all")
     options.add_argument("--model", choices=("unigram", "bpe"), default="unigram", help="kind of bpe pieces")
     options.add_argument("--out", type=Path, required=True, help="vocabulary folder to write")
@@ -66,7 +72,10 @@ def label(file_name: str) -> str:
 
 def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) -> None:
     texts = read(args.text)
-    tokenizer = tokenizers.train(texts, args.unit, args.size, target, args.model)
+    if args.unit == "hf":
+        tokenizer = tokenizers.adopt(args.tokenizer, target, args.case)
+    else:
+        tokenizer = tokenizers.train(texts, args.unit, args.size, target, args.model)
     counts = Counter("".join(map(tokenizers.single_spaced, texts)))
     by_count = sorted(counts.items(), key=lambda item: (item[1], item[0]))
     rare = [f"'{character}' ({count}x)" for character, count in by_count if count < RARE]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from asrtool import config, distributed, experiment, stamp
-from asrtool.data import datadir, tokenizers
+from asrtool.data import augment, datadir, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
@@ -27,7 +27,7 @@ from asrtool.experiment import TrainConfig
 from asrtool.log import logger, set_up
 from asrtool.losses import LOSSES, AccentLossConfig
 from asrtool.losses.cross_entropy import append
-from asrtool.models import LanguageModel
+from asrtool.models import LanguageModel, SpeechLlm, SpeechLlmConfig
 from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
@@ -165,6 +165,8 @@ def train_phase(
             logger.info("%s starts from the weights %s with %s", where, weights, fresh)
         checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused)
     logger.info("%s: %s", where, batches.describe())
+    if isinstance(model, SpeechLlm):
+        model.check_room([(u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances])
     measured = measures_rates(phase)
     trainer = Trainer(
         phase.trainer,
@@ -205,6 +207,7 @@ def loaders(
     cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
     noise = noise_sets(phase, args.train.parent)
+    kept = with_non_speech(kept, phase, noise)
     training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
     return step_loader(training, args.train), EvalLoader(Dataset(sets[1], tokenizer, phase.data, cmvn, labels))
 
@@ -240,6 +243,7 @@ def describe(model: nn.Module, where: Path) -> None:
         "parameters": sum(size for size, _ in parameters),
         "trained": sum(size for size, trained in parameters if trained),
         "frame_shift": getattr(model, "frame_shift", None),
+        "pretrained": list(getattr(model, "sources", ())),
     }
     where.mkdir(parents=True, exist_ok=True)
     (where / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
@@ -252,18 +256,32 @@ def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer) -> Objec
     )
 
 
-def measures_rates(phase: TrainConfig) -> type[GreedyRates | Perplexity] | None:
-    """What is measured in validation beside the loss: error rates need a CTC head that is trained."""
+def measures_rates(phase: TrainConfig) -> type[GreedyRates | TokenErrors | Perplexity] | None:
+    """What is measured in validation beside the loss: error rates need a CTC head that is trained; a language model
+    that hears speech has the share of tokens that it guesses wrong."""
     if phase.data.input == "text":
         return Perplexity
     trained = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
+    if not trained and isinstance(phase.model, SpeechLlmConfig):
+        return TokenErrors
     return GreedyRates if trained else None
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
     """The utterances of the sets that the augmentation names; they lie beside the training set."""
-    augment = phase.data.augment
-    return {part.set: datadir.read(parent / part.set) for part in (augment.noise, augment.room) if part is not None}
+    return {name: datadir.read(parent / name) for name in phase.data.augment.sets}
+
+
+def with_non_speech(
+    kept: Sequence[Utterance], phase: TrainConfig, sets: Mapping[str, Sequence[Utterance]]
+) -> Sequence[Utterance]:
+    """The training utterances, and stretches without speech as the config asks for."""
+    config = phase.data.augment.non_speech
+    if config is None:
+        return kept
+    count = max(1, round(config.share / (1 - config.share) * len(kept)))
+    logger.info("%d stretches of '%s' with an empty text are added to %d utterances", count, config.set, len(kept))
+    return [*kept, *augment.non_speech(sets[config.set], config, count, phase.seed)]
 
 
 class GreedyRates:
@@ -283,6 +301,20 @@ class GreedyRates:
             counts = count_errors([split(text) for text in batch.texts], [split(text) for text in found])
             rates[name] = (counts.errors, counts.reference)
         return rates
+
+
+class TokenErrors:
+    """How many tokens are not the likeliest behind those before them, ends included: no search is needed for it."""
+
+    names = ("token_error",)
+
+    def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
+        self._eos = tokenizer.eos
+
+    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[int, int]]:
+        targets = append(batch.targets, self._eos)
+        wrong = (outputs.stream("llm").data.argmax(-1) != targets.data) & targets.mask
+        return {"token_error": (int(wrong.sum()), int(targets.lengths.sum()))}
 
 
 class Perplexity:

@@ -1,4 +1,4 @@
-"""Augmentation of waveforms (speed, room, noise, gain) and of features (SpecAugment).
+"""Augmentation of waveforms (speed, room, noise, babble, gain) and of features (SpecAugment), and stretches of noise.
 
 Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks,
 the order of the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from asrtool.data import audio
-from asrtool.data.config import AugmentConfig, SpecAugmentConfig
+from asrtool.data.config import AugmentConfig, NonSpeechConfig, SpecAugmentConfig
 from asrtool.types import Utterance
 
 SILENCE = 1e-10  # mean square below which a recording counts as silent
@@ -104,9 +104,9 @@ def power(samples: np.ndarray) -> float:
 
 
 class WaveformAugment:
-    """Speed, room, noise and gain, in this order, as the config and the generators say.
+    """Speed, room, noise, babble and gain, in this order, as the config and the generators say.
 
-    `sets` holds the utterances of the noise and room sets by name; raises `AugmentError` where one is missing or empty.
+    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError` where one is missing or empty.
     """
 
     def __init__(self, config: AugmentConfig, sets: Mapping[str, Sequence[Utterance]], rate: int, seed: int) -> None:
@@ -115,6 +115,7 @@ class WaveformAugment:
         self.seed = seed
         self._noises = _members("noise", config.noise, sets)
         self._rooms = _members("room", config.room, sets)
+        self._talkers = _members("babble", config.babble, sets)
 
     def __call__(self, samples: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
         """(T,) float32 to (T',) float32; only a speed other than 1 changes the length."""
@@ -129,9 +130,43 @@ class WaveformAugment:
             noise = self._noises[rng.integers(len(self._noises))]
             snr_db = rng.uniform(*config.noise.snr_db)
             samples = add_noise(samples, excerpt(noise, len(samples), self.rate, rng), snr_db)
+        if config.babble is not None and (rng := draw("babble")).random() < config.babble.share:
+            count = int(rng.integers(*config.babble.speakers, endpoint=True))
+            talkers = [self._talkers[rng.integers(len(self._talkers))] for _ in range(count)]
+            voices = [excerpt(talker, len(samples), self.rate, rng) for talker in talkers]
+            samples = add_noise(samples, babble(voices), rng.uniform(*config.babble.snr_db))
         if config.gain_db != (0.0, 0.0):
             samples = samples * np.float32(10 ** (draw("gain").uniform(*config.gain_db) / 20))
         return samples
+
+
+def babble(voices: Sequence[np.ndarray]) -> np.ndarray:
+    """(T,) the sum of voices (T,), each as loud as the others; silent ones stay silent."""
+    return sum(voice / np.float32(np.sqrt(max(power(voice), SILENCE))) for voice in voices)
+
+
+def non_speech(
+    recordings: Sequence[Utterance], config: NonSpeechConfig, count: int, seed: int
+) -> list[Utterance]:
+    """`count` stretches of the recordings as utterances with an empty text, the same in every epoch.
+
+    Speed, gain and whatever else is configured changes them from epoch to epoch like any utterance.
+    """
+    if not recordings:
+        raise AugmentError(f"data.augment.non_speech.set: the set '{config.set}' holds no recording")
+    found = []
+    for number in range(count):
+        rng = generator(seed, 0, str(number), "non_speech")
+        source = recordings[rng.integers(len(recordings))]
+        duration = min(float(rng.uniform(*config.seconds)), source.duration)
+        start = source.start + float(rng.uniform(0, source.duration - duration))
+        found.append(
+            Utterance(
+                id=f"non_speech-{number:06}", audio=source.audio, start=start, duration=duration, speaker="non_speech",
+                recording=source.recording or source.id,
+            )
+        )
+    return found
 
 
 def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:

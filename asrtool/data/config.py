@@ -82,12 +82,49 @@ class RoomConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BabbleConfig:
+    """Add several people who talk at once, utterances of a set, at a random signal-to-noise ratio (Kaldi's defaults)."""
+
+    set: str  # name of a data directory beside the training set; that set itself will do
+    share: float = 0.3  # of the utterances
+    speakers: tuple[int, int] = (3, 7)
+    snr_db: tuple[float, float] = (13.0, 20.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.speakers[0] <= self.speakers[1]:
+            raise ValueError(f"speakers: the fewest and the most, from 1 on; got {list(self.speakers)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonSpeechConfig:
+    """Stretches of noise and music with an empty text among the training utterances (arXiv 2406.17272)."""
+
+    set: str  # name of a data directory beside the training set, such as musan; its texts are not read
+    share: float = 0.15  # of the utterances of an epoch
+    seconds: tuple[float, float] = (1.0, 15.0)  # of a stretch; a shorter recording is taken whole
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share lies between 0 and 1, got {self.share}")
+        if not 0 < self.seconds[0] <= self.seconds[1]:
+            raise ValueError(f"seconds: the shortest and the longest stretch, above 0; got {list(self.seconds)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     speeds: tuple[float, ...] = (1.0,)  # stored: one copy each; online: drawn per utterance and epoch
     gain_db: tuple[float, float] = (0.0, 0.0)  # random gain, drawn per utterance and epoch
     spec_augment: SpecAugmentConfig | None = None
     noise: NoiseConfig | None = None
     room: RoomConfig | None = None
+    babble: BabbleConfig | None = None
+    non_speech: NonSpeechConfig | None = None
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The data directories beside the training set that are needed."""
+        parts = (self.noise, self.room, self.babble, self.non_speech)
+        return tuple(dict.fromkeys(part.set for part in parts if part is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +144,12 @@ class DataConfig:
         if not augment.speeds or min(augment.speeds) <= 0:
             raise ValueError("augment.speeds needs at least one factor above 0")
         if self.features == "stored" and self.input == "fbank":
-            needs = [name for name in ("noise", "room") if getattr(augment, name) is not None]
+            parts = ("noise", "room", "babble", "non_speech")
+            needs = [name for name in parts if getattr(augment, name) is not None]
             if needs:
                 raise ValueError(f"augment.{' and '.join(needs)} need the waveform: set data.features: online")
+        if self.shards is not None and augment.non_speech is not None:
+            raise ValueError("augment.non_speech adds utterances that no archive holds: leave data.shards out")
         if self.input != "fbank" and augment.spec_augment is not None:
             raise ValueError(f"augment.spec_augment masks fbank features; data.input is {self.input}")
         if (self.input == "text") != (self.batch.tokens is not None):

@@ -13,7 +13,8 @@ What is pre-trained and never changes is not stored in checkpoints (`pretrained`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -151,6 +152,18 @@ class SpeechLlm(AsrModel):
             longest = max(longest, targets.data.shape[1] + 1)
         embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         return embeddings, torch.arange(longest, device=device) >= (longest - lengths)[:, None]
+
+    def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
+        """id, seconds and tokens of all training utterances: raise `ValueError` where one has no room."""
+        context = llm.context_of(self.llm)
+        for name, seconds, tokens in utterances if context is not None else ():
+            rows = math.ceil(seconds / (self.frame_shift * self.adapter.factor))
+            if rows + len(self.prompt) + len(tokens) > context:
+                raise ValueError(
+                    f"{name}: prompt, speech and transcript take about {len(self.prompt)} + {rows} + {len(tokens)} "
+                    f"positions, the language model reads {context}; lower data.max_seconds, or take an adapter with a "
+                    "higher rate"
+                )
 
     def _check(self, speech_lengths: Tensor, batch: Batch) -> None:
         """Raise `ValueError` for an utterance that the language model has no room for."""
