@@ -86,6 +86,7 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
         logger.info("%d characters (%.3f %% of the text) are left to %s", len(lacking), 100 * share, tokenizers.UNK)
+    tokenizers.save_counts(target, Counter(token for text in texts for token in tokenizer.encode(text)), tokenizer.size)
     labels: dict[str, list[str]] = {}
     for path in label_files:
         values = {value for value in read(path) if value}

@@ -114,7 +114,8 @@ def check_phases(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) ->
             with torch.device("meta"):
                 model = build_model(phase, tokenizer.size)
             optim.assign(phase.optim, model)
-            check_metric(phase.trainer.best, make_objective(phase, tokenizer).terms, measures_rates(phase))
+            objective = make_objective(phase, tokenizer, args.exp / "vocab")
+            check_metric(phase.trainer.best, objective.terms, measures_rates(phase))
             noise_sets(phase, args.train.parent)
             if before is not None:
                 checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
@@ -172,7 +173,7 @@ def train_phase(
         phase.trainer,
         phase.optim,
         model,
-        make_objective(phase, tokenizer),
+        make_objective(phase, tokenizer, args.exp / "vocab"),
         batches,
         validation,
         where,
@@ -249,11 +250,11 @@ def describe(model: nn.Module, where: Path) -> None:
     (where / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
-def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer) -> Objective:
-    return Objective(
-        {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()},
-        {name: loss.weight for name, loss in phase.losses.items()},
-    )
+def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path) -> Objective:
+    losses = {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()}
+    for loss in losses.values():
+        loss.count(tokenizers.load_counts(vocab))
+    return Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
 
 
 def measures_rates(phase: TrainConfig) -> type[GreedyRates | TokenErrors | Perplexity] | None:

@@ -5,6 +5,7 @@
     bpe.model        the sentencepiece model, for bpe
     hf/              the tokenizer of a language model of `transformers`, for hf; its numbers are the ids
     labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
+    counts.json      how often each token occurs in the training text, in the order of the ids
 
 Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for covered characters.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from asrtool.registry import Registry, UnknownName
 
 BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 TOKENS, CONFIG, MODEL, LABELS, HF = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json", "hf"
+COUNTS = "counts.json"
 NUM_SPECIAL = 3
 WORD_START = "\u2581"  # sentencepiece's sign for a space; in a text it cannot be told from one
 BYTE_SPACE = "\u0120"  # that of byte-level BPE
@@ -227,6 +229,18 @@ def load_labels(folder: Path) -> dict[str, list[str]]:
 
 
 # -- making one ------------------------------------------------------------
+
+
+def save_counts(folder: Path, counts: Mapping[int, int], size: int) -> None:
+    """Write how often each of `size` tokens occurs."""
+    content = json.dumps([counts.get(token, 0) for token in range(size)]) + "\n"
+    (Path(folder) / COUNTS).write_text(content, encoding="utf-8")
+
+
+def load_counts(folder: Path) -> list[int] | None:
+    """Token counts of the training text; None in a folder of which nobody counted them."""
+    path = Path(folder) / COUNTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def train(

@@ -8,6 +8,7 @@ from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.losses.ctc import CtcConfig, CtcLoss
+from asrtool.losses.focal_ctc import FocalCtcConfig, FocalCtcLoss
 from asrtool.losses.matching import MatchingConfig, MatchingLoss, matching_loss
 from asrtool.losses.til import TilConfig, TilLoss
 
@@ -23,6 +24,8 @@ __all__ = [
     "CrossEntropyLoss",
     "CtcConfig",
     "CtcLoss",
+    "FocalCtcConfig",
+    "FocalCtcLoss",
     "Loss",
     "MatchingConfig",
     "MatchingLoss",

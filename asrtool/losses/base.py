@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -24,6 +24,9 @@ class Loss:
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""
         raise NotImplementedError
+
+    def count(self, counts: Sequence[int] | None) -> None:
+        """Be told how often each of the V tokens occurs in the training text; None: nobody counted."""
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) bool: utterances that got 0 because no finite loss exists for them."""

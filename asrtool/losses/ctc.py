@@ -5,17 +5,28 @@
 B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y); an utterance
 without one gets 0 and is named by `skipped`: with an infinite loss it would poison the batch, and with a silent zero
 nobody would know.
+
+With class weights w (asrtool/losses/class_weights.py) rare tokens count more, in one of two ways:
+
+    utterance   L_W = L * mean_u w_{y_u}
+    gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c),  g(t, c) the posterior of token c at frame t
+
+The second is that of Li et al. (arXiv 1904.10619): cross entropy with the re-weighted posteriors as fixed targets. Its
+value stays L, which runs with other weights may be compared with. Weights of 1 give plain CTC in both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.class_weights import inverse_frequency, reweighted, utterance_weights
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -25,6 +36,16 @@ class CtcConfig:
 
     weight: float
     input: str = "ctc"
+    class_weights: Literal["none", "inverse_frequency"] = "none"      # of tokens, by their counts in the text
+    class_weighting: Literal["utterance", "gradient"] = "utterance"   # what they weigh
+    class_power: float = 0.5                # 0: all alike, 1: the inverse of the frequency
+    class_limits: tuple[float, float] = (0.2, 5.0)                    # the smallest and the largest weight
+
+    def __post_init__(self) -> None:
+        if not 0 < self.class_limits[0] <= 1 <= self.class_limits[1]:
+            raise ValueError(f"class_limits are a number up to 1 and one from 1 on, got {list(self.class_limits)}")
+        if self.class_power < 0:
+            raise ValueError(f"class_power must be at least 0, got {self.class_power}")
 
 
 @LOSSES.register("ctc", CtcConfig)
@@ -34,23 +55,37 @@ class CtcLoss(Loss):
     def __init__(self, config: CtcConfig, *, eos: int, blank: int = 0) -> None:
         self.stream = config.input
         self.blank = blank
+        self.config = config
+        self.weights: Tensor | None = None                  # (V,) of the tokens
+
+    def count(self, counts: Sequence[int] | None) -> None:
+        if self.config.class_weights != "none":
+            limits = self.config.class_limits
+            self.weights = inverse_frequency(counts, self.config.class_power, *limits, blank=self.blank)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.stream(self.stream)
-        log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (S, B, V)
-        loss = F.ctc_loss(
-            log_probs,
-            batch.targets.data,
-            lengths,
-            batch.targets.lengths,
-            self.blank,
-            reduction="none",
-            zero_infinity=True,
-        )
-        return loss.masked_fill(self.skipped(outputs, batch), 0.0)
+        log_probs = logits.float().log_softmax(-1)
+        loss, skipped = ctc(log_probs, lengths, batch.targets, self.blank), self.skipped(outputs, batch)
+        if self.config.class_weights != "none":
+            if self.weights is None:
+                raise ValueError("loss ctc has class_weights, but was not told the counts of the tokens: call `count`")
+            weights = self.weights.to(log_probs)
+            if self.config.class_weighting == "utterance":
+                loss = loss * utterance_weights(weights, batch.targets)
+            else:
+                loss = reweighted(loss, log_probs, Padded(log_probs, lengths).mask, weights)
+        return loss.masked_fill(skipped, 0.0)
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         return frames_needed(batch.targets) > outputs.stream(self.stream).lengths
+
+
+def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tensor:
+    """log_probs (B, S, V) -> (B,); 0 where no path exists."""
+    return F.ctc_loss(
+        log_probs.transpose(0, 1), targets.data, lengths, targets.lengths, blank, reduction="none", zero_infinity=True
+    )
 
 
 def frames_needed(targets: Padded) -> Tensor:

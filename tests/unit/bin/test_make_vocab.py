@@ -95,3 +95,15 @@ def test_a_text_that_is_not_utf8_is_refused_with_file_and_line(data: Path) -> No
     (data / "text").write_bytes(b"u1 hello\nu2 w\xe4lt\n")
     with pytest.raises(make_vocab.VocabularyError, match="text:2: .*UTF-8"):
         run(data, "--unit", "char")
+
+
+def test_the_tokens_of_the_text_are_counted(data):
+    folder = run(data, "--unit", "char")
+    tokenizer, counts = tokenizers.load(folder), tokenizers.load_counts(folder)
+    texts = [line.split(maxsplit=1)[1].strip() for line in (data / "text").read_text().splitlines() if " " in line]
+    expected = [sum(tokenizer.encode(text).count(token) for text in texts) for token in range(tokenizer.size)]
+    assert counts == expected and sum(counts) > 0 and counts[0] == counts[-1] == 0
+
+
+def test_a_folder_without_counts_has_none(tmp_path):
+    assert tokenizers.load_counts(tmp_path) is None

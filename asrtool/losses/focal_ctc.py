@@ -1,0 +1,61 @@
+"""Focal CTC (Feng et al. 2019, after focal loss, arXiv 1708.02002): what is well recognised counts less.
+
+    F = alpha (1 - p) ** gamma L,   L = -log p(y | x) by CTC
+
+p is the probability of the transcript (`sentence`), or its geometric mean over tokens, exp(-L / U) (`length`). That of
+a sentence is next to 0 until training is nearly over, and F then nothing but alpha L; so `length` is the default. The
+Echotune paper (arXiv 2309.07765) adds F to class-weighted CTC, lambda L_W + (1 - lambda) F, by the weights of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, expm1
+
+from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.ctc import ctc, frames_needed
+from asrtool.types import Batch, ModelOutput
+
+_LEAST = 1e-12          # of 1 - p: for gamma < 1 its power has no finite derivative at 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalCtcConfig:
+    """Focal CTC on the stream `input`."""
+
+    weight: float
+    input: str = "ctc"
+    alpha: float = 0.25                     # arXiv 1708.02002, as gamma
+    gamma: float = 2.0
+    probability: Literal["length", "sentence"] = "length"
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0 or self.gamma < 0:
+            raise ValueError("alpha must be above 0 and gamma at least 0")
+
+
+@LOSSES.register("focal_ctc", FocalCtcConfig)
+class FocalCtcLoss(Loss):
+    """In nats, less where p is large: (B,)."""
+
+    def __init__(self, config: FocalCtcConfig, *, eos: int, blank: int = 0) -> None:
+        self.stream = config.input
+        self.config = config
+        self.blank = blank
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        logits, lengths = outputs.stream(self.stream)
+        loss = ctc(logits.float().log_softmax(-1), lengths, batch.targets, self.blank)
+        tokens = batch.targets.lengths if self.config.probability == "length" else None
+        return focal(loss, tokens, self.config.alpha, self.config.gamma).masked_fill(self.skipped(outputs, batch), 0.0)
+
+    def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        return frames_needed(batch.targets) > outputs.stream(self.stream).lengths
+
+
+def focal(loss: Tensor, tokens: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    """CTC losses (B,), tokens (B,) of each utterance or None for p of the sentence -> (B,)."""
+    exponent = loss if tokens is None else loss / tokens.clamp(min=1)
+    return alpha * (-expm1(-exponent)).clamp(min=_LEAST) ** gamma * loss
