@@ -14,7 +14,7 @@ from asrtool import config
 from asrtool.data.config import DataConfig
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
-from asrtool.models import MODELS, LanguageModelConfig
+from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
@@ -43,8 +43,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
             raise ValueError("losses: at least one needs a weight that is not 0")
-        if (self.data.input == "text") != isinstance(self.model, LanguageModelConfig):
-            raise ValueError("data.input: text goes with model.type: language_model, and with no other")
+        if (self.data.input == "text") != isinstance(self.model, TEXT_MODELS):
+            raise ValueError("data.input: text goes with model.type: language_model or causal_lm, and with no other")
         if self.trainer.best not in ("valid/wer", "valid/cer"):
             return
         if not any(loss.weight and loss.input == "ctc" for loss in self.losses.values()):

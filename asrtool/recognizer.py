@@ -41,7 +41,7 @@ from asrtool.model_folder import (
     phase_config,
     sha256,
 )
-from asrtool.models import AsrModel, LanguageModelConfig
+from asrtool.models import TEXT_MODELS, AsrModel
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.train import checkpoint
 from asrtool.types import EncoderOutput, Hypothesis, Padded
@@ -116,7 +116,7 @@ class Recognizer:
         exp = Path(exp)
         if is_packed(exp):
             check_packed(exp)
-        if isinstance(phase_config(exp, decode)[1].model, LanguageModelConfig):
+        if isinstance(phase_config(exp, decode)[1].model, TEXT_MODELS):
             raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
         decode = decode or decode_config(exp)
         phase, config = phase_config(exp, decode)

@@ -7,13 +7,40 @@ from pathlib import Path
 
 import torch
 
+from asrtool.bin import extract_features, make_vocab
 from asrtool.downsamplers import Conv1dMlpConfig
 from asrtool.encoders import ENCODERS
 from asrtool.models import SpeechLlm, SpeechLlmConfig
 from asrtool.models.llm import LlmConfig
 from asrtool.models.tuning import EncoderTuning, Tuning
 from asrtool.types import Batch, Padded
+from tests import toy_experiment
 
+CONFIG = """
+data:
+  features: online
+  fbank: {{num_mel_bins: 20, rate: 8000}}
+  batch: {{seconds: 20}}
+  augment:
+    non_speech: {{set: noise, share: 0.2, seconds: [0.5, 2.0]}}
+    babble: {{set: train, share: 0.2, speakers: [2, 3]}}
+  workers: 0
+model:
+  type: speech_llm
+  encoder: {{type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7, dropout: 0.0,
+            downsamplers: {{0: {{type: conv2d, factor: 4, channels: 8}}}}}}
+  encoder_tuning: {{mode: full}}
+  adapter: {{type: conv1d_mlp, rate: 2, hidden_dim: 32}}
+  llm: {{weights: {llm}, prompt: "{{speech}}:", tuning: {{rank: 2}}}}
+losses:
+  lm: {{type: cross_entropy, weight: 1.0, input: llm, smoothing: 0.0}}
+  matching: {{type: matching, weight: 0.1}}
+optim: {{lr: 5e-3}}
+trainer: {{steps: 4, average: 1, best: valid/token_error}}
+phases:
+  adapter: {{optim: {{groups: {{"llm.*": {{freeze: true}}}}}}}}
+  both: {{trainer: {{steps: 3}}}}
+"""
 LETTERS = "abcdefghijklmnopqrstuvwxyz :.'"
 PROMPT = "{speech}user: write. assistant:"
 
@@ -110,3 +137,23 @@ def batch(waveform: bool, texts=("hello there", "a", "", "one two"), rows=None) 
         targets=Padded.stack([targets[row] for row in rows]),
         texts=tuple(texts[row] for row in rows),
     )
+
+
+def prepare(root: Path) -> Path:
+    """Data, vocabulary and config of a training that `arguments` describes."""
+    llm = save_llm(root / "llm")
+    (root / "train.yaml").write_text(CONFIG.format(llm=llm))
+    for number, name in enumerate(("train", "dev", "noise")):
+        toy_experiment.write_set(root / "data" / name, 24 if name == "train" else 6, number)
+        training = ["--training"] if name == "train" else []
+        places = ["--data", str(root / "data" / name), "--out", str(root / "dump" / name)]
+        extract_features.main(["--config", str(root / "train.yaml"), "--nj", "1", *places, *training])
+    text = ["--text", str(root / "data/train/text")]
+    make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(llm), "--out", str(root / "vocab")])
+    return root
+
+
+def arguments(root: Path) -> list[str]:
+    """For `asrtool train`; the last two say where."""
+    folders = ["--train", str(root / "dump/train"), "--valid", str(root / "dump/dev"), "--vocab", str(root / "vocab")]
+    return ["--config", str(root / "train.yaml"), *folders, "--exp", str(root / "exp")]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.causal_lm import CausalLm, CausalLmConfig
 from asrtool.models.hybrid import Hybrid, HybridConfig
 from asrtool.models.language_model import LanguageModel, LanguageModelConfig
 from asrtool.models.speech_llm import SpeechLlm, SpeechLlmConfig
 
+TEXT_MODELS = (CausalLmConfig, LanguageModelConfig)  # they read text (data.input: text) and hear nothing
+
 __all__ = [
     "MODELS",
+    "TEXT_MODELS",
     "AsrModel",
+    "CausalLm",
+    "CausalLmConfig",
     "Hybrid",
     "HybridConfig",
     "LanguageModel",

@@ -19,6 +19,7 @@ from asrtool.log import logger
 from asrtool.models.prompt import SPEECH, check_template
 from asrtool.models.tuning import Tuning, on_meta
 
+Shape = Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"]
 # Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward width, context.
 _SHAPES = {
     "llama-tiny": (32, 2, 2, 2, 64, 512),
@@ -37,8 +38,7 @@ class LlmConfig:
 
     weights: str | None = None  # hub name or local folder of a `transformers` model; null: from scratch
     revision: str | None = None  # of the hub's model: a commit, tag or branch
-    # where no weights are
-    shape: Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"] | None = None
+    shape: Shape | None = None  # where no weights are
     prompt: str = "{speech}USER: Transcribe speech to text. ASSISTANT:"
     chat: bool = False  # `prompt` is the user's message in the chat template of the model's tokenizer
     precision: Literal["float32", "bf16"] = "float32"  # of weights that are not trained

@@ -6,63 +6,24 @@ import json
 
 import pytest
 
-from asrtool.bin import decode, extract_features, make_vocab, train
+from asrtool.bin import decode, make_vocab, train
 from asrtool.data import datadir, tables, tokenizers
 from asrtool.data.tokenizers import TokenizerError
 from asrtool.model_folder import ExperimentError
 from asrtool.recognizer import Recognizer
 from asrtool.train import checkpoint
-from tests import toy_experiment, toy_llm
+from tests import toy_llm
 
 pytestmark = pytest.mark.hf
 
-CONFIG = """
-data:
-  features: online
-  fbank: {{num_mel_bins: 20, rate: 8000}}
-  batch: {{seconds: 20}}
-  augment:
-    non_speech: {{set: noise, share: 0.2, seconds: [0.5, 2.0]}}
-    babble: {{set: train, share: 0.2, speakers: [2, 3]}}
-  workers: 0
-model:
-  type: speech_llm
-  encoder: {{type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7, dropout: 0.0,
-            downsamplers: {{0: {{type: conv2d, factor: 4, channels: 8}}}}}}
-  encoder_tuning: {{mode: full}}
-  adapter: {{type: conv1d_mlp, rate: 2, hidden_dim: 32}}
-  llm: {{weights: {llm}, prompt: "{{speech}}:", tuning: {{rank: 2}}}}
-losses:
-  lm: {{type: cross_entropy, weight: 1.0, input: llm, smoothing: 0.0}}
-  matching: {{type: matching, weight: 0.1}}
-optim: {{lr: 5e-3}}
-trainer: {{steps: 4, average: 1, best: valid/token_error}}
-phases:
-  adapter: {{optim: {{groups: {{"llm.*": {{freeze: true}}}}}}}}
-  both: {{trainer: {{steps: 3}}}}
-"""
 DECODE = "searcher: {type: llm_beam, beam: 2, constraints: {max_tokens: 8}}\naverage: 1\nbatch_seconds: 20\n"
-
-
-def arguments(root, *more: str) -> list[str]:
-    folders = ["--train", str(root / "dump/train"), "--valid", str(root / "dump/dev"), "--vocab", str(root / "vocab")]
-    return ["--config", str(root / "train.yaml"), *folders, "--exp", str(root / "exp"), *more]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    root = tmp_path_factory.mktemp("speech_llm")
-    llm = toy_llm.save_llm(root / "llm")
-    (root / "train.yaml").write_text(CONFIG.format(llm=llm))
+    root = toy_llm.prepare(tmp_path_factory.mktemp("speech_llm"))
     (root / "decode.yaml").write_text(DECODE)
-    for number, name in enumerate(("train", "dev", "noise")):
-        toy_experiment.write_set(root / "data" / name, 24 if name == "train" else 6, number)
-        training = ["--training"] if name == "train" else []
-        places = ["--data", str(root / "data" / name), "--out", str(root / "dump" / name)]
-        extract_features.main(["--config", str(root / "train.yaml"), "--nj", "1", *places, *training])
-    text = ["--text", str(root / "data/train/text")]
-    make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(llm), "--out", str(root / "vocab")])
-    train.main(arguments(root))
+    train.main(toy_llm.arguments(root))
     return root
 
 
@@ -114,14 +75,14 @@ def test_a_transcript_beyond_the_context_stops_before_the_first_step(trained, tm
     short = toy_llm.save_llm(tmp_path / "llm", context=12)
     with pytest.raises(ValueError, match="the language model reads 12"):
         train.main(
-            [*arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", f"model.llm.weights={short}"]
+            [*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", f"model.llm.weights={short}"]
         )
 
 
 def test_a_set_of_noise_that_is_not_there_is_named(trained, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         change = "data.augment.non_speech.set=nowhere"
-        train.main([*arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", change])
+        train.main([*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", change])
 
 
 def test_a_name_that_is_no_tokenizer_is_one_sentence(trained, tmp_path):
