@@ -19,6 +19,8 @@ from asrtool.searchers import SEARCHERS
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
 
+RATED = ("ctc", "aligned", "inter_ctc")  # streams that error rates are measured on: the first that is trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
@@ -26,6 +28,7 @@ class InitConfig:
 
     missing: tuple[str, ...] = ()  # name patterns of new parameters, which keep their initialisation
     unused: tuple[str, ...] = ()  # name patterns of old parameters that are dropped
+    copy: dict[str, str] = field(default_factory=dict)  # new module: the old one that it starts as, heads.a: heads.b
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +50,20 @@ class TrainConfig:
             raise ValueError("data.input: text goes with model.type: language_model or causal_lm, and with no other")
         if self.trainer.best not in ("valid/wer", "valid/cer"):
             return
-        if not any(loss.weight and loss.input == "ctc" for loss in self.losses.values()):
+        if self.rated is None:
             raise ValueError(
                 f"trainer.best: {self.trainer.best} is measured on a 'ctc' stream, which no loss trains; use valid/loss"
             )
 
     @property
     def streams(self) -> frozenset[str]:
-        """The streams that losses read: the model builds a head for each."""
-        return frozenset(loss.input for loss in self.losses.values())
+        """The streams that losses read (those of weight 0 do not): the model builds a head for each."""
+        return frozenset(loss.input for loss in self.losses.values() if loss.weight)
+
+    @property
+    def rated(self) -> str | None:
+        """The stream whose error rates validation measures."""
+        return next((stream for stream in RATED if stream in self.streams), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from asrtool.encoders import StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.models import MODELS, AsrModel, LanguageModel, LanguageModelConfig
-from asrtool.searchers import AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig, LlmBeamConfig
+from asrtool.searchers import ALIGNED, AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig, LlmBeamConfig
 from asrtool.train import checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = "model.json", "config.yaml", "decode.yaml", "model.safetensors", "lm"
@@ -108,6 +108,8 @@ def decode_config(exp: Path) -> DecodeConfig:
         searcher = CtcGreedyConfig()
     elif "attention" in config.streams:
         searcher = AttentionBeamConfig()
+    elif config.rated is not None:
+        searcher = CtcGreedyConfig(input=config.rated, collapse=config.rated != ALIGNED)
     else:
         has = ", ".join(sorted(config.streams))
         raise ExperimentError(f"{exp}: its model has the streams {has}; say how to search by --config decode_*.yaml")

@@ -43,12 +43,13 @@ from asrtool.model_folder import (
 )
 from asrtool.models import TEXT_MODELS, AsrModel
 from asrtool.searchers import SEARCHERS, Searcher
+from asrtool.searchers.base import CTC_STREAMS, positions_of
 from asrtool.train import checkpoint
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 __all__ = ["ExperimentError", "Recognition", "Recognizer", "averaged", "build_model", "phase_config"]
 
-CTC = "ctc"  # the stream that times come from
+CTC = "ctc"
 Audio = str | Path | np.ndarray | Tensor
 
 
@@ -182,6 +183,11 @@ class Recognizer:
         return fbank.shift / fbank.rate if self.config.data.input == "fbank" else 1 / fbank.rate
 
     @property
+    def timed(self) -> str | None:
+        """The stream that times come from."""
+        return next((stream for stream in CTC_STREAMS if stream in self.model.streams), None)
+
+    @property
     def windows(self) -> WindowsConfig:
         """How long audio is cut: as the decoding config says, else no window is longer than what training saw."""
         return self.settings.windows or WindowsConfig(max_seconds=max(1.0, self.config.data.max_seconds))
@@ -256,7 +262,7 @@ class Recognizer:
         self, inputs: Padded, tokens: Sequence[Sequence[int]]
     ) -> list[list[Timed] | None]:
         """inputs as for `search`, tokens of each utterance -> their times; None where they do not fit."""
-        if CTC not in self.model.streams:
+        if self.timed is None:
             has = ", ".join(sorted(self.model.streams)) or "none"
             raise ExperimentError(f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})")
         seconds = [length * self.step for length in inputs.lengths.tolist()]
@@ -280,7 +286,7 @@ class Recognizer:
     def _plan(self, inputs: Tensor) -> list:
         energy, step = contour(inputs.numpy(), self.step)
         windows = self.windows
-        if CTC not in self.model.streams:  # without times words cannot be joined: cut, but never overlap
+        if self.timed is None:  # without times words cannot be joined: cut, but never overlap
             windows = replace(windows, overlap_seconds=0.0)
         scale = round(step / self.step)
         planned = [w._replace(start=w.start * scale, end=w.end * scale) for w in plan(energy, step, windows)]
@@ -294,7 +300,7 @@ class Recognizer:
         encoded = self.encode(Padded.stack(list(inputs)))
         nbests = self._search(encoded)
         times: Iterable = [None] * len(inputs)
-        if CTC in self.model.streams:
+        if self.timed is not None:
             times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
         share = (time.perf_counter() - began) / max(sum(seconds), 1e-9)
         return [
@@ -307,8 +313,8 @@ class Recognizer:
     def _times(
         self, encoded: EncoderOutput, tokens: Sequence[Sequence[int]], seconds: Sequence[float]
     ) -> list[list[Timed] | None]:
-        log_probs = self.model.log_probs(encoded, CTC)
-        positions = encoded.positions.tolist()
+        log_probs = self.model.log_probs(encoded, self.timed)
+        positions = positions_of(encoded, log_probs).tolist()
         found = []
         for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
             if alignment is None:
@@ -333,7 +339,7 @@ class Recognizer:
                 classes=only.classes,
             )
         best = [piece.nbest[0] for piece in pieces]
-        if CTC in self.model.streams:
+        if self.timed is not None:
             shifted = [[part.later(piece.start) for part in self._spread(piece)] for piece in pieces]
             timed = join([(p.start, p.start + p.seconds, found) for p, found in zip(pieces, shifted, strict=True)])
             words, tokens = words_of(timed), tuple(part.token for part in timed)

@@ -31,7 +31,7 @@ from asrtool.models import LanguageModel, SpeechLlm, SpeechLlmConfig
 from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
-from asrtool.searchers import SEARCHERS, CtcGreedyConfig
+from asrtool.searchers import ALIGNED, SEARCHERS, CtcGreedyConfig
 from asrtool.train import checkpoint, folder, optim
 from asrtool.train.objective import Objective
 from asrtool.train.trainer import Trainer, check_metric
@@ -118,6 +118,7 @@ def check_phases(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) ->
             check_metric(phase.trainer.best, objective.terms, measures_rates(phase))
             noise_sets(phase, args.train.parent)
             if before is not None:
+                before = checkpoint.copied(before, model, phase.init.copy)
                 checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
         except (ValueError, RuntimeError, datadir.DataDirError) as error:
             raise PhaseError(f"phase '{name}': {error}") from error
@@ -164,7 +165,7 @@ def train_phase(
         else:
             fresh = "a fresh optimizer and step 1: this is a start, not the resuming of another training"
             logger.info("%s starts from the weights %s with %s", where, weights, fresh)
-        checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused)
+        checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused, phase.init.copy)
     logger.info("%s: %s", where, batches.describe())
     if isinstance(model, SpeechLlm):
         model.check_room([(u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances])
@@ -258,14 +259,13 @@ def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: P
 
 
 def measures_rates(phase: TrainConfig) -> type[GreedyRates | TokenErrors | Perplexity] | None:
-    """What is measured in validation beside the loss: error rates need a CTC head that is trained; a language model
-    that hears speech has the share of tokens that it guesses wrong."""
+    """What is measured in validation beside the loss: error rates need a frame-synchronous head that is trained; a
+    language model that hears speech has the share of tokens that it guesses wrong."""
     if phase.data.input == "text":
         return Perplexity
-    trained = any(loss.weight and loss.input == "ctc" for loss in phase.losses.values())
-    if not trained and isinstance(phase.model, SpeechLlmConfig):
+    if phase.rated is None and isinstance(phase.model, SpeechLlmConfig):
         return TokenErrors
-    return GreedyRates if trained else None
+    return GreedyRates if phase.rated else None
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
@@ -286,12 +286,13 @@ def with_non_speech(
 
 
 class GreedyRates:
-    """Word and character errors of the best CTC path."""
+    """Word and character errors of the best path of the first stream of `RATED` that the model has."""
 
     names = ("wer", "cer")
 
     def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
-        self._searcher = SEARCHERS.build(CtcGreedyConfig(), model=model)
+        stream = next(stream for stream in experiment.RATED if stream in model.streams)
+        self._searcher = SEARCHERS.build(CtcGreedyConfig(input=stream, collapse=stream != ALIGNED), model=model)
         self._tokenizer = tokenizer
 
     def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[int, int]]:

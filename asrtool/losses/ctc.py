@@ -17,7 +17,7 @@ value stays L, which runs with other weights may be compared with. Weights of 1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +57,8 @@ class CtcLoss(Loss):
         self.blank = blank
         self.config = config
         self.weights: Tensor | None = None                  # (V,) of the tokens
+        if config.input == "inter_ctc":
+            self.monitors = ("key_frames_per_token", "frame_reduction")
 
     def count(self, counts: Sequence[int] | None) -> None:
         if self.config.class_weights != "none":
@@ -76,6 +78,19 @@ class CtcLoss(Loss):
             else:
                 loss = reweighted(loss, log_probs, Padded(log_probs, lengths).mask, weights)
         return loss.masked_fill(skipped, 0.0)
+
+    @torch.no_grad()
+    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
+        """Of an intermediate head (B,): tokens on its best path by tokens of the reference, which must come to 1 before
+        frames can be dropped by it; and the share of its frames that the encoder has dropped."""
+        logits, lengths = outputs.stream(self.stream)
+        best = F.pad(logits.argmax(-1), (1, 0), value=self.blank)
+        starts = (best[:, 1:] != self.blank) & (best[:, 1:] != best[:, :-1]) & outputs.stream(self.stream).mask
+        frames = outputs.encoder.frames.lengths
+        return {
+            "key_frames_per_token": starts.sum(1) / batch.targets.lengths.clamp(min=1),
+            "frame_reduction": 1 - frames / lengths.clamp(min=1),
+        }
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         return frames_needed(batch.targets) > outputs.stream(self.stream).lengths

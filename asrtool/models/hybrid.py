@@ -1,6 +1,7 @@
 """Encoder, frame-synchronous heads and an optional attention decoder (hybrid CTC/attention, arXiv 1609.06773).
 
     x -> encoder -> frames h (B, S, D) -> head `ctc`: logits (B, S, V)
+                                       -> head `aligned`: logits (B, S, V) of as many frames as tokens (AXE, TIL)
                                        -> decoder(h, y): stream `attention` (B, U + 1, V)
                                        -> reverse_decoder(h, reversed y): stream `reverse` (B, U + 1, V)
                  -> taps, passed on as streams of the same name
@@ -37,9 +38,9 @@ class HybridConfig:
 
 @MODELS.register("hybrid", HybridConfig)
 class Hybrid(AsrModel):
-    """Streams: `ctc` from the frames, `attention` and `reverse` from the decoders, and the encoder's taps."""
+    """Streams: `ctc` and `aligned` from the frames, `attention` and `reverse` from decoders, and the encoder's taps."""
 
-    FRAME_HEADS = ("ctc",)  # streams that are one linear layer over the encoder's frames
+    FRAME_HEADS = ("ctc", "aligned")  # streams that are one linear layer over the encoder's frames
 
     def __init__(
         self, config: HybridConfig, *, input_dim: int, vocab_size: int, frame_shift: float, streams: frozenset[str]

@@ -109,6 +109,8 @@ class StreamingSearcher(Searcher):
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
+CTC_STREAMS = ("ctc", "inter_ctc")  # of the last frames, and of those in front of what drops frames
+ALIGNED = "aligned"  # about one frame per token: repeated tokens are not joined, and no CTC search may read it
 
 
 def require_stream(model: SearchModel, name: str, searcher: str) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers import fusion
-from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import CTC_STREAMS, SEARCHERS, Constraint, Scorer, Searcher, SearchModel
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
 from asrtool.searchers.fusion import NgramConfig, NgramScorer
@@ -39,7 +39,7 @@ class BeamConfig:
     """How wide to search, by which scorers, within which limits."""
 
     beam: int = 10
-    weights: dict[str, float]  # scorer -> weight; `ctc` is the CTC prefix scorer; weight 0: not computed
+    weights: dict[str, float]  # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
     candidates: int | None = None  # extensions of a prefix that partial scorers rate; none: 1.5 beams
     nbest: int = 1  # hypotheses that must be certain before the search ends; up to `beam` are returned
     constraints: ConstraintsConfig = ConstraintsConfig()
@@ -137,9 +137,9 @@ class Beam(Searcher):
     def _scorer(self, name: str, scorers: Mapping[str, Scorer]) -> Scorer:
         if name in scorers:
             return scorers[name]
-        if name == "ctc" and "ctc" in self.model.streams:
-            return CtcPrefixScorer(self.model)
-        has = ", ".join(sorted({*scorers, *({"ctc"} & self.model.streams)})) or "none"
+        if name in CTC_STREAMS and name in self.model.streams:
+            return CtcPrefixScorer(self.model, name)
+        has = ", ".join(sorted({*scorers, *({*CTC_STREAMS} & self.model.streams)})) or "none"
         raise LookupError(f"beam search: the model has no scorer '{name}' for weights.{name} (it has: {has})")
 
     @torch.inference_mode()

@@ -26,7 +26,7 @@ class ConstraintsConfig:
     """Limits on tokens (the smallest one counts), and what length is worth."""
 
     max_tokens: int | None = None
-    max_tokens_per_frame: float | None = 1.0  # encoder frames
+    max_tokens_per_frame: float | None = 1.0  # encoder frames; where some were dropped, those before
     max_tokens_per_second: float | None = None
     min_tokens: int = 0
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice; 0: anything may
@@ -47,11 +47,14 @@ class ConstraintsConfig:
     def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
         """The most tokens that each utterance may have: rates are rounded up, and min_tokens are always allowed."""
         limits = []
-        for frames, positions in zip(encoded.frames.lengths.tolist(), encoded.positions.tolist(), strict=True):
+        taps = [tap.lengths.to(encoded.frames.lengths.device) for tap in encoded.taps.values()]
+        most = torch.stack([encoded.frames.lengths, *taps]).amax(0).tolist()
+        rows = zip(encoded.frames.lengths.tolist(), most, encoded.positions.tolist(), strict=True)
+        for frames, before, positions in rows:
             seconds = (positions[frames - 1] + 1) * frame_shift if frames else 0.0
             limit = INF if self.max_tokens is None else self.max_tokens
             if self.max_tokens_per_frame is not None:
-                limit = min(limit, _round_up(self.max_tokens_per_frame * frames))
+                limit = min(limit, _round_up(self.max_tokens_per_frame * before))
             if self.max_tokens_per_second is not None:
                 limit = min(limit, _round_up(self.max_tokens_per_second * seconds))
             limits.append(max(int(limit), self.min_tokens))

@@ -12,7 +12,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from asrtool.searchers.base import SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.searchers.base import ALIGNED, SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
 from asrtool.types import Hypothesis, Padded
 
 
@@ -22,6 +22,10 @@ class CtcGreedyConfig:
 
     input: str = "ctc"  # stream to read
     collapse: bool = True  # join repeated tokens; false: one token per frame that is not blank, as AXE trains
+
+    def __post_init__(self) -> None:
+        if self.input == ALIGNED and self.collapse:
+            raise ValueError(f"input: {ALIGNED} has a frame for every token, repeated ones too: set collapse: false")
 
 
 @dataclass

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers import compiled, fusion
-from asrtool.searchers.base import SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.searchers.base import ALIGNED, SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
 from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
 from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
 from asrtool.searchers.ctc_prefix_settings import Result, Settings
@@ -149,6 +149,8 @@ class CtcPrefixBeamConfig:
     hotwords: HotwordsConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.input == ALIGNED:
+            raise ValueError(f"input: {ALIGNED} is no CTC head; ctc_greedy with collapse: false reads it")
         fusion.check_weights(self.weights, ngram=self.ngram, hotwords=self.hotwords)
         if self.weights.get("ctc", 0) <= 0 or not set(self.weights) <= {"ctc", "ngram", "hotwords"}:
             raise ValueError(f"weights are those of ctc (above 0), ngram and hotwords; got {self.weights}")

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +35,7 @@ from asrtool.train import parallel
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
@@ -256,19 +258,25 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensors[name] for name, first in firsts.items() if name == first and name not in elsewhere}
 
 
-def load_model(model: nn.Module, path: Path, missing: Collection[str] = (), unused: Collection[str] = ()) -> None:
+def load_model(
+    model: nn.Module,
+    path: Path,
+    missing: Collection[str] = (),
+    unused: Collection[str] = (),
+    copy: Mapping[str, str] | None = None,
+) -> None:
     """Fill `model` from a checkpoint folder or a .safetensors file.
 
     `missing`: patterns of names that may be absent from the file (they keep their initialisation); `unused`: patterns
-    of names in the file that the model need not have. Any other difference in names or shapes is a `CheckpointError`
-    that lists them.
+    of names in the file that the model need not have; `copy`: see `copied`. Any other difference in names or shapes is
+    a `CheckpointError` that lists them.
     """
     path = Path(path)
     if path.is_dir():
         problem = defect(path, [MODEL])
         if problem is not None:
             raise CheckpointError(f"{path} cannot be used: {problem}")
-    source = load(path / MODEL if path.is_dir() else path)
+    source = copied(load(path / MODEL if path.is_dir() else path), model, copy or {})
     own = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
@@ -278,6 +286,17 @@ def load_model(model: nn.Module, path: Path, missing: Collection[str] = (), unus
     for name in own:
         if name in source:
             parallel.fill(own[name], source[name])
+
+
+def copied(source: Mapping[str, T], model: nn.Module, copy: Mapping[str, str]) -> dict[str, T]:
+    """`source` by name, and for names below a key of `copy` that only `model` has, what lies below its value."""
+    found = dict(source)
+    for new, old in copy.items():
+        for name in model.state_dict(keep_vars=True):
+            origin = old + name.removeprefix(new)
+            if name.startswith(f"{new}.") and name not in found and origin in source:
+                found[name] = source[origin]
+    return found
 
 
 def compare(

@@ -229,3 +229,15 @@ def test_nothing_in_a_checkpoint_needs_unpickling(tmp_path):
         checkpoint.MODEL,
         checkpoint.OPTIMIZER,
     }
+
+
+def test_a_module_may_start_as_a_copy_of_another_that_is_gone(tmp_path):
+    old, new = nn.ModuleDict({"ctc": nn.Linear(2, 3)}), nn.ModuleDict({"aligned": nn.Linear(2, 3)})
+    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: old.state_dict()}, {})
+    checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "ctc"})
+    assert torch.equal(new["aligned"].weight, old["ctc"].weight) and torch.equal(new["aligned"].bias, old["ctc"].bias)
+    with pytest.raises(CheckpointError, match="not in the file: aligned"):
+        checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "attention"})
+    wider = nn.ModuleDict({"aligned": nn.Linear(4, 3)})
+    with pytest.raises(CheckpointError, match="of another shape: aligned.weight"):
+        checkpoint.load_model(wider, path, unused=["ctc.*"], copy={"aligned": "ctc"})
