@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,7 +34,6 @@ from asrtool.train import parallel
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
@@ -288,15 +286,11 @@ def load_model(
             parallel.fill(own[name], source[name])
 
 
-def copied(source: Mapping[str, T], model: nn.Module, copy: Mapping[str, str]) -> dict[str, T]:
+def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
     """`source` by name, and for names below a key of `copy` that only `model` has, what lies below its value."""
-    found = dict(source)
-    for new, old in copy.items():
-        for name in model.state_dict(keep_vars=True):
-            origin = old + name.removeprefix(new)
-            if name.startswith(f"{new}.") and name not in found and origin in source:
-                found[name] = source[origin]
-    return found
+    own = model.state_dict(keep_vars=True)
+    pairs = [(key, old + key[len(new) :]) for new, old in copy.items() for key in own if key.startswith(f"{new}.")]
+    return {**{name: source[origin] for name, origin in pairs if origin in source}, **source}
 
 
 def compare(
