@@ -29,7 +29,7 @@ from mini_corpus.accents import SUBDIALECTS
 from mini_corpus.acoustics import HEAVY, LIGHT
 from mini_corpus.errors import CorpusError
 from mini_corpus.layout import Layout, joined, write_lines
-from mini_corpus.plan import MANDARIN, SIZES, Session, Set, Size, plan, read_aloud
+from mini_corpus.plan import MANDARIN, MANDARIN_SIZES, SIZES, Session, Set, Size, plan, read_aloud
 from mini_corpus.render import Times
 
 _CITIES = {
@@ -56,12 +56,7 @@ class KeSpeech(Layout):
     folders = ("KeSpeech",)
     # Speakers of nearly the same tempo, so that an accent's tempo is heard.
     language = replace(MANDARIN, manner=replace(MANDARIN.manner, words_per_minute=(225, 246)))
-    # A small vocabulary leaves a small model the strength to learn nine accents of it.
-    sizes = {
-        **SIZES,
-        "tiny": replace(SIZES["tiny"], train=(72, 9), dev=(18, 9), test=(18, 9)),
-        "default": replace(SIZES["default"], max_words_per_class=4),
-    }
+    sizes = {**MANDARIN_SIZES, "tiny": replace(SIZES["tiny"], train=(72, 9), dev=(18, 9), test=(18, 9))}
     sets = (
         Set("train", "train", LIGHT, first_speaker=1000001),
         Set("dev", "dev", LIGHT, first_speaker=1500001),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mini_corpus.plan import MANDARIN, SIZES, Language, Session, Set, Size, plan
+from mini_corpus.plan import MANDARIN, MANDARIN_SIZES, Language, Session, Set, Size, plan
 from mini_corpus.reading import Reading
 from mini_corpus.render import Job, Times
 
@@ -22,7 +22,7 @@ class Layout(ABC):
     folders: ClassVar[tuple[str, ...]]
     sets: ClassVar[tuple[Set, ...]]
     language: ClassVar[Language] = MANDARIN
-    sizes: ClassVar[Mapping[str, Size]] = SIZES
+    sizes: ClassVar[Mapping[str, Size]] = MANDARIN_SIZES
 
     def plan(self, size: Size, seed: int) -> list[Any]:
         """The units of all sets."""

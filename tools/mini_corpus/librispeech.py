@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mini_corpus.acoustics import HEAVY, LIGHT
 from mini_corpus.layout import Layout
-from mini_corpus.plan import ENGLISH, Session, Set
+from mini_corpus.plan import ENGLISH, SIZES, Session, Set
 from mini_corpus.render import Times
 
 _SPEAKERS_HEADER = """\
@@ -41,6 +41,7 @@ class LibriSpeech(Layout):
 
     folders = ("LibriSpeech",)
     language = ENGLISH
+    sizes = SIZES
     sets = (
         Set("train-clean-100", "train", LIGHT, first_speaker=1001),
         Set("dev-clean", "dev", LIGHT, first_speaker=2001),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,8 @@ SIZES = {
     "small": Size(train=(200, 16), dev=(24, 4), test=(40, 5)),
     "default": Size(train=(5200, 96), dev=(80, 10), test=(170, 12)),
 }
+# A small model leaves CTC's plateau two epochs earlier with 270 characters than with all 435.
+MANDARIN_SIZES = {**SIZES, "default": replace(SIZES["default"], max_words_per_class=4)}
 
 
 @dataclass(frozen=True)
