@@ -157,13 +157,14 @@ class Recognizer:
     def search_counted(self, inputs: Padded) -> tuple[list[list[Hypothesis]], list[int], list[Classes]]:
         """What `search` gives, how many encoder frames each utterance had, and its labels."""
         encoded = self.encode(inputs)
-        return self._search(encoded), encoded.frames.lengths.tolist(), classify(self.classifiers, encoded)
+        return self.search_encoded(encoded), encoded.frames.lengths.tolist(), classify(self.classifiers, encoded)
 
     def encode(self, inputs: Padded) -> EncoderOutput:
         """inputs as of `search`, in chunks where the decoding config has them."""
         return self.model.encode(inputs.to(self.device), self.settings.chunk)
 
-    def _search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+    def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+        """What `search` gives, of an encoder's output."""
         nbests = self.searcher.search(encoded)
         return [[replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests]
 
@@ -298,7 +299,7 @@ class Recognizer:
         began = time.perf_counter()
         seconds = [len(one) * self.step for one in inputs]
         encoded = self.encode(Padded.stack(list(inputs)))
-        nbests = self._search(encoded)
+        nbests = self.search_encoded(encoded)
         times: Iterable = [None] * len(inputs)
         if self.timed is not None:
             times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)

@@ -42,6 +42,8 @@ LAYERS = {
     "experiment": {"config", "registry", "data", "longform", "models", "losses", "searchers", "train"},
     "classes": {"experiment", "data", "losses", "types"},
     "model_folder": {"experiment", "data", "encoders", "log", "models", "searchers", "train"},
+    "streaming": {"classes", "data", "encoders", "recognizer", "searchers", "types"},
+    "stream_check": {"classes", "data", "log", "recognizer", "streaming", "types"},
     "recognizer": {
         "experiment",
         "classes",

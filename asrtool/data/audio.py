@@ -329,6 +329,14 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
     return one_channel(samples, channel, path, rate), rate, samples.shape[1]
 
 
+def blocks(path: str, seconds: float, channel: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """As `listen`, in pieces of so many seconds, the last one shorter: samples (T,) and their rate."""
+    with _told(path), _open(path) as file:
+        _check_header(path, file)
+        for part in file.blocks(max(1, round(seconds * file.samplerate)), dtype="float32", always_2d=True):
+            yield one_channel(part, channel, path, file.samplerate), file.samplerate
+
+
 def one_channel(
     samples: np.ndarray, channel: int | None = None, name: str = "the samples", rate: int = 1
 ) -> np.ndarray:

@@ -27,9 +27,9 @@ from asrtool.types import DownsamplerOutput, Padded
 class StridedConvConfig:
     """A convolution module with a stride beside the mean of the frames: in front of a layer, not a stem."""
 
-    factor: int = 2                         # input frames per output frame
-    kernel: int = 15                        # frames of the depthwise convolution
-    causal: bool = False                    # no look-ahead
+    factor: int = 2  # input frames per output frame
+    kernel: int = 15  # frames of the depthwise convolution
+    causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         if self.factor < 2:
@@ -65,23 +65,25 @@ class StridedConv(StreamingDownsampler):
     def init_cache(self, batch_size: int) -> StridedConvCache:
         zeros = self.norm.weight.new_zeros
         frames = zeros(batch_size, self.factor - 1, self.norm.weight.shape[0] + 1)
-        return StridedConvCache(
-            self.convolution.init_cache(batch_size), frames, zeros(batch_size, dtype=torch.int64))
+        return StridedConvCache(self.convolution.init_cache(batch_size), frames, zeros(batch_size, dtype=torch.int64))
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
         output, _ = self.forward_chunk(inputs, positions, None)
         return output
 
     def forward_chunk(
-        self, inputs: Padded, positions: Tensor | None, cache: StridedConvCache | None,
+        self,
+        inputs: Padded,
+        positions: Tensor | None,
+        cache: StridedConvCache | None,
     ) -> tuple[DownsamplerOutput, StridedConvCache | None]:
         x, valid = inputs.data.masked_fill(~inputs.mask[:, :, None], 0), inputs.mask
-        counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)             # how many there are in the last
+        counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)  # how many there are in the last
         if cache is not None:
             counted, frames = continue_from(counted, cache.frames.to(x.dtype), inputs.lengths)
         else:
             counted = pad(counted, (0, 0, *((self.factor - 1, 0) if self.causal else (0, self.factor - 1))))
-        sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)              # (B, S, D + 1)
+        sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)  # (B, S, D + 1)
         y, history = self.convolution(self.norm(x), valid, cache and cache.convolution)
         data = self.out_proj(sums[..., :-1] / sums[..., -1:].clamp(min=1) + y)
         lengths = (inputs.lengths + self.factor - 1) // self.factor
@@ -89,5 +91,5 @@ class StridedConv(StreamingDownsampler):
         kept = Padded(data.masked_fill(~kept.mask[:, :, None], 0), lengths)
         emitted = 0 if cache is None else cache.emitted[:, None]
         at = emitted + torch.arange(data.shape[1], device=x.device).expand(data.shape[:2])
-        output = DownsamplerOutput(frames=kept, positions=at if positions is None else positions[:, ::self.factor])
+        output = DownsamplerOutput(frames=kept, positions=at if positions is None else positions[:, :: self.factor])
         return output, None if cache is None else StridedConvCache(history, frames, cache.emitted + lengths)

@@ -39,20 +39,20 @@ from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.types import EncoderOutput, Padded
 
-HEAD_KERNEL = 3                             # frames that the accent head sees
-LONGEST = 25                                # frames of the release's random chunks
+HEAD_KERNEL = 3  # frames that the accent head sees
+LONGEST = 25  # frames of the release's random chunks
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccentConfig:
     """Which layers make the accent embedding, and what becomes of it."""
 
-    classes: int = 9                        # accents that the head tells apart; 0: no head, for training without labels
-    layers: tuple[int, ...] | None = None   # from 0, all behind the last downsampler; null: the upper half
-    kernel: int = 5                         # of the convolution over frames and channels; 1: neither
-    fusion: Literal["attention", "add", "none"] = "attention"      # add: M = norm(E + G); none: M = E
-    query: Literal["accent", "acoustic"] = "accent"                # acoustic: query E, key and value G
-    compat: bool = False                    # as the authors' release, which cannot stream
+    classes: int = 9  # accents that the head tells apart; 0: no head, for training without labels
+    layers: tuple[int, ...] | None = None  # from 0, all behind the last downsampler; null: the upper half
+    kernel: int = 5  # of the convolution over frames and channels; 1: neither
+    fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
+    query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
+    compat: bool = False  # as the authors' release, which cannot stream
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1:
@@ -67,9 +67,10 @@ class AccentConfig:
 class QifusionConfig(ConformerConfig):
     """Qifusion-Net (arXiv 2407.03026): a causal Conformer with accent embedding, accent head and fusion."""
 
-    causal: bool = True                     # convolutions of the Conformer layers look back only
+    causal: bool = True  # convolutions of the Conformer layers look back only
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
-        default_factory=lambda: {0: Conv2dConfig(causal=True)})
+        default_factory=lambda: {0: Conv2dConfig(causal=True)}
+    )
     accent: AccentConfig = field(default_factory=AccentConfig)
 
     def __post_init__(self) -> None:
@@ -79,7 +80,8 @@ class QifusionConfig(ConformerConfig):
         if wrong:
             raise ValueError(
                 f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the layers behind the last "
-                "downsampler; the others have other frames")
+                "downsampler; the others have other frames"
+            )
 
     @property
     def fused_layers(self) -> tuple[int, ...]:
@@ -118,8 +120,8 @@ class LayerFusion(nn.Module):
         sides = (0, around) if self.compat else (around // 2, around // 2)
         if self.weights is not None:
             x = x * self.weights.softmax(0)
-        y = self.convolution(pad(x.permute(0, 3, 1, 2), sides))[:, 0]                       # (B, S, D)
-        if self.norm is None:                                   # every number of the utterance, padding included
+        y = self.convolution(pad(x.permute(0, 3, 1, 2), sides))[:, 0]  # (B, S, D)
+        if self.norm is None:  # every number of the utterance, padding included
             return relu(layer_norm(y, y.shape[1:])), cache
         return relu(self.norm(y)), cache
 
@@ -156,7 +158,11 @@ class AccentFusion(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, acoustic: Tensor, accent: Tensor, visible: Tensor, past: KeyValue | None,
+        self,
+        acoustic: Tensor,
+        accent: Tensor,
+        visible: Tensor,
+        past: KeyValue | None,
     ) -> tuple[Tensor, KeyValue]:
         """Both (B, S, D), visible (B, 1, S or 1, cached + S) -> frames (B, S, D), all keys and values."""
         query, memory = (accent, acoustic) if self.query == "accent" else (acoustic, accent)
@@ -206,7 +212,11 @@ class Qifusion(Conformer):
         return replace(output, taps=taps)
 
     def _finish(
-        self, output: EncoderOutput, kept: Mapping[int, Tensor], scope: Scope, cache: QifusionCache | None,
+        self,
+        output: EncoderOutput,
+        kept: Mapping[int, Tensor],
+        scope: Scope,
+        cache: QifusionCache | None,
     ) -> tuple[EncoderOutput, QifusionCache | None]:
         acoustic, lengths = output.frames
         outside = ~scope.valid[:, :, None]

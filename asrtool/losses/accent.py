@@ -4,9 +4,9 @@
     bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ],   e = 1e-6
     cross_entropy  L = mean_t [ -log q_{t,y} ]
 
-`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean over frames, not the
-sum: an utterance has one accent, however long it is. An utterance without a label (-1), or without frames, gets 0: sets
-with and without labels may be mixed. The utterance's accent is the most probable one of the mean of q over its frames.
+`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean over frames, not
+the sum: an utterance has one accent, however long it is. An utterance without a label (-1), or without frames, gets 0:
+sets with and without labels may be mixed. The utterance's accent is the most probable one of q's mean over its frames.
 """
 
 from __future__ import annotations

@@ -72,7 +72,11 @@ class Rescoring(Searcher):
 
     @torch.inference_mode()
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
-        nbests = self.first.search(encoded)
+        return self.rescore(encoded, self.first.search(encoded))
+
+    @torch.inference_mode()
+    def rescore(self, encoded: EncoderOutput, nbests: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """The second pass over the n-best lists of the first."""
         width = max(map(len, nbests), default=0)
         rows = [h.tokens for nbest in nbests for h in (*nbest, *[nbest[0]] * (width - len(nbest)))]
         device = encoded.frames.data.device

@@ -23,9 +23,10 @@ def build(accent: AccentConfig | None = None, **options) -> Qifusion:
     accent = accent or AccentConfig(classes=4)
     options = {**SIZE, "downsamplers": STEMS, **options}
     encoder = ENCODERS.build(
-        QifusionConfig(accent=accent, **options), input_dim=8, vocab_size=5, frame_shift=0.01).eval()
+        QifusionConfig(accent=accent, **options), input_dim=8, vocab_size=5, frame_shift=0.01
+    ).eval()
     if encoder.layer_fusion.weights is not None:
-        torch.nn.init.normal_(encoder.layer_fusion.weights)                 # unequal, as after training
+        torch.nn.init.normal_(encoder.layer_fusion.weights)  # unequal, as after training
     return encoder
 
 
@@ -57,7 +58,7 @@ def test_the_layer_fusion_is_its_formula_number_by_number():
             for number, output in enumerate(outputs):
                 for i in range(5):
                     for j in range(5):
-                        at, channel = s - 4 + i, d - 2 + j                   # 4 frames back, 2 channels on each side
+                        at, channel = s - 4 + i, d - 2 + j  # 4 frames back, 2 channels on each side
                         if at >= 0 and 0 <= channel < found.shape[1]:
                             total = total + shares[number] * kernel[number, i, j] * output[at, channel]
             expected[s, d] = total
@@ -70,7 +71,7 @@ def test_the_fusion_is_a_transformer_layer_with_norms_behind(query):
     output = encoder(inputs)
     acoustic, accent = output.taps["acoustic"].data, output.taps["accent_embedding"].data
     torch.manual_seed(3)
-    peer = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True).eval()   # post-norm, ReLU
+    peer = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True).eval()  # post-norm, ReLU
     own = encoder.accent_fusion
     names = {"linear1": own.up_proj, "linear2": own.down_proj, "norm1": own.attention_norm, "norm2": own.ffn_norm}
     for name, module in names.items():
@@ -91,7 +92,7 @@ def test_the_accent_head_is_a_causal_convolution_of_three_frames():
     embedding = torch.cat([torch.zeros(2, 16), taps["accent_embedding"].data[0]])
     weight, bias = encoder.accent_head.convolution.weight, encoder.accent_head.convolution.bias
     for at in range(taps["accent"].data.shape[1]):
-        expected = torch.einsum("adk,kd->a", weight, embedding[at: at + 3]) + bias
+        expected = torch.einsum("adk,kd->a", weight, embedding[at : at + 3]) + bias
         torch.testing.assert_close(taps["accent"].data[0, at], expected, atol=1e-5, rtol=0)
 
 
@@ -102,7 +103,7 @@ def streamed(encoder: Qifusion, inputs: Padded, chunk: int, seed: int) -> list[d
     cache, at = encoder.init_cache(len(rows), chunk), [0] * len(rows)
     while True:
         sizes = torch.randint(0, 33, (len(rows),), generator=generator).tolist()
-        piece = Padded.stack([row[start: start + size] for row, start, size in zip(rows, at, sizes, strict=True)])
+        piece = Padded.stack([row[start : start + size] for row, start, size in zip(rows, at, sizes, strict=True)])
         at = [start + size for start, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([start >= len(row) for row, start in zip(rows, at, strict=True)])
         output, cache = encoder.forward_chunk(piece, cache, ended)
@@ -113,8 +114,14 @@ def streamed(encoder: Qifusion, inputs: Padded, chunk: int, seed: int) -> list[d
             return [{name: torch.cat(parts) for name, parts in row.items()} for row in found]
 
 
-@pytest.mark.parametrize("accent", [
-    AccentConfig(classes=4), AccentConfig(classes=4, query="acoustic", layers=(2,)), AccentConfig(classes=4, fusion="add")])
+@pytest.mark.parametrize(
+    "accent",
+    [
+        AccentConfig(classes=4),
+        AccentConfig(classes=4, query="acoustic", layers=(2,)),
+        AccentConfig(classes=4, fusion="add"),
+    ],
+)
 @pytest.mark.parametrize("left_chunks", [None, 1, 2, 4])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 8, 16])
 @torch.inference_mode()
@@ -139,9 +146,9 @@ def test_nothing_looks_beyond_the_end_of_its_chunk(chunk):
     before, after = (results(encoder, modules, one, chunk) for one in (inputs, changed))
     checked = 0
     for name, old in before.items():
-        early = {40: 4 * chunk, 20: 2 * chunk}.get(old.shape[1])            # before and behind the stride
+        early = {40: 4 * chunk, 20: 2 * chunk}.get(old.shape[1])  # before and behind the stride
         if early is None:
-            continue                                                        # frames are no dimension of their own
+            continue  # frames are no dimension of their own
         torch.testing.assert_close(after[name][:, :early], old[:, :early], atol=1e-5, rtol=0, msg=name)
         assert not torch.allclose(after[name][:, early:], old[:, early:]), name
         checked += 1
@@ -158,6 +165,7 @@ def results(encoder: Qifusion, modules: dict, inputs: Padded, chunk: int) -> dic
             result = result.frames.data if hasattr(result, "frames") else result
             if result.dim() == 3:
                 found[name] = result.detach()
+
         return hook
 
     for name, module in modules.items():
@@ -188,12 +196,12 @@ def test_without_labels_there_is_no_head_and_without_fusion_the_frames_are_the_a
 def test_compat_looks_ahead_as_the_release_does_and_therefore_cannot_stream():
     encoder = build(AccentConfig(classes=4, compat=True))
     taps = encoder(batch(60), chunk=2).taps
-    assert (taps["accent"].data >= 0).all()                                  # ReLU in front of the softmax
+    assert (taps["accent"].data >= 0).all()  # ReLU in front of the softmax
     embedding = taps["accent_embedding"].data
-    outputs = torch.stack(layer_outputs(encoder, batch(60))[2:], dim=1)      # (B, L, S, D)
+    outputs = torch.stack(layer_outputs(encoder, batch(60))[2:], dim=1)  # (B, L, S, D)
     y = encoder.layer_fusion.convolution(torch.nn.functional.pad(outputs, (0, 4, 0, 4)))[:, 0]
     whole = encoder(batch(60)).taps["accent_embedding"].data
-    expected = torch.nn.functional.instance_norm(y[:, None])[:, 0]           # one mean for frames and channels
+    expected = torch.nn.functional.instance_norm(y[:, None])[:, 0]  # one mean for frames and channels
     torch.testing.assert_close(whole, relu(expected), atol=1e-5, rtol=0)
     assert embedding.shape == whole.shape
     with pytest.raises(ValueError, match="compat looks ahead"):
@@ -208,18 +216,28 @@ def test_compat_draws_a_mask_of_its_own_for_the_fusion():
     assert len(drawn) > 2 and len(acoustic) == 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"accent": AccentConfig(layers=(0, 2))}, "accent.layers: 0 is not among 1 to 3"),
-    ({"accent": AccentConfig(layers=(4,))}, "accent.layers: 4 is not among"),
-    ({"causal": False, "chunk": ChunkConfig()}, "chunk needs causal: true"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accent": AccentConfig(layers=(0, 2))}, "accent.layers: 0 is not among 1 to 3"),
+        ({"accent": AccentConfig(layers=(4,))}, "accent.layers: 4 is not among"),
+        ({"causal": False, "chunk": ChunkConfig()}, "chunk needs causal: true"),
+    ],
+)
 def test_what_cannot_work_is_refused_when_it_is_built(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"classes": 1}, "2 or more"), ({"kernel": 4}, "odd"), ({"layers": (2, 2)}, "each once"), ({"layers": ()}, "at least one")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 1}, "2 or more"),
+        ({"kernel": 4}, "odd"),
+        ({"layers": (2, 2)}, "each once"),
+        ({"layers": ()}, "at least one"),
+    ],
+)
 def test_settings_of_the_accent_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         AccentConfig(**options)

@@ -47,7 +47,7 @@ def test_it_is_its_formula(form, dtype):
     found = loss(form=form)(outputs, batch).tolist()
     rows = outputs.streams["accent"].unpad()
     assert found[:2] == pytest.approx([by_hand(rows[i], TRUTH[i], form) for i in (0, 1)], abs=1e-5)
-    assert found[2:] == [0.0, 0.0]                                           # no label; no frames
+    assert found[2:] == [0.0, 0.0]  # no label; no frames
 
 
 @pytest.mark.parametrize("form", ["bce", "cross_entropy"])

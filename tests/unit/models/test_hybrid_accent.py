@@ -51,13 +51,19 @@ def test_ctc_may_read_another_stream():
         build(ctc_input="fused")(batch())
 
 
-@pytest.mark.parametrize("accent", [
-    ENCODER.accent, replace(ENCODER.accent, query="acoustic"), replace(ENCODER.accent, compat=True)])
+@pytest.mark.parametrize(
+    "accent", [ENCODER.accent, replace(ENCODER.accent, query="acoustic"), replace(ENCODER.accent, compat=True)]
+)
 def test_every_parameter_learns_with_and_without_labels(accent):
-    losses = {"ctc": CtcConfig(weight=0.5), "attention": CrossEntropyConfig(weight=0.5), "accent": AccentLossConfig(weight=0.3)}
+    losses = {
+        "ctc": CtcConfig(weight=0.5),
+        "attention": CrossEntropyConfig(weight=0.5),
+        "accent": AccentLossConfig(weight=0.3),
+    }
     objective = Objective(
         {name: LOSSES.build(config, eos=VOCABULARY - 1) for name, config in losses.items()},
-        {name: config.weight for name, config in losses.items()})
+        {name: config.weight for name, config in losses.items()},
+    )
     for labels in ({}, {"accent": torch.tensor([2, -1])}):
         model, case = build(replace(ENCODER, accent=accent)).train(), replace(batch(), labels=labels)
         report = objective(model(case), case)

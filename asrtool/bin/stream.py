@@ -1,0 +1,194 @@
+"""Recognise audio while it comes in: partial results chunk by chunk, a final one at every pause, with its latency.
+
+    asrtool stream exp/train_qifusion a.wav --chunk 16 --left-chunks 4
+    arecord -q -t raw -f S16_LE -r 16000 | asrtool stream exp/train_qifusion -
+    asrtool stream exp/train_qifusion --check dump/fbank80/test
+
+`-` reads raw samples from standard input: 16 bits, little-endian, one channel, at the model's rate. Final results go to
+standard output; on a terminal the text so far is shown below. --check recognises a data directory twice, piece by piece
+and whole with the same chunk mask, and ends with status 1 where anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from asrtool import experiment, log
+from asrtool.bin.decode import hypothesis_line, rounded
+from asrtool.data import audio
+from asrtool.experiment import DecodeConfig
+from asrtool.log import logger
+from asrtool.model_folder import decode_config, limit_chunks, phase_config
+from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.searchers import CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
+from asrtool.stream_check import check
+from asrtool.streaming import EndConfig, Result, Stream, passes
+
+CHUNK = 16  # encoder frames: what U2++ and its successors report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    log.set_up()
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    recognizer = in_chunks(Recognizer.load(args.model, settings(args), device), args)
+    if args.check is not None:
+        sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
+    ends = EndConfig(pause=args.pause, longest=args.longest)
+    warm_up(recognizer)
+    for path in args.audio:
+        stream = Stream(recognizer, ends)
+        for result in listen(stream, path):
+            show(recognizer, path, result, args.format)
+        tell(path, stream, args.format)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        prog="asrtool stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`")
+    options.add_argument("audio", nargs="*", help="files, or - for raw samples from standard input")
+    options.add_argument("--chunk", type=int, help=f"encoder frames of a chunk (default: of --config, else {CHUNK})")
+    options.add_argument("--chunk-ms", type=float, help="the same in milliseconds, rounded to frames")
+    options.add_argument("--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all")
+    options.add_argument("--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument("--format", choices=("text", "json"), default="text", help="json has partial results too")
+    options.add_argument("--pause", type=float, default=EndConfig.pause, help="seconds of silence that end a text")
+    options.add_argument("--longest", type=float, default=EndConfig.longest, help="seconds of a text at most, about")
+    options.add_argument("--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one")
+    options.add_argument(
+        "--check", type=Path, metavar="DATA", help="prove on a data directory that streaming changes nothing"
+    )
+    options.add_argument("--batch", type=int, default=8, help="of --check: utterances that are streamed side by side")
+    options.add_argument("--seed", type=int, default=0, help="of --check: of the sizes of the pieces")
+    args = options.parse_args(argv)
+    if args.set and args.config is None:
+        options.error("--set changes a decoding config: give it by --config")
+    if args.chunk is not None and args.chunk_ms is not None:
+        options.error("give --chunk or --chunk-ms, not both")
+    if (args.check is None) == (not args.audio):
+        options.error("give either audio or --check")
+    if args.batch < 1:
+        options.error("--batch is at least 1")
+    return args
+
+
+def settings(args: argparse.Namespace) -> DecodeConfig:
+    """As asked; else as packed, where that can stream; else what suits the model's heads."""
+    if args.config is not None:
+        return experiment.load_decode(args.config, experiment.split_overrides(args.set))
+    default = decode_config(args.model)
+    if isinstance(default.searcher, CtcGreedyConfig | CtcPrefixBeamConfig | RescoringConfig):
+        return default
+    streams = phase_config(args.model)[1].streams
+    if not {"ctc", "attention"} <= streams:
+        raise ExperimentError(f"streaming needs a CTC head, which no loss trained (there is: {', '.join(streams)})")
+    weights = (
+        {"ctc": 0.5, "attention": 0.35, "reverse": 0.15} if "reverse" in streams else {"ctc": 0.5, "attention": 0.5}
+    )
+    return replace(default, searcher=RescoringConfig(weights=weights))
+
+
+def in_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
+    """With the chunks that the command line or the config asks for."""
+    chunk = args.chunk or recognizer.settings.chunk or CHUNK
+    if args.chunk_ms is not None:
+        frame = getattr(recognizer.model.encoder, "seconds_per_frame", recognizer.model.frame_shift)
+        chunk = max(1, round(args.chunk_ms / 1000 / frame))
+    left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
+    changed = replace(recognizer.settings, chunk=chunk, left_chunks=left)
+    limit_chunks(recognizer.model, changed)
+    if recognizer.model.encoder.left_chunks is None:
+        logger.info("a frame sees all that was said before: memory and time grow with it; --left-chunks 4 bounds them")
+    recognizer = replace(recognizer, settings=changed)
+    passes(recognizer)
+    return recognizer
+
+
+def warm_up(recognizer: Recognizer) -> None:
+    """A second of silence: what is compiled or allocated once should not delay the first words."""
+    stream = Stream(recognizer)
+    stream.accept(np.zeros(recognizer.rate, np.float32))
+    stream.accept(np.zeros(0, np.float32), final=True)
+
+
+def listen(stream: Stream, path: str) -> Iterator[Result]:
+    """All results of a file or of standard input."""
+    encoder, settings = stream.recognizer.model.encoder, stream.recognizer.settings
+    seconds = settings.chunk * encoder.seconds_per_frame
+    pieces = (
+        raw(sys.stdin.buffer, round(seconds * stream.recognizer.rate)) if path == "-" else read(stream, path, seconds)
+    )
+    for piece in pieces:
+        if (found := stream.accept(piece)) is not None:
+            yield found
+    yield stream.accept(np.zeros(0, np.float32), final=True)
+
+
+def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
+    """Pieces of at most so many samples, as they come."""
+    rest = b""
+    while data := stream.read1(2 * size):
+        data = rest + data
+        whole = len(data) // 2 * 2
+        rest = data[whole:]
+        yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
+
+
+def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
+    """A file in pieces; one of another rate is read and resampled as a whole."""
+    rate = stream.recognizer.rate
+    if audio.info(path)[0] == rate:
+        yield from (piece for piece, _ in audio.blocks(path, seconds))
+        return
+    samples, found, _ = audio.listen(path)
+    logger.info("%s: %d Hz made %d Hz, all of it before the first chunk", path, found, rate)
+    samples, size = audio.resample(samples, found, rate), round(seconds * rate)
+    yield from (samples[at : at + size] for at in range(0, len(samples), size))
+
+
+def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
+    """One result on standard output; a partial one in text on the terminal only, and overwritten."""
+    text, live = result.hypothesis.text, sys.stderr.isatty()
+    if kind == "json":
+        line = {"audio": path, "event": "final" if result.final else "partial"}
+        line |= {"start": round(result.start, 3), "end": round(result.end, 3), "text": text}
+        if result.final:
+            line |= {
+                key: value for key, value in hypothesis_line(recognizer, result.hypothesis).items() if key != "text"
+            }
+            line |= {"classes": rounded(result.classes)} if result.classes else {}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+        return
+    if live:
+        print(f"\r\033[K{'' if result.final else text[-70:]}", end="", file=sys.stderr, flush=True)
+    if result.final and (text or result.classes):
+        best = [f"{label} {max(row, key=row.get)} {max(row.values()):.2f}" for label, row in result.classes.items()]
+        print("\t".join([f"{result.start:.2f}-{result.end:.2f}", text, *best]), flush=True)
+
+
+def tell(path: str, stream: Stream, kind: str) -> None:
+    """How fast it was."""
+    found = stream.latency.json()
+    if kind == "json":
+        print(json.dumps({"audio": path, "event": "end", **found}), flush=True)
+    logger.info(
+        "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its result: median %.3f, 95 %% "
+        "within %.3f, at most %.3f; second pass at most %.3f",
+        *(path, found["seconds"], found["rtf"], *found["lag"].values(), found["second_pass"].get("longest", 0.0)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Streaming against the whole: the same utterances, the same chunk mask, piece by piece and at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asrtool.classes import classify
+from asrtool.data import audio, datadir
+from asrtool.log import logger
+from asrtool.recognizer import Recognizer
+from asrtool.streaming import FeatureStream, Session
+from asrtool.types import Hypothesis, Padded, Utterance
+
+TOLERANCE = 1e-5  # of an encoder frame's numbers, which have a variance of about 1
+
+
+@dataclass
+class Difference:
+    """What was found so far."""
+
+    utterances: int = 0
+    tokens: int = 0
+    frames: int = 0
+    largest: float = 0.0  # of the encoder's frames and taps
+    features: float = 0.0
+    texts: list[str] = field(default_factory=list)  # utterances with other tokens
+    labels: list[str] = field(default_factory=list)  # utterances with another accent
+
+
+def check(recognizer: Recognizer, data: Path, batch: int = 8, seed: int = 0, tolerance: float = TOLERANCE) -> bool:
+    """Says what differs; whether it is nothing."""
+    found, draw = Difference(), random.Random(seed)
+    rows = datadir.read(data)
+    for start in range(0, len(rows), batch):
+        compare(recognizer, rows[start : start + batch], draw, found)
+    logger.info(
+        "%s: %d utterances, %d frames, %d tokens in chunks of %d: the largest difference is %.1e in features, %.1e in "
+        "the encoder's frames; %d utterances have other tokens, %d another label%s",
+        *(data, found.utterances, found.frames, found.tokens, recognizer.settings.chunk, found.features, found.largest),
+        *(len(found.texts), len(found.labels)),
+        "".join(f", {name}" for name in [*found.texts, *found.labels][:5]),
+    )
+    good = not found.texts and not found.labels and found.largest <= tolerance
+    logger.info("streaming %s", "changes nothing" if good else f"differs (more than {tolerance:g}, or other results)")
+    return good
+
+
+@torch.inference_mode()
+def compare(recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, found: Difference) -> None:
+    """One batch, each utterance fed in pieces of its own sizes, from no sample to three seconds."""
+    sounds = [samples_of(recognizer, row) for row in rows]
+    whole = Padded.stack([recognizer.inputs(sound) for sound in sounds])
+    encoded = recognizer.encode(whole)
+    expected, labels = recognizer.search_encoded(encoded), classify(recognizer.classifiers, encoded)
+    session, parts = Session(recognizer, len(rows)), [FeatureStream(recognizer) for _ in rows]
+    at, heard = [0] * len(rows), [[] for _ in rows]
+    while True:
+        sizes = [draw.choice((0, draw.randrange(3 * recognizer.rate))) for _ in rows]
+        pieces = [part(sound[a : a + size]) for part, sound, a, size in zip(parts, sounds, at, sizes, strict=True)]
+        at = [a + size for a, size in zip(at, sizes, strict=True)]
+        ended = torch.tensor([a >= len(sound) for a, sound in zip(at, sounds, strict=True)])
+        session.accept(Padded.stack(pieces), ended)
+        for row, piece in zip(heard, pieces, strict=True):
+            row.append(piece)
+        if ended.all():
+            break
+    streamed = session.encoded()
+    nbests, classes = session.finish()
+    for row, utterance in enumerate(rows):
+        features = torch.cat(heard[row])
+        found.features = max(found.features, difference(features, whole.data[row, : len(features)]))
+        for name, part in {"": encoded.frames, **encoded.taps}.items():
+            other = streamed.taps[name] if name else streamed.frames
+            found.largest = max(found.largest, difference(part.unpad()[row], other.unpad()[row]))
+        if tokens(nbests[row]) != tokens(expected[row]):
+            found.texts.append(utterance.id)
+        if [max(x, key=x.get) for x in labels[row].values()] != [max(x, key=x.get) for x in classes[row].values()]:
+            found.labels.append(utterance.id)
+        found.tokens += len(expected[row][0].tokens)
+    found.utterances += len(rows)
+    found.frames += int(encoded.frames.lengths.sum())
+
+
+def samples_of(recognizer: Recognizer, row: Utterance) -> np.ndarray:
+    duration = None if row.recording is None else row.duration
+    return audio.read(row.audio, row.start, duration, recognizer.rate)
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    return float((one - other).abs().max()) if one.numel() else 0.0
+
+
+def tokens(nbest: Sequence[Hypothesis]) -> tuple[int, ...]:
+    return nbest[0].tokens

@@ -1,0 +1,239 @@
+"""Recognition while the audio comes in, with an encoder that can stream.
+
+    samples -> FeatureStream -> features -> Session (encoder, first pass of the search) -> partial results
+            -> at a pause: the second pass, the labels -> a final result; the encoder goes on, the search begins anew
+
+All state has a bound where the encoder's left context has one: a `Stream` of hours needs the memory of one of seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asrtool.classes import Classes, classify
+from asrtool.data.fbank import Fbank
+from asrtool.encoders import StreamingEncoder
+from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.searchers import SEARCHERS, Rescoring
+from asrtool.searchers.base import StreamingSearcher
+from asrtool.types import EncoderOutput, Hypothesis, Padded
+
+
+class FeatureStream:
+    """Samples in pieces of any size -> normalised features, those of the whole audio."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        if recognizer.config.data.input != "fbank":
+            raise ExperimentError("streaming needs data.input: fbank; this model reads waveforms as a whole")
+        self._fbank = Fbank(recognizer.config.data.fbank)
+        self._cmvn = recognizer.cmvn
+        self._rest = np.zeros(0, np.float32)
+
+    def __call__(self, samples: np.ndarray) -> Tensor:
+        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete; T' may be 0."""
+        config = self._fbank.config
+        samples = np.concatenate([self._rest, samples])
+        count = config.num_frames(len(samples))
+        self._rest = samples[count * config.shift :]
+        if not count:
+            return torch.zeros(0, config.num_mel_bins)
+        features = self._fbank(torch.from_numpy(samples[: (count - 1) * config.shift + config.length]))
+        return features if self._cmvn is None else self._cmvn.apply(features)
+
+
+class Session:
+    """A batch of utterances that are heard piece by piece; what comes out is what `Recognizer.search` gives."""
+
+    def __init__(self, recognizer: Recognizer, batch: int) -> None:
+        chunk, encoder = recognizer.settings.chunk, recognizer.model.encoder
+        if chunk is None or not isinstance(encoder, StreamingEncoder):
+            raise ExperimentError("streaming needs an encoder that can stream, and the size of its chunks")
+        self.recognizer, self.batch = recognizer, batch
+        self._first, self._second = passes(recognizer)
+        self._cache = encoder.init_cache(batch, chunk)
+        self.restart()
+
+    def restart(self) -> None:
+        """The next text of the same audio: the search begins anew, the encoder goes on."""
+        self._state = self._first.start(self.batch)
+        self._heard: list[EncoderOutput] = []
+
+    @torch.inference_mode()
+    def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
+        """The next features (B, T, F) of each row, 0 included; final (B,): the row ends with them.
+
+        Gives the log-probabilities (B, S, V) of the frames that they complete, None where there are none.
+        """
+        model, device = self.recognizer.model, self.recognizer.device
+        output, self._cache = model.encoder.forward_chunk(inputs.to(device), self._cache, final.to(device))
+        if not output.frames.data.shape[1]:
+            return None
+        log_probs = model.log_probs(output, self._first.config.input)
+        self._state = self._first.advance(self._state, log_probs, output.positions)
+        self._heard.append(output)
+        return log_probs
+
+    def partial(self) -> list[Hypothesis]:
+        """The best text of each row so far, by the first pass."""
+        return [self._named(found) for found in self._first.partial(self._state)]
+
+    @torch.inference_mode()
+    def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
+        """N-best lists of what was heard since the (re)start, and labels; `restart` before more is accepted."""
+        nbests = self._first.finish(self._state)
+        if not self._heard:
+            return [[self._named(one) for one in nbest] for nbest in nbests], [{} for _ in nbests]
+        encoded = self.encoded()
+        if self._second is not None:
+            nbests = self._second.rescore(encoded, nbests)
+        return [[self._named(one) for one in nbest] for nbest in nbests], classify(self.recognizer.classifiers, encoded)
+
+    def encoded(self) -> EncoderOutput:
+        """What the encoder gave since the (re)start, in one piece."""
+        lengths = [output.frames.lengths.tolist() for output in self._heard]
+
+        def joined(parts: list[Tensor]) -> Padded:
+            pieces = list(zip(parts, lengths, strict=True))
+            rows = [torch.cat([part[row, : size[row]] for part, size in pieces]) for row in range(self.batch)]
+            return Padded.stack(rows)
+
+        frames = joined([output.frames.data for output in self._heard])
+        positions = joined([output.positions for output in self._heard]).data
+        names = self._heard[0].taps
+        taps = {name: joined([output.taps[name].data for output in self._heard]) for name in names}
+        return EncoderOutput(frames=frames, positions=positions, taps=taps)
+
+    def _named(self, found: Hypothesis) -> Hypothesis:
+        return replace(found, text=self.recognizer.tokenizer.decode(found.tokens))
+
+
+def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]:
+    """The search that goes along with the audio, and the one at the end of a text."""
+    searcher = recognizer.searcher
+    if isinstance(searcher, Rescoring):
+        return searcher.first, searcher
+    if isinstance(searcher, StreamingSearcher):
+        return searcher, None
+    name = SEARCHERS.name_of(recognizer.settings.searcher)
+    raise ExperimentError(
+        f"{name} searches whole utterances; to stream take ctc_greedy, ctc_prefix_beam or attention_rescoring"
+    )
+
+
+# -- one audio ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndConfig:
+    """When a text ends; the next one begins with the frame behind."""
+
+    pause: float = 0.8  # seconds without a token behind the last one
+    longest: float = 20.0  # seconds after which any frame without a token will do; after twice as long, any frame
+
+    def __post_init__(self) -> None:
+        if self.pause <= 0 or self.longest <= 0:
+            raise ValueError(f"pause ({self.pause:g}) and longest ({self.longest:g}) are seconds above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A partial result, or the final one of a text. start and end: seconds of the audio that it covers."""
+
+    final: bool
+    start: float
+    end: float
+    hypothesis: Hypothesis
+    classes: Classes = field(default_factory=dict)  # of a final result
+
+
+@dataclass
+class Latency:
+    """How long the pieces took. `lag`: seconds from a piece's last sample until its result, were the audio live."""
+
+    seconds: float = 0.0  # of audio
+    work: array = field(default_factory=lambda: array("d"))
+    lag: array = field(default_factory=lambda: array("d"))
+    finals: array = field(default_factory=lambda: array("d"))  # seconds that the second pass took
+    _done: float = 0.0  # when the last piece was done, were the audio live
+
+    def add(self, end: float, work: float) -> None:
+        """A piece whose last sample came `end` seconds into the audio."""
+        self.seconds = end
+        self._done = max(self._done, end) + work
+        self.work.append(work)
+        self.lag.append(self._done - end)
+
+    def json(self) -> dict:
+        def of(values: array) -> dict:
+            if not values:
+                return {}
+            median, most, longest = np.quantile(values, (0.5, 0.95, 1.0)).tolist()
+            return {"median": round(median, 4), "95%": round(most, 4), "longest": round(longest, 4)}
+
+        factor = round(sum(self.work) / max(self.seconds, 1e-9), 4)
+        found = {"seconds": round(self.seconds, 3), "rtf": factor, "pieces": len(self.work)}
+        return found | {"work": of(self.work), "lag": of(self.lag), "second_pass": of(self.finals)}
+
+
+class Stream:
+    """One audio, live or from a file: samples in, results out."""
+
+    def __init__(self, recognizer: Recognizer, ends: EndConfig | None = None) -> None:
+        self.recognizer = recognizer
+        self.ends = ends or EndConfig()
+        self.latency = Latency()
+        self._features = FeatureStream(recognizer)
+        self._session = Session(recognizer, 1)
+        self._samples = 0
+        self._frames = 0  # that the encoder gave
+        self._start = 0  # frame with which the text began
+        self._spoke = 0  # the frame behind the last token, or the start
+
+    def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
+        """samples (T,) float32 in [-1, 1] at the model's rate; a result where they complete a chunk."""
+        began = time.perf_counter()
+        self._samples += len(samples)
+        features = self._features(np.asarray(samples, np.float32))
+        log_probs = self._session.accept(Padded.stack([features]), torch.tensor([final]))
+        if log_probs is not None:
+            self._follow(log_probs)
+        found = None
+        if final or self._ends():
+            second = time.perf_counter()
+            found = self._finish()
+            self.latency.finals.append(time.perf_counter() - second)
+        elif log_probs is not None:
+            found = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
+        self.latency.add(self._samples / self.recognizer.rate, time.perf_counter() - began)
+        return found
+
+    def _follow(self, log_probs: Padded) -> None:
+        spoken = (log_probs.data[0].argmax(-1) != self.recognizer.model.blank).nonzero()
+        if len(spoken):
+            self._spoke = self._frames + int(spoken[-1]) + 1
+        self._frames += int(log_probs.lengths[0])
+
+    def _ends(self) -> bool:
+        """Whether the text ends here."""
+        step = self.recognizer.model.encoder.seconds_per_frame
+        length, quiet = (self._frames - self._start) * step, (self._frames - self._spoke) * step
+        if self._spoke > self._start and quiet >= self.ends.pause:
+            return True
+        return length >= 2 * self.ends.longest or (length >= self.ends.longest and quiet > 0)
+
+    def _finish(self) -> Result:
+        nbests, classes = self._session.finish()
+        found = Result(final=True, **self._span(), hypothesis=nbests[0][0], classes=classes[0])
+        self._session.restart()
+        self._start = self._spoke = self._frames
+        return found
+
+    def _span(self) -> dict[str, float]:
+        step = self.recognizer.model.encoder.seconds_per_frame
+        return {"start": self._start * step, "end": min(self._frames * step, self._samples / self.recognizer.rate)}

@@ -1,0 +1,220 @@
+"""`asrtool stream`: what is heard piece by piece is what is heard as a whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asrtool.bin import decode, score, stream
+from asrtool.data import audio
+from asrtool.encoders.qifusion import AccentHead
+from asrtool.model_folder import decode_config
+from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.searchers import CtcGreedyConfig, RescoringConfig
+from asrtool.streaming import EndConfig, FeatureStream, Stream
+from tests import toy_experiment
+
+
+def run(toy: Path, *options: object) -> int:
+    try:
+        stream.main([str(toy / "exp"), *map(str, options), "--device", "cpu"])
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def sounds(toy: Path) -> dict[Path, str]:
+    """File -> text, of the test set."""
+    rows = (toy / "data" / "test" / "text").read_text().splitlines()
+    return {toy / "data/test/audio" / f"{row.split()[0]}.wav": row.partition(" ")[2] for row in rows}
+
+
+def recognizer(toy: Path, chunk: int = 4, searcher: object = None, **options) -> Recognizer:
+    searcher = searcher or RescoringConfig(weights={"ctc": 0.5, "attention": 0.5})
+    return Recognizer.load(toy / "exp", replace(decode_config(toy / "exp"), searcher=searcher, chunk=chunk, **options))
+
+
+@pytest.mark.parametrize("options", [("--chunk", 1), ("--chunk", 4, "--left-chunks", 1), ("--chunk-ms", 330)])
+def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
+    assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
+    said = capsys.readouterr().err
+    assert "12 utterances" in said and "0 utterances have other tokens, 0 another label" in said
+    assert "streaming changes nothing" in said
+
+
+@pytest.mark.parametrize(
+    ("module", "what"), [(AccentHead, "0 utterances have other tokens"), (FeatureStream, "other results")]
+)
+def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch):
+    """A head that forgets its left context; features that lose a sample at each cut."""
+    if module is AccentHead:
+        plain = AccentHead.forward
+        monkeypatch.setattr(
+            AccentHead,
+            "forward",
+            lambda self, x, lengths, cache: plain(self, x, lengths, None if cache is None else torch.zeros_like(cache)),
+        )
+    else:
+        plain = FeatureStream.__call__
+        monkeypatch.setattr(FeatureStream, "__call__", lambda self, samples: plain(self, samples[1:]))
+    assert run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk", 2) == 1
+    said = capsys.readouterr().err
+    assert what in said and "streaming differs" in said
+
+
+def test_text_has_times_and_the_accent(toy_stream, capsys):
+    files = sounds(toy_stream)
+    assert run(toy_stream, *files, "--chunk", 4, "--pause", 9) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [text for _, text, _ in lines] == list(files.values())
+    labels = [row.split()[1] for row in (toy_stream / "data/test/utt2accent").read_text().splitlines()]
+    heard = [accent.split()[:2] for *_, accent in lines]
+    assert sum(pair == ["accent", label] for pair, label in zip(heard, labels, strict=True)) >= 10
+
+
+def test_json_has_partial_results_the_final_one_and_the_latency(toy_stream, capsys):
+    path, text = next(iter(sounds(toy_stream).items()))
+    run(toy_stream, path, "--chunk", 4, "--pause", 9, "--format", "json")
+    captured = capsys.readouterr()
+    *partial, final, end = [json.loads(line) for line in captured.out.splitlines()]
+    assert {line["event"] for line in partial} == {"partial"} and len(partial) > 10
+    assert (final["event"], final["text"]) == ("final", text)
+    assert len(final["times"]) == len(final["tokens"]) and final["times"] == sorted(final["times"])
+    assert sum(final["classes"]["accent"].values()) == pytest.approx(1, abs=1e-3)
+    assert end["event"] == "end" and end["seconds"] == pytest.approx(soundfile.info(path).duration, abs=1e-3)
+    assert end["rtf"] > 0 and end["work"]["median"] <= end["lag"]["longest"]
+    assert "real-time factor" in captured.err
+
+
+class Pipe:
+    """A microphone: gives an odd number of bytes at a time, and remembers how many were taken."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.taken = io.BytesIO(data), 0
+
+    def read1(self, size: int) -> bytes:
+        part = self.data.read(min(size, 1237))
+        self.taken += len(part)
+        return part
+
+
+def test_a_pipe_gives_what_the_file_gives_and_results_come_before_it_ends(toy_stream, capsys, monkeypatch):
+    path, text = next(iter(sounds(toy_stream).items()))
+    samples, _ = soundfile.read(path, dtype="int16")
+    pipe, seen = Pipe(samples.astype("<i2").tobytes()), []
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": pipe}))
+    plain = stream.show
+    monkeypatch.setattr(stream, "show", lambda *given: seen.append((pipe.taken, given[2])) or plain(*given))
+    run(toy_stream, "-", "--chunk", 4, "--pause", 9)
+    assert capsys.readouterr().out.split("\t")[1] == text
+    early = [found for taken, found in seen if taken < len(pipe.data.getvalue()) * 0.8]
+    assert any(found.hypothesis.text for found in early)
+
+
+def test_another_rate_is_resampled_and_says_so(toy_stream, tmp_path, capsys):
+    path, text = next(iter(sounds(toy_stream).items()))
+    soundfile.write(tmp_path / "fast.wav", audio.resample(*soundfile.read(path, dtype="float32"), 16000), 16000)
+    run(toy_stream, tmp_path / "fast.wav", "--chunk", 4, "--pause", 9)
+    captured = capsys.readouterr()
+    assert captured.out.split("\t")[1] == text and "16000 Hz made 8000 Hz" in captured.err
+
+
+def feed(one: Stream, samples: np.ndarray, size: int = 640) -> list:
+    pieces = [samples[at : at + size] for at in range(0, len(samples), size)]
+    found = [*(one.accept(piece) for piece in pieces), one.accept(np.zeros(0, np.float32), final=True)]
+    return [result for result in found if result is not None and result.final]
+
+
+def test_a_pause_ends_a_text_and_times_go_on(toy_stream):
+    files = list(sounds(toy_stream).items())[:3]
+    quiet = np.random.default_rng(0).normal(0, 0.002, toy_experiment.RATE * 2).astype(np.float32)
+    parts = [np.concatenate([soundfile.read(path, dtype="float32")[0], quiet]) for path, _ in files]
+    results = feed(Stream(recognizer(toy_stream), EndConfig(pause=1.6)), np.concatenate(parts))
+    texts = [result.hypothesis.text for result in results if result.hypothesis.text]
+    assert texts == [text for _, text in files]
+    for before, after in zip(results, results[1:], strict=False):
+        assert before.end <= after.start + 1e-6
+    starts = np.cumsum([0, *(len(part) for part in parts)]) / toy_experiment.RATE
+    shift = recognizer(toy_stream).model.frame_shift
+    spoken = [result for result in results if result.hypothesis.text]
+    for result, start, end in zip(spoken, starts, starts[1:], strict=False):
+        assert all(start <= position * shift <= end for position in result.hypothesis.positions)
+
+
+def test_what_is_remembered_does_not_grow(toy_stream):
+    one = Stream(recognizer(toy_stream, searcher=CtcGreedyConfig(), left_chunks=2), EndConfig(longest=2.0))
+    sound = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in sounds(toy_stream)])
+    sizes = []
+    for _ in range(3):
+        for at in range(0, len(sound), 1280):
+            one.accept(sound[at : at + 1280])
+            sizes.append(remembered(one))
+    assert one.latency.seconds > 90
+    half = len(sizes) // 2
+    assert max(sizes[half:]) <= max(sizes[:half])
+
+
+def remembered(one: Stream) -> int:
+    """Numbers in everything that a stream holds, but for the list of its latencies."""
+
+    def count(value: object) -> int:
+        if isinstance(value, torch.Tensor | np.ndarray):
+            return value.size if isinstance(value, np.ndarray) else value.numel()
+        if isinstance(value, dict):
+            return sum(map(count, value.values()))
+        if isinstance(value, list | tuple):
+            return sum(map(count, value))
+        if isinstance(value, int | float):
+            return 1
+        return sum(map(count, vars(value).values())) if hasattr(value, "__dict__") else 0
+
+    session = one._session
+    return count([session._cache, session._state, session._heard, one._features._rest])
+
+
+def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, tmp_path, capsys):
+    decode.main(
+        [
+            "--exp",
+            str(toy_stream / "exp"),
+            "--config",
+            str(toy_stream / "decode_rescoring.yaml"),
+            "--data",
+            str(toy_stream / "dump/test"),
+            "--out",
+            str(tmp_path / "out"),
+            "--set",
+            "chunk=4 left_chunks=2",
+        ]
+    )
+    line = json.loads((tmp_path / "out/hyps.jsonl").read_text().splitlines()[0])
+    assert set(line["classes"]["accent"]) == {"high", "low"}
+    assert "chunks of 4 frames, 160 ms" in capsys.readouterr().err
+    score.main([str(toy_stream / "data/test"), str(tmp_path / "out"), "--metric", "cer", "--group-by", "accent"])
+    found = json.loads((tmp_path / "out/score.json").read_text())
+    assert found["recognition"]["accent"]["accuracy"] >= 10 / 12
+    assert set(found["recognition"]["accent"]["confusion"]) == {"high", "low"}
+    assert found["macro_average"]["accent"]["rate"] == found["total"]["rate"] == 0.0
+
+
+def test_a_model_that_cannot_stream_says_why(toy):
+    with pytest.raises(ExperimentError, match="chunk: 16: the encoder cannot stream: it is not causal"):
+        run(toy, "--check", toy / "data" / "test")
+
+
+def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
+    (tmp_path / "decode.yaml").write_text("searcher: {type: joint_beam}\naverage: 1\n")
+    with pytest.raises(ExperimentError, match="joint_beam searches whole utterances; to stream take ctc_greedy"):
+        run(toy_stream, "--check", toy_stream / "data" / "test", "--config", tmp_path / "decode.yaml")
+
+
+@pytest.mark.parametrize("options", [(), ("-", "--check", "x"), ("-", "--chunk", "2", "--chunk-ms", "80")])
+def test_options_that_exclude_each_other(toy_stream, options):
+    assert run(toy_stream, *options) == 2
