@@ -206,6 +206,8 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
     try:
         if kind is bool:
             return {"true": True, "false": False}[text]
+        if kind is float and text.lstrip("+-").lower() == ".inf":        # YAML's way to write it, and that of `dump`
+            text = text.replace(".", "")
         return kind(text)
     except (ValueError, KeyError):
         raise ConfigError(node, where, f"expected {_WORDS.get(kind, kind)}, got '{text}'") from None

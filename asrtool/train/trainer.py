@@ -36,7 +36,7 @@ from asrtool.train.progress import Progress, parameter_table
 from asrtool.train.signals import StopSignals
 from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
 from asrtool.train.troubles import Troubles
-from asrtool.train.validation import Rates, is_rate, measure, names, rehearse, unrated
+from asrtool.train.validation import Rates, is_rate, measure, names, observed, rehearse, unrated
 from asrtool.types import Batch
 
 
@@ -196,6 +196,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Measure, rank, save; False when a signal came in between, and nothing was decided."""
+        observed(self.model)  # and forget it: it was told of other batches
         with self._averaged():
             measured = measure(self.stepper, self.valid, self.rates, lambda: bool(self._signals.received))
         if measured is None:
@@ -213,6 +214,9 @@ class Trainer:
         )
         logger.info("%s step %d: %s%s", self.folder.name, state.step, text, " (the best so far)" if better else "")
         self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)
+        told = observed(self.model)
+        if told:
+            self.progress.event("observed", epoch=state.epoch, step=state.step, modules=told)
         self._save(metrics)
         return True
 

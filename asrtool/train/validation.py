@@ -70,6 +70,12 @@ def measure(
     return metrics, skipped
 
 
+def observed(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Module name -> what it tells of its values in evaluation since the last call, on this rank (method `observed`)."""
+    told = {name: module.observed() for name, module in model.named_modules() if hasattr(module, "observed")}
+    return {name: values for name, values in told.items() if values is not None}
+
+
 def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
     """The first batch is measured for nothing but to see that it can be."""
     for batch, _ in _turns(stepper, itertools.islice(batches, 1), lambda: False):

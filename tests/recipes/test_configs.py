@@ -18,7 +18,7 @@ from asrtool.types import Batch, Padded
 
 EGS = Path(__file__).parents[2] / "egs"
 TRAIN, DECODE = sorted(EGS.glob("*/conf/train_*.yaml")), sorted(EGS.glob("*/conf/decode_*.yaml"))
-TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4}
+TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4, "size": "tiny", "weights": None}
 VOCABULARY = 12
 
 
@@ -69,6 +69,8 @@ def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
         small = dataclasses.replace(phase, model=shrink(phase.model))
         model, batch = build_model(small, VOCABULARY), toy_batch(phase)
         losses = {key: LOSSES.build(value, eos=VOCABULARY - 1) for key, value in small.losses.items()}
+        for loss in losses.values():
+            loss.count([0, *range(1, VOCABULARY)])
         objective = Objective(losses, {key: value.weight for key, value in small.losses.items()})
         report = objective(model(batch), batch)
         report.total.backward()

@@ -129,3 +129,10 @@ def test_a_name_or_config_is_registered_once():
         registry.register("a", CircleConfig)(Circle)
     with pytest.raises(ValueError, match="already builds"):
         registry.register("b", SquareConfig)(Square)
+
+
+@pytest.mark.parametrize("text", [".inf", "inf", "+.Inf"])
+def test_infinity_is_a_number_however_it_is_written(tmp_path, text):
+    assert load(tmp_path, f"lr: {text}\nshape: {{type: circle}}").lr == float("inf")
+    with pytest.raises(ConfigError, match="lr must be above 0"):
+        load(tmp_path, "lr: -.inf\nshape: {type: circle}")
