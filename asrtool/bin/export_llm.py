@@ -1,4 +1,4 @@
-"""Make plain folders of `transformers` and peft of what asrtool trained: a language model, or the parts of a speech LLM.
+"""Make folders of `transformers` and peft of what asrtool trained: a language model, or the parts of a speech LLM.
 
     asrtool export_llm exp/train_causal_lm --out llm                a Llama with its tokenizer
     asrtool export_llm exp/train_speech_llm --out parts

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up()
     label_files = find_labels(args.text.parent, args.labels)
     if (args.unit == "hf") != (args.tokenizer is not None):
-        raise VocabularyError("--unit hf takes a tokenizer as it is: give its name by --tokenizer; other units have none")
+        raise VocabularyError("--unit hf is a tokenizer as it is: give its name by --tokenizer; other units have none")
     options = {"unit": args.unit, "size": args.size, "model": args.model if args.unit == "bpe" else None}
     if args.unit == "hf":
         options = {"unit": args.unit, "tokenizer": args.tokenizer, "case": args.case}

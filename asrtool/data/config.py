@@ -83,7 +83,7 @@ class RoomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BabbleConfig:
-    """Add several people who talk at once, utterances of a set, at a random signal-to-noise ratio (Kaldi's defaults)."""
+    """Add several people who talk at once, utterances of a set, at a random signal-to-noise ratio (as Kaldi does)."""
 
     set: str  # name of a data directory beside the training set; that set itself will do
     share: float = 0.3  # of the utterances

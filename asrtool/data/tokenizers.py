@@ -147,7 +147,7 @@ class BpeTokenizer(Tokenizer):
 class HfConfig:
     """The tokenizer of a language model of `transformers`."""
 
-    case: Literal["keep", "lower"] = "keep"  # lower: for corpora in capitals, which such a model spells letter by letter
+    case: Literal["keep", "lower"] = "keep"  # lower: for corpora in capitals, which such a model spells by letters
 
 
 @TOKENIZERS.register("hf", HfConfig)

@@ -82,7 +82,8 @@ class SpeechLlm(AsrModel):
         self.held = self._tune()
         self.pretrained, self.sources = self._sources()
         if config.llm.gradient_checkpointing:
-            self.llm.gradient_checkpointing_enable({"use_reentrant": False})
+            newer = getattr(self.llm, "activation_checkpointing_enable", None)  # of newer transformers
+            (newer or self.llm.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def _blank(self, tokenizer: object | None) -> int | None:
         """Token 0, where CTC needs a blank and no text has that token; without CTC every token may be written."""

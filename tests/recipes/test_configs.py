@@ -20,6 +20,16 @@ EGS = Path(__file__).parents[2] / "egs"
 TRAIN, DECODE = sorted(EGS.glob("*/conf/train_*.yaml")), sorted(EGS.glob("*/conf/decode_*.yaml"))
 TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4, "size": "tiny", "weights": None}
 VOCABULARY = 12
+# pre-trained networks: small ones of the same kind, from scratch; fields that a config has
+SCRATCH = {
+    "weights": None,
+    "encoder_weights": None,
+    "size": "tiny",
+    "shape": "llama-tiny",
+    "prompt": "{speech}",
+    "chat": False,
+    "layers": None,
+}
 
 
 def shrink(config):
@@ -27,6 +37,9 @@ def shrink(config):
     if not dataclasses.is_dataclass(config):
         return {key: shrink(value) for key, value in config.items()} if isinstance(config, dict) else config
     changed = {}
+    names = {field.name for field in dataclasses.fields(config)}
+    if names & {"weights", "encoder_weights", "rank"}:
+        config = dataclasses.replace(config, **{key: value for key, value in SCRATCH.items() if key in names})
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         changed[field.name] = TOY[field.name] if field.name in TOY and value is not None else shrink(value)

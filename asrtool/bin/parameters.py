@@ -1,0 +1,77 @@
+"""A table of a config's parameters, trained and frozen, without weights: models are built for their shapes alone.
+
+    asrtool parameters conf/train_speech_llm.yaml
+    asrtool parameters conf/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asrtool import experiment
+from asrtool.model_folder import build_model
+from asrtool.models import SpeechLlm
+from asrtool.models.tuning import is_adapter
+from asrtool.train import optim
+
+PAPER = {"encoder": "0.65 M", "llm": "16 M"}  # LoRA of arXiv 2406.17272
+
+
+class PhaseError(ValueError):
+    """A phase that the config does not have."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    phases = experiment.load_phases(args.config, experiment.split_overrides(args.set))
+    if args.phase is not None and args.phase not in phases:
+        raise PhaseError(f"{args.config} has no phase '{args.phase}'; it has: {', '.join(phases)}")
+    for name in [args.phase] if args.phase is not None else phases:
+        with torch.device("meta"):
+            model = build_model(phases[name], args.vocab_size)
+        print(f"{args.config}, phase {name}")
+        print("\n".join(render(model, optim.assign(phases[name].optim, model))))
+        print()
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        prog="asrtool parameters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("config", type=Path, help="train_*.yaml")
+    options.add_argument("--phase", help="one of the config's phases (default: each)")
+    options.add_argument("--vocab-size", type=int, default=32000, help="tokens of the vocabulary (default: 32000)")
+    options.add_argument("--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides")
+    return options.parse_args(argv)
+
+
+def render(model: nn.Module, groups: Mapping[str, optim.GroupConfig]) -> list[str]:
+    """Lines; a speech LLM's have the shapes of encoder and language model and their adapters too."""
+    rows = []
+    for name, part in [*model.named_children(), ("total", model)]:
+        prefix = "" if part is model else f"{name}."
+        sizes = {key: value.numel() for key, value in part.named_parameters()}
+        trained = sum(size for key, size in sizes.items() if not groups[prefix + key].freeze)
+        adapters = sum(size for key, size in sizes.items() if is_adapter(key))
+        rows.append((name, sum(sizes.values()), trained, adapters))
+    lines = [f"{'part':10} {'parameters':>15} {'trained':>15} {'LoRA':>13}"]
+    for name, *numbers in rows:
+        paper = f"   (paper: {PAPER[name]})" if isinstance(model, SpeechLlm) and name in PAPER and numbers[2] else ""
+        lines.append(f"{name:10} {numbers[0]:15,} {numbers[1]:15,} {numbers[2]:13,}{paper}")
+    if isinstance(model, SpeechLlm):
+        text = model.llm.config.get_text_config()
+        lines.append(f"language model: {text.num_hidden_layers} layers, width {text.hidden_size}")
+        layers = getattr(getattr(model.encoder, "model", None), "config", None)
+        count = layers.num_hidden_layers if layers is not None else len(getattr(model.encoder, "layers", ()))
+        rate = model.adapter.factor
+        lines.append(f"encoder: {count} layers, width {model.encoder.dim}; adapter: 1 row for {rate} frames")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
