@@ -33,7 +33,7 @@ SCRATCH = {
 
 
 def shrink(config):
-    """The same config with every size of TOY; layers that a downsampler stands in front of stay."""
+    """The same config with every size of TOY; layers that a downsampler stands in front of, or that are named, stay."""
     if not dataclasses.is_dataclass(config):
         return {key: shrink(value) for key, value in config.items()} if isinstance(config, dict) else config
     changed = {}
@@ -45,6 +45,8 @@ def shrink(config):
         changed[field.name] = TOY[field.name] if field.name in TOY and value is not None else shrink(value)
     if isinstance(changed.get("downsamplers"), dict):
         changed["num_layers"] = max(changed["num_layers"], max(changed["downsamplers"]) + 1)
+    if getattr(changed.get("accent"), "layers", None):
+        changed["num_layers"] = max(changed["num_layers"], max(changed["accent"].layers) + 1)
     return dataclasses.replace(config, **changed)
 
 
