@@ -37,6 +37,9 @@ LAYERS = {
     "models": {"models", "types", "registry", "log", "nn", "encoders", "downsamplers", "decoders", "torchaudio_adapter"},
     "searchers": {"searchers", "types", "registry", "torchaudio_adapter"},
     "score": {"score", "types"},
+    "plots": {
+        "plots", "data", "experiment", "log", "model_folder", "recognizer", "searchers", "types"
+    },
     "report": {"report", "score", "data", "types", "log", "stamp"},
     "train": {"train", "types", "registry", "log", "distributed", "stamp"},
     "experiment": {"config", "registry", "data", "longform", "models", "losses", "searchers", "train"},

@@ -1,27 +1,38 @@
-"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time went, speed."""
+"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time went, speed.
+
+    asrtool plot exp/train_conformer
+    asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test      what an encoder keeps of an utterance
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asrtool.log import logger, set_up
+from asrtool.plots import PlotError, pyplot, save
 from asrtool.train import curves
 from asrtool.train.curves import Curve, Curves
 
-
-class PlotError(ValueError):
-    """Nothing can be drawn."""
+__all__ = ["PlotError", "draw", "main"]
+PICTURES = ("keyframes",)  # modules of asrtool.plots
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = argparse.ArgumentParser(prog="asrtool plot", description=__doc__)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in PICTURES:
+        importlib.import_module(f"asrtool.plots.{arguments[0]}").main(arguments[1:])
+        return
+    options = argparse.ArgumentParser(
+        prog="asrtool plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("exp", type=Path, help="experiment folder, finished or not")
     options.add_argument("--out", type=Path, help="picture to write: .png, .pdf or .svg; default: <exp>/curves.png")
-    args = options.parse_args(argv)
+    args = options.parse_args(arguments)
     set_up()
     out = args.out or args.exp / "curves.png"
     draw(curves.read(args.exp), out, title=str(args.exp))
@@ -30,14 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(found: Curves, out: Path, title: str) -> None:
     """Six panels over the steps, written aside and renamed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise PlotError("drawing needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(3, 2, figsize=(12, 11), layout="constrained", sharex=True)
+    plt = pyplot()
+    figure, panels = plt.subplots(3, 2, figsize=(12, 11), layout="constrained", sharex=True)
     figure.suptitle(title)
     losses, rates, learning_rate, norm, time, speed = panels.flat
     lines(losses, "loss per utterance", found.losses)
@@ -54,14 +59,7 @@ def draw(found: Curves, out: Path, title: str) -> None:
                 panel.text(start, 1.0, f" {name}", transform=panel.get_xaxis_transform(), fontsize=7, va="bottom")
     for panel in panels[-1]:
         panel.set_xlabel("step")
-    aside = out.with_name(f"{out.stem}.tmp{out.suffix}")
-    try:
-        figure.savefig(aside, dpi=120)
-    except ValueError as error:  # the file's ending is none that matplotlib writes
-        raise PlotError(f"--out {out}: {error}") from error
-    finally:
-        pyplot.close(figure)
-    os.replace(aside, out)
+    save(figure, out)
 
 
 def lines(panel: Any, title: str, named: dict[str, Curve]) -> None:

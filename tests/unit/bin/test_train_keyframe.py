@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.bin import decode, train
+from asrtool.bin import decode, plot, train
+from asrtool.bin.plot import PlotError
 from asrtool.experiment import load_decode
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Recognizer
@@ -137,3 +138,21 @@ def test_every_ablation_by_override_trains(toy, tmp_path, variant):
     short = [f"phases.{name}.trainer.epochs=1" for name in ("base", "fusion", "keyframe")]
     fit(toy, tmp_path / "exp", "train_keyframe_mini.yaml", *short, *variant)
     assert records(tmp_path / "exp", "finished", "keyframe")
+
+
+def test_kept_frames_are_drawn(toy, exp, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot.main(["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--out", str(tmp_path / "a.svg")])
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "kept frames" in drawn and "inter-CTC: not blank" in drawn
+    audio = sorted((toy / "data" / "dev" / "audio").glob("*.wav"))[1]
+    plot.main(["keyframes", str(exp), "--audio", str(audio), "--phase", "base", "--out", str(tmp_path / "b.png")])
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(PlotError, match="has no utterance nobody"):
+        plot.main(["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--utterance", "nobody"])
+
+
+def test_a_model_without_key_frames_has_none_to_draw(toy):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(PlotError, match="phase 'train' has no loss on the stream 'inter_ctc'"):
+        plot.main(["keyframes", str(toy / "exp"), "--data", str(toy / "dump" / "dev")])

@@ -1,0 +1,56 @@
+"""Pictures, drawn by matplotlib where it is installed; `asrtool plot <name>` draws that of the module of this name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from asrtool.log import logger
+
+HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
+
+
+class PlotError(ValueError):
+    """Nothing can be drawn."""
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing into files."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise PlotError("drawing needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write aside, rename, close. Raises `PlotError` for an ending that matplotlib does not write."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f"{out.stem}.tmp{out.suffix}")
+    try:
+        figure.savefig(aside, dpi=120)
+    except ValueError as error:
+        raise PlotError(f"--out {out}: {error}") from error
+    finally:
+        pyplot().close(figure)
+    os.replace(aside, out)
+
+
+def readable(tokens: Iterable[str]) -> bool:
+    """Make matplotlib use a font with Han characters if there is one; False: these tokens would be empty boxes."""
+    if all(ord(letter) < 0x2E80 for token in tokens for letter in token):
+        return True
+    from matplotlib import font_manager, rcParams
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [name for name in HAN_FONTS if name in known]
+    if not fonts:
+        logger.info("no font of this machine has Han characters: tokens are written as numbers")
+        return False
+    rcParams["font.family"] = [*fonts, "DejaVu Sans"]
+    return True

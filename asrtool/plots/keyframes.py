@@ -1,0 +1,159 @@
+"""Draw which frames of an utterance an encoder with key frames keeps, and the tokens it hears there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asrtool.data import datadir
+from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.experiment import DecodeConfig
+from asrtool.log import logger, set_up
+from asrtool.model_folder import phase_config
+from asrtool.plots import PlotError, pyplot, readable, save
+from asrtool.recognizer import Recognizer
+from asrtool.searchers import CtcGreedyConfig
+from asrtool.types import Padded
+
+INTER, ALIGNED = "inter_ctc", "aligned"
+
+
+@dataclass(frozen=True)
+class KeyFrames:
+    """What one utterance shows; times in seconds."""
+
+    name: str
+    text: str  # the reference, or what was heard
+    features: torch.Tensor  # (T, F)
+    seconds: float
+    step: float  # from one frame to the next
+    heard: torch.Tensor  # (S,) probability that a frame is no blank
+    key: list[tuple[float, int]]  # key frames and their tokens
+    kept: list[float]  # frames that stayed
+    aligned: list[int]  # the token that the aligned head reads in each of them, 0 for blank; empty without one
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    set_up()
+    recognizer = load(args.exp, args.phase)
+    found = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
+    out = args.out or args.exp / f"keyframes-{found.name}.png"
+    draw(found, recognizer.tokenizer.tokens, out)
+    logger.info("wrote %s: %d of %d frames kept", out, len(found.kept), len(found.heard))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="asrtool plot keyframes", description=__doc__)
+    options.add_argument("exp", type=Path, help="experiment folder")
+    options.add_argument("--data", type=Path, help="a set as stage 1 wrote it")
+    options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
+    options.add_argument("--audio", type=Path, help="an audio file instead of --data")
+    options.add_argument("--phase", help="of the training; default: the last")
+    options.add_argument("--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/keyframes-<id>.png")
+    args = options.parse_args(argv)
+    if (args.data is None) == (args.audio is None):
+        options.error("give either --data or --audio")
+    return args
+
+
+def load(exp: Path, phase: str | None) -> Recognizer:
+    """The averaged model of a phase, finished or not."""
+    settings = DecodeConfig(searcher=CtcGreedyConfig(input=INTER), phase=phase, unfinished=True)
+    name, config = phase_config(exp, settings)
+    if INTER not in config.streams:
+        raise PlotError(f"{exp}: phase '{name}' has no loss on the stream '{INTER}', so no key frames")
+    return Recognizer.load(exp, DecodeConfig(
+        searcher=settings.searcher, average=config.trainer.average, phase=phase, unfinished=True))
+
+
+def chosen(
+    recognizer: Recognizer, data: Path | None, name: str | None, audio: Path | None
+) -> tuple[str, str, torch.Tensor]:
+    """Id, reference text and inputs (T, F) of the utterance to draw."""
+    if audio is not None:
+        return audio.stem, "", recognizer.inputs(audio)
+    utterances = {utterance.id: utterance for utterance in datadir.read(data, measure=False)}
+    name = name or next(iter(utterances), None)
+    if name not in utterances:
+        raise PlotError(f"{data} has no utterance {name}" if name else f"{data} is empty")
+    dataset = Dataset([utterances[name]], recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
+    (batch,) = EvalLoader(dataset)
+    return name, utterances[name].text, batch.inputs.unpad()[0]
+
+
+@torch.inference_mode()
+def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> KeyFrames:
+    """Run the encoder over one utterance."""
+    model, shift = recognizer.model, recognizer.model.frame_shift
+    encoded = model.encode(Padded.stack([inputs]).to(recognizer.device))
+    if "key_frames" not in encoded.taps:
+        raise PlotError("the encoder has no downsampler of the type keyframe")
+    log_probs = model.log_probs(encoded, INTER).data[0]
+    tokens = log_probs.argmax(-1).tolist()
+    key = encoded.taps["key_frames"].data[0].nonzero()[:, 0].tolist()
+    kept = int(encoded.frames.lengths[0])
+    aligned = model.log_probs(encoded, ALIGNED).data[0].argmax(-1).tolist() if ALIGNED in model.streams else []
+    found = recognizer.search(Padded.stack([inputs]))[0][0].text
+    return KeyFrames(
+        name=name,
+        text=text or found,
+        features=inputs,
+        seconds=len(inputs) * recognizer.step,
+        step=shift,
+        heard=1 - log_probs[:, model.blank].exp(),
+        key=[(frame * shift, tokens[frame]) for frame in key],
+        kept=[position * shift for position in encoded.positions[0, :kept].tolist()],
+        aligned=aligned[:kept],
+    )
+
+
+def draw(found: KeyFrames, tokens: Sequence[str], out: Path) -> None:
+    """Spectrogram, inter-CTC peaks, kept frames, one above the other."""
+    plt = pyplot()
+    named = readable([found.text, *(tokens[token] for _, token in found.key)])
+
+    def label(token: int) -> str:
+        return tokens[token] if named else str(token)
+
+    figure, panels = plt.subplots(
+        3, 1, figsize=(min(24, 4 + 2 * found.seconds), 7), layout="constrained", sharex=True, height_ratios=(3, 2, 1))
+    spectrogram, peaks, kept = panels
+    figure.suptitle(f"{found.name}   {found.text if named else ''}")
+    waveform = found.features.dim() == 1
+    if waveform:
+        times = torch.arange(len(found.features)) * found.seconds / max(len(found.features), 1)
+        spectrogram.plot(times.numpy(), found.features.numpy(), linewidth=0.5)
+    else:
+        extent = (0, found.seconds, 0, found.features.shape[1])
+        spectrogram.imshow(found.features.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
+    spectrogram.set_ylabel("samples" if waveform else "mel bin")
+    for time in found.kept:
+        spectrogram.axvline(time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7)
+    peaks.plot((torch.arange(len(found.heard)) * found.step).numpy(), found.heard.numpy(), linewidth=1)
+    peaks.set_ylabel("inter-CTC: not blank")
+    peaks.set_ylim(0, 1.25)
+    for time, token in found.key:
+        peaks.axvline(time, color="gray", linewidth=0.6, linestyle=":")
+        peaks.text(time, 1.05, label(token), fontsize=9)
+    stems(kept, found, label)
+    kept.set_xlabel("seconds")
+    kept.set_xlim(0, found.seconds)
+    save(figure, out)
+
+
+def stems(panel: Any, found: KeyFrames, label: Any) -> None:
+    """The kept frames and what the aligned head reads in them."""
+    panel.vlines(found.kept, 0, 1, linewidth=1.2)
+    panel.set_ylim(0, 2)
+    panel.set_yticks([])
+    panel.set_ylabel("kept frames")
+    share = 1 - len(found.kept) / max(len(found.heard), 1)
+    panel.set_title(f"{len(found.kept)} of {len(found.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left")
+    for time, token in zip(found.kept, found.aligned, strict=False):
+        panel.text(time, 1.1, label(token) if token else "-", fontsize=9)
