@@ -141,6 +141,7 @@ def toy_trainer(
     optim: Mapping | None = None,
     model: nn.Module | None = None,
     device: torch.device | None = None,
+    objective: Objective | None = None,
     **settings,
 ) -> Trainer:
     """A trainer for `folder`; settings are those of TrainerConfig."""
@@ -151,7 +152,7 @@ def toy_trainer(
         TrainerConfig(**{"average": 2, **settings}),
         OptimConfig(**{"lr": 0.05, **(optim or {})}),
         model or ToyModel(),
-        toy_objective(),
+        objective or toy_objective(),
         data,
         [toy_batch([100, 101, 102]), toy_batch([103, 104]), toy_batch([105])][data.rank :: data.world],
         folder,

@@ -29,6 +29,7 @@ class TrainerConfig:
     ema: float | None = None  # decay of a moving average of the weights, used instead of them outside training
     compile: bool = False  # torch.compile each part of the model
     parallel: Literal["ddp", "fsdp"] = "ddp"  # what several ranks hold: the whole model each, or a share of it each
+    gradient_cosine: str | None = None  # a loss term: log the cosine of its gradient with that of all other terms
     tensorboard: bool = True  # write its event files too, where it is installed
 
     def __post_init__(self) -> None:
@@ -43,6 +44,8 @@ class TrainerConfig:
             raise ValueError(f"{', '.join(wrong)} must be at least 1")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError("ema must lie between 0 and 1")
+        if self.parallel == "fsdp" and self.gradient_cosine is not None:
+            raise ValueError("gradient_cosine compares whole gradients; it works with parallel: ddp")
         if self.parallel == "fsdp" and self.precision == "fp16":
             raise ValueError("parallel: fsdp has no scaler for fp16; use precision: bf16 or float32")
         if self.parallel == "fsdp" and self.compile:

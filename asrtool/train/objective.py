@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from asrtool.types import Batch, LossReport, ModelOutput
@@ -37,6 +38,7 @@ class Objective:
             raise ValueError(f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names")
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
+        self.losses = tuple(self._losses)  # without what is logged beside them
         beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
         self.terms = (*self._losses, *(f"{name}.{what}" for name, found in beside.items() for what in found))
         if not self._losses:
@@ -66,3 +68,9 @@ class Objective:
             terms={name: value.detach() for name, value in values.items()},
             skipped=tuple(name for name, skip in zip(batch.ids, anywhere, strict=True) if skip),
         )
+
+    def parts(self, outputs: ModelOutput, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """Weighted sums over the batch: of the term `name`, and of all others."""
+        values = {key: self._weights[key] * loss(outputs, batch).sum() for key, loss in self._losses.items()}
+        one = values.pop(name)
+        return one, sum(values.values(), start=torch.zeros_like(one))

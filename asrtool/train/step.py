@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from asrtool import distributed
-from asrtool.train import optim, parallel
+from asrtool.train import gradients, optim, parallel
 from asrtool.train.clock import Clock
 from asrtool.train.nonfinite import describe
 from asrtool.train.objective import Objective
@@ -170,6 +170,15 @@ class Stepper:
         known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
         mine = known[: len(group.batches)]
         return replace(result, bad=[entry for entries in distributed.gather_objects(mine) for entry in entries])
+
+    def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:
+        """How the gradient of a loss term lies to that of the others, on this rank's batch (train/gradients.py)."""
+
+        def outputs_of(batch: Batch) -> object:
+            with self.autocast():
+                return self.model(batch)
+
+        return gradients.cosine(self.model, self.objective, term, outputs_of, batch.to(self.device))
 
     # -- inside a step ---------------------------------------------------------
 

@@ -92,6 +92,9 @@ class Trainer:
     def _check(self, objective: Objective) -> None:
         config = self.config
         check_metric(config.best, objective.terms, self.rates)
+        term = config.gradient_cosine
+        if term is not None and term not in objective.losses:
+            raise TrainError(f"trainer.gradient_cosine: there is no loss '{term}'{suggest(term, objective.losses)}")
         if config.precision == "fp16" and self.device.type != "cuda":
             raise TrainError("trainer.precision: fp16 needs a GPU; use float32 or bf16 on a CPU")
         if config.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
@@ -155,9 +158,19 @@ class Trainer:
         self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
         if result.bad is not None:
             self._troubles.bad(group, result, self.state)
+        self._compare_gradients(group, step)
         if group.last:
             self._troubles.report(group.epoch + 1, self.progress)
         return result.flags
+
+    def _compare_gradients(self, group: StepBatches, step: int) -> None:
+        """Rank 0, from its own batch; every step seeds anew, so that nothing else of the training changes."""
+        term = self.config.gradient_cosine
+        if term is None or step % self.config.log_every or not distributed.is_main() or not group.batches:
+            return
+        found = self.stepper.cosine(term, group.batches[0])
+        if found is not None:
+            self.progress.event("gradients", epoch=group.epoch + 1, step=step, term=term, **found)
 
     def _flags(self) -> list[float]:
         received = self._signals.received
