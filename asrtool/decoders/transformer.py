@@ -85,10 +85,23 @@ class TransformerDecoder(Decoder):
         rows = [row.tolist() for row in targets.unpad()]
         beam = len(rows) // max(utterances, 1)
         trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), max(beam, 1))]
-        device = targets.data.device
-        size = max((len(tree.tokens) for tree in trees), default=0)
-        if size > WORTHWHILE * beam * (targets.data.shape[1] + 1):
-            return super().sequence_scores(encoded, targets)
+        most = WORTHWHILE * beam * (targets.data.shape[1] + 1)
+        alike = torch.tensor([len(tree.tokens) <= most for tree in trees], dtype=torch.bool)
+        scores = torch.zeros((utterances, beam), dtype=torch.float64, device=targets.data.device)
+        for chosen, rate in ((alike, self._tree_scores), (~alike, super().sequence_scores)):
+            if chosen.any():
+                some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
+                part = EncoderOutput(frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some])
+                scores[some] = rate(part, Padded(targets.data[mine], targets.lengths[mine])).view(-1, beam)
+        return scores.flatten()
+
+    def _tree_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
+        """As `sequence_scores`, every prefix of an utterance once."""
+        utterances = len(encoded.frames.lengths)
+        rows = [row.tolist() for row in targets.unpad()]
+        beam = len(rows) // utterances
+        trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), beam)]
+        device, size = targets.data.device, max(len(tree.tokens) for tree in trees)
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
