@@ -10,6 +10,8 @@ sequence, never copied, so torch's fused attention runs over all blocks of all u
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from asrtool.nn.masks import valid_mask
 
 _SHORT = 128            # frames up to which blocks cost more than they save
+_SIZES = {16: 31, 32: 127, 64: 511, 128: sys.maxsize}         # of a block: up to which window it was the fastest
+_PORTION = 1 << 21      # numbers in the keys of the blocks that are computed at once
 _FAINTEST = 1e-6        # smaller factors of a fading weight are 0, so that the gradient of their log stays finite
 
 
@@ -33,13 +37,14 @@ def windowed_attention(
     _check(query, key, value, lengths, window)
     if not query.numel():
         return query.new_zeros(query.shape)
-    (query, key, value), lengths, valid = _clean((query, key, value), lengths)
+    query, key, value, lengths, valid = _clean(query, key, value, lengths)
     blocks = Blocks.of(query, window)
     if blocks is None:
-        heads = scaled_dot_product_attention(query, key, value, _dense_mask(query, lengths, window))
+        heads = scaled_dot_product_attention(query, key, value, _dense_mask(query, valid, window))
     else:
-        cut = blocks.queries(query), blocks.keys(key), blocks.keys(value)
-        heads = blocks.join(scaled_dot_product_attention(*cut, blocks.mask(query, lengths)))
+        parts = zip(blocks.queries(query).split(blocks.portion(query)), blocks.keys(key), blocks.keys(value),
+                    blocks.mask(query, lengths).split(blocks.portion(query)), strict=True)
+        heads = blocks.join([scaled_dot_product_attention(*part) for part in parts])
     return heads if valid is None else heads.masked_fill(~valid, 0)
 
 
@@ -59,17 +64,24 @@ def adaptive_attention(
         raise ValueError(f"ramp must be above 0, got {ramp}")
     if not query.numel():
         return query.new_zeros(query.shape)
-    (query, key, value), lengths, valid = _clean((query, key, value), lengths)
+    query, key, value, lengths, valid = _clean(query, key, value, lengths)
     if valid is not None:
         spans = spans.masked_fill(~valid[..., 0], 0)
     blocks = Blocks.of(query, window, always=True)
-    scores = blocks.queries(query * query.shape[-1] ** -0.5) @ blocks.keys(key).transpose(2, 3)
-    reach = blocks.queries(spans[..., None] / ramp + 1) - blocks.distances(spans) / ramp      # (B N, H, b, K)
-    fade = reach.clamp(_FAINTEST, 1).log()
-    scores = scores + blocks.mask(query, lengths) + fade.to(scores.dtype)
-    scores = scores.masked_fill(reach <= _FAINTEST, -torch.inf)
-    heads = blocks.join(torch.softmax(scores, dim=-1) @ blocks.keys(value))
+    portion = blocks.portion(query)
+    queries, masks = blocks.queries(query * query.shape[-1] ** -0.5), blocks.mask(query, lengths)
+    reaches, distances = blocks.queries(spans[..., None] / ramp + 1), blocks.distances(spans) / ramp
+    heads = blocks.join([
+        _fading(q, k, v, mask, reach - distances)
+        for q, k, v, mask, reach in zip(queries.split(portion), blocks.keys(key), blocks.keys(value),
+                                        masks.split(portion), reaches.split(portion), strict=True)])
     return heads if valid is None else heads.masked_fill(~valid, 0)
+
+
+def _fading(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, reach: Tensor) -> Tensor:
+    """Blocks (N, H, b, D) of scaled queries, (N, H, K, D); reach (N, H, b, K): m before it is cut off at 0 and 1."""
+    scores = query @ key.transpose(2, 3) + mask + reach.clamp(_FAINTEST, 1).log().to(query.dtype)
+    return torch.softmax(scores.masked_fill(reach <= _FAINTEST, -torch.inf), dim=-1) @ value
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,9 @@ class Blocks:
         """None where one product of all frames with all is cheaper."""
         batch, _, frames, _ = query.shape
         window = min(window, 2 * frames)                     # wider ones see no more
-        size = 1 << max(4, min(7, (window // 2).bit_length() - 1))      # b = k / 2, between 16 and 128, was fastest
+        size = next(size for size, widest in _SIZES.items() if window <= widest)
         ratio = -(-(size + window - 1) // size)
-        if not always and (frames <= _SHORT or frames < 1.3 * ratio * size):
+        if not always and (frames <= _SHORT or frames < 1.4 * ratio * size + 32):
             return None
         return cls(batch, frames, window, size, -(-frames // size), ratio)
 
@@ -98,26 +110,36 @@ class Blocks:
         """(B, H, T, D) -> (B N, H, b, D)."""
         return self._rows(x).unflatten(0, (-1, self.size)).transpose(1, 2)
 
-    def keys(self, x: Tensor) -> Tensor:
-        """(B, H, T, D) -> (B N, H, ratio b, D): block n's begin window // 2 frames before it.
+    def portion(self, x: Tensor) -> int:
+        """Blocks at once: on a CPU larger buffers would be fetched from the system, and cleared, for every call."""
+        each = x.shape[1] * x.shape[3] * self.size * self.ratio
+        return max(1, _PORTION // each) if x.device.type == "cpu" else self.batch * self.number
+
+    def keys(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, H, T, D) -> portions of (B N, H, ratio b, D): block n's begin window // 2 frames before it.
 
         Those of an utterance's first and last block reach into its neighbours in the batch, which the mask hides.
         """
         before, total = self.window // 2, (self.ratio - 1) * self.size
-        return _Overlap.apply(pad(self._rows(x), (0, 0, 0, 0, before, total - before)), self.size, self.ratio)
+        rows = pad(self._rows(x), (0, 0, 0, 0, before, total - before))
+        return _Overlap.apply(rows, self.size, self.ratio, self.portion(x))
 
     def _rows(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B N b, H, D)."""
         rows = pad(x.transpose(1, 2), (0, 0, 0, 0, 0, self.number * self.size - self.frames))
         return rows.flatten(0, 1)
 
-    def join(self, heads: Tensor) -> Tensor:
-        """(B N, H, b, D) -> (B, H, T, D)."""
-        rows = heads.transpose(1, 2).reshape(self.batch, self.number * self.size, *heads.shape[1::2])
+    def join(self, heads: Sequence[Tensor]) -> Tensor:
+        """Portions of (B N, H, b, D) -> (B, H, T, D)."""
+        turned = [part.transpose(1, 2) for part in heads]
+        rows = turned[0] if len(turned) == 1 else torch.cat(turned)
+        rows = rows.reshape(self.batch, self.number * self.size, *rows.shape[2:])
         return rows[:, : self.frames].transpose(1, 2)
 
-    def mask(self, like: Tensor, lengths: Tensor) -> Tensor:
-        """(B N, 1, b, ratio b) to add to scores."""
+    def mask(self, like: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B N, 1, b, ratio b) to add to scores; lengths None: all T frames."""
+        if lengths is None:
+            lengths = torch.full((self.batch,), self.frames, device=like.device)
         first = torch.arange(self.number, device=like.device) * self.size - self.window // 2
         keys = first[:, None] + torch.arange(self.ratio * self.size, device=like.device)
         hidden = (keys < 0) | (keys >= lengths[:, None, None])
@@ -131,24 +153,27 @@ class Blocks:
 
 
 class _Overlap(torch.autograd.Function):
-    """rows ((N + ratio - 1) b, H, D) -> (N, H, ratio b, D): overlapping views, one every b rows."""
+    """rows ((N + ratio - 1) b, H, D) -> overlapping views (N, H, ratio b, D), one every b rows, in portions of N."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, size: int, ratio: int) -> Tensor:
-        ctx.size, ctx.ratio = size, ratio
+    def forward(ctx, rows: Tensor, size: int, ratio: int, portion: int) -> tuple[Tensor, ...]:
+        ctx.size, ctx.ratio, ctx.portion = size, ratio, portion
         total, heads, dim = rows.shape
         rows = rows.contiguous()
         shape = (total // size - ratio + 1, heads, ratio * size, dim)
-        return rows.as_strided(shape, (size * heads * dim, dim, heads * dim, 1), rows.storage_offset())
+        whole = rows.as_strided(shape, (size * heads * dim, dim, heads * dim, 1), rows.storage_offset())
+        return whole.split(portion)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        number, heads, _, dim = gradient.shape
-        parts = gradient.transpose(1, 2).unflatten(1, (ctx.ratio, ctx.size))
-        rows = gradient.new_zeros(number + ctx.ratio - 1, ctx.size, heads, dim)
-        for part in range(ctx.ratio):
-            rows[part: part + number] += parts[:, part]
-        return rows.flatten(0, 1), None, None
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        _, heads, _, dim = gradients[0].shape
+        number = sum(len(gradient) for gradient in gradients)
+        rows = gradients[0].new_zeros(number + ctx.ratio - 1, ctx.size, heads, dim)
+        for begin, gradient in zip(range(0, number, ctx.portion), gradients, strict=True):
+            pieces = gradient.transpose(1, 2).unflatten(1, (ctx.ratio, ctx.size))
+            for piece in range(ctx.ratio):
+                rows[begin + piece: begin + piece + len(gradient)] += pieces[:, piece]
+        return rows.flatten(0, 1), None, None, None
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, window: int) -> None:
@@ -162,16 +187,14 @@ def _check(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, wi
 
 
 def _clean(
-    heads: tuple[Tensor, ...], lengths: Tensor | None
-) -> tuple[tuple[Tensor, ...], Tensor, Tensor | None]:
-    """Heads with 0 in the padding, lengths, and (B, 1, T, 1) valid frames; None where all are."""
-    batch, _, frames, _ = heads[0].shape
-    if lengths is None:
-        return heads, torch.full((batch,), frames, device=heads[0].device), None
-    if lengths.device.type == "cpu" and bool((lengths >= frames).all()):   # a GPU would have to wait for the answer
-        return heads, lengths, None
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Heads with 0 in the padding, lengths, and (B, 1, T, 1) valid frames; None for both where all frames are valid."""
+    frames = query.shape[2]
+    if lengths is None or lengths.device.type == "cpu" and not bool((lengths < frames).any()):      # a GPU would wait
+        return query, key, value, None, None
     valid = valid_mask(lengths, frames)[:, None, :, None]
-    return tuple(x.masked_fill(~valid, 0) for x in heads), lengths, valid
+    return *(x.masked_fill(~valid, 0) for x in (query, key, value)), lengths, valid
 
 
 def _hide(hidden: Tensor, like: Tensor) -> Tensor:
@@ -184,14 +207,13 @@ def _hide(hidden: Tensor, like: Tensor) -> Tensor:
         0, 1)[:, None, None]
 
 
-def _dense_mask(query: Tensor, lengths: Tensor, window: int) -> Tensor | None:
-    """What all T x T products need: (1 or B, 1, 1 or T, T) to add to scores; None where everybody sees everybody."""
-    frames = query.shape[2]
-    mask = None
+def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | None:
+    """What all T x T products need: (T, T) or (B, 1, 1 or T, T) to add to scores; None: everybody sees everybody."""
+    frames, mask = query.shape[2], None
     if window // 2 < frames - 1 or (window + 1) // 2 < frames:
-        mask = _band(frames, frames, window, window // 2, query.dtype, query.device)[None, None]
-    if lengths.device.type != "cpu" or bool((lengths < frames).any()):
-        hidden = _hide(~valid_mask(lengths, frames)[:, None], query)
+        mask = _band(frames, frames, window, window // 2, query.dtype, query.device)
+    if valid is not None:
+        hidden = _hide(~valid[..., 0], query)
         mask = hidden if mask is None else mask + hidden
     return mask
 

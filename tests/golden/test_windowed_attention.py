@@ -142,3 +142,13 @@ def test_bfloat16_stays_bfloat16():
     exact = windowed_attention(*(x.float() for x in heads), torch.tensor([280]), 16)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 2))
+def test_portions_change_nothing(seed, monkeypatch):
+    monkeypatch.setattr("asrtool.nn.windows._PORTION", 1 << 12)
+    heads, lengths, window = drawn(seed, torch.float64)
+    compare(windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, 1e-12)
+    spans = torch.rand(heads[0].shape[:3], dtype=torch.float64, requires_grad=True)
+    found = adaptive_attention(*heads, lengths, window, spans, 4.0)
+    compare(found, masked(*heads, lengths, window, spans, 4.0), (*heads, spans), 1e-9)
