@@ -17,6 +17,7 @@ tag=                   # name of the experiment's folder; default: that of the t
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
 lm_config=             # config of a language model, which stage 3 trains first and stage 4 decodes with
 lm_text=               # a file of further sentences for it, one a line
+decode_tag=            # name of the decoding's folder; default: that of the decoding config
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
@@ -55,7 +56,7 @@ take_mini() {       # small configs where the command line names none
   is_given decode_config || decode_config=$mini_decode_config
   is_given unit || unit=$mini_unit
   is_given vocab_size || vocab_size=$mini_vocab_size
-  corpus=downloads/mini_$mini_size
+  corpus=downloads/mini_$mini_size${mini_tag:-}
   variant+=/mini
   if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
 }
@@ -84,7 +85,7 @@ vocab=$data/vocab_$unit
 if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
-decode_tag=$(basename "${decode_config%.yaml}")
+decode_tag=${decode_tag:-$(basename "${decode_config%.yaml}")}
 lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
 
 # -- running ---------------------------------------------------------------
@@ -196,7 +197,8 @@ default_download() {
 
 default_data() {
   if [[ $mini == true ]]; then
-    run python "$root/tools/make_mini_corpus.py" --layout "${mini_layout:-$recipe}" --out "$corpus" --size "$mini_size" --nj "$nj"
+    run python "$root/tools/make_mini_corpus.py" --layout "${mini_layout:-$recipe}" --out "$corpus" --size "$mini_size" --nj "$nj" \
+      ${mini_args[@]+"${mini_args[@]}"}
   fi
   need_corpus
   run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}

@@ -35,7 +35,12 @@ class ChunkConfig:
 
     dynamic: bool = True                    # half the batches whole, the others in random chunks; false: the longest
     max_seconds: float = 1.0                # the longest chunk
+    sizes: tuple[int, ...] | None = None    # of dynamic chunks, in frames; null: every one up to the longest
     left_chunks: int | None = None          # how many chunks before its own a frame sees; null: all
+
+    def __post_init__(self) -> None:
+        if self.sizes is not None and (not self.dynamic or min(self.sizes, default=0) < 1):
+            raise ValueError(f"chunk.sizes goes with dynamic: true and names sizes of at least 1; got {self.sizes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ class Conformer(StreamingEncoder):
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is None and self.chunk is not None and self.training:
             longest = max(1, round(self.chunk.max_seconds / self.seconds_per_frame))
-            chunk = random_chunk(longest) if self.chunk.dynamic else longest
+            chunk = random_chunk(longest, self.chunk.sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
         return self._run(inputs, chunk, None)[0]

@@ -7,6 +7,7 @@ cached keys alike.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -45,11 +46,14 @@ def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
 
 
-def random_chunk(longest: int) -> int | None:
-    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1 ... `longest`.
+def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None:
+    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1 ... `longest`, or
+    one of `sizes`.
 
     Drawn from Python's `random`, which the trainer seeds alike on all ranks.
     """
+    if sizes is not None:
+        return random.choice(sizes) if random.random() < 0.5 else None
     draw = random.randrange(2 * longest)
     return None if draw >= longest else draw + 1
 

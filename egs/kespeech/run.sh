@@ -29,7 +29,16 @@ mini_decode_config=conf/decode_mini.yaml
 mini_unit=char
 mini_vocab_size=0
 
-settings() { prepare_args=(--train-set "$train_set"); }
+accents=9                                 # accents of the miniature, 1 to 20
+skew=0                                    # how uneven they are in its training set: the n-th has a share of n to the power of -skew
+
+settings() {
+  prepare_args=(--train-set "$train_set")
+  if [[ "$accents $skew" != "9 0" ]]; then      # another miniature, with folders of its own
+    [[ $mini == true ]] || usage_error "--accents and --skew are for --mini true; the corpus has the accents that it has"
+    mini_args=(--accents "$accents" --skew "$skew") mini_tag=_accents${accents}_skew$skew variant=/accents${accents}_skew$skew
+  fi
+}
 
 # shellcheck source=utils/stages.sh
 . $root/utils/stages.sh

@@ -113,7 +113,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_args lm_config lm_text"
+    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag decode_args lm_config lm_text"
     engine += " extra_sets missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))

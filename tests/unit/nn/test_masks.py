@@ -59,6 +59,12 @@ def test_a_query_that_sees_nothing_is_opened():
     assert mask.tolist() == [[[[True, False]]], [[[True, True]]]]
 
 
+def test_random_chunks_may_be_limited_to_some_sizes():
+    random.seed(0)
+    chunks = [random_chunk(25, (4, 16)) for _ in range(400)]
+    assert set(chunks) == {None, 4, 16} and 150 < chunks.count(None) < 250
+
+
 def test_half_the_random_chunks_are_the_whole_and_the_rest_covers_every_size():
     random.seed(0)
     chunks = [random_chunk(4) for _ in range(4000)]

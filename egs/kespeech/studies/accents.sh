@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Nine accents or twenty: does the method scale with their number?
+#
+#   studies/accents.sh                                    three seeds of each
+#   studies/accents.sh --size tiny --seeds 0 --train-args "trainer.epochs=1"
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=egs/kespeech/studies/common.sh
+. ./common.sh
+
+begin "Nine and twenty accents"
+for accents in 9 20; do
+  locate_exp
+  train u2pp train_u2pp_mini
+  train qifusion train_qifusion_mini "model.encoder.accent.classes=$accents"
+  for tag in u2pp qifusion; do decode $tag whole; done
+  table "$accents accents" --against Conformer --by subdialect "Conformer={u2pp}/whole" "Qifusion-Net={qifusion}/whole"
+done

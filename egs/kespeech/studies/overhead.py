@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""What streaming costs: arithmetic, CPU seconds, cache and latency of the encoder, whole and in chunks, random weights.
+
+    OMP_NUM_THREADS=1 python studies/overhead.py --config conf/train_qifusion.yaml
+
+Arithmetic counts multiply-adds of matrix products and convolutions (torch's flop counter). Whole: one utterance at
+once. In chunks: fed chunk by chunk, as a microphone gives it. A frame waits for the end of its chunk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from asrtool.encoders import StreamingEncoder
+from asrtool.experiment import load_phases
+from asrtool.recognizer import build_model
+from asrtool.types import Padded
+
+CASES = [(None, None), (16, None), (16, 4), (16, 1), (8, 8), (4, 16), (4, 4)]  # chunk, left chunks
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--config", type=Path, required=True)
+    options.add_argument("--seconds", type=float, default=30.0, help="of noise")
+    args = options.parse_args()
+    phase = list(load_phases(args.config).values())[0]
+    torch.manual_seed(0)
+    encoder = build_model(phase, 100).encoder.eval()
+    frames = round(1000 * args.seconds / phase.data.fbank.frame_shift_ms)
+    inputs = torch.randn(1, frames, phase.data.fbank.num_mel_bins)
+    print(f"{args.config.name}, {args.seconds:g} s\n")
+    print("| chunk | left chunks | ms | waiting ms, mean | multiply-adds, G per s | CPU s per s | cache, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for chunk, left in CASES:
+        encoder.left_chunks = left
+        flops = FlopCounterMode(display=False)
+        with torch.inference_mode():
+            with flops, sdpa_kernel(SDPBackend.MATH):  # the fused kernel's products are not counted
+                run(encoder, inputs, chunk)
+            started = time.process_time()
+            cache = run(encoder, inputs, chunk)
+            used = (time.process_time() - started) / args.seconds
+        adds = flops.get_total_flops() / 2e9 / args.seconds
+        size = f"{4 * numbers(cache) / 1e6:.2f}" if chunk else ""
+        wait = 1000 * (chunk or 0) * encoder.seconds_per_frame
+        cells = (chunk or "whole", "all" if left is None else left, f"{wait:.0f}" if chunk else "")
+        waiting = f"{wait / 2:.0f}" if chunk else f"{500 * args.seconds:.0f}"
+        print(f"| {' | '.join(map(str, cells))} | {waiting} | {adds:.2f} | {used:.4f} | {size} |", flush=True)
+
+
+def run(encoder: StreamingEncoder, inputs: torch.Tensor, chunk: int | None) -> object:
+    """The cache at the end; whole utterances have none."""
+    if chunk is None:
+        encoder(Padded(inputs, torch.tensor([inputs.shape[1]])))
+        return None
+    cache, step = encoder.init_cache(1, chunk), chunk * encoder.input_frames
+    for at in range(0, inputs.shape[1], step):
+        piece = inputs[:, at : at + step]
+        final = torch.tensor([at + step >= inputs.shape[1]])
+        _, cache = encoder.forward_chunk(Padded(piece, torch.tensor([piece.shape[1]])), cache, final)
+    return cache
+
+
+def numbers(value: object) -> int:
+    """In all tensors of a cache."""
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    if dataclasses.is_dataclass(value):
+        return sum(numbers(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, dict):
+        return sum(map(numbers, value.values()))
+    return sum(map(numbers, value)) if isinstance(value, list | tuple) else 0
+
+
+if __name__ == "__main__":
+    main()

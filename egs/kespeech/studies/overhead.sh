@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What does streaming cost against the whole utterance? Arithmetic, time and memory at full size, with random weights.
+#
+#   studies/overhead.sh                                   minutes on one core
+#   studies/overhead.sh --seconds 4 --config conf/train_qifusion_mini.yaml
+set -euo pipefail
+cd "$(dirname "$0")"
+seconds=30                               # of noise
+config=conf/train_qifusion.yaml          # whose model is built
+option_files=("$PWD/${0##*/}")
+# shellcheck source=utils/parse_options.sh
+. ../../../utils/parse_options.sh
+cd ..
+# shellcheck source=utils/path.sh
+. ../../utils/path.sh
+OMP_NUM_THREADS=1 python studies/overhead.py --seconds "$seconds" --config "$config"
