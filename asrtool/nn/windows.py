@@ -64,24 +64,29 @@ def adaptive_attention(
         raise ValueError(f"ramp must be above 0, got {ramp}")
     if not query.numel():
         return query.new_zeros(query.shape)
+    shape = query.shape
     query, key, value, lengths, valid = _clean(query, key, value, lengths)
     if valid is not None:
         spans = spans.masked_fill(~valid[..., 0], 0)
+        lengths = lengths.repeat_interleave(shape[1])
+    # Each head is an utterance of one head from here on: its blocks are then matrices that torch multiplies in place.
+    query, key, value, spans = (x.flatten(0, 1)[:, None] for x in (query * shape[3] ** -0.5, key, value, spans))
     blocks = Blocks.of(query, window, always=True)
     portion = blocks.portion(query)
-    queries, masks = blocks.queries(query * query.shape[-1] ** -0.5), blocks.mask(query, lengths)
     reaches, distances = blocks.queries(spans[..., None] / ramp + 1), blocks.distances(spans) / ramp
     heads = blocks.join([
-        _fading(q, k, v, mask, reach - distances)
-        for q, k, v, mask, reach in zip(queries.split(portion), blocks.keys(key), blocks.keys(value),
-                                        masks.split(portion), reaches.split(portion), strict=True)])
+        _fading(q, k, v, hidden, reach - distances)
+        for q, k, v, hidden, reach in zip(
+            blocks.queries(query).split(portion), blocks.keys(key), blocks.keys(value),
+            blocks.hidden(query, lengths).split(portion), reaches.split(portion), strict=True)])
+    heads = heads[:, 0].unflatten(0, shape[:2])
     return heads if valid is None else heads.masked_fill(~valid, 0)
 
 
-def _fading(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, reach: Tensor) -> Tensor:
-    """Blocks (N, H, b, D) of scaled queries, (N, H, K, D); reach (N, H, b, K): m before it is cut off at 0 and 1."""
-    scores = query @ key.transpose(2, 3) + mask + reach.clamp(_FAINTEST, 1).log().to(query.dtype)
-    return torch.softmax(scores.masked_fill(reach <= _FAINTEST, -torch.inf), dim=-1) @ value
+def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
+    """Blocks (N, 1, b, D) of scaled queries, (N, 1, K, D); reach (N, 1, b, K): m before it is cut off at 0 and 1."""
+    scores = (query @ key.transpose(2, 3)).add_(hidden).add_(reach.clamp(_FAINTEST, 1).log().to(query.dtype))
+    return torch.softmax(scores.masked_fill_(reach <= _FAINTEST, -torch.inf), dim=-1) @ value
 
 
 @dataclass(frozen=True)
@@ -138,18 +143,25 @@ class Blocks:
 
     def mask(self, like: Tensor, lengths: Tensor | None) -> Tensor:
         """(B N, 1, b, ratio b) to add to scores; lengths None: all T frames."""
+        band = _band(self.size, self.ratio * self.size, self.window, 0, like.dtype, like.device)
+        return band + self.hidden(like, lengths)
+
+    def hidden(self, like: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B N, 1, 1, ratio b) to add to scores, for keys outside of their utterance alone."""
         if lengths is None:
             lengths = torch.full((self.batch,), self.frames, device=like.device)
         first = torch.arange(self.number, device=like.device) * self.size - self.window // 2
         keys = first[:, None] + torch.arange(self.ratio * self.size, device=like.device)
         hidden = (keys < 0) | (keys >= lengths[:, None, None])
-        return _band(self.size, self.ratio * self.size, self.window, 0, like.dtype, like.device) + _hide(hidden, like)
+        return _hide(hidden, like)
 
     def distances(self, like: Tensor) -> Tensor:
-        """(b, ratio b): frames from query to key; -inf from itself, so that no span is too short for that."""
-        apart = torch.arange(self.ratio * self.size, device=like.device) - self.window // 2
-        apart = (apart - torch.arange(self.size, device=like.device)[:, None]).abs().to(like.dtype)
-        return apart.masked_fill(apart == 0, -torch.inf)
+        """(b, ratio b): frames from query to key, inf outside the window, -inf to itself, which no span excludes."""
+        offset = torch.arange(self.ratio * self.size, device=like.device)
+        offset = offset - torch.arange(self.size, device=like.device)[:, None]
+        before = self.window // 2
+        apart = (offset - before).abs().to(like.dtype).masked_fill((offset < 0) | (offset >= self.window), torch.inf)
+        return apart.masked_fill(offset == before, -torch.inf)
 
 
 class _Overlap(torch.autograd.Function):
