@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
+import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from asrtool.bin import decode, plot, train
+from asrtool.bin import decode, plot, score, train
 from asrtool.bin.plot import PlotError
+from asrtool.data import audio, datadir
 from asrtool.experiment import load_decode
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Recognizer
@@ -45,6 +50,15 @@ def fit(toy: Path, exp: Path, config: str, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def exp(toy, tmp_path_factory) -> Path:
     return fit(toy, tmp_path_factory.mktemp("keyframe") / "exp", "train_keyframe_mini.yaml", *EPOCHS)
+
+
+def study(name: str):
+    """A script of the study."""
+    spec = importlib.util.spec_from_file_location(name, CONF.parent / "studies" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def records(exp: Path, event: str, phase: str) -> list[dict]:
@@ -156,3 +170,42 @@ def test_a_model_without_key_frames_has_none_to_draw(toy):
     pytest.importorskip("matplotlib")
     with pytest.raises(PlotError, match="phase 'train' has no loss on the stream 'inter_ctc'"):
         plot.main(["keyframes", str(toy / "exp"), "--data", str(toy / "dump" / "dev")])
+
+
+def test_the_study_reads_dropped_frames_and_writes_its_table(toy, exp, tmp_path, capsys):
+    exps, dev = tmp_path / "exp", toy / "data" / "dev"
+    shutil.copytree(exp, exps / "study_axe_0")
+    shutil.copytree(toy / "exp", exps / "study_baseline_0")
+    study("dropped_frames").main(["--exp", str(exps / "study_axe_0"), "--data", str(dev), "--layer", "2"])
+    found = json.loads((exps / "study_axe_0" / "dropped_frames.json").read_text())
+    assert found["probe"]["key frames"] > 0.95 > found["probe"]["dropped frames"]
+    assert 0 < found["reconstruction"]["left over"] < 1
+    decodings = ("axe", "decode_keyframe_aligned"), ("axe", "decode_keyframe"), ("baseline", "decode_greedy")
+    for name, config in (*decodings, ("baseline", "decode_attention")):
+        folder, chosen = exps / f"study_{name}_0", CONF / f"{config.replace('attention', 'greedy')}.yaml"
+        out = folder / config / "dev"
+        arguments = ["--exp", str(folder), "--config", str(chosen), "--data", str(toy / "dump" / "dev")]
+        decode.main([*arguments, "--out", str(out), "--set", "average=1"])
+        score.main(["--metric", "cer", str(dev), str(out)])
+    table, wanted = study("keyframe_table"), ["--exp", str(exps), "--seeds", "0", "--variants", "baseline axe"]
+    table.main([*wanted, "--match", "0"])
+    assert int(capsys.readouterr().out.split()[-1]) >= 22
+    table.main([*wanted, "--set", "dev"])
+    rows = [line.split(" | ") for line in (exps / "keyframe_study.md").read_text().splitlines() if " | " in line]
+    axe = next(row for row in rows if row[0] == "| axe")
+    assert float(axe[6]) == pytest.approx(1.0, abs=0.15) and axe[7].startswith("8") and "(" in axe[5]
+    assert next(row for row in rows if row[0] == "| baseline")[5] == "-"
+
+
+def test_noisy_copies_of_a_set_have_their_level(toy, tmp_path):
+    dev = Path(shutil.copytree(toy / "data" / "dev", tmp_path / "dev"))
+    study("noisy_sets").main(["--data", str(dev)])
+    for original in datadir.read(dev)[:3]:
+        clean = audio.read(original.audio)
+        for level in (20, 10, 0):
+            noisy = audio.read(str(tmp_path / f"dev_snr{level}" / "audio" / f"{original.id}.flac"))
+            scale = float(noisy @ clean / (clean @ clean))               # what would clip is turned down
+            noise = noisy / scale - clean
+            assert 10 * np.log10(np.square(clean).mean() / np.square(noise).mean()) == pytest.approx(level, abs=1)
+    copies = datadir.read(tmp_path / "dev_room")
+    assert [(u.id, u.text, u.speaker) for u in copies] == [(u.id, u.text, u.speaker) for u in datadir.read(dev)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from asrtool.downsamplers import Conv2dConfig, KeyframeConfig
-from asrtool.encoders import ChunkConfig, ConformerConfig
+from asrtool.downsamplers import Conv2dConfig, KeyframeConfig, StridedConvConfig
+from asrtool.encoders import ENCODERS, ChunkConfig, ConformerConfig
 from asrtool.encoders.conformer import Conformer
+from asrtool.encoders.echo import EchoConfig
+from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
 from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (141, 1, 64, 98)
@@ -74,3 +78,27 @@ def test_fusion_that_looks_ahead_does_not_stream():
     encoder = ConformerConfig(num_layers=4, causal=True, chunk=ChunkConfig(), downsamplers=downsamplers)
     with pytest.raises(ValueError, match=r"its downsampler 2 \(Keyframe\) looks ahead"):
         Conformer(encoder, input_dim=BINS, vocab_size=5, frame_shift=0.01)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        partial(ConformerConfig, attention=EchoConfig(windows=(4,))),
+        partial(QifusionConfig, accent=AccentConfig(classes=3)),
+        partial(ConformerConfig, downsamplers={0: Conv2dConfig(), 1: StridedConvConfig(), 2: KeyframeConfig()}),
+    ],
+    ids=["echo", "qifusion", "strided_conv"],
+)
+def test_key_frames_combine_with_other_methods(kind):
+    torch.manual_seed(0)
+    small = {"num_layers": 4, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 5}
+    stems = {0: Conv2dConfig(channels=4), 2: KeyframeConfig()}
+    config = kind(**{**small, **({} if "downsamplers" in kind.keywords else {"downsamplers": stems})})
+    encoder = ENCODERS.build(config, input_dim=BINS, vocab_size=5, frame_shift=0.01).eval()
+    with torch.no_grad():
+        encoder.downsamplers["2"].head.weight.mul_(10.0)
+    together = encoder(batch(float("nan")))
+    assert (together.frames.lengths[0] < together.taps["inter_ctc"].lengths[0]).item()
+    for row, frames in enumerate(batch().unpad()):
+        alone = encoder(Padded.stack([frames])).frames.data[0]
+        torch.testing.assert_close(together.frames.unpad()[row], alone, atol=1e-5, rtol=0)

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Key frames against the baseline: error rates, frames, time, noise, what dropped frames held. Runs by itself, goes on
+# where it was stopped, and writes a table.
+#
+#   studies/keyframe.sh                                                the miniature, three seeds: hours on a laptop
+#   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: shows that it works, nothing else
+#   studies/keyframe.sh --recipe librispeech --unit bpe --vocab-size 300        words cut into pieces
+#   studies/keyframe.sh --corpus <corpus> --config conf/train_keyframe --layer 6 --ngpu 4
+set -euo pipefail
+cd "$(dirname "$0")"
+
+recipe=aishell1                         # which recipe's data and configs
+corpus=                                 # the real corpus; default: the miniature
+mini_size=default                       # of the miniature
+config=conf/train_keyframe_mini         # training config without .yaml; <config>_til.yaml and so on are its variants
+baseline=                               # training config of the baseline; default: <config>_baseline.yaml
+layer=2                                 # in front of which key frames are picked, as in the config
+seeds="0 1 2"                           # a training for each
+variants="baseline axe til nofusion"    # also radius2 concat skip2 skip5 causal keep5 unsupervised early
+epochs=                                 # epochs of every phase, to try it out; default: those of the configs
+average=3                               # checkpoints that decoding averages
+unit=char                               # what the model writes: char or bpe
+vocab_size=0                            # of bpe
+test_set="test"                         # set to decode
+noise=true                              # decode with noise and reverberation, too
+ngpu=                                   # as of run.sh
+ranks=                                  # as of run.sh
+
+root=../../..
+option_files=("$PWD/${0##*/}")
+# shellcheck source=utils/parse_options.sh
+. $root/utils/parse_options.sh
+# shellcheck source=utils/path.sh
+. $root/utils/path.sh
+studies=$PWD
+cd "../../$recipe"
+baseline=${baseline:-${config}_baseline.yaml}
+
+run=(./run.sh --unit "$unit" --vocab-size "$vocab_size" --train-config "$baseline")
+variant=
+if [[ -n $corpus ]]; then
+  run+=(--corpus "$corpus")
+else
+  run+=(--mini true --mini-size "$mini_size")
+  variant=/mini
+  if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
+fi
+if [[ -n $ngpu ]]; then run+=(--ngpu "$ngpu"); fi
+if [[ -n $ranks ]]; then run+=(--ranks "$ranks"); fi
+table=(python "$studies/keyframe_table.py" --exp "exp$variant" --seeds "$seeds" --variants "$variants")
+
+settings() {        # <variant>: its config and overrides
+  local frames=model.encoder.downsamplers.$layer
+  train_config=$config.yaml; overrides=
+  case $1 in
+    baseline)     train_config=$baseline ;;
+    axe)          ;;
+    til)          train_config=${config}_til.yaml ;;
+    early)        train_config=${config}_early.yaml ;;
+    nofusion)     overrides="$frames.fusion=none" ;;
+    radius2)      overrides="$frames.radius=2" ;;
+    concat)       overrides="phases.fusion.$frames.fusion=concat phases.keyframe.$frames.fusion=concat" ;;
+    keep5)        overrides="phases.fusion.$frames.drop=true phases.fusion.$frames.keep=5" ;;
+    skip2)        overrides="losses.aligned.skip_penalty=2" ;;
+    skip5)        overrides="losses.aligned.skip_penalty=5" ;;
+    causal)       overrides="$frames.causal=true" ;;
+    unsupervised) overrides="phases.keyframe.losses.aligned.weight=0 phases.keyframe.trainer.best=valid/attention" ;;
+    *)            usage_error "no variant '$1'; the variants are listed at the top of ${0##*/}" ;;
+  esac
+}
+
+lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline trains as long as key frames did
+  if [[ -n $epochs ]]; then
+    case $1 in
+      baseline | early) echo "trainer.epochs=$epochs" ;;
+      *) echo "phases.base.trainer.epochs=$epochs phases.fusion.trainer.epochs=$epochs phases.keyframe.trainer.epochs=$epochs" ;;
+    esac
+  elif [[ $1 == baseline && " $variants " == *" axe "* ]]; then
+    echo "trainer.epochs=$("${table[@]}" --match "$2")"
+  fi
+}
+
+decodings() {       # <variant>: its decoding configs
+  case $1 in
+    baseline)     echo "decode_greedy decode_attention decode_rescoring decode_joint" ;;
+    unsupervised) echo "decode_keyframe decode_keyframe_rescoring decode_keyframe_joint" ;;
+    *)            echo "decode_keyframe_aligned decode_keyframe decode_keyframe_rescoring decode_keyframe_joint" ;;
+  esac
+}
+
+sets=$test_set
+"${run[@]}" --stage 0 --stop-stage 2
+if [[ $noise == true ]]; then
+  python "$studies/noisy_sets.py" --data "data$variant/$test_set"
+  noisy="${test_set}_snr20 ${test_set}_snr10 ${test_set}_snr0 ${test_set}_room"
+  sets+=" $noisy"
+  "${run[@]}" --stage 1 --stop-stage 1 --test-sets "$noisy"
+fi
+
+order=${variants/baseline/}             # last, since it trains as long as key frames did
+if [[ " $variants " == *" baseline "* ]]; then order+=" baseline"; fi
+for seed in $seeds; do
+  for name in $order; do
+    settings "$name"
+    tag=study_${name}_$seed
+    if [[ -f exp$variant/$tag/overrides.txt ]]; then
+      overrides=$(< "exp$variant/$tag/overrides.txt")         # a stopped training goes on as it began
+    else
+      overrides="seed=$seed $overrides $(lengthen "$name" "$seed")"
+    fi
+    "${run[@]}" --stage 3 --stop-stage 3 --train-config "$train_config" --tag "$tag" --train-args "$overrides"
+    echo "$overrides" > "exp$variant/$tag/overrides.txt"
+    for decoding in $(decodings "$name"); do
+      decoded=$test_set                 # noise by attention only
+      if [[ $decoding == decode_attention || $decoding == decode_keyframe ]]; then decoded=$sets; fi
+      "${run[@]}" --stage 4 --test-sets "$decoded" --train-config "$train_config" --tag "$tag" --train-args "$overrides" \
+        --decode-config "conf/$decoding.yaml" --decode-args "average=$average"
+    done
+  done
+  if [[ " $variants " == *" axe "* ]]; then
+    python "$studies/dropped_frames.py" --exp "exp$variant/study_axe_$seed" --data "data$variant/$test_set" --layer "$layer"
+  fi
+done
+"${table[@]}" --set "$test_set" --out "exp$variant/keyframe_study.md"

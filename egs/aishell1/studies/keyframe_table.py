@@ -1,0 +1,206 @@
+"""The table of studies/keyframe.sh: error rates of all seeds, frames, time, and differences from the baseline.
+
+`--match <seed>` prints instead for how many epochs the baseline has to be trained to take as long as `axe` did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from asrtool.data import tokenizers
+from asrtool.score.compare import Difference, compare
+from asrtool.score.files import replace_text
+from asrtool.score.found import Result
+from asrtool.score.labels import read_speakers
+
+DECODINGS = {  # column -> decoding configs, of the baseline and of key frames
+    "no beam": ("decode_greedy", "decode_keyframe_aligned"),
+    "attention": ("decode_attention", "decode_keyframe"),
+    "rescoring": ("decode_rescoring", "decode_keyframe_rescoring"),
+    "joint": ("decode_joint", "decode_keyframe_joint"),
+}
+NOISY = ("snr20", "snr10", "snr0", "room")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a variant."""
+
+    folder: Path
+    variant: str
+    seed: str
+
+    def decoded(self, column: str, name: str) -> Path | None:
+        """Folder of a decoding of set `name` that was scored."""
+        found = [self.folder / config / name for config in DECODINGS[column]]
+        return next((path for path in found if (path / "score.json").exists()), None)
+
+    def lines(self, column: str, name: str) -> list[dict]:
+        path = self.decoded(column, name)
+        text = (path / "hyps.jsonl").read_text(encoding="utf-8") if path else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
+    options.add_argument("--seeds", required=True, help="between spaces")
+    options.add_argument("--variants", required=True, help="between spaces")
+    options.add_argument("--set", default="test", help="that was decoded")
+    options.add_argument("--match", metavar="SEED")
+    options.add_argument("--out", type=Path, help="file of the table")
+    args = options.parse_args(argv)
+    if args.match is not None:
+        print(matched(args.exp / f"study_axe_{args.match}"))
+        return
+    runs = {
+        name: [Run(args.exp / f"study_{name}_{seed}", name, seed) for seed in args.seeds.split()]
+        for name in args.variants.split()
+    }
+    text = "\n".join([*table(runs, args.set), "", *noise(runs, args.set), "", *dropped(runs)]) + "\n"
+    replace_text(args.out or args.exp / "keyframe_study.md", text)
+    print(text, end="")
+
+
+def matched(axe: Path) -> int:
+    """Epochs of the baseline that take as long as all phases of `axe`, by the seconds of an epoch of its first one."""
+    times = phase_seconds(axe)
+    epochs = [record["epoch"] for record in records(axe) if record["event"] == "valid" and record["phase"] == "base"]
+    return max(1, round(sum(times.values()) / (times["base"] / max(epochs))))
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def phase_seconds(folder: Path) -> dict[str, float]:
+    """Phase -> seconds from its start, or from the end of the one before, to its last record."""
+    ends: dict[str, float] = {}
+    for record in records(folder):
+        ends[record["phase"]] = record["time"]
+    starts = [(folder / "command.txt").stat().st_mtime, *ends.values()]
+    return {phase: end - start for (phase, end), start in zip(ends.items(), starts, strict=False)}
+
+
+def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
+    """Error rates, frames and time."""
+    yield f"Error rates on `{name}` in %, one number a seed. Difference: of attention, all seeds together, from that of"
+    yield "the baseline, in points, with a 95 % bootstrap interval over speakers. Kept: frames per reference token."
+    yield "Fewer: share of frames that were dropped; allowed: the share where one is kept for every reference token."
+    yield "Real-time factor: of decoding by attention, everything included."
+    yield ""
+    columns = [*DECODINGS, "difference", "kept", "fewer", "allowed", "training s", "real-time factor"]
+    yield "| | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for variant, trained in runs.items():
+        cells = [", ".join(rates(trained, column, name)) or "-" for column in DECODINGS]
+        change = difference(runs.get("baseline", []), trained, name) if variant != "baseline" else None
+        cells.append(interval(change) if change else "-")
+        kept, tokens, full = frame_counts(trained, runs.get("baseline", []), name)
+        cells += [f"{kept / tokens:.3f}" if tokens else "-"]
+        cells += [f"{1 - part / full:.1%}" if full else "-" for part in (kept, tokens)]
+        seconds = [sum(phase_seconds(run.folder).values()) for run in trained]
+        cells.append(", ".join(f"{value:.0f}" for value in seconds))
+        lines = [line for run in trained for line in run.lines("attention", name)]
+        factor = sum(line["elapsed"] for line in lines) / max(sum(line["seconds"] for line in lines), 1e-9)
+        cells.append(f"{factor:.4f}" if lines else "-")
+        yield f"| {variant} | " + " | ".join(cells) + " |"
+
+
+def rates(trained: list[Run], column: str, name: str) -> list[str]:
+    paths = [run.decoded(column, name) for run in trained]
+    scores = [json.loads((path / "score.json").read_text(encoding="utf-8")) for path in paths if path]
+    return [f"{100 * score['total']['rate']:.2f}" for score in scores]
+
+
+def difference(baseline: list[Run], trained: list[Run], name: str) -> Difference | None:
+    """Of the error rates, all seeds side by side; a speaker is drawn with all seeds."""
+    texts: list[dict[str, str]] = [{}, {}, {}]
+    speakers: dict[str, str] = {}
+    score = None
+    for one, other in zip(baseline, trained, strict=False):
+        paths = [run.decoded("attention", name) for run in (one, other)]
+        if None in paths:
+            return None
+        first, second = (Result.read(path / "score.json") for path in paths)
+        score, file = first.stored, first.file("reference")
+        references = first.texts("reference")
+        known = read_speakers(file.parent, file, references) or dict.fromkeys(references, "")
+        for key in references:
+            speakers[f"{one.seed} {key}"] = known[key]
+        for pool, found in zip(texts, (references, first.texts("hypothesis"), second.texts("hypothesis")), strict=True):
+            pool.update({f"{one.seed} {key}": text for key, text in found.items()})
+    if score is None:
+        return None
+    found = compare(*texts, metric=score["metric"], normalize=score["normalizer"], speakers=speakers)
+    return found.numbers["rate"]
+
+
+def interval(change: Difference) -> str:
+    bounds = change.intervals.get("speaker") or change.intervals["utterance"]
+    if bounds is None:
+        return f"{100 * change.value:+.2f} (no interval: too few)"
+    low, high = (100 * bound for bound in bounds)
+    of = "" if change.intervals.get("speaker") else " over utterances"
+    return f"{100 * change.value:+.2f} ({low:+.2f} to {high:+.2f}{of})"
+
+
+def frame_counts(trained: list[Run], baseline: list[Run], name: str) -> tuple[int, int, int]:
+    """Frames that stayed, reference tokens, and all frames, over the seeds."""
+    kept = tokens = full = 0
+    for index, run in enumerate(trained):
+        path = run.decoded("attention", name)
+        if path is None:
+            continue
+        tokenizer = tokenizers.load(run.folder / "vocab")
+        references = Result.read(path / "score.json").texts("reference").values()
+        tokens += sum(len(tokenizer.encode(text)) for text in references)
+        kept += sum(line["frames"] for line in run.lines("attention", name))
+        if index < len(baseline):
+            full += sum(line["frames"] for line in baseline[index].lines("attention", name))
+    return kept, tokens, full
+
+
+def noise(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
+    """Mean error rates over the seeds with noise and reverberation."""
+    every = [run for trained in runs.values() for run in trained]
+    if not any(run.decoded("attention", f"{name}_{kind}") for run in every for kind in NOISY):
+        return
+    yield "Error rates by attention in %, mean of the seeds, with noise at 20, 10 and 0 dB and with reverberation:"
+    yield ""
+    yield "| | clean | " + " | ".join(NOISY) + " |"
+    yield "|---" * (len(NOISY) + 2) + "|"
+    for variant, trained in runs.items():
+        cells = []
+        for part in (name, *(f"{name}_{kind}" for kind in NOISY)):
+            found = [float(rate) for rate in rates(trained, "attention", part)]
+            cells.append(f"{mean(found):.2f}" if found else "-")
+        yield f"| {variant} | " + " | ".join(cells) + " |"
+
+
+def dropped(runs: dict[str, list[Run]]) -> Iterator[str]:
+    """What studies/dropped_frames.py found, mean of the seeds."""
+    files = [run.folder / "dropped_frames.json" for run in runs.get("axe", [])]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    if not found:
+        return
+    yield "What a linear classifier reads from a frame in front of the drop (share of frames whose token it finds):"
+    yield ""
+    yield "| frames | right |"
+    yield "|---|---|"
+    for name in found[0]["probe"]:
+        values = [result["probe"].get(name, math.nan) for result in found]
+        yield f"| {name} | {mean(values):.1%} |"
+    yield ""
+    left = mean(result["reconstruction"]["left over"] for result in found)
+    yield f"A linear map from the kept frames on both sides leaves {left:.1%} of the variance of dropped frames over."
+
+
+if __name__ == "__main__":
+    main()
