@@ -94,22 +94,24 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
         encoded = model(batch).encoder
     curves, maps = frame_taps(model, encoded)
     lengths = encoded.frames.lengths.tolist()
-    shift = model.frame_shift
+    shift, stride = model.frame_shift, stride_of(model)
     for index, name in enumerate(batch.ids):
         positions = encoded.positions[index, :lengths[index]].tolist()
         line: dict = {"id": name, "curves": {}, "maps": {}}
-        if not regular(positions):
+        if not regular(positions, stride):
             line["key_frames"] = [round(position * shift, 3) for position in positions]
         for title, values in curves.items():
-            if len(values[index]) > len(positions) or regular(positions):
-                line["curves"][title] = {"step": shift, "values": rounded(values[index])}
+            if len(values[index]) > len(positions) or regular(positions, stride):
+                step = shift if len(values[index]) > len(positions) else shift * stride
+                line["curves"][title] = {"step": step, "values": rounded(values[index])}
         for title, values in maps.items():
-            if len(values[index]) > len(positions) or regular(positions):
-                line["maps"][title] = {"step": shift, "values": rounded(values[index].T)}
-        if seen.weights and positions and regular(positions):
+            if len(values[index]) > len(positions) or regular(positions, stride):
+                step = shift if len(values[index]) > len(positions) else shift * stride
+                line["maps"][title] = {"step": step, "values": rounded(values[index].T)}
+        if seen.weights and positions and regular(positions, stride):
             rows = [*tokens[index], "<eos>"]
             weights = seen.mean()[index, :len(rows), :len(positions)]
-            line["maps"]["attention of the decoder"] = {"step": shift, "rows": rows, "values": rounded(weights)}
+            line["maps"]["attention of the decoder"] = {"step": shift * stride, "rows": rows, "values": rounded(weights)}
         yield {key: value for key, value in line.items() if value}
 
 
@@ -125,7 +127,10 @@ def frame_taps(model: AsrModel, encoded: EncoderOutput) -> tuple[dict[str, list[
             log_probs = model.log_probs(encoded, name)
         except LookupError:
             continue                         # a stream of tokens, not of frames
-        curves[f"{name}: not blank"] = [1 - row[:, model.blank].exp() for row in log_probs.unpad()]
+        if log_probs.data.shape[-1] == model.eos + 1:        # else of classes, such as accents: a map, as other taps
+            curves[f"{name}: not blank"] = [1 - row[:, model.blank].exp() for row in log_probs.unpad()]
+        elif log_probs.data.shape[-1] <= HEADS:
+            maps[name] = [row.exp() for row in log_probs.unpad()]
     for name, tap in encoded.taps.items():
         size = math.prod(tap.data.shape[2:])
         if size <= HEADS and name not in model.streams:
@@ -134,9 +139,14 @@ def frame_taps(model: AsrModel, encoded: EncoderOutput) -> tuple[dict[str, list[
     return curves, maps
 
 
-def regular(positions: Sequence[int]) -> bool:
+def stride_of(model: AsrModel) -> int:
+    """Positions from one frame to the next, where no frame is dropped: of strides behind the stem."""
+    return round(getattr(getattr(model, "encoder", None), "seconds_per_frame", model.frame_shift) / model.frame_shift)
+
+
+def regular(positions: Sequence[int], stride: int = 1) -> bool:
     """Whether every frame of the grid was kept."""
-    return list(positions) == list(range(len(positions)))
+    return list(positions) == list(range(0, stride * len(positions), stride))
 
 
 def rounded(values: Tensor) -> list:

@@ -9,7 +9,8 @@ import torch
 
 from asrtool.bin import probe
 from asrtool.decoders import TransformerDecoderConfig
-from asrtool.downsamplers import Conv2dConfig
+from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
+from asrtool.encoders import AccentConfig, QifusionConfig
 from asrtool.encoders.conformer import ConformerConfig
 from asrtool.models import MODELS, HybridConfig
 from asrtool.nn.attention import CrossAttention
@@ -92,3 +93,21 @@ def test_kept_frames_and_taps(model, monkeypatch):
 def test_a_token_of_another_vocabulary_is_refused():
     with pytest.raises(probe.ProbeError, match="utterance u2: token 'z' is not in the vocabulary"):
         probe.with_targets(batch(), [["a"], ["z"], []], VOCABULARY)
+
+
+@torch.inference_mode()
+def test_accents_are_a_map_and_a_stride_drops_no_frames():
+    encoder = QifusionConfig(
+        num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=3, accent=AccentConfig(classes=3, layers=(1,)),
+        downsamplers={0: Conv2dConfig(channels=4, causal=True), 1: StridedConvConfig(kernel=3, causal=True)})
+    decoder = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
+    streams = frozenset({"ctc", "attention", "accent"})
+    torch.manual_seed(0)
+    model = MODELS.build(
+        HybridConfig(encoder=encoder, decoder=decoder), input_dim=20, vocab_size=6, frame_shift=0.01, streams=streams)
+    for line, length in zip(probe.taps(model.eval(), batch(), TOKENS), (10, 5, 3), strict=True):
+        assert "key_frames" not in line and set(line["curves"]) == {"ctc: not blank"}
+        assert line["curves"]["ctc: not blank"]["step"] == pytest.approx(0.08)
+        accents = line["maps"]["accent"]["values"]
+        assert [len(row) for row in accents] == [length] * 3
+        assert [sum(column) for column in zip(*accents, strict=True)] == pytest.approx([1] * length, abs=1e-3)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import pytest
 import torch
 from torch.nn.functional import relu
 
 from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
-from asrtool.encoders import ENCODERS, AccentConfig, ChunkConfig, Qifusion, QifusionConfig
+from asrtool.encoders import ENCODERS, AccentConfig, ChunkConfig, Qifusion, QifusionConfig, StreamingEncoder
 from asrtool.types import Padded
 
 SIZE = {"num_layers": 4, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3, "dropout": 0.0}
@@ -96,13 +97,15 @@ def test_the_accent_head_is_a_causal_convolution_of_three_frames():
         torch.testing.assert_close(taps["accent"].data[0, at], expected, atol=1e-5, rtol=0)
 
 
-def streamed(encoder: Qifusion, inputs: Padded, chunk: int, seed: int) -> list[dict[str, torch.Tensor]]:
+def streamed(
+    encoder: StreamingEncoder, inputs: Padded, chunk: int, seed: int, longest: int = 33
+) -> list[dict[str, torch.Tensor]]:
     """What comes out of ragged pieces of random sizes, 0 included: row -> name -> frames."""
     generator, rows = torch.Generator().manual_seed(seed), inputs.unpad()
-    found: list[dict] = [{name: [] for name in ("frames", *TAPS)} for _ in rows]
+    found: list[dict] = [defaultdict(list) for _ in rows]
     cache, at = encoder.init_cache(len(rows), chunk), [0] * len(rows)
     while True:
-        sizes = torch.randint(0, 33, (len(rows),), generator=generator).tolist()
+        sizes = torch.randint(0, longest, (len(rows),), generator=generator).tolist()
         piece = Padded.stack([row[start : start + size] for row, start, size in zip(rows, at, sizes, strict=True)])
         at = [start + size for start, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([start >= len(row) for row, start in zip(rows, at, strict=True)])
