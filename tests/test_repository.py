@@ -38,7 +38,7 @@ LAYERS = {
     "searchers": {"searchers", "types", "registry", "torchaudio_adapter"},
     "score": {"score", "types"},
     "plots": {
-        "plots", "data", "experiment", "log", "model_folder", "recognizer", "searchers", "types"
+        "plots", "data", "experiment", "log", "model_folder", "nn", "recognizer", "searchers", "types"
     },
     "report": {"report", "score", "data", "types", "log", "stamp"},
     "train": {"train", "types", "registry", "log", "distributed", "stamp"},

@@ -2,6 +2,7 @@
 
     asrtool plot exp/train_conformer
     asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test      what an encoder keeps of an utterance
+    asrtool plot echo exp/train_echotune_100h --data dump/waveform/dev      gates and windows of an utterance
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from asrtool.train import curves
 from asrtool.train.curves import Curve, Curves
 
 __all__ = ["PlotError", "draw", "main"]
-PICTURES = ("keyframes",)  # modules of asrtool.plots
+PICTURES = ("echo", "keyframes")  # modules of asrtool.plots
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asrtool.bin import decode
+from asrtool.bin import decode, plot
+from asrtool.data import datadir
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
+from asrtool.plots import PlotError
 from asrtool.recognizer import build_model
 from asrtool.train.objective import Objective
 from asrtool.train.step import Stepper
@@ -83,6 +85,30 @@ def test_it_decodes(trained, tmp_path):
     assert len(lines) == 12 and all(line["frames"] == pytest.approx(25 * line["seconds"], abs=2) for line in lines)
 
 
+def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "echo.png"
+    plot.main(["echo", str(trained / "exp"), "--data", str(trained / "dump/test"), "--survey", "--out", str(out)])
+    assert out.stat().st_size > 10_000
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert len(found["utterances"]) == 12
+    durations = {row.id: row.duration for row in datadir.read(trained / "data/test")}
+    texts = {row.id: row.text for row in datadir.read(trained / "data/test")}
+    for row in found["utterances"]:
+        assert row["seconds"] == pytest.approx(durations[row["id"]], abs=0.01)
+        assert row["tokens_per_second"] == pytest.approx(len(texts[row["id"]]) / row["seconds"], rel=1e-3)
+        assert 0 < row["gate"] < 1 and -7 <= row["span"] <= 32
+    thirds = found["thirds"]["seconds"]
+    assert [part["seconds"] for part in thirds] == sorted(part["seconds"] for part in thirds) and len(thirds) == 3
+    assert -1 <= found["correlations"]["span and tokens_per_second"] <= 1
+    assert "correlation of span and tokens_per_second" in capsys.readouterr().out
+
+
+def test_an_encoder_without_echo_has_nothing_to_draw(toy):
+    with pytest.raises(PlotError, match="no attention of the type echo"):
+        plot.main(["echo", str(toy / "exp"), "--data", str(toy / "dump/test")])
+
+
 @pytest.mark.parametrize("options", [{}, {"projections": "fresh", "gate": "channel", "gate_input": "outputs"},
                                      {"mode": "heads", "windows": [4, 16]}])
 def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the_second_step(tmp_path, options):
@@ -100,7 +126,8 @@ def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the
     batch = Batch(ids=("a", "b"), inputs=Padded.stack(rows), targets=targets)
     pretrained = {key: value.detach().clone() for key, value in model.named_parameters()
                   if not any(part in f".{key}" for part in NEW)}
-    stepper = Stepper(phase.optim, model, objective, planned=10, precision="float32", device=torch.device("cpu"), seed=0)
+    cpu = torch.device("cpu")
+    stepper = Stepper(phase.optim, model, objective, planned=10, precision="float32", device=cpu, seed=0)
     seen: list[dict[str, torch.Tensor]] = []
     apply = stepper._apply
 
