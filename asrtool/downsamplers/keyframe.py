@@ -184,7 +184,7 @@ def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tens
         raise ValueError(f"select_keyframes: expected ids (B, T) and lengths (B,), got {shapes}")
     if len(lengths) and not bool(((lengths >= 0) & (lengths <= ids.shape[1])).all()):
         raise ValueError(f"select_keyframes: lengths {lengths.tolist()} do not fit {ids.shape[1]} frames")
-    valid = Padded(ids, lengths).mask
+    valid = Padded(ids, lengths.to(ids.device)).mask
     before = torch.full_like(ids[:, :1] if ids.shape[1] else lengths[:, None], blank)
     return listed(with_fallback(run_starts(torch.cat([before, ids], 1), blank) & valid, valid))
 

@@ -85,6 +85,7 @@ def aligned_cross_entropy(
     Any T and U: without targets every prediction is blank; without predictions there is nothing to rate, and the loss
     is 0. float32, or float64 where log_probs are. Raises ValueError for shapes and lengths that do not fit.
     """
+    lengths, targets, target_lengths = (part.to(log_probs.device) for part in (lengths, targets, target_lengths))
     check_sequences("aligned cross entropy", log_probs, lengths, targets, target_lengths, blank)
     if not skip_penalty > 0:
         raise ValueError(f"aligned cross entropy: skip_penalty must be above 0, got {skip_penalty}")
@@ -95,12 +96,12 @@ def aligned_cross_entropy(
     with torch.no_grad():
         path = cheapest_path(frames, Padded(known, target_lengths), blank, skip_penalty)
         rated = tokens.mask & (lengths > 0)[:, None]
-        weights = torch.where(path.own, 1.0, skip_penalty).masked_fill(~rated, 0.0)
-        weights = torch.cat([weights, path.blank.to(weights.dtype)], 1).to(log_probs.device)
+        weights = torch.ones_like(known, dtype=torch.float64).masked_fill(~path.own, skip_penalty)
+        weights = torch.cat([weights.masked_fill(~rated, 0.0), path.blank.double()], 1)
         places = torch.cat([path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1)
     costs = -log_probs.flatten(1).gather(1, places)  # (B, U + T)
     costs = costs if costs.dtype == torch.float64 else costs.float()
-    return (costs.masked_fill(weights == 0, 0.0) * weights).sum(1)
+    return (costs.masked_fill(weights == 0, 0.0) * weights.to(costs.dtype)).sum(1)
 
 
 def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: float) -> Path:

@@ -54,6 +54,7 @@ def time_independence_loss(
     Any T and U: without targets every frame should be blank; without frames the loss is 0. float32, or float64 where
     log_probs are. Raises ValueError for shapes and lengths that do not fit.
     """
+    lengths, targets, target_lengths = (part.to(log_probs.device) for part in (lengths, targets, target_lengths))
     check_sequences("time independence loss", log_probs, lengths, targets, target_lengths, blank)
     if not log_probs.shape[1]:
         return log_probs.sum((1, 2))  # nothing, with a gradient

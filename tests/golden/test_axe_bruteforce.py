@@ -64,7 +64,7 @@ def cases():
     """Batches of ten random cases: frames 1 to 6, tokens 0 to 6, 2 to 4 classes."""
     rng = np.random.default_rng(0)
     for number in range(CASES // 10):
-        vocabulary, penalty = int(rng.integers(2, 5)), (1.0, 2.0, 5.0)[number % 3]
+        vocabulary, penalty = int(rng.integers(2, 5)), (1.0, 2.0, 5.0, 1.3)[number % 4]
         rows = []
         for _ in range(10):
             logits = torch.from_numpy(rng.normal(scale=2, size=(int(rng.integers(1, 7)), vocabulary)))
@@ -82,7 +82,7 @@ def test_axe_and_its_gradient_are_those_of_the_cheapest_alignment():
         (found,) = torch.autograd.grad(loss.sum(), data)
         for row, (own, target) in enumerate(rows):
             expected, slope = brute_force(own.numpy(), target, penalty)
-            assert loss[row].item() == pytest.approx(expected, abs=1e-6)
+            assert loss[row].item() == pytest.approx(expected, abs=1e-9)
             total += 1
             if slope is not None:
                 unique += 1
