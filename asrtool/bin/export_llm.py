@@ -21,7 +21,7 @@ from torch import Tensor
 
 from asrtool import experiment, log, stamp
 from asrtool.data import tokenizers
-from asrtool.data.tokenizers import SPACE, HfTokenizer, Tokenizer
+from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import ExperimentError, averaged, build_model, check_pretrained, phase_config, sha256
@@ -100,18 +100,24 @@ def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_transformers(tokenizer: Tokenizer) -> object:
-    """A vocabulary of characters as a tokenizer of `transformers` with the same ids."""
+    """A vocabulary of characters or of sentencepiece's unigrams as a tokenizer of `transformers` with the same ids."""
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner
     from transformers import PreTrainedTokenizerFast
 
     names = [" " if token == SPACE else token for token in tokenizer.tokens]
-    if any(len(name) != 1 for name in names[2:-1]):
-        raise ExperimentError("only a vocabulary of characters (unit char) can be exported as a tokenizer")
     unknown, end = names[tokenizer.unk], names[tokenizer.eos]
-    inner = Inner(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token=unknown))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    inner.decoder = decoders.Fuse()
+    if isinstance(tokenizer, BpeTokenizer):
+        if tokenizer.kind != "unigram":
+            raise ExperimentError("of sentencepiece's models only `unigram` can be exported as a tokenizer")
+        scores = tokenizer.scores()
+        inner = Inner(models.Unigram(list(zip(names, scores, strict=True)), unk_id=tokenizer.unk))
+        inner.pre_tokenizer = pre_tokenizers.Metaspace()
+        inner.decoder = decoders.Metaspace()
+    else:
+        inner = Inner(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token=unknown))
+        inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        inner.decoder = decoders.Fuse()
     special = {"unk_token": unknown, "bos_token": end, "eos_token": end, "pad_token": names[0]}
     return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **special)
 

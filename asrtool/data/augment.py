@@ -106,8 +106,8 @@ def power(samples: np.ndarray) -> float:
 class WaveformAugment:
     """Speed, room, noise, babble and gain, in this order, as the config and the generators say.
 
-    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError` where one is missing or
-    empty.
+    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError` where one is missing
+    or empty.
     """
 
     def __init__(self, config: AugmentConfig, sets: Mapping[str, Sequence[Utterance]], rate: int, seed: int) -> None:

@@ -124,6 +124,7 @@ class BpeTokenizer(Tokenizer):
 
         super().__init__(tokens)
         path = folder / MODEL
+        self.kind = config.model
         try:
             self._model = SentencePieceProcessor(model_proto=path.read_bytes())
         except (OSError, RuntimeError) as error:
@@ -141,6 +142,12 @@ class BpeTokenizer(Tokenizer):
 
     def unknown(self, text: str) -> list[str]:
         return [character for character in single_spaced(text) if character not in self._characters]
+
+    def scores(self) -> list[float]:
+        """The model's log-probability of each token; of those that stand for no text, lower than any."""
+        inner = [self._model.get_score(i - 1) for i in range(NUM_SPECIAL - 1, self.eos)]
+        lowest = min(inner, default=0.0) - 10.0
+        return [lowest, lowest, *inner, lowest]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,9 @@ class Caller:
         """embeddings (B, Q, D), the newest; mask (B, K) of all that was seen, True = valid -> what `transformers`
         gives, with `logits` (B, keep, V) of the last `keep` positions. Positions count valid ones alone."""
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] - embeddings.shape[1] :]
-        given = {"inputs_embeds": embeddings, "attention_mask": mask.long(), "use_cache": cache is not None}
+        given = {"inputs_embeds": embeddings, "use_cache": cache is not None}
+        if mask.device.type != "cpu" or not bool(mask.all()):  # a GPU would have to wait for the answer
+            given["attention_mask"] = mask.long()
         optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
         given |= {name: value for name, value in optional.items() if name in self.takes and value is not None}
         output = model(**given)

@@ -111,13 +111,16 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
     What the model says that it holds (`held`: names, such as weights below LoRA) is frozen whatever the patterns say.
     """
     held = getattr(model, "held", frozenset())
-    names = [name for name, _ in model.named_parameters() if name not in held]
+    known = [name for name, _ in model.named_parameters()]
+    names = [name for name in known if name not in held]
     chosen: dict[str, GroupConfig] = {}
     for pattern, group in config.groups.items():
-        matching = [name for name in names if fnmatchcase(name, pattern)]
+        matching = [name for name in known if fnmatchcase(name, pattern)]
         if not matching:
-            raise OptimError(f"optim.groups: '{pattern}' matches no parameter{_near(pattern, names)}")
-        taken = [name for name in matching if name not in chosen]
+            raise OptimError(f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}")
+        if held.issuperset(matching):  # a pattern for all phases of a model that trains less
+            continue
+        taken = [name for name in matching if name not in chosen and name not in held]
         if not taken:
             raise OptimError(f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern above it")
         chosen.update(dict.fromkeys(taken, group))

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# LibriSpeech with a pre-trained speech encoder and a large language model (arXiv 2406.17272).
+#
+#   ./run_llm.sh --mini true                         minutes on a laptop: small parts are trained first
+#   ./run_llm.sh --corpus <corpus> --noise <musan> --ngpu 8
+set -euo pipefail
+cd "$(dirname "$0")"
+root=../..
+recipe=librispeech
+
+corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
+noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
+train_set=train                           # training set, as for run.sh
+valid_set=dev
+test_sets="test_clean test_other"         # sets to decode and score
+
+unit=hf                                   # what the model writes: the units of the language model
+tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language model, for unit hf
+text_case=lower                           # how the language model is to write: keep or lower
+vocab_size=0                              # not used: a language model's tokenizer is what it is
+metric=wer                                # error rate: wer or cer
+normalize=en                              # text normaliser before scoring: none, en or zh
+group_by=none                             # label of utterances to break the score down by
+
+train_config=conf/train_speech_llm.yaml   # training config
+decode_config=conf/decode_llm.yaml        # decoding config
+
+# the same with --mini true
+mini_train_config=conf/train_speech_llm_mini.yaml
+mini_decode_config=conf/decode_llm_mini.yaml
+mini_unit=hf
+mini_vocab_size=0
+mini_pieces=500                           # word pieces of the small language model
+
+settings() {
+  prepare_args=(--train-set "$train_set")
+  extra_sets="${extra_sets:-noise_train} noise_eval"
+  asked=$train_args                       # what the command line changes in the training config
+}
+
+stage_download() {
+  if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$train_set"; fi
+}
+
+stage_data() {
+  run python local/prepare_noise.py --out "$data" ${noise:+--corpus "$noise"}
+  default_data
+}
+
+stage_vocabulary() {
+  if [[ $mini == true ]]; then
+    take_parts
+    train_language_model
+  fi
+  tool make_vocab --text "$data/$train_set/text" --unit hf --tokenizer "$tokenizer" --case "$text_case" --out "$vocab"
+}
+
+stage_train() {
+  if [[ $mini == true ]]; then
+    take_parts
+    train_encoder
+  fi
+  default_train
+}
+
+stage_decode() {                          # the noises too: what the model writes there was never said
+  test_sets="$test_sets noise_eval" default_decode
+}
+
+stage_score() {
+  default_score
+  local split
+  for split in $test_sets noise_eval; do
+    tool insertions "$data/$split" "$exp/$decode_tag/$split" --normalize "$normalize"
+  done
+}
+
+# The miniature's own parts: trained once by the toolkit, then used as downloaded ones are.
+take_parts() {
+  tokenizer=${exp%/*}/llm text_case=keep
+  parts=${exp%/*}/llm_encoder
+  train_args="model.llm.weights=$tokenizer model.encoder_weights=$parts/train/average-1.safetensors${asked:+ $asked}"
+}
+
+train_language_model() {
+  tool make_vocab --text "$data/$train_set/text" --unit bpe --size "$mini_pieces" --out "$data/vocab_llm"
+  launch train --config conf/train_llm_mini.yaml --train "$data/$train_set" --valid "$data/$valid_set" \
+    --vocab "$data/vocab_llm" --exp "${exp%/*}/llm_train"
+  tool export_llm "${exp%/*}/llm_train" --out "$tokenizer"
+}
+
+train_encoder() {
+  tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"
+  launch train --config conf/train_speech_llm_mini_encoder.yaml --train "$dump/$train_set" --valid "$dump/$valid_set" \
+    --vocab "$data/vocab_char" --exp "$parts"
+}
+
+# shellcheck source=utils/stages.sh
+. $root/utils/stages.sh

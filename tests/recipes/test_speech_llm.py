@@ -1,0 +1,127 @@
+"""The recipe of the speech LLM: its script, its noises, its studies; and all of it at the tiniest size (slow)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrtool.data import datadir
+from asrtool.experiment import load_decode, load_phases, split_overrides
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "egs" / "librispeech"
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script(*options: str, timeout: float = 120) -> subprocess.CompletedProcess:
+    command = [str(RECIPE / "run_llm.sh"), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=timeout, stdin=subprocess.DEVNULL)
+
+
+def test_the_miniature_trains_its_parts_before_they_are_connected():
+    done = script("--mini", "true", "--dry-run", "true", "--stage", "2", "--train-args", "seed=3")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    order = ["train_llm_mini.yaml", "export_llm", "--unit hf", "train_speech_llm_mini_encoder"]
+    order += ["train_speech_llm_mini.yaml"]
+    places = [next(i for i, line in enumerate(lines) if part in line and "check_config" not in line) for part in order]
+    assert places == sorted(places)
+    trained = lines[places[-1]]
+    assert "model.llm.weights=exp/mini/llm" in trained and "seed=3" in trained
+    assert sum("noise_eval" in line for line in lines) == 2  # decoded, and its insertions counted
+
+
+def test_a_real_run_takes_the_tokenizer_of_the_language_model():
+    done = script("--corpus", str(RECIPE), "--dry-run", "true", "--stage", "2", "--stop-stage", "2")
+    assert "--unit hf --tokenizer lmsys/vicuna-7b-v1.5 --case lower" in done.stdout, done.stderr
+    assert "train_llm_mini" not in done.stdout
+
+
+# -- noises ----------------------------------------------------------------
+
+
+def prepare(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(RECIPE / "local" / "prepare_noise.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_without_a_corpus_there_are_synthesised_noises(tmp_path):
+    noise = load(RECIPE / "local" / "prepare_noise.py")
+    for kind in noise.KINDS:
+        sound = noise.sound(kind, np.random.default_rng(0))
+        assert sound.dtype == np.float32 and np.isfinite(sound).all() and 2 <= len(sound) / noise.RATE <= 10
+        assert 0 < np.abs(sound).max() <= 1
+    found = noise.synthesised("noise_eval", tmp_path / "noise_eval")
+    assert len(found.utterances) == 24 and all(row.text == "" for row in found.utterances)
+
+
+def test_musan_is_split_by_its_files_and_speech_left_out(tmp_path):
+    musan = tmp_path / "musan"
+    for kind in ("noise", "music", "speech"):
+        (musan / kind / "free").mkdir(parents=True)
+        for number in range(30):
+            soundfile.write(musan / kind / "free" / f"{kind}-{number:04}.wav", np.zeros(1600), 16000)
+    done = prepare("--corpus", str(musan), "--out", str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    train, held = (datadir.read(tmp_path / "data" / name) for name in ("noise_train", "noise_eval"))
+    names = {row.id for row in train} | {row.id for row in held}
+    assert len(train) + len(held) == 60 == len(names) and 0 < len(held) < 15
+    assert not any("speech" in row.id or row.text for row in [*train, *held])
+
+
+def test_a_folder_without_noises_is_one_sentence(tmp_path):
+    done = prepare("--corpus", str(tmp_path), "--out", str(tmp_path / "data"))
+    assert done.returncode and "holds neither noise/ and music/ of MUSAN" in done.stderr.splitlines()[-1]
+
+
+# -- studies ---------------------------------------------------------------
+
+
+def test_every_variant_of_every_study_is_a_config_that_can_be_read():
+    study = load(RECIPE / "studies" / "speech_llm.py")
+    mini = RECIPE / "conf" / "train_speech_llm_mini.yaml"
+    for name, variants in study.STUDIES.items():
+        for variant, (training, decoding) in variants.items():
+            config = RECIPE / "conf" / "train_speech_llm.yaml" if name in ("encoders", "llm_sizes") else mini
+            assert list(load_phases(config, split_overrides([training])))[-1] == "non_speech", (name, variant)
+            load_decode(RECIPE / "conf" / "decode_llm_mini.yaml", split_overrides([decoding]))
+
+
+def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):
+    study = load(RECIPE / "studies" / "speech_llm.py")
+    command = [sys.executable, study.__file__, "ngram", "--mini", "true", "--dry-run", "--", "--ranks", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5 and all("--tag study_ngram_base_s0" in line and line.endswith("--ranks 1") for line in lines)
+    out = tmp_path / "a" / "decode" / "test"
+    out.mkdir(parents=True)
+    counts = {"substitutions": 3, "deletions": 2, "insertions": 1, "insertions_per_minute": 0.5}
+    found = {"groups": {"all": {**counts, "hallucinations": {"length": ["u1"], "silence": []}}}}
+    (out / "insertions.json").write_text(json.dumps(found))
+    (out / "score.json").write_text(json.dumps({"total": {"rate": 0.123}, "interval": [0.1, 0.15]}))
+    text = study.table("ngram", study.results(tmp_path, "a", "ngram2, seed 0"))
+    assert "| ngram2, seed 0 | test | 12.30 | 10.00-15.00 | 3 / 2 / 1 | 0.50 | 1 |" in text
+
+
+@pytest.mark.slow
+def test_the_tiniest_miniature_from_speech_to_the_insertion_report():
+    options = ["--mini", "true", "--mini-size", "tiny", "--ranks", "1", "--test-sets", "test_clean"]
+    done = script(*options, "--train-args", "trainer.epochs=1", timeout=1800)
+    assert done.returncode == 0, done.stderr
+    out = RECIPE / "exp" / "mini_tiny" / "train_speech_llm_mini" / "decode_llm_mini"
+    report = json.loads((out / "noise_eval" / "insertions.json").read_text())["groups"]["all"]
+    assert report["utterances"] == 24 and report["reference"] == 0
+    assert (out / "test_clean" / "score.json").exists()
