@@ -10,6 +10,7 @@ recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
 noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
+noise_levels=                             # in dB, as in "20 10 0": the first test set with noise_eval added, as test_noisy
 train_set=train                           # training set, as for run.sh
 valid_set=dev
 test_sets="test_clean test_other"         # sets to decode and score
@@ -34,7 +35,8 @@ mini_pieces=500                           # word pieces of the small language mo
 
 settings() {
   prepare_args=(--train-set "$train_set")
-  extra_sets="${extra_sets:-noise_train} noise_eval"
+  more="noise_eval${noise_levels:+ test_noisy}"     # decoded beside the test sets; their insertions are counted
+  extra_sets="${extra_sets:-noise_train} $more"
   asked=$train_args                       # what the command line changes in the training config
 }
 
@@ -44,7 +46,13 @@ stage_download() {
 
 stage_data() {
   run python local/prepare_noise.py --out "$data" ${noise:+--corpus "$noise"}
-  default_data
+  local all=$extra_sets
+  extra_sets=${extra_sets% test_noisy} default_data
+  extra_sets=$all
+  if [[ -n $noise_levels ]]; then
+    # shellcheck disable=SC2086    # levels are words
+    run python local/noisy_set.py --data "$data/${test_sets%% *}" --noise "$data/noise_eval" --snr-db $noise_levels --out "$data/test_noisy"
+  fi
 }
 
 stage_vocabulary() {
@@ -64,14 +72,15 @@ stage_train() {
 }
 
 stage_decode() {                          # the noises too: what the model writes there was never said
-  test_sets="$test_sets noise_eval" default_decode
+  test_sets="$test_sets $more" default_decode
 }
 
 stage_score() {
   default_score
   local split
-  for split in $test_sets noise_eval; do
-    tool insertions "$data/$split" "$exp/$decode_tag/$split" --normalize "$normalize"
+  for split in $test_sets $more; do
+    local by=none; if [[ $split == test_noisy ]]; then by=snr; fi
+    tool insertions "$data/$split" "$exp/$decode_tag/$split" --normalize "$normalize" --group-by $by
   done
 }
 

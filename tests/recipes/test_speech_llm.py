@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import datadir
+from asrtool.data import audio, augment, datadir
 from asrtool.experiment import load_decode, load_phases, split_overrides
+from asrtool.types import Utterance
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "egs" / "librispeech"
@@ -85,6 +86,31 @@ def test_musan_is_split_by_its_files_and_speech_left_out(tmp_path):
 def test_a_folder_without_noises_is_one_sentence(tmp_path):
     done = prepare("--corpus", str(tmp_path), "--out", str(tmp_path / "data"))
     assert done.returncode and "holds neither noise/ and music/ of MUSAN" in done.stderr.splitlines()[-1]
+
+
+def test_noise_levels_are_labels_of_a_set(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("test", 2), ("noise", 1)):
+        rows = []
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            path = tmp_path / name / f"{name}{number}.wav"
+            soundfile.write(path, 0.1 * rng.normal(size=8000), 16000, subtype="FLOAT")
+            text = f"said {number}"
+            rows.append(Utterance(id=path.stem, audio=str(path), duration=0.5, text=text, speaker=path.stem))
+        datadir.write(tmp_path / name, rows)
+    tool, out = load(RECIPE / "local" / "noisy_set.py"), tmp_path / "out"
+    out.mkdir()
+    tool.write(tmp_path / "test", tmp_path / "noise", [20.0, 0.0], out, out)
+    found = datadir.read(out)
+    assert [(row.id, row.labels["snr"], row.text) for row in found[:2]] == [
+        ("test0-snr0", "0", "said 0"), ("test0-snr20", "20", "said 0")
+    ]
+    plain = audio.read(str(tmp_path / "test" / "test0.wav"), 0.0, None, 16000)
+    for row in found[:2]:
+        added = audio.read(row.audio, 0.0, None, 16000) - plain
+        measured = 10 * np.log10(augment.power(plain) / augment.power(added))
+        assert measured == pytest.approx(float(row.labels["snr"]), abs=0.1)
 
 
 # -- studies ---------------------------------------------------------------

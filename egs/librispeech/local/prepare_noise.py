@@ -3,8 +3,8 @@
 of insertions.
 
 --corpus is MUSAN (https://www.openslr.org/17: musan/{noise,music}/**/*.wav; the tenth of the files that a hash of
-their names picks is noise_eval), or a folder of prepared sets {train,eval}/wav.scp, whose paths may be relative to it. Without
---corpus there are synthesised noises: white, pink and brown, hum, clicks and silence.
+their names picks is noise_eval), or a folder of prepared sets {train,eval}/wav.scp, whose paths may be relative to it.
+Without --corpus there are synthesised noises: white, pink and brown, hum, clicks and silence.
 """
 
 from __future__ import annotations
