@@ -72,7 +72,11 @@ def test_a_training_config_survives_being_written_and_read(path, tmp_path):
 
 @pytest.mark.parametrize("path", TRAIN, ids=name)
 def test_a_training_config_builds_at_full_size(path):
+    built = []  # phases mostly share a model, and one of many layers takes seconds
     for phase in load_phases(path).values():
+        if (phase.model, phase.streams) in built:
+            continue
+        built.append((phase.model, phase.streams))
         with torch.device("meta"):
             assert sum(parameter.numel() for parameter in build_model(phase, 5000).parameters()) > 1e5
 
