@@ -43,7 +43,7 @@ class MatchingConfig:
 class MatchingLoss(Loss):
     """Sum over the tokens of an utterance: (B,)."""
 
-    monitors = ("entropy",)
+    monitors = ("entropy", "monotonic")
 
     def __init__(self, config: MatchingConfig, *, eos: int) -> None:
         self.config = config
@@ -56,12 +56,13 @@ class MatchingLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """`entropy` (B,): mean over tokens, in nats, of where the attention looks. log S: everywhere alike; 0: at one
-        row."""
+        """`entropy` (B,): mean over tokens, in nats, of where the attention looks; log S: everywhere alike, 0: at one
+        row. `monotonic` (B,): share of neighbouring tokens of which the later one looks later, on average; 0.5 is chance,
+        and the value of texts of one token."""
         speech, text = (Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config))
         weights = matching_attention(*text, *speech, scaled=self.config.scaled)
         entropy = torch.special.entr(weights).sum(2).masked_fill(~text.mask, 0)
-        return {"entropy": entropy.sum(1) / text.lengths.clamp(min=1)}
+        return {"entropy": entropy.sum(1) / text.lengths.clamp(min=1), "monotonic": monotonic(weights, text.lengths)}
 
 
 def streams(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
@@ -114,6 +115,14 @@ def matching_attention(
     both = valid[:, :, None] & heard[:, None, :]
     lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any speech would be NaN
     return scores.masked_fill(~both, lowest).softmax(2).masked_fill(~both, 0)
+
+
+def monotonic(weights: Tensor, text_lengths: Tensor) -> Tensor:
+    """A (B, U, S), (B,) -> (B,): the share of neighbouring tokens whose mean places in the speech are in order."""
+    places = weights @ torch.arange(weights.shape[2], device=weights.device, dtype=weights.dtype)
+    later = (places[:, 1:] > places[:, :-1]) & Padded(places, text_lengths).mask[:, 1:]
+    pairs = (text_lengths - 1).clamp(min=0)
+    return torch.where(pairs > 0, later.sum(1) / pairs.clamp(min=1), 0.5).to(weights.dtype)
 
 
 def check_weights(mse: float, cosine: float) -> None:

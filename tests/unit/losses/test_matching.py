@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asrtool.losses import LOSSES, matching_loss
-from asrtool.losses.matching import matching_attention
+from asrtool.losses.matching import matching_attention, monotonic
 from asrtool.train.objective import Objective
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
@@ -108,7 +108,7 @@ def outputs() -> tuple[ModelOutput, Batch]:
 def test_the_entropy_of_its_attention_is_logged_beside_it():
     kind = LOSSES.config_type("matching")
     objective = Objective({"matching": LOSSES.build(kind(weight=2.0), eos=4)}, {"matching": 2.0})
-    assert objective.terms == ("matching", "matching.entropy")
+    assert objective.terms == ("matching", "matching.entropy", "matching.monotonic")
     report = objective(*outputs())
     text, speech = case()
     weights = matching_attention(*text, *speech)
@@ -116,6 +116,14 @@ def test_the_entropy_of_its_attention_is_logged_beside_it():
     assert entropy[1].item() == pytest.approx(-(weights[1, 0, :2] * weights[1, 0, :2].log()).sum().item(), abs=1e-5)
     assert entropy[2] == 0 and 0 < entropy[0] < math.log(5)
     torch.testing.assert_close(report.total, 2 * report.terms["matching"].sum())
+
+
+def test_how_monotonic_an_attention_is():
+    rising = torch.eye(4)[None]
+    mixed = torch.eye(4)[[0, 2, 1, 3]][None]
+    weights = torch.cat([rising, rising.flip(1), mixed, rising])
+    found = monotonic(weights, torch.tensor([4, 4, 4, 1]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 2 / 3, 0.5]))
 
 
 def test_the_contrastive_term_is_the_formula_with_equal_tokens_as_one():

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from asrtool.losses import LOSSES
-from asrtool.models import MODELS
+from asrtool.models import MODELS, prompt
 from asrtool.models.llm import LlmConfig
+from asrtool.models.llm_scorer import LlmScorer
 from asrtool.models.tuning import EncoderTuning, Tuning, is_adapter
+from asrtool.searchers import SEARCHERS, LlmBeamConfig
+from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.train import checkpoint, optim
 from asrtool.train.optim import OptimConfig
 from tests import toy_llm
@@ -154,6 +157,52 @@ def test_bf16_weights_with_adapters_in_float32_train(llm, hubert):
     loss.backward()
     assert torch.isfinite(loss)
     assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
+
+
+ARCHITECTURES = {
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256},
+    "Mistral": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "sliding_window": 16},
+    "Gemma": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "head_dim": 8},
+    "OPT": {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "word_embed_proj_dim": 16, "max_position_embeddings": 256},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_causal_language_models_do_as_well(tmp_path, name):
+    import transformers
+
+    torch.manual_seed(0)
+    shape = {**ARCHITECTURES[name], "vocab_size": 33, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    settings = getattr(transformers, f"{name}Config")(**shape)
+    kind = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
+    kind(settings).eval().save_pretrained(str(tmp_path))
+    toy_llm.tokenizer().save_pretrained(str(tmp_path))
+    frozen = LlmConfig(weights=str(tmp_path), prompt=toy_llm.PROMPT, tuning=Tuning(mode="frozen"))
+    model = toy_llm.build(dataclasses.replace(toy_llm.config(tmp_path), llm=frozen))
+    together = losses(model, toy_llm.batch(False))
+    alone = torch.cat([losses(model, toy_llm.batch(False, rows=[row])) for row in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-5)
+    encoded = model.encode(toy_llm.batch(False).inputs)
+    config = LlmBeamConfig(beam=3, constraints=LlmConstraintsConfig(max_tokens=8))
+    kept, anew = (
+        SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)}).search(encoded)
+        for caching in (True, False)
+    )
+    assert [h.tokens for nbest in kept for h in nbest] == [h.tokens for nbest in anew for h in nbest]
+
+
+def test_a_chat_template_goes_around_the_prompt(tmp_path):
+    found = toy_llm.tokenizer()
+    found.chat_template = "{{ bos_token }}{% for m in messages %}user: {{ m.content }} {% endfor %}assistant:"
+    whole = prompt.encode("{speech} write it", found, chat=True)
+    assert found.decode(whole.before) == "<s>user: " and found.decode(whole.behind) == " write it assistant:"
+    plain = prompt.encode("{speech} write it", found, chat=False)
+    assert plain.before == (1,) and found.decode(plain.behind) == " write it"
+    with pytest.raises(ValueError, match="this tokenizer has no chat template"):
+        prompt.encode("{speech}", toy_llm.tokenizer(), chat=True)
 
 
 # -- messages --------------------------------------------------------------
