@@ -1,0 +1,51 @@
+# What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
+# What is done already is skipped, so a study that was stopped goes on.
+# shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
+size=default            # of the miniature
+corpus=                 # LibriSpeech itself instead of the miniature
+train_set=train_100     # with --corpus: train, train_100, train_10h, train_1h or train_10min
+ngpu=1                  # GPUs
+seeds="0 1 2"           # a training for each
+train_args=             # further changes of every training, as in "trainer.epochs=4"
+out=                    # file for the tables; default: exp/.../<study>.md
+
+option_files=("$PWD/${0##*/}" "$PWD/common.sh")
+# shellcheck source=utils/parse_options.sh
+. ../../../utils/parse_options.sh
+study=$(basename "$0" .sh)
+cd ..
+# shellcheck source=utils/path.sh
+. ../../utils/path.sh
+
+sets="dev test_clean test_other"
+if [[ -n $corpus ]]; then
+  variant=
+  what="LibriSpeech, $train_set"
+  base=(--corpus "$corpus" --train-set "$train_set" --unit char --vocab-size 0 --ngpu "$ngpu")
+else
+  variant=/mini; if [[ $size != default ]]; then variant=/mini_$size; fi
+  what="Miniature $size: synthetic voices compare methods with each other, and say nothing about people"
+  base=(--mini true --mini-size "$size" --ngpu "$ngpu")
+fi
+exp=exp$variant
+out=${out:-$exp/$study.md}
+
+recipe() { ./run.sh "${base[@]}" --test-sets "$sets" "$@"; }
+
+run_system() {          # <tag> <config> [changes]: stages 0 to 5, for every seed
+  local seed
+  for seed in $seeds; do
+    recipe --tag "$1-s$seed" --train-config "conf/$2.yaml" --decode-config conf/decode_greedy.yaml --decode-tag greedy \
+      --train-args "seed=$seed ${*:3} $train_args"
+  done
+}
+
+table() {               # <title> <options of table.py>: a table at the end of the study's file
+  { printf '\n## %s\n\n' "$1"; python studies/table.py --exp "$exp" --seeds "$seeds" --sets "$sets" "${@:2}"; } | tee -a "$out"
+}
+
+begin() {               # <title>: a new file of tables
+  mkdir -p "$(dirname "$out")"
+  printf '# %s\n\n%s. Seeds %s, changes "%s", commit %s.\n' "$1" "$what" "$seeds" "$train_args" \
+    "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)" > "$out"
+}

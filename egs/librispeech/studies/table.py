@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""A Markdown table of systems over seeds, from the score.json files of stage 5, with the gap between dev and test.
+
+    python studies/table.py --exp exp/mini --seeds "0 1 2" --sets "dev test_clean" --against CTC "CTC={ctc}"
+
+`name={tag}` is exp/<tag>-s<seed>/<decode>/<set> of each seed; the first set is the development set. Intervals are those
+of the mean over seeds (Student's t, 95 %), of seed-by-seed differences for the relative change; one seed has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantile for 1 to 9 degrees of freedom
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("systems", nargs="+", metavar="NAME={TAG}")
+    options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
+    options.add_argument("--seeds", required=True, help="as in '0 1 2'")
+    options.add_argument("--sets", required=True, help="development set, then test sets")
+    options.add_argument("--decode", default="greedy", help="folder of the decoding")
+    options.add_argument("--against", required=True, help="name of the system that the others are compared with")
+    args = options.parse_args()
+    seeds, sets = args.seeds.split(), args.sets.split()
+    if len(seeds) > len(T) + 1:
+        options.error(f"at most {len(T) + 1} seeds")
+    rates = {}
+    for text in args.systems:
+        match = re.fullmatch(r"(.+)=\{([^}]+)\}", text)
+        if match is None:
+            options.error(f"expected NAME={{TAG}}, got '{text}'")
+        rates[match[1]] = np.array([
+            [rate(args.exp / f"{match[2]}-s{seed}" / args.decode / name / "score.json") for seed in seeds]
+            for name in sets])
+    if args.against not in rates:
+        options.error(f"--against {args.against}: no such system; there are {', '.join(rates)}")
+    print("| system | " + " | ".join(f"{name}, WER % | relative %" for name in sets) + " | test - dev, points |")
+    print("| --- |" + " --- | --- |" * len(sets) + " --- |")
+    for name, found in rates.items():
+        cells = [name]
+        for own, base in zip(found, rates[args.against], strict=True):
+            change = 100 * (own - base) / np.maximum(base, 1e-9)
+            cells += [spread(own, ".2f"), "" if name == args.against else spread(change, "+.1f")]
+        cells.append(spread(found[1:].mean(0) - found[0], "+.2f") if len(sets) > 1 else "")
+        print("| " + " | ".join(cells) + " |")
+
+
+def rate(path: Path) -> float:
+    """Word error rate, in per cent."""
+    return 100 * json.loads(path.read_text(encoding="utf-8"))["total"]["rate"]
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and its interval."""
+    text = format(np.mean(values), form)
+    if len(values) < 2:
+        return text
+    half = T[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{text} ({np.mean(values) - half:{form}} to {np.mean(values) + half:{form}})"
+
+
+if __name__ == "__main__":
+    main()
