@@ -173,7 +173,7 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
         return
     if live:
         print(f"\r\033[K{'' if result.final else text[-70:]}", end="", file=sys.stderr, flush=True)
-    if result.final and (text or result.classes):
+    if result.final and text:
         best = [f"{label} {max(row, key=row.get)} {max(row.values()):.2f}" for label, row in result.classes.items()]
         print("\t".join([f"{result.start:.2f}-{result.end:.2f}", text, *best]), flush=True)
 

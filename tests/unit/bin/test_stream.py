@@ -21,6 +21,8 @@ from asrtool.searchers import CtcGreedyConfig, RescoringConfig
 from asrtool.streaming import EndConfig, FeatureStream, Stream
 from tests import toy_experiment
 
+HOURS = 2
+
 
 def run(toy: Path, *options: object) -> int:
     try:
@@ -218,3 +220,27 @@ def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
 @pytest.mark.parametrize("options", [(), ("-", "--check", "x"), ("-", "--chunk", "2", "--chunk-ms", "80")])
 def test_options_that_exclude_each_other(toy_stream, options):
     assert run(toy_stream, *options) == 2
+
+
+@pytest.mark.slow
+def test_two_hours_through_the_command_end_as_they_began(toy_stream, tmp_path, capsys):
+    """The test set again and again: the texts of every round are those of the first, and so are their times."""
+    rate = toy_experiment.RATE
+    quiet = np.random.default_rng(0).normal(0, 0.002, 2 * rate).astype(np.float32)
+    one = np.concatenate([p for path in sounds(toy_stream) for p in (soundfile.read(path, dtype="float32")[0], quiet)])
+    one = np.concatenate([one, np.zeros(-len(one) % (rate * 4 // 25), np.float32)])  # whole chunks of 160 ms
+    length = len(one) / rate
+    rounds = int(HOURS * 3600 / length) + 1
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
+        for _ in range(rounds):
+            file.write(one)
+    options = ("--chunk", 4, "--left-chunks", 4, "--pause", 1.6, "--format", "json")
+    assert run(toy_stream, tmp_path / "long.wav", *options) == 0
+    *lines, end = map(json.loads, capsys.readouterr().out.splitlines())
+    texts = list(sounds(toy_stream).values())
+    finals = [line for line in lines if line["event"] == "final" and line["text"]]
+    assert [line["text"] for line in finals] == texts * rounds
+    for number, line in enumerate(finals):
+        first = finals[number % len(texts)]["times"]
+        assert line["times"] == pytest.approx([time + number // len(texts) * length for time in first], abs=2e-3)
+    assert end["seconds"] == pytest.approx(rounds * length, abs=1e-3)
