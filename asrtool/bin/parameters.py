@@ -19,7 +19,7 @@ from asrtool.models import SpeechLlm
 from asrtool.models.tuning import is_adapter
 from asrtool.train import optim
 
-PAPER = {"encoder": "0.65 M", "llm": "16 M"}  # LoRA of arXiv 2406.17272
+PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}  # LoRA of arXiv 2406.17272, for networks of so many layers
 
 
 class PhaseError(ValueError):
@@ -59,18 +59,24 @@ def render(model: nn.Module, groups: Mapping[str, optim.GroupConfig]) -> list[st
         trained = sum(size for key, size in sizes.items() if not groups[prefix + key].freeze)
         adapters = sum(size for key, size in sizes.items() if is_adapter(key))
         rows.append((name, sum(sizes.values()), trained, adapters))
+    layers = layers_of(model) if isinstance(model, SpeechLlm) else {}
     lines = [f"{'part':10} {'parameters':>15} {'trained':>15} {'LoRA':>13}"]
     for name, *numbers in rows:
-        paper = f"   (paper: {PAPER[name]})" if isinstance(model, SpeechLlm) and name in PAPER and numbers[2] else ""
-        lines.append(f"{name:10} {numbers[0]:15,} {numbers[1]:15,} {numbers[2]:13,}{paper}")
+        paper = PAPER.get((name, layers.get(name))) if numbers[2] else None
+        note = f"   (paper: {paper})" if paper else ""
+        lines.append(f"{name:10} {numbers[0]:15,} {numbers[1]:15,} {numbers[2]:13,}{note}")
     if isinstance(model, SpeechLlm):
-        text = model.llm.config.get_text_config()
-        lines.append(f"language model: {text.num_hidden_layers} layers, width {text.hidden_size}")
-        layers = getattr(getattr(model.encoder, "model", None), "config", None)
-        count = layers.num_hidden_layers if layers is not None else len(getattr(model.encoder, "layers", ()))
+        lines.append(f"language model: {layers['llm']} layers, width {model.dim}")
         rate = model.adapter.factor
-        lines.append(f"encoder: {count} layers, width {model.encoder.dim}; adapter: 1 row for {rate} frames")
+        encoder = f"encoder: {layers['encoder']} layers, width {model.encoder.dim}"
+        lines.append(f"{encoder}; adapter: 1 row for {rate} frames")
     return lines
+
+
+def layers_of(model: SpeechLlm) -> dict[str, int]:
+    settings = getattr(getattr(model.encoder, "model", None), "config", None)  # of `transformers`
+    count = settings.num_hidden_layers if settings is not None else len(getattr(model.encoder, "layers", ()))
+    return {"encoder": count, "llm": model.llm.config.get_text_config().num_hidden_layers}
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class MatchingLoss(Loss):
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         """`entropy` (B,): mean over tokens, in nats, of where the attention looks; log S: everywhere alike, 0: at one
-        row. `monotonic` (B,): share of neighbouring tokens of which the later one looks later, on average; 0.5 is chance,
-        and the value of texts of one token."""
+        row. `monotonic` (B,): share of neighbouring tokens of which the later one looks later, on average; 0.5 is
+        chance, and the value of texts of one token."""
         speech, text = (Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config))
         weights = matching_attention(*text, *speech, scaled=self.config.scaled)
         entropy = torch.special.entr(weights).sum(2).masked_fill(~text.mask, 0)

@@ -120,7 +120,7 @@ def _of_shape(config: LlmConfig, vocab_size: int) -> object:
 
     dim, layers, heads, key_heads, ffn_dim, context = _SHAPES[config.shape]
     return LlamaConfig(
-        vocab_size=vocab_size if config.weights is None else 32000,
+        vocab_size=vocab_size,
         hidden_size=dim,
         num_hidden_layers=layers,
         num_attention_heads=heads,
