@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How much should CTC and the accent weigh, when accents are unevenly spread?
 #
-#   studies/weights.sh                                    three seeds of each of nine pairs
+#   studies/weights.sh                                    three seeds of each of fifteen pairs
 #   studies/weights.sh --size tiny --seeds 0 --train-args "trainer.epochs=1"
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -10,8 +10,8 @@ cd "$(dirname "$0")"
 
 begin "Weights of CTC and accent"
 rows=()
-for ctc in 0.3 0.5 0.7; do
-  attention=$(python -c "print(round(1 - $ctc, 2))")
+for pair in "0.3 0.7" "0.5 0.5" "0.7 0.3"; do
+  read -r ctc attention <<< "$pair"
   for accent in 0 0.1 0.3 1 3; do
     tag=ctc${ctc}_accent$accent
     changes="losses.ctc.weight=$ctc losses.attention.weight=$attention losses.accent.weight=$accent"
