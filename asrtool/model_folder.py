@@ -21,10 +21,10 @@ import torch
 
 from asrtool import experiment
 from asrtool.data.tokenizers import load as load_tokenizer
-from asrtool.encoders import StreamingEncoder
+from asrtool.encoders import SslConfig, StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
-from asrtool.models import MODELS, AsrModel, LanguageModel, LanguageModelConfig
+from asrtool.models import MODELS, AsrModel, HybridConfig, LanguageModel, LanguageModelConfig
 from asrtool.searchers import ALIGNED, AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig, LlmBeamConfig
 from asrtool.train import checkpoint, folder
 
@@ -74,6 +74,16 @@ def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
         frame_shift=data.fbank.frame_shift_ms / 1000 if fbank else 1 / data.fbank.rate,
         streams=config.streams,
     )
+
+
+def model_to_load(config: TrainConfig, vocab_size: int) -> AsrModel:
+    """As `build_model`, for weights that asrtool has trained: where these hold the encoder too and its size is known,
+    the published weights that training began with are not needed any more."""
+    model = config.model
+    if isinstance(model, HybridConfig) and isinstance(model.encoder, SslConfig) and model.encoder.size is not None:
+        encoder = dataclasses.replace(model.encoder, weights=None)
+        config = dataclasses.replace(config, model=dataclasses.replace(model, encoder=encoder))
+    return build_model(config, vocab_size)
 
 
 def check_pretrained(exp: Path, phase: str, model: AsrModel) -> None:

@@ -38,6 +38,7 @@ from asrtool.model_folder import (
     is_packed,
     language_model,
     limit_chunks,
+    model_to_load,
     phase_config,
     sha256,
 )
@@ -123,7 +124,7 @@ class Recognizer:
         phase, config = phase_config(exp, decode)
         weights = weights or averaged(exp, decode)
         tokenizer = tokenizers.load(exp / "vocab")
-        model = build_model(config, tokenizer.size)
+        model = model_to_load(config, tokenizer.size)
         check_pretrained(exp, phase, model)
         checkpoint.load_model(model, weights)
         model = model.to(device).eval()

@@ -27,10 +27,10 @@ from asrtool.model_folder import (
     WEIGHTS,
     ExperimentError,
     averaged,
-    build_model,
     decode_config,
     is_packed,
     language_model,
+    model_to_load,
     moved,
     named_files,
     phase_config,
@@ -130,7 +130,7 @@ def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
 
 def describe(name: str, exp: Path, phase: str, train: TrainConfig, weights: Path, target: Path) -> dict:
     """What model.json says, but for the digests of the files."""
-    model = build_model(train, tokenizers.load(exp / "vocab").size)
+    model = model_to_load(train, tokenizers.load(exp / "vocab").size)
     return {
         "format": FORMAT,
         "name": name,

@@ -6,7 +6,7 @@ from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
-from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslEncoder, Wav2vec2Config, WavlmConfig
+from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslConfig, SslEncoder, Wav2vec2Config, WavlmConfig
 
 __all__ = [
     "ATTENTIONS",
@@ -21,6 +21,7 @@ __all__ = [
     "HubertConfig",
     "Qifusion",
     "QifusionConfig",
+    "SslConfig",
     "SslEncoder",
     "StreamingEncoder",
     "Wav2vec2Config",

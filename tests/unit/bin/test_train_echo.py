@@ -14,6 +14,7 @@ from asrtool.bin import decode, plot
 from asrtool.data import datadir
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
+from asrtool.model_folder import model_to_load
 from asrtool.plots import PlotError
 from asrtool.recognizer import build_model
 from asrtool.train.objective import Objective
@@ -107,6 +108,12 @@ def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, 
 def test_an_encoder_without_echo_has_nothing_to_draw(toy):
     with pytest.raises(PlotError, match="no attention of the type echo"):
         plot.main(["echo", str(toy / "exp"), "--data", str(toy / "dump/test")])
+
+
+def test_what_was_trained_needs_no_published_weights():
+    phase = load_phases(CONF / "train_echotune_1h.yaml", ["model.encoder.size=tiny"])["train"]
+    model = model_to_load(phase, 12)
+    assert model.encoder.dim == 32 and hasattr(model.encoder.model.encoder.layers[0].attention, "echo")
 
 
 @pytest.mark.parametrize("options", [{}, {"projections": "fresh", "gate": "channel", "gate_input": "outputs"},
