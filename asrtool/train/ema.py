@@ -19,7 +19,8 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._parameters = dict(model.named_parameters())
+        held = getattr(model, "held", frozenset())  # what is never trained needs no average
+        self._parameters = {name: value for name, value in model.named_parameters() if name not in held}
         self._shadow = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()

@@ -91,3 +91,13 @@ def test_the_scheduled_rate_is_scaled_by_group():
     optim.set_rate(optimizer, 0.2)
     rates = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
     assert rates == {1.0: 0.2, 0.5: 0.1}
+
+
+def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
+    model = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
+    model.held = frozenset({"base.weight", "base.bias"})
+    chosen = optim.assign(optim.OptimConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model)
+    assert {name for name, group in chosen.items() if group.freeze} == model.held
+    frozen = optim.OptimConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
+    with pytest.raises(optim.OptimError, match="nothing is left to train"):
+        optim.assign(frozen, model)
