@@ -206,7 +206,7 @@ def _clean(
     if lengths is None or lengths.device.type == "cpu" and not bool((lengths < frames).any()):      # a GPU would wait
         return query, key, value, None, None
     valid = valid_mask(lengths, frames)[:, None, :, None]
-    return *(x.masked_fill(~valid, 0) for x in (query, key, value)), lengths, valid
+    return *(x.masked_fill(~valid, 0) for x in (query, key, value)), lengths.clamp(max=frames), valid
 
 
 def _hide(hidden: Tensor, like: Tensor) -> Tensor:
@@ -223,16 +223,24 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | No
     """What all T x T products need: (T, T) or (B, 1, 1 or T, T) to add to scores; None: everybody sees everybody."""
     frames, mask = query.shape[2], None
     if window // 2 < frames - 1 or (window + 1) // 2 < frames:
-        mask = _band(frames, frames, window, window // 2, query.dtype, query.device)
+        size = -(-frames // 128) * 128                       # one mask serves many lengths
+        mask = _band(size, size, window, window // 2, query.dtype, query.device)[:frames, :frames]
     if valid is not None:
         hidden = _hide(~valid[..., 0], query)
         mask = hidden if mask is None else mask + hidden
     return mask
 
 
-@functools.lru_cache(maxsize=64)
-def _band(queries: int, keys: int, window: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _band(queries: int, keys: int, *rest: object) -> Tensor:
+    """As `_new_band`; small ones are kept."""
+    return (_kept_band if queries * keys <= 1 << 20 else _new_band)(queries, keys, *rest)
+
+
+def _new_band(queries: int, keys: int, window: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(queries, keys): 0 where query i sees key j, -inf elsewhere; it sees i - before ... i - before + window - 1."""
     offset = torch.arange(keys, device=device) - torch.arange(queries, device=device)[:, None] + before
     hidden = (offset < 0) | (offset >= window)
     return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
+
+
+_kept_band = functools.lru_cache(maxsize=32)(_new_band)

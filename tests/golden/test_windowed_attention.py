@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from asrtool.nn import windows
 from asrtool.nn.attention import windowed_attention
 from asrtool.nn.windows import adaptive_attention
 
@@ -152,3 +153,19 @@ def test_portions_change_nothing(seed, monkeypatch):
     spans = torch.rand(heads[0].shape[:3], dtype=torch.float64, requires_grad=True)
     found = adaptive_attention(*heads, lengths, window, spans, 4.0)
     compare(found, masked(*heads, lengths, window, spans, 4.0), (*heads, spans), 1e-9)
+
+
+def test_a_mask_of_all_frames_is_not_kept_where_it_is_large():
+    heads = [torch.randn(1, 1, 1400, 4) for _ in range(3)]
+    found = windowed_attention(*heads, None, 1300)
+    torch.testing.assert_close(found, masked(*heads, torch.tensor([1400]), 1300), atol=1e-5, rtol=0)
+    assert windows._new_band(8, 8, 3, 1, torch.float32, torch.device("cpu")).isinf().sum() == 64 - 22
+    kept = windows._kept_band.cache_info().currsize
+    windowed_attention(*heads, None, 1200)
+    assert windows._kept_band.cache_info().currsize == kept
+
+
+def test_lengths_beyond_the_frames_are_all_frames():
+    heads = [torch.randn(2, 2, 150, 8) for _ in range(3)]
+    found = windowed_attention(*heads, torch.tensor([900, 20]), 16)
+    assert torch.equal(found, windowed_attention(*heads, torch.tensor([150, 20]), 16))
