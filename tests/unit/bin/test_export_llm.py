@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -97,3 +99,25 @@ def test_another_model_is_refused(tmp_path):
     root = toy_experiment.make(tmp_path, toy_experiment.CONFIG.replace("epochs: 20", "epochs: 1"))
     with pytest.raises(ExperimentError, match="holds no language model of `transformers`"):
         export_llm.main([str(root / "exp"), "--out", str(root / "llm")])
+
+
+def test_an_encoder_of_transformers_is_exported_as_one(tmp_path):
+    from peft import PeftModel
+    from transformers import HubertModel
+
+    llm, hubert = toy_llm.save_llm(tmp_path / "llm"), toy_llm.save_hubert(tmp_path / "hubert")
+    parts = toy_llm.config(llm, hubert)
+    model = toy_llm.build(parts)
+    out = tmp_path / "parts"
+    out.mkdir()
+    export_llm.save_parts(model, SimpleNamespace(model=parts), out)
+    samples = torch.randn(1, 4000)
+    with torch.inference_mode():
+        expected = model.encoder.model(samples).last_hidden_state
+        merged = HubertModel.from_pretrained(str(out / "encoder"))(samples).last_hidden_state
+        plain = HubertModel.from_pretrained(str(hubert))
+        before = plain(samples).last_hidden_state
+        apart = PeftModel.from_pretrained(plain, str(out / "adapters" / "encoder"))(samples).last_hidden_state
+    assert not torch.allclose(before, expected, atol=1e-4)
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(apart, expected, atol=1e-5, rtol=1e-4)
