@@ -129,8 +129,8 @@ def test_settings_that_cannot_be_meant_are_refused(settings):
 
 
 def test_an_unknown_scorer_is_named_with_those_there_are():
-    with pytest.raises(LookupError, match="no scorer 'llm'.*attention, ctc"):
-        Beam(AttentionBeamConfig(weights={"llm": 1.0}), model=ToyModel())
+    with pytest.raises(LookupError, match="no scorer 'rnn'.*attention, ctc, llm"):
+        Beam(AttentionBeamConfig(weights={"rnn": 1.0}), model=ToyModel())
 
 
 def test_more_scorers_may_join_such_as_a_language_model():
