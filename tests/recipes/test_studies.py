@@ -93,6 +93,7 @@ def test_a_noisy_set_has_the_noise_that_was_asked_for(tmp_path, monkeypatch):
         assert ratio == pytest.approx(10, abs=0.5)
 
 
+@pytest.mark.slow
 def test_overhead_is_measured_for_every_chunk(monkeypatch, capsys):
     tool(monkeypatch, "overhead", "--config", ROOT / "egs/fsdd/conf/train_qifusion.yaml", "--seconds", "2")
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]

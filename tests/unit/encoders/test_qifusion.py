@@ -244,3 +244,9 @@ def test_what_cannot_work_is_refused_when_it_is_built(options, message):
 def test_settings_of_the_accent_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         AccentConfig(**options)
+
+
+@pytest.mark.parametrize("options", [{"sizes": ()}, {"sizes": (4, 0)}, {"sizes": (4,), "dynamic": False}])
+def test_chunk_sizes_are_checked(options):
+    with pytest.raises(ValueError, match="chunk.sizes goes with dynamic: true"):
+        ChunkConfig(**options)
