@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     recognizer = Recognizer.load(args.exp, settings)
     rows = [collect(*found) for found in frames(recognizer, args.data, args.layer)]
     fit, held_out = rows[::2], rows[1::2]
+    if not all(any(len(row["dropped"]) for row in part) for part in (fit, held_out)):
+        print(f"{args.exp}: too few utterances with dropped frames between two key frames; nothing to measure")
+        return
     result = {"probe": probe(fit, held_out), "reconstruction": reconstruction(fit, held_out)}
     (args.exp / "dropped_frames.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

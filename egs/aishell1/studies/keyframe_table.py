@@ -72,7 +72,7 @@ def matched(axe: Path) -> int:
     """Epochs of the baseline that take as long as all phases of `axe`, by the seconds of an epoch of its first one."""
     times = phase_seconds(axe)
     epochs = [record["epoch"] for record in records(axe) if record["event"] == "valid" and record["phase"] == "base"]
-    return max(1, round(sum(times.values()) / (times["base"] / max(epochs))))
+    return max(1, round(sum(times.values()) / max(times["base"] / max(epochs), 1e-3)))
 
 
 def records(folder: Path) -> list[dict]:
@@ -80,12 +80,17 @@ def records(folder: Path) -> list[dict]:
 
 
 def phase_seconds(folder: Path) -> dict[str, float]:
-    """Phase -> seconds from its start, or from the end of the one before, to its last record."""
+    """Phase -> seconds from the end of the one before to its last record; of the first, whose start no record tells,
+    those between its validations, and one more epoch of that length."""
     ends: dict[str, float] = {}
     for record in records(folder):
         ends[record["phase"]] = record["time"]
-    starts = [(folder / "command.txt").stat().st_mtime, *ends.values()]
-    return {phase: end - start for (phase, end), start in zip(ends.items(), starts, strict=False)}
+    first = next(iter(ends))
+    valid = [record["time"] for record in records(folder) if (record["event"], record["phase"]) == ("valid", first)]
+    start = valid[0] - (valid[-1] - valid[0]) / max(len(valid) - 1, 1)
+    return {
+        phase: end - before for (phase, end), before in zip(ends.items(), [start, *ends.values()], strict=False)
+    }
 
 
 def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:

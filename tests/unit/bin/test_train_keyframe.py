@@ -180,6 +180,10 @@ def test_the_study_reads_dropped_frames_and_writes_its_table(toy, exp, tmp_path,
     found = json.loads((exps / "study_axe_0" / "dropped_frames.json").read_text())
     assert found["probe"]["key frames"] > 0.95 > found["probe"]["dropped frames"]
     assert 0 < found["reconstruction"]["left over"] < 1
+    one = datadir.read(dev)[:1]
+    datadir.write(tmp_path / "one", one)
+    study("dropped_frames").main(["--exp", str(exps / "study_axe_0"), "--data", str(tmp_path / "one"), "--layer", "2"])
+    assert "too few utterances" in capsys.readouterr().out
     decodings = ("axe", "decode_keyframe_aligned"), ("axe", "decode_keyframe"), ("baseline", "decode_greedy")
     for name, config in (*decodings, ("baseline", "decode_attention")):
         folder, chosen = exps / f"study_{name}_0", CONF / f"{config.replace('attention', 'greedy')}.yaml"
