@@ -223,8 +223,9 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | No
     """What all T x T products need: (T, T) or (B, 1, 1 or T, T) to add to scores; None: everybody sees everybody."""
     frames, mask = query.shape[2], None
     if window // 2 < frames - 1 or (window + 1) // 2 < frames:
-        size = -(-frames // 128) * 128                       # one mask serves many lengths
-        mask = _band(size, size, window, window // 2, query.dtype, query.device)[:frames, :frames]
+        size = frames if frames <= _SHORT else -(-frames // _SHORT) * _SHORT       # one mask serves many lengths
+        mask = _band(size, size, window, window // 2, query.dtype, query.device)
+        mask = mask if size == frames else mask[:frames, :frames]
     if valid is not None:
         hidden = _hide(~valid[..., 0], query)
         mask = hidden if mask is None else mask + hidden
@@ -243,4 +244,4 @@ def _new_band(queries: int, keys: int, window: int, before: int, dtype: torch.dt
     return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 
-_kept_band = functools.lru_cache(maxsize=32)(_new_band)
+_kept_band = functools.lru_cache(maxsize=256)(_new_band)
