@@ -234,7 +234,10 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | No
 
 def _band(queries: int, keys: int, *rest: object) -> Tensor:
     """As `_new_band`; small ones are kept."""
-    return (_kept_band if queries * keys <= 1 << 20 else _new_band)(queries, keys, *rest)
+    if queries * keys > 1 << 20 or torch.compiler.is_compiling():
+        return _new_band(queries, keys, *rest)
+    with torch.inference_mode(False):  # what validation makes must do for training
+        return _kept_band(queries, keys, *rest)
 
 
 def _new_band(queries: int, keys: int, window: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -169,3 +169,13 @@ def test_lengths_beyond_the_frames_are_all_frames():
     heads = [torch.randn(2, 2, 150, 8) for _ in range(3)]
     found = windowed_attention(*heads, torch.tensor([900, 20]), 16)
     assert torch.equal(found, windowed_attention(*heads, torch.tensor([150, 20]), 16))
+
+
+@pytest.mark.parametrize("frames", [60, 300])
+def test_training_goes_on_behind_validation(frames):
+    windows._kept_band.cache_clear()
+    heads = [torch.randn(1, 2, frames, 8, requires_grad=True) for _ in range(3)]
+    with torch.inference_mode():
+        windowed_attention(*heads, None, 16)
+    windowed_attention(*heads, None, 16).sum().backward()
+    assert all(x.grad is not None for x in heads)
