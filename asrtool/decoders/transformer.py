@@ -88,20 +88,22 @@ class TransformerDecoder(Decoder):
         most = WORTHWHILE * beam * (targets.data.shape[1] + 1)
         alike = torch.tensor([len(tree.tokens) <= most for tree in trees], dtype=torch.bool)
         scores = torch.zeros((utterances, beam), dtype=torch.float64, device=targets.data.device)
-        for chosen, rate in ((alike, self._tree_scores), (~alike, super().sequence_scores)):
-            if chosen.any():
-                some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
-                part = EncoderOutput(frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some])
-                scores[some] = rate(part, Padded(targets.data[mine], targets.lengths[mine])).view(-1, beam)
+        for together in (True, False):
+            chosen = alike == together
+            if not chosen.any():
+                continue
+            some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
+            part = EncoderOutput(frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some])
+            if together:
+                found = self._tree_scores(part, [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one], beam)
+            else:
+                found = super().sequence_scores(part, Padded(targets.data[mine], targets.lengths[mine]))
+            scores[some] = found.view(-1, beam)
         return scores.flatten()
 
-    def _tree_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """As `sequence_scores`, every prefix of an utterance once."""
-        utterances = len(encoded.frames.lengths)
-        rows = [row.tolist() for row in targets.unpad()]
-        beam = len(rows) // utterances
-        trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), beam)]
-        device, size = targets.data.device, max(len(tree.tokens) for tree in trees)
+    def _tree_scores(self, encoded: EncoderOutput, trees: Sequence[PrefixTree], beam: int) -> Tensor:
+        """As `sequence_scores`, every prefix of an utterance once; a tree of `beam` sequences for each utterance."""
+        device, size = encoded.frames.data.device, max(len(tree.tokens) for tree in trees)
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
@@ -111,7 +113,7 @@ class TransformerDecoder(Decoder):
         where, node, token = (torch.tensor(column, device=device) for column in zip(*steps, strict=True))
         values = (logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]).double()
         sequence = torch.tensor([i for tree in trees for i in tree.sequences], device=device) + where * beam
-        return values.new_zeros(len(rows)).index_add_(0, sequence, values)
+        return values.new_zeros(len(trees) * beam).index_add_(0, sequence, values)
 
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
