@@ -18,6 +18,8 @@ from asrtool.searchers.fusion import Tables, end_ngram, extend_ngram
 
 NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
 SORTED = 256  # more candidates than this are found by sorting the frame
+ROUNDING = 1e-12  # relative, far above what a sum of float64 loses
+LANES = 64  # fewest groups of tokens whose maxima are looked at first; a power of two
 
 
 class Nodes(NamedTuple):
@@ -48,6 +50,7 @@ class Beam(NamedTuple):
     node: np.ndarray  # int32
     blank: np.ndarray  # float64, log b
     label: np.ndarray  # float64, log n
+    total: np.ndarray  # float64, log (n + b)
     best_blank: np.ndarray
     best_label: np.ndarray
     link_blank: np.ndarray  # int32
@@ -58,9 +61,9 @@ class Scratch(NamedTuple):
     """Of one frame: `before`, the beam before it; what its prefixes become; the best prefixes after it."""
 
     before: Beam
-    total: np.ndarray  # float64, log (n + b) of each prefix before the frame
-    blank: np.ndarray  # float64, log b and log n after it, where it stays what it is
+    blank: np.ndarray  # float64, log b, log n and log (n + b) after it, where a prefix stays what it is
     label: np.ndarray
+    total: np.ndarray
     parent: np.ndarray  # int64 rank of the parent before the frame, -1: not in the beam
     first_child: np.ndarray  # int64 ranks of the children before the frame, a linked list
     next_child: np.ndarray
@@ -86,39 +89,62 @@ def log_add(a: float, b: float) -> float:
 
 
 @compiled
-def top(row: np.ndarray, skip: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> int:
-    """The most probable tokens that may be used, best first, the smaller id first among equals; their number."""
-    width, count = len(tokens), 0
+def num_lanes(num_tokens: int) -> int:
+    """Into how many groups the tokens are cut whose maxima are looked at first."""
+    lanes = LANES
+    while lanes * lanes < 4 * num_tokens:
+        lanes *= 2
+    return lanes
+
+
+@compiled
+def group(row: np.ndarray, maxima: np.ndarray) -> bool:
+    """maxima (lanes,): those of the tokens i, lanes + i, 2 lanes + i, ..., all groups side by side; False for NaN."""
+    lanes, bad = len(maxima), np.int32(0)
+    for i in range(len(row)):
+        bad |= np.int32(row[i] != row[i])
+    maxima[:] = -inf
+    for begin in range(0, len(row), lanes):
+        part = row[begin : min(begin + lanes, len(row))]
+        for lane in range(len(part)):
+            maxima[lane] = max(maxima[lane], part[lane])
+    return bad == 0
+
+
+@compiled
+def top(
+    row: np.ndarray, maxima: np.ndarray, least: float, skip: np.ndarray, tokens: np.ndarray, values: np.ndarray
+) -> int:
+    """The most probable tokens above `least` that may be used, best first, the smaller id first among equals; their
+    number. maxima: of `group`."""
+    width, count, lanes = len(tokens), 0, len(maxima)
     if width > SORTED:
         for token in np.argsort(-row, kind="mergesort"):
-            if count < width and not skip[token] and row[token] > -inf:
+            if count < width and not skip[token] and row[token] > least:
                 tokens[count], values[count] = token, row[token]
                 count += 1
         return count
-    least = -inf
-    for token in range(len(row)):
-        value = row[token]
-        if value > least and not skip[token]:
+    for lane in range(min(lanes, len(row))):
+        if not maxima[lane] > least or (count == width and maxima[lane] < values[width - 1]):
+            continue
+        for token in range(lane, len(row), lanes):
+            value = row[token]
+            if not value > least or skip[token]:
+                continue
+            if count == width and not precedes(value, token, values[width - 1], tokens[width - 1]):
+                continue
             count = min(count + 1, width)
             place = count - 1
-            while place > 0 and values[place - 1] < value:
+            while place > 0 and precedes(value, token, values[place - 1], tokens[place - 1]):
                 values[place], tokens[place] = values[place - 1], tokens[place - 1]
                 place -= 1
             values[place], tokens[place] = value, token
-            if count == width:
-                least = values[width - 1]
     return count
 
 
 @compiled
-def has_nan(rows: np.ndarray) -> bool:
-    for row in rows:
-        bad = 0
-        for value in row:
-            bad |= value != value
-        if bad:
-            return True
-    return False
+def precedes(value: float, token: int, other: float, another: int) -> bool:
+    return value > other or (value == other and token < another)
 
 
 @compiled
@@ -165,9 +191,9 @@ def add_node(nodes: Nodes, count: int, parent: int, token: int, tables: Tables, 
 def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weights) -> float:
     """What `add_node` would write to `extra`, less the parent's."""
     value = weights.bonus
-    if weights.fused and tables.unit != 0:
+    if tables.unit != 0:
         value += weights.ngram * extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)[0]
-    if weights.fused and tables.biased:
+    if tables.biased:
         text = tables.text[tables.begin[token] : tables.begin[token + 1]]
         value += weights.hotwords * hotwords.follow(tables.automaton, nodes.biased[parent], text)[0]
     return value
@@ -178,7 +204,7 @@ def shares(nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, fou
     """found (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the end adds."""
     for rank in range(size):
         node = beam.node[rank]
-        found[rank, 0] = log_add(beam.blank[rank], beam.label[rank])
+        found[rank, 0] = beam.total[rank]
         found[rank, 1] = nodes.ngram[node]
         found[rank, 2] = nodes.bonus[node]
         if final and tables.unit != 0:
@@ -199,9 +225,10 @@ def trace(nodes: Nodes, links: Links, node: int, link: int, tokens: np.ndarray, 
 
 
 @compiled
-def insert(scratch: Scratch, found: int, score: float, source: int, token: int) -> int:
+def insert(
+    scores: np.ndarray, sources: np.ndarray, tokens: np.ndarray, found: int, score: float, source: int, token: int
+) -> int:
     """Into the list of the best, best first, the earlier one first among equals; how many there are then."""
-    scores, sources, tokens = scratch.score, scratch.source, scratch.token
     place = found
     if found == len(scores):
         if not score > scores[found - 1]:
@@ -220,20 +247,33 @@ def stay(row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch,
     before, found = scratch.before, 0
     for i in range(size):
         node = before.node[i]
-        scratch.blank[i], scratch.label[i], scratch.parent[i] = scratch.total[i] + row[blank], -inf, -1
+        scratch.blank[i], scratch.label[i], scratch.parent[i] = before.total[i] + row[blank], -inf, -1
         if node != 0:
             parent = nodes.place[nodes.parent[node]]
             value = before.label[i]
             if parent >= 0:
                 repeats = nodes.token[node] == nodes.token[nodes.parent[node]]
-                value = log_add(value, before.blank[parent] if repeats else scratch.total[parent])
+                value = log_add(value, before.blank[parent] if repeats else before.total[parent])
                 scratch.parent[i] = parent
                 scratch.next_child[i], scratch.first_child[parent] = scratch.first_child[parent], i
             scratch.label[i] = value + row[nodes.token[node]]
-        value = log_add(scratch.blank[i], scratch.label[i])
+        value = scratch.total[i] = log_add(scratch.blank[i], scratch.label[i])
         if value > -inf:
-            found = insert(scratch, found, weights.ctc * value + nodes.extra[node], i, -1)
+            found = insert(scratch.score, scratch.source, scratch.token, found, weights.ctc * value + nodes.extra[node], i, -1)
     return found
+
+
+@compiled
+def least_useful(nodes: Nodes, size: int, found: int, scratch: Scratch, weights: Weights) -> float:
+    """No prefix that grows by a token of this log-probability or a lower one comes into the beam, as `stay` left it."""
+    before, most = scratch.before, len(scratch.score)
+    if found < most:
+        return -inf
+    best = -inf
+    for i in range(size):
+        best = max(best, weights.ctc * before.total[i] + nodes.extra[before.node[i]])
+    worst = scratch.score[most - 1]
+    return (worst - best - weights.gain - ROUNDING * (abs(worst) + abs(best))) / weights.ctc
 
 
 @compiled
@@ -254,7 +294,7 @@ def grow(
     """
     before, most = scratch.before, len(scratch.score)
     for i in range(size):
-        node, total = before.node[i], scratch.total[i]
+        node, total = before.node[i], before.total[i]
         child = scratch.first_child[i]
         while child >= 0:
             present[nodes.token[before.node[child]]] = i
@@ -268,8 +308,8 @@ def grow(
             if present[token] == i or arrival == -inf:
                 continue
             value = weights.ctc * (arrival + log_probs[k]) + nodes.extra[node]
-            value += added(nodes, node, token, tables, weights)
-            found = insert(scratch, found, value, i, token)
+            value += added(nodes, node, token, tables, weights) if weights.fused else weights.bonus
+            found = insert(scratch.score, scratch.source, scratch.token, found, value, i, token)
     for i in range(size):
         present[max(nodes.token[before.node[i]], 0)] = -1
     return found
@@ -304,24 +344,30 @@ def advance(
     scratch: Scratch,
     tables: Tables,
     weights: Weights,
-) -> None:
+) -> bool:
     """Read frames: rows (T, V) log-probabilities, skip (V,) True for tokens that no hypothesis may hold.
 
     counts: nodes, links, prefixes in the beam, frames read so far. There is room for T * beam more nodes and links.
+    False where a frame holds NaN: it is not read, nor is what follows.
     """
     num_tokens = rows.shape[1]
     num_nodes, num_links, size, frame = counts[0], counts[1], counts[2], counts[3]
     tokens, log_probs = np.empty(width, dtype=np.int64), np.empty(width)
+    maxima = np.empty(num_lanes(num_tokens), dtype=rows.dtype)
     present = np.full(num_tokens, -1, dtype=np.int64)
     before = scratch.before
-    for row in rows:
-        chosen = top(row, skip, tokens, log_probs)
+    for t in range(len(rows)):  # a row of an iteration over `rows` would not be known to lie in one piece
+        row = rows[t]
+        if not group(row, maxima):
+            break
         for i in range(size):
             before.node[i], before.blank[i], before.label[i] = beam.node[i], beam.blank[i], beam.label[i]
+            before.total[i], scratch.first_child[i] = beam.total[i], -1
             before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
             before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
-            scratch.total[i], scratch.first_child[i] = log_add(beam.blank[i], beam.label[i]), -1
         found = stay(row, blank, nodes, size, scratch, weights)
+        least = least_useful(nodes, size, found, scratch, weights)
+        chosen = top(row, maxima, least, skip, tokens, log_probs)
         found = grow(tokens[:chosen], log_probs[:chosen], nodes, size, found, present, scratch, tables, weights)
         for i in range(size):
             nodes.place[before.node[i]] = -1
@@ -333,7 +379,8 @@ def advance(
             if token >= 0:
                 repeats = token == nodes.token[node]
                 beam.blank[rank] = -inf
-                beam.label[rank] = (before.blank[i] if repeats else scratch.total[i]) + row[token]
+                beam.label[rank] = (before.blank[i] if repeats else before.total[i]) + row[token]
+                beam.total[rank] = beam.label[rank]
                 value, link = arrive(before, i, repeats)
                 key = np.int64(node) * num_tokens + token
                 slot = find_slot(keys, key)
@@ -346,6 +393,7 @@ def advance(
                 beam.best_label[rank], beam.link_label[rank] = value + row[token], num_links - 1
             else:
                 beam.blank[rank], beam.label[rank] = scratch.blank[i], scratch.label[i]
+                beam.total[rank] = scratch.total[i]
                 value, beam.link_blank[rank] = arrive(before, i, False)
                 beam.best_blank[rank] = value + row[blank]
                 token, parent = nodes.token[node], scratch.parent[i]
@@ -365,4 +413,6 @@ def advance(
         size, frame = found, frame + 1
         for rank in range(size):
             nodes.place[beam.node[rank]] = rank
+    complete = frame - counts[3] == len(rows)
     counts[0], counts[1], counts[2], counts[3] = num_nodes, num_links, size, frame
+    return complete

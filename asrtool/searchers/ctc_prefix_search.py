@@ -24,13 +24,13 @@ class CompiledPrefixBeam:
         self.nodes.biased[0] = settings.tables.biased_start
         self.links = kernel.Links(*(np.zeros(0, dtype) for dtype in LINK_TYPES))
         self.beam = _beam(settings.beam)
-        self.beam.blank[0] = self.beam.best_blank[0] = 0.0
+        self.beam.blank[0] = self.beam.total[0] = self.beam.best_blank[0] = 0.0
         floats, ranks = (np.empty(settings.beam) for _ in range(4)), (np.empty(settings.beam, int) for _ in range(5))
         self.scratch = kernel.Scratch(
             before=_beam(settings.beam),
-            total=next(floats),
             blank=next(floats),
             label=next(floats),
+            total=next(floats),
             score=next(floats),
             parent=next(ranks),
             first_child=next(ranks),
@@ -45,10 +45,8 @@ class CompiledPrefixBeam:
         """rows (T, V) log-probabilities, float32 or float64."""
         if not len(rows):
             return
-        if kernel.has_nan(rows):
-            raise ValueError("NaN")
         self._make_room(len(rows) * self.settings.beam)
-        kernel.advance(
+        complete = kernel.advance(
             rows,
             self.settings.blank,
             self.settings.skip,
@@ -63,6 +61,8 @@ class CompiledPrefixBeam:
             self.settings.tables,
             self.weights,
         )
+        if not complete:
+            raise ValueError("NaN")
 
     def _make_room(self, more: int) -> None:
         """For that many more nodes and links; sizes double, so that feeding in small pieces costs no more."""
@@ -102,7 +102,7 @@ class CompiledPrefixBeam:
 
 
 def _beam(size: int) -> kernel.Beam:
-    floats, links = (np.full(size, -np.inf) for _ in range(4)), (np.full(size, -1) for _ in range(2))
+    floats, links = (np.full(size, -np.inf) for _ in range(5)), (np.full(size, -1) for _ in range(2))
     return kernel.Beam(np.zeros(size, np.int64), *floats, *links)
 
 

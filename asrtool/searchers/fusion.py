@@ -184,7 +184,7 @@ def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
     if words is not None and not isinstance(words.model, ArpaModel):
         return None
     none = np.zeros(0, dtype=np.int32)
-    texts = words.texts if words is not None else biased.texts if biased is not None else [""] * num_tokens
+    texts = words.texts if words is not None else biased.texts if biased is not None else []
     no_trie = ngram.Trie(none, none.astype(np.float32), none.astype(np.float32), none, none)
     no_words = Automaton(none, none, none, np.zeros(0), np.zeros(0), 0)
     model = words.model if words is not None else None
@@ -197,7 +197,7 @@ def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
         unknown=0 if model is None else model.unknown,
         end=0 if model is None else model.id_of(EOS),
         token_words=token_words(words) if model is not None and words.unit == "token" else none,
-        begin=np.cumsum([0, *map(len, texts)]).astype(np.int32),
+        begin=np.cumsum([0, *map(len, texts)]).astype(np.int32) if texts else np.zeros(num_tokens + 1, dtype=np.int32),
         text=np.array([ord(character) for text in texts for character in text], dtype=np.int32),
         biased=int(biased is not None),
         biased_start=0 if biased is None else biased.start(),

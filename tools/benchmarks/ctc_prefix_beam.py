@@ -137,7 +137,7 @@ def compare(vocabulary: int, sharpness: float, rounds: int) -> None:
 
 
 def threads(vocabulary: int, rounds: int = 5) -> None:
-    batch = posteriors(vocabulary, 64, 9.0)
+    batch = posteriors(vocabulary, max(64, 128_000 // vocabulary), 9.0)
     lengths = torch.full((len(batch),), FRAMES)
     best: dict[int, float] = {1: np.inf, 2: np.inf}
     for _ in range(rounds + 1):
