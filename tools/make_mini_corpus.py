@@ -186,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", choices=sorted(LAYOUTS), required=True, help="the corpus whose layout to write")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write the corpus's folder into")
     parser.add_argument(
-        "--size", default="default", help="tiny, small, default (about 1.75 hours), or hours of training speech"
+        "--size",
+        default="default",
+        help="tiny, small, default (3 to 4 hours), study (the same, larger test sets), or hours of training speech",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other sentences, speakers and noises")
     parser.add_argument("--accents", type=int, help="kespeech: how many accents, 1 to 20 (default 9, its own)")

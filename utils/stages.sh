@@ -22,7 +22,7 @@ decode_args=           # changes to the decoding config, as in "searcher.beam=20
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
 mini=false             # take a synthesised miniature of the corpus and small configs
-mini_size=default      # size of the miniature: tiny, small, default or hours of training speech
+mini_size=default      # size of the miniature: tiny, small, default, study or hours of training speech
 force=false            # train anew where the experiment's folder holds another training
 dry_run=false          # print the commands and run none
 

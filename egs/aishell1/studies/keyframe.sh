@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 
 recipe=aishell1                         # which recipe's data and configs
 corpus=                                 # the real corpus; default: the miniature
-mini_size=default                       # of the miniature
+mini_size=study                         # of the miniature
 config=conf/train_keyframe_mini         # training config without .yaml; <config>_til.yaml and so on are its variants
 baseline=                               # training config of the baseline; default: <config>_baseline.yaml
 layer=2                                 # in front of which key frames are picked, as in the config
@@ -80,6 +80,21 @@ lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline tr
   fi
 }
 
+share() {           # <variant> <seed>: the phases that train as those of `axe` did are taken from there
+  local from=exp$variant/study_axe_$2 to=exp$variant/study_$1_$2 phases=base phase
+  case $1 in
+    axe | baseline | early) return ;;
+    til | skip2 | skip5 | unsupervised) phases="base fusion" ;;
+  esac
+  if [[ -e $to || ! -f $from/keyframe/finished.json ]]; then return; fi
+  mkdir -p "$to.partial"
+  for phase in $phases; do
+    cp -r "$from/$phase" "$to.partial/"
+    grep "\"phase\": \"$phase\"" "$from/log.jsonl" >> "$to.partial/log.jsonl"
+  done
+  mv "$to.partial" "$to"
+}
+
 decodings() {       # <variant>: its decoding configs
   case $1 in
     baseline)     echo "decode_greedy decode_attention decode_rescoring decode_joint" ;;
@@ -107,6 +122,7 @@ for seed in $seeds; do
       overrides=$(< "exp$variant/$tag/overrides.txt")         # a stopped training goes on as it began
     else
       overrides="seed=$seed $overrides $(lengthen "$name" "$seed")"
+      share "$name" "$seed"
     fi
     "${run[@]}" --stage 3 --stop-stage 3 --train-config "$train_config" --tag "$tag" --train-args "$overrides"
     echo "$overrides" > "exp$variant/$tag/overrides.txt"

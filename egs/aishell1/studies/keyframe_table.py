@@ -80,17 +80,11 @@ def records(folder: Path) -> list[dict]:
 
 
 def phase_seconds(folder: Path) -> dict[str, float]:
-    """Phase -> seconds from the end of the one before to its last record; of the first, whose start no record tells,
-    those between its validations, and one more epoch of that length."""
-    ends: dict[str, float] = {}
+    """Phase -> seconds from its first record, of the first step, to its last one."""
+    times: dict[str, list[float]] = {}
     for record in records(folder):
-        ends[record["phase"]] = record["time"]
-    first = next(iter(ends))
-    valid = [record["time"] for record in records(folder) if (record["event"], record["phase"]) == ("valid", first)]
-    start = valid[0] - (valid[-1] - valid[0]) / max(len(valid) - 1, 1)
-    return {
-        phase: end - before for (phase, end), before in zip(ends.items(), [start, *ends.values()], strict=False)
-    }
+        times.setdefault(record["phase"], []).append(record["time"])
+    return {phase: found[-1] - found[0] for phase, found in times.items()}
 
 
 def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
