@@ -102,7 +102,7 @@ class MaxTokens:
         if num_tokens < self.smallest:
             return scores
         forbidden = (self.limits <= num_tokens)[:, None] & _others(scores, self.eos)
-        return scores.masked_fill(forbidden, -INF)
+        return scores.masked_fill_(forbidden, -INF)
 
     def select(self, rows: Tensor) -> MaxTokens:
         return MaxTokens(self.limits[rows], eos=self.eos, smallest=self.smallest)
@@ -118,7 +118,8 @@ class MinTokens:
     def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
         if prefixes.shape[1] - 1 >= self.num_tokens:
             return scores
-        return scores.masked_fill(~_others(scores, self.eos), -INF)
+        scores[:, self.eos] = -INF
+        return scores
 
     def select(self, rows: Tensor) -> MinTokens:
         return self

@@ -6,7 +6,7 @@ from math import exp, inf, log
 
 import numpy as np
 
-from asrtool.searchers.compiled import compiled
+from asrtool.searchers.compiled import compiled, vectorised
 from asrtool.searchers.ctc_prefix_kernel import log_add
 
 
@@ -47,6 +47,14 @@ def extend(
             score[n] = highest + log(total)
 
 
+@vectorised
+def product(weights: np.ndarray, row: np.ndarray) -> float:
+    total = 0.0
+    for t in range(len(weights)):
+        total += weights[t] * row[t]
+    return total
+
+
 @compiled
 def log_sums(
     probs: np.ndarray,
@@ -67,10 +75,7 @@ def log_sums(
         for t in range(len(weights)):
             weights[t] = exp(arrival[n, t] - scale)
         for k in range(candidates.shape[1]):
-            row = probs[utterance[n], candidates[n, k]]
-            total = 0.0
-            for t in range(len(weights)):
-                total += weights[t] * row[t]
+            total = product(weights, probs[utterance[n], candidates[n, k]])
             if total >= smallest:
                 found[n, k] = scale + log(total)
                 continue
