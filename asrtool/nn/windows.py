@@ -104,10 +104,12 @@ class Blocks:
     def of(cls, query: Tensor, window: int, always: bool = False) -> Blocks | None:
         """None where one product of all frames with all is cheaper."""
         batch, _, frames, _ = query.shape
+        if frames <= _SHORT and not always:
+            return None
         window = min(window, 2 * frames)                     # wider ones see no more
         size = next(size for size, widest in _SIZES.items() if window <= widest)
         ratio = -(-(size + window - 1) // size)
-        if not always and (frames <= _SHORT or frames < 1.4 * ratio * size + 32):
+        if not always and frames < 1.4 * ratio * size + 32:
             return None
         return cls(batch, frames, window, size, -(-frames // size), ratio)
 
@@ -234,10 +236,8 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | No
 
 def _band(queries: int, keys: int, *rest: object) -> Tensor:
     """As `_new_band`; small ones are kept."""
-    if queries * keys > 1 << 20 or torch.compiler.is_compiling():
-        return _new_band(queries, keys, *rest)
-    with torch.inference_mode(False):  # what validation makes must do for training
-        return _kept_band(queries, keys, *rest)
+    make = _new_band if queries * keys > 1 << 20 or torch.compiler.is_compiling() else _kept_band
+    return make(queries, keys, *rest)
 
 
 def _new_band(queries: int, keys: int, window: int, before: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -247,4 +247,7 @@ def _new_band(queries: int, keys: int, window: int, before: int, dtype: torch.dt
     return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 
-_kept_band = functools.lru_cache(maxsize=256)(_new_band)
+@functools.lru_cache(maxsize=256)
+def _kept_band(*rest: object) -> Tensor:
+    with torch.inference_mode(False):  # what validation makes must do for training
+        return _new_band(*rest)
