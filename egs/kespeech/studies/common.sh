@@ -1,7 +1,7 @@
 # What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
 # Everything runs on the miniature; what is done already is skipped, so a study that was stopped goes on.
 # shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
-size=default            # of the miniature
+size=study              # of the miniature
 seeds="0 1 2"           # a training for each
 accents=9               # of the miniature
 skew=1                  # how uneven the training set's accents are; 0: even

@@ -1,7 +1,7 @@
 # What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
 # What is done already is skipped, so a study that was stopped goes on.
 # shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
-size=default            # of the miniature
+size=study              # of the miniature
 corpus=                 # LibriSpeech itself instead of the miniature
 train_set=train_100     # with --corpus: train, train_100, train_10h, train_1h or train_10min
 ngpu=1                  # GPUs
