@@ -43,6 +43,8 @@ def shrink(config):
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         changed[field.name] = TOY[field.name] if field.name in TOY and value is not None else shrink(value)
+    if "rate" in names and changed.get("kernel"):  # an adapter's kernel must not be below its rate
+        changed["kernel"] = max(changed["kernel"], changed["rate"])
     if isinstance(changed.get("downsamplers"), dict):
         changed["num_layers"] = max(changed["num_layers"], max(changed["downsamplers"]) + 1)
     if getattr(changed.get("accent"), "layers", None):

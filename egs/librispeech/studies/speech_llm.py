@@ -20,7 +20,9 @@ import sys
 from pathlib import Path
 
 RECIPE = Path(__file__).parents[1]
-NO_MATCHING = "phases.matching.losses.matching.weight=0 phases.non_speech.losses.matching.weight=0"
+NO_MATCHING = " ".join(
+    f"{where}losses.matching.weight=0" for where in ("", "phases.matching.", "phases.non_speech.")
+)
 LIMITS = "searcher.constraints"
 
 
