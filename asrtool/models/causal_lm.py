@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from asrtool.models import llm
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig, Shape
-from asrtool.models.llm_scorer import left_aligned
+from asrtool.models.llm_scorer import left_aligned, right_aligned
 from asrtool.models.prompt import SPEECH
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
@@ -71,15 +71,12 @@ class CausalLm(AsrModel):
 
     def forward(self, batch: Batch) -> ModelOutput:
         tokens = Padded(pad(batch.targets.data, (1, 0), value=self.eos), batch.targets.lengths + 1)
-        rows = [torch.cat([self.spelt(row[1:]), row]) for row in tokens.unpad()]
-        longest = max(map(len, rows))
-        read = torch.stack([pad(row, (longest - len(row), 0)) for row in rows])  # all end together
-        lengths = torch.tensor([len(row) for row in rows], device=read.device)
-        mask = torch.arange(longest, device=read.device) >= (longest - lengths)[:, None]
         table = self.llm.get_input_embeddings()
-        output = self.caller(self.llm, table(read), mask, tokens.data.shape[1])
+        rows = [torch.cat([self.spelt(row[1:]), row]) for row in tokens.unpad()]
+        embeddings, mask = right_aligned(table(torch.cat(rows)).split([len(row) for row in rows]))
+        output = self.caller(self.llm, embeddings, mask, tokens.data.shape[1])
         logits = Padded(left_aligned(output.logits, batch.targets.lengths), tokens.lengths)
-        positions = torch.arange(tokens.data.shape[1], device=read.device).expand(tokens.data.shape)
+        positions = torch.arange(tokens.data.shape[1], device=tokens.data.device).expand(tokens.data.shape)
         encoded = EncoderOutput(frames=Padded(table(tokens.data), tokens.lengths), positions=positions)
         return ModelOutput(encoder=encoded, streams={self.STREAM: logits})
 
@@ -91,7 +88,8 @@ class CausalLm(AsrModel):
             repeats = torch.randint(1, self.copy.repeats + 1, (len(tokens),))
             gaps = torch.randint(0, self.copy.gaps + 1, (len(tokens),))
         else:
-            repeats, gaps = (torch.full((len(tokens),), min(most, usual)) for most, usual in ((self.copy.repeats, 2), (self.copy.gaps, 1)))
+            repeats = torch.full((len(tokens),), min(self.copy.repeats, 2))
+            gaps = torch.full((len(tokens),), min(self.copy.gaps, 1))
         counts = torch.stack([repeats, gaps], 1).flatten().to(tokens.device)
         return torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)
 

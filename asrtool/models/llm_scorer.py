@@ -8,6 +8,7 @@ beams; each step feeds one token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,6 +107,14 @@ class LlmScorer:
         out."""
         logits = self.model.caller(self.model.llm, embeddings, mask, 1, cache).logits[:, 0]
         return logits.float().log_softmax(-1)[:, : self.model.vocab_size]
+
+
+def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left so that all end together; which are valid (B, K)."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    longest = max(least, *map(len, rows))
+    padded = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    return padded, torch.arange(longest, device=lengths.device) >= (longest - lengths)[:, None]
 
 
 def left_aligned(logits: Tensor, lengths: Tensor) -> Tensor:

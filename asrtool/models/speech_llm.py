@@ -29,7 +29,7 @@ from asrtool.encoders import ENCODERS
 from asrtool.models import llm, prompt, tuning
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
-from asrtool.models.llm_scorer import LlmScorer, left_aligned
+from asrtool.models.llm_scorer import LlmScorer, left_aligned, right_aligned
 from asrtool.models.tuning import EncoderTuning
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
@@ -147,12 +147,8 @@ class SpeechLlm(AsrModel):
         if targets is not None:
             said = Padded(table(targets.data), targets.lengths).unpad()
             rows = [torch.cat(pair) for pair in zip(rows, said, strict=True)]
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        longest = max(map(len, rows), default=0)
-        if targets is not None:  # the last U + 1 positions exist in every row
-            longest = max(longest, targets.data.shape[1] + 1)
-        embeddings = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-        return embeddings, torch.arange(longest, device=device) >= (longest - lengths)[:, None]
+        least = 0 if targets is None else targets.data.shape[1] + 1  # the last U + 1 positions exist in every row
+        return right_aligned(rows, least)
 
     def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
         """id, seconds and tokens of all training utterances: raise `ValueError` where one has no room."""
