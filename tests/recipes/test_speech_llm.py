@@ -132,15 +132,38 @@ def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):
     command = [sys.executable, study.__file__, "ngram", "--mini", "true", "--dry-run", "--", "--ranks", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     lines = done.stdout.splitlines()
-    assert len(lines) == 5 and all("--tag study_ngram_base_s0" in line and line.endswith("--ranks 1") for line in lines)
+    assert len(lines) == 5 and all("--tag study_base_s0" in line and line.endswith("--ranks 1") for line in lines)
+    assert len({line.split("--decode-tag ")[1].split()[0] for line in lines}) == 5
     out = tmp_path / "a" / "decode" / "test"
     out.mkdir(parents=True)
     counts = {"substitutions": 3, "deletions": 2, "insertions": 1, "insertions_per_minute": 0.5}
     found = {"groups": {"all": {**counts, "hallucinations": {"length": ["u1"], "silence": []}}}}
     (out / "insertions.json").write_text(json.dumps(found))
     (out / "score.json").write_text(json.dumps({"total": {"rate": 0.123}, "interval": [0.1, 0.15]}))
-    text = study.table("ngram", study.results(tmp_path, "a", "ngram2, seed 0"))
+    text = study.table("ngram", study.results(tmp_path / "a" / "decode", "ngram2, seed 0"))
     assert "| ngram2, seed 0 | test | 12.30 | 10.00-15.00 | 3 / 2 / 1 | 0.50 | 1 |" in text
+
+
+def test_a_study_takes_the_phases_that_a_variant_does_not_change(tmp_path):
+    study = load(RECIPE / "studies" / "speech_llm.py")
+    phases = ["adapter", "lora", "matching", "non_speech"]
+    assert study.first_changed(phases, "") == 4
+    assert study.first_changed(phases, "phases.non_speech.seed=1 phases.lora.seed=1") == 1
+    assert study.first_changed(phases, "phases.lora.seed=1 model.llm.shape=null") == 0
+    base = tmp_path / "study_base_s0"
+    base.mkdir()
+    config = (RECIPE / "conf" / "train_speech_llm_mini.yaml").read_text()
+    (base / "config.yaml").write_text(config)
+    (base / "log.jsonl").write_text("".join(json.dumps({"phase": phase}) + "\n" for phase in phases))
+    for phase in phases[:2]:  # the others were not finished
+        (base / phase).mkdir()
+        (base / phase / "finished.json").write_text('{"path": "average-1.safetensors"}')
+        (base / phase / "average-1.safetensors").write_bytes(b"weights")
+    study.share(tmp_path, "study_base_s0", "other", "phases.non_speech.seed=1")
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["adapter", "log.jsonl", "lora"]
+    assert [json.loads(line)["phase"] for line in (tmp_path / "other/log.jsonl").open()] == ["adapter", "lora"]
+    study.share(tmp_path, "study_base_s0", "all_new", "losses.matching.weight=0")
+    assert not (tmp_path / "all_new").exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@
     python egs/librispeech/studies/speech_llm.py grid --seeds 0 1 2 -- --corpus <corpus> --noise <musan> --ngpu 8
 
 Every variant is one call of egs/librispeech/run_llm.sh with a tag of its own, so that a study that was interrupted goes
-on where it was; what stands behind `--` is for that script. The table has the word error rate with its interval and the
+on where it was; what stands behind `--` is for that script. Phases that a variant does not change are those of the
+unchanged system, which is trained once for all studies. The table has the word error rate with its interval and the
 errors apart, and insertions per minute and hallucinations on noise_eval. It is printed and written to
 exp/<variant>/STUDY_<study>.md.
 """
@@ -15,15 +16,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from asrtool.experiment import load_phases, split_overrides
+from asrtool.train.folder import finished
 
 RECIPE = Path(__file__).parents[1]
 NO_MATCHING = " ".join(
     f"{where}losses.matching.weight=0" for where in ("", "phases.matching.", "phases.non_speech.")
 )
 LIMITS = "searcher.constraints"
+NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
 
 
 def tuned(encoder: str, language: str) -> str:
@@ -32,6 +39,12 @@ def tuned(encoder: str, language: str) -> str:
 
 def alignment(kind: str) -> str:
     return f"{NO_MATCHING} 'losses.align={{type: {kind}, weight: 0.1}}'"
+
+
+def last(augment: str = "") -> str:
+    """The last phase with another augmentation in the place of non-speech."""
+    where = "phases.non_speech.data.augment"
+    return f"{where}.non_speech=null {augment.format(where)}".rstrip()
 
 
 # study -> variant -> (changes of the training config, changes of the decoding config)
@@ -61,17 +74,18 @@ STUDIES: dict[str, dict[str, tuple[str, str]]] = {
                            ("conv1d_transformer", ", num_heads: 4, ffn_dim: 384"))
         for rate in (4, 5, 8)
     },
+    # before: the phase that all of these start from; nothing: the last phase's epochs without any method in them
     "insertions": {
-        "all": ("", ""),
-        "without_non_speech": ("phases.non_speech.data.augment.non_speech=null", ""),
-        "with_noise": ("'data.augment.noise={set: noise_train}'", ""),
-        "with_babble": ("'data.augment.babble={set: train}'", ""),
-        "with_speeds": ("'data.augment.speeds=[0.9, 1.0, 1.1]'", ""),
-        "without_limits": ("", f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"),
-        "penalty_-1": ("", "searcher.constraints.length_penalty=-1"),
-        "penalty_-0.5": ("", "searcher.constraints.length_penalty=-0.5"),
-        "penalty_0.5": ("", "searcher.constraints.length_penalty=0.5"),
-        "penalty_1": ("", "searcher.constraints.length_penalty=1"),
+        "before": ("", "phase=matching"),
+        "before_without_limits": ("", f"phase=matching {NO_LIMITS}"),
+        "non_speech": ("", ""),
+        "non_speech_without_limits": ("", NO_LIMITS),
+        "nothing": (last(), ""),
+        "noise": (last("'{}.noise={{set: noise_train}}'"), ""),
+        "babble": (last("'{}.babble={{set: train}}'"), ""),
+        "speeds": (last("'{}.speeds=[0.9, 1.0, 1.1]'"), ""),
+        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, -0.5, 0.5, 1)},
+        **{f"before_penalty_{alpha:g}": ("", f"phase=matching {LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 1)},
     },
     "ngram": {
         f"ngram{n}": ("", f"searcher.constraints.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)
@@ -98,6 +112,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--mini", choices=("true", "false"), default="false", help="on the synthesised miniature")
     options.add_argument("--mini-size", default="default")
+    options.add_argument("--train-args", default="", help="further changes of every training, as in 'trainer.epochs=1'")
     options.add_argument("--list", action="store_true", help="say what each study runs, and run nothing")
     options.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
@@ -105,25 +120,28 @@ def main() -> None:
         for study, variants in STUDIES.items():
             print(f"{study}: {', '.join(variants)}")
         return
-    rows = []
-    for variant, (training, decoding) in STUDIES[args.study].items():
+    rows, exp = [], folder(args)
+    # the unchanged system first: others take phases from it
+    for variant, (training, decoding) in sorted(STUDIES[args.study].items(), key=lambda item: bool(item[1][0])):
         for seed in args.seeds:
             tag, command = run_of(args, variant, training, decoding, seed)
             print("+", " ".join(command + rest), flush=True)
             if args.dry_run:
                 continue
+            share(exp, base_tag(seed), tag, training)
             subprocess.run([*command, *rest], check=True, stdin=subprocess.DEVNULL)
-            rows += results(folder(args), tag, f"{variant}, seed {seed}")
+            rows += results(exp / tag / variant, f"{variant}, seed {seed}")
     if rows:
         text = table(args.study, rows)
-        (folder(args) / f"STUDY_{args.study}.md").write_text(text, encoding="utf-8")
+        (exp / f"STUDY_{args.study}.md").write_text(text, encoding="utf-8")
         print(text)
 
 
 def run_of(args: argparse.Namespace, variant: str, training: str, decoding: str, seed: int) -> tuple[str, list[str]]:
     """The experiment's name and the command of a variant; those that change the search alone share one training."""
-    tag = f"study_{args.study}_{variant if training else 'base'}_s{seed}"
-    command = [str(RECIPE / "run_llm.sh"), "--tag", tag, "--train-args", f"seed={seed} {training}".strip()]
+    tag = f"study_{args.study}_{variant}_s{seed}" if training else base_tag(seed)
+    changes = " ".join(filter(None, (f"seed={seed}", training, args.train_args)))
+    command = [str(RECIPE / "run_llm.sh"), "--tag", tag, "--decode-tag", variant, "--train-args", changes]
     if args.mini == "true":
         command += ["--mini", "true", "--mini-size", args.mini_size]
     if decoding:
@@ -131,15 +149,43 @@ def run_of(args: argparse.Namespace, variant: str, training: str, decoding: str,
     return tag, command
 
 
+def base_tag(seed: int) -> str:
+    return f"study_base_s{seed}"
+
+
+def share(exp: Path, source: str, tag: str, training: str) -> None:
+    """The phases in front of the first that `training` changes are copied from `source`, where it has finished them."""
+    if source == tag or (exp / tag).exists() or not (exp / source / "config.yaml").exists():
+        return
+    phases = list(load_phases(exp / source / "config.yaml"))
+    same = [phase for phase in phases[: first_changed(phases, training)] if finished(exp / source / phase)]
+    if not same:
+        return
+    partial = exp / f"{tag}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for phase in same:
+        shutil.copytree(exp / source / phase, partial / phase)
+    with (exp / source / "log.jsonl").open(encoding="utf-8") as log:
+        kept = [line for line in log if json.loads(line).get("phase") in same]
+    (partial / "log.jsonl").write_text("".join(kept), encoding="utf-8")
+    partial.rename(exp / tag)
+
+
+def first_changed(phases: Sequence[str], training: str) -> int:
+    """Number of the first phase that changes like `phases.lora.trainer.epochs=3 seed=1` reach."""
+    names = [text.split(".")[1] if text.startswith("phases.") else phases[0] for text in split_overrides([training])]
+    return min(map(phases.index, names), default=len(phases))
+
+
 def folder(args: argparse.Namespace) -> Path:
     mini = "" if args.mini == "false" else "mini" if args.mini_size == "default" else f"mini_{args.mini_size}"
     return RECIPE / "exp" / mini
 
 
-def results(exp: Path, tag: str, name: str) -> list[str]:
-    """A line of the table for each set that was scored."""
+def results(decoded: Path, name: str) -> list[str]:
+    """A line of the table for each set of a decoding that was scored."""
     lines = []
-    for path in sorted((exp / tag).glob("*/*/insertions.json")):
+    for path in sorted(decoded.glob("*/insertions.json")):
         found = json.loads(path.read_text(encoding="utf-8"))["groups"]["all"]
         score = path.with_name("score.json")
         rate, bounds = "-", "-"
