@@ -34,7 +34,13 @@ NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
 
 
 def tuned(encoder: str, language: str) -> str:
-    return f"model.encoder_tuning.mode={encoder} model.llm.tuning.mode={language} model.llm.precision=float32"
+    """What is trained whole moves slowly, as in conf/train_speech_llm_full_full.yaml."""
+    modes = f"model.encoder_tuning.mode={encoder} model.llm.tuning.mode={language} model.llm.precision=float32"
+    slow = [f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in (("encoder", encoder), ("llm", language)) if mode == "full"]
+    if not slow:
+        return modes
+    groups = f"optim.groups={{{', '.join(slow)}}}"
+    return " ".join([modes, *(f"'phases.{phase}.{groups}'" for phase in ("lora", "matching", "non_speech"))])
 
 
 def alignment(kind: str) -> str:
@@ -49,8 +55,11 @@ def last(augment: str = "") -> str:
 
 # study -> variant -> (changes of the training config, changes of the decoding config)
 STUDIES: dict[str, dict[str, tuple[str, str]]] = {
-    "grid": {f"{one}_{other}": (tuned(one, other), "") for one in ("frozen", "lora", "full") for other in
-             ("frozen", "lora", "full")},
+    "grid": {
+        f"{one}_{other}": (tuned(one, other) if (one, other) != ("lora", "lora") else "", "")
+        for one in ("frozen", "lora", "full")
+        for other in ("frozen", "lora", "full")
+    },
     "matching": {
         "off": (NO_MATCHING, ""),
         "both": ("", ""),
@@ -90,7 +99,7 @@ STUDIES: dict[str, dict[str, tuple[str, str]]] = {
     "ngram": {
         f"ngram{n}": ("", f"searcher.constraints.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)
     },
-    "encoder_tuning": {mode: (f"model.encoder_tuning.mode={mode}", "") for mode in ("frozen", "lora", "full")},
+    "encoder_tuning": {mode: (tuned(mode, "lora") if mode != "lora" else "", "") for mode in ("frozen", "lora", "full")},
     "encoders": {
         kind: (f"'model.encoder={{type: {kind}, weights: {weights}, size: large}}'", "")
         for kind, weights in (("hubert", "facebook/hubert-large-ll60k"), ("wav2vec2", "facebook/wav2vec2-large-lv60"),
@@ -109,6 +118,7 @@ def main() -> None:
     rest = argv[argv.index("--") + 1 :] if "--" in argv else []
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("study", nargs="?", choices=sorted(STUDIES))
+    options.add_argument("--variants", nargs="+", help="some of the study's variants; default: all")
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--mini", choices=("true", "false"), default="false", help="on the synthesised miniature")
     options.add_argument("--mini-size", default="default")
@@ -121,8 +131,12 @@ def main() -> None:
             print(f"{study}: {', '.join(variants)}")
         return
     rows, exp = [], folder(args)
+    chosen = args.variants or list(STUDIES[args.study])
+    if unknown := set(chosen) - set(STUDIES[args.study]):
+        options.error(f"study '{args.study}' has no variant {', '.join(sorted(unknown))}; --list prints what it has")
     # the unchanged system first: others take phases from it
-    for variant, (training, decoding) in sorted(STUDIES[args.study].items(), key=lambda item: bool(item[1][0])):
+    for variant in sorted(chosen, key=lambda name: bool(STUDIES[args.study][name][0])):
+        training, decoding = STUDIES[args.study][variant]
         for seed in args.seeds:
             tag, command = run_of(args, variant, training, decoding, seed)
             print("+", " ".join(command + rest), flush=True)
