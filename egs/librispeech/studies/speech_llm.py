@@ -26,98 +26,94 @@ from asrtool.experiment import load_phases, split_overrides
 from asrtool.train.folder import finished
 
 RECIPE = Path(__file__).parents[1]
-NO_MATCHING = " ".join(
-    f"{where}losses.matching.weight=0" for where in ("", "phases.matching.", "phases.non_speech.")
-)
+CONFIGS = {"true": RECIPE / "conf" / "train_speech_llm_mini.yaml", "false": RECIPE / "conf" / "train_speech_llm.yaml"}
 LIMITS = "searcher.constraints"
 NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
+MODES = ("frozen", "lora", "full")
 
 
-def tuned(encoder: str, language: str) -> str:
-    """What is trained whole moves slowly, as in conf/train_speech_llm_full_full.yaml."""
-    modes = f"model.encoder_tuning.mode={encoder} model.llm.tuning.mode={language} model.llm.precision=float32"
-    slow = [f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in (("encoder", encoder), ("llm", language)) if mode == "full"]
-    if not slow:
-        return modes
-    groups = f"optim.groups={{{', '.join(slow)}}}"
-    return " ".join([modes, *(f"'phases.{phase}.{groups}'" for phase in ("lora", "matching", "non_speech"))])
+def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
+    """study -> variant -> (changes of the training config, changes of the decoding config)."""
+    no_matching = " ".join(f"phases.{phase}.losses.matching.weight=0" for phase in phases)
+    before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
 
+    def tuned(encoder: str, language: str) -> str:
+        """What is trained whole moves slowly, as in conf/train_speech_llm_full_full.yaml."""
+        if (encoder, language) == ("lora", "lora"):
+            return ""
+        modes = f"model.encoder_tuning.mode={encoder} model.llm.tuning.mode={language} model.llm.precision=float32"
+        sides = (("encoder", encoder), ("llm", language))
+        slow = ", ".join(f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in sides if mode == "full")
+        groups = [f"'phases.{phase}.optim.groups={{{slow}}}'" for phase in phases[1:] if slow]
+        return " ".join([modes, *groups])
 
-def alignment(kind: str) -> str:
-    return f"{NO_MATCHING} 'losses.align={{type: {kind}, weight: 0.1}}'"
+    def alignment(kind: str) -> str:
+        return f"{no_matching} 'losses.align={{type: {kind}, weight: 0.1}}'"
 
+    def last(more: str = "") -> str:
+        """The last phase with another augmentation in the place of non-speech."""
+        return f"{augment}.non_speech=null {more}".rstrip()
 
-def last(augment: str = "") -> str:
-    """The last phase with another augmentation in the place of non-speech."""
-    where = "phases.non_speech.data.augment"
-    return f"{where}.non_speech=null {augment.format(where)}".rstrip()
-
-
-# study -> variant -> (changes of the training config, changes of the decoding config)
-STUDIES: dict[str, dict[str, tuple[str, str]]] = {
-    "grid": {
-        f"{one}_{other}": (tuned(one, other) if (one, other) != ("lora", "lora") else "", "")
-        for one in ("frozen", "lora", "full")
-        for other in ("frozen", "lora", "full")
-    },
-    "matching": {
-        "off": (NO_MATCHING, ""),
-        "both": ("", ""),
-        "mse": ("losses.matching.cosine=0", ""),
-        "cosine": ("losses.matching.mse=0", ""),
-        "dot_product": ("losses.matching.scaled=false", ""),
-    },
-    "weights": {
-        f"mse{mse:g}_cosine{cosine:g}": (f"losses.matching.mse={mse:g} losses.matching.cosine={cosine:g}", "")
-        for mse in (0.1, 1, 10) for cosine in (0.1, 1, 10)
-    },
-    "alignment": {
-        "matching": ("", ""),
-        "contrastive": (alignment("contrastive"), ""),
-        "ctc": (alignment("ctc"), ""),
-        "none": (NO_MATCHING, ""),
-    },
-    "adapters": {
-        f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}{more}}}'", "")
-        for kind, more in (("conv1d_mlp", ", hidden_dim: 384"), ("dws_mlp", ", hidden_dim: 384"),
-                           ("conv1d_transformer", ", num_heads: 4, ffn_dim: 384"))
-        for rate in (4, 5, 8)
-    },
-    # before: the phase that all of these start from; nothing: the last phase's epochs without any method in them
-    "insertions": {
-        "before": ("", "phase=matching"),
-        "before_without_limits": ("", f"phase=matching {NO_LIMITS}"),
-        "non_speech": ("", ""),
-        "non_speech_without_limits": ("", NO_LIMITS),
-        "nothing": (last(), ""),
-        "noise": (last("'{}.noise={{set: noise_train}}'"), ""),
-        "babble": (last("'{}.babble={{set: train}}'"), ""),
-        "speeds": (last("'{}.speeds=[0.9, 1.0, 1.1]'"), ""),
-        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, -0.5, 0.5, 1)},
-        **{f"before_penalty_{alpha:g}": ("", f"phase=matching {LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 1)},
-    },
-    "ngram": {
-        f"ngram{n}": ("", f"searcher.constraints.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)
-    },
-    "encoder_tuning": {mode: (tuned(mode, "lora") if mode != "lora" else "", "") for mode in ("frozen", "lora", "full")},
-    "encoders": {
-        kind: (f"'model.encoder={{type: {kind}, weights: {weights}, size: large}}'", "")
-        for kind, weights in (("hubert", "facebook/hubert-large-ll60k"), ("wav2vec2", "facebook/wav2vec2-large-lv60"),
-                              ("data2vec", "facebook/data2vec-audio-large"), ("wavlm", "microsoft/wavlm-large"))
-    },
-    "llm_sizes": {
-        name.rpartition("/")[2]: (f"model.llm.weights={name} model.llm.shape=null", "")
-        for name in ("Qwen/Qwen2.5-0.5B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B",
-                     "lmsys/vicuna-7b-v1.5")
-    },
-}
+    return {
+        "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
+        "matching": {
+            "both": ("", ""),
+            "off": (no_matching, ""),
+            "mse": ("losses.matching.cosine=0", ""),
+            "cosine": ("losses.matching.mse=0", ""),
+            "dot_product": ("losses.matching.scaled=false", ""),
+        },
+        "weights": {
+            f"mse{mse:g}_cosine{cosine:g}": (f"losses.matching.mse={mse:g} losses.matching.cosine={cosine:g}", "")
+            for mse in (0.1, 1, 10) for cosine in (0.1, 1, 10)
+        },
+        "alignment": {
+            "matching": ("", ""),
+            "contrastive": (alignment("contrastive"), ""),
+            "ctc": (alignment("ctc"), ""),
+            "none": (no_matching, ""),
+        },
+        "adapters": {
+            f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}{more}}}'", "")
+            for kind, more in (("conv1d_mlp", ", hidden_dim: 384"), ("dws_mlp", ", hidden_dim: 384"),
+                               ("conv1d_transformer", ", num_heads: 4, ffn_dim: 384"))
+            for rate in (4, 5, 8)
+        },
+        # before: what the last phase starts from; nothing: that phase without any of the methods, more epochs alone
+        "insertions": {
+            "before": ("", before),
+            "before_without_limits": ("", f"{before} {NO_LIMITS}"),
+            "non_speech": ("", ""),
+            "non_speech_without_limits": ("", NO_LIMITS),
+            "nothing": (last(), ""),
+            "noise": (last(f"'{augment}.noise={{set: noise_train}}'"), ""),
+            "babble": (last(f"'{augment}.babble={{set: train}}'"), ""),
+            "speeds": (last(f"'{augment}.speeds=[0.9, 1.0, 1.1]'"), ""),
+            **{f"before_penalty_{alpha:g}": ("", f"{before} {LIMITS}.length_penalty={alpha:g}")
+               for alpha in (-1, -0.5, 0.5, 1)},
+            **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 1)},
+        },
+        "ngram": {f"ngram{n}": ("", f"{LIMITS}.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)},
+        "encoder_tuning": {mode: (tuned(mode, "lora"), "") for mode in MODES},
+        "encoders": {
+            kind: (f"'model.encoder={{type: {kind}, weights: {weights}, size: large}}'", "")
+            for kind, weights in (
+                ("hubert", "facebook/hubert-large-ll60k"), ("wav2vec2", "facebook/wav2vec2-large-lv60"),
+                ("data2vec", "facebook/data2vec-audio-large"), ("wavlm", "microsoft/wavlm-large"))
+        },
+        "llm_sizes": {
+            name.rpartition("/")[2]: (f"model.llm.weights={name} model.llm.shape=null", "")
+            for name in ("Qwen/Qwen2.5-0.5B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "Qwen/Qwen2.5-1.5B",
+                         "Qwen/Qwen2.5-7B", "lmsys/vicuna-7b-v1.5")
+        },
+    }
 
 
 def main() -> None:
     argv = sys.argv[1:]
     rest = argv[argv.index("--") + 1 :] if "--" in argv else []
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("study", nargs="?", choices=sorted(STUDIES))
+    options.add_argument("study", nargs="?")
     options.add_argument("--variants", nargs="+", help="some of the study's variants; default: all")
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--mini", choices=("true", "false"), default="false", help="on the synthesised miniature")
@@ -126,24 +122,30 @@ def main() -> None:
     options.add_argument("--list", action="store_true", help="say what each study runs, and run nothing")
     options.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
+    available = studies(list(load_phases(CONFIGS[args.mini])))
     if args.list or args.study is None:
-        for study, variants in STUDIES.items():
+        for study, variants in available.items():
             print(f"{study}: {', '.join(variants)}")
         return
-    rows, exp = [], folder(args)
-    chosen = args.variants or list(STUDIES[args.study])
-    if unknown := set(chosen) - set(STUDIES[args.study]):
+    if args.study not in available:
+        options.error(f"no study '{args.study}'; there are: {', '.join(available)}")
+    variants = available[args.study]
+    if unknown := set(args.variants or ()) - set(variants):
         options.error(f"study '{args.study}' has no variant {', '.join(sorted(unknown))}; --list prints what it has")
+    rows, exp, prepared = [], folder(args), False
     # the unchanged system first: others take phases from it
-    for variant in sorted(chosen, key=lambda name: bool(STUDIES[args.study][name][0])):
-        training, decoding = STUDIES[args.study][variant]
+    for variant in sorted(args.variants or variants, key=lambda name: bool(variants[name][0])):
+        training, decoding = variants[variant]
         for seed in args.seeds:
             tag, command = run_of(args, variant, training, decoding, seed)
+            if prepared:
+                command += ["--stage", "3"]
             print("+", " ".join(command + rest), flush=True)
             if args.dry_run:
                 continue
             share(exp, base_tag(seed), tag, training)
             subprocess.run([*command, *rest], check=True, stdin=subprocess.DEVNULL)
+            prepared = True
             rows += results(exp / tag / variant, f"{variant}, seed {seed}")
     if rows:
         text = table(args.study, rows)
