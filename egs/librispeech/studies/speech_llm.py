@@ -143,7 +143,7 @@ def main() -> None:
             print("+", " ".join(command + rest), flush=True)
             if args.dry_run:
                 continue
-            share(exp, base_tag(seed), tag, training)
+            share(exp, base_tag(args, seed), tag, training)
             subprocess.run([*command, *rest], check=True, stdin=subprocess.DEVNULL)
             prepared = True
             rows += results(exp / tag / variant, f"{variant}, seed {seed}")
@@ -155,7 +155,7 @@ def main() -> None:
 
 def run_of(args: argparse.Namespace, variant: str, training: str, decoding: str, seed: int) -> tuple[str, list[str]]:
     """The experiment's name and the command of a variant; those that change the search alone share one training."""
-    tag = f"study_{args.study}_{variant}_s{seed}" if training else base_tag(seed)
+    tag = f"study_{args.study}_{variant}_s{seed}" if training else base_tag(args, seed)
     changes = " ".join(filter(None, (f"seed={seed}", training, args.train_args)))
     command = [str(RECIPE / "run_llm.sh"), "--tag", tag, "--decode-tag", variant, "--train-args", changes]
     if args.mini == "true":
@@ -165,8 +165,9 @@ def run_of(args: argparse.Namespace, variant: str, training: str, decoding: str,
     return tag, command
 
 
-def base_tag(seed: int) -> str:
-    return f"study_base_s{seed}"
+def base_tag(args: argparse.Namespace, seed: int) -> str:
+    """The unchanged system; with --train-args it is another one for each study, since they may differ."""
+    return f"study_{args.study}_base_s{seed}" if args.train_args else f"study_base_s{seed}"
 
 
 def share(exp: Path, source: str, tag: str, training: str) -> None:
