@@ -34,7 +34,6 @@ MODES = ("frozen", "lora", "full")
 
 def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
     """study -> variant -> (changes of the training config, changes of the decoding config)."""
-    no_matching = " ".join(f"phases.{phase}.losses.matching.weight=0" for phase in phases)
     before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
 
     def tuned(encoder: str, language: str) -> str:
@@ -47,8 +46,14 @@ def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
         groups = [f"'phases.{phase}.optim.groups={{{slow}}}'" for phase in phases[1:] if slow]
         return " ".join([modes, *groups])
 
+    def matching(**changes: object) -> str:
+        """Of the matching loss, in the phases after LoRA's first: before them it has weight 0."""
+        return " ".join(f"phases.{phase}.losses.matching.{key}={value}" for phase in phases[2:]
+                        for key, value in changes.items())
+
     def alignment(kind: str) -> str:
-        return f"{no_matching} 'losses.align={{type: {kind}, weight: 0.1}}'"
+        terms = [f"'phases.{phase}.losses.align={{type: {kind}, weight: 0.1}}'" for phase in phases[2:]]
+        return " ".join([matching(weight=0), *terms])
 
     def last(more: str = "") -> str:
         """The last phase with another augmentation in the place of non-speech."""
@@ -57,21 +62,23 @@ def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
     return {
         "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
         "matching": {
-            "both": ("", ""),
-            "off": (no_matching, ""),
-            "mse": ("losses.matching.cosine=0", ""),
-            "cosine": ("losses.matching.mse=0", ""),
-            "dot_product": ("losses.matching.scaled=false", ""),
+            "off": (matching(weight=0), ""),
+            "both": (matching(weight=0.1), ""),
+            "weak": (matching(weight=0.01), ""),
+            "throughout": ("losses.matching.weight=0.1", ""),
+            "mse": (matching(weight=0.1, cosine=0), ""),
+            "cosine": (matching(weight=0.1, mse=0), ""),
+            "dot_product": (matching(weight=0.1, scaled="false"), ""),
         },
         "weights": {
-            f"mse{mse:g}_cosine{cosine:g}": (f"losses.matching.mse={mse:g} losses.matching.cosine={cosine:g}", "")
+            f"mse{mse:g}_cosine{cosine:g}": (matching(weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}"), "")
             for mse in (0.1, 1, 10) for cosine in (0.1, 1, 10)
         },
         "alignment": {
-            "matching": ("", ""),
+            "matching": (matching(weight=0.1), ""),
             "contrastive": (alignment("contrastive"), ""),
             "ctc": (alignment("ctc"), ""),
-            "none": (no_matching, ""),
+            "none": (matching(weight=0), ""),
         },
         "adapters": {
             f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}{more}}}'", "")
