@@ -61,7 +61,9 @@ def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
 
     return {
         "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
+        # configured: as the config has it; the others take their first phases from it
         "matching": {
+            "configured": ("", ""),
             "off": (matching(weight=0), ""),
             "both": (matching(weight=0.1), ""),
             "weak": (matching(weight=0.01), ""),
@@ -71,10 +73,12 @@ def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
             "dot_product": (matching(weight=0.1, scaled="false"), ""),
         },
         "weights": {
-            f"mse{mse:g}_cosine{cosine:g}": (matching(weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}"), "")
-            for mse in (0.1, 1, 10) for cosine in (0.1, 1, 10)
+            "configured": ("", ""),
+            **{f"mse{mse:g}_cosine{cosine:g}": (matching(weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}"), "")
+               for mse in (0.1, 1, 10) for cosine in (0.1, 1, 10)},
         },
         "alignment": {
+            "configured": ("", ""),
             "matching": (matching(weight=0.1), ""),
             "contrastive": (alignment("contrastive"), ""),
             "ctc": (alignment("ctc"), ""),
