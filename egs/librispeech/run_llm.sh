@@ -100,8 +100,7 @@ train_language_model() {
 
 train_encoder() {          # on stored features, which cost nothing in an epoch; speech LLMs compute theirs, noises are cut anew
   local config=conf/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
-  tool extract_features --config $config --nj "$nj" --data "$data/$train_set" --out "$stored/$train_set" --training
-  tool extract_features --config $config --nj "$nj" --data "$data/$valid_set" --out "$stored/$valid_set"
+  train_config=$config train_args='' dump=$stored test_sets='' extra_sets='' default_features
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"
   launch train --config $config --train "$stored/$train_set" --valid "$stored/$valid_set" --vocab "$data/vocab_char" --exp "$parts"
 }
