@@ -11,20 +11,20 @@ cd "$(dirname "$0")"
 layers=model.encoder.accent.layers
 begin "Layers and parts"
 train qifusion train_qifusion_mini
-for layer in 0 1 2 3 4 5; do train "layer$layer" train_qifusion_mini "$layers=[$layer]"; done
-train without3 train_qifusion_mini "$layers=[4,5]"
-train without4 train_qifusion_mini "$layers=[3,5]"
-train without5 train_qifusion_mini "$layers=[3,4]"
+for layer in 0 1 2 3; do train "layer$layer" train_qifusion_mini "$layers=[$layer]"; done
+train without1 train_qifusion_mini "$layers=[2,3]"
+train without2 train_qifusion_mini "$layers=[1,3]"
+train without3 train_qifusion_mini "$layers=[1,2]"
 train laf train_qifusion_mini model.encoder.accent.fusion=none
-train attention train_qifusion_mini "$layers=[5] model.encoder.accent.kernel=1"
+train attention train_qifusion_mini "$layers=[3] model.encoder.accent.kernel=1"
 train acoustic train_qifusion_mini model.encoder.accent.query=acoustic
 train added train_qifusion_mini model.encoder.accent.fusion=add
 train entropy train_qifusion_mini losses.accent.form=cross_entropy
-all="layer0 layer1 layer2 layer3 layer4 layer5 without3 without4 without5 laf attention acoustic added entropy"
+all="layer0 layer1 layer2 layer3 without1 without2 without3 laf attention acoustic added entropy"
 for tag in qifusion $all; do decode "$tag" whole; done
-table "Each layer alone, counted from 0" --against 3,4,5 --by subdialect "3,4,5={qifusion}/whole" "0={layer0}/whole" "1={layer1}/whole" \
-  "2={layer2}/whole" "3={layer3}/whole" "4={layer4}/whole" "5={layer5}/whole"
-table "Without one layer" --against 3,4,5 "3,4,5={qifusion}/whole" "without 3={without3}/whole" "without 4={without4}/whole" \
-  "without 5={without5}/whole"
+table "Each layer alone, counted from 0" --against 1,2,3 --by subdialect "1,2,3={qifusion}/whole" "0={layer0}/whole" "1={layer1}/whole" \
+  "2={layer2}/whole" "3={layer3}/whole"
+table "Without one layer" --against 1,2,3 "1,2,3={qifusion}/whole" "without 1={without1}/whole" "without 2={without2}/whole" \
+  "without 3={without3}/whole"
 table "Parts" --against whole "whole={qifusion}/whole" "fusion of layers only={laf}/whole" "cross attention only={attention}/whole" \
   "query acoustic={acoustic}/whole" "sum in the place of attention={added}/whole" "cross entropy of accents={entropy}/whole"
