@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -94,6 +94,14 @@ def interval(values: np.ndarray, units: int) -> Interval:
     share = tail(units)
     low, high = np.quantile(values, [share, 1 - share]).tolist()
     return low, high
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The 95 % interval of the mean of independent values, as of trainings with other seeds (Student's t); of one: None."""
+    if len(values) < 2:
+        return None
+    half = _student((1 + CONFIDENCE) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 @functools.cache

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantile for 1 to 9 degrees of freedom
+from asrtool.score.bootstrap import Interval, mean_interval
+
 SYSTEM = re.compile(r"(?P<name>.+)=\{(?P<tag>[^}]+)\}/(?P<folder>\S+)")
-Interval = tuple[float, float] | None
 
 
 def main() -> None:
@@ -34,8 +34,6 @@ def main() -> None:
     options.add_argument("--by", help="two more tables: error rates and recalls for each value of this label")
     args = options.parse_args()
     seeds = args.seeds.split()
-    if len(seeds) > len(T) + 1:
-        options.error(f"at most {len(T) + 1} seeds")
     scores = {}
     for text in args.systems:
         match = SYSTEM.fullmatch(text)
@@ -56,7 +54,7 @@ def totals(scores: Mapping[str, Sequence[dict]], against: str | None, label: str
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, found in scores.items():
         rates = [100 * one["total"]["rate"] for one in found]
-        cells = [name, f"{np.mean(rates):.2f}", span(interval(rates) or percent(found[0]["interval"]))]
+        cells = [name, f"{np.mean(rates):.2f}", span(mean_interval(rates) or percent(found[0]["interval"]))]
         if against is None or name == against:
             cells += ["", ""]
         else:
@@ -64,14 +62,14 @@ def totals(scores: Mapping[str, Sequence[dict]], against: str | None, label: str
             change = np.subtract(rates, base)
             relative = 100 * change / np.maximum(base, 1e-9)
             cells += [
-                f"{change.mean():+.2f} {bracket(interval(change))}",
-                f"{relative.mean():+.1f} {bracket(interval(relative))}",
+                f"{change.mean():+.2f} {bracket(mean_interval(change))}",
+                f"{relative.mean():+.1f} {bracket(mean_interval(relative))}",
             ]
         macro = [100 * one["macro_average"][label]["rate"] for one in found if label in one.get("macro_average", {})]
         right = [one["recognition"][label] for one in found if label in one.get("recognition", {})]
         accuracy = [100 * one["accuracy"] for one in right]
         cells += [f"{np.mean(macro):.2f}" if macro else "", f"{np.mean(accuracy):.1f}" if accuracy else ""]
-        cells += [span(interval(accuracy) or percent(right[0]["interval"])) if right else ""]
+        cells += [span(mean_interval(accuracy) or percent(right[0]["interval"])) if right else ""]
         yield "| " + " | ".join(cell.strip() for cell in cells) + " |"
 
 
@@ -85,7 +83,7 @@ def by_value(scores: Mapping[str, Sequence[dict]], label: str) -> Iterator[str]:
         for found in scores.values():
             groups = [one["groups"][label][value] for one in found]
             rates = [100 * group["rate"] for group in groups]
-            cells.append(f"{np.mean(rates):.1f} {bracket(interval(rates) or percent(groups[0]['interval']))}".strip())
+            cells.append(f"{np.mean(rates):.1f} {bracket(mean_interval(rates) or percent(groups[0]['interval']))}".strip())
         yield f"| {value} | {' | '.join(cells)} |"
     yield from ["", "Recognised, %:", "", *head]
     for value in values:
@@ -93,16 +91,8 @@ def by_value(scores: Mapping[str, Sequence[dict]], label: str) -> Iterator[str]:
         for found in scores.values():
             classes = [one["recognition"][label]["classes"][value] for one in found if label in one["recognition"]]
             recalls = [100 * one["recall"] for one in classes]
-            cells.append(f"{np.mean(recalls):.1f} {bracket(interval(recalls))}".strip() if recalls else "")
+            cells.append(f"{np.mean(recalls):.1f} {bracket(mean_interval(recalls))}".strip() if recalls else "")
         yield f"| {value} | {' | '.join(cells)} |"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Of the mean; None for less than two values."""
-    if len(values) < 2:
-        return None
-    half = T[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def percent(bounds: Sequence[float] | None) -> Interval:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantile for 1 to 9 degrees of freedom
+from asrtool.score.bootstrap import mean_interval
 
 
 def main() -> None:
@@ -30,8 +30,6 @@ def main() -> None:
     options.add_argument("--against", required=True, help="name of the system that the others are compared with")
     args = options.parse_args()
     seeds, sets = args.seeds.split(), args.sets.split()
-    if len(seeds) > len(T) + 1:
-        options.error(f"at most {len(T) + 1} seeds")
     rates = {}
     for text in args.systems:
         match = re.fullmatch(r"(.+)=\{([^}]+)\}", text)
@@ -61,10 +59,8 @@ def rate(path: Path) -> float:
 def spread(values: Sequence[float], form: str) -> str:
     """Mean and its interval."""
     text = format(np.mean(values), form)
-    if len(values) < 2:
-        return text
-    half = T[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{text} ({np.mean(values) - half:{form}} to {np.mean(values) + half:{form}})"
+    bounds = mean_interval(values)
+    return text if bounds is None else f"{text} ({bounds[0]:{form}} to {bounds[1]:{form}})"
 
 
 if __name__ == "__main__":

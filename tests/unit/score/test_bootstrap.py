@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asrtool.score.bootstrap import bootstrap_rates, interval, intervals, tail
+from asrtool.score.bootstrap import bootstrap_rates, interval, intervals, mean_interval, tail
 
 
 def counts(errors, reference) -> np.ndarray:
@@ -21,6 +21,12 @@ def test_the_rates_are_distributed_like_those_of_drawn_utterances():
     # 20,000 draws know a mean to 1/140 of the spread and the 2.5 % points to about 1/40 of it.
     assert fast.mean() == pytest.approx(plain.mean(), abs=0.05 * plain.std())
     assert interval(fast, 200) == pytest.approx(interval(plain, 200), abs=0.15 * plain.std())
+
+
+def test_the_interval_of_a_mean_over_seeds_is_students():
+    assert mean_interval([0.7, 0.8, 0.9]) == pytest.approx((0.8 - 4.303 * 0.1 / 3**0.5, 0.8 + 4.303 * 0.1 / 3**0.5), abs=1e-4)
+    assert mean_interval([1.0, 2.0]) == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=2e-3)
+    assert mean_interval([1.0]) is None
 
 
 def covered(trials: int, utterances: int, rate: float, speakers: int = 0, spread: float = 0.0, seed: int = 5) -> float:
