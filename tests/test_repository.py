@@ -34,7 +34,9 @@ LAYERS = {
     "encoders": {"encoders", "types", "registry", "nn", "downsamplers", "torchaudio_adapter"},
     "decoders": {"decoders", "types", "registry", "nn"},
     "losses": {"losses", "types", "registry"},
-    "models": {"models", "types", "registry", "log", "nn", "encoders", "downsamplers", "decoders", "torchaudio_adapter"},
+    "models": {
+        "models", "types", "registry", "log", "nn", "encoders", "downsamplers", "decoders", "torchaudio_adapter",
+    },
     "searchers": {"searchers", "types", "registry", "torchaudio_adapter"},
     "score": {"score", "types"},
     "plots": {

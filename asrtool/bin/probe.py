@@ -111,7 +111,8 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
         if seen.weights and positions and regular(positions, stride):
             rows = [*tokens[index], "<eos>"]
             weights = seen.mean()[index, :len(rows), :len(positions)]
-            line["maps"]["attention of the decoder"] = {"step": shift * stride, "rows": rows, "values": rounded(weights)}
+            drawn = {"step": shift * stride, "rows": rows, "values": rounded(weights)}
+            line["maps"]["attention of the decoder"] = drawn
         yield {key: value for key, value in line.items() if value}
 
 

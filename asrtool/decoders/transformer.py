@@ -95,7 +95,8 @@ class TransformerDecoder(Decoder):
             some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
             part = EncoderOutput(frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some])
             if together:
-                found = self._tree_scores(part, [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one], beam)
+                shared = [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one]
+                found = self._tree_scores(part, shared, beam)
             else:
                 found = super().sequence_scores(part, Padded(targets.data[mine], targets.lengths[mine]))
             scores[some] = found.view(-1, beam)

@@ -5,8 +5,8 @@
 `asrtool export_llm` makes a folder of it that `transformers` reads, with a tokenizer of the recipe's characters: the
 small language model that a speech LLM can be built on without downloading one.
 
-A large language model writes down what its prompt spells, for texts are full of repetitions. A small one never learns it
-from sentences alone, and an adapter's rows then tell it nothing. With `copy`, sentences follow upon themselves:
+A large language model writes down what its prompt spells, for texts are full of repetitions. A small one never learns
+it from sentences alone, and an adapter's rows then tell it nothing. With `copy`, sentences follow upon themselves:
 
     [y_1 y_1 0 y_2 0 0 y_3 y_3 y_3] sos [y_1 y_2 y_3]        the first part as the frames of a recogniser would spell it
 """
@@ -38,8 +38,8 @@ class CopyConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.repeats < 1 or self.gaps < 0:
             raise ValueError(
-                f"copy: share ({self.share}) must be above 0 and at most 1, repeats ({self.repeats}) at least 1 and gaps "
-                f"({self.gaps}) at least 0"
+                f"copy: share ({self.share}) must be above 0 and at most 1, repeats ({self.repeats}) at least 1 and "
+                f"gaps ({self.gaps}) at least 0"
             )
 
 

@@ -110,7 +110,7 @@ class LlmScorer:
 
 
 def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left so that all end together; which are valid (B, K)."""
+    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left: all end together; valid ones (B, K)."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     longest = max(least, *map(len, rows))
     padded = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])

@@ -97,7 +97,7 @@ def interval(values: np.ndarray, units: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of the mean of independent values, as of trainings with other seeds (Student's t); of one: None."""
+    """The 95 % interval of the mean of independent values, as of several seeds (Student's t); None of a single one."""
     if len(values) < 2:
         return None
     half = _student((1 + CONFIDENCE) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5

@@ -58,7 +58,7 @@ class Constraint(Protocol):
     """Forbids or limits extensions."""
 
     def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
-        """scores (N, V), prefixes (N, U) incl. sos -> scores with forbidden extensions at -inf, maybe the same tensor."""
+        """scores (N, V), prefixes (N, U) with sos -> scores with forbidden extensions at -inf, perhaps in place."""
 
     def select(self, rows: Tensor) -> Constraint:
         """The constraint for rows (N',), as `Scorer.select`; itself if rows are all alike to it."""

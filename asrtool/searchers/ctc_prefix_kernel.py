@@ -199,7 +199,8 @@ def stay(row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch,
             scratch.label[i] = value + row[nodes.token[node]]
         value = scratch.total[i] = log_add(scratch.blank[i], scratch.label[i])
         if value > -inf:
-            found = insert(scratch.score, scratch.source, scratch.token, found, weights.ctc * value + nodes.extra[node], i, -1)
+            score = weights.ctc * value + nodes.extra[node]
+            found = insert(scratch.score, scratch.source, scratch.token, found, score, i, -1)
     return found
 
 

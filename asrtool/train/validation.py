@@ -71,7 +71,7 @@ def measure(
 
 
 def observed(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Module name -> what it tells of its values in evaluation since the last call, on this rank (method `observed`)."""
+    """Module name -> what it tells (by `observed`) of its values in evaluation since the last call, on this rank."""
     told = {name: module.observed() for name, module in model.named_modules() if hasattr(module, "observed")}
     return {name: values for name, values in told.items() if values is not None}
 

@@ -18,7 +18,8 @@ from asrtool.types import Batch, Padded
 
 EGS = Path(__file__).parents[2] / "egs"
 TRAIN, DECODE = sorted(EGS.glob("*/conf/train_*.yaml")), sorted(EGS.glob("*/conf/decode_*.yaml"))
-TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4, "size": "tiny", "weights": None}
+TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4}
+TOY |= {"size": "tiny", "weights": None}
 VOCABULARY = 12
 # pre-trained networks: small ones of the same kind, from scratch; fields that a config has
 SCRATCH = {

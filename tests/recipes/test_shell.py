@@ -266,9 +266,9 @@ def test_overrides_stay_one_argument_whatever_they_hold(recipe: Recipe) -> None:
 
 
 def test_a_language_model_is_trained_first_and_decoded_with(recipe: Recipe) -> None:
-    recipe.run(*"--stage 3 --stop-stage 4 --ngpu 1 --lm-config conf/lm.yaml --lm-text more.txt".split())
+    recipe.run("--stage", "3", "--stop-stage", "4", "--ngpu", "1", "--lm-config", "conf/lm.yaml", "--lm-text", "a.txt")
     first, second, *decodings = recipe.calls()
-    assert [value(first, f"--{name}") for name in ("config", "text", "exp")] == ["conf/lm.yaml", "more.txt", "exp/lm"]
+    assert [value(first, f"--{name}") for name in ("config", "text", "exp")] == ["conf/lm.yaml", "a.txt", "exp/lm"]
     assert value(second, "--config") == "conf/train_full.yaml"
     assert {value(call, "--lm") for call in decodings} == {"exp/lm"}
 

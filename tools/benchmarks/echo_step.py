@@ -67,7 +67,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for seconds in args.seconds:
         inputs = Padded.stack([torch.randn(100 * seconds, 80)])
-        models = [encoder(args.dim, args.layers, attention) for attention in (None, *(MODES[name] for name in args.modes))]
+        attentions = (None, *(MODES[name] for name in args.modes))
+        models = [encoder(args.dim, args.layers, attention) for attention in attentions]
         stem = encoder(args.dim, 1, None)
         plain, *times, one = least(args.rounds, [step(model, inputs) for model in (*models, stem)])
         layers = plain - (one - (plain - one) / max(1, args.layers - 1))

@@ -83,7 +83,8 @@ def by_value(scores: Mapping[str, Sequence[dict]], label: str) -> Iterator[str]:
         for found in scores.values():
             groups = [one["groups"][label][value] for one in found]
             rates = [100 * group["rate"] for group in groups]
-            cells.append(f"{np.mean(rates):.1f} {bracket(mean_interval(rates) or percent(groups[0]['interval']))}".strip())
+            bounds = mean_interval(rates) or percent(groups[0]["interval"])
+            cells.append(f"{np.mean(rates):.1f} {bracket(bounds)}".strip())
         yield f"| {value} | {' | '.join(cells)} |"
     yield from ["", "Recognised, %:", "", *head]
     for value in values:

@@ -24,8 +24,9 @@ def test_the_rates_are_distributed_like_those_of_drawn_utterances():
 
 
 def test_the_interval_of_a_mean_over_seeds_is_students():
-    assert mean_interval([0.7, 0.8, 0.9]) == pytest.approx((0.8 - 4.303 * 0.1 / 3**0.5, 0.8 + 4.303 * 0.1 / 3**0.5), abs=1e-4)
-    assert mean_interval([1.0, 2.0]) == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), abs=2e-3)
+    half = 4.303 * 0.1 / 3**0.5  # the tables' quantiles of two degrees of freedom and of one
+    assert mean_interval([0.7, 0.8, 0.9]) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-4)
+    assert mean_interval([1.0, 2.0]) == pytest.approx((1.5 - 12.706 / 2, 1.5 + 12.706 / 2), abs=2e-3)
     assert mean_interval([1.0]) is None
 
 
