@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from table import bracket, interval
+from table import bracket
 from torch.nn.functional import cross_entropy
 
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.recognizer import Recognizer
+from asrtool.score.bootstrap import mean_interval
 
 STREAMS = {"acoustic": "acoustic frames E", "accent_embedding": "accent embedding G", "frames": "fused frames M"}
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -49,9 +50,9 @@ def main() -> None:
     )
     print("| classifier reads | accents right % | 95 % over seeds |\n| --- | --- | --- |")
     for name, title in STREAMS.items():
-        print(f"| {title} | {np.mean(found[name]):.1f} | {bracket(interval(found[name]))[1:-1]} |")
+        print(f"| {title} | {np.mean(found[name]):.1f} | {bracket(mean_interval(found[name]))[1:-1]} |")
     change = np.subtract(found["frames"], found["acoustic"])
-    print(f"\nM against E: {change.mean():+.1f} points {bracket(interval(change))}")
+    print(f"\nM against E: {change.mean():+.1f} points {bracket(mean_interval(change))}")
 
 
 @torch.inference_mode()
