@@ -75,11 +75,13 @@ def test_a_table_of_one_seed_has_the_interval_of_the_bootstrap(tmp_path, monkeyp
 def test_cosines_are_averaged_by_epoch(tmp_path, monkeypatch, capsys):
     (tmp_path / "q-s0").mkdir()
     records = [
-        {"event": "gradients", "epoch": 1, "cosine": value, "norm": 1.0, "norm_others": 4.0} for value in (-0.2, 0.4)
+        {"event": "gradients", "phase": phase, "epoch": 1, "cosine": value, "norm": 1.0, "norm_others": 4.0}
+        for phase, value in (("train", -0.2), ("train", 0.4), ("longer", 0.3))
     ]
     (tmp_path / "q-s0" / "log.jsonl").write_text("\n".join(map(json.dumps, [{"event": "step"}, *records])))
     tool(monkeypatch, "cosines", "--exp", tmp_path, "--seeds", "0", "q")
-    assert "| 1 | +0.100 | 50 | 0.250 | 2 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| train | 1 | +0.100 | 50 | 0.250 | 2 |\n| longer | 1 | +0.300 | 0 | 0.250 | 1 |" in said
 
 
 def test_a_noisy_set_has_the_noise_that_was_asked_for(tmp_path, monkeypatch):
@@ -129,7 +131,7 @@ def test_probes_name_the_accent_of_a_toy(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_study_runs_from_end_to_end_at_its_tiniest(tree):
     pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
-    options = '--size tiny --seeds "0 1" --train-args "trainer.epochs=1 trainer.log_every=1"'
+    options = '--size tiny --seeds "0 1" --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1 trainer.log_every=1"'
     said = run_in(tree, f"bash egs/kespeech/studies/baseline.sh {options}").stdout
     table = (tree / "egs/kespeech/exp/accents9_skew1/mini_tiny/baseline.md").read_text()
     assert "| Qifusion-Net, chunk 16 |" in table and "| epoch | cosine |" in table

@@ -25,16 +25,16 @@ def main() -> None:
         for line in (args.exp / f"{args.tag}-s{seed}" / "log.jsonl").read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             if record.get("event") == "gradients":
-                found[record["epoch"]].append((record["cosine"], record["norm"] / record["norm_others"]))
+                found[record["phase"], record["epoch"]].append((record["cosine"], record["norm"] / record["norm_others"]))
     if not found:
         print("No record: trainings shorter than trainer.log_every steps have none.")
         return
-    print("| epoch | cosine | below 0, % of the records | norm against that of the others | records |")
-    print("| --- | --- | --- | --- | --- |")
-    for epoch, records in sorted(found.items()):
+    print("| phase | epoch | cosine | below 0, % of the records | norm against that of the others | records |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (phase, epoch), records in found.items():
         cosines, ratios = np.array(records).T
         below = 100 * float((cosines < 0).mean())
-        print(f"| {epoch} | {cosines.mean():+.3f} | {below:.0f} | {ratios.mean():.3f} | {len(records)} |")
+        print(f"| {phase} | {epoch} | {cosines.mean():+.3f} | {below:.0f} | {ratios.mean():.3f} | {len(records)} |")
 
 
 if __name__ == "__main__":
