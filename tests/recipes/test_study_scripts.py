@@ -40,7 +40,7 @@ def calls(script: str, folder: Path) -> list[list[str]]:
             "--seeds",
             "0 3",
             "--train-args",
-            "trainer.epochs=1",
+            "trainer.epochs=1 phases.longer.trainer.epochs=1",
         ],
         env=environment,
         capture_output=True,
@@ -62,11 +62,10 @@ def test_a_study_asks_for_what_exists(script, tmp_path):
             given = options(call)
             assert given["--mini"] == "true" and given["--mini-size"] == "tiny"
             if given.get("--stop-stage") == "3":
-                (phase,) = load_phases(
-                    RECIPE / given["--train-config"], split_overrides([given["--train-args"]])
-                ).values()
-                assert phase.trainer.epochs == 1 and str(phase.seed) == given["--tag"][-1]
-                build_model(phase, 50)
+                phases = load_phases(RECIPE / given["--train-config"], split_overrides([given["--train-args"]]))
+                for phase in phases.values():
+                    assert phase.trainer.epochs == 1 and str(phase.seed) == given["--tag"][-1]
+                    build_model(phase, 50)
                 trained.add(given["--tag"])
             elif given.get("--stage") == "4":
                 load_decode(RECIPE / given["--decode-config"], split_overrides([given["--decode-args"]]))
