@@ -27,7 +27,7 @@ class Difference:
     utterances: int = 0
     tokens: int = 0
     frames: int = 0
-    largest: float = 0.0  # of the encoder's frames and taps
+    largest: float = 0.0  # of the encoder's frames and taps, by their size (`difference`)
     features: float = 0.0
     texts: list[str] = field(default_factory=list)  # utterances with other tokens
     labels: list[str] = field(default_factory=list)  # utterances with another accent

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Mean cosine of the gradients of the accent loss and of all other losses by epoch, from log.jsonl of each seed.
+"""Mean cosine of the gradients of the accent loss and of all others by phase and epoch, from log.jsonl of each seed.
 
 python studies/cosines.py --exp exp/mini --seeds "0 1 2" qifusion
 """
@@ -25,7 +25,8 @@ def main() -> None:
         for line in (args.exp / f"{args.tag}-s{seed}" / "log.jsonl").read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             if record.get("event") == "gradients":
-                found[record["phase"], record["epoch"]].append((record["cosine"], record["norm"] / record["norm_others"]))
+                values = record["cosine"], record["norm"] / record["norm_others"]
+                found[record["phase"], record["epoch"]].append(values)
     if not found:
         print("No record: trainings shorter than trainer.log_every steps have none.")
         return
