@@ -40,7 +40,7 @@ def calls(script: str, folder: Path) -> list[list[str]]:
             "--seeds",
             "0 3",
             "--train-args",
-            "trainer.epochs=1 phases.longer.trainer.epochs=1",
+            "trainer.epochs=1",
         ],
         env=environment,
         capture_output=True,

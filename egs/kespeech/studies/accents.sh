@@ -2,7 +2,7 @@
 # Nine accents or twenty: does the method scale with their number?
 #
 #   studies/accents.sh                                    three seeds of each
-#   studies/accents.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/accents.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

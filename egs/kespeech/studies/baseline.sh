@@ -2,7 +2,7 @@
 # Does Qifusion-Net help? Against the Conformer of the same width and training, whole and in chunks of 16, accents unevenly spread.
 #
 #   studies/baseline.sh                                   three seeds, hours on a laptop
-#   studies/baseline.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/baseline.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

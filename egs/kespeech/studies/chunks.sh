@@ -2,7 +2,7 @@
 # What do chunks cost? One model, whole and in chunks of 16, 8 and 4; in sizes that were never trained; in noise; with little left context.
 #
 #   studies/chunks.sh                                     three seeds
-#   studies/chunks.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/chunks.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

@@ -2,7 +2,7 @@
 # Which layers know the accent? All upper layers against each layer alone, and without each of them; and the parts of the method.
 #
 #   studies/layers.sh                                     three seeds
-#   studies/layers.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/layers.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

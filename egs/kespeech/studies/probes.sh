@@ -2,7 +2,7 @@
 # Does the cross attention take the accent out of what the decoder reads? Linear classifiers of the accent before and behind it.
 #
 #   studies/probes.sh                                     three seeds
-#   studies/probes.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/probes.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

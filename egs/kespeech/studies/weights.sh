@@ -2,7 +2,7 @@
 # How much should CTC and the accent weigh, when accents are unevenly spread?
 #
 #   studies/weights.sh                                    three seeds of each of fifteen pairs
-#   studies/weights.sh --size tiny --seeds 0 --train-args "trainer.epochs=1 phases.longer.trainer.epochs=1"
+#   studies/weights.sh --size tiny --seeds 0 --train-args trainer.epochs=1
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
