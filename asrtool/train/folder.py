@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from asrtool import stamp
@@ -86,6 +86,18 @@ def finished(phase: Path) -> Path | None:
     except (OSError, ValueError, KeyError):
         return None
     return weights if weights.exists() else None
+
+
+def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
+    """Begin the experiment `target` with finished phases of `source`: training there goes on behind them."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for phase in phases:
+        shutil.copytree(source / phase, partial / phase)
+    with (source / "log.jsonl").open(encoding="utf-8") as log:
+        kept = [line for line in log if json.loads(line).get("phase") in phases]
+    (partial / "log.jsonl").write_text("".join(kept), encoding="utf-8")
+    os.rename(partial, target)
 
 
 def differences(before: Mapping, now: Mapping) -> Iterator[str]:

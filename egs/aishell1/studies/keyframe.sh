@@ -81,18 +81,15 @@ lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline tr
 }
 
 share() {           # <variant> <seed>: the phases that train as those of `axe` did are taken from there
-  local from=exp$variant/study_axe_$2 to=exp$variant/study_$1_$2 phases=base phase
+  local from=exp$variant/study_axe_$2 to=exp$variant/study_$1_$2 phases=base
   case $1 in
     axe | baseline | early) return ;;
     til | skip2 | skip5 | unsupervised) phases="base fusion" ;;
   esac
   if [[ -e $to || ! -f $from/keyframe/finished.json ]]; then return; fi
-  mkdir -p "$to.partial"
-  for phase in $phases; do
-    cp -r "$from/$phase" "$to.partial/"
-    grep "\"phase\": \"$phase\"" "$from/log.jsonl" >> "$to.partial/log.jsonl"
-  done
-  mv "$to.partial" "$to"
+  # shellcheck disable=SC2086    # a list
+  python -c "import sys, pathlib as p; from asrtool.train.folder import take_phases as take
+take(p.Path(sys.argv[1]), p.Path(sys.argv[2]), sys.argv[3:])" "$from" "$to" $phases
 }
 
 decodings() {       # <variant>: its decoding configs

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from asrtool.experiment import load_phases, split_overrides
-from asrtool.train.folder import finished
+from asrtool.train.folder import finished, take_phases
 
 RECIPE = Path(__file__).parents[1]
 CONFIGS = {"true": RECIPE / "conf" / "train_speech_llm_mini.yaml", "false": RECIPE / "conf" / "train_speech_llm.yaml"}
@@ -187,16 +186,8 @@ def share(exp: Path, source: str, tag: str, training: str) -> None:
         return
     phases = list(load_phases(exp / source / "config.yaml"))
     same = [phase for phase in phases[: first_changed(phases, training)] if finished(exp / source / phase)]
-    if not same:
-        return
-    partial = exp / f"{tag}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    for phase in same:
-        shutil.copytree(exp / source / phase, partial / phase)
-    with (exp / source / "log.jsonl").open(encoding="utf-8") as log:
-        kept = [line for line in log if json.loads(line).get("phase") in same]
-    (partial / "log.jsonl").write_text("".join(kept), encoding="utf-8")
-    partial.rename(exp / tag)
+    if same:
+        take_phases(exp / source, exp / tag, same)
 
 
 def first_changed(phases: Sequence[str], training: str) -> int:
