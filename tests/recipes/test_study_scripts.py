@@ -80,3 +80,11 @@ def test_a_study_asks_for_what_exists(script, tmp_path):
             assert f"{call[call.index('--tag') + 1]}-s3" in trained
     assert read <= decoded and {tag[-1] for tag in trained} == {"0", "3"}
     assert script == "probes.sh" or {tag for tag, _ in read} == trained
+
+
+def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
+    change = re.search(r"train wide train_u2pp_mini (\S+)", (RECIPE / "studies" / "baseline.sh").read_text())[1]
+    wide = load_phases(RECIPE / "conf" / "train_u2pp_mini.yaml", [change])["train"]
+    qifusion = load_phases(RECIPE / "conf" / "train_qifusion_mini.yaml")["train"]
+    sizes = [sum(weight.numel() for weight in build_model(phase, 50).parameters()) for phase in (wide, qifusion)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.005)
