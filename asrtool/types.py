@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -27,10 +28,13 @@ class Padded(NamedTuple):
         return torch.arange(self.data.shape[1], device=self.data.device) < self.lengths[:, None]
 
     @classmethod
-    def stack(cls, rows: Sequence[Tensor], padding: float = 0) -> Padded:
-        """Rows of shape (T_i, ...) to one padded tensor."""
+    def stack(cls, rows: Sequence[Tensor], padding: float = 0, size: int | None = None) -> Padded:
+        """Rows of shape (T_i, ...) to one padded tensor; `size`: its T, by default that of the longest row."""
         lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=rows[0].device)
-        return cls(pad_sequence(list(rows), batch_first=True, padding_value=padding), lengths)
+        data = pad_sequence(list(rows), batch_first=True, padding_value=padding)
+        if size is not None:
+            data = pad(data, [*(0, 0) * (data.ndim - 2), 0, size - data.shape[1]], value=padding)
+        return cls(data, lengths)
 
     def unpad(self) -> list[Tensor]:
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +28,9 @@ from asrtool.log import logger
 from asrtool.processes import give_back_memory
 from asrtool.types import Batch, Padded, Utterance
 
+# A set has batches of many shapes. oneDNN keeps the kernels of 1,024, which on a long decoding grow to hundreds of
+# megabytes; a batch needs a few dozen at once. The variable is read when the first kernel is made.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 WINDOW = 4000  # utterances that are read, sorted by length and worked on together
 FAILED = "failed.jsonl"
 HOPELESS = 20  # failures without one success end the command

@@ -54,5 +54,3 @@ def end(kind: type[BaseException], error: BaseException, trace: TracebackType | 
 
 sys.excepthook = end
 processes.follow_parent()
-# On the CPU oneDNN keeps a kernel for each of the last 1,024 shapes, hundreds of megabytes; batches rarely share one.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")

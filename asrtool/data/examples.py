@@ -12,6 +12,7 @@ from torch import Tensor
 from asrtool.data import audio, augment, features
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
+from asrtool.data.shapes import DIGITS, SECONDS, TARGET_DIGITS, recurring
 from asrtool.data.tokenizers import Tokenizer
 from asrtool.types import Batch, Padded, Utterance
 
@@ -56,6 +57,7 @@ class Reader:
         self.training = training
         self.seed = seed
         self.from_audio = config.input == "waveform" or config.features == "online"
+        self._unit = round(SECONDS * config.fbank.rate) if config.input == "waveform" else 1
         self._fbank = Fbank(config.fbank)
         self._augment = None
         if training and self.from_audio:
@@ -87,7 +89,7 @@ class Reader:
                 examples.append(self.example(utterance, epoch, content))
             except DataError as error:
                 problems[utterance.id] = str(error)
-        return (collate(examples, self.labels) if examples else None), problems
+        return (collate(examples, self.labels, self._unit) if examples else None), problems
 
     def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
         if isinstance(content, str):
@@ -136,16 +138,28 @@ class Reader:
             return self._fbank(samples).numpy()
 
 
-def collate(examples: Sequence[Example], labels: Mapping[str, Mapping[str, int]]) -> Batch:
-    """Examples side by side; `labels`: name -> value -> class index, which is -1 where the value is missing or new."""
+def collate(
+    examples: Sequence[Example], labels: Mapping[str, Mapping[str, int]], unit: int = 1
+) -> Batch:
+    """Examples side by side, padded to sizes that recur (asrtool/data/shapes.py).
+
+    labels: name -> value -> class index, which is -1 where the value is missing or new; unit: inputs that the sizes of
+    inputs are counted in.
+    """
     utterances = [example.utterance for example in examples]
+    longest = max(len(example.inputs) for example in examples)
     return Batch(
         ids=tuple(utterance.id for utterance in utterances),
-        inputs=Padded.stack([example.inputs for example in examples]),
-        targets=Padded.stack([example.targets for example in examples]),
+        inputs=Padded.stack([example.inputs for example in examples], size=unit * recurring(-(-longest // unit))),
+        targets=stack_tokens([example.targets for example in examples], TARGET_DIGITS),
         labels={
             name: torch.tensor([classes.get(utterance.labels.get(name, ""), -1) for utterance in utterances])
             for name, classes in labels.items()
         },
         texts=tuple(utterance.text for utterance in utterances),
     )
+
+
+def stack_tokens(rows: Sequence[Tensor], digits: int = DIGITS) -> Padded:
+    """Token ids (U_i,) to (B, U), where U + 1, the size with a start or an end token, recurs."""
+    return Padded.stack(rows, size=recurring(max(map(len, rows)) + 1, digits) - 1)

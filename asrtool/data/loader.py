@@ -122,8 +122,8 @@ class StepLoader:
             warn_once("%d utterances are longer than a batch may be; each gets its own: %s", len(ids), names(ids))
 
     def num_steps(self, epoch: int) -> int:
-        """Steps of an epoch; epochs may differ by a few, since each one sorts its utterances into batches anew."""
-        return len(self._epoch(epoch))
+        """Steps of an epoch; the same in all, but for shards, whose windows hold other utterances in every epoch."""
+        return self.plan.num_batches(epoch)
 
     def describe(self) -> str:
         """One line on the global batch, which is the same on any number of ranks."""

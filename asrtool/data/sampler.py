@@ -2,6 +2,10 @@
 
 The plan of an epoch is a function of (lengths, limits, seed, epoch) alone: the number of GPUs and workers never changes
 what a step sees, only how its utterances are dealt out (`slices`), so that a run may go on with another number of GPUs.
+
+Utterances count with the length that they are padded to at least, one of a few that recur (asrtool/data/shapes.py). In
+every epoch those of one such length are shuffled, and all are cut into batches from the shortest to the longest. So the
+batches of every epoch hold other utterances and have the same shapes, and all epochs have the same number of steps.
 """
 
 from __future__ import annotations
@@ -9,26 +13,25 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from asrtool.data.config import BatchConfig
+from asrtool.data.shapes import SECONDS, recurring_lengths
 
-# Utterances are sorted by their length times a random factor from 1 - JITTER to 1 + JITTER: every epoch has other
-# neighbours. The longest of a batch is then longer than its mean by about this share: the padding that mixing costs.
-JITTER = 0.03
-SHORTEST = 1e-3  # seconds that an utterance counts at least
 ROUNDING = 1e-9  # a batch that fills its limit exactly fits
 
 
 class BatchPlan:
-    """Global batches of utterance indices with number times longest <= `config.size`; none dropped, none repeated.
+    """Global batches of utterance indices, number times padded length <= `config.size`; none dropped, none repeated.
 
-    lengths: seconds of each utterance. One that is above the limit is a batch of its own (`too_long` lists those).
+    lengths: seconds of each utterance, or tokens. One above the limit is a batch of its own (`too_long` lists those).
     """
 
     def __init__(self, lengths: Sequence[float], config: BatchConfig, seed: int = 0, shuffle: bool = True) -> None:
-        self.lengths = np.maximum(np.asarray(lengths, dtype=np.float64), SHORTEST)
+        self.lengths = np.asarray(lengths, dtype=np.float64)
+        self.padded = recurring_lengths(self.lengths, SECONDS if config.tokens is None else 1.0)
         self.config = config
         self.seed = seed
         self.shuffle = shuffle
@@ -40,28 +43,46 @@ class BatchPlan:
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-        jitter = rng.uniform(1 - JITTER, 1 + JITTER, len(self.lengths))
-        batches = self._cut(np.argsort(self.lengths * jitter, kind="stable"))
+        batches = self._cut(self._mixed(np.arange(len(self.lengths)), rng))
         return [batches[i] for i in rng.permutation(len(batches))]
 
+    def num_batches(self, number: int) -> int:
+        """Of an epoch, without planning it."""
+        return self._num_batches
+
+    @cached_property
+    def _num_batches(self) -> int:
+        return len(self._starts(np.sort(self.padded)))
+
+    def _mixed(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The utterances `members` from the shortest padded length to the longest, in random order within each."""
+        return members[np.lexsort((rng.random(len(members)), self.padded[members]))]
+
     def _cut(self, order: np.ndarray) -> list[list[int]]:
-        """Cut the order into batches as full as the limits allow; the last two share what they have evenly."""
-        if not len(order):
-            return []
-        limit = self.config.size * (1 + ROUNDING)
-        indices, lengths = order.tolist(), self.lengths[order].tolist()
-        starts, longest = [0], 0.0
-        for i, length in enumerate(lengths):
-            longest = max(longest, length)
-            size = i - starts[-1] + 1
-            if size > 1 and (size * longest > limit or size > self.config.max_utterances):
-                starts.append(i)
-                longest = length
-        if len(starts) > 1:  # else a few leftovers would weigh as much as a full step
-            first, last = starts[-2], len(indices)
-            room = int(limit / max(lengths[first:]))
-            starts[-1] = min(starts[-1], max((first + last) // 2, last - room))
+        """Cut the order, of ascending lengths, into batches."""
+        starts = self._starts(self.padded[order])
+        indices = order.tolist()
         return [indices[start:end] for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)]
+
+    def _starts(self, padded: np.ndarray) -> list[int]:
+        """Where batches begin that are as full as the limits allow, in a row of ascending padded lengths (N,)."""
+        if not len(padded):
+            return []
+        begins = np.flatnonzero(np.diff(padded, prepend=-1.0)).tolist()  # of each stretch of equal lengths
+        starts, room = [0], 0
+        for begin, end in zip(begins, [*begins[1:], len(padded)], strict=True):
+            room = self._room(padded[begin])
+            if starts[-1] < begin and begin - starts[-1] >= room:  # not one of these fits to the shorter ones
+                starts.append(begin)
+            starts += range(starts[-1] + room, end, room)
+        if len(starts) > 1:  # the last two share evenly, else a few leftovers would weigh as much as a full step
+            first, last = starts[-2], len(padded)
+            starts[-1] = min(starts[-1], max((first + last) // 2, last - room))
+        return starts
+
+    def _room(self, padded: float) -> int:
+        """How many utterances of this padded length are a full batch; one is always taken."""
+        return max(1, min(int(self.config.size * (1 + ROUNDING) / padded), self.config.max_utterances))
 
     def slices(self, batch: Sequence[int], rank: int = 0, world: int = 1) -> list[list[int]]:
         """This rank's micro-batches of a global batch, longest first, each up to `max_seconds_per_device` with padding.
@@ -70,7 +91,7 @@ class BatchPlan:
         has one at least, unless the batch has fewer utterances than there are ranks: then the last ranks get none.
         """
         order = sorted(batch, key=lambda i: (-self.lengths[i], i))
-        lengths = self.lengths[order].tolist()
+        lengths = self.padded[order].tolist()
         per_device = self.config.per_device or math.inf
         count = len(fill(lengths, per_device)) if math.isfinite(per_device) else 1
         count = min(math.ceil(count / world) * world, len(order))
@@ -85,8 +106,8 @@ class BatchPlan:
         return [group for _, group in sorted(mine)]
 
     def padded_seconds(self, batch: Sequence[int]) -> float:
-        """Number of utterances times the longest."""
-        return len(batch) * float(self.lengths[list(batch)].max(initial=0.0))
+        """Number of utterances times what the longest is padded to."""
+        return len(batch) * float(self.padded[list(batch)].max(initial=0.0))
 
 
 def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ import numpy as np
 from asrtool.data.config import BatchConfig
 from asrtool.data.examples import Content
 from asrtool.data.loader import Dataset, StepLoader, Task
-from asrtool.data.sampler import JITTER, BatchPlan
+from asrtool.data.sampler import BatchPlan
 from asrtool.data.shard_index import ShardIndex
 from asrtool.log import warn_once
 
@@ -58,16 +58,22 @@ class ShardPlan(BatchPlan):
     def epoch(self, number: int) -> list[list[int]]:
         return list(chain.from_iterable(self.windows(number)))
 
-    def _cut_windows(self, number: int) -> list[list[list[int]]]:
+    def num_batches(self, number: int) -> int:
+        return sum(len(self._starts(np.sort(self.padded[members]))) for members in self._windows_of(number))
+
+    def _windows_of(self, number: int) -> list[np.ndarray]:
+        """The utterances of each window, as an epoch reads them."""
         order = self.reading_order(number)
         sizes = self.index.size[order]
         begins = np.cumsum(sizes) - sizes
         window = begins * self.num_windows // max(int(sizes.sum()), 1)
+        return np.split(order, np.searchsorted(window, np.arange(1, self.num_windows)))
+
+    def _cut_windows(self, number: int) -> list[list[list[int]]]:
         rng = np.random.Generator(np.random.PCG64([self.seed, number, 1]))
         made = []
-        for members in np.split(order, np.searchsorted(window, np.arange(1, self.num_windows))):
-            jitter = rng.uniform(1 - JITTER, 1 + JITTER, len(members))
-            batches = self._cut(members[np.argsort(self.lengths[members] * jitter, kind="stable")])
+        for members in self._windows_of(number):
+            batches = self._cut(self._mixed(members, rng))
             made.append([batches[i] for i in rng.permutation(len(batches))])
         return made
 

@@ -16,11 +16,11 @@ import torch
 
 from asrtool.data import tables
 from asrtool.data.config import DataConfig
-from asrtool.data.examples import DataError
+from asrtool.data.examples import DataError, stack_tokens
 from asrtool.data.loader import StepLoader, names, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.log import logger
-from asrtool.types import Batch, Padded, Utterance
+from asrtool.types import Batch, Utterance
 
 LOOKED_AT = 100_000  # sentences in which characters that the vocabulary lacks are counted
 
@@ -104,7 +104,7 @@ class TextReader:
     ) -> tuple[Batch | None, dict[str, str]]:
         """As `asrtool.data.examples.Reader` does it; text has no audio contents."""
         rows = [torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances]
-        tokens = Padded.stack(rows)
+        tokens = stack_tokens(rows)
         texts = tuple(one.text for one in utterances)
         return Batch(ids=tuple(one.id for one in utterances), inputs=tokens, targets=tokens, texts=texts), {}
 

@@ -19,7 +19,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsample
 from asrtool.encoders.base import ENCODERS, StreamingEncoder
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
-from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope
+from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
@@ -222,7 +222,6 @@ class Conformer(StreamingEncoder):
             keep = None if memory is None else keys.keep(chunk * self._span, self.left_chunks)
         near = keys.positions - positions[:, :1]    # counted from this piece: hours of audio lose no precision
         num_frequencies = self.layers[0].attention.num_frequencies
-        # On a GPU finding the rows would make it wait for the CPU.
-        rows = new.valid.flatten().nonzero().squeeze(1) if new.valid.device.type == "cpu" else None
-        scope = Scope(new.valid, attention_mask(keys.valid, structure), turns(near, num_frequencies), rows, keep)
+        visible, places = attention_mask(keys.valid, structure), turns(near, num_frequencies)
+        scope = Scope(new.valid, visible, places, packed_rows(new.valid), keep)
         return scope, None if memory is None else keys.take(keep)

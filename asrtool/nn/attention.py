@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from asrtool.nn.positions import turn
 from asrtool.nn.windows import windowed_attention
@@ -126,9 +126,19 @@ class SelfAttention(Attention):
 
         turns (B, 1, K, n): the positions of all K keys (asrtool.nn.positions); the queries are the last of them.
         """
-        seen = self.project(x)
-        seen = seen if cache is None else cache.append(seen)
-        return self.merge(self.attend(self.split(self.q_proj(x)), seen, mask, turns)), seen
+        query, new = self.project_self(x)
+        seen = new if cache is None else cache.append(new)
+        return self.merge(self.attend(query, seen, mask, turns)), seen
+
+    def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
+        """x (B, Q, D) -> its queries, keys and values, by one product where all are plain linears (LoRA's are not)."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        if any(type(projection) is not nn.Linear for projection in projections):
+            return self.split(self.q_proj(x)), self.project(x)
+        weight = torch.cat([projection.weight for projection in projections])
+        bias = torch.cat([projection.bias for projection in projections])
+        query, key, value = map(self.split, linear(x, weight, bias).chunk(3, dim=-1))
+        return query, KeyValue(key, value)
 
     def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
         return attention(query, seen.key, seen.value, mask)

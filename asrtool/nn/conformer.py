@@ -12,6 +12,9 @@ from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.feed_forward import FeedForward
 
+ROWS = 64                                   # packed frames come in multiples
+WORTH_PACKING = 0.9                         # share of all frames up to which packing is faster than computing padding
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -60,6 +63,20 @@ class ConformerLayerCache:
 
     attention: KeyValue
     convolution: Tensor
+
+
+def packed_rows(valid: Tensor) -> Tensor | None:
+    """Which of the B * S frames the feed-forwards compute, (N,), all valid (B, S) ones among them; None: every frame.
+
+    Copying rows out and back costs as much time as a few percent of padding. Some padding makes N a multiple of `ROWS`,
+    so that it recurs: kernels are made for a size. On a GPU counting the rows would make it wait for the CPU.
+    """
+    if valid.device.type != "cpu":
+        return None
+    number = -(-int(valid.sum()) // ROWS) * ROWS
+    if number > WORTH_PACKING * valid.numel():
+        return None
+    return (~valid).flatten().to(torch.uint8).argsort(stable=True)[:number]     # the valid ones come first
 
 
 class ConformerLayer(nn.Module):

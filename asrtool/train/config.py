@@ -17,7 +17,7 @@ class TrainerConfig:
 
     epochs: int | None = None
     steps: int | None = None
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"  # auto: bf16 where the device has it
     best: str = "valid/loss"  # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
     average: int = 10  # checkpoints averaged at the end (one is made at each validation)
     average_by: Literal["best", "last"] = "best"
@@ -47,7 +47,7 @@ class TrainerConfig:
         if self.parallel == "fsdp" and self.gradient_cosine is not None:
             raise ValueError("gradient_cosine compares whole gradients; it works with parallel: ddp")
         if self.parallel == "fsdp" and self.precision == "fp16":
-            raise ValueError("parallel: fsdp has no scaler for fp16; use precision: bf16 or float32")
+            raise ValueError("parallel: fsdp has no scaler for fp16; use precision: auto, bf16 or float32")
         if self.parallel == "fsdp" and self.compile:
             raise ValueError("compile and parallel: fsdp exclude each other; compile works with parallel: ddp")
 

@@ -26,9 +26,9 @@ from asrtool.train import gradients, optim, parallel
 from asrtool.train.clock import Clock
 from asrtool.train.nonfinite import describe
 from asrtool.train.objective import Objective
+from asrtool.train.precision import DTYPES
 from asrtool.types import Batch, LossReport, Padded
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GIGABYTE = 1e9
 
 

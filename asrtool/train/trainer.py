@@ -32,6 +32,7 @@ from asrtool.train.config import Steps, TrainerConfig, TrainState
 from asrtool.train.ema import Ema
 from asrtool.train.objective import Objective
 from asrtool.train.optim import OptimConfig
+from asrtool.train.precision import DTYPES, choose, multiplies_bf16
 from asrtool.train.progress import Progress, parameter_table
 from asrtool.train.signals import StopSignals
 from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
@@ -64,18 +65,19 @@ class Trainer:
         self.device = device or distributed.device()
         self.state = TrainState()
         self._check(objective)
-        per_epoch = train.num_steps(0)
-        if per_epoch == 0:
+        if train.num_steps(0) == 0:
             raise TrainError(
                 "the training set gives no step: it has no utterance between data.min_seconds and max_seconds"
             )
-        self.planned = config.steps if config.steps is not None else config.epochs * per_epoch
+        self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
+        # of unlike machines the first one decides
+        precision = distributed.broadcast_object(choose(config.precision, self.device))
         self.stepper = Stepper(
             optim,
             model,
             objective,
             planned=self.planned,
-            precision=config.precision,
+            precision=precision,
             device=self.device,
             seed=seed,
             shared=config.parallel,
@@ -95,10 +97,6 @@ class Trainer:
         term = config.gradient_cosine
         if term is not None and term not in objective.losses:
             raise TrainError(f"trainer.gradient_cosine: there is no loss '{term}'{suggest(term, objective.losses)}")
-        if config.precision == "fp16" and self.device.type != "cuda":
-            raise TrainError("trainer.precision: fp16 needs a GPU; use float32 or bf16 on a CPU")
-        if config.precision == "bf16" and self.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-            raise TrainError("trainer.precision: this GPU computes no bf16; use fp16 or float32")
         if config.parallel == "fsdp" and distributed.world_size() == 1:
             logger.info("trainer.parallel: fsdp shares out nothing in a single process")
 
@@ -286,12 +284,25 @@ class Trainer:
             missing = distributed.largest(missing) > 0
         fits = "" if missing else f"; the longest batch fits: {self.stepper.dry_run(longest)}"
         logger.info("%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits)
+        self._tell_precision()
         if self.state.step:
             return
         logger.info("%s", parameter_table(self.model))
         self._troubles.unrated(unrated(self.stepper, self.train.densest()))
         self._troubles.report(0, self.progress)
         rehearse(self.stepper, self.valid, self.rates)
+
+    def _tell_precision(self) -> None:
+        asked, used = self.config.precision, self.stepper.precision
+        if asked == "auto":
+            name = next(name for name, dtype in DTYPES.items() if dtype == used)
+            logger.info("%s: trainer.precision: auto is %s on this device", self.folder.name, name)
+        elif asked == "bf16" and not multiplies_bf16(self.device):
+            logger.warning(
+                "%s: this device has no instructions for bf16, which is many times slower without: set "
+                "trainer.precision=auto",
+                self.folder.name,
+            )
 
     def _leave(self, number: int) -> int:
         """Save what is not saved yet, and say how to go on."""

@@ -65,6 +65,27 @@ def test_utterances_meet_other_ones_in_every_epoch() -> None:
     assert np.mean(again) < 0.3
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_all_epochs_have_the_same_shapes_and_as_many_steps_as_was_planned(name: str) -> None:
+    made = plan(SETS[name], 60.0, 20.0)
+    shapes = [sorted(shapes_of(made, made.epoch(epoch))) for epoch in range(3)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert [made.num_batches(epoch) for epoch in range(3)] == [len(made.epoch(epoch)) for epoch in range(3)]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_few_shapes_make_up_an_epoch(name: str) -> None:
+    made = plan(SETS[name], 600.0)
+    shapes = shapes_of(made, made.epoch(0))
+    lengths = len(np.unique(made.padded))
+    assert len(set(shapes)) < 2.5 * lengths
+
+
+def shapes_of(made: BatchPlan, batches: list[list[int]]) -> list[tuple[int, float]]:
+    micros = [micro for batch in batches for rank in range(2) for micro in made.slices(batch, rank, 2)]
+    return [(len(micro), made.padded[micro].max()) for micro in micros]
+
+
 def test_long_and_short_batches_are_mixed() -> None:
     made = plan(SETS["read speech"])
     longest = [made.lengths[batch].max() for batch in made.epoch(0)]
