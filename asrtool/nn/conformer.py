@@ -13,7 +13,7 @@ from asrtool.nn.dropout import Dropout
 from asrtool.nn.feed_forward import FeedForward
 
 ROWS = 64                                   # packed frames come in multiples
-WORTH_PACKING = 0.9                         # share of all frames up to which packing is faster than computing padding
+WORTH_PACKING = 0.95                        # share of all frames up to which packing is faster than computing padding
 
 
 @dataclass(frozen=True)

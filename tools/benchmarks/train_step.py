@@ -28,6 +28,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
 from asrtool.downsamplers.base import Downsampler
 from asrtool.encoders import ConformerConfig
 from asrtool.encoders.conformer import Conformer
+from asrtool.train.precision import DTYPES, choose
 from asrtool.types import DownsamplerOutput, Padded
 
 BINS, DIM, HEADS, FFN, KERNEL, DROPOUT = 80, 256, 4, 2048, 15, 0.1
@@ -133,7 +134,7 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
         built = {"asrtool": ours(layers, "relative", stem), "asrtool, rotary": ours(layers, "rotary", stem),
                  "ESPnet": espnet(layers, stem=True), "SpeechBrain, conv2d": speechbrain(layers, "conv2d")}
     else:
-        fast = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        fast = DTYPES[choose("auto", torch.device("cpu"))]
         return {
             "asrtool": Contender(ours(layers, "rotary", Conv2dConfig()), fused, fast),
             "asrtool, float32": Contender(ours(layers, "rotary", Conv2dConfig()), fused, torch.float32),
