@@ -18,6 +18,7 @@ SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
     'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" --stop-stage 2',
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
+    "tools/gpu.sh gpu_figures": "bash -n tools/gpu.sh",  # tests/unit/tools/test_benchmarks.py rehearses it
     "tools/setup.sh": "tools/setup.sh --if-needed true",
 }
 

@@ -75,6 +75,7 @@ def test_the_samples_stay_as_they_are() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_features() -> None:
     samples = Padded(noise(3, 16000), torch.tensor([16000, 12000, 399]))
     fbank = Fbank(FbankConfig())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +20,33 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         *("--train", tmp_path / "train", "--vocab", tmp_path / "vocab", "--rounds", "1", "--warm", "0", "--steps", "1"),
         *("--contender", f"auto@{ROOT}: trainer.precision=auto ONEDNN_PRIMITIVE_CACHE_CAPACITY=64"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "instructions for bf16: " in done.stdout
     assert "auto" in done.stdout.splitlines()[-1]
     assert "1.00 times the first" in done.stdout
+
+
+def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run([ROOT / "tools/gpu.sh", out, "all", "cpu"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (out / "figures.jsonl").read_text().splitlines()]
+    values = {(line["part"], line["what"]): line["value"] for line in lines}
+    assert values["tests", "tests failed"] == 0
+    assert values["tests", "tests skipped"] > 0
+    assert values["step", "step of 15 s of audio"] > 0
+    assert values["step", "step of 15 s of audio: of the matrix peak"] > 0
+    assert values["loading", "loader with 1 processes gives"] > 0
+    eaten = [line["value"] for line in lines if line["what"] == "step of 15 s of audio eats"]
+    assert eaten == [values["step", "step of 15 s of audio: audio"]]
+    assert values["search", "side by side, 15 s of audio"] > 0
+    assert "search   side by side, 15 s of audio" in done.stdout
+
+
+def test_a_machine_without_a_gpu_is_told(tmp_path) -> None:
+    command = [ROOT / "tools/gpu.sh", tmp_path, "step"]
+    without = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=without)
+    assert done.returncode == 1
+    assert "has no GPU" in done.stderr

@@ -1,0 +1,296 @@
+"""The parts of tools/gpu.sh: a figure is a line of JSON in OUT/figures.jsonl as soon as it is measured.
+
+    tests    the tests that need a GPU
+    step     a training step of LibriSpeech's Conformer in bf16: seconds, memory, share of the measured matrix peak
+    loading  seconds of audio that the loader gives in a second, beside what the step eats
+    search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+FIGURES = "figures.jsonl"
+CONFIG = ROOT / "egs/librispeech/conf/train_conformer.yaml"
+SECONDS = 15.0  # of an utterance
+TOKENS_PER_SECOND = 4
+
+
+class Part:
+    """Where figures go, and at which sizes they are measured."""
+
+    def __init__(self, name: str, out: Path, device: str) -> None:
+        self.name, self.out, self.device = name, out, device
+        self.tiny = device == "cpu"
+        self.precision = "bf16" if device == "cuda" else "float32"
+
+    def size(self, usual: int, tiny: int) -> int:
+        return tiny if self.tiny else usual
+
+    def figure(self, what: str, value: object, unit: str = "") -> None:
+        line = {"part": self.name, "what": what, "value": value, "unit": unit}
+        with open(self.out / FIGURES, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        print(f"{what}: {value} {unit}".rstrip(), flush=True)
+
+    def synchronize(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], rounds: int = 10, warm: int = 3) -> float:
+        """Median seconds on the clock, the device's work included."""
+        taken = []
+        for _ in range(self.size(warm, 1) + self.size(rounds, 2)):
+            self.synchronize()
+            start = time.perf_counter()
+            work()
+            self.synchronize()
+            taken.append(time.perf_counter() - start)
+        return median(taken[self.size(warm, 1) :])
+
+
+# -- tests -----------------------------------------------------------------
+
+
+def run_tests(part: Part) -> None:
+    importlib.import_module("pytest")
+    report = part.out / "tests.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-q", "-m", "gpu"]
+    folders = ["tests/unit/train/test_gpu.py", "tests/unit/data/test_fbank.py"] if part.tiny else ["tests"]
+    status = subprocess.run([*command, f"--junitxml={report}", *folders], cwd=ROOT, check=False).returncode
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    part.figure("tests that ran", counts["tests"] - counts["skipped"])
+    part.figure("tests skipped", counts["skipped"])
+    part.figure("tests failed", counts["failures"] + counts["errors"])
+    if status:
+        raise SystemExit(f"pytest ended with status {status}")
+
+
+# -- a training step -------------------------------------------------------
+
+
+def matrix_peak(part: Part) -> float:
+    """TFLOP a second of a large product, in the precision of the steps."""
+    import torch
+
+    from asrtool.train.precision import DTYPES
+
+    side = part.size(8192, 256)
+    one, other = (torch.randn(side, side, device=part.device, dtype=DTYPES[part.precision]) for _ in range(2))
+    return 2 * side**3 / part.seconds(lambda: one @ other, rounds=20) / 1e12
+
+
+def training(part: Part, vocab_size: int):
+    """The stepper of the recipe's config: all of a step but the loader."""
+    import torch
+
+    from asrtool import experiment
+    from asrtool.losses import LOSSES
+    from asrtool.recognizer import build_model
+    from asrtool.train.objective import Objective
+    from asrtool.train.step import Stepper
+
+    small = ["model.encoder={dim: 32, num_heads: 2, ffn_dim: 32, num_layers: 1}", "model.decoder.num_layers=1"]
+    small += ["model.decoder.num_heads=2", "model.decoder.ffn_dim=32"]
+    phase = next(iter(experiment.load_phases(CONFIG, small if part.tiny else []).values()))
+    torch.manual_seed(0)
+    losses = {name: LOSSES.build(loss, eos=vocab_size - 1) for name, loss in phase.losses.items()}
+    objective = Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
+    device = torch.device(part.device)
+    model = build_model(phase, vocab_size)
+    return Stepper(phase.optim, model, objective, planned=1000, precision=part.precision, device=device, seed=0)
+
+
+def batches(part: Part, vocab_size: int, seconds: float):
+    """Random features and tokens of utterances of equal length, as one step."""
+    import torch
+
+    from asrtool.data.loader import StepBatches
+    from asrtool.types import Batch, Padded
+
+    count, frames, tokens = max(1, round(seconds / SECONDS)), int(100 * SECONDS), int(TOKENS_PER_SECOND * SECONDS)
+    batch = Batch(
+        ids=tuple(f"u{number}" for number in range(count)),
+        inputs=Padded(torch.randn(count, frames, 80), torch.full((count,), frames)),
+        targets=Padded(torch.randint(3, vocab_size - 1, (count, tokens)), torch.full((count,), tokens)),
+    )
+    return StepBatches(count=count, batches=[batch], epoch=0, index=0, last=False)
+
+
+def run_step(part: Part) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    vocab_size = part.size(5000, 32)
+    peak = matrix_peak(part)
+    part.figure(f"matrix peak in {part.precision}", round(peak, 4), "TFLOP/s")
+    stepper, step = training(part, vocab_size), 0
+    for seconds in (100, 400, 1600) if not part.tiny else (15,):
+        group = batches(part, vocab_size, seconds)
+        label = f"step of {round(len(group.batches[0]) * SECONDS)} s of audio"
+        if part.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+        def update(group=group) -> None:
+            nonlocal step
+            step += 1
+            stepper.update(group, step)
+
+        try:
+            taken = part.seconds(update)
+        except torch.OutOfMemoryError:
+            part.figure(label, "out of memory")
+            break
+        with FlopCounterMode(display=False) as flops:
+            update()
+        done = flops.get_total_flops() / 1e12
+        part.figure(label, round(taken, 4), "s")
+        part.figure(f"{label}: audio", round(len(group.batches[0]) * SECONDS / taken), "s/s")
+        part.figure(f"{label}: of the matrix peak", round(100 * done / taken / peak, 2), "%")
+        if part.device == "cuda":
+            part.figure(f"{label}: memory", round(torch.cuda.max_memory_allocated() / 1e9, 2), "GB")
+
+
+# -- feeding it ------------------------------------------------------------
+
+
+def run_loading(part: Part) -> None:
+    import loading  # the benchmark beside this one
+
+    from asrtool.data import tokenizers
+    from asrtool.data.config import BatchConfig, DataConfig
+    from asrtool.data.loader import Dataset, StepLoader
+
+    for needed in ("kaldiio", "soundfile", "sentencepiece"):
+        importlib.import_module(needed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows, cmvn = loading.make(folder, 4.0 if not part.tiny else 0.05)
+        (folder / "vocab").mkdir()
+        tokenizers.train([row.text for row in rows], "char", 0, folder / "vocab")
+        tokenizer = tokenizers.load(folder / "vocab")
+        for workers in sorted({1, 2, 4, min(8, os.cpu_count() or 1)}) if not part.tiny else (1,):
+            limits = BatchConfig(seconds=400 if not part.tiny else 40)
+            config = DataConfig(batch=limits, augment=loading.AUGMENTED, workers=workers)
+            loader = StepLoader(Dataset(rows, tokenizer, config, cmvn, training=True))
+            groups = loader.steps()
+            for _ in range(2):  # the processes start
+                next(groups)
+            start, seconds = time.perf_counter(), 0.0
+            for _ in range(part.size(100, 3)):
+                seconds += sum(float(batch.inputs.lengths.sum()) / 100 for batch in next(groups).batches)
+            given = seconds / (time.perf_counter() - start)
+            part.figure(f"loader with {workers} processes gives", round(given), "s/s")
+            groups.close()
+    eaten = [line for line in figures(part.out) if line["part"] == "step" and line["what"].endswith(": audio")]
+    for line in eaten:
+        part.figure(f"{line['what'].removesuffix(': audio')} eats", line["value"], "s/s")
+
+
+# -- searching beside it ---------------------------------------------------
+
+
+def run_search(part: Part) -> None:
+    import ctc_prefix_beam  # the benchmark beside this one
+    import torch
+
+    from asrtool.searchers.ctc_prefix_beam import ctc_prefix_beam_search
+
+    vocab_size = part.size(5000, 32)
+    stepper = training(part, vocab_size)
+    model = stepper.model.eval()
+    batch = batches(part, vocab_size, 400 if not part.tiny else 15).batches[0]
+    inputs = batch.inputs.to(part.device)
+    log_probs = ctc_prefix_beam.posteriors(vocab_size, len(batch), 9.0)
+    lengths = torch.full((len(batch),), log_probs.shape[1])
+
+    def encode() -> object:
+        with torch.inference_mode(), stepper.autocast():
+            return model.encode(inputs)
+
+    def search() -> object:
+        return ctc_prefix_beam_search(log_probs, lengths, ctc_prefix_beam.BEAM, nbest=1)
+
+    search()  # compiles
+    audio = len(batch) * SECONDS
+    times = {"encoding": part.seconds(encode), "prefix beam of 10": part.seconds(search)}
+    times["one after the other"] = part.seconds(lambda: (encode(), part.synchronize(), search()))
+    times["side by side"] = part.seconds(lambda: (encode(), search()))  # the device works while the CPU searches
+    for what, seconds in times.items():
+        part.figure(f"{what}, {round(audio)} s of audio", round(seconds, 4), "s")
+
+
+# -- all of it -------------------------------------------------------------
+
+
+def figures(out: Path) -> Iterator[dict]:
+    if (out / FIGURES).exists():
+        with open(out / FIGURES, encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
+
+
+def machine(device: str) -> dict[str, object]:
+    import torch
+
+    found = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
+    if device == "cuda":
+        found |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()}
+        found["memory"] = f"{torch.cuda.get_device_properties(0).total_memory / 1e9:.1f} GB"
+    return found
+
+
+def run_table(part: Part) -> None:
+    lines = list(figures(part.out))
+    latest = {(line["part"], line["what"]): line for line in lines}  # of what was measured again, the last
+    width = max((len(what) for _, what in latest), default=0)
+    print()
+    for (name, what), line in latest.items():
+        print(f"{name:8} {what:{width}}  {line['value']} {line['unit']}".rstrip())
+
+
+PARTS = {"tests": run_tests, "step": run_step, "loading": run_loading, "search": run_search, "table": run_table}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("part", choices=PARTS)
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    args = options.parse_args()
+    part = Part(args.part, args.out, args.device)
+    if args.part == "table":
+        run_table(part)
+        return
+    try:
+        import torch
+
+        if args.device == "cuda" and not torch.cuda.is_available():
+            sys.exit("this machine has no GPU that torch can use; a rehearsal without one: tools/gpu.sh OUT PART cpu")
+        part.figure("machine", machine(args.device))
+        PARTS[args.part](part)
+    except ModuleNotFoundError as error:
+        part.figure("left out, for this machine lacks the package", error.name)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
