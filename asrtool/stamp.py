@@ -5,9 +5,9 @@
             return
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends without an error
 
-An error and Ctrl-C leave nothing behind, a killed stage leaves only `<out>.tmp`, which the next run removes. While a
-folder is made, `<out>.lock` keeps others away; the system lifts it when its owner dies, so no lock is ever stale. File
-times never matter: text files count by content, archives and audio by name and size.
+An error and Ctrl-C leave nothing behind; what a killed stage leaves (`<out>.tmp`, `<out>.old`, `<out>.lock`) the next
+run removes. While a folder is made, `<out>.lock` keeps others away; the system lifts it when its owner dies, so no lock
+is ever stale. File times never matter: text files count by content, archives and audio by name and size.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from asrtool import atomic
 from asrtool.log import logger
 
 NAME = ".stage.json"
@@ -92,9 +92,10 @@ def describe(
 
 
 def read(out: Path) -> dict | None:
+    """The stamp of a folder; None where there is none, or a damaged one."""
     try:
         return json.loads((out / NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
@@ -113,16 +114,17 @@ def building(
     """
     out = Path(out)
     now = describe(stage, inputs, options or {}, known)
-    target, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
+    target, old = atomic.aside(out), out.with_name(out.name + ".old")
     if read(out) == now and not force and not target.exists() and not old.exists():
         logger.info("%s: %s is up to date", stage, out)
+        sweep(out)
         yield None
         return
     with locked(out):
-        if old.exists() and not out.exists():  # a run was killed between the two renames of replace_folder
+        if old.exists() and not out.exists():  # a run was killed between the two renames of atomic.replace_folder
             os.rename(old, out)
         for leftover in (target, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            atomic.discard(leftover)
         before = read(out)  # again: another process may have made it in the meantime
         if before == now and not force:
             logger.info("%s: %s is up to date", stage, out)
@@ -134,27 +136,29 @@ def building(
         try:
             yield target
             (target / NAME).write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            replace_folder(target, out)
+            atomic.replace_folder(target, out)
         except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
+            with suppress(OSError):
+                atomic.discard(target)
             raise
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Be the only process that writes `path`; where another one does, wait for its end or raise `LockedError`.
 
-    A disk that fills up meanwhile is a `StageError`.
+    Yields False where the file system keeps no locks. A disk that fills up meanwhile is a `StageError`.
     """
-    lock = path.with_name(path.name + ".lock")
+    lock = _lock(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with _take(lock, path, wait) as stream:
+        stream, held = _take(lock, path, wait)
+        with stream:
             try:
                 stream.truncate(0)
                 stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 stream.flush()
-                yield
+                yield held
             finally:
                 lock.unlink(missing_ok=True)
     except OSError as error:
@@ -164,7 +168,12 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         raise StageError(f"{path}: {reason}; make room, then run the same command again") from None
 
 
-def _take(lock: Path, path: Path, wait: bool) -> TextIO:
+def _lock(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
+    """The open lock file, and whether it is locked."""
     while True:
         stream = open(lock, "a", encoding="utf-8")  # noqa: SIM115    the caller closes it
         try:
@@ -172,14 +181,27 @@ def _take(lock: Path, path: Path, wait: bool) -> TextIO:
         except OSError as error:
             if error.errno not in TAKEN:  # some file systems of clusters have no locks
                 logger.warning("%s cannot be locked (%s); see that nothing else writes it", path, error.strerror)
-                return stream
+                return stream, False
             stream.close()
-            owner = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
+            owner = ""
+            with suppress(FileNotFoundError):
+                owner = lock.read_text(encoding="utf-8").strip()
             owner = owner or "another process"
             raise LockedError(f"{path} is being written by {owner}; wait until that ends, or end it") from None
-        if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
-            return stream
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
+                return stream, True
         stream.close()  # its owner removed the file after we opened it: the next one is another
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed process left beside `path`: its lock, and the file that it was writing. Nothing is touched
+    where a living process holds the lock, and no error is raised: what cannot be removed now stays for the next run."""
+    if not (atomic.aside(path).exists() or _lock(path).exists()):
+        return
+    with suppress(StageError, OSError), locked(path) as held:
+        if held:
+            atomic.discard(atomic.aside(path))
 
 
 def difference(before: Mapping, now: Mapping) -> str:
@@ -191,30 +213,3 @@ def difference(before: Mapping, now: Mapping) -> str:
         old, new = before.get(group, {}), now[group]
         changed += [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return ", ".join(changed) or "something"
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Put folder `new` in the place of `out`; whatever moment the machine dies at, one whole folder is left."""
-    for file in new.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        if out.exists():
-            os.rename(out, old)
-        os.rename(new, out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            os.rename(old, out)
-        raise
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

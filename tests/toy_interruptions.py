@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool import stamp
+from asrtool import atomic
 from asrtool.bin import train
 from asrtool.train import checkpoint, trainer, validation
 from asrtool.train.step import Stepper
@@ -26,7 +26,7 @@ MOMENTS = {
     "after an update": (trainer.Trainer, "_count"),
     "in a validation": (validation, "measure_batch"),
     "while a file is written": (checkpoint, "save_file"),
-    "before the renaming": (stamp, "replace_folder"),
+    "before the renaming": (atomic, "replace_folder"),
     "after the renaming": (checkpoint, "point"),
     "while older ones are deleted": (checkpoint, "prune"),
     "while the average is made": (checkpoint, "average"),

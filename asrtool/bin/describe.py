@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from asrtool import atomic
 from asrtool.data import describe, tokenizers
 from asrtool.data.describe import Statistics
 
@@ -25,10 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sets = [describe.describe(folder, args.base, args.content) for folder in args.folders]
     report = make_report(sets, args.vocab)
     if args.json is not None:
-        content = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(args.json)
+        atomic.write_text(args.json, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     if args.plot is not None:
         describe.plot(sets, args.plot)
     print("\n".join(render(report)))

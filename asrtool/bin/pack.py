@@ -15,7 +15,7 @@ import json
 import shutil
 from pathlib import Path
 
-from asrtool import __version__, config, experiment, log, stamp
+from asrtool import __version__, atomic, config, experiment, log, stamp
 from asrtool.data import tokenizers
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
@@ -91,7 +91,7 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
             (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
             card["files"] = digests(target)
             (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            stamp.replace_folder(target, out)
+            atomic.replace_folder(target, out)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asrtool import experiment, log
+from asrtool import atomic, experiment, log
 from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
@@ -166,9 +165,7 @@ def write(path: str, result: Recognition, kind: str, target: Path | None, severa
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    aside = target.with_name(target.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, target)
+    atomic.write_text(target, text)
 
 
 if __name__ == "__main__":

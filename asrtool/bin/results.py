@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from asrtool import stamp
 from asrtool.score import TranscriptError
 from asrtool.score.files import replace_text
 from asrtool.score.results import collect
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.out is None:
         print(text, end="")
         return
-    replace_text(options.out, text)
+    with stamp.locked(options.out, wait=True):  # recipes may end at the same time
+        replace_text(options.out, text)
     print(f"{sum(len(one.rows) for one in found)} results in {options.out}")
 
 

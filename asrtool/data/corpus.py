@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool import processes, stamp
+from asrtool import atomic, processes, stamp
 from asrtool.data import audio, datadir, tree
 from asrtool.data.tree import CorpusError
 from asrtool.log import logger, set_up
@@ -151,9 +151,7 @@ def write_test_sets(out: Path, names: Sequence[str]) -> None:
     text = " ".join(names) + "\n"
     target = out / "test_sets"
     if not target.exists() or target.read_text(encoding="utf-8") != text:
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
+        atomic.write_text(target, text)
 
 
 def _existing(text: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asrtool import atomic
 from asrtool.data import audio, datadir_check, datadir_content, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.tables import Table
@@ -154,6 +155,7 @@ def replace(folder: Path, found: Mapping[str, Table], files: Files, report: FixR
     backup.mkdir(exist_ok=True)
     for table in found.values():
         shutil.copy2(table.path, backup / table.path.name)
+    atomic.sync_folder(backup)
     for name in report.changed:
         if name in wanted:
             tables.write(folder / name, files[name])

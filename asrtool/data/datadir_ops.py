@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from asrtool import stamp
+from asrtool import atomic, stamp
 from asrtool.data import audio, datadir_check, shard_index, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.log import logger
@@ -130,6 +130,7 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
         new.mkdir(parents=True)
         try:
             yield Target(new)
+            atomic.sync_folder(new)
             written = {path.name for path in new.iterdir()}
             for name in {*datadir_check.names(folder), *WHOLE, CMVN, stamp.NAME} - written:
                 (folder / name).unlink(missing_ok=True)

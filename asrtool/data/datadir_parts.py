@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from asrtool import stamp
+from asrtool import atomic, stamp
 from asrtool.data import datadir_ops, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_ops import Source, Target
@@ -105,7 +105,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
                 target.mkdir()
             members = [(Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)]
             written = datadir_ops.transfer(source, members)
-            stamp.replace_folder(new, out)
+            atomic.replace_folder(new, out)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     for target, kept in zip(targets, written, strict=True):

@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TextIO
 
+from asrtool import atomic
 from asrtool.data import datadir_check, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.types import Utterance
@@ -98,6 +99,7 @@ class Writer:
         for name in set(datadir_check.names(self.folder)) - names:
             (self.folder / name).unlink()
         for name in names:
+            atomic.sync(self._path(name))
             self._path(name).replace(self.folder / name)
 
     def _merge(self, runs: Iterable[TextIO]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asrtool import atomic
 from asrtool.data import audio, datadir
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.types import Utterance
@@ -222,6 +223,5 @@ def plot(sets: Iterable[Statistics], path: Path) -> None:
     speakers.set(title="speakers", xlabel="% of speakers, most minutes first", ylabel="minutes of a speaker")
     characters.set(title="characters", xlabel="rank", ylabel="occurrences")
     lengths.legend()
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
-    temporary.replace(path)
+    with atomic.replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=100, metadata={"Software": None})

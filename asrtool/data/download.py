@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from asrtool import atomic
 from asrtool.log import logger
 
 BLOCK = 1 << 20
@@ -57,6 +58,7 @@ def fetch(
     else:
         part = target.with_name(target.name + ".part")
         _persist(url, part, wait)
+        atomic.sync(part)
         part.replace(target)
     expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
     for what, value in expected.items():

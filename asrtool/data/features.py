@@ -17,6 +17,7 @@ import kaldiio
 import numpy as np
 import torch
 
+from asrtool import atomic
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import FbankConfig
 
@@ -132,9 +133,7 @@ class Cmvn:
 
     def save(self, path: Path) -> None:
         values = {name: [round(float(value), 6) for value in getattr(self, name)] for name in ("mean", "std")}
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({**values, "frames": self.frames}) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        atomic.write_text(path, json.dumps({**values, "frames": self.frames}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Cmvn:

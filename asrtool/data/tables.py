@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from asrtool import atomic
+
 SHOWN = 3                                    # examples of a problem
 
 
@@ -105,10 +107,8 @@ def render(values: Mapping[str, str]) -> str:
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:
-    """Write id -> value to a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(values), encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    """Write id -> value."""
+    atomic.write_text(path, render(values))
 
 
 class _Findings:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,8 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from asrtool import atomic
 
 ADAPTER = "default"  # peft's name of the only adapter
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -118,15 +118,14 @@ def save(tuning: Tuning, module: nn.Module, folder: Path, base: str | None, task
 
     base: name or folder of the network without adapters; task: peft's task type, such as CAUSAL_LM.
     """
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = atomic.aside(folder)
+    atomic.discard(aside)
     aside.mkdir(parents=True)
     save_file(adapter_tensors(module), aside / WEIGHTS, metadata={"format": "pt"})
     config = settings(tuning)
     config.base_model_name_or_path, config.task_type, config.inference_mode = base, task, True
     config.save_pretrained(str(aside))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(aside, folder)
+    atomic.replace_folder(aside, folder)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from asrtool import atomic
 from asrtool.log import logger
 
 HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
@@ -31,14 +31,13 @@ def pyplot() -> Any:
 def save(figure: Any, out: Path) -> None:
     """Write aside, rename, close. Raises `PlotError` for an ending that matplotlib does not write."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f"{out.stem}.tmp{out.suffix}")
     try:
-        figure.savefig(aside, dpi=120)
+        with atomic.replacing(out) as aside:
+            figure.savefig(aside, dpi=120, format=out.suffix[1:] or "png")
     except ValueError as error:
         raise PlotError(f"--out {out}: {error}") from error
     finally:
         pyplot().close(figure)
-    os.replace(aside, out)
 
 
 def readable(tokens: Iterable[str]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asrtool import atomic
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.info("wrote %s", out)
     if args.survey:
         found = survey(recognizer, args.data)
-        aside = out.with_suffix(".json.tmp")
-        aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, out.with_suffix(".json"))
+        atomic.write_text(out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
         print(table(found))
 
 

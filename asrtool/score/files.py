@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
 
+from asrtool import atomic
 from asrtool.score.report import ScoreReport
 from asrtool.score.result import write_result
 from asrtool.score.transcripts import TranscriptError
 
 RESULT, SCORE = "result.txt", "score.json"
+UNENCODABLE = "backslashreplace"
 
 
 def write_pair(
@@ -32,33 +31,19 @@ def write_pair(
     facts: Mapping[str, object],
 ) -> None:
     """Write both into `out`; `facts`: further keys of score.json, among them `files`; the rest as of `write_result`."""
-    names = {name: out / f"{name}.tmp" for name in (RESULT, SCORE)}
-    with ExitStack() as stack:
-        for path in names.values():
-            stack.callback(path.unlink, missing_ok=True)
-        speakers = dict.fromkeys(references, "unknown") if speakers is None else speakers
-        with open(names[RESULT], "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+    speakers = dict.fromkeys(references, "unknown") if speakers is None else speakers
+    with atomic.replacing(out / SCORE) as score, atomic.replacing(out / RESULT) as result:
+        with open(result, "w", encoding="utf-8", errors=UNENCODABLE, newline="\n") as file:
             write_result(file, report, references, hypotheses, speakers, title)
-            _sync(file)
-        with open(names[SCORE], "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            stored = {**report.json(), **facts, "result_sha256": sha256(names[RESULT])}
+        with open(score, "w", encoding="utf-8", errors=UNENCODABLE, newline="\n") as file:
+            stored = {**report.json(), **facts, "result_sha256": sha256(result)}
             file.write(json.dumps(stored, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-            _sync(file)
         (out / SCORE).unlink(missing_ok=True)
-        os.replace(names[RESULT], out / RESULT)
-        os.replace(names[SCORE], out / SCORE)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            _sync(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a small file that may name files whose names are no UTF-8."""
+    atomic.write_text(path, text, errors=UNENCODABLE)
 
 
 def read_score(path: Path) -> dict:
@@ -73,11 +58,6 @@ def read_score(path: Path) -> dict:
     if not result.is_file() or sha256(result) != stored.get("result_sha256"):
         raise TranscriptError(f"{path}: the {RESULT} beside it is missing or not the one it belongs to; score again")
     return stored
-
-
-def _sync(file: TextIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from asrtool import stamp
+from asrtool import atomic, stamp
 from asrtool.log import logger
 from asrtool.train import parallel
 
@@ -60,7 +60,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
             save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, target / name)
             files[name] = _fingerprint(target / name)
         (target / STATE).write_text(json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8")
-        stamp.replace_folder(target, out)
+        atomic.replace_folder(target, out)
         point(folder, "latest", out)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(target, ignore_errors=True)

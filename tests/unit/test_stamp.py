@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -134,6 +136,39 @@ def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path, source, holder):
     holder.kill()
     holder.wait()
     assert (tmp_path / "out.lock").exists()
+    assert build(tmp_path / "out", source) == "built"
+
+
+def test_the_lock_of_a_stage_that_was_killed_at_its_very_end_goes(tmp_path, source):
+    build(tmp_path / "out", source)
+    (tmp_path / "out.lock").touch()
+    assert build(tmp_path / "out", source) == "skipped"
+    assert not (tmp_path / "out.lock").exists()
+
+
+def test_the_lock_of_a_living_process_stays(tmp_path, holder):
+    (tmp_path / "out.tmp").touch()
+    stamp.sweep(tmp_path / "out")
+    assert (tmp_path / "out.lock").exists() and (tmp_path / "out.tmp").exists()
+    holder.kill()
+    holder.wait()
+    stamp.sweep(tmp_path / "out")
+    assert not (tmp_path / "out.lock").exists() and not (tmp_path / "out.tmp").exists()
+
+
+def test_nothing_is_swept_where_the_file_system_keeps_no_locks(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    (tmp_path / "out.tmp").touch()
+    stamp.sweep(tmp_path / "out")
+    assert (tmp_path / "out.tmp").exists()
+
+
+def test_a_damaged_stamp_is_none(tmp_path, source):
+    build(tmp_path / "out", source)
+    (tmp_path / "out" / stamp.NAME).write_bytes(b"\xff\x00")
     assert build(tmp_path / "out", source) == "built"
 
 

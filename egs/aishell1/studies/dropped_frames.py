@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asrtool import atomic
 from asrtool.data import audio, datadir
 from asrtool.experiment import DecodeConfig
 from asrtool.recognizer import Recognizer
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.exp}: too few utterances with dropped frames between two key frames; nothing to measure")
         return
     result = {"probe": probe(fit, held_out), "reconstruction": reconstruction(fit, held_out)}
-    (args.exp / "dropped_frames.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    atomic.write_text(args.exp / "dropped_frames.json", json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 

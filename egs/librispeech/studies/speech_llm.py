@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from asrtool import atomic
 from asrtool.experiment import load_phases, split_overrides
 from asrtool.train.folder import finished, take_phases
 
@@ -159,7 +160,7 @@ def main() -> None:
             rows += results(exp / tag / variant, f"{variant}, seed {seed}")
     if rows:
         text = table(args.study, rows)
-        (exp / f"STUDY_{args.study}.md").write_text(text, encoding="utf-8")
+        atomic.write_text(exp / f"STUDY_{args.study}.md", text)
         print(text)
 
 
