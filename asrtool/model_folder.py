@@ -26,7 +26,7 @@ from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.models import MODELS, AsrModel, HybridConfig, LanguageModel, LanguageModelConfig
 from asrtool.searchers import ALIGNED, AttentionBeamConfig, CtcGreedyConfig, JointBeamConfig, LlmBeamConfig
-from asrtool.train import checkpoint, folder
+from asrtool.train import averaging, checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = "model.json", "config.yaml", "decode.yaml", "model.safetensors", "lm"
 
@@ -51,16 +51,16 @@ def phase_config(exp: Path, decode: DecodeConfig | None = None) -> tuple[str, Tr
 
 
 def averaged(exp: Path, decode: DecodeConfig) -> Path:
-    """The file of the averaged weights, made if it is not there yet."""
+    """The file of the averaged weights, made if it is not there yet or damaged."""
     if is_packed(exp):
         return exp / WEIGHTS
     phase = exp / phase_config(exp, decode)[0]
-    if not decode.unfinished and folder.finished(phase) is None:
+    if not decode.unfinished and not folder.finished(phase):
         raise ExperimentError(
             f"the training in {phase} is not finished; go on with it (stage 3 again), or decode with the checkpoints "
             "it has by --set unfinished=true (--decode-args of run.sh)"
         )
-    return checkpoint.average(phase, decode.average)
+    return averaging.average(phase, decode.average)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:

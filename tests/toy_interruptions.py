@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from asrtool import atomic
 from asrtool.bin import train
-from asrtool.train import checkpoint, trainer, validation
+from asrtool.train import averaging, checkpoint, records, trainer, validation
 from asrtool.train.step import Stepper
 from tests.toy_corpus import arguments
 from tests.toy_ranks import join
@@ -27,9 +27,9 @@ MOMENTS = {
     "in a validation": (validation, "measure_batch"),
     "while a file is written": (checkpoint, "save_file"),
     "before the renaming": (atomic, "replace_folder"),
-    "after the renaming": (checkpoint, "point"),
+    "after the renaming": (records, "point"),
     "while older ones are deleted": (checkpoint, "prune"),
-    "while the average is made": (checkpoint, "average"),
+    "while the average is made": (averaging, "average"),
 }
 
 

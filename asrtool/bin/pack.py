@@ -38,7 +38,7 @@ from asrtool.model_folder import (
 )
 from asrtool.models import LanguageModel
 from asrtool.searchers import SEARCHERS
-from asrtool.train import checkpoint
+from asrtool.train import averaging
 
 FORMAT = 1
 
@@ -74,14 +74,15 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
     if is_packed(exp):
         raise ExperimentError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
+        stamp.sweep(out)
         raise ExperimentError(f"{out} is there already; give another --out, or remove it")
     if getattr(decode.searcher, "weights", {}).get(LanguageModel.STREAM) and lm is None:
         raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
     phase, train = phase_config(exp, decode)
     weights = averaged(exp, decode)
     with stamp.locked(out):
-        target = out.with_name(out.name + ".tmp")
-        shutil.rmtree(target, ignore_errors=True)
+        target = atomic.aside(out)
+        atomic.discard(target)
         try:
             (target / "vocab").mkdir(parents=True)
             fill(target, exp, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
@@ -141,7 +142,7 @@ def describe(name: str, exp: Path, phase: str, train: TrainConfig, weights: Path
             "experiment": exp.resolve().name,
             "phase": phase,
             "weights": weights.name,
-            "checkpoints": checkpoint.averaged_from(weights),
+            "checkpoints": averaging.averaged_from(weights),
             "commit": last_line(exp / "git.txt"),
             "seed": train.seed,
             "data": (stamp.read(exp) or {}).get("sources", {}),

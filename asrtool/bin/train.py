@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asrtool import config, distributed, experiment, stamp
+from asrtool import atomic, config, distributed, experiment, stamp
 from asrtool.data import augment, datadir, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.features import Cmvn
@@ -32,7 +32,7 @@ from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import ALIGNED, SEARCHERS, CtcGreedyConfig
-from asrtool.train import checkpoint, folder, optim
+from asrtool.train import averaging, checkpoint, folder, optim, records
 from asrtool.train.objective import Objective
 from asrtool.train.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
@@ -92,6 +92,9 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
     for role, path in sources.items():
         if not path.exists():
             raise folder.FolderError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
+    if args.init is not None and args.init.is_file() and (problem := records.damage(args.init)) is not None:
+        anew = "the command that trained it makes it anew"
+        raise checkpoint.CheckpointError(f"--init {args.init} cannot be used: {problem}; {anew}")
     folder.prepare(
         args.exp,
         {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
@@ -134,16 +137,18 @@ def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
     sets: Sets | None = None
     weights = args.init
     for name, phase in phases.items():
-        done = folder.finished(args.exp / name)
-        if done is None:
+        where = args.exp / name
+        finished = distributed.broadcast_object(distributed.is_main() and folder.finished(where))
+        if not finished:
             sets = sets or read_sets(args, phase)
-            ended = train_phase(args.exp / name, phase, args, sets, weights)
+            ended = train_phase(where, phase, args, sets, weights)
             if ended:
                 return ended
-            done = folder.finished(args.exp / name)
-        else:
-            logger.info("%s is finished; its weights are %s", args.exp / name, done)
-        weights = done
+        # made anew where it is damaged
+        average = averaging.average(where, phase.trainer.average) if distributed.is_main() else None
+        weights = distributed.broadcast_object(average)
+        if finished:
+            logger.info("%s is finished; its weights are %s", where, weights)
     return 0
 
 
@@ -248,7 +253,7 @@ def describe(model: nn.Module, where: Path) -> None:
         "pretrained": list(getattr(model, "sources", ())),
     }
     where.mkdir(parents=True, exist_ok=True)
-    (where / "model.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    atomic.write_text(where / "model.json", json.dumps(facts) + "\n")
 
 
 def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path) -> Objective:

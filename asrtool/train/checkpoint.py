@@ -1,22 +1,20 @@
 """Checkpoints: folders of safetensors and JSON, written aside and renamed; nothing is ever unpickled.
 
     <phase>/step-00012000/   model.safetensors       the weights to decode with (the moving average where `ema` is on)
-                             optimizer.safetensors   "<parameter>/exp_avg" ...; gone from older checkpoints kept for
-                             averaging state.json              TrainState, metric values, size and SHA-256 of the other
-                             files
+                             optimizer.safetensors   "<parameter>/exp_avg" ...; older ones that are kept have none
+                             state.json              TrainState, metric values, size and SHA-256 of the other files
     <phase>/latest.json best.json                    pointers: {"path": "step-00012000", ...}
-    <phase>/average-10.safetensors                   the mean of ten of them
 
-A checkpoint that a crash or a full disk has torn is never chosen: its files must have the size and hash that state.json
-says.
+A checkpoint is torn where a file of it is missing, or has not the size and hash that state.json says; it is never
+chosen. One that cannot be read (a broken disk, a lost server, no permission) is not torn: that is an error.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,15 +27,13 @@ from torch.distributed.tensor import DTensor
 
 from asrtool import atomic, stamp
 from asrtool.log import logger
-from asrtool.train import parallel
+from asrtool.train import parallel, records
+from asrtool.train.records import CheckpointError, TornError
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, torn, or does not fit the model."""
+NAME = re.compile(r"step-([0-9]+)(\.tmp|\.old)?")
 
 
 # -- writing ---------------------------------------------------------------
@@ -51,102 +47,145 @@ def place(folder: Path, step: int) -> Path:
 def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
     """Write `folder`/step-<step> from file name -> tensors and what state.json must remember; all of it or nothing."""
     out = place(folder, step)
-    target = out.with_name(out.name + ".tmp")
-    shutil.rmtree(target, ignore_errors=True)
+    target = atomic.aside(out)
     try:
+        atomic.discard(target)
         target.mkdir(parents=True)
         files = {}
         for name, content in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, target / name)
-            files[name] = _fingerprint(target / name)
+            files[name] = records.fingerprint(target / name)
         (target / STATE).write_text(json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8")
         atomic.replace_folder(target, out)
-        point(folder, "latest", out)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            atomic.discard(target)
         raise CheckpointError(
-            f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: make room and run the same "
-            "command again"
+            f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: {cure(error)}"
         ) from error
     return out
 
 
-def point(folder: Path, name: str, target: Path, **facts: object) -> None:
-    """Write the pointer `<folder>/<name>.json`."""
-    pointer = folder / f"{name}.json"
-    aside = pointer.with_suffix(".json.tmp")
-    with open(aside, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps({"path": target.name, **facts}) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, pointer)
+def cure(error: Exception) -> str:
+    """What to do about an error of writing."""
+    said = re.search(r"os error (\d+)", str(error))  # as safetensors puts it
+    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    return f"{'make room' if number in stamp.FULL else 'mend that'} and run the same command again"
 
 
-def prune(folder: Path, keep: Collection[Path], newest: Path, resumable: int = 2) -> None:
-    """Delete all checkpoints but `keep`, `newest` and the one before; the kept older ones lose their optimizer state.
+def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
+    """Delete checkpoints older than `newest`, which is whole, but for the last whole one of them, to go on from should
+    `newest` be lost, and for those in `keep`, which lose their optimizer state.
 
-    What is newer than `newest` was torn when training went on from an earlier one, and goes too.
+    What is newer than `newest` is torn; it stays until a whole one has taken its place or passed it.
     """
-    for leftover in [*folder.glob("step-*.tmp"), *folder.glob("step-*.old")]:
-        shutil.rmtree(leftover, ignore_errors=True)
-    present = every(folder)
-    last = present.index(newest) + 1
-    for path in present[: max(0, last - resumable)]:
+    for leftover in _named(folder, leftovers=True):
+        atomic.discard(leftover)
+    older = [path for path in reversed(every(folder)) if _step(path) < _step(newest)]
+    spare = next((path for path in older if defect(path, facts=records.size) is None), None)
+    for path in older:
+        if path == spare:
+            continue
         if path in keep:
             (path / OPTIMIZER).unlink(missing_ok=True)
         else:
             _remove(path)
-    for path in present[last:]:
-        _remove(path)
 
 
 def _remove(path: Path) -> None:
-    doomed = path.with_name(path.name + ".tmp")  # half a removal must not look like a torn checkpoint
+    doomed = atomic.aside(path)  # half a removal must not look like a torn checkpoint
     os.rename(path, doomed)
-    shutil.rmtree(doomed)
+    atomic.discard(doomed)
 
 
 # -- finding ---------------------------------------------------------------
 
 
 def every(folder: Path) -> list[Path]:
-    """All checkpoints of a phase, oldest first, whole or torn."""
-    found = [path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    """All checkpoints of a phase, oldest first, whole or torn. Raises where something else has the name of one."""
+    return _named(folder)
+
+
+def _named(folder: Path, leftovers: bool = False) -> list[Path]:
+    """What has the name of a checkpoint, oldest first; or what a kill left of one, as step-<step>.tmp or .old."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                match = NAME.fullmatch(entry.name)
+                if match is None or bool(match[2]) != leftovers:
+                    continue
+                if not leftovers and not entry.is_dir():
+                    what = "a link to nothing" if entry.is_symlink() else "a file"
+                    raise CheckpointError(
+                        f"{entry.path} is {what}, and has the name of a checkpoint, which is a folder; move it away, "
+                        "then run the same command again"
+                    )
+                found.append(folder / entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise records.unreadable(folder, error) from error
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(NAME.fullmatch(path.name)[1])
+
+
+def bring_back(folder: Path) -> None:
+    """Put a checkpoint back that was about to be replaced when the training was killed."""
+    for old in _named(folder, leftovers=True):
+        if old.suffix == ".old" and not old.with_suffix("").exists():
+            os.rename(old, old.with_suffix(""))
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that training can resume from; torn ones are named and passed over."""
+    """The newest checkpoint that training can resume from, None where there was never one; torn ones are named and
+    passed over.
+
+    Raises where all are torn or gone, and where one cannot be read: training would begin anew, over what is left.
+    """
+    torn = {}
     for path in reversed(every(folder)):
         problem = defect(path)
         if problem is None:
             return path
+        torn[path.name] = problem
         logger.warning("checkpoint %s is passed over: %s", path, problem)
-    return None
+    last = records.pointer(folder, "latest")
+    if not torn and last is None:
+        return None
+    listed = "; ".join(f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is gone"}).items())
+    raise CheckpointError(
+        f"{folder}: training can go on from none of its checkpoints ({listed}). Nothing was changed. Bring one back "
+        f"from a copy; or, to train this phase anew, move {folder} away"
+    )
 
 
-def defect(path: Path, names: Iterable[str] = (MODEL, OPTIMIZER)) -> str | None:
-    """What is wrong with these files of a checkpoint, or None."""
+def defect(
+    path: Path, names: Iterable[str] = (MODEL, OPTIMIZER), facts: records.Facts = records.fingerprint
+) -> str | None:
+    """How a checkpoint is torn, or None; `names`: the files of it that count, `facts`: what is compared of them.
+
+    Raises a `CheckpointError` where it cannot be read.
+    """
     try:
-        files = read_state(path)["files"]
-    except (CheckpointError, KeyError, TypeError) as error:
-        return str(error) if isinstance(error, CheckpointError) else f"{STATE} does not list its files"
-    for name in names:
-        if name not in files:
-            return f"{STATE} does not list {name}"
-        if not (path / name).exists():
-            return f"{name} is missing"
-        if _fingerprint(path / name) != files[name]:
-            size = (path / name).stat().st_size
-            return f"{name} is not what was written (it has {size} bytes, expected {files[name]['size']})"
+        files = read_state(path).get("files")
+        if not isinstance(files, dict):
+            return f"{STATE} does not list its files"
+        for name in names:
+            if not isinstance(files.get(name), dict):
+                return f"{STATE} does not list {name}"
+            records.compare(path / name, files[name], facts)
+    except TornError as error:
+        return str(error)
     return None
 
 
 def read_state(path: Path) -> dict:
-    try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / STATE} cannot be read: {error}") from error
+    """The state.json of a checkpoint."""
+    return records.read(path / STATE)
 
 
 def rank(folder: Path, metric: str, by: str) -> list[Path]:
@@ -156,85 +195,12 @@ def rank(folder: Path, metric: str, by: str) -> list[Path]:
     for path in every(folder):
         try:
             value = read_state(path).get("metrics", {}).get(metric)
-        except CheckpointError:
+        except TornError:
             continue
         if value is not None:
-            rated.append((float("inf") if value != value else value, int(path.name[5:]), path))
+            rated.append((float("inf") if value != value else value, _step(path), path))
     rated.sort(key=(lambda item: item[:2]) if by == "best" else (lambda item: -item[1]))
     return [path for *_, path in rated]
-
-
-# -- averaging -------------------------------------------------------------
-
-
-def average(folder: Path, count: int) -> Path:
-    """`<folder>/average-<count>.safetensors`, made unless it is there: the mean weights of the checkpoints that the
-    phase ranks first.
-
-    What "first" means (metric, best or last) is what training wrote into best.json. Fewer than `count` are averaged
-    with a warning.
-    """
-    try:
-        best = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        metric, by = best["metric"], best["average_by"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} holds no validated checkpoint yet (no usable best.json); train on first"
-        ) from error
-    chosen = [path for path in rank(folder, metric, by) if _usable(path)][:count]
-    if not chosen:
-        raise CheckpointError(f"{folder} holds no whole checkpoint with a value of {metric}")
-    if len(chosen) < count:
-        logger.warning(
-            "%s holds only %d checkpoints with a value of %s; asked to average %d", folder, len(chosen), metric, count
-        )
-    out = folder / f"average-{count}.safetensors"
-    sources = ",".join(sorted(path.name for path in chosen))
-    if averaged_from(out) != sources:
-        with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
-            aside = out.with_name(out.name + ".tmp")
-            try:
-                save_file(mean(path / MODEL for path in chosen), aside, metadata={"sources": sources})
-                os.replace(aside, out)
-            except (OSError, SafetensorError) as error:
-                aside.unlink(missing_ok=True)
-                again = "make room, then run the same command again"
-                raise CheckpointError(f"cannot write {out}: {error}; {again}") from error
-    return out
-
-
-def mean(files: Iterable[Path]) -> dict[str, Tensor]:
-    """Tensor by tensor, summed in float64; whole numbers (counters) are those of the first file."""
-    total: dict[str, Tensor] = {}
-    count = 0
-    for file in files:
-        tensors = load(file)
-        count += 1
-        for name, value in tensors.items():
-            if name not in total:
-                total[name] = value.double() if value.is_floating_point() else value
-            elif value.is_floating_point():
-                total[name] += value
-    return {
-        name: (total[name] / count).to(value.dtype) if value.is_floating_point() else total[name]
-        for name, value in tensors.items()
-    }
-
-
-def _usable(path: Path) -> bool:
-    problem = defect(path, [MODEL])
-    if problem is not None:
-        logger.warning("checkpoint %s is not averaged: %s", path, problem)
-    return problem is None
-
-
-def averaged_from(path: Path) -> str | None:
-    """Which checkpoints an average was made of."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("sources")
-    except (OSError, SafetensorError):
-        return None
 
 
 # -- tensors of models and optimizers --------------------------------------
@@ -270,10 +236,8 @@ def load_model(
     a `CheckpointError` that lists them.
     """
     path = Path(path)
-    if path.is_dir():
-        problem = defect(path, [MODEL])
-        if problem is not None:
-            raise CheckpointError(f"{path} cannot be used: {problem}")
+    if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
+        raise CheckpointError(f"{path} cannot be used: {problem}")
     source = copied(load(path / MODEL if path.is_dir() else path), model, copy or {})
     own = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
@@ -379,11 +343,6 @@ def _memory(name: str, value: Tensor) -> tuple:
     if isinstance(value, DTensor) or value.is_meta:  # the memory of a share, or of none, tells nothing: the object does
         return (id(value),)
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)
-
-
-def _fingerprint(file: Path) -> dict[str, object]:
-    with open(file, "rb") as stream:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def _allowed(name: str, patterns: Collection[str]) -> bool:

@@ -20,8 +20,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from asrtool import stamp
+from asrtool import atomic, stamp
 from asrtool.log import logger
+from asrtool.train import records
 
 # What changes neither the weights nor the scores of a run, or no more than another number of ranks does
 NEUTRAL = (
@@ -54,24 +55,25 @@ def prepare(
     """
     now = {"phases": phases, "sources": {role: stamp.digest(path) for role, path in sources.items()}}
     now = json.loads(json.dumps(now))  # tuples become lists, as they will be read back
-    before = stamp.read(exp)
+    before, trained = stamp.read(exp), _trained(exp)
     if before is not None:
         changes = list(differences(before, now))
-        trained = any(exp.glob("*/step-*"))
-        if changes and trained and not force:
-            listed = "\n".join(f"  {change}" for change in changes)
-            raise FolderError(
-                f"{exp} holds another training; what differs:\n{listed}\n"
-                "Give this one a name of its own (--tag, or another --exp), or train anew with --force true"
-            )
-        if changes and not trained:
-            shutil.rmtree(exp)  # it stopped before its first checkpoint: nothing is lost
-            before = None
-        elif changes:
-            aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-            os.rename(exp, aside)
-            logger.info("the former training is now %s", aside)
-            before = None
+    else:
+        changes = _unlike(exp / "config.yaml", yaml_text) if trained else []
+    if changes and trained and not force:
+        listed = "\n".join(f"  {change}" for change in changes)
+        raise FolderError(
+            f"{exp} holds another training; what differs:\n{listed}\n"
+            "Give this one a name of its own (--tag, or another --exp), or train anew with --force true"
+        )
+    if changes and not trained:
+        shutil.rmtree(exp)  # it stopped before its first checkpoint: nothing is lost
+        before = None
+    elif changes:
+        aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        os.rename(exp, aside)
+        logger.info("the former training is now %s", aside)
+        before = None
     if before is None:
         _write(exp, now, yaml_text, sources)
     for name, line in (("git.txt", version()), ("command.txt", command)):
@@ -79,13 +81,9 @@ def prepare(
             stream.write(f"{time.strftime('%F %T')} {line}\n")
 
 
-def finished(phase: Path) -> Path | None:
-    """The averaged weights of a phase that was trained to its end."""
-    try:
-        weights = phase / json.loads((phase / "finished.json").read_text(encoding="utf-8"))["path"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return weights if weights.exists() else None
+def finished(phase: Path) -> bool:
+    """Whether a phase was trained to its end."""
+    return records.pointer(phase, "finished") is not None
 
 
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
@@ -97,6 +95,7 @@ def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
     with (source / "log.jsonl").open(encoding="utf-8") as log:
         kept = [line for line in log if json.loads(line).get("phase") in phases]
     (partial / "log.jsonl").write_text("".join(kept), encoding="utf-8")
+    atomic.sync_folder(partial)
     os.rename(partial, target)
 
 
@@ -131,17 +130,34 @@ def version() -> str:
         return "not in a git repository"
 
 
+def _trained(exp: Path) -> bool:
+    """Whether a phase has weights. What cannot be looked at is an error: it must not count as empty."""
+    if not exp.exists():
+        return False
+    with os.scandir(exp) as entries:
+        phases = [entry.path for entry in entries if entry.is_dir()]
+    return any(name.startswith(("step-", "average-", "finished")) for phase in phases for name in os.listdir(phase))
+
+
+def _unlike(config: Path, yaml_text: str) -> list[str]:
+    """What differs in a folder whose stamp is lost; phases of another experiment come without a config."""
+    if not config.exists() or config.read_text(encoding="utf-8") == yaml_text:
+        return []
+    return [f"config.yaml ({stamp.NAME}, which says more, is missing or damaged)"]
+
+
 def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
     """The stamp comes last: without it the folder counts as not begun."""
+    vocab = exp / "vocab.tmp"
     exp.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(exp / "vocab", ignore_errors=True)
-    shutil.copytree(sources["vocab"], exp / "vocab")
+    atomic.discard(vocab)
+    shutil.copytree(sources["vocab"], vocab)
+    atomic.replace_folder(vocab, exp / "vocab")
     if (sources["train"] / "cmvn.json").exists():
-        shutil.copyfile(sources["train"] / "cmvn.json", exp / "cmvn.json")
-    (exp / "config.yaml").write_text(yaml_text, encoding="utf-8")
-    aside = exp / (stamp.NAME + ".tmp")
-    aside.write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, exp / stamp.NAME)
+        with atomic.replacing(exp / "cmvn.json") as aside:
+            shutil.copyfile(sources["train"] / "cmvn.json", aside)
+    atomic.write_text(exp / "config.yaml", yaml_text)
+    atomic.write_text(exp / stamp.NAME, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 
 def _flat(value: object, where: str = "") -> dict[str, object]:

@@ -26,7 +26,7 @@ from torch import nn
 from asrtool import distributed
 from asrtool.log import JsonLines, logger
 from asrtool.registry import suggest
-from asrtool.train import checkpoint, parallel
+from asrtool.train import averaging, checkpoint, parallel, records
 from asrtool.train.board import open_board
 from asrtool.train.config import Steps, TrainerConfig, TrainState
 from asrtool.train.ema import Ema
@@ -245,20 +245,33 @@ class Trainer:
                 files = {name: parallel.gather(tensors, keep=main) for name, tensors in files.items()}
             if not main:
                 return
-            remembered = {"state": asdict(self.state), "metrics": metrics, "scaler": self.stepper.scaler.state_dict()}
+            remembered = {
+                "state": asdict(self.state),
+                "metrics": metrics,
+                "ranking": {"metric": self.config.best, "average_by": self.config.average_by},
+                "scaler": self.stepper.scaler.state_dict(),
+            }
             path = checkpoint.save(self.folder, self.state.step, files, remembered)
-        config, keep = self.config, set()
-        if self.state.best_step:
-            best = checkpoint.place(self.folder, self.state.best_step)
-            checkpoint.point(
-                self.folder, "best", best, metric=config.best, value=self.state.best, average_by=config.average_by
-            )
+        self._settle(path)
+
+    def _settle(self, newest: Path) -> None:
+        """Point to what is there, and make room. What a kill leaves undone here is done at the next start."""
+        config, state, keep = self.config, self.state, set()
+        records.point(self.folder, "latest", newest)
+        if state.best_step:
+            best = checkpoint.place(self.folder, state.best_step)
+            how = {"metric": config.best, "value": state.best, "average_by": config.average_by}
+            records.point(self.folder, "best", best, **how)
             keep = {best, *checkpoint.rank(self.folder, config.best, config.average_by)[: config.average]}
-        checkpoint.prune(self.folder, keep, path)
+        checkpoint.prune(self.folder, keep, newest)
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint of the folder, if there is one."""
-        found = distributed.broadcast_object(checkpoint.latest(self.folder) if distributed.is_main() else None)
+        main, found = distributed.is_main(), None
+        if main:
+            checkpoint.bring_back(self.folder)
+            found = checkpoint.latest(self.folder)
+        found = distributed.broadcast_object(found)
         if found is None:
             return
         saved = checkpoint.read_state(found)
@@ -275,6 +288,8 @@ class Trainer:
         checkpoint.load_optimizer(self.stepper.optimizer, self.model, tensors)
         self.stepper.scaler.load_state_dict(saved["scaler"])
         logger.info("%s goes on from %s", self.folder.name, found)
+        if main:
+            self._settle(found)
 
     def _announce(self) -> None:
         """Say what is trained, and find out before the first step what would fail late."""
@@ -317,13 +332,13 @@ class Trainer:
     def _finish(self) -> None:
         """Average the checkpoints and mark the phase as finished."""
         if distributed.is_main():
-            average = checkpoint.average(self.folder, self.config.average)
+            weights = averaging.average(self.folder, self.config.average)
             state, metric = self.state, self.config.best
             facts = {"step": state.step, "metric": metric, "best": state.best, "bad": state.bad}
-            checkpoint.point(self.folder, "finished", average, **facts)
+            records.point(self.folder, "finished", weights, **facts, sources=averaging.averaged_from(weights))
             self.progress.event("finished", **facts)
             text = f"finished after {self.state.step} steps, best {self.config.best} {self.state.best:.4g}"
-            logger.info("%s: %s; weights in %s", self.folder.name, text, average)
+            logger.info("%s: %s; weights in %s", self.folder.name, text, weights)
         distributed.barrier()
 
 

@@ -18,6 +18,7 @@ from asrtool.log import logger
 from asrtool.longform import WindowsConfig
 from asrtool.model_folder import ExperimentError
 from asrtool.recognizer import RecognitionError
+from asrtool.train.checkpoint import CheckpointError
 from tests import toy_experiment as toys
 
 TEXT = "abc de bad"
@@ -183,6 +184,22 @@ def test_silence_is_left_out(recognizer):
 def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(ExperimentError, match="holds no config.yaml: train first"):
         asrtool.load(tmp_path)
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_a_damaged_average_is_made_anew_or_refused(toy, tmp_path, checkpoints):
+    copy = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
+    (average,) = copy.glob("train/average-*.safetensors")
+    whole = average.read_bytes()
+    average.write_bytes(whole[:-4] + bytes(4))
+    if checkpoints:
+        asrtool.load(copy)
+        assert average.read_bytes() == whole
+        return
+    for path in copy.glob("train/step-*"):
+        shutil.rmtree(path)
+    with pytest.raises(CheckpointError, match="cannot be used: .*SHA-256 is another.*nor can it be made anew"):
+        asrtool.load(copy)
 
 
 def test_a_training_that_is_not_finished_is_refused(toy, tmp_path):

@@ -103,6 +103,55 @@ def test_force_moves_the_other_training_aside(data, copy):
     assert len(checkpoint.every(copy / "train")) == 1
 
 
+@pytest.mark.parametrize("lost", [[".stage.json"], ["train/step-*"], [".stage.json", "train/step-*"]])
+def test_weights_are_not_deleted_for_another_config_whatever_else_is_lost(data, copy, lost):
+    for path in (path for pattern in lost for path in copy.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FolderError, match=r"(?s)holds another training; what differs:.*--force true"):
+        train(data, copy, "--set", "optim.lr=2e-3")
+    assert (copy / "train" / "average-1.safetensors").exists()
+
+
+def test_a_training_whose_stamp_is_damaged_goes_on_with_the_same_config(data, copy):
+    (copy / ".stage.json").write_bytes(b"\0" * 100)
+    train(data, copy)
+    assert json.loads((copy / ".stage.json").read_text())["phases"]
+
+
+def damage(file: Path) -> bytes:
+    """Change a weight; gives what the file was."""
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + bytes(4))
+    return content
+
+
+def test_a_finished_training_makes_a_damaged_average_anew(data, copy, capsys):
+    average = copy / "train" / "average-1.safetensors"
+    content = damage(average)
+    train(data, copy)
+    assert average.read_bytes() == content
+    assert f"{average} is made anew: average-1.safetensors is not what was written" in capsys.readouterr().err
+
+
+def test_a_phase_does_not_start_from_a_damaged_average(data, tmp_path):
+    exp = tmp_path / "exp"
+    train(data, exp, config="phases.yaml")
+    content = damage(exp / "first" / "average-1.safetensors")
+    expected = (exp / "second" / "average-1.safetensors").read_bytes()
+    shutil.rmtree(exp / "second")
+    train(data, exp, config="phases.yaml")
+    assert (exp / "first" / "average-1.safetensors").read_bytes() == content
+    assert (exp / "second" / "average-1.safetensors").read_bytes() == expected
+
+
+def test_a_warm_start_from_a_damaged_average_is_refused(data, copy, tmp_path):
+    weights = copy / "train" / "average-1.safetensors"
+    damage(weights)
+    with pytest.raises(checkpoint.CheckpointError, match=f"--init {weights} cannot be used: .*SHA-256 is another"):
+        train(data, tmp_path / "other", "--init", str(weights))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_path):
     exp = tmp_path / "exp"
     train(data, exp, config="phases.yaml")

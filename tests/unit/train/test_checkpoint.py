@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
 import os
 import re
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +24,6 @@ def save(folder, step, value=0.0, metrics=None):
     tensors = {"w": torch.full((3,), value), "count": torch.tensor(step)}
     files = {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: {"w/exp_avg": torch.zeros(3)}}
     return checkpoint.save(folder, step, files, {"metrics": metrics or {}})
-
-
-def rate_by(folder, by, metric="valid/loss"):
-    checkpoint.point(folder, "best", folder / "step-00000001", metric=metric, average_by=by)
 
 
 class Tied(nn.Module):
@@ -98,7 +98,106 @@ def test_a_changed_byte_is_noticed(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.defect(file.parent) == "model.safetensors is not what was written (its SHA-256 is another)"
+
+
+FILES = [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE]
+
+
+def refuse(monkeypatch, victim: Path, number: int) -> None:
+    """Make the system refuse to open a file, or to list a folder."""
+
+    def refusing(call):
+        def refused(path, *given, **named):
+            if isinstance(path, str | Path) and Path(path) == victim:
+                raise OSError(number, os.strerror(number), str(path))
+            return call(path, *given, **named)
+
+        return refused
+
+    monkeypatch.setattr(io, "open", refusing(io.open))
+    monkeypatch.setattr(builtins, "open", refusing(builtins.open))
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOTCONN])
+def test_what_the_system_does_not_read_is_not_torn(tmp_path, monkeypatch, name, number):
+    save(tmp_path, 1)
+    victim = save(tmp_path, 2) / name
+    refuse(monkeypatch, victim, number)
+    with pytest.raises(CheckpointError, match=f"{victim} cannot be read: {os.strerror(number)}"):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file_is_not_torn(tmp_path, name):
+    victim = save(tmp_path, 1) / name
+    victim.unlink()
+    victim.mkdir()
+    with pytest.raises(CheckpointError, match=f"{victim} cannot be read: Is a directory"):
+        checkpoint.latest(tmp_path)
+
+
+def test_a_phase_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    refuse(monkeypatch, tmp_path, errno.EIO)
+    with pytest.raises(CheckpointError, match=f"{tmp_path} cannot be read: Input/output error"):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nothing"])
+@pytest.mark.parametrize("find", [checkpoint.latest, lambda folder: checkpoint.rank(folder, "valid/loss", "best")])
+def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, what, find):
+    save(tmp_path, 1)
+    path = tmp_path / "step-00000012"
+    if what == "a file":
+        path.touch()
+    else:
+        path.symlink_to("/nowhere")
+    with pytest.raises(CheckpointError, match=f"{path} is {what}, .*; move it away"):
+        find(tmp_path)
+
+
+def test_checkpoints_behind_a_link_count(tmp_path):
+    os.rename(save(tmp_path, 1), tmp_path / "elsewhere")
+    (tmp_path / "step-00000001").symlink_to("elsewhere")
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.EACCES, "mend that"), (errno.EDQUOT, "make room")])
+def test_a_save_that_fails_says_what_to_do(tmp_path, monkeypatch, number, advice):
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "save_file", failing)
+    with pytest.raises(CheckpointError, match=f"{os.strerror(number)}; .*: {advice} and run the same command again"):
+        save(tmp_path, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_was_about_to_be_replaced_at_a_kill_comes_back(tmp_path):
+    os.rename(save(tmp_path, 1), tmp_path / "step-00000001.old")
+    os.rename(save(tmp_path, 2), tmp_path / "step-00000002.old")
+    save(tmp_path, 2, value=2.0)
+    checkpoint.bring_back(tmp_path)
+    assert [path.name for path in checkpoint.every(tmp_path)] == ["step-00000001", "step-00000002"]
+    assert checkpoint.load(tmp_path / "step-00000002" / checkpoint.MODEL)["w"].tolist() == [2.0] * 3
+
+
+def test_the_newest_and_the_whole_one_before_it_are_kept(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step)
+    for step in (3, 5):  # 5 is ahead of the training, which went on from 2
+        (tmp_path / f"step-{step:08}" / checkpoint.OPTIMIZER).write_bytes(b"")
+    (tmp_path / "step-00000006.tmp").mkdir()
+    (tmp_path / "step-00000004.old").write_bytes(b"")
+    checkpoint.prune(tmp_path, [], tmp_path / "step-00000004")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08}" for step in (2, 4, 5)]
+    save(tmp_path, 6)
+    checkpoint.prune(tmp_path, [tmp_path / "step-00000002"], tmp_path / "step-00000006")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08}" for step in (2, 4, 6)]
+    assert not (tmp_path / "step-00000002" / checkpoint.OPTIMIZER).exists()
 
 
 def test_a_folder_that_was_not_renamed_is_no_checkpoint(tmp_path):
@@ -123,49 +222,6 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 1, value=1.0)
     path = save(tmp_path, 1, value=2.0)
     assert checkpoint.load(path / checkpoint.MODEL)["w"].tolist() == [2.0, 2.0, 2.0]
-
-
-@pytest.mark.parametrize(("by", "expected"), [("best", 1.5), ("last", 4.0)])
-def test_the_average_is_of_the_best_or_the_last(tmp_path, by, expected):
-    for step, (value, loss) in enumerate([(1.0, 0.1), (2.0, 0.2), (5.0, 0.9), (3.0, 0.5)], start=1):
-        save(tmp_path, step, value, {"valid/loss": loss})
-    rate_by(tmp_path, by)
-    assert checkpoint.load(checkpoint.average(tmp_path, 2))["w"].tolist() == [expected] * 3
-
-
-def test_counters_are_not_averaged(tmp_path):
-    save(tmp_path, 4, 1.0, {"valid/loss": 0.1})
-    save(tmp_path, 8, 2.0, {"valid/loss": 0.2})
-    rate_by(tmp_path, "best")
-    assert checkpoint.load(checkpoint.average(tmp_path, 2))["count"].item() == 4
-
-
-def test_an_average_of_fewer_than_asked_is_made_with_a_warning(tmp_path, caplog):
-    save(tmp_path, 1, 1.0, {"valid/loss": 0.1})
-    rate_by(tmp_path, "best")
-    assert checkpoint.average(tmp_path, 10).name == "average-10.safetensors"
-    assert "holds only 1 checkpoints" in caplog.text
-
-
-def test_an_average_is_made_again_when_better_checkpoints_came(tmp_path):
-    rate_by(tmp_path, "best")
-    save(tmp_path, 1, 1.0, {"valid/loss": 0.5})
-    checkpoint.average(tmp_path, 1)
-    save(tmp_path, 2, 2.0, {"valid/loss": 0.4})
-    assert checkpoint.load(checkpoint.average(tmp_path, 1))["w"].tolist() == [2.0] * 3
-
-
-def test_checkpoints_without_the_metric_and_torn_ones_are_not_averaged(tmp_path):
-    save(tmp_path, 1, 1.0, {"valid/loss": 0.5})
-    save(tmp_path, 2, 2.0)
-    (save(tmp_path, 3, 3.0, {"valid/loss": 0.1}) / checkpoint.MODEL).write_bytes(b"")
-    rate_by(tmp_path, "best")
-    assert checkpoint.load(checkpoint.average(tmp_path, 3))["w"].tolist() == [1.0] * 3
-
-
-def test_averaging_before_the_first_validation_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match="no validated checkpoint yet"):
-        checkpoint.average(tmp_path, 3)
 
 
 def test_a_model_comes_back_from_a_folder_and_from_a_file(tmp_path):

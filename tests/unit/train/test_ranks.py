@@ -11,7 +11,7 @@ import torch
 
 from asrtool.train import checkpoint
 from tests import toy_conformer
-from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, work
+from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, start, work
 from tests.toy_training import ToyModel, ToySteps, difference, gradients, toy_step, toy_stepper, toy_trainer
 
 
@@ -72,6 +72,16 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     assert checkpoint.latest(tmp_path / "moved").name == "step-00000009"
     for name, value in stayed.model.state_dict().items():
         torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)  # sums in another order, through Adam
+
+
+def test_a_checkpoint_that_rank_0_refuses_ends_all_ranks(tmp_path):
+    toy_trainer(tmp_path / "run").run()
+    for path in checkpoint.every(tmp_path / "run"):
+        (path / checkpoint.STATE).write_text("{")
+    ranks = start(go_on, WORLD, tmp_path / "run")
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [1, 1]
 
 
 CUTS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asrtool.train import checkpoint
+from asrtool.train import checkpoint, records
 from asrtool.train.config import TrainerConfig
 from asrtool.train.precision import PrecisionError
 from asrtool.train.step import TrainError
@@ -119,6 +119,77 @@ def test_a_torn_checkpoint_is_passed_over_and_the_run_ends_with_the_same_bits(tm
     assert resumed.run() == 0
     assert "step-00000006 is passed over: optimizer.safetensors is not what was written" in caplog.text
     assert same(weights_of(resumed), undisturbed["weights"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_none_of_whose_checkpoints_is_whole_stops_and_changes_nothing(tmp_path):
+    toy_trainer(tmp_path).run()
+    for path in checkpoint.every(tmp_path):
+        (path / checkpoint.MODEL).write_bytes(b"")
+    before = contents(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        toy_trainer(tmp_path).run()
+    for step in (6, 9):
+        assert f"step-{step:08}: model.safetensors is not what was written (it has 0 bytes" in str(error.value)
+    assert f"move {tmp_path} away" in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path):
+    toy_trainer(tmp_path).run()
+    for path in checkpoint.every(tmp_path):
+        shutil.rmtree(path)
+    with pytest.raises(checkpoint.CheckpointError, match="step-00000009: it is gone"):
+        toy_trainer(tmp_path).run()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path):
+    toy_trainer(tmp_path).run()
+    newest = checkpoint.latest(tmp_path) / checkpoint.OPTIMIZER
+    newest.unlink()
+    newest.symlink_to(newest)  # a file that no system can open
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(checkpoint.CheckpointError, match=f"{newest} cannot be read: Too many levels of symbolic links"):
+        toy_trainer(tmp_path).run()
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_torn_checkpoint_stays_until_a_whole_one_has_its_place(tmp_path, undisturbed):
+    def kill(epoch: int, index: int) -> None:
+        if (epoch, index) == (2, 1):
+            raise Killed
+
+    def look(epoch: int, index: int) -> None:
+        seen.append((3 * epoch + index, checkpoint.defect(torn)))
+
+    with pytest.raises(Killed):
+        toy_trainer(tmp_path, ToySteps(before=kill), ema=0.9).run()
+    torn, seen = tmp_path / "step-00000006", []
+    (torn / checkpoint.OPTIMIZER).write_bytes(b"")
+    problem = checkpoint.defect(torn)
+    resumed = toy_trainer(tmp_path, ToySteps(before=look), ema=0.9, save_every_seconds=0.0)
+    assert resumed.run() == 0
+    assert seen[:4] == [(3, problem), (4, problem), (5, problem), (6, None)]
+    assert same(weights_of(resumed), undisturbed["weights"])
+
+
+def test_a_kill_between_the_only_validation_and_its_pointer_is_made_good(tmp_path, monkeypatch):
+    def dying(folder: Path, name: str, *given: object, **named: object) -> None:
+        if name == "best":
+            raise Killed
+        point(folder, name, *given, **named)
+
+    point = records.point
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(records, "point", dying)
+        toy_trainer(tmp_path, steps=2).run()
+    assert not (tmp_path / "best.json").exists()
+    assert toy_trainer(tmp_path, steps=2).run() == 0
+    assert json.loads((tmp_path / "best.json").read_text())["path"] == "step-00000002"
+    assert (tmp_path / "finished.json").exists()
 
 
 def test_the_dry_run_changes_neither_weights_nor_gradients(tmp_path):

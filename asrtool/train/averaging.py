@@ -1,0 +1,147 @@
+"""Averages: the mean weights of several checkpoints of a phase, which decoding takes.
+
+    <phase>/average-10.safetensors    the mean of ten checkpoints
+    <phase>/average-10.json           its size and SHA-256
+
+An average that is not what its JSON says is made anew from the same checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asrtool import atomic, stamp
+from asrtool.log import logger
+from asrtool.train import checkpoint, records
+from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
+
+
+def average(folder: Path, count: int) -> Path:
+    """`<folder>/average-<count>.safetensors`, made unless it is there and whole: the mean weights of the checkpoints
+    that the phase ranks first. Fewer than `count` are averaged with a warning.
+
+    The average that a finished phase ended with never changes: it needs no checkpoints while it is whole, and only
+    those that it was made of make it anew.
+    """
+    for leftover in folder.glob("average-*.safetensors.*"):
+        stamp.sweep(leftover.with_suffix(""))
+    out = folder / f"average-{count}.safetensors"
+    finished = records.pointer(folder, "finished") or {}
+    final, problem = finished.get("path") == out.name, _problem(out)
+    if final and problem is None:
+        return out
+    chosen = _again(out, problem, finished["sources"]) if final and "sources" in finished else first(folder, count)
+    sources = ",".join(path.name for path in chosen)
+    if not _is_current(out, sources):
+        with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
+            if not _is_current(out, sources):
+                _write(out, chosen, sources)
+    return out
+
+
+def first(folder: Path, count: int) -> list[Path]:
+    """The whole checkpoints that the phase ranks first: `count` of them, or all that there are."""
+    metric, by = ranking(folder)
+    chosen = list(islice(filter(_usable, checkpoint.rank(folder, metric, by)), count))
+    if not chosen:
+        ended = records.pointer(folder, "finished")
+        kept = f"; it is finished, and has the average {ended['path']}" if ended else "; train on first"
+        raise CheckpointError(f"{folder} holds no whole checkpoint with a value of {metric}{kept}")
+    if len(chosen) < count:
+        text = "%s holds only %d checkpoints with a value of %s; asked to average %d"
+        logger.warning(text, folder, len(chosen), metric, count)
+    return chosen
+
+
+def ranking(folder: Path) -> tuple[str, str]:
+    """The metric that ranks the checkpoints of a phase, and whether the "best" or the "last" are averaged."""
+    for path in reversed(checkpoint.every(folder)):
+        try:
+            found = checkpoint.read_state(path).get("ranking")
+        except TornError:
+            continue
+        if found is not None:
+            return found["metric"], found["average_by"]
+    best = records.pointer(folder, "best") or {}  # older versions only wrote it there
+    if "metric" not in best or "average_by" not in best:
+        raise CheckpointError(f"{folder} holds no validated checkpoint yet; train on first")
+    return best["metric"], best["average_by"]
+
+
+def mean(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Tensor by tensor, summed in float64; whole numbers (counters) are those of the first file."""
+    total: dict[str, Tensor] = {}
+    count = 0
+    for file in files:
+        tensors = checkpoint.load(file)
+        count += 1
+        for name, value in tensors.items():
+            if name not in total:
+                total[name] = value.double() if value.is_floating_point() else value
+            elif value.is_floating_point():
+                total[name] += value
+    return {
+        name: (total[name] / count).to(value.dtype) if value.is_floating_point() else total[name]
+        for name, value in tensors.items()
+    }
+
+
+def averaged_from(path: Path) -> str | None:
+    """Which checkpoints an average was made of, joined by commas."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("sources")
+    except (OSError, SafetensorError):
+        return None
+
+
+def _problem(out: Path) -> str | None:
+    """How an average is not what was written, or None."""
+    noted = records.pointer(out.parent, out.stem)
+    try:
+        records.compare(out, noted or {})
+    except TornError as error:
+        return str(error)
+    return None
+
+
+def _is_current(out: Path, sources: str) -> bool:
+    problem = _problem(out)
+    if problem is not None and out.exists():
+        logger.warning("%s is made anew: %s", out, problem)
+    return problem is None and averaged_from(out) == sources
+
+
+def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
+    """The checkpoints that a final average was made of; a `CheckpointError` where they are not there any more."""
+    chosen = [out.parent / name for name in sources.split(",")]
+    lost = {path.name: defect for path in chosen if (defect := checkpoint.defect(path, [MODEL])) is not None}
+    if lost:
+        listed = "; ".join(f"{name}: {defect}" for name, defect in lost.items())
+        raise CheckpointError(
+            f"{out} cannot be used: {problem}; nor can it be made anew ({listed}). Bring it back from a copy; or, to "
+            f"train the phase anew, move {out.parent} away"
+        )
+    return chosen
+
+
+def _usable(path: Path) -> bool:
+    problem = checkpoint.defect(path, [MODEL])
+    if problem is not None:
+        logger.warning("checkpoint %s is not averaged: %s", path, problem)
+    return problem is None
+
+
+def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
+    try:
+        with atomic.replacing(out) as temporary:
+            save_file(mean(path / MODEL for path in chosen), temporary, metadata={"sources": sources})
+        records.note(out)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error
