@@ -15,9 +15,18 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from asrtool import atomic
 from asrtool.log import logger
 
 ABOUT = "stage.json"
+
+
+def _about(folder: Path) -> object:
+    """What the journal in a folder is about; None where it does not say so."""
+    try:
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 class Journal:
@@ -29,13 +38,13 @@ class Journal:
     @staticmethod
     def begin(folder: Path, about: Mapping) -> int:
         """Make the folder, or take it as it is if it is about the same; gives the number of this run. For one rank."""
-        known = folder / ABOUT
         about = json.loads(json.dumps(about, default=str))
-        if folder.exists() and (not known.exists() or json.loads(known.read_text(encoding="utf-8")) != about):
+        if folder.exists() and _about(folder) != about:
             logger.info("%s was begun with other inputs or options; it is thrown away", folder)
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        known.write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            atomic.write_text(folder / ABOUT, json.dumps(about, ensure_ascii=False) + "\n")
         runs = [int(path.name.split(".")[1]) for path in folder.glob("*.jsonl")]
         return max(runs, default=-1) + 1
 

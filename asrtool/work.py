@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,12 @@ class Task(Protocol):
 def through(task: Task, data: Path, out: Path, options: Mapping[str, object], force: bool = False) -> None:
     """Work through the set `data` into `out`, unless `out` is what `data` and `options` give already; ranks take every
     n-th batch, rank 0 joins what they wrote."""
+    _through(task, data, out, options, force)
+    if distributed.is_main():  # not before `out` is in its place: hours of work must not hang on its last files
+        _clear(out)
+
+
+def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], force: bool) -> None:
     with ExitStack() as stack:
         started = None
         if distributed.is_main():
@@ -79,11 +85,17 @@ def through(task: Task, data: Path, out: Path, options: Mapping[str, object], fo
         if distributed.is_main():
             journal.wait(distributed.world_size())
             _join(task, target, journal, total, out)
-            shutil.rmtree(journal.folder)
 
 
 def _part(out: Path) -> Path:
     return out.with_name(out.name + ".part")
+
+
+def _clear(out: Path) -> None:
+    """Remove the journal of what is finished, unless another process has begun anew."""
+    if _part(out).exists():
+        with suppress(stamp.StageError, OSError), stamp.locked(out):
+            shutil.rmtree(_part(out))
 
 
 def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:

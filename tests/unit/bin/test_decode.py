@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from asrtool import stamp
+from asrtool import atomic, stamp
 from asrtool.bin import decode, score
 from asrtool.recognizer import Recognizer
 from asrtool.work import WorkError
@@ -149,6 +150,27 @@ def test_what_was_begun_with_other_options_is_not_taken_over(toy, tmp_path, caps
     run(toy, tmp_path / "out")
     assert "begun with other inputs or options; it is thrown away" in capsys.readouterr().err
     assert "wrong" not in (tmp_path / "out" / "text").read_text()
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_decoding(toy, tmp_path, monkeypatch):
+    def full(new: Path, out: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(stamp.StageError, match="out: no space left on device; make"):
+        patch.setattr(atomic, "replace_folder", full)
+        run(toy, tmp_path / "out")
+    monkeypatch.setattr(Recognizer, "search_counted", lambda *_: pytest.fail("decoded again"))
+    run(toy, tmp_path / "out")
+    assert [line["id"] for line in lines(tmp_path / "out" / "hyps.jsonl")] == ALL
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_kill_behind_the_end_left_goes(toy, tmp_path):
+    run(toy, tmp_path / "out")
+    (tmp_path / "out.lock").touch()
+    (tmp_path / "out.part").mkdir()
+    run(toy, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_long_utterances_are_decoded_in_windows_where_the_config_says_so(toy, tmp_path):
