@@ -41,6 +41,8 @@ def average(folder: Path, count: int) -> Path:
     if not _is_current(out, sources):
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
             if not _is_current(out, sources):
+                if problem is not None and out.exists():
+                    logger.warning("%s is made anew: %s", out, problem)
                 _write(out, chosen, sources)
     return out
 
@@ -112,10 +114,7 @@ def _problem(out: Path) -> str | None:
 
 
 def _is_current(out: Path, sources: str) -> bool:
-    problem = _problem(out)
-    if problem is not None and out.exists():
-        logger.warning("%s is made anew: %s", out, problem)
-    return problem is None and averaged_from(out) == sources
+    return _problem(out) is None and averaged_from(out) == sources
 
 
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:

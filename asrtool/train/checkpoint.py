@@ -46,6 +46,7 @@ def place(folder: Path, step: int) -> Path:
 
 def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
     """Write `folder`/step-<step> from file name -> tensors and what state.json must remember; all of it or nothing."""
+    every(folder)  # says where something else has the name of a checkpoint
     out = place(folder, step)
     target = atomic.aside(out)
     try:

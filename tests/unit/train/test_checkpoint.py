@@ -147,7 +147,11 @@ def test_a_phase_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["a file", "a link to nothing"])
-@pytest.mark.parametrize("find", [checkpoint.latest, lambda folder: checkpoint.rank(folder, "valid/loss", "best")])
+@pytest.mark.parametrize(
+    "find",
+    [checkpoint.latest, lambda folder: checkpoint.rank(folder, "valid/loss", "best"), lambda folder: save(folder, 12)],
+    ids=["latest", "rank", "save"],
+)
 def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, what, find):
     save(tmp_path, 1)
     path = tmp_path / "step-00000012"
@@ -157,6 +161,7 @@ def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, what, 
         path.symlink_to("/nowhere")
     with pytest.raises(CheckpointError, match=f"{path} is {what}, .*; move it away"):
         find(tmp_path)
+    assert path.is_file() or path.is_symlink()
 
 
 def test_checkpoints_behind_a_link_count(tmp_path):
