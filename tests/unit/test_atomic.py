@@ -21,6 +21,8 @@ from asrtool.score import files
 from asrtool.train import records
 from tests.toy_crashes import DEATH, Faults, child, die
 
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
+
 
 class Figure:
     """Draws its text."""
@@ -76,6 +78,7 @@ def test_a_full_disk_leaves_the_former_file(tmp_path, monkeypatch, name, moment)
     assert path.read_bytes() != before
 
 
+@LINUX
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, name):
     done, fsync, replace = [], os.fsync, os.replace
@@ -109,7 +112,7 @@ def test_a_file_system_that_cannot_flush_folders_will_do(tmp_path, monkeypatch):
     assert (tmp_path / "a.txt").read_text() == "whole\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
+@LINUX
 def test_a_kill_before_any_change_leaves_the_former_folder_or_the_new_one(tmp_path):
     def make(text: str) -> None:
         with stamp.building(tmp_path / "out", "toy", [], {"text": text}) as target:
