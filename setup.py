@@ -23,6 +23,7 @@ setup(
         "torchaudio>=2.11,<2.12",      # names no torch of its own, so pip keeps the one that is there
         "numpy>=2.0",
         "soundfile>=0.13",             # its wheels carry a libsndfile that reads mp3 and opus
+        "soxr>=0.5",                   # resamples between rates that share no factor
         "kaldiio>=2.18",
         "sentencepiece>=0.2",
         "jiwer>=4.0",

@@ -199,6 +199,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield load("numba", NOTE, SETUP, "search and features run on slower kernels with the same results")
     yield from check_torchaudio()
     yield from check_audio()
+    yield load("soxr", NOTE, SETUP, "audio at unusual sampling rates needs it")
     ssl = 'pip install -e ".[ssl]"'
     yield load("transformers", NOTE, ssl, "pre-trained encoders and language models need it")
     yield load("peft", NOTE, ssl, "LoRA needs it")

@@ -17,7 +17,7 @@ def tone(seconds: float = 1.0, rate: int = RATE, hz: float = 440.0) -> np.ndarra
 
 
 def save(path: Path, samples: np.ndarray, rate: int = RATE, **how: str) -> str:
-    soundfile.write(path, samples, rate, **how)
+    soundfile.write(path, samples, **{"samplerate": rate, **how})
     return str(path)
 
 
@@ -115,16 +115,20 @@ def refusals(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "missing": (str(folder / "gone.wav"), "no such file"),
         "missing, relative": ("gone.wav", r"no such file or directory \(relative paths start at "),
-        "folder": (str(folder), "damaged or truncated, or not audio|is a directory"),
+        "folder": (str(folder), "is a directory"),
         "empty file": (str(folder / "bytes.wav"), "the file is empty"),
         "no samples": (save(folder / "none.wav", tone()[:0]), "holds no samples"),
         "not audio": (str(folder / "text.wav"), "not audio"),
+        "raw": (save(folder / "a.raw", tone(), format="RAW", samplerate=RATE, subtype="PCM_16"), "not audio"),
         "truncated flac": (cut(save(folder / "cut.flac", noise), 0.5), "truncated"),
         "truncated wav": (cut(save(folder / "cut.wav", noise), 0.5), "truncated, the header promises 32000 bytes"),
         "truncated mp3": (cut(save(folder / "cut.mp3", noise), 0.5), "truncated"),
+        "rate of 1 Hz": (save(folder / "slow.wav", tone(), 1), "a sampling rate of 1 Hz, expected a whole number from"),
         "stereo": (stereo, re.escape(f"2 channels, expected 1; choose one in wav.scp (`sox {stereo} -t wav - remix 1")),
         "stereo pipe": (f"cat {stereo} |", re.escape(f"`cat {stereo} | sox -t wav - -t wav - remix 1 |`")),
         "NaN": (save(folder / "nan.wav", nan, subtype="FLOAT"), "3 of 16000 samples are NaN .* the first at 0.500 s"),
+        "stereo, a name with a space": (save(folder / "a b.wav", np.stack([tone()] * 2, 1)), re.escape("(`sox '/")),
+        "16-bit numbers": (save(folder / "b.wav", tone() * 32768, subtype="FLOAT"), "samples reach 9830.*, expected"),
         "failing command": ("echo dear user >&2; exit 3 |", "failed with status 3: dear user"),
         "failing first command": (f"cat {folder}/gone.wav | cat |", "failed with status 1: cat: .*No such file"),
         "silent command": ("true |", "the command printed nothing"),
@@ -137,6 +141,83 @@ def test_unusable_audio_is_refused_with_one_sentence(tmp_path: Path) -> None:
             audio.read(path)
         message = str(caught.value)
         assert re.search(sentence, message) and message.startswith(path) and "\n" not in message, what
+
+
+def test_a_name_that_leads_to_a_file_is_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("a.wav"), tone())
+    Path("a.wav").rename("x;touch ran|")
+    assert not audio.is_pipe("x;touch ran|")
+    assert len(audio.read("x;touch ran|")) == len(audio.listen("x;touch ran|")[0]) == RATE
+    assert len(audio.read(audio.speed_command("x;touch ran|", 0.8))) == RATE / 0.8
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["touch ran|", "x;touch ran |", "touch ran | "])
+def test_a_path_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for read in (audio.listen, lambda path: list(audio.blocks(path, 1.0)), audio.contents):
+        with pytest.raises(audio.AudioError, match="no such file or directory; commands are run from wav.scp"):
+            read(name)
+    with pytest.raises(audio.AudioError, match="the command printed nothing|failed with status"):
+        audio.read(name)                     # as an entry of wav.scp
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", ["a b.wav", "it's.wav", "a;touch ran.wav", "$(touch ran).wav", "-n.wav", "x| sox.wav"])
+def test_odd_names_are_quoted_in_a_command_for_another_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("a.wav"), tone())
+    Path("a.wav").rename(name)
+    command = audio.speed_command(audio.speed_command(name, 1.25), 0.8)
+    assert len(audio.read(command)) == RATE and audio.info(command) == (RATE, 1, RATE)
+    assert not Path("ran").exists()
+
+
+WHOLE_NUMBERS = {"uint8": 128, "int16": 1 << 15, "int32": 1 << 31}
+
+
+@pytest.mark.parametrize("kind", WHOLE_NUMBERS)
+def test_whole_numbers_have_the_scale_that_soundfile_gives_them(tmp_path: Path, kind: str) -> None:
+    subtype = {"uint8": "PCM_U8", "int16": "PCM_16", "int32": "PCM_32"}[kind]
+    path = save(tmp_path / "a.wav", tone(), subtype=subtype)
+    floats = soundfile.read(path, dtype="float32")[0]
+    scaled = np.round(floats.astype(np.float64) * WHOLE_NUMBERS[kind])
+    whole = (scaled + (128 if kind == "uint8" else 0)).astype(kind)
+    np.testing.assert_array_equal(audio.one_channel(whole), floats)
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        *[((tone() * 20).astype(kind), f"{kind}, expected floats") for kind in ("int8", "int64", "uint16", "uint32")],
+        (tone() > 0, "bool, expected floats"),
+        (tone().astype(complex), "complex128, expected floats"),
+        (tone().astype(np.float64) * 32768, r"samples reach 9830.*, expected numbers in \[-1, 1\]; if they are 16-bit"),
+        (np.round(tone() * 32768).astype(np.float32), "expected numbers in"),
+        (np.round(tone() * 32768).astype(np.int32), "int32, but of 16 bits and not of 32; give them as int16"),
+        (tone()[None], r"16000 channels of 1 samples; give \(T, channels\)"),
+        (np.zeros((2, 2, 2)), "expected samples"),
+        (np.zeros(0), "got an array of shape"),
+        (np.zeros((0, 2)), "holds no samples"),
+        (np.float64(0.1), "expected samples"),
+    ],
+)
+def test_numbers_whose_scale_cannot_be_right_are_refused(samples: np.ndarray, sentence: str) -> None:
+    with pytest.raises(audio.AudioError, match=sentence):
+        audio.one_channel(np.asarray(samples))
+
+
+def test_numbers_of_any_precision_a_little_above_full_scale_and_silence_are_audio() -> None:
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.abs(audio.one_channel((tone() * 4).astype(kind))).max() == pytest.approx(1.2, rel=0.01)
+    for kind in WHOLE_NUMBERS:
+        silence = np.full(100, 128 if kind == "uint8" else 0, kind)
+        assert not audio.one_channel(silence).any()
+    quiet = (np.arange(-50, 50) * 256).astype(np.int32)                  # 24 bits in the upper bytes of 32
+    assert audio.one_channel(quiet).max() == pytest.approx(49 / (1 << 23))
 
 
 def test_durations_are_those_of_the_headers_and_errors_in_their_place(tmp_path: Path) -> None:

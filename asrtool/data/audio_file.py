@@ -1,0 +1,163 @@
+"""An audio file, or its bytes, from the begin to the end: as many samples as there are, whatever its header says.
+
+A file that ends before its header says so is truncated, and an error, however it is read. Where no header tells (mp3
+without Xing header, FLAC that was written into a pipe), only decoding to the end does. A path is never a command here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import soundfile
+
+from asrtool.data import audio_headers
+
+BLOCK = 1 << 20  # samples that are decoded in one go, whatever a header promises
+LOWEST, HIGHEST = 1000, 10_000_000  # Hz: below there is no speech, above no recorder
+UNKNOWN = 1 << 60  # libsndfile's lengths from here on stand for "not known"
+
+
+class AudioError(Exception):
+    """Audio that cannot be used; the message names the file or command and says why."""
+
+
+class _Forward(soundfile.SoundFile):
+    """Reads on without seeking to where it is after each read, as soundfile does: an mp3 would land elsewhere."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Reader:
+    """An open file: rate in Hz, channels, and `promised` samples of each; None where only decoding tells.
+
+    Fewer samples than promised are an error, and than `least`.
+    """
+
+    def __init__(self, name: str, file: soundfile.SoundFile, promised: int | None, least: int = 0) -> None:
+        self.name, self._file, self.promised = name, file, promised
+        self._least = least if promised is None else promised
+        self.rate, self.channels = file.samplerate, file.channels
+        check_rate(self.rate, name)
+
+    @property
+    def seeks(self) -> bool:
+        """Whether `stretch` can start anywhere; mpg123 does not find the exact place."""
+        found = soundfile.SoundFile.seekable(self._file)
+        return found and self.promised is not None and self._file.format != "MP3"
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """All samples (T, C) float32 in pieces of `size`, the last one shorter; AudioError at the end if some lack."""
+        count = 0
+        while len(part := self._file.read(size, dtype="float32", always_2d=True)):
+            count += len(part)
+            yield part
+        self._expect(self._least, count)
+
+    def all(self) -> np.ndarray:
+        """(T, C) float32."""
+        return self._joined(self.blocks(BLOCK if self.promised is None else max(1, min(self.promised, BLOCK))))
+
+    def stretch(self, first: int, count: int) -> np.ndarray:
+        """(count, C) float32 from sample `first` on, of a file that `seeks`."""
+        self._file.seek(first)
+        sizes = [BLOCK] * (count // BLOCK) + [count % BLOCK]
+        samples = self._joined(self._file.read(size, dtype="float32", always_2d=True) for size in sizes if size)
+        self._expect(first + count, first + len(samples))
+        return samples
+
+    def _joined(self, parts: Iterator[np.ndarray]) -> np.ndarray:
+        samples = next(parts, np.zeros((0, self.channels), np.float32))
+        for part in parts:
+            count = len(samples)
+            samples = samples if samples.flags.owndata else samples.copy()
+            samples.resize((count + len(part), self.channels), refcheck=False)  # in place: no second copy of hours
+            samples[count:] = part
+        return samples
+
+    def length(self) -> int:
+        """Samples of each channel, decoded and counted where nothing else tells."""
+        return sum(map(len, self.blocks())) if self.promised is None else self.promised
+
+    def _expect(self, promised: int, found: int) -> None:
+        if found < promised:
+            seconds = f"promises {promised / self.rate:.2f} s and ends at {found / self.rate:.2f} s"
+            raise AudioError(f"{self.name}: truncated or damaged, it {seconds}")
+
+
+@contextmanager
+def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
+    """A file that is open for reading, or `data`, of which `path` is the name. Raises AudioError, in the block too."""
+    try:
+        with ExitStack() as stack:
+            yield _open(path, data, stack)
+    except soundfile.LibsndfileError as error:
+        said = error.error_string.strip(". ") or "libsndfile finds an error in it"
+        mend = "if it plays elsewhere, make it wav (`ffmpeg -i <file> new.wav`)"
+        raise AudioError(f"{path}: damaged or truncated, or not audio that can be read here ({said}); {mend}") from None
+    except audio_headers.Damage as damage:
+        raise AudioError(f"{path}: {damage}") from None
+
+
+def check_rate(rate: float, name: str) -> int:
+    """The sampling rate as a whole number; AudioError where it is none that audio has."""
+    if not LOWEST <= rate <= HIGHEST or rate != int(rate):
+        raise AudioError(f"{name}: a sampling rate of {rate} Hz, expected a whole number from {LOWEST} to {HIGHEST}")
+    return int(rate)
+
+
+def contents(path: str) -> bytes:
+    """The bytes of a file."""
+    with _reading(path), open(path, "rb") as stream:
+        return stream.read()
+
+
+def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
+    with _reading(path):
+        data = _from_pipe(path) if data is None else data
+        stream = stack.enter_context(open(path, "rb") if data is None else io.BytesIO(data))  # noqa: SIM115
+        size = stream.seek(0, io.SEEK_END)
+        if not size:
+            raise AudioError(f"{path}: the file is empty (0 bytes)")
+        view = audio_headers.view(stream, size)
+        if view is None and (data is not None or path.lower().endswith(".raw")):  # soundfile asks such a name for more
+            view = audio_headers.View(stream, size)
+        file = stack.enter_context(_Forward(view or path))
+        promised, least = file.frames if file.frames < UNKNOWN else None, 0
+        if file.format == "MP3":
+            view, least = audio_headers.mp3_view(stream, size)
+            if view is not None:
+                file, promised = stack.enter_context(_Forward(view)), None
+        elif file.format == "NIST":
+            promised = max(promised, audio_headers.sphere_length(stream))
+    return Reader(path, file, promised, least)
+
+
+def _from_pipe(path: str) -> bytes | None:
+    """All that a named pipe gives; None where the path leads to a file."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode):
+        return contents(path)
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{path}: {'is a directory' if stat.S_ISDIR(mode) else 'is not a file'}")
+    return None
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    if "\0" in path:
+        raise AudioError(f"{path!r}: no path has a zero byte in it")
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or "cannot be opened").lower()
+        if path.rstrip().endswith("|"):
+            why += "; commands are run from wav.scp of a data directory only"
+        elif not os.path.isabs(path):
+            why += f" (relative paths start at {os.getcwd()})"
+        raise AudioError(f"{path}: {why}") from None

@@ -1,0 +1,321 @@
+"""What the header of an audio file says of its length, and whether that can be believed.
+
+libsndfile believes every header. A recorder that was killed left a length of 0, a program that wrote into a pipe the
+largest number there is, an mp3 often says nothing, and libsndfile takes a guess. So the header is looked at first, and
+libsndfile is shown a `View` of the file where it would not read all of it. `Damage` says what is wrong with a file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import BinaryIO, NamedTuple
+
+STREAMED = 0x7FFF0000  # sizes of 4 bytes from here on stand for "not known when the header was written"
+STREAMED_LONG = 1 << 62  # those of 8 bytes
+BEHIND = 4096  # bytes behind the samples that may be anything
+SCANNED = 1 << 16  # bytes in which an mp3's first frame, or Ogg's last page, must lie
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # what players write behind the audio
+SAVES = "`ffmpeg -i <file> new.wav` saves what is there"
+
+
+class Damage(Exception):
+    """What is wrong with a file, as the end of a sentence that begins with its name."""
+
+
+class View:
+    """What libsndfile is shown of a file: `skip` to `size`, with `new` bytes at `at`, seeming `longer` times as long."""
+
+    def __init__(
+        self, stream: BinaryIO, size: int, skip: int = 0, at: int = 0, new: bytes = b"", longer: int = 1
+    ) -> None:
+        self._stream, self._skip, self._at, self._new = stream, skip, at, new
+        self._size = size - skip
+        self._seeming = self._size * longer
+        self._place = 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + (0, self._place, self._seeming)[whence]
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._stream.seek(self._skip + self._place)
+        data = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
+        if not data and self._place >= self._seeming - 128:  # mpg123 looks there for a tag, or takes it for a pipe
+            data = bytes(max(0, min(len(buffer), self._seeming - self._place)))
+        first = max(self._at, self._place)
+        last = min(self._at + len(self._new), self._place + len(data))
+        if first < last:
+            new = self._new[first - self._at : last - self._at]
+            data = data[: first - self._place] + new + data[last - self._place :]
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+def view(stream: BinaryIO, size: int) -> View | None:
+    """What libsndfile must be shown of a file of so many bytes; None: the file itself. Raises `Damage`."""
+    stream.seek(0)
+    magic = stream.read(4)
+    if magic == b"OggS":
+        check_pages(stream, size)
+    found = samples(stream, size, magic)
+    if found is None or believed(stream, size, found):
+        return None
+    there, limit = size - found.start + found.extra, (1 << 8 * found.width) - 2
+    return View(stream, size, at=found.field, new=min(there, limit).to_bytes(found.width, found.order))
+
+
+# -- chunks: wav, RF64, W64, AIFF, CAF, and AU, which has but one -----------
+
+
+class Layout(NamedTuple):
+    first: int  # where the first chunk begins
+    order: str = "little"
+    name: int = 4  # bytes of a chunk's name
+    width: int = 4  # bytes of its size
+    align: int = 2
+    own: int = 0  # bytes of the chunk's head that its size counts
+    inner: int = 0  # bytes of the chunk that precede the samples
+    data: bytes = b"data"
+
+
+LAYOUTS = {
+    b"RIFF": Layout(12),
+    b"RIFX": Layout(12, "big"),
+    b"RF64": Layout(12),
+    b"BW64": Layout(12),
+    b"riff": Layout(40, name=16, width=8, align=8, own=24),
+    b"FORM": Layout(12, "big", inner=8, data=b"SSND"),
+    b"caff": Layout(8, "big", width=8, align=1, inner=4),
+}
+
+
+class Samples(NamedTuple):
+    """Where the samples of a file begin, and what the header says of their size."""
+
+    layout: Layout
+    start: int
+    field: int  # where the size stands
+    width: int  # bytes of it
+    order: str
+    stated: int  # the size as it stands
+    extra: int  # so much of it is no sample
+    form: bytes = b""  # content of wav's chunk "fmt "
+
+    @property
+    def size(self) -> int:
+        return max(0, self.stated - self.extra)
+
+
+def samples(stream: BinaryIO, size: int, magic: bytes) -> Samples | None:
+    """None where the file is of another kind, or has no samples."""
+    if magic in (b".snd", b"dns."):
+        head = stream.read(8)
+        order = "big" if magic == b".snd" else "little"
+        start, stated = int.from_bytes(head[:4], order), int.from_bytes(head[4:], order)
+        return Samples(Layout(start, name=0), start, 8, 4, order, stated, 0)
+    layout = LAYOUTS.get(magic)
+    return None if layout is None else _data_chunk(stream, size, layout)
+
+
+def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
+    at, form, long_size = layout.first, b"", None
+    head = layout.name + layout.width
+    while at + head <= end:
+        stream.seek(at)
+        start = stream.read(head)
+        size = int.from_bytes(start[layout.name :], layout.order)
+        if start[: len(layout.data)] == layout.data:
+            field, width, stated = at + layout.name, layout.width, size
+            if long_size is not None and size >= STREAMED:  # RF64 keeps it elsewhere
+                field, width = long_size, 8
+                stream.seek(field)
+                stated = int.from_bytes(stream.read(8), "little")
+            extra = layout.own + layout.inner
+            return Samples(layout, at + head + layout.inner, field, width, layout.order, stated, extra, form)
+        if start[:4] == b"fmt ":
+            form = stream.read(min(size, 40))
+        elif start[:4] == b"ds64":
+            long_size = at + head + 8
+        at = _next(layout, at, size)
+    return None
+
+
+def _next(layout: Layout, at: int, size: int) -> int:
+    """Where the chunk behind one at `at` begins."""
+    return at + layout.name + layout.width + max(0, size - layout.own + -size % layout.align)
+
+
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # wav's formats
+
+
+def plain(form: bytes) -> tuple[int, int]:
+    """Rate and bytes of the samples of one moment by wav's chunk "fmt "; 0 bytes where they are compressed."""
+    if len(form) < 16:
+        return 0, 0
+    kind, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", form)
+    if kind == EXTENSIBLE and len(form) >= 26:
+        kind = int.from_bytes(form[24:26], "little")
+    return rate, block if kind in (PCM, FLOAT) and block == channels * -(-bits // 8) else 0
+
+
+def believed(stream: BinaryIO, size: int, found: Samples) -> bool:
+    """Whether the samples are as many as the header says; False where it does not know. Raises `Damage`."""
+    there = size - found.start
+    if found.size > there:
+        if found.stated >= (STREAMED if found.width == 4 else STREAMED_LONG):
+            return False
+        raise Damage(f"truncated, the header promises {found.size} bytes of samples, it holds {there}")
+    behind = found.start + found.size
+    if not found.size:
+        return there <= 0 or _is_no_audio(stream, size, found.layout, behind)
+    if there - found.size > BEHIND and not _is_no_audio(stream, size, found.layout, behind, padded=True):
+        raise Damage(
+            f"the header promises {found.size} bytes of samples, and {there - found.size} more bytes follow: its "
+            "recorder was stopped, or files were joined; `ffmpeg -ignore_length 1 -i <file> new.wav` saves all"
+        )
+    return True
+
+
+def _is_no_audio(stream: BinaryIO, size: int, layout: Layout, at: int, padded: bool = False) -> bool:
+    """Whether from `at` on there are chunks up to the end of the file, a tag, or (`padded`) zeros that fill a block."""
+    if layout.name and any(_are_chunks(stream, size, layout, at + pad) for pad in {0, at % layout.align}):
+        return True
+    stream.seek(at)
+    start = stream.read(SCANNED)
+    return start.startswith(TAGS) or (padded and not start.strip(b"\0"))
+
+
+def _are_chunks(stream: BinaryIO, size: int, layout: Layout, at: int) -> bool:
+    head = layout.name + layout.width
+    while at + head <= size:
+        stream.seek(at)
+        start = stream.read(head)
+        if start[:4] in LAYOUTS or not re.fullmatch(rb"[ -~]{4}", start[:4]):  # another file, or no name
+            return False
+        at = _next(layout, at, int.from_bytes(start[layout.name :], layout.order))
+    return abs(at - size) < layout.align
+
+
+# -- mp3 -----------------------------------------------------------------------
+
+RATIO = 64  # the first frame, from which mpg123 guesses, may be so many times as large as the others
+LOST = 3  # frames that mpg123 may leave out where streams were joined
+BITRATES = {  # kbit/s of layer III by the header's index
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version
+
+
+def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
+    """What libsndfile must be shown, None for the file itself; and the samples that a view gives at least.
+
+    A Xing header is believed unless the file goes on behind what it tells of. Where there is none, libsndfile guesses:
+    the view seems so long that it does not stop before the end. Raises `Damage` where the last frame is not whole.
+    """
+    start = _after_tags(stream)
+    stream.seek(start)
+    window = stream.read(SCANNED)
+    place = _first_frame(window)
+    if place is None:
+        return View(stream, size, longer=RATIO), 0
+    frame, first = window[place : place + _frame(window, place)], start + place
+    xing = re.search(rb"Xing|Info", frame[:44])
+    if xing and _is_whole(stream, size, first, frame[xing.end() :]):
+        return None, 0
+    stream.seek(first)
+    count, end = _frames(stream.read())
+    if first + end > size:
+        raise Damage("truncated, its last mp3 frame is not whole")
+    if frame[36:40] == b"VBRI" and (told := int.from_bytes(frame[50:54], "big")) > count:
+        raise Damage(f"truncated, the header promises {told} mp3 frames, it holds {count}")
+    least = (count - LOST) * (1152 if frame[1] >> 3 & 3 == 3 else 576)
+    return View(stream, first + end, skip=first + (len(frame) if xing else 0), longer=RATIO), max(0, least)
+
+
+def _after_tags(stream: BinaryIO) -> int:
+    """Where the file begins behind its ID3v2 tags."""
+    start = 0
+    stream.seek(start)
+    while (head := stream.read(10))[:3] == b"ID3" and len(head) == 10:
+        length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        start += 10 + length + (10 if head[5] & 16 else 0)
+        stream.seek(start)
+    return start
+
+
+def _frame(data: bytes, at: int) -> int:
+    """Bytes of the frame of layer III whose header lies at `at`; 0 where none does."""
+    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
+        return 0
+    version, layer, index, rate = data[at + 1] >> 3 & 3, data[at + 1] >> 1 & 3, data[at + 2] >> 4, data[at + 2] >> 2 & 3
+    if version == 1 or layer != 1 or index in (0, 15) or rate == 3:
+        return 0
+    samples = 144 if version == 3 else 72
+    return samples * BITRATES[version == 3][index] * 1000 // RATES[version][rate] + (data[at + 2] >> 1 & 1)
+
+
+def _first_frame(data: bytes, at: int = 0) -> int | None:
+    """The first place from `at` on where a frame begins that another one follows, or the end."""
+    while (at := data.find(b"\xff", at)) >= 0:
+        length = _frame(data, at)
+        if length and (at + length == len(data) or _frame(data, at + length)):
+            return at
+        at += 1
+    return None
+
+
+def _frames(data: bytes) -> tuple[int, int]:
+    """How many frames there are, and where the last one ends; what lies between joined streams is passed over."""
+    count, at, end = 0, _first_frame(data), 0
+    while at is not None:
+        while length := _frame(data, at):
+            count, at = count + 1, at + length
+        end, at = at, _first_frame(data, at)
+    return count, end
+
+
+def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
+    """Whether a Xing header tells the number of frames, and no frame follows the bytes that it tells of."""
+    flags, *numbers = struct.unpack_from(">III", xing.ljust(12, b"\0"))
+    told = numbers.pop(0) if flags & 1 else 0
+    behind = first + numbers[0] if flags & 2 else size
+    if not told or size - behind <= BEHIND:
+        return bool(told)
+    stream.seek(behind)
+    return _first_frame(stream.read(SCANNED)) is None
+
+
+# -- Ogg -----------------------------------------------------------------------
+
+
+def check_pages(stream: BinaryIO, size: int) -> None:
+    """Raises `Damage` unless the last page is whole, ends the stream, and belongs to the stream of the first one."""
+    stream.seek(0)
+    first = stream.read(27)
+    stream.seek(max(0, size - SCANNED))
+    tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :]
+    length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 26 else 27
+    if not page.startswith(b"OggS") or len(page) < length:
+        raise Damage("truncated, its last Ogg page is not whole")
+    if not page[5] & 4:
+        raise Damage(f"truncated, its last Ogg page does not end the stream; {SAVES}")
+    if page[14:18] != first[14:18]:
+        raise Damage(f"several Ogg streams one after the other, of which the first alone can be read; {SAVES}")
+
+
+# -- NIST sphere ---------------------------------------------------------------
+
+
+def sphere_length(stream: BinaryIO) -> int:
+    """Samples of each channel that the header promises; 0 where it does not say."""
+    stream.seek(0)
+    found = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
+    return int(found[1]) if found else 0

@@ -1,0 +1,61 @@
+"""Other sampling rates and speeds: torchaudio's windowed sinc, and soxr where its kernel would be too large.
+
+torchaudio has a kernel of (new rate) x (old rate) numbers, both without their common factor: 160 x 475 from 44100 to
+16000 Hz, but 16000 x 11141 from 11127 Hz, several gigabytes on the way. soxr needs no memory to speak of for any pair.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from asrtool import torchaudio_adapter
+from asrtool.data.audio_file import check_rate
+
+KERNEL = 1 << 20  # numbers of torchaudio's kernel at most: all pairs of usual rates stay below 600,000
+WIDTH, ROLLOFF = 6, 0.99  # of torchaudio's kernel
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Band-limited interpolation of (T,) to (ceil(T * to_hz / from_hz),).
+
+    Raises AudioError for a rate that no audio has.
+    """
+    old, new = (check_rate(rate, "the samples") for rate in (from_hz, to_hz))
+    return samples if old == new else _converted(samples, old, new)
+
+
+def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
+    """Played `factor` times as fast, pitch included, as sox's `speed` does it: (T,) to (ceil(T / factor),).
+
+    The factor is rounded to a fraction of two-digit numbers: exact for 0.9 and 1.1, within 0.01 % for others near 1.
+    """
+    ratio = Fraction(factor).limit_denominator(100)
+    if ratio <= 0:
+        raise ValueError(f"speed factor {factor} is too small; expected at least 0.01")
+    return samples if ratio == 1 else _converted(samples, ratio.numerator, ratio.denominator)
+
+
+def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
+    if kernel_size(old, new) <= KERNEL:
+        return _resampler(old, new)(torch.from_numpy(samples)).numpy()
+    import soxr  # here, since hardly any audio needs it
+
+    found = soxr.resample(samples, old, new)
+    return np.pad(found, (0, max(0, -(-len(samples) * new // old) - len(found))))  # soxr rounds the length
+
+
+def kernel_size(old: int, new: int) -> int:
+    """How many numbers torchaudio's kernel has."""
+    common = math.gcd(old, new)
+    old, new = old // common, new // common
+    return new * (2 * math.ceil(WIDTH * old / (min(old, new) * ROLLOFF)) + old)
+
+
+@lru_cache(maxsize=32)
+def _resampler(from_hz: int, to_hz: int) -> torch.nn.Module:
+    return torchaudio_adapter.require().transforms.Resample(from_hz, to_hz)
