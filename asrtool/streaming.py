@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from asrtool.classes import Classes, classify
+from asrtool.data import audio
 from asrtool.data.fbank import Fbank
 from asrtool.encoders import StreamingEncoder
 from asrtool.recognizer import ExperimentError, Recognizer
@@ -196,8 +197,10 @@ class Stream:
         self._spoke = 0  # the frame behind the last token, or the start
 
     def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
-        """samples (T,) float32 in [-1, 1] at the model's rate; a result where they complete a chunk."""
+        """samples (T,), floats in [-1, 1] or int16, at the model's rate; a result where they complete a chunk."""
         began = time.perf_counter()
+        if len(samples):
+            samples = audio.one_channel(samples, start=self._samples / self.recognizer.rate)
         self._samples += len(samples)
         features = self._features(np.asarray(samples, np.float32))
         log_probs = self._session.accept(Padded.stack([features]), torch.tensor([final]))

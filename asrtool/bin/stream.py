@@ -5,7 +5,8 @@
     asrtool stream exp/train_qifusion --check dump/fbank80/test
 
 `-` reads raw samples from standard input: 16 bits, little-endian, one channel, at the model's rate. Final results go to
-standard output; on a terminal the text so far is shown below. --check recognises a data directory twice, piece by piece
+standard output; on a terminal the text so far is shown below. A file that cannot be read to its end is named, the
+others go on, and the command then ends with status 1. --check recognises a data directory twice, piece by piece
 and whole with the same chunk mask, and ends with status 1 where anything differs.
 """
 
@@ -34,6 +35,7 @@ from asrtool.stream_check import check
 from asrtool.streaming import EndConfig, Result, Stream, passes
 
 CHUNK = 16  # encoder frames: what U2++ and its successors report
+HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw samples
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
     warm_up(recognizer)
-    for path in args.audio:
-        stream = Stream(recognizer, ends)
-        for result in listen(stream, path):
-            show(recognizer, path, result, args.format)
-        tell(path, stream, args.format)
+    failed = [path for path in args.audio if not hear(recognizer, ends, path, args.format)]
+    if failed:
+        logger.error("%d of %d files could not be recognised: %s", len(failed), len(args.audio), ", ".join(failed))
+        sys.exit(1)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -123,6 +124,19 @@ def warm_up(recognizer: Recognizer) -> None:
     stream.accept(np.zeros(0, np.float32), final=True)
 
 
+def hear(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
+    """Show all results of a file; False where it cannot be read to its end, which is said."""
+    stream = Stream(recognizer, ends)
+    try:
+        for result in listen(stream, path):
+            show(recognizer, path, result, kind)
+    except audio.AudioError as error:
+        logger.error("%s", error)
+        return False
+    tell(path, stream, kind)
+    return True
+
+
 def listen(stream: Stream, path: str) -> Iterator[Result]:
     """All results of a file or of standard input."""
     encoder, settings = stream.recognizer.model.encoder, stream.recognizer.settings
@@ -138,21 +152,30 @@ def listen(stream: Stream, path: str) -> Iterator[Result]:
 
 def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
     """Pieces of at most so many samples, as they come."""
-    rest = b""
+    rest, count = b"", 0
     while data := stream.read1(2 * size):
         data = rest + data
+        if not count and data.startswith(HEADERS):
+            raise audio.AudioError("standard input: has a header, expected raw samples of 16 bits; name its file")
         whole = len(data) // 2 * 2
-        rest = data[whole:]
+        rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
+    if rest:
+        raise audio.AudioError("standard input: ends within a sample, expected raw samples of 16 bits")
+    if not count:
+        raise audio.AudioError("standard input: holds no samples")
 
 
 def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
     """A file in pieces; one of another rate is read and resampled as a whole."""
     rate = stream.recognizer.rate
-    if audio.info(path)[0] == rate:
-        yield from (piece for piece, _ in audio.blocks(path, seconds))
+    pieces = audio.blocks(path, seconds)
+    first, found = next(pieces)
+    if found == rate:
+        yield first
+        yield from (piece for piece, _ in pieces)
         return
-    samples, found, _ = audio.listen(path)
+    samples = np.concatenate([first, *(piece for piece, _ in pieces)])
     logger.info("%s: %d Hz made %d Hz, all of it before the first chunk", path, found, rate)
     samples, size = audio.resample(samples, found, rate), round(seconds * rate)
     yield from (samples[at : at + size] for at in range(0, len(samples), size))

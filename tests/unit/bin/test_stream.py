@@ -128,6 +128,73 @@ def test_another_rate_is_resampled_and_says_so(toy_stream, tmp_path, capsys):
     assert captured.out.split("\t")[1] == text and "16000 Hz made 8000 Hz" in captured.err
 
 
+def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
+    """File -> what is wrong with it."""
+    found = {}
+    for name, cut, why in (
+        ("cut.mp3", 0.6, "truncated"), ("cut.ogg", 0.9, "truncated, its last Ogg page is not whole"),
+        ("cut.flac", 0.5, "damaged or truncated"), ("cut.wav", 0.5, "truncated, the header promises"),
+    ):
+        soundfile.write(folder / name, samples, rate)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(cut * len(data))])
+        found[str(folder / name)] = why
+    soundfile.write(folder / "empty.wav", samples[:0], rate)
+    soundfile.write(folder / "loud.wav", samples * 32768, rate, subtype="FLOAT")
+    (folder / "nothing.wav").touch()
+    places = {"empty.wav": "holds no samples", "loud.wav": "samples reach", "nothing.wav": "the file is empty"}
+    return found | {str(folder / name): why for name, why in places.items()} | {"touch ran|": "no such file"}
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_what_cannot_be_read_to_its_end_is_named_and_the_others_go_on(toy_stream, tmp_path, capsys, monkeypatch, rate):
+    monkeypatch.chdir(tmp_path)
+    path, text = next(iter(sounds(toy_stream).items()))
+    samples = audio.resample(soundfile.read(path, dtype="float32")[0], 8000, rate)
+    bad = broken(tmp_path, samples, rate)
+    assert run(toy_stream, *bad, path, "--chunk", 4, "--pause", 9) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].split("\t")[1] == text
+    for name, why in bad.items():
+        assert f"{name}: {why}" in captured.err
+    assert f"{len(bad)} of {len(bad) + 1} files could not be recognised" in captured.err
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["mp3", "ogg", "flac", "wav"])
+def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path, kind):
+    samples = soundfile.read(next(iter(sounds(toy_stream))), dtype="float32")[0]
+    soundfile.write(tmp_path / f"a.{kind}", samples, 8000)
+    path, one = str(tmp_path / f"a.{kind}"), Stream(recognizer(toy_stream))
+    np.testing.assert_array_equal(np.concatenate(list(stream.read(one, path, 0.16))), audio.listen(path)[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "holds no samples"),
+        (bytes(1001), "ends within a sample, expected raw samples of 16 bits"),
+        (b"RIFF" + bytes(2000), "has a header, expected raw samples of 16 bits"),
+        (b"fLaC" + bytes(2000), "has a header"),
+    ],
+)
+def test_standard_input_that_is_no_raw_audio_is_refused(toy_stream, capsys, monkeypatch, data, why):
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": Pipe(data)}))
+    assert run(toy_stream, "-", "--chunk", 4) == 1
+    assert f"standard input: {why}" in capsys.readouterr().err
+
+
+def test_numbers_of_16_bits_are_scaled_and_others_refused(toy_stream):
+    samples = soundfile.read(next(iter(sounds(toy_stream))), dtype="int16")[0]
+    found = [
+        feed(Stream(recognizer(toy_stream), EndConfig(pause=9)), given)[0].hypothesis.text
+        for given in (samples, samples.astype(np.float32) / 32768)
+    ]
+    assert found[0] == found[1] != ""
+    with pytest.raises(audio.AudioError, match="expected numbers in"):
+        feed(Stream(recognizer(toy_stream)), samples.astype(np.float32))
+
+
 def feed(one: Stream, samples: np.ndarray, size: int = 640) -> list:
     pieces = [samples[at : at + size] for at in range(0, len(samples), size)]
     found = [*(one.accept(piece) for piece in pieces), one.accept(np.zeros(0, np.float32), final=True)]
