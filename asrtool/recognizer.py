@@ -204,7 +204,7 @@ class Recognizer:
     def recognize(
         self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
     ) -> Recognition | list[Recognition]:
-        """One audio or a list of them: paths, or samples (T,) or (T, C) in [-1, 1] (whole numbers: of their type).
+        """One audio or a list of them: paths, or samples (T,) or (T, C), floats in [-1, 1], uint8, int16 or int32.
 
         rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by default their mean.
         What is longer than `windows.max_seconds` is cut into windows whose words are joined.
@@ -219,8 +219,8 @@ class Recognizer:
             samples, rate, channels = audio.listen(str(sound), channel)
             self._tell(sound, rate, channels, channel)
         else:
-            samples = audio.one_channel(np.asarray(sound), channel)
-        samples = audio.resample(samples, rate or self.rate, self.rate)
+            samples = audio.one_channel(sound, channel)
+        samples = audio.resample(samples, self.rate if rate is None else rate, self.rate)
         if self.config.data.input == "waveform":
             return torch.from_numpy(samples)
         features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))

@@ -56,11 +56,13 @@ def test_samples_of_the_models_rate(recognizer):
     [
         lambda x: (32767 * x).astype(np.int16),
         lambda x: torch.from_numpy(x),
+        lambda x: torch.from_numpy(x).requires_grad_(),
+        lambda x: torch.from_numpy(x).to(torch.bfloat16),
         lambda x: np.stack([x, x], 1),
         lambda x: (128 + 127 * x).astype(np.uint8),
         lambda x: x.astype(np.float64),
     ],
-    ids=["int16", "tensor", "two channels", "uint8", "float64"],
+    ids=["int16", "tensor", "tensor with a gradient", "bfloat16", "two channels", "uint8", "float64"],
 )
 def test_samples_of_any_type_and_shape(recognizer, change):
     assert recognizer.recognize(change(toys.sound(TEXT))).text == TEXT
@@ -94,11 +96,35 @@ def test_a_list_gives_a_list_in_its_order(recognizer):
         (np.zeros((2, 2, 2)), r"got an array of shape \(2, 2, 2\)"),
         (np.full(9000, np.nan), "9000 of 9000 samples are NaN"),
         (np.zeros(0), "got an array of shape"),
+        (toys.sound(TEXT) * 32768, r"expected numbers in \[-1, 1\]; if they are 16-bit numbers, divide them by 32768"),
+        ((toys.sound(TEXT) * 32768).astype(np.int64), "int64, expected floats in .* or one of uint8, int16, int32"),
+        ((toys.sound(TEXT) * 32768).astype(np.int32), "int32, but of 16 bits"),
+        (torch.from_numpy(toys.sound(TEXT))[None], "channels of 1 samples"),
     ],
 )
 def test_what_is_no_audio_is_refused(recognizer, samples, message):
     with pytest.raises(audio.AudioError, match=message):
         recognizer.recognize(samples)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -8000, float("nan"), 8000.5])
+def test_a_rate_that_no_audio_has_is_refused(recognizer, rate):
+    with pytest.raises(audio.AudioError, match="a sampling rate of .* Hz, expected a whole number"):
+        recognizer.recognize(toys.sound(TEXT), rate=rate)
+
+
+@pytest.mark.parametrize("name", ["touch ran|", "touch ran |", "x;touch ran|", "| touch ran"])
+def test_a_path_is_never_run(recognizer, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for given in (name, [name]):
+        with pytest.raises(audio.AudioError, match="no such file"):
+            recognizer.recognize(given)
+    with pytest.raises(audio.AudioError, match="no such file"):
+        recognizer.align(name, TEXT)
+    soundfile.write("a.wav", toys.sound(TEXT), toys.RATE)
+    Path("a.wav").rename(name)
+    assert recognizer.recognize(name).text == recognizer.recognize(Path(name)).text == TEXT
+    assert not Path("ran").exists()
 
 
 def test_audio_without_a_frame_is_refused(recognizer):
