@@ -85,7 +85,7 @@ def read_features(reference: str) -> np.ndarray:
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
         raise FeatureError(f"'{reference}' is no reference of the form <archive>:<offset>")
-    return _matrix(reference, {archive: _handles.get(archive)}, reference)
+    return _matrix(_handles.get(archive), int(offset), reference)
 
 
 def encode(matrix: np.ndarray) -> bytes:
@@ -97,12 +97,12 @@ def encode(matrix: np.ndarray) -> bytes:
 
 def decode(data: bytes, name: str) -> np.ndarray:
     """(T, F) float32 of what `encode` gave; `name` is for the message of a FeatureError."""
-    return _matrix(f"{name}:0", {name: io.BytesIO(data)}, name)
+    return _matrix(io.BytesIO(data), 0, name)
 
 
-def _matrix(reference: str, files: dict[str, BinaryIO], name: str) -> np.ndarray:
+def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
     try:
-        matrix = kaldiio.load_mat(reference, fd_dict=files)
+        matrix = kaldiio.load_mat(f"archive:{offset}", fd_dict={"archive": archive})  # it runs names that end in "|"
     except OSError:
         raise
     except Exception as error:                               # whatever a torn archive makes kaldiio stumble over

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
+from asrtool.data.audio import is_pipe
+
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MINIATURE = "mini_corpus.json"  # what tools/make_mini_corpus.py leaves in its trees
@@ -86,6 +88,13 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
             first, second = sorted((found[stem], path))
             raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
     return found
+
+
+def listed(path: str) -> str:
+    """The path of an audio file that a list of the corpus names: wav.scp would run one that ends in `|`."""
+    if is_pipe(path):
+        raise CorpusError(f"there is no file {path}; commands in a corpus' list of files are not run")
+    return path
 
 
 def _files(folder: str, linked: Set[str]) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ def build(folder: Path, hours: float | None, miniature: bool) -> corpus.Found:
     rows = [
         Utterance(
             id=key,
-            audio=base + files[key],
+            audio=tree.listed(base + files[key]),
             duration=0,
             text=normalize(texts[key]).upper(),
             speaker=files[key].split("/")[-2],

@@ -82,7 +82,7 @@ def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
             speaker = speakers[key]
             labels |= {label: values[speaker] for label, values in of_speakers.items() if values.get(speaker)}
             text = normalize(texts[key]).upper()
-            path = str(root / wavs[key])
+            path = tree.listed(str(root / wavs[key]))
             rows.append(Utterance(id=key, audio=path, duration=0, text=text, speaker=speaker, labels=labels))
     unknown = {row.labels["subdialect"] for row in rows} - SUBDIALECTS
     if unknown:

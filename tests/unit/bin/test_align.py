@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from asrtool.bin import align
-from asrtool.data import datadir, tables
+from asrtool.data import audio, datadir, tables
 from tests import toy_experiment as toys
 
 
@@ -36,6 +36,13 @@ def test_a_data_directory_without_features_gives_the_same(toy, tmp_path):
     stored = run(toy, toy / "dump" / "test", tmp_path / "stored")
     computed = run(toy, toy / "data" / "test", tmp_path / "computed")
     assert [line["words"] for line in stored] == [line["words"] for line in computed]
+
+
+def test_the_name_of_a_file_is_never_run(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(audio.AudioError, match="no such file or directory; commands are run from wav.scp"):
+        align.main([str(toy / "exp"), "--audio", "x;touch ran|", "--text", "ab"])
+    assert not Path("ran").exists()
 
 
 def test_an_utterance_too_short_for_its_text_is_named(toy, tmp_path, capsys):

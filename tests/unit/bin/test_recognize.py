@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,29 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(toy, files, tm
     assert said.out.count("\n") == 2
     assert "2 of 4 files could not be recognised" in said.err
     assert "missing.wav: no such file or directory" in said.err
+
+
+def test_a_name_is_never_run(toy, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, text = next(iter(files.items()))
+    Path(path).rename("x;touch ran|")
+    with pytest.raises(SystemExit):
+        run(toy, "x;touch ran|", "y;touch ran|")
+    said = capsys.readouterr()
+    assert said.out == f"x;touch ran|\t{text}\n"
+    assert "y;touch ran|: no such file or directory; commands are run from wav.scp of a data directory only" in said.err
+    assert not Path("ran").exists()
+
+
+def test_what_a_command_prints_is_read_from_its_pipe(toy, files, tmp_path, capsys):
+    """As with `<(ffmpeg -i talk.m4a -f wav -)` in bash."""
+    path, text = next(iter(files.items()))
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(Path(path).read_bytes(),))
+    writer.start()
+    run(toy, str(tmp_path / "pipe"))
+    writer.join()
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 def test_what_fails_together_is_tried_apart(toy, files, capsys, monkeypatch):

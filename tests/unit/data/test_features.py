@@ -34,6 +34,18 @@ def test_what_was_written_is_read_in_any_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, matrix)
 
 
+def test_the_name_of_an_archive_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for name in ("touch ran |", "|touch ran"):
+        Path(name).write_bytes(features.encode(matrix))
+        np.testing.assert_array_equal(features.read_features(f"{name}:0"), matrix)
+        np.testing.assert_array_equal(features.decode(features.encode(matrix), name), matrix)
+        with pytest.raises(FileNotFoundError):
+            features.read_features(f"x {name}:0")
+    assert {path.name for path in tmp_path.iterdir()} == {"touch ran |", "|touch ran"}
+
+
 def test_kaldi_tools_read_the_archive(tmp_path: Path) -> None:
     references = write(tmp_path, {"ünï": matrices()["utt-1"], **matrices()})
     (tmp_path / "feats.scp").write_text("".join(f"{key} {value}\n" for key, value in references.items()))

@@ -67,6 +67,14 @@ def test_two_audio_files_of_one_name_are_refused(tmp_path: Path) -> None:
         tree.audio_by_id(tmp_path / "y", tmp_path / "x")
 
 
+def test_a_list_of_files_runs_no_command(tmp_path: Path) -> None:
+    odd = touch(tmp_path / "odd|")
+    assert tree.listed(odd) == odd and tree.listed(f"{tmp_path}/gone.wav") == f"{tmp_path}/gone.wav"
+    with pytest.raises(CorpusError, match="there is no file .*; commands in a corpus' list of files are not run"):
+        tree.listed(f"{tmp_path}/x;touch {tmp_path}/ran|")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere" / "s1" / "a-1.wav")
     (tmp_path / "corpus").mkdir()
