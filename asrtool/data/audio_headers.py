@@ -25,7 +25,7 @@ class Damage(Exception):
 
 
 class View:
-    """What libsndfile is shown of a file: `skip` to `size`, with `new` bytes at `at`, seeming `longer` times as long."""
+    """What libsndfile is shown of a file: `skip` to `size`, `new` bytes at `at`, seemingly `longer` times as long."""
 
     def __init__(
         self, stream: BinaryIO, size: int, skip: int = 0, at: int = 0, new: bytes = b"", longer: int = 1
