@@ -72,17 +72,17 @@ class Journal:
         return [line for _, line in sorted(self._read(group, self.run + 1).items())]
 
     def _read(self, group: int, before: int) -> dict[str, dict]:
-        """id -> line, of runs before number `before`; of the same id the last run's, and a success before an error."""
+        """id -> line, of runs before number `before`; of the same id the last one, and a success before an error."""
         files = [(int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")]
         found: dict[str, dict] = {}
         for run, path in sorted(files):
             if run >= before:
                 continue
-            for row in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for row in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # U+2028 is no end of a line
                 try:
                     line = json.loads(row)
                 except json.JSONDecodeError:  # torn by a kill: it is done again
                     continue
-                if "error" not in line or line["id"] not in found:
+                if "error" not in line or "error" in found.get(line["id"], line):
                     found[line["id"]] = line
         return found

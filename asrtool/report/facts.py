@@ -84,7 +84,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
     if experiment is not None:
         for title, name in (("training commit", "git.txt"), ("training command", "command.txt")):
             if (experiment / name).is_file():
-                lines = (experiment / name).read_text(encoding="utf-8").splitlines()
+                lines = [line for line in (experiment / name).read_text(encoding="utf-8").split("\n") if line]
                 if lines:
                     starts = f"\n(the last of {len(lines)} starts)" if len(lines) > 1 else ""
                     found.append((title, lines[-1] + starts))

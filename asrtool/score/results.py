@@ -81,7 +81,7 @@ class Experiment:
 
     def _lines(self, name: str) -> list[str]:
         try:
-            return (self.folder / name).read_text(encoding="utf-8").splitlines()
+            return [line for line in (self.folder / name).read_text(encoding="utf-8").split("\n") if line]
         except OSError:
             return []
 

@@ -4,17 +4,20 @@
 |---|---|
 | `.trn` | `text (id)`; lines that start with `;;` are comments |
 | `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `labels` or `classes` |
-| anything else | `id text`, separated by any white space; the text may be empty |
+| anything else | `id text`, separated by spaces, tabs or U+3000; the text may be empty |
 
 UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that cannot be read is an
-error with file and line.
+error with file and line. No other white space (U+00A0, U+2028 ...) ends a line or an id.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+BLANK = " \t\r\f\v\u3000"  # what divides an id from its text
 
 
 class TranscriptError(ValueError):
@@ -92,14 +95,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     comments = path.suffix.lower() == ".trn"
     # Only LF ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a transcript.
     for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removeprefix("\ufeff").strip()
-        if line and not (comments and line.startswith(";;")):
+        line = line.removeprefix("\ufeff").strip(BLANK)
+        if line.strip() and not (comments and line.startswith(";;")):
             yield number, line
 
 
 def _kaldi(line: str) -> tuple[str, str]:
-    name, *text = line.split(maxsplit=1)
-    return name, text[0] if text else ""
+    name, *text = re.split(f"[{BLANK}]", line, maxsplit=1)
+    return name, text[0].strip() if text else ""
 
 
 def _trn(line: str) -> tuple[str, str]:

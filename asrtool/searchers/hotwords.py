@@ -112,7 +112,7 @@ class Hotwords:
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file of hotwords; make it or correct hotwords.path")
         phrases: dict[str, float] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             phrase, _, weight = line.partition("\t")
             if not line.strip():
                 continue

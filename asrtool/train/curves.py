@@ -68,7 +68,7 @@ def _by_phase(log: Path) -> dict[str, dict[tuple[str, int], Mapping]]:
 
 
 def _records(log: Path) -> Iterator[Mapping]:
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8").split("\n"):
         try:
             yield json.loads(line)
         except json.JSONDecodeError:

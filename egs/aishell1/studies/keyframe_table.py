@@ -44,7 +44,7 @@ class Run:
     def lines(self, column: str, name: str) -> list[dict]:
         path = self.decoded(column, name)
         text = (path / "hyps.jsonl").read_text(encoding="utf-8") if path else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.split("\n") if line]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +76,8 @@ def matched(axe: Path) -> int:
 
 
 def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def phase_seconds(folder: Path) -> dict[str, float]:

@@ -22,7 +22,7 @@ def main() -> None:
     args = options.parse_args()
     found = defaultdict(list)
     for seed in args.seeds.split():
-        for line in (args.exp / f"{args.tag}-s{seed}" / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (args.exp / f"{args.tag}-s{seed}" / "log.jsonl").read_text(encoding="utf-8").rstrip().split("\n"):
             record = json.loads(line)
             if record.get("event") == "gradients":
                 values = record["cosine"], record["norm"] / record["norm_others"]

@@ -25,6 +25,11 @@ def test_only_line_feeds_end_a_line(write):
     assert read_transcripts(write("text", "u1 a\u2028b\x0cc\x85d\nu2 e\n")) == {"u1": "a\u2028b\x0cc\x85d", "u2": "e"}
 
 
+@pytest.mark.parametrize("mark", ["\u00a0", "\u2028", "\x85", "\x1c"])
+def test_other_white_space_is_part_of_an_id(write, mark):
+    assert read_transcripts(write("text", f"u{mark}1 a\n{mark}u2\tb\n")) == {f"u{mark}1": "a", f"{mark}u2": "b"}
+
+
 def test_ids_that_are_prefixes_of_others_stay_apart(write):
     assert read_transcripts(write("text", "u1 a\nu10 b\nu1-0 c\n")) == {"u1": "a", "u10": "b", "u1-0": "c"}
 

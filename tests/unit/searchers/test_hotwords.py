@@ -50,7 +50,7 @@ def test_where_nothing_is_spaced_phrases_stand_anywhere(text, expected):
 
 def test_a_file_has_a_phrase_a_line_and_weights_where_given(tmp_path):
     path = tmp_path / "hotwords.txt"
-    path.write_text("new york\nBartholomew\t4.5\n\n", encoding="utf-8")
+    path.write_text("new\u2028york\r\nBartholomew\t4.5\n\n", encoding="utf-8", newline="")
     hotwords = Hotwords.load(HotwordsConfig(path=str(path), weight=2.0), spaced=True)
     assert bonus(hotwords, "Bartholomew in new york")[0] == pytest.approx(6.5)
 
