@@ -88,8 +88,7 @@ def compare(recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Rand
 
 
 def samples_of(recognizer: Recognizer, row: Utterance) -> np.ndarray:
-    duration = None if row.recording is None else row.duration
-    return audio.read(row.audio, row.start, duration, recognizer.rate)
+    return audio.read(row.audio, *row.stretch, recognizer.rate)
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:

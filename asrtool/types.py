@@ -6,6 +6,7 @@ D width, V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class Utterance:
 
     id: str
     audio: str  # a path, or a shell command that ends in "|"
-    duration: float  # seconds
+    duration: float  # seconds; NaN: up to the end of the audio, which nobody has measured
     text: str = ""
     speaker: str
     recording: str | None = None  # id of the recording it is cut from (`segments`); None: audio is the utterance
@@ -59,6 +60,12 @@ class Utterance:
     labels: Mapping[str, str] = field(default_factory=dict)  # what the utt2* files say: accent, style, environment ...
     features: str | None = None  # "file.ark:offset", written by stage 1
     num_frames: int | None = None  # feature frames, or samples where the input is a waveform
+
+    @property
+    def stretch(self) -> tuple[float, float | None]:
+        """What to read of `audio`: seconds to its start, and seconds of it, None for all up to the end."""
+        whole = self.recording is None or math.isnan(self.duration)
+        return self.start, None if whole else self.duration
 
 
 @dataclass(frozen=True, kw_only=True)

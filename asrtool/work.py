@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from asrtool import distributed, stamp
-from asrtool.data import datadir
+from asrtool.data import datadir, datadir_measure
 from asrtool.data.loader import Dataset, EvalLoader, names
 from asrtool.journal import Journal
 from asrtool.log import logger
@@ -137,20 +137,20 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
     total = datadir.iterate(data)[0]
     world = distributed.world_size()
     tally = {"done": 0, "failed": 0}
-    shown = None if distributed.is_main() else True
+    shown, told = None if distributed.is_main() else True, False
     with tqdm(total=total, desc=f"{task.name} {name}", unit="utt", disable=shown) as bar:
         for group, window in _windows(data):
             done = journal.done(group)
             bar.update(len(done))
-            seconds = {utterance.id: utterance.duration for utterance in window}
-            empty = [key for key, duration in seconds.items() if not duration > 0]
+            told = told or (distributed.is_main() and datadir_measure.tell(window, data))
+            window, unmeasured = datadir_measure.complete(window)
             if distributed.is_main():
-                lines = [{"id": key, "error": f"{key}: lasts {seconds[key]:g} seconds"} for key in empty]
+                lines = [{"id": key, "error": f"{key}: {why}"} for key, why in unmeasured.items()]
                 journal.write(group, lines)
                 _count(lines, tally)
-            window = [utterance for utterance in window if utterance.duration > 0]
             if not window:
                 continue
+            seconds = {utterance.id: utterance.duration for utterance in window}
             for batch, unreadable in EvalLoader(task.dataset(window), task.batch_seconds, done=done).each():
                 lines = [{"id": key, "error": why} for key, why in unreadable.items()]
                 lines += _attempt(task, batch, seconds) if batch is not None else []
@@ -198,10 +198,13 @@ def _count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
 def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> None:
     """Hand the lines to the task, write those of failures, and say how many there are."""
     failed: list[dict] = []
+    found = 0
 
     def good() -> Iterator[dict]:
+        nonlocal found
         for group in range(-(-total // WINDOW)):
             for line in journal.lines(group):
+                found += 1
                 if "error" in line:
                     failed.append(line)
                 else:
@@ -211,6 +214,9 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
     if first is None:
         raise WorkError(f"{out}: not one of {total} utterances succeeded; the last reason: {failed[-1]['error']}")
     task.write(target, itertools.chain([first], lines))
+    if found != total:
+        what = f"{total - found} of {total} utterances left neither a result nor a reason in {journal.folder}"
+        raise WorkError(f"{out}: {what}; the same command tries them again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:

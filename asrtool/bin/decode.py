@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool decode", description=__doc__)
     options.add_argument("--exp", type=Path, required=True, help="experiment that stage 3 wrote, or a packed model")
     options.add_argument("--config", type=Path, required=True, help="decode_*.yaml")
-    options.add_argument("--data", type=Path, required=True, help="set to decode: a folder that stage 1 wrote")
+    options.add_argument("--data", type=Path, required=True, help="set to decode: stage 1's, or any data directory")
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument(

@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
     options.add_argument("--exp", type=Path, required=True, help="experiment folder that stage 3 wrote")
     options.add_argument("--config", type=Path, required=True, help="decode_*.yaml: which phase, which average")
-    options.add_argument("--data", type=Path, required=True, help="the set as stage 1 wrote it")
+    options.add_argument("--data", type=Path, required=True, help="the set that was decoded")
     options.add_argument("--worst", type=int, default=20, metavar="N", help="utterances with most errors (default: 20)")
     options.add_argument("--also", action="append", default=[], metavar="ID", help="this utterance too")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
@@ -61,7 +61,8 @@ def probe(result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen:
     lost = [name for name in chosen if name not in utterances]
     if lost:
         raise ProbeError(f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded")
-    found = lines(recognizer, result, list(utterances.values()), settings.batch_seconds)
+    rows = datadir.measured(list(utterances.values()), data)
+    found = lines(recognizer, result, rows, settings.batch_seconds)
     replace_text(result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
     return len(utterances)
 

@@ -60,9 +60,11 @@ def readable(found: Mapping[str, Table], base: Path | None) -> list[tuple[Row, s
         return [(row, paths[row.id], 0.0, None) for row in found["wav.scp"].rows if row.id in paths]
     items = []
     for row in found["segments"].rows:
-        if datadir_check.is_segment(row.value) and (fields := row.value.split())[0] in paths:
-            start, end = float(fields[1]), float(fields[2])
-            items.append((row, paths[fields[0]], start, end - start))
+        if not datadir_check.is_segment(row.value):
+            continue
+        segment = datadir_check.Segment.parse(row.value)
+        if segment.recording in paths:
+            items.append((row, paths[segment.recording], segment.start, segment.duration({})))
     return items
 
 

@@ -126,7 +126,7 @@ class WaveformAugment:
             samples = audio.change_speed(samples, float(draw("speed").choice(config.speeds)))
         if config.room is not None and (rng := draw("room")).random() < config.room.share:
             room = self._rooms[rng.integers(len(self._rooms))]
-            samples = add_room(samples, _response(room.audio, room.start, _length(room), self.rate))
+            samples = add_room(samples, _response(room.audio, *room.stretch, self.rate))
         if config.noise is not None and (rng := draw("noise")).random() < config.noise.share:
             noise = self._noises[rng.integers(len(self._noises))]
             snr_db = rng.uniform(*config.noise.snr_db)
@@ -177,7 +177,7 @@ def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Genera
         samples = audio.read(noise.audio, noise.start + rng.uniform(0, spare), num_samples / rate, rate)
         offset = 0
     else:
-        samples = audio.read(noise.audio, noise.start, _length(noise), rate)
+        samples = audio.read(noise.audio, *noise.stretch, rate)
         offset = int(rng.integers(max(len(samples), 1)))
     if not len(samples):
         raise AugmentError(f"the noise {noise.id} ({noise.audio}) holds no samples")
@@ -190,11 +190,6 @@ def _response(path: str, start: float, duration: float | None, rate: int) -> np.
     if power(response) == 0:
         raise AugmentError(f"the room impulse response {path} is silent")
     return response
-
-
-def _length(utterance: Utterance) -> float | None:
-    """Seconds to read, None for the whole file."""
-    return None if utterance.recording is None else utterance.duration
 
 
 def _members(kind: str, config: object, sets: Mapping[str, Sequence[Utterance]]) -> Sequence[Utterance]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asrtool import atomic, processes, stamp
-from asrtool.data import audio, datadir, tree
+from asrtool.data import audio, datadir, datadir_measure, tree
 from asrtool.data.tree import CorpusError
 from asrtool.log import logger, set_up
 from asrtool.types import Utterance
@@ -69,17 +69,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 def measured(utterances: Sequence[Utterance]) -> Found:
-    """The utterances with the duration that their audio's header declares, without those whose header is no good.
+    """The utterances with the time from their start to the end of their audio, without those that cannot be measured.
 
     Raises CorpusError where that is more than a tenth of them.
     """
     kept, left_out = [], []
-    seconds = audio.durations([utterance.audio for utterance in utterances])
-    for utterance, duration in zip(utterances, seconds, strict=True):
+    for utterance, duration in zip(utterances, datadir_measure.lengths(utterances), strict=True):
         if isinstance(duration, audio.AudioError):
             left_out.append(f"{utterance.id}: {duration}")
-        elif duration <= 0:
-            left_out.append(f"{utterance.id}: {utterance.audio}: holds no samples")
         else:
             kept.append(replace(utterance, duration=duration))
     if tree.too_many(len(left_out), len(utterances)):

@@ -2,8 +2,8 @@
 
 Beside Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of the speaker) is a label:
 `utt2accent`, `spk2gender`. Only wav.scp is indispensable: without `text` transcripts are empty, without `utt2spk` every
-utterance is a speaker of its own, without `utt2dur` the audio's headers are read. Relative paths start at the current
-folder, as in Kaldi.
+utterance is a speaker of its own, without `utt2dur` the audio is measured, as it is for segments that end with -1, the
+end of the recording. Relative paths start at the current folder, as in Kaldi.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, datadir_stream, tables
+from asrtool.data import audio, datadir_check, datadir_stream
 from asrtool.data.datadir_check import DataDirError, check, consistency, is_label, load
 from asrtool.data.datadir_fix import FixReport, fix
+from asrtool.data.datadir_form import Segment
+from asrtool.data.datadir_measure import complete, measured
 from asrtool.data.datadir_stream import Irregular
 from asrtool.data.datadir_write import Writer, write
 from asrtool.data.tables import Problem
 from asrtool.types import Utterance
 
-__all__ = ["DataDirError", "FixReport", "Problem", "Writer", "check", "fix", "iterate", "read", "write"]
+__all__ = [
+    "DataDirError", "FixReport", "Problem", "Writer", "check", "complete", "fix", "iterate", "measured", "read",
+    "write",
+]
 
 Values = Mapping[str, str]
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id; audio is not opened, unless `utt2dur` is missing.
+    """The utterances of a data directory, sorted by id; audio is opened where no file tells how long it is.
 
     `base` is where relative paths start, instead of the current folder. With `measure=False`, a duration that no file
-    tells is NaN. Raises DataDirError where the files contradict each other; `check` lists all that is wrong.
+    tells is NaN (`measured` finds it out). Raises DataDirError where the files contradict each other;
+    `check` lists all that is wrong.
     """
     folder = Path(folder)
     found = load(folder)
@@ -41,15 +47,13 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
         raise DataDirError(f"{errors[0]}{more}")
     files = {name: table.values() for name, table in found.items()}
     segmented = "segments" in files
-    seconds = None
-    if measure and not segmented and "utt2dur" not in files:
-        seconds = _measure(folder, files["wav.scp"], base)
-    make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files), seconds)
+    make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
     of_utterances = {name: files[name] for name in datadir_stream.of_utterances(files, segmented)}
-    return [
+    rows = [
         make(key, {name: values[key] for name, values in of_utterances.items() if key in values})
         for key in sorted(files["segments" if segmented else "wav.scp"])
     ]
+    return measured(rows, folder) if measure else rows
 
 
 def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
@@ -71,14 +75,12 @@ class _Assembler:
     """Makes utterances from their lines in each file."""
 
     def __init__(
-        self, folder: Path, base: Path | None, recordings: Values | None, of_speakers: Mapping[str, Values],
-        seconds: Mapping[str, float] | None = None,
+        self, folder: Path, base: Path | None, recordings: Values | None, of_speakers: Mapping[str, Values]
     ) -> None:
         self.folder = folder
         self.base = base
         self.recordings = recordings                          # where there are segments
         self.of_speakers = of_speakers                        # label -> speaker -> value
-        self.seconds = seconds                                # as measured, where no file tells
         self.archives: dict[str, str] = {}
 
     def __call__(self, key: str, values: Values) -> Utterance:
@@ -86,13 +88,10 @@ class _Assembler:
         recording, start = None, 0.0
         path = values.get("wav.scp", "")
         if self.recordings is not None:
-            recording, first, last = values["segments"].split()
-            path, start = self.recordings[recording], float(first)
-            duration = float(last) - start
-        elif "utt2dur" in values:
-            duration = float(values["utt2dur"])
+            recording, start, end = Segment.parse(values["segments"])
+            path, duration = self.recordings[recording], math.nan if end is None else end - start
         else:
-            duration = math.nan if self.seconds is None else self.seconds[key]
+            duration = float(values.get("utt2dur", math.nan))
         speaker = values.get("utt2spk", key)
         labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
         labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
@@ -123,18 +122,6 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
     return {name[4:]: values for name, values in files.items() if name.startswith("spk2") and is_label(name)}
 
 
-def _measure(folder: Path, recordings: Values, base: Path | None) -> dict[str, float]:
-    found = audio.durations(_from_base(path, base) for path in recordings.values())
-    measured = dict(zip(recordings, found, strict=True))
-    bad = {key: value for key, value in measured.items() if isinstance(value, audio.AudioError)}
-    if bad:
-        key, error = next(iter(bad.items()))
-        count = tables.plural(len(bad), "file")
-        raise DataDirError(f"{folder}: there is no utt2dur, and {count} cannot be measured, first {key}: {error}; "
-                           f"{tables.fix_command(folder)} drops files that do not exist")
-    return measured
-
-
 # -- one after the other ---------------------------------------------------
 
 def _stream(folder: Path) -> Iterator[Utterance]:
@@ -145,6 +132,6 @@ def _stream(folder: Path) -> Iterator[Utterance]:
     recordings = dict(datadir_stream.lines(folder / "wav.scp")) if segmented else None
     make = _Assembler(folder, None, recordings, _of_speakers(small))
     for key, values in datadir_stream.walk(folder, names):
-        if segmented and values["segments"].split()[0] not in recordings:
+        if segmented and Segment.parse(values["segments"]).recording not in recordings:
             raise Irregular(f"{folder / 'segments'}: no audio for {key}")
         yield make(key, values)

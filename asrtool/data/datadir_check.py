@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from asrtool.data.datadir_form import (
     COUNTS,
     SECONDS,
     DataDirError,
+    Segment,
     about,
     is_label,
     is_positive,
@@ -20,7 +20,7 @@ from asrtool.data.datadir_form import (
     names,
 )
 from asrtool.data.listing import Listing
-from asrtool.data.tables import Problem, Row, Table, first, fix_command, plural
+from asrtool.data.tables import Problem, Row, Table, fields, first, fix_command, plural
 
 __all__ = ["DataDirError", "check", "is_label", "is_positive", "is_segment", "is_table", "load", "names"]
 
@@ -38,11 +38,12 @@ def check(folder: Path, base: Path | None = None) -> list[Problem]:
     found = load(folder)
     problems = [problem for table in found.values() for problem in table.problems]
     problems += consistency(folder, found)
-    problems += datadir_content.check(found)
+    lengths = recording_lengths(found, base)
+    problems += datadir_content.check(found, lengths)
     if "wav.scp" in found:
         problems += missing_audio(found["wav.scp"], base)
     if "segments" in found and "wav.scp" in found:
-        problems += beyond_the_end(found, base)
+        problems += beyond_the_end(found["segments"], lengths)
     return problems
 
 
@@ -58,7 +59,7 @@ def consistency(folder: Path, found: Mapping[str, Table]) -> list[Problem]:
     source = "segments" if "segments" in found else "wav.scp"
     if "segments" in found:
         recordings = found["wav.scp"].values()
-        rows = [row for row in found["segments"].rows if row.value and row.value.split()[0] not in recordings]
+        rows = [row for row in found["segments"].rows if row.value and fields(row.value)[0] not in recordings]
         problems += about(found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them")
     for name in ("text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"):
         if name in found:
@@ -97,7 +98,7 @@ def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
     for row in found["utt2spk"].rows:
         inverse.setdefault(row.value, set()).add(row.id)
     table = found["spk2utt"]
-    wrong = [row for row in table.rows if inverse.get(row.id) != set(row.value.split())]
+    wrong = [row for row in table.rows if inverse.get(row.id) != set(fields(row.value))]
     problems = about(table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker")
     lacking = inverse.keys() - {row.id for row in table.rows}
     if lacking:
@@ -112,7 +113,10 @@ def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
 
 def wrong_values(name: str, table: Table) -> list[Problem]:
     """Lines whose value is not what the file holds."""
-    expected = {"segments": "<id> <recording> <start> <end> with end after start", "utt2spk": "<id> <speaker>"}
+    expected = {
+        "segments": "<id> <recording> <start> <end> with end after start (or -1, the recording's end), start from 0 on",
+        "utt2spk": "<id> <speaker>",
+    }
     if name in SECONDS:
         expected[name] = "<id> <seconds above 0>"
     elif name in COUNTS:
@@ -145,20 +149,16 @@ def missing_files(table: Table, base: Path | None = None) -> list[Row]:
     return [row for row in table.rows if row.value and not audio.is_pipe(row.value) and row.value not in listing]
 
 
-def beyond_the_end(found: Mapping[str, Table], base: Path | None = None) -> list[Problem]:
-    """Segments that end after their recording; its length is that of reco2dur, else of its header."""
-    lengths = recording_lengths(found, base)
-
-    def is_late(value: str) -> bool:
-        recording, _, end = value.split()
-        return float(end) > lengths.get(recording, math.inf) + audio.SLACK
-
-    late = [row for row in found["segments"].rows if is_segment(row.value) and is_late(row.value)]
-    return about(found["segments"], late, "{n} ending after the recording", "{fix} drops them", noun="segment")
+def beyond_the_end(segments: Table, lengths: Mapping[str, float]) -> list[Problem]:
+    """Segments that do not lie in their recording."""
+    late = [row for row in segments.rows if is_segment(row.value) and Segment.parse(row.value).is_beyond(lengths)]
+    return about(segments, late, "{n} ending after the recording", "{fix} drops them", noun="segment")
 
 
 def recording_lengths(found: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
-    """Seconds of every recording that a file or a readable header tells; commands are not run."""
+    """Seconds of every recording of segments that a file or a readable header tells; commands are not run."""
+    if "segments" not in found or "wav.scp" not in found:
+        return {}
     if "reco2dur" in found:
         return {row.id: float(row.value) for row in found["reco2dur"].rows if is_positive(row.value)}
     return audio.lengths(found["wav.scp"].values(), base)

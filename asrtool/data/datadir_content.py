@@ -9,10 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from asrtool.data import audio, shard_index
-from asrtool.data.datadir_form import about, is_positive, is_right, is_segment
-from asrtool.data.tables import Problem, Table, first, fix_command, plural
+from asrtool.data.datadir_form import Segment, about, is_positive, is_right, is_segment
+from asrtool.data.tables import Problem, Table, fields, first, fix_command, plural
 
-DIFFERENCE = 0.1  # seconds that utt2dur may differ from segments
 SPACE = re.compile(r"[^\S \t]")  # white space that Kaldi does not take for a space: U+00A0, U+3000 ...
 # characters that show nothing, but would each become a token
 HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
@@ -31,12 +30,12 @@ def cleaned(text: str) -> str:
     return HIDDEN.sub("", SPACE.sub(" ", text)).strip()
 
 
-def check(found: Mapping[str, Table]) -> list[Problem]:
-    """Problems and notes of files that were read."""
+def check(found: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
+    """Problems and notes of files that were read; `lengths`: seconds of each recording whose length is known."""
     problems = [problem for table in found.values() for problem in last_line(table)]
     if "text" in found:
         problems += odd_characters(found["text"])
-    problems += unlike_segments(found) + missing_archives(found)
+    problems += unlike_segments(found, lengths) + missing_archives(found)
     if "spk2utt" in found and "utt2spk" not in found:
         what, mend = "there is no utt2spk, only spk2utt", f"{fix_command(found['spk2utt'].path.parent)} makes it"
         problems.append(Problem(where=str(found["spk2utt"].path), what=what, mend=mend, kind="untidy"))
@@ -68,14 +67,14 @@ def odd_characters(table: Table) -> list[Problem]:
     ]
 
 
-def unlike_segments(found: Mapping[str, Table]) -> list[Problem]:
+def unlike_segments(found: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
     """utt2dur against segments: with both, the latter are right."""
     if "segments" not in found or "utt2dur" not in found:
         return []
-    spans = {row.id: row.value.split()[1:] for row in found["segments"].rows if is_segment(row.value)}
+    segments = {row.id: Segment.parse(row.value) for row in found["segments"].rows if is_segment(row.value)}
     wrong = [
-        row for row in found["utt2dur"].rows if row.id in spans and is_positive(row.value)
-        and abs(float(spans[row.id][1]) - float(spans[row.id][0]) - float(row.value)) > DIFFERENCE
+        row for row in found["utt2dur"].rows
+        if row.id in segments and is_positive(row.value) and segments[row.id].is_unlike(row.value, lengths)
     ]
     return about(found["utt2dur"], wrong, "{n} not as long as its segment", "{fix} removes the file")
 
@@ -127,7 +126,7 @@ def notes_of(found: Mapping[str, Table]) -> list[Problem]:
     ordered = speakers is None or all(a[0] <= b[0] for a, b in pairwise(sorted(speakers, key=lambda pair: pair[1])))
     unused = set()
     if "segments" in found:
-        used = {row.value.split()[0] for row in found["segments"].rows if row.value}
+        used = {fields(row.value)[0] for row in found["segments"].rows if row.value}
         unused = {row.id for row in found["wav.scp"].rows} - used
     return notes(folder, empty, speakers is not None, ordered, len(paths) - len(set(paths)), sorted(unused))
 

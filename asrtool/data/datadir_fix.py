@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from asrtool import atomic
-from asrtool.data import audio, datadir_check, datadir_content, tables
+from asrtool.data import datadir_check, datadir_content, tables
 from asrtool.data.datadir_check import DataDirError
-from asrtool.data.tables import Table
+from asrtool.data.datadir_form import Segment
+from asrtool.data.tables import Table, fields
 
 Files = dict[str, dict[str, str]]                             # file name -> id -> value
 NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")   # an utterance must be in each of these that exists
@@ -55,8 +55,9 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
         raise DataDirError(f"{unreadable[0]}; nothing was changed")
     report = FixReport(total=len(datadir_check.utterance_ids(found)))
     files = well_formed(found, report)
-    drop_recordings(found, files, report, base)
-    intersect(files, report)
+    lengths = datadir_check.recording_lengths(found, base)
+    drop_recordings(found, files, report, base, lengths)
+    intersect(files, report, lengths)
     if not report.kept:
         raise DataDirError(f"{folder}: no utterance would be left, so nothing was changed\n{report}")
     replace(folder, found, files, report)
@@ -69,7 +70,7 @@ def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
     if "text" in files:
         files["text"] = {key: datadir_content.cleaned(value) for key, value in files["text"].items()}
     if "spk2utt" in files and "utt2spk" not in files:
-        files["utt2spk"] = {key: speaker for speaker, ids in files["spk2utt"].items() for key in ids.split()}
+        files["utt2spk"] = {key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)}
     for name, table in found.items():
         malformed = datadir_check.malformed(name, table)
         report.drop(f"two different lines in {name}", table.conflicts)
@@ -79,7 +80,9 @@ def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
     return files
 
 
-def drop_recordings(found: Mapping[str, Table], files: Files, report: FixReport, base: Path | None) -> None:
+def drop_recordings(
+    found: Mapping[str, Table], files: Files, report: FixReport, base: Path | None, lengths: Mapping[str, float]
+) -> None:
     """Take recordings without a file out of wav.scp, and what does not lie within a recording out of segments."""
     missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files["wav.scp"].keys()
     report.drop("the audio file does not exist", missing)
@@ -90,17 +93,15 @@ def drop_recordings(found: Mapping[str, Table], files: Files, report: FixReport,
         files["feats.scp"] = without(files["feats.scp"], lost)
     if "segments" not in files:
         return
-    lengths = datadir_check.recording_lengths(found, base)
-    fields = {key: value.split() for key, value in files["segments"].items()}
-    lost = {key for key, (recording, _, _) in fields.items() if recording not in files["wav.scp"]}
-    ends = {key: lengths.get(recording, math.inf) + audio.SLACK for key, (recording, _, _) in fields.items()}
-    late = {key for key, (_, _, end) in fields.items() if float(end) > ends[key]}
+    segments = {key: Segment.parse(value) for key, value in files["segments"].items()}
+    lost = {key for key, segment in segments.items() if segment.recording not in files["wav.scp"]}
+    late = {key for key, segment in segments.items() if segment.is_beyond(lengths)}
     report.drop("no audio for its recording", lost)
     report.drop("the segment ends after the recording", late - lost)
     files["segments"] = without(files["segments"], lost | late)
 
 
-def intersect(files: Files, report: FixReport) -> None:
+def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:
     """Keep the utterances that every file knows, with their recordings and speakers; remake spk2utt."""
     source = files.get("segments", files["wav.scp"])
     if "text" in files:
@@ -113,13 +114,13 @@ def intersect(files: Files, report: FixReport) -> None:
             kept &= files[name].keys()
     report.kept = len(kept)
 
-    recordings = {source[key].split()[0] for key in kept} if "segments" in files else kept
+    recordings = {fields(source[key])[0] for key in kept} if "segments" in files else kept
     speakers = {files["utt2spk"][key] for key in kept} if "utt2spk" in files else kept
     for name, values in files.items():
         of_speakers = name.startswith("spk2") or name == "cmvn.scp"
         keys = recordings if name == "wav.scp" or name.startswith("reco2") else speakers if of_speakers else kept
         files[name] = {key: value for key, value in values.items() if key in keys}
-    if "utt2dur" in files and (files["utt2dur"].keys() != kept or unlike_segments(files)):
+    if "utt2dur" in files and (files["utt2dur"].keys() != kept or unlike_segments(files, lengths)):
         del files["utt2dur"]                                  # durations are measured where the file is missing
     if "utt2spk" in files:
         files["spk2utt"] = {}
@@ -128,12 +129,11 @@ def intersect(files: Files, report: FixReport) -> None:
             files["spk2utt"][speaker] = f"{files['spk2utt'].get(speaker, '')} {key}".strip()
 
 
-def unlike_segments(files: Files) -> bool:
+def unlike_segments(files: Files, lengths: Mapping[str, float]) -> bool:
     """Whether utt2dur contradicts segments."""
-    spans = {key: value.split()[1:] for key, value in files.get("segments", {}).items()}
     return any(
-        abs(float(end) - float(start) - float(files["utt2dur"][key])) > datadir_content.DIFFERENCE
-        for key, (start, end) in spans.items()
+        Segment.parse(value).is_unlike(files["utt2dur"][key], lengths)
+        for key, value in files.get("segments", {}).items()
     )
 
 

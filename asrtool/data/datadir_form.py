@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from asrtool.data import shard_index
-from asrtool.data.tables import Problem, Row, Table, first, fix_command, plural
+from asrtool.data import audio, shard_index
+from asrtool.data.tables import Problem, Row, Table, fields, first, fix_command, plural
 
 KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
 SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}
+DIFFERENCE = 0.1  # seconds that utt2dur may differ from segments
 NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
 
 
 class DataDirError(Exception):
     """A data directory that cannot be read or written; the message says where, what, and what to do."""
+
+
+class Segment(NamedTuple):
+    """A line of `segments`, in seconds; an end of -1 is that of the recording, as in Kaldi, and None here."""
+
+    recording: str
+    start: float
+    end: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> Segment:
+        """Raises ValueError for anything but a name and two numbers."""
+        recording, start, end = fields(text)
+        return cls(recording, float(start), None if float(end) == -1 else float(end))
+
+    def duration(self, lengths: Mapping[str, float]) -> float | None:
+        """Seconds; None where they depend on a recording whose length is not known."""
+        end = lengths.get(self.recording) if self.end is None else self.end
+        return None if end is None else end - self.start
+
+    def is_beyond(self, lengths: Mapping[str, float]) -> bool:
+        """Whether it does not lie in its recording; False where the length of that is not known."""
+        length = lengths.get(self.recording, math.inf)
+        return self.start >= length or (self.end is not None and self.end > length + audio.SLACK)
+
+    def is_unlike(self, seconds: str, lengths: Mapping[str, float]) -> bool:
+        """Whether a duration of utt2dur is not its own."""
+        duration = self.duration(lengths)
+        return duration is not None and abs(duration - float(seconds)) > DIFFERENCE
 
 
 def is_label(name: str) -> bool:
@@ -39,7 +70,7 @@ def is_right(name: str, value: str) -> bool:
     if name == "segments":
         return is_segment(value)
     if name == "utt2spk":
-        return len(value.split()) == 1
+        return len(fields(value)) == 1
     if name in SECONDS or name in COUNTS:
         return is_positive(value, whole=name in COUNTS)
     if name == shard_index.FILE:
@@ -56,11 +87,11 @@ def is_positive(text: str, whole: bool = False) -> bool:
 
 
 def is_segment(value: str) -> bool:
-    fields = value.split()
     try:
-        return len(fields) == 3 and 0 <= float(fields[1]) < float(fields[2]) < math.inf
+        segment = Segment.parse(value)
     except ValueError:
         return False
+    return 0 <= segment.start < (math.inf if segment.end is None else segment.end) and segment.end != math.inf
 
 
 def about(

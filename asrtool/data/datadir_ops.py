@@ -16,6 +16,7 @@ from pathlib import Path
 from asrtool import atomic, stamp
 from asrtool.data import audio, datadir_check, shard_index, tables
 from asrtool.data.datadir_check import DataDirError
+from asrtool.data.datadir_form import Segment
 from asrtool.log import logger
 
 WHOLE = ("frame_shift", "feats_type", "audio_format")  # one value for all utterances; ESPnet's and Kaldi's
@@ -80,15 +81,20 @@ class Source:
     def durations(self) -> dict[str, float]:
         """Seconds of each utterance, from segments, utt2dur or the headers of the audio."""
         if self.segmented:
-            fields = {key: value.split() for key, value in self.values("segments").items()}
-            return {key: float(end) - float(start) for key, (_, start, end) in fields.items()}
+            segments = {key: Segment.parse(value) for key, value in self.values("segments").items()}
+            lengths = self._measured({segment.recording for segment in segments.values() if segment.end is None})
+            return {key: segment.duration(lengths) for key, segment in segments.items()}
         if "utt2dur" in self.names:
             return {key: float(value) for key, value in self.values("utt2dur").items()}
-        paths = self.values("wav.scp")
+        return self._measured(self.values("wav.scp").keys())
+
+    def _measured(self, recordings: Collection[str]) -> dict[str, float]:
+        """Seconds of recordings, as their audio has them."""
+        paths = {key: path for key, path in self.values("wav.scp").items() if key in recordings} if recordings else {}
         measured = dict(zip(paths, audio.durations(paths.values()), strict=True))
         for key, value in measured.items():
             if isinstance(value, audio.AudioError):
-                raise DataDirError(f"{self.folder}: there is no utt2dur, and {key} cannot be measured: {value}")
+                raise DataDirError(f"{self.folder}: the length of {key} is in no file, and cannot be measured: {value}")
         return measured
 
 
@@ -205,7 +211,7 @@ def transfer(
     renamed = []
     for _, ids in parts:
         speakers = {key: value for key, value in source.speakers().items() if ids is None or key in ids}
-        recordings = {segments[key].split()[0] for key in speakers if key in segments} if segments else speakers
+        recordings = {tables.fields(segments[key])[0] for key in speakers if key in segments} if segments else speakers
         keep.append({"utterance": speakers, "speaker": set(speakers.values()), "recording": recordings})
         renamed.append(unique("utt2spk", ((utterance(key), speaker(value)) for key, value in speakers.items())))
     del segments
@@ -337,10 +343,10 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
             elif name == "wav.scp":
                 values = {key: audio.speed_command(value, factor) for key, value in values.items()}
             elif name == "segments":
-                fields = {key: value.split() for key, value in values.items()}
+                segments = {key: Segment.parse(value) for key, value in values.items()}
                 values = {
-                    key: f"{rename(recording)} {seconds(float(start) / factor)} {seconds(float(end) / factor)}"
-                    for key, (recording, start, end) in fields.items()
+                    key: f"{rename(recording)} {seconds(start / factor)} {seconds(end / factor) if end else '-1'}"
+                    for key, (recording, start, end) in segments.items()
                 }
             out.write(name, {rename(key): value for key, value in values.items()})
         former = found.values("utt2uniq") if "utt2uniq" in found.names else {}

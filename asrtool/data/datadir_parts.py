@@ -89,7 +89,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
         groups = by_speaker(speakers).values()
     else:
         segments = source.values("segments") if source.segmented else {key: key for key in speakers}
-        groups = by_speaker({key: segments[key].split()[0] for key in speakers}).values()
+        groups = by_speaker({key: tables.fields(segments[key])[0] for key in speakers}).values()
     parts = even_parts(list(groups), number)
     if parts is None:
         have = tables.plural(len(speakers), "utterance")

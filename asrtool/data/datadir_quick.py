@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from asrtool.data import audio, shard_index
-from asrtool.data.datadir_content import DIFFERENCE, has_archive, is_clean, notes
-from asrtool.data.datadir_form import names
+from asrtool.data.datadir_content import has_archive, is_clean, notes
+from asrtool.data.datadir_form import Segment, names
 from asrtool.data.datadir_stream import NOT_OF_UTTERANCES, Irregular, lines, walk
 from asrtool.data.listing import Listing
-from asrtool.data.tables import Problem
+from asrtool.data.tables import Problem, fields
 
 
 def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
@@ -104,12 +103,12 @@ class _Scan:
             raise Irregular(path)
 
     def _check_segment(self, value: str, seconds: str | None) -> None:
-        recording, start, end = value.split()
-        if recording not in self.recordings or float(end) > self.lengths.get(recording, math.inf) + audio.SLACK:
+        segment = Segment.parse(value)
+        if segment.recording not in self.recordings or segment.is_beyond(self.lengths):
             raise Irregular(value)
-        if seconds is not None and abs(float(end) - float(start) - float(seconds)) > DIFFERENCE:
+        if seconds is not None and segment.is_unlike(seconds, self.lengths):
             raise Irregular(value)
-        self.used.add(recording)
+        self.used.add(segment.recording)
 
     def _note_shard(self, value: str) -> None:
         member = shard_index.Member.parse(value)
@@ -118,7 +117,7 @@ class _Scan:
     def _check_speakers(self, members: dict[str, tuple[int, int]]) -> None:
         """That spk2utt is the inverse of utt2spk; sums of hashes tell sets apart without keeping them."""
         for speaker, value in lines(self.folder / "spk2utt"):
-            ids = value.split()
+            ids = fields(value)
             if members.pop(speaker, None) != (len(ids), sum(map(hash, ids))):
                 raise Irregular(speaker)
         if members:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from asrtool.data import tables
 from asrtool.data.datadir_form import DataDirError, is_right
 
 REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}     # each has every utterance, or is absent
@@ -47,11 +49,12 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     before, name = "", path.name
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, 1):
-            line = raw.decode("utf-8", errors="replace")
-            key, value = (*line.split(maxsplit=1), "", "")[:2]
-            value = value.rstrip()
-            torn = "\ufffd" in line or line.startswith("\ufeff") or line.endswith("\r\n")
-            if torn or key <= before or not is_right(name, value):
+            try:
+                key, value = tables.split(raw)
+            except UnicodeDecodeError:
+                raise Irregular(f"{path}:{number}: not UTF-8") from None
+            torn = raw.startswith(codecs.BOM_UTF8) or raw.endswith(b"\r\n")
+            if torn or key <= before or not key.isprintable() or not is_right(name, value):
                 raise Irregular(f"{path}:{number}: not as expected")
             before = key
             yield key, value

@@ -67,7 +67,7 @@ class Writer:
 
     def _lines(self, row: Utterance) -> dict[str, str]:
         """File name -> value of the utterance's line."""
-        lines = {"text": row.text.strip(), "utt2spk": row.speaker, "utt2dur": number(row.duration)}
+        lines = {"text": row.text.strip(" \t"), "utt2spk": row.speaker, "utt2dur": number(row.duration)}
         if self.segmented:
             recording = row.recording or row.id
             if self._recordings.setdefault(recording, row.audio) != row.audio:
@@ -135,7 +135,7 @@ class _Run:
         for name, value in lines.items():
             if name not in self.files:
                 self.files[name] = open(self.path(name), "w", encoding="utf-8", newline="\n")    # noqa: SIM115
-            self.files[name].write(f"{key} {value}".rstrip() + "\n")
+            self.files[name].write(f"{key} {value}".rstrip(" ") + "\n")
 
     def close(self) -> None:
         for file in self.files.values():
@@ -147,11 +147,11 @@ def read_lines(path: Path) -> TextIO:
 
 
 def id_of(line: str) -> str:
-    return line.split(maxsplit=1)[0]
+    return line.rstrip("\n").partition(" ")[0]
 
 
 def speaker_of(line: str) -> str:
-    return line.split()[1]
+    return line.rstrip("\n").partition(" ")[2]
 
 
 def is_by_speaker(lines: Iterable[str]) -> bool:
@@ -173,14 +173,18 @@ def number(value: float) -> str:
 def check(row: Utterance) -> None:
     """Raise DataDirError for what the files cannot hold."""
     words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
-    words |= {f"label {name}": name for name in row.labels}
     for what, word in words.items():
-        if len(word.split()) != 1 or word != word.strip():
+        if tables.fields(word) != [word]:
             raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be one word without spaces")
+    for name in row.labels:
+        if not datadir_check.is_label(f"utt2{name}"):
+            expected = "letters, digits and _, and no name of Kaldi's own (spk, dur ...)"
+            raise DataDirError(f"utterance '{row.id}': label '{name}' names no file utt2{name}; expected {expected}")
     for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
         if "\n" in line or "\r" in line:
             raise DataDirError(f"utterance '{row.id}': {what} has a line break in it")
-    if not row.audio.strip() or not all(value.strip() for value in row.labels.values()):
-        raise DataDirError(f"utterance '{row.id}': audio and labels must not be empty")
+    for what, value in {"audio": row.audio, **row.labels}.items():
+        if not tables.fields(value) or value != value.strip(" \t"):
+            raise DataDirError(f"utterance '{row.id}': {what} must not be empty, nor begin or end with a space")
     if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
         raise DataDirError(f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0")

@@ -9,14 +9,14 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
 
 from asrtool import atomic
-from asrtool.data import audio, datadir
+from asrtool.data import audio, datadir, datadir_measure
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.types import Utterance
 
@@ -90,11 +90,11 @@ def add(found: Statistics, row: Utterance, seconds: float, key: int | bytes | No
 
 
 def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
-    """Seconds of each; where no file tells, of the audio's header; NaN where that cannot be read."""
+    """Seconds of each; where no file tells, of the audio; NaN where that cannot be measured."""
     unknown = [place for place, row in enumerate(rows) if math.isnan(row.duration)]
     found = [row.duration for row in rows]
-    headers = audio.durations([located(rows[place].audio, base) for place in unknown])
-    for place, seconds in zip(unknown, headers, strict=True):
+    moved = [replace(rows[place], audio=located(rows[place].audio, base)) for place in unknown]
+    for place, seconds in zip(unknown, datadir_measure.lengths(moved), strict=True):
         found[place] = math.nan if isinstance(seconds, audio.AudioError) else seconds
     return found
 
@@ -102,14 +102,15 @@ def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
 def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | None:
     """What tells the audio of an utterance from others; None where it cannot be read."""
     path = located(row.audio, base)
-    span = None if row.recording is None else (round(row.start, 3), round(row.duration, 3))
+    start, seconds = row.stretch
+    span = None if row.recording is None else (round(start, 3), None if seconds is None else round(seconds, 3))
     if not content:
         return hash((path if audio.is_pipe(path) else os.path.abspath(path), span))
     try:
         if span is None and not audio.is_pipe(path):
             data = audio.contents(path)
         else:
-            data = audio.load(path, row.start, None if span is None else row.duration)[0].tobytes()
+            data = audio.load(path, start, seconds)[0].tobytes()
     except audio.AudioError:
         return None
     return hashlib.blake2b(data, digest_size=16).digest()

@@ -36,7 +36,8 @@ class Reader:
     """Reads utterances: stored features, or audio that training augments.
 
     Features are normalised with `cmvn` where there is one, then masked (SpecAugment, in training); waveforms come as
-    they are. `sets` holds the utterances of the noise and room sets by name.
+    they are. `sets` holds the utterances of the noise and room sets by name. Outside of training, the features of an
+    utterance that has none stored are computed.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Reader:
     def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
         if isinstance(content, str):
             raise DataError(content)
-        if self.from_audio:
+        if self.from_audio or (utterance.features is None and not self.training):
             inputs = self._samples(utterance, epoch, content)
             if self.config.input == "waveform":
                 return inputs
@@ -115,8 +116,7 @@ class Reader:
     def _samples(self, utterance: Utterance, epoch: int, content: bytes | None) -> np.ndarray:
         rate = self.config.fbank.rate
         if content is None:
-            duration = None if utterance.recording is None else utterance.duration
-            samples = audio.read(utterance.audio, utterance.start, duration, rate)
+            samples = audio.read(utterance.audio, *utterance.stretch, rate)
         else:
             samples = audio.resample(*audio.decode(content, utterance.audio), rate)
         return samples if self._augment is None else self._augment(samples, epoch, utterance.id)

@@ -197,8 +197,7 @@ def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_work
 
 def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:
     """The utterance's samples (T,) at `rate`, and the rate that its audio had."""
-    duration = None if utterance.recording is None else utterance.duration
-    samples, found = audio.load(utterance.audio, utterance.start, duration)
+    samples, found = audio.load(utterance.audio, *utterance.stretch)
     return audio.resample(samples, found, rate), found
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asrtool.data import tables
+
 FILE = "utt2shard"
 
 
@@ -64,9 +66,9 @@ class ShardIndex:
         self.offset, self.size = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
         self.checksum = np.zeros(len(ids), dtype=np.uint32)
         known: dict[str, int] = {}
-        with open(path, encoding="utf-8") as lines:
+        with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                key, value = (*line.split(maxsplit=1), "")[:2]
+                key, value = tables.split(line)
                 place = places.get(key)
                 if place is None:
                     continue

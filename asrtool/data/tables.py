@@ -1,8 +1,13 @@
-"""Kaldi's text files: one id a line, then its value; sorted by the bytes of the id, every id once."""
+"""Kaldi's text files: one id a line, then its value; sorted by the bytes of the id, every id once.
+
+As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0, U+0085, U+2028, U+3000)
+is part of an id, a path or a transcript, where Python's `split()` and `splitlines()` would cut.
+"""
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +17,7 @@ from typing import Literal, NamedTuple
 from asrtool import atomic
 
 SHOWN = 3                                    # examples of a problem
+fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 0 1.5")`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,12 @@ def fix_command(folder: Path) -> str:
     return f"`asrtool check_data {folder} --fix`"
 
 
+def split(line: bytes) -> tuple[str, str]:
+    """Id and value of a line, both empty where there is none. Raises UnicodeDecodeError."""
+    key, value = (*line.split(maxsplit=1), b"", b"")[:2]
+    return key.decode(), value.rstrip().decode()
+
+
 def read(path: Path) -> Table:
     """Read one file and note everything that is wrong with its form; values are not looked at."""
     data = path.read_bytes()
@@ -76,17 +88,18 @@ def read(path: Path) -> Table:
     lines = data.split(b"\n")
     for number, raw in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         try:
-            text = raw.decode("utf-8")
+            key, value = split(raw)
         except UnicodeDecodeError:
             found.add("error", number, "{lines} not in UTF-8", "`iconv -f <its encoding> -t UTF-8` converts the file")
             continue
-        if text.endswith("\r"):
+        if raw.endswith(b"\r"):
             found.add("untidy", number, "{lines} ending in CR LF, as Windows writes them", "{fix} removes the CR")
-        key, value = (*text.split(maxsplit=1), "", "")[:2]
-        value = value.rstrip()
         if not key:
             found.add("untidy", number, "{lines} without an id", "{fix} removes them")
             continue
+        if not key.isprintable():
+            what = "{lines} whose id has white space or characters that show nothing"
+            found.add("untidy", number, what, "give them other ids, in all files", repr(key))
         if key in seen and value != seen[key]:
             conflicts.add(key)
             found.add("error", number, "{lines} with another value for an id", "{fix} drops these utterances", key)
@@ -103,7 +116,7 @@ def read(path: Path) -> Table:
 
 def render(values: Mapping[str, str]) -> str:
     """The lines of a file, in C-locale order."""
-    return "".join(f"{key} {values[key]}".rstrip() + "\n" for key in sorted(values))
+    return "".join(f"{key} {values[key]}".rstrip(" ") + "\n" for key in sorted(values))
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:

@@ -41,16 +41,15 @@ def link(utterance: Utterance, page: Path) -> str | None:
     if audio.is_pipe(path) or Path(path).suffix.lower() not in PLAYABLE:
         return None
     address = quote(os.path.relpath(os.path.realpath(path), page.resolve().parent).replace(os.sep, "/"))
-    if utterance.recording is not None and not math.isnan(utterance.duration):
-        end = utterance.start + utterance.duration
-        address += f"#t={utterance.start:.3f},{end:.3f}"
+    start, seconds = utterance.stretch
+    if start or seconds is not None:
+        address += f"#t={start:.3f}" + ("" if seconds is None else f",{start + seconds:.3f}")
     return address
 
 
 def samples(utterance: Utterance) -> np.ndarray:
     """(T,) float32 at 16 kHz."""
-    cut = utterance.recording is not None
-    return audio.read(utterance.audio, utterance.start, utterance.duration if cut else None, RATE)
+    return audio.read(utterance.audio, *utterance.stretch, RATE)
 
 
 def sound(wave: np.ndarray) -> str:

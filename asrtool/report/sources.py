@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asrtool.data import datadir
+from asrtool.data import datadir, tables
 from asrtool.score import ScoreReport, score
 from asrtool.score.files import SCORE
 from asrtool.score.found import Result as Scored
@@ -93,9 +93,9 @@ def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapp
 
 def _base(folder: Path, data: Path) -> Path | None:
     """The folder in which the first relative path of wav.scp exists."""
-    with open(data / "wav.scp", encoding="utf-8") as stream:
-        paths = (line.split(maxsplit=1)[1].strip() for line in stream if len(line.split(maxsplit=1)) == 2)
-        path = next((path for path in paths if not path.endswith("|") and not path.startswith("/")), None)
+    with open(data / "wav.scp", "rb") as stream:
+        paths = (tables.split(line)[1] for line in stream)
+        path = next((path for path in paths if path and not path.endswith("|") and not path.startswith("/")), None)
     if path is None or Path(path).exists():
         return None
     places = [*folder.resolve().parents, *data.resolve().parents]
@@ -134,7 +134,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
 def log_records(path: Path) -> list[dict]:
     """The records of log.jsonl; a last line that a kill tore off is left out."""
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").split("\n"):
         try:
             found.append(json.loads(text))
         except json.JSONDecodeError:

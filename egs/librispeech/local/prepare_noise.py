@@ -54,14 +54,8 @@ def main() -> None:
 
 
 def read(folder: Path) -> list[Utterance]:
-    """A prepared set, which needs no utt2spk: each recording is a speaker of its own."""
-    if (folder / "utt2spk").exists():
-        return prepared.read(folder).utterances
-    rows = (line.split(maxsplit=1) for line in (folder / "wav.scp").read_text(encoding="utf-8").splitlines())
-    base = folder.parent
-    return corpus.measured(
-        [Utterance(id=key, audio=str(base / path), duration=0, speaker=key) for key, path in rows]
-    ).utterances
+    """A prepared set, which needs no more than wav.scp."""
+    return prepared.read(folder).utterances
 
 
 def silent(utterances: Sequence[Utterance]) -> corpus.Found:

@@ -9,6 +9,7 @@ import pytest
 
 from asrtool.bin import plot
 from asrtool.bin.plot import PlotError
+from asrtool.report import sources
 from asrtool.train import curves
 from asrtool.train.curves import CurvesError
 from tests.toy_training import toy_trainer
@@ -48,6 +49,14 @@ def test_phases_follow_each_other_on_the_axis(tmp_path):
 def test_what_was_logged_again_after_a_kill_counts_once(tmp_path):
     found = curves.read(write(tmp_path, step(1), step(2, loss=9.0), step(2, loss=4.0), step(3), torn='{"event": "st'))
     assert (found.losses["loss"].steps, found.losses["loss"].values) == ([1, 2, 3], [1.0, 4.0, 1.0])
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x1c"])
+def test_a_record_is_whole_whatever_its_texts_hold(tmp_path, mark):
+    record = step(1, skipped=f"no file a{mark}b.wav")
+    (tmp_path / "log.jsonl").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert curves.read(tmp_path).losses["loss"].steps == [1]
+    assert sources.log_records(tmp_path / "log.jsonl") == [record]
 
 
 @pytest.mark.parametrize("name", ["curves.png", "curves.svg"])

@@ -281,9 +281,14 @@ def test_training_on_next_to_nothing_stops(stored: list[Utterance], tokenizer: t
         list(islice(StepLoader(Dataset(gone, tokenizer, config(), training=True)).steps(), 100))
 
 
-def test_utterances_without_features_say_what_to_do(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_training_without_features_says_what_to_do(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
     with pytest.raises(DataError, match="a0: it has no stored features .*data.features: online"):
-        Dataset(spoken, tokenizer, config()).example(0)
+        Dataset(spoken, tokenizer, config(), training=True).example(0)
+
+
+def test_decoding_without_features_computes_them(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+    stored, online = (Dataset(spoken, tokenizer, config(features=kind)) for kind in ("stored", "online"))
+    assert torch.equal(stored.example(0).inputs, online.example(0).inputs)
 
 
 @pytest.mark.parametrize("seconds", [0.0, float("nan")])
