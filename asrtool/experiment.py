@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from asrtool import config
+from asrtool import config, file_names
 from asrtool.data.config import DataConfig
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
@@ -101,6 +101,10 @@ def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainCon
     names = list(config.entries(phases, "phases")) if phases is not None else ["train"]
     nodes = {name: base for name in names}
     if phases is not None:
+        for name, (key, _) in config.entries(phases, "phases").items():
+            if file_names.of(name) != name:
+                expected = "letters, digits, - and _, since it names a folder of the experiment"
+                raise config.ConfigError(key, f"phases.{name}", f"no name for a phase; expected {expected}")
         nodes = {name: config.merge(base, node) for name, (_, node) in config.entries(phases, "phases").items()}
     for text in overrides:
         targets, inner = names, text

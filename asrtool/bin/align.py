@@ -4,7 +4,8 @@
     asrtool align exp/train_conformer --audio a.wav --text "GOOD MORNING"
 
 Writes words.ctm and tokens.ctm (seconds of the recording), alignments.jsonl and textgrid/<utterance>.TextGrid (seconds
-of the utterance), and failed.jsonl: utterances that are too short for their text, or cannot be read.
+of the utterance; a / of its id is written %2F), and failed.jsonl: utterances that are too short for their text, or
+cannot be read.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from asrtool import distributed, log, work
+from asrtool import distributed, file_names, log, work
 from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
 from asrtool.data import datadir
@@ -52,7 +53,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
         prog="asrtool align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("exp", type=Path, help="experiment that stage 3 wrote, or a packed model; with a CTC head")
-    options.add_argument("--data", type=Path, help="set to align: a data directory with text, or stage 1's")
+    options.add_argument("--data", type=Path, help="set to align: stage 1's, or any data directory with text")
     options.add_argument("--out", type=Path, help="folder to write")
     options.add_argument("--audio", type=Path, help="one file; the ctm lines of its words are printed")
     options.add_argument("--text", help="what is said in --audio")
@@ -80,10 +81,8 @@ class Aligning:
     batch_seconds = SECONDS
 
     def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
-        config = self.recognizer.config.data
-        if config.input == "fbank" and any(utterance.features is None for utterance in utterances):
-            config = replace(config, features="online")  # a data directory that stage 1 has not seen
-        return Dataset(utterances, self.recognizer.tokenizer, config, self.recognizer.cmvn)
+        recognizer = self.recognizer
+        return Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         tokens = [row.tolist() for row in batch.targets.unpad()]
@@ -120,7 +119,8 @@ class Aligning:
                 word_ctm.write(ctm(recording, tiers["words"], utterance.start))
                 token_ctm.write(ctm(recording, timed, utterance.start))
                 grid = textgrid(tiers, line["seconds"])
-                (target / "textgrid" / f"{utterance.id}.TextGrid").write_text(grid, encoding="utf-8")
+                name = file_names.of(utterance.id, ".TextGrid")
+                (target / "textgrid" / name).write_text(grid, encoding="utf-8")
                 count, words = count + 1, words + len(tiers["words"])
         logger.info("%s: %d utterances with %d words are aligned", self.out, count, words)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from asrtool.bin.score import measured_snr
+from asrtool.bin.score import MEASURES
 from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, TranscriptError, read_transcripts
 from asrtool.score.compare import Comparison, compare
 from asrtool.score.compare_text import text
@@ -104,7 +104,7 @@ def _compare(
     alignment: str, missing: str,
 ) -> Comparison:
     references = read_transcripts(file)
-    labels = labels_for(folder, names, references, metric, normalize, measured_snr)
+    labels = labels_for(folder, names, references, metric, normalize, MEASURES)
     return compare(
         references, *texts, metric=metric, normalize=normalize, alignment=alignment, missing=missing, labels=labels,
         speakers=read_speakers(folder, file, references),

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from asrtool.bin.score import measured_snr
+from asrtool.bin.score import MEASURES
 from asrtool.data import datadir
 from asrtool.score import METRICS, NORMALIZERS, TranscriptError, read_transcripts
 from asrtool.score.files import replace_text
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     hypotheses = read_transcripts(file)
     labels = None
     if args.group_by != "none":
-        found = labels_for(args.data, [args.group_by], references, args.metric, args.normalize, measured_snr)
+        found = labels_for(args.data, [args.group_by], references, args.metric, args.normalize, MEASURES)
         (labels,) = found.values()
     report = measure(
         references,

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -15,6 +16,9 @@ from asrtool.score.files import sha256, write_pair
 from asrtool.score.labels import labels_for, read_labels, read_speakers
 from asrtool.score.noise import measure_snr
 from asrtool.score.transcripts import locate, read_recognized
+
+if TYPE_CHECKING:  # it loads torch
+    from asrtool.types import Utterance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
         raise TranscriptError(f"{files['reference']}: the file holds no utterance; expected one line each")
     folder = options.reference if options.reference.is_dir() else None
     names = [] if options.group_by in ("", "none") else options.group_by.split(",")
-    labels = labels_for(folder, names, references, options.metric, options.normalize, measured_snr)
+    labels = labels_for(folder, names, references, options.metric, options.normalize, MEASURES)
     speakers = read_speakers(folder, files["reference"], references)
     recognized, notes = _recognized(folder, files["hypothesis"], references)
     try:
@@ -95,25 +99,47 @@ def _recognized(
 
 def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
     """Utterance id -> dB, from the audio of a data directory."""
-    from asrtool.data import audio, datadir  # here, since they load torch, which no other score needs
+    from asrtool.data import audio  # here, since it loads torch, which few scores need
 
-    wanted = set(ids)
-    try:
-        rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
-    except datadir.DataDirError as error:
-        raise TranscriptError(f"--group-by snr: {error}") from None
-    if lost := [name for name in ids if name not in rows]:
-        raise TranscriptError(f"--group-by snr: {folder} has no audio of {len(lost)} utterances, first {lost[0]}")
+    rows = _utterances(folder, ids, "snr")
 
     def measure(name: str) -> float:
         row = rows[name]
         try:
-            return measure_snr(*audio.load(row.audio, row.start, None if row.recording is None else row.duration))
+            return measure_snr(*audio.load(row.audio, *row.stretch))
         except audio.AudioError as error:
             raise TranscriptError(f"--group-by snr: {name}: {error}") from None
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(ids, tqdm(pool.map(measure, ids), total=len(ids), desc="snr", disable=None), strict=True))
+
+
+def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
+    """Utterance id -> seconds, from the audio of a data directory, or from segments."""
+    from asrtool.data import datadir
+
+    rows = list(_utterances(folder, ids, "speaking_rate").values())
+    try:
+        return {row.id: row.duration for row in datadir.measured(rows, folder)}
+    except datadir.DataDirError as error:
+        raise TranscriptError(f"--group-by speaking_rate: {error}") from None
+
+
+def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance]:
+    """Those of a data directory that a label is measured of."""
+    from asrtool.data import datadir
+
+    wanted = set(ids)
+    try:
+        rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
+    except datadir.DataDirError as error:
+        raise TranscriptError(f"--group-by {label}: {error}") from None
+    if lost := [name for name in ids if name not in rows]:
+        raise TranscriptError(f"--group-by {label}: {folder} has no audio of {len(lost)} utterances, first {lost[0]}")
+    return rows
+
+
+MEASURES = {"snr": measured_snr, "seconds": measured_seconds}
 
 
 if __name__ == "__main__":

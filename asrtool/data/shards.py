@@ -1,9 +1,9 @@
 """Write the utterances of a data directory into tar archives (shards), a few large files instead of many small ones.
 
-Members are called `<id>.<format>` and hold audio as it was (what a command prints and what segments cut out as 16-bit
-FLAC), or a matrix of features as Kaldi writes it. wav.scp or feats.scp of the new data directory name them as
-`<archive>.tar:<offset>`, which asrtool reads anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds
-size and checksum. The same input and seed give the same bytes.
+Members are called `<id>.<format>` (as `file_names` writes the id) and hold audio as it was (what a command prints and
+what segments cut out as 16-bit FLAC), or a matrix of features as Kaldi writes it. wav.scp or feats.scp of the new data
+directory name them as `<archive>.tar:<offset>`, which asrtool reads anywhere (Kaldi and kaldiio read such features
+too); `utt2shard` adds size and checksum. The same input and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TypeVar
 import soundfile
 from tqdm import tqdm
 
+from asrtool import file_names
 from asrtool.data import audio, datadir, datadir_ops, features, tables
 from asrtool.data.config import DataConfig
 from asrtool.data.shard_index import FILE, Member, ShardError
@@ -145,8 +146,7 @@ def audio_content(utterance: Utterance) -> Content:
         samples, rate = audio.decode(data, path)
         kind = soundfile.info(io.BytesIO(data)).format.lower()
         return data, kind, len(samples) / rate
-    duration = None if utterance.recording is None else utterance.duration
-    samples, rate = audio.load(path, utterance.start, duration)
+    samples, rate = audio.load(path, *utterance.stretch)
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
     return stream.getvalue(), "flac", len(samples) / rate
@@ -191,7 +191,7 @@ def write(
                 if archive is None:
                     archive = _Archive(folder, final, packed.archives)
                     packed.archives += 1
-                packed.members[utterance.id] = archive.add(f"{utterance.id}.{kind}", data)
+                packed.members[utterance.id] = archive.add(file_names.of(utterance.id, f".{kind}"), data)
                 packed.seconds[utterance.id] = seconds
         finally:
             if archive is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asrtool import atomic
+from asrtool import atomic, file_names
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -42,7 +42,7 @@ class Seen:
 def main(argv: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="asrtool plot echo", description=__doc__)
     options.add_argument("exp", type=Path, help="experiment folder")
-    options.add_argument("--data", type=Path, required=True, help="a set as stage 1 wrote it")
+    options.add_argument("--data", type=Path, required=True, help="a data directory")
     options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
     options.add_argument("--phase", help="of the training; default: the last")
     options.add_argument("--survey", action="store_true", help="write means over all of --data to <picture>.json too")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, text, inputs = chosen(recognizer, args.data, args.utterance, None)
     with watching(recognizer.model) as seen:
         recognizer.model.encode(Padded.stack([inputs]).to(recognizer.device))
-    out = args.out or args.exp / f"echo-{name}.png"
+    out = args.out or args.exp / file_names.of(name, ".png", "echo-")
     draw(recognizer, f"{name}   {text}", inputs, seen(), out)
     logger.info("wrote %s", out)
     if args.survey:

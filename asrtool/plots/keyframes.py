@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from asrtool import file_names
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up()
     recognizer = load(args.exp, args.phase)
     found = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
-    out = args.out or args.exp / f"keyframes-{found.name}.png"
+    out = args.out or args.exp / file_names.of(found.name, ".png", "keyframes-")
     draw(found, recognizer.tokenizer.tokens, out)
     logger.info("wrote %s: %d of %d frames kept", out, len(found.kept), len(found.heard))
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool plot keyframes", description=__doc__)
     options.add_argument("exp", type=Path, help="experiment folder")
-    options.add_argument("--data", type=Path, help="a set as stage 1 wrote it")
+    options.add_argument("--data", type=Path, help="a data directory")
     options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
     options.add_argument("--audio", type=Path, help="an audio file instead of --data")
     options.add_argument("--phase", help="of the training; default: the last")
@@ -82,7 +83,8 @@ def chosen(
     name = name or next(iter(utterances), None)
     if name not in utterances:
         raise PlotError(f"{data} has no utterance {name}" if name else f"{data} is empty")
-    dataset = Dataset([utterances[name]], recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
+    row = datadir.measured([utterances[name]], data)
+    dataset = Dataset(row, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     (batch,) = EvalLoader(dataset)
     return name, utterances[name].text, batch.inputs.unpad()[0]
 

@@ -4,7 +4,7 @@
 |---|---|
 | any with a file `utt2<label>`, or `spk2<label>` and `utt2spk` | what the file says; of a file of numbers, ranges |
 | `length` | ranges of the tokens that the reference has |
-| `speaking_rate` | ranges of reference tokens per second of `utt2dur` |
+| `speaking_rate` | ranges of reference tokens per second of `utt2dur`, else of the audio |
 | `snr` | ranges of the signal-to-noise ratio in dB, measured from the audio |
 
 A file wins over a label that is derived. Ranges start at the edges of `<label>:<edge>/<edge>/...`, else at those of
@@ -28,13 +28,21 @@ EDGES = {"length": (1, 6, 11, 21, 41), "snr": (0, 5, 10, 15, 20, 30)}
 FEW = 12                                     # a file with no more different numbers is not cut into ranges
 UNLISTED = {"dur", "num_frames", "num_samples", "uniq"}      # utt2* files that nobody means as labels
 
-Measure = Callable[[Path, list[str]], Mapping[str, float]]   # data directory, ids -> dB
+Measure = Callable[[Path, list[str]], Mapping[str, float]]   # data directory, ids -> number
 
 
 def labels_for(
-    folder: Path | None, names: Sequence[str], references: Mapping[str, str], metric: str, normalize: str, snr: Measure
+    folder: Path | None,
+    names: Sequence[str],
+    references: Mapping[str, str],
+    metric: str,
+    normalize: str,
+    measures: Mapping[str, Measure],
 ) -> dict[str, dict[str, str]]:
-    """Label -> utterance id -> value, for labels as the command line names them (`snr:0/10/20`)."""
+    """Label -> utterance id -> value, for labels as the command line names them (`snr:0/10/20`).
+
+    measures: how to find `snr` (in dB) and `seconds` out where no file tells them.
+    """
     found = {}
     for text in names:
         name, _, edges = text.partition(":")
@@ -43,7 +51,7 @@ def labels_for(
             numeric = _numbers(values, text if edges else "") if name != SPEAKERS else None    # ids may be numbers
             found[name] = _ranges(name, numeric, edges) if numeric is not None else values
         elif name in DERIVED:
-            found[name] = _ranges(name, _derived(name, folder, references, metric, normalize, snr), edges)
+            found[name] = _ranges(name, _derived(name, folder, references, metric, normalize, measures), edges)
         elif folder is None:
             why = "the labels come from a data directory, but the reference is a file"
             raise TranscriptError(f"--group-by {name}: {why}")
@@ -86,25 +94,33 @@ def read_speakers(folder: Path | None, file: Path, ids: Iterable[str]) -> dict[s
 
 
 def _files(folder: Path, label: str) -> list[Path]:
-    paths = [folder / f"{kind}{label}" for kind in ("utt2", "spk2")]
+    paths = [folder / f"{kind}{label}" for kind in ("utt2", "spk2") if "/" not in label]
     return [path for path in paths if path.is_file() and path.name != "spk2utt"]
 
 
 def _derived(
-    name: str, folder: Path | None, references: Mapping[str, str], metric: str, normalize: str, snr: Measure
+    name: str,
+    folder: Path | None,
+    references: Mapping[str, str],
+    metric: str,
+    normalize: str,
+    measures: Mapping[str, Measure],
 ) -> dict[str, float]:
     if name == "snr":
         if folder is None:
             raise TranscriptError("--group-by snr: it is measured from a data directory, but the reference is a file")
-        return dict(snr(folder, list(references)))
+        return dict(measures["snr"](folder, list(references)))
     prepare, split = normalizer(normalize), splitter(metric)
     lengths = {key: float(len(split(prepare(text)))) for key, text in references.items()}
     if name == "length":
         return lengths
-    if folder is None or not _files(folder, "dur"):
-        where = "a data directory with utt2dur" if folder is None else f"{folder}/utt2dur"
-        raise TranscriptError(f"--group-by speaking_rate: it needs {where}, as stage 0 writes it (<id> <seconds>)")
-    seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
+    if folder is None:
+        what = "it needs a data directory, with utt2dur or with audio, but the reference is a file"
+        raise TranscriptError(f"--group-by speaking_rate: {what}")
+    if _files(folder, "dur"):
+        seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
+    else:
+        seconds = measures["seconds"](folder, list(references))
     return {key: length / seconds[key] if seconds[key] > 0 else 0.0 for key, length in lengths.items()}
 
 

@@ -37,6 +37,13 @@ def test_phases_are_partial_configs_in_order(config):
     ]
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", ".", "..", "a b", '"a\\u2028b"'])
+def test_a_phase_whose_name_is_no_folder_is_refused(tmp_path, name):
+    (tmp_path / "train.yaml").write_text(f"phases:\n  {name}: {{}}\n")
+    with pytest.raises(ConfigError, match=r"train.yaml:2: phases\..*no name for a phase; expected letters"):
+        load_phases(tmp_path / "train.yaml")
+
+
 def test_a_file_without_phases_is_the_phase_train(tmp_path):
     (tmp_path / "train.yaml").write_text(BASE)
     assert list(load_phases(tmp_path / "train.yaml")) == ["train"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asrtool import file_names
 from asrtool.data import audio, datadir
 from asrtool.data.augment import add_noise, add_room, generator, power
 from asrtool.types import Utterance
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     for utterance in utterances:
         samples = read(utterance)
         for name in names:
-            path = folders[name] / "audio" / f"{utterance.id}.flac"
+            path = folders[name] / "audio" / file_names.of(utterance.id, ".flac")
             path.parent.mkdir(parents=True, exist_ok=True)
             changed = spoil(samples, name, shape, utterance.id)
             soundfile.write(path, changed / max(1.0, np.abs(changed).max()), RATE)
@@ -50,8 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read(utterance: Utterance) -> np.ndarray:
-    duration = None if utterance.recording is None else utterance.duration
-    return audio.read(utterance.audio, utterance.start, duration, RATE)
+    return audio.read(utterance.audio, *utterance.stretch, RATE)
 
 
 def spectrum(utterances: list[Utterance]) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool import stamp
+from asrtool import file_names, stamp
 from asrtool.data import audio, datadir
 
 RATE = 16000
@@ -35,13 +35,14 @@ def write(data: Path, target: Path, place: Path, snr_db: float) -> None:
     (target / "audio").mkdir()
     rows = []
     for row in datadir.read(data):
-        sound = audio.read(row.audio, row.start, None if row.recording is None else row.duration, RATE)
+        sound = audio.read(row.audio, *row.stretch, RATE)
         rng = np.random.default_rng(random.Random(row.id).getrandbits(64))
         noise = rng.standard_normal(len(sound))
         noise *= (np.mean(sound**2) / 10 ** (snr_db / 10)) ** 0.5
         loudest = max(1.0, float(np.abs(sound + noise).max()))
-        soundfile.write(target / "audio" / f"{row.id}.flac", (sound + noise) / loudest, RATE)
-        rows.append(replace(row, audio=str(place / "audio" / f"{row.id}.flac"), recording=None, start=0.0))
+        name = file_names.of(row.id, ".flac")
+        soundfile.write(target / "audio" / name, (sound + noise) / loudest, RATE)
+        rows.append(replace(row, audio=str(place / "audio" / name), recording=None, start=0.0))
     datadir.write(target, rows)
 
 

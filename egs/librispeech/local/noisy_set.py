@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool import stamp
+from asrtool import file_names, stamp
 from asrtool.data import audio, augment, corpus, datadir
 
 RATE = 16000
@@ -36,15 +36,16 @@ def write(data: Path, noise: Path, levels: list[float], target: Path, place: Pat
     (target / "audio").mkdir()
     noises, rows = datadir.read(noise), []
     for row in datadir.read(data):
-        speech = audio.read(row.audio, row.start, None if row.recording is None else row.duration, RATE)
+        speech = audio.read(row.audio, *row.stretch, RATE)
         for level in levels:
             key = f"{row.id}-snr{level:g}"
             rng = augment.generator(0, 0, key, "noisy_set")
             added = augment.excerpt(noises[rng.integers(len(noises))], len(speech), RATE, rng)
             noisy = augment.add_noise(speech, added, level)
-            soundfile.write(target / "audio" / f"{key}.flac", noisy / max(1.0, float(np.abs(noisy).max())), RATE)
+            name = file_names.of(key, ".flac")
+            soundfile.write(target / "audio" / name, noisy / max(1.0, float(np.abs(noisy).max())), RATE)
             labels = {**row.labels, "snr": f"{level:g}"}
-            path = str(place / "audio" / f"{key}.flac")
+            path = str(place / "audio" / name)
             rows.append(replace(row, id=key, audio=path, recording=None, start=0.0, labels=labels))
     datadir.write(target, rows)
 

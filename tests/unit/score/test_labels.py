@@ -19,8 +19,8 @@ def write(tmp_path):
     return write
 
 
-def find(folder, *names, references=TEXTS, snr=None):
-    return labels_for(folder, names, references, "wer", "none", snr)
+def find(folder, *names, references=TEXTS, **measures):
+    return labels_for(folder, names, references, "wer", "none", measures)
 
 
 def test_labels_come_from_the_file_of_their_name(write, tmp_path):
@@ -59,9 +59,22 @@ def test_speaking_rate_is_tokens_per_second(write, tmp_path):
     assert rates == {"u1": "1 to 3", "u2": "3 and more", "u3": "under 1", "u4": "1 to 3"}
 
 
-def test_speaking_rate_says_which_file_it_needs(tmp_path):
-    with pytest.raises(TranscriptError, match="it needs .*utt2dur, as stage 0 writes it"):
-        find(tmp_path, "speaking_rate")
+def test_speaking_rate_is_measured_where_no_file_tells(tmp_path):
+    seconds = {"u1": 1.0, "u2": 2.0, "u3": 5.0, "u4": 6.0}
+    rates = find(tmp_path, "speaking_rate:1/3", seconds=lambda folder, ids: {name: seconds[name] for name in ids})
+    assert rates["speaking_rate"] == {"u1": "1 to 3", "u2": "3 and more", "u3": "under 1", "u4": "1 to 3"}
+
+
+def test_speaking_rate_needs_a_data_directory():
+    with pytest.raises(TranscriptError, match="it needs a data directory, with utt2dur or with audio"):
+        find(None, "speaking_rate")
+
+
+def test_a_label_is_no_path(write, tmp_path):
+    (tmp_path / "utt2a").mkdir()
+    write("accent", "u1 north\n")
+    with pytest.raises(TranscriptError, match="no label 'a/../accent'"):
+        find(tmp_path, "a/../accent", references={"u1": "a"})
 
 
 def test_a_file_of_many_numbers_is_cut_at_its_quartiles_and_of_few_is_not(write, tmp_path):
