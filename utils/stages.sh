@@ -8,6 +8,7 @@
 
 stage=0                # first stage: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score
 stop_stage=5           # last stage
+data_dirs=             # folder of ready Kaldi data directories <set>/{wav.scp,text,...}, which stage 0 takes in place of a corpus
 nj=                    # CPU processes of stages 0 to 2; default: one per core
 ngpu=                  # GPUs of stages 3 and 4, 0 for the CPU; default: 1 where there is one
 ranks=                 # CPU processes of stages 3 and 4 when ngpu is 0; default: one per core, at most 4
@@ -61,11 +62,21 @@ take_mini() {       # small configs where the command line names none
   if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
 }
 
-for name in corpus train_config decode_config lm_config lm_text; do locate "$name"; done
+check_name() {      # <what> <name>: it becomes that of a folder
+  case $2 in
+    "" | .* | -* | */* | *[[:space:]]*) usage_error "$1 '$2' is no name for a folder: expected letters, digits, _, - and full stops" ;;
+  esac
+}
+
+for name in corpus data_dirs train_config decode_config lm_config lm_text; do locate "$name"; done
 # The folder below data, dump and exp of what shall not mix with other runs.
 variant=
 if declare -F settings > /dev/null; then settings; fi
 if [[ $mini == true ]]; then take_mini; fi
+if [[ -n $data_dirs ]]; then
+  ! is_given corpus || usage_error "--data-dirs and --corpus exclude each other: ready data directories need no corpus"
+  [[ $mini == false ]] || usage_error "--data-dirs and --mini true exclude each other: the miniature is a corpus of its own"
+fi
 
 cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 nj=${nj:-$cores}
@@ -86,6 +97,9 @@ if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
 decode_tag=${decode_tag:-$(basename "${decode_config%.yaml}")}
+check_name --tag "$tag"; check_name --decode-tag "$decode_tag"
+# shellcheck disable=SC2086    # sets are words
+for name in $train_set $valid_set $test_sets $extra_sets; do check_name "the set" "$name"; done
 lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
 
 # -- running ---------------------------------------------------------------
@@ -170,10 +184,17 @@ find_test_sets() {  # what stage 0 found in this corpus, where it says so
 splits() { printf '%s\n' $train_set $valid_set $test_sets $extra_sets | awk '!seen[$0]++'; }
 
 need_corpus() {
-  if [[ $dry_run == true || -d $corpus ]]; then return; fi
+  if [[ $dry_run == true ]]; then return; fi
+  if [[ -n $data_dirs ]]; then
+    if [[ -d $data_dirs ]]; then return; fi
+    echo "$0: no folder of data directories at '$data_dirs' (looked in $called_from and $PWD)" >&2
+    exit 1
+  fi
+  if [[ -d $corpus ]]; then return; fi
   local ways="give its folder by --corpus <folder>"
   if [[ -n ${ask_at:-} ]]; then ways+=", ask for it at $ask_at (--stage -1 says how)"
   elif can_download; then ways+=", download it by --stage -1"; fi
+  ways+=", take ready data directories by --data-dirs <folder>"
   if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised one by --mini true"; fi
   echo "$0: no corpus at '$corpus' (looked in $PWD): $ways" >&2
   exit 1
@@ -186,6 +207,8 @@ can_download() { [[ -f local/download_data.sh ]] || declare -F stage_download > 
 default_download() {
   if [[ $mini == true ]]; then
     log "nothing to download: stage 0 makes the miniature"
+  elif [[ -n $data_dirs ]]; then
+    log "nothing to download: stage 0 takes the data directories of $data_dirs"
   elif [[ -d $corpus ]]; then
     log "the corpus is in $corpus"
   elif [[ -f local/download_data.sh ]]; then
@@ -201,7 +224,13 @@ default_data() {
       ${mini_args[@]+"${mini_args[@]}"}
   fi
   need_corpus
-  run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}
+  if [[ -n $data_dirs ]]; then
+    local tests=; if is_given test_sets; then tests=$test_sets; fi
+    tool data import --train-set "$train_set" --valid-set "$valid_set" ${tests:+--test-sets "$tests"} \
+      ${extra_sets:+--extra-sets "$extra_sets"} "$data_dirs" "$data"
+  else
+    run python local/prepare_data.py --corpus "$corpus" --out "$data" ${prepare_args[@]+"${prepare_args[@]}"}
+  fi
   find_test_sets
   local split folders=()
   for split in $(splits); do folders+=("$data/$split"); done

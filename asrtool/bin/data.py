@@ -1,4 +1,4 @@
-"""Copy, combine, subset, split and speed-perturb data directories, with all files that belong to them."""
+"""Copy, combine, subset, split, speed-perturb and import data directories, with all files that belong to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asrtool.data import datadir_ops, datadir_parts
+from asrtool.data import datadir_ops, datadir_parts, prepared
 from asrtool.log import set_up
 
 WAYS = {
@@ -70,6 +70,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("source", type=Path)
     one.add_argument("target", type=Path)
 
+    one = command("import", take, "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>")
+    one.add_argument("--train-set", default="train", metavar="NAME")
+    one.add_argument("--valid-set", default="dev", metavar="NAME")
+    one.add_argument("--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test")
+    one.add_argument("--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there")
+    one.add_argument("folder", type=Path)
+    one.add_argument("target", type=Path)
+
     args = options.parse_args(glued(sys.argv[1:] if argv is None else argv))
     if args.run is subset and (args.number is None) != bool(args.utt_list or args.spk_list):
         options.error("subset takes either a number of utterances or --utt-list or --spk-list")
@@ -114,6 +122,11 @@ def subset(args: argparse.Namespace) -> None:
 
 def split(args: argparse.Namespace) -> None:
     datadir_parts.split(args.source, args.number, args.by or "speaker")
+
+
+def take(args: argparse.Namespace) -> None:
+    tests, more = args.test_sets.split(), args.extra_sets.split()
+    prepared.take(args.folder, args.target, args.train_set, args.valid_set, tests, more)
 
 
 def perturb_speed(args: argparse.Namespace) -> None:

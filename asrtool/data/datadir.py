@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, datadir_stream
+from asrtool.data import audio, datadir_check, datadir_stream, tables
 from asrtool.data.datadir_check import DataDirError, check, consistency, is_label, load
 from asrtool.data.datadir_fix import FixReport, fix
 from asrtool.data.datadir_form import Segment
@@ -24,8 +24,8 @@ from asrtool.data.tables import Problem
 from asrtool.types import Utterance
 
 __all__ = [
-    "DataDirError", "FixReport", "Problem", "Writer", "check", "complete", "fix", "iterate", "measured", "read",
-    "write",
+    "DataDirError", "FixReport", "Problem", "Writer", "base_of", "check", "complete", "fix", "iterate", "measured",
+    "read", "write",
 ]
 
 Values = Mapping[str, str]
@@ -67,6 +67,14 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
     except (Irregular, OSError):
         utterances = read(folder, measure=False)
         return len(utterances), utterances
+
+
+def base_of(folder: Path, places: Iterable[Path]) -> Path | None:
+    """The first of `places` in which the first relative path of wav.scp exists; None where there is none."""
+    with open(folder / "wav.scp", "rb") as stream:
+        paths = (audio.file_of(tables.split(line)[1]) for line in stream)
+        path = next((path for path in paths if path and not audio.is_pipe(path) and not os.path.isabs(path)), None)
+    return None if path is None else next((place for place in places if (place / path).exists()), None)
 
 
 # -- one utterance ---------------------------------------------------------

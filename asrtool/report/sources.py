@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asrtool.data import datadir, tables
+from asrtool.data import datadir
 from asrtool.score import ScoreReport, score
 from asrtool.score.files import SCORE
 from asrtool.score.found import Result as Scored
@@ -93,13 +93,7 @@ def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapp
 
 def _base(folder: Path, data: Path) -> Path | None:
     """The folder in which the first relative path of wav.scp exists."""
-    with open(data / "wav.scp", "rb") as stream:
-        paths = (tables.split(line)[1] for line in stream)
-        path = next((path for path in paths if path and not path.endswith("|") and not path.startswith("/")), None)
-    if path is None or Path(path).exists():
-        return None
-    places = [*folder.resolve().parents, *data.resolve().parents]
-    return next((place for place in places if (place / path).exists()), None)
+    return datadir.base_of(data, [Path(), *folder.resolve().parents, *data.resolve().parents])
 
 
 def _lines(folder: Path, references: Mapping[str, str]) -> dict[str, dict]:

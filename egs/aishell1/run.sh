@@ -9,8 +9,8 @@ root=../..
 recipe=aishell1
 
 corpus=downloads/data_aishell             # folder that holds wav/ and transcript/
-train_set=train
-valid_set=dev
+train_set=train                           # training set
+valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
 
 unit=char                                 # what the model writes: char or bpe

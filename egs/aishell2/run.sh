@@ -11,7 +11,7 @@ ask_at=https://www.aishelltech.com/aishell_2
 
 corpus=downloads/AISHELL-2                # folder that holds iOS/, with AISHELL-DEV-TEST-SET/ beside it
 train_set=train                           # training set: train, or train_100 (hours of it)
-valid_set=dev
+valid_set=dev                             # validation set
 test_sets="test_ios test_android test_mic"    # sets to decode and score
 
 unit=char                                 # what the model writes: char or bpe

@@ -10,8 +10,8 @@ root=../..
 recipe=fsdd
 
 corpus=downloads/free-spoken-digit-dataset    # folder that holds recordings/
-train_set=train
-valid_set=dev
+train_set=train                               # training set
+valid_set=dev                                 # validation set
 test_sets="test test_speaker"                 # sets to decode and score; test_speaker: a speaker held out of training
 
 unit=bpe                                      # what the model writes: char or bpe

@@ -11,7 +11,7 @@ ask_at=https://github.com/KeSpeech/KeSpeech
 
 corpus=downloads/KeSpeech                 # folder that holds Audio/, Metadata/ and Tasks/
 train_set=train                           # training set: train, train_phase1 or train_phase2
-valid_set=dev
+valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
 
 unit=char                                 # what the model writes: char or bpe

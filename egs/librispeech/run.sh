@@ -10,7 +10,7 @@ recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
 train_set=train                           # training set: train (960 h), train_460, train_100, train_10h, train_1h, train_10min
-valid_set=dev
+valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
 
 unit=bpe                                  # what the model writes: char or bpe

@@ -12,7 +12,7 @@ corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, 
 noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
 noise_levels=                             # in dB, as in "20 10 0": the first test set with noise_eval added, as test_noisy
 train_set=train                           # training set, as for run.sh
-valid_set=dev
+valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
 
 unit=hf                                   # what the model writes: the units of the language model

@@ -10,8 +10,8 @@ recipe=magicdata
 
 kind=ramc                                 # which of the two: ramc (dialogues) or read (read speech)
 corpus=downloads/MagicData-RAMC           # folder that holds MDT2021S003/; of read speech train/, dev/ and test/
-train_set=train
-valid_set=dev
+train_set=train                           # training set
+valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
 
 unit=char                                 # what the model writes: char or bpe

@@ -114,7 +114,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
     engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag decode_args lm_config lm_text"
-    engine += " extra_sets missing mini mini_size force dry_run"
+    engine += " data_dirs extra_sets missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout
@@ -157,6 +157,11 @@ def test_a_variable_that_is_no_option_cannot_be_set(recipe: Recipe, name: str) -
         (["--ngpu", "1.5"], "option --ngpu is a whole number from 0 on, not '1.5'"),
         (["--stage", "4", "--stop-stage", "3"], "nothing to run from --stage 4 to --stop-stage 3"),
         (["--mini", "true", "--corpus", "x"], "exclude each other"),
+        (["--data-dirs", "x", "--corpus", "y"], "--data-dirs and --corpus exclude each other"),
+        (["--data-dirs", "x", "--mini", "true"], "--data-dirs and --mini true exclude each other"),
+        (["--tag", "../x"], "--tag '../x' is no name for a folder"),
+        (["--decode-tag", "a/b"], "--decode-tag 'a/b' is no name for a folder"),
+        (["--test-sets", "test .."], "the set '..' is no name for a folder"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_and_status_2(recipe: Recipe, options: list[str], sentence: str) -> None:
@@ -305,6 +310,38 @@ def test_results_are_a_table_of_all_test_sets(recipe: Recipe) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +test +7\.32 +100 +5 +1 +1 +exp/train_full/decode_full/test/result.txt$", done.stdout, re.M)
     assert re.search(r"^ +other +20\.00 ", done.stdout, re.M)
+
+
+def test_ready_data_directories_take_the_place_of_a_corpus(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    (recipe.folder / "downloads" / "corpus").rmdir()
+    done = recipe.run("--stop-stage", "0", "--data-dirs", "mine", at=tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert [" ".join(call) for call in recipe.calls()] == [
+        f"python -m asrtool.bin.data import --train-set train --valid-set dev {tmp_path}/elsewhere/mine data",
+        "python -m asrtool.bin.check_data data/train data/dev data/test data/other",
+    ]
+    recipe.calls_file.unlink()
+    recipe.run("--stop-stage", "0", "--data-dirs", str(tmp_path), "--test-sets", "a b", "--extra-sets", "musan")
+    assert " ".join(recipe.calls()[0][4:-2]) == "--train-set train --valid-set dev --test-sets a b --extra-sets musan"
+
+
+def test_missing_data_directories_are_one_sentence(recipe: Recipe) -> None:
+    done = recipe.run("--data-dirs", "mine")
+    assert (done.returncode, recipe.calls()) == (1, [])
+    assert "no folder of data directories at 'mine' (looked in " in done.stderr
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "egs").glob("*/run*.sh")), ids=lambda path: path.parent.name)
+def test_every_recipe_takes_ready_data_directories(script: Path, tmp_path: Path) -> None:
+    sets = "--train-set a --valid-set b --test-sets c"
+    command = [script, "--data-dirs", tmp_path, *sets.split(), "--stop-stage", "0", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"asrtool.bin.data import {sets}" in done.stdout
+    assert "prepare_data.py" not in done.stdout
+    said = subprocess.run([script, "--help"], capture_output=True, text=True).stdout
+    assert all(f"--{option} " in said for option in ("data-dirs", "train-set", "valid-set", "test-sets"))
 
 
 # -- what is printed can be pasted --------------------------------------------
