@@ -19,6 +19,7 @@ from torch import nn
 from asrtool import atomic, config, distributed, experiment, stamp
 from asrtool.data import augment, datadir, tokenizers
 from asrtool.data.config import DataConfig
+from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
 from asrtool.data.shard_loader import step_loader
@@ -211,6 +212,9 @@ def loaders(
         return TextLoader(training), EvalLoader(TextDataset(sets[1], tokenizer, phase.data))
     labels = tokenizers.load_labels(args.exp / "vocab")
     check_labels(phase, labels)
+    if phase.data.input == "fbank" and not (args.exp / "cmvn.json").exists():
+        made = "stage 1 (asrtool extract_features --training) makes it, whether features are stored or not"
+        raise DataError(f"{args.train} has no cmvn.json, mean and variance of the training set; {made}")
     cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
     noise = noise_sets(phase, args.train.parent)

@@ -183,7 +183,7 @@ def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_work
                 result.skipped.append((utterance.id, str(error)))
                 versions = []
             for speed, seconds, num_frames, matrix in versions:
-                row = replace(at_speed(utterance, speed), duration=seconds, num_frames=num_frames)
+                row = replace(at_speed(utterance, speed), duration=seconds, num_frames=num_frames, features=None)
                 if result.stats:
                     result.stats.add(matrix)
                 if writer:

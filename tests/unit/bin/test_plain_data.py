@@ -13,8 +13,9 @@ import pytest
 import soundfile
 
 from asrtool import stream_check
-from asrtool.bin import align, decode, extract_features, insertions, make_shards, probe, score, train
+from asrtool.bin import align, decode, extract_features, insertions, make_shards, probe, report, score, train
 from asrtool.data import audio, datadir
+from asrtool.data.examples import DataError
 from asrtool.plots import keyframes
 from asrtool.recognizer import Recognizer
 from asrtool.train.step import TrainError
@@ -104,6 +105,8 @@ def test_scoring_insertions_and_probing_follow(toy, minimal, tmp_path, capsys):
         + ["--data", str(minimal), "--worst", "0", "--also", "u000", "--also", "u001"]
     )
     assert {line["id"] for line in lines(tmp_path / "out" / "taps.jsonl")} == {"u000", "u001"}
+    report.main([str(tmp_path / "out"), "--also", "u000"])
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10000
 
 
 @pytest.mark.parametrize("kind", ["minimal", "to_end"])
@@ -125,6 +128,9 @@ def test_the_check_of_streaming_hears_all_of_it(toy, request, kind):
 def test_training_computes_features_where_the_config_says_so(toy, minimal, to_end, tmp_path, capsys):
     arguments = ["--train", str(minimal), "--vocab", str(toy / "vocab"), "--valid", str(to_end)]
     arguments += ["--exp", str(tmp_path / "exp"), "--config", str(toy / "train.yaml")]
+    with pytest.raises(DataError, match="minimal has no cmvn.json, mean and variance .*; stage 1 "):
+        train.main([*arguments, "--set", "data.features=online"])
+    shutil.rmtree(tmp_path / "exp")
     shutil.copy(toy / "dump" / "train" / "cmvn.json", minimal)
     train.main([*arguments, "--set", "data.features=online trainer.epochs=1 trainer.best=valid/loss"])
     assert list((tmp_path / "exp" / "train").glob("average-*.safetensors"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +58,13 @@ def faults(folder: Path) -> list[str]:
 # -- wav.scp and text alone ------------------------------------------------
 
 
-def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(logger, "propagate", True)
-    with caplog.at_level(logging.INFO, "asrtool"):
-        rows = datadir.read(minimal)
+def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(logger, "info", lambda text, *values: said.append(text % values))
+    rows = datadir.read(minimal)
     assert [(row.id, row.speaker, row.duration) for row in rows] == [("u1", "u1", 1.25), ("u2", "u2", 12345 / RATE)]
-    (said,) = [message for message in caplog.messages if "is in no file" in message]
-    assert "the length of 2 utterances is in no file (utt2dur) and is taken from the audio; 1 command" in said
+    (sentence,) = said
+    assert "the length of 2 utterances is in no file (utt2dur) and is taken from the audio; 1 command" in sentence
 
 
 def test_it_is_valid_and_its_hours_are_counted(minimal: Path) -> None:
@@ -81,6 +80,18 @@ def test_copies_and_parts_are_made_of_it(minimal: Path, tmp_path: Path) -> None:
     datadir_ops.perturb_speed(minimal, tmp_path / "slow", 0.8)
     slow = [row.duration for row in datadir.read(tmp_path / "slow")]
     assert slow == pytest.approx([1.5625, 12345 / RATE / 0.8], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["stored", "online"])
+def test_stage_1_makes_its_own_features(minimal: Path, tmp_path: Path, kind: str) -> None:
+    (minimal / "feats.scp").write_text("u1 others.ark:3\nu2 others.ark:99\n")
+    (minimal / "utt2num_frames").write_text("u1 7\nu2 7\n")
+    (tmp_path / "dump").mkdir()
+    config = replace(CONFIG, features=kind)
+    extract(minimal, config, tmp_path / "dump", final=tmp_path / "dump", training=True, nj=1)
+    rows = datadir.read(tmp_path / "dump")
+    assert [row.num_frames for row in rows] == [123, 75]
+    assert all("others" not in (row.features or "") and bool(row.features) == (kind == "stored") for row in rows)
 
 
 def test_stage_1_and_shards_take_it(minimal: Path, tmp_path: Path) -> None:
