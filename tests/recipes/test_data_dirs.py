@@ -16,8 +16,8 @@ from asrtool.bin import data as command
 from asrtool.bin import extract_features, make_vocab
 from asrtool.data import datadir, prepared
 from asrtool.data.tree import CorpusError
+from tests.recipes.fake_recipe import MINI, ROOT, Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 SENTENCES = {"train": ["A B", "B A C", "C"], "held": ["A"], "test_a": ["B"], "test_b": ["C A"], "noise": [""]}
 RECIPE = """\
@@ -116,6 +116,11 @@ def test_stages_0_to_2_of_a_recipe_take_them(tmp_path: Path, recipe: Path) -> No
 
 
 @pytest.fixture
+def engine(tmp_path: Path) -> Recipe:
+    return Recipe(tmp_path, MINI)
+
+
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return ready(tmp_path)
@@ -174,3 +179,38 @@ def test_a_fault_is_told_with_its_line_and_nothing_is_made(folder: Path, tmp_pat
     with pytest.raises(datadir.DataDirError, match=r"test_b/text.*asrtool check_data .*test_b"):
         prepared.take(folder, tmp_path / "data", "train", "held")
     assert not list((tmp_path / "data").glob("*"))
+
+
+# -- the recipe engine ------------------------------------------------------
+
+
+def test_ready_data_directories_take_the_place_of_a_corpus(engine: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    (engine.folder / "downloads" / "corpus").rmdir()
+    done = engine.run("--stop-stage", "0", "--data-dirs", "mine", at=tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert [" ".join(call) for call in engine.calls()] == [
+        f"python -m asrtool.bin.data import --train-set train --valid-set dev {tmp_path}/elsewhere/mine data",
+        "python -m asrtool.bin.check_data data/train data/dev data/test data/other",
+    ]
+    engine.calls_file.unlink()
+    engine.run("--stop-stage", "0", "--data-dirs", str(tmp_path), "--test-sets", "a b", "--extra-sets", "musan")
+    assert " ".join(engine.calls()[0][4:-2]) == "--train-set train --valid-set dev --test-sets a b --extra-sets musan"
+
+
+def test_missing_data_directories_are_one_sentence(engine: Recipe) -> None:
+    done = engine.run("--data-dirs", "mine")
+    assert (done.returncode, engine.calls()) == (1, [])
+    assert "no folder of data directories at 'mine' (looked in " in done.stderr
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "egs").glob("*/run*.sh")), ids=lambda path: path.parent.name)
+def test_every_recipe_takes_ready_data_directories(script: Path, tmp_path: Path) -> None:
+    sets = "--train-set a --valid-set b --test-sets c"
+    command = [script, "--data-dirs", tmp_path, *sets.split(), "--stop-stage", "0", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"asrtool.bin.data import {sets}" in done.stdout
+    assert "prepare_data.py" not in done.stdout
+    said = subprocess.run([script, "--help"], capture_output=True, text=True).stdout
+    assert all(f"--{option} " in said for option in ("data-dirs", "train-set", "valid-set", "test-sets"))

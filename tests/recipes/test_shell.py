@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -18,83 +17,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-RECIPE = """\
-#!/usr/bin/env bash
-# A recipe that only writes down its commands
-set -euo pipefail
-cd "$(dirname "$0")"
-root={root}
-recipe=fake
-
-corpus=downloads/corpus    # where the corpus is
-train_set=train
-valid_set=dev
-test_sets="test other"     # sets to score
-unit=bpe                   # unit
-vocab_size=500             # size
-metric=wer
-normalize=en
-group_by=none
-train_config=conf/train_full.yaml      # training config
-decode_config=conf/decode_full.yaml    # decoding config
-{more}
-. $root/utils/stages.sh
-"""
-MINI = (
-    "mini_train_config=conf/train_mini.yaml mini_decode_config=conf/decode_mini.yaml mini_unit=char mini_vocab_size=0"
-)
+from tests.recipes.fake_recipe import MINI, ROOT, Recipe
 
 TORCHRUN = ["python", "-m", "asrtool.bin.torchrun", "--standalone"]
-PATH_SH = 'export PATH="$PWD/fake:$PATH"\n'
-FAKE = """\
-#!/usr/bin/env bash
-if [[ $1 == -c || $1 == - ]]; then exec {python} "$@"; fi
-if [[ $* == *check_config* ]]; then echo fbank80; exit; fi
-printf '%q ' "${{0##*/}}" "$@" >> "$CALLS"; echo >> "$CALLS"
-"""
-
-
-class Recipe:
-    """The fake recipe in a folder of its own, and what it called."""
-
-    def __init__(self, folder: Path, more: str = "") -> None:
-        self.folder = folder / "egs" / "fake"
-        self.calls_file = folder / "calls"
-        for name in ("local", "fake", "downloads/corpus"):
-            (self.folder / name).mkdir(parents=True)
-        self.write("run.sh", RECIPE.format(root=ROOT, more=more))
-        self.write("local/path.sh", PATH_SH)
-        self.fake = FAKE.format(python=shlex.quote(sys.executable))
-        self.write("fake/python", self.fake)
-
-    def write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-
-    def replace_torchrun(self, script: str) -> None:
-        start, rest = self.fake.split("\n", 1)
-        self.write("fake/python", f"{start}\nif [[ $2 == asrtool.bin.torchrun ]]; then {script}; fi\n{rest}")
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "CALLS": str(self.calls_file)}
-
-    def run(self, *options: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(self.folder / "run.sh"), *options]
-        return subprocess.run(command, cwd=at or self.folder, env=self.environment(), capture_output=True, text=True)
-
-    def calls(self) -> list[list[str]]:
-        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
-        return [shlex.split(line) for line in lines]
-
-    def call(self, command: str) -> list[str]:
-        """The one call of `command`."""
-        found = [call for call in self.calls() if command in " ".join(call)]
-        assert len(found) == 1, found
-        return found[0]
 
 
 @pytest.fixture
@@ -310,38 +235,6 @@ def test_results_are_a_table_of_all_test_sets(recipe: Recipe) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +test +7\.32 +100 +5 +1 +1 +exp/train_full/decode_full/test/result.txt$", done.stdout, re.M)
     assert re.search(r"^ +other +20\.00 ", done.stdout, re.M)
-
-
-def test_ready_data_directories_take_the_place_of_a_corpus(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
-    (recipe.folder / "downloads" / "corpus").rmdir()
-    done = recipe.run("--stop-stage", "0", "--data-dirs", "mine", at=tmp_path / "elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert [" ".join(call) for call in recipe.calls()] == [
-        f"python -m asrtool.bin.data import --train-set train --valid-set dev {tmp_path}/elsewhere/mine data",
-        "python -m asrtool.bin.check_data data/train data/dev data/test data/other",
-    ]
-    recipe.calls_file.unlink()
-    recipe.run("--stop-stage", "0", "--data-dirs", str(tmp_path), "--test-sets", "a b", "--extra-sets", "musan")
-    assert " ".join(recipe.calls()[0][4:-2]) == "--train-set train --valid-set dev --test-sets a b --extra-sets musan"
-
-
-def test_missing_data_directories_are_one_sentence(recipe: Recipe) -> None:
-    done = recipe.run("--data-dirs", "mine")
-    assert (done.returncode, recipe.calls()) == (1, [])
-    assert "no folder of data directories at 'mine' (looked in " in done.stderr
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "egs").glob("*/run*.sh")), ids=lambda path: path.parent.name)
-def test_every_recipe_takes_ready_data_directories(script: Path, tmp_path: Path) -> None:
-    sets = "--train-set a --valid-set b --test-sets c"
-    command = [script, "--data-dirs", tmp_path, *sets.split(), "--stop-stage", "0", "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"asrtool.bin.data import {sets}" in done.stdout
-    assert "prepare_data.py" not in done.stdout
-    said = subprocess.run([script, "--help"], capture_output=True, text=True).stdout
-    assert all(f"--{option} " in said for option in ("data-dirs", "train-set", "valid-set", "test-sets"))
 
 
 # -- what is printed can be pasted --------------------------------------------
