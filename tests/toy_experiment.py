@@ -28,7 +28,7 @@ model:
 losses:
   ctc: {type: ctc, weight: 1.0}
 optim: {lr: 5e-3, schedule: {type: one_cycle}}
-trainer: {epochs: 20, average: 1, best: valid/cer, average_by: last}
+trainer: {epochs: 30, average: 1, best: valid/cer, average_by: last}
 """
 DECODE = "searcher: {type: ctc_greedy}\naverage: 1\nbatch_seconds: 20\n"
 
