@@ -2,13 +2,13 @@
 
 The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while
 `import torchaudio` runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with
-it. Import this module before them:
+it. Nothing is imported before it is asked for, since most commands can do without:
 
-    import asrtool.torchaudio_adapter            # transformers and peft can be imported now
+    torchaudio_adapter.load()                    # transformers and peft can be imported now
     audio = torchaudio_adapter.require()         # the module, or one sentence that says what to install
 
 Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in the extension
-(`forced_align`, `rnnt_loss`) raises when called, if `extension_available` is False.
+(`forced_align`, `rnnt_loss`) raises when called, if `extension_available()` is False.
 """
 
 from __future__ import annotations
@@ -20,7 +20,48 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
+
+
+class Found(NamedTuple):
+    """What `load` found: the module, None where it is absent or broken; why it or its extension is missing, or
+    nothing."""
+
+    module: types.ModuleType | None
+    problem: str
+
+
+@functools.cache
+def load() -> Found:
+    """Import torchaudio, without its extension where that does not load."""
+    spec = importlib.util.find_spec("torchaudio")
+    if spec is None or not spec.submodule_search_locations:
+        return Found(None, "not installed")
+    try:
+        return Found(importlib.import_module("torchaudio"), "")
+    except (ImportError, OSError, RuntimeError) as error:  # a missing library, another ABI, another CUDA version
+        why = str(error).strip().split("\n")[0]
+    _forget()
+    sys.modules["torchaudio._extension"] = _without_extension(Path(spec.submodule_search_locations[0]))
+    try:
+        return Found(importlib.import_module("torchaudio"), why)
+    except Exception as error:  # broken beyond its extension: the same as absent
+        _forget()
+        return Found(None, str(error).strip().split("\n")[0])
+
+
+def extension_available() -> bool:
+    module = load().module
+    return module is not None and module._extension._IS_TORCHAUDIO_EXT_AVAILABLE
+
+
+def require() -> types.ModuleType:
+    """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
+    module, problem = load()
+    if module is None:
+        mend = "`pip install --no-deps torchaudio==2.11.0` mends it"
+        raise ImportError(f"torchaudio cannot be imported ({problem}); {mend}")
+    return module
 
 
 def _without_extension(folder: Path) -> types.ModuleType:
@@ -50,32 +91,3 @@ def _forget() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]
 
-
-def _load() -> tuple[types.ModuleType | None, str]:
-    """torchaudio, or None where it is not installed; and why its extension (or all of it) is missing, else empty."""
-    spec = importlib.util.find_spec("torchaudio")
-    if spec is None or not spec.submodule_search_locations:
-        return None, "not installed"
-    try:
-        return importlib.import_module("torchaudio"), ""
-    except (ImportError, OSError, RuntimeError) as error:  # a missing library, another ABI, another CUDA version
-        why = str(error).strip().split("\n")[0]
-    _forget()
-    sys.modules["torchaudio._extension"] = _without_extension(Path(spec.submodule_search_locations[0]))
-    try:
-        return importlib.import_module("torchaudio"), why
-    except Exception as error:  # broken beyond its extension: the same as absent
-        _forget()
-        return None, str(error).strip().split("\n")[0]
-
-
-torchaudio, problem = _load()
-extension_available: bool = torchaudio is not None and torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE
-
-
-def require() -> types.ModuleType:
-    """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
-    if torchaudio is None:
-        mend = "`pip install --no-deps torchaudio==2.11.0` mends it"
-        raise ImportError(f"torchaudio cannot be imported ({problem}); {mend}")
-    return torchaudio

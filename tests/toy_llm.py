@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from asrtool import torchaudio_adapter
 from asrtool.bin import extract_features, make_vocab
 from asrtool.downsamplers import Conv1dMlpConfig
 from asrtool.encoders import ENCODERS
@@ -47,7 +48,7 @@ PROMPT = "{speech}user: write. assistant:"
 
 def tokenizer(bos: bool = True, pad: bool = False) -> object:
     """Characters; `<unk>` is 0, `<s>` 1, `</s>` 2."""
-    import asrtool.torchaudio_adapter  # noqa: F401, I001
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-import asrtool.torchaudio_adapter  # noqa: F401  before transformers, which imports torchaudio
+from asrtool import torchaudio_adapter
 
 FAMILIES = {"data2vec": "Data2VecAudio", "wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
 SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
@@ -15,6 +15,7 @@ SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "i
 
 def make(name: str, layer_norm: bool = False, **settings):
     """A model in evaluation mode; `layer_norm`: convolutions and layers normalised as in the published large models."""
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     import transformers
 
     kind = getattr(transformers, FAMILIES[name] + "Model")

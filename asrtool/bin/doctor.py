@@ -109,11 +109,12 @@ def check_torchaudio() -> Iterator[Finding]:
     """The Python part is needed (resampling, filters), the compiled one is not."""
     from asrtool import torchaudio_adapter as adapter
 
-    if adapter.torchaudio is None:
-        yield Finding("torchaudio", BAD, adapter.problem, "pip install --no-deps torchaudio==2.11.0")
+    module, problem = adapter.load()
+    if module is None:
+        yield Finding("torchaudio", BAD, problem, "pip install --no-deps torchaudio==2.11.0")
         return
-    yield Finding("torchaudio", OK, f"{adapter.torchaudio.__version__}, Python part")
-    if adapter.extension_available:
+    yield Finding("torchaudio", OK, f"{module.__version__}, Python part")
+    if adapter.extension_available():
         yield Finding("its extension", OK, "loads: forced alignment uses its kernel")
     else:
         yield Finding(

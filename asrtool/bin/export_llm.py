@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asrtool import experiment, log, stamp
+from asrtool import experiment, log, stamp, torchaudio_adapter
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
@@ -103,6 +103,7 @@ def as_transformers(tokenizer: Tokenizer) -> object:
     """A vocabulary of characters or of sentencepiece's unigrams as a tokenizer of `transformers` with the same ids."""
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import PreTrainedTokenizerFast
 
     names = [" " if token == SPACE else token for token in tokenizer.tokens]

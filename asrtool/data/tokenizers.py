@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from asrtool import torchaudio_adapter
 from asrtool.registry import Registry, UnknownName
 
 BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -195,7 +196,7 @@ class HfTokenizer(Tokenizer):
 
 def load_hf(name: str, revision: str | None = None) -> object:
     """A tokenizer by hub name or folder; raises `TokenizerError` where it cannot be had or has no end of a text."""
-    import asrtool.torchaudio_adapter  # noqa: F401, I001  before transformers, which imports torchaudio
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
 
     try:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from asrtool import torchaudio_adapter
 from asrtool.encoders.base import ENCODERS, Encoder
 from asrtool.encoders.echo import ATTENTIONS, wrap
 from asrtool.nn.masks import span_mask, valid_mask
@@ -228,8 +229,8 @@ def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 def _model(name: str, config: SslConfig) -> nn.Module:
     """The `transformers` model: with the weights, or with random ones of the configured size."""
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     try:
-        import asrtool.torchaudio_adapter  # noqa: F401, I001  before transformers, which imports torchaudio
         import transformers
     except ImportError as error:
         raise ImportError(f"encoder {name} needs transformers: pip install 'asrtool[ssl]' ({error})") from error

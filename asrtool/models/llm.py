@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from asrtool import torchaudio_adapter
 from asrtool.log import logger
 from asrtool.models.prompt import SPEECH, check_template
 from asrtool.models.tuning import Tuning, on_meta
@@ -60,7 +61,7 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
 
     On the meta device weights are not looked for, and a name that is on no disk gets the configured `shape`.
     """
-    import asrtool.torchaudio_adapter  # noqa: F401, I001  before transformers, which imports torchaudio
+    torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     known = config.weights is not None and not (on_meta() and config.shape is not None and not _is_folder(config))

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asrtool import atomic
+from asrtool import atomic, torchaudio_adapter
 
 ADAPTER = "default"  # peft's name of the only adapter
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -70,7 +70,7 @@ def is_adapter(key: str) -> bool:
 
 
 def _inject(tuning: Tuning, module: nn.Module, name: str) -> None:
-    import asrtool.torchaudio_adapter  # noqa: F401, I001  before peft, which imports torchaudio
+    torchaudio_adapter.load()  # before peft, which imports torchaudio
     from peft import inject_adapter_in_model
 
     linear = {key.rpartition(".")[2] for key, part in module.named_modules() if isinstance(part, nn.Linear)}

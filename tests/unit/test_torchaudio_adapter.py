@@ -34,24 +34,27 @@ def test_resampling_works_and_keeps_a_tone() -> None:
 def test_torchaudio_can_be_imported_by_name_afterwards() -> None:
     import torchaudio
 
-    assert torchaudio is adapter.torchaudio
+    assert torchaudio is adapter.load().module
 
 
 def test_what_needs_the_extension_works_or_says_that_it_is_missing() -> None:
     frames = torch.log_softmax(torch.eye(4)[None, :, :] * 5, dim=-1)
     targets = torch.tensor([[1, 2]], dtype=torch.int32)
     align = adapter.require().functional.forced_align
-    if adapter.extension_available:
+    if adapter.extension_available():
         assert align(frames, targets)[0].tolist() == [[0, 1, 2, 0]]
     else:
-        assert adapter.problem
+        assert adapter.load().problem
         with pytest.raises(RuntimeError, match="forced_align needs its extension"):
             align(frames, targets)
 
 
 @pytest.mark.hf
 def test_transformers_and_peft_import_their_audio_models_after_the_adapter() -> None:
-    code = "import asrtool.torchaudio_adapter, peft; from transformers import HubertModel; print(HubertModel.__name__)"
+    code = (
+        "from asrtool import torchaudio_adapter; torchaudio_adapter.load()\n"
+        "import peft; from transformers import HubertModel; print(HubertModel.__name__)"
+    )
     assert run(code) == "HubertModel"
 
 
@@ -60,7 +63,7 @@ def test_where_torchaudio_is_broken_the_adapter_still_imports_and_says_what_to_i
     (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.99: no such file')\n")
     code = (
         "from asrtool import torchaudio_adapter as a\n"
-        "print(a.torchaudio, a.extension_available)\n"
+        "print(a.load().module, a.extension_available())\n"
         "try: a.require()\n"
         "except ImportError as error: print(error)\n"
     )

@@ -31,7 +31,8 @@ import numpy as np
 MODEL = """
 import importlib.machinery, sys
 from unittest.mock import MagicMock
-import asrtool.torchaudio_adapter                 # torchaudio without its compiled extension
+from asrtool import torchaudio_adapter
+torchaudio_adapter.load()                         # torchaudio without its compiled extension
 for name in ("g2p_en", "jaconv"):                 # languages that are not trained here
     stub = MagicMock()
     stub.__spec__ = importlib.machinery.ModuleSpec(name, None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from asrtool import torchaudio_adapter
 from asrtool.nn.attention import (
     CrossAttention,
     GrowingKeyValue,
@@ -113,7 +114,7 @@ def test_a_width_that_heads_cannot_share_is_refused():
 
 @pytest.mark.hf
 def test_lora_goes_into_the_projections():
-    import asrtool.torchaudio_adapter  # noqa: F401  peft imports transformers, which imports torchaudio
+    torchaudio_adapter.load()  # before peft, which imports transformers, which imports torchaudio
     peft = pytest.importorskip("peft")
     module, x = RotarySelfAttention(16, 2), torch.randn(2, 5, 16)
     at = turns(POSITIONS, module.num_frequencies)
