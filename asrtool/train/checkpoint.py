@@ -23,7 +23,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from asrtool import atomic, stamp
 from asrtool.log import logger
@@ -341,7 +340,7 @@ def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _memory(name: str, value: Tensor) -> tuple:
-    if isinstance(value, DTensor) or value.is_meta:  # the memory of a share, or of none, tells nothing: the object does
+    if parallel.is_share(value) or value.is_meta:  # the memory of a share, or of none, tells nothing: the object does
         return (id(value),)
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)
 

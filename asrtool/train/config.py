@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from asrtool.train.step import StepBatches
-from asrtool.types import Batch
+if TYPE_CHECKING:  # whoever reads a config does not train
+    from asrtool.train.step import StepBatches
+    from asrtool.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

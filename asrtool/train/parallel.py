@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -47,57 +45,40 @@ class Replicas:
         return wrapped.no_sync()
 
 
-class Shards(Replicas):
-    """FSDP2: each element of the model's outermost module lists is gathered by itself, the rest together."""
-
-    lockstep = True
-
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        for parameter in model.parameters():  # FSDP2 takes no channels-last kernels
-            parameter.data = parameter.data.contiguous()
-        for unit in _units(model):  # moves a layer to the GPU, cuts it, and lets go of the rest
-            fully_shard(unit, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        return model.to(device)
-
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        return model
-
-    @contextlib.contextmanager
-    def accumulating(self, wrapped: FSDPModule, last: bool) -> Iterator[None]:
-        wrapped.set_requires_gradient_sync(last)
-        yield
-
-
 def choose(name: str) -> Replicas:
     """By `trainer.parallel`; a single process has nothing to share out."""
-    return Shards() if name == "fsdp" and dist.is_initialized() else Replicas()
+    if name != "fsdp" or not dist.is_initialized():
+        return Replicas()
+    from asrtool.train.shards import Shards
 
-
-def _units(model: nn.Module) -> Iterator[nn.Module]:
-    for child in model.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (unit for unit in child if any(True for _ in unit.parameters()))
-        else:
-            yield from _units(child)
+    return Shards()
 
 
 def settle(model: nn.Module) -> None:
     """After a forward pass without a backward pass: let go of what was gathered, so that names lead to the shards."""
     for module in model.modules():
-        if isinstance(module, FSDPModule):
+        if _loaded("torch.distributed.fsdp", "FSDPModule", module):
             module.reshard()
 
 
+def _loaded(where: str, kind: str, value: object) -> bool:
+    """Whether a value is of a class that only a sharded run imports: before that, nothing can be of it."""
+    return where in sys.modules and isinstance(value, getattr(sys.modules[where], kind))
+
+
 # -- tensors, whole or sharded ---------------------------------------------
+
+
+def is_share(value: Tensor) -> bool:
+    """Whether a tensor lies on several ranks, a part on each."""
+    return _loaded("torch.distributed.tensor", "DTensor", value)
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU where `keep`, else nothing; all ranks call it together where any tensor is sharded."""
     found = {}
     for name, value in tensors.items():
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        whole = value.full_tensor() if is_share(value) else value
         if keep:
             found[name] = whole.detach().cpu()
     return found
@@ -106,7 +87,9 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 @torch.no_grad()
 def fill(own: Tensor, value: Tensor) -> Tensor:
     """Copy a whole tensor into `own`, or this rank's share of it."""
-    if isinstance(own, DTensor):
+    if is_share(own):
+        from torch.distributed.tensor import distribute_tensor
+
         mine = distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
         own.to_local().copy_(mine.to_local())
     else:
@@ -121,4 +104,4 @@ def like(value: Tensor, own: Tensor) -> Tensor:
 
 def number(value: Tensor) -> float:
     """Of a tensor with one element."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
+    return float(value.full_tensor() if is_share(value) else value)
