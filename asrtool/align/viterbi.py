@@ -6,27 +6,22 @@ of state j's label in frame t:
     v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) where y differs from the token before )     (1)
 
 It begins in state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the earlier one of (1) is taken, and
-of the ends state 2 U - 1. Three kernels give the same path: torchaudio's kernel where its extension loads,
-machine code by numba, and torch, which takes the utterances of a batch side by side. All add in float64; only where
-paths are exactly as probable, torchaudio's choice may be another.
+of the ends state 2 U - 1. NumPy works through the frames, in each through all states of all utterances at once, in
+float64: nothing has to be compiled before the first utterance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from asrtool import torchaudio_adapter
 from asrtool.types import Padded
 
 INF = float("inf")
-KERNELS = ("torchaudio", "numba", "torch")  # in the order of preference
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,12 @@ class Alignment:
     score: float  # log-probability of the whole path, blanks included
 
 
-def align(
-    log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0, kernel: str | None = None
-) -> list[Alignment | None]:
+def align(log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0) -> list[Alignment | None]:
     """log_probs (B, S, V), tokens of each utterance -> alignments; None where no path can read the tokens.
 
     That is so where an utterance has fewer frames than tokens and blanks between repeated ones, or where every path has
-    probability 0. `kernel`: one of KERNELS; by default the fastest that this machine has.
+    probability 0.
     """
-    name = kernel or available()[0]
     rows = [row.detach() for row in log_probs.unpad()]
     wanted = [list(map(int, row)) for row in tokens]
     for row in wanted:
@@ -55,21 +47,11 @@ def align(
             raise ValueError(f"align: the text holds the blank (token {blank}), which no frame can read")
     possible = [frames_needed(row) <= len(frames) for row, frames in zip(wanted, rows, strict=True)]
     chosen = [index for index, yes in enumerate(possible) if yes]
-    paths = _KERNELS[name]([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
+    paths = _best_paths([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
     found: list[Alignment | None] = [None] * len(rows)
     for index, path in zip(chosen, paths, strict=True):
         found[index] = _describe(rows[index], path, blank)
     return found
-
-
-def available() -> list[str]:
-    """The kernels that this machine can run, the preferred one first."""
-    usable = {
-        "torchaudio": torchaudio_adapter.extension_available,
-        "numba": _compiled() is not None,
-        "torch": True,
-    }
-    return [name for name in KERNELS if usable[name]]
 
 
 def frames_needed(tokens: Sequence[int]) -> int:
@@ -79,8 +61,8 @@ def frames_needed(tokens: Sequence[int]) -> int:
 
 def _describe(log_probs: Tensor, path: np.ndarray, blank: int) -> Alignment | None:
     """log_probs (S, V), path (S,): the label of each frame."""
-    labels = torch.from_numpy(path.astype(np.int64))
-    values = log_probs.double().cpu().gather(1, labels[:, None])[:, 0].numpy()
+    labels = torch.from_numpy(path).to(log_probs.device)
+    values = log_probs.gather(1, labels[:, None])[:, 0].double().cpu().numpy()
     score = float(values.sum())
     if score == -INF or score != score:
         return None
@@ -92,115 +74,55 @@ def _describe(log_probs: Tensor, path: np.ndarray, blank: int) -> Alignment | No
     return Alignment(tuple(starts.tolist()), tuple(ends.tolist()), tuple(means), score)
 
 
-# -- torchaudio's kernel ---------------------------------------------------
-
-
-def _by_torchaudio(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:
-    forced_align = torchaudio_adapter.require().functional.forced_align
-    paths = []
-    for log_probs, wanted in zip(rows, tokens, strict=True):
-        if not wanted:  # the kernel refuses a text without tokens
-            paths.append(np.full(len(log_probs), blank))
-            continue
-        targets = torch.tensor([wanted], dtype=torch.int32, device=log_probs.device)
-        labels, _ = forced_align(log_probs.double()[None], targets, blank=blank)
-        paths.append(labels[0].cpu().numpy())
+def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:
+    """(1): rows (S_b, V), tokens of each -> the label of each frame (S_b,)."""
+    labels, emitted, columns = _states(rows, tokens, blank)
+    moves = np.zeros((len(emitted), *labels.shape), dtype=np.int8)
+    barrier = np.full(labels.shape, -INF)  # where (1) allows no step over a state
+    barrier[:, 3::2][labels[:, 3::2] != labels[:, 1:-2:2]] = 0.0
+    values = np.full((len(rows), labels.shape[1] + 2), -INF)  # state j in column j + 2
+    values[:, 2:4] = emitted[0].take(columns[:, :2])
+    last = [len(row) - 1 for row in rows]
+    paths = [np.empty(0, dtype=np.int64)] * len(rows)
+    for frame in range(len(emitted)):
+        if frame:
+            values[:, 2:] = _advance(values, barrier, moves[frame]) + emitted[frame].take(columns)
+        for index in [index for index, end in enumerate(last) if end == frame]:
+            states = _trace(values[index, 2:], 2 * len(tokens[index]), moves[: frame + 1, index])
+            paths[index] = labels[index, states]
     return paths
 
 
-# -- machine code ----------------------------------------------------------
+def _states(rows: list[Tensor], tokens: list[list[int]], blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The label of each state (B, 2 U + 1), blank behind a row's end; the log-probabilities of the labels that occur,
+    of all utterances side by side (S, B * K) float64; in which column of these each state's is (B, 2 U + 1)."""
+    labels = np.full((len(rows), 2 * max(map(len, tokens)) + 1), blank, dtype=np.int64)
+    for row, wanted in zip(labels, tokens, strict=True):
+        row[1 : 2 * len(wanted) : 2] = wanted
+    occurring = [np.unique(row, return_inverse=True) for row in labels]
+    width = max(len(used) for used, _ in occurring)
+    emitted = np.zeros((max(map(len, rows)), len(rows), width))
+    for index, (row, (used, _)) in enumerate(zip(rows, occurring, strict=True)):
+        chosen = row[:, torch.from_numpy(used).to(row.device)]
+        emitted[: len(row), index, : len(used)] = chosen.double().cpu().numpy()
+    columns = np.stack([width * index + places for index, (_, places) in enumerate(occurring)])
+    return labels, emitted.reshape(len(emitted), -1), columns
 
 
-def _by_numba(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:
-    best_path = _compiled()
-    return [
-        best_path(log_probs.double().cpu().numpy(), np.array(wanted, dtype=np.int64), blank)
-        for log_probs, wanted in zip(rows, tokens, strict=True)
-    ]
+def _advance(values: np.ndarray, barrier: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """The maximum of (1) for all states (B, 2 U + 1), and in `moves` how many states back it comes from."""
+    stay, step, skip = values[:, 2:], values[:, 1:-1], values[:, :-2] + barrier
+    np.greater(step, stay, out=moves, casting="unsafe")
+    best = np.maximum(stay, step)
+    np.putmask(moves, skip > best, 2)
+    return np.maximum(best, skip, out=best)
 
 
-@cache
-def _compiled() -> Callable | None:
-    try:
-        import numba
-    except ImportError:
-        return None
-    return numba.njit(_best_path)
-
-
-def _best_path(log_probs: np.ndarray, tokens: np.ndarray, blank: int) -> np.ndarray:
-    """(1) for one utterance: log_probs (S, V) float64, tokens (U,) -> the label of each frame (S,)."""
-    frames, states = log_probs.shape[0], 2 * len(tokens) + 1
-    moves = np.zeros((frames, states), dtype=np.int8)
-    values = np.full(states, -np.inf)
-    before = np.full(states, -np.inf)
-    if frames:
-        values[0] = log_probs[0, blank]
-        if states > 1:
-            values[1] = log_probs[0, tokens[0]]
-    for frame in range(1, frames):
-        values, before = before, values
-        first = max(0, states - 2 * (frames - frame))  # from earlier states the end is out of reach
-        for state in range(first, min(states, 2 * frame + 2)):
-            best, move = before[state], 0
-            if state > 0 and before[state - 1] > best:
-                best, move = before[state - 1], 1
-            token = state // 2
-            if (
-                state % 2 == 1
-                and state > 1
-                and tokens[token] != tokens[token - 1]
-                and before[state - 2] > best
-            ):
-                best, move = before[state - 2], 2
-            values[state] = best + log_probs[frame, tokens[token] if state % 2 == 1 else blank]
-            moves[frame, state] = move
-        for state in range(first):
-            values[state] = -np.inf
-    path = np.empty(frames, dtype=np.int64)
-    state = states - 1
-    if states > 1 and not values[states - 1] > values[states - 2]:
-        state = states - 2
-    for frame in range(frames - 1, -1, -1):
-        path[frame] = tokens[state // 2] if state % 2 == 1 else blank
-        state -= moves[frame, state]
-    return path
-
-
-# -- torch -----------------------------------------------------------------
-
-
-def _by_torch(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:
-    """(1) for all utterances at once, state by state in vectors: B x (2 U + 1) numbers a frame."""
-    device = rows[0].device
-    frames = Padded.stack([row.double() for row in rows])
-    padded = Padded.stack([torch.tensor(row, dtype=torch.int64, device=device) for row in tokens], padding=blank)
-    labels = torch.full((len(rows), 2 * padded.data.shape[1] + 1), blank, dtype=torch.int64, device=device)
-    labels[:, 1::2] = padded.data
-    may_skip = torch.zeros_like(labels, dtype=torch.bool)
-    may_skip[:, 3::2] = padded.data[:, 1:] != padded.data[:, :-1]
-    emitted = frames.data.gather(2, labels[:, None].expand(-1, frames.data.shape[1], -1))  # (B, S, 2 U + 1)
-    values = torch.full_like(emitted[:, 0], -INF)
-    values[:, :2] = emitted[:, 0, :2]
-    moves = torch.zeros(emitted.shape, dtype=torch.int8, device=device)
-    for frame in range(1, emitted.shape[1]):
-        best, move = values, torch.zeros_like(moves[:, 0])
-        for step in (1, 2):
-            other = F.pad(values, (step, 0), value=-INF)[:, : values.shape[1]]
-            better = other > best if step == 1 else (other > best) & may_skip
-            best, move = torch.where(better, other, best), torch.where(better, step, move)
-        going = (frame < frames.lengths)[:, None]
-        values = torch.where(going, best + emitted[:, frame], values)
-        moves[:, frame] = torch.where(going, move, 0)
-    last = 2 * padded.lengths[:, None]
-    token_end = values.gather(1, (last - 1).clamp(min=0))
-    state = torch.where((last > 0) & ~(values.gather(1, last) > token_end), last - 1, last)
-    states = torch.empty(emitted.shape[:2], dtype=torch.int64, device=device)
-    for frame in range(emitted.shape[1] - 1, -1, -1):  # behind a row's end its moves are 0
-        states[:, frame : frame + 1] = state
-        state = state - moves[:, frame].gather(1, state)
-    paths = labels.gather(1, states).cpu().numpy()
-    return [path[:length] for path, length in zip(paths, frames.lengths.tolist(), strict=True)]
-
-
-_KERNELS = {"torchaudio": _by_torchaudio, "numba": _by_numba, "torch": _by_torch}
+def _trace(values: np.ndarray, end: int, moves: np.ndarray) -> list[int]:
+    """The states of the path that ends in `end` or the state before; moves (S, 2 U + 1)."""
+    state = end if end == 0 or values[end] > values[end - 1] else end - 1
+    states = []
+    for row in moves[::-1]:
+        states.append(state)
+        state -= int(row[state])
+    return states[::-1]
