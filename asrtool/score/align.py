@@ -10,13 +10,14 @@ Two alignments, both exact:
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
+
+from asrtool.compiled import compiled
 
 ALIGNMENTS = ("levenshtein", "sclite")
 TAGS = "CSDI"                            # correct, substitution, deletion, insertion: the columns of every count array
@@ -117,19 +118,10 @@ def _sclite_moves(reference: Sequence, hypothesis: Sequence) -> np.ndarray:
     numbers: dict = {}
     left = np.array([numbers.setdefault(token, len(numbers)) for token in reference], dtype=np.int64)
     right = np.array([numbers.setdefault(token, len(numbers)) for token in hypothesis], dtype=np.int64)
-    return _compiled()(left, right)
+    return sclite_moves(left, right)
 
 
-@functools.cache
-def _compiled() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The dynamic programme as machine code; where numba does not import the same function as plain Python."""
-    try:
-        import numba
-    except ImportError:
-        return sclite_moves
-    return numba.njit(sclite_moves)
-
-
+@compiled
 def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
     """Moves of sclite's path through the (reference + 1, hypothesis + 1) lattice, left to right, indices of `TAGS`."""
     rows, columns = len(reference), len(hypothesis)

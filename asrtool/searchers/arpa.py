@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asrtool.searchers.compiled import compiled
+from asrtool.compiled import compiled
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 MISSING_UNKNOWN = -100.0  # log10 p of unknown words where a file has no <unk>; KenLM's value

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrtool.searchers import compiled, fusion
+from asrtool import compiled
+from asrtool.searchers import fusion
 from asrtool.searchers.base import ALIGNED, SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
 from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
 from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
@@ -89,7 +90,7 @@ def ctc_prefix_beam_search(
 
 def start(settings: Settings, plain: bool = False) -> PrefixBeam:
     """The search of one utterance before its first frame."""
-    if plain or settings.tables is None or not compiled.AVAILABLE:
+    if plain or settings.tables is None or not compiled.available():
         return PlainPrefixBeam(settings)
     return CompiledPrefixBeam(settings)
 

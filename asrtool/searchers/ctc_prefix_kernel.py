@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asrtool.compiled import compiled
 from asrtool.searchers import hotwords
-from asrtool.searchers.compiled import compiled
 from asrtool.searchers.ctc_prefix_top import group, num_lanes, top
 from asrtool.searchers.fusion import Tables, end_ngram, extend_ngram
 

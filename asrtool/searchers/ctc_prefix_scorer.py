@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asrtool.searchers import compiled
+from asrtool import compiled
 from asrtool.searchers import ctc_prefix_scorer_kernel as kernel
 from asrtool.searchers.base import SearchModel
 from asrtool.types import EncoderOutput
@@ -59,7 +59,7 @@ class CtcPrefixScorer:
     """
 
     partial = True
-    machine_code = compiled.AVAILABLE  # on CPU; without it the same by torch
+    machine_code = True  # on CPU, where numba imports; else the same by torch
 
     def __init__(self, model: SearchModel, stream: str = "ctc") -> None:
         self.model = model
@@ -91,7 +91,7 @@ class CtcPrefixScorer:
         if prefixes.shape[1] - 1 > state.num_tokens:
             state = self._extend(prefixes, state)
         last = prefixes[:, -1:]
-        sums = _compiled_log_sums if self.machine_code and last.device.type == "cpu" else _log_sums
+        sums = _compiled_log_sums if self._compiles(last) else _log_sums
         extended = (sums if candidates is not None else _log_sums)(state, state.other, candidates)
         repeated = sums(state, state.repeat, last)
         if candidates is None:
@@ -111,10 +111,13 @@ class CtcPrefixScorer:
             score=state.score[rows],
         )
 
+    def _compiles(self, rows: Tensor) -> bool:
+        return self.machine_code and rows.device.type == "cpu" and compiled.available()
+
     def _extend(self, prefixes: Tensor, state: CtcPrefixState) -> CtcPrefixState:
         """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
         token = prefixes[:, -1]
-        if self.machine_code and token.device.type == "cpu":
+        if self._compiles(token):
             found = tuple(torch.empty_like(part) for part in (state.other, state.repeat, state.end, state.score))
             kernel.extend(
                 *_arrays(state.log_probs, state.lengths, state.utterance, token, prefixes[:, -2]),

@@ -6,7 +6,7 @@ from math import exp, inf, log
 
 import numpy as np
 
-from asrtool.searchers.compiled import compiled, vectorised
+from asrtool.compiled import compiled, vectorised
 from asrtool.searchers.ctc_prefix_kernel import log_add
 
 

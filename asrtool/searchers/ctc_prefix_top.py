@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from asrtool.searchers.compiled import compiled
+from asrtool.compiled import compiled
 
 SORTED = 256  # more candidates than this are found by sorting the frame
 LANES = 64  # fewest groups; a power of two

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrtool.compiled import compiled
 from asrtool.searchers import hotwords, ngram
-from asrtool.searchers.compiled import compiled
 from asrtool.searchers.hotwords import Automaton, Hotwords
 from asrtool.searchers.ngram import EOS, ArpaModel, Ngram
 from asrtool.types import EncoderOutput

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asrtool.searchers.compiled import compiled
+from asrtool.compiled import compiled
 
 SPACE = ord(" ")
 

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from asrtool.compiled import compiled
 from asrtool.searchers import arpa
 from asrtool.searchers.arpa import BOS, EOS, LN10, ArpaError, Trie
-from asrtool.searchers.compiled import compiled
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 MODULUS, BASES = (1 << 31) - 1, (1_000_003, 16_777_619)  # of the two halves of a word's hash
