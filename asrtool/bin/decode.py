@@ -8,6 +8,7 @@ tries those again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import time
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from asrtool import config, distributed, experiment, log, work
+from asrtool.bin.recognize import warm_up
 from asrtool.classes import Classes
 from asrtool.data.loader import Dataset
 from asrtool.experiment import DecodeConfig
@@ -78,6 +80,12 @@ class Decoding:
         recognizer = self.recognizer
         return Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
 
+    @functools.cached_property
+    def ready(self) -> Recognizer:
+        """Warmed up with the first batch: a set that is decoded already needs nothing."""
+        warm_up(self.recognizer)
+        return self.recognizer
+
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         """Lines of hyps.jsonl.
 
@@ -86,15 +94,16 @@ class Decoding:
         the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of
         audio.
         """
+        recognizer = self.ready
         began = time.perf_counter()
-        found, frames, classes = recognize(self.recognizer, batch)
+        found, frames, classes = recognize(recognizer, batch)
         latency = time.perf_counter() - began
         total = sum(seconds[key] for key in batch.ids)
         lines = []
         for key, result, kept, labels in zip(batch.ids, found, frames, classes, strict=True):
             elapsed = latency * seconds[key] / total
             timing = {"seconds": seconds[key], "elapsed": elapsed, "latency": latency, "rtf": elapsed / seconds[key]}
-            described = {**describe(self.recognizer, result), **({} if kept is None else {"frames": kept})}
+            described = {**describe(recognizer, result), **({} if kept is None else {"frames": kept})}
             described |= {"classes": rounded(labels)} if labels else {}
             lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
         return lines

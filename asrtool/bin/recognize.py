@@ -11,12 +11,14 @@ the command then ends with status 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -27,6 +29,7 @@ from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Recognition, Recognizer
+from asrtool.types import Padded
 
 TOGETHER = 600.0  # seconds of audio that are read before they are recognised, so that short files fill batches
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     targets = outputs(args.audio, args.format, args.out)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recognizer = Recognizer.load(args.model, settings(args), device, lm=args.lm)
+    warm_up(recognizer)  # the real-time factor is that of the work on the audio
     failed = recognize(recognizer, args.audio, args.channel, args.format, targets)
     if failed:
         logger.error("%d of %d files could not be recognised: %s", len(failed), len(args.audio), ", ".join(failed))
@@ -85,6 +89,20 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
         raise OutputError(f"two of the files would both be written to {twice}; recognise them into two folders")
     out.mkdir(parents=True, exist_ok=True)
     return targets
+
+
+@torch.inference_mode()
+def warm_up(recognizer: Recognizer) -> None:
+    """Work on a second of silence, so that what is compiled or allocated once takes no time of the first audio.
+
+    A language model that writes text is left out: nothing of it is compiled, and it may write much.
+    """
+    with contextlib.suppress(RuntimeError, ValueError):  # what is wrong with a model, audio will tell
+        inputs = recognizer.inputs(np.zeros(recognizer.rate, np.float32))
+        if "llm" in recognizer.model.streams:
+            recognizer.encode(Padded.stack([inputs]))
+        else:
+            recognizer.transcribe([inputs])
 
 
 def recognize(

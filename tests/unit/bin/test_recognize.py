@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from asrtool.bin import recognize
+from asrtool.bin import decode, recognize
 from tests import toy_experiment as toys
 
 
@@ -114,3 +116,32 @@ def test_what_fails_together_is_tried_apart(toy, files, capsys, monkeypatch):
 def test_the_search_may_be_another_one(toy, files, capsys):
     run(toy, next(iter(files)), "--config", str(toy / "decode.yaml"), "--set", "windows='{max_seconds: 1.0}'")
     assert "windows" in capsys.readouterr().err
+
+
+def slow_at_first(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """What a process does once, such as compiling, takes so long."""
+    plain, calls = recognize.Recognizer.search_encoded, []
+
+    def search(self, encoded):
+        time.sleep(0 if calls else seconds)
+        calls.append(1)
+        return plain(self, encoded)
+
+    monkeypatch.setattr(recognize.Recognizer, "search_encoded", search)
+
+
+def test_the_real_time_factor_leaves_out_what_is_done_once(toy, files, capsys, monkeypatch):
+    slow_at_first(monkeypatch, 1.0)
+    run(toy, *files, "--format", "json")
+    said = capsys.readouterr()
+    assert all(line["rtf"] * line["seconds"] < 1 for line in map(json.loads, said.out.splitlines()))
+    count, seconds, factor = re.search(r"(\d) files, ([\d.]+) s of audio, real-time factor ([\d.]+)", said.err).groups()
+    assert int(count) == 2 and float(factor) * float(seconds) < 1
+
+
+def test_that_of_decoding_too(toy, tmp_path, monkeypatch):
+    slow_at_first(monkeypatch, 1.0)
+    arguments = {"--exp": toy / "exp", "--config": toy / "decode.yaml", "--data": toy / "dump" / "test"}
+    decode.main([str(part) for pair in [*arguments.items(), ("--out", tmp_path / "out")] for part in pair])
+    lines = map(json.loads, (tmp_path / "out" / "hyps.jsonl").read_text().splitlines())
+    assert max(line["latency"] for line in lines) < 1
