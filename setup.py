@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "asrtool/__init__.py").read_text("utf-8")).group(1)
+TORCH = runpy.run_path(str(HERE / "asrtool/versions.py"))
 
 setup(
     name="asrtool",
@@ -19,8 +21,8 @@ setup(
     packages=find_packages(include=["asrtool", "asrtool.*"]),
     package_data={"asrtool.report": ["template/*"], "asrtool.score": ["published.yaml"]},
     install_requires=[
-        "torch>=2.11,<2.14",
-        "torchaudio>=2.11,<2.12",      # names no torch of its own, so pip keeps the one that is there
+        f"torch>={TORCH['dotted'](TORCH['OLDEST'])}",
+        "torchaudio>=2.11",            # names no torch of its own, so pip keeps the one that is there
         "numpy>=2.0",
         "soundfile>=0.13",             # its wheels carry a libsndfile that reads mp3 and opus
         "soxr>=0.5",                   # resamples between rates that share no factor

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from asrtool import versions
+
 
 class Found(NamedTuple):
     """What `load` found: the module, None where it is absent or broken; why it or its extension is missing, or
@@ -55,11 +57,20 @@ def extension_available() -> bool:
     return module is not None and module._extension._IS_TORCHAUDIO_EXT_AVAILABLE
 
 
+def unloadable() -> Path | None:
+    """The file of the extension where it does not load beside this torch. torchaudio and whatever imports it work
+    without that file, and fail with it where this module is not asked first."""
+    module, problem = load()
+    if module is None or not problem:
+        return None
+    return next((Path(module.__file__).parent / "lib").glob("_torchaudio*.so"), None)
+
+
 def require() -> types.ModuleType:
     """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
     module, problem = load()
     if module is None:
-        mend = "`pip install --no-deps torchaudio==2.11.0` mends it"
+        mend = f"`pip install --no-deps torchaudio=={versions.TORCHAUDIO}` mends it"
         raise ImportError(f"torchaudio cannot be imported ({problem}); {mend}")
     return module
 

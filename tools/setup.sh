@@ -8,8 +8,6 @@ torch=auto             # which torch: auto, cpu, cuda, or keep the one of the Py
 python=                # the Python that makes .venv; default: the first that fits of python3.11, 3.12, 3.13 and python3
 if_needed=false        # say and do nothing where .venv is up to date, or where the active environment has asrtool installed
 
-torch_version=2.13.0
-torchaudio_version=2.11.0
 cpu_index=https://download.pytorch.org/whl/cpu
 
 option_files=(tools/setup.sh)
@@ -28,7 +26,7 @@ install() { "$venv" -m pip install "${quiet[@]}" "$@"; }
 # -- is there anything to do? ----------------------------------------------
 
 state() {              # what the environment is made from
-  "$venv" - setup.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
+  "$venv" - setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
 import hashlib, sys
 made_from = hashlib.sha256(sys.version.encode())
 for name in sys.argv[1:]:
@@ -55,14 +53,19 @@ fits() {               # a supported version that can make environments
   "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null
 }
 
-has_torch() {          # <python> <auto | keep | cpu | cuda>: a supported version, of that build
+has_torch() {          # <python> <auto | keep | cpu | cuda>: not too old, of that build
   "$1" - "$2" 2> /dev/null << 'END'
-import sys
+import runpy, sys
 import torch
-fits = (2, 11) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 13)
+versions = runpy.run_path("asrtool/versions.py")
+fits = versions["release"](torch.__version__) >= versions["OLDEST"]
 build = "cuda" if torch.version.cuda else "cpu"
 sys.exit(not (fits and sys.argv[1] in ("auto", "keep", build)))
 END
+}
+
+version() {            # <TORCH | TORCHAUDIO>: what is installed
+  "$venv" -c 'import runpy, sys; print(runpy.run_path("asrtool/versions.py")[sys.argv[1]])' "$1"
 }
 
 choose_python() {
@@ -74,7 +77,7 @@ choose_python() {
       return
     fi
   done
-  if [[ $torch == keep ]]; then fail "--torch keep: found no torch of 2.11 to 2.13 to keep${python:+ in $python}"; fi
+  if [[ $torch == keep ]]; then fail "--torch keep: found no torch to keep that is new enough (asrtool/versions.py)${python:+ in $python}"; fi
   fail "found no Python 3.11 to 3.13 with its venv module${python:+, not at $python}; install one (Debian: apt install" \
     "python3-venv) or name it by --python <path>"
 }
@@ -110,17 +113,27 @@ install_cpu_torch() {
 
 install_torch() {
   if has_torch "$venv" "$torch"; then say "torch stays as it is: $(describe_torch)"; return; fi
-  [[ $torch != keep ]] || fail "--torch keep: .venv has no torch of 2.11 to 2.13 to keep; remove .venv or leave --torch keep out"
+  [[ $torch != keep ]] || fail "--torch keep: .venv has no torch to keep that is new enough (asrtool/versions.py); remove .venv or leave --torch keep out"
   local wanted=$torch
+  torch_version=$(version TORCH)
   if [[ $wanted == auto ]]; then
     if nvidia-smi -L &> /dev/null; then wanted=cuda; else wanted=cpu; fi
     say "$([[ $wanted == cuda ]] && echo an || echo no) NVIDIA GPU was found"
   fi
-  "$venv" -m pip uninstall --quiet --yes torch 2> /dev/null
+  "$venv" -m pip uninstall --quiet --yes torch torchaudio 2> /dev/null
   if [[ $wanted == cuda ]] || ! install_cpu_torch; then say "installing torch $torch_version from the default index"; fi
   install "torch==$torch_version"      # all of it, or what the build from the CPU index needs beside it
   say "took torch $(describe_torch)"
   [[ $torch != cuda ]] || has_torch "$venv" cuda || fail "--torch cuda: the default index has no CUDA build for this machine"
+}
+
+mend_torchaudio() {    # whose extension was compiled for another torch: `import torchaudio` fails with it, and works without
+  local extension
+  extension=$("$venv" -W ignore -c 'from asrtool import torchaudio_adapter as t; print(t.unloadable() or "")')
+  if [[ $extension == "$PWD/.venv/"* ]]; then
+    say "removing torchaudio's extension, which does not load beside this torch and which nothing here needs"
+    rm "$extension"
+  fi
 }
 
 # -- all of it -------------------------------------------------------------
@@ -131,8 +144,9 @@ if ! up_to_date; then
   rm -f "$stamp"
   install_torch
   say "installing asrtool and the versions of tools/constraints.txt"
-  install --no-deps "torchaudio==$torchaudio_version"
+  install --no-deps "torchaudio==$(version TORCHAUDIO)"
   install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,dev]"
+  mend_torchaudio
   trap - ERR
   echo "$(state) $torch" > "$stamp"
 else

@@ -13,12 +13,15 @@ import importlib.metadata
 import io
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from asrtool import versions
 
 OK, NOTE, BAD = "ok", "--", "BAD"  # works; optional and absent; the core cannot do without it
 SETUP = "tools/setup.sh"
@@ -66,13 +69,7 @@ def check_torch() -> Iterator[Finding]:
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if (2, 11) <= version <= (2, 13):
-        yield Finding("torch", OK, f"{torch.__version__}, {build}")
-    elif version < (2, 11):
-        yield Finding("torch", BAD, f"{torch.__version__}, {build}; 2.11 to 2.13 are supported", SETUP)
-    else:
-        yield Finding("torch", NOTE, f"{torch.__version__}, {build}; tested with 2.11 to 2.13")
+    yield judge_torch(torch.__version__, build)
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield Finding("CUDA", OK, f"{len(names)} x {names[0]}")
@@ -95,6 +92,17 @@ def check_torch() -> Iterator[Finding]:
     )
 
 
+def judge_torch(version: str, build: str) -> Finding:
+    """Too old, tested, or not tested."""
+    release = versions.release(version)
+    if release < versions.OLDEST:
+        needed = f"{versions.dotted(versions.OLDEST)} or newer is needed"
+        return Finding("torch", BAD, f"{version}, {build}; {needed}", SETUP)
+    if release not in versions.TESTED:
+        return Finding("torch", NOTE, f"{version}, {build}; not tested, unlike {versions.dotted(*versions.TESTED)}")
+    return Finding("torch", OK, f"{version}, {build}")
+
+
 def check_cpu_bf16() -> Finding:
     """Whether the CPU multiplies bf16 in hardware: only then is autocast on the CPU faster than float32."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -111,15 +119,16 @@ def check_torchaudio() -> Iterator[Finding]:
 
     module, problem = adapter.load()
     if module is None:
-        yield Finding("torchaudio", BAD, problem, "pip install --no-deps torchaudio==2.11.0")
+        yield Finding("torchaudio", BAD, problem, f"pip install --no-deps torchaudio=={versions.TORCHAUDIO}")
         return
     yield Finding("torchaudio", OK, f"{module.__version__}, Python part")
-    if adapter.extension_available():
-        yield Finding("its extension", OK, "loads: forced alignment uses its kernel")
+    extension = adapter.unloadable()
+    if extension is not None:
+        wrong = "does not load beside this torch: outside asrtool `import torchaudio` fails, and what imports it"
+        yield Finding("its extension", NOTE, wrong, f"rm {shlex.quote(str(extension))}")
     else:
-        yield Finding(
-            "its extension", NOTE, "does not load beside this torch; alignment uses asrtool's own, slower kernel"
-        )
+        state = "loads" if adapter.extension_available() else "is not there"
+        yield Finding("its extension", OK, f"{state}; asrtool does without it")
 
 
 def check_audio() -> Iterator[Finding]:
