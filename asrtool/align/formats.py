@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from asrtool.align.words import Timed, Word, text_of
@@ -12,7 +13,11 @@ PAUSE = 0.8  # seconds without a word that end a subtitle
 
 
 def ctm(recording: str, parts: Iterable[Timed | Word], start: float = 0.0) -> str:
-    """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in its recording."""
+    """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in its recording.
+
+    White space in the name of the recording, as in that of a file, becomes `_`: a line has six fields.
+    """
+    recording = re.sub(r"\s+", "_", recording, flags=re.ASCII)
     rows = [(start + part.start, part.end - part.start, part.text.strip(), part.confidence) for part in parts]
     lines = [f"{recording} 1 {at:.3f} {length:.3f} {text} {sure:.4f}\n" for at, length, text, sure in rows if text]
     return "".join(lines)

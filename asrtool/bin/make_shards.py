@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,9 +44,10 @@ def run(args: argparse.Namespace) -> None:
         total = len(packed.members) + len(packed.skipped)
         report_skipped(args.data, list(packed.skipped.items()), total, target, args.out)
     hours = sum(packed.seconds.values()) / 3600
+    length = "of unknown length (no utt2dur)" if math.isnan(hours) else f"{hours:.2f} hours"
     size = sum(member.size for member in packed.members.values()) / 1e6
-    text = "%s: %d utterances, %.2f hours, %.1f MB in %d shards"
-    logger.info(text, args.out, len(packed.members), hours, size, packed.archives)
+    text = "%s: %d utterances, %s, %.1f MB in %d shards"
+    logger.info(text, args.out, len(packed.members), length, size, packed.archives)
 
 
 if __name__ == "__main__":

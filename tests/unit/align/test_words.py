@@ -54,6 +54,10 @@ def test_a_word_lasts_from_its_first_visible_token_to_its_last():
     assert [[part.token for part in word.parts] for word in (first, second)] == [[0, 1], [2, 3, 4]]
 
 
+def test_a_line_of_ctm_has_six_fields_whatever_the_file_is_called():
+    assert ctm("my talk\t1", words("a")).split()[0] == "my_talk_1"
+
+
 def test_ctm_has_a_line_for_each_word_and_counts_from_the_recording():
     assert ctm("rec", words("a", " ", "b"), start=2.0) == "rec 1 2.000 0.100 a 0.9000\nrec 1 2.200 0.100 b 0.9000\n"
 
