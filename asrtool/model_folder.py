@@ -4,6 +4,7 @@
     config.yaml        of a packed model the one phase that was packed
     decode.yaml        how to search; a packed model has it
     vocab/  cmvn.json
+    lengths.json       of the training set's utterances; an experiment has it in the phase's folder
     model.safetensors  averaged weights; an experiment has <phase>/average-*.safetensors instead
     lm/                a packed language model: config.yaml and model.safetensors
     files/             n-gram models and hotwords that decode.yaml names
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 from asrtool import experiment
+from asrtool.data.lengths import Lengths
 from asrtool.data.tokenizers import load as load_tokenizer
 from asrtool.encoders import SslConfig, StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
@@ -61,6 +63,11 @@ def averaged(exp: Path, decode: DecodeConfig) -> Path:
             "it has by --set unfinished=true (--decode-args of run.sh)"
         )
     return averaging.average(phase, decode.average)
+
+
+def lengths_of(exp: Path, phase: str) -> Lengths | None:
+    """How long the utterances were that the phase was trained on; None where the folder does not say it."""
+    return Lengths.load(exp if is_packed(exp) else exp / phase)
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:

@@ -30,6 +30,7 @@ from asrtool.model_folder import (
     decode_config,
     is_packed,
     language_model,
+    lengths_of,
     model_to_load,
     moved,
     named_files,
@@ -107,6 +108,8 @@ def fill(target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainC
             shutil.copyfile(file, target / "vocab" / file.name)
     if (exp / "cmvn.json").exists():
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
+    if (lengths := lengths_of(exp, decode.phase)) is not None:
+        lengths.save(target)
     shutil.copyfile(weights, target / WEIGHTS)
     (target / CONFIG).write_text(experiment.dump_phases(phases), encoding="utf-8")
     files = named_files(decode.searcher)

@@ -21,6 +21,7 @@ from asrtool.data import augment, datadir, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
+from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
 from asrtool.data.shard_loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
@@ -140,8 +141,10 @@ def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
     for name, phase in phases.items():
         where = args.exp / name
         finished = distributed.broadcast_object(distributed.is_main() and folder.finished(where))
-        if not finished:
+        if not finished or needs_lengths(where, phase):
             sets = sets or read_sets(args, phase)
+            keep_lengths(where, phase, sets[0])
+        if not finished:
             ended = train_phase(where, phase, args, sets, weights)
             if ended:
                 return ended
@@ -192,6 +195,18 @@ def train_phase(
     if distributed.is_main():
         describe(model, where)
     return trainer.run()
+
+
+def needs_lengths(where: Path, phase: TrainConfig) -> bool:
+    """Whether it is not kept yet how long the utterances are that the phase is trained on."""
+    return phase.data.input != "text" and Lengths.load(where) is None
+
+
+def keep_lengths(where: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
+    if distributed.is_main() and needs_lengths(where, phase):
+        chosen = [u.duration for u in utterances if phase.data.min_seconds <= u.duration <= phase.data.max_seconds]
+        where.mkdir(parents=True, exist_ok=True)
+        Lengths.of(chosen).save(where)
 
 
 def read_sets(args: argparse.Namespace, phase: TrainConfig) -> Sets:

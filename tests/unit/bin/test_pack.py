@@ -43,6 +43,11 @@ def test_the_folder_names_nothing_outside(packed, toy):
         assert str(toy) not in (packed / name).read_text()
 
 
+def test_windows_are_as_long_as_those_of_the_experiment(packed, toy):
+    assert asrtool.load(packed).windows == asrtool.load(toy / "exp").windows
+    assert (packed / "lengths.json").read_text() == (toy / "exp" / "train" / "lengths.json").read_text()
+
+
 def test_the_card_says_what_it_is_and_where_it_comes_from(packed):
     card = json.loads((packed / "model.json").read_text())
     assert card["name"] == "Tones" and card["parameters"] > 10_000

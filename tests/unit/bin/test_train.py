@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin.train import PhaseError, main
+from asrtool.data import datadir
 from asrtool.train import checkpoint
 from asrtool.train.folder import FolderError
 from tests.toy_corpus import CONFIG, arguments, write_corpus
@@ -57,6 +58,23 @@ def test_the_size_of_the_model_is_noted(trained):
     weights = checkpoint.load(trained / "train" / json.loads((trained / "train" / "finished.json").read_text())["path"])
     assert facts["parameters"] == facts["trained"] == sum(tensor.numel() for tensor in weights.values())
     assert facts["frame_shift"] == 0.04
+
+
+def test_the_lengths_of_the_training_set_are_kept_and_added_to_a_finished_training(data, copy):
+    seconds = [utterance.duration for utterance in datadir.read(data / "train")]
+    written = (copy / "train" / "lengths.json").read_text()
+    assert json.loads(written)["utterances"] == len(seconds)
+    assert json.loads(written)["seconds"]["1"] == pytest.approx(max(seconds), abs=0.001)
+    (copy / "train" / "lengths.json").unlink()
+    train(data, copy)
+    assert (copy / "train" / "lengths.json").read_text() == written
+
+
+def test_utterances_that_are_not_trained_on_do_not_count_as_seen(data, tmp_path):
+    limit = sorted(utterance.duration for utterance in datadir.read(data / "train"))[-3]
+    train(data, tmp_path / "exp", "--set", f"trainer.epochs=1 data.max_seconds={limit}")
+    kept = json.loads((tmp_path / "exp" / "train" / "lengths.json").read_text())["seconds"]
+    assert kept["1"] == pytest.approx(limit, abs=0.001)
 
 
 def test_word_and_character_error_rates_are_logged(trained):
