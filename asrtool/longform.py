@@ -1,19 +1,24 @@
 """Recordings that are longer than a model was trained for: where to cut them, and how to join what was recognised.
 
-A recording is cut in the middle of pauses. Where the next `max_seconds` hold no pause, two windows overlap there, and
-both are recognised. What they say about the overlap is joined so that no word is lost or doubled:
+A recording is cut in every pause. Pieces that are shorter than `min_seconds` are put together again, those with the
+shortest pause between them first; no window is longer than `max_seconds`. Of a pause, the windows around it have no
+more than training utterances have at their ends: some models write text about silence.
+
+A pause is 0.3 seconds or more in which the energy is low for the recording, or hardly changes: speech never stays the
+same, silence and steady noise do, however loud.
+
+Where a piece without a pause is too long, two windows overlap there, and both are recognised. What they say about the
+overlap is joined so that no word is lost or doubled:
 
 1. Tokens that both windows hold at about the same time are anchors: the left window speaks up to one of them, the right
    one after it. Of the anchors that end a word, or else of all, it is the one nearest to the middle of the overlap.
 2. Without an anchor the cut is the moment nearest to the middle at which neither window hears anything.
 3. Without such a moment it is the middle; of two tokens that then overlap the more confident one stays.
-
-A window without speech is left out, for some models write text about silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -23,9 +28,19 @@ import numpy as np
 from asrtool.align import Timed
 from asrtool.align.words import is_han
 
-PAUSE = 0.3  # seconds without a loud frame
-LEVEL = 0.3  # of the way from the quietest to the loudest: what is below is no speech
-SPEECH = 0.1  # seconds of loud frames that make a window worth recognising
+PAUSE = 0.3  # seconds, the shortest
+LONG = 0.6  # seconds of a pause that is searched for what is said softly
+JOIN = 1.0  # seconds of the longest pause over which short pieces are put together
+MARGIN = 0.15  # seconds of a pause that a window has on each side, at most; what is between is left out
+EDGE = 0.1  # the same at least
+SPEECH = 0.1  # seconds of speech that make a stretch worth recognising
+SMOOTH = 0.05  # seconds over which the energy is averaged
+LEVEL = 0.3  # of the way from quiet to loud: what is below is a pause
+CONTRAST = 0.7  # nats between quiet and loud; where there is less, the level tells nothing
+SOFT = 3.0  # the same in a long pause, for what is said more softly than the rest
+STEADY = 0.4  # seconds in which the energy of speech changes
+ALIVE = 0.13  # nats, its standard deviation at least
+DEEP = 16.0  # nats below the loudest (70 dB): what is quieter says nothing about the room
 TOLERANCE = 0.5  # seconds by which two windows may differ about a token
 SLACK = 0.1  # seconds around a token in which no cut is made if it can be helped
 
@@ -34,19 +49,42 @@ SLACK = 0.1  # seconds around a token in which no cut is made if it can be helpe
 class WindowsConfig:
     """How what is longer than `max_seconds` is recognised: in windows."""
 
-    max_seconds: float = 30.0
+    max_seconds: float | None = None  # null: what training saw in number
+    min_seconds: float | None = None  # pieces that are shorter are put together if they may; null: as training saw
     overlap_seconds: float | None = None  # where there is no pause; null: 4, or a quarter of a shorter max_seconds
     cut: Literal["pauses", "clock"] = "pauses"  # clock: every max_seconds, whatever is said there
+    detector: Literal["energy", "silero"] = "energy"  # what finds the pauses; silero: a network, the extra `vad`
 
     def __post_init__(self) -> None:
-        if self.max_seconds < 1:
-            raise ValueError(f"max_seconds must be at least 1, not {self.max_seconds:g}")
+        if min(self.min_seconds or 0, self.overlap_seconds or 0) < 0:
+            raise ValueError("min_seconds and overlap_seconds are 0 at least")
+        if self.max_seconds is None:
+            return
+        if self.max_seconds <= 0:
+            raise ValueError(f"max_seconds must be above 0, not {self.max_seconds:g}")
         if not 0 <= self.overlap <= self.max_seconds / 2:
             raise ValueError(f"overlap_seconds must lie between 0 and half of max_seconds ({self.max_seconds:g})")
+        if not 0 <= self.shortest <= self.max_seconds:
+            raise ValueError(f"min_seconds must lie between 0 and max_seconds ({self.max_seconds:g})")
 
     @property
     def overlap(self) -> float:
         return min(4.0, self.max_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
+
+    @property
+    def shortest(self) -> float:
+        return self.max_seconds / 2 if self.min_seconds is None else self.min_seconds
+
+    def within(self, shortest: float | None, longest: float) -> WindowsConfig:
+        """With what is not given taken from what a model was trained on: the seconds of its short and of its longest
+        utterances. An overlap or a shortest piece that does not fit into the longest window is made to fit."""
+        if self.max_seconds is not None:
+            longest = self.max_seconds
+        if self.min_seconds is not None:
+            shortest = self.min_seconds
+        overlap = None if self.overlap_seconds is None else min(self.overlap_seconds, longest / 2)
+        shortest = longest / 2 if shortest is None else min(shortest, longest)
+        return replace(self, max_seconds=longest, min_seconds=shortest, overlap_seconds=overlap)
 
 
 class Window(NamedTuple):
@@ -60,49 +98,160 @@ class Window(NamedTuple):
 # -- cutting ---------------------------------------------------------------
 
 
-def plan(energy: np.ndarray, step: float, config: WindowsConfig) -> list[Window]:
+def plan(
+    energy: np.ndarray, step: float, config: WindowsConfig, speech: Sequence[tuple[float, float]] | None = None
+) -> list[Window]:
     """energy (n,): logarithm of the loudness of every `step` seconds -> windows that cover all of it.
 
-    Neighbours overlap by `overlap_seconds`, or not at all where one ends in a pause.
+    config: with `max_seconds`; speech: start and end in seconds of all that is said, where another detector than the
+    energy has found it. Neighbours overlap by `overlap_seconds` where there is no pause. A recording that is short
+    enough is one window, whatever it holds.
     """
-    longest, overlap = int(config.max_seconds / step), round(config.overlap / step)
-    width = max(1, round(PAUSE / step))
-    loudest = _moving_max(energy, width)
-    floor, top = np.quantile(energy, (0.05, 0.99)) if len(energy) else (0.0, 0.0)
-    threshold = floor + LEVEL * (top - floor)
-    loud = np.concatenate([[0], np.cumsum(energy > threshold)])
-    bounds, start = [], 0
-    while len(energy) - start > longest:
-        first, last = start + longest // 2, start + longest - width // 2
-        quiet = first + _middle_of_least(loudest[first:last])
-        if config.cut == "pauses" and loudest[quiet] <= threshold:
-            bounds.append((start, quiet))
-            start = quiet
-            continue
-        end = start + longest
-        if config.cut == "pauses":
-            end = min(end, quiet + overlap // 2)
-        bounds.append((start, end))
-        start = end - overlap
-    bounds.append((start, len(energy)))
-    needed = max(1, round(SPEECH / step))
-    return [Window(start, end, bool(loud[end] - loud[start] >= needed)) for start, end in bounds]
+    longest = int(config.max_seconds / step)
+    if len(energy) <= longest:
+        return [Window(0, len(energy))]
+    energy = _smoothed(np.maximum(energy, energy.max() - DEEP), max(1, round(SMOOTH / step)))
+    if speech is None:
+        sounds = _sounds(energy, step)
+    else:
+        sounds = [(round(start / step), min(round(end / step), len(energy))) for start, end in speech]
+    if config.cut == "clock":
+        return _by_clock(sounds, len(energy), longest, round(config.overlap / step))
+    shortest, widest = round(config.shortest / step), round(JOIN / step)
+    groups = _together(sounds, shortest, longest - 2 * round(EDGE / step), widest)
+    return _covering(list(_windows(groups, energy, step, longest, round(config.overlap / step))), len(energy))
 
 
-def contour(inputs: np.ndarray, step: float) -> tuple[np.ndarray, float]:
-    """Energy contour of features (T, F), one value a frame, or of samples (T,), one every 10 ms; and its step."""
+def contour(inputs: np.ndarray, step: float, scale: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+    """Energy contour of features (T, F), one value a frame, or of samples (T,), one every 10 ms; and its step.
+
+    scale (F,): what the features were divided by (CMVN), so that the contour is in nats.
+    """
     if inputs.ndim == 2:
-        return inputs.mean(1), step
+        return inputs.mean(1) if scale is None else inputs @ (scale / len(scale)), step
     size = max(1, round(0.01 / step))
     count = len(inputs) // size
     power = np.square(inputs[: count * size].reshape(count, size)).mean(1)
     return np.log(power + 1e-10), step * size
 
 
+def _sounds(energy: np.ndarray, step: float) -> list[tuple[int, int]]:
+    """Stretches between pauses."""
+    alive = ~_steady(energy, round(STEADY / step))
+    if _level(energy, CONTRAST) is None:
+        return _runs(alive, round(PAUSE / step), round(SPEECH / step))
+    found: list[tuple[int, int]] = []
+    for start, end in _loud(energy, alive, step, CONTRAST):
+        if found and start - found[-1][1] < round(PAUSE / step):  # the end of a word, found later than its beginning
+            start, _ = found.pop()
+        found.append((start, end))
+    return found
+
+
+def _loud(energy: np.ndarray, alive: np.ndarray, step: float, contrast: float) -> list[tuple[int, int]]:
+    """Stretches that are alive, and loud beside what is around them. Long pauses are looked at by themselves, for
+    somebody may speak softly there."""
+    level = _level(energy, contrast)
+    if level is None:
+        return []
+    edge = round(EDGE / step)
+    runs = _runs((energy > level) & alive, round(PAUSE / step), round(SPEECH / step))
+    pauses = pairwise([0, *(moment for run in runs for moment in run), len(energy)])
+    for start, end in list(pauses)[::2] if runs else []:
+        if end - start > round(LONG / step):
+            start, end = start + edge, end - edge
+            soft = _loud(energy[start:end], alive[start:end], step, SOFT)
+            runs += [(start + first, start + last) for first, last in soft]
+    return sorted(runs)
+
+
+def _steady(energy: np.ndarray, width: int) -> np.ndarray:
+    """Whether a step is part of `width` steps in which the energy hardly changes: silence, or a steady noise."""
+    mean = _smoothed(energy, width)
+    spread = np.sqrt(np.maximum(_smoothed(energy**2, width) - mean**2, 0))
+    return _moving_max(spread < ALIVE, width)
+
+
+def _level(energy: np.ndarray, contrast: float) -> float | None:
+    """What speech exceeds; None where loud and quiet differ by less than `contrast`."""
+    if not len(energy):
+        return None
+    heard = energy[energy > energy.max() - DEEP]
+    middle = (heard.min() + heard.max()) / 2
+    floor, top = np.median(heard[heard <= middle]), np.median(heard[heard >= middle])
+    return floor + LEVEL * (top - floor) if top - floor >= contrast else None
+
+
+def _runs(loud: np.ndarray, pause: int, least: int) -> list[tuple[int, int]]:
+    """Start and end of runs of loud steps with fewer than `pause` others between them, and `least` of them at least."""
+    places = np.flatnonzero(loud)
+    if not len(places):
+        return []
+    breaks = np.flatnonzero(np.diff(places) > pause)
+    firsts, lasts = [0, *(breaks + 1)], [*breaks, len(places) - 1]
+    return [
+        (int(places[first]), int(places[last]) + 1)
+        for first, last in zip(firsts, lasts, strict=True)
+        if last + 1 - first >= least
+    ]
+
+
+def _together(sounds: list[tuple[int, int]], shortest: int, longest: int, widest: int) -> list[tuple[int, int]]:
+    """Neighbours with at most `widest` between them become one, the closest first, while one of them is shorter than
+    `shortest` and both are not longer than `longest`."""
+    ends, starts = dict(sounds), {end: start for start, end in sounds}
+    for gap, left, right in sorted((after - end, end, after) for (_, end), (after, _) in pairwise(sounds)):
+        start, end = starts[left], ends[right]
+        if gap <= widest and end - start <= longest and min(left - start, end - right) < shortest:
+            del starts[left], ends[right]
+            starts[end], ends[start] = start, end
+    return list(ends.items())
+
+
+def _windows(
+    groups: list[tuple[int, int]], energy: np.ndarray, step: float, longest: int, overlap: int
+) -> Iterator[Window]:
+    """Each group with what it gets of the pauses around it; in several windows where it is too long."""
+    edge, margin = round(EDGE / step), round(MARGIN / step)
+    borders = [0, *((end + start) // 2 for (_, end), (start, _) in pairwise(groups)), len(energy)]
+    quiet = _moving_max(energy, round(PAUSE / step))
+    for (start, end), first, last in zip(groups, borders, borders[1:], strict=False):
+        around = max(edge, min(margin, (longest - (end - start)) // 2))
+        start, end = max(first, start - around), min(last, end + around)
+        while end - start > longest:
+            low, high = start + longest // 2, min(start + longest - overlap // 2, end - longest // 2)
+            cut = low + _middle_of_least(quiet[low : high + 1])
+            yield Window(start, cut + overlap // 2)
+            start = cut + overlap // 2 - overlap
+        yield Window(start, end)
+
+
+def _covering(windows: list[Window], count: int) -> list[Window]:
+    """With what lies between them, which holds no speech."""
+    found, covered = [], 0
+    for window in windows:
+        if window.start > covered:
+            found.append(Window(covered, window.start, speech=False))
+        found.append(window)
+        covered = window.end
+    return found if covered == count else [*found, Window(covered, count, speech=False)]
+
+
+def _by_clock(sounds: list[tuple[int, int]], count: int, longest: int, overlap: int) -> list[Window]:
+    starts = range(0, max(1, count - overlap), longest - overlap)
+    bounds = [(start, min(start + longest, count)) for start in starts]
+    return [Window(start, end, any(a < end and b > start for a, b in sounds)) for start, end in bounds]
+
+
+def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of `width` values around each; the ends repeat."""
+    padded = np.pad(values.astype(np.float64), (width // 2, width - 1 - width // 2), mode="edge")
+    sums = np.concatenate([[0.0], np.cumsum(padded)])
+    return (sums[width:] - sums[:-width]) / width
+
+
 def _moving_max(values: np.ndarray, width: int) -> np.ndarray:
     """The largest of `width` values around each; the ends repeat."""
-    if len(values) < 2:
-        return values
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, width).max(1)
 

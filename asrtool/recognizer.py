@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from asrtool.align import Timed, Word, align, text_of, times_of, words_of
-from asrtool.align.formats import srt
+from asrtool import vad
+from asrtool.align import Timed, Word, align, times_of, words_of
 from asrtool.classes import Classes, Classifier, classifiers, classify
-from asrtool.classes import mean as mean_classes
 from asrtool.data import audio, tokenizers
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
+from asrtool.data.lengths import Lengths
 from asrtool.data.sampler import fill
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
-from asrtool.longform import WindowsConfig, contour, join, plan
+from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan
 from asrtool.model_folder import (
     LM,
     ExperimentError,
@@ -37,54 +38,40 @@ from asrtool.model_folder import (
     decode_config,
     is_packed,
     language_model,
+    lengths_of,
     limit_chunks,
     model_to_load,
     phase_config,
     sha256,
 )
 from asrtool.models import TEXT_MODELS, AsrModel
+from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import CTC_STREAMS, positions_of
 from asrtool.train import checkpoint
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
-__all__ = ["ExperimentError", "Recognition", "Recognizer", "averaged", "build_model", "phase_config"]
+__all__ = [
+    "ExperimentError",
+    "Recognition",
+    "RecognitionError",
+    "Recognizer",
+    "averaged",
+    "build_model",
+    "phase_config",
+]
 
 CTC = "ctc"
+SHORT, LONG = 0.25, 0.99  # of the training utterances last no longer than short pieces, and than the longest window
+SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
 Audio = str | Path | np.ndarray | Tensor
 
 
-class RecognitionError(ValueError):
-    """This audio cannot be recognised or aligned; the sentence says why."""
+class Heard(NamedTuple):
+    """One audio as it is recognised."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recognition:
-    """What was said in one audio."""
-
-    text: str
-    words: tuple[Word, ...] | None  # with times in seconds; None: the model has no CTC head that could tell them
-    nbest: tuple[Hypothesis, ...]  # best first; one where the audio was cut into windows
-    seconds: float  # of audio
-    elapsed: float  # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
-    windows: int = 1  # in which the audio was recognised
-    silent: int = 0  # of these, how many held no speech and were left out
-    classes: Classes = field(default_factory=dict)  # labels that the model recognises, such as the accent
-
-    def srt(self) -> str:
-        """Subtitles."""
-        if self.words is None:
-            raise RecognitionError("subtitles need times, which come from a CTC head; this model has none")
-        return srt(self.words)
-
-    def json(self) -> dict:
-        words = None
-        if self.words is not None:
-            parts = ("start", "end", "confidence")
-            words = [{"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}} for w in self.words]
-        factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
-        found = {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
-        return found | ({"classes": self.classes} if self.classes else {})
+    inputs: Tensor  # normalised features (T, F), or samples (T,)
+    speech: list[tuple[float, float]] | None = None  # seconds at which somebody speaks, where a detector was asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +87,7 @@ class Recognizer:
     weights: Path  # what was loaded: an average or one checkpoint
     lm_weights: Path | None = None  # of the language model, where there is one
     classifiers: tuple[Classifier, ...] = ()
+    lengths: Lengths | None = None  # of the training set; None: the experiment does not keep them
 
     @classmethod
     def load(
@@ -144,6 +132,7 @@ class Recognizer:
             weights=weights,
             lm_weights=lm_weights,
             classifiers=classifiers(config, exp / "vocab"),
+            lengths=lengths_of(exp, phase),
         )
 
     # -- inputs as the loader gives them -------------------------------------
@@ -191,8 +180,20 @@ class Recognizer:
 
     @property
     def windows(self) -> WindowsConfig:
-        """How long audio is cut: as the decoding config says, else no window is longer than what training saw."""
-        return self.settings.windows or WindowsConfig(max_seconds=max(1.0, self.config.data.max_seconds))
+        """How audio is cut: as the decoding config says, else no window is longer than what training saw in number."""
+        asked, seen = self.settings.windows or WindowsConfig(), self.lengths
+        if seen is None:
+            return asked.within(None, self.config.data.max_seconds)
+        return asked.within(seen.quantile(SHORT), seen.quantile(LONG))
+
+    @property
+    def why(self) -> str:
+        """What the longest window comes from."""
+        if self.settings.windows is not None and self.settings.windows.max_seconds is not None:
+            return "windows.max_seconds of the decoding config"
+        if self.lengths is None:
+            return "data.max_seconds, for the lengths of the training set are not kept here; stage 3 again adds them"
+        return f"the longest of {LONG:.0%} of the {self.lengths.utterances} training utterances"
 
     def fingerprint(self) -> str:
         """Of all weights: decoding again with others is another decoding."""
@@ -210,35 +211,47 @@ class Recognizer:
         What is longer than `windows.max_seconds` is cut into windows whose words are joined.
         """
         if isinstance(sound, list | tuple):
-            return self.transcribe([self.inputs(one, rate, channel) for one in sound])
-        return self.transcribe([self.inputs(sound, rate, channel)])[0]
+            return self.transcribe([self.hear(one, rate, channel) for one in sound])
+        return self.transcribe([self.hear(sound, rate, channel)])[0]
 
     def inputs(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Tensor:
         """What the encoder reads of one audio: normalised features (T, F), or samples (T,)."""
+        return self.hear(sound, rate, channel).inputs
+
+    def hear(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Heard:
+        """One audio as `transcribe` takes it."""
         if isinstance(sound, str | Path):
             samples, rate, channels = audio.listen(str(sound), channel)
             self._tell(sound, rate, channels, channel)
         else:
             samples = audio.one_channel(sound, channel)
         samples = audio.resample(samples, self.rate if rate is None else rate, self.rate)
+        speech = self._speech(samples)
         if self.config.data.input == "waveform":
-            return torch.from_numpy(samples)
+            return Heard(torch.from_numpy(samples), speech)
         features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))
         if not len(features):
             raise RecognitionError(f"{len(samples) / self.rate:.3f} seconds of audio give no frame")
-        return features if self.cmvn is None else self.cmvn.apply(features)
+        return Heard(features if self.cmvn is None else self.cmvn.apply(features), speech)
+
+    def heard(self, inputs: Tensor) -> Heard:
+        """Inputs as of the loader, (T, F) or (T,), as `transcribe` takes them."""
+        if self.config.data.input == "waveform":
+            return Heard(inputs, self._speech(inputs.numpy()))
+        if self.windows.detector == "silero":
+            raise ExperimentError(SAMPLES)
+        return Heard(inputs)
 
     @torch.inference_mode()
-    def transcribe(self, inputs: Sequence[Tensor]) -> list[Recognition]:
-        """Inputs (T, F) or (T,) of each audio, of any length -> what was said in each."""
-        plans = [self._plan(one) for one in inputs]
+    def transcribe(self, heard: Sequence[Heard]) -> list[Recognition]:
+        """Audio of any length -> what was said in each."""
         pieces = [
-            (index, window.start, one[window.start : window.end])
-            for index, (one, windows) in enumerate(zip(inputs, plans, strict=True))
-            for window in windows
+            (index, window.start, one.inputs[window.start : window.end])
+            for index, one in enumerate(heard)
+            for window in self._plan(one)
             if window.speech
         ]
-        found: list[list[Piece]] = [[] for _ in inputs]
+        found: list[list[Piece]] = [[] for _ in heard]
         order = sorted(range(len(pieces)), key=lambda place: -len(pieces[place][2]))
         lengths = [len(pieces[place][2]) * self.step for place in order]
         for first, last in fill(lengths, self.settings.batch_seconds):
@@ -246,8 +259,13 @@ class Recognizer:
             for (index, start, _), piece in zip(chosen, self._pieces([part for *_, part in chosen]), strict=True):
                 found[index].append(replace(piece, start=start * self.step))
         return [
-            self._recognition(sorted(parts, key=lambda part: part.start), windows, len(one) * self.step)
-            for one, windows, parts in zip(inputs, plans, found, strict=True)
+            put_together(
+                sorted(parts, key=lambda part: part.start),
+                len(one.inputs) * self.step,
+                self.tokenizer.piece,
+                has_times=self.timed is not None,
+            )
+            for one, parts in zip(heard, found, strict=True)
         ]
 
     def align(self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None) -> list[Word]:
@@ -285,15 +303,24 @@ class Recognizer:
 
     # -- inside ----------------------------------------------------------------
 
-    def _plan(self, inputs: Tensor) -> list:
-        energy, step = contour(inputs.numpy(), self.step)
+    def _speech(self, samples: np.ndarray) -> list[tuple[float, float]] | None:
+        """Seconds at which somebody speaks, by the network; None where the energy tells it, or nobody asks."""
         windows = self.windows
+        if windows.detector == "energy" or len(samples) <= windows.max_seconds * self.rate:
+            return None
+        return vad.speech(audio.resample(samples, self.rate, vad.RATE), PAUSE)
+
+    def _plan(self, heard: Heard) -> list[Window]:
+        """The windows of one audio, in its inputs."""
+        inputs, windows = heard.inputs, self.windows
+        scale = None if self.cmvn is None else self.cmvn.std
+        energy, step = contour(inputs.numpy(), self.step, scale)
         if self.timed is None:  # without times words cannot be joined: cut, but never overlap
             windows = replace(windows, overlap_seconds=0.0)
-        scale = round(step / self.step)
-        planned = [w._replace(start=w.start * scale, end=w.end * scale) for w in plan(energy, step, windows)]
+        size = round(step / self.step)
+        planned = [Window(w.start * size, w.end * size, w.speech) for w in plan(energy, step, windows, heard.speech)]
         planned[-1] = planned[-1]._replace(end=len(inputs))
-        return [planned[0]._replace(speech=True)] if len(planned) == 1 else planned
+        return planned
 
     def _pieces(self, inputs: Sequence[Tensor]) -> list[Piece]:
         """Recognise windows side by side."""
@@ -326,68 +353,3 @@ class Recognizer:
             shift = self.model.frame_shift
             found.append(times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row]))
         return found
-
-    def _recognition(self, pieces: Sequence[Piece], windows: Sequence, seconds: float) -> Recognition:
-        elapsed = sum(piece.elapsed for piece in pieces)
-        silent = len(windows) - len(pieces)
-        if len(windows) == 1:
-            (only,) = pieces
-            return Recognition(
-                text=only.nbest[0].text,
-                words=None if only.timed is None else tuple(words_of(only.timed)),
-                nbest=only.nbest,
-                seconds=seconds,
-                elapsed=elapsed,
-                classes=only.classes,
-            )
-        best = [piece.nbest[0] for piece in pieces]
-        if self.timed is not None:
-            shifted = [[part.later(piece.start) for part in self._spread(piece)] for piece in pieces]
-            timed = join([(p.start, p.start + p.seconds, found) for p, found in zip(pieces, shifted, strict=True)])
-            words, tokens = words_of(timed), tuple(part.token for part in timed)
-            text, sure = text_of(words), tuple(part.confidence for part in timed)
-        else:
-            words, sure = None, None
-            text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
-            tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
-        whole = Hypothesis(
-            tokens=tokens,
-            score=sum(hypothesis.score for hypothesis in best),
-            parts={name: sum(h.parts[name] for h in best) for name in (best[0].parts if best else ())},
-            confidences=sure,
-            text=text,
-        )
-        return Recognition(
-            text=text,
-            words=None if words is None else tuple(words),
-            nbest=(whole,),
-            seconds=seconds,
-            elapsed=elapsed,
-            windows=len(windows),
-            silent=silent,
-            classes=mean_classes([(piece.seconds, piece.classes) for piece in pieces]),
-        )
-
-    def _spread(self, piece: Piece) -> Sequence[Timed]:
-        """The tokens of a window; where CTC has no room for them, evenly spaced, with confidence 0."""
-        if piece.timed is not None:
-            return piece.timed
-        tokens = piece.nbest[0].tokens
-        bounds = np.linspace(0.0, piece.seconds, len(tokens) + 1).tolist()
-        pieces = [self.tokenizer.piece(token) for token in tokens]
-        return [
-            Timed(token=token, text=text, start=start, end=end, confidence=0.0)
-            for token, text, start, end in zip(tokens, pieces, bounds, bounds[1:], strict=False)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What one window said, `start` seconds into the audio; times begin with the window."""
-
-    nbest: tuple[Hypothesis, ...]
-    timed: Sequence[Timed] | None  # the best hypothesis' tokens, where CTC can tell their times
-    seconds: float
-    elapsed: float
-    classes: Classes
-    start: float = 0.0

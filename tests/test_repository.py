@@ -33,6 +33,7 @@ LAYERS = {
     "config": {"registry"},
     "align": {"align", "types"},
     "longform": {"align"},
+    "vad": set(),
     "data": {
         "data", "types", "registry", "distributed", "torchaudio_adapter", "atomic", "file_names", "log", "stamp",
         "processes",
@@ -56,6 +57,7 @@ LAYERS = {
     "experiment": {"config", "registry", "file_names", "data", "longform", "models", "losses", "searchers", "train"},
     "classes": {"experiment", "data", "losses", "types"},
     "model_folder": {"experiment", "data", "encoders", "log", "models", "searchers", "train"},
+    "recognition": {"align", "classes", "longform", "types"},
     "streaming": {"classes", "data", "encoders", "recognizer", "searchers", "types"},
     "stream_check": {"classes", "data", "log", "recognizer", "streaming", "types"},
     "recognizer": {
@@ -64,6 +66,8 @@ LAYERS = {
         "model_folder",
         "align",
         "longform",
+        "recognition",
+        "vad",
         "data",
         "models",
         "searchers",

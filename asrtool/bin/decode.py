@@ -26,7 +26,8 @@ from asrtool.classes import Classes
 from asrtool.data.loader import Dataset
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
-from asrtool.recognizer import Recognition, Recognizer, averaged
+from asrtool.longform import WindowsConfig
+from asrtool.recognizer import SAMPLES, ExperimentError, Recognition, Recognizer, averaged
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -60,7 +61,18 @@ def decode(
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
+    if settings.windows is not None:
+        options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     work.through(Decoding(recognizer, str(out)), data, out, options, force)
+
+
+def windows(recognizer: Recognizer) -> WindowsConfig:
+    """How what is long is cut, which is said."""
+    found = recognizer.windows
+    if found.detector == "silero" and recognizer.config.data.input == "fbank":
+        raise ExperimentError(SAMPLES)
+    logger.info("what lasts more than %.2f s (%s) is cut into windows", found.max_seconds, recognizer.why)
+    return found
 
 
 @dataclass
@@ -135,11 +147,10 @@ def recognize(
 ) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None], list[Classes]]:
     """An n-best list, the number of encoder frames and the labels of each utterance; a `Recognition` and None of those
     that the config wants cut into windows."""
-    limit = recognizer.settings.windows
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
-    if limit is None or max(seconds) <= limit.max_seconds:
+    if recognizer.settings.windows is None or max(seconds) <= recognizer.windows.max_seconds:
         return recognizer.search_counted(batch.inputs)
-    found = recognizer.transcribe(batch.inputs.unpad())
+    found = recognizer.transcribe([recognizer.heard(inputs) for inputs in batch.inputs.unpad()])
     return found, [None] * len(batch), [result.classes for result in found]
 
 
@@ -151,7 +162,7 @@ def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition)
     """The best hypothesis as JSON, and the n-best list where the config asks for one."""
     nbest = result.nbest if isinstance(result, Recognition) else result
     line = hypothesis_line(recognizer, nbest[0])
-    if isinstance(result, Recognition) and result.windows > 1:
+    if isinstance(result, Recognition) and result.is_cut:
         line["windows"] = result.windows
         if result.words is not None:
             line["times"] = [round(part.start, 3) for word in result.words for part in word.parts]

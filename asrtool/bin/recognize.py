@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from asrtool import atomic, experiment, log
@@ -28,7 +27,7 @@ from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import decode_config
-from asrtool.recognizer import Recognition, Recognizer
+from asrtool.recognizer import Heard, Recognition, Recognizer
 from asrtool.types import Padded
 
 TOGETHER = 600.0  # seconds of audio that are read before they are recognised, so that short files fill batches
@@ -118,7 +117,7 @@ def recognize(
                 if result is not None:
                     write(audio[place], result, kind, targets[place], len(audio) > 1)
                     seconds, count = seconds + result.seconds, count + 1
-                    tell(audio[place], result)
+                    tell(recognizer, audio[place], result)
             bar.update(len(places))
     wall = time.perf_counter() - began
     logger.info("%d files, %.1f s of audio, real-time factor %.4f", count, seconds, wall / max(seconds, 1e-9))
@@ -127,17 +126,17 @@ def recognize(
 
 def groups(
     recognizer: Recognizer, audio: Sequence[str], channel: int | None, failed: list[str]
-) -> Iterator[tuple[list[int], list[Tensor]]]:
+) -> Iterator[tuple[list[int], list[Heard]]]:
     """Places and inputs of files that are recognised together; those that cannot be read are named."""
     places: list[int] = []
-    inputs: list[Tensor] = []
+    inputs: list[Heard] = []
     for place, path in enumerate(audio):
         try:
-            inputs.append(recognizer.inputs(path, channel=channel))
+            inputs.append(recognizer.hear(path, channel=channel))
             places.append(place)
         except (AudioError, ValueError) as error:
             report(path, error, failed)
-        if sum(len(one) for one in inputs) * recognizer.step >= TOGETHER:
+        if sum(len(one.inputs) for one in inputs) * recognizer.step >= TOGETHER:
             yield places, inputs
             places, inputs = [], []
     if places:
@@ -145,7 +144,7 @@ def groups(
 
 
 def attempt(
-    recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Tensor], failed: list[str]
+    recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Heard], failed: list[str]
 ) -> list[Recognition | None]:
     """What fails together is tried apart; None for what fails alone."""
     try:
@@ -163,12 +162,17 @@ def report(path: str, error: Exception, failed: list[str]) -> None:
     failed.append(path)
 
 
-def tell(path: str, result: Recognition) -> None:
+def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
     """How a long file was cut."""
-    if result.windows > 1:
-        silent = f", {result.silent} of them without speech" if result.silent else ""
-        text = "%s: %.1f s in %d windows%s, real-time factor %.4f"
-        logger.info(text, path, result.seconds, result.windows, silent, result.elapsed / result.seconds)
+    if not result.is_cut:
+        return
+    lengths = [end - start for start, end in result.spans] or [0.0]
+    logger.info(
+        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech left out; real-time factor "
+        "%.4f",
+        *(path, result.seconds, result.windows, min(lengths), max(lengths)),
+        *(recognizer.windows.max_seconds, recognizer.why, result.silent, result.elapsed / result.seconds),
+    )
 
 
 def write(path: str, result: Recognition, kind: str, target: Path | None, several: bool) -> None:

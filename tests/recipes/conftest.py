@@ -51,6 +51,14 @@ def tiny(tree: Path) -> Path:
     return tree
 
 
+@pytest.fixture(scope="session")
+def trained(tree: Path) -> Path:
+    """The project with the miniature trained, decoded and scored at its full size: minutes."""
+    shutil.rmtree(tree / "egs/librispeech/exp/mini", ignore_errors=True)
+    run_in(tree, "./run.sh librispeech --mini true")
+    return tree
+
+
 def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     """A shell command, run as a user would in `folder` with the environment of the tests."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}

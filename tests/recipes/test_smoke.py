@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -61,9 +60,7 @@ def test_results_do_not_depend_on_the_number_of_ranks(tiny):
 
 
 @pytest.mark.slow
-def test_the_miniature_reaches_its_error_rates(tree):
-    shutil.rmtree(tree / "egs/librispeech/exp/mini", ignore_errors=True)
-    run_in(tree, "./run.sh librispeech --mini true")
-    decoded = tree / "egs/librispeech/exp/mini/train_mini/decode_mini"
+def test_the_miniature_reaches_its_error_rates(trained):
+    decoded = trained / "egs/librispeech/exp/mini/train_mini/decode_mini"
     assert total(decoded / "test_clean")["rate"] <= 0.10
     assert total(decoded / "test_other")["rate"] <= 0.25

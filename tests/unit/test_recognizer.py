@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 import asrtool
-from asrtool.data import audio
+from asrtool import vad
+from asrtool.data import audio, datadir
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
 from asrtool.model_folder import ExperimentError
@@ -192,16 +193,89 @@ def test_no_word_is_lost_or_doubled_wherever_the_clock_cuts(recognizer, length):
     assert found.text == text
 
 
-def test_windows_are_no_longer_than_what_training_saw(recognizer):
-    assert recognizer.windows == WindowsConfig(max_seconds=30.0)
+def test_windows_are_no_longer_than_what_training_saw(recognizer, toy):
+    seconds = [utterance.duration for utterance in datadir.read(toy / "data" / "train")]
+    short, longest = np.quantile(seconds, (0.25, 0.99))
+    assert recognizer.windows.max_seconds == pytest.approx(longest, abs=0.001)
+    assert recognizer.windows.min_seconds == pytest.approx(short, abs=0.001)
+    samples, sounds = joined(12, pause=0.4)
+    found = recognizer.recognize(samples)
+    assert all(end - start <= longest for start, end in found.spans)
+    assert found.text == " ".join(one.text for one in recognizer.recognize(sounds))
+
+
+def test_without_the_lengths_of_training_the_config_says_how_long_windows_are(recognizer):
+    older = replace(recognizer, lengths=None)
+    assert older.windows == WindowsConfig(max_seconds=30.0, min_seconds=15.0)
+    assert "the lengths of the training set are not kept here; stage 3 again adds them" in older.why
+    assert "99% of the 80 training utterances" in recognizer.why
+    asked = with_windows(recognizer, max_seconds=2.0)
+    assert asked.windows.max_seconds == 2.0 and asked.why == "windows.max_seconds of the decoding config"
+    assert with_windows(recognizer, cut="clock").windows.max_seconds == recognizer.windows.max_seconds
+
+
+def test_what_is_short_enough_is_recognised_whole(recognizer):
+    found = recognizer.recognize(toys.sound(TEXT, np.random.default_rng(0), pause=0.5))
+    assert not found.is_cut and found.windows == 1 and found.silent == 0
 
 
 def test_silence_is_left_out(recognizer):
     noise = np.random.default_rng(0).normal(0, 0.002, 10 * toys.RATE).astype(np.float32)
     samples = np.concatenate([toys.sound("abc"), noise, toys.sound("de")])
     found = with_windows(recognizer, max_seconds=2.0, overlap_seconds=0.5).recognize(samples)
-    assert found.silent >= 2
+    assert 9.5 < found.silent < 11
     assert found.text == "abc de"
+    starts = [word.start for word in found.words]
+    assert starts[0] < 0.5 and starts[1] > 10.4
+
+
+@pytest.mark.parametrize("level", [0.0, 0.002])
+def test_a_long_recording_of_silence_has_no_text(recognizer, level):
+    found = recognizer.recognize(np.random.default_rng(0).normal(0, level, 60 * toys.RATE).astype(np.float32))
+    assert (found.text, found.words, found.windows, found.json()["text"]) == ("", (), 0, "")
+    assert found.silent == found.seconds and found.srt() == ""
+
+
+def test_one_utterance_in_a_long_silence_has_its_times(recognizer):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.002, 10 * toys.RATE).astype(np.float32)
+    found = recognizer.recognize(np.concatenate([noise, toys.sound("abc"), noise]))
+    assert found.text == "abc" and found.windows == 1 and found.is_cut
+    assert 9.9 < found.words[0].start < 10.3
+
+
+def test_several_long_recordings_are_recognised_side_by_side(recognizer):
+    made = [joined(count, pause=0.3)[0] for count in (9, 2, 7)]
+    together = recognizer.recognize([*made, toys.sound("abc")])
+    assert [one.text for one in together] == [recognizer.recognize(one).text for one in made] + ["abc"]
+    assert together[0].windows > 5 and together[3].windows == 1
+
+
+def test_a_long_recording_of_another_rate(recognizer):
+    rng = np.random.default_rng(7)
+    texts = [toys.text(rng, 3) for _ in range(6)]
+    silence = rng.normal(0, 0.002, 16000).astype(np.float32)
+    samples = np.concatenate([part for text in texts for part in (toys.sound(text, rng, rate=16000), silence)])
+    found = recognizer.recognize(samples, rate=16000)
+    assert found.text == " ".join(texts) and found.windows == 6
+
+
+def test_another_detector_is_asked_about_long_recordings_only(recognizer, monkeypatch):
+    asked = []
+
+    def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
+        asked.append((len(samples) / vad.RATE, pause))
+        return [(0.2, 0.8), (3.0, 5.0)]
+
+    monkeypatch.setattr(vad, "speech", speech)
+    network = with_windows(recognizer, detector="silero")
+    network.recognize(toys.sound("abc"))
+    assert not asked
+    found = network.recognize(np.tile(toys.sound("abc"), 20))
+    assert asked == [(pytest.approx(found.seconds, abs=0.05), 0.3)]
+    assert [time for span in found.spans for time in span] == pytest.approx([0.05, 0.95, 2.85, 5.15], abs=0.01)
+    with pytest.raises(ExperimentError, match="silero hears samples, these are features; take detector: energy"):
+        network.heard(recognizer.inputs(toys.sound("abc")))
 
 
 # -- folders -------------------------------------------------------------------

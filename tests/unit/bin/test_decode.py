@@ -11,7 +11,7 @@ import pytest
 
 from asrtool import atomic, stamp
 from asrtool.bin import decode, score
-from asrtool.recognizer import Recognizer
+from asrtool.recognizer import ExperimentError, Recognizer
 from asrtool.work import WorkError
 
 ALL = [f"u{number:03}" for number in range(12)]
@@ -181,3 +181,18 @@ def test_long_utterances_are_decoded_in_windows_where_the_config_says_so(toy, tm
     for line in found:
         assert len(line["times"]) == len(line["tokens"])
         assert line["times"] == sorted(line["times"])
+
+
+def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_whole(toy, tmp_path, capsys):
+    longest = json.loads((toy / "exp" / "train" / "lengths.json").read_text())["seconds"]["0.99"]
+    run(toy, tmp_path / "cut", "--set", "windows={}")
+    assert f"what lasts more than {longest:.2f} s (the longest of 99%" in capsys.readouterr().err
+    for line in lines(tmp_path / "cut" / "hyps.jsonl"):
+        assert ("windows" in line) == (line["seconds"] - 0.02 > longest)
+    run(toy, tmp_path / "whole")
+    assert not any("windows" in line for line in lines(tmp_path / "whole" / "hyps.jsonl"))
+
+
+def test_a_detector_that_hears_samples_is_refused_where_there_are_features(toy, tmp_path):
+    with pytest.raises(ExperimentError, match="silero hears samples, these are features"):
+        run(toy, tmp_path / "out", "--set", "windows.detector=silero")

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -145,3 +146,19 @@ def test_that_of_decoding_too(toy, tmp_path, monkeypatch):
     decode.main([str(part) for pair in [*arguments.items(), ("--out", tmp_path / "out")] for part in pair])
     lines = map(json.loads, (tmp_path / "out" / "hyps.jsonl").read_text().splitlines())
     assert max(line["latency"] for line in lines) < 1
+
+
+def test_how_a_long_file_was_cut_is_said_in_one_line(toy, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    silence = np.zeros(2 * toys.RATE)
+    parts = [part for text in ("abc de", "bad cab", "ea dead") for part in (toys.sound(text, rng), silence)]
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), toys.RATE)
+    run(toy, str(tmp_path / "long.wav"))
+    said = capsys.readouterr()
+    assert said.out == "abc de bad cab ea dead\n"
+    (line,) = [line for line in said.err.splitlines() if "windows" in line]
+    assert re.search(
+        r"long.wav: \d+\.\d s in 3 windows of \d\.\d\d to \d\.\d\d s, at most \d\.\d\d \(the longest of 99% of the 80 "
+        r"training utterances\); \d\.\d s without speech left out",
+        line,
+    )

@@ -1,0 +1,130 @@
+"""What was said in one audio, and how it is put together from what was recognised in its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asrtool.align import Timed, Word, text_of, words_of
+from asrtool.align.formats import srt
+from asrtool.classes import Classes
+from asrtool.classes import mean as mean_classes
+from asrtool.longform import join
+from asrtool.types import Hypothesis
+
+
+class RecognitionError(ValueError):
+    """This audio cannot be recognised or aligned; the sentence says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """What was said in one audio."""
+
+    text: str
+    words: tuple[Word, ...] | None  # with times in seconds; None: the model has no CTC head that could tell them
+    nbest: tuple[Hypothesis, ...]  # best first; one where the audio was cut into windows
+    seconds: float  # of audio
+    elapsed: float  # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
+    spans: tuple[tuple[float, float], ...]  # start and end in seconds of each window in which it was recognised
+    classes: Classes = field(default_factory=dict)  # labels that the model recognises, such as the accent
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was not recognised as a whole."""
+        return self.spans != ((0.0, self.seconds),)
+
+    @property
+    def windows(self) -> int:
+        """In how many the audio was recognised; 0: it holds no speech."""
+        return len(self.spans)
+
+    @property
+    def silent(self) -> float:
+        """Seconds that hold no speech and were left out."""
+        covered, end = 0.0, 0.0
+        for first, last in self.spans:
+            covered, end = covered + last - max(first, end), last
+        return max(0.0, self.seconds - covered)
+
+    def srt(self) -> str:
+        """Subtitles."""
+        if self.words is None:
+            raise RecognitionError("subtitles need times, which come from a CTC head; this model has none")
+        return srt(self.words)
+
+    def json(self) -> dict:
+        words = None
+        if self.words is not None:
+            parts = ("start", "end", "confidence")
+            words = [{"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}} for w in self.words]
+        factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
+        found = {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
+        return found | ({"classes": self.classes} if self.classes else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one window said, `start` seconds into the audio; times begin with the window."""
+
+    nbest: tuple[Hypothesis, ...]
+    timed: Sequence[Timed] | None  # the best hypothesis' tokens, where CTC can tell their times
+    seconds: float
+    elapsed: float
+    classes: Classes
+    start: float = 0.0
+
+    @property
+    def end(self) -> float:
+        return self.start + self.seconds
+
+
+def put_together(
+    pieces: Sequence[Piece], seconds: float, spell: Callable[[int], str], has_times: bool
+) -> Recognition:
+    """The windows of one audio, in order, none where it holds no speech.
+
+    seconds: of the audio; spell: token -> its text; has_times: whether the model can tell when a token was said.
+    """
+    about = {
+        "seconds": seconds,
+        "elapsed": sum(piece.elapsed for piece in pieces),
+        "spans": tuple((piece.start, piece.end) for piece in pieces),
+        "classes": mean_classes([(piece.seconds, piece.classes) for piece in pieces]),
+    }
+    if [(piece.start, piece.end) for piece in pieces] == [(0.0, seconds)]:
+        (only,) = pieces
+        words = None if only.timed is None else tuple(words_of(only.timed))
+        return Recognition(text=only.nbest[0].text, words=words, nbest=only.nbest, **about)
+    best = [piece.nbest[0] for piece in pieces]
+    if has_times:
+        shifted = [[part.later(piece.start) for part in _spread(piece, spell)] for piece in pieces]
+        timed = join([(piece.start, piece.end, found) for piece, found in zip(pieces, shifted, strict=True)])
+        words, tokens = tuple(words_of(timed)), tuple(part.token for part in timed)
+        text, sure = text_of(words), tuple(part.confidence for part in timed)
+    else:
+        words, sure = None, None
+        text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
+        tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
+    whole = Hypothesis(
+        tokens=tokens,
+        score=sum(hypothesis.score for hypothesis in best),
+        parts={name: sum(h.parts[name] for h in best) for name in (best[0].parts if best else ())},
+        confidences=sure,
+        text=text,
+    )
+    return Recognition(text=text, words=words, nbest=(whole,), **about)
+
+
+def _spread(piece: Piece, spell: Callable[[int], str]) -> Sequence[Timed]:
+    """The tokens of a window; where CTC has no room for them, evenly spaced, with confidence 0."""
+    if piece.timed is not None:
+        return piece.timed
+    tokens = piece.nbest[0].tokens
+    bounds = np.linspace(0.0, piece.seconds, len(tokens) + 1).tolist()
+    return [
+        Timed(token=token, text=spell(token), start=start, end=end, confidence=0.0)
+        for token, start, end in zip(tokens, bounds, bounds[1:], strict=False)
+    ]
