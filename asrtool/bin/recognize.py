@@ -168,8 +168,8 @@ def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
         return
     lengths = [end - start for start, end in result.spans] or [0.0]
     logger.info(
-        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech left out; real-time factor "
-        "%.4f",
+        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech left out; "
+        "real-time factor %.4f",
         *(path, result.seconds, result.windows, min(lengths), max(lengths)),
         *(recognizer.windows.max_seconds, recognizer.why, result.silent, result.elapsed / result.seconds),
     )
