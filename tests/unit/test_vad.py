@@ -29,7 +29,7 @@ def fresh():
 def test_speech_is_found_between_noises_that_are_louder():
     folder = real("librispeech_mini")
     path = (folder / "test" / "wav.scp").read_text().split("\n")[0].split()[1]
-    said = audio.read(str(folder / path))[0][: 3 * vad.RATE].astype(np.float32)
+    said = audio.read(str(folder / path), rate=vad.RATE)[: 3 * vad.RATE]
     noise = np.random.default_rng(0).normal(0, np.abs(said).max() / 3, 3 * vad.RATE).astype(np.float32)
     threads = torch.get_num_threads()
     found = vad.speech(np.concatenate([noise, said, noise]), pause=0.3)
