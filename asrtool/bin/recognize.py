@@ -97,11 +97,11 @@ def warm_up(recognizer: Recognizer) -> None:
     A language model that writes text is left out: nothing of it is compiled, and it may write much.
     """
     with contextlib.suppress(RuntimeError, ValueError):  # what is wrong with a model, audio will tell
-        inputs = recognizer.inputs(np.zeros(recognizer.rate, np.float32))
+        silence = recognizer.hear(np.zeros(recognizer.rate, np.float32))
         if "llm" in recognizer.model.streams:
-            recognizer.encode(Padded.stack([inputs]))
+            recognizer.encode(Padded.stack([silence.inputs]))
         else:
-            recognizer.transcribe([inputs])
+            recognizer.transcribe([silence._replace(speech=[(0.0, 1.0)])])  # else silence would not be searched
 
 
 def recognize(
