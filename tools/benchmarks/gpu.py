@@ -253,9 +253,17 @@ def machine(device: str) -> dict[str, object]:
 
     found = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
     if device == "cuda":
-        found |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()}
+        found |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name(), "driver": driver()}
         found["memory"] = f"{torch.cuda.get_device_properties(0).total_memory / 1e9:.1f} GB"
     return found
+
+
+def driver() -> str:
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no nvidia-smi"
 
 
 def run_table(part: Part) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
@@ -25,6 +27,17 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
     assert "instructions for bf16: " in done.stdout
     assert "auto" in done.stdout.splitlines()[-1]
     assert "1.00 times the first" in done.stdout
+
+
+@pytest.mark.slow
+def test_starting_is_timed_in_shares_of_import_torch(toy) -> None:
+    audio = toy / "data" / "test" / "audio" / "u000.wav"
+    stage = ["--data", toy / "data" / "test", "--config", toy / "train.yaml", "--decode", toy / "decode.yaml"]
+    command = [sys.executable, ROOT / "tools/benchmarks/startup.py", toy / "exp", audio, *stage, "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    names = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert names == ["import torch", "recognize --help", "recognize", "recognize, decode", "extract_features"]
 
 
 def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
