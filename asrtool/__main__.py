@@ -12,17 +12,22 @@ from asrtool import __version__
 from asrtool import bin as commands
 
 
+def files() -> dict[str, Path]:
+    """Every command and its file."""
+    return {file.stem: file for file in sorted(Path(commands.__file__).parent.glob("[!_]*.py"))}
+
+
 def describe() -> dict[str, str]:
     """Every command and the first line of its docstring, read without importing it (torch takes seconds)."""
-    files = sorted(Path(commands.__file__).parent.glob("[!_]*.py"))
-    return {file.stem: (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n")[0] for file in files}
+    docstrings = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for name, file in files().items()}
+    return {name: (text or "").split("\n")[0] for name, text in docstrings.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exit with 2 on a name that is none."""
     arguments = sys.argv[1:] if argv is None else argv
-    known = describe()
     if not arguments or arguments[0] in ("-h", "--help"):
+        known = describe()
         width = max(map(len, known))
         print("usage: asrtool <command> [options]      asrtool <command> --help\n")
         print("\n".join(f"  {name:{width}}  {line}" for name, line in known.items()))
@@ -30,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(f"asrtool {__version__}")
         return
-    name = arguments[0].replace("-", "_")
+    name, known = arguments[0].replace("-", "_"), files()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
