@@ -33,7 +33,7 @@ losses:
   attention: {type: cross_entropy, weight: 0.5}
   accent: {type: accent, weight: 6.0, form: cross_entropy}
 optim: {lr: 5e-3, schedule: {type: one_cycle}}
-trainer: {epochs: 16, average: 1, best: valid/cer, average_by: last}
+trainer: {epochs: 22, average: 1, best: valid/cer, average_by: last}
 """
 DECODE = """
 searcher: {type: attention_rescoring, first_pass: {beam: 4}, weights: {ctc: 0.5, attention: 0.5}}

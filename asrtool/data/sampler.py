@@ -21,6 +21,8 @@ from asrtool.data.config import BatchConfig
 from asrtool.data.shapes import SECONDS, recurring_lengths
 
 ROUNDING = 1e-9  # a batch that fills its limit exactly fits
+MIXED = 2  # batches that the utterances of one padded length fill at least: with fewer the same ones always meet
+SPREAD = 1.25  # padded lengths that become one for that lie no further apart
 
 
 class BatchPlan:
@@ -35,8 +37,21 @@ class BatchPlan:
         self.config = config
         self.seed = seed
         self.shuffle = shuffle
+        if shuffle:
+            self._share_lengths()
         limit = config.size if config.per_device is None else min(config.size, config.per_device)
         self.too_long = np.flatnonzero(self.lengths > limit * (1 + ROUNDING)).tolist()
+
+    def _share_lengths(self) -> None:
+        """Where few utterances have a padded length, as in a small set, let them share that of longer ones."""
+        lengths, counts = np.unique(self.padded, return_counts=True)
+        shared, longest, number = lengths.copy(), math.inf, math.inf
+        for i in range(len(lengths) - 1, -1, -1):
+            if number >= MIXED * self._room(longest) or longest > SPREAD * lengths[i]:
+                longest, number = lengths[i], 0
+            shared[i] = longest
+            number += counts[i]
+        self.padded = shared[np.searchsorted(lengths, self.padded)]
 
     def epoch(self, number: int) -> list[list[int]]:
         """The global batches of one epoch in their order; without shuffling longest first, the same in every epoch."""

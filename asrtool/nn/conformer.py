@@ -69,9 +69,10 @@ def packed_rows(valid: Tensor) -> Tensor | None:
     """Which of the B * S frames the feed-forwards compute, (N,), all valid (B, S) ones among them; None: every frame.
 
     Copying rows out and back costs as much time as a few percent of padding. Some padding makes N a multiple of `ROWS`,
-    so that it recurs: kernels are made for a size. On a GPU counting the rows would make it wait for the CPU.
+    so that it recurs: kernels are made for a size. On a GPU counting the rows would make it wait for the CPU, and a
+    graph that is compiled or exported cannot depend on their number.
     """
-    if valid.device.type != "cpu":
+    if valid.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     number = -(-int(valid.sum()) // ROWS) * ROWS
     if number > WORTH_PACKING * valid.numel():

@@ -81,6 +81,15 @@ def test_few_shapes_make_up_an_epoch(name: str) -> None:
     assert len(set(shapes)) < 2.5 * lengths
 
 
+def test_in_a_small_set_too_utterances_meet_other_ones() -> None:
+    lengths = np.random.default_rng(0).uniform(2, 8, 120)
+    made = plan(lengths, 40.0)
+    company = [{i: set(batch) for batch in made.epoch(epoch) for i in batch} for epoch in range(2)]
+    assert np.mean([len(company[0][i] & company[1][i]) / len(company[0][i]) for i in range(120)]) < 0.6
+    assert np.all(made.padded >= lengths)
+    assert (made.padded / lengths).max() < 1.25 * (1 + 2**-4)
+
+
 def shapes_of(made: BatchPlan, batches: list[list[int]]) -> list[tuple[int, float]]:
     micros = [micro for batch in batches for rank in range(2) for micro in made.slices(batch, rank, 2)]
     return [(len(micro), made.padded[micro].max()) for micro in micros]

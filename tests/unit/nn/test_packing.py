@@ -44,3 +44,13 @@ def test_packing_changes_no_valid_frame_and_no_gradient() -> None:
         found.append((y.detach(), [parameter.grad for parameter in layer.parameters()]))
     assert packed_rows(valid) is not None
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_nothing_is_packed_in_a_graph() -> None:
+    class Rows(torch.nn.Module):
+        def forward(self, valid: torch.Tensor) -> torch.Tensor:
+            return valid if packed_rows(valid) is None else valid[:0]
+
+    valid = mask(200, 60)
+    assert packed_rows(valid) is not None
+    assert torch.equal(torch.export.export(Rows(), (valid,)).module()(valid), valid)
