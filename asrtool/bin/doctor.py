@@ -105,11 +105,12 @@ def judge_torch(version: str, build: str) -> Finding:
 
 def check_cpu_bf16() -> Finding:
     """Whether the CPU multiplies bf16 in hardware: only then is autocast on the CPU faster than float32."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.exists() else set()
-    units = [flag for flag in ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16") if flag in flags]
-    if units:
-        return Finding("bf16 on the CPU", OK, f"in hardware ({', '.join(units)})")
+    import torch
+
+    from asrtool.train.precision import multiplies_bf16
+
+    if multiplies_bf16(torch.device("cpu")):
+        return Finding("bf16 on the CPU", OK, "in hardware")
     return Finding("bf16 on the CPU", NOTE, "not in hardware: training on the CPU is float32")
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from asrtool import atomic
+
 NAME = "lengths.json"
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
@@ -45,9 +47,7 @@ class Lengths:
         return self.seconds[f"{share:g}"]
 
     def save(self, folder: Path) -> None:
-        aside = folder / f"{NAME}.tmp"
-        aside.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-        aside.replace(folder / NAME)
+        atomic.write_text(folder / NAME, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Lengths | None:

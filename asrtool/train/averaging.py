@@ -38,7 +38,7 @@ def average(folder: Path, count: int) -> Path:
         return out
     chosen = _again(out, problem, finished["sources"]) if final and "sources" in finished else first(folder, count)
     sources = ",".join(path.name for path in chosen)
-    if not _is_current(out, sources):
+    if problem is not None or averaged_from(out) != sources:
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
             if not _is_current(out, sources):
                 if problem is not None and out.exists():

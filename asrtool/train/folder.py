@@ -148,7 +148,7 @@ def _unlike(config: Path, yaml_text: str) -> list[str]:
 
 def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
     """The stamp comes last: without it the folder counts as not begun."""
-    vocab = exp / "vocab.tmp"
+    vocab = atomic.aside(exp / "vocab")
     exp.mkdir(parents=True, exist_ok=True)
     atomic.discard(vocab)
     shutil.copytree(sources["vocab"], vocab)

@@ -32,7 +32,7 @@ from asrtool.train.config import Steps, TrainerConfig, TrainState
 from asrtool.train.ema import Ema
 from asrtool.train.objective import Objective
 from asrtool.train.optim import OptimConfig
-from asrtool.train.precision import DTYPES, choose, multiplies_bf16
+from asrtool.train.precision import choose, multiplies_bf16
 from asrtool.train.progress import Progress, parameter_table
 from asrtool.train.signals import StopSignals
 from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
@@ -71,13 +71,13 @@ class Trainer:
             )
         self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
         # of unlike machines the first one decides
-        precision = distributed.broadcast_object(choose(config.precision, self.device))
+        self.precision = distributed.broadcast_object(choose(config.precision, self.device))
         self.stepper = Stepper(
             optim,
             model,
             objective,
             planned=self.planned,
-            precision=precision,
+            precision=self.precision,
             device=self.device,
             seed=seed,
             shared=config.parallel,
@@ -308,10 +308,9 @@ class Trainer:
         rehearse(self.stepper, self.valid, self.rates)
 
     def _tell_precision(self) -> None:
-        asked, used = self.config.precision, self.stepper.precision
+        asked = self.config.precision
         if asked == "auto":
-            name = next(name for name, dtype in DTYPES.items() if dtype == used)
-            logger.info("%s: trainer.precision: auto is %s on this device", self.folder.name, name)
+            logger.info("%s: trainer.precision: auto is %s on this device", self.folder.name, self.precision)
         elif asked == "bf16" and not multiplies_bf16(self.device):
             logger.warning(
                 "%s: this device has no instructions for bf16, which is many times slower without: set "
