@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -378,4 +379,14 @@ def _set_up_worker(number: int) -> None:
     """A signal to the process group (Ctrl-C, torchrun's SIGTERM) is for the trainer, which ends its loader itself."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_unless_the_trainer_ended
     gc.freeze()  # collecting would copy every page that is shared with the trainer
+
+
+def _say_unless_the_trainer_ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A trainer that is killed while it takes a batch breaks the connection on which the process' thread hands it over.
+
+    `multiprocessing.resource_sharer` reports that through `sys.excepthook`; there is nobody left for whom it is news.
+    """
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

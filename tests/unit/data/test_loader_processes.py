@@ -39,6 +39,22 @@ print(*children, flush=True)
 sys.stdin.read()
 """
 
+# What a loader process does when the trainer goes in the middle of taking a tensor from it.
+HANGS_UP = """
+import multiprocessing, sys, time
+from multiprocessing.connection import Client
+from multiprocessing.resource_sharer import DupFd
+from asrtool.data.loader import _set_up_worker
+
+_set_up_worker(0)
+address, key = DupFd(0)._id
+with Client(address, authkey=multiprocessing.current_process().authkey) as connection:
+    if sys.argv[1] == "wrong":
+        connection.send((key + 1, 0))
+        time.sleep(0.2)
+time.sleep(0.2)
+"""
+
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Iterable[tuple[subprocess.Popen, list[int]]]:
@@ -97,3 +113,11 @@ def test_a_dead_loader_process_is_one_sentence(tmp_path: Path) -> None:
 
 def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def test_a_trainer_that_goes_while_it_takes_a_batch_is_no_traceback() -> None:
+    def said(way: str) -> str:
+        return subprocess.run([sys.executable, "-c", HANGS_UP, way], capture_output=True, text=True, check=True).stderr
+
+    assert said("gone") == ""
+    assert "KeyError" in said("wrong")  # any other error of that thread is still told
