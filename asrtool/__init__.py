@@ -6,10 +6,13 @@ __version__ = "0.1.0"
 
 
 def load(path, **options):
-    """A trained experiment or packed model, ready to recognise: `asrtool.load(path).recognize("a.wav").text`.
+    """A trained experiment or packed model, ready to recognise:
+    `asrtool.load(path).recognize("a.wav").text`.
 
-    options: `decode`, `device`, `weights`, `lm`, as `asrtool.recognizer.Recognizer.load` explains them.
+    options: `decode`, `device`, `weights`, `lm`, as `asrtool.recognizer.Recognizer.load` explains
+    them.
     """
-    from asrtool.recognizer import Recognizer  # torch takes seconds: whoever wants the version does not wait for it
+    # torch takes seconds: whoever wants the version does not wait for it
+    from asrtool.recognizer import Recognizer
 
     return Recognizer.load(path, **options)

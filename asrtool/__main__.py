@@ -1,4 +1,6 @@
-"""`asrtool <command> ...` is `python -m asrtool.bin.<command> ...`; without a command it lists them."""
+"""`asrtool <command> ...` is `python -m asrtool.bin.<command> ...`; without a command it lists
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,13 @@ def files() -> dict[str, Path]:
 
 
 def describe() -> dict[str, str]:
-    """Every command and the first line of its docstring, read without importing it (torch takes seconds)."""
-    docstrings = {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) for name, file in files().items()}
+    """Every command and the first line of its docstring, read without importing it (torch takes
+    seconds).
+    """
+    docstrings = {
+        name: ast.get_docstring(ast.parse(file.read_text("utf-8")))
+        for name, file in files().items()
+    }
     return {name: (text or "").split("\n")[0] for name, text in docstrings.items()}
 
 
@@ -39,7 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        print(f"asrtool: no command '{arguments[0]}'{meant} (asrtool --help lists them)", file=sys.stderr)
+        print(
+            f"asrtool: no command '{arguments[0]}'{meant} (asrtool --help lists them)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.argv[0] = f"asrtool {name}"
     importlib.import_module(f"asrtool.bin.{name}").main(arguments[1:])

@@ -1,7 +1,8 @@
-"""Files and folders that are there whole or not at all, whatever moment the machine dies at or the disk is full.
+"""Files and folders that are there whole or not at all, whatever moment the machine dies at or the
+disk is full.
 
-They are written under a temporary name beside their place, flushed to the disk and renamed. Where several processes may
-write the same file, they hold `stamp.locked` meanwhile.
+They are written under a temporary name beside their place, flushed to the disk and renamed. Where
+several processes may write the same file, they hold `stamp.locked` meanwhile.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ def aside(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Put a small text file (UTF-8) in the place of `path`; `errors`: of encoding, as `open` takes it."""
+    """Put a small text file (UTF-8) in the place of `path`; `errors`: of encoding, as `open` takes
+    it.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the temporary name to write to; the file takes the place of `path` when the block ends without an error."""
+    """Yield the temporary name to write to; the file takes the place of `path` when the block ends
+    without an error.
+    """
     temporary = aside(path)
     try:
         yield temporary
@@ -42,8 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, out: Path) -> None:
-    """Put folder `new` in the place of `out`; whatever moment the machine dies at, one whole folder is left: `new`,
-    `out`, or the former one as `<out>.old`."""
+    """Put folder `new` in the place of `out`; whatever moment the machine dies at, one whole folder
+    is left: `new`, `out`, or the former one as `<out>.old`."""
     sync_folder(new)
     old = out.with_name(out.name + ".old")
     discard(old)
@@ -81,7 +86,8 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems of networks have no such call for folders
+        # some file systems of networks have no such call for folders
+        if error.errno != errno.EINVAL:
             raise
     finally:
         os.close(handle)

@@ -17,7 +17,9 @@ Classes = Mapping[str, Mapping[str, float]]  # label -> value -> probability
 
 @dataclass(frozen=True)
 class Classifier:
-    """One label: the tap of the encoder that tells it, and its values in the order of the model's classes."""
+    """One label: the tap of the encoder that tells it, and its values in the order of the model's
+    classes.
+    """
 
     label: str
     tap: str
@@ -32,20 +34,32 @@ class Classifier:
 def classifiers(config: TrainConfig, vocab: Path) -> tuple[Classifier, ...]:
     """Those that a phase trains, with the values that the vocabulary folder numbers."""
     values = tokenizers.load_labels(vocab)
-    losses = [loss for loss in config.losses.values() if isinstance(loss, AccentLossConfig) and loss.weight]
-    return tuple(Classifier(x.label, x.input, tuple(values[x.label])) for x in losses if x.label in values)
+    losses = [
+        loss
+        for loss in config.losses.values()
+        if isinstance(loss, AccentLossConfig) and loss.weight
+    ]
+    return tuple(
+        Classifier(x.label, x.input, tuple(values[x.label])) for x in losses if x.label in values
+    )
 
 
 def classify(several: Sequence[Classifier], encoded: EncoderOutput) -> list[Classes]:
     """What each utterance is."""
     found = [(one.label, one(encoded)) for one in several]
-    return [{label: rows[place] for label, rows in found} for place in range(len(encoded.frames.lengths))]
+    return [
+        {label: rows[place] for label, rows in found}
+        for place in range(len(encoded.frames.lengths))
+    ]
 
 
 def mean(parts: Sequence[tuple[float, Classes]]) -> Classes:
     """Of pieces of one audio: (weight, what the piece is)."""
     total = sum(weight for weight, _ in parts) or 1.0
     return {
-        label: {value: sum(weight * classes[label][value] for weight, classes in parts) / total for value in values}
+        label: {
+            value: sum(weight * classes[label][value] for weight, classes in parts) / total
+            for value in values
+        }
         for label, values in (parts[0][1] if parts else {}).items()
     }

@@ -1,12 +1,15 @@
-"""Functions of numbers and NumPy arrays as machine code by numba, which is imported and compiles at the first call.
+"""Functions of numbers and NumPy arrays as machine code by numba, which is imported and compiles at
+the first call.
 
-What was compiled is kept for the next process in NUMBA_CACHE_DIR, else in the user's cache folder: below it in a folder
-of its own for every version of the functions, of numba and of the processor, so that neither an update nor a cluster of
-several kinds of machines finds the code of another. One process compiles at a time, the others wait for it and find
-what they need. Where nothing can be kept, every process compiles, and says so. Where numba cannot be imported, the same
-functions run as plain Python, slower, with the same results.
+What was compiled is kept for the next process in NUMBA_CACHE_DIR, else in the user's cache folder:
+below it in a folder of its own for every version of the functions, of numba and of the processor,
+so that neither an update nor a cluster of several kinds of machines finds the code of another. One
+process compiles at a time, the others wait for it and find what they need. Where nothing can be
+kept, every process compiles, and says so. Where numba cannot be imported, the same functions run as
+plain Python, slower, with the same results.
 
-A compiled function may call others of its own folder only: their files are what a version is made of.
+A compiled function may call others of its own folder only: their files are what a version is made
+of.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ _one_at_a_time = threading.RLock()
 
 
 class Compiled:
-    """A function, and its machine code when that is first needed; numba sees the latter where one calls another."""
+    """A function, and its machine code when that is first needed; numba sees the latter where one
+    calls another.
+    """
 
     def __init__(self, function: Callable, **options: Any) -> None:
         functools.update_wrapper(self, function)
@@ -131,9 +136,13 @@ def _version(package: Path) -> Path:
 
     processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     version = hashlib.sha256(f"{_numba().__version__} {processor}".encode())
-    for file in sorted({function.file for function in _functions if function.file.parent == package}):
+    for file in sorted(
+        {function.file for function in _functions if function.file.parent == package}
+    ):
         version.update(file.read_bytes())
-    user = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "asrtool")
+    user = os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "asrtool"
+    )
     where = Path(os.environ.get("NUMBA_CACHE_DIR") or user)
     if where.parts[:1] == ("~",):
         raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
@@ -143,7 +152,9 @@ def _version(package: Path) -> Path:
 def _keep_nothing(package: Path, error: OSError) -> None:
     """Compile for this process alone."""
     why = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
-    logger.warning("compiled code cannot be kept (%s); name a folder for it by NUMBA_CACHE_DIR", why)
+    logger.warning(
+        "compiled code cannot be kept (%s); name a folder for it by NUMBA_CACHE_DIR", why
+    )
     _folders[package] = None
     for function in _functions:
         if function.file.parent == package:

@@ -1,8 +1,8 @@
 """YAML -> frozen dataclasses. Types come from the dataclass, never from YAML's guesses.
 
-`read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set a.b=value` over them,
-`decode` turns nodes into a config dataclass, `encode` is its inverse. Every error says file, line, dotted key, and
-what was probably meant.
+`read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set
+a.b=value` over them, `decode` turns nodes into a config dataclass, `encode` is its inverse. Every
+error says file, line, dotted key, and what was probably meant.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from asrtool.registry import Registry, UnknownName, suggest
 
 
 class ConfigError(ValueError):
-    """Something in a YAML file or an override that cannot be meant; the message starts with file:line and the dotted
-    key."""
+    """Something in a YAML file or an override that cannot be meant; the message starts with
+    file:line and the dotted key."""
 
     def __init__(self, node: yaml.Node, where: str, problem: str) -> None:
         mark = node.start_mark
@@ -59,7 +59,9 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
 
 
 def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNode:
-    """`node` with `a.b=value` overrides merged over it; a value is YAML, so `x={lr: 1}` and `x=[1, 2]` work."""
+    """`node` with `a.b=value` overrides merged over it; a value is YAML, so `x={lr: 1}` and `x=[1,
+    2]` work.
+    """
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
@@ -71,7 +73,9 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
         leaf = leaf or yaml.ScalarNode("str", "", yaml.Mark("", 0, 0, 0, None, None))
         _rename(leaf, f"--set {text}")
         for part in reversed(key.split(".")):
-            leaf = yaml.MappingNode("map", [(yaml.ScalarNode("str", part, leaf.start_mark), leaf)], leaf.start_mark)
+            leaf = yaml.MappingNode(
+                "map", [(yaml.ScalarNode("str", part, leaf.start_mark), leaf)], leaf.start_mark
+            )
         node = merge(node, leaf)
     return node
 
@@ -134,7 +138,11 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     if origin is Annotated:  # Annotated[object, REGISTRY]
         return _component(args[1], node, where)
     if origin in (Union, types.UnionType):  # X | None
-        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("null", "~", ""):
+        if (
+            isinstance(node, yaml.ScalarNode)
+            and node.style is None
+            and node.value in ("null", "~", "")
+        ):
             return None
         (inner,) = [a for a in args if a is not type(None)]
         return decode(inner, node, where)
@@ -145,9 +153,12 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
             raise ConfigError(node, where, "expected a list")
         if origin is tuple and Ellipsis not in args:
             if len(node.value) != len(args):
-                raise ConfigError(node, where, f"expected {len(args)} values, got {len(node.value)}")
+                raise ConfigError(
+                    node, where, f"expected {len(args)} values, got {len(node.value)}"
+                )
             return tuple(
-                decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(args, node.value, strict=True))
+                decode(a, item, f"{where}[{i}]")
+                for i, (a, item) in enumerate(zip(args, node.value, strict=True))
             )
         return origin(decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(node.value))
     if origin is dict:
@@ -161,7 +172,11 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
 def _component(registry: Registry, node: yaml.Node, where: str) -> Any:
     node, kind_node = split(node, "type", where)
     if kind_node is None:
-        raise ConfigError(node, where, f"missing 'type'; valid {registry.kind} types: {', '.join(registry.names())}")
+        raise ConfigError(
+            node,
+            where,
+            f"missing 'type'; valid {registry.kind} types: {', '.join(registry.names())}",
+        )
     try:
         kind = registry.config_type(kind_node.value)
     except UnknownName as error:
@@ -175,11 +190,17 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key, (key_node, _) in items.items():
         if key not in fields:
-            raise ConfigError(key_node, _join(where, key), f"unknown key for {kind.__name__}" + suggest(key, fields))
+            raise ConfigError(
+                key_node,
+                _join(where, key),
+                f"unknown key for {kind.__name__}" + suggest(key, fields),
+            )
     missing = [
         n
         for n, f in fields.items()
-        if n not in items and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if n not in items
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(node, where, f"{kind.__name__} needs: {', '.join(missing)}")
@@ -195,7 +216,9 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) -> Any:
     if not isinstance(node, yaml.ScalarNode):
-        raise ConfigError(node, where, f"expected {_WORDS.get(kind, 'one value')}, not a list or mapping")
+        raise ConfigError(
+            node, where, f"expected {_WORDS.get(kind, 'one value')}, not a list or mapping"
+        )
     text = node.value
     if kind is str and node.style is None and text in ("null", "~", ""):
         raise ConfigError(node, where, "expected text, got nothing")
@@ -206,7 +229,8 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
     try:
         if kind is bool:
             return {"true": True, "false": False}[text]
-        if kind is float and text.lstrip("+-").lower() == ".inf":        # YAML's way to write it, and that of `dump`
+        # YAML's way to write it, and that of `dump`
+        if kind is float and text.lstrip("+-").lower() == ".inf":
             text = text.replace(".", "")
         return kind(text)
     except (ValueError, KeyError):
@@ -227,7 +251,9 @@ def encode(kind: Any, value: Any) -> Any:
         return encode(*[a for a in args if a is not type(None)], value)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
-        return {f.name: encode(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)}
+        return {
+            f.name: encode(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)
+        }
     if origin in (list, tuple):
         return [encode(args[0], item) for item in value]
     if origin is dict:

@@ -1,4 +1,6 @@
-"""One process or many: the environment that torchrun sets, and the few collectives that asrtool needs."""
+"""One process or many: the environment that torchrun sets, and the few collectives that asrtool
+needs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ import torch.distributed as dist
 
 from asrtool import peers
 
-# Others wait that long for one rank, which may be writing a large checkpoint; one that is dead ends them at once.
+# Others wait that long for one rank, which may be writing a large checkpoint; one that is dead ends
+# them at once.
 PATIENCE = timedelta(hours=1)
 
 
@@ -40,9 +43,11 @@ def device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing in a single process.
+    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing in a
+    single process.
 
-    Inside, a rank that ends takes the others with it, within seconds and by name (asrtool/peers.py).
+    Inside, a rank that ends takes the others with it, within seconds and by name
+    (asrtool/peers.py).
     """
     if world_size() == 1:
         yield
@@ -62,7 +67,8 @@ def process_group() -> Iterator[None]:
         with peers.watched(rank(), world_size(), broadcast_object):
             yield
     except BaseException:
-        if where.type == "cpu":  # gloo lets go at once; nccl would wait for ranks that wait for this one
+        # gloo lets go at once; nccl would wait for ranks that wait for this one
+        if where.type == "cpu":
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()

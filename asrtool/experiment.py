@@ -19,16 +19,21 @@ from asrtool.searchers import SEARCHERS
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
 
-RATED = ("ctc", "aligned", "inter_ctc")  # streams that error rates are measured on: the first that is trained
+# streams that error rates are measured on: the first that is trained
+RATED = ("ctc", "aligned", "inter_ctc")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """What may differ when a phase starts from the weights of the one before it; any other mismatch is an error."""
+    """What may differ when a phase starts from the weights of the one before it; any other mismatch
+    is an error.
+    """
 
-    missing: tuple[str, ...] = ()  # name patterns of new parameters, which keep their initialisation
+    # name patterns of new parameters, which keep their initialisation
+    missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # name patterns of old parameters that are dropped
-    copy: dict[str, str] = field(default_factory=dict)  # new module: the old one that it starts as, heads.a: heads.b
+    # new module: the old one that it starts as, heads.a: heads.b
+    copy: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +52,23 @@ class TrainConfig:
         if not any(loss.weight for loss in self.losses.values()):
             raise ValueError("losses: at least one needs a weight that is not 0")
         if (self.data.input == "text") != isinstance(self.model, TEXT_MODELS):
-            raise ValueError("data.input: text goes with model.type: language_model or causal_lm, and with no other")
+            raise ValueError(
+                "data.input: text goes with model.type: language_model or causal_lm, and with no "
+                "other"
+            )
         if self.trainer.best not in ("valid/wer", "valid/cer"):
             return
         if self.rated is None:
             raise ValueError(
-                f"trainer.best: {self.trainer.best} is measured on a 'ctc' stream, which no loss trains; use valid/loss"
+                f"trainer.best: {self.trainer.best} is measured on a 'ctc' stream, which no loss "
+                "trains; use valid/loss"
             )
 
     @property
     def streams(self) -> frozenset[str]:
-        """The streams that losses read (those of weight 0 do not): the model builds a head for each."""
+        """The streams that losses read (those of weight 0 do not): the model builds a head for
+        each.
+        """
         return frozenset(loss.input for loss in self.losses.values() if loss.weight)
 
     @property
@@ -76,13 +87,18 @@ class DecodeConfig:
     unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
-    chunk: int | None = None  # frames of a chunk, for an encoder that can stream; null: utterances are seen whole
-    left_chunks: int | None = None  # how many chunks before its own a frame sees; -1: all; null: as in training
-    windows: WindowsConfig | None = None  # cut what is longer; null: sets are decoded whole, files by data.max_seconds
+    # frames of a chunk, for an encoder that can stream; null: utterances are seen whole
+    chunk: int | None = None
+    # how many chunks before its own a frame sees; -1: all; null: as in training
+    left_chunks: int | None = None
+    # cut what is longer; null: sets are decoded whole, files by data.max_seconds
+    windows: WindowsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk is {self.chunk}: give at least 1 frame, or null for whole utterances")
+            raise ValueError(
+                f"chunk is {self.chunk}: give at least 1 frame, or null for whole utterances"
+            )
         if self.left_chunks is not None and (self.chunk is None or self.left_chunks < -1):
             raise ValueError("left_chunks goes with chunk, and is -1 for all, 0 or more")
 
@@ -104,15 +120,24 @@ def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainCon
         for name, (key, _) in config.entries(phases, "phases").items():
             if file_names.of(name) != name:
                 expected = "letters, digits, - and _, since it names a folder of the experiment"
-                raise config.ConfigError(key, f"phases.{name}", f"no name for a phase; expected {expected}")
-        nodes = {name: config.merge(base, node) for name, (_, node) in config.entries(phases, "phases").items()}
+                raise config.ConfigError(
+                    key, f"phases.{name}", f"no name for a phase; expected {expected}"
+                )
+        nodes = {
+            name: config.merge(base, node)
+            for name, (_, node) in config.entries(phases, "phases").items()
+        }
     for text in overrides:
         targets, inner = names, text
         if text.startswith("phases."):
-            _, name, inner = text.split("=")[0].split(".", 2) if text.count(".") >= 2 else ("", "", "")
+            _, name, inner = (
+                text.split("=")[0].split(".", 2) if text.count(".") >= 2 else ("", "", "")
+            )
             inner += "=" + text.partition("=")[2]
             if name not in names:
-                raise ValueError(f"--set {text}: no such phase; phases of {path}: {', '.join(names)}")
+                raise ValueError(
+                    f"--set {text}: no such phase; phases of {path}: {', '.join(names)}"
+                )
             targets = [name]
         for name in targets:
             nodes[name] = config.override(nodes[name], [inner])
@@ -125,7 +150,9 @@ def load_decode(path: Path, overrides: Sequence[str] = ()) -> DecodeConfig:
 
 def dump_phases(phases: dict[str, TrainConfig]) -> str:
     """YAML that `load_phases` reads back to the same configs: every phase, fully resolved."""
-    return dump({"phases": {name: config.encode(TrainConfig, phase) for name, phase in phases.items()}})
+    return dump(
+        {"phases": {name: config.encode(TrainConfig, phase) for name, phase in phases.items()}}
+    )
 
 
 def dump(value: Any) -> str:

@@ -1,7 +1,9 @@
-"""Names of files that are made of an id, a label or whatever else came from outside: never a path, never another's.
+"""Names of files that are made of an id, a label or whatever else came from outside: never a path,
+never another's.
 
-Usual ids stay as they are. What could leave the folder, hide the file or break a line becomes `%2F` as in an address
-(`urllib.parse.unquote` undoes it), and what is too long for a disk is cut and ends with a hash of the whole.
+Usual ids stay as they are. What could leave the folder, hide the file or break a line becomes `%2F`
+as in an address (`urllib.parse.unquote` undoes it), and what is too long for a disk is cut and ends
+with a hash of the whole.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 def of(name: str, suffix: str = "", prefix: str = "") -> str:
     """`prefix` and `suffix` with an id between them; other ids give other names.
 
-    Letters of all scripts, digits and most signs stay; white space, characters that show nothing, `%` and `/\\:*?"<>|`
-    are encoded, and so is a full stop at the beginning.
+    Letters of all scripts, digits and most signs stay; white space, characters that show nothing,
+    `%` and `/\\:*?"<>|` are encoded, and so is a full stop at the beginning.
     """
     pieces = [_piece(character) for character in name]
     if pieces and (name.startswith(".") or RESERVED.fullmatch(name)):
         pieces[0] = _encoded(name[0])
-    whole = prefix + ("".join(pieces) or "%") + suffix  # a lone % is the empty id: any other is followed by digits
+    # a lone % is the empty id: any other is followed by digits
+    whole = prefix + ("".join(pieces) or "%") + suffix
     if len(whole.encode()) <= LONGEST:
         return whole
     end = "%~" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32] + suffix

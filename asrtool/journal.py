@@ -1,10 +1,12 @@
-"""What a long command has done so far, so that the same command goes on where it was stopped, even by a power cut.
+"""What a long command has done so far, so that the same command goes on where it was stopped, even
+by a power cut.
 
-    <out>.part/stage.json                     what the work depends on: work for something else is thrown away
+    <out>.part/stage.json                     what the work depends on: work for something else is
+                                              thrown away
                <group>.<run>.<rank>.jsonl     finished items, a line each, appended as they are done
 
-Items are grouped, so that nobody ever reads more than one group at a time. `run` counts the starts: what earlier runs
-wrote never changes any more, so all ranks see the same.
+Items are grouped, so that nobody ever reads more than one group at a time. `run` counts the starts:
+what earlier runs wrote never changes any more, so all ranks see the same.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Journal:
 
     @staticmethod
     def begin(folder: Path, about: Mapping) -> int:
-        """Make the folder, or take it as it is if it is about the same; gives the number of this run. For one rank."""
+        """Make the folder, or take it as it is if it is about the same; gives the number of this
+        run. For one rank.
+        """
         about = json.loads(json.dumps(about, default=str))
         if folder.exists() and _about(folder) != about:
             logger.info("%s was begun with other inputs or options; it is thrown away", folder)
@@ -51,7 +55,9 @@ class Journal:
     def write(self, group: int, lines: Iterable[Mapping]) -> None:
         """Append finished items; each has an `id`."""
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        with open(self.folder / f"{group}.{self.run}.{self.rank}.jsonl", "a", encoding="utf-8") as stream:
+        with open(
+            self.folder / f"{group}.{self.run}.{self.rank}.jsonl", "a", encoding="utf-8"
+        ) as stream:
             stream.write(text)
 
     def close(self) -> None:
@@ -59,7 +65,9 @@ class Journal:
         (self.folder / f"{self.run}.{self.rank}.end").touch()
 
     def wait(self, ranks: int) -> None:
-        """Until all of them have closed. A collective would give up on a rank that takes half an hour longer."""
+        """Until all of them have closed. A collective would give up on a rank that takes half an
+        hour longer.
+        """
         while not all((self.folder / f"{self.run}.{rank}.end").exists() for rank in range(ranks)):
             time.sleep(0.05)
 
@@ -72,13 +80,18 @@ class Journal:
         return [line for _, line in sorted(self._read(group, self.run + 1).items())]
 
     def _read(self, group: int, before: int) -> dict[str, dict]:
-        """id -> line, of runs before number `before`; of the same id the last one, and a success before an error."""
-        files = [(int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")]
+        """id -> line, of runs before number `before`; of the same id the last one, and a success
+        before an error.
+        """
+        files = [
+            (int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")
+        ]
         found: dict[str, dict] = {}
         for run, path in sorted(files):
             if run >= before:
                 continue
-            for row in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # U+2028 is no end of a line
+            # U+2028 is no end of a line
+            for row in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     line = json.loads(row)
                 except json.JSONDecodeError:  # torn by a kill: it is done again

@@ -1,4 +1,6 @@
-"""Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their number."""
+"""Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their
+number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ logger = logging.getLogger("asrtool")
 
 
 def set_up(verbose: bool = False) -> None:
-    """Send the package's messages to stderr: all of rank 0, warnings of the others. Called by the commands."""
+    """Send the package's messages to stderr: all of rank 0, warnings of the others. Called by the
+    commands.
+    """
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
     where = "" if rank == 0 else f" [rank {rank}]"
@@ -30,7 +34,9 @@ def warn_once(message: str, *args: object) -> None:
 
 
 class JsonLines:
-    """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is completed first."""
+    """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is
+    completed first.
+    """
 
     def __init__(self, path: Path) -> None:
         torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
@@ -39,7 +45,9 @@ class JsonLines:
             self._file.write("\n")
 
     def write(self, **values: object) -> None:
-        self._file.write(json.dumps({"time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n")
+        self._file.write(
+            json.dumps({"time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n"
+        )
         self._file.flush()
 
     def close(self) -> None:

@@ -1,19 +1,24 @@
-"""Recordings that are longer than a model was trained for: where to cut them, and how to join what was recognised.
+"""Recordings that are longer than a model was trained for: where to cut them, and how to join what
+was recognised.
 
-A recording is cut in every pause. Pieces that are shorter than `min_seconds` are put together again, those with the
-shortest pause between them first; no window is longer than `max_seconds`. Of a pause, the windows around it have no
-more than training utterances have at their ends: some models write text about silence.
+A recording is cut in every pause. Pieces that are shorter than `min_seconds` are put together
+again, those with the shortest pause between them first; no window is longer than `max_seconds`. Of
+a pause, the windows around it have no more than training utterances have at their ends: some models
+write text about silence.
 
-A pause is 0.3 seconds or more in which the energy is low for the recording, or hardly changes: speech never stays the
-same, silence and steady noise do, however loud.
+A pause is 0.3 seconds or more in which the energy is low for the recording, or hardly changes:
+speech never stays the same, silence and steady noise do, however loud.
 
-Where a piece without a pause is too long, two windows overlap there, and both are recognised. What they say about the
-overlap is joined so that no word is lost or doubled:
+Where a piece without a pause is too long, two windows overlap there, and both are recognised. What
+they say about the overlap is joined so that no word is lost or doubled:
 
-1. Tokens that both windows hold at about the same time are anchors: the left window speaks up to one of them, the right
-   one after it. Of the anchors that end a word, or else of all, it is the one nearest to the middle of the overlap.
-2. Without an anchor the cut is the moment nearest to the middle at which neither window hears anything.
-3. Without such a moment it is the middle; of two tokens that then overlap the more confident one stays.
+1. Tokens that both windows hold at about the same time are anchors: the left window speaks up to
+   one of them, the right one after it. Of the anchors that end a word, or else of all, it is the
+   one nearest to the middle of the overlap.
+2. Without an anchor the cut is the moment nearest to the middle at which neither window hears
+   anything.
+3. Without such a moment it is the middle; of two tokens that then overlap the more confident one
+   stays.
 """
 
 from __future__ import annotations
@@ -31,7 +36,8 @@ from asrtool.align.words import is_han
 PAUSE = 0.3  # seconds, the shortest
 LONG = 0.6  # seconds of a pause that is searched for what is said softly
 JOIN = 1.0  # seconds of the longest pause over which short pieces are put together
-MARGIN = 0.15  # seconds of a pause that a window has on each side, at most; what is between is left out
+# seconds of a pause that a window has on each side, at most; what is between is left out
+MARGIN = 0.15
 EDGE = 0.1  # the same at least
 SPEECH = 0.1  # seconds of speech that make a stretch worth recognising
 SMOOTH = 0.05  # seconds over which the energy is averaged
@@ -50,10 +56,13 @@ class WindowsConfig:
     """How what is longer than `max_seconds` is recognised: in windows."""
 
     max_seconds: float | None = None  # null: what training saw in number
-    min_seconds: float | None = None  # pieces that are shorter are put together if they may; null: as training saw
-    overlap_seconds: float | None = None  # where there is no pause; null: 4, or a quarter of a shorter max_seconds
+    # pieces that are shorter are put together if they may; null: as training saw
+    min_seconds: float | None = None
+    # where there is no pause; null: 4, or a quarter of a shorter max_seconds
+    overlap_seconds: float | None = None
     cut: Literal["pauses", "clock"] = "pauses"  # clock: every max_seconds, whatever is said there
-    detector: Literal["energy", "silero"] = "energy"  # what finds the pauses; silero: a network, the extra `vad`
+    # what finds the pauses; silero: a network, the extra `vad`
+    detector: Literal["energy", "silero"] = "energy"
 
     def __post_init__(self) -> None:
         if min(self.min_seconds or 0, self.overlap_seconds or 0) < 0:
@@ -63,21 +72,28 @@ class WindowsConfig:
         if self.max_seconds <= 0:
             raise ValueError(f"max_seconds must be above 0, not {self.max_seconds:g}")
         if not 0 <= self.overlap <= self.max_seconds / 2:
-            raise ValueError(f"overlap_seconds must lie between 0 and half of max_seconds ({self.max_seconds:g})")
+            raise ValueError(
+                f"overlap_seconds must lie between 0 and half of max_seconds ({self.max_seconds:g})"
+            )
         if not 0 <= self.shortest <= self.max_seconds:
-            raise ValueError(f"min_seconds must lie between 0 and max_seconds ({self.max_seconds:g})")
+            raise ValueError(
+                f"min_seconds must lie between 0 and max_seconds ({self.max_seconds:g})"
+            )
 
     @property
     def overlap(self) -> float:
-        return min(4.0, self.max_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
+        return (
+            min(4.0, self.max_seconds / 4) if self.overlap_seconds is None else self.overlap_seconds
+        )
 
     @property
     def shortest(self) -> float:
         return self.max_seconds / 2 if self.min_seconds is None else self.min_seconds
 
     def within(self, shortest: float | None, longest: float) -> WindowsConfig:
-        """With what is not given taken from what a model was trained on: the seconds of its short and of its longest
-        utterances. An overlap or a shortest piece that does not fit into the longest window is made to fit."""
+        """With what is not given taken from what a model was trained on: the seconds of its short
+        and of its longest utterances. An overlap or a shortest piece that does not fit into the
+        longest window is made to fit."""
         if self.max_seconds is not None:
             longest = self.max_seconds
         if self.min_seconds is not None:
@@ -99,13 +115,17 @@ class Window(NamedTuple):
 
 
 def plan(
-    energy: np.ndarray, step: float, config: WindowsConfig, speech: Sequence[tuple[float, float]] | None = None
+    energy: np.ndarray,
+    step: float,
+    config: WindowsConfig,
+    speech: Sequence[tuple[float, float]] | None = None,
 ) -> list[Window]:
-    """energy (n,): logarithm of the loudness of every `step` seconds -> windows that cover all of it.
+    """energy (n,): logarithm of the loudness of every `step` seconds -> windows that cover all of
+    it.
 
-    config: with `max_seconds`; speech: start and end in seconds of all that is said, where another detector than the
-    energy has found it. Neighbours overlap by `overlap_seconds` where there is no pause. A recording that is short
-    enough is one window, whatever it holds.
+    config: with `max_seconds`; speech: start and end in seconds of all that is said, where another
+    detector than the energy has found it. Neighbours overlap by `overlap_seconds` where there is no
+    pause. A recording that is short enough is one window, whatever it holds.
     """
     longest = int(config.max_seconds / step)
     if len(energy) <= longest:
@@ -114,16 +134,23 @@ def plan(
     if speech is None:
         sounds = _sounds(energy, step)
     else:
-        sounds = [(round(start / step), min(round(end / step), len(energy))) for start, end in speech]
+        sounds = [
+            (round(start / step), min(round(end / step), len(energy))) for start, end in speech
+        ]
     if config.cut == "clock":
         return _by_clock(sounds, len(energy), longest, round(config.overlap / step))
     shortest, widest = round(config.shortest / step), round(JOIN / step)
     groups = _together(sounds, shortest, longest - 2 * round(EDGE / step), widest)
-    return _covering(list(_windows(groups, energy, step, longest, round(config.overlap / step))), len(energy))
+    return _covering(
+        list(_windows(groups, energy, step, longest, round(config.overlap / step))), len(energy)
+    )
 
 
-def contour(inputs: np.ndarray, step: float, scale: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """Energy contour of features (T, F), one value a frame, or of samples (T,), one every 10 ms; and its step.
+def contour(
+    inputs: np.ndarray, step: float, scale: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Energy contour of features (T, F), one value a frame, or of samples (T,), one every 10 ms;
+    and its step.
 
     scale (F,): what the features were divided by (CMVN), so that the contour is in nats.
     """
@@ -142,15 +169,18 @@ def _sounds(energy: np.ndarray, step: float) -> list[tuple[int, int]]:
         return _runs(alive, round(PAUSE / step), round(SPEECH / step))
     found: list[tuple[int, int]] = []
     for start, end in _loud(energy, alive, step, CONTRAST):
-        if found and start - found[-1][1] < round(PAUSE / step):  # the end of a word, found later than its beginning
+        # the end of a word, found later than its beginning
+        if found and start - found[-1][1] < round(PAUSE / step):
             start, _ = found.pop()
         found.append((start, end))
     return found
 
 
-def _loud(energy: np.ndarray, alive: np.ndarray, step: float, contrast: float) -> list[tuple[int, int]]:
-    """Stretches that are alive, and loud beside what is around them. Long pauses are looked at by themselves, for
-    somebody may speak softly there."""
+def _loud(
+    energy: np.ndarray, alive: np.ndarray, step: float, contrast: float
+) -> list[tuple[int, int]]:
+    """Stretches that are alive, and loud beside what is around them. Long pauses are looked at by
+    themselves, for somebody may speak softly there."""
     level = _level(energy, contrast)
     if level is None:
         return []
@@ -166,7 +196,9 @@ def _loud(energy: np.ndarray, alive: np.ndarray, step: float, contrast: float) -
 
 
 def _steady(energy: np.ndarray, width: int) -> np.ndarray:
-    """Whether a step is part of `width` steps in which the energy hardly changes: silence, or a steady noise."""
+    """Whether a step is part of `width` steps in which the energy hardly changes: silence, or a
+    steady noise.
+    """
     mean = _smoothed(energy, width)
     spread = np.sqrt(np.maximum(_smoothed(energy**2, width) - mean**2, 0))
     return _moving_max(spread < ALIVE, width)
@@ -183,7 +215,9 @@ def _level(energy: np.ndarray, contrast: float) -> float | None:
 
 
 def _runs(loud: np.ndarray, pause: int, least: int) -> list[tuple[int, int]]:
-    """Start and end of runs of loud steps with fewer than `pause` others between them, and `least` of them at least."""
+    """Start and end of runs of loud steps with fewer than `pause` others between them, and `least`
+    of them at least.
+    """
     places = np.flatnonzero(loud)
     if not len(places):
         return []
@@ -196,11 +230,15 @@ def _runs(loud: np.ndarray, pause: int, least: int) -> list[tuple[int, int]]:
     ]
 
 
-def _together(sounds: list[tuple[int, int]], shortest: int, longest: int, widest: int) -> list[tuple[int, int]]:
-    """Neighbours with at most `widest` between them become one, the closest first, while one of them is shorter than
-    `shortest` and both are not longer than `longest`."""
+def _together(
+    sounds: list[tuple[int, int]], shortest: int, longest: int, widest: int
+) -> list[tuple[int, int]]:
+    """Neighbours with at most `widest` between them become one, the closest first, while one of
+    them is shorter than `shortest` and both are not longer than `longest`."""
     ends, starts = dict(sounds), {end: start for start, end in sounds}
-    for gap, left, right in sorted((after - end, end, after) for (_, end), (after, _) in pairwise(sounds)):
+    for gap, left, right in sorted(
+        (after - end, end, after) for (_, end), (after, _) in pairwise(sounds)
+    ):
         start, end = starts[left], ends[right]
         if gap <= widest and end - start <= longest and min(left - start, end - right) < shortest:
             del starts[left], ends[right]
@@ -211,7 +249,9 @@ def _together(sounds: list[tuple[int, int]], shortest: int, longest: int, widest
 def _windows(
     groups: list[tuple[int, int]], energy: np.ndarray, step: float, longest: int, overlap: int
 ) -> Iterator[Window]:
-    """Each group with what it gets of the pauses around it; in several windows where it is too long."""
+    """Each group with what it gets of the pauses around it; in several windows where it is too
+    long.
+    """
     edge, margin = round(EDGE / step), round(MARGIN / step)
     borders = [0, *((end + start) // 2 for (_, end), (start, _) in pairwise(groups)), len(energy)]
     quiet = _moving_max(energy, round(PAUSE / step))
@@ -219,7 +259,10 @@ def _windows(
         around = max(edge, min(margin, (longest - (end - start)) // 2))
         start, end = max(first, start - around), min(last, end + around)
         while end - start > longest:
-            low, high = start + longest // 2, min(start + longest - overlap // 2, end - longest // 2)
+            low, high = (
+                start + longest // 2,
+                min(start + longest - overlap // 2, end - longest // 2),
+            )
             cut = low + _middle_of_least(quiet[low : high + 1])
             yield Window(start, cut + overlap // 2)
             start = cut + overlap // 2 - overlap
@@ -237,10 +280,14 @@ def _covering(windows: list[Window], count: int) -> list[Window]:
     return found if covered == count else [*found, Window(covered, count, speech=False)]
 
 
-def _by_clock(sounds: list[tuple[int, int]], count: int, longest: int, overlap: int) -> list[Window]:
+def _by_clock(
+    sounds: list[tuple[int, int]], count: int, longest: int, overlap: int
+) -> list[Window]:
     starts = range(0, max(1, count - overlap), longest - overlap)
     bounds = [(start, min(start + longest, count)) for start in starts]
-    return [Window(start, end, any(a < end and b > start for a, b in sounds)) for start, end in bounds]
+    return [
+        Window(start, end, any(a < end and b > start for a, b in sounds)) for start, end in bounds
+    ]
 
 
 def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
@@ -268,11 +315,15 @@ def _middle_of_least(values: np.ndarray) -> int:
 
 
 def join(parts: Sequence[tuple[float, float, Sequence[Timed]]]) -> list[Timed]:
-    """(start, end, tokens) of each window, all in seconds of the recording -> the tokens of the recording."""
+    """(start, end, tokens) of each window, all in seconds of the recording -> the tokens of the
+    recording.
+    """
     joined: list[Timed] = []
     before = 0.0
     for start, end, tokens in parts:
-        keep, take, spaced = _cut(joined, tokens, start, before) if start < before else (len(joined), 0, True)
+        keep, take, spaced = (
+            _cut(joined, tokens, start, before) if start < before else (len(joined), 0, True)
+        )
         right = list(tokens[take:])
         if spaced and keep and right and not _is_glued(joined[:keep], right[0]):
             right[0] = replace(right[0], text=" " + right[0].text.lstrip())
@@ -284,12 +335,18 @@ def join(parts: Sequence[tuple[float, float, Sequence[Timed]]]) -> list[Timed]:
 def _is_glued(left: Sequence[Timed], first: Timed) -> bool:
     """Whether no space belongs between two windows: Han characters need none."""
     visible = "".join(part.text for part in left[-3:]).rstrip()
-    return bool(visible and first.text.strip()) and is_han(visible[-1]) and is_han(first.text.strip()[0])
+    return (
+        bool(visible and first.text.strip())
+        and is_han(visible[-1])
+        and is_han(first.text.strip()[0])
+    )
 
 
-def _cut(left: Sequence[Timed], right: Sequence[Timed], start: float, end: float) -> tuple[int, int, bool]:
-    """How many tokens of the left window, which ends at `end`, stay, from which one on those of the right, and whether
-    a space is between them that neither keeps."""
+def _cut(
+    left: Sequence[Timed], right: Sequence[Timed], start: float, end: float
+) -> tuple[int, int, bool]:
+    """How many tokens of the left window, which ends at `end`, stay, from which one on those of the
+    right, and whether a space is between them that neither keeps."""
     middle = (start + end) / 2
     tail = next((place for place, part in enumerate(left) if part.end > start), len(left))
     head = next((place for place, part in enumerate(right) if part.start >= end), len(right))
@@ -306,7 +363,10 @@ def _cut(left: Sequence[Timed], right: Sequence[Timed], start: float, end: float
             take += 1
         else:
             keep -= 1
-    dropped = [*(part.text[:1] for part in left[keep : keep + 1]), *(part.text[-1:] for part in right[:take][-1:])]
+    dropped = [
+        *(part.text[:1] for part in left[keep : keep + 1]),
+        *(part.text[-1:] for part in right[:take][-1:]),
+    ]
     return keep, take, take == 0 or any(text.isspace() for text in dropped)
 
 
@@ -315,11 +375,18 @@ def _ends_word(parts: Sequence[Timed], place: int) -> bool:
     if place + 1 == len(parts):
         return True
     text, after = parts[place].text, parts[place + 1].text
-    return after[:1].isspace() or text[-1:].isspace() or is_han(text[-1:] or " ") or is_han(after[:1] or " ")
+    return (
+        after[:1].isspace()
+        or text[-1:].isspace()
+        or is_han(text[-1:] or " ")
+        or is_han(after[:1] or " ")
+    )
 
 
 def _anchors(left: Sequence[Timed], right: Sequence[Timed]) -> list[tuple[int, int]]:
-    """Pairs of equal visible tokens at about the same time, in order: those whose times agree best in sum."""
+    """Pairs of equal visible tokens at about the same time, in order: those whose times agree best
+    in sum.
+    """
     best = np.zeros((len(left) + 1, len(right) + 1))
     gain = np.zeros_like(best)
     for i, one in enumerate(left, 1):
@@ -340,7 +407,9 @@ def _anchors(left: Sequence[Timed], right: Sequence[Timed]) -> list[tuple[int, i
 
 
 def _quiet_moment(parts: Sequence[Timed], start: float, end: float) -> float:
-    """The moment nearest to the middle of start to end with no token close by; the middle where there is none."""
+    """The moment nearest to the middle of start to end with no token close by; the middle where
+    there is none.
+    """
     middle = (start + end) / 2
     busy = sorted((part.start - SLACK, part.end + SLACK) for part in parts if part.text.strip())
     merged: list[tuple[float, float]] = [(-np.inf, start)]

@@ -1,9 +1,10 @@
 """Ranks that notice when another one ends: nobody waits for the dead, and the message names them.
 
-A collective with a rank that was killed fails at once over gloo, and waits for ten minutes over nccl. Therefore every
-rank keeps a connection to rank 0 open. The system closes it when the process dies, however it dies; a machine that
-loses power is noticed by TCP's keep-alive. Rank 0 tells the others, and after a moment all end. A rank that ends by an
-error says so before: the others leave it the time to print its sentence, and end without one of their own.
+A collective with a rank that was killed fails at once over gloo, and waits for ten minutes over
+nccl. Therefore every rank keeps a connection to rank 0 open. The system closes it when the process
+dies, however it dies; a machine that loses power is noticed by TCP's keep-alive. Rank 0 tells the
+others, and after a moment all end. A rank that ends by an error says so before: the others leave it
+the time to print its sentence, and end without one of their own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator
     watch.connect(share_port)
     thread = threading.Thread(target=watch.watch, name="peers", daemon=True)
     thread.start()
-    os.register_at_fork(after_in_child=watch.close)  # loader processes must not keep the connection alive
+    # loader processes must not keep the connection alive
+    os.register_at_fork(after_in_child=watch.close)
     try:
         yield
     except BaseException:
@@ -53,7 +55,12 @@ def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator
 def _mind(connection: socket.socket) -> None:
     """Let the system find out whether the machine at the other end still lives."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
+    for name, value in (
+        ("TCP_KEEPIDLE", 5),
+        ("TCP_KEEPINTVL", 5),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 20_000),
+    ):
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
@@ -76,7 +83,10 @@ def _end(what: str, lost: int, host: str, rank: int) -> None:
     time.sleep(GRACE if what == LOST else PATIENCE)
     speaks = rank == (1 if lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
     if what == LOST and speaks:
-        text = f"{Path(sys.argv[0]).stem}: rank {lost} on {host} ended (killed, out of memory, or its machine failed)"
+        text = (
+            f"{Path(sys.argv[0]).stem}: rank {lost} on {host} ended (killed, out of memory, or "
+            "its machine failed)"
+        )
         again = "all ranks stop, and the same command goes on from the last checkpoint"
         print(f"{text}; {again}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -93,7 +103,9 @@ class _Hub:
     def connect(self, share_port: Callable[[int], int]) -> None:
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
-        with socket.create_server(("", 0), family=family, backlog=self._world, dualstack_ipv6=both) as server:
+        with socket.create_server(
+            ("", 0), family=family, backlog=self._world, dualstack_ipv6=both
+        ) as server:
             server.settimeout(JOIN)
             share_port(server.getsockname()[1])
             while len(self._others) < self._world - 1:
@@ -101,7 +113,9 @@ class _Hub:
                     connection, _ = server.accept()
                 except TimeoutError:
                     missing = sorted(set(range(1, self._world)) - set(self._others))
-                    raise PeerError(f"after {JOIN:g} seconds, no word of rank {', '.join(map(str, missing))}") from None
+                    raise PeerError(
+                        f"after {JOIN:g} seconds, no word of rank {', '.join(map(str, missing))}"
+                    ) from None
                 connection.settimeout(None)
                 _mind(connection)
                 words = connection.makefile("r").readline().split()
@@ -154,7 +168,10 @@ class _Spoke:
             self._hub.recv(4)
             self._hub.settimeout(None)
         except OSError as error:
-            text = f"rank {self._rank} cannot reach rank 0 at {address}:{port} ({error}); do the machines' firewalls"
+            text = (
+                f"rank {self._rank} cannot reach rank 0 at {address}:{port} ({error}); do the "
+                "machines' firewalls"
+            )
             raise PeerError(f"{text} let their ports through to each other?") from error
         _mind(self._hub)
 

@@ -1,4 +1,6 @@
-"""What was said in one audio, and how it is put together from what was recognised in its windows."""
+"""What was said in one audio, and how it is put together from what was recognised in its
+windows.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ class Recognition:
     """What was said in one audio."""
 
     text: str
-    words: tuple[Word, ...] | None  # with times in seconds; None: the model has no CTC head that could tell them
+    # with times in seconds; None: the model has no CTC head that could tell them
+    words: tuple[Word, ...] | None
     nbest: tuple[Hypothesis, ...]  # best first; one where the audio was cut into windows
     seconds: float  # of audio
-    elapsed: float  # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
-    spans: tuple[tuple[float, float], ...]  # start and end in seconds of each window in which it was recognised
-    classes: Classes = field(default_factory=dict)  # labels that the model recognises, such as the accent
+    # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
+    elapsed: float
+    # start and end in seconds of each window in which it was recognised
+    spans: tuple[tuple[float, float], ...]
+    # labels that the model recognises, such as the accent
+    classes: Classes = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool:
@@ -52,16 +58,26 @@ class Recognition:
     def srt(self) -> str:
         """Subtitles."""
         if self.words is None:
-            raise RecognitionError("subtitles need times, which come from a CTC head; this model has none")
+            raise RecognitionError(
+                "subtitles need times, which come from a CTC head; this model has none"
+            )
         return srt(self.words)
 
     def json(self) -> dict:
         words = None
         if self.words is not None:
             parts = ("start", "end", "confidence")
-            words = [{"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}} for w in self.words]
+            words = [
+                {"text": w.text, **{name: round(getattr(w, name), 4) for name in parts}}
+                for w in self.words
+            ]
         factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
-        found = {"text": self.text, "words": words, "seconds": round(self.seconds, 3), "rtf": factor}
+        found = {
+            "text": self.text,
+            "words": words,
+            "seconds": round(self.seconds, 3),
+            "rtf": factor,
+        }
         return found | ({"classes": self.classes} if self.classes else {})
 
 
@@ -86,7 +102,8 @@ def put_together(
 ) -> Recognition:
     """The windows of one audio, in order, none where it holds no speech.
 
-    seconds: of the audio; spell: token -> its text; has_times: whether the model can tell when a token was said.
+    seconds: of the audio; spell: token -> its text; has_times: whether the model can tell when a
+    token was said.
     """
     about = {
         "seconds": seconds,
@@ -101,7 +118,9 @@ def put_together(
     best = [piece.nbest[0] for piece in pieces]
     if has_times:
         shifted = [[part.later(piece.start) for part in _spread(piece, spell)] for piece in pieces]
-        timed = join([(piece.start, piece.end, found) for piece, found in zip(pieces, shifted, strict=True)])
+        timed = join(
+            [(piece.start, piece.end, found) for piece, found in zip(pieces, shifted, strict=True)]
+        )
         words, tokens = tuple(words_of(timed)), tuple(part.token for part in timed)
         text, sure = text_of(words), tuple(part.confidence for part in timed)
     else:

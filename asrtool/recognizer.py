@@ -1,8 +1,8 @@
 """A trained model, ready to recognise speech, and to align a known text with it.
 
-    recognizer = asrtool.load("exp/train_conformer")     # or a folder that `asrtool pack` made
-    recognizer.recognize("meeting.flac").text            # of any length; or samples, or a list of either
-    recognizer.align("meeting.flac", "GOOD MORNING")     # words and their times
+recognizer = asrtool.load("exp/train_conformer")     # or a folder that `asrtool pack` made
+recognizer.recognize("meeting.flac").text            # of any length; or samples, or a list of
+either recognizer.align("meeting.flac", "GOOD MORNING")     # words and their times
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ __all__ = [
 ]
 
 CTC = "ctc"
-SHORT, LONG = 0.25, 0.99  # of the training utterances last no longer than short pieces, and than the longest window
+# of the training utterances last no longer than short pieces, and than the longest window
+SHORT, LONG = 0.25, 0.99
 SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
 Audio = str | Path | np.ndarray | Tensor
 
@@ -71,12 +72,15 @@ class Heard(NamedTuple):
     """One audio as it is recognised."""
 
     inputs: Tensor  # normalised features (T, F), or samples (T,)
-    speech: list[tuple[float, float]] | None = None  # seconds at which somebody speaks, where a detector was asked
+    # seconds at which somebody speaks, where a detector was asked
+    speech: list[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recognizer:
-    """Built by `load`. `recognize` and `align` take audio, `search` takes inputs as the data loader gives them."""
+    """Built by `load`. `recognize` and `align` take audio, `search` takes inputs as the data loader
+    gives them.
+    """
 
     config: TrainConfig
     settings: DecodeConfig
@@ -100,14 +104,17 @@ class Recognizer:
     ) -> Recognizer:
         """From the folder that training wrote, or a packed one.
 
-        decode: how to search; by default as the model was packed, or what suits its heads. weights: a file instead of
-        the average that `decode` asks for. lm: folder of a language model, as training wrote it.
+        decode: how to search; by default as the model was packed, or what suits its heads. weights:
+        a file instead of the average that `decode` asks for. lm: folder of a language model, as
+        training wrote it.
         """
         exp = Path(exp)
         if is_packed(exp):
             check_packed(exp)
         if isinstance(phase_config(exp, decode)[1].model, TEXT_MODELS):
-            raise ExperimentError(f"{exp} holds a language model, which recognises no speech; give it by --lm")
+            raise ExperimentError(
+                f"{exp} holds a language model, which recognises no speech; give it by --lm"
+            )
         decode = decode or decode_config(exp)
         phase, config = phase_config(exp, decode)
         weights = weights or averaged(exp, decode)
@@ -118,9 +125,13 @@ class Recognizer:
         model = model.to(device).eval()
         limit_chunks(model, decode)
         lm = lm or (exp / LM if (exp / LM).exists() else None)
-        language, lm_weights = (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
+        language, lm_weights = (
+            (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
+        )
         scorers = {} if language is None else {language.STREAM: language}
-        searcher = SEARCHERS.build(decode.searcher, model=model, tokens=tokenizer.tokens, scorers=scorers)
+        searcher = SEARCHERS.build(
+            decode.searcher, model=model, tokens=tokenizer.tokens, scorers=scorers
+        )
         cmvn = Cmvn.load(exp / "cmvn.json") if (exp / "cmvn.json").exists() else None
         return cls(
             config=config,
@@ -139,15 +150,21 @@ class Recognizer:
 
     @torch.inference_mode()
     def search(self, inputs: Padded) -> list[list[Hypothesis]]:
-        """inputs (B, T, F) normalised features or (B, T) samples -> an n-best list per utterance, best first, with
-        text."""
+        """inputs (B, T, F) normalised features or (B, T) samples -> an n-best list per utterance,
+        best first, with text."""
         return self.search_counted(inputs)[0]
 
     @torch.inference_mode()
-    def search_counted(self, inputs: Padded) -> tuple[list[list[Hypothesis]], list[int], list[Classes]]:
+    def search_counted(
+        self, inputs: Padded
+    ) -> tuple[list[list[Hypothesis]], list[int], list[Classes]]:
         """What `search` gives, how many encoder frames each utterance had, and its labels."""
         encoded = self.encode(inputs)
-        return self.search_encoded(encoded), encoded.frames.lengths.tolist(), classify(self.classifiers, encoded)
+        return (
+            self.search_encoded(encoded),
+            encoded.frames.lengths.tolist(),
+            classify(self.classifiers, encoded),
+        )
 
     def encode(self, inputs: Padded) -> EncoderOutput:
         """inputs as of `search`, in chunks where the decoding config has them."""
@@ -156,7 +173,9 @@ class Recognizer:
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """What `search` gives, of an encoder's output."""
         nbests = self.searcher.search(encoded)
-        return [[replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests]
+        return [
+            [replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +199,9 @@ class Recognizer:
 
     @property
     def windows(self) -> WindowsConfig:
-        """How audio is cut: as the decoding config says, else no window is longer than what training saw in number."""
+        """How audio is cut: as the decoding config says, else no window is longer than what
+        training saw in number.
+        """
         asked, seen = self.settings.windows or WindowsConfig(), self.lengths
         if seen is None:
             return asked.within(None, self.config.data.max_seconds)
@@ -192,7 +213,10 @@ class Recognizer:
         if self.settings.windows is not None and self.settings.windows.max_seconds is not None:
             return "windows.max_seconds of the decoding config"
         if self.lengths is None:
-            return "data.max_seconds, for the lengths of the training set are not kept here; stage 3 again adds them"
+            return (
+                "data.max_seconds, for the lengths of the training set are not kept here; "
+                "stage 3 again adds them"
+            )
         return f"the longest of {LONG:.0%} of the {self.lengths.utterances} training utterances"
 
     def fingerprint(self) -> str:
@@ -205,10 +229,12 @@ class Recognizer:
     def recognize(
         self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
     ) -> Recognition | list[Recognition]:
-        """One audio or a list of them: paths, or samples (T,) or (T, C), floats in [-1, 1], uint8, int16 or int32.
+        """One audio or a list of them: paths, or samples (T,) or (T, C), floats in [-1, 1], uint8,
+        int16 or int32.
 
-        rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by default their mean.
-        What is longer than `windows.max_seconds` is cut into windows whose words are joined.
+        rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by
+        default their mean. What is longer than `windows.max_seconds` is cut into windows whose
+        words are joined.
         """
         if isinstance(sound, list | tuple):
             return self.transcribe([self.hear(one, rate, channel) for one in sound])
@@ -256,7 +282,9 @@ class Recognizer:
         lengths = [len(pieces[place][2]) * self.step for place in order]
         for first, last in fill(lengths, self.settings.batch_seconds):
             chosen = [pieces[place] for place in order[first:last]]
-            for (index, start, _), piece in zip(chosen, self._pieces([part for *_, part in chosen]), strict=True):
+            for (index, start, _), piece in zip(
+                chosen, self._pieces([part for *_, part in chosen]), strict=True
+            ):
                 found[index].append(replace(piece, start=start * self.step))
         return [
             put_together(
@@ -268,23 +296,33 @@ class Recognizer:
             for one, parts in zip(heard, found, strict=True)
         ]
 
-    def align(self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None) -> list[Word]:
-        """When each word of `text` was said. Raises `RecognitionError` where the text does not fit into the audio."""
+    def align(
+        self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
+    ) -> list[Word]:
+        """When each word of `text` was said. Raises `RecognitionError` where the text does not fit
+        into the audio.
+        """
         inputs = self.inputs(sound, rate, channel)
         found = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
         if found is None:
             seconds = len(inputs) * self.step
-            raise RecognitionError(f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'")
+            raise RecognitionError(
+                f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'"
+            )
         return words_of(found)
 
     @torch.inference_mode()
     def align_inputs(
         self, inputs: Padded, tokens: Sequence[Sequence[int]]
     ) -> list[list[Timed] | None]:
-        """inputs as for `search`, tokens of each utterance -> their times; None where they do not fit."""
+        """inputs as for `search`, tokens of each utterance -> their times; None where they do not
+        fit.
+        """
         if self.timed is None:
             has = ", ".join(sorted(self.model.streams)) or "none"
-            raise ExperimentError(f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})")
+            raise ExperimentError(
+                f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})"
+            )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
         return self._times(self.encode(inputs), tokens, seconds)
 
@@ -297,14 +335,18 @@ class Recognizer:
         if rate != self.rate:
             changes.append(f"{rate} Hz made {self.rate} Hz")
         if rate < self.rate:
-            changes.append(f"nothing is there above {rate // 2} Hz, which the model may have learnt to hear")
+            changes.append(
+                f"nothing is there above {rate // 2} Hz, which the model may have learnt to hear"
+            )
         if changes:
             logger.info("%s: %s", sound, ", ".join(changes))
 
     # -- inside ----------------------------------------------------------------
 
     def _speech(self, samples: np.ndarray) -> list[tuple[float, float]] | None:
-        """Seconds at which somebody speaks, by the network; None where the energy tells it, or nobody asks."""
+        """Seconds at which somebody speaks, by the network; None where the energy tells it, or
+        nobody asks.
+        """
         windows = self.windows
         if windows.detector == "energy" or len(samples) <= windows.max_seconds * self.rate:
             return None
@@ -318,7 +360,10 @@ class Recognizer:
         if self.timed is None:  # without times words cannot be joined: cut, but never overlap
             windows = replace(windows, overlap_seconds=0.0)
         size = round(step / self.step)
-        planned = [Window(w.start * size, w.end * size, w.speech) for w in plan(energy, step, windows, heard.speech)]
+        planned = [
+            Window(w.start * size, w.end * size, w.speech)
+            for w in plan(energy, step, windows, heard.speech)
+        ]
         planned[-1] = planned[-1]._replace(end=len(inputs))
         return planned
 
@@ -333,7 +378,13 @@ class Recognizer:
             times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
         share = (time.perf_counter() - began) / max(sum(seconds), 1e-9)
         return [
-            Piece(nbest=tuple(nbest), timed=timed, seconds=length, elapsed=share * length, classes=classes)
+            Piece(
+                nbest=tuple(nbest),
+                timed=timed,
+                seconds=length,
+                elapsed=share * length,
+                classes=classes,
+            )
             for nbest, timed, length, classes in zip(
                 nbests, times, seconds, classify(self.classifiers, encoded), strict=True
             )
@@ -351,5 +402,7 @@ class Recognizer:
                 continue
             pieces = [self.tokenizer.piece(token) for token in tokens[row]]
             shift = self.model.frame_shift
-            found.append(times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row]))
+            found.append(
+                times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
+            )
         return found

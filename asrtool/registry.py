@@ -30,7 +30,9 @@ class Registry(Generic[T]):
             if name in self._configs:
                 raise ValueError(f"{self.kind} '{name}' is already registered")
             if config in self._classes:
-                raise ValueError(f"{config.__name__} already builds {self.kind} '{self._classes[config][0]}'")
+                raise ValueError(
+                    f"{config.__name__} already builds {self.kind} '{self._classes[config][0]}'"
+                )
             self._configs[name] = config
             self._classes[config] = (name, cls)
             return cls

@@ -1,13 +1,16 @@
-"""Stages that are skipped by what they depend on: a folder's `.stage.json` says which inputs and options made it.
+"""Stages that are skipped by what they depend on: a folder's `.stage.json` says which inputs and
+options made it.
 
     with stamp.building(out, "features", inputs=[data], options={"fbank": ...}) as target:
         if target is None:            # same inputs, same options: said so, nothing to do
             return
-        ...write into target...       # a temporary sibling, renamed to `out` when the block ends without an error
+        ...write into target...       # a temporary sibling, renamed to `out` when the block ends
+                                      without an error
 
-An error and Ctrl-C leave nothing behind; what a killed stage leaves (`<out>.tmp`, `<out>.old`, `<out>.lock`) the next
-run removes. While a folder is made, `<out>.lock` keeps others away; the system lifts it when its owner dies, so no lock
-is ever stale. File times never matter: text files count by content, archives and audio by name and size.
+An error and Ctrl-C leave nothing behind; what a killed stage leaves (`<out>.tmp`, `<out>.old`,
+`<out>.lock`) the next run removes. While a folder is made, `<out>.lock` keeps others away; the
+system lifts it when its owner dies, so no lock is ever stale. File times never matter: text files
+count by content, archives and audio by name and size.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ class LockedError(StageError):
 
 
 def digest(path: Path) -> str:
-    """Of a file its content (audio and archives: its size), of a folder the digests of what lies in it."""
+    """Of a file its content (audio and archives: its size), of a folder the digests of what lies in
+    it.
+    """
     total = hashlib.sha256()
     if path.is_dir():
         for name, file, size in _walk(str(path), "", frozenset()):
@@ -56,7 +61,8 @@ def digest(path: Path) -> str:
 
 
 def _walk(folder: str, name: str, linked: frozenset[str]) -> Iterator[tuple[str, str, int]]:
-    """Name from the top, path and size of every file, in the order of the names; a corpus may have a million.
+    """Name from the top, path and size of every file, in the order of the names; a corpus may have
+    a million.
 
     Links to folders are followed, but none twice on one way down, so that circles end.
     """
@@ -65,8 +71,14 @@ def _walk(folder: str, name: str, linked: frozenset[str]) -> Iterator[tuple[str,
     for entry in ordered:
         if entry.is_file():
             yield name + entry.name, entry.path, entry.stat().st_size
-        elif entry.is_dir() and (not entry.is_symlink() or (real := os.path.realpath(entry.path)) not in linked):
-            yield from _walk(entry.path, f"{name}{entry.name}/", linked | {real} if entry.is_symlink() else linked)
+        elif entry.is_dir() and (
+            not entry.is_symlink() or (real := os.path.realpath(entry.path)) not in linked
+        ):
+            yield from _walk(
+                entry.path,
+                f"{name}{entry.name}/",
+                linked | {real} if entry.is_symlink() else linked,
+            )
 
 
 def _add(total: hashlib._Hash, path: str, size: int) -> None:
@@ -78,9 +90,14 @@ def _add(total: hashlib._Hash, path: str, size: int) -> None:
 
 
 def describe(
-    stage: str, inputs: Iterable[Path], options: Mapping[str, object], known: dict[Path, str] | None = None
+    stage: str,
+    inputs: Iterable[Path],
+    options: Mapping[str, object],
+    known: dict[Path, str] | None = None,
 ) -> dict:
-    """What a stamp holds: stage, version, options and the digest of each input; `known`: those taken before."""
+    """What a stamp holds: stage, version, options and the digest of each input; `known`: those
+    taken before.
+    """
     known = {} if known is None else known
     digests: dict[str, str] = {}
     for path in inputs:  # of several with one name all count
@@ -108,7 +125,8 @@ def building(
     force: bool = False,
     known: dict[Path, str] | None = None,
 ) -> Iterator[Path | None]:
-    """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it anyway.
+    """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it
+    anyway.
 
     Folders that are made from the same inputs share `known`, so that each input is read once.
     """
@@ -121,7 +139,8 @@ def building(
         yield None
         return
     with locked(out):
-        if old.exists() and not out.exists():  # a run was killed between the two renames of atomic.replace_folder
+        # a run was killed between the two renames of atomic.replace_folder
+        if old.exists() and not out.exists():
             os.rename(old, out)
         for leftover in (target, old):
             atomic.discard(leftover)
@@ -131,11 +150,15 @@ def building(
             yield None
             return
         if before is not None and before != now:
-            logger.info("%s: %s is made again, since %s changed", stage, out, difference(before, now))
+            logger.info(
+                "%s: %s is made again, since %s changed", stage, out, difference(before, now)
+            )
         target.mkdir()
         try:
             yield target
-            (target / NAME).write_text(json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (target / NAME).write_text(
+                json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             atomic.replace_folder(target, out)
         except BaseException:
             with suppress(OSError):
@@ -145,9 +168,11 @@ def building(
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Be the only process that writes `path`; where another one does, wait for its end or raise `LockedError`.
+    """Be the only process that writes `path`; where another one does, wait for its end or raise
+    `LockedError`.
 
-    Yields False where the file system keeps no locks. A disk that fills up meanwhile is a `StageError`.
+    Yields False where the file system keeps no locks. A disk that fills up meanwhile is a
+    `StageError`.
     """
     lock = _lock(path)
     try:
@@ -180,14 +205,20 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
             fcntl.lockf(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in TAKEN:  # some file systems of clusters have no locks
-                logger.warning("%s cannot be locked (%s); see that nothing else writes it", path, error.strerror)
+                logger.warning(
+                    "%s cannot be locked (%s); see that nothing else writes it",
+                    path,
+                    error.strerror,
+                )
                 return stream, False
             stream.close()
             owner = ""
             with suppress(FileNotFoundError):
                 owner = lock.read_text(encoding="utf-8").strip()
             owner = owner or "another process"
-            raise LockedError(f"{path} is being written by {owner}; wait until that ends, or end it") from None
+            raise LockedError(
+                f"{path} is being written by {owner}; wait until that ends, or end it"
+            ) from None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
                 return stream, True
@@ -195,8 +226,9 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what a killed process left beside `path`: its lock, and the file that it was writing. Nothing is touched
-    where a living process holds the lock, and no error is raised: what cannot be removed now stays for the next run."""
+    """Remove what a killed process left beside `path`: its lock, and the file that it was writing.
+    Nothing is touched where a living process holds the lock, and no error is raised: what cannot be
+    removed now stays for the next run."""
     if not (atomic.aside(path).exists() or _lock(path).exists()):
         return
     with suppress(StageError, OSError), locked(path) as held:

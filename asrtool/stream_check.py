@@ -1,4 +1,6 @@
-"""Streaming against the whole: the same utterances, the same chunk mask, piece by piece and at once."""
+"""Streaming against the whole: the same utterances, the same chunk mask, piece by piece and at
+once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session
 from asrtool.types import Hypothesis, Padded, Utterance
 
-TOLERANCE = 1e-5  # of a frame's largest number where that is above 1: what float32 rounds away grows with it
+# of a frame's largest number where that is above 1: what float32 rounds away grows with it
+TOLERANCE = 1e-5
 
 
 @dataclass
@@ -33,26 +36,42 @@ class Difference:
     labels: list[str] = field(default_factory=list)  # utterances with another accent
 
 
-def check(recognizer: Recognizer, data: Path, batch: int = 8, seed: int = 0, tolerance: float = TOLERANCE) -> bool:
+def check(
+    recognizer: Recognizer, data: Path, batch: int = 8, seed: int = 0, tolerance: float = TOLERANCE
+) -> bool:
     """Says what differs; whether it is nothing."""
     found, draw = Difference(), random.Random(seed)
     rows = datadir.read(data)
     for start in range(0, len(rows), batch):
         compare(recognizer, rows[start : start + batch], draw, found)
     logger.info(
-        "%s: %d utterances, %d frames, %d tokens in chunks of %d: the largest difference is %.1e in features, %.1e in "
+        "%s: %d utterances, %d frames, %d tokens in chunks of %d: the largest difference is %.1e "
+        "in features, %.1e in "
         "the encoder's frames; %d utterances have other tokens, %d another label%s",
-        *(data, found.utterances, found.frames, found.tokens, recognizer.settings.chunk, found.features, found.largest),
+        *(
+            data,
+            found.utterances,
+            found.frames,
+            found.tokens,
+            recognizer.settings.chunk,
+            found.features,
+            found.largest,
+        ),
         *(len(found.texts), len(found.labels)),
         "".join(f", {name}" for name in [*found.texts, *found.labels][:5]),
     )
     good = not found.texts and not found.labels and found.largest <= tolerance
-    logger.info("streaming %s", "changes nothing" if good else f"differs (more than {tolerance:g}, or other results)")
+    logger.info(
+        "streaming %s",
+        "changes nothing" if good else f"differs (more than {tolerance:g}, or other results)",
+    )
     return good
 
 
 @torch.inference_mode()
-def compare(recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, found: Difference) -> None:
+def compare(
+    recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, found: Difference
+) -> None:
     """One batch, each utterance fed in pieces of its own sizes, from no sample to three seconds."""
     sounds = [samples_of(recognizer, row) for row in rows]
     whole = Padded.stack([recognizer.inputs(sound) for sound in sounds])
@@ -62,7 +81,10 @@ def compare(recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Rand
     at, heard = [0] * len(rows), [[] for _ in rows]
     while True:
         sizes = [draw.choice((0, draw.randrange(3 * recognizer.rate))) for _ in rows]
-        pieces = [part(sound[a : a + size]) for part, sound, a, size in zip(parts, sounds, at, sizes, strict=True)]
+        pieces = [
+            part(sound[a : a + size])
+            for part, sound, a, size in zip(parts, sounds, at, sizes, strict=True)
+        ]
         at = [a + size for a, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([a >= len(sound) for a, sound in zip(at, sounds, strict=True)])
         session.accept(Padded.stack(pieces), ended)
@@ -80,7 +102,9 @@ def compare(recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Rand
             found.largest = max(found.largest, difference(part.unpad()[row], other.unpad()[row]))
         if tokens(nbests[row]) != tokens(expected[row]):
             found.texts.append(utterance.id)
-        if [max(x, key=x.get) for x in labels[row].values()] != [max(x, key=x.get) for x in classes[row].values()]:
+        if [max(x, key=x.get) for x in labels[row].values()] != [
+            max(x, key=x.get) for x in classes[row].values()
+        ]:
             found.labels.append(utterance.id)
         found.tokens += len(expected[row][0].tokens)
     found.utterances += len(rows)
@@ -92,7 +116,9 @@ def samples_of(recognizer: Recognizer, row: Utterance) -> np.ndarray:
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest in any frame (T, D), as a share of the frame's largest number where that is above 1."""
+    """The largest in any frame (T, D), as a share of the frame's largest number where that is above
+    1.
+    """
     if one.shape != other.shape:
         return float("inf")
     if not one.numel():

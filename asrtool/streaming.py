@@ -1,9 +1,12 @@
 """Recognition while the audio comes in, with an encoder that can stream.
 
-    samples -> FeatureStream -> features -> Session (encoder, first pass of the search) -> partial results
-            -> at a pause: the second pass, the labels -> a final result; the encoder goes on, the search begins anew
+    samples -> FeatureStream -> features -> Session (encoder, first pass of the search)
+        -> partial results
+        -> at a pause: the second pass, the labels -> a final result; the encoder goes on, the
+           search begins anew
 
-All state has a bound where the encoder's left context has one: a `Stream` of hours needs the memory of one of seconds.
+All state has a bound where the encoder's left context has one: a `Stream` of hours needs the memory
+of one of seconds.
 """
 
 from __future__ import annotations
@@ -31,30 +34,40 @@ class FeatureStream:
 
     def __init__(self, recognizer: Recognizer) -> None:
         if recognizer.config.data.input != "fbank":
-            raise ExperimentError("streaming needs data.input: fbank; this model reads waveforms as a whole")
+            raise ExperimentError(
+                "streaming needs data.input: fbank; this model reads waveforms as a whole"
+            )
         self._fbank = Fbank(recognizer.config.data.fbank)
         self._cmvn = recognizer.cmvn
         self._rest = np.zeros(0, np.float32)
 
     def __call__(self, samples: np.ndarray) -> Tensor:
-        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete; T' may be 0."""
+        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete; T' may be
+        0.
+        """
         config = self._fbank.config
         samples = np.concatenate([self._rest, samples])
         count = config.num_frames(len(samples))
         self._rest = samples[count * config.shift :]
         if not count:
             return torch.zeros(0, config.num_mel_bins)
-        features = self._fbank(torch.from_numpy(samples[: (count - 1) * config.shift + config.length]))
+        features = self._fbank(
+            torch.from_numpy(samples[: (count - 1) * config.shift + config.length])
+        )
         return features if self._cmvn is None else self._cmvn.apply(features)
 
 
 class Session:
-    """A batch of utterances that are heard piece by piece; what comes out is what `Recognizer.search` gives."""
+    """A batch of utterances that are heard piece by piece; what comes out is what
+    `Recognizer.search` gives.
+    """
 
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
         chunk, encoder = recognizer.settings.chunk, recognizer.model.encoder
         if chunk is None or not isinstance(encoder, StreamingEncoder):
-            raise ExperimentError("streaming needs an encoder that can stream, and the size of its chunks")
+            raise ExperimentError(
+                "streaming needs an encoder that can stream, and the size of its chunks"
+            )
         self.recognizer, self.batch = recognizer, batch
         self._first, self._second = passes(recognizer)
         self._cache = encoder.init_cache(batch, chunk)
@@ -69,10 +82,13 @@ class Session:
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
         """The next features (B, T, F) of each row, 0 included; final (B,): the row ends with them.
 
-        Gives the log-probabilities (B, S, V) of the frames that they complete, None where there are none.
+        Gives the log-probabilities (B, S, V) of the frames that they complete, None where there are
+        none.
         """
         model, device = self.recognizer.model, self.recognizer.device
-        output, self._cache = model.encoder.forward_chunk(inputs.to(device), self._cache, final.to(device))
+        output, self._cache = model.encoder.forward_chunk(
+            inputs.to(device), self._cache, final.to(device)
+        )
         if not output.frames.data.shape[1]:
             return None
         log_probs = model.log_probs(output, self._first.config.input)
@@ -86,14 +102,18 @@ class Session:
 
     @torch.inference_mode()
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
-        """N-best lists of what was heard since the (re)start, and labels; `restart` before more is accepted."""
+        """N-best lists of what was heard since the (re)start, and labels; `restart` before more is
+        accepted.
+        """
         nbests = self._first.finish(self._state)
         if not self._heard:
             return [[self._named(one) for one in nbest] for nbest in nbests], [{} for _ in nbests]
         encoded = self.encoded()
         if self._second is not None:
             nbests = self._second.rescore(encoded, nbests)
-        return [[self._named(one) for one in nbest] for nbest in nbests], classify(self.recognizer.classifiers, encoded)
+        return [[self._named(one) for one in nbest] for nbest in nbests], classify(
+            self.recognizer.classifiers, encoded
+        )
 
     def encoded(self) -> EncoderOutput:
         """What the encoder gave since the (re)start, in one piece."""
@@ -101,7 +121,10 @@ class Session:
 
         def joined(parts: list[Tensor]) -> Padded:
             pieces = list(zip(parts, lengths, strict=True))
-            rows = [torch.cat([part[row, : size[row]] for part, size in pieces]) for row in range(self.batch)]
+            rows = [
+                torch.cat([part[row, : size[row]] for part, size in pieces])
+                for row in range(self.batch)
+            ]
             return Padded.stack(rows)
 
         frames = joined([output.frames.data for output in self._heard])
@@ -123,7 +146,8 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
         return searcher, None
     name = SEARCHERS.name_of(recognizer.settings.searcher)
     raise ExperimentError(
-        f"{name} searches whole utterances; to stream take ctc_greedy, ctc_prefix_beam or attention_rescoring"
+        f"{name} searches whole utterances; to stream take ctc_greedy, ctc_prefix_beam or "
+        "attention_rescoring"
     )
 
 
@@ -135,16 +159,21 @@ class EndConfig:
     """When a text ends; the next one begins with the frame behind."""
 
     pause: float = 0.8  # seconds without a token behind the last one
-    longest: float = 20.0  # seconds after which any frame without a token will do; after twice as long, any frame
+    # seconds after which any frame without a token will do; after twice as long, any frame
+    longest: float = 20.0
 
     def __post_init__(self) -> None:
         if self.pause <= 0 or self.longest <= 0:
-            raise ValueError(f"pause ({self.pause:g}) and longest ({self.longest:g}) are seconds above 0")
+            raise ValueError(
+                f"pause ({self.pause:g}) and longest ({self.longest:g}) are seconds above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A partial result, or the final one of a text. start and end: seconds of the audio that it covers."""
+    """A partial result, or the final one of a text. start and end: seconds of the audio that it
+    covers.
+    """
 
     final: bool
     start: float
@@ -155,7 +184,9 @@ class Result:
 
 @dataclass
 class Latency:
-    """How long the pieces took. `lag`: seconds from a piece's last sample until its result, were the audio live."""
+    """How long the pieces took. `lag`: seconds from a piece's last sample until its result, were
+    the audio live.
+    """
 
     seconds: float = 0.0  # of audio
     work: array = field(default_factory=lambda: array("d"))
@@ -197,7 +228,9 @@ class Stream:
         self._spoke = 0  # the frame behind the last token, or the start
 
     def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
-        """samples (T,), floats in [-1, 1] or int16, at the model's rate; a result where they complete a chunk."""
+        """samples (T,), floats in [-1, 1] or int16, at the model's rate; a result where they
+        complete a chunk.
+        """
         began = time.perf_counter()
         if len(samples):
             samples = audio.one_channel(samples, start=self._samples / self.recognizer.rate)
@@ -239,4 +272,7 @@ class Stream:
 
     def _span(self) -> dict[str, float]:
         step = self.recognizer.model.encoder.seconds_per_frame
-        return {"start": self._start * step, "end": min(self._frames * step, self._samples / self.recognizer.rate)}
+        return {
+            "start": self._start * step,
+            "end": min(self._frames * step, self._samples / self.recognizer.rate),
+        }

@@ -1,14 +1,17 @@
-"""The one place that imports torchaudio; its Python part works here even where its compiled extension does not load.
+"""The one place that imports torchaudio; its Python part works here even where its compiled
+extension does not load.
 
-The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension raises while
-`import torchaudio` runs, and transformers and peft, which import torchaudio wherever it is installed, then fail with
-it. Nothing is imported before it is asked for, since most commands can do without:
+The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension
+raises while `import torchaudio` runs, and transformers and peft, which import torchaudio wherever
+it is installed, then fail with it. Nothing is imported before it is asked for, since most commands
+can do without:
 
     torchaudio_adapter.load()                    # transformers and peft can be imported now
-    audio = torchaudio_adapter.require()         # the module, or one sentence that says what to install
+    audio = torchaudio_adapter.require()         # the module, or one sentence that says what to
+        install
 
-Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in the extension
-(`forced_align`, `rnnt_loss`) raises when called, if `extension_available()` is False.
+Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in
+the extension (`forced_align`, `rnnt_loss`) raises when called, if `extension_available()` is False.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from asrtool import versions
 
 
 class Found(NamedTuple):
-    """What `load` found: the module, None where it is absent or broken; why it or its extension is missing, or
-    nothing."""
+    """What `load` found: the module, None where it is absent or broken; why it or its extension is
+    missing, or nothing."""
 
     module: types.ModuleType | None
     problem: str
@@ -41,10 +44,13 @@ def load() -> Found:
         return Found(None, "not installed")
     try:
         return Found(importlib.import_module("torchaudio"), "")
-    except (ImportError, OSError, RuntimeError) as error:  # a missing library, another ABI, another CUDA version
+    # a missing library, another ABI, another CUDA version
+    except (ImportError, OSError, RuntimeError) as error:
         why = str(error).strip().split("\n")[0]
     _forget()
-    sys.modules["torchaudio._extension"] = _without_extension(Path(spec.submodule_search_locations[0]))
+    sys.modules["torchaudio._extension"] = _without_extension(
+        Path(spec.submodule_search_locations[0])
+    )
     try:
         return Found(importlib.import_module("torchaudio"), why)
     except Exception as error:  # broken beyond its extension: the same as absent
@@ -58,8 +64,8 @@ def extension_available() -> bool:
 
 
 def unloadable() -> Path | None:
-    """The file of the extension where it does not load beside this torch. torchaudio and whatever imports it work
-    without that file, and fail with it where this module is not asked first."""
+    """The file of the extension where it does not load beside this torch. torchaudio and whatever
+    imports it work without that file, and fail with it where this module is not asked first."""
     module, problem = load()
     if module is None or not problem:
         return None
@@ -84,7 +90,8 @@ def _without_extension(folder: Path) -> types.ModuleType:
         @functools.wraps(function)
         def refuse(*args: object, **kwargs: object) -> NoReturn:
             raise RuntimeError(
-                f"torchaudio's {function.__name__} needs its extension, which does not load beside this torch"
+                f"torchaudio's {function.__name__} needs its extension, which does not load "
+                "beside this torch"
             )
 
         return refuse
@@ -101,4 +108,3 @@ def _forget() -> None:
     """Drop what a failed import left half loaded."""
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]
-

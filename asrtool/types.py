@@ -1,7 +1,8 @@
-"""The few data types that everything shares. Lengths never leave their tensor; masks are True where valid.
+"""The few data types that everything shares. Lengths never leave their tensor; masks are True where
+valid.
 
-Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target tokens, F mel bins,
-D width, V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
+Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target
+tokens, F mel bins, D width, V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ class Padded(NamedTuple):
 
     @classmethod
     def stack(cls, rows: Sequence[Tensor], padding: float = 0, size: int | None = None) -> Padded:
-        """Rows of shape (T_i, ...) to one padded tensor; `size`: its T, by default that of the longest row."""
-        lengths = torch.tensor([row.shape[0] for row in rows], dtype=torch.int64, device=rows[0].device)
+        """Rows of shape (T_i, ...) to one padded tensor; `size`: its T, by default that of the
+        longest row.
+        """
+        lengths = torch.tensor(
+            [row.shape[0] for row in rows], dtype=torch.int64, device=rows[0].device
+        )
         data = pad_sequence(list(rows), batch_first=True, padding_value=padding)
         if size is not None:
             data = pad(data, [*(0, 0) * (data.ndim - 2), 0, size - data.shape[1]], value=padding)
@@ -42,7 +47,8 @@ class Padded(NamedTuple):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Padded:
         return Padded(
-            self.data.to(device, non_blocking=non_blocking), self.lengths.to(device, non_blocking=non_blocking)
+            self.data.to(device, non_blocking=non_blocking),
+            self.lengths.to(device, non_blocking=non_blocking),
         )
 
 
@@ -55,15 +61,19 @@ class Utterance:
     duration: float  # seconds; NaN: up to the end of the audio, which nobody has measured
     text: str = ""
     speaker: str
-    recording: str | None = None  # id of the recording it is cut from (`segments`); None: audio is the utterance
+    # id of the recording it is cut from (`segments`); None: audio is the utterance
+    recording: str | None = None
     start: float = 0.0  # seconds into the recording
-    labels: Mapping[str, str] = field(default_factory=dict)  # what the utt2* files say: accent, style, environment ...
+    # what the utt2* files say: accent, style, environment ...
+    labels: Mapping[str, str] = field(default_factory=dict)
     features: str | None = None  # "file.ark:offset", written by stage 1
     num_frames: int | None = None  # feature frames, or samples where the input is a waveform
 
     @property
     def stretch(self) -> tuple[float, float | None]:
-        """What to read of `audio`: seconds to its start, and seconds of it, None for all up to the end."""
+        """What to read of `audio`: seconds to its start, and seconds of it, None for all up to the
+        end.
+        """
         whole = self.recording is None or math.isnan(self.duration)
         return self.start, None if whole else self.duration
 
@@ -75,7 +85,8 @@ class Batch:
     ids: tuple[str, ...]
     inputs: Padded  # (B, T, F) features or (B, T) samples
     targets: Padded  # (B, U) token ids without sos/eos; U = 0 is legal
-    labels: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,) class index, -1 where unknown
+    # name -> (B,) class index, -1 where unknown
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -86,7 +97,10 @@ class Batch:
             self,
             inputs=self.inputs.to(device, non_blocking),
             targets=self.targets.to(device, non_blocking),
-            labels={name: value.to(device, non_blocking=non_blocking) for name, value in self.labels.items()},
+            labels={
+                name: value.to(device, non_blocking=non_blocking)
+                for name, value in self.labels.items()
+            },
         )
 
     def pin_memory(self) -> Batch:
@@ -100,7 +114,9 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
-    """What an encoder gives: frames (B, S, D), positions (B, S) on the grid after the stem, named extra outputs."""
+    """What an encoder gives: frames (B, S, D), positions (B, S) on the grid after the stem, named
+    extra outputs.
+    """
 
     frames: Padded
     positions: Tensor
@@ -118,24 +134,32 @@ class DownsamplerOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """The encoder's output and every stream that a loss may read, e.g. `ctc` (B, S, V), `attention` (B, U + 1, V)."""
+    """The encoder's output and every stream that a loss may read, e.g. `ctc` (B, S, V), `attention`
+    (B, U + 1, V).
+    """
 
     encoder: EncoderOutput
     streams: Mapping[str, Padded]
 
     def stream(self, name: str) -> Padded:
         if name not in self.streams:
-            raise LookupError(f"the model has no stream '{name}' (it has: {', '.join(sorted(self.streams)) or 'none'})")
+            raise LookupError(
+                f"the model has no stream '{name}' (it has: "
+                f"{', '.join(sorted(self.streams)) or 'none'})"
+            )
         return self.streams[name]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossReport:
-    """total (): weighted sum over the batch's utterances; terms: name -> (B,) unweighted, 0 for skipped utterances."""
+    """total (): weighted sum over the batch's utterances; terms: name -> (B,) unweighted, 0 for
+    skipped utterances.
+    """
 
     total: Tensor
     terms: Mapping[str, Tensor]
-    skipped: tuple[str, ...] = ()  # ids that no finite loss exists for (CTC: fewer frames than tokens)
+    # ids that no finite loss exists for (CTC: fewer frames than tokens)
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +168,9 @@ class Hypothesis:
 
     tokens: tuple[int, ...]
     score: float  # sum of weight * part, plus what the searcher says it adds
-    parts: Mapping[str, float] = field(default_factory=dict)  # each scorer's unweighted log-probability
-    positions: tuple[int, ...] | None = None  # encoder position of each token; times frame_shift = seconds
+    # each scorer's unweighted log-probability
+    parts: Mapping[str, float] = field(default_factory=dict)
+    # encoder position of each token; times frame_shift = seconds
+    positions: tuple[int, ...] | None = None
     confidences: tuple[float, ...] | None = None  # each token's posterior, 0 to 1
     text: str = ""

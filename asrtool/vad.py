@@ -19,7 +19,8 @@ class VadError(RuntimeError):
 
 
 def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
-    """samples (T,) float32 at RATE -> start and end in seconds of what is said, with at least `pause` seconds between.
+    """samples (T,) float32 at RATE -> start and end in seconds of what is said, with at least
+    `pause` seconds between.
 
     Raises `VadError` where the package is missing.
     """
@@ -43,7 +44,8 @@ def _network() -> tuple:
         return load_silero_vad(sequence=True), get_speech_timestamps_sequence
     except ImportError as error:
         raise VadError(
-            f"windows.detector: silero needs silero-vad and onnxruntime ({error}): pip install -e '.[vad]', or take "
+            f"windows.detector: silero needs silero-vad and onnxruntime ({error}): pip install -e "
+            "'.[vad]', or take "
             "windows.detector: energy"
         ) from None
     finally:

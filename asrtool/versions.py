@@ -1,4 +1,6 @@
-"""Which torch asrtool works with. `setup.py`, `tools/setup.sh` and `asrtool doctor` read it here."""
+"""Which torch asrtool works with. `setup.py`, `tools/setup.sh` and `asrtool doctor` read it
+here.
+"""
 
 from __future__ import annotations
 

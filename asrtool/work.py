@@ -1,8 +1,10 @@
-"""Working through a data set: batch by batch, shared out over ranks, going on after a stop, naming what fails.
+"""Working through a data set: batch by batch, shared out over ranks, going on after a stop, naming
+what fails.
 
-A `Task` says what is done with a batch and how the results are written. What comes of an utterance is a line: a JSON
-object with its `id`, or with `id` and `error` where it cannot be read or worked on. Such utterances are listed in
-`failed.jsonl` of the output; the others go on. The same command tries the failed ones again.
+A `Task` says what is done with a batch and how the results are written. What comes of an utterance
+is a line: a JSON object with its `id`, or with `id` and `error` where it cannot be read or worked
+on. Such utterances are listed in `failed.jsonl` of the output; the others go on. The same command
+tries the failed ones again.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ from asrtool.log import logger
 from asrtool.processes import give_back_memory
 from asrtool.types import Batch, Padded, Utterance
 
-# A set has batches of many shapes. oneDNN keeps the kernels of 1,024, which on a long decoding grow to hundreds of
-# megabytes; a batch needs a few dozen at once. The variable is read when the first kernel is made.
+# A set has batches of many shapes. oneDNN keeps the kernels of 1,024, which on a long decoding grow
+# to hundreds of megabytes; a batch needs a few dozen at once. The variable is read when the first
+# kernel is made.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 WINDOW = 4000  # utterances that are read, sorted by length and worked on together
 FAILED = "failed.jsonl"
 HOPELESS = 20  # failures without one success end the command
-PROBLEMS = (RuntimeError, ValueError, MemoryError)  # of one utterance: out of memory, NaN, an audio without frames
+# of one utterance: out of memory, NaN, an audio without frames
+PROBLEMS = (RuntimeError, ValueError, MemoryError)
 
 
 class WorkError(RuntimeError):
@@ -52,17 +56,24 @@ class Task(Protocol):
         """How they are read."""
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
-        """A line for each utterance; `seconds`: their durations. Raises one of PROBLEMS where that is impossible."""
+        """A line for each utterance; `seconds`: their durations. Raises one of PROBLEMS where that
+        is impossible.
+        """
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """All lines without an error, sorted by id, into the folder `target`; and a message on how it went."""
+        """All lines without an error, sorted by id, into the folder `target`; and a message on how
+        it went.
+        """
 
 
-def through(task: Task, data: Path, out: Path, options: Mapping[str, object], force: bool = False) -> None:
-    """Work through the set `data` into `out`, unless `out` is what `data` and `options` give already; ranks take every
-    n-th batch, rank 0 joins what they wrote."""
+def through(
+    task: Task, data: Path, out: Path, options: Mapping[str, object], force: bool = False
+) -> None:
+    """Work through the set `data` into `out`, unless `out` is what `data` and `options` give
+    already; ranks take every n-th batch, rank 0 joins what they wrote."""
     _through(task, data, out, options, force)
-    if distributed.is_main():  # not before `out` is in its place: hours of work must not hang on its last files
+    # not before `out` is in its place: hours of work must not hang on its last files
+    if distributed.is_main():
         _clear(out)
 
 
@@ -72,7 +83,9 @@ def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], f
         if distributed.is_main():
             about = stamp.describe(task.name, [data], options)
             again = not force and stamp.read(out) == about and (out / FAILED).exists()
-            target = stack.enter_context(stamp.building(out, task.name, [data], options, force or again))
+            target = stack.enter_context(
+                stamp.building(out, task.name, [data], options, force or again)
+            )
             if target is not None:
                 started = (target, _begin(task, out, data, about, force, again))
         started = distributed.broadcast_object(started)
@@ -99,7 +112,9 @@ def _clear(out: Path) -> None:
 
 
 def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:
-    """The number of this run; `again`: what `out` holds is kept and only failures are tried once more."""
+    """The number of this run; `again`: what `out` holds is kept and only failures are tried once
+    more.
+    """
     if force or again:
         shutil.rmtree(_part(out), ignore_errors=True)
     number = Journal.begin(_part(out), about)
@@ -133,7 +148,9 @@ def _windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
 
 
 def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
-    """Window by window, so that memory does not grow with the set; gives the number of utterances."""
+    """Window by window, so that memory does not grow with the set; gives the number of
+    utterances.
+    """
     total = datadir.iterate(data)[0]
     world = distributed.world_size()
     tally = {"done": 0, "failed": 0}
@@ -151,7 +168,9 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
             if not window:
                 continue
             seconds = {utterance.id: utterance.duration for utterance in window}
-            for batch, unreadable in EvalLoader(task.dataset(window), task.batch_seconds, done=done).each():
+            for batch, unreadable in EvalLoader(
+                task.dataset(window), task.batch_seconds, done=done
+            ).each():
                 lines = [{"id": key, "error": why} for key, why in unreadable.items()]
                 lines += _attempt(task, batch, seconds) if batch is not None else []
                 journal.write(group, lines)
@@ -169,7 +188,12 @@ def _attempt(task: Task, batch: Batch, seconds: Mapping[str, float]) -> list[dic
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            return [{"id": batch.ids[0], "error": f"{batch.ids[0]}: {str(error).strip() or type(error).__name__}"}]
+            return [
+                {
+                    "id": batch.ids[0],
+                    "error": f"{batch.ids[0]}: {str(error).strip() or type(error).__name__}",
+                }
+            ]
     middle = len(batch) // 2
     halves = [_rows(batch, slice(0, middle)), _rows(batch, slice(middle, None))]
     return [line for half in halves for line in _attempt(task, half, seconds)]
@@ -182,7 +206,12 @@ def _rows(batch: Batch, chosen: slice) -> Batch:
     targets = Padded(batch.targets.data[chosen], batch.targets.lengths[chosen])
     labels = {name: values[chosen] for name, values in batch.labels.items()}
     return replace(
-        batch, ids=batch.ids[chosen], inputs=inputs, targets=targets, labels=labels, texts=batch.texts[chosen]
+        batch,
+        ids=batch.ids[chosen],
+        inputs=inputs,
+        targets=targets,
+        labels=labels,
+        texts=batch.texts[chosen],
     )
 
 
@@ -192,7 +221,10 @@ def _count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
     tally["done"] += len(lines) - len(failures)
     tally["failed"] += len(failures)
     if not tally["done"] and tally["failed"] >= HOPELESS:
-        raise WorkError(f"{tally['failed']} utterances and not one success; the last reason: {failures[-1]['error']}")
+        raise WorkError(
+            f"{tally['failed']} utterances and not one success; the last reason: "
+            f"{failures[-1]['error']}"
+        )
 
 
 def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> None:
@@ -212,14 +244,22 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
 
     first = next(lines := good(), None)
     if first is None:
-        raise WorkError(f"{out}: not one of {total} utterances succeeded; the last reason: {failed[-1]['error']}")
+        raise WorkError(
+            f"{out}: not one of {total} utterances succeeded; the last reason: "
+            f"{failed[-1]['error']}"
+        )
     task.write(target, itertools.chain([first], lines))
     if found != total:
-        what = f"{total - found} of {total} utterances left neither a result nor a reason in {journal.folder}"
+        what = (
+            f"{total - found} of {total} utterances left neither a result nor a reason in "
+            f"{journal.folder}"
+        )
         raise WorkError(f"{out}: {what}; the same command tries them again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in failed)
     ids = names([line["id"] for line in failed])
-    logger.error("%s: %d of %d utterances failed, %s says why: %s", out, len(failed), total, FAILED, ids)
+    logger.error(
+        "%s: %d of %d utterances failed, %s says why: %s", out, len(failed), total, FAILED, ids
+    )

@@ -1,4 +1,6 @@
-"""A headless Chromium that tests drive by its DevTools protocol over two pipes; no library, no port, no network."""
+"""A headless Chromium that tests drive by its DevTools protocol over two pipes; no library, no
+port, no network.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +30,35 @@ class Browser:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
         command = [
-            executable or find(), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--autoplay-policy=no-user-gesture-required", "--remote-debugging-pipe",
-            f"--user-data-dir={self._profile}", "about:blank",
+            executable or find(),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--autoplay-policy=no-user-gesture-required",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._profile}",
+            "about:blank",
         ]
-        shuffle = f"exec 3<&{to_browser} 4>&{from_browser}; exec \"$@\""
+        shuffle = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$@"'
         self._process = subprocess.Popen(
-            ["bash", "-c", shuffle, "chromium", *command], pass_fds=(to_browser, from_browser), start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            ["bash", "-c", shuffle, "chromium", *command],
+            pass_fds=(to_browser, from_browser),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(to_browser)
         os.close(from_browser)
         self._buffer, self._number, self._session = b"", 0, None
         self.events: list[dict] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             self.call(f"{domain}.enable")
 
@@ -85,11 +100,16 @@ class Browser:
 
     # -- what a person does ----------------------------------------------------
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> float:
+    def open(
+        self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light"
+    ) -> float:
         """Load a file; seconds until it is loaded and drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         self.events.clear()
         began = time.monotonic()
         self.call("Page.navigate", url=path.resolve().as_uri())
@@ -100,7 +120,9 @@ class Browser:
 
     def evaluate(self, script: str) -> object:
         """The value of an expression; promises are awaited; an exception is an error here."""
-        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:2000])
         return answer["result"].get("value")
@@ -124,20 +146,28 @@ class Browser:
     def complaints(self) -> list[str]:
         """Errors of scripts, of the content security policy, of loading."""
         return [
-            json.dumps(event["params"])[:500] for event in self.events
+            json.dumps(event["params"])[:500]
+            for event in self.events
             if event.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")
         ]
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for, without embedded data."""
-        asked = (event["params"]["request"]["url"] for event in self.events
-                 if event.get("method") == "Network.requestWillBeSent")
+        asked = (
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        )
         return [url for url in asked if not url.startswith("data:")]
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
-        image = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **(self._clip() if whole else {}))
+        image = self.call(
+            "Page.captureScreenshot", captureBeyondViewport=whole, **(self._clip() if whole else {})
+        )
         path.write_bytes(base64.b64decode(image["data"]))
 
     def _clip(self) -> dict:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+        return {
+            "clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        }

@@ -1,4 +1,6 @@
-"""The gradient of a Conformer with CTC and an attention decoder, of a step that is cut in several ways."""
+"""The gradient of a Conformer with CTC and an attention decoder, of a step that is cut in several
+ways.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +68,17 @@ def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
     objective = Objective(losses, {name: config.weight for name, config in configs.items()})
     config = OptimConfig(lr=1e-3, clip=float("inf"), betas=(0.5, 0.9))
     device = torch.device("cpu")
-    stepper = Stepper(config, model, objective, planned=1, precision="float32", device=device, seed=0)
+    stepper = Stepper(
+        config, model, objective, planned=1, precision="float32", device=device, seed=0
+    )
     count = sum(len(group) for share in shares for group in share)
     batches = [batch(group) for group in shares[rank]]
     stepper.update(ToyStep(count=count, batches=batches, epoch=0, index=0, last=False), 1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(parameter)]: 2 * state["exp_avg"] for parameter, state in stepper.optimizer.state.items()}
+    return {
+        names[id(parameter)]: 2 * state["exp_avg"]
+        for parameter, state in stepper.optimizer.state.items()
+    }
 
 
 def work(rank: int, world: int, port: int, folder: Path, shares: list[list[list[int]]]) -> None:

@@ -1,4 +1,6 @@
-"""A corpus whose features spell its text, as stage 1 leaves it, and a config of a few thousand parameters."""
+"""A corpus whose features spell its text, as stage 1 leaves it, and a config of a few thousand
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -70,4 +72,6 @@ def arguments(root: Path, exp: Path, *options: str, config: str = "config.yaml")
         "vocab": root / "vocab",
         "exp": exp,
     }
-    return [part for name, path in paths.items() for part in (f"--{name}", str(path))] + list(options)
+    return [part for name, path in paths.items() for part in (f"--{name}", str(path))] + list(
+        options
+    )

@@ -1,6 +1,8 @@
-"""A training that dies, or finds the disk full, at its n-th change of the file system: see unit/train/test_crashes.py.
+"""A training that dies, or finds the disk full, at its n-th change of the file system: see
+unit/train/test_crashes.py.
 
-Every run is a forked process, so that a death is one: nothing of it runs afterwards, no `finally` and no `except`.
+Every run is a forked process, so that a death is one: nothing of it runs afterwards, no `finally`
+and no `except`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Faults:
             self._fault(half)
 
     def _audit(self, event: str, args: tuple) -> None:
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if writes or event in CHANGES:
             self.happens()
 
@@ -81,7 +85,9 @@ def child(work: Callable[[], int]) -> int:
 
 
 def crashing(folder: Path, first: int, fault: Callable[[Path | None], None]) -> int:
-    """Train with a fault from change number `first` on; every checkpoint that was saved until then is noted."""
+    """Train with a fault from change number `first` on; every checkpoint that was saved until then
+    is noted.
+    """
     settle = checkpoint.prune
     done = folder.with_name("done")
 
@@ -109,9 +115,13 @@ def kept(folder: Path) -> str | None:
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    """What must be the same however often the training was stopped; anything left over is a difference too."""
+    """What must be the same however often the training was stopped; anything left over is a
+    difference too.
+    """
     last = checkpoint.latest(folder)
     files = [last / checkpoint.MODEL, last / checkpoint.OPTIMIZER]
     files += [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
     left = [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".old", ".lock"))]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files} | dict.fromkeys(map(str, left), b"")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files} | dict.fromkeys(
+        map(str, left), b""
+    )

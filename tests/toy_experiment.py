@@ -1,4 +1,6 @@
-"""A trained experiment in seconds: letters and spaces are tones, which a model of a few thousand parameters reads."""
+"""A trained experiment in seconds: letters and spaces are tones, which a model of a few thousand
+parameters reads.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ data:
   workers: 0
 model:
   type: hybrid
-  encoder: {type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7, dropout: 0.0,
+  encoder: {type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7,
+    dropout: 0.0,
             downsamplers: {0: {type: conv2d, factor: 4, channels: 8}}}
 losses:
   ctc: {type: ctc, weight: 1.0}
@@ -34,10 +37,15 @@ DECODE = "searcher: {type: ctc_greedy}\naverage: 1\nbatch_seconds: 20\n"
 
 
 def sound(
-    text: str, rng: np.random.Generator | None = None, rate: int = RATE, pause: float = 0.0, pitch: float = 1.0
+    text: str,
+    rng: np.random.Generator | None = None,
+    rate: int = RATE,
+    pause: float = 0.0,
+    pitch: float = 1.0,
 ) -> np.ndarray:
-    """(T,) float32: the tones of a text, with a little noise, between up to 0.2 s of silence; `pause`: at most so many
-    seconds of silence more there, and on both sides of a space; `pitch`: factor of the tones' frequencies."""
+    """(T,) float32: the tones of a text, with a little noise, between up to 0.2 s of silence;
+    `pause`: at most so many seconds of silence more there, and on both sides of a space; `pitch`:
+    factor of the tones' frequencies."""
     rng = rng or np.random.default_rng(0)
     times = np.arange(round(LETTER * rate)) / rate
 
@@ -56,7 +64,9 @@ def text(rng: np.random.Generator, words: int) -> str:
     return " ".join("".join(rng.choice(list("abcde"), rng.integers(1, 5))) for _ in range(words))
 
 
-def write_set(folder: Path, count: int, seed: int, accents: Mapping[str, float] = MappingProxyType({})) -> None:
+def write_set(
+    folder: Path, count: int, seed: int, accents: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """accents: name -> pitch; utterances take turns."""
     rng = np.random.default_rng(seed)
     (folder / "audio").mkdir(parents=True)
@@ -81,19 +91,34 @@ def write_set(folder: Path, count: int, seed: int, accents: Mapping[str, float] 
     datadir.write(folder, rows)
 
 
-def make(root: Path, config: str = CONFIG, accents: Mapping[str, float] = MappingProxyType({})) -> Path:
-    """Data, features, vocabulary and the experiment `root`/exp, made by the commands of the stages; gives `root`."""
+def make(
+    root: Path, config: str = CONFIG, accents: Mapping[str, float] = MappingProxyType({})
+) -> Path:
+    """Data, features, vocabulary and the experiment `root`/exp, made by the commands of the stages;
+    gives `root`.
+    """
     (root / "train.yaml").write_text(config)
     (root / "decode.yaml").write_text(DECODE)
     for name, count, seed in (("train", 80, 1), ("dev", 12, 2), ("test", 12, 3)):
         write_set(root / "data" / name, count, seed, accents)
         folders = ["--data", str(root / "data" / name), "--out", str(root / "dump" / name)]
         training = ["--training"] if name == "train" else []
-        extract_features.main(["--config", str(root / "train.yaml"), "--nj", "1", *folders, *training])
+        extract_features.main(
+            ["--config", str(root / "train.yaml"), "--nj", "1", *folders, *training]
+        )
     vocab = str(root / "vocab")
-    make_vocab.main(["--text", str(root / "data" / "train" / "text"), "--unit", "char", "--out", vocab])
+    make_vocab.main(
+        ["--text", str(root / "data" / "train" / "text"), "--unit", "char", "--out", vocab]
+    )
     train.main(
-        ["--config", str(root / "train.yaml"), "--train", str(root / "dump" / "train"), "--vocab", vocab]
+        [
+            "--config",
+            str(root / "train.yaml"),
+            "--train",
+            str(root / "dump" / "train"),
+            "--vocab",
+            vocab,
+        ]
         + ["--valid", str(root / "dump" / "dev"), "--exp", str(root / "exp")]
     )
     return root

@@ -1,4 +1,6 @@
-"""A training that is interrupted at a chosen moment: what tests/unit/train/test_interruptions.py starts."""
+"""A training that is interrupted at a chosen moment: what tests/unit/train/test_interruptions.py
+starts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from tests.toy_corpus import arguments
 from tests.toy_ranks import join
 
 CHANGES = (
-    "trainer.epochs=6 trainer.validate_every=3 trainer.average=3 trainer.save_every_seconds=0 data.batch.seconds=1"
+    "trainer.epochs=6 trainer.validate_every=3 trainer.average=3 "
+    "trainer.save_every_seconds=0 data.batch.seconds=1"
 )
 # name -> what is called at that moment of training
 MOMENTS = {
@@ -43,7 +46,13 @@ class Interruption(NamedTuple):
 
 
 def run(
-    rank: int, world: int, port: int, data: Path, exp: Path, interruption: Interruption | None = None, changes: str = ""
+    rank: int,
+    world: int,
+    port: int,
+    data: Path,
+    exp: Path,
+    interruption: Interruption | None = None,
+    changes: str = "",
 ) -> None:
     if world > 1:
         join(rank, world, port)
@@ -64,7 +73,11 @@ def prepare(interruption: Interruption) -> None:
         nonlocal times
         times += 1
         if times == interruption.time:
-            print(f"interrupted {interruption.moment} by {interruption.number.name}", file=sys.stderr, flush=True)
+            print(
+                f"interrupted {interruption.moment} by {interruption.number.name}",
+                file=sys.stderr,
+                flush=True,
+            )
             if name == "save_file":  # half a file is there
                 Path(given[1]).write_bytes(b"half a file")
             os.kill(os.getpid(), interruption.number)

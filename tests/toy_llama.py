@@ -1,4 +1,6 @@
-"""A model with the parts of a Llama and adapters, of a few hundred parameters, and what a rank does with its shard."""
+"""A model with the parts of a Llama and adapters, of a few hundred parameters, and what a rank does
+with its shard.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from asrtool.train import checkpoint, parallel
 from asrtool.train.optim import GroupConfig
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 from tests.toy_ranks import join, one_step
-from tests.toy_training import CLASSES, FEATURES, ToyStep, ToySteps, toy_batch, toy_stepper, toy_trainer
+from tests.toy_training import (
+    CLASSES,
+    FEATURES,
+    ToyStep,
+    ToySteps,
+    toy_batch,
+    toy_stepper,
+    toy_trainer,
+)
 
 WIDTH, HEADS, LAYERS = 8, 2, 3
 # the base is frozen for ever, but for its norms; the adapters are trained from step 3 on
@@ -29,7 +39,9 @@ LOPSIDED = [[[0, 1], [2, 3], [4, 5, 6, 7]], []]
 
 
 class Layer(nn.Module):
-    """RMS norm, causal attention with low-rank adapters on query and value, RMS norm, gated feed-forward."""
+    """RMS norm, causal attention with low-rank adapters on query and value, RMS norm, gated
+    feed-forward.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,21 +50,30 @@ class Layer(nn.Module):
             setattr(self, name, nn.Linear(WIDTH, WIDTH, bias=False))
         self.q_lora_a, self.v_lora_a = (nn.Linear(WIDTH, 2, bias=False) for _ in range(2))
         self.q_lora_b, self.v_lora_b = (nn.Linear(2, WIDTH, bias=False) for _ in range(2))
-        self.base = nn.ModuleDict({name: nn.Linear(WIDTH, 12, bias=False) for name in ("gate", "up")})
+        self.base = nn.ModuleDict(
+            {name: nn.Linear(WIDTH, 12, bias=False) for name in ("gate", "up")}
+        )
         self.base["down"] = nn.Linear(12, WIDTH, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norms[0](x)
         query = self.q_proj(y) + self.q_lora_b(self.q_lora_a(y))
         value = self.v_proj(y) + self.v_lora_b(self.v_lora_a(y))
-        heads = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (query, self.k_proj(y), value))
-        x = x + self.o_proj(F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2))
+        heads = (
+            part.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for part in (query, self.k_proj(y), value)
+        )
+        x = x + self.o_proj(
+            F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2)
+        )
         y = self.norms[1](x)
         return x + self.base["down"](F.silu(self.base["gate"](y)) * self.base["up"](y))
 
 
 class ToyLlama(nn.Module):
-    """Frames -> layers -> stream `classes`, through a table that is tied to the head, as Llamas' are."""
+    """Frames -> layers -> stream `classes`, through a table that is tied to the head, as Llamas'
+    are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +125,9 @@ def work(rank: int, world: int, port: int, folder: Path) -> None:
             found[name] = parallel.gather(stepper.model.state_dict(), keep=True)
             found[f"{name} norms"] = [result.norm for result in results]
         found["local"] = sum(value.to_local().numel() for value in stepper.model.parameters())
-        bad = toy_batch([rank], lambda number, inputs: inputs * float("nan") if number == 1 else inputs)
+        bad = toy_batch(
+            [rank], lambda number, inputs: inputs * float("nan") if number == 1 else inputs
+        )
         step = ToyStep(count=2, batches=[bad] * (rank + 1), epoch=0, index=0, last=False)
         found["bad"] = stepper.update(step, 5).bad
         found["after"] = parallel.gather(stepper.model.state_dict(), keep=True)

@@ -1,5 +1,5 @@
-"""Tiny pre-trained parts for a speech LLM, saved as `transformers` folders: a Llama with a tokenizer of characters, and
-an encoder; all random."""
+"""Tiny pre-trained parts for a speech LLM, saved as `transformers` folders: a Llama with a
+tokenizer of characters, and an encoder; all random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ data:
   workers: 0
 model:
   type: speech_llm
-  encoder: {{type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7, dropout: 0.0,
+  encoder: {{type: conformer, num_layers: 1, dim: 32, num_heads: 2, ffn_dim: 64, kernel: 7,
+    dropout: 0.0,
             downsamplers: {{0: {{type: conv2d, factor: 4, channels: 8}}}}}}
   encoder_tuning: {{mode: full}}
   adapter: {{type: conv1d_mlp, rate: 2, hidden_dim: 32}}
@@ -53,11 +54,15 @@ def tokenizer(bos: bool = True, pad: bool = False) -> object:
     from transformers import PreTrainedTokenizerFast
 
     names = ["<unk>", "<s>", "</s>", *LETTERS, *(["<pad>"] if pad else [])]
-    inner = Tokenizer(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
+    inner = Tokenizer(
+        models.WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>")
+    )
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     inner.decoder = decoders.Fuse()
     if bos:
-        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        inner.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     special = {"pad_token": "<pad>"} if pad else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", **special
@@ -69,11 +74,24 @@ def save_llm(folder: Path, seed: int = 0, context: int = 256, **settings) -> Pat
     found = tokenizer(**{key: settings.pop(key) for key in ("bos", "pad") if key in settings})
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(seed)
     config = LlamaConfig(
-        **{**shape, "num_key_value_heads": 1, "vocab_size": len(found), "max_position_embeddings": context, **settings},
-        initializer_range=0.5, bos_token_id=1, eos_token_id=2,
+        **{
+            **shape,
+            "num_key_value_heads": 1,
+            "vocab_size": len(found),
+            "max_position_embeddings": context,
+            **settings,
+        },
+        initializer_range=0.5,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(str(folder))
     found.save_pretrained(str(folder))
@@ -84,7 +102,10 @@ def save_hubert(folder: Path, seed: int = 0) -> Path:
     """A random HuBERT of the size `tiny`."""
     torch.manual_seed(seed)
     ENCODERS.build(
-        ENCODERS.config_type("hubert")(size="tiny"), input_dim=1, vocab_size=5, frame_shift=1 / 16000
+        ENCODERS.config_type("hubert")(size="tiny"),
+        input_dim=1,
+        vocab_size=5,
+        frame_shift=1 / 16000,
     ).model.save_pretrained(str(folder))
     return folder
 
@@ -94,7 +115,14 @@ def config(llm: Path, hubert: Path | None = None, **settings) -> SpeechLlmConfig
     if hubert is not None:
         encoder = ENCODERS.config_type("hubert")(weights=str(hubert))
     else:
-        shape = {"num_layers": 2, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3, "dropout": 0.0}
+        shape = {
+            "num_layers": 2,
+            "dim": 16,
+            "num_heads": 2,
+            "ffn_dim": 32,
+            "kernel": 3,
+            "dropout": 0.0,
+        }
         encoder = ENCODERS.config_type("conformer")(**shape)
     parts = {
         "encoder": encoder,
@@ -148,7 +176,9 @@ def prepare(root: Path) -> Path:
         toy_experiment.write_set(root / "data" / name, 24 if name == "train" else 6, number)
         training = ["--training"] if name == "train" else []
         places = ["--data", str(root / "data" / name), "--out", str(root / "dump" / name)]
-        extract_features.main(["--config", str(root / "train.yaml"), "--nj", "1", *places, *training])
+        extract_features.main(
+            ["--config", str(root / "train.yaml"), "--nj", "1", *places, *training]
+        )
     text = ["--text", str(root / "data/train/text")]
     make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(llm), "--out", str(root / "vocab")])
     return root
@@ -156,5 +186,12 @@ def prepare(root: Path) -> Path:
 
 def arguments(root: Path) -> list[str]:
     """For `asrtool train`; the last two say where."""
-    folders = ["--train", str(root / "dump/train"), "--valid", str(root / "dump/dev"), "--vocab", str(root / "vocab")]
+    folders = [
+        "--train",
+        str(root / "dump/train"),
+        "--valid",
+        str(root / "dump/dev"),
+        "--vocab",
+        str(root / "vocab"),
+    ]
     return ["--config", str(root / "train.yaml"), *folders, "--exp", str(root / "exp")]

@@ -1,4 +1,6 @@
-"""What a rank does with its share of a speech LLM; a module of its own, so that it can be spawned."""
+"""What a rank does with its share of a speech LLM; a module of its own, so that it can be
+spawned.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ from tests.toy_ranks import join
 from tests.toy_training import ToyStep
 
 
-def steps(llm: Path, precision: str, shared: str, shares: list[list[int]]) -> tuple[Stepper, list[float]]:
-    """Two updates on the utterances of each micro-batch in `shares`; the stepper and the norms of the gradients."""
+def steps(
+    llm: Path, precision: str, shared: str, shares: list[list[int]]
+) -> tuple[Stepper, list[float]]:
+    """Two updates on the utterances of each micro-batch in `shares`; the stepper and the norms of
+    the gradients.
+    """
     parts = toy_llm.config(llm)
     parts = dataclasses.replace(parts, llm=dataclasses.replace(parts.llm, precision=precision))
     model = toy_llm.build(parts, ("llm", "speech")).train()
@@ -29,8 +35,14 @@ def steps(llm: Path, precision: str, shared: str, shares: list[list[int]]) -> tu
     }
     terms = {name: LOSSES.build(loss, eos=model.eos) for name, loss in losses.items()}
     stepper = Stepper(
-        OptimConfig(lr=0.01, clip=1.0), model, Objective(terms, {"lm": 1.0, "matching": 0.1}),
-        planned=2, precision="float32", device=torch.device("cpu"), seed=0, shared=shared,
+        OptimConfig(lr=0.01, clip=1.0),
+        model,
+        Objective(terms, {"lm": 1.0, "matching": 0.1}),
+        planned=2,
+        precision="float32",
+        device=torch.device("cpu"),
+        seed=0,
+        shared=shared,
     )
     batches = [toy_llm.batch(False, rows=rows) for rows in shares]
     step = ToyStep(count=4, batches=batches, epoch=0, index=0, last=False)

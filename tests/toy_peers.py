@@ -1,4 +1,6 @@
-"""What a rank does in tests/unit/test_peers.py:  python tests/toy_peers.py <rank> <world> <folder> <how rank 1 ends>"""
+"""What a rank does in tests/unit/test_peers.py:  python tests/toy_peers.py <rank> <world> <folder>
+<how rank 1 ends>
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def main(rank: int, world: int, folder: Path, how: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
     with peers.watched(rank, world, lambda port: share(folder, rank, port)):
         # a loader process, which must not keep up the connection of its dead parent
-        multiprocessing.get_context("fork").Process(target=time.sleep, args=(15,), daemon=True).start()
+        multiprocessing.get_context("fork").Process(
+            target=time.sleep, args=(15,), daemon=True
+        ).start()
         if rank == 1 and how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if rank == 1 and how == "error":

@@ -1,4 +1,6 @@
-"""What one of several processes does in tests of ranks; a module of its own, so that it can be spawned."""
+"""What one of several processes does in tests of ranks; a module of its own, so that it can be
+spawned.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import torch
 
 from asrtool import distributed
 from asrtool.train.optim import GroupConfig
-from tests.toy_training import ToyModel, ToyStep, ToySteps, gradients, toy_batch, toy_stepper, toy_trainer
+from tests.toy_training import (
+    ToyModel,
+    ToyStep,
+    ToySteps,
+    gradients,
+    toy_batch,
+    toy_stepper,
+    toy_trainer,
+)
 
 WORLD = 2
 
@@ -25,11 +35,15 @@ def free_port() -> int:
 
 
 def start(work: Callable, world: int, *arguments: object) -> list[BaseProcess]:
-    """Processes that run `work(rank, world, port, *arguments)`, forked from one that has imported torch already."""
+    """Processes that run `work(rank, world, port, *arguments)`, forked from one that has imported
+    torch already.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.toy_llama", "tests.toy_interruptions"])
     port = free_port()
-    ranks = [context.Process(target=work, args=(rank, world, port, *arguments)) for rank in range(world)]
+    ranks = [
+        context.Process(target=work, args=(rank, world, port, *arguments)) for rank in range(world)
+    ]
     for process in ranks:
         process.start()
     return ranks
@@ -51,7 +65,9 @@ def join(rank: int, world: int, port: int) -> None:
 
 def one_step(shares: list[list[list[int]]], rank: int) -> ToyStep:
     count = sum(len(group) for share in shares for group in share)
-    return ToyStep(count=count, batches=[toy_batch(g) for g in shares[rank]], epoch=0, index=0, last=False)
+    return ToyStep(
+        count=count, batches=[toy_batch(g) for g in shares[rank]], epoch=0, index=0, last=False
+    )
 
 
 def work(rank: int, world: int, port: int, folder: Path) -> None:
@@ -88,10 +104,15 @@ def work(rank: int, world: int, port: int, folder: Path) -> None:
         )
         trainer = toy_trainer(folder / "run", ToySteps(rank=rank, world=WORLD, size=25, micro=2))
         ended = trainer.run()
-    torch.save({**found, "bad": bad, "ended": ended, "weights": trainer.model.state_dict()}, folder / f"{rank}.pt")
+    torch.save(
+        {**found, "bad": bad, "ended": ended, "weights": trainer.model.state_dict()},
+        folder / f"{rank}.pt",
+    )
 
 
-def one_gradient(rank: int, world: int, port: int, folder: Path, shares: list[list[list[int]]]) -> None:
+def one_gradient(
+    rank: int, world: int, port: int, folder: Path, shares: list[list[list[int]]]
+) -> None:
     join(rank, world, port)
     with distributed.process_group():
         stepper = toy_stepper()

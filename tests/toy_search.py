@@ -1,4 +1,6 @@
-"""Search spaces small enough to enumerate: a model made of tables, and what a search over it must find."""
+"""Search spaces small enough to enumerate: a model made of tables, and what a search over it must
+find.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ class MemoryState:
 
 
 class MemoryScorer:
-    """A tiny recurrent network: m = tanh(0.7 m + row of the newest token), probabilities softmax(W m + bias).
+    """A tiny recurrent network: m = tanh(0.7 m + row of the newest token), probabilities softmax(W
+    m + bias).
 
-    It depends on the whole prefix and on the utterance, so a search that mixes up rows gets other scores.
+    It depends on the whole prefix and on the utterance, so a search that mixes up rows gets other
+    scores.
     """
 
     partial = False
@@ -32,7 +36,10 @@ class MemoryScorer:
     def __init__(self, vocabulary: int, seed: int, sharpness: float = 1.5) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.rows = torch.randn(vocabulary, vocabulary, generator=generator, dtype=torch.float64)
-        self.mix = torch.randn(vocabulary, vocabulary, generator=generator, dtype=torch.float64) * sharpness
+        self.mix = (
+            torch.randn(vocabulary, vocabulary, generator=generator, dtype=torch.float64)
+            * sharpness
+        )
         self.from_frames = torch.randn(WIDTH, vocabulary, generator=generator, dtype=torch.float64)
 
     def bias(self, frames: Padded) -> Tensor:
@@ -43,17 +50,25 @@ class MemoryScorer:
         bias = self.bias(encoded.frames).repeat_interleave(beam, 0)
         return MemoryState(bias, torch.zeros_like(bias))
 
-    def score(self, prefixes: Tensor, state: MemoryState, candidates: Tensor | None) -> tuple[Tensor, MemoryState]:
+    def score(
+        self, prefixes: Tensor, state: MemoryState, candidates: Tensor | None
+    ) -> tuple[Tensor, MemoryState]:
         memory = torch.tanh(0.7 * state.memory + self.rows[prefixes[:, -1]])
         log_probs = (memory @ self.mix + state.bias).log_softmax(-1)
-        return log_probs if candidates is None else log_probs.gather(1, candidates), MemoryState(state.bias, memory)
+        return log_probs if candidates is None else log_probs.gather(1, candidates), MemoryState(
+            state.bias, memory
+        )
 
     def select(self, state: MemoryState, rows: Tensor) -> MemoryState:
         return MemoryState(state.bias[rows], state.memory[rows])
 
     def sequence(self, frames: Padded, tokens: tuple[int, ...], eos: int) -> float:
         """Log-probability of one whole sequence for one utterance, computed without a search."""
-        bias, memory, total = self.bias(frames)[0], torch.zeros(len(self.rows), dtype=torch.float64), 0.0
+        bias, memory, total = (
+            self.bias(frames)[0],
+            torch.zeros(len(self.rows), dtype=torch.float64),
+            0.0,
+        )
         for previous, token in itertools.pairwise((eos, *tokens, eos)):
             memory = torch.tanh(0.7 * memory + self.rows[previous])
             total += (memory @ self.mix + bias).log_softmax(-1)[token].item()
@@ -61,7 +76,9 @@ class MemoryScorer:
 
 
 class ToyModel:
-    """A `SearchModel` of frames (B, S, 5): a CTC head and a label-synchronous scorer, both random."""
+    """A `SearchModel` of frames (B, S, 5): a CTC head and a label-synchronous scorer, both
+    random.
+    """
 
     blank = 0
     frame_shift = 0.04
@@ -70,14 +87,22 @@ class ToyModel:
         generator = torch.Generator().manual_seed(seed + 1000)
         self.eos = vocabulary - 1
         self.streams = frozenset({"ctc", "attention"})
-        self.head = torch.randn(WIDTH, vocabulary, generator=generator, dtype=torch.float64) * sharpness
+        self.head = (
+            torch.randn(WIDTH, vocabulary, generator=generator, dtype=torch.float64) * sharpness
+        )
         self.attention = MemoryScorer(vocabulary, seed, sharpness)
 
     def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
-        return Padded((encoded.frames.data.double() @ self.head).log_softmax(-1), encoded.frames.lengths)
+        return Padded(
+            (encoded.frames.data.double() @ self.head).log_softmax(-1), encoded.frames.lengths
+        )
 
     def scorers(self) -> dict[str, MemoryScorer]:
-        return {"attention": self.attention, "llm": self.attention} if "attention" in self.streams else {}
+        return (
+            {"attention": self.attention, "llm": self.attention}
+            if "attention" in self.streams
+            else {}
+        )
 
     def tokens(self) -> range:
         """Ids that a hypothesis may hold."""
@@ -85,25 +110,37 @@ class ToyModel:
 
     def sequences(self, longest: int) -> list[tuple[int, ...]]:
         """All hypotheses of up to `longest` tokens."""
-        return [s for length in range(longest + 1) for s in itertools.product(self.tokens(), repeat=length)]
+        return [
+            s
+            for length in range(longest + 1)
+            for s in itertools.product(self.tokens(), repeat=length)
+        ]
 
 
 def utterances(lengths: tuple[int, ...], seed: int = 0, padding: int = 0) -> EncoderOutput:
-    """Random frames with garbage behind their ends; positions two apart, as if every other frame had been dropped."""
+    """Random frames with garbage behind their ends; positions two apart, as if every other frame
+    had been dropped.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randn(length, WIDTH, generator=generator) for length in lengths]
     data, lengths = Padded.stack(rows)
     data = torch.nn.functional.pad(data, (0, 0, 0, padding))
     frames = Padded(torch.where(Padded(data, lengths).mask[..., None], data, 99.0), lengths)
-    return EncoderOutput(frames=frames, positions=2 * torch.arange(data.shape[1]).expand(len(lengths), -1))
+    return EncoderOutput(
+        frames=frames, positions=2 * torch.arange(data.shape[1]).expand(len(lengths), -1)
+    )
 
 
 def choose(encoded: EncoderOutput, rows: list[int], padding: int = 0) -> EncoderOutput:
     """Some utterances of a batch as a batch of their own, cut to the longest and padded again."""
     lengths = encoded.frames.lengths[rows]
     longest = int(lengths.max())
-    data = torch.nn.functional.pad(encoded.frames.data[rows, :longest], (0, 0, 0, padding), value=-77.0)
-    positions = torch.nn.functional.pad(encoded.positions[rows, :longest], (0, padding), value=12345)
+    data = torch.nn.functional.pad(
+        encoded.frames.data[rows, :longest], (0, 0, 0, padding), value=-77.0
+    )
+    positions = torch.nn.functional.pad(
+        encoded.positions[rows, :longest], (0, padding), value=12345
+    )
     return EncoderOutput(frames=Padded(data, lengths), positions=positions)
 
 
@@ -130,5 +167,3 @@ def prefix_log_probability(labels: dict[tuple[int, ...], float], prefix: tuple[i
 
 def safe_log(value: float) -> float:
     return log(value) if value > 0 else -inf
-
-

@@ -15,7 +15,9 @@ import pytest
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; answers Range requests if `ranges`; closes the connection after `cuts.pop(0)` bytes."""
+    """Serves `files`; answers Range requests if `ranges`; closes the connection after `cuts.pop(0)`
+    bytes.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -8,22 +8,41 @@ import torch
 
 from asrtool import torchaudio_adapter
 
-FAMILIES = {"data2vec": "Data2VecAudio", "wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
-SHAPE = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
-         "conv_dim": [16] * 7, "num_conv_pos_embedding_groups": 4}
+FAMILIES = {
+    "data2vec": "Data2VecAudio",
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "wavlm": "WavLM",
+}
+SHAPE = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embedding_groups": 4,
+}
 
 
 def make(name: str, layer_norm: bool = False, **settings):
-    """A model in evaluation mode; `layer_norm`: convolutions and layers normalised as in the published large models."""
+    """A model in evaluation mode; `layer_norm`: convolutions and layers normalised as in the
+    published large models.
+    """
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     import transformers
 
     kind = getattr(transformers, FAMILIES[name] + "Model")
     if layer_norm:
-        settings = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True, **settings}
+        settings = {
+            "feat_extract_norm": "layer",
+            "do_stable_layer_norm": True,
+            "conv_bias": True,
+            **settings,
+        }
     torch.manual_seed(0)
     model = kind(kind.config_class(**{**SHAPE, **settings})).eval()
-    with torch.no_grad():                   # biases and gains that are not 0 and 1, or what leaves them out would pass
+    # biases and gains that are not 0 and 1, or what leaves them out would pass
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model

@@ -1,4 +1,6 @@
-"""A model, data and an objective so small that training takes milliseconds, in the shapes that the trainer expects."""
+"""A model, data and an objective so small that training takes milliseconds, in the shapes that the
+trainer expects.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class ToyModel(nn.Module):
         super().__init__()
         generator_state = torch.random.get_rng_state()
         torch.manual_seed(7)
-        self.encoder = nn.Sequential(nn.Linear(FEATURES, 8), nn.LayerNorm(8), nn.Tanh(), nn.Dropout(dropout))
+        self.encoder = nn.Sequential(
+            nn.Linear(FEATURES, 8), nn.LayerNorm(8), nn.Tanh(), nn.Dropout(dropout)
+        )
         self.head = nn.Linear(8, CLASSES)
         torch.random.set_rng_state(generator_state)
 
@@ -35,11 +39,15 @@ class ToyModel(nn.Module):
         frames = Padded(self.encoder(batch.inputs.data), batch.inputs.lengths)
         positions = torch.arange(frames.data.shape[1]).expand(len(batch), -1)
         encoded = EncoderOutput(frames=frames, positions=positions)
-        return ModelOutput(encoder=encoded, streams={"classes": Padded(self.head(frames.data), frames.lengths)})
+        return ModelOutput(
+            encoder=encoded, streams={"classes": Padded(self.head(frames.data), frames.lengths)}
+        )
 
 
 class ToyLoss:
-    """Cross entropy of the first token, summed over the frames; an utterance of one frame cannot be rated."""
+    """Cross entropy of the first token, summed over the frames; an utterance of one frame cannot be
+    rated.
+    """
 
     stream = "classes"
 
@@ -71,18 +79,24 @@ def utterance(number: int) -> tuple[Tensor, Tensor]:
     return torch.randn(length, FEATURES, generator=generator) + token, torch.tensor([token])
 
 
-def toy_batch(numbers: list[int], change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs) -> Batch:
+def toy_batch(
+    numbers: list[int], change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs
+) -> Batch:
     pairs = [utterance(number) for number in numbers]
     return Batch(
         ids=tuple(f"utt{number}" for number in numbers),
-        inputs=Padded.stack([change(number, inputs) for number, (inputs, _) in zip(numbers, pairs, strict=True)]),
+        inputs=Padded.stack(
+            [change(number, inputs) for number, (inputs, _) in zip(numbers, pairs, strict=True)]
+        ),
         targets=Padded.stack([targets for _, targets in pairs]),
     )
 
 
 @dataclass(kw_only=True)
 class ToySteps:
-    """`size` utterances in another order each epoch, `per_step` a step, dealt to the ranks, cut into micro-batches."""
+    """`size` utterances in another order each epoch, `per_step` a step, dealt to the ranks, cut
+    into micro-batches.
+    """
 
     size: int = 24
     per_step: int = 8
@@ -90,11 +104,14 @@ class ToySteps:
     rank: int = 0
     world: int = 1
     change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs
-    before: Callable[[int, int], None] = lambda epoch, index: None  # called when a step is asked for
+    # called when a step is asked for
+    before: Callable[[int, int], None] = lambda epoch, index: None
 
     def plan(self, epoch: int) -> list[list[int]]:
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(epoch)).tolist()
-        return [order[start : start + self.per_step] for start in range(0, self.size, self.per_step)]
+        return [
+            order[start : start + self.per_step] for start in range(0, self.size, self.per_step)
+        ]
 
     def num_steps(self, epoch: int) -> int:
         return len(self.plan(epoch))
@@ -110,7 +127,11 @@ class ToySteps:
                     for start in range(0, len(mine), self.micro)
                 ]
                 yield ToyStep(
-                    count=len(plan[number]), batches=batches, epoch=epoch, index=number, last=number + 1 == len(plan)
+                    count=len(plan[number]),
+                    batches=batches,
+                    epoch=epoch,
+                    index=number,
+                    last=number + 1 == len(plan),
                 )
             epoch, index = epoch + 1, 0
 
@@ -126,7 +147,9 @@ class ToyRates:
 
     names = ("wer",)
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> Mapping[str, tuple[int, int]]:
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> Mapping[str, tuple[int, int]]:
         guesses = outputs.stream("classes").data.mean(1).argmax(-1)
         return {"wer": (int((guesses != batch.targets.data[:, 0]).sum()), len(batch))}
 
@@ -154,7 +177,9 @@ def toy_trainer(
         model or ToyModel(),
         objective or toy_objective(),
         data,
-        [toy_batch([100, 101, 102]), toy_batch([103, 104]), toy_batch([105])][data.rank :: data.world],
+        [toy_batch([100, 101, 102]), toy_batch([103, 104]), toy_batch([105])][
+            data.rank :: data.world
+        ],
         folder,
         rates=ToyRates(),
         device=device or torch.device("cpu"),
@@ -197,4 +222,7 @@ def gradients(stepper: Stepper) -> dict[str, torch.Tensor]:
 
 def difference(first: dict, second: dict) -> float:
     """Largest difference, relative to the largest gradient of each parameter."""
-    return max(float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-12)) for n in first)
+    return max(
+        float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-12))
+        for n in first
+    )

@@ -3,10 +3,11 @@
 
     python tools/make_mini_corpus.py --layout librispeech --out downloads
 
-speaks sentences of a small grammar with espeak-ng (pip install espeakng-loader) in many voices and accents, records
-them in synthetic rooms, and writes downloads/LibriSpeech as the official archives would unpack. The same settings give
-the same files, whatever --nj; a corpus that is there already is left alone. The head of mini_corpus/<layout>.py has the
-tree that a layout writes. kespeech is the one with accents:
+speaks sentences of a small grammar with espeak-ng (pip install espeakng-loader) in many voices and
+accents, records them in synthetic rooms, and writes downloads/LibriSpeech as the official archives
+would unpack. The same settings give the same files, whatever --nj; a corpus that is there already
+is left alone. The head of mini_corpus/<layout>.py has the tree that a layout writes. kespeech is
+the one with accents:
 
     python tools/make_mini_corpus.py --layout kespeech --accents 20 --skew 1 --out downloads
 """
@@ -52,8 +53,10 @@ This is not {folder}. It is a miniature in its layout, synthesised with espeak-n
 
     python tools/make_mini_corpus.py {command}
 
-to try a recipe without the real corpus. Voices, rooms, noises and sentences are artificial; error rates on it say
-nothing about speech recognition. The sentences come with the tool that made them and are free to use.
+to try a recipe without the real corpus. Voices, rooms, noises and sentences are artificial; error\
+ rates on it say
+nothing about speech recognition. The sentences come with the tool that made them and are\
+ free to use.
 """
 
 
@@ -70,7 +73,10 @@ def main() -> int:
         print("make_mini_corpus.py: interrupted; nothing was left behind.", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"make_mini_corpus.py: cannot write the corpus below {options.out}: {error}", file=sys.stderr)
+        print(
+            f"make_mini_corpus.py: cannot write the corpus below {options.out}: {error}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -96,7 +102,10 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
 
     began = time.monotonic()
     units = layout.plan(plan.parse_size(size, layout.language, layout.sizes), seed)
-    print(f"Synthesising {sum(len(u.sentences) for u in units):,} utterances with {nj} processes to {folders[0]}")
+    print(
+        f"Synthesising {sum(len(u.sentences) for u in units):,} utterances with {nj} processes to "
+        f"{folders[0]}"
+    )
     for leftover in out.glob(f"{folders[0].name}.partial-*"):
         if not _is_running(int(leftover.name.rpartition("-")[2])):
             shutil.rmtree(leftover)
@@ -106,11 +115,14 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
         layout.write_tables(units, times, partial)
         chosen = {"layout": name, **dataclasses.asdict(layout), "size": size, "seed": seed}
         command = " ".join(f"--{option} {value}" for option, value in chosen.items())
-        for folder in folders[::-1]:  # the first is the last to appear: with it the corpus is complete
+        # the first is the last to appear: with it the corpus is complete
+        for folder in folders[::-1]:
             written = partial / folder.name
             readme = _README.format(folder=folder.name, command=command)
             (written / "README.TXT").write_text(readme, encoding="utf-8")
-            (written / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            (written / _SETTINGS).write_text(
+                json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+            )
             if folder.exists() and not _is_made(folder, settings):
                 shutil.rmtree(folder)
             if not folder.exists():  # else another run was faster
@@ -126,7 +138,8 @@ def _is_made(folder: Path, settings: dict[str, object]) -> bool:
         existing = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CorpusError(
-            f"{folder} exists and was not made by this tool (it has no {_SETTINGS}); choose another --out."
+            f"{folder} exists and was not made by this tool (it has no {_SETTINGS}); choose "
+            "another --out."
         ) from None
     if existing == settings:
         return True
@@ -147,27 +160,43 @@ def _is_running(process: int) -> bool:
 
 def _generator_hash(layout: Layout) -> str:
     """A fingerprint of the code that decides about the corpus's content."""
-    other_layouts = {Path(inspect.getfile(other)) for other in LAYOUTS.values() if not isinstance(layout, other)}
+    other_layouts = {
+        Path(inspect.getfile(other)) for other in LAYOUTS.values() if not isinstance(layout, other)
+    }
     sources = sorted(set(Path(plan.__file__).parent.glob("*.py")) - other_layouts)
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
 def _show_progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r{done} of {total} sessions", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(
+            f"\r{done} of {total} sessions",
+            end="\n" if done == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _show_summary(units: Sequence[Any], times: Sequence[render.Times], took: float) -> None:
     width = max(17, *(len(unit.split) + 2 for unit in units))
-    print(f"{'set':<{width}}{'utterances':>10}{'speakers':>10}{'minutes':>9}{'words':>8}{'vocabulary':>12}")
+    print(
+        f"{'set':<{width}}{'utterances':>10}{'speakers':>10}{'minutes':>9}{'words':>8}{'vocabulary':>12}"
+    )
     for split in dict.fromkeys(unit.split for unit in units):
         own = [unit for unit in units if unit.split == split]
-        spoken = (pair for unit, pairs in zip(units, times, strict=True) if unit.split == split for pair in pairs)
+        spoken = (
+            pair
+            for unit, pairs in zip(units, times, strict=True)
+            if unit.split == split
+            for pair in pairs
+        )
         minutes = sum(end - start for start, end in spoken) / 60
         utterances = [sentence for unit in own for sentence in unit.sentences]
         words = " ".join(utterances).split()
         speakers = len({speaker.number for unit in own for speaker in unit.speakers})
-        print(f"{split:<{width}}{len(utterances):>10}{speakers:>10}{minutes:>9.1f}{len(words):>8}{len(set(words)):>12}")
+        print(
+            f"{split:<{width}}{len(utterances):>10}{speakers:>10}{minutes:>9.1f}{len(words):>8}{len(set(words)):>12}"
+        )
     print(f"Took {took:.0f} s.")
 
 
@@ -175,25 +204,49 @@ def _layout(options: argparse.Namespace) -> Layout:
     """The layout with the options that it has; another one's are refused."""
     layout = LAYOUTS[options.layout]
     known = {field.name for field in dataclasses.fields(layout)}
-    given = {name: getattr(options, name) for name in ("accents", "skew") if getattr(options, name) is not None}
+    given = {
+        name: getattr(options, name)
+        for name in ("accents", "skew")
+        if getattr(options, name) is not None
+    }
     for name in given.keys() - known:
-        raise CorpusError(f"--{name} is an option of --layout kespeech, not of --layout {options.layout}.")
+        raise CorpusError(
+            f"--{name} is an option of --layout kespeech, not of --layout {options.layout}."
+        )
     return layout(**given)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), required=True, help="the corpus whose layout to write")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write the corpus's folder into")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--layout", choices=sorted(LAYOUTS), required=True, help="the corpus whose layout to write"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the folder to write the corpus's folder into"
+    )
     parser.add_argument(
         "--size",
         default="default",
-        help="tiny, small, default (3 to 4 hours), study (the same, larger test sets), or hours of training speech",
+        help="tiny, small, default (3 to 4 hours), study (the same, larger test sets), or hours "
+        "of training speech",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other sentences, speakers and noises")
-    parser.add_argument("--accents", type=int, help="kespeech: how many accents, 1 to 20 (default 9, its own)")
-    parser.add_argument("--skew", type=float, help="kespeech: the n-th accent has a share like n^-SKEW (default 0)")
-    parser.add_argument("--nj", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="another seed gives other sentences, speakers and noises",
+    )
+    parser.add_argument(
+        "--accents", type=int, help="kespeech: how many accents, 1 to 20 (default 9, its own)"
+    )
+    parser.add_argument(
+        "--skew", type=float, help="kespeech: the n-th accent has a share like n^-SKEW (default 0)"
+    )
+    parser.add_argument(
+        "--nj", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)"
+    )
     return parser
 
 

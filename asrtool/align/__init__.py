@@ -1,4 +1,6 @@
-"""When each token and word of a known text was spoken: CTC forced alignment, and the files it is written to."""
+"""When each token and word of a known text was spoken: CTC forced alignment, and the files it is
+written to.
+"""
 
 from __future__ import annotations
 

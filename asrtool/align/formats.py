@@ -13,24 +13,47 @@ PAUSE = 0.8  # seconds without a word that end a subtitle
 
 
 def ctm(recording: str, parts: Iterable[Timed | Word], start: float = 0.0) -> str:
-    """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in its recording.
+    """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in
+    its recording.
 
-    White space in the name of the recording, as in that of a file, becomes `_`: a line has six fields.
+    White space in the name of the recording, as in that of a file, becomes `_`: a line has six
+    fields.
     """
     recording = re.sub(r"\s+", "_", recording, flags=re.ASCII)
-    rows = [(start + part.start, part.end - part.start, part.text.strip(), part.confidence) for part in parts]
-    lines = [f"{recording} 1 {at:.3f} {length:.3f} {text} {sure:.4f}\n" for at, length, text, sure in rows if text]
+    rows = [
+        (start + part.start, part.end - part.start, part.text.strip(), part.confidence)
+        for part in parts
+    ]
+    lines = [
+        f"{recording} 1 {at:.3f} {length:.3f} {text} {sure:.4f}\n"
+        for at, length, text, sure in rows
+        if text
+    ]
     return "".join(lines)
 
 
 def textgrid(tiers: Mapping[str, Sequence[Timed | Word]], duration: float) -> str:
     """Praat's long text format; each tier is filled with empty intervals from 0 to the end."""
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {duration:.3f}"]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {duration:.3f}",
+    ]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, parts) in enumerate(tiers.items(), 1):
         intervals = list(_filled(parts, duration))
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {duration:.3f}", f"        intervals: size = {len(intervals)}"]
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+        ]
+        lines += [
+            "        xmin = 0",
+            f"        xmax = {duration:.3f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
         for place, (start, end, text) in enumerate(intervals, 1):
             quoted = text.replace('"', '""')
             lines += [f"        intervals [{place}]:", f"            xmin = {start:.3f}"]

@@ -1,13 +1,15 @@
-"""CTC forced alignment: the most probable path among those that read a given text (Graves et al., ICML 2006, eq. 5).
+"""CTC forced alignment: the most probable path among those that read a given text (Graves et al.,
+ICML 2006, eq. 5).
 
-A path runs through the states of  blank y_1 blank y_2 ... y_U blank,  numbered j = 0 ... 2 U; p_t(j) is the posterior
-of state j's label in frame t:
+A path runs through the states of  blank y_1 blank y_2 ... y_U blank,  numbered j = 0 ... 2 U;
+p_t(j) is the posterior of state j's label in frame t:
 
-    v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) where y differs from the token before )     (1)
+    v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) where y differs from the token
+        before )     (1)
 
-It begins in state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the earlier one of (1) is taken, and
-of the ends state 2 U - 1. NumPy works through the frames, in each through all states of all utterances at once, in
-float64: nothing has to be compiled before the first utterance.
+It begins in state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the earlier one
+of (1) is taken, and of the ends state 2 U - 1. NumPy works through the frames, in each through all
+states of all utterances at once, in float64: nothing has to be compiled before the first utterance.
 """
 
 from __future__ import annotations
@@ -34,20 +36,27 @@ class Alignment:
     score: float  # log-probability of the whole path, blanks included
 
 
-def align(log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0) -> list[Alignment | None]:
-    """log_probs (B, S, V), tokens of each utterance -> alignments; None where no path can read the tokens.
+def align(
+    log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0
+) -> list[Alignment | None]:
+    """log_probs (B, S, V), tokens of each utterance -> alignments; None where no path can read the
+    tokens.
 
-    That is so where an utterance has fewer frames than tokens and blanks between repeated ones, or where every path has
-    probability 0.
+    That is so where an utterance has fewer frames than tokens and blanks between repeated ones, or
+    where every path has probability 0.
     """
     rows = [row.detach() for row in log_probs.unpad()]
     wanted = [list(map(int, row)) for row in tokens]
     for row in wanted:
         if blank in row:
-            raise ValueError(f"align: the text holds the blank (token {blank}), which no frame can read")
+            raise ValueError(
+                f"align: the text holds the blank (token {blank}), which no frame can read"
+            )
     possible = [frames_needed(row) <= len(frames) for row, frames in zip(wanted, rows, strict=True)]
     chosen = [index for index, yes in enumerate(possible) if yes]
-    paths = _best_paths([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
+    paths = (
+        _best_paths([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
+    )
     found: list[Alignment | None] = [None] * len(rows)
     for index, path in zip(chosen, paths, strict=True):
         found[index] = _describe(rows[index], path, blank)
@@ -93,9 +102,12 @@ def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list
     return paths
 
 
-def _states(rows: list[Tensor], tokens: list[list[int]], blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The label of each state (B, 2 U + 1), blank behind a row's end; the log-probabilities of the labels that occur,
-    of all utterances side by side (S, B * K) float64; in which column of these each state's is (B, 2 U + 1)."""
+def _states(
+    rows: list[Tensor], tokens: list[list[int]], blank: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The label of each state (B, 2 U + 1), blank behind a row's end; the log-probabilities of the
+    labels that occur, of all utterances side by side (S, B * K) float64; in which column of these
+    each state's is (B, 2 U + 1)."""
     labels = np.full((len(rows), 2 * max(map(len, tokens)) + 1), blank, dtype=np.int64)
     for row, wanted in zip(labels, tokens, strict=True):
         row[1 : 2 * len(wanted) : 2] = wanted
@@ -110,7 +122,9 @@ def _states(rows: list[Tensor], tokens: list[list[int]], blank: int) -> tuple[np
 
 
 def _advance(values: np.ndarray, barrier: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """The maximum of (1) for all states (B, 2 U + 1), and in `moves` how many states back it comes from."""
+    """The maximum of (1) for all states (B, 2 U + 1), and in `moves` how many states back it comes
+    from.
+    """
     stay, step, skip = values[:, 2:], values[:, 1:-1], values[:, :-2] + barrier
     np.greater(step, stay, out=moves, casting="unsafe")
     best = np.maximum(stay, step)

@@ -1,8 +1,8 @@
 """From aligned tokens to times in seconds, and from tokens to words.
 
-A word is what spaces separate; Han characters, which are written without spaces, are words of their own. CTC marks a
-token by one or a few frames around its peak, so a word's end is early rather than late: it is the end of the last frame
-in which the best path reads its last token.
+A word is what spaces separate; Han characters, which are written without spaces, are words of their
+own. CTC marks a token by one or a few frames around its peak, so a word's end is early rather than
+late: it is the end of the last frame in which the best path reads its last token.
 """
 
 from __future__ import annotations
@@ -13,12 +13,21 @@ from dataclasses import dataclass, replace
 
 from asrtool.align.viterbi import Alignment
 
-HAN = ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+HAN = (
+    (0x2E80, 0x2FDF),
+    (0x3005, 0x3007),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A token in time: its id and text, start and end in seconds of the audio, confidence from 0 to 1."""
+    """A token in time: its id and text, start and end in seconds of the audio, confidence from 0 to
+    1.
+    """
 
     token: int
     text: str
@@ -55,8 +64,8 @@ def times_of(
     frame_shift: float,
     duration: float,
 ) -> list[Timed]:
-    """tokens (U,), pieces (U,): their texts; frame s begins at positions[s] * frame_shift, nothing ends after
-    `duration`."""
+    """tokens (U,), pieces (U,): their texts; frame s begins at positions[s] * frame_shift, nothing
+    ends after `duration`."""
 
     def at(position: float) -> float:
         return round(min(position * frame_shift, duration), 3)
@@ -65,15 +74,18 @@ def times_of(
     spans = [(at(positions[start]), at(positions[end - 1] + 1)) for start, end in bounds]
     return [
         Timed(token=token, text=text, start=start, end=end, confidence=math.exp(log_prob))
-        for token, text, (start, end), log_prob in zip(tokens, pieces, spans, alignment.log_probs, strict=True)
+        for token, text, (start, end), log_prob in zip(
+            tokens, pieces, spans, alignment.log_probs, strict=True
+        )
     ]
 
 
 def words_of(timed: Sequence[Timed]) -> list[Word]:
     """The words of a sequence of tokens.
 
-    The text of a token tells whether it begins a word: by a space in front, or as (or after) a Han character. A token
-    that is nothing but space belongs to the word behind it and counts for neither time nor confidence.
+    The text of a token tells whether it begins a word: by a space in front, or as (or after) a Han
+    character. A token that is nothing but space belongs to the word behind it and counts for
+    neither time nor confidence.
     """
     groups: list[tuple[list[Timed], bool]] = []  # a word's tokens, whether it is glued
     spaces: list[Timed] = []  # tokens of nothing but space, since the last visible character
@@ -106,7 +118,9 @@ def _word(parts: Sequence[Timed], glued: bool) -> Word:
 
 def text_of(words: Sequence[Word]) -> str:
     """What the words read."""
-    return "".join(("" if word.glued or place == 0 else " ") + word.text for place, word in enumerate(words))
+    return "".join(
+        ("" if word.glued or place == 0 else " ") + word.text for place, word in enumerate(words)
+    )
 
 
 def is_han(character: str) -> bool:

@@ -1,9 +1,11 @@
-"""The commands: one module each, with `main(argv)`. Run as `python -m asrtool.bin.<name>` or `asrtool <name>`.
+"""The commands: one module each, with `main(argv)`. Run as `python -m asrtool.bin.<name>` or
+`asrtool <name>`.
 
-How every command ends is decided here, since this file is read before any of them: an error that asrtool raises on
-purpose, or that the system does (a missing file, a full disk), is one sentence; Ctrl-C and a closed pipe are silent;
-anything else is a bug and shows its traceback. ASRTOOL_TRACEBACK=1 shows it for all. Of several ranks with the same
-error only the first one speaks.
+How every command ends is decided here, since this file is read before any of them: an error that
+asrtool raises on purpose, or that the system does (a missing file, a full disk), is one sentence;
+Ctrl-C and a closed pipe are silent; anything else is a bug and shows its traceback.
+ASRTOOL_TRACEBACK=1 shows it for all. Of several ranks with the same error only the first one
+speaks.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return ""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
+        return (
+            f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
+        )
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
         return LOST
     frames = traceback.extract_tb(error.__traceback__)
@@ -39,16 +43,23 @@ def explain(error: BaseException) -> str | None:
 
 
 def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """`sys.excepthook` of the commands; the exit status stays Python's own (1; 130 after Ctrl-C)."""
+    """`sys.excepthook` of the commands; the exit status stays Python's own (1; 130 after
+    Ctrl-C).
+    """
     sentence = explain(error)
     rank = os.environ.get("RANK", "0")
-    if sentence != "":  # torchrun ends all ranks when one failed: who waits lets the one that knows more speak alone
+    # torchrun ends all ranks when one failed: who waits lets the one that knows more speak alone
+    if sentence != "":
         time.sleep(20 if sentence == LOST else 0 if rank == "0" else 10)
     if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
     elif sentence:
-        print(f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}: {sentence}", file=sys.stderr)
-    if isinstance(error, BrokenPipeError):  # the interpreter's last flush must not complain about the same pipe
+        print(
+            f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}: {sentence}",
+            file=sys.stderr,
+        )
+    # the interpreter's last flush must not complain about the same pipe
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

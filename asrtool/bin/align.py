@@ -1,11 +1,12 @@
-"""When each token and word of known texts was spoken: ctm, TextGrid and JSON; of a set, or of one audio file.
+"""When each token and word of known texts was spoken: ctm, TextGrid and JSON; of a set, or of one
+audio file.
 
     asrtool align exp/train_conformer --data data/test --out exp/train_conformer/align/test
     asrtool align exp/train_conformer --audio a.wav --text "GOOD MORNING"
 
-Writes words.ctm and tokens.ctm (seconds of the recording), alignments.jsonl and textgrid/<utterance>.TextGrid (seconds
-of the utterance; a / of its id is written %2F), and failed.jsonl: utterances that are too short for their text, or
-cannot be read.
+Writes words.ctm and tokens.ctm (seconds of the recording), alignments.jsonl and
+textgrid/<utterance>.TextGrid (seconds of the utterance; a / of its id is written %2F), and
+failed.jsonl: utterances that are too short for their text, or cannot be read.
 """
 
 from __future__ import annotations
@@ -42,20 +43,32 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.process_group(), torch.inference_mode():
         recognizer = load(args.exp)
         if args.audio is not None:
-            sys.stdout.write(ctm(args.audio.stem, recognizer.align(args.audio, args.text, channel=args.channel)))
+            sys.stdout.write(
+                ctm(args.audio.stem, recognizer.align(args.audio, args.text, channel=args.channel))
+            )
             return
         options = {"weights": recognizer.fingerprint()}
-        work.through(Aligning(recognizer, args.data, args.out), args.data, args.out, options, args.force)
+        work.through(
+            Aligning(recognizer, args.data, args.out), args.data, args.out, options, args.force
+        )
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     options = argparse.ArgumentParser(
-        prog="asrtool align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool align",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("exp", type=Path, help="experiment that stage 3 wrote, or a packed model; with a CTC head")
-    options.add_argument("--data", type=Path, help="set to align: stage 1's, or any data directory with text")
+    options.add_argument(
+        "exp", type=Path, help="experiment that stage 3 wrote, or a packed model; with a CTC head"
+    )
+    options.add_argument(
+        "--data", type=Path, help="set to align: stage 1's, or any data directory with text"
+    )
     options.add_argument("--out", type=Path, help="folder to write")
-    options.add_argument("--audio", type=Path, help="one file; the ctm lines of its words are printed")
+    options.add_argument(
+        "--audio", type=Path, help="one file; the ctm lines of its words are printed"
+    )
     options.add_argument("--text", help="what is said in --audio")
     options.add_argument("--channel", type=int, help="of --audio, from 0; default: the mean of all")
     options.add_argument("--force", action="store_true", help="align again even if nothing changed")
@@ -93,12 +106,25 @@ class Aligning:
     def _line(self, key: str, text: str, timed: list[Timed] | None, seconds: float) -> dict:
         if timed is None:
             length = f"{len(self.recognizer.tokenizer.encode(text))} tokens"
-            return {"id": key, "error": f"{key}: {seconds:.2f} seconds have too few frames for its {length}: {text}"}
-        words = [{"text": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in words_of(timed)]
+            return {
+                "id": key,
+                "error": f"{key}: {seconds:.2f} seconds have too few frames for its {length}: "
+                f"{text}",
+            }
+        words = [
+            {"text": w.text, "start": w.start, "end": w.end, "confidence": w.confidence}
+            for w in words_of(timed)
+        ]
         for part in words:
             part["confidence"] = round(part["confidence"], 4)
         tokens = [{**asdict(part), "confidence": round(part.confidence, 4)} for part in timed]
-        return {"id": key, "text": text, "seconds": round(seconds, 4), "words": words, "tokens": tokens}
+        return {
+            "id": key,
+            "text": text,
+            "seconds": round(seconds, 4),
+            "words": words,
+            "tokens": tokens,
+        }
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
         """Lines come sorted by id, as `datadir.iterate` gives the utterances."""

@@ -1,4 +1,6 @@
-"""Read configs as the stages will, so that a mistake shows before any work; prints the name of the features."""
+"""Read configs as the stages will, so that a mistake shows before any work; prints the name of the
+features.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--train-config", type=Path, required=True, help="train_*.yaml")
     options.add_argument("--decode-config", type=Path, help="decode_*.yaml")
     for name in ("train", "decode"):
-        options.add_argument(f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides")
+        options.add_argument(
+            f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides"
+        )
     return options.parse_args(argv)
 
 

@@ -1,4 +1,6 @@
-"""Check data directories: every problem at once, with file and line, and the command that mends it."""
+"""Check data directories: every problem at once, with file and line, and the command that mends
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool check_data", description=__doc__)
-    options.add_argument("folders", type=Path, nargs="+", metavar="data/set", help="data directories")
-    options.add_argument("--fix", action="store_true", help="sort, drop what has no counterpart, back up to .backup/")
-    options.add_argument("--audio", action="store_true", help="also read all audio: truncated, empty, stereo, NaN ...")
-    options.add_argument("--base", type=Path, help="where relative audio paths start (default: the current folder)")
-    options.add_argument("--rate", type=int, default=16000, help="with --audio: sampling rate expected, in Hz")
+    options.add_argument(
+        "folders", type=Path, nargs="+", metavar="data/set", help="data directories"
+    )
+    options.add_argument(
+        "--fix", action="store_true", help="sort, drop what has no counterpart, back up to .backup/"
+    )
+    options.add_argument(
+        "--audio",
+        action="store_true",
+        help="also read all audio: truncated, empty, stereo, NaN ...",
+    )
+    options.add_argument(
+        "--base", type=Path, help="where relative audio paths start (default: the current folder)"
+    )
+    options.add_argument(
+        "--rate", type=int, default=16000, help="with --audio: sampling rate expected, in Hz"
+    )
     return options.parse_args(argv)
 
 

@@ -1,4 +1,6 @@
-"""Compare two experiments: paired bootstrap, matched-pairs test, utterances, words and groups that changed."""
+"""Compare two experiments: paired bootstrap, matched-pairs test, utterances, words and groups that
+changed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from asrtool.score.found import Result, pairs
 from asrtool.score.labels import labels_for, read_speakers
 from asrtool.score.transcripts import locate
 
-ALIKE = ("metric", "normalizer", "alignment", "missing")     # what two scores must share to be compared
+# what two scores must share to be compared
+ALIKE = ("metric", "normalizer", "alignment", "missing")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,16 +37,34 @@ def main(argv: list[str] | None = None) -> None:
         stored = {"first": str(options.first), "second": str(options.second)}
         stored["sets"] = {name: comparison.json() for name, comparison in found.items()}
         replace_text(options.out / "compare.txt", printed)
-        replace_text(options.out / "compare.json", json.dumps(stored, ensure_ascii=False, indent=1) + "\n")
+        replace_text(
+            options.out / "compare.json", json.dumps(stored, ensure_ascii=False, indent=1) + "\n"
+        )
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="asrtool compare", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="asrtool compare", description=__doc__, allow_abbrev=False
+    )
     option = parser.add_argument
-    option("first", type=Path, metavar="A", help="exp/<tag>, one of its folders, or with --reference hypotheses")
+    option(
+        "first",
+        type=Path,
+        metavar="A",
+        help="exp/<tag>, one of its folders, or with --reference hypotheses",
+    )
     option("second", type=Path, metavar="B", help="the same")
-    option("--group-by", default="", metavar="LABEL", help="labels to compare by, as of score.sh (default: as scored)")
-    option("--out", type=Path, help="folder for compare.txt and compare.json (default: none is written)")
+    option(
+        "--group-by",
+        default="",
+        metavar="LABEL",
+        help="labels to compare by, as of score.sh (default: as scored)",
+    )
+    option(
+        "--out",
+        type=Path,
+        help="folder for compare.txt and compare.json (default: none is written)",
+    )
     files = parser.add_argument_group("hypotheses that stage 5 has not scored")
     option = files.add_argument
     option("--reference", type=Path, help="data directory, or a text, trn or jsonl file")
@@ -52,10 +73,16 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     option("--missing", choices=["error", "deletions"], default="error")
     option("--alignment", choices=list(ALIGNMENTS), default=ALIGNMENTS[0])
     options = parser.parse_args(argv)
-    chosen = [name for name in ("metric", "normalize", "missing", "alignment")
-              if getattr(options, name) != parser.get_default(name)]
+    chosen = [
+        name
+        for name in ("metric", "normalize", "missing", "alignment")
+        if getattr(options, name) != parser.get_default(name)
+    ]
     if chosen and options.reference is None:
-        parser.error(f"--{chosen[0]} needs --reference; without it, experiments are compared as stage 5 scored them")
+        parser.error(
+            f"--{chosen[0]} needs --reference; without it, experiments are compared as stage 5 "
+            "scored them"
+        )
     return options
 
 
@@ -72,26 +99,47 @@ def _compare_pair(first: Result, second: Result, group_by: str) -> Comparison:
     for key in ALIKE:
         values = [side.stored[key] for side in (first, second)]
         if values[0] != values[1]:
-            raise TranscriptError(f"{first.set}: {key} is {values[0]} in A and {values[1]} in B; score both alike")
-    if first.stored["files"]["reference"]["sha256"] != second.stored["files"]["reference"]["sha256"]:
-        raise TranscriptError(f"{first.set}: A and B were scored against different references; score both alike")
+            raise TranscriptError(
+                f"{first.set}: {key} is {values[0]} in A and {values[1]} in B; score both alike"
+            )
+    if (
+        first.stored["files"]["reference"]["sha256"]
+        != second.stored["files"]["reference"]["sha256"]
+    ):
+        raise TranscriptError(
+            f"{first.set}: A and B were scored against different references; score both alike"
+        )
     scored_by = [name for name in first.stored["group_by"] if name in second.stored["group_by"]]
     names = _names(group_by) if group_by else scored_by
     file = first.file("reference")
     folder = file.parent if first.stored["files"]["reference"]["folder"] else None
     return _compare(
-        folder, file, [first.texts("hypothesis"), second.texts("hypothesis")], names,
-        metric=first.stored["metric"], normalize=first.stored["normalizer"],
-        alignment=first.stored["alignment"], missing=first.stored["missing"],
+        folder,
+        file,
+        [first.texts("hypothesis"), second.texts("hypothesis")],
+        names,
+        metric=first.stored["metric"],
+        normalize=first.stored["normalizer"],
+        alignment=first.stored["alignment"],
+        missing=first.stored["missing"],
     )
 
 
 def _compare_files(options: argparse.Namespace) -> Iterator[tuple[str, Comparison]]:
     folder = options.reference if options.reference.is_dir() else None
     texts = [read_transcripts(locate(path)) for path in (options.first, options.second)]
-    yield options.reference.name, _compare(
-        folder, locate(options.reference), texts, _names(options.group_by), metric=options.metric,
-        normalize=options.normalize, alignment=options.alignment, missing=options.missing,
+    yield (
+        options.reference.name,
+        _compare(
+            folder,
+            locate(options.reference),
+            texts,
+            _names(options.group_by),
+            metric=options.metric,
+            normalize=options.normalize,
+            alignment=options.alignment,
+            missing=options.missing,
+        ),
     )
 
 
@@ -100,13 +148,25 @@ def _names(group_by: str) -> list[str]:
 
 
 def _compare(
-    folder: Path | None, file: Path, texts: list[dict[str, str]], names: list[str], metric: str, normalize: str,
-    alignment: str, missing: str,
+    folder: Path | None,
+    file: Path,
+    texts: list[dict[str, str]],
+    names: list[str],
+    metric: str,
+    normalize: str,
+    alignment: str,
+    missing: str,
 ) -> Comparison:
     references = read_transcripts(file)
     labels = labels_for(folder, names, references, metric, normalize, MEASURES)
     return compare(
-        references, *texts, metric=metric, normalize=normalize, alignment=alignment, missing=missing, labels=labels,
+        references,
+        *texts,
+        metric=metric,
+        normalize=normalize,
+        alignment=alignment,
+        missing=missing,
+        labels=labels,
         speakers=read_speakers(folder, file, references),
     )
 

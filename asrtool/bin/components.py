@@ -1,4 +1,6 @@
-"""List every component that a config can name: its fields, their types and defaults, and what it is."""
+"""List every component that a config can name: its fields, their types and defaults, and what it
+is.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,17 @@ from asrtool.registry import Registry, suggest
 from asrtool.searchers import SEARCHERS
 from asrtool.train.schedules import SCHEDULES
 
-REGISTRIES = (MODELS, ENCODERS, ATTENTIONS, DOWNSAMPLERS, DECODERS, LOSSES, SEARCHERS, TOKENIZERS, SCHEDULES)
+REGISTRIES = (
+    MODELS,
+    ENCODERS,
+    ATTENTIONS,
+    DOWNSAMPLERS,
+    DECODERS,
+    LOSSES,
+    SEARCHERS,
+    TOKENIZERS,
+    SCHEDULES,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +50,10 @@ def listing(registry: Registry) -> list[str]:
     for name in registry.names():
         config = registry.config_type(name)
         lines.append(f"  {name}: {(inspect.getdoc(config) or '').splitlines()[0]}")
-        lines += [f"    {field.name}: {field.type}{default(field)}" for field in dataclasses.fields(config)]
+        lines += [
+            f"    {field.name}: {field.type}{default(field)}"
+            for field in dataclasses.fields(config)
+        ]
     return lines
 
 

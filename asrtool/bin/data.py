@@ -1,4 +1,6 @@
-"""Copy, combine, subset, split, speed-perturb and import data directories, with all files that belong to them."""
+"""Copy, combine, subset, split, speed-perturb and import data directories, with all files that
+belong to them.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool data", description=__doc__)
     commands = options.add_subparsers(required=True, metavar="<command>")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], about: str
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=about, description=about)
         made.set_defaults(run=run)
         return made
 
-    one = command("copy", copy, "copy a data directory, with prefixes and suffixes for the names in it")
+    one = command(
+        "copy", copy, "copy a data directory, with prefixes and suffixes for the names in it"
+    )
     for what in ("spk", "utt"):
         for where in ("prefix", "suffix"):
             one.add_argument(f"--{what}-{where}", default="", metavar="TEXT")
@@ -44,37 +50,70 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("target", type=Path)
 
     one = command("combine", combine, "make one data directory of several")
-    one.add_argument("--extra-files", default="", metavar="'NAME ...'", help="further files with a line per utterance")
+    one.add_argument(
+        "--extra-files",
+        default="",
+        metavar="'NAME ...'",
+        help="further files with a line per utterance",
+    )
     one.add_argument("target", type=Path)
     one.add_argument("sources", type=Path, nargs="+")
 
-    one = command("subset", subset, "take some utterances: <source> <number> <target>, or a list and <source> <target>")
+    one = command(
+        "subset",
+        subset,
+        "take some utterances: <source> <number> <target>, or a list and <source> <target>",
+    )
     ways = one.add_mutually_exclusive_group()
     for way, about in WAYS.items():
         ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
-    ways.add_argument("--utt-list", type=Path, help="a file with the utterances to take, one a line")
+    ways.add_argument(
+        "--utt-list", type=Path, help="a file with the utterances to take, one a line"
+    )
     ways.add_argument("--spk-list", type=Path, help="a file with the speakers to take, one a line")
     one.add_argument("source", type=Path)
-    one.add_argument("number", type=int, nargs="?", help="utterances to take; by default at even distances")
+    one.add_argument(
+        "number", type=int, nargs="?", help="utterances to take; by default at even distances"
+    )
     one.add_argument("target", type=Path)
 
     one = command("split", split, "cut into <source>/split<number>/1, 2 ...; speakers stay whole")
     ways = one.add_mutually_exclusive_group()
-    ways.add_argument("--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too")
-    ways.add_argument("--per-reco", dest="by", action="store_const", const="recording", help="keep recordings whole")
+    ways.add_argument(
+        "--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too"
+    )
+    ways.add_argument(
+        "--per-reco",
+        dest="by",
+        action="store_const",
+        const="recording",
+        help="keep recordings whole",
+    )
     one.add_argument("source", type=Path)
     one.add_argument("number", type=int)
 
-    one = command("perturb-speed", perturb_speed, "a copy at another speed: sp0.9-<id> of speaker sp0.9-<speaker>")
+    one = command(
+        "perturb-speed",
+        perturb_speed,
+        "a copy at another speed: sp0.9-<id> of speaker sp0.9-<speaker>",
+    )
     one.add_argument("factor", type=float)
     one.add_argument("source", type=Path)
     one.add_argument("target", type=Path)
 
-    one = command("import", take, "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>")
+    one = command(
+        "import",
+        take,
+        "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>",
+    )
     one.add_argument("--train-set", default="train", metavar="NAME")
     one.add_argument("--valid-set", default="dev", metavar="NAME")
-    one.add_argument("--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test")
-    one.add_argument("--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there")
+    one.add_argument(
+        "--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test"
+    )
+    one.add_argument(
+        "--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there"
+    )
     one.add_argument("folder", type=Path)
     one.add_argument("target", type=Path)
 
@@ -87,7 +126,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def glued(argv: Sequence[str]) -> list[str]:
-    """`--utt-suffix -x` as `--utt-suffix=-x`, since argparse takes -x for an option and Kaldi does not."""
+    """`--utt-suffix -x` as `--utt-suffix=-x`, since argparse takes -x for an option and Kaldi does
+    not.
+    """
     made: list[str] = []
     for word in argv:
         if made and re.fullmatch("--(utt|spk)-(prefix|suffix)", made[-1]):
@@ -99,7 +140,10 @@ def glued(argv: Sequence[str]) -> list[str]:
 
 def copy(args: argparse.Namespace) -> None:
     datadir_ops.copy(
-        args.source, args.target, renamed(args.utt_prefix, args.utt_suffix), renamed(args.spk_prefix, args.spk_suffix)
+        args.source,
+        args.target,
+        renamed(args.utt_prefix, args.utt_suffix),
+        renamed(args.spk_prefix, args.spk_suffix),
     )
 
 
@@ -114,7 +158,9 @@ def combine(args: argparse.Namespace) -> None:
 def subset(args: argparse.Namespace) -> None:
     source = datadir_ops.Source(args.source)
     if args.utt_list or args.spk_list:
-        ids = datadir_parts.listed(source, args.utt_list or args.spk_list, of_speakers=args.utt_list is None)
+        ids = datadir_parts.listed(
+            source, args.utt_list or args.spk_list, of_speakers=args.utt_list is None
+        )
     else:
         ids = datadir_parts.choose(source, args.number, args.way or "spread")
     datadir_ops.select(args.source, args.target, ids)

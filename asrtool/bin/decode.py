@@ -1,8 +1,9 @@
-"""Stage 4: average checkpoints, encode, search, write `text` (Kaldi) and `hyps.jsonl` (scores, times, n-best).
+"""Stage 4: average checkpoints, encode, search, write `text` (Kaldi) and `hyps.jsonl` (scores,
+times, n-best).
 
-A stopped decoding goes on where it was. An utterance that cannot be read or recognised is named in `failed.jsonl`, and
-the rest goes on; it is in neither `text` nor `hyps.jsonl`, so that scoring asks what to do about it. The same command
-tries those again.
+A stopped decoding goes on where it was. An utterance that cannot be read or recognised is named in
+`failed.jsonl`, and the rest goes on; it is in neither `text` nor `hyps.jsonl`, so that scoring asks
+what to do about it. The same command tries those again.
 """
 
 from __future__ import annotations
@@ -36,25 +37,47 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     overrides = experiment.split_overrides(args.set)
     with distributed.process_group(), torch.inference_mode():
-        decode(args.exp, experiment.load_decode(args.config, overrides), args.data, args.out, args.force, args.lm)
+        decode(
+            args.exp,
+            experiment.load_decode(args.config, overrides),
+            args.data,
+            args.out,
+            args.force,
+            args.lm,
+        )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool decode", description=__doc__)
-    options.add_argument("--exp", type=Path, required=True, help="experiment that stage 3 wrote, or a packed model")
+    options.add_argument(
+        "--exp", type=Path, required=True, help="experiment that stage 3 wrote, or a packed model"
+    )
     options.add_argument("--config", type=Path, required=True, help="decode_*.yaml")
-    options.add_argument("--data", type=Path, required=True, help="set to decode: stage 1's, or any data directory")
+    options.add_argument(
+        "--data", type=Path, required=True, help="set to decode: stage 1's, or any data directory"
+    )
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the decode config"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the decode config",
     )
-    options.add_argument("--force", action="store_true", help="decode again even if nothing changed")
+    options.add_argument(
+        "--force", action="store_true", help="decode again even if nothing changed"
+    )
     return options.parse_args(argv)
 
 
 def decode(
-    exp: Path, settings: DecodeConfig, data: Path, out: Path, force: bool = False, lm: Path | None = None
+    exp: Path,
+    settings: DecodeConfig,
+    data: Path,
+    out: Path,
+    force: bool = False,
+    lm: Path | None = None,
 ) -> None:
     """Decode the set `data` into `out`."""
     weights = averaged(exp, settings) if distributed.is_main() else None
@@ -71,7 +94,9 @@ def windows(recognizer: Recognizer) -> WindowsConfig:
     found = recognizer.windows
     if found.detector == "silero" and recognizer.config.data.input == "fbank":
         raise ExperimentError(SAMPLES)
-    logger.info("what lasts more than %.2f s (%s) is cut into windows", found.max_seconds, recognizer.why)
+    logger.info(
+        "what lasts more than %.2f s (%s) is cut into windows", found.max_seconds, recognizer.why
+    )
     return found
 
 
@@ -101,10 +126,10 @@ class Decoding:
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         """Lines of hyps.jsonl.
 
-        `frames`: encoder frames, where the utterance was not cut into windows; `classes`: label -> value ->
-        probability, of labels that the model recognises; `latency`: seconds from the start of
-        the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`: elapsed by the seconds of
-        audio.
+        `frames`: encoder frames, where the utterance was not cut into windows; `classes`: label ->
+        value -> probability, of labels that the model recognises; `latency`: seconds from the start
+        of the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`:
+        elapsed by the seconds of audio.
         """
         recognizer = self.ready
         began = time.perf_counter()
@@ -114,10 +139,24 @@ class Decoding:
         lines = []
         for key, result, kept, labels in zip(batch.ids, found, frames, classes, strict=True):
             elapsed = latency * seconds[key] / total
-            timing = {"seconds": seconds[key], "elapsed": elapsed, "latency": latency, "rtf": elapsed / seconds[key]}
-            described = {**describe(recognizer, result), **({} if kept is None else {"frames": kept})}
+            timing = {
+                "seconds": seconds[key],
+                "elapsed": elapsed,
+                "latency": latency,
+                "rtf": elapsed / seconds[key],
+            }
+            described = {
+                **describe(recognizer, result),
+                **({} if kept is None else {"frames": kept}),
+            }
             described |= {"classes": rounded(labels)} if labels else {}
-            lines.append({"id": key, **described, **{name: round(value, 6) for name, value in timing.items()}})
+            lines.append(
+                {
+                    "id": key,
+                    **described,
+                    **{name: round(value, 6) for name, value in timing.items()},
+                }
+            )
         return lines
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
@@ -135,9 +174,17 @@ class Decoding:
         ranks = distributed.world_size()
         median, most, longest = np.quantile(latencies, (0.5, 0.95, 1.0))
         logger.info(
-            "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds until a result: median "
+            "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds "
+            "until a result: median "
             "%.3f, 95 %% within %.3f, at most %.3f",
-            *(self.title, len(latencies), audio, elapsed / max(audio, 1e-9), ranks, "" if ranks == 1 else "s"),
+            *(
+                self.title,
+                len(latencies),
+                audio,
+                elapsed / max(audio, 1e-9),
+                ranks,
+                "" if ranks == 1 else "s",
+            ),
             *(median, most, longest),
         )
 
@@ -145,8 +192,8 @@ class Decoding:
 def recognize(
     recognizer: Recognizer, batch: Batch
 ) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None], list[Classes]]:
-    """An n-best list, the number of encoder frames and the labels of each utterance; a `Recognition` and None of those
-    that the config wants cut into windows."""
+    """An n-best list, the number of encoder frames and the labels of each utterance; a
+    `Recognition` and None of those that the config wants cut into windows."""
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if recognizer.settings.windows is None or max(seconds) <= recognizer.windows.max_seconds:
         return recognizer.search_counted(batch.inputs)
@@ -155,7 +202,10 @@ def recognize(
 
 
 def rounded(classes: Classes) -> Classes:
-    return {label: {value: round(share, 4) for value, share in row.items()} for label, row in classes.items()}
+    return {
+        label: {value: round(share, 4) for value, share in row.items()}
+        for label, row in classes.items()
+    }
 
 
 def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition) -> dict:
@@ -175,7 +225,8 @@ def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition)
 def hypothesis_line(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
     """A hypothesis as JSON; `times`: seconds at which each token was emitted."""
     shift = recognizer.model.frame_shift
-    finite = math.isfinite(hypothesis.score)  # minus infinity: the constraints left nothing possible
+    # minus infinity: the constraints left nothing possible
+    finite = math.isfinite(hypothesis.score)
     line: dict = {"text": hypothesis.text, "score": round(hypothesis.score, 4) if finite else None}
     line["tokens"] = [recognizer.tokenizer.tokens[token] for token in hypothesis.tokens]
     if hypothesis.parts:

@@ -1,4 +1,6 @@
-"""Describe data directories: hours, speakers, lengths, characters, out-of-vocabulary, what sets have in common."""
+"""Describe data directories: hours, speakers, lengths, characters, out-of-vocabulary, what sets
+have in common.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class DescribeError(ValueError):
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise DescribeError("--plot needs matplotlib, which is not installed: pip install -e '.[plot]'")
+        raise DescribeError(
+            "--plot needs matplotlib, which is not installed: pip install -e '.[plot]'"
+        )
     sets = [describe.describe(folder, args.base, args.content) for folder in args.folders]
     report = make_report(sets, args.vocab)
     if args.json is not None:
@@ -34,20 +38,37 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool describe", description=__doc__)
-    options.add_argument("folders", type=Path, nargs="+", metavar="data/set", help="data directories; first: training")
-    options.add_argument("--vocab", type=Path, help="vocabulary folder: count characters that it lacks")
-    options.add_argument("--content", action="store_true", help="compare audio by its content instead of its path")
-    options.add_argument("--base", type=Path, help="where relative audio paths start (default: the current folder)")
+    options.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="data/set",
+        help="data directories; first: training",
+    )
+    options.add_argument(
+        "--vocab", type=Path, help="vocabulary folder: count characters that it lacks"
+    )
+    options.add_argument(
+        "--content", action="store_true", help="compare audio by its content instead of its path"
+    )
+    options.add_argument(
+        "--base", type=Path, help="where relative audio paths start (default: the current folder)"
+    )
     options.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw lengths, rates, speakers and characters")
+    options.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw lengths, rates, speakers and characters"
+    )
     return options.parse_args(argv)
 
 
 def make_report(sets: Sequence[Statistics], vocab: Path | None) -> dict:
-    """Everything as JSON values; out-of-vocabulary against the vocabulary, or of further sets against the first."""
+    """Everything as JSON values; out-of-vocabulary against the vocabulary, or of further sets
+    against the first.
+    """
     reference = tokenizers.load(vocab) if vocab is not None else sets[0]
     missing = {
-        found.name: describe.unknown(found, reference) for found in (sets if vocab is not None else sets[1:])
+        found.name: describe.unknown(found, reference)
+        for found in (sets if vocab is not None else sets[1:])
     }
     return {
         "sets": [describe.summary(found) for found in sets],
@@ -65,7 +86,9 @@ def render(report: dict) -> Iterator[str]:
         for what, found in kinds.items():
             examples = ", ".join(f"{text} ({count}x)" for text, count in found["examples"].items())
             share = f"{found['occurrences']} occurrences, {found['share']:.3%}"
-            yield f"  {what + ' that it lacks':24}{found['kinds']} ({share})" + (f": {examples}" if examples else "")
+            yield f"  {what + ' that it lacks':24}{found['kinds']} ({share})" + (
+                f": {examples}" if examples else ""
+            )
         yield ""
     for pair in report["overlaps"]:
         yield f"{pair['second']} shares with {pair['first']}"
@@ -84,11 +107,18 @@ def render_set(one: dict) -> Iterator[str]:
     yield line("utterances", one["utterances"])
     yield line("hours", f"{one['hours']:.2f}")
     yield line("speakers", one["speakers"])
-    for what, unit in (("seconds", "s"), ("minutes_per_speaker", "min"), ("characters_per_second", "")):
+    for what, unit in (
+        ("seconds", "s"),
+        ("minutes_per_speaker", "min"),
+        ("characters_per_second", ""),
+    ):
         if one[what] is not None:
             spread = ", ".join(f"{name} {value:g}" for name, value in one[what].items())
             yield line(what.replace("_", " "), f"{spread} {unit}".rstrip())
-    different = f"{one['different_characters']} different, {one['rare_characters']} of them fewer than 5 times"
+    different = (
+        f"{one['different_characters']} different, {one['rare_characters']} of them fewer "
+        "than 5 times"
+    )
     yield line("characters", f"{one['characters']}, {different}")
     yield line("words", f"{one['words']}, {one['different_words']} different")
     for what in ("empty_transcripts", "repeated_transcripts", "repeated_audio"):

@@ -1,7 +1,7 @@
 """What works on this machine, what is missing, and the one command that mends it.
 
-Exits with 1 when the core (reading audio, training, decoding and scoring on some device) is unusable, with 0 otherwise;
-what is optional and absent is shown and does no harm.
+Exits with 1 when the core (reading audio, training, decoding and scoring on some device) is
+unusable, with 0 otherwise; what is optional and absent is shown and does no harm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Finding:
 
 
 def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
-    """Import a package (by its name for pip); a broken one is reported like an absent one, with its own words."""
+    """Import a package (by its name for pip); a broken one is reported like an absent one, with its
+    own words.
+    """
     try:
         importlib.import_module(MODULES.get(package, package))
         return Finding(package, OK, importlib.metadata.version(package))
@@ -54,7 +56,12 @@ def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
 def check_python() -> Finding:
     here = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < (3, 11):  # noqa: UP036    a checkout may be run by any Python
-        return Finding("python", BAD, f"{here}; 3.11 to 3.13 are supported", "install Python 3.11, then " + SETUP)
+        return Finding(
+            "python",
+            BAD,
+            f"{here}; 3.11 to 3.13 are supported",
+            "install Python 3.11, then " + SETUP,
+        )
     if sys.version_info >= (3, 14):
         return Finding("python", NOTE, f"{here}; tested with 3.11 to 3.13")
     return Finding("python", OK, here)
@@ -74,13 +81,20 @@ def check_torch() -> Iterator[Finding]:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield Finding("CUDA", OK, f"{len(names)} x {names[0]}")
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        yield Finding("bf16 on the GPU", OK if fast else NOTE, "in hardware" if fast else "not in hardware")
+        yield Finding(
+            "bf16 on the GPU", OK if fast else NOTE, "in hardware" if fast else "not in hardware"
+        )
     elif shutil.which("nvidia-smi") and not torch.version.cuda:
         yield Finding(
-            "CUDA", NOTE, "this machine has an NVIDIA driver, but torch is a CPU build", f"{SETUP} --torch cuda"
+            "CUDA",
+            NOTE,
+            "this machine has an NVIDIA driver, but torch is a CPU build",
+            f"{SETUP} --torch cuda",
         )
     else:
-        yield Finding("CUDA", NOTE, "no NVIDIA GPU that torch can use: training and decoding run on the CPU")
+        yield Finding(
+            "CUDA", NOTE, "no NVIDIA GPU that torch can use: training and decoding run on the CPU"
+        )
     yield check_cpu_bf16()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -99,12 +113,18 @@ def judge_torch(version: str, build: str) -> Finding:
         needed = f"{versions.dotted(versions.OLDEST)} or newer is needed"
         return Finding("torch", BAD, f"{version}, {build}; {needed}", SETUP)
     if release not in versions.TESTED:
-        return Finding("torch", NOTE, f"{version}, {build}; not tested, unlike {versions.dotted(*versions.TESTED)}")
+        return Finding(
+            "torch",
+            NOTE,
+            f"{version}, {build}; not tested, unlike {versions.dotted(*versions.TESTED)}",
+        )
     return Finding("torch", OK, f"{version}, {build}")
 
 
 def check_cpu_bf16() -> Finding:
-    """Whether the CPU multiplies bf16 in hardware: only then is autocast on the CPU faster than float32."""
+    """Whether the CPU multiplies bf16 in hardware: only then is autocast on the CPU faster than
+    float32.
+    """
     import torch
 
     from asrtool.train.precision import multiplies_bf16
@@ -120,12 +140,17 @@ def check_torchaudio() -> Iterator[Finding]:
 
     module, problem = adapter.load()
     if module is None:
-        yield Finding("torchaudio", BAD, problem, f"pip install --no-deps torchaudio=={versions.TORCHAUDIO}")
+        yield Finding(
+            "torchaudio", BAD, problem, f"pip install --no-deps torchaudio=={versions.TORCHAUDIO}"
+        )
         return
     yield Finding("torchaudio", OK, f"{module.__version__}, Python part")
     extension = adapter.unloadable()
     if extension is not None:
-        wrong = "does not load beside this torch: outside asrtool `import torchaudio` fails, and what imports it"
+        wrong = (
+            "does not load beside this torch: outside asrtool `import torchaudio` fails, and "
+            "what imports it"
+        )
         yield Finding("its extension", NOTE, wrong, f"rm {shlex.quote(str(extension))}")
     else:
         state = "loads" if adapter.extension_available() else "is not there"
@@ -133,7 +158,9 @@ def check_torchaudio() -> Iterator[Finding]:
 
 
 def check_audio() -> Iterator[Finding]:
-    """soundfile, and a round trip through each format: what libsndfile was compiled with differs between systems."""
+    """soundfile, and a round trip through each format: what libsndfile was compiled with differs
+    between systems.
+    """
     found = load("soundfile", BAD, SETUP)
     if found.state != OK:
         yield found
@@ -141,7 +168,9 @@ def check_audio() -> Iterator[Finding]:
     import numpy as np
     import soundfile
 
-    yield Finding("soundfile", OK, f"{soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}")
+    yield Finding(
+        "soundfile", OK, f"{soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}"
+    )
     tone = 0.1 * np.sin(np.arange(3200) / 5.0)
     works, fails = [], []
     for name, container, coding in (
@@ -166,7 +195,9 @@ def check_audio() -> Iterator[Finding]:
 
 
 def check_espeak() -> Finding:
-    """The synthesiser that makes the miniature corpora: its library must load and find its voices."""
+    """The synthesiser that makes the miniature corpora: its library must load and find its
+    voices.
+    """
     mend = 'pip install -e ".[mini]"'
     found = load("espeakng-loader", NOTE, mend, "--mini true needs it")
     if found.state != OK:
@@ -181,7 +212,9 @@ def check_espeak() -> Finding:
     if not voices.is_dir():
         return Finding("espeakng-loader", NOTE, f"no voices at {voices}", mend)
     library.espeak_Info.restype = ctypes.c_char_p
-    return Finding("espeakng-loader", OK, f"{found.detail}, espeak-ng {library.espeak_Info(None).decode()}")
+    return Finding(
+        "espeakng-loader", OK, f"{found.detail}, espeak-ng {library.espeak_Info(None).decode()}"
+    )
 
 
 def check_disk(folder: Path) -> Iterator[Finding]:
@@ -192,7 +225,10 @@ def check_disk(folder: Path) -> Iterator[Finding]:
         "disk space",
         state,
         f"{free:.0f} GB free" if free >= 1 else f"{free:.2f} GB free",
-        "" if state == OK else "delete what is not needed; `--corpus` and the recipe's folders may lie on another disk",
+        ""
+        if state == OK
+        else "delete what is not needed; `--corpus` and the recipe's folders may lie on another "
+        "disk",
     )
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -207,7 +243,9 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield from check_torch()
     for package in ("numpy", "pyyaml", "kaldiio", "sentencepiece", "jiwer", "safetensors", "tqdm"):
         yield load(package, BAD, SETUP)
-    yield load("numba", NOTE, SETUP, "search and features run on slower kernels with the same results")
+    yield load(
+        "numba", NOTE, SETUP, "search and features run on slower kernels with the same results"
+    )
     yield from check_torchaudio()
     yield from check_audio()
     yield load("soxr", NOTE, SETUP, "audio at unusual sampling rates needs it")

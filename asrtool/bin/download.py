@@ -1,4 +1,6 @@
-"""Stage -1: download an archive, check it and unpack it; goes on where it stopped, does nothing where it is done."""
+"""Stage -1: download an archive, check it and unpack it; goes on where it stopped, does nothing
+where it is done.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool download", description=__doc__)
     options.add_argument("url", help="a .tar.gz, .tar or .zip that holds one folder")
-    options.add_argument("--into", type=Path, required=True, help="what that folder shall be called here")
-    options.add_argument("--makes", metavar="NAME", help="the part of it that this archive brings; others may be there")
+    options.add_argument(
+        "--into", type=Path, required=True, help="what that folder shall be called here"
+    )
+    options.add_argument(
+        "--makes",
+        metavar="NAME",
+        help="the part of it that this archive brings; others may be there",
+    )
     options.add_argument("--sha256", help="checksum of the archive")
     options.add_argument("--md5", help="checksum of the archive")
     options.add_argument("--bytes", type=int, help="size of the archive")
-    options.add_argument("--nested", metavar="PATTERN", help="archives in it, which are unpacked too")
-    options.add_argument("--expect", nargs=2, metavar=("PATTERN", "COUNT"), help="number of files of that name in it")
+    options.add_argument(
+        "--nested", metavar="PATTERN", help="archives in it, which are unpacked too"
+    )
+    options.add_argument(
+        "--expect", nargs=2, metavar=("PATTERN", "COUNT"), help="number of files of that name in it"
+    )
     return options.parse_args(argv)
 
 

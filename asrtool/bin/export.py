@@ -1,10 +1,12 @@
-"""Write encoder and CTC head as an ONNX graph, and prove with onnxruntime that it gives what PyTorch gives.
+"""Write encoder and CTC head as an ONNX graph, and prove with onnxruntime that it gives what
+PyTorch gives.
 
     asrtool export exp/train_conformer --out onnx
 
-The graph takes `inputs`, features (B, T, F) as stage 1 stores them, or samples (B, T), and `lengths` (B,). It
-normalises them, and gives `log_probs` (B, S, V) and `frames` (B,), the valid lengths of S. B and T are free. Beside
-model.onnx lie tokens.txt and export.json: what the inputs are, seconds per frame, the largest difference found.
+The graph takes `inputs`, features (B, T, F) as stage 1 stores them, or samples (B, T), and
+`lengths` (B,). It normalises them, and gives `log_probs` (B, S, V) and `frames` (B,), the valid
+lengths of S. B and T are free. Beside model.onnx lie tokens.txt and export.json: what the inputs
+are, seconds per frame, the largest difference found.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from asrtool.recognizer import CTC, Recognizer
 from asrtool.types import Padded
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SHAPES = ((1, 37), (3, 250), (2, 811))  # utterances and frames (of samples: steps of 10 ms) that are compared
+# utterances and frames (of samples: steps of 10 ms) that are compared
+SHAPES = ((1, 37), (3, 250), (2, 811))
 TOLERANCE = 1e-4  # of a log-probability
 
 
@@ -46,23 +49,36 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
-        raise ExportError(f"export needs {missing}, which a plain installation has not: pip install -e '.[onnx]'")
+        raise ExportError(
+            f"export needs {missing}, which a plain installation has not: pip install -e '.[onnx]'"
+        )
     recognizer = Recognizer.load(args.model)
-    with stamp.building(args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force) as target:
+    with stamp.building(
+        args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
+    ) as target:
         if target is not None:
             largest = export(recognizer, args.model, target)
             megabytes = sum(file.stat().st_size for file in target.glob("model.onnx*")) / 1e6
-            text = "%s: %.1f MB; largest difference from PyTorch %.1e in log-probabilities, over %d shapes"
+            text = (
+                "%s: %.1f MB; largest difference from PyTorch %.1e in log-probabilities, over "
+                "%d shapes"
+            )
             logger.info(text, args.out / "model.onnx", megabytes, largest, len(SHAPES))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`")
+    options.add_argument(
+        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
+    )
     options.add_argument("--out", type=Path, required=True, help="folder to write")
-    options.add_argument("--force", action="store_true", help="export again even if nothing changed")
+    options.add_argument(
+        "--force", action="store_true", help="export again even if nothing changed"
+    )
     return options.parse_args(argv)
 
 
@@ -96,7 +112,10 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
     """Write everything into `target`; gives the largest difference from PyTorch."""
     if CTC not in recognizer.model.streams:
         has = ", ".join(sorted(recognizer.model.streams)) or "none"
-        raise ExportError(f"only encoder and CTC head can be exported, and no loss trained a CTC head (streams: {has})")
+        raise ExportError(
+            "only encoder and CTC head can be exported, and no loss trained a CTC head (streams: "
+            f"{has})"
+        )
     graph = Graph(recognizer).eval()
     example = inputs(recognizer, 2, 57, seed=0)
     free = torch.export.Dim.DYNAMIC
@@ -114,7 +133,9 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
             program.save(target / "model.onnx")
     except Exception as error:  # whatever torch's exporter stumbles over
         reason = str(error).strip().split("\n")[0]
-        raise ExportError(f"torch cannot export this encoder ({type(recognizer.model).__name__}): {reason}") from error
+        raise ExportError(
+            f"torch cannot export this encoder ({type(recognizer.model).__name__}): {reason}"
+        ) from error
     largest = compare(graph, recognizer, target / "model.onnx")
     shutil.copyfile(model / "vocab" / tokenizers.TOKENS, target / tokenizers.TOKENS)
     describe(recognizer, target, largest)
@@ -124,7 +145,9 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporter's talk about packages that are not needed and its progress in emojis."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    levels = {
+        name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")
+    }
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for name in levels:
@@ -136,8 +159,12 @@ def quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def inputs(recognizer: Recognizer, utterances: int, frames: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random features like those of the training set, or quiet noise; each utterance shorter than the one before."""
+def inputs(
+    recognizer: Recognizer, utterances: int, frames: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Random features like those of the training set, or quiet noise; each utterance shorter than
+    the one before.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([max(1, frames - 7 * place) for place in range(utterances)])
     if recognizer.config.data.input == "waveform":
@@ -146,12 +173,16 @@ def inputs(recognizer: Recognizer, utterances: int, frames: int, seed: int) -> t
     bins = recognizer.config.data.fbank.num_mel_bins
     features = torch.randn(utterances, frames, bins, generator=generator)
     if recognizer.cmvn is not None:
-        features = features * torch.from_numpy(recognizer.cmvn.std) + torch.from_numpy(recognizer.cmvn.mean)
+        features = features * torch.from_numpy(recognizer.cmvn.std) + torch.from_numpy(
+            recognizer.cmvn.mean
+        )
     return features, lengths
 
 
 def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
-    """The largest difference in valid frames; raises where it is above TOLERANCE or a length differs."""
+    """The largest difference in valid frames; raises where it is above TOLERANCE or a length
+    differs.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -160,14 +191,20 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
         features, lengths = inputs(recognizer, utterances, frames, seed)
         with torch.inference_mode():
             expected = Padded(*graph(features, lengths))
-        found, found_lengths = session.run(None, {"inputs": features.numpy(), "lengths": lengths.numpy()})
+        found, found_lengths = session.run(
+            None, {"inputs": features.numpy(), "lengths": lengths.numpy()}
+        )
         if not np.array_equal(found_lengths, expected.lengths.numpy()):
             what = f"{found_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
-            raise ExportError(f"the graph gives other lengths for {utterances} x {frames} inputs: {what}")
+            raise ExportError(
+                f"the graph gives other lengths for {utterances} x {frames} inputs: {what}"
+            )
         difference = (torch.from_numpy(found) - expected.data)[expected.mask].abs().max().item()
         if not difference <= TOLERANCE:
             where = f"{utterances} x {frames} inputs"
-            raise ExportError(f"the graph differs by {difference:.1e} for {where}, more than {TOLERANCE:g}")
+            raise ExportError(
+                f"the graph differs by {difference:.1e} for {where}, more than {TOLERANCE:g}"
+            )
         largest = max(largest, difference)
     return largest
 

@@ -1,13 +1,16 @@
-"""Make folders of `transformers` and peft of what asrtool trained: a language model, or the parts of a speech LLM.
+"""Make folders of `transformers` and peft of what asrtool trained: a language model, or the parts
+of a speech LLM.
 
     asrtool export_llm exp/train_causal_lm --out llm                a Llama with its tokenizer
     asrtool export_llm exp/train_speech_llm --out parts
         parts/llm/                 the language model, LoRA merged into it, with its tokenizer
-        parts/encoder/             the encoder likewise, where it is one of `transformers`; else encoder.safetensors
+        parts/encoder/             the encoder likewise, where it is one of `transformers`; else
+                                   encoder.safetensors
         parts/adapters/llm/        LoRA alone, in peft's own format; adapters/encoder/ likewise
         parts/adapter.safetensors  the network between the two
 
-The language model's folder can be given to llm.weights, and to any other program that reads such folders.
+The language model's folder can be given to llm.weights, and to any other program that reads such
+folders.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
-from asrtool.model_folder import ExperimentError, averaged, build_model, check_pretrained, phase_config, sha256
+from asrtool.model_folder import (
+    ExperimentError,
+    averaged,
+    build_model,
+    check_pretrained,
+    phase_config,
+    sha256,
+)
 from asrtool.models import CausalLm, SpeechLlm, tuning
 from asrtool.searchers import LlmBeamConfig
 from asrtool.train import checkpoint
@@ -40,18 +50,26 @@ def main(argv: list[str] | None = None) -> None:
     with stamp.building(args.out, "export_llm", [], options, args.force) as target:
         if target is not None:
             export(args.exp, phase, config, weights, target)
-            logger.info("%s: %s", args.out, ", ".join(sorted(path.name for path in target.iterdir())))
+            logger.info(
+                "%s: %s", args.out, ", ".join(sorted(path.name for path in target.iterdir()))
+            )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool export_llm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool export_llm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("exp", type=Path, help="experiment of a speech_llm or a causal_lm")
     options.add_argument("--out", type=Path, required=True, help="folder to write")
     options.add_argument("--phase", help="of the training (default: the last)")
-    options.add_argument("--average", type=int, default=1, help="checkpoints to average (default: the best one)")
-    options.add_argument("--force", action="store_true", help="export again even if nothing changed")
+    options.add_argument(
+        "--average", type=int, default=1, help="checkpoints to average (default: the best one)"
+    )
+    options.add_argument(
+        "--force", action="store_true", help="export again even if nothing changed"
+    )
     return options.parse_args(argv)
 
 
@@ -59,7 +77,9 @@ def export(exp: Path, phase: str, config: TrainConfig, weights: Path, target: Pa
     tokenizer = tokenizers.load(exp / "vocab")
     model = build_model(config, tokenizer.size)
     if not isinstance(model, SpeechLlm | CausalLm):
-        raise ExperimentError(f"{exp} holds no language model of `transformers`: model.type is {type(model).__name__}")
+        raise ExperimentError(
+            f"{exp} holds no language model of `transformers`: model.type is {type(model).__name__}"
+        )
     check_pretrained(exp, phase, model)
     checkpoint.load_model(model, weights)
     (target / "config.yaml").write_text(experiment.dump_phases({phase: config}), encoding="utf-8")
@@ -69,7 +89,11 @@ def export(exp: Path, phase: str, config: TrainConfig, weights: Path, target: Pa
         return
     save_parts(model, config, target)
     hears = isinstance(tokenizer, HfTokenizer)
-    found = tokenizers.load_hf(str(exp / "vocab" / tokenizers.HF)) if hears else as_transformers(tokenizer)
+    found = (
+        tokenizers.load_hf(str(exp / "vocab" / tokenizers.HF))
+        if hears
+        else as_transformers(tokenizer)
+    )
     found.pad_token = found.pad_token or found.eos_token
     found.save_pretrained(str(target / "llm"))
 
@@ -80,18 +104,27 @@ def save_parts(model: SpeechLlm, config: TrainConfig, target: Path) -> None:
     language = parts.llm
     save_file(packed(model.adapter.state_dict()), target / "adapter.safetensors")
     if language.tuning.mode == "lora":
-        tuning.save(language.tuning, model.llm, target / "adapters" / "llm", language.weights, "CAUSAL_LM")
+        tuning.save(
+            language.tuning, model.llm, target / "adapters" / "llm", language.weights, "CAUSAL_LM"
+        )
     with tuning.merged(model.llm):
         model.llm.save_pretrained(str(target / "llm"), state_dict=tuning.plain_tensors(model.llm))
     encoder = getattr(model.encoder, "model", None)  # that of `transformers`, where there is one
     if parts.encoder_tuning.mode == "lora":
         base = getattr(parts.encoder, "weights", None) or parts.encoder_weights
-        tuning.save(parts.encoder_tuning, encoder or model.encoder, target / "adapters" / "encoder", base)
+        tuning.save(
+            parts.encoder_tuning, encoder or model.encoder, target / "adapters" / "encoder", base
+        )
     with tuning.merged(model.encoder):
         if encoder is not None and hasattr(encoder, "save_pretrained"):
-            encoder.save_pretrained(str(target / "encoder"), state_dict=tuning.plain_tensors(encoder))
+            encoder.save_pretrained(
+                str(target / "encoder"), state_dict=tuning.plain_tensors(encoder)
+            )
         else:
-            tensors = {f"encoder.{name}": value for name, value in tuning.plain_tensors(model.encoder).items()}
+            tensors = {
+                f"encoder.{name}": value
+                for name, value in tuning.plain_tensors(model.encoder).items()
+            }
             save_file(packed(tensors), target / "encoder.safetensors")
 
 
@@ -100,9 +133,12 @@ def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_transformers(tokenizer: Tokenizer) -> object:
-    """A vocabulary of characters or of sentencepiece's unigrams as a tokenizer of `transformers` with the same ids."""
+    """A vocabulary of characters or of sentencepiece's unigrams as a tokenizer of `transformers`
+    with the same ids.
+    """
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner
+
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import PreTrainedTokenizerFast
 
@@ -110,17 +146,23 @@ def as_transformers(tokenizer: Tokenizer) -> object:
     unknown, end = names[tokenizer.unk], names[tokenizer.eos]
     if isinstance(tokenizer, BpeTokenizer):
         if tokenizer.kind != "unigram":
-            raise ExperimentError("of sentencepiece's models only `unigram` can be exported as a tokenizer")
+            raise ExperimentError(
+                "of sentencepiece's models only `unigram` can be exported as a tokenizer"
+            )
         scores = tokenizer.scores()
         inner = Inner(models.Unigram(list(zip(names, scores, strict=True)), unk_id=tokenizer.unk))
         inner.pre_tokenizer = pre_tokenizers.Metaspace()
         inner.decoder = decoders.Metaspace()
     else:
-        inner = Inner(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token=unknown))
+        inner = Inner(
+            models.WordLevel({name: place for place, name in enumerate(names)}, unk_token=unknown)
+        )
         inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
         inner.decoder = decoders.Fuse()
     special = {"unk_token": unknown, "bos_token": end, "eos_token": end, "pad_token": names[0]}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, clean_up_tokenization_spaces=False, **special
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a model writes that nobody said: insertions per minute and hallucinations, by utterance and by noise level.
+"""What a model writes that nobody said: insertions per minute and hallucinations, by utterance and
+by noise level.
 
     asrtool insertions data/noise_eval exp/train_speech_llm/decode_llm/noise_eval
     asrtool insertions data/test_noisy exp/train_speech_llm/decode_llm/test_noisy --group-by snr
 
-Writes insertions.json and insertions.txt beside the hypotheses. A set without speech has a `text` whose lines are ids
-alone, or none at all.
+Writes insertions.json and insertions.txt beside the hypotheses. A set without speech has a `text`
+whose lines are ids alone, or none at all.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     hypotheses = read_transcripts(file)
     labels = None
     if args.group_by != "none":
-        found = labels_for(args.data, [args.group_by], references, args.metric, args.normalize, MEASURES)
+        found = labels_for(
+            args.data, [args.group_by], references, args.metric, args.normalize, MEASURES
+        )
         (labels,) = found.values()
     report = measure(
         references,
@@ -47,7 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     text = render(report, references, hypotheses, args.data, args.group_by)
     out = args.out or file.parent
     out.mkdir(parents=True, exist_ok=True)
-    content = {"set": str(args.data), "group_by": args.group_by, "metric": args.metric, "normalizer": args.normalize}
+    content = {
+        "set": str(args.data),
+        "group_by": args.group_by,
+        "metric": args.metric,
+        "normalizer": args.normalize,
+    }
     content["groups"] = {value: found.json() for value, found in report.items()}
     replace_text(out / "insertions.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     replace_text(out / "insertions.txt", text)
@@ -56,15 +64,30 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool insertions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool insertions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("data", type=Path, help="data directory of the set")
     options.add_argument("hypotheses", type=Path, help="folder of stage 4, or a text file")
-    options.add_argument("--metric", choices=list(METRICS), default="wer", help="of words or characters")
-    options.add_argument("--normalize", choices=list(NORMALIZERS), default="none", help="text normaliser of both sides")
-    options.add_argument("--group-by", default="none", metavar="LABEL", help="as in scoring, e.g. snr or snr:0/10/20")
-    options.add_argument("--missing", choices=["error", "deletions"], default="error", help="without a hypothesis")
-    options.add_argument("--out", type=Path, help="folder of the report (default: beside the hypotheses)")
+    options.add_argument(
+        "--metric", choices=list(METRICS), default="wer", help="of words or characters"
+    )
+    options.add_argument(
+        "--normalize",
+        choices=list(NORMALIZERS),
+        default="none",
+        help="text normaliser of both sides",
+    )
+    options.add_argument(
+        "--group-by", default="none", metavar="LABEL", help="as in scoring, e.g. snr or snr:0/10/20"
+    )
+    options.add_argument(
+        "--missing", choices=["error", "deletions"], default="error", help="without a hypothesis"
+    )
+    options.add_argument(
+        "--out", type=Path, help="folder of the report (default: beside the hypotheses)"
+    )
     return options.parse_args(argv)
 
 
@@ -76,19 +99,45 @@ def render(
     label: str,
 ) -> str:
     width = max(len(label), *map(len, report))
-    heads = ("utterances", "minutes", "words", "sub", "del", "ins", "ins/min", "95 % interval", *KINDS)
-    lines = [str(data), f"{label if label != 'none' else '':{width}}  " + "  ".join(f"{head:>10}" for head in heads)]
+    heads = (
+        "utterances",
+        "minutes",
+        "words",
+        "sub",
+        "del",
+        "ins",
+        "ins/min",
+        "95 % interval",
+        *KINDS,
+    )
+    lines = [
+        str(data),
+        f"{label if label != 'none' else '':{width}}  "
+        + "  ".join(f"{head:>10}" for head in heads),
+    ]
     for value, found in report.items():
         e = found.errors
         bounds = "-" if found.interval is None else "{:.2f}-{:.2f}".format(*found.interval)
-        numbers = (found.utterances, f"{found.minutes:.2f}", e.reference, e.substitutions, e.deletions, e.insertions)
+        numbers = (
+            found.utterances,
+            f"{found.minutes:.2f}",
+            e.reference,
+            e.substitutions,
+            e.deletions,
+            e.insertions,
+        )
         kinds = [len(found.hallucinations[kind]) for kind in KINDS]
         cells = (*numbers, f"{found.per_minute:.2f}", bounds, *kinds)
         widths = [max(10, len(head)) for head in heads]
-        lines.append(f"{value:{width}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True)))
+        lines.append(
+            f"{value:{width}}  "
+            + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+        )
     for kind, ids in report["all"].hallucinations.items():
         for name in ids[:SHOWN]:
-            lines.append(f"{kind}: {name}: said '{references[name]}', written '{hypotheses.get(name, '')}'")
+            lines.append(
+                f"{kind}: {name}: said '{references[name]}', written '{hypotheses.get(name, '')}'"
+            )
         if len(ids) > SHOWN:
             lines.append(f"{kind}: and {len(ids) - SHOWN} more, in insertions.json")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,6 @@
-"""Pack a data directory into tar archives of some gigabytes each, which training reads from end to end."""
+"""Pack a data directory into tar archives of some gigabytes each, which training reads from end to
+end.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool make_shards", description=__doc__)
     options.add_argument("--data", type=Path, required=True, help="data directory to read")
-    options.add_argument("--out", type=Path, required=True, help="folder to write: that data directory in shards")
-    options.add_argument("--of", choices=("audio", "features"), default="audio", help="what the archives hold")
+    options.add_argument(
+        "--out", type=Path, required=True, help="folder to write: that data directory in shards"
+    )
+    options.add_argument(
+        "--of", choices=("audio", "features"), default="audio", help="what the archives hold"
+    )
     options.add_argument("--size-mb", type=float, default=2000.0, help="megabytes of one archive")
-    options.add_argument("--seed", type=int, default=0, help="of the order in which utterances are dealt out")
-    options.add_argument("--force", action="store_true", help="make them again even if nothing changed")
+    options.add_argument(
+        "--seed", type=int, default=0, help="of the order in which utterances are dealt out"
+    )
+    options.add_argument(
+        "--force", action="store_true", help="make them again even if nothing changed"
+    )
     args = options.parse_args(argv)
     if args.size_mb <= 0:
         options.error(f"--size-mb is {args.size_mb:g}, expected above 0")

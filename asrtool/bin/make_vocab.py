@@ -1,4 +1,6 @@
-"""Stage 2: make the vocabulary of the training text, and number the values of its utterance labels."""
+"""Stage 2: make the vocabulary of the training text, and number the values of its utterance
+labels.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up()
     label_files = find_labels(args.text.parent, args.labels)
     if (args.unit == "hf") != (args.tokenizer is not None):
-        raise VocabularyError("--unit hf is a tokenizer as it is: give its name by --tokenizer; other units have none")
-    options = {"unit": args.unit, "size": args.size, "model": args.model if args.unit == "bpe" else None}
+        raise VocabularyError(
+            "--unit hf is a tokenizer as it is: give its name by --tokenizer; other units have none"
+        )
+    options = {
+        "unit": args.unit,
+        "size": args.size,
+        "model": args.model if args.unit == "bpe" else None,
+    }
     if args.unit == "hf":
         options = {"unit": args.unit, "tokenizer": args.tokenizer, "case": args.case}
-    with stamp.building(args.out, "vocabulary", [args.text, *label_files], options, args.force) as target:
+    with stamp.building(
+        args.out, "vocabulary", [args.text, *label_files], options, args.force
+    ) as target:
         if target is not None:
             make(target, args, label_files)
     describe(args)
@@ -37,12 +47,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool make_vocab", description=__doc__)
-    options.add_argument("--text", type=Path, required=True, help="transcripts of the training set (Kaldi's `text`)")
+    options.add_argument(
+        "--text", type=Path, required=True, help="transcripts of the training set (Kaldi's `text`)"
+    )
     options.add_argument("--unit", choices=tokenizers.TOKENIZERS.names(), required=True)
-    options.add_argument("--tokenizer", metavar="NAME", help="for hf: hub name or folder of a language model")
-    options.add_argument("--case", choices=("keep", "lower"), default="keep", help="for hf: how text is written")
-    options.add_argument("--size", type=int, default=0, help="tokens with the special ones; 0 (char only): all")
-    options.add_argument("--model", choices=("unigram", "bpe"), default="unigram", help="kind of bpe pieces")
+    options.add_argument(
+        "--tokenizer", metavar="NAME", help="for hf: hub name or folder of a language model"
+    )
+    options.add_argument(
+        "--case", choices=("keep", "lower"), default="keep", help="for hf: how text is written"
+    )
+    options.add_argument(
+        "--size", type=int, default=0, help="tokens with the special ones; 0 (char only): all"
+    )
+    options.add_argument(
+        "--model", choices=("unigram", "bpe"), default="unigram", help="kind of bpe pieces"
+    )
     options.add_argument("--out", type=Path, required=True, help="vocabulary folder to write")
     options.add_argument(
         "--labels",
@@ -50,7 +70,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="labels to number, e.g. accent (default: all in the text's folder)",
     )
-    options.add_argument("--force", action="store_true", help="make it again even if nothing changed")
+    options.add_argument(
+        "--force", action="store_true", help="make it again even if nothing changed"
+    )
     return options.parse_args(argv)
 
 
@@ -62,7 +84,9 @@ def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
     wanted = {label(name) if datadir_check.is_label(name) else name for name in names}
     missing = wanted - {label(path.name) for path in files}
     if missing:
-        raise VocabularyError(f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for")
+        raise VocabularyError(
+            f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for"
+        )
     return [path for path in files if label(path.name) in wanted]
 
 
@@ -81,12 +105,24 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     rare = [f"'{character}' ({count}x)" for character, count in by_count if count < RARE]
     if rare:
         more = ", ..." if len(rare) > SHOWN else ""
-        logger.info("%d characters occur fewer than %d times: %s", len(rare), RARE, ", ".join(rare[:SHOWN]) + more)
+        logger.info(
+            "%d characters occur fewer than %d times: %s",
+            len(rare),
+            RARE,
+            ", ".join(rare[:SHOWN]) + more,
+        )
     lacking = {character for text in texts for character in tokenizer.unknown(text)}
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
-        logger.info("%d characters (%.3f %% of the text) are left to %s", len(lacking), 100 * share, tokenizers.UNK)
-    tokenizers.save_counts(target, Counter(token for text in texts for token in tokenizer.encode(text)), tokenizer.size)
+        logger.info(
+            "%d characters (%.3f %% of the text) are left to %s",
+            len(lacking),
+            100 * share,
+            tokenizers.UNK,
+        )
+    tokenizers.save_counts(
+        target, Counter(token for text in texts for token in tokenizer.encode(text)), tokenizer.size
+    )
     labels: dict[str, list[str]] = {}
     for path in label_files:
         values = {value for value in read(path) if value}

@@ -1,10 +1,11 @@
-"""Make one folder of a trained model, that can be moved anywhere: config, vocabulary, normalisation, averaged weights.
+"""Make one folder of a trained model, that can be moved anywhere: config, vocabulary,
+normalisation, averaged weights.
 
     asrtool pack exp/train_conformer --config conf/decode_joint.yaml --out model
     asrtool recognize model a.wav
 
-The folder holds a model card (README.md), and model.json with the origin and the SHA-256 of every file, which are
-checked whenever the model is loaded.
+The folder holds a model card (README.md), and model.json with the origin and the SHA-256 of every
+file, which are checked whenever the model is loaded.
 """
 
 from __future__ import annotations
@@ -56,12 +57,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool pack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("exp", type=Path, help="experiment that stage 3 wrote")
-    options.add_argument("--out", type=Path, required=True, help="folder to write; it must not be there yet")
-    options.add_argument("--config", type=Path, help="decode_*.yaml to recognise with; default: what suits the model")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument(
+        "--out", type=Path, required=True, help="folder to write; it must not be there yet"
+    )
+    options.add_argument(
+        "--config", type=Path, help="decode_*.yaml to recognise with; default: what suits the model"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+    )
     options.add_argument("--lm", type=Path, help="experiment of a language model to pack with it")
     options.add_argument("--name", help="title of the model card; default: the experiment's folder")
     args = options.parse_args(argv)
@@ -92,17 +101,29 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
             card = describe(name, exp, phase, train, weights, target)
             (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
             card["files"] = digests(target)
-            (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (target / CARD).write_text(
+                json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             atomic.replace_folder(target, out)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    logger.info("%s: %.1f MB, %s parameters, SHA-256 %s", out, size, f"{card['parameters']:,}", card["sha256"][:16])
+    logger.info(
+        "%s: %.1f MB, %s parameters, SHA-256 %s",
+        out,
+        size,
+        f"{card['parameters']:,}",
+        card["sha256"][:16],
+    )
 
 
-def fill(target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainConfig], weights: Path) -> None:
-    """Everything but the cards. Files that the decoding config names are copied, and named from the folder on."""
+def fill(
+    target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainConfig], weights: Path
+) -> None:
+    """Everything but the cards. Files that the decoding config names are copied, and named from the
+    folder on.
+    """
     for file in sorted((exp / "vocab").iterdir()):
         if file.is_file() and not file.name.startswith("."):
             shutil.copyfile(file, target / "vocab" / file.name)
@@ -121,7 +142,9 @@ def fill(target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainC
         shutil.copyfile(file, target / inside)
         renamed[file] = inside
     decode = dataclasses.replace(decode, searcher=moved(decode.searcher, renamed.__getitem__))
-    (target / DECODE).write_text(experiment.dump(config.encode(DecodeConfig, decode)), encoding="utf-8")
+    (target / DECODE).write_text(
+        experiment.dump(config.encode(DecodeConfig, decode)), encoding="utf-8"
+    )
 
 
 def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
@@ -132,7 +155,9 @@ def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
     (target / CONFIG).write_text(experiment.dump_phases({phase: train}), encoding="utf-8")
 
 
-def describe(name: str, exp: Path, phase: str, train: TrainConfig, weights: Path, target: Path) -> dict:
+def describe(
+    name: str, exp: Path, phase: str, train: TrainConfig, weights: Path, target: Path
+) -> dict:
     """What model.json says, but for the digests of the files."""
     model = model_to_load(train, tokenizers.load(exp / "vocab").size)
     return {
@@ -169,7 +194,9 @@ def results(exp: Path) -> list[dict]:
         score = json.loads(file.read_text(encoding="utf-8"))
         total = {name: score["total"][name] for name in ("rate", "reference")}
         names = {"decode": file.parts[-3], "set": file.parts[-2]}
-        found.append({**names, "metric": score["metric"], "normalizer": score["normalizer"], **total})
+        found.append(
+            {**names, "metric": score["metric"], "normalizer": score["normalizer"], **total}
+        )
     return found
 
 
@@ -189,7 +216,8 @@ def readme(name: str, card: dict, exp: Path, decode: DecodeConfig) -> str:
         "asrtool": card["asrtool"],
         "trained with": origin["commit"] or "unknown",
         "experiment, phase": f"{origin['experiment']}, {origin['phase']}",
-        "weights": f"{origin['weights']}" + (f" ({origin['checkpoints']})" if origin["checkpoints"] else ""),
+        "weights": f"{origin['weights']}"
+        + (f" ({origin['checkpoints']})" if origin["checkpoints"] else ""),
         "seed": origin["seed"],
         "training data": f"digest {origin['data'].get('train', 'unknown')}",
         "search": f"`{SEARCHERS.name_of(decode.searcher)}`",
@@ -199,10 +227,20 @@ def readme(name: str, card: dict, exp: Path, decode: DecodeConfig) -> str:
     if not card["results"]:
         text += ["None: the experiment was not scored when it was packed."]
     else:
-        text += ["| decoding | set | metric | rate | of | normalizer |", "|---|---|---|---|---|---|"]
+        text += [
+            "| decoding | set | metric | rate | of | normalizer |",
+            "|---|---|---|---|---|---|",
+        ]
     for row in card["results"]:
         rate = "none" if row["rate"] is None else f"{100 * row['rate']:.2f} %"
-        cells = (row["decode"], row["set"], row["metric"], rate, row["reference"], row["normalizer"])
+        cells = (
+            row["decode"],
+            row["set"],
+            row["metric"],
+            rate,
+            row["reference"],
+            row["normalizer"],
+        )
         text.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(text) + "\n"
 

@@ -1,7 +1,8 @@
-"""A table of a config's parameters, trained and frozen, without weights: models are built for their shapes alone.
+"""A table of a config's parameters, trained and frozen, without weights: models are built for their
+shapes alone.
 
-    asrtool parameters conf/train_speech_llm.yaml
-    asrtool parameters conf/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
+asrtool parameters conf/train_speech_llm.yaml
+asrtool parameters conf/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from asrtool.models import SpeechLlm
 from asrtool.models.tuning import is_adapter
 from asrtool.train import optim
 
-PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}  # LoRA of arXiv 2406.17272, for networks of so many layers
+# LoRA of arXiv 2406.17272, for networks of so many layers
+PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}
 
 
 class PhaseError(ValueError):
@@ -41,17 +43,25 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool parameters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool parameters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("config", type=Path, help="train_*.yaml")
     options.add_argument("--phase", help="one of the config's phases (default: each)")
-    options.add_argument("--vocab-size", type=int, default=32000, help="tokens of the vocabulary (default: 32000)")
-    options.add_argument("--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides")
+    options.add_argument(
+        "--vocab-size", type=int, default=32000, help="tokens of the vocabulary (default: 32000)"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides"
+    )
     return options.parse_args(argv)
 
 
 def render(model: nn.Module, groups: Mapping[str, optim.GroupConfig]) -> list[str]:
-    """Lines; a speech LLM's have the shapes of encoder and language model and their adapters too."""
+    """Lines; a speech LLM's have the shapes of encoder and language model and their adapters
+    too.
+    """
     rows = []
     for name, part in [*model.named_children(), ("total", model)]:
         prefix = "" if part is model else f"{name}."
@@ -75,7 +85,11 @@ def render(model: nn.Module, groups: Mapping[str, optim.GroupConfig]) -> list[st
 
 def layers_of(model: SpeechLlm) -> dict[str, int]:
     settings = getattr(getattr(model.encoder, "model", None), "config", None)  # of `transformers`
-    count = settings.num_hidden_layers if settings is not None else len(getattr(model.encoder, "layers", ()))
+    count = (
+        settings.num_hidden_layers
+        if settings is not None
+        else len(getattr(model.encoder, "layers", ()))
+    )
     return {"encoder": count, "llm": model.llm.config.get_text_config().num_hidden_layers}
 
 

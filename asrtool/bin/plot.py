@@ -1,8 +1,10 @@
-"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time went, speed.
+"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time
+went, speed.
 
-    asrtool plot exp/train_conformer
-    asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test      what an encoder keeps of an utterance
-    asrtool plot echo exp/train_echotune_100h --data dump/waveform/dev      gates and windows of an utterance
+asrtool plot exp/train_conformer
+asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test      what an encoder keeps of an
+utterance asrtool plot echo exp/train_echotune_100h --data dump/waveform/dev      gates and windows
+of an utterance
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         importlib.import_module(f"asrtool.plots.{arguments[0]}").main(arguments[1:])
         return
     options = argparse.ArgumentParser(
-        prog="asrtool plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool plot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("exp", type=Path, help="experiment folder, finished or not")
-    options.add_argument("--out", type=Path, help="picture to write: .png, .pdf or .svg; default: <exp>/curves.png")
+    options.add_argument(
+        "--out", type=Path, help="picture to write: .png, .pdf or .svg; default: <exp>/curves.png"
+    )
     args = options.parse_args(arguments)
     set_up()
     out = args.out or args.exp / "curves.png"
@@ -57,7 +63,14 @@ def draw(found: Curves, out: Path, title: str) -> None:
         for name, start in found.phases.items():
             if len(found.phases) > 1:
                 panel.axvline(start, color="gray", linewidth=0.8, linestyle=":")
-                panel.text(start, 1.0, f" {name}", transform=panel.get_xaxis_transform(), fontsize=7, va="bottom")
+                panel.text(
+                    start,
+                    1.0,
+                    f" {name}",
+                    transform=panel.get_xaxis_transform(),
+                    fontsize=7,
+                    va="bottom",
+                )
     for panel in panels[-1]:
         panel.set_xlabel("step")
     save(figure, out)
@@ -71,7 +84,9 @@ def lines(panel: Any, title: str, named: dict[str, Curve]) -> None:
         if curve in drawn:
             continue
         drawn.append(curve)
-        style = {"marker": "o", "markersize": 3, "linestyle": "--"} if name.startswith("valid/") else {}
+        style = (
+            {"marker": "o", "markersize": 3, "linestyle": "--"} if name.startswith("valid/") else {}
+        )
         panel.plot(curve.steps, curve.values, linewidth=1.2, label=name or None, **style)
     if any(named):
         panel.legend(fontsize=8)
@@ -82,7 +97,9 @@ def shares(panel: Any, title: str, parts: dict[str, Curve]) -> None:
     panel.set_title(title, fontsize=10, loc="left")
     if parts:
         scaled = [percent(curve) for curve in parts.values()]
-        panel.stackplot(scaled[0].steps, *(curve.values for curve in scaled), labels=list(parts), alpha=0.8)
+        panel.stackplot(
+            scaled[0].steps, *(curve.values for curve in scaled), labels=list(parts), alpha=0.8
+        )
         panel.legend(fontsize=8, loc="lower right")
     panel.set_ylim(0, 100)
 

@@ -1,4 +1,6 @@
-"""Write what the model gives away of decoded utterances (blanks, attention, kept frames) to taps.jsonl for `report`."""
+"""Write what the model gives away of decoded utterances (blanks, attention, kept frames) to
+taps.jsonl for `report`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from asrtool.report.sources import TAPS, Result, choose
 from asrtool.score.files import replace_text
 from asrtool.types import Batch, EncoderOutput, Padded, Utterance
 
-HEADS = 16                                   # a tap of at most so many numbers per frame is drawn
+HEADS = 16  # a tap of at most so many numbers per frame is drawn
 
 
 class ProbeError(ValueError):
@@ -44,26 +46,48 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool probe", description=__doc__, allow_abbrev=False)
     options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
-    options.add_argument("--exp", type=Path, required=True, help="experiment folder that stage 3 wrote")
-    options.add_argument("--config", type=Path, required=True, help="decode_*.yaml: which phase, which average")
+    options.add_argument(
+        "--exp", type=Path, required=True, help="experiment folder that stage 3 wrote"
+    )
+    options.add_argument(
+        "--config", type=Path, required=True, help="decode_*.yaml: which phase, which average"
+    )
     options.add_argument("--data", type=Path, required=True, help="the set that was decoded")
-    options.add_argument("--worst", type=int, default=20, metavar="N", help="utterances with most errors (default: 20)")
-    options.add_argument("--also", action="append", default=[], metavar="ID", help="this utterance too")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument(
+        "--worst",
+        type=int,
+        default=20,
+        metavar="N",
+        help="utterances with most errors (default: 20)",
+    )
+    options.add_argument(
+        "--also", action="append", default=[], metavar="ID", help="this utterance too"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+    )
     return options.parse_args(argv)
 
 
 @torch.inference_mode()
-def probe(result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]) -> int:
-    """Run the model once over the chosen utterances and their hypotheses; how many lines were written."""
+def probe(
+    result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]
+) -> int:
+    """Run the model once over the chosen utterances and their hypotheses; how many lines were
+    written.
+    """
     recognizer = Recognizer.load(exp, settings)
     utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
     lost = [name for name in chosen if name not in utterances]
     if lost:
-        raise ProbeError(f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded")
+        raise ProbeError(
+            f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded"
+        )
     rows = datadir.measured(list(utterances.values()), data)
     found = lines(recognizer, result, rows, settings.batch_seconds)
-    replace_text(result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
+    replace_text(
+        result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+    )
     return len(utterances)
 
 
@@ -76,15 +100,21 @@ def lines(
     dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     for batch in EvalLoader(dataset, seconds):
         tokens = [result.lines.get(name, {}).get("tokens", []) for name in batch.ids]
-        yield from taps(recognizer.model, with_targets(batch, tokens, recognizer.tokenizer.tokens), tokens)
+        yield from taps(
+            recognizer.model, with_targets(batch, tokens, recognizer.tokenizer.tokens), tokens
+        )
 
 
 def with_targets(batch: Batch, tokens: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> Batch:
-    """The batch with the hypotheses in the place of the references: what the decoder attended to when it wrote them."""
+    """The batch with the hypotheses in the place of the references: what the decoder attended to
+    when it wrote them.
+    """
     number = {token: index for index, token in enumerate(vocabulary)}
     for name, row in zip(batch.ids, tokens, strict=True):
         if unknown := [token for token in row if token not in number]:
-            raise ProbeError(f"utterance {name}: token '{unknown[0]}' is not in the vocabulary of the experiment")
+            raise ProbeError(
+                f"utterance {name}: token '{unknown[0]}' is not in the vocabulary of the experiment"
+            )
     rows = [torch.tensor([number[token] for token in row], dtype=torch.int64) for row in tokens]
     return replace(batch, targets=Padded.stack(rows))
 
@@ -97,7 +127,7 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
     lengths = encoded.frames.lengths.tolist()
     shift, stride = model.frame_shift, stride_of(model)
     for index, name in enumerate(batch.ids):
-        positions = encoded.positions[index, :lengths[index]].tolist()
+        positions = encoded.positions[index, : lengths[index]].tolist()
         line: dict = {"id": name, "curves": {}, "maps": {}}
         if not regular(positions, stride):
             line["key_frames"] = [round(position * shift, 3) for position in positions]
@@ -111,39 +141,51 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
                 line["maps"][title] = {"step": step, "values": rounded(values[index].T)}
         if seen.weights and positions and regular(positions, stride):
             rows = [*tokens[index], "<eos>"]
-            weights = seen.mean()[index, :len(rows), :len(positions)]
+            weights = seen.mean()[index, : len(rows), : len(positions)]
             drawn = {"step": shift * stride, "rows": rows, "values": rounded(weights)}
             line["maps"]["attention of the decoder"] = drawn
         yield {key: value for key, value in line.items() if value}
 
 
-def frame_taps(model: AsrModel, encoded: EncoderOutput) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+def frame_taps(
+    model: AsrModel, encoded: EncoderOutput
+) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
     """Name -> a row per utterance: (S,) for curves, (S, K) for maps.
 
-    Curves: of each frame-synchronous stream, the probability that a frame is no blank; taps of one number per frame.
-    Maps: taps of up to `HEADS` numbers per frame.
+    Curves: of each frame-synchronous stream, the probability that a frame is no blank; taps of one
+    number per frame. Maps: taps of up to `HEADS` numbers per frame.
     """
     curves, maps = {}, {}
     for name in sorted(model.streams):
         try:
             log_probs = model.log_probs(encoded, name)
         except LookupError:
-            continue                         # a stream of tokens, not of frames
-        if log_probs.data.shape[-1] == model.eos + 1:        # else of classes, such as accents: a map, as other taps
-            curves[f"{name}: not blank"] = [1 - row[:, model.blank].exp() for row in log_probs.unpad()]
+            continue  # a stream of tokens, not of frames
+        # else of classes, such as accents: a map, as other taps
+        if log_probs.data.shape[-1] == model.eos + 1:
+            curves[f"{name}: not blank"] = [
+                1 - row[:, model.blank].exp() for row in log_probs.unpad()
+            ]
         elif log_probs.data.shape[-1] <= HEADS:
             maps[name] = [row.exp() for row in log_probs.unpad()]
     for name, tap in encoded.taps.items():
         size = math.prod(tap.data.shape[2:])
         if size <= HEADS and name not in model.streams:
             rows = [row.float().reshape(len(row), size) for row in tap.unpad()]
-            (curves if size == 1 else maps)[name] = [row[:, 0] for row in rows] if size == 1 else rows
+            (curves if size == 1 else maps)[name] = (
+                [row[:, 0] for row in rows] if size == 1 else rows
+            )
     return curves, maps
 
 
 def stride_of(model: AsrModel) -> int:
-    """Positions from one frame to the next, where no frame is dropped: of strides behind the stem."""
-    return round(getattr(getattr(model, "encoder", None), "seconds_per_frame", model.frame_shift) / model.frame_shift)
+    """Positions from one frame to the next, where no frame is dropped: of strides behind the
+    stem.
+    """
+    return round(
+        getattr(getattr(model, "encoder", None), "seconds_per_frame", model.frame_shift)
+        / model.frame_shift
+    )
 
 
 def regular(positions: Sequence[int], stride: int = 1) -> bool:
@@ -156,10 +198,12 @@ def rounded(values: Tensor) -> list:
 
 
 class CrossAttentions:
-    """Collects the attention weights of every cross-attention while it is entered: they are not kept otherwise."""
+    """Collects the attention weights of every cross-attention while it is entered: they are not
+    kept otherwise.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights: list[Tensor] = []      # of each layer (B, U, S), mean of the heads
+        self.weights: list[Tensor] = []  # of each layer (B, U, S), mean of the heads
         self._modules = [module for module in model.modules() if isinstance(module, CrossAttention)]
 
     def __enter__(self) -> CrossAttentions:
@@ -174,7 +218,9 @@ class CrossAttentions:
         """(B, U, S): mean of heads and layers."""
         return torch.stack(self.weights).mean(0)
 
-    def _collect(self, module: CrossAttention, inputs: tuple[Tensor, KeyValue, Tensor | None], _: Tensor) -> None:
+    def _collect(
+        self, module: CrossAttention, inputs: tuple[Tensor, KeyValue, Tensor | None], _: Tensor
+    ) -> None:
         x, memory, mask = inputs
         query = module.split(module.q_proj(x))
         scores = query @ memory.key.transpose(-1, -2) * query.shape[-1] ** -0.5

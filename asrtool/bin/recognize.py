@@ -1,11 +1,12 @@
-"""What is said in audio files: text, JSON or subtitles, with a trained experiment or a packed model.
+"""What is said in audio files: text, JSON or subtitles, with a trained experiment or a packed
+model.
 
     asrtool recognize exp/train_conformer a.wav b.flac
     asrtool recognize model --format srt --out subtitles talk.mp3
 
-Any length, sampling rate and number of channels: longer audio is cut into windows, other rates are resampled, channels
-are averaged or one is chosen; what was done is said. A file that cannot be recognised is named, the others go on, and
-the command then ends with status 1.
+Any length, sampling rate and number of channels: longer audio is cut into windows, other rates are
+resampled, channels are averaged or one is chosen; what was done is said. A file that cannot be
+recognised is named, the others go on, and the command then ends with status 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from asrtool.model_folder import decode_config
 from asrtool.recognizer import Heard, Recognition, Recognizer
 from asrtool.types import Padded
 
-TOGETHER = 600.0  # seconds of audio that are read before they are recognised, so that short files fill batches
+# seconds of audio that are read before they are recognised, so that short files fill batches
+TOGETHER = 600.0
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
 
 
@@ -47,23 +49,42 @@ def main(argv: list[str] | None = None) -> None:
     warm_up(recognizer)  # the real-time factor is that of the work on the audio
     failed = recognize(recognizer, args.audio, args.channel, args.format, targets)
     if failed:
-        logger.error("%d of %d files could not be recognised: %s", len(failed), len(args.audio), ", ".join(failed))
+        logger.error(
+            "%d of %d files could not be recognised: %s",
+            len(failed),
+            len(args.audio),
+            ", ".join(failed),
+        )
         sys.exit(1)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool recognize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool recognize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`")
+    options.add_argument(
+        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
+    )
     options.add_argument("audio", nargs="+", help="files: wav, flac, ogg, opus, mp3 ...")
-    options.add_argument("--format", choices=tuple(ENDINGS), default="text", help="json has times and confidences")
-    options.add_argument("--out", type=Path, help="folder for one file each; default: standard output")
-    options.add_argument("--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
+    options.add_argument(
+        "--format", choices=tuple(ENDINGS), default="text", help="json has times and confidences"
+    )
+    options.add_argument(
+        "--out", type=Path, help="folder for one file each; default: standard output"
+    )
+    options.add_argument(
+        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+    )
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument("--channel", type=int, help="of several, from 0; default: their mean")
-    options.add_argument("--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one")
+    options.add_argument(
+        "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
+    )
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")
@@ -83,34 +104,47 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
             raise OutputError("subtitles of several files need --out <folder>")
         return [None] * len(audio)
     targets = [out / (Path(path).stem + ENDINGS[kind]) for path in audio]
-    twice = next((target for place, target in enumerate(targets) if target in targets[:place]), None)
+    twice = next(
+        (target for place, target in enumerate(targets) if target in targets[:place]), None
+    )
     if twice is not None:
-        raise OutputError(f"two of the files would both be written to {twice}; recognise them into two folders")
+        raise OutputError(
+            f"two of the files would both be written to {twice}; recognise them into two folders"
+        )
     out.mkdir(parents=True, exist_ok=True)
     return targets
 
 
 @torch.inference_mode()
 def warm_up(recognizer: Recognizer) -> None:
-    """Work on a second of silence, so that what is compiled or allocated once takes no time of the first audio.
+    """Work on a second of silence, so that what is compiled or allocated once takes no time of the
+    first audio.
 
     A language model that writes text is left out: nothing of it is compiled, and it may write much.
     """
-    with contextlib.suppress(RuntimeError, ValueError):  # what is wrong with a model, audio will tell
+    # what is wrong with a model, audio will tell
+    with contextlib.suppress(RuntimeError, ValueError):
         silence = recognizer.hear(np.zeros(recognizer.rate, np.float32))
         if "llm" in recognizer.model.streams:
             recognizer.encode(Padded.stack([silence.inputs]))
         else:
-            recognizer.transcribe([silence._replace(speech=[(0.0, 1.0)])])  # else silence would not be searched
+            # else silence would not be searched
+            recognizer.transcribe([silence._replace(speech=[(0.0, 1.0)])])
 
 
 def recognize(
-    recognizer: Recognizer, audio: Sequence[str], channel: int | None, kind: str, targets: Sequence[Path | None]
+    recognizer: Recognizer,
+    audio: Sequence[str],
+    channel: int | None,
+    kind: str,
+    targets: Sequence[Path | None],
 ) -> list[str]:
     """Write every result as soon as it is there; the files that failed."""
     failed: list[str] = []
     began, seconds, count = time.perf_counter(), 0.0, 0
-    with tqdm(total=len(audio), desc="recognize", unit="file", disable=None if len(audio) > 1 else True) as bar:
+    with tqdm(
+        total=len(audio), desc="recognize", unit="file", disable=None if len(audio) > 1 else True
+    ) as bar:
         for places, inputs in groups(recognizer, audio, channel, failed):
             results = attempt(recognizer, [audio[place] for place in places], inputs, failed)
             for place, result in zip(places, results, strict=True):
@@ -120,14 +154,21 @@ def recognize(
                     tell(recognizer, audio[place], result)
             bar.update(len(places))
     wall = time.perf_counter() - began
-    logger.info("%d files, %.1f s of audio, real-time factor %.4f", count, seconds, wall / max(seconds, 1e-9))
+    logger.info(
+        "%d files, %.1f s of audio, real-time factor %.4f",
+        count,
+        seconds,
+        wall / max(seconds, 1e-9),
+    )
     return failed
 
 
 def groups(
     recognizer: Recognizer, audio: Sequence[str], channel: int | None, failed: list[str]
 ) -> Iterator[tuple[list[int], list[Heard]]]:
-    """Places and inputs of files that are recognised together; those that cannot be read are named."""
+    """Places and inputs of files that are recognised together; those that cannot be read are
+    named.
+    """
     places: list[int] = []
     inputs: list[Heard] = []
     for place, path in enumerate(audio):
@@ -153,7 +194,10 @@ def attempt(
         if len(paths) == 1:
             report(paths[0], error, failed)
             return [None]
-    return [attempt(recognizer, [path], [one], failed)[0] for path, one in zip(paths, inputs, strict=True)]
+    return [
+        attempt(recognizer, [path], [one], failed)[0]
+        for path, one in zip(paths, inputs, strict=True)
+    ]
 
 
 def report(path: str, error: Exception, failed: list[str]) -> None:
@@ -168,15 +212,23 @@ def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
         return
     lengths = [end - start for start, end in result.spans] or [0.0]
     logger.info(
-        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech left out; "
+        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech "
+        "left out; "
         "real-time factor %.4f",
         *(path, result.seconds, result.windows, min(lengths), max(lengths)),
-        *(recognizer.windows.max_seconds, recognizer.why, result.silent, result.elapsed / result.seconds),
+        *(
+            recognizer.windows.max_seconds,
+            recognizer.why,
+            result.silent,
+            result.elapsed / result.seconds,
+        ),
     )
 
 
 def write(path: str, result: Recognition, kind: str, target: Path | None, several: bool) -> None:
-    """To a file, aside and renamed; or to standard output, where lines of several files begin with their names."""
+    """To a file, aside and renamed; or to standard output, where lines of several files begin with
+    their names.
+    """
     if kind == "json":
         text = json.dumps({"audio": path, **result.json()}, ensure_ascii=False) + "\n"
     elif kind == "srt":

@@ -1,4 +1,6 @@
-"""Show a scored set as one HTML file: rates, groups, worst utterances with sound and spectrogram, all the others."""
+"""Show a scored set as one HTML file: rates, groups, worst utterances with sound and spectrogram,
+all the others.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, text)
     size = len(text.encode()) / 1e6
-    logger.info("%s: %d utterances, %d of them in detail, %.1f MB", out, len(result.references), len(chosen), size)
+    logger.info(
+        "%s: %d utterances, %d of them in detail, %.1f MB",
+        out,
+        len(result.references),
+        len(chosen),
+        size,
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    options = argparse.ArgumentParser(prog="asrtool report", description=__doc__, allow_abbrev=False)
+    options = argparse.ArgumentParser(
+        prog="asrtool report", description=__doc__, allow_abbrev=False
+    )
     options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
-    options.add_argument("--out", type=Path, help=f"file or folder to write (default: {NAME} in that folder)")
-    options.add_argument("--data", type=Path, help="data directory (default: the one that was scored against)")
-    options.add_argument("--worst", type=number, default=20, metavar="N",
-                         help="utterances with most errors to show in detail (default: 20)")
-    options.add_argument("--also", action="append", default=[], metavar="ID", help="show this utterance in detail too")
-    options.add_argument("--audio", choices=page.AUDIO, default="link",
-                         help="link: play the files where they lie; embed: put the sound of the detailed ones into the "
-                         "page, so that it can be sent to others; none")
+    options.add_argument(
+        "--out", type=Path, help=f"file or folder to write (default: {NAME} in that folder)"
+    )
+    options.add_argument(
+        "--data", type=Path, help="data directory (default: the one that was scored against)"
+    )
+    options.add_argument(
+        "--worst",
+        type=number,
+        default=20,
+        metavar="N",
+        help="utterances with most errors to show in detail (default: 20)",
+    )
+    options.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="show this utterance in detail too",
+    )
+    options.add_argument(
+        "--audio",
+        choices=page.AUDIO,
+        default="link",
+        help="link: play the files where they lie; embed: put the sound of the detailed ones into "
+        "the "
+        "page, so that it can be sent to others; none",
+    )
     return options.parse_args(argv)
 
 

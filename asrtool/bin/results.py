@@ -1,4 +1,6 @@
-"""Make RESULTS.md from exp/: numbers, intervals, parameters, config differences, commands, beside published numbers."""
+"""Make RESULTS.md from exp/: numbers, intervals, parameters, config differences, commands, beside
+published numbers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ def main(argv: list[str] | None = None) -> None:
     except (TranscriptError, OSError) as error:
         raise SystemExit(f"results: {error}") from None
     if options.format == "json":
-        text = json.dumps([row.json() for one in found for row in one.rows], ensure_ascii=False, indent=1) + "\n"
+        text = (
+            json.dumps(
+                [row.json() for one in found for row in one.rows], ensure_ascii=False, indent=1
+            )
+            + "\n"
+        )
     else:
         text = markdown(found, NEUTRAL, options.recipe)
     if options.out is None:
@@ -33,12 +40,29 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="asrtool results", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="asrtool results", description=__doc__, allow_abbrev=False
+    )
     option = parser.add_argument
-    option("exp", type=Path, nargs="?", default=Path("exp"), help="folder of experiments (default: exp)")
+    option(
+        "exp",
+        type=Path,
+        nargs="?",
+        default=Path("exp"),
+        help="folder of experiments (default: exp)",
+    )
     option("--out", type=Path, help="file to write, such as RESULTS.md (default: the terminal)")
-    option("--baseline", default="", metavar="TAG", help="whose config others are compared with (default: the first)")
-    option("--recipe", default="", help="whose published numbers to show (default: the folder that exp lies in)")
+    option(
+        "--baseline",
+        default="",
+        metavar="TAG",
+        help="whose config others are compared with (default: the first)",
+    )
+    option(
+        "--recipe",
+        default="",
+        help="whose published numbers to show (default: the folder that exp lies in)",
+    )
     option("--format", choices=["md", "json"], default="md")
     return parser.parse_args(argv)
 

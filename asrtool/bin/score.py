@@ -1,4 +1,6 @@
-"""Stage 5: score hypotheses against references; writes result.txt (sclite's layout) and score.json."""
+"""Stage 5: score hypotheses against references; writes result.txt (sclite's layout) and
+score.json.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from asrtool import stamp
-from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, ScoreReport, TranscriptError, read_transcripts, score
+from asrtool.score import (
+    ALIGNMENTS,
+    METRICS,
+    NORMALIZERS,
+    ScoreReport,
+    TranscriptError,
+    read_transcripts,
+    score,
+)
 from asrtool.score.files import sha256, write_pair
 from asrtool.score.labels import labels_for, read_labels, read_speakers
 from asrtool.score.noise import measure_snr
@@ -34,13 +44,42 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("reference", type=Path, help="data directory, or a text, trn or jsonl file")
     parser.add_argument("hypothesis", type=Path, help="the same, or a folder of stage 4")
     option = parser.add_argument
-    option("--metric", choices=list(METRICS), default="wer", help="of words, characters, or Han characters and words")
-    option("--normalize", choices=list(NORMALIZERS), default="none", help="text normaliser for both sides")
-    option("--group-by", default="none", metavar="LABEL",
-           help="also score by utt2<LABEL>, length, speaking_rate or snr; several: a,b; ranges: snr:0/10/20")
-    option("--missing", choices=["error", "deletions"], default="error", help="utterances without a hypothesis")
-    option("--alignment", choices=list(ALIGNMENTS), default=ALIGNMENTS[0], help="fewest errors, or sclite's weights")
-    option("--out", type=Path, help="folder for result.txt and score.json (default: beside the hypotheses)")
+    option(
+        "--metric",
+        choices=list(METRICS),
+        default="wer",
+        help="of words, characters, or Han characters and words",
+    )
+    option(
+        "--normalize",
+        choices=list(NORMALIZERS),
+        default="none",
+        help="text normaliser for both sides",
+    )
+    option(
+        "--group-by",
+        default="none",
+        metavar="LABEL",
+        help="also score by utt2<LABEL>, length, speaking_rate or snr; several: a,b; ranges: "
+        "snr:0/10/20",
+    )
+    option(
+        "--missing",
+        choices=["error", "deletions"],
+        default="error",
+        help="utterances without a hypothesis",
+    )
+    option(
+        "--alignment",
+        choices=list(ALIGNMENTS),
+        default=ALIGNMENTS[0],
+        help="fewest errors, or sclite's weights",
+    )
+    option(
+        "--out",
+        type=Path,
+        help="folder for result.txt and score.json (default: beside the hypotheses)",
+    )
     return parser.parse_args(argv)
 
 
@@ -48,7 +87,9 @@ def _run(options: argparse.Namespace) -> None:
     files = {"reference": locate(options.reference), "hypothesis": locate(options.hypothesis)}
     references, hypotheses = (read_transcripts(path) for path in files.values())
     if not references:
-        raise TranscriptError(f"{files['reference']}: the file holds no utterance; expected one line each")
+        raise TranscriptError(
+            f"{files['reference']}: the file holds no utterance; expected one line each"
+        )
     folder = options.reference if options.reference.is_dir() else None
     names = [] if options.group_by in ("", "none") else options.group_by.split(",")
     labels = labels_for(folder, names, references, options.metric, options.normalize, MEASURES)
@@ -56,13 +97,23 @@ def _run(options: argparse.Namespace) -> None:
     recognized, notes = _recognized(folder, files["hypothesis"], references)
     try:
         report = score(
-            references, hypotheses, metric=options.metric, normalize=options.normalize, alignment=options.alignment,
-            missing=options.missing, labels=labels, recognized=recognized, speakers=speakers,
+            references,
+            hypotheses,
+            metric=options.metric,
+            normalize=options.normalize,
+            alignment=options.alignment,
+            missing=options.missing,
+            labels=labels,
+            recognized=recognized,
+            speakers=speakers,
         )
     except TranscriptError as error:
-        raise TranscriptError(f"{files['hypothesis']} against {files['reference']}: {error}") from None
+        raise TranscriptError(
+            f"{files['hypothesis']} against {files['reference']}: {error}"
+        ) from None
     made_from = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
-    made_from["reference"]["folder"] = folder is not None    # a data directory, with speakers and labels
+    # a data directory, with speakers and labels
+    made_from["reference"]["folder"] = folder is not None
     facts = {"files": made_from, "group_by": names, "missing": options.missing}
     out = options.out or files["hypothesis"].parent
     out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +122,9 @@ def _run(options: argparse.Namespace) -> None:
     _show(report, out, made_from, notes)
 
 
-def _show(report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, str]], notes: list[str]) -> None:
+def _show(
+    report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, str]], notes: list[str]
+) -> None:
     print(f"write a {report.metric.upper()} result in {out / 'result.txt'}")
     print(report.text(), end="")
     print()
@@ -84,7 +137,9 @@ def _show(report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, s
 def _recognized(
     folder: Path | None, hypotheses: Path, references: Mapping[str, str]
 ) -> tuple[dict[str, tuple[dict[str, str], dict[str, str]]], list[str]]:
-    """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth; and what has none."""
+    """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth;
+    and what has none.
+    """
     found, notes = {}, []
     source = hypotheses.with_name("hyps.jsonl") if hypotheses.name == "text" else hypotheses
     for label, answers in read_recognized(source).items():
@@ -111,7 +166,13 @@ def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
             raise TranscriptError(f"--group-by snr: {name}: {error}") from None
 
     with ThreadPoolExecutor() as pool:
-        return dict(zip(ids, tqdm(pool.map(measure, ids), total=len(ids), desc="snr", disable=None), strict=True))
+        return dict(
+            zip(
+                ids,
+                tqdm(pool.map(measure, ids), total=len(ids), desc="snr", disable=None),
+                strict=True,
+            )
+        )
 
 
 def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
@@ -135,7 +196,9 @@ def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance
     except datadir.DataDirError as error:
         raise TranscriptError(f"--group-by {label}: {error}") from None
     if lost := [name for name in ids if name not in rows]:
-        raise TranscriptError(f"--group-by {label}: {folder} has no audio of {len(lost)} utterances, first {lost[0]}")
+        raise TranscriptError(
+            f"--group-by {label}: {folder} has no audio of {len(lost)} utterances, first {lost[0]}"
+        )
     return rows
 
 

@@ -1,13 +1,15 @@
-"""Recognise audio while it comes in: partial results chunk by chunk, a final one at every pause, with its latency.
+"""Recognise audio while it comes in: partial results chunk by chunk, a final one at every pause,
+with its latency.
 
     asrtool stream exp/train_qifusion a.wav --chunk 16 --left-chunks 4
     arecord -q -t raw -f S16_LE -r 16000 | asrtool stream exp/train_qifusion -
     asrtool stream exp/train_qifusion --check dump/fbank80/test
 
-`-` reads raw samples from standard input: 16 bits, little-endian, one channel, at the model's rate. Final results go to
-standard output; on a terminal the text so far is shown below. A file that cannot be read to its end is named, the
-others go on, and the command then ends with status 1. --check recognises a data directory twice, piece by piece
-and whole with the same chunk mask, and ends with status 1 where anything differs.
+`-` reads raw samples from standard input: 16 bits, little-endian, one channel, at the model's rate.
+Final results go to standard output; on a terminal the text so far is shown below. A file that
+cannot be read to its end is named, the others go on, and the command then ends with status 1.
+--check recognises a data directory twice, piece by piece and whole with the same chunk mask, and
+ends with status 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -49,30 +51,64 @@ def main(argv: Sequence[str] | None = None) -> None:
     warm_up(recognizer)
     failed = [path for path in args.audio if not hear(recognizer, ends, path, args.format)]
     if failed:
-        logger.error("%d of %d files could not be recognised: %s", len(failed), len(args.audio), ", ".join(failed))
+        logger.error(
+            "%d of %d files could not be recognised: %s",
+            len(failed),
+            len(args.audio),
+            ", ".join(failed),
+        )
         sys.exit(1)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
-        prog="asrtool stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="asrtool stream",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`")
-    options.add_argument("audio", nargs="*", help="files, or - for raw samples from standard input")
-    options.add_argument("--chunk", type=int, help=f"encoder frames of a chunk (default: of --config, else {CHUNK})")
-    options.add_argument("--chunk-ms", type=float, help="the same in milliseconds, rounded to frames")
-    options.add_argument("--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all")
-    options.add_argument("--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config")
-    options.add_argument("--format", choices=("text", "json"), default="text", help="json has partial results too")
-    options.add_argument("--pause", type=float, default=EndConfig.pause, help="seconds of silence that end a text")
-    options.add_argument("--longest", type=float, default=EndConfig.longest, help="seconds of a text at most, about")
-    options.add_argument("--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one")
     options.add_argument(
-        "--check", type=Path, metavar="DATA", help="prove on a data directory that streaming changes nothing"
+        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
-    options.add_argument("--batch", type=int, default=8, help="of --check: utterances that are streamed side by side")
-    options.add_argument("--seed", type=int, default=0, help="of --check: of the sizes of the pieces")
+    options.add_argument("audio", nargs="*", help="files, or - for raw samples from standard input")
+    options.add_argument(
+        "--chunk", type=int, help=f"encoder frames of a chunk (default: of --config, else {CHUNK})"
+    )
+    options.add_argument(
+        "--chunk-ms", type=float, help="the same in milliseconds, rounded to frames"
+    )
+    options.add_argument(
+        "--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all"
+    )
+    options.add_argument(
+        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+    )
+    options.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json has partial results too"
+    )
+    options.add_argument(
+        "--pause", type=float, default=EndConfig.pause, help="seconds of silence that end a text"
+    )
+    options.add_argument(
+        "--longest", type=float, default=EndConfig.longest, help="seconds of a text at most, about"
+    )
+    options.add_argument(
+        "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
+    )
+    options.add_argument(
+        "--check",
+        type=Path,
+        metavar="DATA",
+        help="prove on a data directory that streaming changes nothing",
+    )
+    options.add_argument(
+        "--batch", type=int, default=8, help="of --check: utterances that are streamed side by side"
+    )
+    options.add_argument(
+        "--seed", type=int, default=0, help="of --check: of the sizes of the pieces"
+    )
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")
@@ -94,9 +130,13 @@ def settings(args: argparse.Namespace) -> DecodeConfig:
         return default
     streams = phase_config(args.model)[1].streams
     if not {"ctc", "attention"} <= streams:
-        raise ExperimentError(f"streaming needs a CTC head, which no loss trained (there is: {', '.join(streams)})")
+        raise ExperimentError(
+            f"streaming needs a CTC head, which no loss trained (there is: {', '.join(streams)})"
+        )
     weights = (
-        {"ctc": 0.5, "attention": 0.35, "reverse": 0.15} if "reverse" in streams else {"ctc": 0.5, "attention": 0.5}
+        {"ctc": 0.5, "attention": 0.35, "reverse": 0.15}
+        if "reverse" in streams
+        else {"ctc": 0.5, "attention": 0.5}
     )
     return replace(default, searcher=RescoringConfig(weights=weights))
 
@@ -111,7 +151,10 @@ def in_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     changed = replace(recognizer.settings, chunk=chunk, left_chunks=left)
     limit_chunks(recognizer.model, changed)
     if recognizer.model.encoder.left_chunks is None:
-        logger.info("a frame sees all that was said before: memory and time grow with it; --left-chunks 4 bounds them")
+        logger.info(
+            "a frame sees all that was said before: memory and time grow with it; --left-chunks 4 "
+            "bounds them"
+        )
     recognizer = replace(recognizer, settings=changed)
     passes(recognizer)
     return recognizer
@@ -142,7 +185,9 @@ def listen(stream: Stream, path: str) -> Iterator[Result]:
     encoder, settings = stream.recognizer.model.encoder, stream.recognizer.settings
     seconds = settings.chunk * encoder.seconds_per_frame
     pieces = (
-        raw(sys.stdin.buffer, round(seconds * stream.recognizer.rate)) if path == "-" else read(stream, path, seconds)
+        raw(sys.stdin.buffer, round(seconds * stream.recognizer.rate))
+        if path == "-"
+        else read(stream, path, seconds)
     )
     for piece in pieces:
         if (found := stream.accept(piece)) is not None:
@@ -156,12 +201,16 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
     while data := stream.read1(2 * size):
         data = rest + data
         if not count and data.startswith(HEADERS):
-            raise audio.AudioError("standard input: has a header, expected raw samples of 16 bits; name its file")
+            raise audio.AudioError(
+                "standard input: has a header, expected raw samples of 16 bits; name its file"
+            )
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
     if rest:
-        raise audio.AudioError("standard input: ends within a sample, expected raw samples of 16 bits")
+        raise audio.AudioError(
+            "standard input: ends within a sample, expected raw samples of 16 bits"
+        )
     if not count:
         raise audio.AudioError("standard input: holds no samples")
 
@@ -182,14 +231,18 @@ def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
 
 
 def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
-    """One result on standard output; a partial one in text on the terminal only, and overwritten."""
+    """One result on standard output; a partial one in text on the terminal only, and
+    overwritten.
+    """
     text, live = result.hypothesis.text, sys.stderr.isatty()
     if kind == "json":
         line = {"audio": path, "event": "final" if result.final else "partial"}
         line |= {"start": round(result.start, 3), "end": round(result.end, 3), "text": text}
         if result.final:
             line |= {
-                key: value for key, value in hypothesis_line(recognizer, result.hypothesis).items() if key != "text"
+                key: value
+                for key, value in hypothesis_line(recognizer, result.hypothesis).items()
+                if key != "text"
             }
             line |= {"classes": rounded(result.classes)} if result.classes else {}
         print(json.dumps(line, ensure_ascii=False), flush=True)
@@ -197,7 +250,10 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
     if live:
         print(f"\r\033[K{'' if result.final else text[-70:]}", end="", file=sys.stderr, flush=True)
     if result.final and text:
-        best = [f"{label} {max(row, key=row.get)} {max(row.values()):.2f}" for label, row in result.classes.items()]
+        best = [
+            f"{label} {max(row, key=row.get)} {max(row.values()):.2f}"
+            for label, row in result.classes.items()
+        ]
         print("\t".join([f"{result.start:.2f}-{result.end:.2f}", text, *best]), flush=True)
 
 
@@ -207,9 +263,16 @@ def tell(path: str, stream: Stream, kind: str) -> None:
     if kind == "json":
         print(json.dumps({"audio": path, "event": "end", **found}), flush=True)
     logger.info(
-        "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its result: median %.3f, 95 %% "
+        "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its "
+        "result: median %.3f, 95 %% "
         "within %.3f, at most %.3f; second pass at most %.3f",
-        *(path, found["seconds"], found["rtf"], *found["lag"].values(), found["second_pass"].get("longest", 0.0)),
+        *(
+            path,
+            found["seconds"],
+            found["rtf"],
+            *found["lag"].values(),
+            found["second_pass"].get("longest", 0.0),
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""torchrun, whose failures end in the command's own sentence instead of the launcher's traceback."""
+"""torchrun, whose failures end in the command's own sentence instead of the launcher's
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ[PARENT] = str(os.getpid())
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
     try:
-        run.run(run.parse_args(["--signals-to-handle", SIGNALS, *(sys.argv[1:] if argv is None else argv)]))
+        run.run(
+            run.parse_args(
+                ["--signals-to-handle", SIGNALS, *(sys.argv[1:] if argv is None else argv)]
+            )
+        )
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
         if failure.exitcode < 0:
-            print(f"rank {rank} was killed by signal {-failure.exitcode}; the others were stopped", file=sys.stderr)
+            print(
+                f"rank {rank} was killed by signal {-failure.exitcode}; the others were stopped",
+                file=sys.stderr,
+            )
         sys.exit(max(failure.exitcode, 1))
     except SignalException as error:
         sys.exit(128 + error.sigval)

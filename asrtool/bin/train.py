@@ -1,5 +1,5 @@
-"""Stage 3: train the phases of a config one after another; an interrupted training goes on, a finished one is left
-alone."""
+"""Stage 3: train the phases of a config one after another; an interrupted training goes on, a
+finished one is left alone."""
 
 from __future__ import annotations
 
@@ -66,21 +66,38 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool train", description=__doc__)
     options.add_argument("--config", type=Path, required=True, help="train_*.yaml")
-    options.add_argument("--train", type=Path, required=True, help="training set: a folder that stage 1 wrote")
+    options.add_argument(
+        "--train", type=Path, required=True, help="training set: a folder that stage 1 wrote"
+    )
     options.add_argument("--valid", type=Path, required=True, help="validation set, likewise")
-    options.add_argument("--vocab", type=Path, required=True, help="vocabulary folder that stage 2 wrote")
+    options.add_argument(
+        "--vocab", type=Path, required=True, help="vocabulary folder that stage 2 wrote"
+    )
     options.add_argument("--exp", type=Path, required=True, help="experiment folder to write")
     options.add_argument(
-        "--text", type=Path, action="append", default=[], help="further text for a language model, a sentence a line"
+        "--text",
+        type=Path,
+        action="append",
+        default=[],
+        help="further text for a language model, a sentence a line",
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides of the config; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="overrides of the config; may be repeated",
     )
     options.add_argument(
-        "--init", type=Path, help="warm start of the first phase: a checkpoint folder or .safetensors file"
+        "--init",
+        type=Path,
+        help="warm start of the first phase: a checkpoint folder or .safetensors file",
     )
     options.add_argument(
-        "--force", choices=("true", "false"), default="false", help="train anew where --exp holds another training"
+        "--force",
+        choices=("true", "false"),
+        default="false",
+        help="train anew where --exp holds another training",
     )
     return options.parse_args(argv)
 
@@ -93,8 +110,14 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
     sources |= {f"text {number}": path for number, path in enumerate(args.text)}
     for role, path in sources.items():
         if not path.exists():
-            raise folder.FolderError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
-    if args.init is not None and args.init.is_file() and (problem := records.damage(args.init)) is not None:
+            raise folder.FolderError(
+                f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}"
+            )
+    if (
+        args.init is not None
+        and args.init.is_file()
+        and (problem := records.damage(args.init)) is not None
+    ):
         anew = "the command that trained it makes it anew"
         raise checkpoint.CheckpointError(f"--init {args.init} cannot be used: {problem}; {anew}")
     folder.prepare(
@@ -108,7 +131,9 @@ def prepare(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None
 
 
 def check_phases(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> None:
-    """Find out before the first of several phases starts what would stop a later one, days after."""
+    """Find out before the first of several phases starts what would stop a later one, days
+    after.
+    """
     if len(phases) == 1:  # it is about to start
         return
     tokenizer = tokenizers.load(args.exp / "vocab")
@@ -132,7 +157,8 @@ def check_phases(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) ->
 
 
 def train(args: argparse.Namespace, phases: Mapping[str, TrainConfig]) -> int:
-    """Train every phase that is not finished; each starts from the averaged weights of the one before.
+    """Train every phase that is not finished; each starts from the averaged weights of the one
+    before.
 
     Gives the signal that stopped it, or 0.
     """
@@ -163,21 +189,32 @@ def train_phase(
     sets: Sets,
     weights: Path | None,
 ) -> int:
-    """One phase in folder `where`, from `weights` where they are given; 0, or the signal that stopped it."""
+    """One phase in folder `where`, from `weights` where they are given; 0, or the signal that
+    stopped it.
+    """
     tokenizer = tokenizers.load(args.exp / "vocab")
     batches, validation = loaders(phase, args, sets, tokenizer)
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     if weights is not None:
         if any(where.glob("step-*")):
-            logger.info("%s began from the weights %s and goes on from its own checkpoints", where, weights)
+            logger.info(
+                "%s began from the weights %s and goes on from its own checkpoints", where, weights
+            )
         else:
-            fresh = "a fresh optimizer and step 1: this is a start, not the resuming of another training"
+            fresh = (
+                "a fresh optimizer and step 1: this is a start, not the resuming of another "
+                "training"
+            )
             logger.info("%s starts from the weights %s with %s", where, weights, fresh)
-        checkpoint.load_model(model, weights, phase.init.missing, phase.init.unused, phase.init.copy)
+        checkpoint.load_model(
+            model, weights, phase.init.missing, phase.init.unused, phase.init.copy
+        )
     logger.info("%s: %s", where, batches.describe())
     if isinstance(model, SpeechLlm):
-        model.check_room([(u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances])
+        model.check_room(
+            [(u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances]
+        )
     measured = measures_rates(phase)
     trainer = Trainer(
         phase.trainer,
@@ -204,7 +241,11 @@ def needs_lengths(where: Path, phase: TrainConfig) -> bool:
 
 def keep_lengths(where: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
     if distributed.is_main() and needs_lengths(where, phase):
-        chosen = [u.duration for u in utterances if phase.data.min_seconds <= u.duration <= phase.data.max_seconds]
+        chosen = [
+            u.duration
+            for u in utterances
+            if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
+        ]
         where.mkdir(parents=True, exist_ok=True)
         Lengths.of(chosen).save(where)
 
@@ -223,23 +264,36 @@ def loaders(
 ) -> tuple[StepLoader, EvalLoader]:
     """Batches of a phase for training and for validation."""
     if phase.data.input == "text":
-        training = TextDataset(sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size)
+        training = TextDataset(
+            sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size
+        )
         return TextLoader(training), EvalLoader(TextDataset(sets[1], tokenizer, phase.data))
     labels = tokenizers.load_labels(args.exp / "vocab")
     check_labels(phase, labels)
     if phase.data.input == "fbank" and not (args.exp / "cmvn.json").exists():
-        made = "stage 1 (asrtool extract_features --training) makes it, whether features are stored or not"
-        raise DataError(f"{args.train} has no cmvn.json, mean and variance of the training set; {made}")
+        made = (
+            "stage 1 (asrtool extract_features --training) makes it, whether features are "
+            "stored or not"
+        )
+        raise DataError(
+            f"{args.train} has no cmvn.json, mean and variance of the training set; {made}"
+        )
     cmvn = Cmvn.load(args.exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
     noise = noise_sets(phase, args.train.parent)
     kept = with_non_speech(kept, phase, noise)
-    training = Dataset(kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise)
-    return step_loader(training, args.train), EvalLoader(Dataset(sets[1], tokenizer, phase.data, cmvn, labels))
+    training = Dataset(
+        kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise
+    )
+    return step_loader(training, args.train), EvalLoader(
+        Dataset(sets[1], tokenizer, phase.data, cmvn, labels)
+    )
 
 
 def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> None:
-    """Losses of labels: the model tells as many values apart as the training set has; without any they are masked."""
+    """Losses of labels: the model tells as many values apart as the training set has; without any
+    they are masked.
+    """
     for name, loss in phase.losses.items():
         if not isinstance(loss, AccentLossConfig) or not loss.weight:
             continue
@@ -250,7 +304,8 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
         classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
         if len(values) > classes:
             raise PhaseError(
-                f"losses.{name}: the label '{loss.label}' has {len(values)} values in the training set, but "
+                f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
+                "training set, but "
                 f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
             )
 
@@ -263,7 +318,9 @@ def frame_seconds(data: DataConfig) -> float | None:
 
 
 def describe(model: nn.Module, where: Path) -> None:
-    """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained, seconds per position."""
+    """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained,
+    seconds per position.
+    """
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     facts = {
         "parameters": sum(size for size, _ in parameters),
@@ -283,8 +340,9 @@ def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: P
 
 
 def measures_rates(phase: TrainConfig) -> type[GreedyRates | TokenErrors | Perplexity] | None:
-    """What is measured in validation beside the loss: error rates need a frame-synchronous head that is trained; a
-    language model that hears speech has the share of tokens that it guesses wrong."""
+    """What is measured in validation beside the loss: error rates need a frame-synchronous head
+    that is trained; a language model that hears speech has the share of tokens that it guesses
+    wrong."""
     if phase.data.input == "text":
         return Perplexity
     if phase.rated is None and isinstance(phase.model, SpeechLlmConfig):
@@ -305,53 +363,77 @@ def with_non_speech(
     if config is None:
         return kept
     count = max(1, round(config.share / (1 - config.share) * len(kept)))
-    logger.info("%d stretches of '%s' with an empty text are added to %d utterances", count, config.set, len(kept))
+    logger.info(
+        "%d stretches of '%s' with an empty text are added to %d utterances",
+        count,
+        config.set,
+        len(kept),
+    )
     return [*kept, *augment.non_speech(sets[config.set], config, count, phase.seed)]
 
 
 class GreedyRates:
-    """Word and character errors of the best path of the first stream of `RATED` that the model has."""
+    """Word and character errors of the best path of the first stream of `RATED` that the model
+    has.
+    """
 
     names = ("wer", "cer")
 
     def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
         stream = next(stream for stream in experiment.RATED if stream in model.streams)
-        self._searcher = SEARCHERS.build(CtcGreedyConfig(input=stream, collapse=stream != ALIGNED), model=model)
+        self._searcher = SEARCHERS.build(
+            CtcGreedyConfig(input=stream, collapse=stream != ALIGNED), model=model
+        )
         self._tokenizer = tokenizer
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[int, int]]:
-        found = [self._tokenizer.decode(nbest[0].tokens) for nbest in self._searcher.search(outputs.encoder)]
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[int, int]]:
+        found = [
+            self._tokenizer.decode(nbest[0].tokens)
+            for nbest in self._searcher.search(outputs.encoder)
+        ]
         rates = {}
         for name in self.names:
             split = splitter(name)
-            counts = count_errors([split(text) for text in batch.texts], [split(text) for text in found])
+            counts = count_errors(
+                [split(text) for text in batch.texts], [split(text) for text in found]
+            )
             rates[name] = (counts.errors, counts.reference)
         return rates
 
 
 class TokenErrors:
-    """How many tokens are not the likeliest behind those before them, ends included: no search is needed for it."""
+    """How many tokens are not the likeliest behind those before them, ends included: no search is
+    needed for it.
+    """
 
     names = ("token_error",)
 
     def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
         self._eos = tokenizer.eos
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[int, int]]:
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[int, int]]:
         targets = append(batch.targets, self._eos)
         wrong = (outputs.stream("llm").data.argmax(-1) != targets.data) & targets.mask
         return {"token_error": (int(wrong.sum()), int(targets.lengths.sum()))}
 
 
 class Perplexity:
-    """exp of the mean negative log-probability of a token, ends included, without label smoothing."""
+    """exp of the mean negative log-probability of a token, ends included, without label
+    smoothing.
+    """
 
     names = ("perplexity",)
 
     def __init__(self, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
         self._eos = tokenizer.eos
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> dict[str, tuple[float, int]]:
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[float, int]]:
         logits = outputs.stream(LanguageModel.STREAM)
         targets = append(batch.targets, self._eos)
         values = logits.data.float().log_softmax(-1).gather(2, targets.data[:, :, None])[:, :, 0]

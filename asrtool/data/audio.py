@@ -1,13 +1,16 @@
-"""Audio of a data directory, and of files: wav, flac, ogg, opus, mp3, NIST sphere and what else libsndfile reads.
+"""Audio of a data directory, and of files: wav, flac, ogg, opus, mp3, NIST sphere and what else
+libsndfile reads.
 
-An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose content starts at this
-byte; or a shell command that ends in `|` and prints audio. `read`, `load`, `info`, `durations` and `lengths` take
-entries, so they run commands. `listen` and `blocks` take paths, and never do. The command that plays audio at another
-speed (`speed_command`) is computed here, so sox need not be installed for it.
+An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
+content starts at this byte; or a shell command that ends in `|` and prints audio. `read`, `load`,
+`info`, `durations` and `lengths` take entries, so they run commands. `listen` and `blocks` take
+paths, and never do. The command that plays audio at another speed (`speed_command`) is computed
+here, so sox need not be installed for it.
 
-Refused, with one sentence each: a missing, empty, truncated or damaged file, NaN or infinite samples, samples far above
-full scale, a sampling rate that no audio has; in entries also more than one channel (only the user knows which one is
-meant). Not refused: another sampling rate; it is resampled, and stage 1 counts it.
+Refused, with one sentence each: a missing, empty, truncated or damaged file, NaN or infinite
+samples, samples far above full scale, a sampling rate that no audio has; in entries also more than
+one channel (only the user knows which one is meant). Not refused: another sampling rate; it is
+resampled, and stage 1 counts it.
 """
 
 from __future__ import annotations
@@ -34,17 +37,21 @@ from asrtool.data.resampling import change_speed, resample
 
 __all__ = ["AudioError", "change_speed", "check_rate", "resample"]
 
-SLACK = 0.02                                 # seconds by which a segment may exceed its recording (rounding)
-PART = 256                                   # files that a thread measures in one go
-HEAD = 4096                                  # bytes that hold the header of an ordinary wav file
-LOUDEST = 8.0                                # 18 dB above full scale, which real floats do not reach and integers do
+SLACK = 0.02  # seconds by which a segment may exceed its recording (rounding)
+PART = 256  # files that a thread measures in one go
+HEAD = 4096  # bytes that hold the header of an ordinary wav file
+LOUDEST = 8.0  # 18 dB above full scale, which real floats do not reach and integers do
 MEMBER = re.compile(r"(.+\.tar):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
-WIDTHS = ("uint8", "int16", "int32")         # whole numbers whose full scale soundfile and others agree on
+WIDTHS = ("uint8", "int16", "int32")  # whole numbers whose full scale soundfile and others agree on
 
 
-def read(path: str, start: float = 0.0, duration: float | None = None, rate: int | None = 16000) -> np.ndarray:
-    """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`, or all the rest."""
+def read(
+    path: str, start: float = 0.0, duration: float | None = None, rate: int | None = 16000
+) -> np.ndarray:
+    """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`, or
+    all the rest.
+    """
     samples, found = load(path, start, duration)
     return samples if rate is None else resample(samples, found, rate)
 
@@ -69,7 +76,9 @@ def contents(path: str) -> bytes:
 
 
 def info(path: str) -> tuple[int, int, int]:
-    """Rate in Hz, channels, samples per channel: from the header, or decoded where it does not tell."""
+    """Rate in Hz, channels, samples per channel: from the header, or decoded where it does not
+    tell.
+    """
     changed = _changed_speed(path)
     if changed is not None:
         rate, channels, samples = info(changed[0])
@@ -79,7 +88,10 @@ def info(path: str) -> tuple[int, int, int]:
 
 
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
-    """Seconds of each entry by its header, or what is wrong with it; decoded where the header does not tell."""
+    """Seconds of each entry by its header, or what is wrong with it; decoded where the header does
+    not tell.
+    """
+
     def measure(some: Sequence[str]) -> list[float | AudioError]:
         found: list[float | AudioError] = []
         for path in some:
@@ -91,16 +103,22 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
         return found
 
     paths = list(paths)
-    with ThreadPoolExecutor(threads) as pool:                # a network disk answers slowly, but many at once
-        parts = pool.map(measure, (paths[start:start + PART] for start in range(0, len(paths), PART)))
+    with ThreadPoolExecutor(threads) as pool:  # a network disk answers slowly, but many at once
+        parts = pool.map(
+            measure, (paths[start : start + PART] for start in range(0, len(paths), PART))
+        )
         return [seconds for part in parts for seconds in part]
 
 
 def lengths(recordings: Mapping[str, str], base: Path | None = None) -> dict[str, float]:
-    """Seconds of every recording whose header can be read; commands are not run. Relative paths start at `base`."""
+    """Seconds of every recording whose header can be read; commands are not run. Relative paths
+    start at `base`.
+    """
     paths = {key: path for key, path in recordings.items() if path and not is_pipe(path)}
     measured = durations(str((base or Path()) / path) for path in paths.values())
-    return {key: value for key, value in zip(paths, measured, strict=True) if isinstance(value, float)}
+    return {
+        key: value for key, value in zip(paths, measured, strict=True) if isinstance(value, float)
+    }
 
 
 def is_pipe(path: str) -> bool:
@@ -109,7 +127,9 @@ def is_pipe(path: str) -> bool:
 
 
 def speed_command(path: str, factor: float) -> str:
-    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio that is played `factor` times as fast."""
+    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio that is played `factor` times
+    as fast.
+    """
     source = f"{path} sox -t wav -" if is_pipe(path) else f"sox {shlex.quote(path)}"
     return f"{source} -t wav - speed {factor:g} |"
 
@@ -140,10 +160,18 @@ def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np
         finite = np.isfinite(samples)
         where = start + int(finite.argmin()) / rate
         bad = samples.size - int(finite.sum())
-        raise AudioError(f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at {where:.3f} s")
+        raise AudioError(
+            f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at "
+            f"{where:.3f} s"
+        )
     if max(-lowest, highest) > LOUDEST:
-        mend = "if they are 16-bit numbers, divide them by 32768 (`ffmpeg -i <file> -af volume=1/32768 new.wav`)"
-        raise AudioError(f"{path}: samples reach {max(-lowest, highest):g}, expected numbers in [-1, 1]; {mend}")
+        mend = (
+            "if they are 16-bit numbers, divide them by 32768 (`ffmpeg -i <file> -af "
+            "volume=1/32768 new.wav`)"
+        )
+        raise AudioError(
+            f"{path}: samples reach {max(-lowest, highest):g}, expected numbers in [-1, 1]; {mend}"
+        )
     return samples
 
 
@@ -159,7 +187,7 @@ def _from_entry(path: str, start: float, duration: float | None) -> tuple[np.nda
                 return reader.stretch(first, count)[:, 0], reader.rate
     samples, rate = _whole_again(path, _stamp(path))
     first, count = _stretch(path, start, duration, len(samples), rate)
-    return samples[first:first + count], rate
+    return samples[first : first + count], rate
 
 
 def _whole(path: str) -> tuple[np.ndarray, int]:
@@ -172,7 +200,7 @@ def _whole(path: str) -> tuple[np.ndarray, int]:
         return reader.all()[:, 0], reader.rate
 
 
-@lru_cache(maxsize=1)                                        # the segments of one recording follow each other
+@lru_cache(maxsize=1)  # the segments of one recording follow each other
 def _whole_again(path: str, stamp: tuple[int, int] | None) -> tuple[np.ndarray, int]:
     return _whole(path)
 
@@ -185,20 +213,28 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def _stretch(path: str, start: float, duration: float | None, total: int, rate: int) -> tuple[int, int]:
-    """The first sample and the number of samples of a segment, which must lie in the `total` of its recording."""
+def _stretch(
+    path: str, start: float, duration: float | None, total: int, rate: int
+) -> tuple[int, int]:
+    """The first sample and the number of samples of a segment, which must lie in the `total` of its
+    recording.
+    """
     if not total:
         raise AudioError(f"{path}: holds no samples")
     end = start if duration is None else start + duration
     if end > total / rate + SLACK or (start and start >= total / rate):
         segment = f"the segment from {start:.3f} to {end:.3f} s"
-        raise AudioError(f"{path}: {segment} does not lie in the recording, which has {total / rate:.3f} s")
+        raise AudioError(
+            f"{path}: {segment} does not lie in the recording, which has {total / rate:.3f} s"
+        )
     first = round(start * rate)
     return first, max(0, min(total - first, total if duration is None else round(duration * rate)))
 
 
 def _data(path: str) -> bytes | None:
-    """What an entry that is no file consists of: the output of a command, a member of an archive."""
+    """What an entry that is no file consists of: the output of a command, a member of an
+    archive.
+    """
     if is_pipe(path):
         return _run(path)
     found = member(path)
@@ -210,14 +246,20 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
     try:
         with open(archive, "rb") as stream:
             stream.seek(offset - tarfile.BLOCKSIZE)
-            header = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+            header = tarfile.TarInfo.frombuf(
+                stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape"
+            )
             data = stream.read(header.size)
     except (tarfile.HeaderError, ValueError):
-        raise AudioError(f"{path}: no member of the archive starts there; is it the archive that it was?") from None
+        raise AudioError(
+            f"{path}: no member of the archive starts there; is it the archive that it was?"
+        ) from None
     except OSError as error:
         raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}") from None
     if len(data) < header.size:
-        raise AudioError(f"{path}: truncated, the member has {header.size} bytes, {len(data)} are there")
+        raise AudioError(
+            f"{path}: truncated, the member has {header.size} bytes, {len(data)} are there"
+        )
     return data
 
 
@@ -226,9 +268,14 @@ def _run(command: str) -> bytes:
     done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-        raise AudioError(f"{command}: the command failed with status {done.returncode}: {said or 'it said nothing'}")
+        raise AudioError(
+            f"{command}: the command failed with status {done.returncode}: "
+            f"{said or 'it said nothing'}"
+        )
     if not done.stdout:
-        raise AudioError(f"{command}: the command printed nothing; expected wav or flac on its standard output")
+        raise AudioError(
+            f"{command}: the command printed nothing; expected wav or flac on its standard output"
+        )
     return done.stdout
 
 
@@ -236,12 +283,16 @@ def _check_channels(path: str, channels: int) -> None:
     if channels != 1:
         command = path.rstrip().removesuffix("|").rstrip() + " | sox -t wav -"
         source = command if is_pipe(path) else f"sox {shlex.quote(path)}"
-        choose = f"choose one in wav.scp (`{source} -t wav - remix 1 |`) or take their mean (`remix -`)"
+        choose = (
+            f"choose one in wav.scp (`{source} -t wav - remix 1 |`) or take their mean (`remix -`)"
+        )
         raise AudioError(f"{path}: {channels} channels, expected 1; {choose}")
 
 
 def _wav_header(path: str) -> tuple[int, int] | None:
-    """Rate and samples of an ordinary wav file, five times as fast as libsndfile; None: let libsndfile look at it."""
+    """Rate and samples of an ordinary wav file, five times as fast as libsndfile; None: let
+    libsndfile look at it.
+    """
     if not path.endswith(".wav"):
         return None
     try:
@@ -255,22 +306,28 @@ def _wav_header(path: str) -> tuple[int, int] | None:
         os.close(handle)
     samples = audio_headers.samples(io.BytesIO(head), len(head), head[:4])
     rate, block = (0, 0) if samples is None else audio_headers.plain(samples.form)
-    if not block or not 0 < samples.size <= size - samples.start <= samples.size + audio_headers.BEHIND:
+    if (
+        not block
+        or not 0 < samples.size <= size - samples.start <= samples.size + audio_headers.BEHIND
+    ):
         return None
     return check_rate(rate, path), samples.size // block
 
 
 # -- files of any kind ------------------------------------------------------
 
+
 def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]:
-    """A file of any number of channels: samples (T,) of number `channel`, from 0, or the mean of all; rate in Hz; how
-    many channels there are."""
+    """A file of any number of channels: samples (T,) of number `channel`, from 0, or the mean of
+    all; rate in Hz; how many channels there are."""
     with opened(path) as reader:
         samples = reader.all()
         return one_channel(samples, channel, path, reader.rate), reader.rate, reader.channels
 
 
-def blocks(path: str, seconds: float, channel: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
+def blocks(
+    path: str, seconds: float, channel: int | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
     """As `listen`, in pieces of so many seconds, the last one shorter: samples (T,) and their rate.
 
     That the file is truncated shows when it ends.
@@ -291,41 +348,58 @@ def one_channel(
     rate: int = 1,
     start: float = 0.0,
 ) -> np.ndarray:
-    """(T,) or (T, C), floats in [-1, 1] or uint8, int16, int32 -> (T,) float32: one channel, from 0, or their mean.
+    """(T,) or (T, C), floats in [-1, 1] or uint8, int16, int32 -> (T,) float32: one channel, from
+    0, or their mean.
 
-    Whole numbers are divided by the largest of their type; `name`, `rate` and `start` (seconds) are for what an error
-    says.
+    Whole numbers are divided by the largest of their type; `name`, `rate` and `start` (seconds) are
+    for what an error says.
     """
     samples = _array(samples)
     if samples.ndim not in (1, 2) or not samples.shape[-1]:
-        raise AudioError(f"{name}: expected samples (T,) or (T, channels), got an array of shape {samples.shape}")
+        raise AudioError(
+            f"{name}: expected samples (T,) or (T, channels), got an array of shape {samples.shape}"
+        )
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
-        raise AudioError(f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; give (T, channels)")
+        raise AudioError(
+            f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; give (T, channels)"
+        )
     samples = _floats(samples, name)
     if samples.ndim == 2:
         count = samples.shape[1]
         if channel is not None and not 0 <= channel < count:
             raise AudioError(f"{name}: has no channel {channel}; its {count} channels count from 0")
-        samples = samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
+        samples = (
+            samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
+        )
     return _usable(name, samples.astype(np.float32, copy=False), rate, start)
 
 
 def _array(samples: np.ndarray | torch.Tensor) -> np.ndarray:
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples      # numpy has no bfloat16
+        # numpy has no bfloat16
+        samples = samples.float() if samples.is_floating_point() else samples
     return np.asarray(samples)
 
 
 def _floats(samples: np.ndarray, name: str) -> np.ndarray:
-    """Whole numbers at the scale of their type, as soundfile has them; what scale others have nobody knows."""
+    """Whole numbers at the scale of their type, as soundfile has them; what scale others have
+    nobody knows.
+    """
     kind = samples.dtype.name
     if kind in WIDTHS:
-        if kind == "int32" and samples.min() >= -(1 << 15) and samples.max() < 1 << 15 and (samples & 255).any():
+        if (
+            kind == "int32"
+            and samples.min() >= -(1 << 15)
+            and samples.max() < 1 << 15
+            and (samples & 255).any()
+        ):
             raise AudioError(f"{name}: int32, but of 16 bits and not of 32; give them as int16")
         limits = np.iinfo(samples.dtype)
-        middle = (int(limits.max) + int(limits.min) + 1) // 2           # 0, and 128 of unsigned bytes
+        middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, and 128 of unsigned bytes
         return (samples.astype(np.float64) - middle) / (int(limits.max) + 1 - middle)
     if not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"{name}: {kind}, expected floats in [-1, 1] or one of {', '.join(WIDTHS)}")
+        raise AudioError(
+            f"{name}: {kind}, expected floats in [-1, 1] or one of {', '.join(WIDTHS)}"
+        )
     return samples

@@ -1,4 +1,6 @@
-"""Open all audio of a data directory and say what is wrong with it: what `datadir.check` cannot see from outside."""
+"""Open all audio of a data directory and say what is wrong with it: what `datadir.check` cannot see
+from outside.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,15 @@ from tqdm import tqdm
 from asrtool.data import audio, datadir_check, tables
 from asrtool.data.tables import Problem, Row, Table
 
-DIFFERENCE = 0.1                             # seconds that utt2dur may be off
-Found = tuple[int, float] | audio.AudioError                 # rate in Hz and seconds, or why it cannot be used
+DIFFERENCE = 0.1  # seconds that utt2dur may be off
+Found = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or why it cannot be used
 
 
-def check_audio(folder: Path, base: Path | None = None, rate: int = 16000, threads: int = 4) -> list[Problem]:
-    """Read every utterance: one problem for each that cannot be used, one for wrong durations, notes on sampling rates.
+def check_audio(
+    folder: Path, base: Path | None = None, rate: int = 16000, threads: int = 4
+) -> list[Problem]:
+    """Read every utterance: one problem for each that cannot be used, one for wrong durations,
+    notes on sampling rates.
 
     What `datadir.check` reports already is passed over.
     """
@@ -34,7 +39,10 @@ def check_audio(folder: Path, base: Path | None = None, rate: int = 16000, threa
             return error
         return found, len(samples) / found
 
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(rows), unit="utt", disable=None) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(rows), unit="utt", disable=None) as bar,
+    ):
         results: list[tuple[Row, Found]] = []
         for item, result in zip(rows, pool.map(open_one, rows), strict=True):
             results.append((item[0], result))
@@ -43,18 +51,24 @@ def check_audio(folder: Path, base: Path | None = None, rate: int = 16000, threa
     mend = "take the line out, or mend the file"
     problems = [
         Problem(where=f"{source}:{row.line}", what=f"{row.id}: {result}", mend=mend)
-        for row, result in results if isinstance(result, audio.AudioError)
+        for row, result in results
+        if isinstance(result, audio.AudioError)
     ]
-    measured = {row.id: result for row, result in results if not isinstance(result, audio.AudioError)}
+    measured = {
+        row.id: result for row, result in results if not isinstance(result, audio.AudioError)
+    }
     return problems + wrong_durations(tables_found, measured) + other_rates(source, measured, rate)
 
 
-def readable(found: Mapping[str, Table], base: Path | None) -> list[tuple[Row, str, float, float | None]]:
+def readable(
+    found: Mapping[str, Table], base: Path | None
+) -> list[tuple[Row, str, float, float | None]]:
     """Line, audio, start and duration of each utterance that has a file or command."""
     missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)}
     paths = {
         key: path if audio.is_pipe(path) or base is None else str(base / path)
-        for key, path in found["wav.scp"].values().items() if path and key not in missing
+        for key, path in found["wav.scp"].values().items()
+        if path and key not in missing
     }
     if "segments" not in found:
         return [(row, paths[row.id], 0.0, None) for row in found["wav.scp"].rows if row.id in paths]
@@ -68,12 +82,17 @@ def readable(found: Mapping[str, Table], base: Path | None) -> list[tuple[Row, s
     return items
 
 
-def wrong_durations(found: Mapping[str, Table], measured: Mapping[str, tuple[int, float]]) -> list[Problem]:
+def wrong_durations(
+    found: Mapping[str, Table], measured: Mapping[str, tuple[int, float]]
+) -> list[Problem]:
     if "utt2dur" not in found:
         return []
     table = found["utt2dur"]
     wrong = [
-        row for row in table.rows if row.id in measured and datadir_check.is_positive(row.value)
+        row
+        for row in table.rows
+        if row.id in measured
+        and datadir_check.is_positive(row.value)
         and abs(float(row.value) - measured[row.id][1]) > DIFFERENCE
     ]
     if not wrong:
@@ -82,15 +101,29 @@ def wrong_durations(found: Mapping[str, Table], measured: Mapping[str, tuple[int
     what = f"{tables.plural(len(wrong), 'utterance')} not as long as the audio"
     example = f"{first.id} is {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
     mend = "remove utt2dur: durations are measured where it is missing"
-    return [Problem(where=f"{table.path}:{first.line}", what=what, mend=mend, count=len(wrong), examples=(example,))]
+    return [
+        Problem(
+            where=f"{table.path}:{first.line}",
+            what=what,
+            mend=mend,
+            count=len(wrong),
+            examples=(example,),
+        )
+    ]
 
 
-def other_rates(source: Path, measured: Mapping[str, tuple[int, float]], rate: int) -> list[Problem]:
+def other_rates(
+    source: Path, measured: Mapping[str, tuple[int, float]], rate: int
+) -> list[Problem]:
     counts = Counter(found for found, _ in measured.values() if found != rate)
     return [
         Problem(
-            where=str(source), kind="note", mend="", count=count,
-            what=f"{tables.plural(count, 'utterance')} at {found} Hz instead of {rate} Hz, to which stage 1 resamples",
+            where=str(source),
+            kind="note",
+            mend="",
+            count=count,
+            what=f"{tables.plural(count, 'utterance')} at {found} Hz instead of {rate} Hz, to "
+            "which stage 1 resamples",
         )
         for found, count in sorted(counts.items())
     ]

@@ -1,7 +1,9 @@
-"""An audio file, or its bytes, from the begin to the end: as many samples as there are, whatever its header says.
+"""An audio file, or its bytes, from the begin to the end: as many samples as there are, whatever
+its header says.
 
-A file that ends before its header says so is truncated, and an error, however it is read. Where no header tells (mp3
-without Xing header, FLAC that was written into a pipe), only decoding to the end does. A path is never a command here.
+A file that ends before its header says so is truncated, and an error, however it is read. Where no
+header tells (mp3 without Xing header, FLAC that was written into a pipe), only decoding to the end
+does. A path is never a command here.
 """
 
 from __future__ import annotations
@@ -27,19 +29,24 @@ class AudioError(Exception):
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads on without seeking to where it is after each read, as soundfile does: an mp3 would land elsewhere."""
+    """Reads on without seeking to where it is after each read, as soundfile does: an mp3 would land
+    elsewhere.
+    """
 
     def seekable(self) -> bool:
         return False
 
 
 class Reader:
-    """An open file: rate in Hz, channels, and `promised` samples of each; None where only decoding tells.
+    """An open file: rate in Hz, channels, and `promised` samples of each; None where only decoding
+    tells.
 
     Fewer samples than promised are an error, and than `least`.
     """
 
-    def __init__(self, name: str, file: soundfile.SoundFile, promised: int | None, least: int = 0) -> None:
+    def __init__(
+        self, name: str, file: soundfile.SoundFile, promised: int | None, least: int = 0
+    ) -> None:
         self.name, self._file, self.promised = name, file, promised
         self._least = least if promised is None else promised
         self.rate, self.channels = file.samplerate, file.channels
@@ -52,7 +59,9 @@ class Reader:
         return found and self.promised is not None and self._file.format != "MP3"
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """All samples (T, C) float32 in pieces of `size`, the last one shorter; AudioError at the end if some lack."""
+        """All samples (T, C) float32 in pieces of `size`, the last one shorter; AudioError at the
+        end if some lack.
+        """
         count = 0
         while len(part := self._file.read(size, dtype="float32", always_2d=True)):
             count += len(part)
@@ -61,13 +70,17 @@ class Reader:
 
     def all(self) -> np.ndarray:
         """(T, C) float32."""
-        return self._joined(self.blocks(BLOCK if self.promised is None else max(1, min(self.promised, BLOCK))))
+        return self._joined(
+            self.blocks(BLOCK if self.promised is None else max(1, min(self.promised, BLOCK)))
+        )
 
     def stretch(self, first: int, count: int) -> np.ndarray:
         """(count, C) float32 from sample `first` on, of a file that `seeks`."""
         self._file.seek(first)
         sizes = [BLOCK] * (count // BLOCK) + [count % BLOCK]
-        samples = self._joined(self._file.read(size, dtype="float32", always_2d=True) for size in sizes if size)
+        samples = self._joined(
+            self._file.read(size, dtype="float32", always_2d=True) for size in sizes if size
+        )
         self._expect(first + count, first + len(samples))
         return samples
 
@@ -76,7 +89,8 @@ class Reader:
         for part in parts:
             count = len(samples)
             samples = samples if samples.flags.owndata else samples.copy()
-            samples.resize((count + len(part), self.channels), refcheck=False)  # in place: no second copy of hours
+            # in place: no second copy of hours
+            samples.resize((count + len(part), self.channels), refcheck=False)
             samples[count:] = part
         return samples
 
@@ -92,14 +106,18 @@ class Reader:
 
 @contextmanager
 def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
-    """A file that is open for reading, or `data`, of which `path` is the name. Raises AudioError, in the block too."""
+    """A file that is open for reading, or `data`, of which `path` is the name. Raises AudioError,
+    in the block too.
+    """
     try:
         with ExitStack() as stack:
             yield _open(path, data, stack)
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip(". ") or "libsndfile finds an error in it"
         mend = "if it plays elsewhere, make it wav (`ffmpeg -i <file> new.wav`)"
-        raise AudioError(f"{path}: damaged or truncated, or not audio that can be read here ({said}); {mend}") from None
+        raise AudioError(
+            f"{path}: damaged or truncated, or not audio that can be read here ({said}); {mend}"
+        ) from None
     except audio_headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None
 
@@ -107,7 +125,10 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
 def check_rate(rate: float, name: str) -> int:
     """The sampling rate as a whole number; AudioError where it is none that audio has."""
     if not LOWEST <= rate <= HIGHEST or rate != int(rate):
-        raise AudioError(f"{name}: a sampling rate of {rate} Hz, expected a whole number from {LOWEST} to {HIGHEST}")
+        raise AudioError(
+            f"{name}: a sampling rate of {rate} Hz, expected a whole number from {LOWEST} to "
+            f"{HIGHEST}"
+        )
     return int(rate)
 
 
@@ -125,7 +146,8 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         if not size:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
         view = audio_headers.view(stream, size)
-        if view is None and (data is not None or path.lower().endswith(".raw")):  # soundfile asks such a name for more
+        # soundfile asks such a name for more
+        if view is None and (data is not None or path.lower().endswith(".raw")):
             view = audio_headers.View(stream, size)
         file = stack.enter_context(_Forward(view or path))
         promised, least = file.frames if file.frames < UNKNOWN else None, 0

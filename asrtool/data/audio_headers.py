@@ -1,8 +1,9 @@
 """What the header of an audio file says of its length, and whether that can be believed.
 
-libsndfile believes every header. A recorder that was killed left a length of 0, a program that wrote into a pipe the
-largest number there is, an mp3 often says nothing, and libsndfile takes a guess. So the header is looked at first, and
-libsndfile is shown a `View` of the file where it would not read all of it. `Damage` says what is wrong with a file.
+libsndfile believes every header. A recorder that was killed left a length of 0, a program that
+wrote into a pipe the largest number there is, an mp3 often says nothing, and libsndfile takes a
+guess. So the header is looked at first, and libsndfile is shown a `View` of the file where it would
+not read all of it. `Damage` says what is wrong with a file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import re
 import struct
 from typing import BinaryIO, NamedTuple
 
-STREAMED = 0x7FFF0000  # sizes of 4 bytes from here on stand for "not known when the header was written"
+# sizes of 4 bytes from here on stand for "not known when the header was written"
+STREAMED = 0x7FFF0000
 STREAMED_LONG = 1 << 62  # those of 8 bytes
 BEHIND = 4096  # bytes behind the samples that may be anything
 SCANNED = 1 << 16  # bytes in which an mp3's first frame, or Ogg's last page, must lie
@@ -25,10 +27,18 @@ class Damage(Exception):
 
 
 class View:
-    """What libsndfile is shown of a file: `skip` to `size`, `new` bytes at `at`, seemingly `longer` times as long."""
+    """What libsndfile is shown of a file: `skip` to `size`, `new` bytes at `at`, seemingly `longer`
+    times as long.
+    """
 
     def __init__(
-        self, stream: BinaryIO, size: int, skip: int = 0, at: int = 0, new: bytes = b"", longer: int = 1
+        self,
+        stream: BinaryIO,
+        size: int,
+        skip: int = 0,
+        at: int = 0,
+        new: bytes = b"",
+        longer: int = 1,
     ) -> None:
         self._stream, self._skip, self._at, self._new = stream, skip, at, new
         self._size = size - skip
@@ -45,7 +55,8 @@ class View:
     def readinto(self, buffer: memoryview) -> int:
         self._stream.seek(self._skip + self._place)
         data = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
-        if not data and self._place >= self._seeming - 128:  # mpg123 looks there for a tag, or takes it for a pipe
+        # mpg123 looks there for a tag, or takes it for a pipe
+        if not data and self._place >= self._seeming - 128:
             data = bytes(max(0, min(len(buffer), self._seeming - self._place)))
         first = max(self._at, self._place)
         last = min(self._at + len(self._new), self._place + len(data))
@@ -58,7 +69,9 @@ class View:
 
 
 def view(stream: BinaryIO, size: int) -> View | None:
-    """What libsndfile must be shown of a file of so many bytes; None: the file itself. Raises `Damage`."""
+    """What libsndfile must be shown of a file of so many bytes; None: the file itself. Raises
+    `Damage`.
+    """
     stream.seek(0)
     magic = stream.read(4)
     if magic == b"OggS":
@@ -67,7 +80,9 @@ def view(stream: BinaryIO, size: int) -> View | None:
     if found is None or believed(stream, size, found):
         return None
     there, limit = size - found.start + found.extra, (1 << 8 * found.width) - 2
-    return View(stream, size, at=found.field, new=min(there, limit).to_bytes(found.width, found.order))
+    return View(
+        stream, size, at=found.field, new=min(there, limit).to_bytes(found.width, found.order)
+    )
 
 
 # -- chunks: wav, RF64, W64, AIFF, CAF, and AU, which has but one -----------
@@ -137,7 +152,9 @@ def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
                 stream.seek(field)
                 stated = int.from_bytes(stream.read(8), "little")
             extra = layout.own + layout.inner
-            return Samples(layout, at + head + layout.inner, field, width, layout.order, stated, extra, form)
+            return Samples(
+                layout, at + head + layout.inner, field, width, layout.order, stated, extra, form
+            )
         if start[:4] == b"fmt ":
             form = stream.read(min(size, 40))
         elif start[:4] == b"ds64":
@@ -155,7 +172,9 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # wav's formats
 
 
 def plain(form: bytes) -> tuple[int, int]:
-    """Rate and bytes of the samples of one moment by wav's chunk "fmt "; 0 bytes where they are compressed."""
+    """Rate and bytes of the samples of one moment by wav's chunk "fmt "; 0 bytes where they are
+    compressed.
+    """
     if len(form) < 16:
         return 0, 0
     kind, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", form)
@@ -165,26 +184,40 @@ def plain(form: bytes) -> tuple[int, int]:
 
 
 def believed(stream: BinaryIO, size: int, found: Samples) -> bool:
-    """Whether the samples are as many as the header says; False where it does not know. Raises `Damage`."""
+    """Whether the samples are as many as the header says; False where it does not know. Raises
+    `Damage`.
+    """
     there = size - found.start
     if found.size > there:
         if found.stated >= (STREAMED if found.width == 4 else STREAMED_LONG):
             return False
-        raise Damage(f"truncated, the header promises {found.size} bytes of samples, it holds {there}")
+        raise Damage(
+            f"truncated, the header promises {found.size} bytes of samples, it holds {there}"
+        )
     behind = found.start + found.size
     if not found.size:
         return there <= 0 or _is_no_audio(stream, size, found.layout, behind)
-    if there - found.size > BEHIND and not _is_no_audio(stream, size, found.layout, behind, padded=True):
+    if there - found.size > BEHIND and not _is_no_audio(
+        stream, size, found.layout, behind, padded=True
+    ):
         raise Damage(
-            f"the header promises {found.size} bytes of samples, and {there - found.size} more bytes follow: its "
-            "recorder was stopped, or files were joined; `ffmpeg -ignore_length 1 -i <file> new.wav` saves all"
+            f"the header promises {found.size} bytes of samples, and {there - found.size} more "
+            "bytes follow: its "
+            "recorder was stopped, or files were joined; `ffmpeg -ignore_length 1 -i <file> "
+            "new.wav` saves all"
         )
     return True
 
 
-def _is_no_audio(stream: BinaryIO, size: int, layout: Layout, at: int, padded: bool = False) -> bool:
-    """Whether from `at` on there are chunks up to the end of the file, a tag, or (`padded`) zeros that fill a block."""
-    if layout.name and any(_are_chunks(stream, size, layout, at + pad) for pad in {0, at % layout.align}):
+def _is_no_audio(
+    stream: BinaryIO, size: int, layout: Layout, at: int, padded: bool = False
+) -> bool:
+    """Whether from `at` on there are chunks up to the end of the file, a tag, or (`padded`) zeros
+    that fill a block.
+    """
+    if layout.name and any(
+        _are_chunks(stream, size, layout, at + pad) for pad in {0, at % layout.align}
+    ):
         return True
     stream.seek(at)
     start = stream.read(SCANNED)
@@ -196,7 +229,8 @@ def _are_chunks(stream: BinaryIO, size: int, layout: Layout, at: int) -> bool:
     while at + head <= size:
         stream.seek(at)
         start = stream.read(head)
-        if start[:4] in LAYOUTS or not re.fullmatch(rb"[ -~]{4}", start[:4]):  # another file, or no name
+        # another file, or no name
+        if start[:4] in LAYOUTS or not re.fullmatch(rb"[ -~]{4}", start[:4]):
             return False
         at = _next(layout, at, int.from_bytes(start[layout.name :], layout.order))
     return abs(at - size) < layout.align
@@ -204,20 +238,24 @@ def _are_chunks(stream: BinaryIO, size: int, layout: Layout, at: int) -> bool:
 
 # -- mp3 -----------------------------------------------------------------------
 
-RATIO = 64  # the first frame, from which mpg123 guesses, may be so many times as large as the others
+# the first frame, from which mpg123 guesses, may be so many times as large as the others
+RATIO = 64
 LOST = 3  # frames that mpg123 may leave out where streams were joined
 BITRATES = {  # kbit/s of layer III by the header's index
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by the version
+# by the version
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
 def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
-    """What libsndfile must be shown, None for the file itself; and the samples that a view gives at least.
+    """What libsndfile must be shown, None for the file itself; and the samples that a view gives at
+    least.
 
-    A Xing header is believed unless the file goes on behind what it tells of. Where there is none, libsndfile guesses:
-    the view seems so long that it does not stop before the end. Raises `Damage` where the last frame is not whole.
+    A Xing header is believed unless the file goes on behind what it tells of. Where there is none,
+    libsndfile guesses: the view seems so long that it does not stop before the end. Raises `Damage`
+    where the last frame is not whole.
     """
     start = _after_tags(stream)
     stream.seek(start)
@@ -236,7 +274,9 @@ def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
     if frame[36:40] == b"VBRI" and (told := int.from_bytes(frame[50:54], "big")) > count:
         raise Damage(f"truncated, the header promises {told} mp3 frames, it holds {count}")
     least = (count - LOST) * (1152 if frame[1] >> 3 & 3 == 3 else 576)
-    return View(stream, first + end, skip=first + (len(frame) if xing else 0), longer=RATIO), max(0, least)
+    return View(stream, first + end, skip=first + (len(frame) if xing else 0), longer=RATIO), max(
+        0, least
+    )
 
 
 def _after_tags(stream: BinaryIO) -> int:
@@ -254,11 +294,18 @@ def _frame(data: bytes, at: int) -> int:
     """Bytes of the frame of layer III whose header lies at `at`; 0 where none does."""
     if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return 0
-    version, layer, index, rate = data[at + 1] >> 3 & 3, data[at + 1] >> 1 & 3, data[at + 2] >> 4, data[at + 2] >> 2 & 3
+    version, layer, index, rate = (
+        data[at + 1] >> 3 & 3,
+        data[at + 1] >> 1 & 3,
+        data[at + 2] >> 4,
+        data[at + 2] >> 2 & 3,
+    )
     if version == 1 or layer != 1 or index in (0, 15) or rate == 3:
         return 0
     samples = 144 if version == 3 else 72
-    return samples * BITRATES[version == 3][index] * 1000 // RATES[version][rate] + (data[at + 2] >> 1 & 1)
+    return samples * BITRATES[version == 3][index] * 1000 // RATES[version][rate] + (
+        data[at + 2] >> 1 & 1
+    )
 
 
 def _first_frame(data: bytes, at: int = 0) -> int | None:
@@ -272,7 +319,9 @@ def _first_frame(data: bytes, at: int = 0) -> int | None:
 
 
 def _frames(data: bytes) -> tuple[int, int]:
-    """How many frames there are, and where the last one ends; what lies between joined streams is passed over."""
+    """How many frames there are, and where the last one ends; what lies between joined streams is
+    passed over.
+    """
     count, at, end = 0, _first_frame(data), 0
     while at is not None:
         while length := _frame(data, at):
@@ -282,7 +331,9 @@ def _frames(data: bytes) -> tuple[int, int]:
 
 
 def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
-    """Whether a Xing header tells the number of frames, and no frame follows the bytes that it tells of."""
+    """Whether a Xing header tells the number of frames, and no frame follows the bytes that it
+    tells of.
+    """
     flags, *numbers = struct.unpack_from(">III", xing.ljust(12, b"\0"))
     told = numbers.pop(0) if flags & 1 else 0
     behind = first + numbers[0] if flags & 2 else size
@@ -296,7 +347,9 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
 
 
 def check_pages(stream: BinaryIO, size: int) -> None:
-    """Raises `Damage` unless the last page is whole, ends the stream, and belongs to the stream of the first one."""
+    """Raises `Damage` unless the last page is whole, ends the stream, and belongs to the stream of
+    the first one.
+    """
     stream.seek(0)
     first = stream.read(27)
     stream.seek(max(0, size - SCANNED))
@@ -308,7 +361,10 @@ def check_pages(stream: BinaryIO, size: int) -> None:
     if not page[5] & 4:
         raise Damage(f"truncated, its last Ogg page does not end the stream; {SAVES}")
     if page[14:18] != first[14:18]:
-        raise Damage(f"several Ogg streams one after the other, of which the first alone can be read; {SAVES}")
+        raise Damage(
+            "several Ogg streams one after the other, of which the first alone can be read; "
+            f"{SAVES}"
+        )
 
 
 # -- NIST sphere ---------------------------------------------------------------

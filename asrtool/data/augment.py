@@ -1,8 +1,9 @@
-"""Augmentation of waveforms (speed, room, noise, babble, gain) and of features (SpecAugment), and stretches of noise.
+"""Augmentation of waveforms (speed, room, noise, babble, gain) and of features (SpecAugment), and
+stretches of noise.
 
-Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of workers or ranks,
-the order of the utterances and a resumed run change nothing, and switching one kind on or off leaves the choices of
-the others alone.
+Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of
+workers or ranks, the order of the utterances and a resumed run change nothing, and switching one
+kind on or off leaves the choices of the others alone.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Gene
 # -- features --------------------------------------------------------------
 
 
-def spec_augment(features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """SpecAugment (arXiv 1904.08779) of normalised features (T, F), as a new array: warp, then mask with 0, the mean.
+def spec_augment(
+    features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """SpecAugment (arXiv 1904.08779) of normalised features (T, F), as a new array: warp, then mask
+    with 0, the mean.
 
-    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance evenly, so that short
-    utterances keep most of their frames (adaptive size, arXiv 1912.05533).
+    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance
+    evenly, so that short utterances keep most of their frames (adaptive size, arXiv 1912.05533).
     """
     num_frames, num_bins = features.shape
     out = warp_time(features, config.warp, rng) if config.warp else features.copy()
@@ -60,7 +64,8 @@ def _stretch(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]
 
 
 def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays (T, F).
+    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays
+    (T, F).
 
     Utterances of at most 2 * limit + 1 frames stay as they are.
     """
@@ -70,7 +75,9 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
     centre = int(rng.integers(limit, num_frames - limit - 1, endpoint=True))
     moved = centre + int(rng.integers(-limit, limit, endpoint=True))
     moved = min(max(moved, 1), num_frames - 2)
-    source = np.interp(np.arange(num_frames), [0, moved, num_frames - 1], [0, centre, num_frames - 1])
+    source = np.interp(
+        np.arange(num_frames), [0, moved, num_frames - 1], [0, centre, num_frames - 1]
+    )
     below = np.minimum(source.astype(np.int64), num_frames - 2)
     weight = (source - below).astype(features.dtype)[:, None]
     return features[below] * (1 - weight) + features[below + 1] * weight
@@ -80,7 +87,9 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if one is silent."""
+    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if
+    one is silent.
+    """
     signal_power, noise_power = power(samples), power(noise)
     if min(signal_power, noise_power) < SILENCE:
         return samples
@@ -88,10 +97,14 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """samples (T,) convolved with an impulse response (R,): the direct sound stays in place, the energy the same."""
+    """samples (T,) convolved with an impulse response (R,): the direct sound stays in place, the
+    energy the same.
+    """
     total = len(samples) + len(response) - 1
     size = 1 << (total - 1).bit_length()
-    spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(torch.from_numpy(response), size)
+    spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(
+        torch.from_numpy(response), size
+    )
     peak = int(np.abs(response).argmax())
     wet = torch.fft.irfft(spectrum, size)[peak : peak + len(samples)].numpy()
     wet_power = power(wet)
@@ -106,11 +119,13 @@ def power(samples: np.ndarray) -> float:
 class WaveformAugment:
     """Speed, room, noise, babble and gain, in this order, as the config and the generators say.
 
-    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError` where one is missing
-    or empty.
+    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError`
+    where one is missing or empty.
     """
 
-    def __init__(self, config: AugmentConfig, sets: Mapping[str, Sequence[Utterance]], rate: int, seed: int) -> None:
+    def __init__(
+        self, config: AugmentConfig, sets: Mapping[str, Sequence[Utterance]], rate: int, seed: int
+    ) -> None:
         self.config = config
         self.rate = rate
         self.seed = seed
@@ -149,12 +164,15 @@ def babble(voices: Sequence[np.ndarray]) -> np.ndarray:
 def non_speech(
     recordings: Sequence[Utterance], config: NonSpeechConfig, count: int, seed: int
 ) -> list[Utterance]:
-    """`count` stretches of the recordings as utterances with an empty text, the same in every epoch.
+    """`count` stretches of the recordings as utterances with an empty text, the same in every
+    epoch.
 
     Speed, gain and whatever else is configured changes them from epoch to epoch like any utterance.
     """
     if not recordings:
-        raise AugmentError(f"data.augment.non_speech.set: the set '{config.set}' holds no recording")
+        raise AugmentError(
+            f"data.augment.non_speech.set: the set '{config.set}' holds no recording"
+        )
     found = []
     for number in range(count):
         rng = generator(seed, 0, str(number), "non_speech")
@@ -163,7 +181,11 @@ def non_speech(
         start = source.start + float(rng.uniform(0, source.duration - duration))
         found.append(
             Utterance(
-                id=f"non_speech-{number:06}", audio=source.audio, start=start, duration=duration, speaker="non_speech",
+                id=f"non_speech-{number:06}",
+                audio=source.audio,
+                start=start,
+                duration=duration,
+                speaker="non_speech",
                 recording=source.recording or source.id,
             )
         )
@@ -171,10 +193,14 @@ def non_speech(
 
 
 def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """(num_samples,) from a random place of a recording; a longer one is read only there, a shorter one is repeated."""
+    """(num_samples,) from a random place of a recording; a longer one is read only there, a shorter
+    one is repeated.
+    """
     spare = noise.duration - num_samples / rate
     if spare > 0:
-        samples = audio.read(noise.audio, noise.start + rng.uniform(0, spare), num_samples / rate, rate)
+        samples = audio.read(
+            noise.audio, noise.start + rng.uniform(0, spare), num_samples / rate, rate
+        )
         offset = 0
     else:
         samples = audio.read(noise.audio, *noise.stretch, rate)
@@ -192,10 +218,15 @@ def _response(path: str, start: float, duration: float | None, rate: int) -> np.
     return response
 
 
-def _members(kind: str, config: object, sets: Mapping[str, Sequence[Utterance]]) -> Sequence[Utterance]:
+def _members(
+    kind: str, config: object, sets: Mapping[str, Sequence[Utterance]]
+) -> Sequence[Utterance]:
     if config is None:
         return ()
     if not sets.get(config.set):
         known = ", ".join(sorted(sets)) or "none"
-        raise AugmentError(f"data.augment.{kind}.set: there are no recordings of a set '{config.set}' (sets: {known})")
+        raise AugmentError(
+            f"data.augment.{kind}.set: there are no recordings of a set '{config.set}' (sets: "
+            f"{known})"
+        )
     return sets[config.set]

@@ -1,4 +1,6 @@
-"""The `data:` part of a training config. Sets are named (folders beside the training set), never given as paths."""
+"""The `data:` part of a training config. Sets are named (folders beside the training set), never
+given as paths.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,12 @@ from asrtool.data.fbank import FbankConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """Utterances of similar length, planned by padded seconds; sentences (data.input: text) by padded tokens."""
+    """Utterances of similar length, planned by padded seconds; sentences (data.input: text) by
+    padded tokens.
+    """
 
-    seconds: float | None = None  # of the global batch: all ranks and micro-batches of one optimizer step together
+    # of the global batch: all ranks and micro-batches of one optimizer step together
+    seconds: float | None = None
     max_seconds_per_device: float | None = (
         None  # of one micro-batch on one device; None: the rank's whole share at once
     )
@@ -25,7 +30,9 @@ class BatchConfig:
             raise ValueError("give either seconds (of audio) or tokens (of text), and not both")
         unit, other = ("seconds", "tokens") if self.tokens is None else ("tokens", "seconds")
         if getattr(self, f"max_{other}_per_device") is not None:
-            raise ValueError(f"max_{other}_per_device does not go with {unit}; use max_{unit}_per_device")
+            raise ValueError(
+                f"max_{other}_per_device does not go with {unit}; use max_{unit}_per_device"
+            )
         if self.size <= 0 or self.max_utterances < 1 or (self.per_device or 1.0) <= 0:
             raise ValueError(f"{unit}, max_{unit}_per_device and max_utterances must be above 0")
 
@@ -41,10 +48,13 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """Training data in a few large tar archives, each read from end to end: for disks that are slow at small files."""
+    """Training data in a few large tar archives, each read from end to end: for disks that are slow
+    at small files.
+    """
 
     size_mb: float = 2000.0  # of one archive, as stage 1 writes it
-    buffer_mb: float = 1000.0  # of consecutive members, of which batches are made; that much again is read ahead
+    # of consecutive members, of which batches are made; that much again is read ahead
+    buffer_mb: float = 1000.0
     seed: int = 0  # of the order in which utterances were dealt to the archives
 
     def __post_init__(self) -> None:
@@ -54,7 +64,9 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
-    """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames become the mean, 0 after CMVN."""
+    """SpecAugment (arXiv 1904.08779): bands of mel bins and stretches of frames become the mean, 0
+    after CMVN.
+    """
 
     num_frequency_masks: int = 2
     frequency_width: int = 10  # mel bins, at most
@@ -83,7 +95,9 @@ class RoomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BabbleConfig:
-    """Add several people who talk at once, utterances of a set, at a random signal-to-noise ratio (as Kaldi does)."""
+    """Add several people who talk at once, utterances of a set, at a random signal-to-noise ratio
+    (as Kaldi does).
+    """
 
     set: str  # name of a data directory beside the training set; that set itself will do
     share: float = 0.3  # of the utterances
@@ -92,14 +106,19 @@ class BabbleConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.speakers[0] <= self.speakers[1]:
-            raise ValueError(f"speakers: the fewest and the most, from 1 on; got {list(self.speakers)}")
+            raise ValueError(
+                f"speakers: the fewest and the most, from 1 on; got {list(self.speakers)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NonSpeechConfig:
-    """Stretches of noise and music with an empty text among the training utterances (arXiv 2406.17272)."""
+    """Stretches of noise and music with an empty text among the training utterances (arXiv
+    2406.17272).
+    """
 
-    set: str  # name of a data directory beside the training set, such as musan; its texts are not read
+    # name of a data directory beside the training set, such as musan; its texts are not read
+    set: str
     share: float = 0.15  # of the utterances of an epoch
     seconds: tuple[float, float] = (1.0, 15.0)  # of a stretch; a shorter recording is taken whole
 
@@ -107,12 +126,15 @@ class NonSpeechConfig:
         if not 0 < self.share < 1:
             raise ValueError(f"share lies between 0 and 1, got {self.share}")
         if not 0 < self.seconds[0] <= self.seconds[1]:
-            raise ValueError(f"seconds: the shortest and the longest stretch, above 0; got {list(self.seconds)}")
+            raise ValueError(
+                f"seconds: the shortest and the longest stretch, above 0; got {list(self.seconds)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    speeds: tuple[float, ...] = (1.0,)  # stored: one copy each; online: drawn per utterance and epoch
+    # stored: one copy each; online: drawn per utterance and epoch
+    speeds: tuple[float, ...] = (1.0,)
     gain_db: tuple[float, float] = (0.0, 0.0)  # random gain, drawn per utterance and epoch
     spec_augment: SpecAugmentConfig | None = None
     noise: NoiseConfig | None = None
@@ -131,12 +153,14 @@ class AugmentConfig:
 class DataConfig:
     batch: BatchConfig
     input: Literal["fbank", "waveform", "text"] = "fbank"  # text: for a language model
-    features: Literal["stored", "online"] = "stored"  # online: computed from the audio in every epoch
+    # online: computed from the audio in every epoch
+    features: Literal["stored", "online"] = "stored"
     fbank: FbankConfig = field(default_factory=FbankConfig)
     min_seconds: float = 0.1  # training utterances outside are left out, counted and named
     max_seconds: float = 30.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    shards: ShardConfig | None = None  # the training set in tar archives; null: as single files, or Kaldi's archives
+    # the training set in tar archives; null: as single files, or Kaldi's archives
+    shards: ShardConfig | None = None
     workers: int = 2  # loader processes per rank; 0: in the training process
 
     def __post_init__(self) -> None:
@@ -147,10 +171,16 @@ class DataConfig:
             parts = ("noise", "room", "babble", "non_speech")
             needs = [name for name in parts if getattr(augment, name) is not None]
             if needs:
-                raise ValueError(f"augment.{' and '.join(needs)} need the waveform: set data.features: online")
+                raise ValueError(
+                    f"augment.{' and '.join(needs)} need the waveform: set data.features: online"
+                )
         if self.shards is not None and augment.non_speech is not None:
-            raise ValueError("augment.non_speech adds utterances that no archive holds: leave data.shards out")
+            raise ValueError(
+                "augment.non_speech adds utterances that no archive holds: leave data.shards out"
+            )
         if self.input != "fbank" and augment.spec_augment is not None:
-            raise ValueError(f"augment.spec_augment masks fbank features; data.input is {self.input}")
+            raise ValueError(
+                f"augment.spec_augment masks fbank features; data.input is {self.input}"
+            )
         if (self.input == "text") != (self.batch.tokens is not None):
             raise ValueError("batch.tokens goes with data.input: text, batch.seconds with audio")

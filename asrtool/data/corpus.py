@@ -1,8 +1,10 @@
-"""What every recipe's `local/prepare_data.py` shares: its options, measuring audio, writing all sets or none.
+"""What every recipe's `local/prepare_data.py` shares: its options, measuring audio, writing all
+sets or none.
 
-A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the corpus as a whole (no
-transcript, an id twice) end in one sentence and leave nothing behind. Single utterances that cannot be used are left
-out: counted, the first ones named, all of them listed in `<set>/skipped.txt`.
+A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the corpus as
+a whole (no transcript, an id twice) end in one sentence and leave nothing behind. Single utterances
+that cannot be used are left out: counted, the first ones named, all of them listed in
+`<set>/skipped.txt`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """How to make a set: `build(temporary folder)`, the files and options that decide about what comes of it."""
+    """How to make a set: `build(temporary folder)`, the files and options that decide about what
+    comes of it.
+    """
 
     build: Callable[[Path], Found]
     inputs: Sequence[Path] = ()
@@ -49,17 +53,27 @@ def parser(description: str, train_sets: Sequence[str] = ()) -> argparse.Argumen
     options.add_argument("--corpus", type=_existing, required=True, help="folder of the corpus")
     options.add_argument("--out", type=Path, required=True, help="folder to write <set>/ into")
     if train_sets:
-        options.add_argument("--train-set", choices=train_sets, default=train_sets[0], help="training set to make")
+        options.add_argument(
+            "--train-set", choices=train_sets, default=train_sets[0], help="training set to make"
+        )
     return options
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a recipe's `main`; what is wrong with a corpus ends in one sentence, not in a traceback."""
+    """Run a recipe's `main`; what is wrong with a corpus ends in one sentence, not in a
+    traceback.
+    """
     processes.follow_parent()
     set_up()
     try:
         main()
-    except (CorpusError, datadir.DataDirError, audio.AudioError, stamp.StageError, OSError) as error:
+    except (
+        CorpusError,
+        datadir.DataDirError,
+        audio.AudioError,
+        stamp.StageError,
+        OSError,
+    ) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -69,7 +83,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def measured(utterances: Sequence[Utterance]) -> Found:
-    """The utterances with the time from their start to the end of their audio, without those that cannot be measured.
+    """The utterances with the time from their start to the end of their audio, without those that
+    cannot be measured.
 
     Raises CorpusError where that is more than a tenth of them.
     """
@@ -81,7 +96,8 @@ def measured(utterances: Sequence[Utterance]) -> Found:
             kept.append(replace(utterance, duration=duration))
     if tree.too_many(len(left_out), len(utterances)):
         raise CorpusError(
-            f"{len(left_out)} of {len(utterances)} audio files cannot be used, first {left_out[0]}; are the archives "
+            f"{len(left_out)} of {len(utterances)} audio files cannot be used, first "
+            f"{left_out[0]}; are the archives "
             "unpacked in full?"
         )
     return Found(kept, left_out)
@@ -98,14 +114,20 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
     return kept
 
 
-def compare(what: str, found: Sequence[Utterance], utterances: int, characters: int | None = None) -> None:
-    """Warn where the counts of a set are not those of the official one; white space is no character."""
+def compare(
+    what: str, found: Sequence[Utterance], utterances: int, characters: int | None = None
+) -> None:
+    """Warn where the counts of a set are not those of the official one; white space is no
+    character.
+    """
     if len(found) != utterances:
         logger.warning("%s: %d utterances, officially %d", what, len(found), utterances)
     elif characters is not None:
         count = sum(len("".join(row.text.split())) for row in found)
         if count != characters:
-            logger.warning("%s: %d characters, expected %d: is the text as published?", what, count, characters)
+            logger.warning(
+                "%s: %d characters, expected %d: is the text as published?", what, count, characters
+            )
         else:
             logger.info("%s: %d characters, as it should have", what, count)
 
@@ -116,12 +138,15 @@ def compare(what: str, found: Sequence[Utterance], utterances: int, characters: 
 def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
     """Build the data directories `out`/<set>, except those that are up to date.
 
-    They appear when all of them are ready: an error on the way leaves older ones as they were, and nothing new.
+    They appear when all of them are ready: an error on the way leaves older ones as they were, and
+    nothing new.
     """
     known: dict[Path, str] = {}
     with ExitStack() as stack:
         for name, source in sets.items():
-            building = stamp.building(out / name, "data", source.inputs, source.options, known=known)
+            building = stamp.building(
+                out / name, "data", source.inputs, source.options, known=known
+            )
             target = stack.enter_context(building)
             if target is not None:
                 _write(out / name, target, source.build(target))
@@ -131,16 +156,24 @@ def _write(out: Path, target: Path, found: Found) -> None:
     if found.left_out:
         some = "".join(f"\n  {sentence}" for sentence in found.left_out[:SHOWN])
         where = f", all listed in {out / SKIPPED}" if found.utterances else ""
-        rest = f"\n  and {len(found.left_out) - SHOWN} more{where}" if len(found.left_out) > SHOWN else ""
+        rest = (
+            f"\n  and {len(found.left_out) - SHOWN} more{where}"
+            if len(found.left_out) > SHOWN
+            else ""
+        )
         logger.warning("%s: %d left out:%s%s", out, len(found.left_out), some, rest)
     if not found.utterances:
         raise CorpusError(f"{out}: not one utterance can be used; nothing was written")
     datadir.write(target, found.utterances)
     if found.left_out:
-        (target / SKIPPED).write_text("".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8")
+        (target / SKIPPED).write_text(
+            "".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8"
+        )
     hours = sum(utterance.duration for utterance in found.utterances) / 3600
     speakers = len({utterance.speaker for utterance in found.utterances})
-    logger.info("%s: %d utterances, %d speakers, %.2f hours", out, len(found.utterances), speakers, hours)
+    logger.info(
+        "%s: %d utterances, %d speakers, %.2f hours", out, len(found.utterances), speakers, hours
+    )
 
 
 def write_test_sets(out: Path, names: Sequence[str]) -> None:
@@ -152,7 +185,9 @@ def write_test_sets(out: Path, names: Sequence[str]) -> None:
 
 
 def _existing(text: str) -> Path:
-    """The corpus folder as an absolute path (data directories must not depend on where the command was typed)."""
+    """The corpus folder as an absolute path (data directories must not depend on where the command
+    was typed).
+    """
     path = Path(os.path.abspath(text))
     if not path.is_dir():
         raise CorpusError(f"there is no corpus folder '{text}' (looked in {Path.cwd()})")

@@ -1,9 +1,10 @@
 """Kaldi data directories: `wav.scp`, `text`, `utt2spk`, `utt2dur` ... as `Utterance`s, and back.
 
-Beside Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of the speaker) is a label:
-`utt2accent`, `spk2gender`. Only wav.scp is indispensable: without `text` transcripts are empty, without `utt2spk` every
-utterance is a speaker of its own, without `utt2dur` the audio is measured, as it is for segments that end with -1, the
-end of the recording. Relative paths start at the current folder, as in Kaldi.
+Beside Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of the speaker)
+is a label: `utt2accent`, `spk2gender`. Only wav.scp is indispensable: without `text` transcripts
+are empty, without `utt2spk` every utterance is a speaker of its own, without `utt2dur` the audio is
+measured, as it is for segments that end with -1, the end of the recording. Relative paths start at
+the current folder, as in Kaldi.
 """
 
 from __future__ import annotations
@@ -24,26 +25,43 @@ from asrtool.data.tables import Problem
 from asrtool.types import Utterance
 
 __all__ = [
-    "DataDirError", "FixReport", "Problem", "Writer", "base_of", "check", "complete", "fix", "iterate", "measured",
-    "read", "write",
+    "DataDirError",
+    "FixReport",
+    "Problem",
+    "Writer",
+    "base_of",
+    "check",
+    "complete",
+    "fix",
+    "iterate",
+    "measured",
+    "read",
+    "write",
 ]
 
 Values = Mapping[str, str]
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id; audio is opened where no file tells how long it is.
+    """The utterances of a data directory, sorted by id; audio is opened where no file tells how
+    long it is.
 
-    `base` is where relative paths start, instead of the current folder. With `measure=False`, a duration that no file
-    tells is NaN (`measured` finds it out). Raises DataDirError where the files contradict each other;
-    `check` lists all that is wrong.
+    `base` is where relative paths start, instead of the current folder. With `measure=False`, a
+    duration that no file tells is NaN (`measured` finds it out). Raises DataDirError where the
+    files contradict each other; `check` lists all that is wrong.
     """
     folder = Path(folder)
     found = load(folder)
-    errors = [problem for table in found.values() for problem in table.problems if problem.kind == "error"]
+    errors = [
+        problem for table in found.values() for problem in table.problems if problem.kind == "error"
+    ]
     errors += [problem for problem in consistency(folder, found) if problem.kind == "error"]
     if errors:
-        more = f" ({len(errors) - 1} more: `asrtool check_data {folder}` lists them)" if errors[1:] else ""
+        more = (
+            f" ({len(errors) - 1} more: `asrtool check_data {folder}` lists them)"
+            if errors[1:]
+            else ""
+        )
         raise DataDirError(f"{errors[0]}{more}")
     files = {name: table.values() for name, table in found.items()}
     segmented = "segments" in files
@@ -57,9 +75,11 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
 
 
 def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
-    """How many utterances `read(measure=False)` gives, and the same utterances one by one, in little memory.
+    """How many utterances `read(measure=False)` gives, and the same utterances one by one, in
+    little memory.
 
-    Files that are not sorted, or in any other way not as they should be, are read at once as `read` does.
+    Files that are not sorted, or in any other way not as they should be, are read at once as `read`
+    does.
     """
     folder = Path(folder)
     try:
@@ -70,25 +90,41 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
 
 
 def base_of(folder: Path, places: Iterable[Path]) -> Path | None:
-    """The first of `places` in which the first relative path of wav.scp exists; None where there is none."""
+    """The first of `places` in which the first relative path of wav.scp exists; None where there is
+    none.
+    """
     with open(folder / "wav.scp", "rb") as stream:
         paths = (audio.file_of(tables.split(line)[1]) for line in stream)
-        path = next((path for path in paths if path and not audio.is_pipe(path) and not os.path.isabs(path)), None)
-    return None if path is None else next((place for place in places if (place / path).exists()), None)
+        path = next(
+            (
+                path
+                for path in paths
+                if path and not audio.is_pipe(path) and not os.path.isabs(path)
+            ),
+            None,
+        )
+    return (
+        None if path is None else next((place for place in places if (place / path).exists()), None)
+    )
 
 
 # -- one utterance ---------------------------------------------------------
+
 
 class _Assembler:
     """Makes utterances from their lines in each file."""
 
     def __init__(
-        self, folder: Path, base: Path | None, recordings: Values | None, of_speakers: Mapping[str, Values]
+        self,
+        folder: Path,
+        base: Path | None,
+        recordings: Values | None,
+        of_speakers: Mapping[str, Values],
     ) -> None:
         self.folder = folder
         self.base = base
-        self.recordings = recordings                          # where there are segments
-        self.of_speakers = of_speakers                        # label -> speaker -> value
+        self.recordings = recordings  # where there are segments
+        self.of_speakers = of_speakers  # label -> speaker -> value
         self.archives: dict[str, str] = {}
 
     def __call__(self, key: str, values: Values) -> Utterance:
@@ -105,20 +141,30 @@ class _Assembler:
         labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
         where = _from_base(path, self.base)
         return Utterance(
-            id=key, audio=self.locate(where) if audio.member(where) else where, duration=duration,
-            text=values.get("text", ""), speaker=speaker, recording=recording, start=start, labels=labels,
+            id=key,
+            audio=self.locate(where) if audio.member(where) else where,
+            duration=duration,
+            text=values.get("text", ""),
+            speaker=speaker,
+            recording=recording,
+            start=start,
+            labels=labels,
             features=self.locate(values["feats.scp"]) if "feats.scp" in values else None,
             num_frames=int(values["utt2num_frames"]) if "utt2num_frames" in values else None,
         )
 
     def locate(self, reference: str) -> str:
-        """Where an archive lies: where the file says or, in a folder that was moved, beside feats.scp or wav.scp."""
+        """Where an archive lies: where the file says or, in a folder that was moved, beside
+        feats.scp or wav.scp.
+        """
         archive, colon, offset = reference.rpartition(":")
         if not colon or "|" in archive:
             return reference
         if archive not in self.archives:
             moved = self.folder / os.path.basename(archive)
-            self.archives[archive] = str(moved) if not os.path.exists(archive) and moved.exists() else archive
+            self.archives[archive] = (
+                str(moved) if not os.path.exists(archive) and moved.exists() else archive
+            )
         return f"{self.archives[archive]}:{offset}"
 
 
@@ -127,10 +173,15 @@ def _from_base(path: str, base: Path | None) -> str:
 
 
 def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
-    return {name[4:]: values for name, values in files.items() if name.startswith("spk2") and is_label(name)}
+    return {
+        name[4:]: values
+        for name, values in files.items()
+        if name.startswith("spk2") and is_label(name)
+    }
 
 
 # -- one after the other ---------------------------------------------------
+
 
 def _stream(folder: Path) -> Iterator[Utterance]:
     names = datadir_check.names(folder)

@@ -1,4 +1,6 @@
-"""What is wrong with a data directory: all at once, counted, with file:line, examples and the command that mends it."""
+"""What is wrong with a data directory: all at once, counted, with file:line, examples and the
+command that mends it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,17 @@ from asrtool.data.datadir_form import (
 from asrtool.data.listing import Listing
 from asrtool.data.tables import Problem, Row, Table, fields, first, fix_command, plural
 
-__all__ = ["DataDirError", "check", "is_label", "is_positive", "is_segment", "is_table", "load", "names"]
+__all__ = [
+    "DataDirError",
+    "check",
+    "is_label",
+    "is_positive",
+    "is_segment",
+    "is_table",
+    "load",
+    "names",
+]
+
 
 def load(folder: Path) -> dict[str, Table]:
     """Every file of a data directory by name, in alphabetical order."""
@@ -30,7 +42,9 @@ def load(folder: Path) -> dict[str, Table]:
 
 
 def check(folder: Path, base: Path | None = None) -> list[Problem]:
-    """All that is wrong with a data directory, and notes. Audio files are looked for, not opened."""
+    """All that is wrong with a data directory, and notes. Audio files are looked for, not
+    opened.
+    """
     folder = Path(folder)
     notes = datadir_quick.faultless(folder, base)
     if notes is not None:
@@ -49,18 +63,29 @@ def check(folder: Path, base: Path | None = None) -> list[Problem]:
 
 # -- files against each other ----------------------------------------------
 
+
 def consistency(folder: Path, found: Mapping[str, Table]) -> list[Problem]:
     """What the files say against each other and against their own format."""
     if "wav.scp" not in found:
         what = "there is no wav.scp" if folder.is_dir() else "there is no such folder"
-        return [Problem(where=str(folder), what=what, mend="stage 0 of a recipe writes data directories")]
+        return [
+            Problem(
+                where=str(folder), what=what, mend="stage 0 of a recipe writes data directories"
+            )
+        ]
     problems = [problem for name, table in found.items() for problem in wrong_values(name, table)]
     ids = utterance_ids(found)
     source = "segments" if "segments" in found else "wav.scp"
     if "segments" in found:
         recordings = found["wav.scp"].values()
-        rows = [row for row in found["segments"].rows if row.value and fields(row.value)[0] not in recordings]
-        problems += about(found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them")
+        rows = [
+            row
+            for row in found["segments"].rows
+            if row.value and fields(row.value)[0] not in recordings
+        ]
+        problems += about(
+            found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them"
+        )
     for name in ("text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"):
         if name in found:
             problems += _lacking(found[name], ids, source)
@@ -85,10 +110,15 @@ def _lacking(table: Table, ids: Mapping[str, Row], source: str) -> list[Problem]
         return []
     what = f"{plural(len(lacking), 'utterance')} of {source} missing"
     mend = "removes the file" if table.path.name == "utt2dur" else "drops them"
-    return [Problem(
-        where=str(table.path), what=what, count=len(lacking), examples=first(sorted(lacking)),
-        mend=f"{fix_command(table.path.parent)} {mend}",
-    )]
+    return [
+        Problem(
+            where=str(table.path),
+            what=what,
+            count=len(lacking),
+            examples=first(sorted(lacking)),
+            mend=f"{fix_command(table.path.parent)} {mend}",
+        )
+    ]
 
 
 def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
@@ -99,22 +129,32 @@ def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
         inverse.setdefault(row.value, set()).add(row.id)
     table = found["spk2utt"]
     wrong = [row for row in table.rows if inverse.get(row.id) != set(fields(row.value))]
-    problems = about(table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker")
+    problems = about(
+        table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker"
+    )
     lacking = inverse.keys() - {row.id for row in table.rows}
     if lacking:
-        problems.append(Problem(
-            where=str(table.path), what=f"{plural(len(lacking), 'speaker')} of utt2spk missing", kind="untidy",
-            count=len(lacking), examples=first(sorted(lacking)), mend=f"{fix_command(table.path.parent)} makes it anew",
-        ))
+        problems.append(
+            Problem(
+                where=str(table.path),
+                what=f"{plural(len(lacking), 'speaker')} of utt2spk missing",
+                kind="untidy",
+                count=len(lacking),
+                examples=first(sorted(lacking)),
+                mend=f"{fix_command(table.path.parent)} makes it anew",
+            )
+        )
     return problems
 
 
 # -- values ----------------------------------------------------------------
 
+
 def wrong_values(name: str, table: Table) -> list[Problem]:
     """Lines whose value is not what the file holds."""
     expected = {
-        "segments": "<id> <recording> <start> <end> with end after start (or -1, the recording's end), start from 0 on",
+        "segments": "<id> <recording> <start> <end> with end after start (or -1, the recording's "
+        "end), start from 0 on",
         "utt2spk": "<id> <speaker>",
     }
     if name in SECONDS:
@@ -134,6 +174,7 @@ def malformed(name: str, table: Table) -> list[Row]:
 
 # -- the disk --------------------------------------------------------------
 
+
 def missing_audio(table: Table, base: Path | None = None) -> list[Problem]:
     """Files of wav.scp that do not exist."""
     missing = missing_files(table, base)
@@ -146,19 +187,33 @@ def missing_audio(table: Table, base: Path | None = None) -> list[Problem]:
 def missing_files(table: Table, base: Path | None = None) -> list[Row]:
     """The rows whose file does not exist; commands are not run."""
     listing = Listing(base)
-    return [row for row in table.rows if row.value and not audio.is_pipe(row.value) and row.value not in listing]
+    return [
+        row
+        for row in table.rows
+        if row.value and not audio.is_pipe(row.value) and row.value not in listing
+    ]
 
 
 def beyond_the_end(segments: Table, lengths: Mapping[str, float]) -> list[Problem]:
     """Segments that do not lie in their recording."""
-    late = [row for row in segments.rows if is_segment(row.value) and Segment.parse(row.value).is_beyond(lengths)]
-    return about(segments, late, "{n} ending after the recording", "{fix} drops them", noun="segment")
+    late = [
+        row
+        for row in segments.rows
+        if is_segment(row.value) and Segment.parse(row.value).is_beyond(lengths)
+    ]
+    return about(
+        segments, late, "{n} ending after the recording", "{fix} drops them", noun="segment"
+    )
 
 
 def recording_lengths(found: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
-    """Seconds of every recording of segments that a file or a readable header tells; commands are not run."""
+    """Seconds of every recording of segments that a file or a readable header tells; commands are
+    not run.
+    """
     if "segments" not in found or "wav.scp" not in found:
         return {}
     if "reco2dur" in found:
-        return {row.id: float(row.value) for row in found["reco2dur"].rows if is_positive(row.value)}
+        return {
+            row.id: float(row.value) for row in found["reco2dur"].rows if is_positive(row.value)
+        }
     return audio.lengths(found["wav.scp"].values(), base)

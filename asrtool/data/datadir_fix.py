@@ -1,4 +1,6 @@
-"""Mend a data directory as Kaldi's fix_data_dir.sh does: sort, drop what has no counterpart, say what and why."""
+"""Mend a data directory as Kaldi's fix_data_dir.sh does: sort, drop what has no counterpart, say
+what and why.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,16 @@ from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_form import Segment
 from asrtool.data.tables import Table, fields
 
-Files = dict[str, dict[str, str]]                             # file name -> id -> value
-NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")   # an utterance must be in each of these that exists
+Files = dict[str, dict[str, str]]  # file name -> id -> value
+# an utterance must be in each of these that exists
+NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")
 
 
 @dataclass
 class FixReport:
-    """kept of total utterances; dropped: reason -> ids; changed: names of the files written anew or removed."""
+    """kept of total utterances; dropped: reason -> ids; changed: names of the files written anew or
+    removed.
+    """
 
     total: int
     kept: int = 0
@@ -36,21 +41,27 @@ class FixReport:
         for reason, ids in self.dropped.items():
             more = ", ..." if len(ids) > tables.SHOWN else ""
             lines.append(f"dropped {len(ids)}: {reason} ({', '.join(tables.first(ids))}{more})")
-        changed = f"{', '.join(self.changed)} (the files as they were: .backup/)" if self.changed else "nothing"
+        changed = (
+            f"{', '.join(self.changed)} (the files as they were: .backup/)"
+            if self.changed
+            else "nothing"
+        )
         return "\n".join([*lines, f"changed {changed}"])
 
 
 def fix(folder: Path, base: Path | None = None) -> FixReport:
     """Sort and intersect the files of `folder`; their former state goes to `.backup/`.
 
-    Files without a fault stay untouched. Raises DataDirError, and changes nothing, where a file is not UTF-8 or no
-    utterance would be left.
+    Files without a fault stay untouched. Raises DataDirError, and changes nothing, where a file is
+    not UTF-8 or no utterance would be left.
     """
     folder = Path(folder)
     found = datadir_check.load(folder)
     if "wav.scp" not in found:
         raise DataDirError(str(datadir_check.consistency(folder, found)[0]))
-    unreadable = [problem for table in found.values() for problem in table.problems if "UTF-8" in problem.what]
+    unreadable = [
+        problem for table in found.values() for problem in table.problems if "UTF-8" in problem.what
+    ]
     if unreadable:
         raise DataDirError(f"{unreadable[0]}; nothing was changed")
     report = FixReport(total=len(datadir_check.utterance_ids(found)))
@@ -59,18 +70,26 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
     drop_recordings(found, files, report, base, lengths)
     intersect(files, report, lengths)
     if not report.kept:
-        raise DataDirError(f"{folder}: no utterance would be left, so nothing was changed\n{report}")
+        raise DataDirError(
+            f"{folder}: no utterance would be left, so nothing was changed\n{report}"
+        )
     replace(folder, found, files, report)
     return report
 
 
 def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
-    """The files without malformed lines, and without ids that have two values: nobody knows which one is right."""
+    """The files without malformed lines, and without ids that have two values: nobody knows which
+    one is right.
+    """
     files = {name: table.values() for name, table in found.items()}
     if "text" in files:
-        files["text"] = {key: datadir_content.cleaned(value) for key, value in files["text"].items()}
+        files["text"] = {
+            key: datadir_content.cleaned(value) for key, value in files["text"].items()
+        }
     if "spk2utt" in files and "utt2spk" not in files:
-        files["utt2spk"] = {key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)}
+        files["utt2spk"] = {
+            key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)
+        }
     for name, table in found.items():
         malformed = datadir_check.malformed(name, table)
         report.drop(f"two different lines in {name}", table.conflicts)
@@ -81,14 +100,24 @@ def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
 
 
 def drop_recordings(
-    found: Mapping[str, Table], files: Files, report: FixReport, base: Path | None, lengths: Mapping[str, float]
+    found: Mapping[str, Table],
+    files: Files,
+    report: FixReport,
+    base: Path | None,
+    lengths: Mapping[str, float],
 ) -> None:
-    """Take recordings without a file out of wav.scp, and what does not lie within a recording out of segments."""
-    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files["wav.scp"].keys()
+    """Take recordings without a file out of wav.scp, and what does not lie within a recording out
+    of segments.
+    """
+    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files[
+        "wav.scp"
+    ].keys()
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
     if "feats.scp" in files:
-        lost = {row.id for row in datadir_content.without_archive(found["feats.scp"])} & files["feats.scp"].keys()
+        lost = {row.id for row in datadir_content.without_archive(found["feats.scp"])} & files[
+            "feats.scp"
+        ].keys()
         report.drop("the features do not exist", lost)
         files["feats.scp"] = without(files["feats.scp"], lost)
     if "segments" not in files:
@@ -102,7 +131,9 @@ def drop_recordings(
 
 
 def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:
-    """Keep the utterances that every file knows, with their recordings and speakers; remake spk2utt."""
+    """Keep the utterances that every file knows, with their recordings and speakers; remake
+    spk2utt.
+    """
     source = files.get("segments", files["wav.scp"])
     if "text" in files:
         dropped = {key for ids in report.dropped.values() for key in ids}
@@ -118,10 +149,16 @@ def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> 
     speakers = {files["utt2spk"][key] for key in kept} if "utt2spk" in files else kept
     for name, values in files.items():
         of_speakers = name.startswith("spk2") or name == "cmvn.scp"
-        keys = recordings if name == "wav.scp" or name.startswith("reco2") else speakers if of_speakers else kept
+        keys = (
+            recordings
+            if name == "wav.scp" or name.startswith("reco2")
+            else speakers
+            if of_speakers
+            else kept
+        )
         files[name] = {key: value for key, value in values.items() if key in keys}
     if "utt2dur" in files and (files["utt2dur"].keys() != kept or unlike_segments(files, lengths)):
-        del files["utt2dur"]                                  # durations are measured where the file is missing
+        del files["utt2dur"]  # durations are measured where the file is missing
     if "utt2spk" in files:
         files["spk2utt"] = {}
         for key in sorted(kept):
@@ -143,10 +180,13 @@ def without(values: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
 
 
 def replace(folder: Path, found: Mapping[str, Table], files: Files, report: FixReport) -> None:
-    """Write the files that differ from what lies there, after a copy of all of them went to .backup/."""
+    """Write the files that differ from what lies there, after a copy of all of them went to
+    .backup/.
+    """
     wanted = {name: tables.render(values).encode() for name, values in files.items() if values}
     report.changed = sorted(
-        name for name in found.keys() | wanted.keys()
+        name
+        for name in found.keys() | wanted.keys()
         if name not in wanted or name not in found or found[name].path.read_bytes() != wanted[name]
     )
     if not report.changed:

@@ -18,11 +18,15 @@ NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
 
 
 class DataDirError(Exception):
-    """A data directory that cannot be read or written; the message says where, what, and what to do."""
+    """A data directory that cannot be read or written; the message says where, what, and what to
+    do.
+    """
 
 
 class Segment(NamedTuple):
-    """A line of `segments`, in seconds; an end of -1 is that of the recording, as in Kaldi, and None here."""
+    """A line of `segments`, in seconds; an end of -1 is that of the recording, as in Kaldi, and
+    None here.
+    """
 
     recording: str
     start: float
@@ -55,7 +59,12 @@ def is_label(name: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    return name in KNOWN or name in NOT_LABELS or is_label(name) or re.fullmatch(r"reco2\w+", name) is not None
+    return (
+        name in KNOWN
+        or name in NOT_LABELS
+        or is_label(name)
+        or re.fullmatch(r"reco2\w+", name) is not None
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -66,7 +75,7 @@ def names(folder: Path) -> list[str]:
 def is_right(name: str, value: str) -> bool:
     """Whether a value is what the file holds."""
     if name == "text":
-        return True                                           # an empty transcript is legal
+        return True  # an empty transcript is legal
     if name == "segments":
         return is_segment(value)
     if name == "utt2spk":
@@ -91,18 +100,31 @@ def is_segment(value: str) -> bool:
         segment = Segment.parse(value)
     except ValueError:
         return False
-    return 0 <= segment.start < (math.inf if segment.end is None else segment.end) and segment.end != math.inf
+    return (
+        0 <= segment.start < (math.inf if segment.end is None else segment.end)
+        and segment.end != math.inf
+    )
 
 
 def about(
-    table: Table, rows: Iterable[Row], what: str, mend: str, kind: str = "error", noun: str = "utterance"
+    table: Table,
+    rows: Iterable[Row],
+    what: str,
+    mend: str,
+    kind: str = "error",
+    noun: str = "utterance",
 ) -> list[Problem]:
     """One problem for all `rows`, or none; `{n}` and `{fix}` are filled in."""
     rows = list(rows)
     if not rows:
         return []
-    return [Problem(
-        where=f"{table.path}:{rows[0].line}", what=what.replace("{n}", plural(len(rows), noun)), kind=kind,
-        mend=mend.replace("{fix}", fix_command(table.path.parent)), count=len(rows),
-        examples=first(row.id for row in rows),
-    )]
+    return [
+        Problem(
+            where=f"{table.path}:{rows[0].line}",
+            what=what.replace("{n}", plural(len(rows), noun)),
+            kind=kind,
+            mend=mend.replace("{fix}", fix_command(table.path.parent)),
+            count=len(rows),
+            examples=first(row.id for row in rows),
+        )
+    ]

@@ -1,4 +1,6 @@
-"""Lengths that no file of a data directory tells: those of the audio. Headers are read, commands are run."""
+"""Lengths that no file of a data directory tells: those of the audio. Headers are read, commands
+are run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from asrtool.types import Utterance
 
 
 def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
-    """Seconds from the start of each utterance to the end of its audio, or why nobody can tell them."""
+    """Seconds from the start of each utterance to the end of its audio, or why nobody can tell
+    them.
+    """
     paths = list(dict.fromkeys(row.audio for row in rows))
     found = dict(zip(paths, audio.durations(paths), strict=True))
     return [_from(row, found[row.audio]) for row in rows]
@@ -32,22 +36,31 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
 
 
 def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
-    """The utterances with every length measured that was NaN, and id -> why of those where that is impossible."""
+    """The utterances with every length measured that was NaN, and id -> why of those where that is
+    impossible.
+    """
     unknown = [row for row in rows if math.isnan(row.duration)]
     found = dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
     bad = {key: length for key, length in found.items() if isinstance(length, audio.AudioError)}
-    return [replace(row, duration=found.get(row.id, row.duration)) for row in rows if row.id not in bad], bad
+    return [
+        replace(row, duration=found.get(row.id, row.duration)) for row in rows if row.id not in bad
+    ], bad
 
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """The utterances of a data directory with every length. Raises DataDirError where one cannot be measured."""
+    """The utterances of a data directory with every length. Raises DataDirError where one cannot be
+    measured.
+    """
     tell(rows, folder)
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
         count = tables.plural(len(bad), "utterance")
-        raise DataDirError(f"{folder}: the length of {count} is in no file, and the audio cannot be measured, first "
-                           f"{key}: {error}; {tables.fix_command(folder)} drops files that do not exist")
+        raise DataDirError(
+            f"{folder}: the length of {count} is in no file, and the audio cannot be measured, "
+            "first "
+            f"{key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
+        )
     return made
 
 
@@ -56,7 +69,15 @@ def tell(rows: Sequence[Utterance], folder: Path) -> bool:
     unknown = [row for row in rows if math.isnan(row.duration)]
     if unknown:
         commands = len({row.audio for row in unknown if audio.is_pipe(row.audio)})
-        run = f"; {tables.plural(commands, 'command')} of wav.scp must be run for it" if commands else ""
-        logger.info("%s: the length of %s is in no file (utt2dur) and is taken from the audio%s",
-                    folder, tables.plural(len(unknown), "utterance"), run)
+        run = (
+            f"; {tables.plural(commands, 'command')} of wav.scp must be run for it"
+            if commands
+            else ""
+        )
+        logger.info(
+            "%s: the length of %s is in no file (utt2dur) and is taken from the audio%s",
+            folder,
+            tables.plural(len(unknown), "utterance"),
+            run,
+        )
     return bool(unknown)

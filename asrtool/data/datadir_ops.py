@@ -1,8 +1,10 @@
-"""Copy, combine, subset, split and speed-perturb data directories, with every file that belongs to them.
+"""Copy, combine, subset, split and speed-perturb data directories, with every file that belongs to
+them.
 
-Each operation reads one file at a time, so memory holds the ids and one file, and writes aside before it puts all
-files of the new data directory in place. Files of an earlier data directory there that the new one lacks are removed;
-anything else in the folder is left alone. What a data directory holds beside its tables is not copied, and named.
+Each operation reads one file at a time, so memory holds the ids and one file, and writes aside
+before it puts all files of the new data directory in place. Files of an earlier data directory
+there that the new one lacks are removed; anything else in the folder is left alone. What a data
+directory holds beside its tables is not copied, and named.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_form import Segment
 from asrtool.log import logger
 
-WHOLE = ("frame_shift", "feats_type", "audio_format")  # one value for all utterances; ESPnet's and Kaldi's
-OF_AUDIO = ("feats.scp", "vad.scp", "cmvn.scp", "utt2num_frames", "utt2num_samples", "utt2shard")  # made from it
+# one value for all utterances; ESPnet's and Kaldi's
+WHOLE = ("frame_shift", "feats_type", "audio_format")
+# made from it
+OF_AUDIO = ("feats.scp", "vad.scp", "cmvn.scp", "utt2num_frames", "utt2num_samples", "utt2shard")
 DURATIONS = ("utt2dur", "reco2dur")
 CMVN = "cmvn.json"  # stage 1's statistics of a training set: true of all of it alone
 Renamed = Callable[[str], str]
@@ -31,14 +35,20 @@ def same(name: str) -> str:
 
 
 class Source:
-    """A data directory to read from, file by file. Raises DataDirError where a file cannot be read as it stands."""
+    """A data directory to read from, file by file. Raises DataDirError where a file cannot be read
+    as it stands.
+    """
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
         if not (self.folder / "wav.scp").is_file() and not (self.folder / "utt2spk").is_file():
-            raise DataDirError(f"{folder}: expected a data directory, which has at least wav.scp or utt2spk")
+            raise DataDirError(
+                f"{folder}: expected a data directory, which has at least wav.scp or utt2spk"
+            )
         self.names = datadir_check.names(self.folder)
-        self.names += [name for name in extra if name not in self.names and (self.folder / name).is_file()]
+        self.names += [
+            name for name in extra if name not in self.names and (self.folder / name).is_file()
+        ]
         self.segmented = "segments" in self.names
         self._ids: dict[str, str] | None = None
         self._archives: dict[str, str] = {}
@@ -51,7 +61,11 @@ class Source:
         if errors or wrong:
             raise DataDirError(str((errors + wrong)[0]))
         values = table.values()
-        if name == "feats.scp" or name == "wav.scp" and any(audio.member(value) for value in values.values()):
+        if (
+            name == "feats.scp"
+            or name == "wav.scp"
+            and any(audio.member(value) for value in values.values())
+        ):
             values = {key: self._located(value, ":") for key, value in values.items()}
         elif name == shard_index.FILE:
             values = {key: self._located(value, " ") for key, value in values.items()}
@@ -59,7 +73,9 @@ class Source:
 
     def _located(self, reference: str, separator: str) -> str:
         """With the archive where it lies: beside the tables where the folder was moved."""
-        archive, found, rest = reference.partition(separator) if separator == " " else reference.rpartition(separator)
+        archive, found, rest = (
+            reference.partition(separator) if separator == " " else reference.rpartition(separator)
+        )
         if not found or audio.is_pipe(reference):
             return reference
         if archive not in self._archives:
@@ -67,9 +83,17 @@ class Source:
         return f"{self._archives[archive]}{separator}{rest}"
 
     def speakers(self) -> dict[str, str]:
-        """Utterance -> speaker, by the bytes of the utterance id; without utt2spk everyone speaks for himself."""
+        """Utterance -> speaker, by the bytes of the utterance id; without utt2spk everyone speaks
+        for himself.
+        """
         if self._ids is None:
-            source = "utt2spk" if "utt2spk" in self.names else "segments" if self.segmented else "wav.scp"
+            source = (
+                "utt2spk"
+                if "utt2spk" in self.names
+                else "segments"
+                if self.segmented
+                else "wav.scp"
+            )
             found = self.values(source)
             self._ids = {key: found[key] if source == "utt2spk" else key for key in sorted(found)}
         return self._ids
@@ -82,7 +106,9 @@ class Source:
         """Seconds of each utterance, from segments, utt2dur or the headers of the audio."""
         if self.segmented:
             segments = {key: Segment.parse(value) for key, value in self.values("segments").items()}
-            lengths = self._measured({segment.recording for segment in segments.values() if segment.end is None})
+            lengths = self._measured(
+                {segment.recording for segment in segments.values() if segment.end is None}
+            )
             return {key: segment.duration(lengths) for key, segment in segments.items()}
         if "utt2dur" in self.names:
             return {key: float(value) for key, value in self.values("utt2dur").items()}
@@ -90,11 +116,18 @@ class Source:
 
     def _measured(self, recordings: Collection[str]) -> dict[str, float]:
         """Seconds of recordings, as their audio has them."""
-        paths = {key: path for key, path in self.values("wav.scp").items() if key in recordings} if recordings else {}
+        paths = (
+            {key: path for key, path in self.values("wav.scp").items() if key in recordings}
+            if recordings
+            else {}
+        )
         measured = dict(zip(paths, audio.durations(paths.values()), strict=True))
         for key, value in measured.items():
             if isinstance(value, audio.AudioError):
-                raise DataDirError(f"{self.folder}: the length of {key} is in no file, and cannot be measured: {value}")
+                raise DataDirError(
+                    f"{self.folder}: the length of {key} is in no file, and cannot be measured: "
+                    f"{value}"
+                )
         return measured
 
 
@@ -125,11 +158,15 @@ class Target:
 
 @contextmanager
 def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
-    """Yield where to write; at the end all files are put into `folder`, and its former tables removed."""
+    """Yield where to write; at the end all files are put into `folder`, and its former tables
+    removed.
+    """
     folder = Path(folder)
     for source in sources:
         if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
-            raise DataDirError(f"{folder}: source and destination are the same folder; give another name")
+            raise DataDirError(
+                f"{folder}: source and destination are the same folder; give another name"
+            )
     new = folder / ".new"
     with stamp.locked(folder):
         shutil.rmtree(new, ignore_errors=True)
@@ -150,24 +187,36 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
 
 def say(folder: Path, speakers: dict[str, str], what: str) -> None:
     count = tables.plural(len(speakers), "utterance")
-    logger.info("%s: %s of %s, %s", folder, count, tables.plural(len(set(speakers.values())), "speaker"), what)
+    logger.info(
+        "%s: %s of %s, %s",
+        folder,
+        count,
+        tables.plural(len(set(speakers.values())), "speaker"),
+        what,
+    )
 
 
 def left_behind(source: Source, taken: Collection[str]) -> None:
     """Name the files of a source that do not travel along."""
     others = [
-        path.name for path in sorted(source.folder.iterdir())
+        path.name
+        for path in sorted(source.folder.iterdir())
         if path.is_file() and path.name not in taken and not path.name.startswith(".")
     ]
     if others:
-        logger.info("%s: not copied, as they are no tables of a data directory: %s", source.folder, ", ".join(others))
+        logger.info(
+            "%s: not copied, as they are no tables of a data directory: %s",
+            source.folder,
+            ", ".join(others),
+        )
 
 
 # -- copies and parts ------------------------------------------------------
 
 
 def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed = same) -> None:
-    """All of `source`, with other names for utterances and speakers; recordings of segments keep theirs.
+    """All of `source`, with other names for utterances and speakers; recordings of segments keep
+    theirs.
 
     With other utterance ids, utt2uniq says what they were.
     """
@@ -181,14 +230,18 @@ def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed
 
 
 def select(source: Path, target: Path, ids: Collection[str]) -> None:
-    """The utterances `ids` of `source`, with their speakers and recordings. Raises DataDirError for an unknown id."""
+    """The utterances `ids` of `source`, with their speakers and recordings. Raises DataDirError for
+    an unknown id.
+    """
     found = Source(source)
     unknown = sorted(set(ids) - found.speakers().keys())
     if unknown:
         count = tables.plural(len(unknown), "utterance")
         raise DataDirError(f"{source}: {count} not in this data directory, first {unknown[0]}")
     if not ids:
-        raise DataDirError(f"{target}: not one utterance of {source} was selected; nothing was written")
+        raise DataDirError(
+            f"{target}: not one utterance of {source} was selected; nothing was written"
+        )
     with writing(target, [found]) as out:
         (kept,) = transfer(found, [(out, set(ids))])
         left_behind(found, {*found.names, *WHOLE})
@@ -201,19 +254,34 @@ def transfer(
     utterance: Renamed = same,
     speaker: Renamed = same,
 ) -> list[dict[str, str]]:
-    """Write all files of a source to each part, of its utterances (None: all), renamed; each file is read once.
+    """Write all files of a source to each part, of its utterances (None: all), renamed; each file
+    is read once.
 
     Gives the new utterance -> speaker of each part.
     """
     segments = source.values("segments") if source.segmented else {}
-    rename = {"utterance": utterance, "speaker": speaker, "recording": same if source.segmented else utterance}
+    rename = {
+        "utterance": utterance,
+        "speaker": speaker,
+        "recording": same if source.segmented else utterance,
+    }
     keep: list[dict[str, Collection[str]]] = []
     renamed = []
     for _, ids in parts:
-        speakers = {key: value for key, value in source.speakers().items() if ids is None or key in ids}
-        recordings = {tables.fields(segments[key])[0] for key in speakers if key in segments} if segments else speakers
-        keep.append({"utterance": speakers, "speaker": set(speakers.values()), "recording": recordings})
-        renamed.append(unique("utt2spk", ((utterance(key), speaker(value)) for key, value in speakers.items())))
+        speakers = {
+            key: value for key, value in source.speakers().items() if ids is None or key in ids
+        }
+        recordings = (
+            {tables.fields(segments[key])[0] for key in speakers if key in segments}
+            if segments
+            else speakers
+        )
+        keep.append(
+            {"utterance": speakers, "speaker": set(speakers.values()), "recording": recordings}
+        )
+        renamed.append(
+            unique("utt2spk", ((utterance(key), speaker(value)) for key, value in speakers.items()))
+        )
     del segments
     for name in source.names:
         if name in ("spk2utt", "utt2spk"):
@@ -221,7 +289,9 @@ def transfer(
         what = source.kind(name)
         values = source.values(name)
         for (out, _), kept in zip(parts, keep, strict=True):
-            rows = ((rename[what](key), value) for key, value in values.items() if key in kept[what])
+            rows = (
+                (rename[what](key), value) for key, value in values.items() if key in kept[what]
+            )
             out.write(name, unique(name, rows))
     former = source.values("utt2uniq") if "utt2uniq" in source.names else {}
     for (out, _), kept, speakers in zip(parts, keep, renamed, strict=True):
@@ -229,7 +299,9 @@ def transfer(
             out.write("utt2spk", speakers)
             out.write_speakers(speakers)
         if utterance is not same:
-            out.write("utt2uniq", {utterance(key): former.get(key, key) for key in kept["utterance"]})
+            out.write(
+                "utt2uniq", {utterance(key): former.get(key, key) for key in kept["utterance"]}
+            )
         for name in WHOLE:
             if (source.folder / name).exists():
                 shutil.copy2(source.folder / name, out.folder / name)
@@ -240,7 +312,9 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     made: dict[str, str] = {}
     for key, value in pairs:
         if key in made:
-            raise DataDirError(f"{name}: two ids would both be called '{key}'; expected names that differ")
+            raise DataDirError(
+                f"{name}: two ids would both be called '{key}'; expected names that differ"
+            )
         made[key] = value
     return made
 
@@ -249,11 +323,12 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) -> None:
-    """One data directory of several. Utterances must have different ids; speakers and recordings may be shared.
+    """One data directory of several. Utterances must have different ids; speakers and recordings
+    may be shared.
 
-    What one source lacks is made up in the sense of a missing file: empty transcripts, every utterance a speaker of its
-    own, durations as measured, whole recordings as segments. Features and their lengths must be in all, else they are
-    left out, and named.
+    What one source lacks is made up in the sense of a missing file: empty transcripts, every
+    utterance a speaker of its own, durations as measured, whole recordings as segments. Features
+    and their lengths must be in all, else they are left out, and named.
     """
     found = [Source(folder, extra) for folder in sources]
     names = sorted({name for source in found for name in source.names} | {"utt2spk"})
@@ -262,7 +337,8 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
         for key in source.speakers():
             if key in seen:
                 raise DataDirError(
-                    f"utterance '{key}' is both in {seen[key].folder} and in {source.folder}; give one of them other "
+                    f"utterance '{key}' is both in {seen[key].folder} and in {source.folder}; "
+                    "give one of them other "
                     "names by `asrtool data copy --utt-prefix <prefix> <data> <new>`"
                 )
             seen[key] = source
@@ -277,7 +353,9 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
         speakers = {key: speaker for source in found for key, speaker in source.speakers().items()}
         out.write_speakers(speakers)
         for name in WHOLE:
-            contents = {(s.folder / name).read_text() if (s.folder / name).exists() else "" for s in found}
+            contents = {
+                (s.folder / name).read_text() if (s.folder / name).exists() else "" for s in found
+            }
             if len(contents) == 1 and contents != {""}:
                 shutil.copy2(found[0].folder / name, out.folder / name)
             elif len(contents) > 1:
@@ -288,7 +366,9 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
 
 
 def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
-    """One file of several sources. Where it is about speakers or recordings, they may agree about the same one."""
+    """One file of several sources. Where it is about speakers or recordings, they may agree about
+    the same one.
+    """
     made: dict[str, str] = {}
     origin: dict[str, Source] = {}
     for source in sources:
@@ -296,7 +376,9 @@ def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
         for key, value in values.items():
             if made.setdefault(key, value) != value:
                 both = f"'{made[key]}' in {origin[key].folder}, '{value}' in {source.folder}"
-                raise DataDirError(f"{name}: '{key}' has two values: {both}; give one of them another name")
+                raise DataDirError(
+                    f"{name}: '{key}' has two values: {both}; give one of them another name"
+                )
             origin.setdefault(key, source)
     return made
 
@@ -320,9 +402,11 @@ def made_up(name: str, source: Source) -> dict[str, str]:
 
 
 def perturb_speed(source: Path, target: Path, factor: float) -> None:
-    """A copy that is played `factor` times as fast, named as Kaldi does: `sp0.9-<id>` of speaker `sp0.9-<speaker>`.
+    """A copy that is played `factor` times as fast, named as Kaldi does: `sp0.9-<id>` of speaker
+    `sp0.9-<speaker>`.
 
-    wav.scp gets sox commands (asrtool computes them itself and needs no sox). Features are left out, and named.
+    wav.scp gets sox commands (asrtool computes them itself and needs no sox). Features are left
+    out, and named.
     """
     found = Source(source)
 
@@ -345,7 +429,8 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
             elif name == "segments":
                 segments = {key: Segment.parse(value) for key, value in values.items()}
                 values = {
-                    key: f"{rename(recording)} {seconds(start / factor)} {seconds(end / factor) if end else '-1'}"
+                    key: f"{rename(recording)} {seconds(start / factor)} "
+                    f"{seconds(end / factor) if end else '-1'}"
                     for key, (recording, start, end) in segments.items()
                 }
             out.write(name, {rename(key): value for key, value in values.items()})

@@ -1,4 +1,6 @@
-"""Which utterances make up a part of a data directory, and its split into several. Nothing here depends on chance."""
+"""Which utterances make up a part of a data directory, and its split into several. Nothing here
+depends on chance.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,14 @@ SEED = 0  # of the order in which `speakers` takes them
 def choose(source: Source, number: int, way: str) -> list[str]:
     """`number` utterance ids, or all where there are fewer.
 
-    spread: evenly over the sorted ids, as Kaldi's subset_scp.pl; per-spk: so many of each speaker, likewise; speakers:
-    whole speakers in a shuffled, but always the same order, until there are enough utterances.
+    spread: evenly over the sorted ids, as Kaldi's subset_scp.pl; per-spk: so many of each speaker,
+    likewise; speakers: whole speakers in a shuffled, but always the same order, until there are
+    enough utterances.
     """
     if number < 1:
-        raise DataDirError(f"{source.folder}: {number} utterances are no subset; expected at least 1")
+        raise DataDirError(
+            f"{source.folder}: {number} utterances are no subset; expected at least 1"
+        )
     speakers = source.speakers()
     ids = list(speakers)
     if way == "first":
@@ -59,7 +64,9 @@ def by_speaker(speakers: dict[str, str]) -> dict[str, list[str]]:
 
 
 def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
-    """The utterances that the first words of a file's lines name, or those of the speakers that it names."""
+    """The utterances that the first words of a file's lines name, or those of the speakers that it
+    names.
+    """
     names = [row.id for row in tables.read(path).rows]
     speakers = source.speakers()
     known = set(speakers.values()) if of_speakers else speakers.keys()
@@ -67,17 +74,20 @@ def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
     if unknown:
         what = "speaker" if of_speakers else "utterance"
         raise DataDirError(
-            f"{path}: {tables.plural(len(unknown), what)} that {source.folder} does not have, first {unknown[0]}"
+            f"{path}: {tables.plural(len(unknown), what)} that {source.folder} does not have, "
+            f"first {unknown[0]}"
         )
     wanted = set(names)
     return [key for key, speaker in speakers.items() if (speaker if of_speakers else key) in wanted]
 
 
 def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
-    """Cut into `number` data directories `<folder>/split<number>/1`, 2 ...; together they are the whole.
+    """Cut into `number` data directories `<folder>/split<number>/1`, 2 ...; together they are the
+    whole.
 
-    by: `speaker` keeps every speaker in one part (parts have about as many utterances), `utterance` cuts the sorted ids
-    evenly (`split<number>utt`), `recording` keeps recordings together (`split<number>reco`).
+    by: `speaker` keeps every speaker in one part (parts have about as many utterances), `utterance`
+    cuts the sorted ids evenly (`split<number>utt`), `recording` keeps recordings together
+    (`split<number>reco`).
     """
     source = Source(folder)
     suffix = {"speaker": "", "utterance": "utt", "recording": "reco"}[by]
@@ -93,7 +103,11 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
     parts = even_parts(list(groups), number)
     if parts is None:
         have = tables.plural(len(speakers), "utterance")
-        advice = "" if by == "utterance" else f" whose {by}s stay whole; split by utterance, or into fewer parts"
+        advice = (
+            ""
+            if by == "utterance"
+            else (f" whose {by}s stay whole; split by utterance, or into fewer parts")
+        )
         raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
     with stamp.locked(out):
         new = out.with_name(out.name + ".tmp")
@@ -103,7 +117,9 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
             targets = [new / str(place) for place in range(1, number + 1)]
             for target in targets:
                 target.mkdir()
-            members = [(Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)]
+            members = [
+                (Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)
+            ]
             written = datadir_ops.transfer(source, members)
             atomic.replace_folder(new, out)
         finally:
@@ -114,7 +130,9 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
 
 
 def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | None:
-    """The groups in their order as `number` parts of about as many utterances; None where there are fewer groups."""
+    """The groups in their order as `number` parts of about as many utterances; None where there are
+    fewer groups.
+    """
     if not 1 <= number <= len(groups):
         return None
     total = sum(map(len, groups))

@@ -1,4 +1,6 @@
-"""The check of a data directory in which nothing is wrong: all files side by side, in little memory."""
+"""The check of a data directory in which nothing is wrong: all files side by side, in little
+memory.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from asrtool.data.tables import Problem, fields
 
 
 def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
-    """The notes about a data directory that has no fault; None where it has one, which `datadir_check` then names."""
+    """The notes about a data directory that has no fault; None where it has one, which
+    `datadir_check` then names.
+    """
     try:
         return _Scan(folder, base).run()
     except (Irregular, OSError):
@@ -41,7 +45,8 @@ class _Scan:
             self._read_recordings()
         empty: list[str] = []
         ordered, last = True, ""
-        members: dict[str, tuple[int, int]] = {}  # speaker -> number of utterances, sum of the hashes of their ids
+        # speaker -> number of utterances, sum of the hashes of their ids
+        members: dict[str, tuple[int, int]] = {}
         audio_seen: set[int] = set()
         rows = 0
         for key, values in walk(self.folder, self.names):
@@ -62,7 +67,9 @@ class _Scan:
                 audio_seen.add(hash(path))
             else:
                 self._check_segment(values["segments"], values.get("utt2dur"))
-            if "feats.scp" in values and not has_archive(self.folder, values["feats.scp"], self.archives):
+            if "feats.scp" in values and not has_archive(
+                self.folder, values["feats.scp"], self.archives
+            ):
                 raise Irregular(key)
             if shard_index.FILE in values:
                 self._note_shard(values[shard_index.FILE])
@@ -76,7 +83,9 @@ class _Scan:
             repeated = len(self.recordings) - len(set(self.recordings.values()))
         unused = sorted(self.recordings.keys() - self.used) if self.recordings is not None else []
         has_text, has_speakers = "text" in self.names, "utt2spk" in self.names
-        return notes(self.folder, empty if has_text else None, has_speakers, ordered, repeated, unused)
+        return notes(
+            self.folder, empty if has_text else None, has_speakers, ordered, repeated, unused
+        )
 
     def _check_files(self) -> None:
         if "wav.scp" not in self.names or ("spk2utt" in self.names and "utt2spk" not in self.names):
@@ -112,10 +121,14 @@ class _Scan:
 
     def _note_shard(self, value: str) -> None:
         member = shard_index.Member.parse(value)
-        self.ends[member.archive] = max(self.ends.get(member.archive, 0), member.offset + member.size)
+        self.ends[member.archive] = max(
+            self.ends.get(member.archive, 0), member.offset + member.size
+        )
 
     def _check_speakers(self, members: dict[str, tuple[int, int]]) -> None:
-        """That spk2utt is the inverse of utt2spk; sums of hashes tell sets apart without keeping them."""
+        """That spk2utt is the inverse of utt2spk; sums of hashes tell sets apart without keeping
+        them.
+        """
         for speaker, value in lines(self.folder / "spk2utt"):
             ids = fields(value)
             if members.pop(speaker, None) != (len(ids), sum(map(hash, ids))):

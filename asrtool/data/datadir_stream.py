@@ -1,4 +1,6 @@
-"""Read all files of a data directory side by side, a line at a time: as fast as can be, where nothing is wrong."""
+"""Read all files of a data directory side by side, a line at a time: as fast as can be, where
+nothing is wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ from pathlib import Path
 from asrtool.data import tables
 from asrtool.data.datadir_form import DataDirError, is_right
 
-REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}     # each has every utterance, or is absent
-NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")                            # beginnings of names
+# each has every utterance, or is absent
+REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}
+NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")  # beginnings of names
 
 
 class Irregular(DataDirError):
-    """A file is not sorted, or lacks an utterance, or holds something it should not: `tables` finds out what."""
+    """A file is not sorted, or lacks an utterance, or holds something it should not: `tables` finds
+    out what.
+    """
 
 
 def of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
@@ -24,11 +29,15 @@ def of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
 
 
 def walk(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each utterance and what the files `names` say of it. Raises Irregular where they disagree or are malformed."""
+    """Each utterance and what the files `names` say of it. Raises Irregular where they disagree or
+    are malformed.
+    """
     names = list(names)
     segmented = "segments" in names
     source = "segments" if segmented else "wav.scp"
-    others = {name: lines(folder / name) for name in of_utterances(names, segmented) if name != source}
+    others = {
+        name: lines(folder / name) for name in of_utterances(names, segmented) if name != source
+    }
     ahead = {name: next(rows, None) for name, rows in others.items()}
     for key, value in lines(folder / source):
         values = {source: value}

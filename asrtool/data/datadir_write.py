@@ -32,15 +32,16 @@ def write(folder: Path, utterances: Iterable[Utterance]) -> None:
 class Writer:
     """Writes a data directory whose utterances come one by one, and need not be kept.
 
-    They may come in any order, but it costs open files: lines go to as many sorted runs (temporary files) as it takes,
-    and are merged at the end. Nothing is left behind, and an earlier data directory untouched, if an error comes first.
+    They may come in any order, but it costs open files: lines go to as many sorted runs (temporary
+    files) as it takes, and are merged at the end. Nothing is left behind, and an earlier data
+    directory untouched, if an error comes first.
     """
 
     def __init__(self, folder: Path, segmented: bool) -> None:
         self.folder = Path(folder)
         self.segmented = segmented
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._recordings: dict[str, str] = {}                 # of segments: they come in another order
+        self._recordings: dict[str, str] = {}  # of segments: they come in another order
         self._runs: list[_Run] = []
 
     def __enter__(self) -> Writer:
@@ -67,13 +68,21 @@ class Writer:
 
     def _lines(self, row: Utterance) -> dict[str, str]:
         """File name -> value of the utterance's line."""
-        lines = {"text": row.text.strip(" \t"), "utt2spk": row.speaker, "utt2dur": number(row.duration)}
+        lines = {
+            "text": row.text.strip(" \t"),
+            "utt2spk": row.speaker,
+            "utt2dur": number(row.duration),
+        }
         if self.segmented:
             recording = row.recording or row.id
             if self._recordings.setdefault(recording, row.audio) != row.audio:
                 both = f"'{self._recordings[recording]}' and '{row.audio}'"
-                raise DataDirError(f"{self.folder}: recording '{recording}' has two audio files: {both}")
-            lines["segments"] = f"{recording} {number(row.start)} {number(row.start + row.duration)}"
+                raise DataDirError(
+                    f"{self.folder}: recording '{recording}' has two audio files: {both}"
+                )
+            lines["segments"] = (
+                f"{recording} {number(row.start)} {number(row.start + row.duration)}"
+            )
         else:
             lines["wav.scp"] = row.audio
         if row.features is not None:
@@ -84,10 +93,16 @@ class Writer:
 
     def _finish(self) -> None:
         """Merge the runs, then put all files in place."""
-        names = {name for run in self._runs for name in run.files} | ({"text", "utt2spk", "utt2dur", "wav.scp"})
+        names = {name for run in self._runs for name in run.files} | (
+            {"text", "utt2spk", "utt2dur", "wav.scp"}
+        )
         for name in names:
             with ExitStack() as stack:
-                runs = [stack.enter_context(read_lines(run.path(name))) for run in self._runs if name in run.files]
+                runs = [
+                    stack.enter_context(read_lines(run.path(name)))
+                    for run in self._runs
+                    if name in run.files
+                ]
                 self._save(name, self._merge(runs))
         if self.segmented:
             self._save("wav.scp", [tables.render(self._recordings)])
@@ -106,7 +121,9 @@ class Writer:
         before = None
         for line in heapq.merge(*runs, key=id_of):
             if id_of(line) == before:
-                raise DataDirError(f"{self.folder}: utterance id '{before}' occurs twice; expected unique ids")
+                raise DataDirError(
+                    f"{self.folder}: utterance id '{before}' occurs twice; expected unique ids"
+                )
             before = id_of(line)
             yield line
 
@@ -119,10 +136,12 @@ class Writer:
 
 
 class _Run:
-    """Lines of utterances in ascending order, a temporary file for each file of the data directory."""
+    """Lines of utterances in ascending order, a temporary file for each file of the data
+    directory.
+    """
 
     def __init__(self, folder: Path, number: int) -> None:
-        self.last = ""                                        # id of the last utterance
+        self.last = ""  # id of the last utterance
         self.files: dict[str, TextIO] = {}
         self._folder = folder
         self._number = number
@@ -134,7 +153,7 @@ class _Run:
         self.last = key
         for name, value in lines.items():
             if name not in self.files:
-                self.files[name] = open(self.path(name), "w", encoding="utf-8", newline="\n")    # noqa: SIM115
+                self.files[name] = open(self.path(name), "w", encoding="utf-8", newline="\n")  # noqa: SIM115
             self.files[name].write(f"{key} {value}".rstrip(" ") + "\n")
 
     def close(self) -> None:
@@ -155,7 +174,9 @@ def speaker_of(line: str) -> str:
 
 
 def is_by_speaker(lines: Iterable[str]) -> bool:
-    """Whether the lines of utt2spk are in the order of the speakers too, as when ids begin with them."""
+    """Whether the lines of utt2spk are in the order of the speakers too, as when ids begin with
+    them.
+    """
     return all(first <= second for first, second in pairwise(map(speaker_of, lines)))
 
 
@@ -175,16 +196,25 @@ def check(row: Utterance) -> None:
     words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
     for what, word in words.items():
         if tables.fields(word) != [word]:
-            raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be one word without spaces")
+            raise DataDirError(
+                f"utterance '{row.id}': {what} '{word}' must be one word without spaces"
+            )
     for name in row.labels:
         if not datadir_check.is_label(f"utt2{name}"):
             expected = "letters, digits and _, and no name of Kaldi's own (spk, dur ...)"
-            raise DataDirError(f"utterance '{row.id}': label '{name}' names no file utt2{name}; expected {expected}")
+            raise DataDirError(
+                f"utterance '{row.id}': label '{name}' names no file utt2{name}; expected "
+                f"{expected}"
+            )
     for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
         if "\n" in line or "\r" in line:
             raise DataDirError(f"utterance '{row.id}': {what} has a line break in it")
     for what, value in {"audio": row.audio, **row.labels}.items():
         if not tables.fields(value) or value != value.strip(" \t"):
-            raise DataDirError(f"utterance '{row.id}': {what} must not be empty, nor begin or end with a space")
+            raise DataDirError(
+                f"utterance '{row.id}': {what} must not be empty, nor begin or end with a space"
+            )
     if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
-        raise DataDirError(f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0")
+        raise DataDirError(
+            f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0"
+        )

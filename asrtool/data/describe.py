@@ -1,4 +1,6 @@
-"""What a data directory holds: hours, speakers, lengths, characters, and what it shares with other sets."""
+"""What a data directory holds: hours, speakers, lengths, characters, and what it shares with other
+sets.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,14 @@ PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 @dataclass
 class Statistics:
-    """Of one set. `texts` and `sounds` hold a hash of each transcript and recording, for the overlap of sets."""
+    """Of one set. `texts` and `sounds` hold a hash of each transcript and recording, for the
+    overlap of sets.
+    """
 
     name: str
     seconds: array = field(default_factory=lambda: array("d"))
-    rates: array = field(default_factory=lambda: array("d"))  # characters per second, of utterances with a transcript
+    # characters per second, of utterances with a transcript
+    rates: array = field(default_factory=lambda: array("d"))
     per_speaker: Counter[str] = field(default_factory=Counter)  # seconds
     characters: Counter[str] = field(default_factory=Counter)  # without spaces
     words: Counter[str] = field(default_factory=Counter)
@@ -48,8 +53,9 @@ class Statistics:
 
 
 def describe(folder: Path, base: Path | None = None, content: bool = False) -> Statistics:
-    """Read a data directory; audio is opened where no file tells its length, and read for `content`: then recordings
-    are the same where their bytes are, else where their paths (and segments) are.
+    """Read a data directory; audio is opened where no file tells its length, and read for
+    `content`: then recordings are the same where their bytes are, else where their paths (and
+    segments) are.
     """
     found = Statistics(str(folder))
     _, utterances = datadir.iterate(folder)
@@ -103,7 +109,11 @@ def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | Non
     """What tells the audio of an utterance from others; None where it cannot be read."""
     path = located(row.audio, base)
     start, seconds = row.stretch
-    span = None if row.recording is None else (round(start, 3), None if seconds is None else round(seconds, 3))
+    span = (
+        None
+        if row.recording is None
+        else (round(start, 3), None if seconds is None else round(seconds, 3))
+    )
     if not content:
         return hash((path if audio.is_pipe(path) else os.path.abspath(path), span))
     try:
@@ -134,7 +144,9 @@ def summary(found: Statistics) -> dict:
         "hours": round(float(seconds.sum()) / 3600, 4),
         "speakers": len(found.per_speaker),
         "seconds": percentiles(seconds),
-        "histogram": [[first, None if math.isinf(last) else last, count] for first, last, count in spans],
+        "histogram": [
+            [first, None if math.isinf(last) else last, count] for first, last, count in spans
+        ],
         "minutes_per_speaker": percentiles(np.array(list(found.per_speaker.values())) / 60),
         "characters_per_second": percentiles(rates),
         "characters": found.characters.total(),
@@ -158,11 +170,15 @@ def percentiles(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
     found = np.percentile(values, PERCENTILES)
-    return {f"{share}%": round(float(value), 3) for share, value in zip(PERCENTILES, found, strict=True)}
+    return {
+        f"{share}%": round(float(value), 3) for share, value in zip(PERCENTILES, found, strict=True)
+    }
 
 
 def unknown(found: Statistics, reference: Statistics | Tokenizer) -> dict:
-    """Characters, and words where the reference is a set, that the reference lacks: kinds, occurrences and examples."""
+    """Characters, and words where the reference is a set, that the reference lacks: kinds,
+    occurrences and examples.
+    """
     if isinstance(reference, Tokenizer):
         return {"characters": lacking(found.characters, lambda text: bool(reference.unknown(text)))}
     return {
@@ -183,7 +199,9 @@ def lacking(counts: Counter[str], is_unknown: Callable[[str], bool]) -> dict:
 
 
 def overlaps(sets: Sequence[Statistics]) -> Iterator[dict]:
-    """Of each pair: speakers in common, and how many utterances of the second have a text or audio of the first."""
+    """Of each pair: speakers in common, and how many utterances of the second have a text or audio
+    of the first.
+    """
     for first, second in combinations(sets, 2):
         speakers = sorted(first.per_speaker.keys() & second.per_speaker.keys())
         yield {
@@ -201,7 +219,9 @@ def shared(first: Counter, second: Counter) -> dict:
 
 
 def plot(sets: Iterable[Statistics], path: Path) -> None:
-    """Four pictures of all sets in one PNG file: lengths, speaking rates, minutes per speaker, counts of characters."""
+    """Four pictures of all sets in one PNG file: lengths, speaking rates, minutes per speaker,
+    counts of characters.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -213,15 +233,28 @@ def plot(sets: Iterable[Statistics], path: Path) -> None:
             inside = np.minimum(np.array(values), limit)
             if len(inside):
                 share = np.full(len(inside), 100 / len(inside))
-                axes.hist(inside, bins=60, range=(0, limit), weights=share, histtype="step", label=found.name)
+                axes.hist(
+                    inside,
+                    bins=60,
+                    range=(0, limit),
+                    weights=share,
+                    histtype="step",
+                    label=found.name,
+                )
         minutes = np.sort(np.array(list(found.per_speaker.values())) / 60)[::-1]
         speakers.plot(np.linspace(0, 100, len(minutes)), minutes, label=found.name)
         counts = np.array([count for _, count in found.characters.most_common()])
         if len(counts):
             characters.loglog(np.arange(1, len(counts) + 1), counts, label=found.name)
     lengths.set(title="length", xlabel="seconds (30: and more)", ylabel="% of utterances")
-    rates.set(title="speaking rate", xlabel="characters per second (30: and more)", ylabel="% of utterances")
-    speakers.set(title="speakers", xlabel="% of speakers, most minutes first", ylabel="minutes of a speaker")
+    rates.set(
+        title="speaking rate",
+        xlabel="characters per second (30: and more)",
+        ylabel="% of utterances",
+    )
+    speakers.set(
+        title="speakers", xlabel="% of speakers, most minutes first", ylabel="minutes of a speaker"
+    )
     characters.set(title="characters", xlabel="rank", ylabel="occurrences")
     lengths.legend()
     with atomic.replacing(path) as aside:

@@ -1,8 +1,10 @@
-"""Fetch a public archive and unpack it: what was cut goes on, what is damaged or hostile never reaches its place.
+"""Fetch a public archive and unpack it: what was cut goes on, what is damaged or hostile never
+reaches its place.
 
-The archive arrives under a temporary name and goes on where it stopped (HTTP Range); its SHA-256 is compared where one
-is published; it is unpacked beside the goal with Python's "data" filter, which refuses members that point outside, and
-renamed when all of it is there. Archives within an archive are treated alike.
+The archive arrives under a temporary name and goes on where it stopped (HTTP Range); its SHA-256 is
+compared where one is published; it is unpacked beside the goal with Python's "data" filter, which
+refuses members that point outside, and renamed when all of it is there. Archives within an archive
+are treated alike.
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ def fetch(
     md5: str | None = None,
     size: int | None = None,
 ) -> None:
-    """Download `url` to `target`, going on with `<target>.part`; `wait` seconds, then twice as long, between attempts.
+    """Download `url` to `target`, going on with `<target>.part`; `wait` seconds, then twice as
+    long, between attempts.
 
-    Raises DownloadError when the server refuses, when no attempt of TRIES brings anything, when the disk is too small,
-    and when size (in bytes) or checksum differ (the file is removed then).
+    Raises DownloadError when the server refuses, when no attempt of TRIES brings anything, when the
+    disk is too small, and when size (in bytes) or checksum differ (the file is removed then).
     """
     if target.exists():
         logger.info("%s was downloaded already", target)
@@ -64,10 +67,16 @@ def fetch(
     for what, value in expected.items():
         if value is None:
             continue
-        found = _size(target) if what == "size in bytes" else _checksum(target, what.replace("-", "").lower())
+        found = (
+            _size(target)
+            if what == "size in bytes"
+            else _checksum(target, what.replace("-", "").lower())
+        )
         if found != value:
             target.unlink()
-            raise DownloadError(f"{url}: the file has {what} {found}, expected {value}; it was removed, try again")
+            raise DownloadError(
+                f"{url}: the file has {what} {found}, expected {value}; it was removed, try again"
+            )
 
 
 def _checksum(path: Path, kind: str) -> str:
@@ -127,14 +136,18 @@ def unpack(
     expect: tuple[str, int] | None = None,
     nested: str | None = None,
 ) -> None:
-    """Unpack the one folder that a .tar.gz, .tar or .zip holds to `goal`, or, with `makes`, into it.
+    """Unpack the one folder that a .tar.gz, .tar or .zip holds to `goal`, or, with `makes`, into
+    it.
 
-    `goal` (or `goal`/`makes`) appears when everything is in its place. `expect`: glob pattern and number of files.
-    `nested`: glob pattern of archives in it that are unpacked where they lie, and removed.
+    `goal` (or `goal`/`makes`) appears when everything is in its place. `expect`: glob pattern and
+    number of files. `nested`: glob pattern of archives in it that are unpacked where they lie, and
+    removed.
     """
     temporary = archive.with_name(archive.name + ".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
-    _check_space(archive.parent, archive.stat().st_size * (2 if nested else 1), f"unpacking {archive}")
+    _check_space(
+        archive.parent, archive.stat().st_size * (2 if nested else 1), f"unpacking {archive}"
+    )
     try:
         _extract(archive, temporary)
         top = _only_folder(archive, temporary)
@@ -150,7 +163,9 @@ def unpack(
 
 
 def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
-    """Unpack the archives in `folder` where they lie, except those whose name a folder beside or below them has."""
+    """Unpack the archives in `folder` where they lie, except those whose name a folder beside or
+    below them has.
+    """
     archives = sorted(folder.glob(pattern))
     for archive in tqdm(archives, desc=f"unpacking {pattern}", disable=None, leave=False):
         name = archive.name.split(".")[0]
@@ -167,7 +182,9 @@ def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """All of an archive; DownloadError where it is damaged, or wants to write outside of `folder`."""
+    """All of an archive; DownloadError where it is damaged, or wants to write outside of
+    `folder`.
+    """
     if not hasattr(tarfile, "data_filter"):
         raise DownloadError("unpacking safely needs Python 3.11.4 or later")
     try:
@@ -184,16 +201,22 @@ def _extract(archive: Path, folder: Path) -> None:
     except tarfile.FilterError as error:
         raise DownloadError(f"{archive}: refused, {error}; nothing was unpacked") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DownloadError(f"{archive}: damaged ({error}); remove it and download it again") from None
+        raise DownloadError(
+            f"{archive}: damaged ({error}); remove it and download it again"
+        ) from None
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:
-    """zipfile drops what points outside from a name without a word; here it is refused, as in tar archives."""
+    """zipfile drops what points outside from a name without a word; here it is refused, as in tar
+    archives.
+    """
     with zipfile.ZipFile(archive) as packed:
         for name in packed.namelist():
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-                raise DownloadError(f"{archive}: refused, '{name}' would be extracted outside; nothing was unpacked")
+                raise DownloadError(
+                    f"{archive}: refused, '{name}' would be extracted outside; nothing was unpacked"
+                )
         packed.extractall(folder)
 
 
@@ -228,13 +251,25 @@ def _merge(source: Path, goal: Path) -> None:
 def _check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DownloadError(f"{what} needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left")
+        raise DownloadError(
+            f"{what} needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left"
+        )
 
 
 def _bar(part: Path, start: int, total: int | None) -> tqdm:
     if total is not None:
-        logger.info("%s: %.1f of %.1f MB to download", part.name, (total - start) / 1e6, total / 1e6)
-    return tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None, leave=False)
+        logger.info(
+            "%s: %.1f of %.1f MB to download", part.name, (total - start) / 1e6, total / 1e6
+        )
+    return tqdm(
+        total=total,
+        initial=start,
+        unit="B",
+        unit_scale=True,
+        desc=part.stem,
+        disable=None,
+        leave=False,
+    )
 
 
 def _size(path: Path) -> int:

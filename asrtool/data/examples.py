@@ -1,4 +1,6 @@
-"""From an utterance to model inputs and token ids, and from several of them to a `Batch`: what loader processes do."""
+"""From an utterance to model inputs and token ids, and from several of them to a `Batch`: what
+loader processes do.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,9 @@ class Example(NamedTuple):
 class Reader:
     """Reads utterances: stored features, or audio that training augments.
 
-    Features are normalised with `cmvn` where there is one, then masked (SpecAugment, in training); waveforms come as
-    they are. `sets` holds the utterances of the noise and room sets by name. Outside of training, the features of an
-    utterance that has none stored are computed.
+    Features are normalised with `cmvn` where there is one, then masked (SpecAugment, in training);
+    waveforms come as they are. `sets` holds the utterances of the noise and room sets by name.
+    Outside of training, the features of an utterance that has none stored are computed.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Reader:
         self.tokenizer = tokenizer
         self.config = config
         self.cmvn = cmvn if config.input == "fbank" else None
-        self.labels = {name: {value: i for i, value in enumerate(values)} for name, values in labels.items()}
+        self.labels = {
+            name: {value: i for i, value in enumerate(values)} for name, values in labels.items()
+        }
         self.training = training
         self.seed = seed
         self.from_audio = config.input == "waveform" or config.features == "online"
@@ -64,8 +68,11 @@ class Reader:
         if training and self.from_audio:
             self._augment = augment.WaveformAugment(config.augment, sets, config.fbank.rate, seed)
 
-    def example(self, utterance: Utterance, epoch: int = 0, content: Content | None = None) -> Example:
-        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or infinite values.
+    def example(
+        self, utterance: Utterance, epoch: int = 0, content: Content | None = None
+    ) -> Example:
+        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or
+        infinite values.
 
         content: its file, where somebody has read it already.
         """
@@ -74,18 +81,27 @@ class Reader:
         except (audio.AudioError, OSError, EOFError, ValueError, RuntimeError) as error:
             raise DataError(f"{utterance.id}: {error}") from error
         if not len(inputs):
-            raise DataError(f"{utterance.id}: {utterance.duration:g} seconds of audio give no frame")
+            raise DataError(
+                f"{utterance.id}: {utterance.duration:g} seconds of audio give no frame"
+            )
         if not np.isfinite(inputs.sum(dtype=np.float64)):
-            raise DataError(f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}")
+            raise DataError(
+                f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}"
+            )
         targets = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.int64)
         return Example(utterance, torch.from_numpy(inputs), targets)
 
     def batch(
-        self, utterances: Sequence[Utterance], epoch: int = 0, contents: Sequence[Content] | None = None
+        self,
+        utterances: Sequence[Utterance],
+        epoch: int = 0,
+        contents: Sequence[Content] | None = None,
     ) -> tuple[Batch | None, dict[str, str]]:
         """The batch of those that can be read (None: not one), and id -> reason of the others."""
         examples, problems = [], {}
-        for utterance, content in zip(utterances, contents or [None] * len(utterances), strict=True):
+        for utterance, content in zip(
+            utterances, contents or [None] * len(utterances), strict=True
+        ):
             try:
                 examples.append(self.example(utterance, epoch, content))
             except DataError as error:
@@ -101,10 +117,16 @@ class Reader:
                 return inputs
             inputs = self._features(inputs, epoch, utterance.id)
         elif utterance.features is None:
-            raise DataError("it has no stored features (stage 1 makes them, or set data.features: online)")
+            raise DataError(
+                "it has no stored features (stage 1 makes them, or set data.features: online)"
+            )
         else:
             reference = utterance.features
-            stored = features.read_features(reference) if content is None else features.decode(content, reference)
+            stored = (
+                features.read_features(reference)
+                if content is None
+                else features.decode(content, reference)
+            )
             inputs = self._louder(stored, epoch, utterance.id)
         if self.cmvn is not None:
             inputs = self.cmvn.apply(inputs)
@@ -122,7 +144,9 @@ class Reader:
         return samples if self._augment is None else self._augment(samples, epoch, utterance.id)
 
     def _louder(self, stored: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
-        """A random gain of g dB multiplies every mel energy by 10 ** (g / 10), so it adds to stored logarithms."""
+        """A random gain of g dB multiplies every mel energy by 10 ** (g / 10), so it adds to stored
+        logarithms.
+        """
         limits = self.config.augment.gain_db
         if not self.training or limits == (0.0, 0.0):
             return stored
@@ -134,7 +158,9 @@ class Reader:
         if not self.config.fbank.dither:
             return self._fbank(samples).numpy()
         with torch.random.fork_rng(devices=[]):  # dither takes torch's generator
-            torch.manual_seed(int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62)))
+            torch.manual_seed(
+                int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62))
+            )
             return self._fbank(samples).numpy()
 
 
@@ -143,17 +169,21 @@ def collate(
 ) -> Batch:
     """Examples side by side, padded to sizes that recur (asrtool/data/shapes.py).
 
-    labels: name -> value -> class index, which is -1 where the value is missing or new; unit: inputs that the sizes of
-    inputs are counted in.
+    labels: name -> value -> class index, which is -1 where the value is missing or new; unit:
+    inputs that the sizes of inputs are counted in.
     """
     utterances = [example.utterance for example in examples]
     longest = max(len(example.inputs) for example in examples)
     return Batch(
         ids=tuple(utterance.id for utterance in utterances),
-        inputs=Padded.stack([example.inputs for example in examples], size=unit * recurring(-(-longest // unit))),
+        inputs=Padded.stack(
+            [example.inputs for example in examples], size=unit * recurring(-(-longest // unit))
+        ),
         targets=stack_tokens([example.targets for example in examples], TARGET_DIGITS),
         labels={
-            name: torch.tensor([classes.get(utterance.labels.get(name, ""), -1) for utterance in utterances])
+            name: torch.tensor(
+                [classes.get(utterance.labels.get(name, ""), -1) for utterance in utterances]
+            )
             for name, classes in labels.items()
         },
         texts=tuple(utterance.text for utterance in utterances),

@@ -1,12 +1,13 @@
 """Kaldi-compatible log-mel filterbank features, batched, on any device.
 
-A frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame: remove the mean, pre-emphasise
-x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take the power spectrum of the next power of two, sum
-it under triangles that are evenly spaced on the scale 1127 ln(1 + f / 700), take the logarithm.
+A frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame: remove the
+mean, pre-emphasise x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take the power
+spectrum of the next power of two, sum it under triangles that are evenly spaced on the scale 1127
+ln(1 + f / 700), take the logarithm.
 
-Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only one for which Kaldi's
-pre-emphasis of a frame differs from that of the whole signal. So the signal is pre-emphasised once, each frame goes
-without its first sample, and loses 0.03 times its mean.
+Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only
+one for which Kaldi's pre-emphasis of a frame differs from that of the whole signal. So the signal
+is pre-emphasised once, each frame goes without its first sample, and loses 0.03 times its mean.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from asrtool.types import Padded
 
-PREEMPHASIS = torch.tensor(0.97).item()      # in float32: what is left of a mean must be exactly 1 minus it
-SCALE = 32768.0                              # Kaldi computes on 16-bit integers
-FLOOR = torch.finfo(torch.float32).eps       # of a filter's energy, before the logarithm
-BLOCK_CPU, BLOCK_GPU = 256, 1 << 16          # frames at a time: their spectra stay in the cache, or fit into memory
+# in float32: what is left of a mean must be exactly 1 minus it
+PREEMPHASIS = torch.tensor(0.97).item()
+SCALE = 32768.0  # Kaldi computes on 16-bit integers
+FLOOR = torch.finfo(torch.float32).eps  # of a filter's energy, before the logarithm
+# frames at a time: their spectra stay in the cache, or fit into memory
+BLOCK_CPU, BLOCK_GPU = 256, 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,10 @@ class FbankConfig:
     num_mel_bins: int = 80
     frame_length_ms: float = 25.0
     frame_shift_ms: float = 10.0
-    dither: float = 0.0                      # standard deviation of added noise, in steps of 16-bit audio
+    dither: float = 0.0  # standard deviation of added noise, in steps of 16-bit audio
     low_hz: float = 20.0
-    high_hz: float = 0.0                     # 0 or below: counted from the Nyquist frequency
-    rate: int = 16000                        # of the samples, in Hz
+    high_hz: float = 0.0  # 0 or below: counted from the Nyquist frequency
+    rate: int = 16000  # of the samples, in Hz
 
     def __post_init__(self) -> None:
         if self.num_mel_bins < 3:
@@ -70,10 +73,11 @@ class FbankConfig:
 
 
 class Fbank:
-    """Samples (T,) to features (T', F), or Padded (B, T) to Padded (B, T', F): natural logarithms of energies.
+    """Samples (T,) to features (T', F), or Padded (B, T) to Padded (B, T', F): natural logarithms
+    of energies.
 
-    Samples are floats in [-1, 1]; the features lie on their device. Frames beyond an utterance's length are 0. With
-    dither, the noise comes from torch's generator.
+    Samples are floats in [-1, 1]; the features lie on their device. Frames beyond an utterance's
+    length are 0. With dither, the noise comes from torch's generator.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -105,21 +109,29 @@ class Fbank:
             samples = samples + config.dither / SCALE * torch.randn_like(samples)
         emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=PREEMPHASIS)
         frames = emphasised.unfold(1, config.length - 1, config.shift)
-        means = samples.unfold(1, config.length, config.shift).mean(-1, keepdim=True).mul_(1 - PREEMPHASIS)
+        means = (
+            samples.unfold(1, config.length, config.shift)
+            .mean(-1, keepdim=True)
+            .mul_(1 - PREEMPHASIS)
+        )
 
         window, filters = self._tables_like(samples)
         block = max(1, (BLOCK_CPU if samples.device.type == "cpu" else BLOCK_GPU) // rows)
         padded = samples.new_zeros(rows, min(block, total), config.fft_size)
         for first in range(0, total, block):
             part = slice(first, min(first + block, total))
-            inside = padded[:, :part.stop - first]
-            torch.sub(frames[:, part], means[:, part], out=inside[..., :config.length - 1]).mul_(window)
+            inside = padded[:, : part.stop - first]
+            torch.sub(frames[:, part], means[:, part], out=inside[..., : config.length - 1]).mul_(
+                window
+            )
             squares = torch.view_as_real(torch.fft.rfft(inside)[..., :-1]).square_()
             features[:, part] = (squares[..., 0] + squares[..., 1]) @ filters
         return features.clamp_(min=FLOOR).log_()
 
     def _tables_like(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The window (length - 1,), which also scales to 16 bits, and the filters (fft_size / 2, F)."""
+        """The window (length - 1,), which also scales to 16 bits, and the filters (fft_size / 2,
+        F).
+        """
         key = samples.device, samples.dtype
         if key not in self._tables:
             window = povey_window(self.config.length)[1:] * SCALE
@@ -137,9 +149,13 @@ def mel(hz: Tensor) -> Tensor:
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """(fft_size / 2, F) float64: triangles that are straight on the mel scale; the bin at Nyquist belongs to none."""
+    """(fft_size / 2, F) float64: triangles that are straight on the mel scale; the bin at Nyquist
+    belongs to none.
+    """
     low, high = mel(torch.tensor([config.low_hz, config.top_hz], dtype=torch.float64)).tolist()
     step = (high - low) / (config.num_mel_bins + 1)
     centres = low + step * torch.arange(1, config.num_mel_bins + 1, dtype=torch.float64)
-    bins = mel(torch.arange(config.fft_size // 2, dtype=torch.float64) * (config.rate / config.fft_size))
+    bins = mel(
+        torch.arange(config.fft_size // 2, dtype=torch.float64) * (config.rate / config.fft_size)
+    )
     return (1 - (bins[:, None] - centres).abs() / step).clamp(min=0)

@@ -1,4 +1,6 @@
-"""Stored features: Kaldi archives and their references, global mean and variance, and the name of a feature set."""
+"""Stored features: Kaldi archives and their references, global mean and variance, and the name of a
+feature set.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from asrtool.data.config import DataConfig
 from asrtool.data.fbank import FbankConfig
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
-HANDLES = 64                                 # archives that a thread keeps open
-SMALLEST_STD = 1e-3                          # of a feature that never changes
+HANDLES = 64  # archives that a thread keeps open
+SMALLEST_STD = 1e-3  # of a feature that never changes
 
 
 class FeatureError(ValueError):
@@ -32,16 +34,17 @@ class FeatureError(ValueError):
 
 # -- archives --------------------------------------------------------------
 
+
 class ArkWriter:
     """Writes matrices (T, F) as float32 into one Kaldi archive.
 
-    `final` is where the archive will lie when it is done, and what references say: a stage writes into a temporary
-    folder that is renamed at the end.
+    `final` is where the archive will lie when it is done, and what references say: a stage writes
+    into a temporary folder that is renamed at the end.
     """
 
     def __init__(self, path: Path, final: Path | None = None) -> None:
         self._final = path if final is None else final
-        self._file = open(path, "wb", buffering=1 << 20)     # noqa: SIM115 - __exit__ closes it
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 - __exit__ closes it
 
     def __enter__(self) -> ArkWriter:
         return self
@@ -57,7 +60,9 @@ class ArkWriter:
 
 
 class _Handles(threading.local):
-    """Open archives of one thread of one process: a file position must not be shared, and a fork would share it."""
+    """Open archives of one thread of one process: a file position must not be shared, and a fork
+    would share it.
+    """
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -67,7 +72,7 @@ class _Handles(threading.local):
         if self.process != os.getpid():
             self.__init__()
         if archive not in self.files:
-            self.files[archive] = open(archive, "rb")        # noqa: SIM115 - closed when it falls out
+            self.files[archive] = open(archive, "rb")  # noqa: SIM115 - closed when it falls out
             if len(self.files) > HANDLES:
                 self.files.popitem(last=False)[1].close()
         self.files.move_to_end(archive)
@@ -78,9 +83,11 @@ _handles = _Handles()
 
 
 def read_features(reference: str) -> np.ndarray:
-    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices of Kaldi are converted.
+    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices of Kaldi are
+    converted.
 
-    Raises OSError where the archive cannot be opened, FeatureError where no matrix lies at the offset.
+    Raises OSError where the archive cannot be opened, FeatureError where no matrix lies at the
+    offset.
     """
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
@@ -92,7 +99,7 @@ def encode(matrix: np.ndarray) -> bytes:
     """A matrix (T, F) as Kaldi writes it into a file of its own, as float32."""
     stream = io.BytesIO()
     kaldiio.save_ark(stream, {"": np.ascontiguousarray(matrix, dtype=np.float32)})
-    return stream.getvalue()[1:]                             # without the empty key and its space
+    return stream.getvalue()[1:]  # without the empty key and its space
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
@@ -102,11 +109,14 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
     try:
-        matrix = kaldiio.load_mat(f"archive:{offset}", fd_dict={"archive": archive})  # it runs names that end in "|"
+        # it runs names that end in "|"
+        matrix = kaldiio.load_mat(f"archive:{offset}", fd_dict={"archive": archive})
     except OSError:
         raise
-    except Exception as error:                               # whatever a torn archive makes kaldiio stumble over
-        raise FeatureError(f"{name}: no Kaldi matrix there ({error}); make the features again") from None
+    except Exception as error:  # whatever a torn archive makes kaldiio stumble over
+        raise FeatureError(
+            f"{name}: no Kaldi matrix there ({error}); make the features again"
+        ) from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
         raise FeatureError(f"{name}: expected a matrix of features")
     return np.array(matrix, dtype=np.float32, copy=None if matrix.flags.writeable else True)
@@ -114,9 +124,12 @@ def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
 
 # -- normalisation ---------------------------------------------------------
 
+
 @dataclass(frozen=True, eq=False)
 class Cmvn:
-    """Global cepstral mean and variance normalisation: mean (F,), std (F,) over all frames of the training set."""
+    """Global cepstral mean and variance normalisation: mean (F,), std (F,) over all frames of the
+    training set.
+    """
 
     mean: np.ndarray
     std: np.ndarray
@@ -125,14 +138,22 @@ class Cmvn:
     def apply(self, features: Array) -> Array:
         """(..., F) to the same shape, with mean 0 and variance 1 over the training set."""
         if features.shape[-1] != len(self.mean):
-            raise FeatureError(f"cmvn has {len(self.mean)} values, the features have {features.shape[-1]}")
+            raise FeatureError(
+                f"cmvn has {len(self.mean)} values, the features have {features.shape[-1]}"
+            )
         if isinstance(features, torch.Tensor):
-            mean, std = torch.from_numpy(self.mean).to(features), torch.from_numpy(self.std).to(features)
+            mean, std = (
+                torch.from_numpy(self.mean).to(features),
+                torch.from_numpy(self.std).to(features),
+            )
             return (features - mean) / std
         return (features - self.mean) / self.std
 
     def save(self, path: Path) -> None:
-        values = {name: [round(float(value), 6) for value in getattr(self, name)] for name in ("mean", "std")}
+        values = {
+            name: [round(float(value), 6) for value in getattr(self, name)]
+            for name in ("mean", "std")
+        }
         atomic.write_text(path, json.dumps({**values, "frames": self.frames}) + "\n")
 
     @classmethod
@@ -142,7 +163,9 @@ class Cmvn:
             mean, std = (np.array(found[name], dtype=np.float32) for name in ("mean", "std"))
             frames = int(found["frames"])
         except (ValueError, KeyError, TypeError):
-            raise FeatureError(f"{path}: expected a JSON object with mean, std and frames") from None
+            raise FeatureError(
+                f"{path}: expected a JSON object with mean, std and frames"
+            ) from None
         if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
             raise FeatureError(f"{path}: mean and std must be lists of equal length, std above 0")
         return cls(mean, std, frames)
@@ -153,7 +176,7 @@ class CmvnStats:
 
     def __init__(self, dim: int) -> None:
         self.frames = 0
-        self.sums = np.zeros((2, dim), dtype=np.float64)     # of the values and of their squares
+        self.sums = np.zeros((2, dim), dtype=np.float64)  # of the values and of their squares
 
     def add(self, features: np.ndarray) -> None:
         """Count the frames of one utterance, (T, F)."""
@@ -176,29 +199,41 @@ class CmvnStats:
 
 # -- names -----------------------------------------------------------------
 
+
 def copies(config: DataConfig) -> tuple[float, ...]:
-    """The speeds at which the training set is stored; only (1.0,) where features are computed in training."""
-    return config.augment.speeds if config.input == "fbank" and config.features == "stored" else (1.0,)
+    """The speeds at which the training set is stored; only (1.0,) where features are computed in
+    training.
+    """
+    return (
+        config.augment.speeds if config.input == "fbank" and config.features == "stored" else (1.0,)
+    )
 
 
 def feature_id(config: DataConfig) -> str:
-    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards`, `waveform`.
+    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards`,
+    `waveform`.
 
     Settings that the name does not spell out add a hash when they are not the default.
     """
     if config.input == "waveform":
         name, relevant = "waveform", ("rate",)
     else:
-        name = f"fbank{config.fbank.num_mel_bins}" + ("-online" if config.features == "online" else "")
-        relevant = tuple(field.name for field in fields(FbankConfig) if field.name != "num_mel_bins")
+        name = f"fbank{config.fbank.num_mel_bins}" + (
+            "-online" if config.features == "online" else ""
+        )
+        relevant = tuple(
+            field.name for field in fields(FbankConfig) if field.name != "num_mel_bins"
+        )
     default, settings = asdict(FbankConfig()), asdict(config.fbank)
-    other: dict[str, object] = {key: settings[key] for key in relevant if settings[key] != default[key]}
+    other: dict[str, object] = {
+        key: settings[key] for key in relevant if settings[key] != default[key]
+    }
     speeds = copies(config)
     changed = [f"{speed:g}" for speed in sorted(set(speeds)) if not math.isclose(speed, 1.0)]
     if changed:
         name += "-sp" + "-".join(changed)
     if len(changed) == len(set(speeds)):
-        other["original"] = False                            # only copies, not the audio as it is
+        other["original"] = False  # only copies, not the audio as it is
     if config.shards is not None:
         name += "-shards"
     if other:

@@ -1,8 +1,10 @@
-"""How long the utterances were that a model was trained on: what it can be expected to recognise well.
+"""How long the utterances were that a model was trained on: what it can be expected to recognise
+well.
 
 `lengths.json`, in the folder of each phase and in a packed model:
 
-    {"utterances": 5200, "hours": 3.94, "seconds": {"0": 0.98, "0.01": 1.56, ..., "0.99": 4.51, "1": 5.29}}
+    {"utterances": 5200, "hours": 3.94, "seconds": {"0": 0.98, "0.01": 1.56, ..., "0.99": 4.51, "1":
+        5.29}}
 
 `seconds` has quantiles: 99 % of the utterances are no longer than 4.51 seconds.
 """
@@ -40,7 +42,9 @@ class Lengths:
         values = np.asarray(durations, dtype=np.float64)
         quantiles = np.quantile(values, QUANTILES).round(3).tolist()
         seconds = {f"{share:g}": value for share, value in zip(QUANTILES, quantiles, strict=True)}
-        return cls(utterances=len(values), hours=round(float(values.sum()) / 3600, 3), seconds=seconds)
+        return cls(
+            utterances=len(values), hours=round(float(values.sum()) / 3600, 3), seconds=seconds
+        )
 
     def quantile(self, share: float) -> float:
         """Seconds that this share of the utterances, one of QUANTILES, does not exceed."""
@@ -61,7 +65,8 @@ class Lengths:
                 float(found.quantile(share))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise LengthsError(
-                f"{path}: expected a JSON object with utterances, hours and quantiles of seconds; remove it, and stage "
+                f"{path}: expected a JSON object with utterances, hours and quantiles of seconds; "
+                "remove it, and stage "
                 "3 writes it again"
             ) from None
         return found

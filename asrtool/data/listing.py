@@ -1,4 +1,6 @@
-"""Which of a million files exist: folders are listed once, as a network disk answers each question slowly."""
+"""Which of a million files exist: folders are listed once, as a network disk answers each question
+slowly.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,16 @@ from pathlib import Path
 
 from asrtool.data import audio
 
-ASKED = 8  # questions about a folder before it is listed: one with a million other files is not worth it for a few
+# questions about a folder before it is listed: one with a million other files is not worth it for a
+# few
+ASKED = 8
 REMEMBERED = 256  # folders
 
 
 class Listing:
-    """`path in listing`: whether a path of wav.scp leads to a file; relative ones start at `base`."""
+    """`path in listing`: whether a path of wav.scp leads to a file; relative ones start at
+    `base`.
+    """
 
     def __init__(self, base: Path | None = None) -> None:
         self._base = "" if base is None else str(base)

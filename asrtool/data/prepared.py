@@ -1,7 +1,8 @@
-"""A folder of ready data directories: `<folder>/<set>/{wav.scp,text,utt2spk[,utt2dur,segments,utt2<label>]}`.
+"""A folder of ready data directories:
+`<folder>/<set>/{wav.scp,text,utt2spk[,utt2dur,segments,utt2<label>]}`.
 
-Recipes take it in the place of a corpus: text as it is, features made anew. `--data-dirs <folder>` takes any sets;
-`--corpus <folder>` those that a recipe's data preparation knows.
+Recipes take it in the place of a corpus: text as it is, features made anew. `--data-dirs <folder>`
+takes any sets; `--corpus <folder>` those that a recipe's data preparation knows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from asrtool.log import logger
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The prepared sets in `folder` by name; empty where train is not among them, as in an official tree."""
+    """The prepared sets in `folder` by name; empty where train is not among them, as in an official
+    tree.
+    """
     sets = all_of(folder)
     return sets if "train" in sets else {}
 
@@ -28,10 +31,11 @@ def all_of(folder: Path) -> dict[str, Path]:
 
 
 def read(source: Path, base: Path | None = None) -> corpus.Found:
-    """One set; audio is measured only where no file tells its length. Relative paths of wav.scp start at `base`, by
-    default at the folder that holds the set."""
+    """One set; audio is measured only where no file tells its length. Relative paths of wav.scp
+    start at `base`, by default at the folder that holds the set."""
     rows = datadir.read(source, base=base or source.parent, measure=False)
-    rows = [replace(row, features=None, num_frames=None) for row in rows]  # of whatever kind they are
+    # of whatever kind they are
+    rows = [replace(row, features=None, num_frames=None) for row in rows]
     known = [row for row in rows if not math.isnan(row.duration)]
     rest = corpus.measured([row for row in rows if math.isnan(row.duration)])
     return corpus.Found(known + rest.utterances, rest.left_out)
@@ -42,32 +46,49 @@ def sources(sets: dict[str, Path], train_set: str = "train") -> dict[str, corpus
     names = [train_set, "dev", *sorted(name for name in sets if name.startswith("test"))]
     if not {train_set, "dev"} <= sets.keys() or len(names) < 3:
         raise corpus.CorpusError(
-            f"expected prepared sets {train_set}, dev and test (or test_...), found {', '.join(sets)}"
+            f"expected prepared sets {train_set}, dev and test (or test_...), found "
+            f"{', '.join(sets)}"
         )
     logger.info("taking the prepared sets %s", ", ".join(names))
     return {
-        name: corpus.Source(lambda _, source=sets[name]: read(source), [sets[name]], {"corpus": str(sets[name].parent)})
+        name: corpus.Source(
+            lambda _, source=sets[name]: read(source),
+            [sets[name]],
+            {"corpus": str(sets[name].parent)},
+        )
         for name in names
     }
 
 
 def take(
-    folder: Path, out: Path, train_set: str, valid_set: str, test_sets: Sequence[str] = (), more: Sequence[str] = ()
+    folder: Path,
+    out: Path,
+    train_set: str,
+    valid_set: str,
+    test_sets: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> list[str]:
-    """Make a recipe's data directories in `out` of those in `folder`, unless they are up to date; gives the test sets.
+    """Make a recipe's data directories in `out` of those in `folder`, unless they are up to date;
+    gives the test sets.
 
-    test_sets: by default all whose names begin with test. more: further sets, where the folder has them. Relative paths
-    of wav.scp are looked for in the current folder, in `folder`, and in those above it, and made absolute.
+    test_sets: by default all whose names begin with test. more: further sets, where the folder has
+    them. Relative paths of wav.scp are looked for in the current folder, in `folder`, and in those
+    above it, and made absolute.
     """
     sets = all_of(folder)
-    tests = list(test_sets) or [name for name in sets if name.startswith("test") and name not in (train_set, valid_set)]
-    names = list(dict.fromkeys([train_set, valid_set, *tests, *(name for name in more if name in sets)]))
+    tests = list(test_sets) or [
+        name for name in sets if name.startswith("test") and name not in (train_set, valid_set)
+    ]
+    names = list(
+        dict.fromkeys([train_set, valid_set, *tests, *(name for name in more if name in sets)])
+    )
     lost = [name for name in names if name not in sets]
     if lost or not tests:
         missing = ", ".join(lost) or "test sets, whose names begin with test"
         found = ", ".join(sets) or "no <set>/wav.scp in it"
         raise corpus.CorpusError(
-            f"{folder}: there is no data directory {missing}; there is {found}; --train-set, --valid-set and "
+            f"{folder}: there is no data directory {missing}; there is {found}; --train-set, "
+            "--valid-set and "
             "--test-sets name them"
         )
     made = {}
@@ -75,10 +96,15 @@ def take(
         if (out / name).exists() and os.path.samefile(out / name, sets[name]):
             logger.info("%s: the data directory is in its place", out / name)
             continue
-        # Kaldi's relative paths start where its commands are run: the folder of a recipe, which holds that of the sets.
-        base = datadir.base_of(sets[name], [Path.cwd(), *sets[name].resolve().parents]) or Path.cwd()
+        # Kaldi's relative paths start where its commands are run: the folder of a recipe, which
+        # holds that of the sets.
+        base = (
+            datadir.base_of(sets[name], [Path.cwd(), *sets[name].resolve().parents]) or Path.cwd()
+        )
         options = {"folder": str(sets[name]), "base": str(base)}
-        made[name] = corpus.Source(lambda _, source=sets[name], base=base: read(source, base), [sets[name]], options)
+        made[name] = corpus.Source(
+            lambda _, source=sets[name], base=base: read(source, base), [sets[name]], options
+        )
     corpus.write_sets(out, made)
     corpus.write_test_sets(out, tests)
     return tests

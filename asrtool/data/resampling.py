@@ -1,7 +1,9 @@
-"""Other sampling rates and speeds: torchaudio's windowed sinc, and soxr where its kernel would be too large.
+"""Other sampling rates and speeds: torchaudio's windowed sinc, and soxr where its kernel would be
+too large.
 
-torchaudio has a kernel of (new rate) x (old rate) numbers, both without their common factor: 160 x 475 from 44100 to
-16000 Hz, but 16000 x 11141 from 11127 Hz, several gigabytes on the way. soxr needs no memory to speak of for any pair.
+torchaudio has a kernel of (new rate) x (old rate) numbers, both without their common factor: 160 x
+475 from 44100 to 16000 Hz, but 16000 x 11141 from 11127 Hz, several gigabytes on the way. soxr
+needs no memory to speak of for any pair.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import torch
 from asrtool import torchaudio_adapter
 from asrtool.data.audio_file import check_rate
 
-KERNEL = 1 << 20  # numbers of torchaudio's kernel at most: all pairs of usual rates stay below 600,000
+# numbers of torchaudio's kernel at most: all pairs of usual rates stay below 600,000
+KERNEL = 1 << 20
 WIDTH, ROLLOFF = 6, 0.99  # of torchaudio's kernel
 
 
@@ -30,9 +33,11 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Played `factor` times as fast, pitch included, as sox's `speed` does it: (T,) to (ceil(T / factor),).
+    """Played `factor` times as fast, pitch included, as sox's `speed` does it: (T,) to (ceil(T /
+    factor),).
 
-    The factor is rounded to a fraction of two-digit numbers: exact for 0.9 and 1.1, within 0.01 % for others near 1.
+    The factor is rounded to a fraction of two-digit numbers: exact for 0.9 and 1.1, within 0.01 %
+    for others near 1.
     """
     ratio = Fraction(factor).limit_denominator(100)
     if ratio <= 0:
@@ -46,7 +51,8 @@ def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
     import soxr  # here, since hardly any audio needs it
 
     found = soxr.resample(samples, old, new)
-    return np.pad(found, (0, max(0, -(-len(samples) * new // old) - len(found))))  # soxr rounds the length
+    # soxr rounds the length
+    return np.pad(found, (0, max(0, -(-len(samples) * new // old) - len(found))))
 
 
 def kernel_size(old: int, new: int) -> int:

@@ -2,7 +2,8 @@
 
     <id> <archive> <offset> <size> <crc32>      bytes; the checksum in hexadecimal
 
-The utterances of a shard were drawn at random when it was written, and its members stand in that order.
+The utterances of a shard were drawn at random when it was written, and its members stand in that
+order.
 """
 
 from __future__ import annotations
@@ -51,19 +52,25 @@ def is_member(text: str) -> bool:
 
 
 class ShardIndex:
-    """utt2shard of some utterances as arrays (N,) in their order; `archives` are paths, `archive` says which."""
+    """utt2shard of some utterances as arrays (N,) in their order; `archives` are paths, `archive`
+    says which.
+    """
 
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
         path = folder / FILE
         if not path.exists():
             raise ShardError(
-                f"{folder} has no {FILE}, which data.shards needs; stage 1 with this config, or asrtool make_shards, "
+                f"{folder} has no {FILE}, which data.shards needs; stage 1 with this config, or "
+                "asrtool make_shards, "
                 "writes it"
             )
         places = {key: place for place, key in enumerate(ids)}
         self.archives: list[str] = []
         self.archive = np.full(len(ids), -1, dtype=np.int32)
-        self.offset, self.size = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+        self.offset, self.size = (
+            np.zeros(len(ids), dtype=np.int64),
+            np.zeros(len(ids), dtype=np.int64),
+        )
         self.checksum = np.zeros(len(ids), dtype=np.uint32)
         known: dict[str, int] = {}
         with open(path, "rb") as lines:
@@ -75,7 +82,9 @@ class ShardIndex:
                 try:
                     member = Member.parse(value)
                 except ValueError:
-                    raise ShardError(f"{path}:{number}: expected <id> <archive> <offset> <size> <crc32>") from None
+                    raise ShardError(
+                        f"{path}:{number}: expected <id> <archive> <offset> <size> <crc32>"
+                    ) from None
                 if member.archive not in known:
                     known[member.archive] = len(self.archives)
                     self.archives.append(located(folder, member.archive))
@@ -84,7 +93,9 @@ class ShardIndex:
                 self.checksum[place] = member.checksum
         lacking = np.flatnonzero(self.archive < 0)
         if len(lacking):
-            raise ShardError(f"{path}: {len(lacking)} utterances have no line, first {ids[lacking[0]]}")
+            raise ShardError(
+                f"{path}: {len(lacking)} utterances have no line, first {ids[lacking[0]]}"
+            )
         self._check()
 
     def __len__(self) -> int:
@@ -105,13 +116,21 @@ def incomplete(archive: str, end: int) -> str | None:
         size = os.stat(archive).st_size
     except OSError as error:
         relative = "" if os.path.isabs(archive) else f" (relative paths start at {os.getcwd()})"
-        return f"{archive}: {(error.strerror or 'cannot be opened').lower()}{relative}; copy the shard there again"
+        return (
+            f"{archive}: {(error.strerror or 'cannot be opened').lower()}{relative}; copy the "
+            "shard there again"
+        )
     if size < end:
-        return f"{archive}: {size} bytes, but its last member ends at byte {end}; copy the shard again, it is not whole"
+        return (
+            f"{archive}: {size} bytes, but its last member ends at byte {end}; copy the shard "
+            "again, it is not whole"
+        )
     return None
 
 
 def located(folder: Path, archive: str) -> str:
-    """Where an archive lies: where the file says or, in a folder that was moved, beside utt2shard."""
+    """Where an archive lies: where the file says or, in a folder that was moved, beside
+    utt2shard.
+    """
     moved = folder / os.path.basename(archive)
     return str(moved) if not os.path.exists(archive) and moved.exists() else archive

@@ -1,10 +1,10 @@
 """Training from shards: archives are read from end to end, and batches made of what a buffer holds.
 
-An epoch takes the archives in an order of its own and cuts the row of their members into windows of `buffer_mb`. Of
-each window batches of similar length are made, in random order. While one window is used a thread reads the next one,
-so two are in memory; each rank reads and holds only its own utterances. The plan is a function of (index, lengths,
-limits, seed, epoch) alone, as that of single files is: a resumed run, another number of ranks or of loader processes
-sees the same steps.
+An epoch takes the archives in an order of its own and cuts the row of their members into windows of
+`buffer_mb`. Of each window batches of similar length are made, in random order. While one window is
+used a thread reads the next one, so two are in memory; each rank reads and holds only its own
+utterances. The plan is a function of (index, lengths, limits, seed, epoch) alone, as that of single
+files is: a resumed run, another number of ranks or of loader processes sees the same steps.
 """
 
 from __future__ import annotations
@@ -34,18 +34,27 @@ Item = TypeVar("Item")
 
 
 class ShardPlan(BatchPlan):
-    """A batch plan in which the utterances of consecutive batches lie in the same stretch of the archives.
+    """A batch plan in which the utterances of consecutive batches lie in the same stretch of the
+    archives.
 
-    `windows(epoch)`: the global batches of each such stretch; all hold about the same number of bytes.
+    `windows(epoch)`: the global batches of each such stretch; all hold about the same number of
+    bytes.
     """
 
     def __init__(
-        self, index: ShardIndex, lengths: Sequence[float], config: BatchConfig, seed: int, buffer_mb: float
+        self,
+        index: ShardIndex,
+        lengths: Sequence[float],
+        config: BatchConfig,
+        seed: int,
+        buffer_mb: float,
     ) -> None:
         super().__init__(lengths, config, seed)
         self.index = index
         in_archive = np.lexsort((index.offset, index.archive))
-        ends = np.searchsorted(index.archive[in_archive], np.arange(len(index.archives)), side="right")
+        ends = np.searchsorted(
+            index.archive[in_archive], np.arange(len(index.archives)), side="right"
+        )
         self._members = np.split(in_archive, ends[:-1])  # of each archive, as they lie in it
         self.windows = functools.lru_cache(maxsize=2)(self._cut_windows)
         self.num_windows = max(1, math.ceil(int(index.size.sum()) / (buffer_mb * 1e6)))
@@ -59,7 +68,9 @@ class ShardPlan(BatchPlan):
         return list(chain.from_iterable(self.windows(number)))
 
     def num_batches(self, number: int) -> int:
-        return sum(len(self._starts(np.sort(self.padded[members]))) for members in self._windows_of(number))
+        return sum(
+            len(self._starts(np.sort(self.padded[members]))) for members in self._windows_of(number)
+        )
 
     def _windows_of(self, number: int) -> list[np.ndarray]:
         """The utterances of each window, as an epoch reads them."""
@@ -82,24 +93,34 @@ class ShardLoader(StepLoader):
     """The steps of a training run over shards: a `StepLoader` that reads ahead by windows."""
 
     def __init__(
-        self, dataset: Dataset, index: ShardIndex, *, rank: int | None = None, world: int | None = None
+        self,
+        dataset: Dataset,
+        index: ShardIndex,
+        *,
+        rank: int | None = None,
+        world: int | None = None,
     ) -> None:
         config = dataset.config
-        plan = ShardPlan(index, dataset.lengths, config.batch, dataset.seed, config.shards.buffer_mb)
+        plan = ShardPlan(
+            index, dataset.lengths, config.batch, dataset.seed, config.shards.buffer_mb
+        )
         super().__init__(dataset, plan=plan, rank=rank, world=world)
         self.index = index
         self._place_in_epoch = functools.lru_cache(maxsize=2)(self._find_places)
         if plan.num_windows > 1 and self.num_steps(0) < FEW * plan.num_windows:
             per_window = self.num_steps(0) / plan.num_windows
             warn_once(
-                "data.shards.buffer_mb: %g holds only %.1f batches of %g seconds; a larger buffer mixes them better",
+                "data.shards.buffer_mb: %g holds only %.1f batches of %g seconds; a larger buffer "
+                "mixes them better",
                 config.shards.buffer_mb,
                 per_window,
                 config.batch.size,
             )
 
     def _tasks(self, epoch: int, index: int) -> Iterator[Task]:
-        windows = (list(tasks) for _, tasks in groupby(super()._tasks(epoch, index), key=self._window))
+        windows = (
+            list(tasks) for _, tasks in groupby(super()._tasks(epoch, index), key=self._window)
+        )
         archives = Archives(self.index)
         filled = ((tasks, self._fill(tasks, archives)) for tasks in windows)
         for tasks, contents in one_ahead(filled):
@@ -128,7 +149,9 @@ def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
     """The training steps of a set that lies in `folder`, from shards where its config has them."""
     if dataset.config.shards is None:
         return StepLoader(dataset)
-    return ShardLoader(dataset, ShardIndex(folder, [utterance.id for utterance in dataset.utterances]))
+    return ShardLoader(
+        dataset, ShardIndex(folder, [utterance.id for utterance in dataset.utterances])
+    )
 
 
 class Archives:
@@ -142,7 +165,11 @@ class Archives:
     def read(self, place: int) -> Content:
         """The content of a member, or why it cannot be used."""
         index = self.index
-        number, offset, size = int(index.archive[place]), int(index.offset[place]), int(index.size[place])
+        number, offset, size = (
+            int(index.archive[place]),
+            int(index.offset[place]),
+            int(index.size[place]),
+        )
         where = f"{index.archives[number]}, bytes {offset} to {offset + size}"
         try:
             if number != self._number:

@@ -1,9 +1,11 @@
-"""Write the utterances of a data directory into tar archives (shards), a few large files instead of many small ones.
+"""Write the utterances of a data directory into tar archives (shards), a few large files instead of
+many small ones.
 
-Members are called `<id>.<format>` (as `file_names` writes the id) and hold audio as it was (what a command prints and
-what segments cut out as 16-bit FLAC), or a matrix of features as Kaldi writes it. wav.scp or feats.scp of the new data
-directory name them as `<archive>.tar:<offset>`, which asrtool reads anywhere (Kaldi and kaldiio read such features
-too); `utt2shard` adds size and checksum. The same input and seed give the same bytes.
+Members are called `<id>.<format>` (as `file_names` writes the id) and hold audio as it was (what a
+command prints and what segments cut out as 16-bit FLAC), or a matrix of features as Kaldi writes
+it. wav.scp or feats.scp of the new data directory name them as `<archive>.tar:<offset>`, which
+asrtool reads anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds size and
+checksum. The same input and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 
 @dataclass
 class Packed:
-    """What was written: id -> member and seconds, the number of archives; id -> why of what was left out."""
+    """What was written: id -> member and seconds, the number of archives; id -> why of what was
+    left out.
+    """
 
     members: dict[str, Member] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -46,12 +50,16 @@ class Packed:
 
 
 def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
-    """Write the audio of `data` and a data directory that refers to it into `folder`, which will become `final`.
+    """Write the audio of `data` and a data directory that refers to it into `folder`, which will
+    become `final`.
 
-    What cannot be read is left out, and told in `Packed.skipped`. Segments become utterances of their own.
+    What cannot be read is left out, and told in `Packed.skipped`. Segments become utterances of
+    their own.
     """
     total, utterances = datadir.iterate(data)
-    packed = write(shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes)
+    packed = write(
+        shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes
+    )
     if not packed.members:
         key, why = next(iter(packed.skipped.items()))
         raise ShardError(f"{data}: not one of {total} utterances can be read, first {key}: {why}")
@@ -62,7 +70,8 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
 
 
 def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> None:
-    """Put what stage 1 wrote into `folder` into shards: stored features instead of its archives, or else audio.
+    """Put what stage 1 wrote into `folder` into shards: stored features instead of its archives, or
+    else audio.
 
     Where the source is in shards already, its audio stays there.
     """
@@ -87,11 +96,16 @@ def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> Non
 
 
 def replace_audio(folder: Path, packed: Packed) -> None:
-    """Let the data directory `folder` refer to the shards; utterances are recordings now, as long as was measured."""
+    """Let the data directory `folder` refer to the shards; utterances are recordings now, as long
+    as was measured.
+    """
     for path in [folder / "segments", *folder.glob("reco2*")]:
         path.unlink(missing_ok=True)
     tables.write(folder / "wav.scp", references(packed))
-    tables.write(folder / "utt2dur", {key: datadir_ops.seconds(value) for key, value in packed.seconds.items()})
+    tables.write(
+        folder / "utt2dur",
+        {key: datadir_ops.seconds(value) for key, value in packed.seconds.items()},
+    )
     tables.write(folder / FILE, {key: str(member) for key, member in packed.members.items()})
 
 
@@ -100,7 +114,10 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
     rows = list(datadir.iterate(data)[1])
     without = [row.id for row in rows if row.features is None]
     if without:
-        raise ShardError(f"{data}: {len(without)} utterances have no stored features, first {without[0]}; run stage 1")
+        raise ShardError(
+            f"{data}: {len(without)} utterances have no stored features, first {without[0]}; run "
+            "stage 1"
+        )
     packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=megabytes)
     refuse(packed, data)
     datadir_ops.transfer(datadir_ops.Source(data), [(datadir_ops.Target(folder), None)])
@@ -111,7 +128,9 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
 def refuse(packed: Packed, data: Path) -> None:
     """Raise a ShardError where something that was read before cannot be read now."""
     for key, why in packed.skipped.items():
-        raise ShardError(f"{data}: {len(packed.skipped)} utterances cannot be read, first {key}: {why}")
+        raise ShardError(
+            f"{data}: {len(packed.skipped)} utterances cannot be read, first {key}: {why}"
+        )
 
 
 def replace_features(folder: Path, packed: Packed) -> None:
@@ -124,7 +143,9 @@ def references(packed: Packed) -> dict[str, str]:
 
 
 def shuffled(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """In an order drawn from `seed`; the segments of a recording stay together, or each would have to be read again."""
+    """In an order drawn from `seed`; the segments of a recording stay together, or each would have
+    to be read again.
+    """
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         groups.setdefault(utterance.recording or utterance.id, []).append(utterance)
@@ -177,7 +198,10 @@ def write(
 
     packed = Packed()
     archive: _Archive | None = None
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(rows), unit="utt", desc=final.name, disable=None) as bar:
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        tqdm(total=len(rows), unit="utt", desc=final.name, disable=None) as bar,
+    ):
         try:
             for utterance, found in in_order(pool, attempt, rows):
                 bar.update()
@@ -191,7 +215,9 @@ def write(
                 if archive is None:
                     archive = _Archive(folder, final, packed.archives)
                     packed.archives += 1
-                packed.members[utterance.id] = archive.add(file_names.of(utterance.id, f".{kind}"), data)
+                packed.members[utterance.id] = archive.add(
+                    file_names.of(utterance.id, f".{kind}"), data
+                )
                 packed.seconds[utterance.id] = seconds
         finally:
             if archive is not None:
@@ -199,7 +225,9 @@ def write(
     return packed
 
 
-def in_order(pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+def in_order(
+    pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]
+) -> Iterator[Made]:
     """`make(item)` for each item in its order, some of them ahead."""
     items = iter(items)
     waiting = deque(pool.submit(make, item) for item in islice(items, AHEAD))

@@ -1,7 +1,8 @@
 """Kaldi's text files: one id a line, then its value; sorted by the bytes of the id, every id once.
 
-As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0, U+0085, U+2028, U+3000)
-is part of an id, a path or a transcript, where Python's `split()` and `splitlines()` would cut.
+As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0,
+U+0085, U+2028, U+3000) is part of an id, a path or a transcript, where Python's `split()` and
+`splitlines()` would cut.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from asrtool import atomic
 
-SHOWN = 3                                    # examples of a problem
+SHOWN = 3  # examples of a problem
 fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 0 1.5")`
 
 
@@ -24,12 +25,13 @@ fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 
 class Problem:
     """Something wrong with a data directory, said once for all lines that have it."""
 
-    where: str                               # file:line of the first, or the file
+    where: str  # file:line of the first, or the file
     what: str
-    mend: str                                # what to do about it; empty for notes
+    mend: str  # what to do about it; empty for notes
     count: int = 1
     examples: tuple[str, ...] = ()
-    kind: Literal["error", "untidy", "note"] = "error"      # cannot be read; Kaldi refuses it; legal but worth knowing
+    # cannot be read; Kaldi refuses it; legal but worth knowing
+    kind: Literal["error", "untidy", "note"] = "error"
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
@@ -50,7 +52,7 @@ class Table:
     path: Path
     rows: list[Row]
     problems: list[Problem]
-    conflicts: frozenset[str]                # ids with two different values
+    conflicts: frozenset[str]  # ids with two different values
 
     def values(self) -> dict[str, str]:
         """Id -> value; of an id that occurs twice the first."""
@@ -80,7 +82,7 @@ def read(path: Path) -> Table:
     data = path.read_bytes()
     found = _Findings(path)
     if data.startswith(codecs.BOM_UTF8):
-        data = data[len(codecs.BOM_UTF8):]
+        data = data[len(codecs.BOM_UTF8) :]
         found.add("untidy", 1, "the file starts with a byte-order mark", "{fix} removes it")
     rows: list[Row] = []
     seen: dict[str, str] = {}
@@ -90,10 +92,20 @@ def read(path: Path) -> Table:
         try:
             key, value = split(raw)
         except UnicodeDecodeError:
-            found.add("error", number, "{lines} not in UTF-8", "`iconv -f <its encoding> -t UTF-8` converts the file")
+            found.add(
+                "error",
+                number,
+                "{lines} not in UTF-8",
+                "`iconv -f <its encoding> -t UTF-8` converts the file",
+            )
             continue
         if raw.endswith(b"\r"):
-            found.add("untidy", number, "{lines} ending in CR LF, as Windows writes them", "{fix} removes the CR")
+            found.add(
+                "untidy",
+                number,
+                "{lines} ending in CR LF, as Windows writes them",
+                "{fix} removes the CR",
+            )
         if not key:
             found.add("untidy", number, "{lines} without an id", "{fix} removes them")
             continue
@@ -102,7 +114,13 @@ def read(path: Path) -> Table:
             found.add("untidy", number, what, "give them other ids, in all files", repr(key))
         if key in seen and value != seen[key]:
             conflicts.add(key)
-            found.add("error", number, "{lines} with another value for an id", "{fix} drops these utterances", key)
+            found.add(
+                "error",
+                number,
+                "{lines} with another value for an id",
+                "{fix} drops these utterances",
+                key,
+            )
         elif key in seen:
             found.add("error", number, "{lines} repeated", "{fix} removes them", key)
         elif rows and key < rows[-1].id:
@@ -137,8 +155,11 @@ class _Findings:
     def problems(self) -> list[Problem]:
         return [
             Problem(
-                where=f"{self.path}:{lines[0][0]}", what=what.replace("{lines}", plural(len(lines), "line")), kind=kind,
-                mend=mend.replace("{fix}", fix_command(self.path.parent)), count=len(lines),
+                where=f"{self.path}:{lines[0][0]}",
+                what=what.replace("{lines}", plural(len(lines), "line")),
+                kind=kind,
+                mend=mend.replace("{fix}", fix_command(self.path.parent)),
+                count=len(lines),
                 examples=first(example for _, example in lines if example),
             )
             for (kind, what, mend), lines in self.found.items()

@@ -1,7 +1,8 @@
 """Text without audio, for language models: sentences as utterances that nobody spoke.
 
-Sentences come from data directories (`text`) and from plain files with one sentence a line. Plain files are mapped into
-memory, so that a set of many million lines costs two numbers each; batches are planned by tokens, sos/eos included.
+Sentences come from data directories (`text`) and from plain files with one sentence a line. Plain
+files are mapped into memory, so that a set of many million lines costs two numbers each; batches
+are planned by tokens, sos/eos included.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Sentences(Sequence[Utterance]):
             name, content = self._files[source - 1]
             number, start, end = self._lines[source - 1][index - self._ends[source - 1]].tolist()
             key, text = f"{name}:{number}", content[start:end].decode("utf-8", "replace")
-        return Utterance(id=key, audio="", duration=float(len(text)), text=single_spaced(text), speaker=key)
+        return Utterance(
+            id=key, audio="", duration=float(len(text)), text=single_spaced(text), speaker=key
+        )
 
 
 def _of_directory(folder: Path) -> Iterator[tuple[str, str]]:
@@ -79,7 +82,9 @@ def _of_directory(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
     if path.suffix == ".gz":
-        raise DataError(f"{path}: unpack it first (`gunzip -k {path}`), for sentences are read in random order")
+        raise DataError(
+            f"{path}: unpack it first (`gunzip -k {path}`), for sentences are read in random order"
+        )
     with open(path, "rb") as stream:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
@@ -94,7 +99,9 @@ def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
 
 
 class TextReader:
-    """Sentences to batches; `inputs` of a batch are its tokens, which count as the frames of the progress line."""
+    """Sentences to batches; `inputs` of a batch are its tokens, which count as the frames of the
+    progress line.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -103,10 +110,14 @@ class TextReader:
         self, utterances: Sequence[Utterance], epoch: int = 0, contents: None = None
     ) -> tuple[Batch | None, dict[str, str]]:
         """As `asrtool.data.examples.Reader` does it; text has no audio contents."""
-        rows = [torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances]
+        rows = [
+            torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances
+        ]
         tokens = stack_tokens(rows)
         texts = tuple(one.text for one in utterances)
-        return Batch(ids=tuple(one.id for one in utterances), inputs=tokens, targets=tokens, texts=texts), {}
+        return Batch(
+            ids=tuple(one.id for one in utterances), inputs=tokens, targets=tokens, texts=texts
+        ), {}
 
 
 class TextDataset:
@@ -125,13 +136,17 @@ class TextDataset:
     ) -> None:
         self.config, self.seed = config, seed
         self.reader = TextReader(tokenizer)
-        lengths = np.fromiter((len(tokenizer.encode(one.text)) + 1 for one in sentences), np.float32, len(sentences))
+        lengths = np.fromiter(
+            (len(tokenizer.encode(one.text)) + 1 for one in sentences), np.float32, len(sentences)
+        )
         warn_of_unknown(sentences[:LOOKED_AT], tokenizer)
         kept = np.flatnonzero(lengths <= (longest or np.inf))
         if len(kept) < len(sentences):
             gone = [sentences[int(place)].id for place in np.flatnonzero(lengths > longest)[:100]]
             count = len(sentences) - len(kept)
-            logger.warning("%d sentences of more than %g tokens are left out: %s", count, longest, names(gone))
+            logger.warning(
+                "%d sentences of more than %g tokens are left out: %s", count, longest, names(gone)
+            )
         if not len(kept):
             raise DataError(f"no sentence has up to {longest:g} tokens (data.batch.tokens)")
         self.utterances = _Chosen(sentences, kept)
@@ -164,4 +179,6 @@ class TextLoader(StepLoader):
     def describe(self) -> str:
         plan = self._epoch(0)
         tokens = int(self.plan.lengths.sum())
-        return f"{len(self.dataset)} sentences, {tokens} tokens with ends; {len(plan)} steps an epoch"
+        return (
+            f"{len(self.dataset)} sentences, {tokens} tokens with ends; {len(plan)} steps an epoch"
+        )

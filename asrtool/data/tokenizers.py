@@ -1,13 +1,17 @@
 """Text <-> token ids. A vocabulary folder holds everything that is needed for it:
 
     tokens.txt       one token a line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
-    tokenizer.json   {"type": "char"}, {"type": "bpe", "model": "unigram"} or {"type": "hf", "case": "lower"}
+    tokenizer.json   {"type": "char"}, {"type": "bpe", "model": "unigram"} or {"type": "hf", "case":
+                     "lower"}
     bpe.model        the sentencepiece model, for bpe
-    hf/              the tokenizer of a language model of `transformers`, for hf; its numbers are the ids
-    labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class index = place; optional
+    hf/              the tokenizer of a language model of `transformers`, for hf; its numbers are
+                     the ids
+    labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class
+                     index = place; optional
     counts.json      how often each token occurs in the training text, in the order of the ids
 
-Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for covered characters.
+Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for
+covered characters.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends a sentence.
+    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends
+    a sentence.
 
     That of a language model (`hf`) has the numbers of its own: see there.
     """
@@ -103,7 +108,9 @@ class CharTokenizer(Tokenizer):
         self._texts[self.unk] = UNK
         odd = [text for text in self._ids if len(text) != 1]
         if odd:
-            raise TokenizerError(f"{folder / TOKENS}: '{odd[0]}' is not one character, which the type 'char' expects")
+            raise TokenizerError(
+                f"{folder / TOKENS}: '{odd[0]}' is not one character, which the type 'char' expects"
+            )
 
     def encode(self, text: str) -> list[int]:
         ids = self._ids
@@ -129,11 +136,19 @@ class BpeTokenizer(Tokenizer):
         try:
             self._model = SentencePieceProcessor(model_proto=path.read_bytes())
         except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no sentencepiece model"
-            raise TokenizerError(f"{path} cannot be read: {reason}; make the vocabulary again (stage 2)") from None
+            reason = (
+                error.strerror if isinstance(error, OSError) else ("it is no sentencepiece model")
+            )
+            raise TokenizerError(
+                f"{path} cannot be read: {reason}; make the vocabulary again (stage 2)"
+            ) from None
         if pieces(self._model) != self.tokens[1 : self.eos]:
-            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not belong together; make them again (stage 2)")
-        self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {WORD_START}
+            raise TokenizerError(
+                f"{folder}: {TOKENS} and {MODEL} do not belong together; make them again (stage 2)"
+            )
+        self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {
+            WORD_START
+        }
 
     def encode(self, text: str) -> list[int]:
         return [i + 1 for i in self._model.encode(single_spaced(text))]
@@ -145,7 +160,9 @@ class BpeTokenizer(Tokenizer):
         return [character for character in single_spaced(text) if character not in self._characters]
 
     def scores(self) -> list[float]:
-        """The model's log-probability of each token; of those that stand for no text, lower than any."""
+        """The model's log-probability of each token; of those that stand for no text, lower than
+        any.
+        """
         inner = [self._model.get_score(i - 1) for i in range(NUM_SPECIAL - 1, self.eos)]
         lowest = min(inner, default=0.0) - 10.0
         return [lowest, lowest, *inner, lowest]
@@ -155,12 +172,15 @@ class BpeTokenizer(Tokenizer):
 class HfConfig:
     """The tokenizer of a language model of `transformers`."""
 
-    case: Literal["keep", "lower"] = "keep"  # lower: for corpora in capitals, which such a model spells by letters
+    # lower: for corpora in capitals, which such a model spells by letters
+    case: Literal["keep", "lower"] = "keep"
 
 
 @TOKENIZERS.register("hf", HfConfig)
 class HfTokenizer(Tokenizer):
-    """Ids are those of the language model; its end of a text is `eos`, wherever that is, and no id is a blank."""
+    """Ids are those of the language model; its end of a text is `eos`, wherever that is, and no id
+    is a blank.
+    """
 
     blank = -1
 
@@ -169,7 +189,9 @@ class HfTokenizer(Tokenizer):
         self._model = load_hf(str(folder / HF))
         self._lower = config.case == "lower"
         if len(self._model) != len(self.tokens):
-            raise TokenizerError(f"{folder}: {TOKENS} and {HF}/ do not belong together; make them again (stage 2)")
+            raise TokenizerError(
+                f"{folder}: {TOKENS} and {HF}/ do not belong together; make them again (stage 2)"
+            )
         self.unk = -1 if self._model.unk_token_id is None else self._model.unk_token_id
         self._special = frozenset(self._model.all_special_ids)
 
@@ -195,7 +217,9 @@ class HfTokenizer(Tokenizer):
 
 
 def load_hf(name: str, revision: str | None = None) -> object:
-    """A tokenizer by hub name or folder; raises `TokenizerError` where it cannot be had or has no end of a text."""
+    """A tokenizer by hub name or folder; raises `TokenizerError` where it cannot be had or has no
+    end of a text.
+    """
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
 
@@ -203,18 +227,24 @@ def load_hf(name: str, revision: str | None = None) -> object:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise TokenizerError(f"{name}: no folder with a tokenizer, nor one that the hub knows: {reason}") from None
+        raise TokenizerError(
+            f"{name}: no folder with a tokenizer, nor one that the hub knows: {reason}"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise TokenizerError(f"{name}: its tokenizer has no token that ends a text (eos_token)")
     return tokenizer
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer of a vocabulary folder; raises `TokenizerError` with one sentence where it is not one."""
+    """The tokenizer of a vocabulary folder; raises `TokenizerError` with one sentence where it is
+    not one.
+    """
     folder = Path(folder)
     for name in (TOKENS, CONFIG):
         if not (folder / name).is_file():
-            raise TokenizerError(f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)")
+            raise TokenizerError(
+                f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)"
+            )
     tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -226,12 +256,16 @@ def load(folder: Path) -> Tokenizer:
         raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
     special = tokens[:2] == [BLANK, UNK] and tokens[-1] == EOS and len(tokens) >= NUM_SPECIAL
     if not special and not isinstance(config, HfConfig):
-        raise TokenizerError(f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one")
+        raise TokenizerError(
+            f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one"
+        )
     return TOKENIZERS.build(config, tokens=tokens, folder=folder)
 
 
 def load_labels(folder: Path) -> dict[str, list[str]]:
-    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty without labels.json."""
+    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty
+    without labels.json.
+    """
     path = Path(folder) / LABELS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -258,7 +292,8 @@ def train(
     out_folder: Path,
     model: Literal["unigram", "bpe"] = "unigram",
 ) -> Tokenizer:
-    """Write a vocabulary of at most `size` tokens (0, for char: all there are); the same lines give the same files.
+    """Write a vocabulary of at most `size` tokens (0, for char: all there are); the same lines give
+    the same files.
 
     Raises `TokenizerError` where the text is empty or the size too small for its characters.
     """
@@ -268,7 +303,10 @@ def train(
     if unit == "char":
         config, inner = CharConfig(), char_inventory(lines, size)
     elif unit == "bpe":
-        config, inner = BpeConfig(model=model), train_sentencepiece(lines, size, model, out_folder / MODEL)
+        config, inner = (
+            BpeConfig(model=model),
+            train_sentencepiece(lines, size, model, out_folder / MODEL),
+        )
     else:
         TOKENIZERS.config_type(unit)  # raises for a name that is none
         raise TokenizerError(f"a vocabulary of the unit '{unit}' cannot be made from text")
@@ -278,41 +316,57 @@ def train(
     return load(out_folder)
 
 
-def adopt(name: str, out_folder: Path, case: str = "keep", revision: str | None = None) -> Tokenizer:
+def adopt(
+    name: str, out_folder: Path, case: str = "keep", revision: str | None = None
+) -> Tokenizer:
     """Write the vocabulary folder of a language model's tokenizer (hub name or folder)."""
     tokenizer = load_hf(name, revision)
     config = HfConfig(case=case)
     tokenizer.save_pretrained(str(out_folder / HF))
     names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    tokens = ["" if token is None else token.replace("\n", "\\n").replace("\r", "\\r") for token in names]
+    tokens = [
+        "" if token is None else token.replace("\n", "\\n").replace("\r", "\\r") for token in names
+    ]
     seen = Counter()
     for place, token in enumerate(tokens):
         seen[token] += 1
         if not token or seen[token] > 1:
             tokens[place] = f"<{place}>{token}"
     (out_folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    (out_folder / CONFIG).write_text(json.dumps({"type": "hf", **asdict(config)}) + "\n", encoding="utf-8")
+    (out_folder / CONFIG).write_text(
+        json.dumps({"type": "hf", **asdict(config)}) + "\n", encoding="utf-8"
+    )
     return load(out_folder)
 
 
 def char_inventory(lines: Iterable[str], size: int) -> list[str]:
-    """The characters in the order of their code points, the space as `<space>`; with a size the most frequent ones."""
+    """The characters in the order of their code points, the space as `<space>`; with a size the
+    most frequent ones.
+    """
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
     if size < 0 or 0 < size <= NUM_SPECIAL:
-        raise TokenizerError(f"a char vocabulary of {size} tokens has no room for them; 0 takes all {len(counts)}")
-    kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - NUM_SPECIAL if size else None]
+        raise TokenizerError(
+            f"a char vocabulary of {size} tokens has no room for them; 0 takes all {len(counts)}"
+        )
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[
+        : size - NUM_SPECIAL if size else None
+    ]
     return [SPACE if character == " " else character for character in sorted(kept)]
 
 
 def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path) -> list[str]:
-    """Write the model, return its pieces without `<unk>`; one thread and a fixed order: the same model every time."""
+    """Write the model, return its pieces without `<unk>`; one thread and a fixed order: the same
+    model every time.
+    """
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     needed = len({" "}.union(*lines)) + NUM_SPECIAL
     if size < needed:
-        raise TokenizerError(f"a bpe vocabulary of {size} tokens is too small: the characters alone need {needed}")
+        raise TokenizerError(
+            f"a bpe vocabulary of {size} tokens is too small: the characters alone need {needed}"
+        )
     out = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines),

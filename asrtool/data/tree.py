@@ -1,8 +1,10 @@
-"""A corpus as its publisher lays it out: the files that must be there, audio by name, texts by id, and both together.
+"""A corpus as its publisher lays it out: the files that must be there, audio by name, texts by id,
+and both together.
 
-What is wrong with a tree ends in a `CorpusError`: one sentence with the file, what was expected, and what is there.
-Texts are UTF-8; a byte-order mark, CR LF, blank lines and runs of white space do not matter. No result depends on the
-locale, or on the order in which the disk lists files. Links to folders are followed.
+What is wrong with a tree ends in a `CorpusError`: one sentence with the file, what was expected,
+and what is there. Texts are UTF-8; a byte-order mark, CR LF, blank lines and runs of white space do
+not matter. No result depends on the locale, or on the order in which the disk lists files. Links to
+folders are followed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ FEW, SHARE = 3, 0.1  # utterances that may lack text or audio: whichever is more
 
 
 class CorpusError(Exception):
-    """The corpus folder is not what the recipe expects; one sentence says what is missing and what to do."""
+    """The corpus folder is not what the recipe expects; one sentence says what is missing and what
+    to do.
+    """
 
 
 class Joined(NamedTuple):
@@ -43,8 +47,16 @@ def need(path: Path) -> Path:
     lost = path
     while not lost.parent.is_dir():
         lost = lost.parent
-    packed = [name for name in _names(lost.parent) if name.endswith(ARCHIVES) and name.startswith(lost.name)]
-    hint = f"{lost.parent / packed[0]} is not unpacked" if packed else f"'{lost.parent}' holds {listing(lost.parent)}"
+    packed = [
+        name
+        for name in _names(lost.parent)
+        if name.endswith(ARCHIVES) and name.startswith(lost.name)
+    ]
+    hint = (
+        f"{lost.parent / packed[0]} is not unpacked"
+        if packed
+        else (f"'{lost.parent}' holds {listing(lost.parent)}")
+    )
     raise CorpusError(f"there is no {path}; {hint}")
 
 
@@ -75,10 +87,14 @@ def _names(folder: Path) -> list[str]:
 
 
 def audio_by_id(*roots: Path) -> dict[str, str]:
-    """Every audio file below the folders by its name without extension; a name that occurs twice is an error."""
+    """Every audio file below the folders by its name without extension; a name that occurs twice is
+    an error.
+    """
     found: dict[str, str] = {}
     for place, name in (
-        (place, name) for folder in roots for place, name in _files(str(folder), {os.path.realpath(folder)})
+        (place, name)
+        for folder in roots
+        for place, name in _files(str(folder), {os.path.realpath(folder)})
     ):
         stem, extension = os.path.splitext(name)
         if extension.lower() not in EXTENSIONS or name.startswith("."):
@@ -91,14 +107,20 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
 
 
 def listed(path: str) -> str:
-    """The path of an audio file that a list of the corpus names: wav.scp would run one that ends in `|`."""
+    """The path of an audio file that a list of the corpus names: wav.scp would run one that ends in
+    `|`.
+    """
     if is_pipe(path):
-        raise CorpusError(f"there is no file {path}; commands in a corpus' list of files are not run")
+        raise CorpusError(
+            f"there is no file {path}; commands in a corpus' list of files are not run"
+        )
     return path
 
 
 def _files(folder: str, linked: Set[str]) -> Iterator[tuple[str, str]]:
-    """Folder and name of every file; no link is followed twice on one way down, so that circles end."""
+    """Folder and name of every file; no link is followed twice on one way down, so that circles
+    end.
+    """
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
@@ -116,7 +138,9 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         content = need(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?") from None
+        raise CorpusError(
+            f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?"
+        ) from None
     for number, line in enumerate(content.split("\n"), 1):
         if line and not line.isspace():
             yield number, line.rstrip()
@@ -125,8 +149,12 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 class Table(dict[str, str]):
     """The lines `<id> <value>` of some files as id -> value, white space in the value single."""
 
-    def __init__(self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None) -> None:
-        """Raises CorpusError where an id does not match `pattern` or comes twice; a line `header` is no entry."""
+    def __init__(
+        self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None
+    ) -> None:
+        """Raises CorpusError where an id does not match `pattern` or comes twice; a line `header`
+        is no entry.
+        """
         super().__init__()
         self.paths = list(paths)
         self.header = header
@@ -139,17 +167,22 @@ class Table(dict[str, str]):
                     continue
                 if not matches(identity):
                     raise CorpusError(
-                        f"{path}:{number}: expected an utterance id like {pattern} and its text, got '{identity}'"
+                        f"{path}:{number}: expected an utterance id like {pattern} and its text, "
+                        f"got '{identity}'"
                     )
                 if identity in self:
                     first = self.where([identity])[identity]
-                    raise CorpusError(f"{path}:{number}: {identity} has a text already, {first}; remove one")
+                    raise CorpusError(
+                        f"{path}:{number}: {identity} has a text already, {first}; remove one"
+                    )
                 self[identity] = " ".join(words)
             if len(self) == before:
                 raise CorpusError(f"{path}: no line in it; expected '<id> <text>' a line")
 
     def where(self, ids: Iterable[str]) -> dict[str, str]:
-        """`<file>:<line>` of each id: the files are read again, since this is needed seldom and of few."""
+        """`<file>:<line>` of each id: the files are read again, since this is needed seldom and of
+        few.
+        """
         wanted, found = set(ids), {}
         for path in self.paths if wanted else ():
             for number, line in lines(path):
@@ -168,20 +201,26 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def join(texts: Table, audio: Mapping[str, str]) -> Joined:
-    """The ids that `texts` and `audio` share; more than a tenth on one side without the other is an error."""
+    """The ids that `texts` and `audio` share; more than a tenth on one side without the other is an
+    error.
+    """
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     places = texts.where(mute)
     if too_many(len(mute), len(texts)):
         raise CorpusError(
-            f"{places[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first {mute[0]}; unpack the "
+            f"{places[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first "
+            f"{mute[0]}; unpack the "
             "archives in full, or take these lines out"
         )
     if too_many(len(silent), len(audio)):
         raise CorpusError(
-            f"{', '.join(map(str, texts.paths[:2]))}: no text for {len(silent)} of {len(audio)} audio files, first "
+            f"{', '.join(map(str, texts.paths[:2]))}: no text for {len(silent)} of {len(audio)} "
+            "audio files, first "
             f"{audio[silent[0]]}; is the file complete?"
         )
-    left_out = {key: f"{key}: has a text, {places[key]}, but no audio file has this name" for key in mute}
+    left_out = {
+        key: f"{key}: has a text, {places[key]}, but no audio file has this name" for key in mute
+    }
     left_out |= {key: f"{key}: {audio[key]} has no text" for key in silent}
     return Joined(sorted(texts.keys() & audio.keys()), left_out)
 

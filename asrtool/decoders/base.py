@@ -11,30 +11,41 @@ from asrtool.types import EncoderOutput, Padded
 
 
 class Decoder(nn.Module):
-    """A label-synchronous network over encoder frames; in a search it is a `Scorer` (asrtool/searchers/base.py).
+    """A label-synchronous network over encoder frames; in a search it is a `Scorer`
+    (asrtool/searchers/base.py).
 
-    Built by `DECODERS.build(config, dim=D, vocab_size=V)`; the last token of the vocabulary is sos and eos.
+    Built by `DECODERS.build(config, dim=D, vocab_size=V)`; the last token of the vocabulary is sos
+    and eos.
     """
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u rates token u, row U the end.
+        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u rates token u, row U the
+        end.
 
         There may be n rows of targets for each utterance, side by side: (B * n, U).
         """
         raise NotImplementedError
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance."""
+        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
+        each utterance.
+        """
         logits, lengths = self(encoded, targets)
-        following = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], logits.shape[-1] - 1)
-        log_probs = logits.gather(2, following[:, :, None])[:, :, 0].float() - logits.float().logsumexp(-1)
+        following = F.pad(targets.data, (0, 1)).scatter(
+            1, targets.lengths[:, None], logits.shape[-1] - 1
+        )
+        log_probs = logits.gather(2, following[:, :, None])[
+            :, :, 0
+        ].float() - logits.float().logsumexp(-1)
         return log_probs.double().masked_fill(~Padded(following, lengths).mask, 0.0).sum(1)
 
     # The Scorer half: see asrtool.searchers.base.Scorer.
     def start(self, encoded: EncoderOutput, beam: int) -> object:
         raise NotImplementedError
 
-    def score(self, prefixes: Tensor, state: object, candidates: Tensor | None) -> tuple[Tensor, object]:
+    def score(
+        self, prefixes: Tensor, state: object, candidates: Tensor | None
+    ) -> tuple[Tensor, object]:
         raise NotImplementedError
 
     def select(self, state: object, rows: Tensor) -> object:
@@ -42,15 +53,22 @@ class Decoder(nn.Module):
 
 
 class Reversed:
-    """A decoder that was trained on reversed sequences (`flip`): it rates a sequence from its end to its start."""
+    """A decoder that was trained on reversed sequences (`flip`): it rates a sequence from its end
+    to its start.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
 
     def logits(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """As `Decoder.forward`, in the order of `targets`: row u rates token u by those after it, row U the start."""
+        """As `Decoder.forward`, in the order of `targets`: row u rates token u by those after it,
+        row U the start.
+        """
         logits, lengths = self.decoder(encoded, flip(targets))
-        return Padded(torch.cat([flip(Padded(logits[:, :-1], targets.lengths)).data, logits[:, -1:]], 1), lengths)
+        return Padded(
+            torch.cat([flip(Padded(logits[:, :-1], targets.lengths)).data, logits[:, -1:]], 1),
+            lengths,
+        )
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
         """(B * n,) as `Decoder.sequence_scores`."""

@@ -1,11 +1,14 @@
-"""Transformer attention decoder (arXiv 1706.03762, layer norm in front); in a search it is a `Scorer` with caches.
+"""Transformer attention decoder (arXiv 1706.03762, layer norm in front); in a search it is a
+`Scorer` with caches.
 
-    p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token of the vocabulary
+    p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token
+        of the vocabulary
 
-One layer loop serves training (all tokens at once, causal mask), search (the newest token of each beam, its past in the
-cache) and rescoring (every prefix of an n-best list once). In the latter two, an utterance's tokens form a tree, and a
-mask lets each see its ancestors: beams share their past, nothing is copied when they change places, and keys and values
-of the frames are projected once per utterance.
+One layer loop serves training (all tokens at once, causal mask), search (the newest token of each
+beam, its past in the cache) and rescoring (every prefix of an n-best list once). In the latter two,
+an utterance's tokens form a tree, and a mask lets each see its ancestors: beams share their past,
+nothing is copied when they change places, and keys and values of the frames are projected once per
+utterance.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from asrtool.nn.positions import turns
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
-WORTHWHILE = 0.7  # share of the prefixes of an n-best list that differ, above which each sequence is rated by itself
+# share of the prefixes of an n-best list that differ, above which each sequence is rated by itself
+WORTHWHILE = 0.7
 PRUNED = 8  # tokens after which nodes of dead beams are removed
 
 
@@ -41,7 +45,9 @@ class TransformerDecoderConfig:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Of a search: the tokens of all beams that an utterance ever had form a tree, K nodes in the order they came."""
+    """Of a search: the tokens of all beams that an utterance ever had form a tree, K nodes in the
+    order they came.
+    """
 
     layers: tuple[DecoderLayerCache, ...]  # keys and values of the nodes and of the frames
     memory_mask: Tensor  # (B, 1, 1, S)
@@ -51,7 +57,9 @@ class DecoderState:
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
 class TransformerDecoder(Decoder):
-    """Embedding (tied to the output layer), sinusoidal positions, layers, softmax over the vocabulary."""
+    """Embedding (tied to the output layer), sinusoidal positions, layers, softmax over the
+    vocabulary.
+    """
 
     partial = False  # Scorer: rates the whole vocabulary
 
@@ -77,14 +85,19 @@ class TransformerDecoder(Decoder):
         return Padded(self._layers(tokens, positions, mask, memory_mask, layers)[0], lengths)
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance.
+        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
+        each utterance.
 
-        Sequences of an utterance share the layers' work where they begin alike, if they do so enough to be worth it.
+        Sequences of an utterance share the layers' work where they begin alike, if they do so
+        enough to be worth it.
         """
         utterances = len(encoded.frames.lengths)
         rows = [row.tolist() for row in targets.unpad()]
         beam = len(rows) // max(utterances, 1)
-        trees = [PrefixTree(rows[first : first + beam], self.sos) for first in range(0, len(rows), max(beam, 1))]
+        trees = [
+            PrefixTree(rows[first : first + beam], self.sos)
+            for first in range(0, len(rows), max(beam, 1))
+        ]
         most = WORTHWHILE * beam * (targets.data.shape[1] + 1)
         alike = torch.tensor([len(tree.tokens) <= most for tree in trees], dtype=torch.bool)
         scores = torch.zeros((utterances, beam), dtype=torch.float64, device=targets.data.device)
@@ -93,17 +106,25 @@ class TransformerDecoder(Decoder):
             if not chosen.any():
                 continue
             some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
-            part = EncoderOutput(frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some])
+            part = EncoderOutput(
+                frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some]
+            )
             if together:
                 shared = [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one]
                 found = self._tree_scores(part, shared, beam)
             else:
-                found = super().sequence_scores(part, Padded(targets.data[mine], targets.lengths[mine]))
+                found = super().sequence_scores(
+                    part, Padded(targets.data[mine], targets.lengths[mine])
+                )
             scores[some] = found.view(-1, beam)
         return scores.flatten()
 
-    def _tree_scores(self, encoded: EncoderOutput, trees: Sequence[PrefixTree], beam: int) -> Tensor:
-        """As `sequence_scores`, every prefix of an utterance once; a tree of `beam` sequences for each utterance."""
+    def _tree_scores(
+        self, encoded: EncoderOutput, trees: Sequence[PrefixTree], beam: int
+    ) -> Tensor:
+        """As `sequence_scores`, every prefix of an utterance once; a tree of `beam` sequences for
+        each utterance.
+        """
         device, size = encoded.frames.data.device, max(len(tree.tokens) for tree in trees)
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
@@ -111,29 +132,46 @@ class TransformerDecoder(Decoder):
         memory_mask, layers = self._read(encoded)
         logits, _ = self._layers(tokens, positions, seen[:, None], memory_mask, layers)
         steps = [(row, *step) for row, tree in enumerate(trees) for step in tree.steps]
-        where, node, token = (torch.tensor(column, device=device) for column in zip(*steps, strict=True))
-        values = (logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]).double()
-        sequence = torch.tensor([i for tree in trees for i in tree.sequences], device=device) + where * beam
+        where, node, token = (
+            torch.tensor(column, device=device) for column in zip(*steps, strict=True)
+        )
+        values = (
+            logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]
+        ).double()
+        sequence = (
+            torch.tensor([i for tree in trees for i in tree.sequences], device=device)
+            + where * beam
+        )
         return values.new_zeros(len(trees) * beam).index_add_(0, sequence, values)
 
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
     def start(self, encoded: EncoderOutput, beam: int) -> DecoderState:
         memory_mask, layers = self._read(encoded)
-        layers = tuple(DecoderLayerCache(GrowingKeyValue.empty(layer.memory), layer.memory) for layer in layers)
-        nothing = torch.zeros((len(memory_mask), beam, 0), dtype=torch.bool, device=memory_mask.device)
+        layers = tuple(
+            DecoderLayerCache(GrowingKeyValue.empty(layer.memory), layer.memory) for layer in layers
+        )
+        nothing = torch.zeros(
+            (len(memory_mask), beam, 0), dtype=torch.bool, device=memory_mask.device
+        )
         return DecoderState(layers, memory_mask, nothing)
 
     def score(
         self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None
     ) -> tuple[Tensor, DecoderState]:
-        """The newest token of prefixes (N, U) goes through the layers, its past is cached: (N, V) log-probabilities."""
+        """The newest token of prefixes (N, U) goes through the layers, its past is cached: (N, V)
+        log-probabilities.
+        """
         utterances, beam, _ = state.seen.shape
-        itself = torch.eye(beam, dtype=torch.bool, device=prefixes.device).expand(utterances, -1, -1)
+        itself = torch.eye(beam, dtype=torch.bool, device=prefixes.device).expand(
+            utterances, -1, -1
+        )
         seen = torch.cat([state.seen, itself], 2)
         positions = torch.full((1, 1), prefixes.shape[1] - 1, device=prefixes.device)
         newest = prefixes[:, -1].view(utterances, beam)
-        logits, layers = self._layers(newest, positions, seen[:, None], state.memory_mask, state.layers)
+        logits, layers = self._layers(
+            newest, positions, seen[:, None], state.memory_mask, state.layers
+        )
         log_probs = logits.flatten(0, 1).float().log_softmax(-1)
         log_probs = log_probs if candidates is None else log_probs.gather(1, candidates)
         return log_probs, DecoderState(layers, state.memory_mask, seen, state.pruned)
@@ -143,7 +181,10 @@ class TransformerDecoder(Decoder):
         layers, memory_mask, beam = state.layers, state.memory_mask, state.seen.shape[1]
         utterances = rows[::beam] // beam
         if len(utterances) < len(memory_mask):
-            layers, memory_mask = tuple(layer.rows(utterances) for layer in layers), memory_mask[utterances]
+            layers, memory_mask = (
+                tuple(layer.rows(utterances) for layer in layers),
+                memory_mask[utterances],
+            )
         seen = state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam))
         if seen.shape[2] >= state.pruned + PRUNED * beam:
             return _pruned(layers, memory_mask, seen)
@@ -165,7 +206,9 @@ class TransformerDecoder(Decoder):
         caches: tuple[DecoderLayerCache, ...],
     ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
         """tokens (N, U), positions (N or 1, U or 1) -> logits (N, U, V)."""
-        sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(-2)[:, 0]
+        sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(
+            -2
+        )[:, 0]
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids
         x = self.dropout(x)
         following = []
@@ -175,22 +218,31 @@ class TransformerDecoder(Decoder):
         return F.linear(self.norm(x), self.embedding.weight, self.output_bias), tuple(following)
 
 
-def _pruned(layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor) -> DecoderState:
-    """Without the nodes that no beam has in its past any more, if they are many; all utterances keep as many."""
+def _pruned(
+    layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor
+) -> DecoderState:
+    """Without the nodes that no beam has in its past any more, if they are many; all utterances
+    keep as many.
+    """
     alive = seen.any(1)  # (B, K)
     most = int(alive.sum(1).max())
     if most > 0.7 * seen.shape[2]:
         return DecoderState(layers, memory_mask, seen, seen.shape[2])
     kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
-    layers = tuple(DecoderLayerCache(GrowingKeyValue.of(layer.prefix.take(kept)), layer.memory) for layer in layers)
-    return DecoderState(layers, memory_mask, seen.gather(2, kept[:, None].expand(-1, seen.shape[1], -1)), most)
+    layers = tuple(
+        DecoderLayerCache(GrowingKeyValue.of(layer.prefix.take(kept)), layer.memory)
+        for layer in layers
+    )
+    return DecoderState(
+        layers, memory_mask, seen.gather(2, kept[:, None].expand(-1, seen.shape[1], -1)), most
+    )
 
 
 class PrefixTree:
     """The prefixes of some sequences, each once; node 0 is sos.
 
-    tokens, depths: of each node. steps: (node, token that follows) for every token and end of every sequence;
-    sequences: whose step it is.
+    tokens, depths: of each node. steps: (node, token that follows) for every token and end of every
+    sequence; sequences: whose step it is.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], sos: int) -> None:
@@ -215,7 +267,9 @@ class PrefixTree:
         return values + [0] * (size - len(values))
 
     def seen(self, size: int) -> Tensor:
-        """(size, size) bool: every node sees its ancestors and itself; so does padding, each alone."""
+        """(size, size) bool: every node sees its ancestors and itself; so does padding, each
+        alone.
+        """
         seen = np.eye(size, dtype=bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:

@@ -1,7 +1,8 @@
-"""Conv1dTransformer: a strided convolution, then Transformer layers that see the whole utterance (arXiv 2406.17272).
+"""Conv1dTransformer: a strided convolution, then Transformer layers that see the whole utterance
+(arXiv 2406.17272).
 
-The paper names the adapter alone. Here: the convolution of Conv1dMLP, ReLU, layers with norms in front and rotary
-positions, a last norm, and a linear layer to the LLM's width.
+The paper names the adapter alone. Here: the convolution of Conv1dMLP, ReLU, layers with norms in
+front and rotary positions, a last norm, and a linear layer to the LLM's width.
 """
 
 from __future__ import annotations
@@ -40,12 +41,19 @@ class Conv1dTransformerConfig:
 class Conv1dTransformer(Downsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / rate), D_out)."""
 
-    def __init__(self, config: Conv1dTransformerConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
+    def __init__(
+        self, config: Conv1dTransformerConfig, dim_in: int, dim_out: int, vocab_size: int
+    ) -> None:
         super().__init__()
         self.factor = config.rate
         self.blocks = BlockConvolution(dim_in, config.rate, config.kernel)
         self.layers = nn.ModuleList(
-            TransformerLayer(dim_in, RotarySelfAttention(dim_in, config.num_heads), config.ffn_dim, config.dropout)
+            TransformerLayer(
+                dim_in,
+                RotarySelfAttention(dim_in, config.num_heads),
+                config.ffn_dim,
+                config.dropout,
+            )
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(dim_in)
@@ -58,4 +66,6 @@ class Conv1dTransformer(Downsampler):
         for layer in self.layers:
             x, _ = layer(x, mask, turns(steps, layer.attention.num_frequencies))
         frames = Padded(self.out_proj(self.norm(x)), rows.lengths)
-        return DownsamplerOutput(frames=frames, positions=block_positions(inputs, positions, self.factor))
+        return DownsamplerOutput(
+            frames=frames, positions=block_positions(inputs, positions, self.factor)
+        )

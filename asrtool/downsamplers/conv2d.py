@@ -14,16 +14,17 @@ from asrtool.nn.convolution import continue_from
 from asrtool.nn.masks import valid_mask
 from asrtool.types import DownsamplerOutput, Padded
 
-_STRIDES = {2: (2, 1), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}     # over time; over frequency every stride is 2
+# over time; over frequency every stride is 2
+_STRIDES = {2: (2, 1), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv2dConfig:
     """Strided 2-D convolutions over time and frequency, then a linear layer."""
 
-    factor: int = 4                         # input frames per output frame: 2, 4, 6 or 8
-    channels: int = 64                      # ESPnet and WeNet take 256: a quarter of a 12-layer Conformer's time
-    causal: bool = False                    # no look-ahead
+    factor: int = 4  # input frames per output frame: 2, 4, 6 or 8
+    channels: int = 64  # ESPnet and WeNet take 256: a quarter of a 12-layer Conformer's time
+    causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         if self.factor not in _STRIDES:
@@ -32,7 +33,9 @@ class Conv2dConfig:
 
 @dataclass(frozen=True)
 class Conv2dCache:
-    """Left context (B, kernel - 1, C, F) of each convolution, and how many frames each row has given (B,)."""
+    """Left context (B, kernel - 1, C, F) of each convolution, and how many frames each row has
+    given (B,).
+    """
 
     histories: tuple[Tensor, ...]
     emitted: Tensor
@@ -40,13 +43,15 @@ class Conv2dCache:
 
 @DOWNSAMPLERS.register("conv2d", Conv2dConfig)
 class Conv2d(StreamingDownsampler):
-    """Frames (B, T, F) -> (B, ceil(T / factor), D). Causal: output s sees inputs up to factor * s."""
+    """Frames (B, T, F) -> (B, ceil(T / factor), D). Causal: output s sees inputs up to factor *
+    s.
+    """
 
     def __init__(self, config: Conv2dConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
         self.factor = config.factor
         self.causal = config.causal
-        self.bins = [dim_in]                # mel bins in front of each convolution, and after the last
+        self.bins = [dim_in]  # mel bins in front of each convolution, and after the last
         # Channels last is twice as fast on CPU, but for the weight gradient of many channels.
         layout = torch.channels_last if config.channels <= 128 else torch.contiguous_format
         self.convolutions = nn.ModuleList()
@@ -66,19 +71,26 @@ class Conv2d(StreamingDownsampler):
     def init_cache(self, batch_size: int) -> Conv2dCache:
         zeros = partial(self.out_proj.weight.new_zeros, batch_size)
         return Conv2dCache(
-            tuple(zeros(layer.kernel_size[0] - 1, layer.in_channels, bins)
-                  for layer, bins in zip(self.convolutions, self.bins, strict=False)),
+            tuple(
+                zeros(layer.kernel_size[0] - 1, layer.in_channels, bins)
+                for layer, bins in zip(self.convolutions, self.bins, strict=False)
+            ),
             zeros(dtype=torch.int64),
         )
 
     def forward_chunk(
-        self, inputs: Padded, positions: Tensor | None, cache: Conv2dCache | None,
+        self,
+        inputs: Padded,
+        positions: Tensor | None,
+        cache: Conv2dCache | None,
     ) -> tuple[DownsamplerOutput, Conv2dCache | None]:
-        x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)[:, None]                   # (B, C, T, F)
+        x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)[:, None]  # (B, C, T, F)
         lengths, histories = inputs.lengths, []
         for index, layer in enumerate(self.convolutions):
             if cache is not None:
-                x, history = continue_from(x.transpose(1, 2), cache.histories[index].to(x.dtype), lengths)
+                x, history = continue_from(
+                    x.transpose(1, 2), cache.histories[index].to(x.dtype), lengths
+                )
                 x = x.transpose(1, 2)
                 histories.append(history)
             elif self.causal:
@@ -86,9 +98,13 @@ class Conv2d(StreamingDownsampler):
             x = layer(x)
             lengths = (lengths + layer.stride[0] - 1) // layer.stride[0]
             x = relu_(x.mul_(valid_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype)))
-        x = x.permute(0, 2, 3, 1)                                                           # (B, S, F, C)
+        x = x.permute(0, 2, 3, 1)  # (B, S, F, C)
         frames = Padded(self.out_proj(x.flatten(2)), lengths)
         emitted = 0 if cache is None else cache.emitted[:, None]
         at = emitted + torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
-        output = DownsamplerOutput(frames=frames, positions=at if positions is None else positions[:, ::self.factor])
-        return output, None if cache is None else Conv2dCache(tuple(histories), cache.emitted + lengths)
+        output = DownsamplerOutput(
+            frames=frames, positions=at if positions is None else positions[:, :: self.factor]
+        )
+        return output, None if cache is None else Conv2dCache(
+            tuple(histories), cache.emitted + lengths
+        )

@@ -1,9 +1,10 @@
-"""DwsMLP: frames side by side, then a small network (arXiv 2406.17272; the `linear` projector of SLAM-LLM).
+"""DwsMLP: frames side by side, then a small network (arXiv 2406.17272; the `linear` projector of
+SLAM-LLM).
 
     y_s = W_2 ReLU(W_1 [x_{s r}; ...; x_{s r + r - 1}] + b_1) + b_2
 
-The paper names the adapter alone; its widths are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M parameters between
-HuBERT-large and a 7B model). The last, incomplete block is completed by zeros.
+The paper names the adapter alone; its widths are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M
+parameters between HuBERT-large and a 7B model). The last, incomplete block is completed by zeros.
 """
 
 from __future__ import annotations
@@ -43,4 +44,6 @@ class DwsMlp(Downsampler):
         x, lengths = whole_blocks(inputs, self.factor)
         x = x.unflatten(1, (-1, self.factor)).flatten(2)
         x = self.out_proj(relu(self.up_proj(x)))
-        return DownsamplerOutput(frames=Padded(x, lengths), positions=block_positions(inputs, positions, self.factor))
+        return DownsamplerOutput(
+            frames=Padded(x, lengths), positions=block_positions(inputs, positions, self.factor)
+        )

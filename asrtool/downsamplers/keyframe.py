@@ -1,22 +1,28 @@
-"""Key frames: of all encoder frames only those in which an intermediate CTC head hears a new token (arXiv 2510.10453).
+"""Key frames: of all encoder frames only those in which an intermediate CTC head hears a new token
+(arXiv 2510.10453).
 
-    a_t   = argmax over v of p_t(v),  p = softmax(head(h))                   the tap `inter_ctc` is head(h)
-    key_t = a_t is not blank, and t = 0 or a_t != a_{t-1}                    the first frame of each run          (1)
-    f_t   = sum over |i| <= radius of w_i(t) h_{t+i}                         fused before the others are dropped  (2)
+    a_t   = argmax over v of p_t(v),  p = softmax(head(h))                   the tap `inter_ctc` is
+        head(h)
+    key_t = a_t is not blank, and t = 0 or a_t != a_{t-1}                    the first frame of each
+        run          (1)
+    f_t   = sum over |i| <= radius of w_i(t) h_{t+i}                         fused before the others
+        are dropped  (2)
 
-so that an utterance keeps as many frames as its best CTC path has tokens, about 7 in 8 fewer. The selection comes from
-the predecessor (arXiv 2310.14954), which keeps chunks of five frames around each (`keep: 5`). It has no gradient: the
-loss on `inter_ctc` trains the head. Kept frames keep their positions. Fusion in (2) is one of
+so that an utterance keeps as many frames as its best CTC path has tokens, about 7 in 8 fewer. The
+selection comes from the predecessor (arXiv 2310.14954), which keeps chunks of five frames around
+each (`keep: 5`). It has no gradient: the loss on `inter_ctc` trains the head. Kept frames keep
+their positions. Fusion in (2) is one of
 
     attention   w_i(t) = softmax over i of (u^T tanh(W h_{t+i}) + b_i)
     weighted    w_i = softmax of one number for each i
     concat      f_t = W [h_{t-radius}; ...; h_{t+radius}] + b
     none        f_t = h_t
 
-The paper speaks of weights over a frame and its two neighbours, and gives no formula; all three start near h_t. A
-neighbour beyond the utterance has no weight; for `concat` it is the frame itself. An utterance without a key frame
-keeps its frame 0. The paper's fusion sees a frame ahead; `causal: true` fuses t - radius ... t, and always keeps frame
-0, since only the end of an utterance tells whether it has a key frame.
+The paper speaks of weights over a frame and its two neighbours, and gives no formula; all three
+start near h_t. A neighbour beyond the utterance has no weight; for `concat` it is the frame itself.
+An utterance without a key frame keeps its frame 0. The paper's fusion sees a frame ahead; `causal:
+true` fuses t - radius ... t, and always keeps frame 0, since only the end of an utterance tells
+whether it has a key frame.
 """
 
 from __future__ import annotations
@@ -31,7 +37,8 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.types import DownsamplerOutput, Padded
 
-CENTRE_BIAS = 2.0  # of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
+# of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
+CENTRE_BIAS = 2.0
 CENTRE_WEIGHT = 0.8  # of `weighted` at the start
 BLANK = 0
 
@@ -41,10 +48,10 @@ class KeyframeConfig:
     """Intermediate CTC, key frames, frame fusion: in front of a layer, not a stem."""
 
     fusion: Literal["attention", "weighted", "concat", "none"] = "attention"
-    radius: int = 1                         # frames fused on either side; causal: before
-    drop: bool = True                       # false: every frame stays, and is fused
-    keep: int = 1                           # frames kept around each key frame: t - keep // 2 and so on
-    causal: bool = False                    # no look-ahead
+    radius: int = 1  # frames fused on either side; causal: before
+    drop: bool = True  # false: every frame stays, and is fused
+    keep: int = 1  # frames kept around each key frame: t - keep // 2 and so on
+    causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         if self.radius < 0:
@@ -52,12 +59,16 @@ class KeyframeConfig:
         if self.keep < 1:
             raise ValueError(f"keep {self.keep} is a number of frames from 1 on")
         if self.causal and self.keep > 1:
-            raise ValueError(f"keep: {self.keep} looks ahead, which causal: true excludes; use keep: 1")
+            raise ValueError(
+                f"keep: {self.keep} looks ahead, which causal: true excludes; use keep: 1"
+            )
 
 
 @dataclass(frozen=True)
 class KeyframeCache:
-    """The last `radius` frames (B, radius, D) and which there are, the last token (B, 1), frames seen (B,)."""
+    """The last `radius` frames (B, radius, D) and which there are, the last token (B, 1), frames
+    seen (B,).
+    """
 
     frames: Tensor
     valid: Tensor
@@ -69,7 +80,8 @@ class KeyframeCache:
 class Keyframe(StreamingDownsampler):
     """Frames (B, T, D_in) -> (B, M, D_out), M the most kept frames of an utterance.
 
-    Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1 at a key frame.
+    Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1
+    at a key frame.
     """
 
     factor = 1
@@ -80,7 +92,9 @@ class Keyframe(StreamingDownsampler):
         self.causal = config.causal
         self.head = nn.Linear(dim_in, vocab_size)
         offsets = range(-config.radius, 1 if config.causal else config.radius + 1)
-        self.fusion = FrameFusion(dim_in, config.fusion, tuple(offsets)) if config.fusion != "none" else None
+        self.fusion = (
+            FrameFusion(dim_in, config.fusion, tuple(offsets)) if config.fusion != "none" else None
+        )
         self.out_proj = nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
 
     def init_cache(self, batch_size: int) -> KeyframeCache:
@@ -97,14 +111,18 @@ class Keyframe(StreamingDownsampler):
         return output
 
     def forward_chunk(
-        self, inputs: Padded, positions: Tensor | None, cache: KeyframeCache,
+        self,
+        inputs: Padded,
+        positions: Tensor | None,
+        cache: KeyframeCache,
     ) -> tuple[DownsamplerOutput, KeyframeCache]:
         lengths, valid = inputs.lengths, inputs.mask
         x = inputs.data.masked_fill(~valid[:, :, None], 0)
         logits = self.head(x)
         tokens, last = continue_from(logits.detach().argmax(-1), cache.token, lengths)
         key = run_starts(tokens) & valid
-        at, counts = listed(self._kept(key, valid, cache.seen), least=1)     # a piece may have none: it needs a shape
+        # a piece may have none: it needs a shape
+        at, counts = listed(self._kept(key, valid, cache.seen), least=1)
         at = at.clamp(min=0)
         joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
         there, known = continue_from(valid, cache.valid, lengths)
@@ -114,12 +132,17 @@ class Keyframe(StreamingDownsampler):
         frames = Padded(frames.data.masked_fill(~frames.mask[:, :, None], 0), counts)
         if positions is None:
             positions = cache.seen[:, None] + torch.arange(x.shape[1], device=x.device)
-        taps = {"inter_ctc": Padded(logits, lengths), "key_frames": Padded(key.to(x.dtype), lengths)}
+        taps = {
+            "inter_ctc": Padded(logits, lengths),
+            "key_frames": Padded(key.to(x.dtype), lengths),
+        }
         output = DownsamplerOutput(frames=frames, positions=positions.gather(1, at), taps=taps)
         return output, KeyframeCache(history, known, last, cache.seen + lengths)
 
     def _kept(self, key: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
-        """Key frames and valid frames (B, T), frames before them (B,) -> the frames that stay (B, T)."""
+        """Key frames and valid frames (B, T), frames before them (B,) -> the frames that stay (B,
+        T).
+        """
         if not self.config.drop:
             return valid
         if self.causal:
@@ -130,7 +153,9 @@ class Keyframe(StreamingDownsampler):
 
 
 class FrameFusion(nn.Module):
-    """(2): weights over a frame and its neighbours at `offsets`, or one linear map of them side by side."""
+    """(2): weights over a frame and its neighbours at `offsets`, or one linear map of them side by
+    side.
+    """
 
     def __init__(self, dim: int, kind: str, offsets: tuple[int, ...]) -> None:
         super().__init__()
@@ -174,23 +199,29 @@ class FrameFusion(nn.Module):
 
 
 def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
-    """ids (B, T) of the best token of each frame, lengths (B,) -> indices (B, M) padded with -1, counts (B,).
+    """ids (B, T) of the best token of each frame, lengths (B,) -> indices (B, M) padded with -1,
+    counts (B,).
 
-    The first frame of each run that is no blank; frame 0 where there is none, and nothing of an utterance without
-    frames. M is the largest count. Raises ValueError for shapes and lengths that do not fit.
+    The first frame of each run that is no blank; frame 0 where there is none, and nothing of an
+    utterance without frames. M is the largest count. Raises ValueError for shapes and lengths that
+    do not fit.
     """
     if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
         shapes = f"{tuple(ids.shape)} and {tuple(lengths.shape)}"
         raise ValueError(f"select_keyframes: expected ids (B, T) and lengths (B,), got {shapes}")
     if len(lengths) and not bool(((lengths >= 0) & (lengths <= ids.shape[1])).all()):
-        raise ValueError(f"select_keyframes: lengths {lengths.tolist()} do not fit {ids.shape[1]} frames")
+        raise ValueError(
+            f"select_keyframes: lengths {lengths.tolist()} do not fit {ids.shape[1]} frames"
+        )
     valid = Padded(ids, lengths.to(ids.device)).mask
     before = torch.full_like(ids[:, :1] if ids.shape[1] else lengths[:, None], blank)
     return listed(with_fallback(run_starts(torch.cat([before, ids], 1), blank) & valid, valid))
 
 
 def run_starts(tokens: Tensor, blank: int = BLANK) -> Tensor:
-    """tokens (B, 1 + T), the first of them from before -> (B, T) bool: no blank, and another token than before."""
+    """tokens (B, 1 + T), the first of them from before -> (B, T) bool: no blank, and another token
+    than before.
+    """
     return (tokens[:, 1:] != blank) & (tokens[:, 1:] != tokens[:, :-1])
 
 

@@ -1,13 +1,15 @@
-"""A strided convolution between two encoder layers: progressive sub-sampling (Efficient Conformer, arXiv 2109.01163).
+"""A strided convolution between two encoder layers: progressive sub-sampling (Efficient Conformer,
+arXiv 2109.01163).
 
 The Conformer's convolution module with a stride, beside the mean of the frames that become one:
 
     y_s = mean(x_{g(s)}) + C(norm(x))_s        g(s): the frames that s stands for
 
-C is pointwise, gated linear unit, depthwise convolution with stride `factor`, layer norm, SiLU, pointwise. Efficient
-Conformer puts the stride into the convolution module of a layer; here it is a module of its own in front of the next
-layer, so that any encoder with downsamplers can have it. Causal: g(s) = factor s - factor + 1 ... factor s, and C sees
-nothing later than factor s. Else g(s) = factor s ... factor s + factor - 1.
+C is pointwise, gated linear unit, depthwise convolution with stride `factor`, layer norm, SiLU,
+pointwise. Efficient Conformer puts the stride into the convolution module of a layer; here it is a
+module of its own in front of the next layer, so that any encoder with downsamplers can have it.
+Causal: g(s) = factor s - factor + 1 ... factor s, and C sees nothing later than factor s. Else g(s)
+= factor s ... factor s + factor - 1.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from asrtool.types import DownsamplerOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class StridedConvConfig:
-    """A convolution module with a stride beside the mean of the frames: in front of a layer, not a stem."""
+    """A convolution module with a stride beside the mean of the frames: in front of a layer, not a
+    stem.
+    """
 
     factor: int = 2  # input frames per output frame
     kernel: int = 15  # frames of the depthwise convolution
@@ -40,7 +44,8 @@ class StridedConvConfig:
 
 @dataclass(frozen=True)
 class StridedConvCache:
-    """Left context of the convolution (B, kernel - 1, D), the last frames (B, factor - 1, D + 1), frames given (B,).
+    """Left context of the convolution (B, kernel - 1, D), the last frames (B, factor - 1, D + 1),
+    frames given (B,).
 
     The last channel of the frames is 1 where there was one.
     """
@@ -54,18 +59,24 @@ class StridedConvCache:
 class StridedConv(StreamingDownsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / factor), D_out)."""
 
-    def __init__(self, config: StridedConvConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
+    def __init__(
+        self, config: StridedConvConfig, dim_in: int, dim_out: int, vocab_size: int
+    ) -> None:
         super().__init__()
         self.factor = config.factor
         self.causal = config.causal
         self.norm = nn.LayerNorm(dim_in)
-        self.convolution = ConvolutionModule(dim_in, config.kernel, config.causal, stride=config.factor)
+        self.convolution = ConvolutionModule(
+            dim_in, config.kernel, config.causal, stride=config.factor
+        )
         self.out_proj = nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
 
     def init_cache(self, batch_size: int) -> StridedConvCache:
         zeros = self.norm.weight.new_zeros
         frames = zeros(batch_size, self.factor - 1, self.norm.weight.shape[0] + 1)
-        return StridedConvCache(self.convolution.init_cache(batch_size), frames, zeros(batch_size, dtype=torch.int64))
+        return StridedConvCache(
+            self.convolution.init_cache(batch_size), frames, zeros(batch_size, dtype=torch.int64)
+        )
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
         output, _ = self.forward_chunk(inputs, positions, None)
@@ -78,11 +89,14 @@ class StridedConv(StreamingDownsampler):
         cache: StridedConvCache | None,
     ) -> tuple[DownsamplerOutput, StridedConvCache | None]:
         x, valid = inputs.data.masked_fill(~inputs.mask[:, :, None], 0), inputs.mask
-        counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)  # how many there are in the last
+        # how many there are in the last
+        counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)
         if cache is not None:
             counted, frames = continue_from(counted, cache.frames.to(x.dtype), inputs.lengths)
         else:
-            counted = pad(counted, (0, 0, *((self.factor - 1, 0) if self.causal else (0, self.factor - 1))))
+            counted = pad(
+                counted, (0, 0, *((self.factor - 1, 0) if self.causal else (0, self.factor - 1)))
+            )
         sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)  # (B, S, D + 1)
         y, history = self.convolution(self.norm(x), valid, cache and cache.convolution)
         data = self.out_proj(sums[..., :-1] / sums[..., -1:].clamp(min=1) + y)
@@ -91,5 +105,9 @@ class StridedConv(StreamingDownsampler):
         kept = Padded(data.masked_fill(~kept.mask[:, :, None], 0), lengths)
         emitted = 0 if cache is None else cache.emitted[:, None]
         at = emitted + torch.arange(data.shape[1], device=x.device).expand(data.shape[:2])
-        output = DownsamplerOutput(frames=kept, positions=at if positions is None else positions[:, :: self.factor])
-        return output, None if cache is None else StridedConvCache(history, frames, cache.emitted + lengths)
+        output = DownsamplerOutput(
+            frames=kept, positions=at if positions is None else positions[:, :: self.factor]
+        )
+        return output, None if cache is None else StridedConvCache(
+            history, frames, cache.emitted + lengths
+        )

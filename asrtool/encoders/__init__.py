@@ -6,7 +6,14 @@ from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
-from asrtool.encoders.ssl import Data2vecConfig, HubertConfig, SslConfig, SslEncoder, Wav2vec2Config, WavlmConfig
+from asrtool.encoders.ssl import (
+    Data2vecConfig,
+    HubertConfig,
+    SslConfig,
+    SslEncoder,
+    Wav2vec2Config,
+    WavlmConfig,
+)
 
 __all__ = [
     "ATTENTIONS",

@@ -1,7 +1,8 @@
-"""The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers in front of any of its layers.
+"""The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers in front of any of its
+layers.
 
-Streaming is chunk-wise attention with explicit caches (arXiv 2012.05481) and causal convolutions. There is one code
-path: offline is one piece with no cache and a chunk mask.
+Streaming is chunk-wise attention with explicit caches (arXiv 2012.05481) and causal convolutions.
+There is one code path: offline is one piece with no cache and a chunk mask.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
 class ChunkConfig:
     """Chunks that a streaming encoder is trained for."""
 
-    dynamic: bool = True                    # half the batches whole, the others in random chunks; false: the longest
-    max_seconds: float = 1.0                # the longest chunk
-    sizes: tuple[int, ...] | None = None    # of dynamic chunks, in frames; null: every one up to the longest
-    left_chunks: int | None = None          # how many chunks before its own a frame sees; null: all
+    dynamic: bool = True  # half the batches whole, the others in random chunks; false: the longest
+    max_seconds: float = 1.0  # the longest chunk
+    # of dynamic chunks, in frames; null: every one up to the longest
+    sizes: tuple[int, ...] | None = None
+    left_chunks: int | None = None  # how many chunks before its own a frame sees; null: all
 
     def __post_init__(self) -> None:
         if self.sizes is not None and (not self.dynamic or min(self.sizes, default=0) < 1):
-            raise ValueError(f"chunk.sizes goes with dynamic: true and names sizes of at least 1; got {self.sizes}")
+            raise ValueError(
+                "chunk.sizes goes with dynamic: true and names sizes of at least 1; got "
+                f"{self.sizes}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +56,18 @@ class ConformerConfig:
     dim: int = 256
     num_heads: int = 4
     ffn_dim: int = 2048
-    kernel: int = 15                        # frames of the depthwise convolution
+    kernel: int = 15  # frames of the depthwise convolution
     dropout: float = 0.1
-    layer_drop: float = 0.0                 # probability that a training step leaves a layer out
+    layer_drop: float = 0.0  # probability that a training step leaves a layer out
     positions: Literal["rotary", "relative"] = "rotary"
-    attention: Annotated[object, ATTENTIONS] | None = None      # beside each layer's own; it cannot stream
-    causal: bool = False                    # convolutions look back only
-    chunk: ChunkConfig | None = None        # train for streaming; needs causal: true here and in every downsampler
-    downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(default_factory=lambda: {0: Conv2dConfig()})
+    # beside each layer's own; it cannot stream
+    attention: Annotated[object, ATTENTIONS] | None = None
+    causal: bool = False  # convolutions look back only
+    # train for streaming; needs causal: true here and in every downsampler
+    chunk: ChunkConfig | None = None
+    downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
+        default_factory=lambda: {0: Conv2dConfig()}
+    )
 
     def __post_init__(self) -> None:
         if 0 not in self.downsamplers:
@@ -67,52 +76,68 @@ class ConformerConfig:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(f"downsamplers: there is no layer {layer} among {self.num_layers}")
         if self.chunk is not None and not self.causal:
-            raise ValueError("chunk needs causal: true, for a convolution that looks ahead cannot stream")
+            raise ValueError(
+                "chunk needs causal: true, for a convolution that looks ahead cannot stream"
+            )
 
 
 @dataclass(frozen=True)
 class ConformerCache:
     """All that is remembered between two pieces."""
 
-    chunk: int                              # encoder frames
-    pending: Padded                         # input frames of a chunk that is not complete yet
+    chunk: int  # encoder frames
+    pending: Padded  # input frames of a chunk that is not complete yet
     downsamplers: Mapping[int, object]
-    memories: Mapping[int, Memory]          # the cached keys of the layers behind each downsampler
+    memories: Mapping[int, Memory]  # the cached keys of the layers behind each downsampler
     layers: tuple[ConformerLayerCache, ...]
-    head: object = None                     # of what stands behind the layers (`_finish`)
+    head: object = None  # of what stands behind the layers (`_finish`)
 
 
 @ENCODERS.register("conformer", ConformerConfig)
 class Conformer(StreamingEncoder):
     """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers."""
 
-    kept: frozenset[int] = frozenset()      # layers whose outputs `_finish` gets
+    kept: frozenset[int] = frozenset()  # layers whose outputs `_finish` gets
 
-    def __init__(self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
+    def __init__(
+        self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float
+    ) -> None:
         super().__init__()
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
-        self.left_chunks = config.chunk and config.chunk.left_chunks     # may be set anew for decoding
-        self.downsamplers = nn.ModuleDict({
-            str(layer): DOWNSAMPLERS.build(
-                downsampler, dim_in=config.dim if layer else input_dim, dim_out=config.dim, vocab_size=vocab_size)
-            for layer, downsampler in sorted(config.downsamplers.items())
-        })
+        self.left_chunks = config.chunk and config.chunk.left_chunks  # may be set anew for decoding
+        self.downsamplers = nn.ModuleDict(
+            {
+                str(layer): DOWNSAMPLERS.build(
+                    downsampler,
+                    dim_in=config.dim if layer else input_dim,
+                    dim_out=config.dim,
+                    vocab_size=vocab_size,
+                )
+                for layer, downsampler in sorted(config.downsamplers.items())
+            }
+        )
         self.layers = nn.ModuleList(
             ConformerLayer(
-                config.dim, config.ffn_dim, _ATTENTIONS[config.positions](config.dim, config.num_heads),
-                ConvolutionModule(config.dim, config.kernel, config.causal), config.dropout)
+                config.dim,
+                config.ffn_dim,
+                _ATTENTIONS[config.positions](config.dim, config.num_heads),
+                ConvolutionModule(config.dim, config.kernel, config.causal),
+                config.dropout,
+            )
             for _ in range(config.num_layers)
         )
         for index in echo_layers(config.attention, config.num_layers) if config.attention else ():
             layer = self.layers[index]
             layer.attention = EchoSelfAttention(
-                config.attention, full=layer.attention, index=index, num_layers=config.num_layers)
+                config.attention, full=layer.attention, index=index, num_layers=config.num_layers
+            )
         self.dropout = Dropout(config.dropout)
         self.frame_shift = frame_shift * self.downsamplers["0"].factor
         self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
-        self._span = self.input_frames // self.downsamplers["0"].factor      # positions per encoder frame
+        # positions per encoder frame
+        self._span = self.input_frames // self.downsamplers["0"].factor
         self.seconds_per_frame = self.frame_shift * self._span
         self.input_dim = input_dim
         self.obstacle = self._obstacle(config.causal)
@@ -127,7 +152,10 @@ class Conformer(StreamingEncoder):
             return "the encoder cannot stream: the windows of attention echo look ahead"
         for layer, downsampler in self.downsamplers.items():
             if not (isinstance(downsampler, StreamingDownsampler) and downsampler.causal):
-                return f"the encoder cannot stream: its downsampler {layer} ({type(downsampler).__name__}) looks ahead"
+                return (
+                    f"the encoder cannot stream: its downsampler {layer} "
+                    f"({type(downsampler).__name__}) looks ahead"
+                )
         return None
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
@@ -144,18 +172,28 @@ class Conformer(StreamingEncoder):
         device = self.layers[0].final_norm.weight.device
         pending = torch.zeros(batch_size, 0, self.input_dim, device=device)
         return ConformerCache(
-            chunk, Padded(pending, torch.zeros(batch_size, dtype=torch.int64, device=device)),
-            {int(layer): downsampler.init_cache(batch_size) for layer, downsampler in self.downsamplers.items()},
+            chunk,
+            Padded(pending, torch.zeros(batch_size, dtype=torch.int64, device=device)),
+            {
+                int(layer): downsampler.init_cache(batch_size)
+                for layer, downsampler in self.downsamplers.items()
+            },
             {int(layer): Memory.empty(batch_size, device) for layer in self.downsamplers},
             tuple(layer.init_cache(batch_size) for layer in self.layers),
         )
 
     def forward_chunk(
-        self, inputs: Padded, cache: ConformerCache, final: Tensor,
+        self,
+        inputs: Padded,
+        cache: ConformerCache,
+        final: Tensor,
     ) -> tuple[EncoderOutput, ConformerCache]:
         rows = [torch.cat(pair) for pair in zip(cache.pending.unpad(), inputs.unpad(), strict=True)]
         step = cache.chunk * self.input_frames
-        usable = [len(row) if last else len(row) // step * step for row, last in zip(rows, final.tolist(), strict=True)]
+        usable = [
+            len(row) if last else len(row) // step * step
+            for row, last in zip(rows, final.tolist(), strict=True)
+        ]
         ready = Padded.stack([row[:size] for row, size in zip(rows, usable, strict=True)])
         pending = Padded.stack([row[size:] for row, size in zip(rows, usable, strict=True)])
         if not any(usable):
@@ -169,7 +207,10 @@ class Conformer(StreamingEncoder):
         return EncoderOutput(frames=empty, positions=nothing[..., 0].long())
 
     def _run(
-        self, inputs: Padded, chunk: int | None, cache: ConformerCache | None,
+        self,
+        inputs: Padded,
+        chunk: int | None,
+        cache: ConformerCache | None,
     ) -> tuple[EncoderOutput, ConformerCache | None]:
         """All layers over one piece; with no cache the piece is the whole."""
         frames, positions, taps = inputs, None, {}
@@ -180,13 +221,18 @@ class Conformer(StreamingEncoder):
                 if cache is None:
                     output = downsampler(frames, positions)
                 else:
-                    output, stems[index] = downsampler.forward_chunk(frames, positions, cache.downsamplers[index])
+                    output, stems[index] = downsampler.forward_chunk(
+                        frames, positions, cache.downsamplers[index]
+                    )
                 positions, taps = output.positions, {**taps, **output.taps}
-                x = output.frames.data.float()              # residuals are summed in float32 under autocast too
+                x = output.frames.data.float()  # residuals are summed in float32 under autocast too
                 frames = Padded(x if index else self.dropout(x), output.frames.lengths)
-                scope, memories[index] = self._scope(frames, positions, chunk, cache and cache.memories[index])
+                scope, memories[index] = self._scope(
+                    frames, positions, chunk, cache and cache.memories[index]
+                )
             if self.training and self._left_out():
-                x = frames.data + 0 * sum(parameter.sum() for parameter in layer.parameters())   # gradients 0, not None
+                # gradients 0, not None
+                x = frames.data + 0 * sum(parameter.sum() for parameter in layer.parameters())
             else:
                 x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
                 layers.append(layer_cache)
@@ -198,20 +244,34 @@ class Conformer(StreamingEncoder):
         output, head = self._finish(output, kept, scope, cache and cache.head)
         if cache is None:
             return output, None
-        return output, replace(cache, downsamplers=stems, memories=memories, layers=tuple(layers), head=head)
+        return output, replace(
+            cache, downsamplers=stems, memories=memories, layers=tuple(layers), head=head
+        )
 
     def _finish(
-        self, output: EncoderOutput, kept: Mapping[int, Tensor], scope: Scope, cache: object,
+        self,
+        output: EncoderOutput,
+        kept: Mapping[int, Tensor],
+        scope: Scope,
+        cache: object,
     ) -> tuple[EncoderOutput, object]:
-        """For what a subclass does behind the layers: their output, those of the layers `kept`, its cache."""
+        """For what a subclass does behind the layers: their output, those of the layers `kept`, its
+        cache.
+        """
         return output, cache
 
     def _left_out(self) -> bool:
-        """Whether to drop a layer now; drawn from Python's `random`, which the trainer seeds alike on all ranks."""
+        """Whether to drop a layer now; drawn from Python's `random`, which the trainer seeds alike
+        on all ranks.
+        """
         return self.layer_drop > 0 and random.random() < self.layer_drop
 
     def _scope(
-        self, frames: Padded, positions: Tensor, chunk: int | None, memory: Memory | None,
+        self,
+        frames: Padded,
+        positions: Tensor,
+        chunk: int | None,
+        memory: Memory | None,
     ) -> tuple[Scope, Memory | None]:
         """What the layers behind a downsampler see: this piece's frames and what `memory` holds."""
         new = Memory(positions, frames.mask)
@@ -220,7 +280,8 @@ class Conformer(StreamingEncoder):
         if chunk is not None:
             structure = chunk_mask(positions, keys.positions, chunk * self._span, self.left_chunks)
             keep = None if memory is None else keys.keep(chunk * self._span, self.left_chunks)
-        near = keys.positions - positions[:, :1]    # counted from this piece: hours of audio lose no precision
+        # counted from this piece: hours of audio lose no precision
+        near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, places = attention_mask(keys.valid, structure), turns(near, num_frequencies)
         scope = Scope(new.valid, visible, places, packed_rows(new.valid), keep)

@@ -1,12 +1,17 @@
-"""`attention: {type: echo}`: Echo-MSA around the attention of pre-trained encoders' and the own Conformer's layers.
+"""`attention: {type: echo}`: Echo-MSA around the attention of pre-trained encoders' and the own
+Conformer's layers.
 
-The parts are in asrtool/nn/echo.py. What the paper leaves open is a setting, with its reason there or here:
+The parts are in asrtool/nn/echo.py. What the paper leaves open is a setting, with its reason there
+or here:
 
-* `mode`. adaptive: the summary of the paper says that the window adjusts to each time step, so it is predicted, up to
-  the largest size. single: kernel sizes are ablated one by one. heads, layers: "multi-scale", in one layer or in depth.
-* `projections`: copied from the attention beside it, so that the branch starts as its windowed version.
+* `mode`. adaptive: the summary of the paper says that the window adjusts to each time step, so it
+  is predicted, up to the largest size. single: kernel sizes are ablated one by one. heads, layers:
+  "multi-scale", in one layer or in depth.
+* `projections`: copied from the attention beside it, so that the branch starts as its windowed
+  version.
 
-Parameter names: a layer's own attention moves to `attention.full.*`; `attention.echo.*` and `attention.gate.*` are new.
+Parameter names: a layer's own attention moves to `attention.full.*`; `attention.echo.*` and
+`attention.gate.*` are new.
 """
 
 from __future__ import annotations
@@ -33,15 +38,17 @@ class EchoConfig:
     """Echo-MSA and the dual focus gate (arXiv 2309.07765)."""
 
     mode: Literal["adaptive", "single", "heads", "layers"] = "adaptive"
-    windows: tuple[int, ...] = (64,)        # frames; heads, layers: one for each group, e.g. [4, 16, 64, 256]
+    # frames; heads, layers: one for each group, e.g. [4, 16, 64, 256]
+    windows: tuple[int, ...] = (64,)
     projections: Literal["copy", "shared", "fresh"] = "copy"
-    layers: tuple[int, ...] | None = None   # which get it, counted from 0; null: all
-    gate: Literal["frame", "channel"] = "frame"          # one number a frame, or one for each channel
-    gate_input: Literal["input", "outputs"] = "input"    # the layer's input x, or [O1; O2]
-    gate_bias: float = 2.0                  # sigmoid(2) = 0.88 of the layer's own attention at the start
-    gate_fixed: float | None = None         # this share instead of a learned gate: 1 as without echo, 0 windows alone
-    ramp: float = 0.125                     # adaptive: share of the window over which weights fade, at least a frame
-    span_bias: float = 2.0                  # adaptive: windows start at about sigmoid(2) = 0.88 of the largest
+    layers: tuple[int, ...] | None = None  # which get it, counted from 0; null: all
+    gate: Literal["frame", "channel"] = "frame"  # one number a frame, or one for each channel
+    gate_input: Literal["input", "outputs"] = "input"  # the layer's input x, or [O1; O2]
+    gate_bias: float = 2.0  # sigmoid(2) = 0.88 of the layer's own attention at the start
+    # this share instead of a learned gate: 1 as without echo, 0 windows alone
+    gate_fixed: float | None = None
+    ramp: float = 0.125  # adaptive: share of the window over which weights fade, at least a frame
+    span_bias: float = 2.0  # adaptive: windows start at about sigmoid(2) = 0.88 of the largest
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 1:
@@ -56,7 +63,8 @@ class EchoConfig:
 
 @ATTENTIONS.register("echo", EchoConfig)
 class EchoAttention(nn.Module):
-    """Around one attention module. Built by `ATTENTIONS.build(config, full=attention, index=layer, num_layers=L)`.
+    """Around one attention module. Built by `ATTENTIONS.build(config, full=attention, index=layer,
+    num_layers=L)`.
 
     Called as that attention is: by the layers of `transformers`, or by those of the Conformer.
     """
@@ -79,21 +87,33 @@ class EchoAttention(nn.Module):
             spans = Spans(dim, self.num_heads, windows[0], config.ramp, config.span_bias)
         self.echo = EchoMsa(self.num_heads, windows, own=own, spans=spans)
         self.gate = DualFocusGate(
-            dim, per_channel=config.gate == "channel", from_outputs=config.gate_input == "outputs",
-            bias=config.gate_bias, fixed=config.gate_fixed)
+            dim,
+            per_channel=config.gate == "channel",
+            from_outputs=config.gate_input == "outputs",
+            bias=config.gate_bias,
+            fixed=config.gate_fixed,
+        )
 
     def _projections(self) -> Mapping[str, nn.Linear]:
         """Those of the attention inside; `transformers` calls the last one out_proj."""
         last = "o_proj" if hasattr(self.full, "o_proj") else "out_proj"
-        return {name: getattr(self.full, last if name == "o_proj" else name) for name in PROJECTIONS}
+        return {
+            name: getattr(self.full, last if name == "o_proj" else name) for name in PROJECTIONS
+        }
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: object) -> tuple:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: object
+    ) -> tuple:
         """As the attention of `transformers`: (B, T, D) -> (B, T, D) and whatever else it gives."""
         full, *others = self.full(hidden_states, attention_mask=attention_mask, **options)
         return self._mix(hidden_states, full, _lengths(attention_mask, hidden_states)), *others
 
     def _mix(
-        self, x: Tensor, full: Tensor, lengths: Tensor, place: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        full: Tensor,
+        lengths: Tensor,
+        place: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x and full (B, T, D), lengths (B,) -> (B, T, D). A gate of 1 gives `full` exactly."""
         valid = valid_mask(lengths, x.shape[1])
@@ -102,20 +122,32 @@ class EchoAttention(nn.Module):
 
 
 class EchoSelfAttention(EchoAttention):
-    """Around an attention of the Conformer, whose rotary positions the branch uses too; relative ones it leaves out."""
+    """Around an attention of the Conformer, whose rotary positions the branch uses too; relative
+    ones it leaves out.
+    """
 
-    def __init__(self, config: EchoConfig, *, full: SelfAttention, index: int, num_layers: int) -> None:
+    def __init__(
+        self, config: EchoConfig, *, full: SelfAttention, index: int, num_layers: int
+    ) -> None:
         super().__init__(config, full=full, index=index, num_layers=num_layers)
         self.num_frequencies = full.num_frequencies
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, turns: Tensor | None = None, cache: KeyValue | None = None,
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        turns: Tensor | None = None,
+        cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """As `SelfAttention`, without a cache: windows look ahead."""
         if cache is not None:
             raise ValueError("attention echo cannot stream: its windows look ahead")
         full, seen = self.full(x, mask, turns)
-        place = (lambda heads: turn(heads, turns)) if isinstance(self.full, RotarySelfAttention) else None
+        place = (
+            (lambda heads: turn(heads, turns))
+            if isinstance(self.full, RotarySelfAttention)
+            else None
+        )
         return self._mix(x, full, _lengths(mask, x), place), seen
 
 
@@ -129,11 +161,14 @@ def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
 
 
 def wrap(model: nn.Module, config: EchoConfig) -> nn.Module:
-    """Put Echo-MSA around the attention of a `transformers` speech model's layers, in place; gives the model."""
+    """Put Echo-MSA around the attention of a `transformers` speech model's layers, in place; gives
+    the model.
+    """
     layers = model.encoder.layers
     for index in echo_layers(config, len(layers)):
         layers[index].attention = ATTENTIONS.build(
-            config, full=layers[index].attention, index=index, num_layers=len(layers))
+            config, full=layers[index].attention, index=index, num_layers=len(layers)
+        )
     return model
 
 
@@ -147,7 +182,9 @@ def _windows(config: EchoConfig, num_heads: int, index: int, num_layers: int) ->
 
 
 def _lengths(mask: Tensor | None, x: Tensor) -> Tensor:
-    """(B,) from what an attention is told of its keys: (B, T), or (B, 1, 1 or T, T); bool, or to add to scores."""
+    """(B,) from what an attention is told of its keys: (B, T), or (B, 1, 1 or T, T); bool, or to
+    add to scores.
+    """
     if mask is None:
         return torch.full(x.shape[:1], x.shape[1], device=x.device)
     keys = mask if mask.ndim == 2 else mask[:, 0, 0]

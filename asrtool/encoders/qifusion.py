@@ -1,22 +1,28 @@
-"""Qifusion-Net (arXiv 2407.03026): a streaming Conformer that hears the accent and lets the decoder know.
+"""Qifusion-Net (arXiv 2407.03026): a streaming Conformer that hears the accent and lets the decoder
+know.
 
-    U_l = softmax(w)_l E_l                                     l in `layers`: outputs of Conformer layers (B, S, D)
-    G   = relu(norm(conv5x5(stack_l U_l)))                     layer-adapted fusion: the accent embedding (B, S, D)
+    U_l = softmax(w)_l E_l                                     l in `layers`: outputs of Conformer
+        layers (B, S, D)
+    G   = relu(norm(conv5x5(stack_l U_l)))                     layer-adapted fusion: the accent
+        embedding (B, S, D)
     q   = softmax(conv3(G))                                    accent of each frame (B, S, A)
-    M   = norm(Z + ffn(Z)),  Z = norm(E + attention(G, E, E))  fusion: query G, key and value E, the last layer's output
+    M   = norm(Z + ffn(Z)),  Z = norm(E + attention(G, E, E))  fusion: query G, key and value E, the
+        last layer's output
 
-E is the tap `acoustic`, which CTC reads; M are the frames, which the attention decoder reads; taps `accent` (logits of
-q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S frames and D channels as its plane.
+E is the tap `acoustic`, which CTC reads; M are the frames, which the attention decoder reads; taps
+`accent` (logits of q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S
+frames and D channels as its plane.
 
-From the paper and the authors' release: the equations, 5x5, 3, CTC on E and decoder on M, post-norm, 4 frames of
-context. Where they are silent or wrong we choose:
-* convolutions look back only (the release pads on the right: 6 frames of look-ahead), the norm is a layer norm of each
-  frame (there: an instance norm over the whole utterance, padding included), and the fusion sees the encoder's own
-  chunk mask (there: a random one of its own, at inference too); each of these is needed for streaming;
+From the paper and the authors' release: the equations, 5x5, 3, CTC on E and decoder on M,
+post-norm, 4 frames of context. Where they are silent or wrong we choose:
+* convolutions look back only (the release pads on the right: 6 frames of look-ahead), the norm is a
+  layer norm of each frame (there: an instance norm over the whole utterance, padding included), and
+  the fusion sees the encoder's own chunk mask (there: a random one of its own, at inference too);
+  each of these is needed for streaming;
 * no ReLU in front of the softmax of q: it hides negative logits;
 * the weights w take part (the release computes them and leaves them out);
-* the attention's value and its residual are E, as what was said must reach the decoder; it has no positions.
-`compat` takes the release's side in all of these but the last.
+* the attention's value and its residual are E, as what was said must reach the decoder; it has no
+  positions. `compat` takes the release's side in all of these but the last.
 """
 
 from __future__ import annotations
@@ -48,7 +54,8 @@ class AccentConfig:
     """Which layers make the accent embedding, and what becomes of it."""
 
     classes: int = 9  # accents that the head tells apart; 0: no head, for training without labels
-    layers: tuple[int, ...] | None = None  # from 0, all behind the last downsampler; null: the upper half
+    # from 0, all behind the last downsampler; null: the upper half
+    layers: tuple[int, ...] | None = None
     kernel: int = 5  # of the convolution over frames and channels; 1: neither
     fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
     query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
@@ -56,16 +63,24 @@ class AccentConfig:
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1:
-            raise ValueError(f"accent.classes is {self.classes}: give 2 or more, or 0 for no accent head")
+            raise ValueError(
+                f"accent.classes is {self.classes}: give 2 or more, or 0 for no accent head"
+            )
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"accent.kernel is {self.kernel}, expected an odd number")
-        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            raise ValueError(f"accent.layers names at least one layer, each once; got {list(self.layers)}")
+        if self.layers is not None and (
+            not self.layers or len(set(self.layers)) < len(self.layers)
+        ):
+            raise ValueError(
+                f"accent.layers names at least one layer, each once; got {list(self.layers)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QifusionConfig(ConformerConfig):
-    """Qifusion-Net (arXiv 2407.03026): a causal Conformer with accent embedding, accent head and fusion."""
+    """Qifusion-Net (arXiv 2407.03026): a causal Conformer with accent embedding, accent head and
+    fusion.
+    """
 
     causal: bool = True  # convolutions of the Conformer layers look back only
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
@@ -76,10 +91,13 @@ class QifusionConfig(ConformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         first = max(self.downsamplers)
-        wrong = [layer for layer in self.accent.layers or () if not first <= layer < self.num_layers]
+        wrong = [
+            layer for layer in self.accent.layers or () if not first <= layer < self.num_layers
+        ]
         if wrong:
             raise ValueError(
-                f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the layers behind the last "
+                f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the "
+                "layers behind the last "
                 "downsampler; the others have other frames"
             )
 
@@ -92,7 +110,9 @@ class QifusionConfig(ConformerConfig):
 
 @dataclass(frozen=True)
 class QifusionCache:
-    """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D); keys of the fusion."""
+    """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D);
+    keys of the fusion.
+    """
 
     layers: Tensor
     head: Tensor
@@ -100,7 +120,9 @@ class QifusionCache:
 
 
 class LayerFusion(nn.Module):
-    """G = relu(norm(conv(softmax(w)_l E_l))): outputs of L layers (B, S, D, L) -> accent embedding (B, S, D)."""
+    """G = relu(norm(conv(softmax(w)_l E_l))): outputs of L layers (B, S, D, L) -> accent embedding
+    (B, S, D).
+    """
 
     def __init__(self, dim: int, num_layers: int, kernel: int, compat: bool) -> None:
         super().__init__()
@@ -110,7 +132,9 @@ class LayerFusion(nn.Module):
         self.convolution = nn.Conv2d(num_layers, 1, kernel)
         self.norm = None if compat else nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, lengths: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, lengths: Tensor, cache: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """x (B, S, D, L) with zeros behind the lengths (B,), cache (B, kernel - 1, D, L)."""
         around = self.kernel - 1
         if cache is not None:
@@ -134,7 +158,9 @@ class AccentHead(nn.Module):
         self.compat = compat
         self.convolution = nn.Conv1d(dim, classes, HEAD_KERNEL)
 
-    def forward(self, x: Tensor, lengths: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, lengths: Tensor, cache: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """x (B, S, D) with zeros behind the lengths (B,), cache (B, 2, D)."""
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), lengths)
@@ -145,7 +171,9 @@ class AccentHead(nn.Module):
 
 
 class AccentFusion(nn.Module):
-    """A Transformer layer with its norms behind: attention between accent embedding G and acoustic frames E."""
+    """A Transformer layer with its norms behind: attention between accent embedding G and acoustic
+    frames E.
+    """
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, query: str) -> None:
         super().__init__()
@@ -164,11 +192,15 @@ class AccentFusion(nn.Module):
         visible: Tensor,
         past: KeyValue | None,
     ) -> tuple[Tensor, KeyValue]:
-        """Both (B, S, D), visible (B, 1, S or 1, cached + S) -> frames (B, S, D), all keys and values."""
+        """Both (B, S, D), visible (B, 1, S or 1, cached + S) -> frames (B, S, D), all keys and
+        values.
+        """
         query, memory = (accent, acoustic) if self.query == "accent" else (acoustic, accent)
         seen = self.attention.project(memory)
         seen = seen if past is None else past.append(seen)
-        heads = attention(self.attention.split(self.attention.q_proj(query)), seen.key, seen.value, visible)
+        heads = attention(
+            self.attention.split(self.attention.q_proj(query)), seen.key, seen.value, visible
+        )
         x = self.attention_norm(acoustic + self.dropout(self.attention.merge(heads)))
         y = self.down_proj(self.dropout(relu(self.up_proj(x))))
         return self.ffn_norm(x + self.dropout(y)), seen
@@ -176,26 +208,36 @@ class AccentFusion(nn.Module):
 
 @ENCODERS.register("qifusion", QifusionConfig)
 class Qifusion(Conformer):
-    """Features (B, T, F) -> frames M (B, S, D) and the taps `acoustic`, `accent_embedding`, and `accent` (B, S, A)."""
+    """Features (B, T, F) -> frames M (B, S, D) and the taps `acoustic`, `accent_embedding`, and
+    `accent` (B, S, A).
+    """
 
     ctc_tap = "acoustic"
 
-    def __init__(self, config: QifusionConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
+    def __init__(
+        self, config: QifusionConfig, input_dim: int, vocab_size: int, frame_shift: float
+    ) -> None:
         super().__init__(config, input_dim, vocab_size, frame_shift)
         accent, dim = config.accent, config.dim
         self.kept = frozenset(config.fused_layers)
         self.compat = accent.compat
         self.layer_fusion = LayerFusion(dim, len(self.kept), accent.kernel, accent.compat)
-        self.accent_head = AccentHead(dim, accent.classes, accent.compat) if accent.classes else None
+        self.accent_head = (
+            AccentHead(dim, accent.classes, accent.compat) if accent.classes else None
+        )
         self.accent_fusion, self.sum_norm = None, None
         if accent.fusion == "attention":
-            self.accent_fusion = AccentFusion(dim, config.num_heads, config.ffn_dim, config.dropout, accent.query)
+            self.accent_fusion = AccentFusion(
+                dim, config.num_heads, config.ffn_dim, config.dropout, accent.query
+            )
         elif accent.fusion == "add":
             self.sum_norm = nn.LayerNorm(dim)
 
     def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:
         if self.compat:
-            raise ValueError("the encoder cannot stream: accent.compat looks ahead, as the authors' release does")
+            raise ValueError(
+                "the encoder cannot stream: accent.compat looks ahead, as the authors' release does"
+            )
         fusion, zeros = self.layer_fusion.convolution, self.layers[0].final_norm.weight.new_zeros
         layers = zeros(batch_size, self.layer_fusion.kernel - 1, self.dim, fusion.in_channels)
         frames = zeros(batch_size, HEAD_KERNEL - 1, self.dim)
@@ -207,7 +249,9 @@ class Qifusion(Conformer):
         output = super()._nothing(inputs)
         taps = {"acoustic": output.frames, "accent_embedding": output.frames}
         if self.accent_head is not None:
-            empty = inputs.data.new_zeros(len(inputs.lengths), 0, self.accent_head.convolution.out_channels)
+            empty = inputs.data.new_zeros(
+                len(inputs.lengths), 0, self.accent_head.convolution.out_channels
+            )
             taps["accent"] = Padded(empty, output.frames.lengths)
         return replace(output, taps=taps)
 
@@ -220,10 +264,16 @@ class Qifusion(Conformer):
     ) -> tuple[EncoderOutput, QifusionCache | None]:
         acoustic, lengths = output.frames
         outside = ~scope.valid[:, :, None]
-        stacked = torch.stack([kept[layer] for layer in sorted(kept)], dim=-1).masked_fill(outside[..., None], 0)
+        stacked = torch.stack([kept[layer] for layer in sorted(kept)], dim=-1).masked_fill(
+            outside[..., None], 0
+        )
         embedding, layers = self.layer_fusion(stacked, lengths, cache and cache.layers)
         embedding = embedding.masked_fill(outside, 0)
-        taps = {**output.taps, "acoustic": output.frames, "accent_embedding": Padded(embedding, lengths)}
+        taps = {
+            **output.taps,
+            "acoustic": output.frames,
+            "accent_embedding": Padded(embedding, lengths),
+        }
         head, seen = cache and cache.head, cache and cache.seen
         if self.accent_head is not None:
             logits, head = self.accent_head(embedding, lengths, head)
@@ -243,4 +293,6 @@ class Qifusion(Conformer):
         """A random chunk's, drawn without regard to the encoder's."""
         chunk = random_chunk(LONGEST)
         at = output.positions
-        return attention_mask(valid, None if chunk is None else chunk_mask(at, at, chunk * self._span))
+        return attention_mask(
+            valid, None if chunk is None else chunk_mask(at, at, chunk * self._span)
+        )

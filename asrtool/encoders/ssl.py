@@ -1,18 +1,22 @@
-"""Pre-trained encoders that read waveforms, from `transformers`: data2vec (arXiv 2202.03555), wav2vec 2.0 (2006.11477),
-HuBERT (2106.07447) and WavLM (2110.13900).
+"""Pre-trained encoders that read waveforms, from `transformers`: data2vec (arXiv 2202.03555),
+wav2vec 2.0 (2006.11477), HuBERT (2106.07447) and WavLM (2110.13900).
 
-    samples (B, T) -> normalise -> strided convolutions -> S frames of 20 ms -> + convolutional positions -> layers
+    samples (B, T) -> normalise -> strided convolutions -> S frames of 20 ms -> + convolutional
+        positions -> layers
 
-The modules and weights are those of `transformers`; the way through them is written out here, for three reasons:
+The modules and weights are those of `transformers`; the way through them is written out here, for
+three reasons:
 
-* Padding changes no number. `transformers` lets it in at two places: the base models' group norm takes its statistics
-  over the padding too, and data2vec's second to fifth positional convolutions see what those before wrote into it. For
-  an utterance alone the numbers are those of `transformers`.
-* What is random (masks, layer drop) comes from the generators that the trainer seeds, the same on all ranks where ranks
-  must agree, and a layer that is left out keeps gradients of zero.
+* Padding changes no number. `transformers` lets it in at two places: the base models' group norm
+  takes its statistics over the padding too, and data2vec's second to fifth positional convolutions
+  see what those before wrote into it. For an utterance alone the numbers are those of
+  `transformers`.
+* What is random (masks, layer drop) comes from the generators that the trainer seeds, the same on
+  all ranks where ranks must agree, and a layer that is left out keeps gradients of zero.
 * Utterances shorter than one frame's 400 samples, and empty ones, are legal.
 
-`attention: {type: echo}` puts another attention beside that of each layer (asrtool/encoders/echo.py).
+`attention: {type: echo}` puts another attention beside that of each layer
+(asrtool/encoders/echo.py).
 """
 
 from __future__ import annotations
@@ -35,36 +39,58 @@ from asrtool.types import EncoderOutput, Padded
 
 # What a model is where no weights say it: width, layers, heads, feed-forward width.
 _SIZES = {"tiny": (32, 2, 2, 64), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
-_CLASSES = {"data2vec": "Data2VecAudio", "wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
+_CLASSES = {
+    "data2vec": "Data2VecAudio",
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "wavlm": "WavLM",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SslConfig:
-    """What the four have in common. Freeze by `optim.groups`, e.g. `encoder.model.feature_extractor.*`."""
+    """What the four have in common. Freeze by `optim.groups`, e.g.
+    `encoder.model.feature_extractor.*`.
+    """
 
-    weights: str | None = None              # hub name or local folder of a `transformers` model; null: from scratch
-    revision: str | None = None             # of the hub's model: a commit, tag or branch
-    size: Literal["tiny", "base", "large"] | None = None      # null: what the config.json of the weights says
-    normalize: bool = True                  # samples to mean 0, variance 1; false for wavlm-base, which was trained so
-    attention: Annotated[object, ATTENTIONS] | None = None      # around that of the layers; null: theirs alone
-    time_mask: float = 0.0                  # share of frames in masked spans, before overlaps; 0: none
-    time_mask_length: int = 10              # frames of a span
-    channel_mask: float = 0.0               # likewise over channels
+    # hub name or local folder of a `transformers` model; null: from scratch
+    weights: str | None = None
+    revision: str | None = None  # of the hub's model: a commit, tag or branch
+    # null: what the config.json of the weights says
+    size: Literal["tiny", "base", "large"] | None = None
+    # samples to mean 0, variance 1; false for wavlm-base, which was trained so
+    normalize: bool = True
+    # around that of the layers; null: theirs alone
+    attention: Annotated[object, ATTENTIONS] | None = None
+    time_mask: float = 0.0  # share of frames in masked spans, before overlaps; 0: none
+    time_mask_length: int = 10  # frames of a span
+    channel_mask: float = 0.0  # likewise over channels
     channel_mask_length: int = 64
-    layer_drop: float = 0.0                 # probability that a training step leaves a layer out
-    dropout: float = 0.0                    # of what a layer adds
+    layer_drop: float = 0.0  # probability that a training step leaves a layer out
+    dropout: float = 0.0  # of what a layer adds
     attention_dropout: float = 0.0
-    activation_dropout: float = 0.0         # inside the feed-forward network
-    final_dropout: float = 0.0              # of the frames that come out
+    activation_dropout: float = 0.0  # inside the feed-forward network
+    final_dropout: float = 0.0  # of the frames that come out
 
     def __post_init__(self) -> None:
         if self.weights is None and self.size is None:
-            raise ValueError("give weights (a hub name or a folder), or size for an encoder from scratch")
-        shares = ("time_mask", "channel_mask", "layer_drop", "dropout", "attention_dropout", "activation_dropout",
-                  "final_dropout")
+            raise ValueError(
+                "give weights (a hub name or a folder), or size for an encoder from scratch"
+            )
+        shares = (
+            "time_mask",
+            "channel_mask",
+            "layer_drop",
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "final_dropout",
+        )
         for name in shares:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a share of at least 0 and below 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} is a share of at least 0 and below 1, got {getattr(self, name)}"
+                )
         if self.time_mask_length < 1 or self.channel_mask_length < 1:
             raise ValueError("time_mask_length and channel_mask_length must be at least 1")
 
@@ -90,13 +116,20 @@ class WavlmConfig(SslConfig):
 
 
 class SslEncoder(Encoder):
-    """Samples (B, T) -> frames (B, S, D). `model`: the `transformers` model, whose parameter names stay as they are."""
+    """Samples (B, T) -> frames (B, S, D). `model`: the `transformers` model, whose parameter names
+    stay as they are.
+    """
 
-    def __init__(self, config: SslConfig, input_dim: int, vocab_size: int, frame_shift: float) -> None:
+    def __init__(
+        self, config: SslConfig, input_dim: int, vocab_size: int, frame_shift: float
+    ) -> None:
         super().__init__()
         name = ENCODERS.name_of(config)
         if input_dim != 1:
-            raise ValueError(f"encoder {name} reads samples, not {input_dim} bins of fbank: set data.input: waveform")
+            raise ValueError(
+                f"encoder {name} reads samples, not {input_dim} bins of fbank: set data.input: "
+                "waveform"
+            )
         self.config = config
         self.model = _model(name, config)
         if config.attention is not None:
@@ -104,14 +137,19 @@ class SslEncoder(Encoder):
         self.dim = self.model.config.hidden_size
         self.frame_shift = frame_shift * prod(self.model.config.conv_stride)
         self.final_dropout = nn.Dropout(config.final_dropout)
-        self._steps = list(zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True))
-        self._field = 1                     # samples that one frame sees
+        self._steps = list(
+            zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)
+        )
+        self._field = 1  # samples that one frame sees
         for kernel, stride in reversed(self._steps):
             self._field = (self._field - 1) * stride + kernel
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is not None:
-            raise ValueError(f"encoder {ENCODERS.name_of(self.config)} cannot stream: every frame sees the utterance")
+            raise ValueError(
+                f"encoder {ENCODERS.name_of(self.config)} cannot stream: every frame sees the "
+                "utterance"
+            )
         frames = self._extract(self._samples(inputs))
         x = self.model.feature_projection(frames.data)
         x = self._mask(x[0] if isinstance(x, tuple) else x, frames.lengths)
@@ -135,7 +173,9 @@ class SslEncoder(Encoder):
         """Samples (B, T) -> the strided convolutions' frames (B, S, C)."""
         x = samples.data[:, None]
         lengths = samples.lengths.clamp(min=self._field)
-        for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self._steps, strict=True):
+        for layer, (kernel, stride) in zip(
+            self.model.feature_extractor.conv_layers, self._steps, strict=True
+        ):
             lengths = (lengths - kernel) // stride + 1
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
                 x = layer.activation(_norm_over_time(layer.conv(x), lengths, layer.layer_norm))
@@ -144,11 +184,13 @@ class SslEncoder(Encoder):
         return Padded(x.transpose(1, 2), lengths.masked_fill(samples.lengths == 0, 0))
 
     def _mask(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Training: spans of frames become the learnt vector, spans of channels 0 (fairseq's form of SpecAugment)."""
+        """Training: spans of frames become the learnt vector, spans of channels 0 (fairseq's form
+        of SpecAugment).
+        """
         if not self.training:
             return x
         embedding = self.model.masked_spec_embed.to(x.dtype)
-        x = x + 0 * embedding.sum()                           # it takes part even where no span is drawn
+        x = x + 0 * embedding.sum()  # it takes part even where no span is drawn
         config = self.config
         if config.time_mask:
             spans = span_mask(lengths, x.shape[1], config.time_mask, config.time_mask_length)
@@ -167,15 +209,18 @@ class SslEncoder(Encoder):
         x = x.masked_fill(~valid[:, :, None], 0)
         x = x + self._positions(x, valid)
         x = encoder.dropout(x if norm_at_end else encoder.layer_norm(x))
-        whole = bool(valid.all()) if valid.device.type == "cpu" else False     # a GPU would have to wait for the answer
-        visible = None if whole else valid_mask(lengths.clamp(min=1), x.shape[1])     # nobody may see nothing
+        # a GPU would have to wait for the answer
+        whole = bool(valid.all()) if valid.device.type == "cpu" else False
+        # nobody may see nothing
+        visible = None if whole else valid_mask(lengths.clamp(min=1), x.shape[1])
         wavlm = isinstance(self.config, WavlmConfig)
         if visible is not None and not wavlm:
             visible = visible[:, None, None, :]
-        bias = None                                           # WavLM: made by the first layer, for all
+        bias = None  # WavLM: made by the first layer, for all
         for index, layer in enumerate(encoder.layers):
             if self.training and self._left_out() and not (wavlm and index == 0):
-                x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())    # gradients 0, not None
+                # gradients 0, not None
+                x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())
             elif wavlm:
                 x, bias = layer(x, attention_mask=visible, position_bias=bias, index=index)[:2]
             else:
@@ -192,7 +237,7 @@ class SslEncoder(Encoder):
         if not hasattr(embedding, "layers"):
             return embedding(x)
         x = x.transpose(1, 2)
-        for layer in embedding.layers:                        # data2vec: several convolutions one after the other
+        for layer in embedding.layers:  # data2vec: several convolutions one after the other
             x = layer(x).masked_fill(~valid[:, None], 0)
         return x.transpose(1, 2)
 
@@ -233,20 +278,30 @@ def _model(name: str, config: SslConfig) -> nn.Module:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"encoder {name} needs transformers: pip install 'asrtool[ssl]' ({error})") from error
+        raise ImportError(
+            f"encoder {name} needs transformers: pip install 'asrtool[ssl]' ({error})"
+        ) from error
     kind = getattr(transformers, _CLASSES[name] + "Model")
     shape_only = torch.get_default_device().type == "meta"
-    if config.weights is None or (shape_only and config.size is not None and not Path(config.weights).is_dir()):
+    if config.weights is None or (
+        shape_only and config.size is not None and not Path(config.weights).is_dir()
+    ):
         return kind(_configured(_of_size(kind.config_class, name, config.size), config))
     settings = _read_settings(kind, name, config)
     if shape_only:
         return kind(_configured(settings, config))
     model, info = kind.from_pretrained(
-        config.weights, revision=config.revision or "main", config=_configured(settings, config),
-        dtype=torch.float32, output_loading_info=True)
+        config.weights,
+        revision=config.revision or "main",
+        config=_configured(settings, config),
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
     missing = sorted(key for key in info["missing_keys"] if key != "masked_spec_embed")
     if missing:
-        raise ValueError(f"weights {config.weights}: {len(missing)} tensors of {name} are missing: {missing[:5]}")
+        raise ValueError(
+            f"weights {config.weights}: {len(missing)} tensors of {name} are missing: {missing[:5]}"
+        )
     return model
 
 
@@ -258,23 +313,45 @@ def _read_settings(kind: type, name: str, config: SslConfig) -> object:
         settings = AutoConfig.from_pretrained(config.weights, revision=config.revision or "main")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"weights {config.weights}: neither a folder with the config.json of a `transformers` model nor a name that"
-            f" the hub knows ({str(error).strip().splitlines()[0]})") from error
+            f"weights {config.weights}: neither a folder with the config.json of a `transformers` "
+            "model nor a name that"
+            f" the hub knows ({str(error).strip().splitlines()[0]})"
+        ) from error
     if not isinstance(settings, kind.config_class):
-        raise ValueError(f"weights {config.weights} hold a model of type '{settings.model_type}', not {name}")
-    shape = (settings.hidden_size, settings.num_hidden_layers, settings.num_attention_heads, settings.intermediate_size)
+        raise ValueError(
+            f"weights {config.weights} hold a model of type '{settings.model_type}', not {name}"
+        )
+    shape = (
+        settings.hidden_size,
+        settings.num_hidden_layers,
+        settings.num_attention_heads,
+        settings.intermediate_size,
+    )
     if config.size is not None and shape != _SIZES[config.size]:
-        raise ValueError(f"weights {config.weights}: width, layers, heads, feed-forward width are {shape}; size: "
-                         f"{config.size} means {_SIZES[config.size]}")
+        raise ValueError(
+            f"weights {config.weights}: width, layers, heads, feed-forward width are {shape}; "
+            "size: "
+            f"{config.size} means {_SIZES[config.size]}"
+        )
     if getattr(settings, "add_adapter", False):
-        raise ValueError(f"weights {config.weights} have a strided adapter behind the layers, which is not supported")
+        raise ValueError(
+            f"weights {config.weights} have a strided adapter behind the layers, which is not "
+            "supported"
+        )
     return settings
 
 
 def _of_size(kind: type, name: str, size: str) -> object:
-    """Settings of the published models of that size; those of large ones differ from `kind`'s defaults."""
+    """Settings of the published models of that size; those of large ones differ from `kind`'s
+    defaults.
+    """
     dim, layers, heads, ffn_dim = _SIZES[size]
-    settings = kind(hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ffn_dim)
+    settings = kind(
+        hidden_size=dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=ffn_dim,
+    )
     if size == "large" and name != "data2vec":
         settings.feat_extract_norm, settings.do_stable_layer_norm = "layer", True
         settings.conv_bias = name != "wavlm"
@@ -289,5 +366,5 @@ def _configured(settings: object, config: SslConfig) -> object:
     settings.hidden_dropout, settings.attention_dropout = config.dropout, config.attention_dropout
     settings.activation_dropout, settings.feat_proj_dropout = config.activation_dropout, 0.0
     settings.layerdrop, settings.mask_feature_prob = 0.0, 0.0
-    settings.mask_time_prob = 0.05                            # so that `masked_spec_embed` exists in every phase
+    settings.mask_time_prob = 0.05  # so that `masked_spec_embed` exists in every phase
     return settings

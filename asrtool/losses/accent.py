@@ -1,12 +1,15 @@
-"""Accent recognition frame by frame (Qifusion-Net, arXiv 2407.03026), for utterances whose accent is known.
+"""Accent recognition frame by frame (Qifusion-Net, arXiv 2407.03026), for utterances whose accent
+is known.
 
     q_{t,a} = softmax_a(z_t),  y: one-hot accent of the utterance, the same in every frame
-    bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ],   e = 1e-6
+    bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ],   e
+        = 1e-6
     cross_entropy  L = mean_t [ -log q_{t,y} ]
 
-`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean over frames, not
-the sum: an utterance has one accent, however long it is. An utterance without a label (-1), or without frames, gets 0:
-sets with and without labels may be mixed. The utterance's accent is the most probable one of q's mean over its frames.
+`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean
+over frames, not the sum: an utterance has one accent, however long it is. An utterance without a
+label (-1), or without frames, gets 0: sets with and without labels may be mixed. The utterance's
+accent is the most probable one of q's mean over its frames.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class AccentLossConfig:
 class AccentLoss(Loss):
     """Mean over the frames of an utterance, in nats: (B,).
 
-    Monitors: `accuracy`, 1 where the utterance's accent is recognised, 0 where it is not, or not known.
+    Monitors: `accuracy`, 1 where the utterance's accent is recognised, 0 where it is not, or not
+    known.
     """
 
     monitors = ("accuracy",)
@@ -66,7 +70,9 @@ class AccentLoss(Loss):
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         logits = outputs.stream(self.stream)
-        return {"accuracy": (mean_posteriors(logits).argmax(1) == self._truth(batch, logits)).float()}
+        return {
+            "accuracy": (mean_posteriors(logits).argmax(1) == self._truth(batch, logits)).float()
+        }
 
     def _truth(self, batch: Batch, logits: Padded) -> Tensor:
         """(B,) class indices, -1 where nothing is known."""
@@ -76,13 +82,16 @@ class AccentLoss(Loss):
         classes = logits.data.shape[-1]
         if len(truth) and int(truth.max()) >= classes:
             raise ValueError(
-                f"the label '{self.label}' has at least {int(truth.max()) + 1} values, but the model tells {classes} "
+                f"the label '{self.label}' has at least {int(truth.max()) + 1} values, but the "
+                f"model tells {classes} "
                 "apart; set model.encoder.accent.classes"
             )
         return truth
 
 
 def mean_posteriors(logits: Padded) -> Tensor:
-    """Frame logits (B, S, A) -> (B, A) float32: the mean of the frames' probabilities; 0 where there is no frame."""
+    """Frame logits (B, S, A) -> (B, A) float32: the mean of the frames' probabilities; 0 where
+    there is no frame.
+    """
     probs = logits.data.float().softmax(-1).masked_fill(~logits.mask[:, :, None], 0.0)
     return probs.sum(1) / logits.lengths[:, None].clamp(min=1)

@@ -1,6 +1,8 @@
-"""Aligned cross entropy (Ghazvininejad et al., arXiv 2004.01655): cross entropy along the cheapest monotonic alignment.
+"""Aligned cross entropy (Ghazvininejad et al., arXiv 2004.01655): cross entropy along the cheapest
+monotonic alignment.
 
-With P_j the predictions 1..m, Y_i the targets 1..n, a_ij = -log P_j(Y_i), e_j = -log P_j(blank), d = `skip_penalty`:
+With P_j the predictions 1..m, Y_i the targets 1..n, a_ij = -log P_j(Y_i), e_j = -log P_j(blank), d
+= `skip_penalty`:
 
     A[0,0] = 0,   A[i,0] = A[i-1,0] + d a_i1,   A[0,j] = A[0,j-1] + e_j                        (1)
     A[i,j] = min( A[i-1,j-1] + a_ij,      align target i with prediction j
@@ -8,14 +10,16 @@ With P_j the predictions 1..m, Y_i the targets 1..n, a_ij = -log P_j(Y_i), e_j =
                   A[i-1,j]   + d a_ij )   target i has no prediction of its own                (2)
     loss   = A[n,m]
 
-It serves where there are about as many frames as tokens, which leaves CTC no room: n may be above m. A row of (2) is a
-scan over j without a loop: with E_j = e_1 + ... + e_j, the best of the first and the third line c_ij, and R = A - E,
+It serves where there are about as many frames as tokens, which leaves CTC no room: n may be above
+m. A row of (2) is a scan over j without a loop: with E_j = e_1 + ... + e_j, the best of the first
+and the third line c_ij, and R = A - E,
 
     R[i,j] = min over k <= j of (c_ik - E_k)                                                   (3)
 
-so the programme is n cumulative minima, whose arguments hold the way back. The cost is then summed again along the path
-that was found: only this sum has a gradient, which is the sub-gradient of the minimum. Between equally cheap paths the
-paper leaves the choice open; we take whichever rounding prefers.
+so the programme is n cumulative minima, whose arguments hold the way back. The cost is then summed
+again along the path that was found: only this sum has a gradient, which is the sub-gradient of the
+minimum. Between equally cheap paths the paper leaves the choice open; we take whichever rounding
+prefers.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from torch.nn import functional as F
 from asrtool.losses.base import LOSSES, Loss, check_sequences
 from asrtool.types import Batch, ModelOutput, Padded
 
-IMPOSSIBLE = 1e9  # stands for the cost of probability 0 while paths are compared, for inf - inf would be NaN
+# stands for the cost of probability 0 while paths are compared, for inf - inf would be NaN
+IMPOSSIBLE = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,9 @@ class AxeConfig:
 
 @LOSSES.register("axe", AxeConfig)
 class AxeLoss(Loss):
-    """Sum over the path, in nats: (B,). An utterance with tokens but no frames gets 0 and is named by `skipped`."""
+    """Sum over the path, in nats: (B,). An utterance with tokens but no frames gets 0 and is named
+    by `skipped`.
+    """
 
     def __init__(self, config: AxeConfig, *, eos: int, blank: int = 0) -> None:
         self.stream = config.input
@@ -58,7 +65,9 @@ class AxeLoss(Loss):
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.stream(self.stream)
         log_probs = logits.float().log_softmax(-1)
-        return aligned_cross_entropy(log_probs, lengths, *batch.targets, self.blank, self.skip_penalty)
+        return aligned_cross_entropy(
+            log_probs, lengths, *batch.targets, self.blank, self.skip_penalty
+        )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         return (outputs.stream(self.stream).lengths == 0) & (batch.targets.lengths > 0)
@@ -80,32 +89,41 @@ def aligned_cross_entropy(
     blank: int = 0,
     skip_penalty: float = 1.0,
 ) -> Tensor:
-    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) -> loss (B,).
+    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) ->
+    loss (B,).
 
-    Any T and U: without targets every prediction is blank; without predictions there is nothing to rate, and the loss
-    is 0. float32, or float64 where log_probs are. Raises ValueError for shapes and lengths that do not fit.
+    Any T and U: without targets every prediction is blank; without predictions there is nothing to
+    rate, and the loss is 0. float32, or float64 where log_probs are. Raises ValueError for shapes
+    and lengths that do not fit.
     """
-    lengths, targets, target_lengths = (part.to(log_probs.device) for part in (lengths, targets, target_lengths))
+    lengths, targets, target_lengths = (
+        part.to(log_probs.device) for part in (lengths, targets, target_lengths)
+    )
     check_sequences("aligned cross entropy", log_probs, lengths, targets, target_lengths, blank)
     if not skip_penalty > 0:
         raise ValueError(f"aligned cross entropy: skip_penalty must be above 0, got {skip_penalty}")
     if not log_probs.shape[1]:
         return log_probs.sum((1, 2))  # nothing, with a gradient
     frames, tokens = Padded(log_probs, lengths), Padded(targets, target_lengths)
-    known = targets.to(torch.int64).masked_fill(~tokens.mask, blank)  # whatever stands in the padding
+    # whatever stands in the padding
+    known = targets.to(torch.int64).masked_fill(~tokens.mask, blank)
     with torch.no_grad():
         path = cheapest_path(frames, Padded(known, target_lengths), blank, skip_penalty)
         rated = tokens.mask & (lengths > 0)[:, None]
         weights = torch.ones_like(known, dtype=torch.float64).masked_fill(~path.own, skip_penalty)
         weights = torch.cat([weights.masked_fill(~rated, 0.0), path.blank.double()], 1)
-        places = torch.cat([path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1)
+        places = torch.cat(
+            [path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1
+        )
     costs = -log_probs.flatten(1).gather(1, places)  # (B, U + T)
     costs = costs if costs.dtype == torch.float64 else costs.float()
     return (costs.masked_fill(weights == 0, 0.0) * weights.to(costs.dtype)).sum(1)
 
 
 def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: float) -> Path:
-    """(1) to (3) for frames (B, T, V), T above 0, and tokens (B, U); ids in the padding must be those of tokens."""
+    """(1) to (3) for frames (B, T, V), T above 0, and tokens (B, U); ids in the padding must be
+    those of tokens.
+    """
     log_probs, lengths = frames
     targets, target_lengths = tokens
     batch, num_tokens = targets.shape
@@ -135,13 +153,17 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
     chosen = best.gather(2, last)
     owned = own.gather(2, chosen)[:, :, 0].T & tokens.mask
     predictions = (chosen[:, :, 0].T - 1).clamp(min=0)
-    taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(1, predictions, owned.to(torch.int64))
+    taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(
+        1, predictions, owned.to(torch.int64)
+    )
     return Path(predictions, owned, frames.mask & (taken == 0))
 
 
 def _costs(log_probs: Tensor) -> Tensor:
     """Negative log-probabilities, float64, none infinite."""
-    return (-log_probs).to(torch.float64, memory_format=torch.contiguous_format).clamp_(max=IMPOSSIBLE)
+    return (
+        (-log_probs).to(torch.float64, memory_format=torch.contiguous_format).clamp_(max=IMPOSSIBLE)
+    )
 
 
 def _column(log_probs: Tensor, token: int) -> Tensor:

@@ -13,20 +13,23 @@ from asrtool.types import Batch, ModelOutput, Padded
 class Loss:
     """One number per utterance; the objective weighs, the trainer sums and divides.
 
-    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is a sum over tokens (or frames) of each
-    utterance, computed in float32; an utterance it cannot rate (CTC: fewer frames than tokens and repeats) gets 0 and
-    is named by `skipped`.
+    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is a sum over tokens (or
+    frames) of each utterance, computed in float32; an utterance it cannot rate (CTC: fewer frames
+    than tokens and repeats) gets 0 and is named by `skipped`.
     """
 
     stream: str  # the stream of ModelOutput that it reads; the model builds a head for it
-    monitors: tuple[str, ...] = ()  # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
+    # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
+    monitors: tuple[str, ...] = ()
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""
         raise NotImplementedError
 
     def count(self, counts: Sequence[int] | None) -> None:
-        """Be told how often each of the V tokens occurs in the training text; None: nobody counted."""
+        """Be told how often each of the V tokens occurs in the training text; None: nobody
+        counted.
+        """
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) bool: utterances that got 0 because no finite loss exists for them."""
@@ -41,9 +44,16 @@ LOSSES: Registry[Loss] = Registry("loss")
 
 
 def check_sequences(
-    name: str, log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int
+    name: str,
+    log_probs: Tensor,
+    lengths: Tensor,
+    targets: Tensor,
+    target_lengths: Tensor,
+    blank: int,
 ) -> None:
-    """Raise ValueError where the arguments of a loss over frames and tokens do not fit each other."""
+    """Raise ValueError where the arguments of a loss over frames and tokens do not fit each
+    other.
+    """
     if log_probs.dim() != 3 or targets.dim() != 2 or len(targets) != len(log_probs):
         shapes = f"{tuple(log_probs.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"{name}: expected log_probs (B, T, V) and targets (B, U), got {shapes}")
@@ -51,10 +61,15 @@ def check_sequences(
         raise ValueError(f"{name}: log_probs must be floating point, got {log_probs.dtype}")
     if not 0 <= blank < log_probs.shape[2]:
         raise ValueError(f"{name}: blank {blank} is outside the vocabulary of {log_probs.shape[2]}")
-    sizes = (("lengths", lengths, log_probs.shape[1]), ("target_lengths", target_lengths, targets.shape[1]))
+    sizes = (
+        ("lengths", lengths, log_probs.shape[1]),
+        ("target_lengths", target_lengths, targets.shape[1]),
+    )
     for what, values, size in sizes:
         if values.shape != log_probs.shape[:1]:
-            raise ValueError(f"{name}: {what} must have shape ({len(log_probs)},), got {tuple(values.shape)}")
+            raise ValueError(
+                f"{name}: {what} must have shape ({len(log_probs)},), got {tuple(values.shape)}"
+            )
         if len(values) and not bool(((values >= 0) & (values <= size)).all()):
             raise ValueError(f"{name}: {what} {values.tolist()} do not fit a size of {size}")
     inside = (targets >= 0) & (targets < log_probs.shape[2])

@@ -1,10 +1,13 @@
-"""A contrastive term in the place of the matching loss: a token's speech is nearer to it than to the others.
+"""A contrastive term in the place of the matching loss: a token's speech is nearer to it than to
+the others.
 
-    L = - sum_i log  sum_{j: y_j = y_i} exp(cos(E'_i, E_t,j) / tau)  /  sum_j exp(cos(E'_i, E_t,j) / tau)
+    L = - sum_i log  sum_{j: y_j = y_i} exp(cos(E'_i, E_t,j) / tau)  /  sum_j exp(cos(E'_i, E_t,j) /
+        tau)
 
-E' is what the matching loss's attention finds (arXiv 2406.17272); the form is InfoNCE (van den Oord et al., arXiv
-1807.03748) over the tokens of one utterance, so that no loss depends on the batch. Equal tokens are one class. It
-answers whether the distance itself matters, or only that tokens can be told apart.
+E' is what the matching loss's attention finds (arXiv 2406.17272); the form is InfoNCE (van den Oord
+et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss depends on the batch.
+Equal tokens are one class. It answers whether the distance itself matters, or only that tokens can
+be told apart.
 """
 
 from __future__ import annotations
@@ -44,12 +47,20 @@ class ContrastiveLoss(Loss):
         self.stream = config.input
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        speech, text = (Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config))
+        speech, text = (
+            Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config)
+        )
         found = attended(*text, *speech, scaled=self.config.scaled)
         known = text.data.detach().masked_fill(~text.mask[:, :, None], 0)
-        products = normalize(found, dim=2) @ normalize(known, dim=2).transpose(1, 2) / self.config.temperature
+        products = (
+            normalize(found, dim=2)
+            @ normalize(known, dim=2).transpose(1, 2)
+            / self.config.temperature
+        )
         tokens = batch.targets.data
-        same = (tokens[:, :, None] == tokens[:, None]) | torch.eye(tokens.shape[1], dtype=bool, device=tokens.device)
+        same = (tokens[:, :, None] == tokens[:, None]) | torch.eye(
+            tokens.shape[1], dtype=bool, device=tokens.device
+        )
         lowest = torch.finfo(products.dtype).min
         products = products.masked_fill(~text.mask[:, None], lowest)
         values = products.logsumexp(2) - products.masked_fill(~same, lowest).logsumexp(2)

@@ -1,9 +1,11 @@
-"""Cross entropy of the next token with label smoothing (Szegedy et al. 2016), for attention decoders.
+"""Cross entropy of the next token with label smoothing (Szegedy et al. 2016), for attention
+decoders.
 
-    L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ],   y_{U+1} = eos
+    L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ],
+        y_{U+1} = eos
 
-The sum over tokens, not the mean: CTC sums over the same utterance, so the weights of the two mean the same for every
-length.
+The sum over tokens, not the mean: CTC sums over the same utterance, so the weights of the two mean
+the same for every length.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig:
-    """Next-token cross entropy on the stream `input`, whose row u rates token u and whose last row rates eos."""
+    """Next-token cross entropy on the stream `input`, whose row u rates token u and whose last row
+    rates eos.
+    """
 
     weight: float
     input: str = "attention"
@@ -43,7 +47,10 @@ class CrossEntropyLoss(Loss):
         logits, _ = outputs.stream(self.stream)  # (B, U + 1, V)
         targets = append(batch.targets, self.eos)
         loss = F.cross_entropy(
-            logits.float().transpose(1, 2), targets.data, label_smoothing=self.smoothing, reduction="none"
+            logits.float().transpose(1, 2),
+            targets.data,
+            label_smoothing=self.smoothing,
+            reduction="none",
         )  # (B, U + 1)
         return (loss * targets.mask).sum(1)
 

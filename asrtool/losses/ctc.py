@@ -2,17 +2,19 @@
 
     L = -log sum over paths pi with B(pi) = y of  prod_t p(pi_t | x)
 
-B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y); an utterance
-without one gets 0 and is named by `skipped`: with an infinite loss it would poison the batch, and with a silent zero
-nobody would know.
+B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y);
+an utterance without one gets 0 and is named by `skipped`: with an infinite loss it would poison the
+batch, and with a silent zero nobody would know.
 
 With class weights w (asrtool/losses/class_weights.py) rare tokens count more, in one of two ways:
 
     utterance   L_W = L * mean_u w_{y_u}
-    gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c),  g(t, c) the posterior of token c at frame t
+    gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c),  g(t, c) the posterior of token
+        c at frame t
 
-The second is that of Li et al. (arXiv 1904.10619): cross entropy with the re-weighted posteriors as fixed targets. Its
-value stays L, which runs with other weights may be compared with. Weights of 1 give plain CTC in both.
+The second is that of Li et al. (arXiv 1904.10619): cross entropy with the re-weighted posteriors as
+fixed targets. Its value stays L, which runs with other weights may be compared with. Weights of 1
+give plain CTC in both.
 """
 
 from __future__ import annotations
@@ -36,14 +38,18 @@ class CtcConfig:
 
     weight: float
     input: str = "ctc"
-    class_weights: Literal["none", "inverse_frequency"] = "none"      # of tokens, by their counts in the text
-    class_weighting: Literal["utterance", "gradient"] = "utterance"   # what they weigh
-    class_power: float = 0.5                # 0: all alike, 1: the inverse of the frequency
-    class_limits: tuple[float, float] = (0.2, 5.0)                    # the smallest and the largest weight
+    # of tokens, by their counts in the text
+    class_weights: Literal["none", "inverse_frequency"] = "none"
+    class_weighting: Literal["utterance", "gradient"] = "utterance"  # what they weigh
+    class_power: float = 0.5  # 0: all alike, 1: the inverse of the frequency
+    class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
 
     def __post_init__(self) -> None:
         if not 0 < self.class_limits[0] <= 1 <= self.class_limits[1]:
-            raise ValueError(f"class_limits are a number up to 1 and one from 1 on, got {list(self.class_limits)}")
+            raise ValueError(
+                "class_limits are a number up to 1 and one from 1 on, got "
+                f"{list(self.class_limits)}"
+            )
         if self.class_power < 0:
             raise ValueError(f"class_power must be at least 0, got {self.class_power}")
 
@@ -56,22 +62,30 @@ class CtcLoss(Loss):
         self.stream = config.input
         self.blank = blank
         self.config = config
-        self.weights: Tensor | None = None                  # (V,) of the tokens
+        self.weights: Tensor | None = None  # (V,) of the tokens
         if config.input == "inter_ctc":
             self.monitors = ("key_frames_per_token", "frame_reduction")
 
     def count(self, counts: Sequence[int] | None) -> None:
         if self.config.class_weights != "none":
             limits = self.config.class_limits
-            self.weights = inverse_frequency(counts, self.config.class_power, *limits, blank=self.blank)
+            self.weights = inverse_frequency(
+                counts, self.config.class_power, *limits, blank=self.blank
+            )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.stream(self.stream)
         log_probs = logits.float().log_softmax(-1)
-        loss, skipped = ctc(log_probs, lengths, batch.targets, self.blank), self.skipped(outputs, batch)
+        loss, skipped = (
+            ctc(log_probs, lengths, batch.targets, self.blank),
+            self.skipped(outputs, batch),
+        )
         if self.config.class_weights != "none":
             if self.weights is None:
-                raise ValueError("loss ctc has class_weights, but was not told the counts of the tokens: call `count`")
+                raise ValueError(
+                    "loss ctc has class_weights, but was not told the counts of the tokens: call "
+                    "`count`"
+                )
             weights = self.weights.to(log_probs)
             if self.config.class_weighting == "utterance":
                 loss = loss * utterance_weights(weights, batch.targets)
@@ -81,11 +95,16 @@ class CtcLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """Of an intermediate head (B,): tokens on its best path by tokens of the reference, which must come to 1 before
-        frames can be dropped by it; and the share of its frames that the encoder has dropped."""
+        """Of an intermediate head (B,): tokens on its best path by tokens of the reference, which
+        must come to 1 before frames can be dropped by it; and the share of its frames that the
+        encoder has dropped."""
         logits, lengths = outputs.stream(self.stream)
         best = F.pad(logits.argmax(-1), (1, 0), value=self.blank)
-        starts = (best[:, 1:] != self.blank) & (best[:, 1:] != best[:, :-1]) & outputs.stream(self.stream).mask
+        starts = (
+            (best[:, 1:] != self.blank)
+            & (best[:, 1:] != best[:, :-1])
+            & outputs.stream(self.stream).mask
+        )
         frames = outputs.encoder.frames.lengths
         return {
             "key_frames_per_token": starts.sum(1) / batch.targets.lengths.clamp(min=1),
@@ -99,12 +118,20 @@ class CtcLoss(Loss):
 def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tensor:
     """log_probs (B, S, V) -> (B,); 0 where no path exists."""
     return F.ctc_loss(
-        log_probs.transpose(0, 1), targets.data, lengths, targets.lengths, blank, reduction="none", zero_infinity=True
+        log_probs.transpose(0, 1),
+        targets.data,
+        lengths,
+        targets.lengths,
+        blank,
+        reduction="none",
+        zero_infinity=True,
     )
 
 
 def frames_needed(targets: Padded) -> Tensor:
-    """(B,) the fewest frames that a CTC path for each target needs: its tokens and a blank between equal neighbours."""
+    """(B,) the fewest frames that a CTC path for each target needs: its tokens and a blank between
+    equal neighbours.
+    """
     tokens, lengths = targets
     repeats = (tokens[:, 1:] == tokens[:, :-1]) & targets.mask[:, 1:]
     return lengths + repeats.sum(1).to(torch.int64)

@@ -1,10 +1,12 @@
-"""Focal CTC (Feng et al. 2019, after focal loss, arXiv 1708.02002): what is well recognised counts less.
+"""Focal CTC (Feng et al. 2019, after focal loss, arXiv 1708.02002): what is well recognised counts
+less.
 
     F = alpha (1 - p) ** gamma L,   L = -log p(y | x) by CTC
 
-p is the probability of the transcript (`sentence`), or its geometric mean over tokens, exp(-L / U) (`length`). That of
-a sentence is next to 0 until training is nearly over, and F then nothing but alpha L; so `length` is the default. The
-Echotune paper (arXiv 2309.07765) adds F to class-weighted CTC, lambda L_W + (1 - lambda) F, by the weights of both.
+p is the probability of the transcript (`sentence`), or its geometric mean over tokens, exp(-L / U)
+(`length`). That of a sentence is next to 0 until training is nearly over, and F then nothing but
+alpha L; so `length` is the default. The Echotune paper (arXiv 2309.07765) adds F to class-weighted
+CTC, lambda L_W + (1 - lambda) F, by the weights of both.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.ctc import ctc, frames_needed
 from asrtool.types import Batch, ModelOutput
 
-_LEAST = 1e-12          # of 1 - p: for gamma < 1 its power has no finite derivative at 0
+_LEAST = 1e-12  # of 1 - p: for gamma < 1 its power has no finite derivative at 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class FocalCtcConfig:
 
     weight: float
     input: str = "ctc"
-    alpha: float = 0.25                     # arXiv 1708.02002, as gamma
+    alpha: float = 0.25  # arXiv 1708.02002, as gamma
     gamma: float = 2.0
     probability: Literal["length", "sentence"] = "length"
 
@@ -49,7 +51,9 @@ class FocalCtcLoss(Loss):
         logits, lengths = outputs.stream(self.stream)
         loss = ctc(logits.float().log_softmax(-1), lengths, batch.targets, self.blank)
         tokens = batch.targets.lengths if self.config.probability == "length" else None
-        return focal(loss, tokens, self.config.alpha, self.config.gamma).masked_fill(self.skipped(outputs, batch), 0.0)
+        return focal(loss, tokens, self.config.alpha, self.config.gamma).masked_fill(
+            self.skipped(outputs, batch), 0.0
+        )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         return frames_needed(batch.targets) > outputs.stream(self.stream).lengths

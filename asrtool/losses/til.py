@@ -1,13 +1,15 @@
-"""Time independence loss of similar-length speech and text (arXiv 2510.10453): which tokens there are, not where.
+"""Time independence loss of similar-length speech and text (arXiv 2510.10453): which tokens there
+are, not where.
 
-The paper's equation was not at hand; the known loss that forgets time is aggregation cross entropy (Xie et al., CVPR
-2019), which this is. With m frames, n targets, N_k the count of token k among them, D = max(m, n), N_blank = D - n:
+The paper's equation was not at hand; the known loss that forgets time is aggregation cross entropy
+(Xie et al., CVPR 2019), which this is. With m frames, n targets, N_k the count of token k among
+them, D = max(m, n), N_blank = D - n:
 
     p_k = 1/m sum over t of P_t(k)                    the mean posterior                       (1)
     L   = D * ( - sum over k of N_k / D log p_k )                                              (2)
 
-(2) is the cross entropy of the two distributions times D: as the other sequence losses, it grows with the text, so that
-weights mean the same. Any order of the targets gives the same loss.
+(2) is the cross entropy of the two distributions times D: as the other sequence losses, it grows
+with the text, so that weights mean the same. Any order of the targets gives the same loss.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class TilConfig:
 
 @LOSSES.register("til", TilConfig)
 class TilLoss(Loss):
-    """(2), in nats: (B,). An utterance with tokens but without frames gets 0 and is named by `skipped`."""
+    """(2), in nats: (B,). An utterance with tokens but without frames gets 0 and is named by
+    `skipped`.
+    """
 
     def __init__(self, config: TilConfig, *, eos: int, blank: int = 0) -> None:
         self.stream = config.input
@@ -40,7 +44,9 @@ class TilLoss(Loss):
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.stream(self.stream)
-        return time_independence_loss(logits.float().log_softmax(-1), lengths, *batch.targets, self.blank)
+        return time_independence_loss(
+            logits.float().log_softmax(-1), lengths, *batch.targets, self.blank
+        )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         return (outputs.stream(self.stream).lengths == 0) & (batch.targets.lengths > 0)
@@ -49,12 +55,15 @@ class TilLoss(Loss):
 def time_independence_loss(
     log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int = 0
 ) -> Tensor:
-    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) -> loss (B,).
+    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) ->
+    loss (B,).
 
-    Any T and U: without targets every frame should be blank; without frames the loss is 0. float32, or float64 where
-    log_probs are. Raises ValueError for shapes and lengths that do not fit.
+    Any T and U: without targets every frame should be blank; without frames the loss is 0. float32,
+    or float64 where log_probs are. Raises ValueError for shapes and lengths that do not fit.
     """
-    lengths, targets, target_lengths = (part.to(log_probs.device) for part in (lengths, targets, target_lengths))
+    lengths, targets, target_lengths = (
+        part.to(log_probs.device) for part in (lengths, targets, target_lengths)
+    )
     check_sequences("time independence loss", log_probs, lengths, targets, target_lengths, blank)
     if not log_probs.shape[1]:
         return log_probs.sum((1, 2))  # nothing, with a gradient
@@ -62,8 +71,12 @@ def time_independence_loss(
     wanted = F.pad(targets.to(torch.int64).masked_fill(~tokens.mask, blank), (0, 1), value=blank)
     found = log_probs.gather(2, wanted[:, None].expand(-1, log_probs.shape[1], -1))  # (B, T, U + 1)
     found = found if found.dtype == torch.float64 else found.float()
-    found = found.masked_fill(~frames.mask[:, :, None], -torch.inf).masked_fill((lengths == 0)[:, None, None], 0.0)
+    found = found.masked_fill(~frames.mask[:, :, None], -torch.inf).masked_fill(
+        (lengths == 0)[:, None, None], 0.0
+    )
     mean = found.logsumexp(1) - lengths.clamp(min=1).log()[:, None]
     blanks = (lengths - target_lengths).clamp(min=0)[:, None]
-    counts = torch.cat([tokens.mask, blanks], 1).to(mean.dtype).masked_fill((lengths == 0)[:, None], 0.0)
+    counts = (
+        torch.cat([tokens.mask, blanks], 1).to(mean.dtype).masked_fill((lengths == 0)[:, None], 0.0)
+    )
     return -(mean.masked_fill(counts == 0, 0.0) * counts).sum(1)

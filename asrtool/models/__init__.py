@@ -8,7 +8,8 @@ from asrtool.models.hybrid import Hybrid, HybridConfig
 from asrtool.models.language_model import LanguageModel, LanguageModelConfig
 from asrtool.models.speech_llm import SpeechLlm, SpeechLlmConfig
 
-TEXT_MODELS = (CausalLmConfig, LanguageModelConfig)  # they read text (data.input: text) and hear nothing
+# they read text (data.input: text) and hear nothing
+TEXT_MODELS = (CausalLmConfig, LanguageModelConfig)
 
 __all__ = [
     "MODELS",

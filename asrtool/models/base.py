@@ -11,10 +11,11 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
 class AsrModel(nn.Module):
-    """Built by `MODELS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step, streams={"ctc",
-    ...})`.
+    """Built by `MODELS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step,
+    streams={"ctc", ...})`.
 
-    `streams` are the names that the configured losses read: a head exists where a loss reads it, and nowhere else.
+    `streams` are the names that the configured losses read: a head exists where a loss reads it,
+    and nowhere else.
     """
 
     blank: int | None = 0  # None: no token is one
@@ -38,7 +39,9 @@ class AsrModel(nn.Module):
         return {}
 
     def rescorers(self) -> Mapping[str, object]:
-        """Networks that rate whole sequences by name: scorers, and what cannot go from left to right."""
+        """Networks that rate whole sequences by name: scorers, and what cannot go from left to
+        right.
+        """
         return self.scorers()
 
 

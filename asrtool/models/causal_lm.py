@@ -1,14 +1,18 @@
-"""A causal language model in an architecture of `transformers`, trained on text by asrtool's own trainer.
+"""A causal language model in an architecture of `transformers`, trained on text by asrtool's own
+trainer.
 
     p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos
 
-`asrtool export_llm` makes a folder of it that `transformers` reads, with a tokenizer of the recipe's characters: the
-small language model that a speech LLM can be built on without downloading one.
+`asrtool export_llm` makes a folder of it that `transformers` reads, with a tokenizer of the
+recipe's characters: the small language model that a speech LLM can be built on without downloading
+one.
 
-A large language model writes down what its prompt spells, for texts are full of repetitions. A small one never learns
-it from sentences alone, and an adapter's rows then tell it nothing. With `copy`, sentences follow upon themselves:
+A large language model writes down what its prompt spells, for texts are full of repetitions. A
+small one never learns it from sentences alone, and an adapter's rows then tell it nothing. With
+`copy`, sentences follow upon themselves:
 
-    [y_1 y_1 0 y_2 0 0 y_3 y_3 y_3] sos [y_1 y_2 y_3]        the first part as the frames of a recogniser would spell it
+    [y_1 y_1 0 y_2 0 0 y_3 y_3 y_3] sos [y_1 y_2 y_3]        the first part as the frames of a
+        recogniser would spell it
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class CopyConfig:
-    """How sentences are spelt in front of themselves. Validation spells all of them, each token twice and a gap."""
+    """How sentences are spelt in front of themselves. Validation spells all of them, each token
+    twice and a gap.
+    """
 
     share: float = 0.5  # of the training's sentences
     repeats: int = 3  # of a token, at most
@@ -38,7 +44,8 @@ class CopyConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.repeats < 1 or self.gaps < 0:
             raise ValueError(
-                f"copy: share ({self.share}) must be above 0 and at most 1, repeats ({self.repeats}) at least 1 and "
+                f"copy: share ({self.share}) must be above 0 and at most 1, repeats "
+                f"({self.repeats}) at least 1 and "
                 f"gaps ({self.gaps}) at least 0"
             )
 
@@ -53,17 +60,27 @@ class CausalLmConfig:
 
 @MODELS.register("causal_lm", CausalLmConfig)
 class CausalLm(AsrModel):
-    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates eos."""
+    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates
+    eos.
+    """
 
     STREAM = "lm"
 
     def __init__(
-        self, config: CausalLmConfig, *, input_dim: int, vocab_size: int, frame_shift: float, streams: frozenset[str]
+        self,
+        config: CausalLmConfig,
+        *,
+        input_dim: int,
+        vocab_size: int,
+        frame_shift: float,
+        streams: frozenset[str],
     ) -> None:
         super().__init__()
         if streams != {self.STREAM}:
             read = ", ".join(sorted(streams))
-            raise ValueError(f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}")
+            raise ValueError(
+                f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}"
+            )
         self.frame_shift, self.eos, self.streams = frame_shift, vocab_size - 1, frozenset(streams)
         self.copy = config.copy
         self.llm, _ = llm.load(LlmConfig(shape=config.shape, prompt=SPEECH), vocab_size)
@@ -76,12 +93,18 @@ class CausalLm(AsrModel):
         embeddings, mask = right_aligned(table(torch.cat(rows)).split([len(row) for row in rows]))
         output = self.caller(self.llm, embeddings, mask, tokens.data.shape[1])
         logits = Padded(left_aligned(output.logits, batch.targets.lengths), tokens.lengths)
-        positions = torch.arange(tokens.data.shape[1], device=tokens.data.device).expand(tokens.data.shape)
-        encoded = EncoderOutput(frames=Padded(table(tokens.data), tokens.lengths), positions=positions)
+        positions = torch.arange(tokens.data.shape[1], device=tokens.data.device).expand(
+            tokens.data.shape
+        )
+        encoded = EncoderOutput(
+            frames=Padded(table(tokens.data), tokens.lengths), positions=positions
+        )
         return ModelOutput(encoder=encoded, streams={self.STREAM: logits})
 
     def spelt(self, tokens: Tensor) -> Tensor:
-        """What stands in front of the sentence tokens (U,): nothing, or its tokens with repetitions and gaps."""
+        """What stands in front of the sentence tokens (U,): nothing, or its tokens with repetitions
+        and gaps.
+        """
         if self.copy is None or (self.training and torch.rand(()) >= self.copy.share):
             return tokens[:0]
         if self.training:
@@ -91,7 +114,11 @@ class CausalLm(AsrModel):
             repeats = torch.full((len(tokens),), min(self.copy.repeats, 2))
             gaps = torch.full((len(tokens),), min(self.copy.gaps, 1))
         counts = torch.stack([repeats, gaps], 1).flatten().to(tokens.device)
-        return torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)
+        return (
+            torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)
+        )
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        raise ValueError("a language model recognises no speech; give the experiment of a recogniser")
+        raise ValueError(
+            "a language model recognises no speech; give the experiment of a recogniser"
+        )

@@ -1,9 +1,11 @@
-"""A Transformer language model over the recogniser's tokens (Irie et al., arXiv 1905.04226), for fusion and rescoring.
+"""A Transformer language model over the recogniser's tokens (Irie et al., arXiv 1905.04226), for
+fusion and rescoring.
 
-    p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token
+    p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the
+        last token
 
-Layer norm in front, rotary positions, the output layer tied to the embedding. In a search it is the `Scorer` `lm`, with
-keys and values of the prefixes in its state.
+Layer norm in front, rotary positions, the output layer tied to the embedding. In a search it is the
+`Scorer` `lm`, with keys and values of the prefixes in its state.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class LanguageModelState:
 
 @MODELS.register("language_model", LanguageModelConfig)
 class LanguageModel(AsrModel):
-    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates eos."""
+    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates
+    eos.
+    """
 
     STREAM = "lm"
     partial = False  # Scorer: rates the whole vocabulary
@@ -61,7 +65,9 @@ class LanguageModel(AsrModel):
         super().__init__()
         if streams != {self.STREAM}:
             read = ", ".join(sorted(streams))
-            raise ValueError(f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}")
+            raise ValueError(
+                f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}"
+            )
         self.frame_shift = frame_shift
         self.eos = vocab_size - 1
         self.streams = frozenset(streams)
@@ -70,7 +76,10 @@ class LanguageModel(AsrModel):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(
-                config.dim, RotarySelfAttention(config.dim, config.num_heads), config.ffn_dim, config.dropout
+                config.dim,
+                RotarySelfAttention(config.dim, config.num_heads),
+                config.ffn_dim,
+                config.dropout,
             )
             for _ in range(config.num_layers)
         )
@@ -87,7 +96,9 @@ class LanguageModel(AsrModel):
         )
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        raise ValueError("a language model recognises no speech; give the experiment of a recogniser")
+        raise ValueError(
+            "a language model recognises no speech; give the experiment of a recogniser"
+        )
 
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
@@ -108,10 +119,14 @@ class LanguageModel(AsrModel):
         return log_probs, LanguageModelState(layers, state.rows)
 
     def select(self, state: LanguageModelState, rows: Tensor) -> LanguageModelState:
-        return LanguageModelState(tuple(layer and layer.rows(rows) for layer in state.layers), len(rows))
+        return LanguageModelState(
+            tuple(layer and layer.rows(rows) for layer in state.layers), len(rows)
+        )
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """targets (N, U) without sos/eos -> (N,) float64: log p(y), the end included; for rescoring an n-best list."""
+        """targets (N, U) without sos/eos -> (N,) float64: log p(y), the end included; for rescoring
+        an n-best list.
+        """
         hidden, lengths = self._read(targets)
         log_probs = self._logits(hidden).float().log_softmax(-1)
         wanted = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.eos)
@@ -130,9 +145,15 @@ class LanguageModel(AsrModel):
         return hidden, lengths
 
     def _layers(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, caches: tuple[KeyValue | None, ...]
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        caches: tuple[KeyValue | None, ...],
     ) -> tuple[Tensor, tuple[KeyValue, ...]]:
-        """tokens (N, U), positions (1, K) of all that is seen, U of them new -> hidden (N, U, D), the new caches."""
+        """tokens (N, U), positions (1, K) of all that is seen, U of them new -> hidden (N, U, D),
+        the new caches.
+        """
         x = self.dropout(self.embedding(tokens) * self.embedding.embedding_dim**0.5)
         places = turns(positions, self.layers[0].attention.num_frequencies)
         seen = []

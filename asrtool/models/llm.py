@@ -1,6 +1,7 @@
 """A causal language model of `transformers` by hub name or folder: loading, checking, calling it.
 
-Everything that `transformers` does differently from model to model is met here; the rest of the package sees logits.
+Everything that `transformers` does differently from model to model is met here; the rest of the
+package sees logits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from asrtool.models.prompt import SPEECH, check_template
 from asrtool.models.tuning import Tuning, on_meta
 
 Shape = Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"]
-# Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward width, context.
+# Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward
+# width, context.
 _SHAPES = {
     "llama-tiny": (32, 2, 2, 2, 64, 512),
     "llama-mini": (192, 4, 4, 4, 512, 1024),
@@ -37,34 +39,48 @@ _SAMPLE = 1 << 20  # bytes at both ends of a file of weights that its fingerprin
 class LlmConfig:
     """A causal language model, and how it is asked to write down speech."""
 
-    weights: str | None = None  # hub name or local folder of a `transformers` model; null: from scratch
+    # hub name or local folder of a `transformers` model; null: from scratch
+    weights: str | None = None
     revision: str | None = None  # of the hub's model: a commit, tag or branch
     shape: Shape | None = None  # where no weights are
     prompt: str = "{speech}USER: Transcribe speech to text. ASSISTANT:"
-    chat: bool = False  # `prompt` is the user's message in the chat template of the model's tokenizer
+    # `prompt` is the user's message in the chat template of the model's tokenizer
+    chat: bool = False
     precision: Literal["float32", "bf16"] = "float32"  # of weights that are not trained
-    gradient_checkpointing: bool = False  # compute the layers again in the backward pass: less memory, a third slower
+    # compute the layers again in the backward pass: less memory, a third slower
+    gradient_checkpointing: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         check_template(self.prompt)
         if self.weights is None and self.shape is None:
-            raise ValueError("give weights (a hub name or a folder), or shape for a language model from scratch")
+            raise ValueError(
+                "give weights (a hub name or a folder), or shape for a language model from scratch"
+            )
         if self.weights is None and (self.chat or self.prompt != SPEECH):
-            raise ValueError(f"a language model from scratch reads no prompt: say prompt: '{SPEECH}' without chat")
+            raise ValueError(
+                f"a language model from scratch reads no prompt: say prompt: '{SPEECH}' without "
+                "chat"
+            )
         if self.tuning.mode == "full" and self.precision != "float32":
-            raise ValueError("precision: bf16 is for weights that are not trained; tuning.mode: full needs float32")
+            raise ValueError(
+                "precision: bf16 is for weights that are not trained; tuning.mode: full needs "
+                "float32"
+            )
 
 
 def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
     """The model and its tokenizer (None: from scratch, over the vocabulary of the recipe).
 
-    On the meta device weights are not looked for, and a name that is on no disk gets the configured `shape`.
+    On the meta device weights are not looked for, and a name that is on no disk gets the configured
+    `shape`.
     """
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    known = config.weights is not None and not (on_meta() and config.shape is not None and not _is_folder(config))
+    known = config.weights is not None and not (
+        on_meta() and config.shape is not None and not _is_folder(config)
+    )
     if not known:
         return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
     where = {"revision": config.revision or "main"}
@@ -74,39 +90,51 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
         if on_meta():
             return AutoModelForCausalLM.from_config(settings), tokenizer
         dtype = _DTYPES[config.precision]
-        model = AutoModelForCausalLM.from_pretrained(config.weights, dtype=dtype, low_cpu_mem_usage=True, **where)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.weights, dtype=dtype, low_cpu_mem_usage=True, **where
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"llm.weights {config.weights}: neither a folder that `transformers` can read (config.json, a tokenizer, "
+            f"llm.weights {config.weights}: neither a folder that `transformers` can read "
+            "(config.json, a tokenizer, "
             f"safetensors) nor a causal language model that the hub knows: {reason}"
         ) from error
     check_tokenizer(config, tokenizer, model, vocab_size)
     return model, tokenizer
 
 
-def check_tokenizer(config: LlmConfig, tokenizer: object, model: nn.Module, vocab_size: int) -> None:
-    """Raise `ValueError` where tokenizer, language model and the vocabulary of the recipe do not belong together."""
+def check_tokenizer(
+    config: LlmConfig, tokenizer: object, model: nn.Module, vocab_size: int
+) -> None:
+    """Raise `ValueError` where tokenizer, language model and the vocabulary of the recipe do not
+    belong together.
+    """
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
-            f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, the model rows for {rows}: "
+            f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, the model "
+            f"rows for {rows}: "
             "they do not belong together"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"llm.weights {config.weights}: the tokenizer has no token that ends a text (eos_token), which every "
+            f"llm.weights {config.weights}: the tokenizer has no token that ends a text "
+            "(eos_token), which every "
             "transcript needs; set one in its tokenizer_config.json"
         )
     if vocab_size != len(tokenizer):
         raise ValueError(
-            f"the vocabulary has {vocab_size} tokens, the tokenizer of llm.weights {config.weights} has "
-            f"{len(tokenizer)}: make the vocabulary of this tokenizer (stage 2 with --unit hf --tokenizer "
+            f"the vocabulary has {vocab_size} tokens, the tokenizer of llm.weights "
+            f"{config.weights} has "
+            f"{len(tokenizer)}: make the vocabulary of this tokenizer (stage 2 with --unit hf "
+            "--tokenizer "
             f"{config.weights})"
         )
     if tokenizer.pad_token_id is None:
         logger.info(
-            "llm.weights %s: the tokenizer has no padding token; none is needed here (padding is masked), and exported "
+            "llm.weights %s: the tokenizer has no padding token; none is needed here (padding is "
+            "masked), and exported "
             "models get the end token for it",
             config.weights,
         )
@@ -141,15 +169,25 @@ class Caller:
     def __init__(self, model: nn.Module) -> None:
         self.takes = frozenset(inspect.signature(model.forward).parameters)
 
-    def __call__(self, model: nn.Module, embeddings: Tensor, mask: Tensor, keep: int, cache: object = None):
-        """embeddings (B, Q, D), the newest; mask (B, K) of all that was seen, True = valid -> what `transformers`
-        gives, with `logits` (B, keep, V) of the last `keep` positions. Positions count valid ones alone."""
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] - embeddings.shape[1] :]
+    def __call__(
+        self, model: nn.Module, embeddings: Tensor, mask: Tensor, keep: int, cache: object = None
+    ):
+        """embeddings (B, Q, D), the newest; mask (B, K) of all that was seen, True = valid -> what
+        `transformers` gives, with `logits` (B, keep, V) of the last `keep` positions. Positions
+        count valid ones alone."""
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)[
+            :, mask.shape[1] - embeddings.shape[1] :
+        ]
         given = {"inputs_embeds": embeddings, "use_cache": cache is not None}
-        if mask.device.type != "cpu" or not bool(mask.all()):  # a GPU would have to wait for the answer
+        # a GPU would have to wait for the answer
+        if mask.device.type != "cpu" or not bool(mask.all()):
             given["attention_mask"] = mask.long()
         optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
-        given |= {name: value for name, value in optional.items() if name in self.takes and value is not None}
+        given |= {
+            name: value
+            for name, value in optional.items()
+            if name in self.takes and value is not None
+        }
         output = model(**given)
         output.logits = output.logits[:, -keep:]
         return output
@@ -161,7 +199,8 @@ def context_of(model: nn.Module) -> int | None:
 
 
 def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str | None]:
-    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of its files.
+    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of
+    its files.
 
     Whole files of a large model would take a minute to read at each start.
     """
@@ -171,7 +210,9 @@ def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str 
     if folder.is_file():
         files = [folder]
     elif folder.is_dir():
-        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
+        files = sorted(
+            [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
+        )
     else:
         cached = hub.cached_file(weights, "config.json", revision=revision or "main")
         kinds = (".safetensors", ".bin", ".json")
@@ -184,4 +225,9 @@ def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str 
             digest.update(stream.read(_SAMPLE))
             stream.seek(max(0, size - _SAMPLE))
             digest.update(stream.read(_SAMPLE))
-    return {"part": kind, "weights": weights, "revision": revision, "fingerprint": digest.hexdigest()}
+    return {
+        "part": kind,
+        "weights": weights,
+        "revision": revision,
+        "fingerprint": digest.hexdigest(),
+    }

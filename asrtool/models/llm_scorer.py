@@ -1,9 +1,11 @@
-"""The language model of a `speech_llm` as a `Scorer` for label-synchronous search, with a cache of keys and values.
+"""The language model of a `speech_llm` as a `Scorer` for label-synchronous search, with a cache of
+keys and values.
 
-    rows of an utterance:  [0 0 before speech behind | y_1 ... y_u]        padding on the left, so that all end together
+    rows of an utterance:  [0 0 before speech behind | y_1 ... y_u]        padding on the left, so
+        that all end together
 
-The prompt and the speech are computed once for each utterance, and their keys and values are then shared out to its
-beams; each step feeds one token.
+The prompt and the speech are computed once for each utterance, and their keys and values are then
+shared out to its beams; each step feeds one token.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class LlmState:
-    """Of N prefixes. The cache of `transformers` changes in place: a state is used up by `score` and by `select`."""
+    """Of N prefixes. The cache of `transformers` changes in place: a state is used up by `score`
+    and by `select`.
+    """
 
     mask: Tensor  # (N, K) of what was read
     cache: object | None  # None: nothing is kept, and `embeddings` are read again and again
@@ -44,7 +48,8 @@ class LlmState:
 class LlmScorer:
     """log p(y_u | y_<u, speech, prompt) over the whole vocabulary.
 
-    caching: False computes the whole prefix anew in every step, which is what the cache is compared with.
+    caching: False computes the whole prefix anew in every step, which is what the cache is compared
+    with.
     """
 
     partial = False
@@ -66,8 +71,12 @@ class LlmScorer:
             cache.reorder_cache(rows)
         return LlmState(mask[rows], cache, log_probs[rows])
 
-    def score(self, prefixes: Tensor, state: LlmState, candidates: Tensor | None) -> tuple[Tensor, LlmState]:
-        """prefixes (N, U) with sos in front, which the language model never sees: its place is the prompt's."""
+    def score(
+        self, prefixes: Tensor, state: LlmState, candidates: Tensor | None
+    ) -> tuple[Tensor, LlmState]:
+        """prefixes (N, U) with sos in front, which the language model never sees: its place is the
+        prompt's.
+        """
         if state.log_probs is not None:
             log_probs, state = state.log_probs, LlmState(state.mask, state.cache, None)
         elif state.cache is None:
@@ -80,15 +89,23 @@ class LlmScorer:
         return log_probs if candidates is None else log_probs.gather(1, candidates), state
 
     def select(self, state: LlmState, rows: Tensor) -> LlmState:
-        if len(rows) == len(state.mask) and torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+        if len(rows) == len(state.mask) and torch.equal(
+            rows, torch.arange(len(rows), device=rows.device)
+        ):
             return state
         if state.cache is not None:
             state.cache.reorder_cache(rows)
-        part = {name: value if value is None else value[rows] for name, value in vars(state).items() if name != "cache"}
+        part = {
+            name: value if value is None else value[rows]
+            for name, value in vars(state).items()
+            if name != "cache"
+        }
         return LlmState(**part, cache=state.cache)
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of each utterance."""
+        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
+        each utterance.
+        """
         each = len(targets.lengths) // len(encoded.frames.lengths)
         speech = Padded(*(part.repeat_interleave(each, 0) for part in encoded.frames))
         embeddings, mask = self.model.read(speech, targets)
@@ -103,14 +120,16 @@ class LlmScorer:
         return self.model.llm.get_input_embeddings()(tokens)
 
     def _log_probs(self, embeddings: Tensor, mask: Tensor, cache: object | None) -> Tensor:
-        """(N, V) of what follows the last position; tokens that only the model has, and the tokenizer has not, left
-        out."""
+        """(N, V) of what follows the last position; tokens that only the model has, and the
+        tokenizer has not, left out."""
         logits = self.model.caller(self.model.llm, embeddings, mask, 1, cache).logits[:, 0]
         return logits.float().log_softmax(-1)[:, : self.model.vocab_size]
 
 
 def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left: all end together; valid ones (B, K)."""
+    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left: all end together; valid
+    ones (B, K).
+    """
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     longest = max(least, *map(len, rows))
     padded = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])

@@ -1,6 +1,6 @@
 """The prompt around the speech: text before it and after it, as tokens.
 
-    "{speech}USER: Transcribe speech to text. ASSISTANT:"    ->    before [bos], after [USER, :, ..., :]
+"{speech}USER: Transcribe speech to text. ASSISTANT:"    ->    before [bos], after [USER, :, ..., :]
 """
 
 from __future__ import annotations
@@ -26,23 +26,31 @@ def check_template(template: str) -> None:
     count = template.count(SPEECH)
     if count != 1:
         found = "is nowhere" if not count else f"is there {count} times"
-        raise ValueError(f"prompt: '{template}' must say once where the speech goes, by {SPEECH}; it {found}")
+        raise ValueError(
+            f"prompt: '{template}' must say once where the speech goes, by {SPEECH}; it {found}"
+        )
 
 
 def encode(template: str, tokenizer: object | None, chat: bool) -> Prompt:
-    """The template's tokens. A token that starts every text of the tokenizer (bos) stands in front of all.
+    """The template's tokens. A token that starts every text of the tokenizer (bos) stands in front
+    of all.
 
-    chat: the template is the user's message, which the tokenizer's chat template goes around. None as tokenizer: a
-    language model from scratch, which reads the speech alone.
+    chat: the template is the user's message, which the tokenizer's chat template goes around. None
+    as tokenizer: a language model from scratch, which reads the speech alone.
     """
     check_template(template)
     if tokenizer is None:
         return Prompt()
     if chat:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError("llm.chat: this tokenizer has no chat template; say chat: false and write the prompt out")
+            raise ValueError(
+                "llm.chat: this tokenizer has no chat template; say chat: false and write the "
+                "prompt out"
+            )
         message = [{"role": "user", "content": template}]
-        template = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        template = tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
         check_template(template)
     before, behind = template.split(SPEECH)
     start = [] if chat else _start(tokenizer)

@@ -3,12 +3,13 @@
     x -> encoder -> frames -> adapter -> speech (B, S, D)
     [before] [speech] [behind] [y_1 ... y_U]  -> language model -> logits of y_1 ... y_U and the end
 
-`before` and `behind` are the prompt around `{speech}`. Only the transcript and its end are trained on; an empty
-transcript teaches the model to end at once. Encoder and language model are each frozen, tuned by LoRA or tuned whole.
-Rows are padded on the left, so that all end together: training and search read the same numbers at the same places.
+`before` and `behind` are the prompt around `{speech}`. Only the transcript and its end are trained
+on; an empty transcript teaches the model to end at once. Encoder and language model are each
+frozen, tuned by LoRA or tuned whole. Rows are padded on the left, so that all end together:
+training and search read the same numbers at the same places.
 
-What is pre-trained and never changes is not stored in checkpoints (`pretrained`), which say instead where it comes from
-(`sources`).
+What is pre-trained and never changes is not stored in checkpoints (`pretrained`), which say instead
+where it comes from (`sources`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class SpeechLlmConfig:
     """Encoder, adapter and causal language model, each part frozen, with LoRA, or trained whole."""
 
     encoder: Annotated[object, ENCODERS]
-    encoder_weights: str | None = None  # a file of weights that asrtool trained (average-10.safetensors); null: none
+    # a file of weights that asrtool trained (average-10.safetensors); null: none
+    encoder_weights: str | None = None
     encoder_tuning: EncoderTuning = field(default_factory=EncoderTuning)
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
@@ -47,21 +49,31 @@ class SpeechLlmConfig:
 
 @MODELS.register("speech_llm", SpeechLlmConfig)
 class SpeechLlm(AsrModel):
-    """Streams: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the transcript's
-    embeddings without gradient; `ctc` (B, S, V), a head over the adapter's rows.
+    """Streams: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the
+    transcript's embeddings without gradient; `ctc` (B, S, V), a head over the adapter's rows.
 
-    held: names of parameters that no phase trains; pretrained: those of them that checkpoints leave out.
+    held: names of parameters that no phase trains; pretrained: those of them that checkpoints leave
+    out.
     """
 
     STREAMS = frozenset({"llm", "speech", "text", "ctc"})
 
     def __init__(
-        self, config: SpeechLlmConfig, *, input_dim: int, vocab_size: int, frame_shift: float, streams: frozenset[str]
+        self,
+        config: SpeechLlmConfig,
+        *,
+        input_dim: int,
+        vocab_size: int,
+        frame_shift: float,
+        streams: frozenset[str],
     ) -> None:
         super().__init__()
         unknown = sorted(streams - self.STREAMS)
         if unknown:
-            raise ValueError(f"speech_llm has no stream '{unknown[0]}' (it has: {', '.join(sorted(self.STREAMS))})")
+            raise ValueError(
+                f"speech_llm has no stream '{unknown[0]}' (it has: "
+                f"{', '.join(sorted(self.STREAMS))})"
+            )
         self.config, self.streams, self.vocab_size = config, frozenset(streams), vocab_size
         self.encoder = ENCODERS.build(
             config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
@@ -77,22 +89,28 @@ class SpeechLlm(AsrModel):
         self.adapter = DOWNSAMPLERS.build(
             config.adapter, dim_in=self.encoder.dim, dim_out=self.dim, vocab_size=vocab_size
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(self.dim, vocab_size) for name in sorted({"ctc"} & streams)})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(self.dim, vocab_size) for name in sorted({"ctc"} & streams)}
+        )
         self.blank = self._blank(tokenizer)
         self.held = self._tune()
         self.pretrained, self.sources = self._sources()
         if config.llm.gradient_checkpointing:
-            newer = getattr(self.llm, "activation_checkpointing_enable", None)  # of newer transformers
+            # of newer transformers
+            newer = getattr(self.llm, "activation_checkpointing_enable", None)
             (newer or self.llm.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def _blank(self, tokenizer: object | None) -> int | None:
-        """Token 0, where CTC needs a blank and no text has that token; without CTC every token may be written."""
+        """Token 0, where CTC needs a blank and no text has that token; without CTC every token may
+        be written.
+        """
         if "ctc" not in self.streams:
             return None
         if tokenizer is not None and 0 not in tokenizer.all_special_ids:
             token = tokenizer.convert_ids_to_tokens(0)
             raise ValueError(
-                f"CTC on the adapter takes token 0 as its blank, which is the text '{token}' in this tokenizer; leave "
+                f"CTC on the adapter takes token 0 as its blank, which is the text '{token}' in "
+                "this tokenizer; leave "
                 "the loss out, or take a language model whose token 0 is special"
             )
         return 0
@@ -110,7 +128,12 @@ class SpeechLlm(AsrModel):
     def _sources(self) -> tuple[frozenset[str], tuple[Mapping[str, str | None], ...]]:
         config = self.config
         encoder = getattr(config.encoder, "weights", None)
-        weights = {"encoder": (config.encoder_weights or encoder, getattr(config.encoder, "revision", None))}
+        weights = {
+            "encoder": (
+                config.encoder_weights or encoder,
+                getattr(config.encoder, "revision", None),
+            )
+        }
         weights["llm"] = (config.llm.weights, config.llm.revision)
         found = {part: place for part, place in weights.items() if place[0] is not None}
         names = frozenset(key for key in self.held if key.partition(".")[0] in found)
@@ -136,7 +159,9 @@ class SpeechLlm(AsrModel):
         return ModelOutput(encoder=encoded, streams=streams)
 
     def read(self, speech: Padded, targets: Padded | None = None) -> tuple[Tensor, Tensor]:
-        """What the language model reads: embeddings (B, K, D) padded on the left, and which are valid (B, K)."""
+        """What the language model reads: embeddings (B, K, D) padded on the left, and which are
+        valid (B, K).
+        """
         table = self.llm.get_input_embeddings()
         device, dtype = speech.data.device, table.weight.dtype
         before, behind = (
@@ -147,18 +172,23 @@ class SpeechLlm(AsrModel):
         if targets is not None:
             said = Padded(table(targets.data), targets.lengths).unpad()
             rows = [torch.cat(pair) for pair in zip(rows, said, strict=True)]
-        least = 0 if targets is None else targets.data.shape[1] + 1  # the last U + 1 positions exist in every row
+        # the last U + 1 positions exist in every row
+        least = 0 if targets is None else targets.data.shape[1] + 1
         return right_aligned(rows, least)
 
     def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
-        """id, seconds and tokens of all training utterances: raise `ValueError` where one has no room."""
+        """id, seconds and tokens of all training utterances: raise `ValueError` where one has no
+        room.
+        """
         context = llm.context_of(self.llm)
         for name, seconds, tokens in utterances if context is not None else ():
             rows = math.ceil(seconds / (self.frame_shift * self.adapter.factor))
             if rows + len(self.prompt) + len(tokens) > context:
                 raise ValueError(
-                    f"{name}: prompt, speech and transcript take about {len(self.prompt)} + {rows} + {len(tokens)} "
-                    f"positions, the language model reads {context}; lower data.max_seconds, or take an adapter with a "
+                    f"{name}: prompt, speech and transcript take about {len(self.prompt)} + "
+                    f"{rows} + {len(tokens)} "
+                    f"positions, the language model reads {context}; lower data.max_seconds, or "
+                    "take an adapter with a "
                     "higher rate"
                 )
 
@@ -170,8 +200,10 @@ class SpeechLlm(AsrModel):
             return
         row = int(needed.argmax())
         raise ValueError(
-            f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + {int(speech_lengths[row])} + "
-            f"{int(batch.targets.lengths[row])} positions, the language model reads {context}; lower data.max_seconds, "
+            f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + "
+            f"{int(speech_lengths[row])} + "
+            f"{int(batch.targets.lengths[row])} positions, the language model reads {context}; "
+            "lower data.max_seconds, "
             "or take an adapter with a higher rate"
         )
 
@@ -193,17 +225,26 @@ class SpeechLlm(AsrModel):
     def _logits(self, encoded: EncoderOutput, stream: str) -> Padded:
         if stream not in self.heads:
             has = ", ".join(self.heads) or "none"
-            raise LookupError(f"no loss trained the stream '{stream}'; frame-synchronous streams of this model: {has}")
+            raise LookupError(
+                f"no loss trained the stream '{stream}'; frame-synchronous streams of this model: "
+                f"{has}"
+            )
         return Padded(self.heads[stream](encoded.frames.data), encoded.frames.lengths)
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Fill an encoder from the weights of a model that has one of the same shape, such as average-10.safetensors."""
+    """Fill an encoder from the weights of a model that has one of the same shape, such as
+    average-10.safetensors.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"encoder_weights {path} cannot be read: {error}") from error
-    own = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
+    own = {
+        key.removeprefix("encoder."): value
+        for key, value in tensors.items()
+        if key.startswith("encoder.")
+    }
     try:
         encoder.load_state_dict(own)
     except RuntimeError as error:

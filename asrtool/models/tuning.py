@@ -1,10 +1,13 @@
-"""What of a pre-trained network is trained: nothing, low-rank adapters (LoRA, arXiv 2106.09685), or all of it.
+"""What of a pre-trained network is trained: nothing, low-rank adapters (LoRA, arXiv 2106.09685), or
+all of it.
 
-    W x  becomes  W x + (alpha / rank) B A x,    A (rank, D_in) random, B (D_out, rank) zero: at first nothing changes
+    W x  becomes  W x + (alpha / rank) B A x,    A (rank, D_in) random, B (D_out, rank) zero: at
+        first nothing changes
 
-LoRA is peft's, injected into the modules named in `targets`, whether the network is one of `transformers` or the own
-Conformer. Adapters are part of the module from the first phase on, so that names of parameters never change between
-phases; a phase freezes what it does not train by `optim.groups`.
+LoRA is peft's, injected into the modules named in `targets`, whether the network is one of
+`transformers` or the own Conformer. Adapters are part of the module from the first phase on, so
+that names of parameters never change between phases; a phase freezes what it does not train by
+`optim.groups`.
 """
 
 from __future__ import annotations
@@ -34,26 +37,35 @@ class Tuning:
     rank: int = 16
     alpha: float = 16.0
     dropout: float = 0.0  # of what enters an adapter
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")  # ends of names of linear layers
+    # ends of names of linear layers
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     layers: tuple[int, int] | None = None  # first and last layer with adapters, from 0; null: all
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError("LoRA needs a rank from 1 on, alpha above 0, dropout below 1, and at least one target")
+            raise ValueError(
+                "LoRA needs a rank from 1 on, alpha above 0, dropout below 1, and at least one "
+                "target"
+            )
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
-            raise ValueError(f"layers: the first and the last layer, from 0 on; got {list(self.layers)}")
+            raise ValueError(
+                f"layers: the first and the last layer, from 0 on; got {list(self.layers)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderTuning(Tuning):
-    """The defaults of arXiv 2406.17272 for the encoder; the targets are not in the paper (docs/papers)."""
+    """The defaults of arXiv 2406.17272 for the encoder; the targets are not in the paper
+    (docs/papers).
+    """
 
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
 def apply(tuning: Tuning, module: nn.Module, name: str) -> frozenset[str]:
-    """Inject adapters where `tuning` wants them; gives the names of the parameters in `module` that are never trained.
+    """Inject adapters where `tuning` wants them; gives the names of the parameters in `module` that
+    are never trained.
 
     name: of the part, for messages.
     """
@@ -73,19 +85,29 @@ def _inject(tuning: Tuning, module: nn.Module, name: str) -> None:
     torchaudio_adapter.load()  # before peft, which imports torchaudio
     from peft import inject_adapter_in_model
 
-    linear = {key.rpartition(".")[2] for key, part in module.named_modules() if isinstance(part, nn.Linear)}
-    unknown = sorted(set(tuning.targets) - {key.rpartition(".")[2] for key, _ in module.named_modules()})
+    linear = {
+        key.rpartition(".")[2]
+        for key, part in module.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    unknown = sorted(
+        set(tuning.targets) - {key.rpartition(".")[2] for key, _ in module.named_modules()}
+    )
     if unknown:
         raise ValueError(
-            f"{name}: LoRA has the target '{unknown[0]}', which no module is called; linear layers of this network are "
+            f"{name}: LoRA has the target '{unknown[0]}', which no module is called; linear "
+            "layers of this network are "
             f"called {', '.join(sorted(linear))}"
         )
     inject_adapter_in_model(settings(tuning), module)
     adapters = [(key, value) for key, value in module.named_parameters() if is_adapter(key)]
     if not adapters:
-        raise ValueError(f"{name}: LoRA found no target in layers {tuning.layers[0]} to {tuning.layers[1]}")
+        raise ValueError(
+            f"{name}: LoRA found no target in layers {tuning.layers[0]} to {tuning.layers[1]}"
+        )
     for _, value in adapters:
-        value.data = value.data.float()  # of bfloat16 weights too: steps of 1e-4 would be lost in 8 bits
+        # of bfloat16 weights too: steps of 1e-4 would be lost in 8 bits
+        value.data = value.data.float()
 
 
 def settings(tuning: Tuning) -> object:
@@ -113,7 +135,9 @@ def adapter_tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save(tuning: Tuning, module: nn.Module, folder: Path, base: str | None, task: str | None = None) -> None:
+def save(
+    tuning: Tuning, module: nn.Module, folder: Path, base: str | None, task: str | None = None
+) -> None:
     """Write the adapters of `module` to `folder`, as `peft.PeftModel.from_pretrained` reads them.
 
     base: name or folder of the network without adapters; task: peft's task type, such as CAUSAL_LM.
@@ -130,8 +154,14 @@ def save(tuning: Tuning, module: nn.Module, folder: Path, base: str | None, task
 
 @contextlib.contextmanager
 def merged(module: nn.Module) -> Iterator[None]:
-    """Within, W has (alpha / rank) B A added to it; afterwards it is as before, but for rounding."""
-    layers = [part for part in module.modules() if hasattr(part, "merge") and hasattr(part, "get_base_layer")]
+    """Within, W has (alpha / rank) B A added to it; afterwards it is as before, but for
+    rounding.
+    """
+    layers = [
+        part
+        for part in module.modules()
+        if hasattr(part, "merge") and hasattr(part, "get_base_layer")
+    ]
     for layer in layers:
         layer.merge()
     try:
@@ -142,7 +172,9 @@ def merged(module: nn.Module) -> Iterator[None]:
 
 
 def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The state of `module` under the names that it has without adapters; taken inside `merged`, adapters are in it."""
+    """The state of `module` under the names that it has without adapters; taken inside `merged`,
+    adapters are in it.
+    """
     return {
         key.replace(".base_layer.", "."): value.detach().cpu()
         for key, value in module.state_dict().items()

@@ -1,6 +1,7 @@
 """Multi-head attention with explicit positions and an explicit cache.
 
-Projections are separate linears under the names that LoRA configurations use (`q_proj`, `k_proj`, `v_proj`, `o_proj`).
+Projections are separate linears under the names that LoRA configurations use (`q_proj`, `k_proj`,
+`v_proj`, `o_proj`).
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeyValue:
-    """Keys and values (B, H, K, D / H) of what was seen. Keys carry no position, so it may be counted anew."""
+    """Keys and values (B, H, K, D / H) of what was seen. Keys carry no position, so it may be
+    counted anew.
+    """
 
     key: Tensor
     value: Tensor
 
     def append(self, new: KeyValue) -> KeyValue:
-        return KeyValue(torch.cat([self.key, new.key], dim=2), torch.cat([self.value, new.value], dim=2))
+        return KeyValue(
+            torch.cat([self.key, new.key], dim=2), torch.cat([self.value, new.value], dim=2)
+        )
 
     def rows(self, rows: Tensor) -> KeyValue:
         """Rows (N,) of the batch: beams reorder their caches so."""
@@ -50,7 +55,9 @@ class KeyValue:
 
 @dataclass
 class Room:
-    """A buffer (B, H, places, D / H) for keys and one for values, of which the first `used` places are taken."""
+    """A buffer (B, H, places, D / H) for keys and one for values, of which the first `used` places
+    are taken.
+    """
 
     key: Tensor
     value: Tensor
@@ -59,9 +66,11 @@ class Room:
 
 @dataclass(frozen=True)
 class GrowingKeyValue(KeyValue):
-    """Keys and values at the front of a buffer, so that `append` copies only the new ones; for search, not training.
+    """Keys and values at the front of a buffer, so that `append` copies only the new ones; for
+    search, not training.
 
-    They stay as they are: what appends to something that was appended to before gets a buffer of its own.
+    They stay as they are: what appends to something that was appended to before gets a buffer of
+    its own.
     """
 
     room: Room
@@ -83,7 +92,11 @@ class GrowingKeyValue(KeyValue):
             shape = (*new.key.shape[:2], 2 * total, new.key.shape[3])
             room = Room(new.key.new_empty(shape), new.value.new_empty(shape), used)
             room.key[:, :, :used], room.value[:, :, :used] = self.key, self.value
-        room.key[:, :, used:total], room.value[:, :, used:total], room.used = new.key, new.value, total
+        room.key[:, :, used:total], room.value[:, :, used:total], room.used = (
+            new.key,
+            new.value,
+            total,
+        )
         return GrowingKeyValue(room.key[:, :, :total], room.value[:, :, :total], room)
 
     def rows(self, rows: Tensor) -> GrowingKeyValue:
@@ -91,12 +104,16 @@ class GrowingKeyValue(KeyValue):
 
 
 class Attention(nn.Module):
-    """Projections around scaled dot-product attention; subclasses decide how positions enter `attend`."""
+    """Projections around scaled dot-product attention; subclasses decide how positions enter
+    `attend`.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % (2 * num_heads):
-            raise ValueError(f"attention: dim {dim} must be a multiple of 2 * num_heads = {2 * num_heads}")
+            raise ValueError(
+                f"attention: dim {dim} must be a multiple of 2 * num_heads = {2 * num_heads}"
+            )
         self.num_heads = num_heads
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
@@ -117,21 +134,31 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself and to what the cache holds; no positions: somebody added them to x."""
+    """Attention of a sequence to itself and to what the cache holds; no positions: somebody added
+    them to x.
+    """
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, turns: Tensor | None = None, cache: KeyValue | None = None,
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        turns: Tensor | None = None,
+        cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K keys and values.
+        """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K
+        keys and values.
 
-        turns (B, 1, K, n): the positions of all K keys (asrtool.nn.positions); the queries are the last of them.
+        turns (B, 1, K, n): the positions of all K keys (asrtool.nn.positions); the queries are the
+        last of them.
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)
         return self.merge(self.attend(query, seen, mask, turns)), seen
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
-        """x (B, Q, D) -> its queries, keys and values, by one product where all are plain linears (LoRA's are not)."""
+        """x (B, Q, D) -> its queries, keys and values, by one product where all are plain linears
+        (LoRA's are not).
+        """
         projections = (self.q_proj, self.k_proj, self.v_proj)
         if any(type(projection) is not nn.Linear for projection in projections):
             return self.split(self.q_proj(x)), self.project(x)
@@ -140,19 +167,25 @@ class SelfAttention(Attention):
         query, key, value = map(self.split, linear(x, weight, bias).chunk(3, dim=-1))
         return query, KeyValue(key, value)
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
+    def attend(
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+    ) -> Tensor:
         return attention(query, seen.key, seen.value, mask)
 
 
 class RotarySelfAttention(SelfAttention):
-    """Rotary positions (arXiv 2104.09864): queries and keys are turned by their positions' angles."""
+    """Rotary positions (arXiv 2104.09864): queries and keys are turned by their positions'
+    angles.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
         self.num_frequencies = dim // num_heads // 2
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
-        query = turn(query, turns[:, :, -query.shape[2]:]).to(seen.value.dtype)
+    def attend(
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+    ) -> Tensor:
+        query = turn(query, turns[:, :, -query.shape[2] :]).to(seen.value.dtype)
         return attention(query, turn(seen.key, turns).to(seen.value.dtype), seen.value, mask)
 
 
@@ -161,7 +194,8 @@ class RelativeSelfAttention(SelfAttention):
 
         score(i, j) = ((q_i + u) k_j + (q_i + v) W_kR r_{i-j}) / sqrt(D / H)
 
-    u = `content_bias`, v = `position_bias`, W_kR = `p_proj`, r_d = cos and -sin of d times D / 2 frequencies.
+    u = `content_bias`, v = `position_bias`, W_kR = `p_proj`, r_d = cos and -sin of d times D / 2
+    frequencies.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -171,19 +205,30 @@ class RelativeSelfAttention(SelfAttention):
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
 
-    def attend(self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None) -> Tensor:
-        weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))                      # (H, D / H, D)
-        coefficients = turn((query + self.position_bias) @ weight, turns[:, :, -query.shape[2]:])
-        places = torch.view_as_real(turns).flatten(-2)                                      # (B, 1, K, D)
-        bias = coefficients.flatten(1, 2) @ places.squeeze(1).transpose(1, 2)               # (B, H Q, K)
-        return attention(query + self.content_bias, seen.key, seen.value, mask, bias.unflatten(1, query.shape[1:3]))
+    def attend(
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+    ) -> Tensor:
+        weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))  # (H, D / H, D)
+        coefficients = turn((query + self.position_bias) @ weight, turns[:, :, -query.shape[2] :])
+        places = torch.view_as_real(turns).flatten(-2)  # (B, 1, K, D)
+        bias = coefficients.flatten(1, 2) @ places.squeeze(1).transpose(1, 2)  # (B, H Q, K)
+        return attention(
+            query + self.content_bias,
+            seen.key,
+            seen.value,
+            mask,
+            bias.unflatten(1, query.shape[1:3]),
+        )
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
-    """softmax((query key^T + bias) / sqrt(D / H)) value, heads (B, H, Q or K, D / H); bias (B, H, Q, K).
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
+    """softmax((query key^T + bias) / sqrt(D / H)) value, heads (B, H, Q or K, D / H); bias (B, H,
+    Q, K).
 
-    torch's fused kernel, except on CPU where it has no gradient for a bias and is half as fast as the plain products in
-    bfloat16.
+    torch's fused kernel, except on CPU where it has no gradient for a bias and is half as fast as
+    the plain products in bfloat16.
     """
     scale = query.shape[-1] ** -0.5
     if query.device.type != "cpu" or (bias is None and query.dtype != torch.bfloat16):
@@ -194,20 +239,29 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bi
     shape = (*query.shape[:3], key.shape[2])
     start = query.new_zeros(()) if bias is None else bias.to(query.dtype)
     scores = torch.baddbmm(
-        start.expand(shape).flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2),
-        beta=scale, alpha=scale).view(shape)
+        start.expand(shape).flatten(0, 1),
+        query.flatten(0, 1),
+        key.flatten(0, 1).transpose(1, 2),
+        beta=scale,
+        alpha=scale,
+    ).view(shape)
     if mask is not None:
-        scores = scores.add_(torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf))
+        scores = scores.add_(
+            torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        )
     return torch.softmax(scores, dim=-1) @ value
 
 
 class CrossAttention(Attention):
-    """Attention to another sequence, whose keys and values are projected once (`project`) and given as `memory`."""
+    """Attention to another sequence, whose keys and values are projected once (`project`) and given
+    as `memory`.
+    """
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor | None) -> Tensor:
         """x (N, Q, D), memory of B utterances, mask (B, 1, 1, S) -> (N, Q, D).
 
-        N is a multiple of B: rows are utterance-major, and the N / B rows of an utterance (its beams) share one memory.
+        N is a multiple of B: rows are utterance-major, and the N / B rows of an utterance (its
+        beams) share one memory.
         """
         together = x.reshape(memory.key.shape[0], -1, x.shape[-1])
         heads = attention(self.split(self.q_proj(together)), memory.key, memory.value, mask)

@@ -1,12 +1,13 @@
-"""Echo-MSA and the dual focus gate (Echotune, arXiv 2309.07765): windowed attention beside a layer's own attention.
+"""Echo-MSA and the dual focus gate (Echotune, arXiv 2309.07765): windowed attention beside a
+layer's own attention.
 
     O1 = the layer's attention over the utterance
     O2 = attention of each frame over a window W_tau around it, heads and widths as in O1
     g  = sigmoid(W2 GELU(W1 x + b1) + b2)
     y  = g O1 + (1 - g) O2
 
-The paper names the parts and draws them; it gives no equation for the window, the gate's layers or its start. What is
-read into it stands beside each choice, and each is a setting.
+The paper names the parts and draws them; it gives no equation for the window, the gate's layers or
+its start. What is read into it stands beside each choice, and each is a setting.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ from torch import Tensor, nn
 from asrtool.nn.windows import adaptive_attention, windowed_attention
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-_SMALL = 1e-3           # deviation of what must start near 0, yet not at it, where what lies before it would not learn
+# deviation of what must start near 0, yet not at it, where what lies before it would not learn
+_SMALL = 1e-3
 
 
 class Tally:
-    """Mean, deviation and the share of extreme values of what a module computes in evaluation, since the last look."""
+    """Mean, deviation and the share of extreme values of what a module computes in evaluation,
+    since the last look.
+    """
 
     def __init__(self) -> None:
         self._count = self._sum = self._squares = self._extreme = 0.0
 
     def add(self, values: Tensor, valid: Tensor, low: float, high: float) -> None:
-        """values (B, T, C), valid (B, T); extreme: below `low` or above `high`. Nothing is waited for on a GPU."""
+        """values (B, T, C), valid (B, T); extreme: below `low` or above `high`. Nothing is waited
+        for on a GPU.
+        """
         values = values.detach().double()
         inside = valid[:, :, None]
         self._count = self._count + valid.sum() * values.shape[-1]
@@ -50,13 +56,17 @@ class Tally:
 
 
 class DualFocusGate(nn.Module):
-    """g (B, T, 1), or (B, T, D) per channel, in (0, 1): how much of the layer's own attention a frame gets.
+    """g (B, T, 1), or (B, T, D) per channel, in (0, 1): how much of the layer's own attention a
+    frame gets.
 
-    One number a frame by default, for the paper's gate weighs two kinds of attention, not channels. It starts at
-    sigmoid(2) = 0.88: near the pre-trained model, yet with a gradient. `fixed` puts a constant in its place.
+    One number a frame by default, for the paper's gate weighs two kinds of attention, not channels.
+    It starts at sigmoid(2) = 0.88: near the pre-trained model, yet with a gradient. `fixed` puts a
+    constant in its place.
     """
 
-    def __init__(self, dim: int, *, per_channel: bool, from_outputs: bool, bias: float, fixed: float | None) -> None:
+    def __init__(
+        self, dim: int, *, per_channel: bool, from_outputs: bool, bias: float, fixed: float | None
+    ) -> None:
         super().__init__()
         self.fixed = fixed
         self.from_outputs = from_outputs
@@ -83,12 +93,15 @@ class DualFocusGate(nn.Module):
 
 
 class Spans(nn.Module):
-    """Each frame's and head's half-width z, in frames (Adaptive Attention Span, arXiv 1905.07799, section 2.2):
+    """Each frame's and head's half-width z, in frames (Adaptive Attention Span, arXiv 1905.07799,
+    section 2.2):
 
-        z = (k / 2 + R - 1) sigmoid(u x + c) - (R - 1),  k the largest window, R the ramp over which weights fade
+        z = (k / 2 + R - 1) sigmoid(u x + c) - (R - 1),  k the largest window, R the ramp over which
+            weights fade
 
-    from the frame alone to the whole window. The relative starts at 0 and learns one span a head; this one depends on
-    the frame, as the paper's window adjusts to its input, and starts wide, near the fixed window.
+    from the frame alone to the whole window. The relative starts at 0 and learns one span a head;
+    this one depends on the frame, as the paper's window adjusts to its input, and starts wide, near
+    the fixed window.
     """
 
     def __init__(self, dim: int, num_heads: int, window: int, ramp: float, bias: float) -> None:
@@ -113,12 +126,17 @@ class Spans(nn.Module):
 class EchoMsa(nn.Module):
     """Windowed attention with projections of its own, or those of the attention it stands beside.
 
-    windows: one for all heads, or one for each group of heads. Attention dropout and relative position biases (WavLM)
-    are left out of this branch: a window says itself what is near.
+    windows: one for all heads, or one for each group of heads. Attention dropout and relative
+    position biases (WavLM) are left out of this branch: a window says itself what is near.
     """
 
     def __init__(
-        self, num_heads: int, windows: Sequence[int], *, own: Mapping[str, nn.Linear] | None, spans: Spans | None,
+        self,
+        num_heads: int,
+        windows: Sequence[int],
+        *,
+        own: Mapping[str, nn.Linear] | None,
+        spans: Spans | None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -130,22 +148,39 @@ class EchoMsa(nn.Module):
             self.add_module(name, own[name])
 
     def forward(
-        self, x: Tensor, valid: Tensor, shared: Mapping[str, nn.Linear],
+        self,
+        x: Tensor,
+        valid: Tensor,
+        shared: Mapping[str, nn.Linear],
         place: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); `shared`: the other attention's projections; `place` turns queries and keys."""
+        """x (B, T, D) -> (B, T, D); `shared`: the other attention's projections; `place` turns
+        queries and keys.
+        """
         projections = {name: getattr(self, name) for name in PROJECTIONS} if self.own else shared
         query, key, value = (
-            projections[name](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for name in PROJECTIONS[:3])
+            projections[name](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for name in PROJECTIONS[:3]
+        )
         if place is not None:
             query, key = place(query).to(value.dtype), place(key).to(value.dtype)
         heads = self._attend(x, query, key, value, valid)
         return projections["o_proj"](heads.transpose(1, 2).flatten(2))
 
-    def _attend(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
+    def _attend(
+        self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, valid: Tensor
+    ) -> Tensor:
         lengths = valid.sum(1)
         if self.spans is not None:
             spans = self.spans(x, valid)
-            return adaptive_attention(query, key, value, lengths, self.windows[0], spans, self.spans.ramp)
-        groups = zip(*(part.split(self.groups, dim=1) for part in (query, key, value)), self.windows, strict=True)
-        return torch.cat([windowed_attention(q, k, v, lengths, window) for q, k, v, window in groups], dim=1)
+            return adaptive_attention(
+                query, key, value, lengths, self.windows[0], spans, self.spans.ramp
+            )
+        groups = zip(
+            *(part.split(self.groups, dim=1) for part in (query, key, value)),
+            self.windows,
+            strict=True,
+        )
+        return torch.cat(
+            [windowed_attention(q, k, v, lengths, window) for q, k, v, window in groups], dim=1
+        )

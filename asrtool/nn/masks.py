@@ -1,7 +1,7 @@
 """Who may see whom. Every mask is boolean, True = valid or visible.
 
-Structure masks compare *positions*, not row numbers, so they hold for gappy frames, for strides between layers and for
-cached keys alike.
+Structure masks compare *positions*, not row numbers, so they hold for gappy frames, for strides
+between layers and for cached keys alike.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
-    """positions (B, Q) and (B, K) -> (B, Q, K): a query sees the keys that are not later than itself."""
+    """positions (B, Q) and (B, K) -> (B, Q, K): a query sees the keys that are not later than
+    itself.
+    """
     return keys[:, None, :] <= queries[:, :, None]
 
 
 def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
-    """positions (B, Q) and (B, K) -> (B, Q, K): position i sees i - window // 2 ... i + (window + 1) // 2 - 1."""
+    """positions (B, Q) and (B, K) -> (B, Q, K): position i sees i - window // 2 ... i + (window +
+    1) // 2 - 1.
+    """
     offset = keys[:, None, :] - queries[:, :, None]
     return (offset >= -(window // 2)) & (offset < (window + 1) // 2)
 
 
 def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | None = None) -> Tensor:
-    """positions (B, Q), (B, K) -> (B, Q, K): a query sees its own chunk and `left_chunks` before it (None: all)."""
+    """positions (B, Q), (B, K) -> (B, Q, K): a query sees its own chunk and `left_chunks` before it
+    (None: all).
+    """
     behind = (queries // chunk)[:, :, None] - (keys // chunk)[:, None, :]
     visible = behind >= 0
     return visible if left_chunks is None else visible & (behind <= left_chunks)
@@ -39,16 +45,16 @@ def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | Non
 def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
     """valid (B, K) keys, structure (B, Q, K) -> (B, 1, Q or 1, K), ready for attention over heads.
 
-    A query that sees nothing (padding, an empty utterance) would make softmax NaN, so it may see everything; its output
-    is meaningless but finite, and whoever owns the frames drops it.
+    A query that sees nothing (padding, an empty utterance) would make softmax NaN, so it may see
+    everything; its output is meaningless but finite, and whoever owns the frames drops it.
     """
     visible = valid[:, None, :] if structure is None else valid[:, None, :] & structure
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
 
 
 def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None:
-    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1 ... `longest`, or
-    one of `sizes`.
+    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1
+    ... `longest`, or one of `sizes`.
 
     Drawn from Python's `random`, which the trainer seeds alike on all ranks.
     """
@@ -61,14 +67,20 @@ def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None
 def span_mask(lengths: Tensor, size: int, share: float, length: int) -> Tensor:
     """lengths (B,) -> (B, size): random spans of `length` places, True = masked.
 
-    A row of n places gets about share * n / length spans (rounded up or down at random), whose starts are drawn without
-    replacement; they may overlap, so `share` is an upper bound (wav2vec 2.0, arXiv 2006.11477, section 3.1). Rows
-    shorter than a span get none.
+    A row of n places gets about share * n / length spans (rounded up or down at random), whose
+    starts are drawn without replacement; they may overlap, so `share` is an upper bound (wav2vec
+    2.0, arXiv 2006.11477, section 3.1). Rows shorter than a span get none.
     """
     starts = (lengths - length + 1).clamp(min=0)
-    number = (share * lengths / length + torch.rand(lengths.shape, device=lengths.device)).long().minimum(starts)
+    number = (
+        (share * lengths / length + torch.rand(lengths.shape, device=lengths.device))
+        .long()
+        .minimum(starts)
+    )
     places = torch.arange(size, device=lengths.device)
-    order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(places >= starts[:, None], 2.0)
+    order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(
+        places >= starts[:, None], 2.0
+    )
     first = order.argsort(dim=1).argsort(dim=1) < number[:, None]
     begun = first.cumsum(dim=1)
     return begun > torch.nn.functional.pad(begun, (length, 0))[:, :size]

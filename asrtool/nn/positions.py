@@ -1,12 +1,16 @@
-"""Where frames are: rotary and relative positions, both for arbitrary (also gappy) integer positions.
+"""Where frames are: rotary and relative positions, both for arbitrary (also gappy) integer
+positions.
 
-Both turn pairs of channels, read as complex numbers, by angles p w that grow with the position p, for a few frequencies
-w. Rotary (arXiv 2104.09864) turns queries and keys, so that their product depends on the distance i - j alone:
+Both turn pairs of channels, read as complex numbers, by angles p w that grow with the position p,
+for a few frequencies w. Rotary (arXiv 2104.09864) turns queries and keys, so that their product
+depends on the distance i - j alone:
 
-    Re(q e^(i w) conj(k e^(j w))) = Re(q conj(k) e^((i - j) w))                   (e^x: the unit number at angle x)
+    Re(q e^(i w) conj(k e^(j w))) = Re(q conj(k) e^((i - j) w))                   (e^x: the unit
+        number at angle x)
 
-Relative (Transformer-XL, arXiv 1901.02860) rates a query against cos((i - j) w) and sin((i - j) w), with coefficients c
-projected from the query. That is the same product with a key of 1, so no table of distances is needed:
+Relative (Transformer-XL, arXiv 1901.02860) rates a query against cos((i - j) w) and sin((i - j) w),
+with coefficients c projected from the query. That is the same product with a key of 1, so no table
+of distances is needed:
 
     Re(c e^(i w) conj(e^(j w))) = Re(c) cos((i - j) w) - Im(c) sin((i - j) w)
 """
@@ -18,13 +22,19 @@ from torch import Tensor
 
 
 def turns(positions: Tensor, num_frequencies: int) -> Tensor:
-    """positions (B, S) -> unit numbers (B, 1, S, n) at the angles position * 10000 ** (-k / n); the 1 is for heads."""
-    frequencies = 10000 ** -(torch.arange(num_frequencies, device=positions.device) / num_frequencies)
+    """positions (B, S) -> unit numbers (B, 1, S, n) at the angles position * 10000 ** (-k / n); the
+    1 is for heads.
+    """
+    frequencies = 10000 ** -(
+        torch.arange(num_frequencies, device=positions.device) / num_frequencies
+    )
     angles = positions[:, None, :, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def turn(x: Tensor, by: Tensor) -> Tensor:
-    """x (B, H, S, 2 n) turned by unit numbers (B, 1, S, n): neighbouring channels are a complex number. float32."""
+    """x (B, H, S, 2 n) turned by unit numbers (B, 1, S, n): neighbouring channels are a complex
+    number. float32.
+    """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * by).flatten(-2)

@@ -1,4 +1,6 @@
-"""Transformer layers (arXiv 1706.03762, layer norm in front), with caches for label-synchronous search."""
+"""Transformer layers (arXiv 1706.03762, layer norm in front), with caches for label-synchronous
+search.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from asrtool.nn.feed_forward import FeedForward
 class DecoderLayerCache:
     """Keys and values of what the layer has seen."""
 
-    prefix: KeyValue | None                 # of the tokens; None before the first one
-    memory: KeyValue                        # of the frames
+    prefix: KeyValue | None  # of the tokens; None before the first one
+    memory: KeyValue  # of the frames
 
     def rows(self, rows: Tensor) -> DecoderLayerCache:
         """Utterances rows (B',)."""
@@ -43,11 +45,17 @@ class TransformerDecoderLayer(nn.Module):
         return DecoderLayerCache(None, self.cross_attention.project(memory))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, memory_mask: Tensor | None, cache: DecoderLayerCache,
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        memory_mask: Tensor | None,
+        cache: DecoderLayerCache,
     ) -> tuple[Tensor, DecoderLayerCache]:
-        """x (N, U, D): new tokens, whatever `mask` lets them see of each other and of the cache; N is B, or a multiple.
+        """x (N, U, D): new tokens, whatever `mask` lets them see of each other and of the cache; N
+        is B, or a multiple.
 
-        mask, broadcastable to (N, H, U, cached + U), None: everything is seen; memory_mask (B, 1, 1, S).
+        mask, broadcastable to (N, H, U, cached + U), None: everything is seen; memory_mask (B, 1,
+        1, S).
         """
         y, prefix = self.attention(self.attention_norm(x), mask, cache=cache.prefix)
         x = x + self.dropout(y)
@@ -57,7 +65,9 @@ class TransformerDecoderLayer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """x + self-attention, + feed-forward; each with layer norm in front. The attention decides how positions enter."""
+    """x + self-attention, + feed-forward; each with layer norm in front. The attention decides how
+    positions enter.
+    """
 
     def __init__(self, dim: int, attention: SelfAttention, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -68,7 +78,11 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, turns: Tensor | None = None, cache: KeyValue | None = None,
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        turns: Tensor | None = None,
+        cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (N, U, D), mask and turns as in `SelfAttention` -> (N, U, D), all keys and values."""
         y, seen = self.attention(self.attention_norm(x), mask, turns, cache)

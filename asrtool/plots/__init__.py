@@ -1,4 +1,6 @@
-"""Pictures, drawn by matplotlib where it is installed; `asrtool plot <name>` draws that of the module of this name."""
+"""Pictures, drawn by matplotlib where it is installed; `asrtool plot <name>` draws that of the
+module of this name.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from typing import Any
 from asrtool import atomic
 from asrtool.log import logger
 
-HAN_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
+HAN_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "SimHei",
+    "PingFang SC",
+)
 
 
 class PlotError(ValueError):
@@ -29,7 +38,9 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write aside, rename, close. Raises `PlotError` for an ending that matplotlib does not write."""
+    """Write aside, rename, close. Raises `PlotError` for an ending that matplotlib does not
+    write.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic.replacing(out) as aside:
@@ -41,7 +52,9 @@ def save(figure: Any, out: Path) -> None:
 
 
 def readable(tokens: Iterable[str]) -> bool:
-    """Make matplotlib use a font with Han characters if there is one; False: these tokens would be empty boxes."""
+    """Make matplotlib use a font with Han characters if there is one; False: these tokens would be
+    empty boxes.
+    """
     if all(ord(letter) < 0x2E80 for token in tokens for letter in token):
         return True
     from matplotlib import font_manager, rcParams

@@ -1,7 +1,8 @@
-"""Draw an utterance's gates and adaptive windows, layer by layer, over its spectrogram (encoders with attention echo).
+"""Draw an utterance's gates and adaptive windows, layer by layer, over its spectrogram (encoders
+with attention echo).
 
-`--survey` looks at all utterances of a set as well, and says whether windows follow the speaking rate and the length:
-a mechanism that adjusts to its input must, and one that does not is not used.
+`--survey` looks at all utterances of a set as well, and says whether windows follow the speaking
+rate and the length: a mechanism that adjusts to its input must, and one that does not is not used.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from asrtool.types import Padded
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the layers with echo, in order: gates (L, B, S), means over channels; half-windows in frames (L, B, S), means
-    over heads, None where windows are fixed."""
+    """Of the layers with echo, in order: gates (L, B, S), means over channels; half-windows in
+    frames (L, B, S), means over heads, None where windows are fixed."""
 
     gates: Tensor
     spans: Tensor | None
@@ -45,8 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--data", type=Path, required=True, help="a data directory")
     options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
     options.add_argument("--phase", help="of the training; default: the last")
-    options.add_argument("--survey", action="store_true", help="write means over all of --data to <picture>.json too")
-    options.add_argument("--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/echo-<id>.png")
+    options.add_argument(
+        "--survey", action="store_true", help="write means over all of --data to <picture>.json too"
+    )
+    options.add_argument(
+        "--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/echo-<id>.png"
+    )
     args = options.parse_args(argv)
     set_up()
     recognizer = load(args.exp, args.phase)
@@ -67,7 +72,8 @@ def load(exp: Path, phase: str | None) -> Recognizer:
     settings = DecodeConfig(searcher=CtcGreedyConfig(), phase=phase, unfinished=True)
     average = phase_config(exp, settings)[1].trainer.average
     recognizer = Recognizer.load(
-        exp, DecodeConfig(searcher=settings.searcher, average=average, phase=phase, unfinished=True))
+        exp, DecodeConfig(searcher=settings.searcher, average=average, phase=phase, unfinished=True)
+    )
     if not any(isinstance(module, DualFocusGate) for module in recognizer.model.modules()):
         raise PlotError(f"{exp}: the encoder has no attention of the type echo")
     return recognizer
@@ -80,7 +86,9 @@ def watching(model: torch.nn.Module) -> Iterator:
     spans: dict[str, Tensor] = {}
 
     def hook(found: dict[str, Tensor], name: str, dim: int):
-        return lambda module, inputs, output: found.__setitem__(name, output.detach().float().mean(dim).cpu())
+        return lambda module, inputs, output: found.__setitem__(
+            name, output.detach().float().mean(dim).cpu()
+        )
 
     handles = []
     for name, module in model.named_modules():
@@ -90,7 +98,9 @@ def watching(model: torch.nn.Module) -> Iterator:
             handles.append(module.register_forward_hook(hook(spans, name, 1)))
 
     def seen() -> Seen:
-        return Seen(torch.stack([*gates.values()]), torch.stack([*spans.values()]) if spans else None)
+        return Seen(
+            torch.stack([*gates.values()]), torch.stack([*spans.values()]) if spans else None
+        )
 
     try:
         with torch.inference_mode():
@@ -101,7 +111,9 @@ def watching(model: torch.nn.Module) -> Iterator:
 
 
 def survey(recognizer: Recognizer, data: Path) -> dict:
-    """Means of gates and half-windows of each utterance, and their correlations with rate and length."""
+    """Means of gates and half-windows of each utterance, and their correlations with rate and
+    length.
+    """
     utterances = datadir.read(data)
     dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     seconds = {utterance.id: utterance.duration for utterance in utterances}
@@ -111,28 +123,41 @@ def survey(recognizer: Recognizer, data: Path) -> dict:
             frames = recognizer.model.encode(batch.inputs.to(recognizer.device)).frames
         found, mask = seen(), frames.mask.cpu()
         for place, name in enumerate(batch.ids):
-            row = {"id": name, "seconds": seconds[name],
-                   "tokens_per_second": int(batch.targets.lengths[place]) / max(seconds[name], 1e-9),
-                   "gate": float(found.gates[:, place, mask[place]].mean())}
+            row = {
+                "id": name,
+                "seconds": seconds[name],
+                "tokens_per_second": int(batch.targets.lengths[place]) / max(seconds[name], 1e-9),
+                "gate": float(found.gates[:, place, mask[place]].mean()),
+            }
             if found.spans is not None:
                 row["span"] = float(found.spans[:, place, mask[place]].mean())
             rows.append(row)
     if not rows:
         raise PlotError(f"{data} is empty")
     values = [name for name in ("gate", "span") if name in rows[0]]
-    correlations = {f"{value} and {by}": correlation([row[value] for row in rows], [row[by] for row in rows])
-                    for value in values for by in ("tokens_per_second", "seconds")}
+    correlations = {
+        f"{value} and {by}": correlation([row[value] for row in rows], [row[by] for row in rows])
+        for value in values
+        for by in ("tokens_per_second", "seconds")
+    }
     return {"utterances": rows, "correlations": correlations, "thirds": thirds(rows, values)}
 
 
 def thirds(rows: list[dict], values: list[str]) -> dict[str, list[dict]]:
-    """Means over the slowest, middle and fastest third of the utterances, and over thirds by length."""
+    """Means over the slowest, middle and fastest third of the utterances, and over thirds by
+    length.
+    """
     found = {}
     for by in ("tokens_per_second", "seconds"):
         ranked = sorted(rows, key=lambda row: row[by])
-        parts = [ranked[len(ranked) * part // 3: len(ranked) * (part + 1) // 3] for part in range(3)]
-        found[by] = [{name: sum(row[name] for row in part) / len(part) for name in (by, *values)}
-                     for part in parts if part]
+        parts = [
+            ranked[len(ranked) * part // 3 : len(ranked) * (part + 1) // 3] for part in range(3)
+        ]
+        found[by] = [
+            {name: sum(row[name] for row in part) / len(part) for name in (by, *values)}
+            for part in parts
+            if part
+        ]
     return found
 
 
@@ -152,7 +177,10 @@ def table(found: dict) -> str:
             others = "  ".join(f"{name} {value:.3f}" for name, value in part.items() if name != by)
             lines.append(f"{by} {part[by]:6.2f}:  {others}")
     for name, value in found["correlations"].items():
-        lines.append(f"correlation of {name}: {'none, one of them is constant' if value is None else f'{value:.2f}'}")
+        lines.append(
+            f"correlation of {name}: "
+            f"{'none, one of them is constant' if value is None else f'{value:.2f}'}"
+        )
     return "\n".join(lines)
 
 
@@ -163,16 +191,34 @@ def draw(recognizer: Recognizer, title: str, inputs: Tensor, seen: Seen, out: Pa
     panels = [("gate: 1 is the layer's own attention", seen.gates[:, 0], (0.0, 1.0))]
     if seen.spans is not None:
         panels.append(("half-window, frames", seen.spans[:, 0], (None, None)))
-    figure, axes = plt.subplots(1 + len(panels), 1, figsize=(min(24, 5 + 2 * seconds), 2 + 2.2 * (1 + len(panels))),
-                                layout="constrained", sharex=True)
+    figure, axes = plt.subplots(
+        1 + len(panels),
+        1,
+        figsize=(min(24, 5 + 2 * seconds), 2 + 2.2 * (1 + len(panels))),
+        layout="constrained",
+        sharex=True,
+    )
     figure.suptitle(title)
     picture = spectrogram(inputs, recognizer)
-    axes[0].imshow(picture.T.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, picture.shape[1]),
-                   cmap="magma")
+    axes[0].imshow(
+        picture.T.numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, picture.shape[1]),
+        cmap="magma",
+    )
     axes[0].set_ylabel("frequency bin")
     for axis, (name, values, limits) in zip(axes[1:], panels, strict=True):
-        image = axis.imshow(values.numpy(), origin="lower", aspect="auto", extent=(0, seconds, -0.5, len(values) - 0.5),
-                            vmin=limits[0], vmax=limits[1], cmap="viridis", interpolation="nearest")
+        image = axis.imshow(
+            values.numpy(),
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, -0.5, len(values) - 0.5),
+            vmin=limits[0],
+            vmax=limits[1],
+            cmap="viridis",
+            interpolation="nearest",
+        )
         axis.set_title(name, fontsize=9, loc="left")
         axis.set_ylabel("layer with echo")
         figure.colorbar(image, ax=axis)
@@ -185,5 +231,7 @@ def spectrogram(inputs: Tensor, recognizer: Recognizer) -> Tensor:
     if inputs.dim() == 2:
         return inputs
     size = round(0.025 / recognizer.step)
-    spectrum = torch.stft(inputs, size, size * 2 // 5, window=torch.hann_window(size), return_complex=True)
+    spectrum = torch.stft(
+        inputs, size, size * 2 // 5, window=torch.hann_window(size), return_complex=True
+    )
     return spectrum.abs().clamp(min=1e-5).log().T

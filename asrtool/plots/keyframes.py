@@ -1,4 +1,6 @@
-"""Draw which frames of an utterance an encoder with key frames keeps, and the tokens it hears there."""
+"""Draw which frames of an utterance an encoder with key frames keeps, and the tokens it hears
+there.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class KeyFrames:
     heard: torch.Tensor  # (S,) probability that a frame is no blank
     key: list[tuple[float, int]]  # key frames and their tokens
     kept: list[float]  # frames that stayed
-    aligned: list[int]  # the token that the aligned head reads in each of them, 0 for blank; empty without one
+    # the token that the aligned head reads in each of them, 0 for blank; empty without one
+    aligned: list[int]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +59,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
     options.add_argument("--audio", type=Path, help="an audio file instead of --data")
     options.add_argument("--phase", help="of the training; default: the last")
-    options.add_argument("--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/keyframes-<id>.png")
+    options.add_argument(
+        "--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/keyframes-<id>.png"
+    )
     args = options.parse_args(argv)
     if (args.data is None) == (args.audio is None):
         options.error("give either --data or --audio")
@@ -68,9 +73,15 @@ def load(exp: Path, phase: str | None) -> Recognizer:
     settings = DecodeConfig(searcher=CtcGreedyConfig(input=INTER), phase=phase, unfinished=True)
     name, config = phase_config(exp, settings)
     if INTER not in config.streams:
-        raise PlotError(f"{exp}: phase '{name}' has no loss on the stream '{INTER}', so no key frames")
-    return Recognizer.load(exp, DecodeConfig(
-        searcher=settings.searcher, average=config.trainer.average, phase=phase, unfinished=True))
+        raise PlotError(
+            f"{exp}: phase '{name}' has no loss on the stream '{INTER}', so no key frames"
+        )
+    return Recognizer.load(
+        exp,
+        DecodeConfig(
+            searcher=settings.searcher, average=config.trainer.average, phase=phase, unfinished=True
+        ),
+    )
 
 
 def chosen(
@@ -100,7 +111,11 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
     tokens = log_probs.argmax(-1).tolist()
     key = encoded.taps["key_frames"].data[0].nonzero()[:, 0].tolist()
     kept = int(encoded.frames.lengths[0])
-    aligned = model.log_probs(encoded, ALIGNED).data[0].argmax(-1).tolist() if ALIGNED in model.streams else []
+    aligned = (
+        model.log_probs(encoded, ALIGNED).data[0].argmax(-1).tolist()
+        if ALIGNED in model.streams
+        else []
+    )
     found = recognizer.search(Padded.stack([inputs]))[0][0].text
     return KeyFrames(
         name=name,
@@ -124,7 +139,13 @@ def draw(found: KeyFrames, tokens: Sequence[str], out: Path) -> None:
         return tokens[token] if named else str(token)
 
     figure, panels = plt.subplots(
-        3, 1, figsize=(min(24, 4 + 2 * found.seconds), 7), layout="constrained", sharex=True, height_ratios=(3, 2, 1))
+        3,
+        1,
+        figsize=(min(24, 4 + 2 * found.seconds), 7),
+        layout="constrained",
+        sharex=True,
+        height_ratios=(3, 2, 1),
+    )
     spectrogram, peaks, kept = panels
     figure.suptitle(f"{found.name}   {found.text if named else ''}")
     waveform = found.features.dim() == 1
@@ -133,11 +154,17 @@ def draw(found: KeyFrames, tokens: Sequence[str], out: Path) -> None:
         spectrogram.plot(times.numpy(), found.features.numpy(), linewidth=0.5)
     else:
         extent = (0, found.seconds, 0, found.features.shape[1])
-        spectrogram.imshow(found.features.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma")
+        spectrogram.imshow(
+            found.features.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma"
+        )
     spectrogram.set_ylabel("samples" if waveform else "mel bin")
     for time in found.kept:
-        spectrogram.axvline(time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7)
-    peaks.plot((torch.arange(len(found.heard)) * found.step).numpy(), found.heard.numpy(), linewidth=1)
+        spectrogram.axvline(
+            time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7
+        )
+    peaks.plot(
+        (torch.arange(len(found.heard)) * found.step).numpy(), found.heard.numpy(), linewidth=1
+    )
     peaks.set_ylabel("inter-CTC: not blank")
     peaks.set_ylim(0, 1.25)
     for time, token in found.key:
@@ -156,6 +183,8 @@ def stems(panel: Any, found: KeyFrames, label: Any) -> None:
     panel.set_yticks([])
     panel.set_ylabel("kept frames")
     share = 1 - len(found.kept) / max(len(found.heard), 1)
-    panel.set_title(f"{len(found.kept)} of {len(found.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left")
+    panel.set_title(
+        f"{len(found.kept)} of {len(found.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left"
+    )
     for time, token in zip(found.kept, found.aligned, strict=False):
         panel.text(time, 1.1, label(token) if token else "-", fontsize=9)

@@ -1,11 +1,14 @@
-"""What the page shows of single utterances: spectrogram, sound, token times, and what the model itself gave away.
+"""What the page shows of single utterances: spectrogram, sound, token times, and what the model
+itself gave away.
 
 Fields of hyps.jsonl, or of taps.jsonl beside it, that are drawn where they exist (docs/report.md):
 
     tokens, times, confidences    the hypothesis' tokens, seconds, 0 to 1
     key_frames                    seconds of the frames that the model kept
-    curves                        {name: {"step": seconds, "start": seconds, "values": [one number per frame]}}
-    maps                          {name: {"step", "start", "rows": [names], "values": [[one number per frame] per row]}}
+    curves                        {name: {"step": seconds, "start": seconds, "values": [one number
+                                  per frame]}}
+    maps                          {name: {"step", "start", "rows": [names], "values": [[one number
+                                  per frame] per row]}}
     classes                       {name: {class: probability}}
 """
 
@@ -29,9 +32,9 @@ from asrtool.data import audio
 from asrtool.data.fbank import Fbank, FbankConfig
 from asrtool.types import Utterance
 
-PLAYABLE = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"}    # by browsers
-COLUMNS = 1500                               # of a picture at most; longer audio is averaged over time
-RANGE = 9.0                                  # natural logarithms from the loudest point down to the palest shade
+PLAYABLE = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"}  # by browsers
+COLUMNS = 1500  # of a picture at most; longer audio is averaged over time
+RANGE = 9.0  # natural logarithms from the loudest point down to the palest shade
 RATE = 16000
 
 
@@ -40,7 +43,9 @@ def link(utterance: Utterance, page: Path) -> str | None:
     path = utterance.audio
     if audio.is_pipe(path) or Path(path).suffix.lower() not in PLAYABLE:
         return None
-    address = quote(os.path.relpath(os.path.realpath(path), page.resolve().parent).replace(os.sep, "/"))
+    address = quote(
+        os.path.relpath(os.path.realpath(path), page.resolve().parent).replace(os.sep, "/")
+    )
     start, seconds = utterance.stretch
     if start or seconds is not None:
         address += f"#t={start:.3f}" + ("" if seconds is None else f",{start + seconds:.3f}")
@@ -60,7 +65,9 @@ def sound(wave: np.ndarray) -> str:
 
 
 def picture(wave: np.ndarray) -> dict:
-    """80 log-mel filters as a grey PNG, loudest white, lowest filter at the bottom, and the seconds that it spans."""
+    """80 log-mel filters as a grey PNG, loudest white, lowest filter at the bottom, and the seconds
+    that it spans.
+    """
     config = FbankConfig()
     features = Fbank(config)(torch.from_numpy(np.ascontiguousarray(wave)))
     if len(features) == 0:
@@ -69,11 +76,13 @@ def picture(wave: np.ndarray) -> dict:
     if pool > 1:
         features = torch.stack([block.mean(0) for block in features.split(pool)])
     top = torch.quantile(features.flatten()[:: 1 + features.numel() // 1_000_000], 0.999)
-    shades = ((features - top) / RANGE + 1).clamp(0, 1).mul(31).round().mul(8).to(torch.uint8)    # 32 shades pack well
+    # 32 shades pack well
+    shades = ((features - top) / RANGE + 1).clamp(0, 1).mul(31).round().mul(8).to(torch.uint8)
     return {
         "seconds": round(len(wave) / RATE, 3),
-        "image": "data:image/png;base64," + base64.b64encode(grey_png(shades.numpy().T[::-1])).decode(),
-        "first": config.frame_length_ms / 2000,                # centre of the first column
+        "image": "data:image/png;base64,"
+        + base64.b64encode(grey_png(shades.numpy().T[::-1])).decode(),
+        "first": config.frame_length_ms / 2000,  # centre of the first column
         "step": pool * config.frame_shift_ms / 1000,
     }
 
@@ -81,18 +90,24 @@ def picture(wave: np.ndarray) -> dict:
 def grey_png(pixels: np.ndarray) -> bytes:
     """(height, width) uint8 as a PNG file."""
     height, width = pixels.shape
-    rows = b"".join(b"\1" + np.diff(row, prepend=np.uint8(0)).tobytes() for row in pixels)    # filter 1: difference
+    # filter 1: difference
+    rows = b"".join(b"\1" + np.diff(row, prepend=np.uint8(0)).tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
-    chunks = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-              for kind, data in parts)
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 # -- what the model gave away -----------------------------------------------
 
+
 class TapError(ValueError):
-    """A field of hyps.jsonl or taps.jsonl is not what docs/report.md says; the message names the utterance."""
+    """A field of hyps.jsonl or taps.jsonl is not what docs/report.md says; the message names the
+    utterance.
+    """
 
 
 def given(name: str, line: Mapping) -> dict:
@@ -101,7 +116,12 @@ def given(name: str, line: Mapping) -> dict:
     tokens = line.get("tokens")
     for key in ("times", "confidences"):
         if line.get(key) is not None:
-            _expect(name, key, tokens is not None and len(line[key]) == len(tokens), "as many numbers as tokens")
+            _expect(
+                name,
+                key,
+                tokens is not None and len(line[key]) == len(tokens),
+                "as many numbers as tokens",
+            )
             found[key] = _numbers(name, key, line[key])
     if tokens is not None:
         found["tokens"] = tokens
@@ -109,9 +129,17 @@ def given(name: str, line: Mapping) -> dict:
         found["key_frames"] = _numbers(name, "key_frames", line["key_frames"])
     for kind, depth in (("curves", 1), ("maps", 2)):
         if line.get(kind):
-            found[kind] = {title: _grid(name, f"{kind}.{title}", value, depth) for title, value in line[kind].items()}
+            found[kind] = {
+                title: _grid(name, f"{kind}.{title}", value, depth)
+                for title, value in line[kind].items()
+            }
     for title, shares in line.get("classes", {}).items():
-        _expect(name, f"classes.{title}", isinstance(shares, Mapping), "an object of class and probability")
+        _expect(
+            name,
+            f"classes.{title}",
+            isinstance(shares, Mapping),
+            "an object of class and probability",
+        )
         numbers = _numbers(name, f"classes.{title}", list(shares.values()))
         ranked = sorted(zip(shares, numbers, strict=True), key=lambda pair: -pair[1])
         found.setdefault("classes", {})[title] = [list(pair) for pair in ranked]
@@ -119,15 +147,26 @@ def given(name: str, line: Mapping) -> dict:
 
 
 def _grid(name: str, key: str, value: Mapping, depth: int) -> dict:
-    """A curve (depth 1) as numbers; a map (depth 2) as a PNG of its values between 0 and the largest."""
+    """A curve (depth 1) as numbers; a map (depth 2) as a PNG of its values between 0 and the
+    largest.
+    """
     step = value.get("step") if isinstance(value, Mapping) else None
-    _expect(name, key, isinstance(step, int | float) and step > 0, "an object with `step`, seconds above 0")
+    _expect(
+        name,
+        key,
+        isinstance(step, int | float) and step > 0,
+        "an object with `step`, seconds above 0",
+    )
     try:
         values = np.array(value.get("values"), dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
-    _expect(name, key, values.ndim == depth and values.size > 0 and np.isfinite(values).all(),
-            "`values`, finite numbers, a list" + (" of equally long lists" if depth == 2 else ""))
+    _expect(
+        name,
+        key,
+        values.ndim == depth and values.size > 0 and np.isfinite(values).all(),
+        "`values`, finite numbers, a list" + (" of equally long lists" if depth == 2 else ""),
+    )
     found = {"start": value.get("start", 0.0), "step": step}
     if depth == 1:
         return {**found, "values": _rounded(values.tolist())}
@@ -136,13 +175,19 @@ def _grid(name: str, key: str, value: Mapping, depth: int) -> dict:
     top = max(float(values.max()), 1e-12)
     shades = (values / top).clip(0, 1) * 255
     image = base64.b64encode(grey_png(shades.round().astype(np.uint8))).decode()
-    return {**found, "rows": rows, "columns": values.shape[1], "top": float(f"{top:.4g}"),
-            "image": "data:image/png;base64," + image}
+    return {
+        **found,
+        "rows": rows,
+        "columns": values.shape[1],
+        "top": float(f"{top:.4g}"),
+        "image": "data:image/png;base64," + image,
+    }
 
 
 def _numbers(name: str, key: str, values: Sequence) -> list[float]:
-    good = isinstance(values, Sequence) and all(isinstance(value, int | float) and math.isfinite(value)
-                                                for value in values)
+    good = isinstance(values, Sequence) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    )
     _expect(name, key, good, "a list of finite numbers")
     return _rounded(values)
 
@@ -153,4 +198,6 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def _expect(name: str, key: str, good: bool, what: str) -> None:
     if not good:
-        raise TapError(f"utterance {name}: field '{key}' of hyps.jsonl or taps.jsonl: expected {what}")
+        raise TapError(
+            f"utterance {name}: field '{key}' of hyps.jsonl or taps.jsonl: expected {what}"
+        )

@@ -13,8 +13,17 @@ import numpy as np
 from asrtool import stamp
 from asrtool.report.sources import Result, log_records
 
-POINTS = 600                                 # of a curve at most; neighbours are averaged beyond
-NOT_CURVES = {"time", "event", "phase", "epoch", "step", "audio_seconds_per_second", "data_wait", "gpu_gb"}
+POINTS = 600  # of a curve at most; neighbours are averaged beyond
+NOT_CURVES = {
+    "time",
+    "event",
+    "phase",
+    "epoch",
+    "step",
+    "audio_seconds_per_second",
+    "data_wait",
+    "gpu_gb",
+}
 
 
 def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
@@ -24,7 +33,9 @@ def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
 
 
 def edits(alignments: Iterable[list[tuple]], most: int = 25) -> dict[str, dict]:
-    """Of each kind of error the most frequent ones, how many different ones there are and how many in all."""
+    """Of each kind of error the most frequent ones, how many different ones there are and how many
+    in all.
+    """
     tables: dict[str, Counter] = {"S": Counter(), "D": Counter(), "I": Counter()}
     for alignment in alignments:
         for tag, reference, hypothesis in alignment:
@@ -32,8 +43,11 @@ def edits(alignments: Iterable[list[tuple]], most: int = 25) -> dict[str, dict]:
                 tables[tag][reference, hypothesis] += 1
     return {
         tag: {
-            "top": [[*pair, number] for pair, number in sorted(table.items(), key=_by_count)[:most]],
-            "kinds": len(table), "total": table.total(),
+            "top": [
+                [*pair, number] for pair, number in sorted(table.items(), key=_by_count)[:most]
+            ],
+            "kinds": len(table),
+            "total": table.total(),
         }
         for tag, table in tables.items()
     }
@@ -46,10 +60,13 @@ def _by_count(item: tuple[tuple, int]) -> tuple:
 
 # -- training ----------------------------------------------------------------
 
-def curves(experiment: Path) -> list[dict]:
-    """Of each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]}, "valid": {...}}.
 
-    A step that was done twice, since training was killed and resumed before it, counts as it was done last.
+def curves(experiment: Path) -> list[dict]:
+    """Of each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]},
+    "valid": {...}}.
+
+    A step that was done twice, since training was killed and resumed before it, counts as it was
+    done last.
     """
     path = experiment / "log.jsonl"
     phases: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
@@ -62,8 +79,13 @@ def curves(experiment: Path) -> list[dict]:
             if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
                 tables.setdefault(name, {})[step] = value
     return [
-        {"phase": phase, **{event: {name: _thin(series) for name, series in tables.items()}
-                            for event, tables in events.items()}}
+        {
+            "phase": phase,
+            **{
+                event: {name: _thin(series) for name, series in tables.items()}
+                for event, tables in events.items()
+            },
+        }
         for phase, events in phases.items()
     ]
 
@@ -71,26 +93,40 @@ def curves(experiment: Path) -> list[dict]:
 def _thin(series: Mapping[int, float]) -> list[list[float]]:
     points = np.array(sorted(series.items()), dtype=np.float64)
     blocks = np.array_split(points, min(POINTS, len(points)))
-    return [[round(step), float(f"{value:.5g}")] for step, value in (block.mean(axis=0) for block in blocks)]
+    return [
+        [round(step), float(f"{value:.5g}")]
+        for step, value in (block.mean(axis=0) for block in blocks)
+    ]
 
 
 # -- provenance --------------------------------------------------------------
 
+
 def provenance(result: Result) -> list[tuple[str, str]]:
-    """Name and value of what one must know to make the result again; what is not there is left out."""
-    found = [(f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
-             for side, entry in result.score["files"].items()]
+    """Name and value of what one must know to make the result again; what is not there is left
+    out.
+    """
+    found = [
+        (f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
+        for side, entry in result.score["files"].items()
+    ]
     experiment = result.scored.experiment
     if experiment is not None:
         for title, name in (("training commit", "git.txt"), ("training command", "command.txt")):
             if (experiment / name).is_file():
-                lines = [line for line in (experiment / name).read_text(encoding="utf-8").split("\n") if line]
+                lines = [
+                    line
+                    for line in (experiment / name).read_text(encoding="utf-8").split("\n")
+                    if line
+                ]
                 if lines:
                     starts = f"\n(the last of {len(lines)} starts)" if len(lines) > 1 else ""
                     found.append((title, lines[-1] + starts))
     made = stamp.read(result.folder)
     if made is not None:
-        found.append(("decoding", json.dumps(made.get("options", {}), ensure_ascii=False, indent=1)))
+        found.append(
+            ("decoding", json.dumps(made.get("options", {}), ensure_ascii=False, indent=1))
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""The page: template, sections, and all utterances as compact JSON that the page's script draws from."""
+"""The page: template, sections, and all utterances as compact JSON that the page's script draws
+from.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ SCRIPTS = ("data.js", "theme.js", "alignment.js", "figure.js", "chart.js", "list
 
 
 def render(result: Result, chosen: Sequence[str], page: Path, audio: str = "link") -> str:
-    """The whole file. `chosen`: utterances with pictures (and sound, where audio is "embed"), in the order of the page.
+    """The whole file. `chosen`: utterances with pictures (and sound, where audio is "embed"), in
+    the order of the page.
 
     `page`: where it will lie, since "link" makes addresses of the audio files relative to it.
     """
@@ -48,7 +51,9 @@ def render(result: Result, chosen: Sequence[str], page: Path, audio: str = "link
         logger.warning("%s", note)
     title = _title(result)
     style = _template("report.css")
-    script = '"use strict";\n(() => {\n' + "\n".join(_template(name) for name in SCRIPTS) + "})();\n"
+    script = (
+        '"use strict";\n(() => {\n' + "\n".join(_template(name) for name in SCRIPTS) + "})();\n"
+    )
     pieces = {
         "policy": _policy(style, script),
         "title": escape(" / ".join(title)),
@@ -59,7 +64,9 @@ def render(result: Result, chosen: Sequence[str], page: Path, audio: str = "link
         "errors": sections.errors(result, tables),
         "origin": sections.origin(result),
         "notes": "".join(f'<p class="note">{escape(note)}</p>' for note in notes),
-        "data": json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "data": json.dumps(
+            data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).replace("<", "\\u003c"),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: pieces[found[1]], _template("report.html"))
@@ -70,16 +77,24 @@ def _template(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing may be loaded but this page's own style and script, embedded data, and audio beside the page."""
+    """Nothing may be loaded but this page's own style and script, embedded data, and audio beside
+    the page.
+    """
+
     def digest(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
-    return (f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src data:; "
-            "media-src data: file: 'self'; base-uri 'none'; form-action 'none'")
+    return (
+        f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; img-src "
+        "data:; "
+        "media-src data: file: 'self'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _title(result: Result) -> list[str]:
-    """exp/mini/<tag>/<decode>/<set> without `exp` and the folders of variants before the experiment."""
+    """exp/mini/<tag>/<decode>/<set> without `exp` and the folders of variants before the
+    experiment.
+    """
     folder, experiment = result.folder, result.scored.experiment
     return list((folder.relative_to(experiment.parent) if experiment else Path(folder.name)).parts)
 
@@ -88,20 +103,27 @@ def _alignments(result: Result) -> Iterable[list[tuple]]:
     report = result.report
     prepare, split = normalizer(report.normalizer), splitter(report.metric)
     for name in report.ids:
-        left, right = (split(prepare(text)) for text in (result.references[name], result.hypotheses.get(name, "")))
+        left, right = (
+            split(prepare(text))
+            for text in (result.references[name], result.hypotheses.get(name, ""))
+        )
         yield align(left, right, report.alignment)
 
 
 def _columns(result: Result, alignments: Sequence[list[tuple]]) -> dict:
     """All utterances, a list for each column.
 
-    `ops` is the alignment as counts and tags ("3C1S2C"); tokens are joined by spaces, which no token contains.
-    `labels`: {label: {"values": [...], "of": [index of the value, -1 without one]}}.
+    `ops` is the alignment as counts and tags ("3C1S2C"); tokens are joined by spaces, which no
+    token contains. `labels`: {label: {"values": [...], "of": [index of the value, -1 without
+    one]}}.
     """
     ids = result.report.ids
     found: dict = {"id": ids, "ops": [], "ref": [], "hyp": []}
     for alignment in alignments:
-        runs = ((tag, sum(1 for _ in run)) for tag, run in groupby(alignment, key=lambda column: column[0]))
+        runs = (
+            (tag, sum(1 for _ in run))
+            for tag, run in groupby(alignment, key=lambda column: column[0])
+        )
         found["ops"].append("".join(f"{number}{tag}" for tag, number in runs))
         found["ref"].append(" ".join(token for _, token, _ in alignment if token is not None))
         found["hyp"].append(" ".join(token for _, _, token in alignment if token is not None))
@@ -159,10 +181,15 @@ def _details(result: Result, chosen: Sequence[str], embed: bool, notes: list[str
         found.append(entry)
     if failed:
         first, why = next(iter(failed.items()))
-        notes.append(f"No spectrogram for {len(failed)} of {len(chosen)} utterances, first {first}: {why}")
+        notes.append(
+            f"No spectrogram for {len(failed)} of {len(chosen)} utterances, first {first}: {why}"
+        )
     if result.data is None and chosen:
-        notes.append("No audio and no spectrograms: the reference does not lie in a data directory with wav.scp, and "
-                     "no other was named (--data).")
+        notes.append(
+            "No audio and no spectrograms: the reference does not lie in a data directory with "
+            "wav.scp, and "
+            "no other was named (--data)."
+        )
     return found
 
 
@@ -172,6 +199,9 @@ def _links(result: Result, page: Path, notes: list[str]) -> list[str | None]:
     links = [details.link(result.utterances[name], page) for name in result.report.ids]
     lost = [name for name, address in zip(result.report.ids, links, strict=True) if address is None]
     if lost:
-        notes.append(f"The audio of {len(lost)} of {len(links)} utterances cannot be linked, since a browser cannot "
-                     f"play it (pipes, other formats); --audio embed plays the shown ones: {first_of(lost)}")
+        notes.append(
+            f"The audio of {len(lost)} of {len(links)} utterances cannot be linked, since a "
+            "browser cannot "
+            f"play it (pipes, other formats); --audio embed plays the shown ones: {first_of(lost)}"
+        )
     return links if len(lost) < len(links) else []

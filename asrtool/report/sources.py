@@ -1,7 +1,9 @@
-"""What a report is made of: a folder `exp/<tag>/<decode>/<set>` that stage 5 scored, and the files that it names.
+"""What a report is made of: a folder `exp/<tag>/<decode>/<set>` that stage 5 scored, and the files
+that it names.
 
-The numbers are those of score.json. Texts are read again for their alignments, and everything is checked against
-score.json (SHA-256 of both files, sums of all counts), so that a page never shows another result than was scored.
+The numbers are those of score.json. Texts are read again for their alignments, and everything is
+checked against score.json (SHA-256 of both files, sums of all counts), so that a page never shows
+another result than was scored.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Result:
     references: Mapping[str, str]
     hypotheses: Mapping[str, str]
     report: ScoreReport
-    lines: Mapping[str, Mapping]             # hyps.jsonl, with what taps.jsonl and failed.jsonl add
-    data: Path | None                        # the data directory: audio, speakers, labels
+    lines: Mapping[str, Mapping]  # hyps.jsonl, with what taps.jsonl and failed.jsonl add
+    data: Path | None  # the data directory: audio, speakers, labels
     utterances: Mapping[str, Utterance]
 
     @property
@@ -49,10 +51,14 @@ class Result:
 
 
 def read(folder: Path, data: Path | None = None) -> Result:
-    """The result in `folder`; `data`: the data directory, by default the folder of the reference that was scored."""
+    """The result in `folder`; `data`: the data directory, by default the folder of the reference
+    that was scored.
+    """
     if not (folder / SCORE).is_file():
         what = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
-        raise ReportError(f"{folder}: {what}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>")
+        raise ReportError(
+            f"{folder}: {what}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>"
+        )
     folder = folder.resolve()
     scored = Scored.read(folder / SCORE)
     references, hypotheses = scored.texts("reference"), scored.texts("hypothesis")
@@ -63,31 +69,51 @@ def read(folder: Path, data: Path | None = None) -> Result:
     stored = scored.stored
     speakers = {name: utterance.speaker for name, utterance in utterances.items()}
     report = score(
-        references, hypotheses, metric=stored["metric"], normalize=stored["normalizer"], alignment=stored["alignment"],
+        references,
+        hypotheses,
+        metric=stored["metric"],
+        normalize=stored["normalizer"],
+        alignment=stored["alignment"],
         missing="deletions" if stored["coverage"]["missing_counted_as_deletions"] else "error",
         labels={SPEAKER: speakers} if 1 < len(set(speakers.values())) < len(references) else None,
     )
     _compare(folder, stored, report)
     return Result(
-        scored=scored, references=references, hypotheses=hypotheses, report=report, lines=_lines(folder, references),
-        data=data, utterances=utterances,
+        scored=scored,
+        references=references,
+        hypotheses=hypotheses,
+        report=report,
+        lines=_lines(folder, references),
+        data=data,
+        utterances=utterances,
     )
 
 
 def _compare(folder: Path, stored: Mapping, report: ScoreReport) -> None:
     names = ("correct", "substitutions", "deletions", "insertions")
-    then, now = ([counts[name] for name in names] for counts in (stored["total"], vars(report.total)))
+    then, now = (
+        [counts[name] for name in names] for counts in (stored["total"], vars(report.total))
+    )
     if then != now:
-        raise ReportError(f"{folder / SCORE}: counts {then} of C, S, D, I, but its files give {now}; score again")
+        raise ReportError(
+            f"{folder / SCORE}: counts {then} of C, S, D, I, but its files give {now}; score again"
+        )
 
 
 def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapping[str, Utterance]:
-    """Of the data directory. Relative paths of wav.scp start where the recipe ran, which is seldom here."""
-    utterances = {utterance.id: utterance for utterance in datadir.read(data, base=_base(folder, data), measure=False)}
+    """Of the data directory. Relative paths of wav.scp start where the recipe ran, which is seldom
+    here.
+    """
+    utterances = {
+        utterance.id: utterance
+        for utterance in datadir.read(data, base=_base(folder, data), measure=False)
+    }
     lost = [name for name in references if name not in utterances]
     if lost:
-        raise ReportError(f"{data}: {len(lost)} of {len(references)} scored utterances are not in it: "
-                          f"{first_of(lost)}; name the right data directory by --data")
+        raise ReportError(
+            f"{data}: {len(lost)} of {len(references)} scored utterances are not in it: "
+            f"{first_of(lost)}; name the right data directory by --data"
+        )
     return {name: utterances[name] for name in references}
 
 
@@ -97,14 +123,18 @@ def _base(folder: Path, data: Path) -> Path | None:
 
 
 def _lines(folder: Path, references: Mapping[str, str]) -> dict[str, dict]:
-    """What hyps.jsonl says of each utterance, with the fields of taps.jsonl and the reasons in failed.jsonl."""
+    """What hyps.jsonl says of each utterance, with the fields of taps.jsonl and the reasons in
+    failed.jsonl.
+    """
     lines: dict[str, dict] = {}
     for name in ("hyps.jsonl", TAPS, FAILED):
         if (folder / name).is_file():
             for number, line in _objects(folder / name):
                 key = line.get("id")
                 if key not in references:
-                    raise ReportError(f"{folder / name}:{number}: utterance '{key}' was not scored; score again")
+                    raise ReportError(
+                        f"{folder / name}:{number}: utterance '{key}' was not scored; score again"
+                    )
                 line.pop("nbest", None)
                 lines.setdefault(key, {}).update(line)
     return lines
@@ -119,9 +149,13 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ReportError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+                raise ReportError(
+                    f"{path}:{number}: not JSON ({error.msg} at column {error.colno})"
+                ) from None
             if not isinstance(value, dict):
-                raise ReportError(f"{path}:{number}: expected an object, found {type(value).__name__}")
+                raise ReportError(
+                    f"{path}:{number}: expected an object, found {type(value).__name__}"
+                )
             yield number, value
 
 
@@ -132,12 +166,14 @@ def log_records(path: Path) -> list[dict]:
         try:
             found.append(json.loads(text))
         except json.JSONDecodeError:
-            continue                         # JsonLines ends a torn line and starts a new one
+            continue  # JsonLines ends a torn line and starts a new one
     return found
 
 
 def choose(result: Result, worst: int, also: Sequence[str]) -> list[str]:
-    """The utterances with most errors, most first (ties: the order of the file), then those asked for by name."""
+    """The utterances with most errors, most first (ties: the order of the file), then those asked
+    for by name.
+    """
     unknown = [name for name in also if name not in result.references]
     if unknown:
         raise TranscriptError(f"{result.scored.file('reference')}: no utterance '{unknown[0]}'")

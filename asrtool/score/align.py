@@ -2,10 +2,12 @@
 
 Two alignments, both exact:
 
-* `levenshtein`: the fewest substitutions + deletions + insertions, by RapidFuzz, the library under jiwer. Several
-  alignments may have as few; their total is the same, the split into S, D and I is the library's.
-* `sclite`: NIST sclite's weights (substitution 4, deletion 3, insertion 3) and its choice among equals: seen from the
-  end, a match or substitution before an insertion before a deletion. Its total may exceed the fewest errors.
+* `levenshtein`: the fewest substitutions + deletions + insertions, by RapidFuzz, the library under
+  jiwer. Several alignments may have as few; their total is the same, the split into S, D and I is
+  the library's.
+* `sclite`: NIST sclite's weights (substitution 4, deletion 3, insertion 3) and its choice among
+  equals: seen from the end, a match or substitution before an insertion before a deletion. Its
+  total may exceed the fewest errors.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from rapidfuzz.distance import Levenshtein
 from asrtool.compiled import compiled
 
 ALIGNMENTS = ("levenshtein", "sclite")
-TAGS = "CSDI"                            # correct, substitution, deletion, insertion: the columns of every count array
+TAGS = "CSDI"  # correct, substitution, deletion, insertion: the columns of every count array
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """How many reference tokens were recognised, replaced and lost, and how many hypothesis tokens are too many."""
+    """How many reference tokens were recognised, replaced and lost, and how many hypothesis tokens
+    are too many.
+    """
 
     correct: int = 0
     substitutions: int = 0
@@ -51,21 +55,31 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per reference token, a fraction; without reference tokens 0 if there is no error, else infinity."""
+        """Errors per reference token, a fraction; without reference tokens 0 if there is no error,
+        else infinity.
+        """
         if self.reference == 0:
             return math.inf if self.errors else 0.0
         return self.errors / self.reference
 
 
 def count_errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> ErrorCounts:
-    """Sum of the errors of paired token sequences (lists of ids or words, strings as characters); they may be empty."""
+    """Sum of the errors of paired token sequences (lists of ids or words, strings as characters);
+    they may be empty.
+    """
     if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses; expected as many")
+        raise ValueError(
+            f"{len(references)} references but {len(hypotheses)} hypotheses; expected as many"
+        )
     return total(count_pairs(zip(references, hypotheses, strict=True)))
 
 
-def count_pairs(pairs: Iterable[tuple[Sequence, Sequence]], alignment: str = "levenshtein") -> np.ndarray:
-    """(utterances, 4) int64: correct, substitutions, deletions, insertions of each (reference, hypothesis)."""
+def count_pairs(
+    pairs: Iterable[tuple[Sequence, Sequence]], alignment: str = "levenshtein"
+) -> np.ndarray:
+    """(utterances, 4) int64: correct, substitutions, deletions, insertions of each (reference,
+    hypothesis).
+    """
     count = _levenshtein_counts if _checked(alignment) == "levenshtein" else _sclite_counts
     rows = np.fromiter((number for pair in pairs for number in count(*pair)), dtype=np.int64)
     return rows.reshape(-1, 4)
@@ -77,7 +91,9 @@ def total(counts: np.ndarray) -> ErrorCounts:
 
 
 def align(reference: Sequence, hypothesis: Sequence, alignment: str = "levenshtein") -> list[tuple]:
-    """The alignment, left to right, as (tag, reference token or None, hypothesis token or None), tags C, S, D, I."""
+    """The alignment, left to right, as (tag, reference token or None, hypothesis token or None),
+    tags C, S, D, I.
+    """
     tags = _levenshtein_tags if _checked(alignment) == "levenshtein" else _sclite_tags
     left, right = iter(reference), iter(hypothesis)
     return [
@@ -95,14 +111,20 @@ def _checked(alignment: str) -> str:
 def _levenshtein_counts(reference: Sequence, hypothesis: Sequence) -> tuple[int, int, int, int]:
     tags = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
     substitutions, deletions = tags.count("replace"), tags.count("delete")
-    return len(reference) - substitutions - deletions, substitutions, deletions, len(tags) - substitutions - deletions
+    return (
+        len(reference) - substitutions - deletions,
+        substitutions,
+        deletions,
+        len(tags) - substitutions - deletions,
+    )
 
 
 def _levenshtein_tags(reference: Sequence, hypothesis: Sequence) -> str:
     letters = {"equal": "C", "replace": "S", "delete": "D", "insert": "I"}
     blocks = Levenshtein.opcodes(reference, hypothesis)
     return "".join(
-        letters[block.tag] * max(block.src_end - block.src_start, block.dest_end - block.dest_start) for block in blocks
+        letters[block.tag] * max(block.src_end - block.src_start, block.dest_end - block.dest_start)
+        for block in blocks
     )
 
 
@@ -116,20 +138,26 @@ def _sclite_tags(reference: Sequence, hypothesis: Sequence) -> str:
 
 def _sclite_moves(reference: Sequence, hypothesis: Sequence) -> np.ndarray:
     numbers: dict = {}
-    left = np.array([numbers.setdefault(token, len(numbers)) for token in reference], dtype=np.int64)
-    right = np.array([numbers.setdefault(token, len(numbers)) for token in hypothesis], dtype=np.int64)
+    left = np.array(
+        [numbers.setdefault(token, len(numbers)) for token in reference], dtype=np.int64
+    )
+    right = np.array(
+        [numbers.setdefault(token, len(numbers)) for token in hypothesis], dtype=np.int64
+    )
     return sclite_moves(left, right)
 
 
 @compiled
 def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
-    """Moves of sclite's path through the (reference + 1, hypothesis + 1) lattice, left to right, indices of `TAGS`."""
+    """Moves of sclite's path through the (reference + 1, hypothesis + 1) lattice, left to right,
+    indices of `TAGS`.
+    """
     rows, columns = len(reference), len(hypothesis)
     moves = np.empty((rows + 1, columns + 1), dtype=np.uint8)
     costs = 3 * np.arange(columns + 1)
     moves[0, :] = 3
     for i in range(1, rows + 1):
-        diagonal = costs[0]                              # cost of (i - 1, j - 1) while the row is overwritten
+        diagonal = costs[0]  # cost of (i - 1, j - 1) while the row is overwritten
         costs[0] = 3 * i
         moves[i, 0] = 2
         for j in range(1, columns + 1):

@@ -1,14 +1,17 @@
-"""Bootstrap: how far a number would move with another sample of utterances, or of speakers, from the same source.
+"""Bootstrap: how far a number would move with another sample of utterances, or of speakers, from
+the same source.
 
-Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004: draw as many
-units as there are, with replacement, and compute the number from the sums. Units are utterances, or speakers with all
-they say, since the utterances of a speaker resemble each other. Units with equal sums cannot be told apart, so a draw
-is one multinomial over the distinct rows: the same distribution, much faster.
+Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP
+2004: draw as many units as there are, with replacement, and compute the number from the sums. Units
+are utterances, or speakers with all they say, since the utterances of a speaker resemble each
+other. Units with equal sums cannot be told apart, so a draw is one multinomial over the distinct
+rows: the same distribution, much faster.
 
-Percentile intervals of few units are too narrow. They are widened as in Hesterberg, "What Teachers Should Know About
-the Bootstrap", The American Statistician 69(4), 2015, section 4.3 (expanded percentile): with n units the tails are
-Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1)) instead of 2.5 %. With a thousand units it makes no difference. Of fewer than
-8 units, whose draws hardly differ, there is no interval: it would hold the truth less than 93 times in 100
+Percentile intervals of few units are too narrow. They are widened as in Hesterberg, "What Teachers
+Should Know About the Bootstrap", The American Statistician 69(4), 2015, section 4.3 (expanded
+percentile): with n units the tails are Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1)) instead of 2.5 %.
+With a thousand units it makes no difference. Of fewer than 8 units, whose draws hardly differ,
+there is no interval: it would hold the truth less than 93 times in 100
 (tools/benchmarks/score_coverage.py).
 """
 
@@ -24,24 +27,31 @@ import numpy as np
 DRAWS = 1000
 SEED = 0
 CONFIDENCE = 0.95
-FEWEST = 8                                   # units that an interval needs
-CELLS = 2_000_000                            # of the table that is drawn at once: bounds the memory
+FEWEST = 8  # units that an interval needs
+CELLS = 2_000_000  # of the table that is drawn at once: bounds the memory
 
 Interval = tuple[float, float] | None
-Intervals = Mapping[str, Mapping[str, Interval]]             # unit -> number -> interval
+Intervals = Mapping[str, Mapping[str, Interval]]  # unit -> number -> interval
 NUMBERS = ("rate", "correct", "substitutions", "deletions", "insertions", "utterances_with_errors")
 
 
 def draw_sums(table: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """(draws, columns) float64: the column sums of `draws` samples of the rows of `table` (units, columns) integers."""
+    """(draws, columns) float64: the column sums of `draws` samples of the rows of `table` (units,
+    columns) integers.
+    """
     kinds, weights = _distinct(table)
     rng = np.random.default_rng(seed)
     rows = max(1, CELLS // len(kinds))
-    numbers = kinds.astype(np.float64)                           # exact below 2^53, and a fast product
-    return np.concatenate([
-        rng.multinomial(len(table), weights / len(table), size=min(rows, draws - start)).astype(np.float64) @ numbers
-        for start in range(0, draws, rows)
-    ])
+    numbers = kinds.astype(np.float64)  # exact below 2^53, and a fast product
+    return np.concatenate(
+        [
+            rng.multinomial(len(table), weights / len(table), size=min(rows, draws - start)).astype(
+                np.float64
+            )
+            @ numbers
+            for start in range(0, draws, rows)
+        ]
+    )
 
 
 def utterance_table(counts: np.ndarray) -> np.ndarray:
@@ -52,11 +62,17 @@ def utterance_table(counts: np.ndarray) -> np.ndarray:
 
 def sums_by(table: np.ndarray, units: np.ndarray) -> np.ndarray:
     """(units, columns): rows of `table` with the same number (0 to n - 1) in `units` added up."""
-    return np.stack([np.bincount(units, column) for column in table.T], axis=1).round().astype(np.int64)
+    return (
+        np.stack([np.bincount(units, column) for column in table.T], axis=1)
+        .round()
+        .astype(np.int64)
+    )
 
 
 def numbers(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> (draws,) from (draws, 6) sums of an utterance table; NaN where there is nothing to divide by."""
+    """Name -> (draws,) from (draws, 6) sums of an utterance table; NaN where there is nothing to
+    divide by.
+    """
     correct, substitutions, deletions, insertions, wrong, utterances = sums.T
     reference = correct + substitutions + deletions
     parts = (substitutions + deletions + insertions, correct, substitutions, deletions, insertions)
@@ -64,21 +80,32 @@ def numbers(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {**values, NUMBERS[-1]: ratio(wrong, utterances)}
 
 
-def intervals(counts: np.ndarray, units: np.ndarray | None = None, seed: int = SEED) -> dict[str, Interval]:
-    """Number -> interval of (utterances, 4) counts; `units`: each utterance's speaker, 0 to n - 1, to draw those."""
+def intervals(
+    counts: np.ndarray, units: np.ndarray | None = None, seed: int = SEED
+) -> dict[str, Interval]:
+    """Number -> interval of (utterances, 4) counts; `units`: each utterance's speaker, 0 to n - 1,
+    to draw those.
+    """
     table = utterance_table(counts)
     if units is not None:
         table = sums_by(table, units)
     if len(table) == 0:
         return dict.fromkeys(NUMBERS)
-    return {name: interval(values, len(table)) for name, values in numbers(draw_sums(table, seed=seed)).items()}
+    return {
+        name: interval(values, len(table))
+        for name, values in numbers(draw_sums(table, seed=seed)).items()
+    }
 
 
 def bootstrap_rates(counts: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """(draws,) error rates of (utterances, 4) counts, utterances drawn; NaN without a reference token."""
+    """(draws,) error rates of (utterances, 4) counts, utterances drawn; NaN without a reference
+    token.
+    """
     if len(counts) == 0:
         return np.full(draws, np.nan)
-    sums = draw_sums(np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1), draws, seed)
+    sums = draw_sums(
+        np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1), draws, seed
+    )
     return ratio(sums[:, 0], sums[:, 1])
 
 
@@ -87,7 +114,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, units: int) -> Interval:
-    """The 95 % interval of drawn values over `units` units; None of too few units, or where no draw has a value."""
+    """The 95 % interval of drawn values over `units` units; None of too few units, or where no draw
+    has a value.
+    """
     values = values[~np.isnan(values)]
     if len(values) == 0 or units < FEWEST:
         return None
@@ -97,10 +126,16 @@ def interval(values: np.ndarray, units: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of the mean of independent values, as of several seeds (Student's t); None of a single one."""
+    """The 95 % interval of the mean of independent values, as of several seeds (Student's t); None
+    of a single one.
+    """
     if len(values) < 2:
         return None
-    half = _student((1 + CONFIDENCE) / 2, len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = (
+        _student((1 + CONFIDENCE) / 2, len(values) - 1)
+        * float(np.std(values, ddof=1))
+        / len(values) ** 0.5
+    )
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
@@ -112,17 +147,22 @@ def tail(units: int) -> float:
 
 
 def _student(share: float, freedom: int) -> float:
-    """The quantile of Student's t, above the median, where its distribution function reaches `share`."""
+    """The quantile of Student's t, above the median, where its distribution function reaches
+    `share`.
+    """
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    # t = sqrt(freedom) tan(angle): P(0 < T < t) is the integral of scale * cos(angle) ** (freedom - 1).
-    angles = np.linspace(0, math.atan(50 / math.sqrt(freedom)), 20001)      # up to t = 50: that of 2 units is 12.7
+    # t = sqrt(freedom) tan(angle): P(0 < T < t) is the integral of scale * cos(angle) ** (freedom -
+    # 1). up to t = 50: that of 2 units is 12.7
+    angles = np.linspace(0, math.atan(50 / math.sqrt(freedom)), 20001)
     density = scale * np.cos(angles) ** (freedom - 1)
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(angles))])
     return math.sqrt(freedom) * math.tan(float(np.interp(share - 0.5, mass, angles)))
 
 
 def _distinct(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows and how often each occurs; of rows that fit into one number, by that number."""
+    """The different rows and how often each occurs; of rows that fit into one number, by that
+    number.
+    """
     bases = [int(column.max()) + 1 for column in table.T]
     if math.prod(bases) >= 2**62:
         return np.unique(table, axis=0, return_counts=True)

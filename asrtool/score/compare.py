@@ -1,8 +1,9 @@
-"""Two systems on the same utterances: is the difference more than chance, and where does it come from?
+"""Two systems on the same utterances: is the difference more than chance, and where does it come
+from?
 
-The bootstrap is paired: a draw takes the same utterances (or speakers) for both systems, so that what makes a set easy
-or hard for both cancels out (Bisani and Ney, ICASSP 2004). Differences are second less first: below 0 the second is
-better.
+The bootstrap is paired: a draw takes the same utterances (or speakers) for both systems, so that
+what makes a set easy or hard for both cancels out (Bisani and Ney, ICASSP 2004). Differences are
+second less first: below 0 the second is better.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asrtool.score.align import ErrorCounts, align, count_pairs, total
-from asrtool.score.bootstrap import SEED, Interval, draw_sums, interval, numbers, ratio, sums_by, utterance_table
+from asrtool.score.bootstrap import (
+    SEED,
+    Interval,
+    draw_sums,
+    interval,
+    numbers,
+    ratio,
+    sums_by,
+    utterance_table,
+)
 from asrtool.score.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import Labels, check_coverage, members_of, speaker_numbers
@@ -23,7 +33,9 @@ from asrtool.score.scoring import Labels, check_coverage, members_of, speaker_nu
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one number, as fractions; `better`: share of draws in which the second system is strictly better, by unit."""
+    """Of one number, as fractions; `better`: share of draws in which the second system is strictly
+    better, by unit.
+    """
 
     first: float
     second: float
@@ -35,10 +47,15 @@ class Difference:
         return self.second - self.first
 
     def json(self) -> dict:
-        first, second = (value if math.isfinite(value) else None for value in (self.first, self.second))
+        first, second = (
+            value if math.isfinite(value) else None for value in (self.first, self.second)
+        )
         value = self.value if first is not None and second is not None else None
         return {
-            "first": first, "second": second, "difference": value, "intervals": dict(self.intervals),
+            "first": first,
+            "second": second,
+            "difference": value,
+            "intervals": dict(self.intervals),
             "second_better": dict(self.better),
         }
 
@@ -51,11 +68,13 @@ class Comparison:
     normalizer: str
     alignment: str
     totals: tuple[ErrorCounts, ErrorCounts]
-    numbers: Mapping[str, Difference]        # the numbers of score.json
+    numbers: Mapping[str, Difference]  # the numbers of score.json
     pairs: MatchedPairs
-    groups: Mapping[str, Mapping[str, Difference]]           # error rates by label and value
-    words: Mapping[str, tuple[int, int, int]]                # reference word -> times spoken, wrong in first, in second
-    inserted: Mapping[str, tuple[int, int]]                  # word -> insertions by first, by second; where they differ
+    groups: Mapping[str, Mapping[str, Difference]]  # error rates by label and value
+    # reference word -> times spoken, wrong in first, in second
+    words: Mapping[str, tuple[int, int, int]]
+    # word -> insertions by first, by second; where they differ
+    inserted: Mapping[str, tuple[int, int]]
     speakers: int
     ids: tuple[str, ...] = field(repr=False)
     errors: np.ndarray = field(repr=False, compare=False)
@@ -71,7 +90,7 @@ class Comparison:
         """Two-sided p that wins and losses are tosses of a fair coin."""
         better, worse, _ = self.wins
         tosses, fewer = better + worse, min(better, worse)
-        if tosses > 1000:                    # normal approximation, corrected for continuity
+        if tosses > 1000:  # normal approximation, corrected for continuity
             return min(1.0, math.erfc(max(0.0, abs(better - worse) - 1) / math.sqrt(2 * tosses)))
         return min(1.0, 2 * sum(math.comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
 
@@ -83,7 +102,9 @@ class Comparison:
         return [row for row in rows if (row[2] < row[1] if better else row[2] > row[1])]
 
     def changed_words(self, count: int, better: bool) -> list[tuple[str, int, int, int]]:
-        """Reference words that are wrong less (or more) often: word, spoken, wrong in first, in second."""
+        """Reference words that are wrong less (or more) often: word, spoken, wrong in first, in
+        second.
+        """
         sign = 1 if better else -1
         rows = [(word, *row) for word, row in self.words.items() if sign * (row[1] - row[2]) > 0]
         return sorted(rows, key=lambda row: (sign * (row[3] - row[2]), row[0]))[:count]
@@ -99,13 +120,21 @@ class Comparison:
             "speakers": self.speakers,
             "numbers": {name: found.json() for name, found in self.numbers.items()},
             "matched_pairs": {
-                "segments": pairs.segments, "mean": pairs.mean, "p": pairs.p,
+                "segments": pairs.segments,
+                "mean": pairs.mean,
+                "p": pairs.p,
                 "deviation": None if math.isnan(pairs.deviation) else pairs.deviation,
                 "z": pairs.z if math.isfinite(pairs.z) else None,
             },
-            "utterances_changed": {"better": better, "worse": worse, "same": same, "sign_test_p": self.sign_test},
+            "utterances_changed": {
+                "better": better,
+                "worse": worse,
+                "same": same,
+                "sign_test_p": self.sign_test,
+            },
             "groups": {
-                label: {value: found.json() for value, found in values.items()} for label, values in self.groups.items()
+                label: {value: found.json() for value, found in values.items()}
+                for label, values in self.groups.items()
             },
             "words": {word: list(row) for word, row in self.words.items() if row[1] != row[2]},
             "inserted": {word: list(row) for word, row in self.inserted.items()},
@@ -156,26 +185,36 @@ def compare(
                     None if units is None else np.unique(units[rows], return_inverse=True)[1],
                     seed,
                 )["rate"]
-                for seed, (value, rows) in enumerate(members_of([values[name] for name in ids]).items(), start=SEED)
+                for seed, (value, rows) in enumerate(
+                    members_of([values[name] for name in ids]).items(), start=SEED
+                )
             }
             for label, values in (labels or {}).items()
         },
         words=words.table(),
-        inserted={word: pair for word, pair in words.inserted_table().items() if pair[0] != pair[1]},
+        inserted={
+            word: pair for word, pair in words.inserted_table().items() if pair[0] != pair[1]
+        },
         speakers=0 if units is None else int(units.max()) + 1,
         ids=ids,
         errors=errors,
     )
 
 
-def _differences(counts: Sequence[np.ndarray], units: np.ndarray | None, seed: int = SEED) -> dict[str, Difference]:
-    """Name of a number -> its difference, utterances drawn in pairs, and speakers where `units` numbers them."""
+def _differences(
+    counts: Sequence[np.ndarray], units: np.ndarray | None, seed: int = SEED
+) -> dict[str, Difference]:
+    """Name of a number -> its difference, utterances drawn in pairs, and speakers where `units`
+    numbers them.
+    """
     table = np.concatenate([utterance_table(part) for part in counts], axis=1)
     tables = {"utterance": table}
     if units is not None and units.max() > 0:
         tables["speaker"] = sums_by(table, units)
     width = table.shape[1] // 2
-    sides = [numbers(table[:, side * width:][:, :width].sum(axis=0, keepdims=True)) for side in (0, 1)]
+    sides = [
+        numbers(table[:, side * width :][:, :width].sum(axis=0, keepdims=True)) for side in (0, 1)
+    ]
     drawn = {}
     for unit, rows in tables.items():
         sums = draw_sums(rows, seed=seed)
@@ -214,7 +253,9 @@ class _Words:
 
     def table(self) -> dict[str, tuple[int, int, int]]:
         names = sorted(self.wrong[0].keys() | self.wrong[1].keys())
-        return {word: (self.spoken[word], self.wrong[0][word], self.wrong[1][word]) for word in names}
+        return {
+            word: (self.spoken[word], self.wrong[0][word], self.wrong[1][word]) for word in names
+        }
 
     def inserted_table(self) -> dict[str, tuple[int, int]]:
         names = sorted(self.inserted[0].keys() | self.inserted[1].keys())

@@ -7,8 +7,8 @@ import math
 from asrtool.score.bootstrap import DRAWS, SEED, Interval
 from asrtool.score.compare import Comparison, Difference
 
-SHOWN = 10                                   # utterances and words of a list
-LEVEL = 0.05                                 # of significance, for the sentence that sums up
+SHOWN = 10  # utterances and words of a list
+LEVEL = 0.05  # of significance, for the sentence that sums up
 
 
 def text(found: Comparison) -> str:
@@ -18,8 +18,13 @@ def text(found: Comparison) -> str:
         f"{found.totals[0].reference} tokens in {len(found.ids)} utterances"
         + (f" of {found.speakers} speakers" if found.speakers else ""),
         "",
-        *_table("%", {found.metric.upper() if name == "rate" else name.replace("_", " "): difference
-                      for name, difference in found.numbers.items()}),
+        *_table(
+            "%",
+            {
+                found.metric.upper() if name == "rate" else name.replace("_", " "): difference
+                for name, difference in found.numbers.items()
+            },
+        ),
         f"bootstrap in pairs: {DRAWS} draws, seed {SEED}; differences in points",
         "",
         *_tests(found),
@@ -45,11 +50,17 @@ def _table(head: str, rows: dict[str, Difference]) -> list[str]:
     heads = "".join(f"  {f'95 % by {unit}':<18}{'B better':>10}" for unit in units)
     lines = [f"{head:<{width}}{'A':>9}{'B':>9}{'B - A':>9}{'relative':>10}{heads}"]
     for name, row in rows.items():
-        relative = f"{100 * row.value / row.first:+.1f} %" if row.first and math.isfinite(row.value) else "-"
-        bounds = "".join(
-            f"  {_range(row.intervals[unit]):<18}{_percent(row.better[unit], 1) + ' %':>10}" for unit in units
+        relative = (
+            f"{100 * row.value / row.first:+.1f} %"
+            if row.first and math.isfinite(row.value)
+            else "-"
         )
-        cells = f"{_percent(row.first):>9}{_percent(row.second):>9}{_percent(row.value, sign='+'):>9}{relative:>10}"
+        bounds = "".join(
+            f"  {_range(row.intervals[unit]):<18}{_percent(row.better[unit], 1) + ' %':>10}"
+            for unit in units
+        )
+        difference = _percent(row.value, sign="+")
+        cells = f"{_percent(row.first):>9}{_percent(row.second):>9}{difference:>9}{relative:>10}"
         lines.append(f"{name:<{width}}{cells}{bounds}".rstrip())
     return lines
 
@@ -60,7 +71,8 @@ def _tests(found: Comparison) -> list[str]:
     mean = f"mean difference {pairs.mean:+.3f} errors, z {pairs.z:.2f}, p {_p(pairs.p)}"
     return [
         f"matched pairs: {pairs.segments} segments, {mean}: {verdict(found)}",
-        f"utterances: B has fewer errors in {better}, more in {worse}, as many in {same} (sign test p "
+        f"utterances: B has fewer errors in {better}, more in {worse}, as many in {same} (sign "
+        "test p "
         f"{_p(found.sign_test)})",
     ]
 
@@ -68,7 +80,9 @@ def _tests(found: Comparison) -> list[str]:
 def _utterances(found: Comparison) -> list[str]:
     lines = []
     for head, better in (("fewer errors in B", True), ("more errors in B", False)):
-        rows = [f"{name} {first} -> {second}" for name, first, second in found.changed(SHOWN, better)]
+        rows = [
+            f"{name} {first} -> {second}" for name, first, second in found.changed(SHOWN, better)
+        ]
         lines.append(f"  {head}: {', '.join(rows) or 'none'}")
     return lines
 
@@ -76,11 +90,17 @@ def _utterances(found: Comparison) -> list[str]:
 def _words(found: Comparison) -> list[str]:
     lines = ["reference words, times wrong in A -> in B of times spoken:"]
     for head, better in (("wrong less often", True), ("wrong more often", False)):
-        rows = [f"{word} {first} -> {second} of {spoken}"
-                for word, spoken, first, second in found.changed_words(SHOWN, better)]
+        rows = [
+            f"{word} {first} -> {second} of {spoken}"
+            for word, spoken, first, second in found.changed_words(SHOWN, better)
+        ]
         lines.append(f"  {head}: {', '.join(rows) or 'none'}")
-    ranked = sorted(found.inserted.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0]))[:SHOWN]
-    lines.append(f"  inserted: {', '.join(f'{word} {a} -> {b}' for word, (a, b) in ranked) or 'no change'}")
+    ranked = sorted(
+        found.inserted.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0])
+    )[:SHOWN]
+    lines.append(
+        f"  inserted: {', '.join(f'{word} {a} -> {b}' for word, (a, b) in ranked) or 'no change'}"
+    )
     return lines
 
 

@@ -1,8 +1,8 @@
 """The two files of a result, `result.txt` and `score.json`, and how they appear together.
 
-`score.json` is the mark of a finished result: it is removed before `result.txt` is replaced, comes last, and holds the
-SHA-256 of the `result.txt` that it belongs to. Whatever moment the machine dies at, a `score.json` has its `result.txt`
-beside it.
+`score.json` is the mark of a finished result: it is removed before `result.txt` is replaced, comes
+last, and holds the SHA-256 of the `result.txt` that it belongs to. Whatever moment the machine dies
+at, a `score.json` has its `result.txt` beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def write_pair(
     title: str,
     facts: Mapping[str, object],
 ) -> None:
-    """Write both into `out`; `facts`: further keys of score.json, among them `files`; the rest as of `write_result`."""
+    """Write both into `out`; `facts`: further keys of score.json, among them `files`; the rest as
+    of `write_result`.
+    """
     speakers = dict.fromkeys(references, "unknown") if speakers is None else speakers
     with atomic.replacing(out / SCORE) as score, atomic.replacing(out / RESULT) as result:
         with open(result, "w", encoding="utf-8", errors=UNENCODABLE, newline="\n") as file:
@@ -56,7 +58,9 @@ def read_score(path: Path) -> dict:
         raise TranscriptError(f"{path}: not a score.json of this version; score again")
     result = path.with_name(RESULT)
     if not result.is_file() or sha256(result) != stored.get("result_sha256"):
-        raise TranscriptError(f"{path}: the {RESULT} beside it is missing or not the one it belongs to; score again")
+        raise TranscriptError(
+            f"{path}: the {RESULT} beside it is missing or not the one it belongs to; score again"
+        )
     return stored
 
 

@@ -1,4 +1,6 @@
-"""Results that lie below a folder, `exp/<tag>/<decode>/<set>/score.json`, and the texts that they were made from."""
+"""Results that lie below a folder, `exp/<tag>/<decode>/<set>/score.json`, and the texts that they
+were made from.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,13 @@ class Result:
     @property
     def experiment(self) -> Path | None:
         """The nearest folder above that training wrote."""
-        return next((parent for parent in self.folder.parents if (parent / "config.yaml").is_file()), None)
+        return next(
+            (parent for parent in self.folder.parents if (parent / "config.yaml").is_file()), None
+        )
 
     def file(self, side: str) -> Path:
-        """The reference or hypothesis that was scored, as it was then; a `TranscriptError` where it has changed.
+        """The reference or hypothesis that was scored, as it was then; a `TranscriptError` where it
+        has changed.
 
         A relative path starts where the score was made: here, or in a folder above the result.
         """
@@ -45,11 +50,15 @@ class Result:
         places += [path, *(parent / path for parent in self.folder.resolve().parents)]
         there = [place for place in places if place.is_file()]
         if not there:
-            raise TranscriptError(f"{self.folder / SCORE}: its {side} {path} is not there any more; score again")
+            raise TranscriptError(
+                f"{self.folder / SCORE}: its {side} {path} is not there any more; score again"
+            )
         for place in there:
             if sha256(place) == stored["sha256"]:
                 return place
-        raise TranscriptError(f"{there[0]} has changed since {self.folder / SCORE} was made of it; score again")
+        raise TranscriptError(
+            f"{there[0]} has changed since {self.folder / SCORE} was made of it; score again"
+        )
 
     def texts(self, side: str) -> dict[str, str]:
         return read_transcripts(self.file(side))
@@ -60,7 +69,9 @@ def find(path: Path) -> list[Path]:
     if path.is_file() and path.name == SCORE:
         return [path]
     if not path.is_dir():
-        raise TranscriptError(f"{path}: no such folder; expected one that stage 5 has scored, as exp/<tag>")
+        raise TranscriptError(
+            f"{path}: no such folder; expected one that stage 5 has scored, as exp/<tag>"
+        )
     return sorted(path.rglob(SCORE))
 
 
@@ -81,6 +92,9 @@ def _by_set(path: Path) -> dict[str, Result]:
         result = Result.read(file)
         if result.set in found:
             both = f"{found[result.set].folder} and {result.folder}"
-            raise TranscriptError(f"{path} holds several results of {result.set}: {both}; name one folder of decodings")
+            raise TranscriptError(
+                f"{path} holds several results of {result.set}: {both}; name one folder of "
+                "decodings"
+            )
         found[result.set] = result
     return found

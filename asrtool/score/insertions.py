@@ -1,10 +1,12 @@
-"""What a recogniser writes that nobody said: insertions per minute, and hallucinations by utterance.
+"""What a recogniser writes that nobody said: insertions per minute, and hallucinations by
+utterance.
 
 A hypothesis is a hallucination of a kind (the summary of arXiv 2406.17272 names these symptoms):
 
     silence     words where the reference has none
     length      more than twice as many words as the reference
-    repetition  up to four words that come three times or more in a row, where the reference has no such row
+    repetition  up to four words that come three times or more in a row, where the reference has no
+                such row
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def measure(
     missing: str = "error",
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Insertions]:
-    """Texts and durations by utterance id -> value of a label -> what was inserted; "all" is the whole set.
+    """Texts and durations by utterance id -> value of a label -> what was inserted; "all" is the
+    whole set.
 
     labels: utterance id -> value, such as the noise level. `missing` as in `score`.
     """
@@ -70,10 +73,15 @@ def measure(
         raise TranscriptError(f"{needed}; '{lost[0]}' has none")
     prepare, split = normalizer(normalize), splitter(metric)
     ids = list(references)
-    pairs = [tuple(split(prepare(text)) for text in (references[name], hypotheses.get(name, ""))) for name in ids]
+    pairs = [
+        tuple(split(prepare(text)) for text in (references[name], hypotheses.get(name, "")))
+        for name in ids
+    ]
     counts = count_pairs(pairs)
     kinds = [kinds_of(*pair) for pair in pairs]
-    groups = {"all": np.arange(len(ids))} | (members_of([labels[name] for name in ids]) if labels else {})
+    groups = {"all": np.arange(len(ids))} | (
+        members_of([labels[name] for name in ids]) if labels else {}
+    )
     return {
         value: _of([ids[row] for row in rows], counts[rows], [kinds[row] for row in rows], seconds)
         for value, rows in groups.items()
@@ -94,7 +102,8 @@ def _of(
         per_minute=int(counts[:, 3].sum()) / minutes,
         interval=interval(ratio(sums[:, 0], sums[:, 1]) * 60000, len(ids)),
         hallucinations={
-            kind: tuple(name for name, found in zip(ids, kinds, strict=True) if kind in found) for kind in KINDS
+            kind: tuple(name for name, found in zip(ids, kinds, strict=True) if kind in found)
+            for kind in KINDS
         },
     )
 
@@ -106,7 +115,10 @@ def kinds_of(reference: Sequence[str], hypothesis: Sequence[str]) -> set[str]:
         found.add("silence")
     if reference and len(hypothesis) > RATIO * len(reference):
         found.add("length")
-    if any(times_in_row(hypothesis, n) >= TIMES > times_in_row(reference, n) for n in range(1, LONGEST + 1)):
+    if any(
+        times_in_row(hypothesis, n) >= TIMES > times_in_row(reference, n)
+        for n in range(1, LONGEST + 1)
+    ):
         found.add("repetition")
     return found
 

@@ -1,14 +1,15 @@
-"""Labels of utterances to score by, and their speakers: from `utt2*` and `spk2*` of a data directory, or derived.
+"""Labels of utterances to score by, and their speakers: from `utt2*` and `spk2*` of a data
+directory, or derived.
 
 | label | values |
 |---|---|
-| any with a file `utt2<label>`, or `spk2<label>` and `utt2spk` | what the file says; of a file of numbers, ranges |
-| `length` | ranges of the tokens that the reference has |
+| any with a file `utt2<label>`, or `spk2<label>` and `utt2spk` | what the file says; of a file of
+numbers, ranges | | `length` | ranges of the tokens that the reference has |
 | `speaking_rate` | ranges of reference tokens per second of `utt2dur`, else of the audio |
 | `snr` | ranges of the signal-to-noise ratio in dB, measured from the audio |
 
-A file wins over a label that is derived. Ranges start at the edges of `<label>:<edge>/<edge>/...`, else at those of
-`EDGES`, else at the quartiles of the set.
+A file wins over a label that is derived. Ranges start at the edges of `<label>:<edge>/<edge>/...`,
+else at those of `EDGES`, else at the quartiles of the set.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy as np
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.transcripts import TranscriptError, first_of, read_transcripts
 
-SPEAKERS = "spk"                             # utt2spk
+SPEAKERS = "spk"  # utt2spk
 DERIVED = ("length", "speaking_rate", "snr")
 EDGES = {"length": (1, 6, 11, 21, 41), "snr": (0, 5, 10, 15, 20, 30)}
-FEW = 12                                     # a file with no more different numbers is not cut into ranges
-UNLISTED = {"dur", "num_frames", "num_samples", "uniq"}      # utt2* files that nobody means as labels
+FEW = 12  # a file with no more different numbers is not cut into ranges
+UNLISTED = {"dur", "num_frames", "num_samples", "uniq"}  # utt2* files that nobody means as labels
 
-Measure = Callable[[Path, list[str]], Mapping[str, float]]   # data directory, ids -> number
+Measure = Callable[[Path, list[str]], Mapping[str, float]]  # data directory, ids -> number
 
 
 def labels_for(
@@ -48,15 +49,18 @@ def labels_for(
         name, _, edges = text.partition(":")
         if folder is not None and name not in found and _files(folder, name):
             values = read_labels(folder, name, references)
-            numeric = _numbers(values, text if edges else "") if name != SPEAKERS else None    # ids may be numbers
+            # ids may be numbers
+            numeric = _numbers(values, text if edges else "") if name != SPEAKERS else None
             found[name] = _ranges(name, numeric, edges) if numeric is not None else values
         elif name in DERIVED:
-            found[name] = _ranges(name, _derived(name, folder, references, metric, normalize, measures), edges)
+            found[name] = _ranges(
+                name, _derived(name, folder, references, metric, normalize, measures), edges
+            )
         elif folder is None:
             why = "the labels come from a data directory, but the reference is a file"
             raise TranscriptError(f"--group-by {name}: {why}")
         else:
-            read_labels(folder, name, references)            # says what is there
+            read_labels(folder, name, references)  # says what is there
     return found
 
 
@@ -66,7 +70,9 @@ def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
     if not files:
         there = ", ".join(labels_of(folder)) or "none"
         why = f"no label '{label}' (no file utt2{label} or spk2{label})"
-        raise TranscriptError(f"{folder}: {why}; the folder has: {there}; always there: {', '.join(DERIVED)}")
+        raise TranscriptError(
+            f"{folder}: {why}; the folder has: {there}; always there: {', '.join(DERIVED)}"
+        )
     ids = list(ids)
     values = read_transcripts(files[0])
     if files[0].name.startswith("spk2"):
@@ -74,18 +80,24 @@ def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
         values = {name: values.get(speakers[name], "") for name in ids}
     lost = [name for name in ids if not values.get(name)]
     if lost:
-        raise TranscriptError(f"{files[0]}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}")
+        raise TranscriptError(
+            f"{files[0]}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}"
+        )
     return {name: values[name] for name in ids}
 
 
 def labels_of(folder: Path) -> list[str]:
     """Labels that the utt2* and spk2* files of a data directory offer."""
-    files = [path.name for kind in ("utt2", "spk2") for path in folder.glob(f"{kind}*") if path.is_file()]
+    files = [
+        path.name for kind in ("utt2", "spk2") for path in folder.glob(f"{kind}*") if path.is_file()
+    ]
     return sorted({name[4:] for name in files} - UNLISTED - {"utt"})
 
 
 def read_speakers(folder: Path | None, file: Path, ids: Iterable[str]) -> dict[str, str] | None:
-    """From utt2spk; of a trn file, as sclite does it, what stands before the first hyphen; else they are not known."""
+    """From utt2spk; of a trn file, as sclite does it, what stands before the first hyphen; else
+    they are not known.
+    """
     if folder is not None and _files(folder, SPEAKERS):
         return read_labels(folder, SPEAKERS, ids)
     if file.suffix.lower() == ".trn":
@@ -108,7 +120,9 @@ def _derived(
 ) -> dict[str, float]:
     if name == "snr":
         if folder is None:
-            raise TranscriptError("--group-by snr: it is measured from a data directory, but the reference is a file")
+            raise TranscriptError(
+                "--group-by snr: it is measured from a data directory, but the reference is a file"
+            )
         return dict(measures["snr"](folder, list(references)))
     prepare, split = normalizer(normalize), splitter(metric)
     lengths = {key: float(len(split(prepare(text)))) for key, text in references.items()}
@@ -121,18 +135,24 @@ def _derived(
         seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
     else:
         seconds = measures["seconds"](folder, list(references))
-    return {key: length / seconds[key] if seconds[key] > 0 else 0.0 for key, length in lengths.items()}
+    return {
+        key: length / seconds[key] if seconds[key] > 0 else 0.0 for key, length in lengths.items()
+    }
 
 
 def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
-    """The values as numbers; None where they are not, or are few. `wanted`: the label that must have numbers."""
+    """The values as numbers; None where they are not, or are few. `wanted`: the label that must
+    have numbers.
+    """
     found = {}
     for name, value in values.items():
         try:
             found[name] = float(value)
         except ValueError:
             if wanted:
-                raise TranscriptError(f"--group-by {wanted}: '{value}' of utterance {name} is not a number") from None
+                raise TranscriptError(
+                    f"--group-by {wanted}: '{value}' of utterance {name} is not a number"
+                ) from None
             return None
     return found if wanted or len(set(found.values())) > FEW else None
 
@@ -140,16 +160,25 @@ def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
 def _ranges(name: str, values: Mapping[str, float], given: str) -> dict[str, str]:
     """Utterance id -> `5 to 10`, which holds 5 and not 10."""
     array = np.array(list(values.values()))
-    edges = EDGES.get(name) or sorted({float(f"{edge:.3g}") for edge in np.quantile(array, [0.25, 0.5, 0.75])})
+    edges = EDGES.get(name) or sorted(
+        {float(f"{edge:.3g}") for edge in np.quantile(array, [0.25, 0.5, 0.75])}
+    )
     if given:
         try:
             edges = [float(edge) for edge in given.split("/")]
         except ValueError:
-            raise TranscriptError(f"--group-by {name}:{given}: edges are numbers, as in {name}:5/10/20") from None
+            raise TranscriptError(
+                f"--group-by {name}:{given}: edges are numbers, as in {name}:5/10/20"
+            ) from None
         if not all(map(math.isfinite, edges)) or sorted(set(edges)) != edges:
-            raise TranscriptError(f"--group-by {name}:{given}: edges must rise, as in {name}:5/10/20")
+            raise TranscriptError(
+                f"--group-by {name}:{given}: edges must rise, as in {name}:5/10/20"
+            )
     texts = [f"{edge:g}" for edge in edges]
-    names = [f"under {texts[0]}", *(f"{low} to {high}" for low, high in zip(texts, texts[1:], strict=False))]
+    names = [
+        f"under {texts[0]}",
+        *(f"{low} to {high}" for low, high in zip(texts, texts[1:], strict=False)),
+    ]
     names.append(f"{texts[-1]} and more")
     places = np.searchsorted(np.array(edges), array, side="right").tolist()
     return {key: names[place] for key, place in zip(values, places, strict=True)}

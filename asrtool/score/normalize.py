@@ -1,15 +1,18 @@
-"""Named text normalisers, applied alike to reference and hypothesis, and the split into tokens that a metric counts.
+"""Named text normalisers, applied alike to reference and hypothesis, and the split into tokens that
+a metric counts.
 
 | normaliser | what it does, in this order |
 |---|---|
 | `none` | nothing |
-| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols except `'` to spaces; lone `'` out |
-| `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han character are removed |
-| `zh-aishell2` | `zh`, after the rare character U+2B5AF was replaced by U+982B, and U+2B689 left out |
-| `zh-kespeech` | `zh`, after the tag `<SPOKEN_NOISE>` was left out |
-| `zh-magicdata` | `zh`, after tags in square brackets, such as `[LAUGHTER]` or `[+]`, and FIL and SPK were left out |
+| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols except `'` to spaces; lone
+`'` out | | `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han
+character are removed | | `zh-aishell2` | `zh`, after the rare character U+2B5AF was replaced by
+U+982B, and U+2B689 left out | | `zh-kespeech` | `zh`, after the tag `<SPOKEN_NOISE>` was left out |
+| `zh-magicdata` | `zh`, after tags in square brackets, such as `[LAUGHTER]` or `[+]`, and FIL and
+SPK were left out |
 
-Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.
+Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as
+`<unk>`, stays as it is.
 
 | metric | tokens |
 |---|---|
@@ -95,7 +98,7 @@ def _around_tags(normalize: Callable[[str], str], text: str) -> str:
     """Normalise what lies between the tags; a `<` that opens none is punctuation."""
     pieces, end = [], 0
     for tag in _tag.finditer(text):
-        pieces += [normalize(text[end:tag.start()].replace("<", " ")), tag.group()]
+        pieces += [normalize(text[end : tag.start()].replace("<", " ")), tag.group()]
         end = tag.end()
     pieces.append(normalize(text[end:].replace("<", " ")))
     return " ".join(piece for piece in pieces if piece)

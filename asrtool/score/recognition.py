@@ -1,4 +1,6 @@
-"""Labels that a model recognised beside the text, such as the accent: accuracy, recall by class, confusion."""
+"""Labels that a model recognised beside the text, such as the accent: accuracy, recall by class,
+confusion.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,14 @@ import numpy as np
 
 from asrtool.score.bootstrap import Interval, draw_sums, interval, ratio, sums_by
 
-NONE = "(none)"                              # answer of an utterance without a hypothesis
+NONE = "(none)"  # answer of an utterance without a hypothesis
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many utterances of a class were recognised as such; the interval is that of the recall."""
+    """How many utterances of a class were recognised as such; the interval is that of the
+    recall.
+    """
 
     utterances: int
     correct: int
@@ -32,7 +36,7 @@ class LabelScore:
 
     classes: Mapping[str, ClassScore]
     confusion: Mapping[str, Mapping[str, int]]
-    intervals: Mapping[str, Interval]        # of the accuracy, by the unit that was drawn
+    intervals: Mapping[str, Interval]  # of the accuracy, by the unit that was drawn
 
     @property
     def utterances(self) -> int:
@@ -56,7 +60,9 @@ class LabelScore:
             "mean_recall": self.mean_recall,
             "classes": {
                 name: {
-                    "utterances": found.utterances, "correct": found.correct, "recall": found.recall,
+                    "utterances": found.utterances,
+                    "correct": found.correct,
+                    "recall": found.recall,
                     "interval": found.interval,
                 }
                 for name, found in self.classes.items()
@@ -73,10 +79,14 @@ class LabelScore:
         accuracy, recall = f"{100 * self.accuracy:.2f} %", f"{100 * self.mean_recall:.2f} %"
         lines = [
             f"{label} recognised: accuracy {accuracy} (95 %: {bounds}), mean recall {recall}",
-            f"{label:<{width}}    # Utt  Recall  95 % by utterance{heads}      (columns: recognised as)",
+            f"{label:<{width}}    # Utt  Recall  95 % by utterance{heads}      (columns: "
+            "recognised as)",
         ]
         for name, found in self.classes.items():
-            cells = "".join(f"  {self.confusion[name].get(answer, 0):>{max(5, len(answer))}}" for answer in answers)
+            cells = "".join(
+                f"  {self.confusion[name].get(answer, 0):>{max(5, len(answer))}}"
+                for answer in answers
+            )
             row = f"{found.utterances:>9}{100 * found.recall:>8.2f}  {percent(found.interval):<17}"
             lines.append(f"{name:<{width}}{row}{cells}")
         return lines
@@ -87,20 +97,31 @@ def percent(bounds: Interval) -> str:
     return "undefined" if bounds is None else f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
 
 
-def score_labels(truth: Sequence[str], answers: Sequence[str], units: np.ndarray | None = None) -> LabelScore:
-    """Compare labels utterance by utterance; `units`: the speaker of each, 0 to n - 1, for intervals by speaker."""
+def score_labels(
+    truth: Sequence[str], answers: Sequence[str], units: np.ndarray | None = None
+) -> LabelScore:
+    """Compare labels utterance by utterance; `units`: the speaker of each, 0 to n - 1, for
+    intervals by speaker.
+    """
     right = np.array([left == answer for left, answer in zip(truth, answers, strict=True)])
     table = np.stack([right, np.ones_like(right)], axis=1).astype(np.int64)
     values = np.array(truth)
     confusion = Counter(zip(truth, answers, strict=True))
     classes = {
-        name: ClassScore(int((values == name).sum()), int(right[values == name].sum()), _bounds(table[values == name]))
+        name: ClassScore(
+            int((values == name).sum()),
+            int(right[values == name].sum()),
+            _bounds(table[values == name]),
+        )
         for name in sorted(set(truth))
     }
     bounds = {"utterance": _bounds(table)}
     if units is not None:
         bounds["speaker"] = _bounds(sums_by(table, units))
-    rows = {name: {answer: n for (left, answer), n in sorted(confusion.items()) if left == name} for name in classes}
+    rows = {
+        name: {answer: n for (left, answer), n in sorted(confusion.items()) if left == name}
+        for name in classes
+    }
     return LabelScore(classes, rows, bounds)
 
 

@@ -1,4 +1,6 @@
-"""What a scoring found: totals, intervals, groups, recognised labels, and the form in which `score.json` keeps them."""
+"""What a scoring found: totals, intervals, groups, recognised labels, and the form in which
+`score.json` keeps them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from asrtool.score.recognition import LabelScore
 
 @dataclass(frozen=True)
 class GroupScore:
-    """The score of the utterances that share a label value; `intervals`: unit that was drawn -> number -> interval."""
+    """The score of the utterances that share a label value; `intervals`: unit that was drawn ->
+    number -> interval.
+    """
 
     utterances: int
     total: ErrorCounts
@@ -30,10 +34,12 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class MacroAverage:
-    """The mean of the rates of a label's values, each counting once; values without a reference token are left out."""
+    """The mean of the rates of a label's values, each counting once; values without a reference
+    token are left out.
+    """
 
     rate: float
-    intervals: Mapping[str, Interval]       # unit that was drawn -> interval
+    intervals: Mapping[str, Interval]  # unit that was drawn -> interval
 
     @property
     def interval(self) -> Interval:
@@ -42,20 +48,22 @@ class MacroAverage:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """The score of a set; rates and intervals are fractions; `counts` (utterances, 4) are C, S, D, I by `ids`."""
+    """The score of a set; rates and intervals are fractions; `counts` (utterances, 4) are C, S, D,
+    I by `ids`.
+    """
 
     metric: str
     normalizer: str
     alignment: str
     total: ErrorCounts
-    intervals: Intervals                    # unit that was drawn, "utterance" or "speaker" -> number -> interval
-    speakers: int                           # 0: not known
+    intervals: Intervals  # unit that was drawn, "utterance" or "speaker" -> number -> interval
+    speakers: int  # 0: not known
     groups: Mapping[str, Mapping[str, GroupScore]]
     macro: Mapping[str, MacroAverage]
-    recognized: Mapping[str, LabelScore]    # of hypotheses that carry labels
-    missing: tuple[str, ...]                # utterances without a hypothesis, counted as deletions
-    runaway: tuple[str, ...]                # utterances with more than twice as many tokens as were spoken
-    worst: tuple[str, ...]                  # utterances with the most errors, most first
+    recognized: Mapping[str, LabelScore]  # of hypotheses that carry labels
+    missing: tuple[str, ...]  # utterances without a hypothesis, counted as deletions
+    runaway: tuple[str, ...]  # utterances with more than twice as many tokens as were spoken
+    worst: tuple[str, ...]  # utterances with the most errors, most first
     ids: tuple[str, ...] = field(repr=False)
     counts: np.ndarray = field(repr=False, compare=False)
 
@@ -92,7 +100,9 @@ class ScoreReport:
             "groups": {
                 label: {
                     value: {
-                        **_json(group.total), "utterances": group.utterances, "interval": group.interval,
+                        **_json(group.total),
+                        "utterances": group.utterances,
+                        "interval": group.interval,
                         "intervals": group.intervals,
                     }
                     for value, group in values.items()
@@ -100,7 +110,11 @@ class ScoreReport:
                 for label, values in self.groups.items()
             },
             "macro_average": {
-                label: {"rate": _finite(macro.rate), "interval": macro.interval, "intervals": macro.intervals}
+                label: {
+                    "rate": _finite(macro.rate),
+                    "interval": macro.interval,
+                    "intervals": macro.intervals,
+                }
                 for label, macro in self.macro.items()
             },
             "recognition": {label: found.json() for label, found in self.recognized.items()},

@@ -1,6 +1,8 @@
-"""`result.txt` in the layout of NIST sclite (`-s -o all dtl`): speaker tables, alignments, detailed report, word lists.
+"""`result.txt` in the layout of NIST sclite (`-s -o all dtl`): speaker tables, alignments, detailed
+report, word lists.
 
-Padding follows the width of characters on a terminal, so that Han characters line up; case is kept as it is scored.
+Padding follows the width of characters on a terminal, so that Han characters line up; case is kept
+as it is scored.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.report import ScoreReport
 from asrtool.score.sclite_table import Speaker, pad, tenth, width, write_tables
 
-Alignment = Sequence[tuple]                  # (tag, reference token or None, hypothesis token or None)
+Alignment = Sequence[tuple]  # (tag, reference token or None, hypothesis token or None)
 
 
 def write_result(
@@ -27,7 +29,8 @@ def write_result(
     speakers: Mapping[str, str],
     title: str,
 ) -> None:
-    """Write all of `result.txt`, utterance by utterance; `references` and `hypotheses` are the texts that were scored.
+    """Write all of `result.txt`, utterance by utterance; `references` and `hypotheses` are the
+    texts that were scored.
 
     `speakers`: utterance id -> speaker; `title`: the name of the system, above the tables.
     """
@@ -35,8 +38,12 @@ def write_result(
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(report.ids):
         rows.setdefault(speakers[name], []).append(row)
-    write_tables(file, title, [Speaker(speaker, report.counts[members]) for speaker, members in rows.items()])
-    file.write(f"\n\n\t\tDUMP OF SYSTEM ALIGNMENT STRUCTURE\n\nSystem name:   {title}\n\nSpeakers: \n")
+    write_tables(
+        file, title, [Speaker(speaker, report.counts[members]) for speaker, members in rows.items()]
+    )
+    file.write(
+        f"\n\n\t\tDUMP OF SYSTEM ALIGNMENT STRUCTURE\n\nSystem name:   {title}\n\nSpeakers: \n"
+    )
     file.writelines(f"{number:>5}:  {speaker}\n" for number, speaker in enumerate(rows))
     file.write("\n")
     lists = WordLists()
@@ -54,7 +61,9 @@ def write_result(
 
 
 class WordLists:
-    """Which tokens were confused, inserted and deleted, counted while the alignments are written."""
+    """Which tokens were confused, inserted and deleted, counted while the alignments are
+    written.
+    """
 
     def __init__(self) -> None:
         self.pairs: Counter[tuple[str, str]] = Counter()
@@ -81,10 +90,16 @@ class WordLists:
             "CONFUSION PAIRS": (pairs, ""),
             "INSERTIONS": (self.inserted, ""),
             "DELETIONS": (self.deleted, ""),
-            "SUBSTITUTIONS": (missed, "'Substitution' words are those reference words\n"
-                              "        for which the recognizer supplied an incorrect word."),
-            "FALSELY RECOGNIZED": (wrong, "'Falsely Recognized' words are those hypothesis words\n"
-                                   "        which the recognizer incorrectly substituted for a reference word."),
+            "SUBSTITUTIONS": (
+                missed,
+                "'Substitution' words are those reference words\n"
+                "        for which the recognizer supplied an incorrect word.",
+            ),
+            "FALSELY RECOGNIZED": (
+                wrong,
+                "'Falsely Recognized' words are those hypothesis words\n"
+                "        which the recognizer incorrectly substituted for a reference word.",
+            ),
         }
         for name, (words, note) in lists.items():
             file.write(f"{name:<33}Total                 ({len(words)})\n")
@@ -92,7 +107,10 @@ class WordLists:
             ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
             for rank, (word, number) in enumerate(ranked, start=1):
                 file.write(f"{rank:>4}: {number:>4}  ->  {word}\n")
-            file.write(f"     -------\n{words.total():>10}\n\n\n" + (f"* NOTE: The {note}\n\n\n" if note else "\n"))
+            file.write(
+                f"     -------\n{words.total():>10}\n\n\n"
+                + (f"* NOTE: The {note}\n\n\n" if note else "\n")
+            )
 
 
 def write_performance(file: TextIO, title: str, counts: np.ndarray) -> None:
@@ -100,7 +118,9 @@ def write_performance(file: TextIO, title: str, counts: np.ndarray) -> None:
     whole = Speaker("", counts)
     correct, substitutions, deletions, insertions, errors, wrong = whole.numbers
     sentences = [int((counts[:, column] > 0).sum()) for column in (1, 2, 3)]
-    file.write(f"DETAILED OVERALL REPORT FOR THE SYSTEM: {title}\n\nSENTENCE RECOGNITION PERFORMANCE\n\n")
+    file.write(
+        f"DETAILED OVERALL REPORT FOR THE SYSTEM: {title}\n\nSENTENCE RECOGNITION PERFORMANCE\n\n"
+    )
     file.write(f" sentences                                        {whole.utterances:>4}\n")
     file.write(_share(" with errors", 38, wrong, whole.utterances) + "\n")
     for name, number in zip(("substitions", "deletions", "insertions"), sentences, strict=True):
@@ -108,12 +128,20 @@ def write_performance(file: TextIO, title: str, counts: np.ndarray) -> None:
     file.write("\n\nWORD RECOGNITION PERFORMANCE\n\n")
     for name, number in (("Total Error", errors), ("Correct", correct)):
         file.write(_share(f"Percent {name:<18}=", 27, number, whole.words) + "\n")
-    for name, number in (("Substitution", substitutions), ("Deletions", deletions), ("Insertions", insertions)):
+    for name, number in (
+        ("Substitution", substitutions),
+        ("Deletions", deletions),
+        ("Insertions", insertions),
+    ):
         file.write(_share(f"Percent {name:<18}=", 27, number, whole.words))
     accuracy = tenth(100 * (whole.words - errors) / whole.words) if whole.words else "UNDEF"
     file.write(f"Percent Word Accuracy     =  {accuracy:>5}%\n\n\n")
     hypothesis = correct + substitutions + insertions
-    for name, number in (("Ref.", whole.words), ("Hyp.", hypothesis), ("Aligned", whole.words + insertions)):
+    for name, number in (
+        ("Ref.", whole.words),
+        ("Hyp.", hypothesis),
+        ("Aligned", whole.words + insertions),
+    ):
         file.write(f"{name + ' words':<26}={'':>11}({number:>4})\n")
     file.write("\n")
 
@@ -124,7 +152,9 @@ def _share(name: str, size: int, number: int, whole: int) -> str:
 
 
 def write_alignment(file: TextIO, name: str, counts: Iterable[int], alignment: Alignment) -> None:
-    """One utterance: its counts, then reference, hypothesis and tags one under another, `*` for no token."""
+    """One utterance: its counts, then reference, hypothesis and tags one under another, `*` for no
+    token.
+    """
     file.write(f"id: ({name})\nScores: (#C #S #D #I) {' '.join(map(str, counts))}\n")
     if alignment:
         above, below, tags = [], [], []

@@ -1,7 +1,9 @@
-"""The results of all experiments below a folder, with what made them: read from `exp/`, never typed.
+"""The results of all experiments below a folder, with what made them: read from `exp/`, never
+typed.
 
-An experiment is a folder with the `config.yaml` that training wrote; its results are `<decode>/<set>/score.json`. What
-cannot be trusted, such as a score whose hypotheses have changed since, is left out and named.
+An experiment is a folder with the `config.yaml` that training wrote; its results are
+`<decode>/<set>/score.json`. What cannot be trusted, such as a score whose hypotheses have changed
+since, is left out and named.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from asrtool.score.found import Result, find
 from asrtool.score.transcripts import TranscriptError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-SHORT = 8                                    # characters of a hash that are shown
+SHORT = 8  # characters of a hash that are shown
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Experiment:
         except yaml.YAMLError:
             config = None
         if not isinstance(config, dict) or not isinstance(config.get("phases"), dict):
-            raise TranscriptError(f"{folder / 'config.yaml'}: not a config that training wrote (no phases)")
+            raise TranscriptError(
+                f"{folder / 'config.yaml'}: not a config that training wrote (no phases)"
+            )
         return cls(folder, config)
 
     @property
@@ -44,7 +48,9 @@ class Experiment:
 
     @property
     def begun(self) -> str:
-        """When it was started first, `2026-01-31 12:00:00`; sorts after all others where that is not known."""
+        """When it was started first, `2026-01-31 12:00:00`; sorts after all others where that is
+        not known.
+        """
         lines = self._lines("command.txt")
         return lines[0][:19] if lines else "~"
 
@@ -81,7 +87,11 @@ class Experiment:
 
     def _lines(self, name: str) -> list[str]:
         try:
-            return [line for line in (self.folder / name).read_text(encoding="utf-8").split("\n") if line]
+            return [
+                line
+                for line in (self.folder / name).read_text(encoding="utf-8").split("\n")
+                if line
+            ]
         except OSError:
             return []
 
@@ -92,9 +102,9 @@ class Row:
 
     experiment: Experiment
     result: Result
-    seconds: float                           # of audio
-    elapsed: float                           # of search
-    frames: int | None                       # that the encoder gave; None: hyps.jsonl does not say
+    seconds: float  # of audio
+    elapsed: float  # of search
+    frames: int | None  # that the encoder gave; None: hyps.jsonl does not say
 
     @property
     def real_time_factor(self) -> float | None:
@@ -107,27 +117,50 @@ class Row:
 
     @property
     def frame_reduction(self) -> float | None:
-        """Share of the frames after the stem that the encoder left out: 0 for an encoder that keeps all."""
+        """Share of the frames after the stem that the encoder left out: 0 for an encoder that keeps
+        all.
+        """
         shift = self.experiment.model.get("frame_shift")
-        return None if self.frame_rate is None or not shift else max(0.0, 1 - self.frame_rate * shift)
+        return (
+            None if self.frame_rate is None or not shift else max(0.0, 1 - self.frame_rate * shift)
+        )
 
     def json(self) -> dict:
         stored, experiment = self.result.stored, self.experiment
-        keys = ("metric", "normalizer", "alignment", "missing", "total", "intervals", "utterances", "speakers")
+        keys = (
+            "metric",
+            "normalizer",
+            "alignment",
+            "missing",
+            "total",
+            "intervals",
+            "utterances",
+            "speakers",
+        )
         return {
-            "experiment": experiment.tag, "folder": str(experiment.folder), "decode": self.result.decode,
-            "set": self.result.set, **{key: stored[key] for key in keys},
-            "parameters": experiment.model.get("parameters"), "trained_parameters": experiment.model.get("trained"),
-            "frames_per_second": self.frame_rate, "frame_reduction": self.frame_reduction,
-            "real_time_factor": self.real_time_factor, "commands": experiment.commands, "commits": experiment.commits,
-            "seeds": experiment.seeds, "training_data": experiment.data,
+            "experiment": experiment.tag,
+            "folder": str(experiment.folder),
+            "decode": self.result.decode,
+            "set": self.result.set,
+            **{key: stored[key] for key in keys},
+            "parameters": experiment.model.get("parameters"),
+            "trained_parameters": experiment.model.get("trained"),
+            "frames_per_second": self.frame_rate,
+            "frame_reduction": self.frame_reduction,
+            "real_time_factor": self.real_time_factor,
+            "commands": experiment.commands,
+            "commits": experiment.commits,
+            "seeds": experiment.seeds,
+            "training_data": experiment.data,
             "reference_sha256": stored["files"]["reference"]["sha256"],
         }
 
 
 @dataclass(frozen=True)
 class Results:
-    """Rows of the experiments that lie side by side in `root`; `left_out`: why other results are not among them."""
+    """Rows of the experiments that lie side by side in `root`; `left_out`: why other results are
+    not among them.
+    """
 
     root: Path
     rows: Sequence[Row]
@@ -144,15 +177,22 @@ class Results:
         found: dict[tuple[str, str, str, str], list[Row]] = {}
         for row in self.rows:
             stored = row.result.stored
-            key = (row.result.set, stored["metric"], stored["normalizer"], stored["files"]["reference"]["sha256"])
+            key = (
+                row.result.set,
+                stored["metric"],
+                stored["normalizer"],
+                stored["files"]["reference"]["sha256"],
+            )
             found.setdefault(key, []).append(row)
         return {key: sorted(found[key], key=_by_rate) for key in sorted(found)}
 
 
 def collect(folder: Path, baseline: str = "") -> list[Results]:
-    """The results below `folder`, by the folder that their experiments lie in: miniatures apart from the rest.
+    """The results below `folder`, by the folder that their experiments lie in: miniatures apart
+    from the rest.
 
-    `baseline`: tag of the experiment that others are compared with; default: the one that was begun first.
+    `baseline`: tag of the experiment that others are compared with; default: the one that was begun
+    first.
     """
     read = functools.cache(Experiment.read)
     rows: dict[Path, list[Row]] = {}
@@ -162,29 +202,36 @@ def collect(folder: Path, baseline: str = "") -> list[Results]:
         root = folder if home is None else home.parent
         try:
             if home is None:
-                raise TranscriptError(f"{path}: it lies in no experiment (no folder above it has a config.yaml)")
+                raise TranscriptError(
+                    f"{path}: it lies in no experiment (no folder above it has a config.yaml)"
+                )
             result = Result.read(path)
-            result.file("hypothesis")                        # is still what was scored
+            result.file("hypothesis")  # is still what was scored
             row = Row(read(home), result, *_decoding(result))
             rows.setdefault(root, []).append(row)
-        except (TranscriptError, OSError) as error:              # also: written anew at this moment
+        except (TranscriptError, OSError) as error:  # also: written anew at this moment
             left_out.setdefault(root, []).append(str(error))
     if not rows:
         reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
         raise TranscriptError(f"{folder}: no result in it{reasons}")
     known = sorted({row.experiment.tag for group in rows.values() for row in group})
     if baseline and baseline not in known:
-        raise TranscriptError(f"{folder}: no experiment '{baseline}' with results; there are: {', '.join(known)}")
+        raise TranscriptError(
+            f"{folder}: no experiment '{baseline}' with results; there are: {', '.join(known)}"
+        )
     found = []
     for root in sorted(rows.keys() | left_out.keys()):
         experiments = [row.experiment for row in rows.get(root, [])]
-        first = min(experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None)
+        first = min(
+            experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None
+        )
         found.append(Results(root, rows.get(root, []), first, left_out.get(root, [])))
     return found
 
 
 def difference(baseline: Experiment, other: Experiment, neutral: Sequence[str] = ()) -> list[str]:
-    """What the config of `other` has otherwise, as `optim.lr: 0.001 (0.002)`, the baseline's value last.
+    """What the config of `other` has otherwise, as `optim.lr: 0.001 (0.002)`, the baseline's value
+    last.
 
     `neutral`: keys that change no result. Of a component of another type only the types are told.
     """
@@ -192,7 +239,9 @@ def difference(baseline: Experiment, other: Experiment, neutral: Sequence[str] =
     if len(left) == len(right) == 1:
         left, right = next(iter(left.values())), next(iter(right.values()))
         return [text for key, text in _differences(left, right, "") if key not in neutral]
-    return [text for key, text in _differences(left, right, "") if key.partition(".")[2] not in neutral]
+    return [
+        text for key, text in _differences(left, right, "") if key.partition(".")[2] not in neutral
+    ]
 
 
 def published(recipe: str) -> tuple[list[Mapping], list[Mapping]]:
@@ -227,7 +276,9 @@ def _short(value: object) -> str:
 
 
 def _decoding(result: Result) -> tuple[float, float, int | None]:
-    """Seconds of audio and of search, and encoder frames, summed over hyps.jsonl; zeros where there is none."""
+    """Seconds of audio and of search, and encoder frames, summed over hyps.jsonl; zeros where there
+    is none.
+    """
     path = result.folder / "hyps.jsonl"
     seconds, elapsed, frames = 0.0, 0.0, 0
     counted = path.is_file()
@@ -251,7 +302,9 @@ def _by_rate(row: Row) -> tuple:
 
 
 def _command(line: str) -> str:
-    """The command as it can be typed anywhere: `.../asrtool/bin/train.py` is `python -m asrtool.bin.train`."""
+    """The command as it can be typed anywhere: `.../asrtool/bin/train.py` is `python -m
+    asrtool.bin.train`.
+    """
     program, _, arguments = line.partition(" ")
     path = Path(program)
     if path.suffix == ".py" and path.parent.name == "bin":

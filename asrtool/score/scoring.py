@@ -1,7 +1,7 @@
 """Scoring of a set of hypotheses.
 
-    report = score(references, hypotheses, metric="cer", normalize="zh", labels={"accent": {...}})
-    print(report.text())
+report = score(references, hypotheses, metric="cer", normalize="zh", labels={"accent": {...}})
+print(report.text())
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from asrtool.score.align import count_pairs, total
-from asrtool.score.bootstrap import SEED, Interval, bootstrap_rates, draw_sums, interval, intervals, ratio
+from asrtool.score.bootstrap import (
+    SEED,
+    Interval,
+    bootstrap_rates,
+    draw_sums,
+    interval,
+    intervals,
+    ratio,
+)
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.recognition import NONE, LabelScore, score_labels
 from asrtool.score.report import GroupScore, MacroAverage, ScoreReport
 from asrtool.score.transcripts import TranscriptError, first_of
 
 TABLE_CELLS = 10_000_000
-Labels = Mapping[str, Mapping[str, str]]     # label -> utterance id -> value
+Labels = Mapping[str, Mapping[str, str]]  # label -> utterance id -> value
 
 
 def score(
@@ -37,15 +45,17 @@ def score(
 ) -> ScoreReport:
     """Score texts by utterance id, in the order of the references.
 
-    `missing`: "error" stops where an utterance has no hypothesis, "deletions" counts all its tokens as deleted. A
-    hypothesis without a reference is always an error. `labels`: label -> utterance id -> value, for `groups`.
-    `recognized`: label -> (utterance id -> true value, utterance id -> what the model said). `speakers`: utterance id
-    -> speaker, for intervals by speaker.
+    `missing`: "error" stops where an utterance has no hypothesis, "deletions" counts all its tokens
+    as deleted. A hypothesis without a reference is always an error. `labels`: label -> utterance id
+    -> value, for `groups`. `recognized`: label -> (utterance id -> true value, utterance id -> what
+    the model said). `speakers`: utterance id -> speaker, for intervals by speaker.
     """
     absent = check_coverage(references, hypotheses, missing)
     prepare, split = normalizer(normalize), splitter(metric)
     texts = ((text, hypotheses.get(name, "")) for name, text in references.items())
-    counts = count_pairs(((split(prepare(left)), split(prepare(right))) for left, right in texts), alignment)
+    counts = count_pairs(
+        ((split(prepare(left)), split(prepare(right))) for left, right in texts), alignment
+    )
     ids = tuple(references)
     units = speaker_numbers(ids, speakers)
     bounds = {"utterance": intervals(counts)}
@@ -56,7 +66,9 @@ def score(
         groups[label], macro[label] = _group(counts, [values[name] for name in ids], units)
     errors = counts[:, 1:].sum(axis=1)
     worst = [index for index in np.argsort(-errors, kind="stable")[:10].tolist() if errors[index]]
-    runaway = np.flatnonzero(counts[:, [0, 1, 3]].sum(axis=1) > 2 * np.maximum(counts[:, :3].sum(axis=1), 1))
+    runaway = np.flatnonzero(
+        counts[:, [0, 1, 3]].sum(axis=1) > 2 * np.maximum(counts[:, :3].sum(axis=1), 1)
+    )
     return ScoreReport(
         metric=metric,
         normalizer=normalize,
@@ -78,10 +90,16 @@ def score(
     )
 
 
-def check_coverage(references: Mapping[str, str], hypotheses: Mapping[str, str], missing: str) -> tuple[str, ...]:
-    """The ids without a hypothesis, where `missing` allows any; what is too few or too many is a `TranscriptError`."""
+def check_coverage(
+    references: Mapping[str, str], hypotheses: Mapping[str, str], missing: str
+) -> tuple[str, ...]:
+    """The ids without a hypothesis, where `missing` allows any; what is too few or too many is a
+    `TranscriptError`.
+    """
     if missing not in ("error", "deletions"):
-        raise ValueError(f"unknown treatment of missing hypotheses '{missing}' (valid: error, deletions)")
+        raise ValueError(
+            f"unknown treatment of missing hypotheses '{missing}' (valid: error, deletions)"
+        )
     if not references:
         raise TranscriptError("the reference holds no utterance")
     absent = [name for name in references if name not in hypotheses]
@@ -89,9 +107,13 @@ def check_coverage(references: Mapping[str, str], hypotheses: Mapping[str, str],
     problems = []
     if absent and missing == "error":
         names = f"{first_of(absent)} (--missing deletions counts them as deletions)"
-        problems.append(f"{len(absent)} of {len(references)} utterances have no hypothesis: {names}")
+        problems.append(
+            f"{len(absent)} of {len(references)} utterances have no hypothesis: {names}"
+        )
     if extra:
-        problems.append(f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {first_of(extra)}")
+        problems.append(
+            f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {first_of(extra)}"
+        )
     if problems:
         raise TranscriptError("; ".join(problems))
     return tuple(absent)
@@ -122,8 +144,8 @@ def members_of(values: list[str]) -> dict[str, np.ndarray]:
 def _group(
     counts: np.ndarray, values: list[str], units: np.ndarray | None
 ) -> tuple[dict[str, GroupScore], MacroAverage]:
-    """Scores by value. Draws of utterances are independent between values; speakers are drawn once for all of them in
-    the macro average, since a speaker may occur under several."""
+    """Scores by value. Draws of utterances are independent between values; speakers are drawn once
+    for all of them in the macro average, since a speaker may occur under several."""
     several = units is not None and units.max() > 0
     members = members_of(values)
     groups, rates, draws = {}, [], []
@@ -131,13 +153,16 @@ def _group(
         part = counts[rows]
         bounds = {"utterance": intervals(part, seed=seed)}
         if several:
-            bounds["speaker"] = intervals(part, np.unique(units[rows], return_inverse=True)[1], seed)
+            bounds["speaker"] = intervals(
+                part, np.unique(units[rows], return_inverse=True)[1], seed
+            )
         groups[value] = GroupScore(len(part), total(part), bounds)
         if groups[value].total.reference:
             rates.append(groups[value].total.rate)
             draws.append(bootstrap_rates(part, seed=seed))
     spoken = [rows for rows in members.values() if counts[rows, :3].any()]
-    fewest = min(map(len, spoken), default=0)                # a value with one utterance leaves the average unknown
+    # a value with one utterance leaves the average unknown
+    fewest = min(map(len, spoken), default=0)
     macro = {"utterance": interval(np.mean(draws, axis=0), fewest) if rates else None}
     if several:
         macro["speaker"] = _macro_by_speaker(counts, spoken, units)
@@ -145,7 +170,9 @@ def _group(
 
 
 def _macro_by_speaker(counts: np.ndarray, spoken: list[np.ndarray], units: np.ndarray) -> Interval:
-    """`spoken`: the utterances of each value. None where the table of speakers and values would be too large."""
+    """`spoken`: the utterances of each value. None where the table of speakers and values would be
+    too large.
+    """
     number = int(units.max()) + 1
     if not spoken or number * len(spoken) > TABLE_CELLS:
         return None
@@ -153,18 +180,26 @@ def _macro_by_speaker(counts: np.ndarray, spoken: list[np.ndarray], units: np.nd
     table = np.zeros((number, 2 * len(spoken)), dtype=np.int64)
     for column, rows in enumerate(spoken):
         part = np.stack([counts[rows, 1:].sum(axis=1), counts[rows, :3].sum(axis=1)], axis=1)
-        np.add.at(table[:, 2 * column:2 * column + 2], units[rows], part)
+        np.add.at(table[:, 2 * column : 2 * column + 2], units[rows], part)
     sums = draw_sums(table)
     drawn = [ratio(sums[:, column], sums[:, column + 1]) for column in range(0, sums.shape[1], 2)]
     return interval(np.mean(drawn, axis=0), fewest)
 
 
 def _recognition(
-    label: str, truth: Mapping[str, str], answers: Mapping[str, str], ids: tuple[str, ...], absent: set[str],
+    label: str,
+    truth: Mapping[str, str],
+    answers: Mapping[str, str],
+    ids: tuple[str, ...],
+    absent: set[str],
     units: np.ndarray | None,
 ) -> LabelScore:
     silent = [name for name in ids if name not in answers and name not in absent]
     if silent:
-        raise TranscriptError(f"{len(silent)} of {len(ids)} hypotheses have no label '{label}': {first_of(silent)}")
+        raise TranscriptError(
+            f"{len(silent)} of {len(ids)} hypotheses have no label '{label}': {first_of(silent)}"
+        )
     several = units if units is not None and units.max() > 0 else None
-    return score_labels([truth[name] for name in ids], [answers.get(name, NONE) for name in ids], several)
+    return score_labels(
+        [truth[name] for name in ids], [answers.get(name, NONE) for name in ids], several
+    )

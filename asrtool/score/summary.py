@@ -1,4 +1,6 @@
-"""The summary of a score on a terminal: sclite's, Kaldi's and WeNet's lines, intervals, coverage, groups."""
+"""The summary of a score on a terminal: sclite's, Kaldi's and WeNet's lines, intervals, coverage,
+groups.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def text(report: ScoreReport) -> str:
-    """All of it; the first four lines are what scripts made for sclite, Kaldi and WeNet look for."""
+    """All of it; the first four lines are what scripts made for sclite, Kaldi and WeNet look
+    for.
+    """
     errors, name = report.total, report.metric.upper()
     header, row = summary(report.counts)
     sub, dels, ins = errors.substitutions, errors.deletions, errors.insertions
@@ -23,16 +27,20 @@ def text(report: ScoreReport) -> str:
     lines = [
         header,
         row,
-        f"%{name} {rate} [ {errors.errors} / {errors.reference}, {ins} ins, {dels} del, {sub} sub ]",
+        f"%{name} {rate} [ {errors.errors} / {errors.reference}, {ins} ins, {dels} del, {sub} sub "
+        "]",
         f"Overall -> {rate} % N={errors.reference} C={errors.correct} S={sub} D={dels} I={ins}",
         "",
         *_numbers(report),
         f"bootstrap: {DRAWS} draws of {_drawn(report)}, seed {SEED}",
-        f"normalizer {report.normalizer}, alignment {report.alignment}, coverage {_coverage(report)}",
+        f"normalizer {report.normalizer}, alignment {report.alignment}, coverage "
+        f"{_coverage(report)}",
     ]
     if report.runaway:
         some = first_of(list(report.runaway))
-        lines.append(f"{len(report.runaway)} with more than twice as many tokens as were spoken: {some}")
+        lines.append(
+            f"{len(report.runaway)} with more than twice as many tokens as were spoken: {some}"
+        )
     for label in report.groups:
         lines += ["", *_groups(report, label)]
     for label, found in report.recognized.items():
@@ -49,7 +57,12 @@ def _numbers(report: ScoreReport) -> list[str]:
         ("substitutions", "substitutions", errors.substitutions, errors.reference),
         ("deletions", "deletions", errors.deletions, errors.reference),
         ("insertions", "insertions", errors.insertions, errors.reference),
-        ("utterances with errors", "utterances_with_errors", report.utterances_with_errors, len(report.ids)),
+        (
+            "utterances with errors",
+            "utterances_with_errors",
+            report.utterances_with_errors,
+            len(report.ids),
+        ),
     ]
     heads = "".join(f"  {f'95 % by {unit}':<18}" for unit in units)
     lines = [f"{'':<22}{'#':>10}{'%':>9}{heads}".rstrip()]
@@ -72,7 +85,10 @@ def _coverage(report: ScoreReport) -> str:
     count = len(report.ids)
     if not report.missing:
         return f"{count} of {_plural(count, 'utterance')}"
-    left = f"{len(report.missing)} without a hypothesis counted as deletions: {first_of(list(report.missing))}"
+    left = (
+        f"{len(report.missing)} without a hypothesis counted as deletions: "
+        f"{first_of(list(report.missing))}"
+    )
     return f"{count - len(report.missing)} of {_plural(count, 'utterance')}; {left}"
 
 
@@ -80,12 +96,18 @@ def _groups(report: ScoreReport, label: str) -> list[str]:
     values, macro = report.groups[label], report.macro[label]
     units = list(macro.intervals)
     width = max(len(label), len("macro average"), *(len(value) for value in values))
-    heads = "".join(f"{head:>9}" for head in ("# Utt", "# Ref", "Sub", "Del", "Ins", report.metric.upper()))
+    heads = "".join(
+        f"{head:>9}" for head in ("# Utt", "# Ref", "Sub", "Del", "Ins", report.metric.upper())
+    )
     lines = [f"{label:<{width}}{heads}" + "".join(f"  {f'95 % by {unit}':<18}" for unit in units)]
     for value, group in values.items():
         errors = group.total
         parts = (errors.substitutions, errors.deletions, errors.insertions, errors.errors)
-        cells = [str(group.utterances), str(errors.reference), *(_share(errors, part) for part in parts)]
+        cells = [
+            str(group.utterances),
+            str(errors.reference),
+            *(_share(errors, part) for part in parts),
+        ]
         bounds = "".join(f"  {percent(group.intervals[unit]['rate']):<18}" for unit in units)
         lines.append(f"{value:<{width}}{''.join(f'{cell:>9}' for cell in cells)}{bounds}")
     bounds = "".join(f"  {percent(found):<18}" for found in macro.intervals.values())

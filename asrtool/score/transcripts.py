@@ -3,11 +3,13 @@
 | name ends in | a line |
 |---|---|
 | `.trn` | `text (id)`; lines that start with `;;` are comments |
-| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `labels` or `classes` |
-| anything else | `id text`, separated by spaces, tabs or U+3000; the text may be empty |
+| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `labels` or
+`classes` | | anything else | `id text`, separated by spaces, tabs or U+3000; the text may be empty
+|
 
-UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that cannot be read is an
-error with file and line. No other white space (U+00A0, U+2028 ...) ends a line or an id.
+UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that
+cannot be read is an error with file and line. No other white space (U+00A0, U+2028 ...) ends a line
+or an id.
 """
 
 from __future__ import annotations
@@ -48,30 +50,41 @@ def read_transcripts(path: Path) -> dict[str, str]:
             raise TranscriptError(f"{path}:{number}: {error}") from None
         if name in texts:
             first = _line_of(name, path, parse)
-            raise TranscriptError(f"{path}:{number}: utterance '{name}' is there twice, first in line {first}")
+            raise TranscriptError(
+                f"{path}:{number}: utterance '{name}' is there twice, first in line {first}"
+            )
         texts[name] = text
     return texts
 
 
 def read_recognized(path: Path) -> dict[str, dict[str, str]]:
-    """Label -> utterance id -> what the model recognised, from the lines of a jsonl file; of other files nothing.
+    """Label -> utterance id -> what the model recognised, from the lines of a jsonl file; of other
+    files nothing.
 
-    A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which the largest counts.
+    A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which
+    the largest counts.
     """
     found: dict[str, dict[str, str]] = {}
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return found
     for number, line in _lines(path):
-        if '"labels"' not in line and '"classes"' not in line:   # most files have none, and JSON takes its time
+        # most files have none, and JSON takes its time
+        if '"labels"' not in line and '"classes"' not in line:
             continue
         row = json.loads(line)
         try:
-            labels = {label: max(values, key=values.get) for label, values in row.get("classes", {}).items()}
+            labels = {
+                label: max(values, key=values.get)
+                for label, values in row.get("classes", {}).items()
+            }
             labels |= row.get("labels", {})
         except (AttributeError, TypeError, ValueError):
             labels = {"": None}
         if not all(isinstance(value, str) for value in labels.values()):
-            expected = '"labels": {"<label>": "<value>"} or "classes": {"<label>": {"<value>": <probability>}}'
+            expected = (
+                '"labels": {"<label>": "<value>"} or "classes": {"<label>": {"<value>": '
+                "<probability>}}"
+            )
             raise TranscriptError(f"{path}:{number}: expected {expected}")
         for label, value in labels.items():
             found.setdefault(label, {})[row["id"]] = value
@@ -90,10 +103,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{data[error.start]:02x}"
-        raise TranscriptError(f"{path}:{number}: not UTF-8 ({byte}); convert the file to UTF-8") from None
+        raise TranscriptError(
+            f"{path}:{number}: not UTF-8 ({byte}); convert the file to UTF-8"
+        ) from None
     del data
     comments = path.suffix.lower() == ".trn"
-    # Only LF ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a transcript.
+    # Only LF ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a
+    # transcript.
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.removeprefix("\ufeff").strip(BLANK)
         if line.strip() and not (comments and line.startswith(";;")):
@@ -119,9 +135,15 @@ def _jsonl(line: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TranscriptError(f"not JSON ({error.msg} at column {error.colno}); expected one object a line") from None
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("text"), str):
-        raise TranscriptError("expected an object with the strings \"id\" and \"text\"")
+        raise TranscriptError(
+            f"not JSON ({error.msg} at column {error.colno}); expected one object a line"
+        ) from None
+    if (
+        not isinstance(row, dict)
+        or not isinstance(row.get("id"), str)
+        or not isinstance(row.get("text"), str)
+    ):
+        raise TranscriptError('expected an object with the strings "id" and "text"')
     return row["id"], row["text"]
 
 

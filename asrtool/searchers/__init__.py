@@ -6,7 +6,11 @@ from asrtool.searchers.base import ALIGNED, SEARCHERS, Searcher
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_greedy import CtcGreedy, CtcGreedyConfig
-from asrtool.searchers.ctc_prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig, ctc_prefix_beam_search
+from asrtool.searchers.ctc_prefix_beam import (
+    CtcPrefixBeam,
+    CtcPrefixBeamConfig,
+    ctc_prefix_beam_search,
+)
 from asrtool.searchers.llm_beam import LlmBeam, LlmBeamConfig
 from asrtool.searchers.rescoring import Rescoring, RescoringConfig
 

@@ -1,12 +1,13 @@
 """Read an n-gram model in ARPA format (`.arpa`, `.lm`, plain or `.gz`) into a few flat arrays.
 
-The n-grams form a trie: node 0 is the empty history, its children are the words in the order of their ids, and the
-children of every node lie side by side. A node of order 1 ... n - 1 holds a word, a probability, a backoff weight, the
-place of its children and the node of its longest proper suffix: 20 bytes; one of the highest order holds the first two
-only: 8 bytes. Natural logarithms throughout.
+The n-grams form a trie: node 0 is the empty history, its children are the words in the order of
+their ids, and the children of every node lie side by side. A node of order 1 ... n - 1 holds a
+word, a probability, a backoff weight, the place of its children and the node of its longest proper
+suffix: 20 bytes; one of the highest order holds the first two only: 8 bytes. Natural logarithms
+throughout.
 
-n-grams whose history the file lacks (pruned models of SRILM have them) get the history as a node whose probability is
-what backing off gives and whose backoff weight is 1.
+n-grams whose history the file lacks (pruned models of SRILM have them) get the history as a node
+whose probability is what backing off gives and whose backoff weight is 1.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Arpa:
 
 @dataclass
 class Order:
-    """The n-grams of one order: words (C, n) int32, natural logarithms of probabilities and backoff weights (C,)."""
+    """The n-grams of one order: words (C, n) int32, natural logarithms of probabilities and backoff
+    weights (C,).
+    """
 
     words: np.ndarray
     prob: np.ndarray
@@ -107,11 +110,14 @@ def _counts(path: Path, lines: Iterator[tuple[int, bytes]]) -> list[int]:
                 raise ArpaError(f"{path}:{number}: expected the count of {len(counts) + 1}-grams")
             counts.append(int(match[2]))
     raise ArpaError(
-        f"{path} is no n-gram model in ARPA format: it has no \\data\\ header with counts before \\1-grams:"
+        f"{path} is no n-gram model in ARPA format: it has no \\data\\ header with counts before "
+        "\\1-grams:"
     )
 
 
-def _order(path: Path, lines: Iterable[tuple[int, bytes]], n: int, count: int, ids: dict[bytes, int]) -> Order:
+def _order(
+    path: Path, lines: Iterable[tuple[int, bytes]], n: int, count: int, ids: dict[bytes, int]
+) -> Order:
     """The section of one order, up to and with the title of the next one."""
     words = np.zeros((count, n), dtype=np.int32)
     prob, backoff = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
@@ -130,12 +136,17 @@ def _order(path: Path, lines: Iterable[tuple[int, bytes]], n: int, count: int, i
             for place, word in enumerate(fields[1 : n + 1]):
                 words[row, place] = ids.setdefault(word, row) if n == 1 else ids[word]
             if n == 1 and len(ids) != row + 1:
-                raise ArpaError(f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' is there twice")
+                raise ArpaError(
+                    f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' is there "
+                    "twice"
+                )
             prob[row] = float(fields[0]) * LN10
             backoff[row] = float(fields[n + 1]) * LN10 if len(fields) == n + 2 else 0.0
         except KeyError as error:
             word = error.args[0].decode(errors="replace")
-            raise ArpaError(f"{path}:{number}: the word '{word}' is not among the 1-grams") from None
+            raise ArpaError(
+                f"{path}:{number}: the word '{word}' is not among the 1-grams"
+            ) from None
         except ArpaError:
             raise
         except ValueError:
@@ -152,7 +163,8 @@ def build(orders: list[Order], num_words: int) -> Trie:
     """Sort the n-grams into a trie; orders[0] has all words, each once."""
     orders = list(orders)
     level = 0
-    tables: list[np.ndarray] = []  # per order: history node (within its order) * num_words + word, ascending
+    # per order: history node (within its order) * num_words + word, ascending
+    tables: list[np.ndarray] = []
     parents: list[np.ndarray] = []
     while level < len(orders):
         order = orders[level]
@@ -195,7 +207,9 @@ def _link(orders: list[Order], parents: list[np.ndarray]) -> Trie:
     word = np.concatenate([none, *(order.words[:, -1] for order in orders)]).astype(np.int32)
     prob = np.concatenate([none, *(order.prob for order in orders)]).astype(np.float32)
     backoff = np.concatenate([none, *(order.backoff for order in orders[:-1])]).astype(np.float32)
-    parent = np.concatenate([none, *(first[n] + histories for n, histories in enumerate(parents))]).astype(np.int32)
+    parent = np.concatenate(
+        [none, *(first[n] + histories for n, histories in enumerate(parents))]
+    ).astype(np.int32)
     trie = Trie(word, prob, backoff, begin, np.zeros(inner, dtype=np.int32))
     _suffixes(trie, parent)
     return trie
@@ -219,7 +233,9 @@ def child(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def longest(trie: Trie, node: int, word: int) -> int:
-    """The node of the longest suffix of history + word that may be a history; `node` is a suffix of the history."""
+    """The node of the longest suffix of history + word that may be a history; `node` is a suffix of
+    the history.
+    """
     while True:
         found = child(trie, node, word)
         if 0 <= found < len(trie.backoff):
@@ -231,7 +247,9 @@ def longest(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def _suffixes(trie: Trie, parent: np.ndarray) -> None:
-    """Fill in the suffixes, and the probabilities that are not known (NaN), shorter histories first."""
+    """Fill in the suffixes, and the probabilities that are not known (NaN), shorter histories
+    first.
+    """
     for node in range(1, len(trie.word)):
         history, word = parent[node], trie.word[node]
         if node < len(trie.suffix) and history != 0:

@@ -27,17 +27,19 @@ class Scorer(Protocol):
         """State of N empty prefixes."""
 
     def score(self, prefixes: Tensor, state: Any, candidates: Tensor | None) -> tuple[Tensor, Any]:
-        """prefixes (N, U) incl. sos at 0, candidates (N, K) or None -> log-probabilities (N, V) or (N, K), state.
+        """prefixes (N, U) incl. sos at 0, candidates (N, K) or None -> log-probabilities (N, V) or
+        (N, K), state.
 
-        The state returned holds what is needed to `select` and go on; it is not yet extended by a chosen token: the
-        next call sees the longer prefixes.
+        The state returned holds what is needed to `select` and go on; it is not yet extended by a
+        chosen token: the next call sees the longer prefixes.
         """
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """State with row i taken from row rows[i], rows (N',).
 
-        Whole utterances may be missing, for a search drops those that are done; the others keep their order, and a beam
-        never leaves its utterance: utterance i of the new state is utterance rows[i * beam] // beam of the old one.
+        Whole utterances may be missing, for a search drops those that are done; the others keep
+        their order, and a beam never leaves its utterance: utterance i of the new state is
+        utterance rows[i * beam] // beam of the old one.
         """
 
 
@@ -47,7 +49,8 @@ class SearchModel(Protocol):
     blank: int | None  # never part of a hypothesis; None: every token may be
     eos: int
     frame_shift: float  # seconds per position
-    streams: frozenset[str]  # names that training knew; `log_probs` has those that are frame-synchronous
+    # names that training knew; `log_probs` has those that are frame-synchronous
+    streams: frozenset[str]
 
     def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded: ...
 
@@ -58,17 +61,21 @@ class Constraint(Protocol):
     """Forbids or limits extensions."""
 
     def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
-        """scores (N, V), prefixes (N, U) with sos -> scores with forbidden extensions at -inf, perhaps in place."""
+        """scores (N, V), prefixes (N, U) with sos -> scores with forbidden extensions at -inf,
+        perhaps in place.
+        """
 
     def select(self, rows: Tensor) -> Constraint:
         """The constraint for rows (N',), as `Scorer.select`; itself if rows are all alike to it."""
 
 
 class Searcher:
-    """Built by `SEARCHERS.build(config, model=a SearchModel, tokens=names of the vocabulary, scorers=more scorers)`.
+    """Built by `SEARCHERS.build(config, model=a SearchModel, tokens=names of the vocabulary,
+    scorers=more scorers)`.
 
-    `tokens` is needed for n-gram models and hotwords; `scorers` (name -> Scorer) join those of the model, such as a
-    language model. Both may be left out. Results never depend on the batch an utterance is in.
+    `tokens` is needed for n-gram models and hotwords; `scorers` (name -> Scorer) join those of the
+    model, such as a language model. Both may be left out. Results never depend on the batch an
+    utterance is in.
     """
 
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
@@ -77,9 +84,11 @@ class Searcher:
 
 
 class StreamingSearcher(Searcher):
-    """A frame-synchronous search: `search` is `finish(advance(start(), everything))`, so any cut gives the same.
+    """A frame-synchronous search: `search` is `finish(advance(start(), everything))`, so any cut
+    gives the same.
 
-    A state belongs to one batch of utterances; `advance` changes it and gives it back. `config.input` is the stream.
+    A state belongs to one batch of utterances; `advance` changes it and gives it back.
+    `config.input` is the stream.
     """
 
     model: SearchModel
@@ -90,7 +99,9 @@ class StreamingSearcher(Searcher):
         raise NotImplementedError
 
     def advance(self, state: Any, log_probs: Padded, positions: Tensor) -> Any:
-        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their positions (B, S)."""
+        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their
+        positions (B, S).
+        """
         raise NotImplementedError
 
     def partial(self, state: Any) -> list[Hypothesis]:
@@ -110,7 +121,8 @@ class StreamingSearcher(Searcher):
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
 CTC_STREAMS = ("ctc", "inter_ctc")  # of the last frames, and of those in front of what drops frames
-ALIGNED = "aligned"  # about one frame per token: repeated tokens are not joined, and no CTC search may read it
+# about one frame per token: repeated tokens are not joined, and no CTC search may read it
+ALIGNED = "aligned"
 
 
 def require_stream(model: SearchModel, name: str, searcher: str) -> None:
@@ -121,8 +133,8 @@ def require_stream(model: SearchModel, name: str, searcher: str) -> None:
 
 
 def positions_of(encoded: EncoderOutput, stream: Padded) -> Tensor:
-    """(B, S) of a stream's frames; one with frames of its own (a tap from before frames were dropped) is taken to lie
-    on the grid after the stem."""
+    """(B, S) of a stream's frames; one with frames of its own (a tap from before frames were
+    dropped) is taken to lie on the grid after the stem."""
     own, frames = encoded.frames.lengths, stream.data.shape[1]
     if frames == encoded.positions.shape[1] and torch.equal(stream.lengths.to(own.device), own):
         return encoded.positions

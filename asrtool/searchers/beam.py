@@ -5,13 +5,14 @@ Per step, every live prefix g of an utterance is extended by its best tokens and
     s(g c) = s(g) + sum over scorers of weight * log p(c | g, x) + length_bonus                  (1)
     s(g eos) = s(g) + sum over scorers of weight * log p(eos | g, x)                             (2)
 
-Of all extensions of an utterance, ends among the best `beam` are finished hypotheses, and the best `beam` others live
-on. An utterance is done when no continuation of a live prefix can beat its finished hypotheses any more: as
-log-probabilities are never above 0, s(g) with the most that length terms may still add bounds them all (3). Its rows
-then leave the batch.
+Of all extensions of an utterance, ends among the best `beam` are finished hypotheses, and the best
+`beam` others live on. An utterance is done when no continuation of a live prefix can beat its
+finished hypotheses any more: as log-probabilities are never above 0, s(g) with the most that length
+terms may still add bounds them all (3). Its rows then leave the batch.
 
-Scorers that rate the whole vocabulary go first and propose `candidates` extensions; partial scorers rate only those
-(Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all scorers are partial, they rate everything.
+Scorers that rate the whole vocabulary go first and propose `candidates` extensions; partial scorers
+rate only those (Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all
+scorers are partial, they rate everything.
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ class BeamConfig:
     """How wide to search, by which scorers, within which limits."""
 
     beam: int = 10
-    weights: dict[str, float]  # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
-    candidates: int | None = None  # extensions of a prefix that partial scorers rate; none: 1.5 beams
-    nbest: int = 1  # hypotheses that must be certain before the search ends; up to `beam` are returned
+    # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
+    weights: dict[str, float]
+    # extensions of a prefix that partial scorers rate; none: 1.5 beams
+    candidates: int | None = None
+    # hypotheses that must be certain before the search ends; up to `beam` are returned
+    nbest: int = 1
     constraints: ConstraintsConfig = ConstraintsConfig()
     ngram: NgramConfig | None = None  # the scorer `ngram`
 
@@ -52,9 +56,13 @@ class BeamConfig:
         if not 1 <= self.nbest <= self.beam:
             raise ValueError(f"nbest must be between 1 and beam ({self.beam}), not {self.nbest}")
         if self.candidates is not None and self.candidates < self.beam:
-            raise ValueError(f"candidates ({self.candidates}) must not be fewer than beam ({self.beam})")
+            raise ValueError(
+                f"candidates ({self.candidates}) must not be fewer than beam ({self.beam})"
+            )
         if min(self.weights.values(), default=0) < 0 or not any(self.weights.values()):
-            raise ValueError(f"weights must not be negative, and one must be above 0; got {self.weights}")
+            raise ValueError(
+                f"weights must not be negative, and one must be above 0; got {self.weights}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,9 @@ class JointBeamConfig(BeamConfig):
 
 @dataclass(frozen=True)
 class Live:
-    """The prefixes of the utterances that go on; dead rows have score -inf. M scorers, B utterances, N = B * beam."""
+    """The prefixes of the utterances that go on; dead rows have score -inf. M scorers, B
+    utterances, N = B * beam.
+    """
 
     utterances: tuple[int, ...]  # their rows in the batch
     prefixes: Tensor  # (N, U + 1) incl. sos
@@ -83,19 +93,26 @@ class Live:
     constraints: tuple[Constraint, ...]
 
     def select(self, blocks: Sequence[int], rows: Tensor, scorers: Sequence[Scorer]) -> Live:
-        """Keep the utterances at `blocks`, take row i from row rows[i]; the caller replaces scores and parts."""
+        """Keep the utterances at `blocks`, take row i from row rows[i]; the caller replaces scores
+        and parts.
+        """
         return replace(
             self,
             utterances=tuple(self.utterances[block] for block in blocks),
             prefixes=self.prefixes[rows],
-            states=tuple(scorer.select(state, rows) for scorer, state in zip(scorers, self.states, strict=True)),
+            states=tuple(
+                scorer.select(state, rows)
+                for scorer, state in zip(scorers, self.states, strict=True)
+            ),
             constraints=tuple(constraint.select(rows) for constraint in self.constraints),
         )
 
 
 @dataclass(frozen=True)
 class Extensions:
-    """The best 2 * beam extensions of each utterance, best first: all (B, 2 * beam), parts (B, 2 * beam, M)."""
+    """The best 2 * beam extensions of each utterance, best first: all (B, 2 * beam), parts (B, 2 *
+    beam, M).
+    """
 
     scores: Tensor
     parts: Tensor
@@ -108,9 +125,9 @@ class Extensions:
 class Beam(Searcher):
     """Beam search; beam 1 without partial scorers and length terms is greedy search.
 
-    Hypotheses carry each scorer's unweighted log-probability in `parts`; their score is defined in constraints.py. An
-    utterance without frames gets the empty hypothesis with score 0; one for which the constraints leave nothing that is
-    possible gets the empty hypothesis with score -inf.
+    Hypotheses carry each scorer's unweighted log-probability in `parts`; their score is defined in
+    constraints.py. An utterance without frames gets the empty hypothesis with score 0; one for
+    which the constraints leave nothing that is possible gets the empty hypothesis with score -inf.
     """
 
     def __init__(
@@ -127,8 +144,11 @@ class Beam(Searcher):
         if config.ngram is not None:
             loaded = fusion.load(config.ngram, None, tokens, model.blank, model.eos)
             known["ngram"] = NgramScorer(loaded["ngram"], model.eos)
-        named = {name: self._scorer(name, known) for name, weight in config.weights.items() if weight}
-        self.names = tuple(sorted(named, key=lambda name: named[name].partial))  # those that propose candidates first
+        named = {
+            name: self._scorer(name, known) for name, weight in config.weights.items() if weight
+        }
+        # those that propose candidates first
+        self.names = tuple(sorted(named, key=lambda name: named[name].partial))
         self.scorers = tuple(named[name] for name in self.names)
         self.weights = tuple(config.weights[name] for name in self.names)
         self.proposers = sum(not scorer.partial for scorer in self.scorers)
@@ -140,7 +160,9 @@ class Beam(Searcher):
         if name in CTC_STREAMS and name in self.model.streams:
             return CtcPrefixScorer(self.model, name)
         has = ", ".join(sorted({*scorers, *({*CTC_STREAMS} & self.model.streams)})) or "none"
-        raise LookupError(f"beam search: the model has no scorer '{name}' for weights.{name} (it has: {has})")
+        raise LookupError(
+            f"beam search: the model has no scorer '{name}' for weights.{name} (it has: {has})"
+        )
 
     @torch.inference_mode()
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
@@ -164,11 +186,15 @@ class Beam(Searcher):
         scores[:, 0] = 0.0
         live = Live(
             utterances=tuple(range(count)),
-            prefixes=torch.full((count * beam, 1), self.model.eos, dtype=torch.int64, device=device),
+            prefixes=torch.full(
+                (count * beam, 1), self.model.eos, dtype=torch.int64, device=device
+            ),
             scores=scores,
             parts=torch.zeros((count, beam, len(self.scorers)), dtype=torch.float64, device=device),
             states=tuple(scorer.start(encoded, beam) for scorer in self.scorers),
-            constraints=tuple(self.config.constraints.build(limits, eos=self.model.eos, beam=beam, device=device)),
+            constraints=tuple(
+                self.config.constraints.build(limits, eos=self.model.eos, beam=beam, device=device)
+            ),
         )
         kept = encoded.frames.lengths.nonzero()[:, 0]
         if len(kept) == count:
@@ -183,10 +209,15 @@ class Beam(Searcher):
         states = list(live.states)
         total: Tensor | None = None
         for index, scorer in enumerate(self.scorers):
-            if scorer.partial and self.proposers and total.shape[1] > self.candidates + 2:  # 2: blank and eos
+            # 2: blank and eos
+            if scorer.partial and self.proposers and total.shape[1] > self.candidates + 2:
                 break
             share, states[index] = scorer.score(live.prefixes, states[index], None)
-            total = self.weights[index] * share if total is None else total + self.weights[index] * share
+            total = (
+                self.weights[index] * share
+                if total is None
+                else total + self.weights[index] * share
+            )
             shares.append(share)
         if self.model.blank is not None:
             total[:, self.model.blank] = -INF
@@ -197,7 +228,8 @@ class Beam(Searcher):
         total[:, self.model.eos] = -INF
         width = self.config.beam if len(shares) == len(self.scorers) else self.candidates
         best, tokens = total.topk(min(width, total.shape[1] - 1))
-        tokens = torch.cat([tokens, torch.full_like(ends, self.model.eos, dtype=tokens.dtype)], 1)  # (N, K)
+        # (N, K)
+        tokens = torch.cat([tokens, torch.full_like(ends, self.model.eos, dtype=tokens.dtype)], 1)
         possible = torch.cat([best, ends], 1) != -INF
         shares = [share.gather(1, tokens) for share in shares]
         for index in range(len(shares), len(self.scorers)):
@@ -211,7 +243,9 @@ class Beam(Searcher):
         utterances, beam = live.scores.shape
         scores = (parts * parts.new_tensor(self.weights)).sum(2)
         scores = scores + self.config.constraints.length_bonus * (tokens != self.model.eos).double()
-        scores = scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
+        scores = (
+            scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
+        )
         width = scores.shape[2]
         scores, chosen = scores.flatten(1).topk(2 * beam)
         parts = (parts.view(utterances, beam, width, -1) + live.parts[:, :, None]).flatten(1, 2)
@@ -226,7 +260,10 @@ class Beam(Searcher):
         """Collect the ends among the best `beam` extensions of each utterance."""
         beam = self.config.beam
         if extensions.scores[:, 0].isnan().any():
-            raise ValueError(f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model and its input")
+            raise ValueError(
+                f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model and "
+                "its input"
+            )
         is_end = (extensions.tokens == self.model.eos) & (extensions.scores > -INF)
         blocks, ranks = is_end[:, :beam].nonzero(as_tuple=True)
         ended = zip(
@@ -249,7 +286,9 @@ class Beam(Searcher):
     def _advance(
         self, live: Live, extensions: Extensions, limits: list[int], found: list[list[Hypothesis]]
     ) -> Live | None:
-        """The prefixes of the best `beam` extensions that are no ends, for the utterances that are not done."""
+        """The prefixes of the best `beam` extensions that are no ends, for the utterances that are
+        not done.
+        """
         beam, device = self.config.beam, live.prefixes.device
         is_end = extensions.tokens == self.model.eos
         kept = is_end.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]
@@ -257,7 +296,9 @@ class Beam(Searcher):
         num_tokens = live.prefixes.shape[1]
         going = [
             block
-            for block, (utterance, best) in enumerate(zip(live.utterances, scores[:, 0].tolist(), strict=True))
+            for block, (utterance, best) in enumerate(
+                zip(live.utterances, scores[:, 0].tolist(), strict=True)
+            )
             if self._is_open(best, num_tokens, limits[utterance], found[utterance])
         ]
         if not going:
@@ -268,13 +309,23 @@ class Beam(Searcher):
         moved = live.select(going, rows, self.scorers)
         tokens = extensions.tokens[blocks].gather(1, kept).view(-1, 1)
         parts = extensions.parts[blocks[:, None], kept]
-        return replace(moved, prefixes=torch.cat([moved.prefixes, tokens], 1), scores=scores[blocks], parts=parts)
+        return replace(
+            moved,
+            prefixes=torch.cat([moved.prefixes, tokens], 1),
+            scores=scores[blocks],
+            parts=parts,
+        )
 
-    def _is_open(self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]) -> bool:
+    def _is_open(
+        self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]
+    ) -> bool:
         """(3): can a continuation of the best live prefix still enter the n-best list?"""
         if best == -INF or len(hypotheses) < self.config.nbest:
             return best > -INF
-        return self.config.constraints.best_possible(best, num_tokens, limit) > hypotheses[self.config.nbest - 1].score
+        return (
+            self.config.constraints.best_possible(best, num_tokens, limit)
+            > hypotheses[self.config.nbest - 1].score
+        )
 
     def _empty(self, score: float) -> Hypothesis:
         return Hypothesis(tokens=(), score=score, parts=dict.fromkeys(self.names, score))

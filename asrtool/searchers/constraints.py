@@ -1,10 +1,12 @@
 """What a hypothesis may look like, and how its length counts.
 
-Constraints forbid extensions during a label-synchronous search; length terms act where hypotheses are ranked:
+Constraints forbid extensions during a label-synchronous search; length terms act where hypotheses
+are ranked:
 
     score = (sum of weight * part + length_bonus * U) / (U + 1) ** length_penalty
 
-for U tokens, where the one counts the end. Both are 0 by default, and the score is the weighted sum.
+for U tokens, where the one counts the end. Both are 0 by default, and the score is the weighted
+sum.
 """
 
 from __future__ import annotations
@@ -26,26 +28,34 @@ class ConstraintsConfig:
     """Limits on tokens (the smallest one counts), and what length is worth."""
 
     max_tokens: int | None = None
-    max_tokens_per_frame: float | None = 1.0  # encoder frames; where some were dropped, those before
+    # encoder frames; where some were dropped, those before
+    max_tokens_per_frame: float | None = 1.0
     max_tokens_per_second: float | None = None
     min_tokens: int = 0
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice; 0: anything may
     length_bonus: float = 0.0  # added per token
-    length_penalty: float = 0.0  # exponent of the division by length; 1: the mean per token; below 0: shorter wins
+    # exponent of the division by length; 1: the mean per token; below 0: shorter wins
+    length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         limits = (self.max_tokens, self.max_tokens_per_frame, self.max_tokens_per_second)
         if all(limit is None for limit in limits):
-            raise ValueError("give at least one of max_tokens, max_tokens_per_frame, max_tokens_per_second")
+            raise ValueError(
+                "give at least one of max_tokens, max_tokens_per_frame, max_tokens_per_second"
+            )
         if any(limit is not None and limit <= 0 for limit in limits):
             raise ValueError("limits on tokens must be above 0")
         if min(self.min_tokens, self.no_repeat_ngram) < 0:
             raise ValueError("min_tokens and no_repeat_ngram must not be negative")
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
-            raise ValueError(f"max_tokens ({self.max_tokens}) is below min_tokens ({self.min_tokens})")
+            raise ValueError(
+                f"max_tokens ({self.max_tokens}) is below min_tokens ({self.min_tokens})"
+            )
 
     def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
-        """The most tokens that each utterance may have: rates are rounded up, and min_tokens are always allowed."""
+        """The most tokens that each utterance may have: rates are rounded up, and min_tokens are
+        always allowed.
+        """
         limits = []
         taps = [tap.lengths.to(encoded.frames.lengths.device) for tap in encoded.taps.values()]
         most = torch.stack([encoded.frames.lengths, *taps]).amax(0).tolist()
@@ -60,7 +70,9 @@ class ConstraintsConfig:
             limits.append(max(int(limit), self.min_tokens))
         return limits
 
-    def build(self, limits: list[int], *, eos: int, beam: int, device: torch.device) -> list[Constraint]:
+    def build(
+        self, limits: list[int], *, eos: int, beam: int, device: torch.device
+    ) -> list[Constraint]:
         """The constraints of a search over utterances with these limits, `beam` rows each."""
         constraints: list[Constraint] = []
         if self.no_repeat_ngram:
@@ -77,7 +89,8 @@ class ConstraintsConfig:
     def best_possible(self, score: float, num_tokens: int, limit: int) -> float:
         """The best final score that any continuation of a prefix can reach.
 
-        Log-probabilities only sink, so a continuation of n tokens in all has at most score + bonus * (n - num_tokens).
+        Log-probabilities only sink, so a continuation of n tokens in all has at most score + bonus
+        * (n - num_tokens).
         """
         if self.length_penalty == 0:
             return score + max(0.0, self.length_bonus * (limit - num_tokens))
@@ -139,7 +152,9 @@ class NoRepeatNgram:
         context = tokens[:, tokens.shape[1] - self.n + 1 :]
         seen = (ngrams[:, :, :-1] == context[:, None]).all(2)
         penalties = torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(seen, -INF)
-        return scores.scatter_reduce(1, ngrams[:, :, -1], penalties + scores.gather(1, ngrams[:, :, -1]), "amin")
+        return scores.scatter_reduce(
+            1, ngrams[:, :, -1], penalties + scores.gather(1, ngrams[:, :, -1]), "amin"
+        )
 
     def select(self, rows: Tensor) -> NoRepeatNgram:
         return self

@@ -1,4 +1,5 @@
-"""CTC best path: the most probable token of every frame, repetitions joined, blanks removed; streaming.
+"""CTC best path: the most probable token of every frame, repetitions joined, blanks removed;
+streaming.
 
 Graves et al., "Connectionist temporal classification", ICML 2006, section 3.2.
 """
@@ -12,7 +13,14 @@ from math import exp
 import torch
 from torch import Tensor
 
-from asrtool.searchers.base import ALIGNED, SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.searchers.base import (
+    ALIGNED,
+    SEARCHERS,
+    Scorer,
+    SearchModel,
+    StreamingSearcher,
+    require_stream,
+)
 from asrtool.types import Hypothesis, Padded
 
 
@@ -21,16 +29,22 @@ class CtcGreedyConfig:
     """Best path of a frame-synchronous head."""
 
     input: str = "ctc"  # stream to read
-    collapse: bool = True  # join repeated tokens; false: one token per frame that is not blank, as AXE trains
+    # join repeated tokens; false: one token per frame that is not blank, as AXE trains
+    collapse: bool = True
 
     def __post_init__(self) -> None:
         if self.input == ALIGNED and self.collapse:
-            raise ValueError(f"input: {ALIGNED} has a frame for every token, repeated ones too: set collapse: false")
+            raise ValueError(
+                f"input: {ALIGNED} has a frame for every token, repeated ones too: set collapse: "
+                "false"
+            )
 
 
 @dataclass
 class Path:
-    """The best path of one utterance so far; each token with its highest log-probability and the position there."""
+    """The best path of one utterance so far; each token with its highest log-probability and the
+    position there.
+    """
 
     tokens: list[int] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
@@ -64,12 +78,21 @@ class CtcGreedy(StreamingSearcher):
     @torch.inference_mode()
     def advance(self, state: list[Path], log_probs: Padded, positions: Tensor) -> list[Path]:
         best, tokens = log_probs.data.max(-1)
-        rows = zip(state, best.tolist(), tokens.tolist(), positions.tolist(), log_probs.lengths.tolist(), strict=True)
+        rows = zip(
+            state,
+            best.tolist(),
+            tokens.tolist(),
+            positions.tolist(),
+            log_probs.lengths.tolist(),
+            strict=True,
+        )
         for path, values, names, places, length in rows:
             self._read(path, values[:length], names[:length], places[:length])
         return state
 
-    def _read(self, path: Path, values: list[float], tokens: list[int], positions: list[int]) -> None:
+    def _read(
+        self, path: Path, values: list[float], tokens: list[int], positions: list[int]
+    ) -> None:
         for value, token, position in zip(values, tokens, positions, strict=True):
             path.score += value
             if token != self.model.blank:
@@ -89,7 +112,10 @@ class CtcGreedy(StreamingSearcher):
 
     def _hypothesis(self, path: Path) -> Hypothesis:
         if path.score != path.score:
-            raise ValueError(f"ctc_greedy: the stream '{self.config.input}' holds NaN; check the model and its input")
+            raise ValueError(
+                f"ctc_greedy: the stream '{self.config.input}' holds NaN; check the model and its "
+                "input"
+            )
         return Hypothesis(
             tokens=tuple(path.tokens),
             score=path.score,

@@ -1,9 +1,10 @@
 """CTC prefix beam search: the most probable texts, each summed over its paths; batched, streaming.
 
-Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with the sums of all paths of the prefixes that are kept.
-For a prefix g, with p_t(c) the posterior of token c in frame t:
+Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with the sums of all paths of the
+prefixes that are kept. For a prefix g, with p_t(c) the posterior of token c in frame t:
 
-    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank;  b_0(empty) = 1
+    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank;
+        b_0(empty) = 1
     phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
                   = n_t(g) + b_t(g)       otherwise
     n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (2)
@@ -13,8 +14,9 @@ After each frame the `beam` prefixes with the highest scores stay, equals in the
 
     s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g) + length_bonus * |g|     (4)
 
-Scores are an n-gram language model and hotwords (fusion.py). Without them, all tokens of a frame count. With them only
-the `candidates` most probable ones may extend a prefix: the one approximation beside the beam.
+Scores are an n-gram language model and hotwords (fusion.py). Without them, all tokens of a frame
+count. With them only the `candidates` most probable ones may extend a prefix: the one approximation
+beside the beam.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ from torch import Tensor
 
 from asrtool import compiled
 from asrtool.searchers import fusion
-from asrtool.searchers.base import ALIGNED, SEARCHERS, Scorer, SearchModel, StreamingSearcher, require_stream
+from asrtool.searchers.base import (
+    ALIGNED,
+    SEARCHERS,
+    Scorer,
+    SearchModel,
+    StreamingSearcher,
+    require_stream,
+)
 from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
 from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
 from asrtool.searchers.ctc_prefix_settings import Result, Settings
@@ -58,17 +67,21 @@ def ctc_prefix_beam_search(
     threads: int | None = None,
     plain: bool = False,
 ) -> list[list[Hypothesis]]:
-    """log_probs (B, T, V) natural logarithms, lengths (B,) -> up to `nbest` (none: `beam`) hypotheses each, best first.
+    """log_probs (B, T, V) natural logarithms, lengths (B,) -> up to `nbest` (none: `beam`)
+    hypotheses each, best first.
 
-    A hypothesis' score is (4), its parts are unweighted; positions are frames, where the token is most probable on the
-    best path, and confidences the posteriors there. excluded: tokens that no hypothesis may hold. candidates: the most
-    probable tokens of a frame that may extend a prefix; none: all. scores, weights: `ngram` and `hotwords`, as
-    `asrtool.searchers.fusion` makes them. threads: utterances side by side; none: torch's number. plain: without numba.
-    Raises ValueError for NaN and for shapes that do not fit.
+    A hypothesis' score is (4), its parts are unweighted; positions are frames, where the token is
+    most probable on the best path, and confidences the posteriors there. excluded: tokens that no
+    hypothesis may hold. candidates: the most probable tokens of a frame that may extend a prefix;
+    none: all. scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them.
+    threads: utterances side by side; none: torch's number. plain: without numba. Raises ValueError
+    for NaN and for shapes that do not fit.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         shapes = f"{tuple(log_probs.shape)} and {tuple(lengths.shape)}"
-        raise ValueError(f"ctc prefix beam: expected log_probs (B, T, V) and lengths (B,), got {shapes}")
+        raise ValueError(
+            f"ctc prefix beam: expected log_probs (B, T, V) and lengths (B,), got {shapes}"
+        )
     settings = Settings.make(
         log_probs.shape[2],
         beam=beam,
@@ -102,10 +115,14 @@ def split(log_probs: Padded) -> list[np.ndarray]:
     lengths = log_probs.lengths.tolist()
     if max(lengths, default=0) > data.shape[1] or min(lengths, default=0) < 0:
         raise ValueError(f"ctc prefix beam: lengths {lengths} do not fit {data.shape[1]} frames")
-    return [row[:length] for row, length in zip(data.cpu().contiguous().numpy(), lengths, strict=True)]
+    return [
+        row[:length] for row, length in zip(data.cpu().contiguous().numpy(), lengths, strict=True)
+    ]
 
 
-def side_by_side(function: Callable[..., T], *items: Sequence, threads: int | None = None) -> list[T]:
+def side_by_side(
+    function: Callable[..., T], *items: Sequence, threads: int | None = None
+) -> list[T]:
     """As `map`, by several threads (none: torch's number)."""
     workers = min(threads or torch.get_num_threads(), len(items[0]))
     if workers < 2:
@@ -117,12 +134,14 @@ def side_by_side(function: Callable[..., T], *items: Sequence, threads: int | No
 def hypotheses(
     search: PrefixBeam, final: bool, positions: Sequence[int] | None = None, most: int | None = None
 ) -> list[Hypothesis]:
-    """Best first, at most so many; final: with what the end of the text adds. positions: of the frames, if not 0, 1,
-    2, ..."""
+    """Best first, at most so many; final: with what the end of the text adds. positions: of the
+    frames, if not 0, 1, 2, ..."""
     settings = search.settings
     found = [_hypothesis(result, settings, positions) for result in search.results(final, most)]
     if not found:
-        return [Hypothesis(tokens=(), score=-inf, parts=dict.fromkeys(("ctc", *settings.scores), -inf))]
+        return [
+            Hypothesis(tokens=(), score=-inf, parts=dict.fromkeys(("ctc", *settings.scores), -inf))
+        ]
     return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
 
@@ -139,11 +158,14 @@ def _hypothesis(result: Result, settings: Settings, positions: Sequence[int] | N
 
 @dataclass(frozen=True, kw_only=True)
 class CtcPrefixBeamConfig:
-    """Prefix beam search over a CTC head, with an n-gram language model and hotwords where configured."""
+    """Prefix beam search over a CTC head, with an n-gram language model and hotwords where
+    configured.
+    """
 
     input: str = "ctc"  # stream to read
     beam: int = 10
-    candidates: int = 50  # with ngram or hotwords: the most probable tokens of a frame that may extend a prefix
+    # with ngram or hotwords: the most probable tokens of a frame that may extend a prefix
+    candidates: int = 50
     weights: dict[str, float] = field(default_factory=lambda: {"ctc": 1.0})  # ctc, ngram, hotwords
     length_bonus: float = 0.0  # added per token
     ngram: NgramConfig | None = None
@@ -151,12 +173,18 @@ class CtcPrefixBeamConfig:
 
     def __post_init__(self) -> None:
         if self.input == ALIGNED:
-            raise ValueError(f"input: {ALIGNED} is no CTC head; ctc_greedy with collapse: false reads it")
+            raise ValueError(
+                f"input: {ALIGNED} is no CTC head; ctc_greedy with collapse: false reads it"
+            )
         fusion.check_weights(self.weights, ngram=self.ngram, hotwords=self.hotwords)
         if self.weights.get("ctc", 0) <= 0 or not set(self.weights) <= {"ctc", "ngram", "hotwords"}:
-            raise ValueError(f"weights are those of ctc (above 0), ngram and hotwords; got {self.weights}")
+            raise ValueError(
+                f"weights are those of ctc (above 0), ngram and hotwords; got {self.weights}"
+            )
         if self.beam < 1 or self.candidates < 1:
-            raise ValueError(f"beam ({self.beam}) and candidates ({self.candidates}) must be at least 1")
+            raise ValueError(
+                f"beam ({self.beam}) and candidates ({self.candidates}) must be at least 1"
+            )
 
 
 @dataclass
@@ -169,7 +197,9 @@ class PrefixBeamState:
 
 @SEARCHERS.register("ctc_prefix_beam", CtcPrefixBeamConfig)
 class CtcPrefixBeam(StreamingSearcher):
-    """Prefix beam search over the stream `input`; sos/eos is never part of a hypothesis, as no text holds it."""
+    """Prefix beam search over the stream `input`; sos/eos is never part of a hypothesis, as no text
+    holds it.
+    """
 
     def __init__(
         self,
@@ -188,17 +218,24 @@ class CtcPrefixBeam(StreamingSearcher):
     def start(self, batch: int) -> PrefixBeamState:
         return PrefixBeamState([], [[] for _ in range(batch)])
 
-    def advance(self, state: PrefixBeamState, log_probs: Padded, positions: Tensor) -> PrefixBeamState:
+    def advance(
+        self, state: PrefixBeamState, log_probs: Padded, positions: Tensor
+    ) -> PrefixBeamState:
         if not state.searches:
             settings = self._settings(log_probs.data.shape[2])
             state.searches = [start(settings) for _ in state.positions]
         try:
-            side_by_side(lambda search, rows: search.advance(rows), state.searches, split(log_probs))
+            side_by_side(
+                lambda search, rows: search.advance(rows), state.searches, split(log_probs)
+            )
         except ValueError as error:
             raise ValueError(
-                f"ctc_prefix_beam: the stream '{self.config.input}' holds {error}; check the model and its input"
+                f"ctc_prefix_beam: the stream '{self.config.input}' holds {error}; check the "
+                "model and its input"
             ) from None
-        for seen, row, length in zip(state.positions, positions.tolist(), log_probs.lengths.tolist(), strict=True):
+        for seen, row, length in zip(
+            state.positions, positions.tolist(), log_probs.lengths.tolist(), strict=True
+        ):
             seen.extend(row[:length])
         return state
 
@@ -222,12 +259,18 @@ class CtcPrefixBeam(StreamingSearcher):
     def finish(self, state: PrefixBeamState) -> list[list[Hypothesis]]:
         return self._hypotheses(state, final=True)
 
-    def _hypotheses(self, state: PrefixBeamState, final: bool, most: int | None = None) -> list[list[Hypothesis]]:
+    def _hypotheses(
+        self, state: PrefixBeamState, final: bool, most: int | None = None
+    ) -> list[list[Hypothesis]]:
         if not state.searches:  # not a frame yet
-            parts = {"ctc": 0.0, **{name: score.end(score.start()) * final for name, score in self.scores.items()}}
+            parts = {
+                "ctc": 0.0,
+                **{name: score.end(score.start()) * final for name, score in self.scores.items()},
+            }
             score = sum(self.config.weights[name] * value for name, value in parts.items())
             return [
-                [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())] for _ in state.positions
+                [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())]
+                for _ in state.positions
             ]
         return [
             hypotheses(search, final, positions, most)

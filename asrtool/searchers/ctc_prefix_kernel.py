@@ -1,8 +1,9 @@
-"""The compiled prefix beam search: the recurrences of ctc_prefix_beam.py for one utterance, frame by frame.
+"""The compiled prefix beam search: the recurrences of ctc_prefix_beam.py for one utterance, frame
+by frame.
 
-Prefixes are nodes of a tree, one node for each, even if it leaves the beam and comes back: a hash table finds the node
-of (parent, token). What a beam holds is in parallel arrays, best first. Times come from the best path of each prefix,
-whose tokens are a linked list of (frame, log-probability).
+Prefixes are nodes of a tree, one node for each, even if it leaves the beam and comes back: a hash
+table finds the node of (parent, token). What a beam holds is in parallel arrays, best first. Times
+come from the best path of each prefix, whose tokens are a linked list of (frame, log-probability).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Nodes(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Tokens on best paths: the one before (-1: none), the frame with the highest probability, its logarithm."""
+    """Tokens on best paths: the one before (-1: none), the frame with the highest probability, its
+    logarithm.
+    """
 
     before: np.ndarray  # int32
     frame: np.ndarray  # int32
@@ -57,10 +60,13 @@ class Beam(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Of one frame: `before`, the beam before it; what its prefixes become; the best prefixes after it."""
+    """Of one frame: `before`, the beam before it; what its prefixes become; the best prefixes after
+    it.
+    """
 
     before: Beam
-    blank: np.ndarray  # float64, log b, log n and log (n + b) after it, where a prefix stays what it is
+    # float64, log b, log n and log (n + b) after it, where a prefix stays what it is
+    blank: np.ndarray
     label: np.ndarray
     total: np.ndarray
     parent: np.ndarray  # int64 rank of the parent before the frame, -1: not in the beam
@@ -106,7 +112,9 @@ def rehash(nodes: Nodes, count: int, num_tokens: int, keys: np.ndarray, values: 
 
 
 @compiled
-def add_node(nodes: Nodes, count: int, parent: int, token: int, tables: Tables, weights: Weights) -> None:
+def add_node(
+    nodes: Nodes, count: int, parent: int, token: int, tables: Tables, weights: Weights
+) -> None:
     """Fill in node `count`."""
     nodes.parent[count], nodes.token[count], nodes.place[count] = parent, token, -1
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
@@ -115,7 +123,9 @@ def add_node(nodes: Nodes, count: int, parent: int, token: int, tables: Tables, 
     if not weights.fused:
         return
     if tables.unit != 0:
-        value, state, pending = extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)
+        value, state, pending = extend_ngram(
+            tables, nodes.state[parent], nodes.pending[parent], token
+        )
         nodes.ngram[count] += value
         nodes.state[count], nodes.pending[count] = state, pending
         nodes.extra[count] += weights.ngram * value
@@ -132,7 +142,10 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
     """What `add_node` would write to `extra`, less the parent's."""
     value = weights.bonus
     if tables.unit != 0:
-        value += weights.ngram * extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)[0]
+        value += (
+            weights.ngram
+            * extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)[0]
+        )
     if tables.biased:
         text = tables.text[tables.begin[token] : tables.begin[token + 1]]
         value += weights.hotwords * hotwords.follow(tables.automaton, nodes.biased[parent], text)[0]
@@ -140,8 +153,12 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 
 
 @compiled
-def shares(nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, found: np.ndarray) -> None:
-    """found (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the end adds."""
+def shares(
+    nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, found: np.ndarray
+) -> None:
+    """found (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the
+    end adds.
+    """
     for rank in range(size):
         node = beam.node[rank]
         found[rank, 0] = beam.total[rank]
@@ -154,11 +171,25 @@ def shares(nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, fou
 
 
 @compiled
-def trace(nodes: Nodes, links: Links, node: int, link: int, tokens: np.ndarray, frames: np.ndarray, values: np.ndarray):
-    """Write the tokens of a prefix, their frames and log-probabilities from the last to the first; their number."""
+def trace(
+    nodes: Nodes,
+    links: Links,
+    node: int,
+    link: int,
+    tokens: np.ndarray,
+    frames: np.ndarray,
+    values: np.ndarray,
+):
+    """Write the tokens of a prefix, their frames and log-probabilities from the last to the first;
+    their number.
+    """
     count = 0
     while node != 0:
-        tokens[count], frames[count], values[count] = nodes.token[node], links.frame[link], links.log_prob[link]
+        tokens[count], frames[count], values[count] = (
+            nodes.token[node],
+            links.frame[link],
+            links.log_prob[link],
+        )
         node, link = nodes.parent[node], links.before[link]
         count += 1
     return count
@@ -166,28 +197,46 @@ def trace(nodes: Nodes, links: Links, node: int, link: int, tokens: np.ndarray, 
 
 @compiled
 def insert(
-    scores: np.ndarray, sources: np.ndarray, tokens: np.ndarray, found: int, score: float, source: int, token: int
+    scores: np.ndarray,
+    sources: np.ndarray,
+    tokens: np.ndarray,
+    found: int,
+    score: float,
+    source: int,
+    token: int,
 ) -> int:
-    """Into the list of the best, best first, the earlier one first among equals; how many there are then."""
+    """Into the list of the best, best first, the earlier one first among equals; how many there are
+    then.
+    """
     place = found
     if found == len(scores):
         if not score > scores[found - 1]:
             return found
         place = found - 1
     while place > 0 and scores[place - 1] < score:
-        scores[place], sources[place], tokens[place] = scores[place - 1], sources[place - 1], tokens[place - 1]
+        scores[place], sources[place], tokens[place] = (
+            scores[place - 1],
+            sources[place - 1],
+            tokens[place - 1],
+        )
         place -= 1
     scores[place], sources[place], tokens[place] = score, source, token
     return min(found + 1, len(scores))
 
 
 @compiled
-def stay(row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch, weights: Weights) -> int:
+def stay(
+    row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch, weights: Weights
+) -> int:
     """(2), (3) for the prefixes that stay what they are; how many of them are possible."""
     before, found = scratch.before, 0
     for i in range(size):
         node = before.node[i]
-        scratch.blank[i], scratch.label[i], scratch.parent[i] = before.total[i] + row[blank], -inf, -1
+        scratch.blank[i], scratch.label[i], scratch.parent[i] = (
+            before.total[i] + row[blank],
+            -inf,
+            -1,
+        )
         if node != 0:
             parent = nodes.place[nodes.parent[node]]
             value = before.label[i]
@@ -206,7 +255,9 @@ def stay(row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch,
 
 @compiled
 def least_useful(nodes: Nodes, size: int, found: int, scratch: Scratch, weights: Weights) -> float:
-    """No prefix that grows by a token of this log-probability or a lower one comes into the beam, as `stay` left it."""
+    """No prefix that grows by a token of this log-probability or a lower one comes into the beam,
+    as `stay` left it.
+    """
     before, most = scratch.before, len(scratch.score)
     if found < most:
         return -inf
@@ -229,9 +280,11 @@ def grow(
     tables: Tables,
     weights: Weights,
 ) -> int:
-    """(2) for the prefixes that grow by a token and are not in the beam yet; how many prefixes are possible in all.
+    """(2) for the prefixes that grow by a token and are not in the beam yet; how many prefixes are
+    possible in all.
 
-    present (V,): the rank of the last prefix that has this token's extension in the beam; -1 everywhere at first.
+    present (V,): the rank of the last prefix that has this token's extension in the beam; -1
+    everywhere at first.
     """
     before, most = scratch.before, len(scratch.score)
     for i in range(size):
@@ -264,7 +317,9 @@ def add_link(links: Links, count: int, before: int, frame: int, log_prob: float)
 
 @compiled
 def arrive(before: Beam, i: int, repeats: bool) -> tuple[float, int]:
-    """The best path of prefix i that another token may follow: one that ends in blank if it repeats the last."""
+    """The best path of prefix i that another token may follow: one that ends in blank if it repeats
+    the last.
+    """
     if repeats or before.best_blank[i] >= before.best_label[i]:
         return before.best_blank[i], before.link_blank[i]
     return before.best_label[i], before.link_label[i]
@@ -286,10 +341,11 @@ def advance(
     tables: Tables,
     weights: Weights,
 ) -> bool:
-    """Read frames: rows (T, V) log-probabilities, skip (V,) True for tokens that no hypothesis may hold.
+    """Read frames: rows (T, V) log-probabilities, skip (V,) True for tokens that no hypothesis may
+    hold.
 
-    counts: nodes, links, prefixes in the beam, frames read so far. There is room for T * beam more nodes and links.
-    False where a frame holds NaN: it is not read, nor is what follows.
+    counts: nodes, links, prefixes in the beam, frames read so far. There is room for T * beam more
+    nodes and links. False where a frame holds NaN: it is not read, nor is what follows.
     """
     num_tokens = rows.shape[1]
     num_nodes, num_links, size, frame = counts[0], counts[1], counts[2], counts[3]
@@ -297,19 +353,34 @@ def advance(
     maxima = np.empty(num_lanes(num_tokens), dtype=rows.dtype)
     present = np.full(num_tokens, -1, dtype=np.int64)
     before = scratch.before
-    for t in range(len(rows)):  # a row of an iteration over `rows` would not be known to lie in one piece
+    # a row of an iteration over `rows` would not be known to lie in one piece
+    for t in range(len(rows)):
         row = rows[t]
         if not group(row, maxima):
             break
         for i in range(size):
-            before.node[i], before.blank[i], before.label[i] = beam.node[i], beam.blank[i], beam.label[i]
+            before.node[i], before.blank[i], before.label[i] = (
+                beam.node[i],
+                beam.blank[i],
+                beam.label[i],
+            )
             before.total[i], scratch.first_child[i] = beam.total[i], -1
             before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
             before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
         found = stay(row, blank, nodes, size, scratch, weights)
         least = least_useful(nodes, size, found, scratch, weights)
         chosen = top(row, maxima, least, skip, tokens, log_probs)
-        found = grow(tokens[:chosen], log_probs[:chosen], nodes, size, found, present, scratch, tables, weights)
+        found = grow(
+            tokens[:chosen],
+            log_probs[:chosen],
+            nodes,
+            size,
+            found,
+            present,
+            scratch,
+            tables,
+            weights,
+        )
         for i in range(size):
             nodes.place[before.node[i]] = -1
         for rank in range(found):
@@ -341,7 +412,9 @@ def advance(
                 value, link = before.best_label[i], before.link_label[i]
                 other, preceding = -inf, -1
                 if parent >= 0:
-                    other, preceding = arrive(before, parent, token == nodes.token[nodes.parent[node]])
+                    other, preceding = arrive(
+                        before, parent, token == nodes.token[nodes.parent[node]]
+                    )
                 if other > value:
                     num_links = add_link(links, num_links, preceding, frame, row[token])
                     value, link = other, num_links - 1

@@ -1,7 +1,9 @@
-"""The prefix beam search of ctc_prefix_beam.py in plain Python, for one utterance: the recurrences as one reads them.
+"""The prefix beam search of ctc_prefix_beam.py in plain Python, for one utterance: the recurrences
+as one reads them.
 
-It gives the results of the compiled search, equal scores apart from rounding, at a fraction of its speed, and stands in
-where numba cannot be imported or a language model has no compiled form (KenLM's binary files).
+It gives the results of the compiled search, equal scores apart from rounding, at a fraction of its
+speed, and stands in where numba cannot be imported or a language model has no compiled form
+(KenLM's binary files).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numpy as np
 
 from asrtool.searchers.ctc_prefix_settings import Result, Settings
 
-Link = tuple[Any, int, float]  # the link before or None, frame, log-probability: a token on a best path
+# the link before or None, frame, log-probability: a token on a best path
+Link = tuple[Any, int, float]
 
 
 @dataclass
@@ -35,7 +38,9 @@ class Entry:
     total: float = field(default=-inf)
 
     def arrival(self, token: int) -> tuple[float, float, Link | None]:
-        """log phi (1) for a token that follows, the best path it may follow, and that path's last token."""
+        """log phi (1) for a token that follows, the best path it may follow, and that path's last
+        token.
+        """
         if self.tokens[-1:] == (token,):
             return self.blank, self.best_blank, self.link_blank
         return self.total, *self.best()
@@ -92,7 +97,9 @@ class PlainPrefixBeam:
         return self.settings.weights["ctc"] * entry.total + entry.extra
 
     def _stay(self, entry: Entry, parent: Entry | None, row: list[float]) -> Entry:
-        """(2), (3) for a prefix that stays what it is; `parent`: the prefix before its last token, if in the beam."""
+        """(2), (3) for a prefix that stays what it is; `parent`: the prefix before its last token,
+        if in the beam.
+        """
         best, link = entry.best()
         after = Entry(
             tokens=entry.tokens,
@@ -113,7 +120,11 @@ class PlainPrefixBeam:
                     best, link = other, (before, self.frame, row[token])
             if link is not None and link is entry.link_label and row[token] > link[2]:
                 link = (link[0], self.frame, row[token])
-            after.label, after.best_label, after.link_label = label + row[token], best + row[token], link
+            after.label, after.best_label, after.link_label = (
+                label + row[token],
+                best + row[token],
+                link,
+            )
         after.total = log_add(after.blank, after.label)
         return after
 
@@ -148,7 +159,9 @@ class PlainPrefixBeam:
     def _result(self, entry: Entry, final: bool) -> Result:
         shares = entry.shares
         if final:
-            ends = (score.end(state) for score, state in zip(self.scores, entry.states, strict=True))
+            ends = (
+                score.end(state) for score, state in zip(self.scores, entry.states, strict=True)
+            )
             shares = tuple(share + end for share, end in zip(shares, ends, strict=True))
         frames, log_probs = [], []
         link = entry.best()[1]

@@ -1,20 +1,23 @@
 """CTC prefix probabilities as a `Scorer`, for one-pass joint CTC/attention search.
 
-Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech recognition", IEEE JSTSP 2017, algorithm 2
-(also arXiv 1609.06773). For a prefix g, with p_t(c) the CTC posterior of token c in frame t:
+Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech recognition", IEEE JSTSP
+2017, algorithm 2 (also arXiv 1609.06773). For a prefix g, with p_t(c) the CTC posterior of token c
+in frame t:
 
     n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank
     phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
                   = n_t(g) + b_t(g)       otherwise
-    psi(g c)      = sum_t phi_{t-1}(g, c) p_t(c)                                     (2)  anything may follow g c
+    psi(g c)      = sum_t phi_{t-1}(g, c) p_t(c)                                     (2)  anything
+        may follow g c
     n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (3)
     b_t(g c)      = (b_{t-1}(g c) + n_{t-1}(g c)) p_t(blank)                         (4)
-    psi(g eos)    = n_S(g) + b_S(g)                                                  (5)  nothing follows g
+    psi(g eos)    = n_S(g) + b_S(g)                                                  (5)  nothing
+        follows g
 
-The score of extension c is log psi(g c) - log psi(g): probabilities of all extensions and the end add up to one. Two
-observations make it fast. (2) needs no recursion and is a matrix product over frames, so (3) and (4) are computed only
-for the extensions that a search keeps. And (3), (4) are linear recurrences, which a cumulative sum in the log domain
-solves without a loop over frames.
+The score of extension c is log psi(g c) - log psi(g): probabilities of all extensions and the end
+add up to one. Two observations make it fast. (2) needs no recursion and is a matrix product over
+frames, so (3) and (4) are computed only for the extensions that a search keeps. And (3), (4) are
+linear recurrences, which a cumulative sum in the log domain solves without a loop over frames.
 """
 
 from __future__ import annotations
@@ -32,8 +35,11 @@ from asrtool.searchers.base import SearchModel
 from asrtool.types import EncoderOutput
 
 INF = float("inf")
-ZERO = -1e6  # stands for log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames comes near it
-SMALL = 1e-25  # below it a float32 product has lost terms, and (2) is computed again in the log domain
+# stands for log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames comes
+# near it
+ZERO = -1e6
+# below it a float32 product has lost terms, and (2) is computed again in the log domain
+SMALL = 1e-25
 BLOCK = 1 << 22  # elements of the largest temporary of that computation
 
 
@@ -45,7 +51,8 @@ class CtcPrefixState:
     probs: Tensor  # (B, V, S), 0 beyond the end
     lengths: Tensor  # (B,)
     utterance: Tensor  # (N,) the utterance of each row
-    other: Tensor  # (N, S) float64, log phi before each frame, for a token that differs from the last one
+    # (N, S) float64, log phi before each frame, for a token that differs from the last one
+    other: Tensor
     repeat: Tensor  # (N, S) float64, log phi for a token that repeats it
     end: Tensor  # (N,) float64, log psi(g eos)
     score: Tensor  # (N,) float64, log psi(g)
@@ -53,9 +60,11 @@ class CtcPrefixState:
 
 
 class CtcPrefixScorer:
-    """Rates extensions by the CTC head `stream` of a model; eos gets the probability that the prefix is everything.
+    """Rates extensions by the CTC head `stream` of a model; eos gets the probability that the
+    prefix is everything.
 
-    A label that shares its id with eos is never proposed as a token; probability that the head gives to it is lost.
+    A label that shares its id with eos is never proposed as a token; probability that the head
+    gives to it is lost.
     """
 
     partial = True
@@ -70,7 +79,9 @@ class CtcPrefixScorer:
         log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if bool((frames.lengths < log_probs.shape[2]).any()):
             log_probs.masked_fill_(~frames.mask[:, None], -INF)
-        blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(beam, 0)
+        blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(
+            beam, 0
+        )
         utterance = torch.arange(len(log_probs), device=log_probs.device).repeat_interleave(beam)
         return CtcPrefixState(
             log_probs=log_probs,
@@ -87,7 +98,9 @@ class CtcPrefixScorer:
     def score(
         self, prefixes: Tensor, state: CtcPrefixState, candidates: Tensor | None
     ) -> tuple[Tensor, CtcPrefixState]:
-        """prefixes (N, U) incl. sos, candidates (N, K) or None -> float64 log-probabilities (N, K) or (N, V), state."""
+        """prefixes (N, U) incl. sos, candidates (N, K) or None -> float64 log-probabilities (N, K)
+        or (N, V), state.
+        """
         if prefixes.shape[1] - 1 > state.num_tokens:
             state = self._extend(prefixes, state)
         last = prefixes[:, -1:]
@@ -118,7 +131,10 @@ class CtcPrefixScorer:
         """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
         token = prefixes[:, -1]
         if self._compiles(token):
-            found = tuple(torch.empty_like(part) for part in (state.other, state.repeat, state.end, state.score))
+            found = tuple(
+                torch.empty_like(part)
+                for part in (state.other, state.repeat, state.end, state.score)
+            )
             kernel.extend(
                 *_arrays(state.log_probs, state.lengths, state.utterance, token, prefixes[:, -2]),
                 self.model.blank,
@@ -126,11 +142,20 @@ class CtcPrefixScorer:
                 _arrays(*found),
             )
             other, repeat, end, score = found
-            return replace(state, other=other, repeat=repeat, end=end, score=score, num_tokens=state.num_tokens + 1)
+            return replace(
+                state,
+                other=other,
+                repeat=repeat,
+                end=end,
+                score=score,
+                num_tokens=state.num_tokens + 1,
+            )
         arrival = torch.where((token == prefixes[:, -2])[:, None], state.repeat, state.other)
         log_probs = state.log_probs[state.utterance, token].double()
         non_blank = _recurrence(log_probs, arrival)
-        blank = _recurrence(state.log_probs[state.utterance, self.model.blank].double(), non_blank[:, :-1])
+        blank = _recurrence(
+            state.log_probs[state.utterance, self.model.blank].double(), non_blank[:, :-1]
+        )
         either = torch.logaddexp(non_blank, blank)
         return replace(
             state,
@@ -143,7 +168,9 @@ class CtcPrefixScorer:
 
 
 def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
-    """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, all in the log domain: (N, S), (N, S) -> (N, S + 1)."""
+    """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, all in the log domain: (N, S), (N, S) -> (N, S
+    + 1).
+    """
     log_probs = log_probs.clamp(min=ZERO)
     until = log_probs.cumsum(1)
     y = until + torch.logcumsumexp(arrival - (until - log_probs), 1)
@@ -164,15 +191,23 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
     rows, columns = ((sums < SMALL) & (weights > 0).any(1, keepdim=True)).nonzero(as_tuple=True)
     tokens = columns if candidates is None else candidates[rows, columns]
     size = max(1, BLOCK // arrival.shape[1])
-    for row, column, token in zip(rows.split(size), columns.split(size), tokens.split(size), strict=True):
-        log_sums[row, column] = torch.logsumexp(arrival[row] + state.log_probs[state.utterance[row], token], 1)
+    for row, column, token in zip(
+        rows.split(size), columns.split(size), tokens.split(size), strict=True
+    ):
+        log_sums[row, column] = torch.logsumexp(
+            arrival[row] + state.log_probs[state.utterance[row], token], 1
+        )
     return log_sums
 
 
 def _compiled_log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor) -> Tensor:
     """As `_log_sums`, on CPU."""
     found = torch.empty(candidates.shape, dtype=torch.float64)
-    kernel.log_sums(*_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival), SMALL, found.numpy())
+    kernel.log_sums(
+        *_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival),
+        SMALL,
+        found.numpy(),
+    )
     return found
 
 

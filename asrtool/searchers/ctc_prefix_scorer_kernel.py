@@ -1,4 +1,6 @@
-"""The recurrences of ctc_prefix_scorer.py as machine code, one row of a search after the other; float64 sums."""
+"""The recurrences of ctc_prefix_scorer.py as machine code, one row of a search after the other;
+float64 sums.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ def extend(
     repeat: np.ndarray,
     found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """(3), (4), (5), and (2) for the token that each row was extended by; found: the new other, repeat, end, score.
+    """(3), (4), (5), and (2) for the token that each row was extended by; found: the new other,
+    repeat, end, score.
 
-    log_probs (B, V, S), lengths (B,), utterance, token, previous (N,), other, repeat (N, S) float64.
+    log_probs (B, V, S), lengths (B,), utterance, token, previous (N,), other, repeat (N, S)
+    float64.
     """
     new_other, new_repeat, end, score = found
     for n in range(len(token)):
@@ -65,7 +69,9 @@ def log_sums(
     smallest: float,
     found: np.ndarray,
 ) -> None:
-    """(2) for candidates (N, K) into found (N, K); arrival (N, S) float64. Sums too small: in the log domain."""
+    """(2) for candidates (N, K) into found (N, K); arrival (N, S) float64. Sums too small: in the
+    log domain.
+    """
     weights = np.empty(arrival.shape[1])
     for n in range(len(candidates)):
         scale = arrival[n].max()

@@ -1,4 +1,6 @@
-"""The compiled prefix beam search of one utterance: its arrays, their growth, its results (ctc_prefix_kernel.py)."""
+"""The compiled prefix beam search of one utterance: its arrays, their growth, its results
+(ctc_prefix_kernel.py).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,24 @@ from asrtool.searchers import ctc_prefix_kernel as kernel
 from asrtool.searchers.ctc_prefix_settings import Result, Settings
 
 SMALLEST = 1 << 10  # places of the first hash table
-NODE_TYPES = (np.int32, np.int32, np.int32, np.float64, np.float64, np.int64, np.int64, np.float64, np.int32)
+NODE_TYPES = (
+    np.int32,
+    np.int32,
+    np.int32,
+    np.float64,
+    np.float64,
+    np.int64,
+    np.int64,
+    np.float64,
+    np.int32,
+)
 LINK_TYPES = (np.int32, np.int32, np.float64)
 
 
 class CompiledPrefixBeam:
-    """The search of one utterance: `advance` by frames, then `results`. Memory grows with frames times beam."""
+    """The search of one utterance: `advance` by frames, then `results`. Memory grows with frames
+    times beam.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -25,7 +39,10 @@ class CompiledPrefixBeam:
         self.links = kernel.Links(*(np.zeros(0, dtype) for dtype in LINK_TYPES))
         self.beam = _beam(settings.beam)
         self.beam.blank[0] = self.beam.total[0] = self.beam.best_blank[0] = 0.0
-        floats, ranks = (np.empty(settings.beam) for _ in range(4)), (np.empty(settings.beam, int) for _ in range(5))
+        floats, ranks = (
+            (np.empty(settings.beam) for _ in range(4)),
+            (np.empty(settings.beam, int) for _ in range(5)),
+        )
         self.scratch = kernel.Scratch(
             before=_beam(settings.beam),
             blank=next(floats),
@@ -65,13 +82,17 @@ class CompiledPrefixBeam:
             raise ValueError("NaN")
 
     def _make_room(self, more: int) -> None:
-        """For that many more nodes and links; sizes double, so that feeding in small pieces costs no more."""
+        """For that many more nodes and links; sizes double, so that feeding in small pieces costs
+        no more.
+        """
         self.nodes = kernel.Nodes(*_grown(self.nodes, self.counts[0], more))
         self.links = kernel.Links(*_grown(self.links, self.counts[1], more))
         places = max(SMALLEST, 1 << (2 * len(self.nodes.parent) - 1).bit_length())
         if places > len(self.keys):
             self.keys, self.values = np.full(places, -1, np.int64), np.zeros(places, np.int32)
-            kernel.rehash(self.nodes, self.counts[0], len(self.settings.skip), self.keys, self.values)
+            kernel.rehash(
+                self.nodes, self.counts[0], len(self.settings.skip), self.keys, self.values
+            )
 
     def results(self, final: bool, most: int | None = None) -> list[Result]:
         """The best prefixes, best first; final: with what the end of the text adds."""
@@ -80,7 +101,9 @@ class CompiledPrefixBeam:
         kernel.shares(self.nodes, self.beam, size, self.settings.tables, final, shares)
         names = ("ctc", *self.settings.scores)
         places = [("ctc", "ngram", "hotwords").index(name) for name in names]
-        room = tuple(np.empty(int(self.counts[3]), dtype) for dtype in (np.int64, np.int64, np.float64))
+        room = tuple(
+            np.empty(int(self.counts[3]), dtype) for dtype in (np.int64, np.int64, np.float64)
+        )
         order = range(size)
         if self.settings.scores:  # the end may change the order
             nodes = self.beam.node[:size]
@@ -95,14 +118,21 @@ class CompiledPrefixBeam:
 
     def _result(self, rank: int, parts: dict[str, float], room: tuple[np.ndarray, ...]) -> Result:
         beam = self.beam
-        link = beam.link_blank[rank] if beam.best_blank[rank] >= beam.best_label[rank] else beam.link_label[rank]
+        link = (
+            beam.link_blank[rank]
+            if beam.best_blank[rank] >= beam.best_label[rank]
+            else beam.link_label[rank]
+        )
         count = kernel.trace(self.nodes, self.links, int(beam.node[rank]), int(link), *room)
         tokens, frames, log_probs = (part[:count][::-1].tolist() for part in room)
         return Result(tuple(tokens), parts, frames, log_probs)
 
 
 def _beam(size: int) -> kernel.Beam:
-    floats, links = (np.full(size, -np.inf) for _ in range(5)), (np.full(size, -1) for _ in range(2))
+    floats, links = (
+        (np.full(size, -np.inf) for _ in range(5)),
+        (np.full(size, -1) for _ in range(2)),
+    )
     return kernel.Beam(np.zeros(size, np.int64), *floats, *links)
 
 

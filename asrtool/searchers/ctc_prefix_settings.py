@@ -40,15 +40,18 @@ class Settings:
     ) -> Settings:
         """Raises ValueError for what cannot be meant.
 
-        Without scores beside CTC, at most beam + 1 tokens of a frame need to be looked at: whatever prefix another one
-        extends, its `beam` better ones (the repetition of the last token left out) give as many better prefixes.
+        Without scores beside CTC, at most beam + 1 tokens of a frame need to be looked at: whatever
+        prefix another one extends, its `beam` better ones (the repetition of the last token left
+        out) give as many better prefixes.
         """
         scores = dict(scores or {})
         weights = {"ctc": 1.0, **dict.fromkeys(scores, 1.0), **(weights or {})}
         if beam < 1 or (candidates is not None and candidates < 1):
             raise ValueError(f"beam ({beam}) and candidates ({candidates}) must be at least 1")
         if weights["ctc"] <= 0 or set(weights) != {"ctc", *scores} or min(weights.values()) < 0:
-            raise ValueError(f"weights must be those of ctc (above 0), {', '.join(scores)}; got {weights}")
+            raise ValueError(
+                f"weights must be those of ctc (above 0), {', '.join(scores)}; got {weights}"
+            )
         outside = [token for token in (blank, *excluded) if not 0 <= token < num_tokens]
         if outside:
             raise ValueError(f"token {outside[0]} is outside the vocabulary of {num_tokens}")
@@ -67,7 +70,9 @@ class Settings:
 
 
 class Result(NamedTuple):
-    """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best path."""
+    """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best
+    path.
+    """
 
     tokens: tuple[int, ...]
     parts: dict[str, float]

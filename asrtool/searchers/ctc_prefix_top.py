@@ -23,7 +23,9 @@ def num_lanes(num_tokens: int) -> int:
 
 @compiled
 def group(row: np.ndarray, maxima: np.ndarray) -> bool:
-    """maxima (lanes,): those of the tokens i, lanes + i, 2 lanes + i, ..., all groups side by side; False for NaN."""
+    """maxima (lanes,): those of the tokens i, lanes + i, 2 lanes + i, ..., all groups side by side;
+    False for NaN.
+    """
     lanes, bad = len(maxima), np.int32(0)
     for i in range(len(row)):
         bad |= np.int32(row[i] != row[i])
@@ -37,10 +39,15 @@ def group(row: np.ndarray, maxima: np.ndarray) -> bool:
 
 @compiled
 def top(
-    row: np.ndarray, maxima: np.ndarray, least: float, skip: np.ndarray, tokens: np.ndarray, values: np.ndarray
+    row: np.ndarray,
+    maxima: np.ndarray,
+    least: float,
+    skip: np.ndarray,
+    tokens: np.ndarray,
+    values: np.ndarray,
 ) -> int:
-    """The most probable tokens above `least` that may be used, best first, the smaller id first among equals; their
-    number. maxima: of `group`."""
+    """The most probable tokens above `least` that may be used, best first, the smaller id first
+    among equals; their number. maxima: of `group`."""
     width, count, lanes = len(tokens), 0, len(maxima)
     if width > SORTED:
         for token in np.argsort(-row, kind="mergesort"):

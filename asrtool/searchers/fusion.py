@@ -1,8 +1,8 @@
 """What an n-gram model and hotwords add to the prefixes of a search, token by token.
 
-A token-level model rates tokens by their names in the vocabulary. A word-level model rates a word when it is complete:
-when the next token begins with a space, or at the end. The text of a token is its name, with a space for
-sentencepiece's word sign and for `<space>`; blank and sos/eos have none.
+A token-level model rates tokens by their names in the vocabulary. A word-level model rates a word
+when it is complete: when the next token begins with a space, or at the end. The text of a token is
+its name, with a space for sentencepiece's word sign and for `<space>`; blank and sos/eos have none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Tables(NamedTuple):
     unknown: int
     end: int
     token_words: np.ndarray  # (V,) int32 word id of each token, for token-level models
-    begin: np.ndarray  # (V + 1,) int32: the characters of token c are text[begin[c]] ... text[begin[c + 1] - 1]
+    # (V + 1,) int32: the characters of token c are text[begin[c]] ... text[begin[c + 1] - 1]
+    begin: np.ndarray
     text: np.ndarray
     biased: int  # 1: there are hotwords
     biased_start: int
@@ -75,7 +76,9 @@ def spell(tokens: Sequence[str], blank: int, eos: int | None) -> list[str]:
 
 @compiled
 def extend_ngram(tables: Tables, state: int, pending: int, token: int) -> tuple[float, int, int]:
-    """What a token adds; `pending`: the hash of the word that is not complete yet. The next state and pending word."""
+    """What a token adds; `pending`: the hash of the word that is not complete yet. The next state
+    and pending word.
+    """
     if tables.unit == 1:
         value, state = ngram.score(tables.trie, state, tables.token_words[token])
         return value, state, pending
@@ -103,16 +106,22 @@ def end_ngram(tables: Tables, state: int, pending: int) -> float:
 class NgramFusion:
     """A `PrefixScore`: log-probability of a prefix by an n-gram model."""
 
-    def __init__(self, model: Ngram, unit: str, tokens: Sequence[str], texts: Sequence[str]) -> None:
+    def __init__(
+        self, model: Ngram, unit: str, tokens: Sequence[str], texts: Sequence[str]
+    ) -> None:
         self.model, self.unit, self.tokens, self.texts = model, unit, list(tokens), list(texts)
         inner = [name for name, text in zip(tokens, texts, strict=True) if text]
         if unit == "token" and 2 * sum(map(model.knows, inner)) < len(inner):
             raise ValueError(
-                f"ngram: the model knows {sum(map(model.knows, inner))} of the {len(inner)} tokens of the vocabulary; "
-                "it must be made of text that is cut into the same tokens, or be used with unit: word"
+                f"ngram: the model knows {sum(map(model.knows, inner))} of the {len(inner)} "
+                "tokens of the vocabulary; "
+                "it must be made of text that is cut into the same tokens, or be used with unit: "
+                "word"
             )
         if unit == "word" and not any(" " in text for text in texts):
-            raise ValueError("ngram: unit: word needs tokens that tell where words begin; use unit: token")
+            raise ValueError(
+                "ngram: unit: word needs tokens that tell where words begin; use unit: token"
+            )
 
     def start(self) -> Hashable:
         return self.model.start(), ""
@@ -197,7 +206,9 @@ def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
         unknown=0 if model is None else model.unknown,
         end=0 if model is None else model.id_of(EOS),
         token_words=token_words(words) if model is not None and words.unit == "token" else none,
-        begin=np.cumsum([0, *map(len, texts)]).astype(np.int32) if texts else np.zeros(num_tokens + 1, dtype=np.int32),
+        begin=np.cumsum([0, *map(len, texts)]).astype(np.int32)
+        if texts
+        else np.zeros(num_tokens + 1, dtype=np.int32),
         text=np.array([ord(character) for text in texts for character in text], dtype=np.int32),
         biased=int(biased is not None),
         biased_start=0 if biased is None else biased.start(),
@@ -212,15 +223,21 @@ def load(
     blank: int,
     eos: int | None,
 ) -> dict[str, PrefixScore]:
-    """`ngram` and `hotwords`, as far as they are configured; `tokens`: the names of the vocabulary."""
+    """`ngram` and `hotwords`, as far as they are configured; `tokens`: the names of the
+    vocabulary.
+    """
     if ngram_config is None and hotwords_config is None:
         return {}
     if tokens is None:
-        raise ValueError("ngram and hotwords need the names of the tokens: give the searcher `tokens`")
+        raise ValueError(
+            "ngram and hotwords need the names of the tokens: give the searcher `tokens`"
+        )
     scores: dict[str, PrefixScore] = {}
     texts = spell(tokens, blank, eos)
     if ngram_config is not None:
-        scores["ngram"] = NgramFusion(ngram.load(ngram_config.path), ngram_config.unit, tokens, texts)
+        scores["ngram"] = NgramFusion(
+            ngram.load(ngram_config.path), ngram_config.unit, tokens, texts
+        )
     if hotwords_config is not None:
         spaced = any(" " in text for text in texts)
         scores["hotwords"] = HotwordFusion(Hotwords.load(hotwords_config, spaced=spaced), texts)
@@ -237,7 +254,9 @@ def check_weights(weights: Mapping[str, float], **configured: object) -> None:
 
 
 class NgramScorer:
-    """An n-gram model as a `Scorer` of a label-synchronous search; it rates the whole vocabulary."""
+    """An n-gram model as a `Scorer` of a label-synchronous search; it rates the whole
+    vocabulary.
+    """
 
     partial = False
 
@@ -257,7 +276,9 @@ class NgramScorer:
         if prefixes.shape[1] == 1:
             state = (self.fusion.start(),) * len(newest)
         else:
-            state = tuple(self._extend(before, token) for before, token in zip(state, newest, strict=True))
+            state = tuple(
+                self._extend(before, token) for before, token in zip(state, newest, strict=True)
+            )
         rows = torch.stack([self._row(one) for one in state]).to(prefixes.device)
         return (rows if candidates is None else rows.gather(1, candidates)), state
 

@@ -5,16 +5,16 @@ A file holds one phrase a line, optionally with a tab and its weight:
     new york
     Bartholomew<tab>4.5
 
-An Aho-Corasick automaton over characters (Aho and Corasick, CACM 1975) follows the text of a hypothesis, so that it
-does not matter into which tokens a phrase is cut. With d of a phrase's L characters read, the hypothesis holds d / L of
-its weight in advance:
+An Aho-Corasick automaton over characters (Aho and Corasick, CACM 1975) follows the text of a
+hypothesis, so that it does not matter into which tokens a phrase is cut. With d of a phrase's L
+characters read, the hypothesis holds d / L of its weight in advance:
 
     bonus(text) = sum of the weights of the phrases in it + advance(state)      (1)
     advance(state) = max over phrases that go through the state of weight * d / L
 
-A phrase that is not completed loses its advance again, so the order of final hypotheses depends on whole phrases only.
-Where the vocabulary writes spaces, a phrase must begin and end at word boundaries; else it may stand anywhere. A phrase
-within a longer one counts as well.
+A phrase that is not completed loses its advance again, so the order of final hypotheses depends on
+whole phrases only. Where the vocabulary writes spaces, a phrase must begin and end at word
+boundaries; else it may stand anywhere. A phrase within a longer one counts as well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class HotwordsConfig:
 
 
 class Automaton(NamedTuple):
-    """Node 0 has read nothing; the children of node i are begin[i] ... begin[i + 1] - 1, by character."""
+    """Node 0 has read nothing; the children of node i are begin[i] ... begin[i + 1] - 1, by
+    character.
+    """
 
     character: np.ndarray  # (nodes,) int32
     begin: np.ndarray  # (nodes + 1,) int32
@@ -84,7 +86,9 @@ def follow(automaton: Automaton, node: int, characters: np.ndarray) -> tuple[flo
 
 @compiled
 def settle(automaton: Automaton, node: int) -> float:
-    """The change of (1) when the text ends: what is complete counts, the rest of the advance goes."""
+    """The change of (1) when the text ends: what is complete counts, the rest of the advance
+    goes.
+    """
     value = -automaton.advance[node]
     if automaton.spaced:
         value += automaton.gain[step(automaton, node, 32)]
@@ -99,7 +103,10 @@ class Hotwords:
         for phrase, weight in phrases.items():
             words = phrase.split()
             if not words or weight <= 0:
-                raise ValueError(f"hotwords: the phrase '{phrase}' is empty or its weight {weight} is not above 0")
+                raise ValueError(
+                    f"hotwords: the phrase '{phrase}' is empty or its weight {weight} is not "
+                    "above 0"
+                )
             text = f" {' '.join(words)} " if spaced else "".join(words)
             patterns[text] = max(weight, patterns.get(text, 0.0))
         self.automaton = _automaton(patterns, spaced)
@@ -110,7 +117,9 @@ class Hotwords:
     def load(cls, config: HotwordsConfig, *, spaced: bool) -> Hotwords:
         path = Path(config.path)
         if not path.is_file():
-            raise ValueError(f"{path}: there is no such file of hotwords; make it or correct hotwords.path")
+            raise ValueError(
+                f"{path}: there is no such file of hotwords; make it or correct hotwords.path"
+            )
         phrases: dict[str, float] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             phrase, _, weight = line.partition("\t")
@@ -119,9 +128,13 @@ class Hotwords:
             try:
                 phrases[phrase] = float(weight) if weight.strip() else config.weight
             except ValueError:
-                raise ValueError(f"{path}:{number}: expected a phrase, or a phrase, a tab and its weight") from None
+                raise ValueError(
+                    f"{path}:{number}: expected a phrase, or a phrase, a tab and its weight"
+                ) from None
             if not phrase.strip() or phrases[phrase] <= 0:
-                raise ValueError(f"{path}:{number}: the phrase must not be empty and its weight must be above 0")
+                raise ValueError(
+                    f"{path}:{number}: the phrase must not be empty and its weight must be above 0"
+                )
         return cls(phrases, spaced=spaced)
 
     def start(self) -> int:
@@ -151,12 +164,16 @@ def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
                 gain.append(0.0)
             node = children[node][ord(character)]
             if place < len(text):
-                advance[node] = max(advance[node], weight * min(place - spaced, characters) / characters)
+                advance[node] = max(
+                    advance[node], weight * min(place - spaced, characters) / characters
+                )
         gain[node] += weight
     return _numbered(children, advance, gain, spaced)
 
 
-def _numbered(children: Sequence[dict[int, int]], advance: list[float], gain: list[float], spaced: bool) -> Automaton:
+def _numbered(
+    children: Sequence[dict[int, int]], advance: list[float], gain: list[float], spaced: bool
+) -> Automaton:
     order, queue = [], deque([(0, 0)])
     begin = [1]
     while queue:
@@ -180,6 +197,7 @@ def _numbered(children: Sequence[dict[int, int]], advance: list[float], gain: li
                 automaton.shorter[number[below]] = shorter
                 automaton.gain[number[below]] += automaton.gain[shorter]
     automaton.advance[:] = [
-        max(automaton.advance[n], automaton.advance[automaton.shorter[n]]) for n in range(len(order))
+        max(automaton.advance[n], automaton.advance[automaton.shorter[n]])
+        for n in range(len(order))
     ]
     return automaton

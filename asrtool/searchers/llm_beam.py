@@ -1,11 +1,12 @@
 """Beam search with a language model that hears speech, as `transformers` searches.
 
-It is the beam search of beam.py with one difference at the limit on tokens: there a prefix ends as it is, and nothing
-is added for the end that it never came to. So for the same limits the tokens are those of `generate(num_beams=...)`
-with `early_stopping="never"`, which, like the search here, goes on while a longer text can still win.
+It is the beam search of beam.py with one difference at the limit on tokens: there a prefix ends as
+it is, and nothing is added for the end that it never came to. So for the same limits the tokens are
+those of `generate(num_beams=...)` with `early_stopping="never"`, which, like the search here, goes
+on while a longer text can still win.
 
-Against insertions (arXiv 2406.17272): no n-gram twice, a length penalty, and limits on tokens, in all and per second of
-audio. They count generated tokens alone, never those of the prompt.
+Against insertions (arXiv 2406.17272): no n-gram twice, a length penalty, and limits on tokens, in
+all and per second of audio. They count generated tokens alone, never those of the prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from asrtool.types import Hypothesis
 
 @dataclass(frozen=True, kw_only=True)
 class LlmConstraintsConfig(ConstraintsConfig):
-    """Limits on generated tokens: by default on their number alone, since an adapter's rows are few."""
+    """Limits on generated tokens: by default on their number alone, since an adapter's rows are
+    few.
+    """
 
     max_tokens: int | None = 256
     max_tokens_per_frame: float | None = None  # rows that the language model reads of the speech
@@ -38,26 +41,38 @@ class LlmBeamConfig(BeamConfig):
 
 @SEARCHERS.register("llm_beam", LlmBeamConfig)
 class LlmBeam(Beam):
-    """A hypothesis that the limit cut has as many tokens as the limit, and no share of an end in its score."""
+    """A hypothesis that the limit cut has as many tokens as the limit, and no share of an end in
+    its score.
+    """
 
-    def _advance(self, live: Live, extensions, limits: list[int], found: list[list[Hypothesis]]) -> Live | None:
-        beam, num_tokens = self.config.beam, live.prefixes.shape[1]  # tokens of the extended prefixes
+    def _advance(
+        self, live: Live, extensions, limits: list[int], found: list[list[Hypothesis]]
+    ) -> Live | None:
+        # tokens of the extended prefixes
+        beam, num_tokens = self.config.beam, live.prefixes.shape[1]
         for block, utterance in enumerate(live.utterances):
             if limits[utterance] > num_tokens:
                 continue
             for rank in range(beam):
-                score, token = extensions.scores[block, rank].item(), extensions.tokens[block, rank].item()
+                score, token = (
+                    extensions.scores[block, rank].item(),
+                    extensions.tokens[block, rank].item(),
+                )
                 if token == self.model.eos or score == -INF:
                     continue
                 row = block * beam + extensions.parents[block, rank].item()
                 hypothesis = Hypothesis(
                     tokens=(*live.prefixes[row, 1:].tolist(), token),
                     score=self.config.constraints.ranked(score, num_tokens - 1),
-                    parts=dict(zip(self.names, extensions.parts[block, rank].tolist(), strict=True)),
+                    parts=dict(
+                        zip(self.names, extensions.parts[block, rank].tolist(), strict=True)
+                    ),
                 )
                 insort(found[utterance], hypothesis, key=lambda other: -other.score)
             del found[utterance][beam:]
         return super()._advance(live, extensions, limits, found)
 
-    def _is_open(self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]) -> bool:
+    def _is_open(
+        self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]
+    ) -> bool:
         return num_tokens < limit and super()._is_open(best, num_tokens, limit, hypotheses)

@@ -1,10 +1,11 @@
-"""Back-off n-gram models, from ARPA files by the own reader or from KenLM's files by KenLM: the same log-probabilities.
+"""Back-off n-gram models, from ARPA files by the own reader or from KenLM's files by KenLM: the
+same log-probabilities.
 
     log p(w | h) = log p of the n-gram h w                where the model has it       (1)
                  = log backoff(h) + log p(w | h')         else, h' = h without its first word
 
-Katz, "Estimation of probabilities from sparse data", IEEE TASSP 1987. A state is the longest suffix of the history that
-the model knows. Words that it does not know are `<unk>`.
+Katz, "Estimation of probabilities from sparse data", IEEE TASSP 1987. A state is the longest suffix
+of the history that the model knows. Words that it does not know are `<unk>`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def load(path: Path | str) -> Ngram:
 
 @compiled
 def hash_step(value: int, character: int) -> int:
-    """The hash of a word that is one character (code point) longer; 0 is the empty word. 62 bits."""
+    """The hash of a word that is one character (code point) longer; 0 is the empty word. 62
+    bits.
+    """
     high = ((value >> 31) * BASES[0] + character + 1) % MODULUS
     low = ((value & MODULUS) * BASES[1] + character + 1) % MODULUS
     return (high << 31) | low
@@ -84,8 +87,11 @@ def find_word(hashes: np.ndarray, ids: np.ndarray, value: int, unknown: int) -> 
 
 
 @compiled
-def fill_row(trie: Trie, state: int, words: np.ndarray, row: np.ndarray, scratch: np.ndarray) -> None:
-    """(1) for all `words` (V,) of one state, into row (V,); scratch (W,) holds one number per word of the model.
+def fill_row(
+    trie: Trie, state: int, words: np.ndarray, row: np.ndarray, scratch: np.ndarray
+) -> None:
+    """(1) for all `words` (V,) of one state, into row (V,); scratch (W,) holds one number per word
+    of the model.
 
     One walk over the children of each suffix of the history, so that no word is searched for.
     """
@@ -146,7 +152,9 @@ class KenlmModel:
         try:
             import kenlm
         except ImportError:
-            raise ArpaError(f"{path} is a binary file of KenLM: pip install kenlm, or give the ARPA file") from None
+            raise ArpaError(
+                f"{path} is a binary file of KenLM: pip install kenlm, or give the ARPA file"
+            ) from None
         self._kenlm = kenlm
         self._model = kenlm.Model(str(path))
 

@@ -1,10 +1,12 @@
-"""Two passes: the n-best of the CTC prefix beam search, rated again by networks that see whole sequences.
+"""Two passes: the n-best of the CTC prefix beam search, rated again by networks that see whole
+sequences.
 
-    s(g) = sum over the parts of the first pass and the second pass' scorers of weight * log p(g)  + length_bonus * |g|
+    s(g) = sum over the parts of the first pass and the second pass' scorers of weight * log p(g)  +
+        length_bonus * |g|
 
-The second pass knows the end of a sequence, so a right-to-left decoder (Wu et al., arXiv 2106.05642) and a language
-model may join: their weights are those of `reverse` and of the language model's name. Frames are projected once per
-utterance, and shared by its hypotheses.
+The second pass knows the end of a sequence, so a right-to-left decoder (Wu et al., arXiv
+2106.05642) and a language model may join: their weights are those of `reverse` and of the language
+model's name. Frames are projected once per utterance, and shared by its hypotheses.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class SequenceScorer(Protocol):
-    """Rates whole sequences at once; what has no such method is asked token by token, as a `Scorer`."""
+    """Rates whole sequences at once; what has no such method is asked token by token, as a
+    `Scorer`.
+    """
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """targets (B * n, U), n sequences of each utterance side by side -> (B * n,) log-probabilities with the end."""
+        """targets (B * n, U), n sequences of each utterance side by side -> (B * n,)
+        log-probabilities with the end.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +46,17 @@ class RescoringConfig:
 
     def __post_init__(self) -> None:
         if min(self.weights.values(), default=0) < 0 or not any(self.weights.values()):
-            raise ValueError(f"weights must not be negative, and one must be above 0; got {self.weights}")
+            raise ValueError(
+                f"weights must not be negative, and one must be above 0; got {self.weights}"
+            )
 
 
 @SEARCHERS.register("attention_rescoring", RescoringConfig)
 class Rescoring(Searcher):
     """Hypotheses keep positions and confidences of the first pass; parts are those of both passes.
 
-    A first-pass part without a weight counts in the first pass only. An utterance without frames keeps its first pass.
+    A first-pass part without a weight counts in the first pass only. An utterance without frames
+    keeps its first pass.
     """
 
     def __init__(
@@ -63,11 +72,18 @@ class Rescoring(Searcher):
         self.first = CtcPrefixBeam(config.first_pass, model=model, tokens=tokens)
         rescorers = model.rescorers() if hasattr(model, "rescorers") else model.scorers()
         known = {**rescorers, **(scorers or {})}
-        names = [name for name, weight in config.weights.items() if weight and name not in config.first_pass.weights]
+        names = [
+            name
+            for name, weight in config.weights.items()
+            if weight and name not in config.first_pass.weights
+        ]
         for name in names:
             if name not in known:
                 has = ", ".join(sorted({*known, *config.first_pass.weights}))
-                raise LookupError(f"rescoring: the model has no scorer '{name}' for weights.{name} (it has: {has})")
+                raise LookupError(
+                    f"rescoring: the model has no scorer '{name}' for weights.{name} (it has: "
+                    f"{has})"
+                )
         self.scorers = {name: known[name] for name in names}
 
     @torch.inference_mode()
@@ -75,7 +91,9 @@ class Rescoring(Searcher):
         return self.rescore(encoded, self.first.search(encoded))
 
     @torch.inference_mode()
-    def rescore(self, encoded: EncoderOutput, nbests: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    def rescore(
+        self, encoded: EncoderOutput, nbests: list[list[Hypothesis]]
+    ) -> list[list[Hypothesis]]:
         """The second pass over the n-best lists of the first."""
         width = max(map(len, nbests), default=0)
         rows = [h.tokens for nbest in nbests for h in (*nbest, *[nbest[0]] * (width - len(nbest)))]
@@ -85,11 +103,18 @@ class Rescoring(Searcher):
         for name, scorer in self.scorers.items():
             found = sequence_scores(scorer, encoded, targets, self.model.eos).double()
             if found[(encoded.frames.lengths > 0).repeat_interleave(width)].isnan().any():
-                raise ValueError(f"attention_rescoring: the scorer '{name}' gave NaN; check the model and its input")
+                raise ValueError(
+                    f"attention_rescoring: the scorer '{name}' gave NaN; check the model and its "
+                    "input"
+                )
             parts[name] = found.view(-1, width).tolist()
         return [
-            self._ranked(nbest, {name: rows[row] for name, rows in parts.items()}) if length else nbest
-            for row, (nbest, length) in enumerate(zip(nbests, encoded.frames.lengths.tolist(), strict=True))
+            self._ranked(nbest, {name: rows[row] for name, rows in parts.items()})
+            if length
+            else nbest
+            for row, (nbest, length) in enumerate(
+                zip(nbests, encoded.frames.lengths.tolist(), strict=True)
+            )
         ]
 
     def _ranked(self, nbest: list[Hypothesis], more: Mapping[str, list[float]]) -> list[Hypothesis]:
@@ -98,11 +123,15 @@ class Rescoring(Searcher):
             parts = {**hypothesis.parts, **{name: row[rank] for name, row in more.items()}}
             score = sum(weights[name] * value for name, value in parts.items() if weights.get(name))
             score += self.config.length_bonus * len(hypothesis.tokens)
-            found.append(replace(hypothesis, score=score if hypothesis.score > -inf else -inf, parts=parts))
+            found.append(
+                replace(hypothesis, score=score if hypothesis.score > -inf else -inf, parts=parts)
+            )
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
 
-def sequence_scores(scorer: SequenceScorer | Scorer, encoded: EncoderOutput, targets: Padded, eos: int) -> Tensor:
+def sequence_scores(
+    scorer: SequenceScorer | Scorer, encoded: EncoderOutput, targets: Padded, eos: int
+) -> Tensor:
     """targets (B * n, U) -> (B * n,) log-probabilities of the sequences with their ends."""
     if hasattr(scorer, "sequence_scores"):
         return scorer.sequence_scores(encoded, targets)

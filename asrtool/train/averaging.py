@@ -23,11 +23,11 @@ from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
 
 
 def average(folder: Path, count: int) -> Path:
-    """`<folder>/average-<count>.safetensors`, made unless it is there and whole: the mean weights of the checkpoints
-    that the phase ranks first. Fewer than `count` are averaged with a warning.
+    """`<folder>/average-<count>.safetensors`, made unless it is there and whole: the mean weights
+    of the checkpoints that the phase ranks first. Fewer than `count` are averaged with a warning.
 
-    The average that a finished phase ended with never changes: it needs no checkpoints while it is whole, and only
-    those that it was made of make it anew.
+    The average that a finished phase ended with never changes: it needs no checkpoints while it is
+    whole, and only those that it was made of make it anew.
     """
     for leftover in folder.glob("average-*.safetensors.*"):
         stamp.sweep(leftover.with_suffix(""))
@@ -36,7 +36,11 @@ def average(folder: Path, count: int) -> Path:
     final, problem = finished.get("path") == out.name, _problem(out)
     if final and problem is None:
         return out
-    chosen = _again(out, problem, finished["sources"]) if final and "sources" in finished else first(folder, count)
+    chosen = (
+        _again(out, problem, finished["sources"])
+        if final and "sources" in finished
+        else first(folder, count)
+    )
     sources = ",".join(path.name for path in chosen)
     if problem is not None or averaged_from(out) != sources:
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
@@ -53,7 +57,11 @@ def first(folder: Path, count: int) -> list[Path]:
     chosen = list(islice(filter(_usable, checkpoint.rank(folder, metric, by)), count))
     if not chosen:
         ended = records.pointer(folder, "finished")
-        kept = f"; it is finished, and has the average {ended['path']}" if ended else "; train on first"
+        kept = (
+            f"; it is finished, and has the average {ended['path']}"
+            if ended
+            else "; train on first"
+        )
         raise CheckpointError(f"{folder} holds no whole checkpoint with a value of {metric}{kept}")
     if len(chosen) < count:
         text = "%s holds only %d checkpoints with a value of %s; asked to average %d"
@@ -62,7 +70,9 @@ def first(folder: Path, count: int) -> list[Path]:
 
 
 def ranking(folder: Path) -> tuple[str, str]:
-    """The metric that ranks the checkpoints of a phase, and whether the "best" or the "last" are averaged."""
+    """The metric that ranks the checkpoints of a phase, and whether the "best" or the "last" are
+    averaged.
+    """
     for path in reversed(checkpoint.every(folder)):
         try:
             found = checkpoint.read_state(path).get("ranking")
@@ -118,13 +128,20 @@ def _is_current(out: Path, sources: str) -> bool:
 
 
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
-    """The checkpoints that a final average was made of; a `CheckpointError` where they are not there any more."""
+    """The checkpoints that a final average was made of; a `CheckpointError` where they are not
+    there any more.
+    """
     chosen = [out.parent / name for name in sources.split(",")]
-    lost = {path.name: defect for path in chosen if (defect := checkpoint.defect(path, [MODEL])) is not None}
+    lost = {
+        path.name: defect
+        for path in chosen
+        if (defect := checkpoint.defect(path, [MODEL])) is not None
+    }
     if lost:
         listed = "; ".join(f"{name}: {defect}" for name, defect in lost.items())
         raise CheckpointError(
-            f"{out} cannot be used: {problem}; nor can it be made anew ({listed}). Bring it back from a copy; or, to "
+            f"{out} cannot be used: {problem}; nor can it be made anew ({listed}). Bring it back "
+            "from a copy; or, to "
             f"train the phase anew, move {out.parent} away"
         )
     return chosen
@@ -140,7 +157,9 @@ def _usable(path: Path) -> bool:
 def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
     try:
         with atomic.replacing(out) as temporary:
-            save_file(mean(path / MODEL for path in chosen), temporary, metadata={"sources": sources})
+            save_file(
+                mean(path / MODEL for path in chosen), temporary, metadata={"sources": sources}
+            )
         records.note(out)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error

@@ -27,8 +27,8 @@ class Board:
 
 
 def open_board(folder: Path, start: int) -> Board | None:
-    """Go on after step `start` (what an interrupted run wrote after it is dropped); None where there is no
-    TensorBoard, which is said."""
+    """Go on after step `start` (what an interrupted run wrote after it is dropped); None where
+    there is no TensorBoard, which is said."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -40,5 +40,8 @@ def open_board(folder: Path, start: int) -> Board | None:
 @functools.cache
 def _say_missing(exp: Path) -> None:
     """Once, whatever the number of phases."""
-    text = "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, and asrtool plot"
+    text = (
+        "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, "
+        "and asrtool plot"
+    )
     logger.info("%s %s draws them", text, exp)

@@ -1,12 +1,17 @@
-"""Checkpoints: folders of safetensors and JSON, written aside and renamed; nothing is ever unpickled.
+"""Checkpoints: folders of safetensors and JSON, written aside and renamed; nothing is ever
+unpickled.
 
-    <phase>/step-00012000/   model.safetensors       the weights to decode with (the moving average where `ema` is on)
-                             optimizer.safetensors   "<parameter>/exp_avg" ...; older ones that are kept have none
-                             state.json              TrainState, metric values, size and SHA-256 of the other files
+    <phase>/step-00012000/   model.safetensors       the weights to decode with (the moving average
+                                                     where `ema` is on)
+                             optimizer.safetensors   "<parameter>/exp_avg" ...; older ones that are
+                                                     kept have none
+                             state.json              TrainState, metric values, size and SHA-256 of
+                                                     the other files
     <phase>/latest.json best.json                    pointers: {"path": "step-00012000", ...}
 
-A checkpoint is torn where a file of it is missing, or has not the size and hash that state.json says; it is never
-chosen. One that cannot be read (a broken disk, a lost server, no permission) is not torn: that is an error.
+A checkpoint is torn where a file of it is missing, or has not the size and hash that state.json
+says; it is never chosen. One that cannot be read (a broken disk, a lost server, no permission) is
+not torn: that is an error.
 """
 
 from __future__ import annotations
@@ -43,8 +48,15 @@ def place(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]) -> Path:
-    """Write `folder`/step-<step> from file name -> tensors and what state.json must remember; all of it or nothing."""
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, object],
+) -> Path:
+    """Write `folder`/step-<step> from file name -> tensors and what state.json must remember; all
+    of it or nothing.
+    """
     every(folder)  # says where something else has the name of a checkpoint
     out = place(folder, step)
     target = atomic.aside(out)
@@ -53,15 +65,21 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
         target.mkdir(parents=True)
         files = {}
         for name, content in tensors.items():
-            save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, target / name)
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in content.items()},
+                target / name,
+            )
             files[name] = records.fingerprint(target / name)
-        (target / STATE).write_text(json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8")
+        (target / STATE).write_text(
+            json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8"
+        )
         atomic.replace_folder(target, out)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             atomic.discard(target)
         raise CheckpointError(
-            f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: {cure(error)}"
+            f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: "
+            f"{cure(error)}"
         ) from error
     return out
 
@@ -74,10 +92,12 @@ def cure(error: Exception) -> str:
 
 
 def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
-    """Delete checkpoints older than `newest`, which is whole, but for the last whole one of them, to go on from should
-    `newest` be lost, and for those in `keep`, which lose their optimizer state.
+    """Delete checkpoints older than `newest`, which is whole, but for the last whole one of them,
+    to go on from should `newest` be lost, and for those in `keep`, which lose their optimizer
+    state.
 
-    What is newer than `newest` is torn; it stays until a whole one has taken its place or passed it.
+    What is newer than `newest` is torn; it stays until a whole one has taken its place or passed
+    it.
     """
     for leftover in _named(folder, leftovers=True):
         atomic.discard(leftover)
@@ -102,12 +122,16 @@ def _remove(path: Path) -> None:
 
 
 def every(folder: Path) -> list[Path]:
-    """All checkpoints of a phase, oldest first, whole or torn. Raises where something else has the name of one."""
+    """All checkpoints of a phase, oldest first, whole or torn. Raises where something else has the
+    name of one.
+    """
     return _named(folder)
 
 
 def _named(folder: Path, leftovers: bool = False) -> list[Path]:
-    """What has the name of a checkpoint, oldest first; or what a kill left of one, as step-<step>.tmp or .old."""
+    """What has the name of a checkpoint, oldest first; or what a kill left of one, as
+    step-<step>.tmp or .old.
+    """
     found = []
     try:
         with os.scandir(folder) as entries:
@@ -118,7 +142,8 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
                 if not leftovers and not entry.is_dir():
                     what = "a link to nothing" if entry.is_symlink() else "a file"
                     raise CheckpointError(
-                        f"{entry.path} is {what}, and has the name of a checkpoint, which is a folder; move it away, "
+                        f"{entry.path} is {what}, and has the name of a checkpoint, which is a "
+                        "folder; move it away, "
                         "then run the same command again"
                     )
                 found.append(folder / entry.name)
@@ -141,10 +166,11 @@ def bring_back(folder: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that training can resume from, None where there was never one; torn ones are named and
-    passed over.
+    """The newest checkpoint that training can resume from, None where there was never one; torn
+    ones are named and passed over.
 
-    Raises where all are torn or gone, and where one cannot be read: training would begin anew, over what is left.
+    Raises where all are torn or gone, and where one cannot be read: training would begin anew, over
+    what is left.
     """
     torn = {}
     for path in reversed(every(folder)):
@@ -156,17 +182,23 @@ def latest(folder: Path) -> Path | None:
     last = records.pointer(folder, "latest")
     if not torn and last is None:
         return None
-    listed = "; ".join(f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is gone"}).items())
+    listed = "; ".join(
+        f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is gone"}).items()
+    )
     raise CheckpointError(
-        f"{folder}: training can go on from none of its checkpoints ({listed}). Nothing was changed. Bring one back "
+        f"{folder}: training can go on from none of its checkpoints ({listed}). Nothing was "
+        "changed. Bring one back "
         f"from a copy; or, to train this phase anew, move {folder} away"
     )
 
 
 def defect(
-    path: Path, names: Iterable[str] = (MODEL, OPTIMIZER), facts: records.Facts = records.fingerprint
+    path: Path,
+    names: Iterable[str] = (MODEL, OPTIMIZER),
+    facts: records.Facts = records.fingerprint,
 ) -> str | None:
-    """How a checkpoint is torn, or None; `names`: the files of it that count, `facts`: what is compared of them.
+    """How a checkpoint is torn, or None; `names`: the files of it that count, `facts`: what is
+    compared of them.
 
     Raises a `CheckpointError` where it cannot be read.
     """
@@ -189,8 +221,8 @@ def read_state(path: Path) -> dict:
 
 
 def rank(folder: Path, metric: str, by: str) -> list[Path]:
-    """Checkpoints with a value of `metric`, the first to average first: `by` "best" (lowest first) or "last" (newest
-    first)."""
+    """Checkpoints with a value of `metric`, the first to average first: `by` "best" (lowest first)
+    or "last" (newest first)."""
     rated = []
     for path in every(folder):
         try:
@@ -214,12 +246,16 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state by name; tied weights once, under their first name; without what is stored elsewhere
-    (`pretrained`: names of frozen weights that building the model reads)."""
+    """The model's state by name; tied weights once, under their first name; without what is stored
+    elsewhere (`pretrained`: names of frozen weights that building the model reads)."""
     tensors = model.state_dict(keep_vars=True)
     elsewhere = getattr(model, "pretrained", frozenset())
     firsts = _first_names(tensors)
-    return {name: tensors[name] for name, first in firsts.items() if name == first and name not in elsewhere}
+    return {
+        name: tensors[name]
+        for name, first in firsts.items()
+        if name == first and name not in elsewhere
+    }
 
 
 def load_model(
@@ -231,9 +267,9 @@ def load_model(
 ) -> None:
     """Fill `model` from a checkpoint folder or a .safetensors file.
 
-    `missing`: patterns of names that may be absent from the file (they keep their initialisation); `unused`: patterns
-    of names in the file that the model need not have; `copy`: see `copied`. Any other difference in names or shapes is
-    a `CheckpointError` that lists them.
+    `missing`: patterns of names that may be absent from the file (they keep their initialisation);
+    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`. Any
+    other difference in names or shapes is a `CheckpointError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
@@ -251,9 +287,16 @@ def load_model(
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
-    """`source` by name, and for names below a key of `copy` that only `model` has, what lies below its value."""
+    """`source` by name, and for names below a key of `copy` that only `model` has, what lies below
+    its value.
+    """
     own = model.state_dict(keep_vars=True)
-    pairs = [(key, old + key[len(new) :]) for new, old in copy.items() for key in own if key.startswith(f"{new}.")]
+    pairs = [
+        (key, old + key[len(new) :])
+        for new, old in copy.items()
+        for key in own
+        if key.startswith(f"{new}.")
+    ]
     return {**{name: source[origin] for name, origin in pairs if origin in source}, **source}
 
 
@@ -264,14 +307,19 @@ def compare(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Names that only `model` has and names that only `source` (name -> shape) has; an error where that is not allowed.
+    """Names that only `model` has and names that only `source` (name -> shape) has; an error where
+    that is not allowed.
 
     what: where the source comes from, for the message.
     """
     own = model.state_dict(keep_vars=True)
     firsts = _first_names(own)
     elsewhere = getattr(model, "pretrained", frozenset())
-    absent = [name for name in own if firsts[name] == name and name not in source and name not in elsewhere]
+    absent = [
+        name
+        for name in own
+        if firsts[name] == name and name not in source and name not in elsewhere
+    ]
     extra = [name for name in source if name not in own]
     shapes = [
         f"{name} {tuple(shape)}, in the model {tuple(own[name].shape)}"
@@ -285,7 +333,8 @@ def compare(
     ]
     if any(problems):
         raise CheckpointError(
-            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. What is meant to differ is "
+            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. What is meant "
+            "to differ is "
             "allowed by name patterns in init.missing and init.unused"
         )
     return absent, extra
@@ -312,19 +361,24 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
     """The inverse of `optimizer_tensors`; parameters without an entry were frozen so far."""
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     places = {names[id(parameter)]: number for number, parameter in enumerate(own)}
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(places))
     if unknown:
-        raise CheckpointError(f"the optimizer state is of another model; it also has {_some(unknown)}")
+        raise CheckpointError(
+            f"the optimizer state is of another model; it also has {_some(unknown)}"
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
         parameter = own[places[name]]
-        if value.shape == parameter.shape:  # fused AdamW pairs numbers by their place in memory: strides must agree
+        # fused AdamW pairs numbers by their place in memory: strides must agree
+        if value.shape == parameter.shape:
             value = parallel.like(value, parameter)
         state.setdefault(places[name], {})[part] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -340,7 +394,8 @@ def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _memory(name: str, value: Tensor) -> tuple:
-    if parallel.is_share(value) or value.is_meta:  # the memory of a share, or of none, tells nothing: the object does
+    # the memory of a share, or of none, tells nothing: the object does
+    if parallel.is_share(value) or value.is_meta:
         return (id(value),)
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)
 
@@ -350,7 +405,9 @@ def _allowed(name: str, patterns: Collection[str]) -> bool:
 
 
 def _some(names: list[str], count: int = 8) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(names[:count]) + (
+        f" and {len(names) - count} more" if len(names) > count else ""
+    )
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -1,10 +1,10 @@
 """Where the time of a step goes.
 
-    data      waiting for the loader (measured by the trainer)
-    forward   forward pass and losses
-    backward  backward pass, the summing of gradients over ranks included as far as it is not hidden behind it
-    wait      waiting for the other ranks after that
-    update    clipping and optimizer
+data      waiting for the loader (measured by the trainer)
+forward   forward pass and losses
+backward  backward pass, the summing of gradients over ranks included as far as it is not hidden
+behind it wait      waiting for the other ranks after that
+update    clipping and optimizer
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ PARTS = ("data", "forward", "backward", "wait", "update")
 class Clock:
     """Stops the time of parts one after the other.
 
-    On a GPU by events in its stream, which are read when the step has synchronised anyway: nothing waits for them.
+    On a GPU by events in its stream, which are read when the step has synchronised anyway: nothing
+    waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,6 @@
-"""The `trainer:` part of a training config, what a resumed run remembers, and what the trainer needs of its data."""
+"""The `trainer:` part of a training config, what a resumed run remembers, and what the trainer
+needs of its data.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ if TYPE_CHECKING:  # whoever reads a config does not train
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long to train, in which precision, and what to keep. One of `epochs` and `steps` is set."""
+    """How long to train, in which precision, and what to keep. One of `epochs` and `steps` is
+    set.
+    """
 
     epochs: int | None = None
     steps: int | None = None
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"  # auto: bf16 where the device has it
-    best: str = "valid/loss"  # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
+    # auto: bf16 where the device has it
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
+    # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
+    best: str = "valid/loss"
     average: int = 10  # checkpoints averaged at the end (one is made at each validation)
     average_by: Literal["best", "last"] = "best"
     validate_every: int | None = None  # steps; null: at the end of each epoch
@@ -27,10 +33,13 @@ class TrainerConfig:
     save_every_seconds: float = 600.0  # between validations
     log_every: int = 20  # steps per record in log.jsonl
     nonfinite_limit: int = 10  # steps in a row with a non-finite loss or gradient that end the run
-    ema: float | None = None  # decay of a moving average of the weights, used instead of them outside training
+    # decay of a moving average of the weights, used instead of them outside training
+    ema: float | None = None
     compile: bool = False  # torch.compile each part of the model
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # what several ranks hold: the whole model each, or a share of it each
-    gradient_cosine: str | None = None  # a loss term: log the cosine of its gradient with that of all other terms
+    # what several ranks hold: the whole model each, or a share of it each
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    # a loss term: log the cosine of its gradient with that of all other terms
+    gradient_cosine: str | None = None
     tensorboard: bool = True  # write its event files too, where it is installed
 
     def __post_init__(self) -> None:
@@ -38,7 +47,15 @@ class TrainerConfig:
             raise ValueError("give either epochs or steps, and not both")
         counts = {
             name: getattr(self, name)
-            for name in ("epochs", "steps", "average", "validate_every", "early_stop", "log_every", "nonfinite_limit")
+            for name in (
+                "epochs",
+                "steps",
+                "average",
+                "validate_every",
+                "early_stop",
+                "log_every",
+                "nonfinite_limit",
+            )
         }
         wrong = [name for name, value in counts.items() if value is not None and value < 1]
         if wrong:
@@ -46,11 +63,17 @@ class TrainerConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError("ema must lie between 0 and 1")
         if self.parallel == "fsdp" and self.gradient_cosine is not None:
-            raise ValueError("gradient_cosine compares whole gradients; it works with parallel: ddp")
+            raise ValueError(
+                "gradient_cosine compares whole gradients; it works with parallel: ddp"
+            )
         if self.parallel == "fsdp" and self.precision == "fp16":
-            raise ValueError("parallel: fsdp has no scaler for fp16; use precision: auto, bf16 or float32")
+            raise ValueError(
+                "parallel: fsdp has no scaler for fp16; use precision: auto, bf16 or float32"
+            )
         if self.parallel == "fsdp" and self.compile:
-            raise ValueError("compile and parallel: fsdp exclude each other; compile works with parallel: ddp")
+            raise ValueError(
+                "compile and parallel: fsdp exclude each other; compile works with parallel: ddp"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

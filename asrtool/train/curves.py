@@ -1,4 +1,6 @@
-"""What `log.jsonl` says about a training, as curves over its steps; phases follow each other on one axis."""
+"""What `log.jsonl` says about a training, as curves over its steps; phases follow each other on one
+axis.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-NO_LOSS = {"time", "epoch", "step", "rate", "norm", "audio_seconds_per_second", "data_wait", "gpu_gb"}
+NO_LOSS = {
+    "time",
+    "epoch",
+    "step",
+    "rate",
+    "norm",
+    "audio_seconds_per_second",
+    "data_wait",
+    "gpu_gb",
+}
 
 
 class CurvesError(ValueError):
@@ -28,8 +39,8 @@ class Curve:
 
 @dataclass
 class Curves:
-    """losses: of training, and `valid/...`; rates: error rates as fractions; time: part -> share; phases: name -> its
-    first step on the axis."""
+    """losses: of training, and `valid/...`; rates: error rates as fractions; time: part -> share;
+    phases: name -> its first step on the axis."""
 
     losses: dict[str, Curve] = field(default_factory=dict)
     rates: dict[str, Curve] = field(default_factory=dict)
@@ -41,8 +52,8 @@ class Curves:
 
 
 def read(exp: Path) -> Curves:
-    """The curves of an experiment. What a run logged after its last checkpoint, before it was killed, gives way to what
-    the resumed run logged for the same steps."""
+    """The curves of an experiment. What a run logged after its last checkpoint, before it was
+    killed, gives way to what the resumed run logged for the same steps."""
     log = exp / "log.jsonl"
     if not log.exists():
         raise CurvesError(f"{exp} holds no log.jsonl: training (stage 3) writes it")
@@ -54,7 +65,9 @@ def read(exp: Path) -> Curves:
             last = max(last, offset + step)
             (_add_step if event == "step" else _add_validation)(curves, offset + step, record)
     if not last:
-        raise CurvesError(f"{log} holds no record of a step or a validation yet; trainer.log_every says how often")
+        raise CurvesError(
+            f"{log} holds no record of a step or a validation yet; trainer.log_every says how often"
+        )
     return curves
 
 

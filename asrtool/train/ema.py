@@ -1,4 +1,6 @@
-"""Exponential moving average of the weights: what is validated, saved and decoded with, where `trainer.ema` is set."""
+"""Exponential moving average of the weights: what is validated, saved and decoded with, where
+`trainer.ema` is set.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from asrtool.train import parallel
 
 
 class Ema:
-    """shadow <- d * shadow + (1 - d) * weights after every update, d = min(decay, (1 + n) / (10 + n)) for update n.
+    """shadow <- d * shadow + (1 - d) * weights after every update, d = min(decay, (1 + n) / (10 +
+    n)) for update n.
 
     The lower d at first lets the average forget the random initialisation.
     """
@@ -20,8 +23,12 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         held = getattr(model, "held", frozenset())  # what is never trained needs no average
-        self._parameters = {name: value for name, value in model.named_parameters() if name not in held}
-        self._shadow = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._parameters = {
+            name: value for name, value in model.named_parameters() if name not in held
+        }
+        self._shadow = {
+            name: parameter.detach().clone() for name, parameter in self._parameters.items()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -31,7 +38,9 @@ class Ema:
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
-        """Inside, the model holds the averages; gives the training weights by name, which return afterwards."""
+        """Inside, the model holds the averages; gives the training weights by name, which return
+        afterwards.
+        """
         self._swap()
         try:
             yield self._shadow

@@ -1,4 +1,5 @@
-"""The folder of an experiment, `exp/<tag>`: what it was made of, and whether training may go on in it.
+"""The folder of an experiment, `exp/<tag>`: what it was made of, and whether training may go on in
+it.
 
     config.yaml    every phase, fully resolved: what decoding reads
     vocab/  cmvn.json    copies, so that the folder alone recognises speech
@@ -6,8 +7,8 @@
     log.jsonl  bad_batches.jsonl    what happened
     <phase>/    checkpoints (asrtool/train/checkpoint.py)
 
-Nothing restarts a long training by itself: another config, other data or another vocabulary in the same folder is an
-error that says what differs.
+Nothing restarts a long training by itself: another config, other data or another vocabulary in the
+same folder is an error that says what differs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from asrtool import atomic, stamp
 from asrtool.log import logger
 from asrtool.train import records
 
-# What changes neither the weights nor the scores of a run, or no more than another number of ranks does
+# What changes neither the weights nor the scores of a run, or no more than another number of ranks
+# does
 NEUTRAL = (
     "data.batch.max_seconds_per_device",
     "data.workers",
@@ -49,11 +51,14 @@ def prepare(
 ) -> None:
     """Make `exp` ready for this training, or check that it already holds this one.
 
-    phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role -> folder or file, of
-    which "vocab" and "train" are copied from. With `force` another training in the folder is moved aside; else it is a
-    `FolderError`, unless it has no checkpoint yet.
+    phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role ->
+    folder or file, of which "vocab" and "train" are copied from. With `force` another training in
+    the folder is moved aside; else it is a `FolderError`, unless it has no checkpoint yet.
     """
-    now = {"phases": phases, "sources": {role: stamp.digest(path) for role, path in sources.items()}}
+    now = {
+        "phases": phases,
+        "sources": {role: stamp.digest(path) for role, path in sources.items()},
+    }
     now = json.loads(json.dumps(now))  # tuples become lists, as they will be read back
     before, trained = stamp.read(exp), _trained(exp)
     if before is not None:
@@ -64,7 +69,8 @@ def prepare(
         listed = "\n".join(f"  {change}" for change in changes)
         raise FolderError(
             f"{exp} holds another training; what differs:\n{listed}\n"
-            "Give this one a name of its own (--tag, or another --exp), or train anew with --force true"
+            "Give this one a name of its own (--tag, or another --exp), or train anew with "
+            "--force true"
         )
     if changes and not trained:
         shutil.rmtree(exp)  # it stopped before its first checkpoint: nothing is lost
@@ -87,7 +93,9 @@ def finished(phase: Path) -> bool:
 
 
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
-    """Begin the experiment `target` with finished phases of `source`: training there goes on behind them."""
+    """Begin the experiment `target` with finished phases of `source`: training there goes on behind
+    them.
+    """
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for phase in phases:
@@ -108,39 +116,58 @@ def differences(before: Mapping, now: Mapping) -> Iterator[str]:
         if old.get(key) == new.get(key) or short in NEUTRAL:
             continue
         there, here = (
-            json.dumps(values[key], ensure_ascii=False) if key in values else "absent" for values in (old, new)
+            json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
+            for values in (old, new)
         )
         yield f"{short if one else key}: {there} there, {here} now"
     for role, digest in now["sources"].items():
         if before.get("sources", {}).get(role) != digest:
             yield f"the content of --{role}"
-    yield from (f"--{role} was given" for role in before.get("sources", {}) if role not in now["sources"])
+    yield from (
+        f"--{role} was given" for role in before.get("sources", {}) if role not in now["sources"]
+    )
 
 
 def version() -> str:
     """The commit that the code lies in, and whether it was changed since."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return run.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (" and uncommitted changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "HEAD") + (
+            " and uncommitted changes" if git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "not in a git repository"
 
 
 def _trained(exp: Path) -> bool:
-    """Whether a phase has weights. What cannot be looked at is an error: it must not count as empty."""
+    """Whether a phase has weights. What cannot be looked at is an error: it must not count as
+    empty.
+    """
     if not exp.exists():
         return False
     with os.scandir(exp) as entries:
         phases = [entry.path for entry in entries if entry.is_dir()]
-    return any(name.startswith(("step-", "average-", "finished")) for phase in phases for name in os.listdir(phase))
+    return any(
+        name.startswith(("step-", "average-", "finished"))
+        for phase in phases
+        for name in os.listdir(phase)
+    )
 
 
 def _unlike(config: Path, yaml_text: str) -> list[str]:
-    """What differs in a folder whose stamp is lost; phases of another experiment come without a config."""
+    """What differs in a folder whose stamp is lost; phases of another experiment come without a
+    config.
+    """
     if not config.exists() or config.read_text(encoding="utf-8") == yaml_text:
         return []
     return [f"config.yaml ({stamp.NAME}, which says more, is missing or damaged)"]

@@ -1,4 +1,6 @@
-"""What is known about a batch whose loss or gradient was not finite: the lines of `bad_batches.jsonl`."""
+"""What is known about a batch whose loss or gradient was not finite: the lines of
+`bad_batches.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,40 @@ from asrtool.types import Batch, LossReport
 
 
 def describe(
-    model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch, report: LossReport
+    model: nn.Module,
+    autocast: Callable[[], AbstractContextManager],
+    batch: Batch,
+    report: LossReport,
 ) -> dict[str, object]:
-    """Ids, each loss term per utterance, the utterances to blame, and the first module whose output was not finite."""
+    """Ids, each loss term per utterance, the utterances to blame, and the first module whose output
+    was not finite.
+    """
     rows = batch.inputs.data.flatten(1).isfinite().all(1)
     guilty = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
     for values in report.terms.values():
-        guilty |= {name for name, fine in zip(batch.ids, values.isfinite().tolist(), strict=True) if not fine}
+        guilty |= {
+            name
+            for name, fine in zip(batch.ids, values.isfinite().tolist(), strict=True)
+            if not fine
+        }
     return {
         "rank": distributed.rank(),
         "ids": list(batch.ids),
         "not_finite": sorted(guilty),
         "inputs_finite": bool(rows.all()),
-        "terms": {name: [_json(value) for value in values.tolist()] for name, values in report.terms.items()},
+        "terms": {
+            name: [_json(value) for value in values.tolist()]
+            for name, values in report.terms.items()
+        },
         "module": first_module(model, autocast, batch),
     }
 
 
-def first_module(model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch) -> str | None:
-    """Name of the first module, in the order of the forward pass, that gives something not finite; None: all are
-    finite."""
+def first_module(
+    model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch
+) -> str | None:
+    """Name of the first module, in the order of the forward pass, that gives something not finite;
+    None: all are finite."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -65,7 +81,11 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         yield from (tensor for item in value for tensor in _tensors(item))
     elif dataclasses.is_dataclass(value):
-        yield from (tensor for field in dataclasses.fields(value) for tensor in _tensors(getattr(value, field.name)))
+        yield from (
+            tensor
+            for field in dataclasses.fields(value)
+            for tensor in _tensors(getattr(value, field.name))
+        )
 
 
 def _json(value: float) -> float | str:

@@ -2,8 +2,8 @@
 
     total = sum over terms w of  weight_w * sum over utterances b of  loss_w(b)
 
-It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer step, so the gradient
-does not depend on how the step is cut into micro-batches and ranks.
+It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer
+step, so the gradient does not depend on how the step is cut into micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss; one may also have `monitors` and `monitor` (asrtool/losses/base.py)."""
+    """What the objective needs of a loss; one may also have `monitors` and `monitor`
+    (asrtool/losses/base.py).
+    """
 
     stream: str
 
@@ -30,29 +32,39 @@ class Term(Protocol):
 class Objective:
     """Losses and their weights, by name. A term with weight 0 is not computed and not reported.
 
-    `terms`: the names that are computed, in the order of the config, then what losses log beside (<loss>.<monitor>).
+    `terms`: the names that are computed, in the order of the config, then what losses log beside
+    (<loss>.<monitor>).
     """
 
     def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
         if set(losses) != set(weights):
-            raise ValueError(f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names")
+            raise ValueError(
+                f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names"
+            )
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
         self.losses = tuple(self._losses)  # without what is logged beside them
         beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
-        self.terms = (*self._losses, *(f"{name}.{what}" for name, found in beside.items() for what in found))
+        self.terms = (
+            *self._losses,
+            *(f"{name}.{what}" for name, found in beside.items() for what in found),
+        )
         if not self._losses:
             raise ValueError(
-                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing would be trained"
+                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing would "
+                "be trained"
             )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
-        """Rate a batch; an utterance that any term cannot rate is named in `skipped` (its other terms still count)."""
+        """Rate a batch; an utterance that any term cannot rate is named in `skipped` (its other
+        terms still count).
+        """
         values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
         for name, value in values.items():
             if value.shape != (len(batch),):
                 raise ValueError(
-                    f"loss '{name}' gave shape {tuple(value.shape)}; expected ({len(batch)},), one number per utterance"
+                    f"loss '{name}' gave shape {tuple(value.shape)}; expected ({len(batch)},), "
+                    "one number per utterance"
                 )
         total = sum(self._weights[name] * value.sum() for name, value in values.items())
         values |= {
@@ -71,6 +83,9 @@ class Objective:
 
     def parts(self, outputs: ModelOutput, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """Weighted sums over the batch: of the term `name`, and of all others."""
-        values = {key: self._weights[key] * loss(outputs, batch).sum() for key, loss in self._losses.items()}
+        values = {
+            key: self._weights[key] * loss(outputs, batch).sum()
+            for key, loss in self._losses.items()
+        }
         one = values.pop(name)
         return one, sum(values.values(), start=torch.zeros_like(one))

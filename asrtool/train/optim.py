@@ -1,8 +1,8 @@
 """AdamW with parameter groups chosen by name pattern, freezing, and a schedule.
 
-Weight decay pulls matrices and kernels only: biases, normalisation gains (everything with fewer than two dimensions,
-and every `*bias*`) and embedding tables are left alone, since decay would shrink the row of a rare token between its
-visits.
+Weight decay pulls matrices and kernels only: biases, normalisation gains (everything with fewer
+than two dimensions, and every `*bias*`) and embedding tables are left alone, since decay would
+shrink the row of a rare token between its visits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class GroupConfig:
 
     def __post_init__(self) -> None:
         if self.lr_scale <= 0:
-            raise ValueError("lr_scale must be above 0; to keep parameters as they are, say freeze: true")
+            raise ValueError(
+                "lr_scale must be above 0; to keep parameters as they are, say freeze: true"
+            )
         if self.freeze_until < 0:
             raise ValueError("freeze_until must be at least 0")
         if self.freeze and self.freeze_until:
@@ -43,8 +45,8 @@ class GroupConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW (arXiv 1711.05101). `groups`: name pattern -> what differs; the first pattern that matches a parameter
-    wins."""
+    """AdamW (arXiv 1711.05101). `groups`: name pattern -> what differs; the first pattern that
+    matches a parameter wins."""
 
     lr: float  # the schedule's peak
     betas: tuple[float, float] = (0.9, 0.98)
@@ -61,10 +63,18 @@ class OptimConfig:
             raise ValueError("betas must be at least 0 and below 1")
 
 
-def build(config: OptimConfig, model: nn.Module, planned: int) -> tuple[torch.optim.AdamW, Schedule]:
-    """The optimizer over every parameter that is ever trained, and the schedule; `planned`: steps of the whole run."""
+def build(
+    config: OptimConfig, model: nn.Module, planned: int
+) -> tuple[torch.optim.AdamW, Schedule]:
+    """The optimizer over every parameter that is ever trained, and the schedule; `planned`: steps
+    of the whole run.
+    """
     chosen = assign(config, model)
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    tables = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
     buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         group = chosen[name]
@@ -77,7 +87,9 @@ def build(config: OptimConfig, model: nn.Module, planned: int) -> tuple[torch.op
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale}
         for (scale, decay), parameters in buckets.items()
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+    )
     return optimizer, SCHEDULES.build(config.schedule, planned=planned)
 
 
@@ -88,7 +100,9 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
-    """Set `requires_grad` as it must be for update number `step`; True when that changed anything."""
+    """Set `requires_grad` as it must be for update number `step`; True when that changed
+    anything.
+    """
     chosen = assign(config, model)
     changed = False
     for name, parameter in model.named_parameters():
@@ -102,13 +116,17 @@ def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
 
 def thaw_steps(config: OptimConfig) -> list[int]:
     """The steps, ascending, from which on some more parameters are trained."""
-    return sorted({group.freeze_until + 1 for group in config.groups.values() if group.freeze_until})
+    return sorted(
+        {group.freeze_until + 1 for group in config.groups.values() if group.freeze_until}
+    )
 
 
 def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
-    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves nothing to train.
+    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves
+    nothing to train.
 
-    What the model says that it holds (`held`: names, such as weights below LoRA) is frozen whatever the patterns say.
+    What the model says that it holds (`held`: names, such as weights below LoRA) is frozen whatever
+    the patterns say.
     """
     held = getattr(model, "held", frozenset())
     known = [name for name, _ in model.named_parameters()]
@@ -117,21 +135,33 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
     for pattern, group in config.groups.items():
         matching = [name for name in known if fnmatchcase(name, pattern)]
         if not matching:
-            raise OptimError(f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}")
+            raise OptimError(
+                f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
+            )
         if held.issuperset(matching):  # a pattern for all phases of a model that trains less
             continue
         taken = [name for name in matching if name not in chosen and name not in held]
         if not taken:
-            raise OptimError(f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern above it")
+            raise OptimError(
+                f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern "
+                "above it"
+            )
         chosen.update(dict.fromkeys(taken, group))
     if (names or held) and all(name in chosen and chosen[name].freeze for name in names):
-        raise OptimError("optim.groups freezes every parameter of the model; nothing is left to train")
+        raise OptimError(
+            "optim.groups freezes every parameter of the model; nothing is left to train"
+        )
     rest = GroupConfig()
-    return {**{name: chosen.get(name, rest) for name in names}, **dict.fromkeys(held, GroupConfig(freeze=True))}
+    return {
+        **{name: chosen.get(name, rest) for name in names},
+        **dict.fromkeys(held, GroupConfig(freeze=True)),
+    }
 
 
 def _near(pattern: str, names: list[str]) -> str:
-    """What was probably meant: patterns over modules of the model that look alike, else its top level."""
+    """What was probably meant: patterns over modules of the model that look alike, else its top
+    level.
+    """
     parts = [name.split(".") for name in names]
     modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
     close = difflib.get_close_matches(pattern, sorted(modules) + names, n=3)

@@ -1,8 +1,9 @@
 """One process, replicas (DDP) or shards (FSDP2): the same gradient, the same checkpoints.
 
-Replicas hold the whole model on every rank. Shards hold 1/n of each weight, gradient and optimizer state on each of n
-ranks, and gather a layer when it is computed: for models that do not fit one GPU. Every forward pass of a sharded model
-is a collective, so all ranks do equally many of them (`lockstep`).
+Replicas hold the whole model on every rank. Shards hold 1/n of each weight, gradient and optimizer
+state on each of n ranks, and gather a layer when it is computed: for models that do not fit one
+GPU. Every forward pass of a sharded model is a collective, so all ranks do equally many of them
+(`lockstep`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Replicas:
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Called whenever other parameters are trained than before: DDP fixes them when it is built."""
+        """Called whenever other parameters are trained than before: DDP fixes them when it is
+        built.
+        """
         if not dist.is_initialized():
             return model
         gc.collect()  # the former wrapper's hooks go with it
         where = [device.index] if device.type == "cuda" else None
-        # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1, which costs nothing.
+        # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1,
+        # which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, device_ids=where, gradient_as_bucket_view=True)
 
@@ -55,14 +59,18 @@ def choose(name: str) -> Replicas:
 
 
 def settle(model: nn.Module) -> None:
-    """After a forward pass without a backward pass: let go of what was gathered, so that names lead to the shards."""
+    """After a forward pass without a backward pass: let go of what was gathered, so that names lead
+    to the shards.
+    """
     for module in model.modules():
         if _loaded("torch.distributed.fsdp", "FSDPModule", module):
             module.reshard()
 
 
 def _loaded(where: str, kind: str, value: object) -> bool:
-    """Whether a value is of a class that only a sharded run imports: before that, nothing can be of it."""
+    """Whether a value is of a class that only a sharded run imports: before that, nothing can be of
+    it.
+    """
     return where in sys.modules and isinstance(value, getattr(sys.modules[where], kind))
 
 
@@ -75,7 +83,9 @@ def is_share(value: Tensor) -> bool:
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU where `keep`, else nothing; all ranks call it together where any tensor is sharded."""
+    """Whole tensors on the CPU where `keep`, else nothing; all ranks call it together where any
+    tensor is sharded.
+    """
     found = {}
     for name, value in tensors.items():
         whole = value.full_tensor() if is_share(value) else value
@@ -90,7 +100,9 @@ def fill(own: Tensor, value: Tensor) -> Tensor:
     if is_share(own):
         from torch.distributed.tensor import distribute_tensor
 
-        mine = distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+        mine = distribute_tensor(
+            value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+        )
         own.to_local().copy_(mine.to_local())
     else:
         own.copy_(value)
@@ -98,7 +110,9 @@ def fill(own: Tensor, value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor in the place, the shards and the memory layout of `own`, a tensor of the same shape."""
+    """A whole tensor in the place, the shards and the memory layout of `own`, a tensor of the same
+    shape.
+    """
     return fill(torch.empty_like(own, requires_grad=False), value)
 
 

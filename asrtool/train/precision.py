@@ -14,23 +14,30 @@ class PrecisionError(ValueError):
 
 
 def choose(precision: str, device: torch.device) -> str:
-    """`trainer.precision` for a device: `auto` is bf16 where the device multiplies it in hardware, else float32.
+    """`trainer.precision` for a device: `auto` is bf16 where the device multiplies it in hardware,
+    else float32.
 
     Raises `PrecisionError` for a precision that the device does not have at all.
     """
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "float32"
     if precision == "fp16" and device.type != "cuda":
-        raise PrecisionError("trainer.precision: fp16 needs a GPU; use auto, float32 or bf16 on a CPU")
+        raise PrecisionError(
+            "trainer.precision: fp16 needs a GPU; use auto, float32 or bf16 on a CPU"
+        )
     if precision == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
-        raise PrecisionError("trainer.precision: this GPU computes no bf16; use auto, fp16 or float32")
+        raise PrecisionError(
+            "trainer.precision: this GPU computes no bf16; use auto, fp16 or float32"
+        )
     return precision
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16; without them it is slower than float32.
+    """Whether the device has instructions for products of bfloat16; without them it is slower than
+    float32.
 
-    On x86 torch itself calls bfloat16 supported from AVX-512 on, although only AVX512_BF16 and AMX multiply it.
+    On x86 torch itself calls bfloat16 supported from AVX-512 on, although only AVX512_BF16 and AMX
+    multiply it.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

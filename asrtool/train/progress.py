@@ -1,5 +1,5 @@
-"""What training says: a bar on a terminal or a line every ten seconds elsewhere, and a record in log.jsonl every so
-many steps."""
+"""What training says: a bar on a terminal or a line every ten seconds elsewhere, and a record in
+log.jsonl every so many steps."""
 
 from __future__ import annotations
 
@@ -46,19 +46,25 @@ class Window:
             self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
 
     def values(self, frame_seconds: float | None) -> dict[str, float]:
-        """Losses per utterance, norm of the last gradient, audio seconds (or tokens) a second, share of the time spent
-        waiting for data."""
+        """Losses per utterance, norm of the last gradient, audio seconds (or tokens) a second,
+        share of the time spent waiting for data."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         speed = self.frames / elapsed
         return {
             **{name: total / max(1, self.utterances) for name, total in self.losses.items()},
             "norm": self.norm,
-            **({"tokens_per_second": speed} if frame_seconds is None else {AUDIO: speed * frame_seconds}),
+            **(
+                {"tokens_per_second": speed}
+                if frame_seconds is None
+                else {AUDIO: speed * frame_seconds}
+            ),
             "data_wait": min(1.0, self.seconds["data"] / elapsed),
         }
 
     def split(self) -> dict[str, float]:
-        """Seconds a step by part; `other` is what lies between steps: validation, saving, logging."""
+        """Seconds a step by part; `other` is what lies between steps: validation, saving,
+        logging.
+        """
         elapsed = time.monotonic() - self.started
         parts = {**self.seconds, "other": max(0.0, elapsed - sum(self.seconds.values()))}
         return {part: round(value / max(1, self.steps), 6) for part, value in parts.items()}
@@ -92,7 +98,9 @@ class Progress:
         if self._bar is not None:
             self._redirect.__enter__()
 
-    def step(self, epoch: int, step: int, rate: float, result: StepResult, seconds: Mapping[str, float]) -> None:
+    def step(
+        self, epoch: int, step: int, rate: float, result: StepResult, seconds: Mapping[str, float]
+    ) -> None:
         """Count update number `step` of epoch `epoch` (from 1); `seconds`: where its time went."""
         if self._log is None:
             return
@@ -102,7 +110,9 @@ class Progress:
             self._bar.update()
         if step % self._every == 0:
             self._write(epoch, step, rate)
-        if time.monotonic() - self._line.started >= (1.0 if self._bar is not None else LINE_SECONDS):
+        if time.monotonic() - self._line.started >= (
+            1.0 if self._bar is not None else LINE_SECONDS
+        ):
             self._say(epoch, step, rate, self._line.values(self._frame_seconds))
             self._line = Window()
 
@@ -110,7 +120,9 @@ class Progress:
         """The record of the last steps, in log.jsonl and TensorBoard."""
         values = {"rate": rate, **self._record.values(self._frame_seconds), **memory()}
         split = self._record.split()
-        self._log.write(event="step", phase=self._phase, epoch=epoch, step=step, **values, seconds=split)
+        self._log.write(
+            event="step", phase=self._phase, epoch=epoch, step=step, **values, seconds=split
+        )
         if self._board is not None:
             self._board.write(step, values, prefix="train/")
             self._board.write(step, split, prefix="seconds/")
@@ -122,7 +134,10 @@ class Progress:
         if self._log is not None:
             self._log.write(event=event, phase=self._phase, **facts)
             if self._board is not None and event == "valid":
-                self._board.write(facts["step"], {name: facts[name] for name in facts if name.startswith("valid/")})
+                self._board.write(
+                    facts["step"],
+                    {name: facts[name] for name in facts if name.startswith("valid/")},
+                )
 
     def close(self) -> None:
         if self._board is not None:
@@ -134,21 +149,40 @@ class Progress:
     def _say(self, epoch: int, step: int, rate: float, values: Mapping[str, float]) -> None:
         losses = {name: value for name, value in values.items() if name in self._line.losses}
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "loss")
-        text = f"epoch {epoch} loss {losses.get('loss', float('nan')):.3f}" + (f" ({parts})" if len(losses) > 2 else "")
+        text = f"epoch {epoch} loss {losses.get('loss', float('nan')):.3f}" + (
+            f" ({parts})" if len(losses) > 2 else ""
+        )
         text += f" lr {rate:.2e} norm {values['norm']:.2f}"
-        speed = f"audio {values[AUDIO]:.0f} s/s" if AUDIO in values else f"{values['tokens_per_second']:.0f} tokens/s"
+        speed = (
+            f"audio {values[AUDIO]:.0f} s/s"
+            if AUDIO in values
+            else f"{values['tokens_per_second']:.0f} tokens/s"
+        )
         text += f" {speed} data {values['data_wait']:.0%}"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
             return
-        left = (time.monotonic() - self._began) / max(1, step - self._first) * max(0, self._planned - step)
-        logger.info("%s step %d/%d %s left %s", self._phase, step, self._planned, text, timedelta(seconds=round(left)))
+        left = (
+            (time.monotonic() - self._began)
+            / max(1, step - self._first)
+            * max(0, self._planned - step)
+        )
+        logger.info(
+            "%s step %d/%d %s left %s",
+            self._phase,
+            step,
+            self._planned,
+            text,
+            timedelta(seconds=round(left)),
+        )
 
     def _advise(self, share: float) -> None:
         if share > SLOW_DATA and not self._advised:
             self._advised = True
             logger.info(
-                "%.0f %% of the time is spent waiting for data; raise data.workers, or use stored features", 100 * share
+                "%.0f %% of the time is spent waiting for data; raise data.workers, or use stored "
+                "features",
+                100 * share,
             )
 
 
@@ -169,4 +203,6 @@ def parameter_table(model: nn.Module) -> str:
         rows.append((name, sum(n for n, on in sizes if on), sum(n for n, on in sizes if not on)))
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{'parameters':{max(width, 10)}} {'trainable':>13} {'frozen':>13}"]
-    return "\n".join(lines + [f"{name:{max(width, 10)}} {on:13,} {off:13,}" for name, on, off in rows])
+    return "\n".join(
+        lines + [f"{name:{max(width, 10)}} {on:13,} {off:13,}" for name, on, off in rows]
+    )

@@ -1,7 +1,7 @@
 """What was written and what lies there now: pointers, and files whose size and SHA-256 were noted.
 
-Torn is what is missing or is not what was noted. What the system does not read (a broken disk, a lost server, no
-permission) is not torn: it may be whole, and nobody may train over it or delete it.
+Torn is what is missing or is not what was noted. What the system does not read (a broken disk, a
+lost server, no permission) is not torn: it may be whole, and nobody may train over it or delete it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ Facts = Callable[[Path], dict[str, object]]
 
 
 class CheckpointError(ValueError):
-    """Weights that are missing, torn, or do not fit the model; or that the system does not read or write."""
+    """Weights that are missing, torn, or do not fit the model; or that the system does not read or
+    write.
+    """
 
 
 class TornError(CheckpointError):
@@ -66,7 +68,9 @@ def size(file: Path) -> dict[str, object]:
 
 
 def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint) -> None:
-    """Raise a `TornError` where the facts of a file are not those that were noted when it was written."""
+    """Raise a `TornError` where the facts of a file are not those that were noted when it was
+    written.
+    """
     try:
         found = facts(file)
     except FileNotFoundError:
@@ -97,6 +101,7 @@ def read(file: Path) -> dict:
 
 def unreadable(file: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
-        f"{file} cannot be read: {error.strerror or error}. It was left as it is; run the same command again when it "
+        f"{file} cannot be read: {error.strerror or error}. It was left as it is; run the same "
+        "command again when it "
         "can be read, or move it away"
     )

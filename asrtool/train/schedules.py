@@ -1,8 +1,9 @@
-"""Learning-rate schedules: pure functions of the step, so that a resumed run needs nothing but its step number.
+"""Learning-rate schedules: pure functions of the step, so that a resumed run needs nothing but its
+step number.
 
-Each gives the factor in 0..1 by which the peak rate `optim.lr` is multiplied; step 1 is the first update. `total: null`
-means the planned number of steps of the run. Where there is a total, `warmup` (and `hold`) below 1 is a share of it, so
-that a config suits runs of any length.
+Each gives the factor in 0..1 by which the peak rate `optim.lr` is multiplied; step 1 is the first
+update. `total: null` means the planned number of steps of the run. Where there is a total, `warmup`
+(and `hold`) below 1 is a share of it, so that a config suits runs of any length.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def _steps(steps_or_share: float, total: int) -> int:
 def _check(name: str, warmup: int, total: int) -> None:
     if not 0 <= warmup < total:
         raise ValueError(
-            f"optim.schedule: {name} warms up for {warmup} of {total} steps; warmup must be at least 0 and less than "
+            f"optim.schedule: {name} warms up for {warmup} of {total} steps; warmup must be at "
+            "least 0 and less than "
             "the total"
         )
 
@@ -65,7 +67,9 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrtConfig:
-    """Linear warm-up, then the inverse square root of the step (Noam, arXiv 1706.03762, its peak at `optim.lr`)."""
+    """Linear warm-up, then the inverse square root of the step (Noam, arXiv 1706.03762, its peak at
+    `optim.lr`).
+    """
 
     warmup: int  # steps
 
@@ -135,7 +139,9 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycleConfig:
-    """Up along half a cosine, down along another to almost nothing (arXiv 1708.07120); for short runs."""
+    """Up along half a cosine, down along another to almost nothing (arXiv 1708.07120); for short
+    runs.
+    """
 
     warmup: float = 0.3  # steps, or a share of the total
     total: int | None = None  # steps
@@ -159,7 +165,9 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class TriStageConfig:
-    """Linear warm-up, hold, exponential decay: how SSL encoders are fine-tuned (arXiv 2006.11477, appendix B)."""
+    """Linear warm-up, hold, exponential decay: how SSL encoders are fine-tuned (arXiv 2006.11477,
+    appendix B).
+    """
 
     warmup: float = 0.1  # steps, or a share of the total
     hold: float = 0.4  # the same

@@ -1,5 +1,6 @@
-"""FSDP2: each rank holds 1/n of every weight, gradient and optimizer state. A file of its own, since importing torch's
-part takes longer than torch itself and only a run with `parallel: fsdp` needs it."""
+"""FSDP2: each rank holds 1/n of every weight, gradient and optimizer state. A file of its own,
+since importing torch's part takes longer than torch itself and only a run with `parallel: fsdp`
+needs it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from asrtool.train.parallel import Replicas
 
 
 class Shards(Replicas):
-    """FSDP2: each element of the model's outermost module lists is gathered by itself, the rest together."""
+    """FSDP2: each element of the model's outermost module lists is gathered by itself, the rest
+    together.
+    """
 
     lockstep = True
 

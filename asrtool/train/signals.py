@@ -1,5 +1,5 @@
-"""Stopping in good order: SIGTERM (kill, torchrun), SIGUSR1 (Slurm's warning) and Ctrl-C end training after the current
-step."""
+"""Stopping in good order: SIGTERM (kill, torchrun), SIGUSR1 (Slurm's warning) and Ctrl-C end
+training after the current step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """`with StopSignals() as signals`: afterwards `signals.received` is the number of the first signal that came, or 0.
+    """`with StopSignals() as signals`: afterwards `signals.received` is the number of the first
+    signal that came, or 0.
 
-    A second Ctrl-C ends the process at once. Forked loader workers inherit the handlers and ignore all three, so that
-    they can hand over the batches that are needed to finish the step; they end with their parent.
+    A second Ctrl-C ends the process at once. Forked loader workers inherit the handlers and ignore
+    all three, so that they can hand over the batches that are needed to finish the step; they end
+    with their parent.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,8 @@ class StopSignals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # Python runs handlers in no other
+        # Python runs handlers in no other
+        if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in CAUGHT}
         return self
 

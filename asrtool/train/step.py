@@ -1,12 +1,13 @@
-"""One optimizer step: forward and backward over micro-batches and ranks, clipping, the update; and what to do with non-
-finite values.
+"""One optimizer step: forward and backward over micro-batches and ranks, clipping, the update; and
+what to do with non- finite values.
 
-The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the step is cut: every
-micro-batch adds its sum times world / count, and DDP's mean over ranks takes the world out again.
+The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the
+step is cut: every micro-batch adds its sum times world / count, and DDP's mean over ranks takes the
+world out again.
 
-Randomness (dropout and the like) is a function of (seed, step, rank), and Python's `random` one of (seed, step) alone,
-equal on all ranks and in every micro-batch: what decides which parameters take part must be drawn from `random`. So no
-random state needs saving.
+Randomness (dropout and the like) is a function of (seed, step, rank), and Python's `random` one of
+(seed, step) alone, equal on all ranks and in every micro-batch: what decides which parameters take
+part must be drawn from `random`. So no random state needs saving.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class TrainError(RuntimeError):
 
 
 class StepBatches(Protocol):
-    """What the loader gives for one step. `count`: utterances of the whole step, all ranks together."""
+    """What the loader gives for one step. `count`: utterances of the whole step, all ranks
+    together.
+    """
 
     count: int
     batches: Sequence[Batch]  # this rank's micro-batches; may be empty
@@ -58,7 +61,8 @@ class StepResult:
     flags: tuple[float, ...]  # what the ranks handed in, summed
     skipped: tuple[str, ...]  # of this rank: ids that a loss could not rate
     seconds: Mapping[str, float]  # of this rank, by part (asrtool/train/clock.py)
-    bad: list[dict] | None = None  # a non-finite step, which changed nothing: what is known about it, by rank
+    # a non-finite step, which changed nothing: what is known about it, by rank
+    bad: list[dict] | None = None
 
 
 class Stepper:
@@ -86,14 +90,17 @@ class Stepper:
         self._wrapped: nn.Module | None = None
         self._unchecked = True
         self._clock = Clock(device)
-        self.spare: Batch | None = None  # an utterance for ranks that have none where all must take part
+        # an utterance for ranks that have none where all must take part
+        self.spare: Batch | None = None
 
     def rate(self, step: int) -> float:
         """Learning rate of update number `step`, before the groups' `lr_scale`."""
         return self.config.lr * self.schedule.factor(step)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        )
 
     def evaluate(self, model: nn.Module, batch: Batch) -> tuple[object, LossReport]:
         """The model's outputs and the objective's report; losses are computed outside autocast."""
@@ -102,7 +109,9 @@ class Stepper:
         return outputs, self.objective(outputs, batch)
 
     def dry_run(self, batch: Batch) -> str:
-        """Forward and backward of the longest batch with all that is ever trained; changes nothing."""
+        """Forward and backward of the longest batch with all that is ever trained; changes
+        nothing.
+        """
         shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
@@ -115,8 +124,10 @@ class Stepper:
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise TrainError(
-                f"the longest batch ({shape}) does not fit into memory: lower data.batch.max_seconds_per_device, which "
-                "cuts the same step into smaller parts, or data.max_seconds; where data.batch.max_seconds_per_device "
+                f"the longest batch ({shape}) does not fit into memory: lower "
+                "data.batch.max_seconds_per_device, which "
+                "cuts the same step into smaller parts, or data.max_seconds; where "
+                "data.batch.max_seconds_per_device "
                 "is not set, lower data.batch.seconds"
             ) from error
         finally:
@@ -169,10 +180,14 @@ class Stepper:
         self._seed(step)
         known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
         mine = known[: len(group.batches)]
-        return replace(result, bad=[entry for entries in distributed.gather_objects(mine) for entry in entries])
+        return replace(
+            result, bad=[entry for entries in distributed.gather_objects(mine) for entry in entries]
+        )
 
     def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:
-        """How the gradient of a loss term lies to that of the others, on this rank's batch (train/gradients.py)."""
+        """How the gradient of a loss term lies to that of the others, on this rank's batch
+        (train/gradients.py).
+        """
 
         def outputs_of(batch: Batch) -> object:
             with self.autocast():
@@ -183,19 +198,29 @@ class Stepper:
     # -- inside a step ---------------------------------------------------------
 
     def _batches(self, group: StepBatches) -> Sequence[Batch]:
-        """This rank's micro-batches, and where it has fewer than it takes part in, one utterance again and again."""
+        """This rank's micro-batches, and where it has fewer than it takes part in, one utterance
+        again and again.
+        """
         if group.batches:
             self.spare = self.spare or _first_utterance(group.batches[0])
         number = max(1, len(group.batches))
         if self.ranks.lockstep:
             number = distributed.largest(number)
         if number > len(group.batches) and self.spare is None:
-            raise TrainError("not one utterance of the first step can be read; the messages above say why")
+            raise TrainError(
+                "not one utterance of the first step can be read; the messages above say why"
+            )
         return [*group.batches, *[self.spare] * (number - len(group.batches))]
 
     def _prepare(self, step: int) -> None:
-        """Thaw what is trained from this step on; DDP fixes its parameters when it is built, so it is built again."""
-        changed = optim.freeze(self.config, self.model, step) if step in optim.thaw_steps(self.config) else False
+        """Thaw what is trained from this step on; DDP fixes its parameters when it is built, so it
+        is built again.
+        """
+        changed = (
+            optim.freeze(self.config, self.model, step)
+            if step in optim.thaw_steps(self.config)
+            else False
+        )
         if self._wrapped is None:
             optim.freeze(self.config, self.model, step)
         if self._wrapped is not None and not changed:
@@ -211,21 +236,32 @@ class Stepper:
         terms = self.objective.terms
         values = torch.zeros(2 + len(terms) + len(flags), dtype=torch.float64, device=self.device)
         for batch, report in reports:
-            rows = [report.total, batch.inputs.lengths.sum(), *(report.terms[name].sum() for name in terms)]
+            rows = [
+                report.total,
+                batch.inputs.lengths.sum(),
+                *(report.terms[name].sum() for name in terms),
+            ]
             values[: len(rows)] += torch.stack([row.to(torch.float64) for row in rows])
         if flags:
             values[-len(flags) :] = torch.tensor(list(flags), dtype=torch.float64)
         numbers = distributed.all_sum(values).tolist()
-        return dict(zip(("loss", "frames", *terms), numbers, strict=False)), tuple(numbers[2 + len(terms) :])
+        return dict(zip(("loss", "frames", *terms), numbers, strict=False)), tuple(
+            numbers[2 + len(terms) :]
+        )
 
     def _apply(self, step: int, finite: bool) -> float:
-        """Clip and update; leave the weights alone where anything is not finite. Gives the norm of the gradient."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        """Clip and update; leave the weights alone where anything is not finite. Gives the norm of
+        the gradient.
+        """
+        parameters = [
+            parameter for parameter in self.model.parameters() if parameter.grad is not None
+        ]
         self.scaler.unscale_(self.optimizer)
         norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
         if finite and (math.isfinite(norm) or self._scaler_at_work()):
             optim.set_rate(self.optimizer, self.rate(step))
-            self.scaler.step(self.optimizer)  # leaves the weights alone where its scale was too large
+            # leaves the weights alone where its scale was too large
+            self.scaler.step(self.optimizer)
             self.scaler.update()
         elif self.scaler.is_enabled():
             self.scaler.update(self.scaler.get_scale())  # the batch is to blame, not the scale
@@ -233,23 +269,34 @@ class Stepper:
         return norm
 
     def _scaler_at_work(self) -> bool:
-        """A gradient that overflows in fp16 is the scaler's everyday business, until its scale is exhausted."""
+        """A gradient that overflows in fp16 is the scaler's everyday business, until its scale is
+        exhausted.
+        """
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     def _check_gradients(self) -> None:
-        """Every trainable parameter takes part in the loss: else it would never learn, and nobody would know."""
+        """Every trainable parameter takes part in the loss: else it would never learn, and nobody
+        would know.
+        """
         self._unchecked = False
-        idle = [name for name, value in self.model.named_parameters() if value.requires_grad and value.grad is None]
+        idle = [
+            name
+            for name, value in self.model.named_parameters()
+            if value.requires_grad and value.grad is None
+        ]
         if idle:
             more = f" and {len(idle) - 8} more" if len(idle) > 8 else ""
             raise TrainError(
-                f"{len(idle)} trainable parameters got no gradient: {', '.join(idle[:8])}{more}; freeze them in "
+                f"{len(idle)} trainable parameters got no gradient: {', '.join(idle[:8])}{more}; "
+                "freeze them in "
                 "optim.groups, remove their module, or give the loss that reads them a weight"
             )
 
     def _seed(self, step: int) -> None:
         text = f"{self.seed}/{step}/{distributed.rank()}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        torch.manual_seed(
+            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        )
         random.seed(f"{self.seed}/{step}")
 
 

@@ -6,8 +6,8 @@
         validate and save when due; stop in good order on a signal
     average the best checkpoints
 
-Randomness, learning rate and data order are functions of the step, so a run that was interrupted anywhere, even in the
-middle of a validation, and started again ends with the same weights.
+Randomness, learning rate and data order are functions of the step, so a run that was interrupted
+anywhere, even in the middle of a validation, and started again ends with the same weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ from asrtool.types import Batch
 
 
 class Trainer:
-    """Trains `model` in `folder`. `valid` is iterated at each validation: this rank's share of its batches."""
+    """Trains `model` in `folder`. `valid` is iterated at each validation: this rank's share of its
+    batches.
+    """
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class Trainer:
         *,
         rates: Rates | None = None,
         seed: int = 0,
-        frame_seconds: float | None = 0.01,  # per input frame or sample, for the speed that is printed; None: tokens
+        # per input frame or sample, for the speed that is printed; None: tokens
+        frame_seconds: float | None = 0.01,
         device: torch.device | None = None,
         logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; default: `folder`
     ) -> None:
@@ -67,7 +70,8 @@ class Trainer:
         self._check(objective)
         if train.num_steps(0) == 0:
             raise TrainError(
-                "the training set gives no step: it has no utterance between data.min_seconds and max_seconds"
+                "the training set gives no step: it has no utterance between data.min_seconds and "
+                "max_seconds"
             )
         self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
         # of unlike machines the first one decides
@@ -84,7 +88,8 @@ class Trainer:
         )
         self.model = self.stepper.model
         if config.compile:
-            for part in self.model.children():  # not the model itself: it reads ids and texts, which never repeat
+            # not the model itself: it reads ids and texts, which never repeat
+            for part in self.model.children():
                 part.compile()
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
         self._frame_seconds = frame_seconds
@@ -96,14 +101,19 @@ class Trainer:
         check_metric(config.best, objective.terms, self.rates)
         term = config.gradient_cosine
         if term is not None and term not in objective.losses:
-            raise TrainError(f"trainer.gradient_cosine: there is no loss '{term}'{suggest(term, objective.losses)}")
+            raise TrainError(
+                "trainer.gradient_cosine: there is no loss "
+                f"'{term}'{suggest(term, objective.losses)}"
+            )
         if config.parallel == "fsdp" and distributed.world_size() == 1:
             logger.info("trainer.parallel: fsdp shares out nothing in a single process")
 
     # -- the loop --------------------------------------------------------------
 
     def run(self) -> int:
-        """Train to the end, or to the first signal to stop, whose number is returned; 0 means finished."""
+        """Train to the end, or to the first signal to stop, whose number is returned; 0 means
+        finished.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
         main = distributed.is_main()
@@ -143,7 +153,9 @@ class Trainer:
         return 0
 
     def _step(self, groups: Iterator[StepBatches]) -> tuple[float, ...]:
-        """One update. Gives, over the ranks: who caught Ctrl-C, who another signal, and whether it is time to save."""
+        """One update. Gives, over the ranks: who caught Ctrl-C, who another signal, and whether it
+        is time to save.
+        """
         asked = time.monotonic()
         group = next(groups)
         waited = time.monotonic() - asked
@@ -162,9 +174,16 @@ class Trainer:
         return result.flags
 
     def _compare_gradients(self, group: StepBatches, step: int) -> None:
-        """Rank 0, from its own batch; every step seeds anew, so that nothing else of the training changes."""
+        """Rank 0, from its own batch; every step seeds anew, so that nothing else of the training
+        changes.
+        """
         term = self.config.gradient_cosine
-        if term is None or step % self.config.log_every or not distributed.is_main() or not group.batches:
+        if (
+            term is None
+            or step % self.config.log_every
+            or not distributed.is_main()
+            or not group.batches
+        ):
             return
         found = self.stepper.cosine(term, group.batches[0])
         if found is not None:
@@ -172,11 +191,16 @@ class Trainer:
 
     def _flags(self) -> list[float]:
         received = self._signals.received
-        late = distributed.is_main() and time.monotonic() - self._saved_at > self.config.save_every_seconds
+        late = (
+            distributed.is_main()
+            and time.monotonic() - self._saved_at > self.config.save_every_seconds
+        )
         return [received == signal.SIGINT, received not in (0, signal.SIGINT), late]
 
     def _agreed_signal(self) -> int:
-        flags = distributed.all_sum(torch.tensor(self._flags(), dtype=torch.float64, device=self.device)).tolist()
+        flags = distributed.all_sum(
+            torch.tensor(self._flags(), dtype=torch.float64, device=self.device)
+        ).tolist()
         return signal.SIGINT if flags[0] else signal.SIGTERM
 
     def _count(self, group: StepBatches, result: StepResult) -> None:
@@ -195,7 +219,9 @@ class Trainer:
         config, state = self.config, self.state
         if config.early_stop is not None and state.stale >= config.early_stop:
             return True
-        return state.step >= config.steps if config.steps is not None else state.epoch >= config.epochs
+        return (
+            state.step >= config.steps if config.steps is not None else state.epoch >= config.epochs
+        )
 
     def _validation_due(self) -> bool:
         state, every = self.state, self.config.validate_every
@@ -209,7 +235,9 @@ class Trainer:
         """Measure, rank, save; False when a signal came in between, and nothing was decided."""
         observed(self.model)  # and forget it: it was told of other batches
         with self._averaged():
-            measured = measure(self.stepper, self.valid, self.rates, lambda: bool(self._signals.received))
+            measured = measure(
+                self.stepper, self.valid, self.rates, lambda: bool(self._signals.received)
+            )
         if measured is None:
             return False
         metrics, skipped = measured
@@ -217,13 +245,23 @@ class Trainer:
         state, value = self.state, metrics[self.config.best]
         value = value if math.isfinite(value) else math.inf
         better = value < state.best or state.best_step == 0
-        best = {"best": value, "best_step": state.step, "stale": 0} if better else {"stale": state.stale + 1}
+        best = (
+            {"best": value, "best_step": state.step, "stale": 0}
+            if better
+            else {"stale": state.stale + 1}
+        )
         self.state = replace(state, validated=state.step, **best)
         text = ", ".join(
             f"{name} {value:.2%}" if is_rate(name, self.rates) else f"{name} {value:.4g}"
             for name, value in metrics.items()
         )
-        logger.info("%s step %d: %s%s", self.folder.name, state.step, text, " (the best so far)" if better else "")
+        logger.info(
+            "%s step %d: %s%s",
+            self.folder.name,
+            state.step,
+            text,
+            " (the best so far)" if better else "",
+        )
         self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)
         told = observed(self.model)
         if told:
@@ -240,9 +278,14 @@ class Trainer:
         with self._averaged() as trained:
             optimizer = checkpoint.optimizer_tensors(self.stepper.optimizer, self.model)
             optimizer.update({f"{name}/trained": value for name, value in trained.items()})
-            files = {checkpoint.MODEL: checkpoint.model_tensors(self.model), checkpoint.OPTIMIZER: optimizer}
+            files = {
+                checkpoint.MODEL: checkpoint.model_tensors(self.model),
+                checkpoint.OPTIMIZER: optimizer,
+            }
             if self.stepper.ranks.lockstep:  # a sharded model is gathered from all ranks
-                files = {name: parallel.gather(tensors, keep=main) for name, tensors in files.items()}
+                files = {
+                    name: parallel.gather(tensors, keep=main) for name, tensors in files.items()
+                }
             if not main:
                 return
             remembered = {
@@ -255,14 +298,19 @@ class Trainer:
         self._settle(path)
 
     def _settle(self, newest: Path) -> None:
-        """Point to what is there, and make room. What a kill leaves undone here is done at the next start."""
+        """Point to what is there, and make room. What a kill leaves undone here is done at the next
+        start.
+        """
         config, state, keep = self.config, self.state, set()
         records.point(self.folder, "latest", newest)
         if state.best_step:
             best = checkpoint.place(self.folder, state.best_step)
             how = {"metric": config.best, "value": state.best, "average_by": config.average_by}
             records.point(self.folder, "best", best, **how)
-            keep = {best, *checkpoint.rank(self.folder, config.best, config.average_by)[: config.average]}
+            keep = {
+                best,
+                *checkpoint.rank(self.folder, config.best, config.average_by)[: config.average],
+            }
         checkpoint.prune(self.folder, keep, newest)
 
     def _restore(self) -> None:
@@ -278,13 +326,17 @@ class Trainer:
         try:
             self.state = TrainState(**saved["state"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"{found} was written by another version: {error}") from error
+            raise checkpoint.CheckpointError(
+                f"{found} was written by another version: {error}"
+            ) from error
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, found)
         tensors = checkpoint.load(found / checkpoint.OPTIMIZER)
         trained = {name: tensors.pop(name) for name in list(tensors) if name.endswith("/trained")}
         if self._ema is not None:
-            self._ema.restore({name.removesuffix("/trained"): value for name, value in trained.items()})
+            self._ema.restore(
+                {name.removesuffix("/trained"): value for name, value in trained.items()}
+            )
         checkpoint.load_optimizer(self.stepper.optimizer, self.model, tensors)
         self.stepper.scaler.load_state_dict(saved["scaler"])
         logger.info("%s goes on from %s", self.folder.name, found)
@@ -298,7 +350,9 @@ class Trainer:
         if self.stepper.ranks.lockstep:
             missing = distributed.largest(missing) > 0
         fits = "" if missing else f"; the longest batch fits: {self.stepper.dry_run(longest)}"
-        logger.info("%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits)
+        logger.info(
+            "%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits
+        )
         self._tell_precision()
         if self.state.step:
             return
@@ -310,10 +364,13 @@ class Trainer:
     def _tell_precision(self) -> None:
         asked = self.config.precision
         if asked == "auto":
-            logger.info("%s: trainer.precision: auto is %s on this device", self.folder.name, self.precision)
+            logger.info(
+                "%s: trainer.precision: auto is %s on this device", self.folder.name, self.precision
+            )
         elif asked == "bf16" and not multiplies_bf16(self.device):
             logger.warning(
-                "%s: this device has no instructions for bf16, which is many times slower without: set "
+                "%s: this device has no instructions for bf16, which is many times slower "
+                "without: set "
                 "trainer.precision=auto",
                 self.folder.name,
             )
@@ -324,7 +381,10 @@ class Trainer:
             self._save({})
         distributed.barrier()
         logger.info(
-            "%s: stopped after step %d of %d; the same command goes on", self.folder.name, self.state.step, self.planned
+            "%s: stopped after step %d of %d; the same command goes on",
+            self.folder.name,
+            self.state.step,
+            self.planned,
         )
         return number
 
@@ -334,9 +394,14 @@ class Trainer:
             weights = averaging.average(self.folder, self.config.average)
             state, metric = self.state, self.config.best
             facts = {"step": state.step, "metric": metric, "best": state.best, "bad": state.bad}
-            records.point(self.folder, "finished", weights, **facts, sources=averaging.averaged_from(weights))
+            records.point(
+                self.folder, "finished", weights, **facts, sources=averaging.averaged_from(weights)
+            )
             self.progress.event("finished", **facts)
-            text = f"finished after {self.state.step} steps, best {self.config.best} {self.state.best:.4g}"
+            text = (
+                f"finished after {self.state.step} steps, best {self.config.best} "
+                f"{self.state.best:.4g}"
+            )
             logger.info("%s: %s; weights in %s", self.folder.name, text, weights)
         distributed.barrier()
 

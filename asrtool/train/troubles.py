@@ -1,4 +1,6 @@
-"""What goes wrong in training is counted and named: `bad_batches.jsonl`, and utterances that no loss can rate."""
+"""What goes wrong in training is counted and named: `bad_batches.jsonl`, and utterances that no
+loss can rate.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,17 @@ class Troubles:
             lines.close()
         guilty = [name for entry in result.bad for name in entry["not_finite"]]
         guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
-        warn_once("step %d is not finite and changed nothing; see bad_batches.jsonl: %s", state.step, some(guilty))
+        warn_once(
+            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s",
+            state.step,
+            some(guilty),
+        )
         if state.bad_row >= self._limit:
             raise TrainError(
-                f"{state.bad_row} steps in a row were not finite; {self._file} names the utterances and the first "
-                "module concerned. If the inputs are finite: lower optim.lr, warm up longer, or set "
+                f"{state.bad_row} steps in a row were not finite; {self._file} names the "
+                "utterances and the first "
+                "module concerned. If the inputs are finite: lower optim.lr, warm up longer, or "
+                "set "
                 "trainer.precision: float32"
             )
 
@@ -44,7 +52,9 @@ class Troubles:
         self._skipped.update(ids)
 
     def report(self, epoch: int, progress: Progress) -> None:
-        """Name those that were not named before; all ranks call it together. epoch 0: before the first step."""
+        """Name those that were not named before; all ranks call it together. epoch 0: before the
+        first step.
+        """
         gathered = distributed.gather_objects(sorted(self._skipped))
         fresh = sorted({name for names in gathered for name in names} - self._named)
         self._named.update(fresh)
@@ -52,7 +62,10 @@ class Troubles:
         if not fresh:
             return
         when = f"epoch {epoch}" if epoch else "before the first step"
-        text = "%s: %d utterances have no finite loss (fewer frames than their text needs) and count as 0: %s"
+        text = (
+            "%s: %d utterances have no finite loss (fewer frames than their text needs) and "
+            "count as 0: %s"
+        )
         warn_once(text, when, len(fresh), some(fresh))
         progress.event("skipped", epoch=epoch, ids=fresh)
 

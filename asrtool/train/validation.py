@@ -18,19 +18,27 @@ DENSE_BATCHES = 64  # looked at before the first step, at most
 
 
 class Rates(Protocol):
-    """Metrics that are ratios of sums, such as error rates: name -> (errors, length of the reference) of a batch.
+    """Metrics that are ratios of sums, such as error rates: name -> (errors, length of the
+    reference) of a batch.
 
-    One that is something else than the ratio, and no percentage, has a function `value` of both sums.
+    One that is something else than the ratio, and no percentage, has a function `value` of both
+    sums.
     """
 
     names: tuple[str, ...]
 
-    def __call__(self, model: nn.Module, outputs: ModelOutput, batch: Batch) -> Mapping[str, tuple[float, int]]: ...
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> Mapping[str, tuple[float, int]]: ...
 
 
 def is_rate(name: str, rates: Rates | None) -> bool:
     """Whether a metric is an error rate, which is shown in per cent."""
-    return rates is not None and not hasattr(rates, "value") and name.removeprefix("valid/") in rates.names
+    return (
+        rates is not None
+        and not hasattr(rates, "value")
+        and name.removeprefix("valid/") in rates.names
+    )
 
 
 def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
@@ -41,10 +49,14 @@ def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
 def measure(
     stepper: Stepper, batches: Iterable[Batch], rates: Rates | None, stopped: Callable[[], bool]
 ) -> tuple[dict[str, float], set[str]] | None:
-    """Metrics over all ranks' batches, and this rank's utterances without a finite loss; None when any rank was
-    `stopped`."""
+    """Metrics over all ranks' batches, and this rank's utterances without a finite loss; None when
+    any rank was `stopped`."""
     terms = stepper.objective.terms
-    parts = [f"{name} {part}" for name in (rates.names if rates else ()) for part in ("errors", "reference")]
+    parts = [
+        f"{name} {part}"
+        for name in (rates.names if rates else ())
+        for part in ("errors", "reference")
+    ]
     sums = dict.fromkeys(("stopped", "utterances", "loss", *terms, *parts), 0.0)
     skipped: set[str] = set()
     for batch, counts in _turns(stepper, batches, stopped):
@@ -57,7 +69,9 @@ def measure(
         skipped.update(without)
         for name, value in values.items():
             sums[name] += value
-    total = distributed.all_sum(torch.tensor(list(sums.values()), dtype=torch.float64, device=stepper.device))
+    total = distributed.all_sum(
+        torch.tensor(list(sums.values()), dtype=torch.float64, device=stepper.device)
+    )
     sums = dict(zip(sums, total.tolist(), strict=True))
     if sums["stopped"]:
         return None
@@ -66,13 +80,21 @@ def measure(
     metrics = {f"valid/{name}": sums[name] / sums["utterances"] for name in ("loss", *terms)}
     for name in rates.names if rates else ():
         both = sums[f"{name} errors"], max(1.0, sums[f"{name} reference"])
-        metrics[f"valid/{name}"] = rates.value(*both) if hasattr(rates, "value") else both[0] / both[1]
+        metrics[f"valid/{name}"] = (
+            rates.value(*both) if hasattr(rates, "value") else both[0] / both[1]
+        )
     return metrics, skipped
 
 
 def observed(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Module name -> what it tells (by `observed`) of its values in evaluation since the last call, on this rank."""
-    told = {name: module.observed() for name, module in model.named_modules() if hasattr(module, "observed")}
+    """Module name -> what it tells (by `observed`) of its values in evaluation since the last call,
+    on this rank.
+    """
+    told = {
+        name: module.observed()
+        for name, module in model.named_modules()
+        if hasattr(module, "observed")
+    }
     return {name: values for name, values in told.items() if values is not None}
 
 
@@ -83,8 +105,8 @@ def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) ->
 
 
 def unrated(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
-    """Utterances that a loss cannot rate, among batches whose first ones are the likeliest to have some: up to the
-    first batch without any. All ranks see the same batches."""
+    """Utterances that a loss cannot rate, among batches whose first ones are the likeliest to have
+    some: up to the first batch without any. All ranks see the same batches."""
     found: set[str] = set()
     for batch in itertools.islice(batches, DENSE_BATCHES):
         _, skipped = measure_batch(stepper, batch, None)
@@ -97,7 +119,8 @@ def unrated(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
 def _turns(
     stepper: Stepper, batches: Iterable[Batch], stopped: Callable[[], bool]
 ) -> Iterator[tuple[Batch | None, bool]]:
-    """Each batch and whether it counts; (None, False) ends it when this rank, or in lockstep any rank, was stopped.
+    """Each batch and whether it counts; (None, False) ends it when this rank, or in lockstep any
+    rank, was stopped.
 
     In lockstep a rank whose batches are at an end goes on with one utterance that does not count.
     """
@@ -116,9 +139,12 @@ def _turns(
         yield (stepper.spare if batch is None else batch), batch is not None
 
 
-# no_grad, not inference_mode: a tensor that a module caches here may be needed by the backward pass of the next step
+# no_grad, not inference_mode: a tensor that a module caches here may be needed by the backward pass
+# of the next step
 @torch.no_grad()
-def measure_batch(stepper: Stepper, batch: Batch, rates: Rates | None) -> tuple[dict[str, float], tuple[str, ...]]:
+def measure_batch(
+    stepper: Stepper, batch: Batch, rates: Rates | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Sums over one batch, without dropout; and the ids without a finite loss."""
     batch = batch.to(stepper.device, non_blocking=True)
     stepper.model.eval()

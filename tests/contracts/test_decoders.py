@@ -8,13 +8,19 @@ import torch
 from asrtool.decoders import DECODERS
 from asrtool.types import EncoderOutput, Padded
 
-DIM, VOCABULARY, SMALL = 16, 9, {"transformer": {"num_layers": 2, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}}
+DIM, VOCABULARY, SMALL = (
+    16,
+    9,
+    {"transformer": {"num_layers": 2, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}},
+)
 every_decoder = pytest.mark.parametrize("name", DECODERS.names())
 
 
 def build(name):
     torch.manual_seed(0)
-    return DECODERS.build(DECODERS.config_type(name)(**SMALL[name]), dim=DIM, vocab_size=VOCABULARY).eval()
+    return DECODERS.build(
+        DECODERS.config_type(name)(**SMALL[name]), dim=DIM, vocab_size=VOCABULARY
+    ).eval()
 
 
 def encoded(lengths=(7, 4, 1)):
@@ -22,7 +28,8 @@ def encoded(lengths=(7, 4, 1)):
     frames = Padded.stack([torch.randn(length, DIM, generator=generator) for length in lengths])
     data = torch.where(frames.mask[..., None], frames.data, 50.0)  # garbage in the padding
     return EncoderOutput(
-        frames=Padded(data, frames.lengths), positions=torch.arange(data.shape[1]).expand(len(lengths), -1)
+        frames=Padded(data, frames.lengths),
+        positions=torch.arange(data.shape[1]).expand(len(lengths), -1),
     )
 
 
@@ -43,15 +50,22 @@ def test_padding_of_frames_and_tokens_changes_nothing(name):
     together = decoder(encoded(), targets()).data
     for row, (length, tokens) in enumerate(zip((7, 4, 1), ((1, 2, 3), (4,), ()), strict=True)):
         frames = encoded().frames.data[row : row + 1, :length]
-        alone = EncoderOutput(frames=Padded(frames, torch.tensor([length])), positions=torch.arange(length)[None])
+        alone = EncoderOutput(
+            frames=Padded(frames, torch.tensor([length])), positions=torch.arange(length)[None]
+        )
         single = decoder(alone, targets((tokens,))).data
-        torch.testing.assert_close(single[0], together[row, : len(tokens) + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            single[0], together[row, : len(tokens) + 1], atol=1e-5, rtol=1e-5
+        )
 
 
 @every_decoder
 def test_a_token_does_not_see_later_ones(name):
     decoder = build(name)
-    first, second = decoder(encoded(), targets()).data, decoder(encoded(), targets(((1, 2, 8), (4,), ()))).data
+    first, second = (
+        decoder(encoded(), targets()).data,
+        decoder(encoded(), targets(((1, 2, 8), (4,), ()))).data,
+    )
     torch.testing.assert_close(first[0, :3], second[0, :3])
     assert not torch.allclose(first[0, 3], second[0, 3])
 
@@ -60,10 +74,12 @@ def test_a_token_does_not_see_later_ones(name):
 @torch.inference_mode()
 def test_scoring_token_by_token_equals_the_training_pass(name):
     decoder, beam = build(name), 2
-    rows = ((1, 2, 3), (1, 5, 6), (4, 4, 4), (3, 2, 1), (7, 7, 1), (2, 2, 2))  # two beams of three utterances
+    # two beams of three utterances
+    rows = ((1, 2, 3), (1, 5, 6), (4, 4, 4), (3, 2, 1), (7, 7, 1), (2, 2, 2))
     repeated = EncoderOutput(
         frames=Padded(
-            encoded().frames.data.repeat_interleave(beam, 0), encoded().frames.lengths.repeat_interleave(beam)
+            encoded().frames.data.repeat_interleave(beam, 0),
+            encoded().frames.lengths.repeat_interleave(beam),
         ),
         positions=encoded().positions.repeat_interleave(beam, 0),
     )

@@ -25,7 +25,9 @@ def build(name: str, **options):
 
 def batch(padding: float = 0) -> Padded:
     generator = torch.Generator().manual_seed(0)
-    return Padded.stack([torch.randn(length, BINS, generator=generator) for length in LENGTHS], padding)
+    return Padded.stack(
+        [torch.randn(length, BINS, generator=generator) for length in LENGTHS], padding
+    )
 
 
 @every_downsampler
@@ -46,14 +48,22 @@ def test_given_positions_are_passed_on_in_order(name):
     given = torch.arange(max(LENGTHS)).mul(3).expand(len(LENGTHS), -1)
     output = build(name)(batch(), given)
     for positions, length in zip(output.positions, output.frames.lengths.tolist(), strict=True):
-        assert set(positions[:length].tolist()) <= set(given[0].tolist()) and (positions[:length].diff() > 0).all()
+        assert (
+            set(positions[:length].tolist()) <= set(given[0].tolist())
+            and (positions[:length].diff() > 0).all()
+        )
 
 
 @every_downsampler
 def test_masked_frames_never_leak(name):
     downsampler = build(name)
-    for row, (clean, dirty) in enumerate(zip(
-            downsampler(batch()).frames.unpad(), downsampler(batch(float("nan"))).frames.unpad(), strict=True)):
+    for row, (clean, dirty) in enumerate(
+        zip(
+            downsampler(batch()).frames.unpad(),
+            downsampler(batch(float("nan"))).frames.unpad(),
+            strict=True,
+        )
+    ):
         torch.testing.assert_close(dirty, clean, atol=0, rtol=0, msg=f"row {row}")
 
 
@@ -63,7 +73,8 @@ def test_alone_and_in_a_batch_are_the_same(name):
     together = downsampler(batch()).frames.unpad()
     for row, frames in enumerate(batch().unpad()):
         alone = downsampler(Padded.stack([frames])).frames.data[0]
-        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)        # other sums in other shapes
+        # other sums in other shapes
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
 
 
 @every_downsampler
@@ -71,11 +82,18 @@ def test_every_parameter_gets_a_gradient(name):
     downsampler = build(name).train()
     output = downsampler(batch())
     sum(part.data.square().sum() for part in (output.frames, *output.taps.values())).backward()
-    assert [key for key, parameter in downsampler.named_parameters() if parameter.grad is None] == []
+    assert [
+        key for key, parameter in downsampler.named_parameters() if parameter.grad is None
+    ] == []
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in DOWNSAMPLERS.names() if isinstance(build(name, causal=True), StreamingDownsampler)]
+    "name",
+    [
+        name
+        for name in DOWNSAMPLERS.names()
+        if isinstance(build(name, causal=True), StreamingDownsampler)
+    ],
 )
 def test_piece_by_piece_equals_the_whole_where_it_streams(name):
     downsampler = build(name, causal=True)
@@ -84,7 +102,9 @@ def test_piece_by_piece_equals_the_whole_where_it_streams(name):
     frames, positions = [[] for _ in LENGTHS], [[] for _ in LENGTHS]
     step = 2 * downsampler.factor
     for start in range(0, max(LENGTHS), step):
-        output, cache = downsampler.forward_chunk(Padded.stack([row[start: start + step] for row in rows]), None, cache)
+        output, cache = downsampler.forward_chunk(
+            Padded.stack([row[start : start + step] for row in rows]), None, cache
+        )
         for row, length in enumerate(output.frames.lengths.tolist()):
             frames[row].append(output.frames.data[row, :length])
             positions[row].append(output.positions[row, :length])

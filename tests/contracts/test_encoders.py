@@ -16,7 +16,7 @@ from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (61, 1, 24, 38)
 SMALL = {"num_layers": 3, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 5}
-SAMPLES = 320                               # of a waveform for each frame of features
+SAMPLES = 320  # of a waveform for each frame of features
 every_encoder = pytest.mark.parametrize("name", ENCODERS.names())
 
 
@@ -35,7 +35,9 @@ def reads_samples(name: str) -> bool:
 def build(name: str, **options):
     torch.manual_seed(0)
     dim = 1 if reads_samples(name) else BINS
-    return ENCODERS.build(small(name, **options), input_dim=dim, vocab_size=5, frame_shift=0.01).eval()
+    return ENCODERS.build(
+        small(name, **options), input_dim=dim, vocab_size=5, frame_shift=0.01
+    ).eval()
 
 
 every_streaming_encoder = pytest.mark.parametrize(
@@ -44,15 +46,22 @@ every_streaming_encoder = pytest.mark.parametrize(
 
 
 def streaming(name: str, left_chunks: int | None, **options) -> StreamingEncoder:
-    stems = {0: Conv2dConfig(channels=4, causal=True), 2: Conv2dConfig(channels=4, factor=2, causal=True)}
-    encoder = build(name, causal=True, chunk=ChunkConfig(left_chunks=left_chunks), downsamplers=stems, **options)
+    stems = {
+        0: Conv2dConfig(channels=4, causal=True),
+        2: Conv2dConfig(channels=4, factor=2, causal=True),
+    }
+    encoder = build(
+        name, causal=True, chunk=ChunkConfig(left_chunks=left_chunks), downsamplers=stems, **options
+    )
     assert isinstance(encoder, StreamingEncoder)
     return encoder
 
 
 def batch(padding: float = 0, name: str = "conformer") -> Padded:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(SAMPLES * length + 7,) if reads_samples(name) else (length, BINS) for length in LENGTHS]
+    shapes = [
+        (SAMPLES * length + 7,) if reads_samples(name) else (length, BINS) for length in LENGTHS
+    ]
     return Padded.stack([torch.randn(shape, generator=generator) for shape in shapes], padding)
 
 
@@ -61,9 +70,13 @@ def test_shapes_are_as_promised(name):
     encoder = build(name)
     output = encoder(batch(name=name))
     assert output.frames.data.shape == (*output.positions.shape, encoder.dim)
-    assert (output.frames.lengths >= 1).all() and (output.frames.lengths <= torch.tensor(LENGTHS)).all()
+    assert (output.frames.lengths >= 1).all() and (
+        output.frames.lengths <= torch.tensor(LENGTHS)
+    ).all()
     if isinstance(encoder, StreamingEncoder):
-        assert output.frames.lengths.tolist() == [-(-length // encoder.input_frames) for length in LENGTHS]
+        assert output.frames.lengths.tolist() == [
+            -(-length // encoder.input_frames) for length in LENGTHS
+        ]
 
 
 @every_encoder
@@ -72,14 +85,17 @@ def test_padding_changes_nothing(name):
     together = encoder(batch(name=name)).frames.unpad()
     for row, frames in enumerate(batch(name=name).unpad()):
         alone = encoder(Padded.stack([frames])).frames.data[0]
-        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)        # other sums in other shapes
+        # other sums in other shapes
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
 
 
 @every_encoder
 def test_what_stands_in_the_padding_changes_nothing(name):
     encoder = build(name)
     clean_batch, dirty_batch = batch(name=name), batch(float("nan"), name)
-    for clean, dirty in zip(encoder(clean_batch).frames.unpad(), encoder(dirty_batch).frames.unpad(), strict=True):
+    for clean, dirty in zip(
+        encoder(clean_batch).frames.unpad(), encoder(dirty_batch).frames.unpad(), strict=True
+    ):
         torch.testing.assert_close(dirty, clean, atol=0, rtol=0)
 
 
@@ -132,7 +148,9 @@ def pieces(encoder: StreamingEncoder, chunk: int, seed: int):
     ended = torch.zeros(len(rows), dtype=torch.bool)
     while not ended.all():
         sizes = torch.randint(0, 30, (len(rows),), generator=generator).tolist()
-        piece = Padded.stack([row[at: at + size] for row, at, size in zip(rows, start, sizes, strict=True)])
+        piece = Padded.stack(
+            [row[at : at + size] for row, at, size in zip(rows, start, sizes, strict=True)]
+        )
         start = [at + size for at, size in zip(start, sizes, strict=True)]
         ended = torch.tensor([at >= len(row) for row, at in zip(rows, start, strict=True)])
         output, cache = encoder.forward_chunk(piece, cache, ended)
@@ -149,7 +167,8 @@ def test_streaming_equals_the_chunk_mask(name, chunk, left_chunks, positions):
     outputs = list(pieces(encoder, chunk, seed=chunk))
     for row, expected in enumerate(whole.frames.unpad()):
         frames = torch.cat([output.frames.unpad()[row] for output in outputs])
-        torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)            # other sums in other shapes
+        # other sums in other shapes
+        torch.testing.assert_close(frames, expected, atol=1e-5, rtol=0)
         at = torch.cat([output.positions[row, : output.frames.lengths[row]] for output in outputs])
         assert torch.equal(at, whole.positions[row, : len(expected)])
 
@@ -160,18 +179,25 @@ def test_a_row_that_ended_gives_no_more_frames(name):
     rows = torch.randn(2, 16, BINS)
     piece, cache = Padded(rows, torch.tensor([16, 16])), encoder.init_cache(2, 2)
     _, cache = encoder.forward_chunk(piece, cache, torch.tensor([True, False]))
-    output, _ = encoder.forward_chunk(Padded(rows, torch.tensor([0, 16])), cache, torch.tensor([True, True]))
+    output, _ = encoder.forward_chunk(
+        Padded(rows, torch.tensor([0, 16])), cache, torch.tensor([True, True])
+    )
     assert output.frames.lengths.tolist() == [0, 2]
 
 
 @every_streaming_encoder
 def test_a_cache_is_never_changed_in_place(name):
     encoder = streaming(name, left_chunks=None)
-    inputs, final = Padded(torch.randn(2, 16, BINS), torch.tensor([16, 16])), torch.tensor([False, False])
+    inputs, final = (
+        Padded(torch.randn(2, 16, BINS), torch.tensor([16, 16])),
+        torch.tensor([False, False]),
+    )
     with torch.no_grad():
         _, cache = encoder.forward_chunk(inputs, encoder.init_cache(2, 2), final)
         kept = copy.deepcopy(cache)
         first, _ = encoder.forward_chunk(inputs, cache, final)
         again, _ = encoder.forward_chunk(inputs, cache, final)
         fresh, _ = encoder.forward_chunk(inputs, kept, final)
-    assert torch.equal(first.frames.data, again.frames.data) and torch.equal(first.frames.data, fresh.frames.data)
+    assert torch.equal(first.frames.data, again.frames.data) and torch.equal(
+        first.frames.data, fresh.frames.data
+    )

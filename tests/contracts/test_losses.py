@@ -16,13 +16,17 @@ ACCENTS = [3, 0, 1, 2]
 
 
 def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, requires_grad=False):
-    """Random streams of every kind a loss may read, for some rows of the case, with extra padding of garbage."""
+    """Random streams of every kind a loss may read, for some rows of the case, with extra padding
+    of garbage.
+    """
     generator = torch.Generator().manual_seed(0)
     drawn = {}
     for index in range(4):
         drawn["ctc", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
         drawn["aligned", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
-        drawn["attention", index] = torch.randn(len(TARGETS[index]) + 1, VOCABULARY, generator=generator)
+        drawn["attention", index] = torch.randn(
+            len(TARGETS[index]) + 1, VOCABULARY, generator=generator
+        )
         drawn["text", index] = torch.randn(len(TARGETS[index]), VOCABULARY, generator=generator)
         drawn["speech", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
         drawn["accent", index] = torch.randn(frames[index], VOCABULARY, generator=generator)
@@ -36,7 +40,9 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
 
     targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
     targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
-    streams = {name: stream(name) for name in ("ctc", "aligned", "attention", "text", "speech", "accent")}
+    streams = {
+        name: stream(name) for name in ("ctc", "aligned", "attention", "text", "speech", "accent")
+    }
     encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
     labels = {"accent": torch.tensor([ACCENTS[index] for index in rows])}
     batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets, labels=labels)
@@ -59,20 +65,26 @@ def test_one_finite_number_at_least_0_for_each_utterance(name):
 
 @every_loss
 def test_padding_changes_nothing(name):
-    torch.testing.assert_close(build(name)(*case(padding=5)), build(name)(*case()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        build(name)(*case(padding=5)), build(name)(*case()), atol=1e-5, rtol=1e-5
+    )
 
 
 @every_loss
 def test_permuting_the_batch_permutes_the_loss(name):
     order = [2, 0, 3, 1]
-    torch.testing.assert_close(build(name)(*case(order)), build(name)(*case())[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        build(name)(*case(order)), build(name)(*case())[order], atol=1e-5, rtol=1e-5
+    )
 
 
 @every_loss
 def test_an_utterance_alone_has_the_loss_it_has_in_a_batch(name):
     together = build(name)(*case())
     for row in range(4):
-        torch.testing.assert_close(build(name)(*case([row]))[0], together[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            build(name)(*case([row]))[0], together[row], atol=1e-5, rtol=1e-5
+        )
 
 
 @every_loss
@@ -80,7 +92,9 @@ def test_an_utterance_too_short_for_its_text_gets_a_finite_loss_and_gradient(nam
     outputs, batch = case(frames=[3, 5, 1, 6], requires_grad=True)
     loss = build(name)
     loss(outputs, batch).sum().backward()
-    gradients = [stream.data.grad for stream in outputs.streams.values() if stream.data.grad is not None]
+    gradients = [
+        stream.data.grad for stream in outputs.streams.values() if stream.data.grad is not None
+    ]
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     assert loss.skipped(outputs, batch).shape == (4,)
 
@@ -93,7 +107,8 @@ def test_the_gradient_is_that_of_finite_differences(name):
 
     def value(data: Tensor) -> Tensor:
         changed = ModelOutput(
-            encoder=outputs.encoder, streams={**outputs.streams, loss.stream: Padded(data, stream.lengths)}
+            encoder=outputs.encoder,
+            streams={**outputs.streams, loss.stream: Padded(data, stream.lengths)},
         )
         return loss(changed, batch).sum()
 

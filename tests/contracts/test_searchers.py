@@ -19,14 +19,17 @@ every_searcher = pytest.mark.parametrize("name", SEARCHERS.names())
 
 
 def build(name: str, model: ToyModel | None = None, **settings) -> Searcher:
-    return SEARCHERS.build(SEARCHERS.config_type(name)(**settings), model=model or ToyModel(vocabulary=9, seed=3))
+    return SEARCHERS.build(
+        SEARCHERS.config_type(name)(**settings), model=model or ToyModel(vocabulary=9, seed=3)
+    )
 
 
 def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
     assert [h.tokens for h in found] == [h.tokens for h in expected]
     assert [h.positions for h in found] == [h.positions for h in expected]
     for one, other in zip(found, expected, strict=True):
-        assert one.score == pytest.approx(other.score, abs=1e-9)        # float64: only the order of sums differs
+        # float64: only the order of sums differs
+        assert one.score == pytest.approx(other.score, abs=1e-9)
         assert one.parts == pytest.approx(other.parts, abs=1e-9)
         assert (one.confidences or ()) == pytest.approx(other.confidences or (), abs=1e-9)
 
@@ -45,7 +48,11 @@ def test_every_utterance_gets_its_hypotheses_best_first(name):
 def test_tokens_are_neither_blank_nor_the_end(name):
     model = ToyModel(vocabulary=9, seed=3)
     for nbest in build(name, model).search(utterances(LENGTHS)):
-        assert all(0 < token < (9 if name == "ctc_greedy" else model.eos) for h in nbest for token in h.tokens)
+        assert all(
+            0 < token < (9 if name == "ctc_greedy" else model.eos)
+            for h in nbest
+            for token in h.tokens
+        )
 
 
 @every_searcher
@@ -54,7 +61,9 @@ def test_the_score_is_the_weighted_sum_of_the_parts(name):
     weights = getattr(searcher.config, "weights", {"ctc": 1.0})
     for nbest in searcher.search(utterances(LENGTHS)):
         for h in nbest:
-            assert h.score == pytest.approx(sum(weights[part] * value for part, value in h.parts.items()), abs=1e-9)
+            assert h.score == pytest.approx(
+                sum(weights[part] * value for part, value in h.parts.items()), abs=1e-9
+            )
 
 
 @every_searcher
@@ -92,7 +101,9 @@ def test_no_utterance_with_frames_is_legal(name):
     encoded = utterances((3,))
     nothing = replace(
         encoded,
-        frames=encoded.frames._replace(data=encoded.frames.data[:, :0], lengths=torch.zeros(1, dtype=torch.int64)),
+        frames=encoded.frames._replace(
+            data=encoded.frames.data[:, :0], lengths=torch.zeros(1, dtype=torch.int64)
+        ),
         positions=encoded.positions[:, :0],
     )
     assert [h.tokens for h in build(name).search(nothing)[0]] == [()]
@@ -105,7 +116,9 @@ def test_impossible_tokens_give_no_nan(name):
 
     def log_probs(encoded, stream="ctc"):
         data, lengths = plain(encoded, stream)
-        return type(encoded.frames)(data.index_fill(2, torch.tensor([2, 3]), -float("inf")).log_softmax(-1), lengths)
+        return type(encoded.frames)(
+            data.index_fill(2, torch.tensor([2, 3]), -float("inf")).log_softmax(-1), lengths
+        )
 
     model.log_probs = log_probs
     for nbest in build(name, model).search(utterances(LENGTHS)):

@@ -1,6 +1,7 @@
-"""Write data/fbank_kaldi.json: features of a synthetic signal by kaldi-native-fbank and torchaudio.compliance.kaldi.
+"""Write data/fbank_kaldi.json: features of a synthetic signal by kaldi-native-fbank and
+torchaudio.compliance.kaldi.
 
-    pip install kaldi-native-fbank; PYTHONPATH=. python tests/golden/make_fbank_kaldi.py
+pip install kaldi-native-fbank; PYTHONPATH=. python tests/golden/make_fbank_kaldi.py
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ SECONDS = 0.45
 
 
 def signal(rate: int) -> np.ndarray:
-    """(T,) float32: two sweeping tones, noise, an offset, and a nearly silent middle; the same on every machine."""
+    """(T,) float32: two sweeping tones, noise, an offset, and a nearly silent middle; the same on
+    every machine.
+    """
     values, state = [], 12345
     for n in range(int(SECONDS * rate)):
         t = n / rate
-        state = (1103515245 * state + 12345) % 2**31         # a linear congruential generator
+        state = (1103515245 * state + 12345) % 2**31  # a linear congruential generator
         noise = state / 2**30 - 1
         loud = 0.003 if 0.25 < t < 0.35 else 1.0
-        tones = 0.3 * math.sin(2 * math.pi * (200 + 900 * t) * t) + 0.1 * math.sin(2 * math.pi * (3000 - 2000 * t) * t)
+        tones = 0.3 * math.sin(2 * math.pi * (200 + 900 * t) * t) + 0.1 * math.sin(
+            2 * math.pi * (3000 - 2000 * t) * t
+        )
         values.append(round(32768 * (0.005 + loud * (tones + 0.03 * noise))) / 32768)
     return np.array(values, dtype=np.float32)
 
@@ -52,16 +57,26 @@ def torchaudio(case: dict) -> np.ndarray:
     from asrtool.torchaudio_adapter import require
 
     samples = torch.from_numpy(signal(case["rate"]))[None] * 32768
-    return require().compliance.kaldi.fbank(
-        samples, dither=0.0, sample_frequency=case["rate"], num_mel_bins=case["num_mel_bins"],
-        low_freq=case.get("low_hz", 20.0), high_freq=case.get("high_hz", 0.0),
-    ).numpy()
+    return (
+        require()
+        .compliance.kaldi.fbank(
+            samples,
+            dither=0.0,
+            sample_frequency=case["rate"],
+            num_mel_bins=case["num_mel_bins"],
+            low_freq=case.get("low_hz", 20.0),
+            high_freq=case.get("high_hz", 0.0),
+        )
+        .numpy()
+    )
 
 
 def main() -> None:
     makers = {"kaldi-native-fbank": native, "torchaudio.compliance.kaldi": torchaudio}
     found = {
-        case: {name: np.round(make(config).astype(float), 6).tolist() for name, make in makers.items()}
+        case: {
+            name: np.round(make(config).astype(float), 6).tolist() for name, make in makers.items()
+        }
         for case, config in CASES.items()
     }
     lines = json.dumps(found).replace("], [", "],\n[")

@@ -1,4 +1,5 @@
-"""Write data/ngram_kenlm.json: a random back-off model as ARPA text, sentences, and their log10 scores by KenLM.
+"""Write data/ngram_kenlm.json: a random back-off model as ARPA text, sentences, and their log10
+scores by KenLM.
 
 pip install kenlm==0.3.0          # into an environment of its own
 python tests/golden/make_ngram_kenlm.py
@@ -50,7 +51,9 @@ def main() -> None:
             stream.flush()
             model = kenlm.Model(stream.name)
         sentences = [draw.choices([*WORDS[3:], "zz"], k=draw.randint(0, 7)) for _ in range(40)]
-        scores = [[score for score, _, _ in model.full_scores(" ".join(words))] for words in sentences]
+        scores = [
+            [score for score, _, _ in model.full_scores(" ".join(words))] for words in sentences
+        ]
         found.append({"arpa": text, "sentences": sentences, "log10": scores})
     path = Path(__file__).parent / "data" / "ngram_kenlm.json"
     path.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")

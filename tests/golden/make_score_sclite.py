@@ -1,4 +1,5 @@
-"""Make data/score_sclite.json: nasty pairs with counts and alignments of NIST sclite, systems compared by sc_stats.
+"""Make data/score_sclite.json: nasty pairs with counts and alignments of NIST sclite, systems
+compared by sc_stats.
 
     python tests/golden/make_score_sclite.py tests/golden/data/score_sclite.json --pairs 2000
 
@@ -16,14 +17,42 @@ import tempfile
 from pathlib import Path
 
 COMMAND = "sctk sclite -s -r ref.trn trn -h hyp.trn trn -i rm -l 100000 -o all dtl stdout"
-WORDS = ["the", "The", "THE", "of", "recognition", "it's", "twenty-one", "mid-", "-mid", "U.S.", "3.5", "%",
-         "<unk>", "é", "naïve", "好", "的", "好的", "語音", "😀", "~", "#", "=", "/"]
+WORDS = [
+    "the",
+    "The",
+    "THE",
+    "of",
+    "recognition",
+    "it's",
+    "twenty-one",
+    "mid-",
+    "-mid",
+    "U.S.",
+    "3.5",
+    "%",
+    "<unk>",
+    "é",
+    "naïve",
+    "好",
+    "的",
+    "好的",
+    "語音",
+    "😀",
+    "~",
+    "#",
+    "=",
+    "/",
+]
 SGML = "sctk sclite -s -r ref.trn trn -h hyp.trn trn -i rm -o sgml stdout"
 MATCHED_PAIRS = "sctk sc_stats -p -t mapsswe -v -n -"
-REPORT = [                                       # a set for the whole report: four speakers, one without a word
+REPORT = [  # a set for the whole report: four speakers, one without a word
     ("a-1", "the cat sat on the mat", "the hat sat the big mat"),
     ("a-2", "hello world", "hello world"),
-    ("speaker_with_long_name-1", "a b c d e f g h i j k l m n o p", "a b c d e f g h i j k l m n o q"),
+    (
+        "speaker_with_long_name-1",
+        "a b c d e f g h i j k l m n o p",
+        "a b c d e f g h i j k l m n o q",
+    ),
     ("speaker_with_long_name-2", "", ""),
     ("b-1", "the cat sat", ""),
     ("b-2", "the cat ran", "the hat ran the the"),
@@ -33,16 +62,29 @@ REPORT = [                                       # a set for the whole report: f
 
 
 def nasty_pairs(count: int, seed: int) -> list[tuple[str, str, str]]:
-    """(id, reference, hypothesis): few words give many equally good alignments, edited copies give realistic ones."""
+    """(id, reference, hypothesis): few words give many equally good alignments, edited copies give
+    realistic ones.
+    """
     rng = random.Random(seed)
-    pairs = [("", ""), ("a", ""), ("", "a b"), ("a b c", "c b a"), ("a b c", "x a b"), ("a b X", "X c d"), ("a a", "a")]
+    pairs = [
+        ("", ""),
+        ("a", ""),
+        ("", "a b"),
+        ("a b c", "c b a"),
+        ("a b c", "x a b"),
+        ("a b X", "X c d"),
+        ("a a", "a"),
+    ]
     while len(pairs) < count:
         words = rng.choice([["a", "b"], list("abc"), list("abcdefgh"), WORDS])
         reference = [rng.choice(words) for _ in range(rng.choice([0, 1, 3, 7, 12, 40]))]
         if rng.random() < 0.5:
             hypothesis = [rng.choice(words) for _ in range(rng.choice([0, 1, 3, 7, 12, 40]))]
         else:
-            edits = [(word, word, word, rng.choice(words), f"{word} {rng.choice(words)}", "") for word in reference]
+            edits = [
+                (word, word, word, rng.choice(words), f"{word} {rng.choice(words)}", "")
+                for word in reference
+            ]
             hypothesis = " ".join(rng.choice(edit) for edit in edits).split()
         pairs.append((" ".join(reference), " ".join(hypothesis)))
     return [(f"s-{number:04d}", *pair) for number, pair in enumerate(pairs)]
@@ -59,7 +101,9 @@ def sclite(rows: list[tuple[str, str, str]]) -> str:
 
 
 def matched_pairs(texts: list[str], systems: list[list[str]]) -> dict[str, float]:
-    """What sc_stats finds for two systems: segments, mean and deviation of the first's errors less the second's, z."""
+    """What sc_stats finds for two systems: segments, mean and deviation of the first's errors less
+    the second's, z.
+    """
     aligned = b""
     with tempfile.TemporaryDirectory() as folder:
         for number, system in enumerate(systems):
@@ -68,14 +112,19 @@ def matched_pairs(texts: list[str], systems: list[list[str]]) -> dict[str, float
                 Path(folder, name).write_text(lines, encoding="utf-8")
             done = subprocess.run(SGML.split(), cwd=folder, check=True, capture_output=True)
             aligned += done.stdout.replace(b'title="hyp.trn"', b'title="%d"' % number)
-        done = subprocess.run(MATCHED_PAIRS.split(), cwd=folder, input=aligned, check=True, capture_output=True)
+        done = subprocess.run(
+            MATCHED_PAIRS.split(), cwd=folder, input=aligned, check=True, capture_output=True
+        )
     number = r"(-?[\d.]+)"
     pattern = rf"\(# segs: (\d+)\).*\(mean: {number}\) \(std dev: {number}\) \(Z Stat: {number}\)"
     found = re.search(pattern, printed := done.stdout.decode("utf-8", "replace"))
     if found is None:
         raise SystemExit(f"sc_stats printed no result:\n{printed}")
     segments, *values = found.groups()
-    return {"segments": int(segments), **dict(zip(("mean", "deviation", "z"), map(float, values), strict=True))}
+    return {
+        "segments": int(segments),
+        **dict(zip(("mean", "deviation", "z"), map(float, values), strict=True)),
+    }
 
 
 def compared_systems(count: int, seed: int) -> list[dict]:
@@ -84,8 +133,14 @@ def compared_systems(count: int, seed: int) -> list[dict]:
     found = []
     for number in range(count):
         words = "abcdefgh" if number % 2 else "abcdefghijklmnopqrstuvwxyz"
-        texts = [" ".join(rng.choices(words, k=rng.randint(1, 25))) for _ in range(rng.choice([5, 20, 40]))]
-        systems = [[_spoil(rng, text, words, rate) for text in texts] for rate in (0.1, rng.choice([0.1, 0.15, 0.3]))]
+        texts = [
+            " ".join(rng.choices(words, k=rng.randint(1, 25)))
+            for _ in range(rng.choice([5, 20, 40]))
+        ]
+        systems = [
+            [_spoil(rng, text, words, rate) for text in texts]
+            for rate in (0.1, rng.choice([0.1, 0.15, 0.3]))
+        ]
         rows = {"references": texts, "hypotheses": systems}
         found.append({**rows, "sc_stats": matched_pairs(texts, systems)})
     return found
@@ -113,18 +168,24 @@ def alignments(printed: str) -> dict[str, tuple[list[int], str]]:
 
 
 def _tags(words: list[str], evaluation: str, line: str) -> str:
-    """Tags in the columns where the words of a line of single-byte characters start; elsewhere none can be read."""
+    """Tags in the columns where the words of a line of single-byte characters start; elsewhere none
+    can be read.
+    """
     if not line.isascii():
         return ""
     starts = [match.start() for match in re.finditer(r"\S+", line)]
-    return "".join(evaluation[start:start + 1].strip() or "C" for start, _ in zip(starts, words, strict=True))
+    return "".join(
+        evaluation[start : start + 1].strip() or "C" for start, _ in zip(starts, words, strict=True)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--systems", type=int, default=24, help="sets on which two systems are compared")
+    parser.add_argument(
+        "--systems", type=int, default=24, help="sets on which two systems are compared"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--version", help="of the package; default: what dpkg-query says")
     options = parser.parse_args()
@@ -134,16 +195,22 @@ def main() -> None:
     version = options.version or subprocess.run(asked, capture_output=True, text=True).stdout
     data = {
         "source": f"NIST sclite, Debian package sctk {version}: {COMMAND}",
-        "made_by": f"tests/golden/{Path(__file__).name} {options.out} --pairs {options.pairs} --seed {options.seed}",
+        "made_by": f"tests/golden/{Path(__file__).name} {options.out} --pairs {options.pairs} "
+        f"--seed {options.seed}",
         "pairs": [
-            {"reference": reference, "hypothesis": hypothesis, "counts": scored[name][0], "tags": scored[name][1]}
+            {
+                "reference": reference,
+                "hypothesis": hypothesis,
+                "counts": scored[name][0],
+                "tags": scored[name][1],
+            }
             for name, reference, hypothesis in rows
         ],
         "systems": compared_systems(options.systems, options.seed),
         "report": {"rows": REPORT, "printed": sclite(REPORT).split("\n")},
     }
     body = ""
-    for name in ("pairs", "systems"):                        # a line each
+    for name in ("pairs", "systems"):  # a line each
         lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in data.pop(name))
         body += f',\n "{name}": [\n  {lines}\n ]'
     head = json.dumps(data, ensure_ascii=False, indent=1).removesuffix("\n}")

@@ -1,4 +1,6 @@
-"""Aligned cross entropy against every monotonic alignment, for all that is small enough to enumerate."""
+"""Aligned cross entropy against every monotonic alignment, for all that is small enough to
+enumerate.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ CASES = 2000
 
 @functools.cache
 def alignments(frames: int, tokens: int) -> np.ndarray:
-    """(paths, frames + tokens) of costs by number: a_ij, then d a_ij, then e_j, then 0 (see `costs`)."""
+    """(paths, frames + tokens) of costs by number: a_ij, then d a_ij, then e_j, then 0 (see
+    `costs`).
+    """
     size = frames * tokens
 
     def walk(i: int, j: int):
@@ -38,7 +42,9 @@ def costs(log_probs: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarr
     return np.concatenate([align, penalty * align, -log_probs[:, 0], [0.0]])
 
 
-def gradient(log_probs: np.ndarray, target: np.ndarray, penalty: float, path: np.ndarray) -> np.ndarray:
+def gradient(
+    log_probs: np.ndarray, target: np.ndarray, penalty: float, path: np.ndarray
+) -> np.ndarray:
     """Of one alignment's cost."""
     frames, tokens = len(log_probs), len(target)
     used = np.bincount(path, minlength=2 * frames * tokens + frames + 1)
@@ -50,7 +56,9 @@ def gradient(log_probs: np.ndarray, target: np.ndarray, penalty: float, path: np
     return found
 
 
-def brute_force(log_probs: np.ndarray, target: np.ndarray, penalty: float) -> tuple[float, np.ndarray | None]:
+def brute_force(
+    log_probs: np.ndarray, target: np.ndarray, penalty: float
+) -> tuple[float, np.ndarray | None]:
     """The loss, and the gradient unless alignments with different ones are equally cheap."""
     paths = alignments(len(log_probs), len(target))
     totals = costs(log_probs, target, penalty)[paths].sum(1)
@@ -67,8 +75,12 @@ def cases():
         vocabulary, penalty = int(rng.integers(2, 5)), (1.0, 2.0, 5.0, 1.3)[number % 4]
         rows = []
         for _ in range(10):
-            logits = torch.from_numpy(rng.normal(scale=2, size=(int(rng.integers(1, 7)), vocabulary)))
-            rows.append((logits.log_softmax(-1), rng.integers(1, vocabulary, size=int(rng.integers(0, 7)))))
+            logits = torch.from_numpy(
+                rng.normal(scale=2, size=(int(rng.integers(1, 7)), vocabulary))
+            )
+            rows.append(
+                (logits.log_softmax(-1), rng.integers(1, vocabulary, size=int(rng.integers(0, 7))))
+            )
         yield penalty, rows
 
 
@@ -94,13 +106,23 @@ def test_axe_and_its_gradient_are_those_of_the_cheapest_alignment():
 def test_the_gradient_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(3)
     checked = 0
-    for frames, tokens, penalty in ((6, 4, 1.0), (3, 5, 2.0), (5, 5, 5.0), (1, 3, 2.0), (4, 1, 1.0)):
-        logits = torch.randn(2, frames, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    for frames, tokens, penalty in (
+        (6, 4, 1.0),
+        (3, 5, 2.0),
+        (5, 5, 5.0),
+        (1, 3, 2.0),
+        (4, 1, 1.0),
+    ):
+        logits = torch.randn(
+            2, frames, 4, generator=generator, dtype=torch.float64, requires_grad=True
+        )
         target = torch.randint(1, 4, (2, tokens), generator=generator)
         lengths = torch.tensor([frames, max(1, frames - 1)]), torch.tensor([tokens, tokens - 1])
 
         def loss(logits, target=target, lengths=lengths, penalty=penalty):
-            return aligned_cross_entropy(logits.log_softmax(-1), lengths[0], target, lengths[1], 0, penalty)
+            return aligned_cross_entropy(
+                logits.log_softmax(-1), lengths[0], target, lengths[1], 0, penalty
+            )
 
         assert torch.autograd.gradcheck(loss, logits, eps=1e-6, atol=1e-6)
         checked += 1

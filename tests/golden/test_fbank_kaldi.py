@@ -18,7 +18,7 @@ spec = importlib.util.spec_from_file_location("make_fbank_kaldi", HERE / "make_f
 maker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(maker)
 
-MEAN, LARGEST = 1e-5, 5e-2          # float32 rounding; the largest where a filter holds next to nothing
+MEAN, LARGEST = 1e-5, 5e-2  # float32 rounding; the largest where a filter holds next to nothing
 
 
 @pytest.mark.parametrize("case", STORED)

@@ -1,4 +1,6 @@
-"""1,000 random cases each: best path, prefix beam and label-synchronous search against enumeration of everything."""
+"""1,000 random cases each: best path, prefix beam and label-synchronous search against enumeration
+of everything.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def paths(frames: int, vocabulary: int) -> tuple[np.ndarray, list[tuple[int, ...
 
 
 def draw(number: int) -> np.ndarray:
-    """(T, V) log-probabilities, 1 to 6 frames, 2 to 4 tokens, from flat to sure; some tokens impossible."""
+    """(T, V) log-probabilities, 1 to 6 frames, 2 to 4 tokens, from flat to sure; some tokens
+    impossible.
+    """
     random = np.random.default_rng(number)
     frames, vocabulary = random.integers(1, LONGEST + 1), random.integers(2, MOST + 1)
     logits = random.normal(size=(frames, vocabulary)) * random.choice([0.3, 1.0, 3.0, 10.0])
@@ -38,7 +42,9 @@ def draw(number: int) -> np.ndarray:
     return torch.from_numpy(logits).log_softmax(-1).numpy()
 
 
-def path_scores(log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[tuple[int, ...]], np.ndarray]:
+def path_scores(
+    log_probs: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, ...]], np.ndarray]:
     every, texts, reads = paths(*log_probs.shape)
     scores = log_probs[np.arange(len(log_probs)), every].sum(1)
     return scores, every, texts, reads
@@ -51,7 +57,12 @@ class Rows:
 
     def __init__(self, rows: list[np.ndarray]) -> None:
         self.rows = Padded.stack(
-            [torch.from_numpy(np.pad(row, ((0, 0), (0, MOST - row.shape[1])), constant_values=-np.inf)) for row in rows]
+            [
+                torch.from_numpy(
+                    np.pad(row, ((0, 0), (0, MOST - row.shape[1])), constant_values=-np.inf)
+                )
+                for row in rows
+            ]
         )
 
     def log_probs(self, encoded: EncoderOutput, stream: str) -> Padded:
@@ -65,7 +76,9 @@ def test_greedy_search_finds_the_best_path():
     cases = [draw(number) for number in range(CASES)]
     model = Rows(cases)
     positions = torch.arange(LONGEST).expand(CASES, -1)
-    found = CtcGreedy(CtcGreedyConfig(), model=model).search(EncoderOutput(frames=model.rows, positions=positions))
+    found = CtcGreedy(CtcGreedyConfig(), model=model).search(
+        EncoderOutput(frames=model.rows, positions=positions)
+    )
     for case, (hypothesis,) in zip(cases, found, strict=True):
         scores, every, _, _ = path_scores(case)
         assert hypothesis.score == pytest.approx(scores.max(), **EXACT)
@@ -78,17 +91,25 @@ def test_the_prefix_beam_finds_every_text_with_the_sum_over_its_paths(plain):
         case = draw(number)
         scores, _, texts, reads = path_scores(case)
         sums = np.bincount(reads, weights=np.exp(scores), minlength=len(texts))
-        expected = {text: safe_log(value) for text, value in zip(texts, sums, strict=True) if value > 0}
+        expected = {
+            text: safe_log(value) for text, value in zip(texts, sums, strict=True) if value > 0
+        }
         log_probs, length = torch.from_numpy(case)[None], torch.tensor([len(case)])
         (found,) = ctc_prefix_beam_search(log_probs, length, 400, plain=plain)
         assert {h.tokens for h in found} == set(expected)
-        assert [h.score for h in found] == pytest.approx(sorted(expected.values(), reverse=True), **EXACT)
+        assert [h.score for h in found] == pytest.approx(
+            sorted(expected.values(), reverse=True), **EXACT
+        )
         for hypothesis in found:
             assert hypothesis.score == pytest.approx(expected[hypothesis.tokens], **EXACT)
 
 
-def sequence_log_probs(model: ToyModel, frames: Padded, longest: int) -> list[dict[tuple[int, ...], float]]:
-    """For each utterance, log p of every sequence with its end by the attention scorer, prefixes rated side by side."""
+def sequence_log_probs(
+    model: ToyModel, frames: Padded, longest: int
+) -> list[dict[tuple[int, ...], float]]:
+    """For each utterance, log p of every sequence with its end by the attention scorer, prefixes
+    rated side by side.
+    """
     bias, end = model.attention.bias(frames), model.eos
     level = {(): (torch.zeros_like(bias), end, torch.zeros(len(bias), dtype=torch.float64))}
     found: list[dict[tuple[int, ...], float]] = [{} for _ in bias]
@@ -116,9 +137,14 @@ def test_a_label_synchronous_search_finds_every_sequence_up_to_the_longest(weigh
         model = ToyModel(vocabulary=4, seed=seed, sharpness=(0.5, 1.5, 3.0)[seed % 3])
         random = np.random.default_rng(seed)
         frames = Padded.stack(
-            [torch.from_numpy(random.normal(size=(random.integers(1, LONGEST + 1), 5))).float() for _ in range(25)]
+            [
+                torch.from_numpy(random.normal(size=(random.integers(1, LONGEST + 1), 5))).float()
+                for _ in range(25)
+            ]
         )
-        encoded = EncoderOutput(frames=frames, positions=torch.arange(frames.data.shape[1]).expand(25, -1))
+        encoded = EncoderOutput(
+            frames=frames, positions=torch.arange(frames.data.shape[1]).expand(25, -1)
+        )
         config = JointBeamConfig(beam=128, nbest=128, weights=weights)
         by_attention = sequence_log_probs(model, frames, LONGEST)
         rows = model.log_probs(encoded).unpad()

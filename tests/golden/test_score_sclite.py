@@ -13,7 +13,9 @@ from asrtool.score import align, score, write_result
 from asrtool.score.align import count_pairs, sclite_moves
 from asrtool.score.compare import compare
 
-DATA = json.loads((Path(__file__).parent / "data" / "score_sclite.json").read_text(encoding="utf-8"))
+DATA = json.loads(
+    (Path(__file__).parent / "data" / "score_sclite.json").read_text(encoding="utf-8")
+)
 PAIRS = [(pair["reference"].split(), pair["hypothesis"].split()) for pair in DATA["pairs"]]
 
 
@@ -23,20 +25,26 @@ def test_counts_of_every_pair_equal_sclites():
 
 def test_alignments_equal_sclites_position_by_position():
     ours = ["".join(tag for tag, _, _ in align(*pair, "sclite")) for pair in PAIRS]
-    stored = [(pair["tags"], tags) for pair, tags in zip(DATA["pairs"], ours, strict=True) if pair["tags"]]
+    stored = [
+        (pair["tags"], tags) for pair, tags in zip(DATA["pairs"], ours, strict=True) if pair["tags"]
+    ]
     assert len(stored) > 100
     assert [theirs for theirs, _ in stored] == [tags for _, tags in stored]
 
 
 def test_levenshtein_never_has_more_errors_than_sclite():
-    fewest, weighted = (count_pairs(PAIRS, name)[:, 1:].sum(axis=1) for name in ("levenshtein", "sclite"))
+    fewest, weighted = (
+        count_pairs(PAIRS, name)[:, 1:].sum(axis=1) for name in ("levenshtein", "sclite")
+    )
     assert (fewest <= weighted).all()
-    assert (fewest < weighted).any()             # else the pairs could not tell the two apart
+    assert (fewest < weighted).any()  # else the pairs could not tell the two apart
 
 
 def _printed(capitals: str) -> list[str]:
     """The lines of sclite's report without the remarks that we do not make."""
-    return [line for line in DATA["report"]["printed"] if line.strip() and not line.startswith(capitals)]
+    return [
+        line for line in DATA["report"]["printed"] if line.strip() and not line.startswith(capitals)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +54,28 @@ def result() -> list[str]:
     hypotheses = {name: hypothesis for name, _, hypothesis in rows}
     report = score(references, hypotheses, alignment="sclite")
     file = io.StringIO()
-    write_result(file, report, references, hypotheses, {name: name.split("-")[0] for name in references}, "hyp.trn")
+    write_result(
+        file,
+        report,
+        references,
+        hypotheses,
+        {name: name.split("-")[0] for name in references},
+        "hyp.trn",
+    )
     return [line for line in file.getvalue().split("\n") if line.strip()]
 
 
 def test_speaker_tables_equal_sclites_character_by_character(result):
     theirs = _printed("# No Reference")
-    theirs = theirs[:next(number for number, line in enumerate(theirs) if line.startswith("DETAILED"))]
-    assert result[:len(theirs)] == theirs
+    theirs = theirs[
+        : next(number for number, line in enumerate(theirs) if line.startswith("DETAILED"))
+    ]
+    assert result[: len(theirs)] == theirs
 
 
 def test_alignment_dump_and_detailed_report_equal_sclites_line_by_line(result):
-    theirs = _printed("Attributes:")             # we score with case, and say so once: by the normaliser's name
+    # we score with case, and say so once: by the normaliser's name
+    theirs = _printed("Attributes:")
     detail = next(number for number, line in enumerate(theirs) if line.startswith("DETAILED"))
     dump = next(number for number, line in enumerate(theirs) if "DUMP OF SYSTEM" in line)
     ours = next(number for number, line in enumerate(result) if "DUMP OF SYSTEM" in line)
@@ -86,5 +104,7 @@ def test_matched_pairs_equal_those_of_sc_stats():
         ]
         found, theirs = compare(references, *sides, alignment="sclite").pairs, systems["sc_stats"]
         assert found.segments == theirs["segments"]
-        assert (-found.mean, found.deviation) == pytest.approx((theirs["mean"], theirs["deviation"]), abs=6e-4)
+        assert (-found.mean, found.deviation) == pytest.approx(
+            (theirs["mean"], theirs["deviation"]), abs=6e-4
+        )
         assert -found.z == pytest.approx(theirs["z"], abs=6e-4)

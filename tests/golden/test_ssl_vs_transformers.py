@@ -11,7 +11,9 @@ from asrtool.encoders import ENCODERS
 from asrtool.types import Padded
 from tests.toy_ssl import FAMILIES, make, save, waveforms
 
-CASES = [(name, False) for name in FAMILIES] + [(name, True) for name in FAMILIES if name != "data2vec"]
+CASES = [(name, False) for name in FAMILIES] + [
+    (name, True) for name in FAMILIES if name != "data2vec"
+]
 every_model = pytest.mark.parametrize("name, layer_norm", CASES)
 every_family = pytest.mark.parametrize("name", FAMILIES)
 LENGTHS = (9000, 16000, 5000)
@@ -76,8 +78,12 @@ def test_gradients_are_those_of_transformers(name, tmp_path):
     weights = torch.randn(frames.shape, dtype=torch.float64)
     (frames * weights).sum().backward()
     (encoder(Padded.stack([values])).frames.data * weights).sum().backward()
-    expected = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
-    found = {key: value.grad for key, value in encoder.model.named_parameters() if value.grad is not None}
+    expected = {
+        key: value.grad for key, value in model.named_parameters() if value.grad is not None
+    }
+    found = {
+        key: value.grad for key, value in encoder.model.named_parameters() if value.grad is not None
+    }
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, atol=1e-9, rtol=1e-6)
@@ -114,7 +120,10 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["encoder.layers.1.attention.q_proj.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="1 tensors of hubert are missing.*encoder.layers.1.attention.q_proj.weight"):
+    with pytest.raises(
+        ValueError,
+        match="1 tensors of hubert are missing.*encoder.layers.1.attention.q_proj.weight",
+    ):
         load("hubert", tmp_path)
 
 
@@ -133,7 +142,9 @@ def test_features_are_refused():
 def test_masks_and_layer_drop_follow_the_seeds_and_leave_evaluation_alone(name, tmp_path):
     folder = save(make(name), tmp_path)
     plain = load(name, folder)
-    noisy = load(name, folder, time_mask=0.5, channel_mask=0.5, channel_mask_length=4, layer_drop=0.5)
+    noisy = load(
+        name, folder, time_mask=0.5, channel_mask=0.5, channel_mask_length=4, layer_drop=0.5
+    )
     inputs = Padded.stack(waveforms(16000, 9000))
     assert torch.equal(noisy(inputs).frames.data, plain(inputs).frames.data)
 
@@ -152,4 +163,6 @@ def test_the_meta_device_needs_no_weights():
     with torch.device("meta"):
         encoder = ENCODERS.build(config, input_dim=1, vocab_size=5, frame_shift=1 / 16000)
     assert 3.1e8 < sum(parameter.numel() for parameter in encoder.parameters()) < 3.2e8
-    assert encoder.frame_shift == pytest.approx(0.02) and dataclasses.replace(config).size == "large"
+    assert (
+        encoder.frame_shift == pytest.approx(0.02) and dataclasses.replace(config).size == "large"
+    )

@@ -15,7 +15,7 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 TARGETS = [[1, 2], [3, 3, 1], [2], []]
 FRAMES = [5, 5, 3, 2]
-COUNTS = [0, 40, 5, 15, 0, 0]             # blank, three tokens, one that never occurs, eos
+COUNTS = [0, 40, 5, 15, 0, 0]  # blank, three tokens, one that never occurs, eos
 
 
 def collapse(path) -> list[int]:
@@ -23,9 +23,13 @@ def collapse(path) -> list[int]:
 
 
 def paths(log_probs: Tensor, target: list[int]) -> tuple[Tensor, Tensor]:
-    """-log of the probability of all paths of log_probs (S, V), and the posterior of each token at each frame."""
+    """-log of the probability of all paths of log_probs (S, V), and the posterior of each token at
+    each frame.
+    """
     frames, size = log_probs.shape
-    chosen = [path for path in itertools.product(range(size), repeat=frames) if collapse(path) == target]
+    chosen = [
+        path for path in itertools.product(range(size), repeat=frames) if collapse(path) == target
+    ]
     scores = torch.stack([sum(log_probs[t, c] for t, c in enumerate(path)) for path in chosen])
     total = scores.logsumexp(0)
     posterior = torch.zeros(frames, size, dtype=log_probs.dtype)
@@ -41,7 +45,9 @@ def case(scale: float = 1.0):
     stream = Padded.stack(rows)
     stream.data.requires_grad_()
     targets = Padded.stack([torch.tensor(target, dtype=torch.int64) for target in TARGETS])
-    outputs = ModelOutput(encoder=EncoderOutput(frames=stream, positions=stream.mask), streams={"ctc": stream})
+    outputs = ModelOutput(
+        encoder=EncoderOutput(frames=stream, positions=stream.mask), streams={"ctc": stream}
+    )
     return outputs, Batch(ids=tuple("abcd"), inputs=stream, targets=targets), rows
 
 
@@ -56,7 +62,8 @@ def gradient(loss, outputs, batch) -> Tensor:
     return found
 
 
-WEIGHTS = [1.0, (20 / 40) ** 0.5, (20 / 5) ** 0.5, (20 / 15) ** 0.5, 5.0, 5.0]    # 60 tokens of 3 kinds: 20 each
+# 60 tokens of 3 kinds: 20 each
+WEIGHTS = [1.0, (20 / 40) ** 0.5, (20 / 5) ** 0.5, (20 / 15) ** 0.5, 5.0, 5.0]
 
 
 def test_class_weights_are_the_inverse_of_the_frequency():
@@ -76,7 +83,9 @@ def test_utterance_weights_times_the_sum_over_all_paths():
 
 def test_the_reweighted_gradient_is_that_of_reweighted_posteriors():
     outputs, batch, rows = case()
-    loss = build(CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient"))
+    loss = build(
+        CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient")
+    )
     values, found = loss(outputs, batch), gradient(loss, outputs, batch)
     for row, (logits, target) in enumerate(zip(rows, TARGETS, strict=True)):
         log_probs = logits.double().log_softmax(-1)
@@ -85,18 +94,23 @@ def test_the_reweighted_gradient_is_that_of_reweighted_posteriors():
         weighted = posterior * torch.tensor(WEIGHTS, dtype=torch.float64)
         expected = log_probs.exp() - weighted / weighted.sum(-1, keepdim=True)
         torch.testing.assert_close(found[row, : len(logits)].double(), expected, atol=1e-5, rtol=0)
-        assert not found[row, len(logits):].any()
+        assert not found[row, len(logits) :].any()
 
 
 @pytest.mark.parametrize("form", ["utterance", "gradient"])
 def test_class_weights_of_1_are_plain_ctc_exactly(form):
     outputs, batch, _ = case()
     plain = build(CtcConfig(weight=1.0))
-    weighted = build(CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting=form, class_power=0.0))
+    weighted = build(
+        CtcConfig(
+            weight=1.0, class_weights="inverse_frequency", class_weighting=form, class_power=0.0
+        )
+    )
     weighted.weights = torch.ones(6)
     assert torch.equal(weighted(outputs, batch), plain(outputs, batch))
     slopes = gradient(weighted, outputs, batch), gradient(plain, outputs, batch)
-    torch.testing.assert_close(*slopes, atol=1e-6 if form == "gradient" else 0, rtol=0)      # other roundings
+    # other roundings
+    torch.testing.assert_close(*slopes, atol=1e-6 if form == "gradient" else 0, rtol=0)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -106,6 +120,7 @@ def test_focal_ctc_is_its_formula_over_the_sum_over_all_paths(probability, gamma
     config = FocalCtcConfig(weight=1.0, alpha=0.5, gamma=gamma, probability=probability)
     found, slope = build(config)(outputs, batch), gradient(build(config), outputs, batch)
     for row, (logits, target) in enumerate(zip(rows, TARGETS, strict=True)):
+
         def value(x: Tensor, target=target) -> Tensor:
             plain, _ = paths(x.log_softmax(-1), target)
             p = torch.exp(-plain / (max(1, len(target)) if probability == "length" else 1))
@@ -142,8 +157,11 @@ def test_gradients_are_finite_as_the_probability_goes_to_1(gamma):
             sure[row, frame, token] = 200.0
     stream = Padded(sure.requires_grad_(), outputs.stream("ctc").lengths)
     outputs = ModelOutput(encoder=outputs.encoder, streams={"ctc": stream})
-    configs = [FocalCtcConfig(weight=1.0, gamma=gamma), CtcConfig(weight=1.0, class_weights="inverse_frequency"),
-               CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient")]
+    configs = [
+        FocalCtcConfig(weight=1.0, gamma=gamma),
+        CtcConfig(weight=1.0, class_weights="inverse_frequency"),
+        CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient"),
+    ]
     for config in configs:
         assert gradient(build(config), outputs, batch).isfinite().all()
 
@@ -151,9 +169,14 @@ def test_gradients_are_finite_as_the_probability_goes_to_1(gamma):
 def test_an_utterance_that_no_path_fits_gets_nothing():
     outputs, batch, _ = case()
     stream = outputs.stream("ctc")
-    short = ModelOutput(encoder=outputs.encoder, streams={"ctc": Padded(stream.data, torch.tensor([1, 2, 3, 2]))})
-    for config in (CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient"),
-                   CtcConfig(weight=1.0, class_weights="inverse_frequency"), FocalCtcConfig(weight=1.0)):
+    short = ModelOutput(
+        encoder=outputs.encoder, streams={"ctc": Padded(stream.data, torch.tensor([1, 2, 3, 2]))}
+    )
+    for config in (
+        CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient"),
+        CtcConfig(weight=1.0, class_weights="inverse_frequency"),
+        FocalCtcConfig(weight=1.0),
+    ):
         loss = build(config)
         assert loss.skipped(short, batch).tolist() == [True, True, False, False]
         assert loss(short, batch)[:2].tolist() == [0.0, 0.0] and loss(short, batch).isfinite().all()
@@ -171,7 +194,9 @@ def test_weights_need_counts():
         LOSSES.build(config, eos=5).count([0] * 6)
 
 
-@pytest.mark.parametrize("wrong", [{"class_limits": (2.0, 5.0)}, {"class_limits": (0.0, 5.0)}, {"class_power": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"class_limits": (2.0, 5.0)}, {"class_limits": (0.0, 5.0)}, {"class_power": -1.0}]
+)
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError):
         CtcConfig(weight=1.0, **wrong)

@@ -1,4 +1,6 @@
-"""Attention within windows equals attention to everybody with a mask, and costs no more than its windows."""
+"""Attention within windows equals attention to everybody with a mask, and costs no more than its
+windows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from asrtool.nn.attention import windowed_attention
 from asrtool.nn.windows import adaptive_attention
 
 
-def masked(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int, spans=None, ramp=1.0) -> Tensor:
+def masked(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int, spans=None, ramp=1.0
+) -> Tensor:
     """The definition, frame by frame over all T x T pairs."""
     rows = []
     for row, length in enumerate(lengths.tolist()):
@@ -23,7 +27,9 @@ def masked(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: i
             q, k, v = (x[row, :, :length] for x in (query, key, value))
             offset = torch.arange(length) - torch.arange(length)[:, None]
             scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
-            scores = scores.masked_fill((offset < -(window // 2)) | (offset >= (window + 1) // 2), -torch.inf)
+            scores = scores.masked_fill(
+                (offset < -(window // 2)) | (offset >= (window + 1) // 2), -torch.inf
+            )
             weights = scores.softmax(-1)
             if spans is not None:
                 fade = ((ramp + spans[row, :, :length, None] - offset.abs()) / ramp).clamp(0, 1)
@@ -42,7 +48,9 @@ def drawn(seed: int, dtype: torch.dtype):
     frames = random.choice([1, 2, 17, 129, 200, 333, 500])
     window = random.choice([1, 2, 3, 4, 7, 16, 31, 64, 100, frames, 2 * frames])
     lengths = torch.randint(0, frames + 1, (batch,)) if seed % 3 else torch.full((batch,), frames)
-    heads = tuple(torch.randn(batch, num_heads, frames, 8, dtype=dtype, requires_grad=True) for _ in range(3))
+    heads = tuple(
+        torch.randn(batch, num_heads, frames, 8, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
     return heads, lengths, window
 
 
@@ -53,7 +61,7 @@ def compare(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...], atol: f
     ours = torch.autograd.grad((found * weights).sum(), inputs)
     theirs = torch.autograd.grad((expected * weights).sum(), inputs, allow_unused=True)
     for one, other in zip(ours, theirs, strict=True):
-        other = torch.zeros_like(one) if other is None else other            # where all lengths are 0
+        other = torch.zeros_like(one) if other is None else other  # where all lengths are 0
         torch.testing.assert_close(one, other, atol=atol, rtol=0)
 
 
@@ -61,7 +69,9 @@ def compare(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...], atol: f
 @pytest.mark.parametrize("seed", range(24))
 def test_a_window_is_a_mask(seed, dtype, atol):
     heads, lengths, window = drawn(seed, dtype)
-    compare(windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, atol)
+    compare(
+        windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, atol
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -78,8 +88,11 @@ def test_spans_wide_open_are_the_whole_window_and_narrow_ones_the_frame_itself(s
     heads, lengths, window = drawn(seed, torch.float32)
     wide = torch.full(heads[0].shape[:3], window / 2)
     torch.testing.assert_close(
-        adaptive_attention(*heads, lengths, window, wide, 2.0), windowed_attention(*heads, lengths, window),
-        atol=1e-5, rtol=0)
+        adaptive_attention(*heads, lengths, window, wide, 2.0),
+        windowed_attention(*heads, lengths, window),
+        atol=1e-5,
+        rtol=0,
+    )
     narrow = adaptive_attention(*heads, lengths, window, torch.full_like(wide, -1.0), 2.0)
     valid = (torch.arange(wide.shape[2]) < lengths[:, None])[:, None, :, None]
     torch.testing.assert_close(narrow, heads[2] * valid, atol=1e-6, rtol=0)
@@ -91,12 +104,15 @@ def test_what_stands_in_the_padding_changes_nothing(frames, window):
     lengths = torch.tensor([frames // 3, frames])
     dirty = [x.clone() for x in heads]
     for x in dirty:
-        x[0, :, frames // 3:] = torch.nan
+        x[0, :, frames // 3 :] = torch.nan
         x.requires_grad_()
     found = windowed_attention(*dirty, lengths, window)
-    assert torch.equal(found, windowed_attention(*heads, lengths, window)) and not found[0, :, frames // 3:].any()
+    assert (
+        torch.equal(found, windowed_attention(*heads, lengths, window))
+        and not found[0, :, frames // 3 :].any()
+    )
     found.sum().backward()
-    assert all(x.grad.isfinite().all() and not x.grad[0, :, frames // 3:].any() for x in dirty)
+    assert all(x.grad.isfinite().all() and not x.grad[0, :, frames // 3 :].any() for x in dirty)
 
 
 def test_no_lengths_are_full_lengths():
@@ -112,11 +128,14 @@ def test_nothing_gives_nothing(shape):
     assert adaptive_attention(empty, empty, empty, lengths, 4, empty[..., 0], 1.0).shape == shape
 
 
-@pytest.mark.parametrize("wrong, says", [
-    ({"window": 0}, "at least 1 frame"),
-    ({"lengths": torch.tensor([3])}, r"lengths \(1,\) must be \(B,\) = \(2,\)"),
-    ({"key": torch.zeros(2, 2, 4, 8)}, "must have one shape"),
-])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"window": 0}, "at least 1 frame"),
+        ({"lengths": torch.tensor([3])}, r"lengths \(1,\) must be \(B,\) = \(2,\)"),
+        ({"key": torch.zeros(2, 2, 4, 8)}, "must have one shape"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_named(wrong, says):
     heads = {name: torch.zeros(2, 2, 5, 8) for name in ("query", "key", "value")}
     with pytest.raises(ValueError, match=says):
@@ -133,8 +152,8 @@ def test_the_work_is_linear_in_the_frames(window):
 
     one, four = work(2048), work(8192)
     assert four == 4 * one
-    keys = max(32, 4 * window)                                 # of each query, masked ones included
-    assert one <= 2 * 7 * 2 * 2048 * keys * 8                  # 7 products of 2 heads, forward and backward
+    keys = max(32, 4 * window)  # of each query, masked ones included
+    assert one <= 2 * 7 * 2 * 2048 * keys * 8  # 7 products of 2 heads, forward and backward
 
 
 def test_bfloat16_stays_bfloat16():
@@ -149,7 +168,9 @@ def test_bfloat16_stays_bfloat16():
 def test_portions_change_nothing(seed, monkeypatch):
     monkeypatch.setattr("asrtool.nn.windows._PORTION", 1 << 12)
     heads, lengths, window = drawn(seed, torch.float64)
-    compare(windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, 1e-12)
+    compare(
+        windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, 1e-12
+    )
     spans = torch.rand(heads[0].shape[:3], dtype=torch.float64, requires_grad=True)
     found = adaptive_attention(*heads, lengths, window, spans, 4.0)
     compare(found, masked(*heads, lengths, window, spans, 4.0), (*heads, spans), 1e-9)
@@ -159,7 +180,9 @@ def test_a_mask_of_all_frames_is_not_kept_where_it_is_large():
     heads = [torch.randn(1, 1, 1400, 4) for _ in range(3)]
     found = windowed_attention(*heads, None, 1300)
     torch.testing.assert_close(found, masked(*heads, torch.tensor([1400]), 1300), atol=1e-5, rtol=0)
-    assert windows._new_band(8, 8, 3, 1, torch.float32, torch.device("cpu")).isinf().sum() == 64 - 22
+    assert (
+        windows._new_band(8, 8, 3, 1, torch.float32, torch.device("cpu")).isinf().sum() == 64 - 22
+    )
     kept = windows._kept_band.cache_info().currsize
     windowed_attention(*heads, None, 1200)
     assert windows._kept_band.cache_info().currsize == kept

@@ -33,7 +33,8 @@ decode_config=conf/decode_full.yaml    # decoding config
 . $root/utils/stages.sh
 """
 MINI = (
-    "mini_train_config=conf/train_mini.yaml mini_decode_config=conf/decode_mini.yaml mini_unit=char mini_vocab_size=0"
+    "mini_train_config=conf/train_mini.yaml mini_decode_config=conf/decode_mini.yaml "
+    "mini_unit=char mini_vocab_size=0"
 )
 
 PATH_SH = 'export PATH="$PWD/fake:$PATH"\n'
@@ -66,14 +67,19 @@ class Recipe:
 
     def replace_torchrun(self, script: str) -> None:
         start, rest = self.fake.split("\n", 1)
-        self.write("fake/python", f"{start}\nif [[ $2 == asrtool.bin.torchrun ]]; then {script}; fi\n{rest}")
+        self.write(
+            "fake/python",
+            f"{start}\nif [[ $2 == asrtool.bin.torchrun ]]; then {script}; fi\n{rest}",
+        )
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "CALLS": str(self.calls_file)}
 
     def run(self, *options: str, at: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [str(self.folder / "run.sh"), *options]
-        return subprocess.run(command, cwd=at or self.folder, env=self.environment(), capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=at or self.folder, env=self.environment(), capture_output=True, text=True
+        )
 
     def calls(self) -> list[list[str]]:
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []

@@ -14,7 +14,9 @@ CORPORA = Path(os.environ.get("ASRTOOL_CORPORA", ROOT.parent / "shared" / "corpo
 
 
 def real(name: str) -> Path:
-    """A folder of real recordings, in the folder that ASRTOOL_CORPORA names; skips the test where it is missing."""
+    """A folder of real recordings, in the folder that ASRTOOL_CORPORA names; skips the test where
+    it is missing.
+    """
     if not (CORPORA / name).is_dir():
         pytest.skip(f"no recordings in {CORPORA / name}; ASRTOOL_CORPORA says where they are")
     return CORPORA / name
@@ -33,10 +35,16 @@ def prepare(recipe: str, source: Path, out: Path, *options: str) -> None:
     """`local/prepare_data.py` of a recipe, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "egs" / recipe / "local")
-        patch.setattr("sys.argv", ["prepare_data.py", "--corpus", str(source), "--out", str(out), *options])
+        patch.setattr(
+            "sys.argv", ["prepare_data.py", "--corpus", str(source), "--out", str(out), *options]
+        )
         load(recipe, "prepare_data").main()
 
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,4 +1,6 @@
-"""Every config of every recipe is read, built at full size (on the meta device), and trained for a step at toy size."""
+"""Every config of every recipe is read, built at full size (on the meta device), and trained for a
+step at toy size.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +36,26 @@ SCRATCH = {
 
 
 def shrink(config):
-    """The same config with every size of TOY; layers that a downsampler stands in front of, or that are named, stay."""
+    """The same config with every size of TOY; layers that a downsampler stands in front of, or that
+    are named, stay.
+    """
     if not dataclasses.is_dataclass(config):
-        return {key: shrink(value) for key, value in config.items()} if isinstance(config, dict) else config
+        return (
+            {key: shrink(value) for key, value in config.items()}
+            if isinstance(config, dict)
+            else config
+        )
     changed = {}
     names = {field.name for field in dataclasses.fields(config)}
     if names & {"weights", "encoder_weights", "rank"}:
-        config = dataclasses.replace(config, **{key: value for key, value in SCRATCH.items() if key in names})
+        config = dataclasses.replace(
+            config, **{key: value for key, value in SCRATCH.items() if key in names}
+        )
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        changed[field.name] = TOY[field.name] if field.name in TOY and value is not None else shrink(value)
+        changed[field.name] = (
+            TOY[field.name] if field.name in TOY and value is not None else shrink(value)
+        )
     if "rate" in names and changed.get("kernel"):  # an adapter's kernel must not be below its rate
         changed["kernel"] = max(changed["kernel"], changed["rate"])
     if isinstance(changed.get("downsamplers"), dict):
@@ -57,7 +69,9 @@ def toy_batch(config: TrainConfig) -> Batch:
     generator = torch.Generator().manual_seed(0)
     size = (config.data.fbank.num_mel_bins,) if config.data.input == "fbank" else ()
     frames = 60 if size else 16000
-    inputs = Padded.stack([torch.randn(length, *size, generator=generator) for length in (frames, frames // 2)])
+    inputs = Padded.stack(
+        [torch.randn(length, *size, generator=generator) for length in (frames, frames // 2)]
+    )
     targets = Padded.stack([torch.tensor([3, 4, 4]), torch.tensor([5])])
     return Batch(ids=("a", "b"), inputs=inputs, targets=targets)
 
@@ -81,7 +95,9 @@ def test_a_training_config_builds_at_full_size(path):
             continue
         built.append((phase.model, phase.streams))
         with torch.device("meta"):
-            assert sum(parameter.numel() for parameter in build_model(phase, 5000).parameters()) > 1e5
+            assert (
+                sum(parameter.numel() for parameter in build_model(phase, 5000).parameters()) > 1e5
+            )
 
 
 @pytest.mark.parametrize("path", TRAIN, ids=name)
@@ -90,20 +106,31 @@ def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
         torch.manual_seed(0)
         small = dataclasses.replace(phase, model=shrink(phase.model))
         model, batch = build_model(small, VOCABULARY), toy_batch(phase)
-        losses = {key: LOSSES.build(value, eos=VOCABULARY - 1) for key, value in small.losses.items()}
+        losses = {
+            key: LOSSES.build(value, eos=VOCABULARY - 1) for key, value in small.losses.items()
+        }
         for loss in losses.values():
             loss.count([0, *range(1, VOCABULARY)])
         objective = Objective(losses, {key: value.weight for key, value in small.losses.items()})
         report = objective(model(batch), batch)
         report.total.backward()
         assert torch.isfinite(report.total) and not report.skipped
-        assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not [
+            key for key, p in model.named_parameters() if p.requires_grad and p.grad is None
+        ]
 
 
 def language_models(folder: Path) -> dict[str, LanguageModel]:
     """The scorer `lm` of a recipe that has one."""
-    phases = [phase for path in sorted(folder.glob("train_lm*.yaml")) for phase in load_phases(path).values()]
-    models = [build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY) for phase in phases]
+    phases = [
+        phase
+        for path in sorted(folder.glob("train_lm*.yaml"))
+        for phase in load_phases(path).values()
+    ]
+    models = [
+        build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY)
+        for phase in phases
+    ]
     return {LanguageModel.STREAM: models[0].eval()} if models else {}
 
 
@@ -113,9 +140,13 @@ def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
     searched = 0
     for train in sorted(path.parent.glob("train_*.yaml")):
         for phase in load_phases(train).values():
-            model = build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY).eval()
+            model = build_model(
+                dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY
+            ).eval()
             try:
-                searcher = SEARCHERS.build(settings.searcher, model=model, scorers=language_models(path.parent))
+                searcher = SEARCHERS.build(
+                    settings.searcher, model=model, scorers=language_models(path.parent)
+                )
             except (ValueError, LookupError):
                 continue  # this model lacks what the searcher needs; another one must have it
             with torch.inference_mode():

@@ -1,4 +1,6 @@
-"""The names that Kaldi users type, in utils/: that they are there, and call what they should with their arguments."""
+"""The names that Kaldi users type, in utils/: that they are there, and call what they should with
+their arguments.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_a_script_passes_its_arguments_on(name: str, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "path.sh").write_text(f'export PATH="{tmp_path}:$PATH"\n')
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\nprintf "%s\\n" "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\nprintf "%s\\n" "$@"\n'
+    )
     python.chmod(0o755)
     command = [str(ROOT / "utils" / name), "--opt", "a b", "data/x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

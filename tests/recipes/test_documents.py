@@ -1,4 +1,6 @@
-"""Every bash block of README and docs is run, from the top of the tree; what takes minutes at its tiniest size."""
+"""Every bash block of README and docs is run, from the top of the tree; what takes minutes at its
+tiniest size.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,22 @@ import pytest
 from tests.recipes.conftest import ROOT, run_in
 from tests.recipes.preparation import real
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "egs").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "egs").glob("*/README.md")),
+]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
 
 # printed line -> the same command at its tiniest; every other line is run as it is printed
 SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
-    'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" --stop-stage 2',
+    'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" '
+    "--stop-stage 2",
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
-    "tools/gpu.sh gpu_figures": "bash -n tools/gpu.sh",  # tests/unit/tools/test_benchmarks.py rehearses it
+    # tests/unit/tools/test_benchmarks.py rehearses it
+    "tools/gpu.sh gpu_figures": "bash -n tools/gpu.sh",
     "tools/setup.sh": "tools/setup.sh --if-needed true",
 }
 
@@ -37,17 +45,26 @@ def shortened(script: str) -> str:
         command = re.sub(r"\s+#.*$", "", line).strip()
         lines.append(SHORTER.get(command, line))
     text = "\n".join(lines).replace("--mini true", TINY)
-    text = text.replace("/mini/", "/mini_tiny/").replace("decode_mini/test_clean", "decode_mini/train")
-    text = text.replace("fbank80/test_clean", "fbank80/train").replace("downloads/mini_default", "downloads/mini_tiny")
-    return re.sub(r"^asrtool ", "python -m asrtool ", text, flags=re.MULTILINE)  # that of the clone, not of the .venv
+    text = text.replace("/mini/", "/mini_tiny/").replace(
+        "decode_mini/test_clean", "decode_mini/train"
+    )
+    text = text.replace("fbank80/test_clean", "fbank80/train").replace(
+        "downloads/mini_default", "downloads/mini_tiny"
+    )
+    # that of the clone, not of the .venv
+    return re.sub(r"^asrtool ", "python -m asrtool ", text, flags=re.MULTILINE)
 
 
 def test_the_readme_prints_the_two_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {"./run.sh", "tests/run.sh"} <= {line for script in BLOCK.findall(text) for line in script.split("\n")}
+    assert {"./run.sh", "tests/run.sh"} <= {
+        line for script in BLOCK.findall(text) for line in script.split("\n")
+    }
 
 
-@pytest.mark.parametrize("script", [script for _, script in blocks()], ids=[name for name, _ in blocks()])
+@pytest.mark.parametrize(
+    "script", [script for _, script in blocks()], ids=[name for name, _ in blocks()]
+)
 def test_a_printed_command_runs(script, tiny):
     if "<corpus>" in script:
         script = script.replace("<corpus>", str(real("librispeech_mini")))

@@ -1,7 +1,8 @@
-"""Ctrl-C and kill -9 in every stage, then the same command again: it goes on, and ends as if nothing had happened.
+"""Ctrl-C and kill -9 in every stage, then the same command again: it goes on, and ends as if
+nothing had happened.
 
-The miniature is synthesised, and a model of a few thousand parameters trained, decoded and scored. The slow tests do it
-at random moments, whose seed is the test's parameter.
+The miniature is synthesised, and a model of a few thousand parameters trained, decoded and scored.
+The slow tests do it at random moments, whose seed is the test's parameter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import pytest
 
 from tests.recipes.workspace import Workspace
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes through /proc")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="finds processes through /proc"
+)
 
 MINI = ("--mini", "true", "--mini-size", "tiny", "--test-sets", "test_clean")
 EXP = "exp/mini_tiny/train_toy"
@@ -28,7 +31,10 @@ EXP = "exp/mini_tiny/train_toy"
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    pytest.importorskip("espeakng_loader", reason="the miniature is synthesised by espeak-ng: pip install -e '.[mini]'")
+    pytest.importorskip(
+        "espeakng_loader",
+        reason="the miniature is synthesised by espeak-ng: pip install -e '.[mini]'",
+    )
     return Workspace(tmp_path_factory.mktemp("recipe"))
 
 
@@ -96,7 +102,9 @@ Way = Callable[[Workspace, int], None]
 
 
 def disturb(work: Workspace, way: Way, moment: str, *options: str) -> int:
-    """Start the recipe, stop it when a file that matches `moment` is there; the status. No process may be left."""
+    """Start the recipe, stop it when a file that matches `moment` is there; the status. No process
+    may be left.
+    """
     shell = work.start(*MINI, *options)
     while next(work.recipe.glob(moment), None) is None:
         assert shell.poll() is None, f"ended before there was {moment}: {work.said()}"
@@ -129,11 +137,23 @@ def test_a_stop_in_each_stage_changes_nothing(work: Workspace, undisturbed: dict
 
 
 def test_a_training_that_was_told_to_stop_is_not_decoded(trained: Workspace) -> None:
-    status = disturb(trained, terminate_command, "exp/mini_tiny/told/train/step-*", "--stage", "3", "--tag", "told")
+    status = disturb(
+        trained,
+        terminate_command,
+        "exp/mini_tiny/told/train/step-*",
+        "--stage",
+        "3",
+        "--tag",
+        "told",
+    )
     assert status == 1
     *_, refusal, end = trained.said().splitlines()
-    assert refusal.startswith("decode: the training in exp/mini_tiny/told/train is not finished; go on with it (stage")
-    assert "stage 4 (decode) failed; when the cause is mended, the same command goes on from here" in end
+    assert refusal.startswith(
+        "decode: the training in exp/mini_tiny/told/train is not finished; go on with it (stage"
+    )
+    assert (
+        "stage 4 (decode) failed; when the cause is mended, the same command goes on from here"
+    ) in end
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(trained: Workspace) -> None:
@@ -149,9 +169,14 @@ def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(trained: W
     finally:
         os.kill(command, signal.SIGCONT)
     assert len(refused) == 1
-    assert refused[0].startswith(f"train: exp/mini_tiny/shared is being written by process {command} on ")
+    assert refused[0].startswith(
+        f"train: exp/mini_tiny/shared is being written by process {command} on "
+    )
     assert first.wait() == 0
-    weights = [trained.recipe / f"exp/mini_tiny/{tag}/train/average-2.safetensors" for tag in ("shared", "train_toy")]
+    weights = [
+        trained.recipe / f"exp/mini_tiny/{tag}/train/average-2.safetensors"
+        for tag in ("shared", "train_toy")
+    ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
@@ -196,5 +221,7 @@ def test_stops_at_random_moments_change_nothing(tmp_path: Path, ranks: str) -> N
         work.run(*options)
         print(f"seed {seed}:", *done, sep="\n  ")
         assert work.result() == undisturbed, (seed, done)
-        leftovers = [path for path in work.recipe.rglob("*") if path.name.endswith((".tmp", ".old", ".lock"))]
+        leftovers = [
+            path for path in work.recipe.rglob("*") if path.name.endswith((".tmp", ".old", ".lock"))
+        ]
         assert not leftovers, (seed, done)

@@ -1,4 +1,6 @@
-"""Stages 0 to 5 of every recipe on its tiny miniature: the commands that a dry run prints, with a toy model."""
+"""Stages 0 to 5 of every recipe on its tiny miniature: the commands that a dry run prints, with a
+toy model.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,22 @@ RECIPES = {
     "magicdata": ("magicdata", ()),
     "read_speech": ("magicdata", ("--kind", "read")),
 }
-STAGES = {"prepare_data", "check_data", "extract_features", "make_vocab", "train", "decode", "score", "results"}
-HANZI = {"aishell1": "zh", "aishell2": "zh-aishell2", "kespeech": "zh-kespeech", "magicdata": "zh-magicdata"}
+STAGES = {
+    "prepare_data",
+    "check_data",
+    "extract_features",
+    "make_vocab",
+    "train",
+    "decode",
+    "score",
+    "results",
+}
+HANZI = {
+    "aishell1": "zh",
+    "aishell2": "zh-aishell2",
+    "kespeech": "zh-kespeech",
+    "magicdata": "zh-magicdata",
+}
 
 
 class InProcess:
@@ -50,12 +66,17 @@ class InProcess:
             module, arguments = words[2], words[3:]
             importlib.import_module(module).main(arguments)
         elif words[0] == "python":
-            script = Path(words[1]).resolve()  # its workers would look for a relative one where pytest was started
+            # its workers would look for a relative one where pytest was started
+            script = Path(words[1]).resolve()
             module, arguments = script.stem, words[2:]
             with self.patch.context() as patch:
                 patch.syspath_prepend(str(script.parent))
                 patch.setattr("sys.argv", [str(script), *arguments])
-                with pytest.raises(SystemExit) if module == "make_mini_corpus" else nullcontext() as ended:
+                with (
+                    pytest.raises(SystemExit)
+                    if module == "make_mini_corpus"
+                    else nullcontext() as ended
+                ):
                     runpy.run_path(str(script), run_name="__main__")
             assert ended is None or ended.value.code == 0
         else:
@@ -66,13 +87,18 @@ class InProcess:
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> InProcess:
     return InProcess(Workspace(tmp_path, request.param), monkeypatch)
 
 
 @pytest.mark.parametrize(("run", "options"), RECIPES.values(), ids=RECIPES, indirect=["run"])
 def test_all_stages_run_on_the_tiny_miniature(run: InProcess, options: tuple[str, ...]) -> None:
-    pytest.importorskip("espeakng_loader", reason="the miniature is synthesised by espeak-ng: pip install -e '.[mini]'")
+    pytest.importorskip(
+        "espeakng_loader",
+        reason="the miniature is synthesised by espeak-ng: pip install -e '.[mini]'",
+    )
     run("--mini", "true", "--mini-size", "tiny", "--nj", "1", *options)
     assert run.ran == STAGES | {"make_mini_corpus"}
     part = "read/mini_tiny" if options else "mini_tiny"
@@ -110,10 +136,15 @@ def test_the_recipe_itself_runs_all_stages_and_shows_a_table(
         ("librispeech", "librispeech_mini/audio", {"test_other"}),
     ],
 )
-def test_all_stages_run_on_real_speech(tmp_path: Path, name: str, corpus: str, tests: set[str]) -> None:
+def test_all_stages_run_on_real_speech(
+    tmp_path: Path, name: str, corpus: str, tests: set[str]
+) -> None:
     work = Workspace(tmp_path, name)
     unit = ("--unit", "char", "--vocab-size", "0", "--decode-config", "conf/decode_mini.yaml")
     epochs = ("--train-args", "trainer.epochs=1 trainer.validate_every=1000 data.batch.seconds=200")
     work.run("--corpus", os.fspath(real(corpus)), *unit, *epochs)
-    scores = {path.parent.name for path in (work.recipe / "exp/train_toy/decode_mini").glob("*/score.json")}
+    scores = {
+        path.parent.name
+        for path in (work.recipe / "exp/train_toy/decode_mini").glob("*/score.json")
+    }
     assert scores == tests

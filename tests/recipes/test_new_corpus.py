@@ -1,4 +1,6 @@
-"""The worked example of docs/data.md: a corpus that did not exist before, from four files to a word error rate."""
+"""The worked example of docs/data.md: a corpus that did not exist before, from four files to a word
+error rate.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from tests.recipes.conftest import ROOT, run_in
 @pytest.mark.slow
 def test_a_new_corpus_needs_four_files_and_is_learnt(tree: Path) -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    (script,) = [block for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "egs/beeps/run.sh" in block]
+    (script,) = [
+        block
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        if "egs/beeps/run.sh" in block
+    ]
     run_in(tree, f"set -eu\n{script}")
     recipe = tree / "egs" / "beeps"
     written = {str(path.relative_to(recipe)) for path in recipe.rglob("*") if path.is_file()}

@@ -1,4 +1,6 @@
-"""Stage 0 of fsdd: how recordings are divided and joined, on noise in the official layout and on real digits."""
+"""Stage 0 of fsdd: how recordings are divided and joined, on noise in the official layout and on
+real digits.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from asrtool.data import corpus, datadir
 from tests.recipes.preparation import content, load, prepare, real
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-INDICES = {"test": (0, 4), "dev": (5, 9), "train": (10, 49)}  # of each digit: a fraction, the rule is in its ends
+# of each digit: a fraction, the rule is in its ends
+INDICES = {"test": (0, 4), "dev": (5, 9), "train": (10, 49)}
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The official layout with 6 of the 50 recordings of each digit, each 0.15 s of noise at 8 kHz."""
+    """The official layout with 6 of the 50 recordings of each digit, each 0.15 s of noise at 8
+    kHz.
+    """
     folder = tmp_path_factory.mktemp("fsdd") / "recordings"
     folder.mkdir()
     first = folder / "0_george_0.wav"
@@ -50,7 +55,9 @@ def words(folder: Path) -> Counter[str]:
     return Counter(word for row in datadir.read(folder) for word in row.text.split())
 
 
-def test_the_sets_are_sound_divided_by_the_rule_and_use_every_recording_equally_often(out: Path) -> None:
+def test_the_sets_are_sound_divided_by_the_rule_and_use_every_recording_equally_often(
+    out: Path,
+) -> None:
     expected = {
         "train": 4 * 5 * 2,
         "dev": 4 * 5 * 2,
@@ -71,7 +78,8 @@ def test_the_audio_is_what_the_data_directory_says_and_lies_at_its_final_place(o
         assert Path(row.audio).parent == out / "test" / "audio"
         assert (info.samplerate, info.channels) == (16000, 1)
         assert abs(info.duration - row.duration) < 1e-6  # utt2dur holds microseconds
-        clips = 0.14 * len(row.text.split())  # 0.15 s each, of which the cross-fades take 5 ms at both ends
+        # 0.15 s each, of which the cross-fades take 5 ms at both ends
+        clips = 0.14 * len(row.text.split())
         assert clips + 0.1 < row.duration < clips + 0.6 + 0.5 * len(row.text.split())
 
 
@@ -88,7 +96,9 @@ def test_an_unchanged_corpus_is_skipped_and_another_folder_gets_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", INDICES)
-def test_indices_0_to_4_are_the_test_set_5_to_9_the_development_set(damaged: Path, tmp_path: Path, name: str) -> None:
+def test_indices_0_to_4_are_the_test_set_5_to_9_the_development_set(
+    damaged: Path, tmp_path: Path, name: str
+) -> None:
     for path in damaged.rglob("*.wav"):
         if int(path.stem.split("_")[-1]) in INDICES[name]:
             path.unlink()
@@ -104,13 +114,17 @@ def test_missing_and_unreadable_recordings_are_named_and_the_rest_goes_on(
     empty.write_bytes(b"")
     prepare("fsdd", damaged, tmp_path / "out")
     assert f"'{damaged}' lacks 2640 of 3000 recordings, first 0_george_1" in log.text
-    assert (tmp_path / "out/test/skipped.txt").read_text() == f"recording {empty}: the file is empty (0 bytes)\n"
+    assert (tmp_path / "out/test/skipped.txt").read_text() == (
+        f"recording {empty}: the file is empty (0 bytes)\n"
+    )
     assert words(tmp_path / "out" / "test")["SEVEN"] == 4 * 9
 
 
 def test_a_recording_with_another_name_is_refused(damaged: Path, tmp_path: Path) -> None:
     (damaged / "recordings" / "7_lucas_4.wav").rename(damaged / "recordings" / "seven.wav")
-    with pytest.raises(corpus.CorpusError, match=r"seven\.wav: expected a name like 7_theo_12\.wav"):
+    with pytest.raises(
+        corpus.CorpusError, match=r"seven\.wav: expected a name like " r"7_theo_12\.wav"
+    ):
         prepare("fsdd", damaged, tmp_path / "out")
 
 
@@ -125,7 +139,8 @@ def test_hands_use_every_card_once_and_have_one_to_seven_of_them_equally_often()
     assert sorted(card for hand in hands for card in hand) == list(range(40000))
     sizes = Counter(len(hand) for hand in hands)
     assert set(sizes) == set(range(1, 8))
-    assert all(abs(count / len(hands) - 1 / 7) < 0.015 for count in sizes.values())  # 4 standard deviations of 10,000
+    # 4 standard deviations of 10,000
+    assert all(abs(count / len(hands) - 1 / 7) < 0.015 for count in sizes.values())
 
 
 def test_pauses_continue_the_background_of_their_neighbours_and_joints_do_not_click() -> None:
@@ -135,13 +150,17 @@ def test_pauses_continue_the_background_of_their_neighbours_and_joints_do_not_cl
         np.fft.rfft(rng.normal(0, 1, rate)) * (np.arange(rate // 2 + 1) < 4000)
     )  # no energy above 4 kHz
     hiss *= 0.01 / hiss.std()
-    tone = 0.3 * np.cos(2 * np.pi * 300 * np.arange(rate) / rate)  # starts and ends at its peak: abrupt cuts
-    sound = (hiss + np.where(np.abs(np.arange(rate) - rate / 2) < rate / 4, 0, tone)).astype(np.float32)
+    # starts and ends at its peak: abrupt cuts
+    tone = 0.3 * np.cos(2 * np.pi * 300 * np.arange(rate) / rate)
+    sound = (hiss + np.where(np.abs(np.arange(rate) - rate / 2) < rate / 4, 0, tone)).astype(
+        np.float32
+    )
     clip = strings.clip(sound, rng)
     power = np.abs(np.fft.rfft(clip.background)) ** 2
     assert power[len(power) // 2 :].sum() < 0.05 * power.sum()
     joined = strings.join([clip, clip, clip], random.Random(0))
-    pauses = joined[: rate // 25], joined[-rate // 25 :]  # 40 ms, the shortest pause at the ends is 50 ms
+    # 40 ms, the shortest pause at the ends is 50 ms
+    pauses = joined[: rate // 25], joined[-rate // 25 :]
     assert all(
         0.003 < strings.rms(pause) < 0.02 for pause in pauses
     )  # a 20 ms sample tells the level within 3 dB or so
@@ -157,7 +176,11 @@ def test_real_digits_come_from_prepared_sets_by_the_rule_of_their_ids(tmp_path: 
     prepare("fsdd", part, tmp_path / "out")
     for name, count in {"train": 40, "dev": 40, "test": 40, "test_speaker": 12}.items():
         assert set(words(tmp_path / "out" / name).values()) == {count}
-    accents = {row.speaker: row.labels["accent"] for row in datadir.read(tmp_path / "out" / "train")}
+    accents = {
+        row.speaker: row.labels["accent"] for row in datadir.read(tmp_path / "out" / "train")
+    }
     assert accents == {
-        row.speaker: row.labels["accent"] for row in datadir.read(part / "train") if row.speaker != "theo"
+        row.speaker: row.labels["accent"]
+        for row in datadir.read(part / "train")
+        if row.speaker != "theo"
     }

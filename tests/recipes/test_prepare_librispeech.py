@@ -1,4 +1,6 @@
-"""Stage 0 of librispeech: on a small official tree, on broken ones, and on real recordings where they are."""
+"""Stage 0 of librispeech: on a small official tree, on broken ones, and on real recordings where
+they are.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from asrtool.data import corpus, datadir
 from tests.recipes.preparation import ROOT, content, prepare, real
 
 LIBRI_LIGHT = [
-    f"{hours}/{kind}" for hours in (*(f"1h/{fold}" for fold in range(6)), "9h") for kind in ("clean", "other")
+    f"{hours}/{kind}"
+    for hours in (*(f"1h/{fold}" for fold in range(6)), "9h")
+    for kind in ("clean", "other")
 ]
 PARTS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
 
@@ -47,15 +51,28 @@ def chapter(tree: Path, part: str = "train-clean-100") -> Path:
     return tree / part / str(11 + PARTS.index(part)) / "7"
 
 
-def test_librispeech_becomes_four_sets_from_the_folder_or_the_one_above(tree: Path, tmp_path: Path) -> None:
+def test_librispeech_becomes_four_sets_from_the_folder_or_the_one_above(
+    tree: Path, tmp_path: Path
+) -> None:
     for number, source in enumerate((tree, tree.parent)):
         out = tmp_path / str(number)
         prepare("librispeech", source, out)
-        assert sorted(path.name for path in out.iterdir()) == ["dev", "test_clean", "test_other", "test_sets", "train"]
+        assert sorted(path.name for path in out.iterdir()) == [
+            "dev",
+            "test_clean",
+            "test_other",
+            "test_sets",
+            "train",
+        ]
         assert (out / "test_sets").read_text() == "test_clean test_other\n"
         assert not [problem for name in ("train", "dev") for problem in datadir.check(out / name)]
     row = datadir.read(tmp_path / "0" / "train")[0]
-    assert (row.id, row.text, row.speaker, row.duration) == ("11-7-0000", "THE WORDS OF TRAIN-CLEAN-100", "11", 1.0)
+    assert (row.id, row.text, row.speaker, row.duration) == (
+        "11-7-0000",
+        "THE WORDS OF TRAIN-CLEAN-100",
+        "11",
+        1.0,
+    )
     assert row.labels == {"gender": "f"}
     assert row.audio == str(chapter(tree) / "11-7-0000.flac")
 
@@ -90,7 +107,9 @@ def test_missing_parts_are_named_in_one_message_and_the_rest_goes_on(
     shutil.rmtree(tree / "test-clean")
     prepare("librispeech", tree, tmp_path / "out")
     (message,) = [record.getMessage() for record in log.records if "lacks" in record.getMessage()]
-    assert message.endswith("lacks train-clean-360, train-other-500, dev-other, test-clean; going on without")
+    assert message.endswith(
+        "lacks train-clean-360, train-other-500, dev-other, test-clean; going on without"
+    )
     assert (tmp_path / "out" / "test_sets").read_text() == "test_other\n"
 
 
@@ -116,7 +135,9 @@ def test_crlf_and_a_byte_order_mark_make_no_difference(tree: Path, tmp_path: Pat
     for transcript in tree.rglob("*.trans.txt"):
         transcript.write_bytes(b"\xef\xbb\xbf" + transcript.read_bytes().replace(b"\n", b"\r\n"))
     prepare("librispeech", tree, tmp_path / "b")
-    assert (tmp_path / "a" / "train" / "text").read_bytes() == (tmp_path / "b" / "train" / "text").read_bytes()
+    assert (tmp_path / "a" / "train" / "text").read_bytes() == (
+        tmp_path / "b" / "train" / "text"
+    ).read_bytes()
 
 
 def test_utterances_without_usable_audio_or_text_are_left_out_and_named(
@@ -130,24 +151,37 @@ def test_utterances_without_usable_audio_or_text_are_left_out_and_named(
     prepare("librispeech", tree, tmp_path / "out")
     assert "4 left out" in log.text
     sentences = (tmp_path / "out" / "train" / "skipped.txt").read_text().splitlines()
-    assert sorted(sentence.split(":")[0] for sentence in sentences) == [f"11-7-000{number}" for number in range(4)]
-    assert [row.id for row in datadir.read(tmp_path / "out" / "train")] == ["11-8-0000", "11-8-0001", "11-8-0002"]
+    assert sorted(sentence.split(":")[0] for sentence in sentences) == [
+        f"11-7-000{number}" for number in range(4)
+    ]
+    assert [row.id for row in datadir.read(tmp_path / "out" / "train")] == [
+        "11-8-0000",
+        "11-8-0001",
+        "11-8-0002",
+    ]
 
 
 def without_transcript(tree: Path) -> str:
     (chapter(tree) / "11-7.trans.txt").unlink()
-    return f"no transcript {chapter(tree) / '11-7.trans.txt'}; is train-clean-100.tar.gz unpacked in full?"
+    return (
+        f"no transcript {chapter(tree) / '11-7.trans.txt'}; is train-clean-100.tar.gz unpacked "
+        "in full?"
+    )
 
 
 def renamed(tree: Path) -> str:
     (tree / "train-clean-100").rename(tree / "train_clean_100")
-    return "expected at least a training, a development and a test part; the folder holds SPEAKERS.TXT, dev-clean, "
+    return (
+        "expected at least a training, a development and a test part; the folder holds "
+        "SPEAKERS.TXT, dev-clean, "
+    )
 
 
 def empty_part(tree: Path) -> str:
     shutil.rmtree(tree / "train-clean-100" / "11")
     return (
-        "train-clean-100/<reader>/<chapter>/<reader>-<chapter>.trans.txt; is train-clean-100.tar.gz unpacked in full?"
+        "train-clean-100/<reader>/<chapter>/<reader>-<chapter>.trans.txt; is "
+        "train-clean-100.tar.gz unpacked in full?"
     )
 
 
@@ -169,7 +203,9 @@ def without_id(tree: Path) -> str:
     return f"{transcript}:1: expected an utterance id"
 
 
-@pytest.mark.parametrize("damage", [without_transcript, renamed, empty_part, twice, two_files, without_id])
+@pytest.mark.parametrize(
+    "damage", [without_transcript, renamed, empty_part, twice, two_files, without_id]
+)
 def test_a_broken_tree_is_one_sentence_and_nothing_is_written(
     tree: Path, tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:
@@ -185,9 +221,13 @@ def test_the_command_ends_with_one_line_that_says_what_is_wrong(tree: Path, tmp_
     shutil.rmtree(tree / "dev-clean")
     script = ROOT / "egs" / "librispeech" / "local" / "prepare_data.py"
     command = [sys.executable, str(script), "--corpus", str(tree), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"prepare_data.py: '{tree}' lacks train-clean-360, train-other-500, dev-clean, ")
+    assert done.stderr.startswith(
+        f"prepare_data.py: '{tree}' lacks train-clean-360, train-other-500, dev-clean, "
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -197,7 +237,9 @@ def test_a_training_set_that_does_not_exist_is_an_error(tree: Path, tmp_path: Pa
     assert "choose from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "count"), [("train_10min", 2), ("train_1h", 12), ("train_10h", 14)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("train_10min", 2), ("train_1h", 12), ("train_10h", 14)]
+)
 @pytest.mark.parametrize("place", ["LibriSpeech", "."])
 def test_the_training_sets_of_libri_light_lie_inside_or_beside(
     tree: Path, tmp_path: Path, name: str, count: int, place: str
@@ -215,12 +257,15 @@ def test_the_training_sets_of_libri_light_lie_inside_or_beside(
 
 def test_libri_light_that_is_not_there_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        corpus.CorpusError, match=r"there is no .*/LibriSpeech/librispeech_finetuning/1h; '.*' holds SPEAK"
+        corpus.CorpusError,
+        match=r"there is no .*/LibriSpeech/librispeech_finetuning/1h; '.*' " r"holds SPEAK",
     ):
         prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_1h")
 
 
-def test_the_prepared_sets_of_real_speech_have_the_counts_of_their_description(tmp_path: Path) -> None:
+def test_the_prepared_sets_of_real_speech_have_the_counts_of_their_description(
+    tmp_path: Path,
+) -> None:
     prepare("librispeech", real("librispeech_mini"), tmp_path)
     counts = {}
     for name in ("train", "dev", "test", "test_other"):
@@ -230,7 +275,9 @@ def test_the_prepared_sets_of_real_speech_have_the_counts_of_their_description(t
             len({row.speaker for row in rows}),
             round(sum(row.duration for row in rows) / 3600, 2),
         )
-        assert not [problem for problem in datadir.check(tmp_path / name) if problem.kind == "error"]
+        assert not [
+            problem for problem in datadir.check(tmp_path / name) if problem.kind == "error"
+        ]
     assert counts == {
         "train": (1195, 15, 2.79),
         "dev": (124, 2, 0.27),
@@ -243,12 +290,19 @@ def test_the_prepared_sets_of_real_speech_have_the_counts_of_their_description(t
 def test_the_official_tree_of_real_speech_is_read_whatever_the_audio_format(tmp_path: Path) -> None:
     prepare("librispeech", real("librispeech_mini") / "audio", tmp_path / "tree")
     prepare("librispeech", real("librispeech_mini"), tmp_path / "sets")
-    tree = {row.id: row for name in ("train", "dev", "test_other") for row in datadir.read(tmp_path / "tree" / name)}
+    tree = {
+        row.id: row
+        for name in ("train", "dev", "test_other")
+        for row in datadir.read(tmp_path / "tree" / name)
+    }
     sets = {
-        row.id: row for name in ("train", "dev", "test", "test_other") for row in datadir.read(tmp_path / "sets" / name)
+        row.id: row
+        for name in ("train", "dev", "test", "test_other")
+        for row in datadir.read(tmp_path / "sets" / name)
     }
     assert len(tree) == 1500
     assert {key: (row.text, row.speaker, row.audio) for key, row in tree.items()} == {
         key: (row.text, row.speaker, row.audio) for key, row in sets.items()
     }
-    assert all(abs(row.duration - sets[key].duration) < 1e-3 for key, row in tree.items())  # utt2dur is in milliseconds
+    # utt2dur is in milliseconds
+    assert all(abs(row.duration - sets[key].duration) < 1e-3 for key, row in tree.items())

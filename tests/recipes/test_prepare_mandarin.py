@@ -1,4 +1,6 @@
-"""What stage 0 makes of each Mandarin corpus: sets, texts, labels, segments; and of real recordings where they are."""
+"""What stage 0 makes of each Mandarin corpus: sets, texts, labels, segments; and of real recordings
+where they are.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ NORMALISED = ["今天天气很好", "我们去公园", "他说OK", "价格上涨
 def test_aishell1_texts_have_no_spaces_no_full_width_and_upper_case_letters(tmp_path: Path) -> None:
     found = rows(aishell1(tmp_path / "corpus"), tmp_path / "out", "train")
     assert [row.text for row in found if row.speaker == "S0002"] == NORMALISED
-    assert {row.speaker: row.labels for row in found} == {"S0002": {"gender": "f"}, "S0003": {"gender": "m"}}
+    assert {row.speaker: row.labels for row in found} == {
+        "S0002": {"gender": "f"},
+        "S0003": {"gender": "m"},
+    }
 
 
 def test_aishell1_names_an_archive_of_a_speaker_that_is_still_packed(tmp_path: Path) -> None:
@@ -41,7 +46,10 @@ def test_aishell1_names_an_archive_of_a_speaker_that_is_still_packed(tmp_path: P
     packed.touch()
     rows(tree, tmp_path / "out", "train")  # its folder is there
     shutil.rmtree(packed.with_name("train") / "S0003")
-    with pytest.raises(corpus.CorpusError, match=rf"{packed} is not unpacked: expected .*/S0003; `local/download_data"):
+    with pytest.raises(
+        corpus.CorpusError,
+        match=rf"{packed} is not unpacked: expected .*/S0003; " r"`local/download_data",
+    ):
         rows(tree, tmp_path / "other", "train")
 
 
@@ -49,12 +57,20 @@ def test_aishell1_names_an_archive_of_a_speaker_that_is_still_packed(tmp_path: P
     ("count", "said"), [(104765, "test: 104765 characters, as"), (104764, "104764 characters, exp")]
 )
 def test_aishell1_knows_the_characters_of_the_official_test_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, count: int, said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log: pytest.LogCaptureFixture,
+    count: int,
+    said: str,
 ) -> None:
     module = load("aishell1", "prepare_data")
     rows = [
         Utterance(
-            id=f"a{n}", audio="a.wav", duration=0, text="一" * 14 + "二 " * (n == 0) * (count - 7176 * 14), speaker="a"
+            id=f"a{n}",
+            audio="a.wav",
+            duration=0,
+            text="一" * 14 + "二 " * (n == 0) * (count - 7176 * 14),
+            speaker="a",
         )
         for n in range(7176)
     ]
@@ -67,7 +83,8 @@ def test_recordings_without_a_text_are_listed_beside_their_set(tmp_path: Path) -
     tree = aishell1(tmp_path / "corpus")
     lines = tree.transcript.read_text(encoding="utf-8").splitlines()
     tree.write(
-        tree.transcript, [line for line in lines if not line.startswith(("BAC009S0724W0121", "BAC009S0764W0122"))]
+        tree.transcript,
+        [line for line in lines if not line.startswith(("BAC009S0724W0121", "BAC009S0764W0122"))],
     )
     rows(tree, tmp_path / "out", "train")
     for name, key in (("dev", "BAC009S0724W0121"), ("test", "BAC009S0764W0122")):
@@ -83,11 +100,23 @@ def test_real_mandarin_has_the_counts_of_its_description(tmp_path: Path) -> None
         hours = round(sum(row.duration for row in found) / 3600, 2)
         counts[name] = (len(found), len({row.speaker for row in found}), hours)
         characters[name] = Counter("".join(row.text for row in found))
-        assert not [problem for problem in datadir.check(tmp_path / name) if problem.kind == "error"]
-    assert counts == {"train": (735, 2, 0.85), "dev": (54, 2, 0.07), "test": (72, 2, 0.1), "test_spk": (15, 15, 0.02)}
+        assert not [
+            problem for problem in datadir.check(tmp_path / name) if problem.kind == "error"
+        ]
+    assert counts == {
+        "train": (735, 2, 0.85),
+        "dev": (54, 2, 0.07),
+        "test": (72, 2, 0.1),
+        "test_spk": (15, 15, 0.02),
+    }
     assert len(characters["train"]) == 1364  # with the space
     unknown = {
-        name: round(100 * sum(count for key, count in own.items() if key not in characters["train"]) / own.total(), 1)
+        name: round(
+            100
+            * sum(count for key, count in own.items() if key not in characters["train"])
+            / own.total(),
+            1,
+        )
         for name, own in characters.items()
     }
     assert unknown == {"train": 0.0, "dev": 6.0, "test": 4.5, "test_spk": 6.4}
@@ -98,9 +127,15 @@ def test_the_official_tree_of_real_mandarin_has_the_same_utterances(tmp_path: Pa
     prepare("aishell1", real("aishell_mini") / "audio", tmp_path / "tree")
     prepare("aishell1", real("aishell_mini"), tmp_path / "sets")
     for name in ("train", "dev", "test"):
-        tree, sets = ({row.id: row for row in datadir.read(tmp_path / kind / name)} for kind in ("tree", "sets"))
+        tree, sets = (
+            {row.id: row for row in datadir.read(tmp_path / kind / name)}
+            for kind in ("tree", "sets")
+        )
         assert tree.keys() == sets.keys()
-        assert all(row.audio == sets[key].audio and row.speaker == sets[key].speaker for key, row in tree.items())
+        assert all(
+            row.audio == sets[key].audio and row.speaker == sets[key].speaker
+            for key, row in tree.items()
+        )
         assert all(abs(row.duration - sets[key].duration) < 1e-3 for key, row in tree.items())
         if name != "train":  # which has letters and punctuation
             assert all(row.text == sets[key].text for key, row in tree.items())
@@ -129,7 +164,10 @@ def test_aishell2_held_out_sets_may_lie_elsewhere_and_channels_be_missing(
         path.rename(goal)
     assert len(rows(tree, tmp_path / "out", "dev")) == len(SENTENCES)
     assert (tmp_path / "out" / "test_sets").read_text() == "test_ios test_android\n"
-    assert re.search(r"there is no .*/AISHELL-DEV-TEST-SET/Mic/test; going on without this test set", log.text)
+    assert re.search(
+        r"there is no .*/AISHELL-DEV-TEST-SET/Mic/test; going on without this test " r"set",
+        log.text,
+    )
 
 
 def test_aishell2_names_the_channel_that_is_still_packed(tmp_path: Path) -> None:
@@ -137,14 +175,32 @@ def test_aishell2_names_the_channel_that_is_still_packed(tmp_path: Path) -> None
     place = tree.folder / "AISHELL-DEV-TEST-SET" / "iOS" / "test"
     shutil.rmtree(place)
     place.with_name("test.tar.gz").touch()
-    with pytest.raises(corpus.CorpusError, match=rf"there is no {place}/wav.scp; {place}\.tar\.gz is not unpacked"):
+    with pytest.raises(
+        corpus.CorpusError,
+        match=rf"there is no {place}/wav.scp; {place}\.tar\.gz " r"is not unpacked",
+    ):
         rows(tree, tmp_path / "out", "train")
 
 
-def test_aishell2_has_a_subset_of_100_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aishell2_has_a_subset_of_100_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
-    monkeypatch.setattr(corpus, "subset", lambda found, hours: asked.append(hours) or list(found)[:2])
-    assert len(rows(aishell2(tmp_path / "corpus"), tmp_path / "out", "train_100", "--train-set", "train_100")) == 2
+    monkeypatch.setattr(
+        corpus, "subset", lambda found, hours: asked.append(hours) or list(found)[:2]
+    )
+    assert (
+        len(
+            rows(
+                aishell2(tmp_path / "corpus"),
+                tmp_path / "out",
+                "train_100",
+                "--train-set",
+                "train_100",
+            )
+        )
+        == 2
+    )
     assert asked == [100.0]
 
 
@@ -155,13 +211,20 @@ def test_kespeech_joins_phases_and_labels(tmp_path: Path) -> None:
     tree = kespeech(tmp_path / "corpus")
     first, *_ = found = rows(tree, tmp_path / "out", "train")
     speaker = {"gender": "Female", "age": "24", "city": "Lanzhou"}
-    assert first.labels == {"subdialect": "Mandarin", "phase": "phase1", "style": "Dialect", **speaker}
+    assert first.labels == {
+        "subdialect": "Mandarin",
+        "phase": "phase1",
+        "style": "Dialect",
+        **speaker,
+    }
     assert Counter(row.labels["phase"] for row in found) == {"phase1": 6, "phase2": 6}
     assert {row.labels["env"] for row in found if "env" in row.labels} == {"noisy"}
     assert [row.text for row in found[:6]] == NORMALISED  # without <SPOKEN_NOISE>
     for phase in ("phase1", "phase2"):
         name = f"train_{phase}"
-        assert {row.labels["phase"] for row in rows(tree, tmp_path / "out", name, "--train-set", name)} == {phase}
+        assert {
+            row.labels["phase"] for row in rows(tree, tmp_path / "out", name, "--train-set", name)
+        } == {phase}
 
 
 def test_kespeech_leaves_out_what_is_no_speech_or_has_no_speaker(tmp_path: Path) -> None:
@@ -170,7 +233,12 @@ def test_kespeech_leaves_out_what_is_no_speech_or_has_no_speaker(tmp_path: Path)
     lines = text.read_text(encoding="utf-8").splitlines()
     tree.write(text, [f"{lines[0]}<MUSIC>", *lines[1:]])
     tree.write(
-        speakers, [line for line in speakers.read_text().splitlines() if not line.startswith(lines[1].split()[0])]
+        speakers,
+        [
+            line
+            for line in speakers.read_text().splitlines()
+            if not line.startswith(lines[1].split()[0])
+        ],
     )
     assert len(rows(tree, tmp_path / "out", "train")) == 10
     said = (tmp_path / "out" / "train" / corpus.SKIPPED).read_text()
@@ -198,8 +266,17 @@ def test_ramc_lines_are_segments_without_tags_nobody_and_what_is_unclear(tmp_pat
     found = rows(ramc(tmp_path / "corpus"), tmp_path / "out", "test")
     first = next(row for row in found if row.start == 0.125)
     assert first.id == "G00000108-CTS-CN-F2F-2019-11-15-108-0000125-0002500"
-    assert (first.duration, first.text, first.recording) == (2.375, "今天天气很好嗯", "CTS-CN-F2F-2019-11-15-108")
-    assert first.labels == {"gender": "f", "accent": "普通话", "region": "Sichuan", "city": "Chengdu"}
+    assert (first.duration, first.text, first.recording) == (
+        2.375,
+        "今天天气很好嗯",
+        "CTS-CN-F2F-2019-11-15-108",
+    )
+    assert first.labels == {
+        "gender": "f",
+        "accent": "普通话",
+        "region": "Sichuan",
+        "city": "Chengdu",
+    }
     assert len(found) == 4
     said = (tmp_path / "out" / "test" / corpus.SKIPPED).read_text()
     assert "'[LAUGHTER]' holds no words" in said
@@ -213,7 +290,10 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
         soundfile.write(path, np.zeros((16000 * seconds, 2)), 16000)
     found = rows(tree, tmp_path / "out", "train")
     assert len(found) == 4 * 4 + 2 * 1
-    assert "does not lie in the recording, which has 5.000 s" in (tmp_path / "out/train" / corpus.SKIPPED).read_text()
+    assert (
+        "does not lie in the recording, which has 5.000 s"
+        in (tmp_path / "out/train" / corpus.SKIPPED).read_text()
+    )
     stereo = next(row for row in found if row.recording == tree.audio[0].stem)
     assert stereo.audio == f"sox {tree.audio[0]} -t wav - remix - |"
 
@@ -226,17 +306,27 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
             "CTS-CN-F2F-2019-11-15-101.wav\t1",
             "dev.tsv: .*-101 is in train.tsv too; remove one",
         ),
-        ("DataPartition/dev.tsv", "CTS-CN-F2F-2019-11-15-107.wav\t1", "dev.tsv: .*-107 is there twice; remove one"),
+        (
+            "DataPartition/dev.tsv",
+            "CTS-CN-F2F-2019-11-15-107.wav\t1",
+            "dev.tsv: .*-107 is there twice; remove one",
+        ),
         (
             "DataPartition/dev.tsv",
             "CTS-CN-F2F-2019-11-15-999.wav\t1",
             "there is no .*/TXT/CTS-CN-F2F-2019-11-15-999.txt",
         ),
         ("DataPartition/dev.tsv", "README", "expected a folder in the first line, then"),
-        ("MDT2021S003/TXT/CTS-CN-F2F-2019-11-15-107.txt", "[1,2] text", r"107.txt:8: expected '\[start,end\] speaker"),
+        (
+            "MDT2021S003/TXT/CTS-CN-F2F-2019-11-15-107.txt",
+            "[1,2] text",
+            r"107.txt:8: expected '\[start,end\] speaker",
+        ),
     ],
 )
-def test_ramc_files_that_contradict_each_other_are_named(tmp_path: Path, name: str, line: str, said: str) -> None:
+def test_ramc_files_that_contradict_each_other_are_named(
+    tmp_path: Path, name: str, line: str, said: str
+) -> None:
     tree = ramc(tmp_path / "corpus")
     path = tree.folder / "MagicData-RAMC" / name
     tree.write(path, [*path.read_text(encoding="utf-8").splitlines(), line])
@@ -244,7 +334,9 @@ def test_ramc_files_that_contradict_each_other_are_named(tmp_path: Path, name: s
         rows(tree, tmp_path / "out", "train")
 
 
-def test_ramc_counts_are_compared_with_the_official_ones(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_ramc_counts_are_compared_with_the_official_ones(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     tree = ramc(tmp_path / "corpus")
     rows(tree, tmp_path / "out", "train")
     assert "train: 6 dialogues, 12 speakers, officially 289 and 556" in log.text
@@ -252,7 +344,9 @@ def test_ramc_counts_are_compared_with_the_official_ones(tmp_path: Path, log: py
     (tree.folder / "MagicData-RAMC" / "mini_corpus.json").touch()
     rows(tree, tmp_path / "mini", "train")
     assert not [
-        record for record in log.records if record.levelno >= logging.WARNING and "officially" in record.message
+        record
+        for record in log.records
+        if record.levelno >= logging.WARNING and "officially" in record.message
     ]
 
 

@@ -1,4 +1,6 @@
-"""The report on a trained miniature: what the model gives away, and everything that a page shows."""
+"""The report on a trained miniature: what the model gives away, and everything that a page
+shows.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ def test_a_page_of_a_trained_model(tiny):
     name = (recipe / "data/mini_tiny/train/text").read_text().split()[0]
     run_in(
         recipe,
-        f"set -e; . ../../utils/path.sh; python -m asrtool probe {DECODED} --exp exp/mini_tiny/train_mini --config "
+        f"set -e; . ../../utils/path.sh; python -m asrtool probe {DECODED} --exp "
+        "exp/mini_tiny/train_mini --config "
         f"conf/decode_mini.yaml --data dump/mini_tiny/fbank80/train --also {name}; cd ..; "
-        f"python -m asrtool report librispeech/{DECODED} --also {name} --audio embed --out {tiny}/page.html",
+        f"python -m asrtool report librispeech/{DECODED} --also {name} --audio embed --out "
+        f"{tiny}/page.html",
     )
     page = (tiny / "page.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])

@@ -1,7 +1,8 @@
-"""The recipe engine, its options and the top-level commands, on a recipe whose commands only note that they ran.
+"""The recipe engine, its options and the top-level commands, on a recipe whose commands only note
+that they ran.
 
-`python` of the recipe's local/path.sh is a script that appends its arguments to a file, so a test sees the exact
-command lines without waiting for any of them.
+`python` of the recipe's local/path.sh is a script that appends its arguments to a file, so a test
+sees the exact command lines without waiting for any of them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     done = recipe.run("--help")
     assert done.returncode == 0
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
-    engine = "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag decode_args lm_config lm_text"
+    engine = (
+        "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag "
+        "decode_args lm_config lm_text"
+    )
     engine += " data_dirs extra_sets missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
@@ -56,7 +60,9 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
         ("--gpu", "--ngpu"),
     ],
 )
-def test_a_misspelt_option_stops_the_run_and_names_the_one_meant(recipe: Recipe, typed: str, meant: str) -> None:
+def test_a_misspelt_option_stops_the_run_and_names_the_one_meant(
+    recipe: Recipe, typed: str, meant: str
+) -> None:
     done = recipe.run(typed, "1")
     assert done.returncode == 2
     assert f"did you mean {meant}?" in done.stderr
@@ -89,7 +95,9 @@ def test_a_variable_that_is_no_option_cannot_be_set(recipe: Recipe, name: str) -
         (["--test-sets", "test .."], "the set '..' is no name for a folder"),
     ],
 )
-def test_a_wrong_value_is_one_sentence_and_status_2(recipe: Recipe, options: list[str], sentence: str) -> None:
+def test_a_wrong_value_is_one_sentence_and_status_2(
+    recipe: Recipe, options: list[str], sentence: str
+) -> None:
     done = recipe.run(*options)
     assert done.returncode == 2
     assert sentence in done.stderr
@@ -99,9 +107,15 @@ def test_a_wrong_value_is_one_sentence_and_status_2(recipe: Recipe, options: lis
 
 @pytest.mark.parametrize(
     "options",
-    [["--stop-stage", "2", "--stage", "2"], ["--stop_stage", "2", "--stage=2"], ["--stop_stage=2", "--stage", "2"]],
+    [
+        ["--stop-stage", "2", "--stage", "2"],
+        ["--stop_stage", "2", "--stage=2"],
+        ["--stop_stage=2", "--stage", "2"],
+    ],
 )
-def test_options_are_written_with_dash_underscore_or_equals_sign(recipe: Recipe, options: list[str]) -> None:
+def test_options_are_written_with_dash_underscore_or_equals_sign(
+    recipe: Recipe, options: list[str]
+) -> None:
     assert recipe.run(*options).returncode == 0
     assert [call[2] for call in recipe.calls()] == ["asrtool.bin.make_vocab"]
 
@@ -123,11 +137,14 @@ def test_stages_0_to_4_call_their_commands_in_order_with_their_folders(recipe: R
         "python -m asrtool.bin.check_data data/train data/dev data/test data/other",
         *[
             "python -m asrtool.bin.extract_features --config conf/train_full.yaml --nj 3"
-            f" --data data/{name} --out dump/fbank80/{name}" + (" --training" if name == "train" else "")
+            f" --data data/{name} --out dump/fbank80/{name}"
+            + (" --training" if name == "train" else "")
             for name in ("train", "dev", "test", "other")
         ],
-        "python -m asrtool.bin.make_vocab --text data/train/text --unit bpe --size 500 --out data/vocab_bpe_500",
-        "python -m asrtool.bin.train --config conf/train_full.yaml --train dump/fbank80/train --valid dump/fbank80/dev"
+        "python -m asrtool.bin.make_vocab --text data/train/text --unit bpe --size 500 --out "
+        "data/vocab_bpe_500",
+        "python -m asrtool.bin.train --config conf/train_full.yaml --train dump/fbank80/train "
+        "--valid dump/fbank80/dev"
         " --vocab data/vocab_bpe_500 --exp exp/train_full",
         *[
             "python -m asrtool.bin.decode --exp exp/train_full --config conf/decode_full.yaml"
@@ -158,7 +175,9 @@ def test_another_size_of_the_miniature_has_other_folders(recipe: Recipe) -> None
 
 
 def test_a_config_on_the_command_line_wins_over_the_miniatures(recipe: Recipe) -> None:
-    text = recipe.run("--mini", "true", "--train-config", "conf/mine.yaml", "--dry-run", "true").stdout
+    text = recipe.run(
+        "--mini", "true", "--train-config", "conf/mine.yaml", "--dry-run", "true"
+    ).stdout
     assert "--exp exp/mini/mine" in text
     assert "conf/decode_mini.yaml" in text
 
@@ -181,7 +200,10 @@ def test_a_recipe_without_a_miniature_says_so(tmp_path: Path) -> None:
 def test_training_and_decoding_run_one_process_per_gpu_or_cpu_rank(
     recipe: Recipe, options: list[str], processes: int | None
 ) -> None:
-    assert recipe.run("--stage", "3", "--stop-stage", "4", "--test-sets", "test", *options).returncode == 0
+    assert (
+        recipe.run("--stage", "3", "--stop-stage", "4", "--test-sets", "test", *options).returncode
+        == 0
+    )
     start = ["python"] if processes is None else [*TORCHRUN, "--nproc-per-node", str(processes)]
     for call, command in zip(recipe.calls(), ("train", "decode"), strict=True):
         assert call[: len(start) + 2] == [*start, "-m", f"asrtool.bin.{command}"]
@@ -189,16 +211,42 @@ def test_training_and_decoding_run_one_process_per_gpu_or_cpu_rank(
 
 def test_overrides_stay_one_argument_whatever_they_hold(recipe: Recipe) -> None:
     overrides = "optim.lr=1e-4 model.encoder='{dim: 144, note: \"a b\"}' x=$HOME;*"
-    done = recipe.run("--stage", "3", "--stop-stage", "3", "--ngpu", "1", "--train-args", overrides, "--force", "true")
+    done = recipe.run(
+        "--stage",
+        "3",
+        "--stop-stage",
+        "3",
+        "--ngpu",
+        "1",
+        "--train-args",
+        overrides,
+        "--force",
+        "true",
+    )
     assert done.returncode == 0
     assert value(recipe.call("train"), "--set") == overrides
     assert value(recipe.call("train"), "--force") == "true"
 
 
 def test_a_language_model_is_trained_first_and_decoded_with(recipe: Recipe) -> None:
-    recipe.run("--stage", "3", "--stop-stage", "4", "--ngpu", "1", "--lm-config", "conf/lm.yaml", "--lm-text", "a.txt")
+    recipe.run(
+        "--stage",
+        "3",
+        "--stop-stage",
+        "4",
+        "--ngpu",
+        "1",
+        "--lm-config",
+        "conf/lm.yaml",
+        "--lm-text",
+        "a.txt",
+    )
     first, second, *decodings = recipe.calls()
-    assert [value(first, f"--{name}") for name in ("config", "text", "exp")] == ["conf/lm.yaml", "a.txt", "exp/lm"]
+    assert [value(first, f"--{name}") for name in ("config", "text", "exp")] == [
+        "conf/lm.yaml",
+        "a.txt",
+        "exp/lm",
+    ]
     assert value(second, "--config") == "conf/train_full.yaml"
     assert {value(call, "--lm") for call in decodings} == {"exp/lm"}
 
@@ -210,7 +258,9 @@ def test_the_test_sets_are_those_that_stage_0_found(recipe: Recipe) -> None:
 
 
 def test_a_recipe_replaces_a_stage_and_may_call_the_default(tmp_path: Path) -> None:
-    recipe = Recipe(tmp_path, "stage_vocabulary() { run python before; default_vocabulary; run python after; }")
+    recipe = Recipe(
+        tmp_path, "stage_vocabulary() { run python before; default_vocabulary; run python after; }"
+    )
     assert recipe.run("--stage", "2", "--stop-stage", "2").returncode == 0
     assert [call[1] for call in recipe.calls()] == ["before", "-m", "after"]
 
@@ -221,19 +271,37 @@ def test_options_of_the_data_preparation_come_from_the_recipe(tmp_path: Path) ->
     assert recipe.calls()[0][-2:] == ["--train-parts", "a b"]
 
 
-def test_a_path_on_the_command_line_counts_from_where_it_was_typed(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_path_on_the_command_line_counts_from_where_it_was_typed(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
     recipe.run("--stop-stage", "0", "--corpus", "mine", at=tmp_path / "elsewhere")
-    assert Path(value(recipe.call("prepare_data"), "--corpus")).samefile(tmp_path / "elsewhere" / "mine")
+    assert Path(value(recipe.call("prepare_data"), "--corpus")).samefile(
+        tmp_path / "elsewhere" / "mine"
+    )
 
 
 def test_results_are_a_table_of_all_test_sets(recipe: Recipe) -> None:
     for name, rate in (("test", 0.0732), ("other", 0.2)):
-        counts = {"correct": 90, "substitutions": 5, "deletions": 1, "insertions": 1, "reference": 100, "rate": rate}
-        recipe.write(f"exp/train_full/decode_full/{name}/score.json", json.dumps({"metric": "wer", "total": counts}))
+        counts = {
+            "correct": 90,
+            "substitutions": 5,
+            "deletions": 1,
+            "insertions": 1,
+            "reference": 100,
+            "rate": rate,
+        }
+        recipe.write(
+            f"exp/train_full/decode_full/{name}/score.json",
+            json.dumps({"metric": "wer", "total": counts}),
+        )
     done = recipe.run("--stage", "5")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^ +test +7\.32 +100 +5 +1 +1 +exp/train_full/decode_full/test/result.txt$", done.stdout, re.M)
+    assert re.search(
+        r"^ +test +7\.32 +100 +5 +1 +1 " r"+exp/train_full/decode_full/test/result.txt$",
+        done.stdout,
+        re.M,
+    )
     assert re.search(r"^ +other +20\.00 ", done.stdout, re.M)
 
 
@@ -241,11 +309,25 @@ def test_results_are_a_table_of_all_test_sets(recipe: Recipe) -> None:
 
 
 def test_a_dry_run_runs_nothing_and_prints_a_script_that_does_the_same(recipe: Recipe) -> None:
-    options = ("--stop-stage", "4", "--ngpu", "0", "--ranks", "2", "--train-args", "a.b='{c: 1}' d=\"x y\"")
+    options = (
+        "--stop-stage",
+        "4",
+        "--ngpu",
+        "0",
+        "--ranks",
+        "2",
+        "--train-args",
+        "a.b='{c: 1}' d=\"x y\"",
+    )
     dry = recipe.run(*options, "--dry-run", "true")
     assert recipe.calls() == []
     subprocess.run(
-        ["bash", "-euo", "pipefail"], input=dry.stdout, text=True, cwd="/", env=recipe.environment(), check=True
+        ["bash", "-euo", "pipefail"],
+        input=dry.stdout,
+        text=True,
+        cwd="/",
+        env=recipe.environment(),
+        check=True,
     )
     pasted = recipe.calls()
     recipe.calls_file.unlink()
@@ -280,19 +362,26 @@ def test_a_failing_command_stops_the_run_and_names_its_stage(recipe: Recipe) -> 
     recipe.replace_torchrun("exit 7")
     done = recipe.run("--stage", "2", "--ngpu", "2")
     assert done.returncode == 7
-    assert "stage 3 (train) failed; when the cause is mended, the same command goes on from here" in done.stderr
+    assert (
+        "stage 3 (train) failed; when the cause is mended, the same command goes on from here"
+    ) in done.stderr
     assert [call[2] for call in recipe.calls()] == ["asrtool.bin.make_vocab"]
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_command_and_its_children(recipe: Recipe, sent: signal.Signals, status: int) -> None:
+def test_a_signal_ends_the_command_and_its_children(
+    recipe: Recipe, sent: signal.Signals, status: int
+) -> None:
     recipe.replace_torchrun("sleep 300 & echo ready; wait")
     command = [str(recipe.folder / "run.sh"), "--stage", "3", "--ngpu", "2"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=recipe.environment(), stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, env=recipe.environment(), stdout=pipe, stderr=pipe, text=True
+    ) as process:
         assert any(line == "ready\n" for line in process.stdout)
         process.send_signal(sent)
-        _, errors = process.communicate(timeout=20)  # returns when the last process that holds the pipe is gone
+        # returns when the last process that holds the pipe is gone
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == status
     assert "stage 3 (train) interrupted" in errors
 
@@ -323,8 +412,16 @@ def test_every_shell_file_is_clean_for_shellcheck() -> None:
     candidates = [ROOT / "run.sh", *(ROOT / ".ci").iterdir()]
     for folder in ("egs", "tests", "tools", "utils"):
         candidates += (ROOT / folder).rglob("*.sh")
-    scripts = [str(path.relative_to(ROOT)) for path in candidates if path.is_file() and "downloads" not in path.parts]
+    scripts = [
+        str(path.relative_to(ROOT))
+        for path in candidates
+        if path.is_file() and "downloads" not in path.parts
+    ]
     assert len(scripts) >= 10
-    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    done = subprocess.run([shellcheck, "-x", "-P", "SCRIPTDIR:.", *scripts], cwd=ROOT, capture_output=True, text=True)
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    done = subprocess.run(
+        [shellcheck, "-x", "-P", "SCRIPTDIR:.", *scripts], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout

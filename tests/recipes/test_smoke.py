@@ -1,4 +1,6 @@
-"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, stages that know they are done."""
+"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, stages that know
+they are done.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from tests.recipes.conftest import run_in
 
 DECODED = "egs/librispeech/exp/mini_tiny/train_mini/decode_mini/train"
 AGAIN = (
-    "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args 'trainer.epochs=120"
+    "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args "
+    "'trainer.epochs=120"
     " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3"
     " model.encoder.dropout=0 data.augment.spec_augment=null'"
 )
@@ -40,7 +43,9 @@ def test_the_same_command_again_does_nothing_but_score(tiny):
 def test_every_decoded_token_has_a_time_within_its_utterance(tiny):
     for line in (tiny / DECODED / "hyps.jsonl").read_text().splitlines():
         hypothesis = json.loads(line)
-        assert len(hypothesis["times"]) == len(hypothesis["tokens"]) == len(hypothesis["confidences"])
+        assert (
+            len(hypothesis["times"]) == len(hypothesis["tokens"]) == len(hypothesis["confidences"])
+        )
         assert hypothesis["times"] == sorted(hypothesis["times"])
         assert all(0 <= time <= hypothesis["seconds"] for time in hypothesis["times"])
 

@@ -1,4 +1,6 @@
-"""The recipe of the speech LLM: its script, its noises, its studies; and all of it at the tiniest size (slow)."""
+"""The recipe of the speech LLM: its script, its noises, its studies; and all of it at the tiniest
+size (slow).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def load(path: Path):
 
 def script(*options: str, timeout: float = 120) -> subprocess.CompletedProcess:
     command = [str(RECIPE / "run_llm.sh"), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=timeout, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd="/", timeout=timeout, stdin=subprocess.DEVNULL
+    )
 
 
 def test_the_miniature_trains_its_parts_before_they_are_connected():
@@ -39,7 +43,10 @@ def test_the_miniature_trains_its_parts_before_they_are_connected():
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     order = ["train_llm_mini.yaml", "export_llm", "--unit hf", "train_speech_llm_mini_encoder"]
     order += ["train_speech_llm_mini.yaml"]
-    places = [next(i for i, line in enumerate(lines) if part in line and "check_config" not in line) for part in order]
+    places = [
+        next(i for i, line in enumerate(lines) if part in line and "check_config" not in line)
+        for part in order
+    ]
     assert places == sorted(places)
     trained = lines[places[-1]]
     assert "model.llm.weights=exp/mini/llm" in trained and "seed=3" in trained
@@ -64,7 +71,11 @@ def test_without_a_corpus_there_are_synthesised_noises(tmp_path):
     noise = load(RECIPE / "local" / "prepare_noise.py")
     for kind in noise.KINDS:
         sound = noise.sound(kind, np.random.default_rng(0))
-        assert sound.dtype == np.float32 and np.isfinite(sound).all() and 2 <= len(sound) / noise.RATE <= 10
+        assert (
+            sound.dtype == np.float32
+            and np.isfinite(sound).all()
+            and 2 <= len(sound) / noise.RATE <= 10
+        )
         assert 0 < np.abs(sound).max() <= 1
     found = noise.synthesised("noise_eval", tmp_path / "noise_eval")
     assert len(found.utterances) == 24 and all(row.text == "" for row in found.utterances)
@@ -75,7 +86,9 @@ def test_musan_is_split_by_its_files_and_speech_left_out(tmp_path):
     for kind in ("noise", "music", "speech"):
         (musan / kind / "free").mkdir(parents=True)
         for number in range(30):
-            soundfile.write(musan / kind / "free" / f"{kind}-{number:04}.wav", np.zeros(1600), 16000)
+            soundfile.write(
+                musan / kind / "free" / f"{kind}-{number:04}.wav", np.zeros(1600), 16000
+            )
     done = prepare("--corpus", str(musan), "--out", str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     train, held = (datadir.read(tmp_path / "data" / name) for name in ("noise_train", "noise_eval"))
@@ -86,7 +99,10 @@ def test_musan_is_split_by_its_files_and_speech_left_out(tmp_path):
 
 def test_a_folder_without_noises_is_one_sentence(tmp_path):
     done = prepare("--corpus", str(tmp_path), "--out", str(tmp_path / "data"))
-    assert done.returncode and "holds neither noise/ and music/ of MUSAN" in done.stderr.splitlines()[-1]
+    assert (
+        done.returncode
+        and "holds neither noise/ and music/ of MUSAN" in done.stderr.splitlines()[-1]
+    )
 
 
 def test_noise_levels_are_labels_of_a_set(tmp_path):
@@ -98,14 +114,17 @@ def test_noise_levels_are_labels_of_a_set(tmp_path):
             path = tmp_path / name / f"{name}{number}.wav"
             soundfile.write(path, 0.1 * rng.normal(size=8000), 16000, subtype="FLOAT")
             text = f"said {number}"
-            rows.append(Utterance(id=path.stem, audio=str(path), duration=0.5, text=text, speaker=path.stem))
+            rows.append(
+                Utterance(id=path.stem, audio=str(path), duration=0.5, text=text, speaker=path.stem)
+            )
         datadir.write(tmp_path / name, rows)
     tool, out = load(RECIPE / "local" / "noisy_set.py"), tmp_path / "out"
     out.mkdir()
     tool.write(tmp_path / "test", tmp_path / "noise", [20.0, 0.0], out, out)
     found = datadir.read(out)
     assert [(row.id, row.labels["snr"], row.text) for row in found[:2]] == [
-        ("test0-snr0", "0", "said 0"), ("test0-snr20", "20", "said 0")
+        ("test0-snr0", "0", "said 0"),
+        ("test0-snr20", "20", "said 0"),
     ]
     plain = audio.read(str(tmp_path / "test" / "test0.wav"), 0.0, None, 16000)
     for row in found[:2]:
@@ -127,16 +146,30 @@ def test_every_variant_of_every_study_is_a_config_that_can_be_read(mini):
             continue
         for variant, (training, decoding) in variants.items():
             assert list(load_phases(config, split_overrides([training]))) == phases, (name, variant)
-            settings = load_decode(RECIPE / "conf" / "decode_llm_mini.yaml", split_overrides([decoding]))
+            settings = load_decode(
+                RECIPE / "conf" / "decode_llm_mini.yaml", split_overrides([decoding])
+            )
             assert settings.phase in (None, *phases)
 
 
 def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):
     study = load(RECIPE / "studies" / "speech_llm.py")
-    command = [sys.executable, study.__file__, "ngram", "--mini", "true", "--dry-run", "--", "--ranks", "1"]
+    command = [
+        sys.executable,
+        study.__file__,
+        "ngram",
+        "--mini",
+        "true",
+        "--dry-run",
+        "--",
+        "--ranks",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     lines = done.stdout.splitlines()
-    assert len(lines) == 5 and all("--tag study_base_s0" in line and line.endswith("--ranks 1") for line in lines)
+    assert len(lines) == 5 and all(
+        "--tag study_base_s0" in line and line.endswith("--ranks 1") for line in lines
+    )
     assert len({line.split("--decode-tag ")[1].split()[0] for line in lines}) == 5
     out = tmp_path / "a" / "decode" / "test"
     out.mkdir(parents=True)
@@ -158,24 +191,46 @@ def test_a_study_takes_the_phases_that_a_variant_does_not_change(tmp_path):
     base.mkdir()
     config = (RECIPE / "conf" / "train_speech_llm_mini.yaml").read_text()
     (base / "config.yaml").write_text(config)
-    (base / "log.jsonl").write_text("".join(json.dumps({"phase": phase}) + "\n" for phase in phases))
+    (base / "log.jsonl").write_text(
+        "".join(json.dumps({"phase": phase}) + "\n" for phase in phases)
+    )
     for phase in phases[:2]:  # the others were not finished
         (base / phase).mkdir()
         (base / phase / "finished.json").write_text('{"path": "average-1.safetensors"}')
         (base / phase / "average-1.safetensors").write_bytes(b"weights")
     study.share(tmp_path, "study_base_s0", "other", "phases.non_speech.seed=1")
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["adapter", "log.jsonl", "lora"]
-    assert [json.loads(line)["phase"] for line in (tmp_path / "other/log.jsonl").open()] == ["adapter", "lora"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [
+        "adapter",
+        "log.jsonl",
+        "lora",
+    ]
+    assert [json.loads(line)["phase"] for line in (tmp_path / "other/log.jsonl").open()] == [
+        "adapter",
+        "lora",
+    ]
     study.share(tmp_path, "study_base_s0", "all_new", "losses.matching.weight=0")
     assert not (tmp_path / "all_new").exists()
 
 
 @pytest.mark.slow
 def test_the_tiniest_miniature_from_speech_to_the_insertion_report(tree):
-    pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
-    options = "--mini true --mini-size tiny --ranks 1 --test-sets test_clean --train-args trainer.epochs=1"
+    pytest.importorskip(
+        "espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'"
+    )
+    options = (
+        "--mini true --mini-size tiny --ranks 1 --test-sets test_clean --train-args "
+        "trainer.epochs=1"
+    )
     run_in(tree, f"egs/librispeech/run_llm.sh {options} --noise-levels '20 0'")
-    out = tree / "egs" / "librispeech" / "exp" / "mini_tiny" / "train_speech_llm_mini" / "decode_llm_mini"
+    out = (
+        tree
+        / "egs"
+        / "librispeech"
+        / "exp"
+        / "mini_tiny"
+        / "train_speech_llm_mini"
+        / "decode_llm_mini"
+    )
     report = json.loads((out / "noise_eval" / "insertions.json").read_text())["groups"]["all"]
     assert report["utterances"] == 24 and report["reference"] == 0
     assert (out / "test_clean" / "score.json").exists()

@@ -1,4 +1,6 @@
-"""The studies of egs/kespeech: their tools on small inputs, and in the slow tier one of them from end to end."""
+"""The studies of egs/kespeech: their tools on small inputs, and in the slow tier one of them from
+end to end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def tool(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None
 def write_score(folder: Path, rate: float, accuracy: float) -> None:
     folder.mkdir(parents=True)
     group = {"rate": rate, "interval": [rate - 0.01, rate + 0.01]}
-    right = {"accuracy": accuracy, "interval": [0.1, 0.9], "classes": {"Beijing": {"recall": accuracy}}}
+    right = {
+        "accuracy": accuracy,
+        "interval": [0.1, 0.9],
+        "classes": {"Beijing": {"recall": accuracy}},
+    }
     (folder / "score.json").write_text(
         json.dumps(
             {
@@ -68,26 +74,59 @@ def test_a_table_has_means_over_seeds_and_paired_differences(tmp_path, monkeypat
 def test_a_table_of_one_seed_has_the_interval_of_the_bootstrap(tmp_path, monkeypatch, capsys):
     for name, rate in (("a", 0.2), ("b", 0.1)):
         write_score(tmp_path / f"{name}-s7" / "whole" / "test", rate, 0.5)
-    tool(monkeypatch, "table", "--exp", tmp_path, "--seeds", "7", "--against", "A", "A={a}/whole", "B={b}/whole")
+    tool(
+        monkeypatch,
+        "table",
+        "--exp",
+        tmp_path,
+        "--seeds",
+        "7",
+        "--against",
+        "A",
+        "A={a}/whole",
+        "B={b}/whole",
+    )
     assert "| B | 10.00 | 8.00 to 12.00 | -10.00 | -50.0 |" in capsys.readouterr().out
 
 
 def test_cosines_are_averaged_by_epoch(tmp_path, monkeypatch, capsys):
     (tmp_path / "q-s0").mkdir()
     records = [
-        {"event": "gradients", "phase": phase, "epoch": 1, "cosine": value, "norm": 1.0, "norm_others": 4.0}
+        {
+            "event": "gradients",
+            "phase": phase,
+            "epoch": 1,
+            "cosine": value,
+            "norm": 1.0,
+            "norm_others": 4.0,
+        }
         for phase, value in (("train", -0.2), ("train", 0.4), ("longer", 0.3))
     ]
-    (tmp_path / "q-s0" / "log.jsonl").write_text("\n".join(map(json.dumps, [{"event": "step"}, *records])))
+    (tmp_path / "q-s0" / "log.jsonl").write_text(
+        "\n".join(map(json.dumps, [{"event": "step"}, *records]))
+    )
     tool(monkeypatch, "cosines", "--exp", tmp_path, "--seeds", "0", "q")
     said = capsys.readouterr().out
-    assert "| train | 1 | +0.100 | 50 | 0.250 | 2 |\n| longer | 1 | +0.300 | 0 | 0.250 | 1 |" in said
+    assert (
+        "| train | 1 | +0.100 | 50 | 0.250 | 2 |\n| longer | 1 | +0.300 | 0 | 0.250 | 1 |"
+    ) in said
 
 
 def test_a_noisy_set_has_the_noise_that_was_asked_for(tmp_path, monkeypatch):
     toy_experiment.write_set(tmp_path / "clean", 3, 0, {"low": 1.0, "high": 1.2})
-    tool(monkeypatch, "noisy_set", "--data", tmp_path / "clean", "--out", tmp_path / "noisy", "--snr-db", "10")
-    for clean, noisy in zip(*(datadir.read(tmp_path / name) for name in ("clean", "noisy")), strict=True):
+    tool(
+        monkeypatch,
+        "noisy_set",
+        "--data",
+        tmp_path / "clean",
+        "--out",
+        tmp_path / "noisy",
+        "--snr-db",
+        "10",
+    )
+    for clean, noisy in zip(
+        *(datadir.read(tmp_path / name) for name in ("clean", "noisy")), strict=True
+    ):
         assert (clean.id, clean.text, clean.labels) == (noisy.id, noisy.text, noisy.labels)
         one, other = (audio.read(row.audio) for row in (clean, noisy))
         scale = float(one @ other / (one @ one))
@@ -97,8 +136,19 @@ def test_a_noisy_set_has_the_noise_that_was_asked_for(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_overhead_is_measured_for_every_chunk(monkeypatch, capsys):
-    tool(monkeypatch, "overhead", "--config", ROOT / "egs/fsdd/conf/train_qifusion.yaml", "--seconds", "2")
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    tool(
+        monkeypatch,
+        "overhead",
+        "--config",
+        ROOT / "egs/fsdd/conf/train_qifusion.yaml",
+        "--seconds",
+        "2",
+    )
+    rows = [
+        line.split("|")[1:-1]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ")
+    ][2:]
     assert [row[0].strip() for row in rows] == ["whole", "16", "16", "16", "8", "4", "4"]
     assert rows[1][2].strip() == "640" and all(float(row[4]) > 0 for row in rows)
     assert float(rows[3][6]) < float(rows[1][6])  # less left context, a smaller cache
@@ -124,13 +174,19 @@ def test_probes_name_the_accent_of_a_toy(tmp_path, monkeypatch, capsys):
         "--label",
         "accent",
     )
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    rows = [
+        line.split("|")[1:-1]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ")
+    ][2:]
     assert len(rows) == 3 and all(float(row[1]) > 80 for row in rows)  # two pitches are easy
 
 
 @pytest.mark.slow
 def test_a_study_runs_from_end_to_end_at_its_tiniest(tree):
-    pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
+    pytest.importorskip(
+        "espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'"
+    )
     changes = "trainer.epochs=1 trainer.log_every=1"
     options = f'--size tiny --seeds "0 1" --train-args "{changes}"'
     said = run_in(tree, f"bash egs/kespeech/studies/baseline.sh {options}").stdout

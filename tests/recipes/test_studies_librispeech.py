@@ -1,5 +1,5 @@
-"""The studies of egs/librispeech: what they would train can be built, their table, and in the slow tier one from end to
-end."""
+"""The studies of egs/librispeech: what they would train can be built, their table, and in the slow
+tier one from end to end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ CORPUS = ("--corpus", "there", "--train-set", "train_1h")
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
-    """The studies beside a run.sh that writes down how it was called, and a python that computes and does no more."""
+    """The studies beside a run.sh that writes down how it was called, and a python that computes
+    and does no more.
+    """
     recipe = tmp_path / "egs" / "librispeech"
     shutil.copytree(RECIPE / "studies", recipe / "studies")
     shutil.copytree(ROOT / "utils", tmp_path / "utils")
@@ -47,17 +49,26 @@ def stage(tmp_path: Path) -> Path:
 def calls(stage: Path, study: str, *options: str) -> list[dict[str, str]]:
     """The options of every call of run.sh."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    subprocess.run(["bash", str(stage / "studies" / study), *options], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        ["bash", str(stage / "studies" / study), *options],
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
     lines = [shlex.split(line) for line in (stage / "calls").read_text().splitlines()]
     return [dict(zip(line[::2], line[1::2], strict=True)) for line in lines]
 
 
-@pytest.mark.parametrize("study, options", [*((study, ()) for study in STUDIES), ("echo_backbones.sh", CORPUS)])
+@pytest.mark.parametrize(
+    "study, options", [*((study, ()) for study in STUDIES), ("echo_backbones.sh", CORPUS)]
+)
 def test_every_system_of_a_study_can_be_built(stage, study, options):
     found = calls(stage, study, "--seeds", "4 7", *options)
     assert len({call["--tag"] for call in found}) == len(found) == 2 * SYSTEMS[study]
     for call in found[::2]:
-        phases = load_phases(RECIPE / call["--train-config"], split_overrides([call["--train-args"]]))
+        phases = load_phases(
+            RECIPE / call["--train-config"], split_overrides([call["--train-args"]])
+        )
         for phase in phases.values():
             assert phase.seed == 4
             with torch.device("meta"):
@@ -67,9 +78,13 @@ def test_every_system_of_a_study_can_be_built(stage, study, options):
 def test_systems_that_must_be_equally_large_are(stage):
     sizes = {}
     for call in calls(stage, "echo_windows.sh", "--seeds", "0"):
-        phase = load_phases(RECIPE / call["--train-config"], split_overrides([call["--train-args"]]))["train"]
+        phase = load_phases(
+            RECIPE / call["--train-config"], split_overrides([call["--train-args"]])
+        )["train"]
         with torch.device("meta"):
-            sizes[call["--tag"]] = sum(parameter.numel() for parameter in build_model(phase, 30).parameters())
+            sizes[call["--tag"]] = sum(
+                parameter.numel() for parameter in build_model(phase, 30).parameters()
+            )
     assert sizes["plain-s0"] == pytest.approx(sizes["adaptive16-s0"], rel=2e-3)
 
 
@@ -83,8 +98,13 @@ def table(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     runpy.run_path(str(RECIPE / "studies/table.py"), run_name="__main__")
 
 
-def test_a_table_has_relative_changes_with_intervals_and_the_gap_between_dev_and_test(tmp_path, monkeypatch, capsys):
-    rates = {"a": [(0.10, 0.12), (0.10, 0.13), (0.10, 0.14)], "b": [(0.05, 0.06), (0.05, 0.065), (0.05, 0.07)]}
+def test_a_table_has_relative_changes_with_intervals_and_the_gap_between_dev_and_test(
+    tmp_path, monkeypatch, capsys
+):
+    rates = {
+        "a": [(0.10, 0.12), (0.10, 0.13), (0.10, 0.14)],
+        "b": [(0.05, 0.06), (0.05, 0.065), (0.05, 0.07)],
+    }
     for tag, seeds in rates.items():
         for seed, pair in enumerate(seeds):
             for name, rate in zip(("dev", "test"), pair, strict=True):
@@ -93,7 +113,9 @@ def test_a_table_has_relative_changes_with_intervals_and_the_gap_between_dev_and
     table(monkeypatch, "--seeds", "0 1 2", *options)
     rows = capsys.readouterr().out.splitlines()
     # 3 points more on test with a deviation of 1: 3 +- 4.303 / sqrt(3)
-    assert rows[2].startswith("| A | 10.00 (10.00 to 10.00) |  | 13.00 (10.52 to 15.48) |  | +3.00 (+0.52 to +5.48) |")
+    assert rows[2].startswith(
+        "| A | 10.00 (10.00 to 10.00) |  | 13.00 (10.52 to 15.48) |  | +3.00 (+0.52 to +5.48) |"
+    )
     assert "| B | 5.00 (5.00 to 5.00) | -50.0 (-50.0 to -50.0) |" in rows[3]
     table(monkeypatch, "--seeds", "1", *options)
     assert "| B | 5.00 | -50.0 | 6.50 | -50.0 | +1.50 |" in capsys.readouterr().out
@@ -101,7 +123,9 @@ def test_a_table_has_relative_changes_with_intervals_and_the_gap_between_dev_and
 
 @pytest.mark.slow
 def test_a_study_runs_from_end_to_end_at_its_tiniest(tree):
-    pytest.importorskip("espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'")
+    pytest.importorskip(
+        "espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'"
+    )
     options = '--size tiny --seeds "0" --train-args "trainer.epochs=1"'
     run_in(tree, f"bash egs/librispeech/studies/echo_losses.sh {options}")
     found = (tree / "egs/librispeech/exp/mini_tiny/echo_losses.md").read_text()

@@ -1,4 +1,6 @@
-"""Stage 0 of every corpus on its official layout, on wrong trees, twice, and in any locale and order of files."""
+"""Stage 0 of every corpus on its official layout, on wrong trees, twice, and in any locale and
+order of files.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def backwards(listing: Callable) -> Callable:
         def close(self) -> None: ...
 
     def listed(path: object = ".") -> Entries:
-        return Entries(sorted(listing(path), key=lambda entry: getattr(entry, "name", entry), reverse=True))
+        return Entries(
+            sorted(listing(path), key=lambda entry: getattr(entry, "name", entry), reverse=True)
+        )
 
     return listed
 
@@ -77,7 +81,13 @@ def test_the_locale_does_not_matter(tmp_path: Path) -> None:
         "    tree = make(Path(sys.argv[1], name))\n"
         "    prepare(tree.recipe, tree.folder, Path(sys.argv[2], name), *tree.options)\n"
     )
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-c", script, str(tmp_path / "corpus"), str(tmp_path / "plain")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -90,7 +100,9 @@ def test_the_locale_does_not_matter(tmp_path: Path) -> None:
 # -- wrong trees ------------------------------------------------------------------
 
 
-def test_crlf_byte_order_marks_and_blank_lines_make_no_difference(tree: Tree, tmp_path: Path) -> None:
+def test_crlf_byte_order_marks_and_blank_lines_make_no_difference(
+    tree: Tree, tmp_path: Path
+) -> None:
     run(tree, tmp_path / "a")
     for path in tree.texts:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
@@ -161,7 +173,14 @@ def test_a_wrong_tree_is_one_sentence_that_names_the_file_and_nothing_is_written
 
 def test_an_error_in_the_last_set_leaves_nothing_of_the_others(tree: Tree, tmp_path: Path) -> None:
     tests = [path for path in tree.texts if "test" in str(path.relative_to(tree.folder)).lower()]
-    path = next((path for path in tests if path.name in ("trans.txt", "text", "TRANS.txt") or "-7." in path.name), None)
+    path = next(
+        (
+            path
+            for path in tests
+            if path.name in ("trans.txt", "text", "TRANS.txt") or "-7." in path.name
+        ),
+        None,
+    )
     if path is None:
         pytest.skip("one transcript for all sets, or one for each recording")
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,6 @@
-"""A recipe in a folder of its own, with a model of a few thousand parameters, that tests may run, stop and damage."""
+"""A recipe in a folder of its own, with a model of a few thousand parameters, that tests may run,
+stop and damage.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ trainer: {epochs: 3, average: 2, validate_every: 4, save_every_seconds: 0.2}
 
 
 class Workspace:
-    """A recipe beside links to the package and its tools; every process started here carries a mark."""
+    """A recipe beside links to the package and its tools; every process started here carries a
+    mark.
+    """
 
     def __init__(self, folder: Path, recipe: str = "librispeech") -> None:
         for name in ("asrtool", "utils", "tools"):
@@ -46,11 +50,18 @@ class Workspace:
         self.log = folder / "log"
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        """The recipe as a terminal starts it: leader of a process group; what it says goes to `log`."""
+        """The recipe as a terminal starts it: leader of a process group; what it says goes to
+        `log`.
+        """
         command = [str(self.recipe / "run.sh"), *OPTIONS, *options]
         with open(self.log, "w") as log:
             return subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, start_new_session=True, text=True
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                text=True,
             )
 
     def run(self, *options: str) -> str:
@@ -80,7 +91,9 @@ class Workspace:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if self._mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(folder.name)] = (
+                        (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    )
             except OSError:
                 continue
         return found
@@ -112,13 +125,19 @@ class Workspace:
     # -- results -----------------------------------------------------------
 
     def result(self) -> dict[str, str]:
-        """Digests of all that a user keeps: corpus, data, features, vocabulary, weights, hypotheses, scores."""
+        """Digests of all that a user keeps: corpus, data, features, vocabulary, weights,
+        hypotheses, scores.
+        """
         digests = {}
-        for path in sorted(path for name in WRITTEN for path in (self.recipe / name).rglob("*") if path.is_file()):
+        for path in sorted(
+            path for name in WRITTEN for path in (self.recipe / name).rglob("*") if path.is_file()
+        ):
             name = str(path.relative_to(self.recipe))
-            if path.name in ("git.txt", "command.txt", "log.jsonl", "RESULTS.md"):  # when it happened
+            # when it happened
+            if path.name in ("git.txt", "command.txt", "log.jsonl", "RESULTS.md"):
                 continue
-            if "/step-" in name or path.name == "latest.json":  # which checkpoints are left depends on the stops
+            # which checkpoints are left depends on the stops
+            if "/step-" in name or path.name == "latest.json":
                 continue
             digests[name] = hashlib.sha256(_content(path)).hexdigest()
         return digests
@@ -129,4 +148,6 @@ def _content(path: Path) -> bytes:
     if path.name != "hyps.jsonl":
         return path.read_bytes()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return json.dumps([{**line, "elapsed": None, "latency": None, "rtf": None} for line in lines]).encode()
+    return json.dumps(
+        [{**line, "elapsed": None, "latency": None, "rtf": None} for line in lines]
+    ).encode()

@@ -53,7 +53,9 @@ WRITERS: dict[str, Callable[[Path, str], object]] = {
     "cmvn.json": lambda path, value: features.Cmvn(np.ones(1), np.ones(1), len(value)).save(path),
     "test_sets": lambda path, value: corpus.write_test_sets(path.parent, [value]),
     "best.json": lambda path, value: records.point(path.parent, "best", path, value=value),
-    "a.txt": lambda path, value: recognize.write("a", SimpleNamespace(text=value), "text", path, False),
+    "a.txt": lambda path, value: recognize.write(
+        "a", SimpleNamespace(text=value), "text", path, False
+    ),
     "model.json": lambda path, value: train.describe(nn.Linear(1, len(value)), path.parent),
     "curves.png": draw,
 }

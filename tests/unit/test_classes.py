@@ -1,4 +1,6 @@
-"""Labels that a model recognises, and what training and decoding say where config and data do not fit."""
+"""Labels that a model recognises, and what training and decoding say where config and data do not
+fit.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def phase(*overrides: str) -> experiment.TrainConfig:
 
 def test_more_values_than_the_model_tells_apart_stop_training_before_it_starts():
     check_labels(phase(), {"accent": ["a", "b", "c", "d"]})
-    with pytest.raises(PhaseError, match="label 'accent' has 5 values .*accent.classes is 4; set it to 5"):
+    with pytest.raises(
+        PhaseError, match="label 'accent' has 5 values .*accent.classes is 4; set it to 5"
+    ):
         check_labels(phase(), {"accent": list("abcde")})
     check_labels(phase("losses.accent.weight=0"), {"accent": list("abcde")})
 
@@ -48,7 +52,9 @@ def test_pieces_of_an_audio_count_by_their_length():
     assert mean(parts) == {"accent": {"a": 0.75, "b": 0.25}} and mean([]) == {}
 
 
-@pytest.mark.parametrize("options", [{"left_chunks": 4}, {"chunk": 4, "left_chunks": -2}, {"chunk": 0}])
+@pytest.mark.parametrize(
+    "options", [{"left_chunks": 4}, {"chunk": 4, "left_chunks": -2}, {"chunk": 0}]
+)
 def test_chunks_of_decoding_are_checked(options):
     good = experiment.DecodeConfig(searcher=CtcGreedyConfig(), chunk=4, left_chunks=-1)
     with pytest.raises(ValueError, match="chunk"):

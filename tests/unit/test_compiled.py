@@ -1,4 +1,6 @@
-"""Machine code: compiled at the first call, kept for the next process, whatever happens to where it is kept."""
+"""Machine code: compiled at the first call, kept for the next process, whatever happens to where it
+is kept.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ RESULT = "False 12.0 12.0"
 
 
 def make(folder: Path) -> Path:
-    """A folder with a package of kernels, and room for a cache that is shared by what `run` starts."""
+    """A folder with a package of kernels, and room for a cache that is shared by what `run`
+    starts.
+    """
     (folder / "kernels").mkdir()
     for name, text in (("__init__", ""), ("doubling", TWICE), ("sums", SUMS)):
         (folder / "kernels" / f"{name}.py").write_text(text)
@@ -63,8 +67,14 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(kernels: Path, code: str = CALL, **environment: str) -> subprocess.Popen:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "HOME")}
-    environment = {"XDG_CACHE_HOME": str(kernels / "cache"), "PYTHONPATH": f"{kernels}:{ROOT}", **environment}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "HOME")
+    }
+    environment = {
+        "XDG_CACHE_HOME": str(kernels / "cache"),
+        "PYTHONPATH": f"{kernels}:{ROOT}",
+        **environment,
+    }
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, env=inherited | environment, stdout=subprocess.PIPE, text=True)
 

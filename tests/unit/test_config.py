@@ -62,20 +62,37 @@ def load(tmp_path, text, overrides=(), name="train.yaml"):
 
 def test_types_come_from_the_dataclass_and_not_from_yaml(tmp_path):
     read = load(tmp_path, "lr: 1e-3\nshape: {type: circle, radius: 2}\nlayers: {0: no}\nname: on\n")
-    assert (read.lr, read.shape, read.layers, read.name) == (0.001, CircleConfig(radius=2.0), {0: "no"}, "on")
+    assert (read.lr, read.shape, read.layers, read.name) == (
+        0.001,
+        CircleConfig(radius=2.0),
+        {0: "no"},
+        "on",
+    )
 
 
 def test_a_component_is_built_from_its_config(tmp_path):
-    assert SHAPES.build(load(tmp_path, "lr: 1\nshape: {type: square, side: 2}").shape, scale=10).area == 40
+    assert (
+        SHAPES.build(load(tmp_path, "lr: 1\nshape: {type: square, side: 2}").shape, scale=10).area
+        == 40
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1\nshap: {type: circle}", "train.yaml:2: shap: unknown key for Outer; did you mean 'shape'?"),
-        ("lr: 1\nshape: {type: circel}", "train.yaml:2: shape.type: unknown shape 'circel'; did you mean 'circle'?"),
+        (
+            "lr: 1\nshap: {type: circle}",
+            "train.yaml:2: shap: unknown key for Outer; did you mean 'shape'?",
+        ),
+        (
+            "lr: 1\nshape: {type: circel}",
+            "train.yaml:2: shape.type: unknown shape 'circel'; did you mean 'circle'?",
+        ),
         ("lr: 1\nshape: {type: square}", "train.yaml:2: shape: SquareConfig needs: side"),
-        ("lr: 1\nshape: {side: 1}", "train.yaml:2: shape: missing 'type'; valid shape types: circle, square"),
+        (
+            "lr: 1\nshape: {side: 1}",
+            "train.yaml:2: shape: missing 'type'; valid shape types: circle, square",
+        ),
         (
             "lr: 1\nshape:\n  type: square\n  side: 1\n  mode: rond",
             "train.yaml:5: shape.mode: 'rond' is not allowed; did",
@@ -86,12 +103,24 @@ def test_a_component_is_built_from_its_config(tmp_path):
             "lr: 1\nshape: {type: circle}\ninner: {deep: yes}",
             "train.yaml:3: inner.deep: expected true or false, got 'yes'",
         ),
-        ("lr: 1\nshape: {type: circle}\ninner: {range: [1]}", "train.yaml:3: inner.range: expected 2 values, got 1"),
+        (
+            "lr: 1\nshape: {type: circle}\ninner: {range: [1]}",
+            "train.yaml:3: inner.range: expected 2 values, got 1",
+        ),
         ("lr: -1\nshape: {type: circle}", "train.yaml:1: top level: lr must be above 0"),
-        ("lr: [1]\nshape: {type: circle}", "train.yaml:1: lr: expected a number, not a list or mapping"),
+        (
+            "lr: [1]\nshape: {type: circle}",
+            "train.yaml:1: lr: expected a number, not a list or mapping",
+        ),
         ("lr: 1\nshape: circle", "train.yaml:2: shape: expected a mapping"),
-        ("shape: {type: circle}\nextends: other.yaml", "train.yaml:2: extends: no file 'other.yaml' beside it"),
-        ("shape: {type: circle}\nextends: train.yaml", "train.yaml:2: extends: 'train.yaml' extends itself"),
+        (
+            "shape: {type: circle}\nextends: other.yaml",
+            "train.yaml:2: extends: no file 'other.yaml' beside it",
+        ),
+        (
+            "shape: {type: circle}\nextends: train.yaml",
+            "train.yaml:2: extends: 'train.yaml' extends itself",
+        ),
     ],
 )
 def test_a_mistake_stops_with_file_line_key_and_advice(tmp_path, text, message):
@@ -103,20 +132,27 @@ def test_a_mistake_stops_with_file_line_key_and_advice(tmp_path, text, message):
 def test_overrides_merge_last_and_name_themselves_in_errors(tmp_path):
     text = "lr: 1\nshape: {type: square, side: 1}\n"
     assert load(tmp_path, text, ["shape.side=3", "inner={deep: true}"]).shape.side == 3
-    with pytest.raises(ConfigError, match="^--set inner.depe=true: inner.depe: unknown key for Inner"):
+    with pytest.raises(
+        ConfigError, match="^--set inner.depe=true: inner.depe: unknown key for Inner"
+    ):
         load(tmp_path, text, ["inner.depe=true"])
     with pytest.raises(ValueError, match="expected key.key=value"):
         load(tmp_path, text, ["lr"])
 
 
 def test_changing_a_type_replaces_the_whole_component(tmp_path):
-    (tmp_path / "base.yaml").write_text("lr: 1\nshape: {type: square, side: 1}\ninner: {deep: true}\n")
+    (tmp_path / "base.yaml").write_text(
+        "lr: 1\nshape: {type: square, side: 1}\ninner: {deep: true}\n"
+    )
     read = load(tmp_path, "extends: base.yaml\nshape: {type: circle}\n")
     assert read.shape == CircleConfig() and read.inner.deep and read.lr == 1
 
 
 def test_what_is_written_is_read_back_unchanged(tmp_path):
-    read = load(tmp_path, "lr: 1e-5\nshape: {type: square, side: 2}\nlayers: {3: x}\ninner: {range: [0.5, 2]}\n")
+    read = load(
+        tmp_path,
+        "lr: 1e-5\nshape: {type: square, side: 2}\nlayers: {3: x}\ninner: {range: [0.5, 2]}\n",
+    )
     from asrtool.experiment import dump
 
     assert load(tmp_path, dump(config.encode(Outer, read)), name="again.yaml") == read

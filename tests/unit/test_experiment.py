@@ -40,7 +40,9 @@ def test_phases_are_partial_configs_in_order(config):
 @pytest.mark.parametrize("name", ["../x", "a/b", ".", "..", "a b", '"a\\u2028b"'])
 def test_a_phase_whose_name_is_no_folder_is_refused(tmp_path, name):
     (tmp_path / "train.yaml").write_text(f"phases:\n  {name}: {{}}\n")
-    with pytest.raises(ConfigError, match=r"train.yaml:2: phases\..*no name for a phase; expected letters"):
+    with pytest.raises(
+        ConfigError, match=r"train.yaml:2: phases\..*no name for a phase; expected " r"letters"
+    ):
         load_phases(tmp_path / "train.yaml")
 
 
@@ -67,20 +69,30 @@ def test_one_argument_holds_several_overrides_and_values_with_spaces():
 def test_a_mistake_in_any_phase_is_found_before_the_first_starts(config):
     config.write_text(BASE + PHASES.replace("epochs", "epoch"))
     with pytest.raises(
-        ConfigError, match=r"train.yaml:12: trainer.epoch: unknown key for TrainerConfig; did you mean 'epochs'"
+        ConfigError,
+        match=r"train.yaml:12: trainer.epoch: unknown key for TrainerConfig; did you "
+        r"mean 'epochs'",
     ):
         load_phases(config)
 
 
 def test_a_best_metric_needs_the_stream_that_it_is_measured_on(config):
-    text = "losses: {attention: {type: cross_entropy, weight: 1.0}}\nmodel: {decoder: {type: transformer}}"
+    text = (
+        "losses: {attention: {type: cross_entropy, weight: 1.0}}\nmodel: {decoder: {type: "
+        "transformer}}"
+    )
     config.write_text(BASE.replace("losses:\n  ctc: {type: ctc, weight: 1.0}", text.split("\n")[0]))
-    with pytest.raises(ValueError, match="trainer.best: valid/wer is measured on a 'ctc' stream, which no loss trains"):
+    with pytest.raises(
+        ValueError,
+        match="trainer.best: valid/wer is measured on a 'ctc' stream, which no loss trains",
+    ):
         load_phases(config, ["trainer.best=valid/wer"])
 
 
 def test_a_loss_of_weight_0_reads_no_stream(config):
     (phase, _) = load_phases(config, ["losses.aligned={type: axe, weight: 0}"]).values()
     assert phase.streams == {"ctc"} and phase.rated == "ctc"
-    (phase, _) = load_phases(config, ["losses.aligned={type: axe, weight: 1}", "losses.ctc.weight=0"]).values()
+    (phase, _) = load_phases(
+        config, ["losses.aligned={type: axe, weight: 1}", "losses.ctc.weight=0"]
+    ).values()
     assert phase.streams == {"aligned"} and phase.rated == "aligned"

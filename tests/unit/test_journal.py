@@ -1,4 +1,6 @@
-"""The journal: nothing that was written is lost, whatever characters it holds; the last word on an id counts."""
+"""The journal: nothing that was written is lost, whatever characters it holds; the last word on an
+id counts.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,14 @@ import pytest
 from asrtool.journal import Journal
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r", "\r\n"])
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r", "\r\n"]
+)
 def test_a_line_is_whole_whatever_its_text_and_its_id_hold(tmp_path: Path, mark: str) -> None:
-    lines = [{"id": f"a{mark}1", "text": f"one{mark}two"}, {"id": "b", "error": f"b: no file x{mark}y.wav"}]
+    lines = [
+        {"id": f"a{mark}1", "text": f"one{mark}two"},
+        {"id": "b", "error": f"b: no file x{mark}y.wav"},
+    ]
     journal = Journal(tmp_path, 0)
     journal.write(0, lines)
     assert journal.lines(0) == lines

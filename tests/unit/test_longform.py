@@ -19,7 +19,13 @@ STEP, RATE = 0.01, 8000
 
 def word(text: str, start: float, end: float, confidence: float = 0.9) -> Timed:
     """A word that is one token."""
-    return Timed(token=zlib.crc32(text.encode()), text=f" {text}", start=start, end=end, confidence=confidence)
+    return Timed(
+        token=zlib.crc32(text.encode()),
+        text=f" {text}",
+        start=start,
+        end=end,
+        confidence=confidence,
+    )
 
 
 def texts(parts: list[Timed]) -> list[str]:
@@ -32,7 +38,9 @@ def speech(seconds: float, pauses: tuple[tuple[float, float], ...], seed: int = 
     energy = rng.normal(10, 1, round(seconds / STEP))
     energy[::15] = 0
     for start, end in pauses:
-        energy[round(start / STEP) : round(end / STEP)] = rng.normal(0, 0.5, round(end / STEP) - round(start / STEP))
+        energy[round(start / STEP) : round(end / STEP)] = rng.normal(
+            0, 0.5, round(end / STEP) - round(start / STEP)
+        )
     return energy
 
 
@@ -43,15 +51,22 @@ def talk(rng: np.random.Generator, seconds: float, noise: float = 1e-3) -> np.nd
     while at < len(samples):
         size = round(rng.uniform(0.08, 0.25) * RATE)
         times = np.arange(size) / RATE
-        buzz, hiss = np.sign(np.sin(2 * np.pi * rng.uniform(90, 200) * times)), rng.normal(0, 1, size)
-        syllable = rng.uniform(0.05, 0.3) * np.hanning(size) * (buzz if rng.random() < 0.8 else hiss)
+        buzz, hiss = (
+            np.sign(np.sin(2 * np.pi * rng.uniform(90, 200) * times)),
+            rng.normal(0, 1, size),
+        )
+        syllable = (
+            rng.uniform(0.05, 0.3) * np.hanning(size) * (buzz if rng.random() < 0.8 else hiss)
+        )
         samples[at : at + size] += syllable[: len(samples) - at]
         at += size + round(rng.uniform(0, 0.08) * RATE)
     return samples.astype(np.float32)
 
 
 def cut(samples: np.ndarray, config: WindowsConfig, kind: str) -> list[tuple[float, float]]:
-    """Start and end in seconds of the windows that are recognised, by the energy of the samples or of features."""
+    """Start and end in seconds of the windows that are recognised, by the energy of the samples or
+    of features.
+    """
     inputs, step = samples.astype(np.float32), 1 / RATE
     if kind == "features":
         fbank = FbankConfig(rate=RATE, num_mel_bins=20)
@@ -79,7 +94,11 @@ def test_what_is_short_enough_is_one_window():
 
 def heard_in(energy: np.ndarray, config: WindowsConfig) -> list[tuple[float, float]]:
     """Start and end in seconds of the windows that are recognised."""
-    return [(STEP * window.start, STEP * window.end) for window in plan(energy, STEP, config) if window.speech]
+    return [
+        (STEP * window.start, STEP * window.end)
+        for window in plan(energy, STEP, config)
+        if window.speech
+    ]
 
 
 def test_windows_end_in_pauses_though_they_are_not_full():
@@ -90,14 +109,17 @@ def test_windows_end_in_pauses_though_they_are_not_full():
 
 
 def test_a_short_pause_is_cut_in_its_middle():
-    found = plan(np.zeros(2000), STEP, WindowsConfig(max_seconds=10, min_seconds=1), [(0, 9), (9.2, 20)])
+    found = plan(
+        np.zeros(2000), STEP, WindowsConfig(max_seconds=10, min_seconds=1), [(0, 9), (9.2, 20)]
+    )
     assert found[0] == Window(0, 910) and found[1].start == 910
 
 
 def test_short_pieces_are_put_together_the_closest_first():
     pauses = ((1, 1.8), (2.5, 2.9), (3.5, 4.2), (8, 8.5))
     found = heard_in(speech(12, pauses), WindowsConfig(max_seconds=5, min_seconds=2))
-    assert [end for _, end in found] == pytest.approx([3.65, 8.15, 12], abs=0.06)  # the first: three pieces
+    # the first: three pieces
+    assert [end for _, end in found] == pytest.approx([3.65, 8.15, 12], abs=0.06)
     apart = heard_in(speech(12, pauses), WindowsConfig(max_seconds=5, min_seconds=0))
     assert [end for _, end in apart] == pytest.approx([1.15, 2.65, 3.65, 8.15, 12], abs=0.06)
 
@@ -143,13 +165,23 @@ def test_utterances_with_pauses_between_are_cut_apart(kind, noise, room):
 
 def test_pauses_are_found_in_noise_ten_decibels_below_the_speech(kind):
     rng = np.random.default_rng(2)
-    parts = [part for _ in range(20) for part in (talk(rng, rng.uniform(1.5, 4)), np.zeros(round(0.8 * RATE)))]
+    parts = [
+        part
+        for _ in range(20)
+        for part in (talk(rng, rng.uniform(1.5, 4)), np.zeros(round(0.8 * RATE)))
+    ]
     samples = np.concatenate(parts)
     level = np.sqrt(np.mean(samples[samples != 0] ** 2)) * 10 ** (-10 / 20)
-    found = cut(samples + rng.normal(0, level, len(samples)), WindowsConfig(max_seconds=4.5, min_seconds=1), kind)
+    found = cut(
+        samples + rng.normal(0, level, len(samples)),
+        WindowsConfig(max_seconds=4.5, min_seconds=1),
+        kind,
+    )
     ends = np.cumsum([len(part) / RATE for part in parts])[1::2]
     for end in ends[:-1]:
-        assert any(end - 1.2 < stop <= start < end + 0.2 for (_, stop), (start, _) in pairwise(found))
+        assert any(
+            end - 1.2 < stop <= start < end + 0.2 for (_, stop), (start, _) in pairwise(found)
+        )
     assert all(last - first <= 4.51 for first, last in found)
 
 
@@ -166,7 +198,9 @@ def test_what_is_said_softly_is_not_left_out(kind):
     for start in (20, 29):
         samples = np.insert(samples, start * RATE, np.zeros(3 * RATE))
     found = cut(samples + rng.normal(0, 1e-4, len(samples)), WindowsConfig(max_seconds=5), kind)
-    covered = [any(first <= moment < last for first, last in found) for moment in np.arange(23, 29, 0.1)]
+    covered = [
+        any(first <= moment < last for first, last in found) for moment in np.arange(23, 29, 0.1)
+    ]
     assert np.mean(covered) > 0.9
 
 
@@ -180,21 +214,41 @@ def test_one_word_in_minutes_of_noise_is_found(kind):
 
 @pytest.mark.parametrize("level", [0.0, 1e-4, 0.1])
 def test_silence_and_steady_noise_hold_no_speech(kind, level):
-    assert cut(np.random.default_rng(6).normal(0, level, 60 * RATE), WindowsConfig(max_seconds=5), kind) == []
+    assert (
+        cut(
+            np.random.default_rng(6).normal(0, level, 60 * RATE), WindowsConfig(max_seconds=5), kind
+        )
+        == []
+    )
 
 
 def test_a_window_without_speech_is_marked():
     windows = plan(speech(60, ((10, 45),)), STEP, WindowsConfig(max_seconds=10))
     silent = [window for window in windows if not window.speech]
-    assert silent and all(STEP * window.start >= 10 and STEP * window.end <= 45.01 for window in silent)
+    assert silent and all(
+        STEP * window.start >= 10 and STEP * window.end <= 45.01 for window in silent
+    )
     windows = plan(speech(60, ((10, 45),)), STEP, WindowsConfig(max_seconds=10, cut="clock"))
-    assert [window.speech for window in windows] == [True, True, False, False, False, True, True, True]
+    assert [window.speech for window in windows] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_what_another_detector_found_takes_the_place_of_the_energy():
     config = WindowsConfig(max_seconds=10, min_seconds=1)
     found = plan(np.zeros(3000), STEP, config, [(2, 4), (5, 8), (15, 19)])
-    assert [(one.start, one.end) for one in found if one.speech] == [(185, 415), (485, 815), (1485, 1915)]
+    assert [(one.start, one.end) for one in found if one.speech] == [
+        (185, 415),
+        (485, 815),
+        (1485, 1915),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -207,7 +261,11 @@ def test_whatever_is_heard_no_window_is_too_long_and_nothing_loud_is_left_out(se
     windows = plan(energy, STEP, config)
     assert windows[0].start == 0 and windows[-1].end == len(energy)
     assert all(one.start < other.start <= one.end < other.end for one, other in pairwise(windows))
-    assert all(window.end - window.start <= config.max_seconds / STEP for window in windows if window.speech)
+    assert all(
+        window.end - window.start <= config.max_seconds / STEP
+        for window in windows
+        if window.speech
+    )
     silent = [energy[window.start : window.end] for window in windows if not window.speech]
     assert all(np.convolve(part, np.ones(30) / 30, "valid").max(initial=0) < 8 for part in silent)
 
@@ -240,7 +298,9 @@ def test_the_contour_of_normalised_features_is_that_of_the_features_before():
 def test_what_is_not_given_is_what_training_saw():
     assert WindowsConfig().within(2.0, 4.5) == WindowsConfig(max_seconds=4.5, min_seconds=2.0)
     assert WindowsConfig().within(None, 30) == WindowsConfig(max_seconds=30, min_seconds=15)
-    assert WindowsConfig(max_seconds=1.0).within(2.0, 4.5) == WindowsConfig(max_seconds=1.0, min_seconds=1.0)
+    assert WindowsConfig(max_seconds=1.0).within(2.0, 4.5) == WindowsConfig(
+        max_seconds=1.0, min_seconds=1.0
+    )
     assert WindowsConfig(overlap_seconds=4).within(2.0, 4.5).overlap == 2.25
     assert WindowsConfig().within(0.2, 0.6).overlap == pytest.approx(0.15)  # single words
 
@@ -248,7 +308,10 @@ def test_what_is_not_given_is_what_training_saw():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_seconds": 10, "overlap_seconds": 6}, "overlap_seconds must lie between 0 and half of max_seconds"),
+        (
+            {"max_seconds": 10, "overlap_seconds": 6},
+            "overlap_seconds must lie between 0 and half of max_seconds",
+        ),
         ({"max_seconds": 0}, "max_seconds must be above 0"),
         ({"max_seconds": 10, "min_seconds": 11}, "min_seconds must lie between 0 and max_seconds"),
         ({"min_seconds": -1}, "min_seconds and overlap_seconds are 0 at least"),
@@ -264,7 +327,9 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def heard(words: list[Timed], start: float, end: float, rng: np.random.Generator) -> list[Timed]:
-    """What a recogniser makes of a window: times that differ a little, rubbish of the words that the border cuts."""
+    """What a recogniser makes of a window: times that differ a little, rubbish of the words that
+    the border cuts.
+    """
     found = []
     for one in words:
         if one.end <= start or one.start >= end:
@@ -275,7 +340,9 @@ def heard(words: list[Timed], start: float, end: float, rng: np.random.Generator
             continue
         text = f"rubbish{rng.integers(100)}" if cut else one.text.strip()
         first, last = max(start, one.start + shift), min(end, one.end + shift)
-        found.append(word(text, first, max(last, first + 0.02), rng.uniform(0.2, 0.5) if cut else 0.9))
+        found.append(
+            word(text, first, max(last, first + 0.02), rng.uniform(0.2, 0.5) if cut else 0.9)
+        )
     return found
 
 
@@ -315,8 +382,15 @@ def test_the_more_confident_word_stays_where_there_is_no_quiet_moment():
 
 
 def test_windows_that_meet_in_a_pause_are_put_side_by_side():
-    for one, other, expected in (("a", "a", "a a"), ("今", "天", "今天"), ("ok", "今", "ok 今"), (" a", " b", "a b")):
-        left, right = ([Timed(token=5, text=text, start=0.5, end=1.0, confidence=1.0)] for text in (one, other))
+    for one, other, expected in (
+        ("a", "a", "a a"),
+        ("今", "天", "今天"),
+        ("ok", "今", "ok 今"),
+        (" a", " b", "a b"),
+    ):
+        left, right = (
+            [Timed(token=5, text=text, start=0.5, end=1.0, confidence=1.0)] for text in (one, other)
+        )
         assert text_of(words_of(join([(0, 2, left), (2, 4, [right[0].later(2)])]))) == expected
 
 
@@ -328,7 +402,8 @@ def test_a_word_that_the_windows_cut_differently_is_put_together_from_its_tokens
             for letter, time in zip(text, times, strict=True)
         ]
 
-    left, right = letters("the catxx", 0.0), letters("yat sat", 0.4)    # each window garbles its border
+    # each window garbles its border
+    left, right = letters("the catxx", 0.0), letters("yat sat", 0.4)
     assert text_of(words_of(join([(0, 0.9, left), (0.4, 1.2, right)]))) == "the cat sat"
 
 

@@ -1,4 +1,6 @@
-"""A rank that ends takes the others with it, by name, even while they wait for it outside Python."""
+"""A rank that ends takes the others with it, by name, even while they wait for it outside
+Python.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,23 @@ WORLD = 3
 class Rank:
     def __init__(self, rank: int, folder: Path, how: str) -> None:
         self.said = folder / f"said-{rank}"
-        command = [sys.executable, str(ROOT / "tests/toy_peers.py"), str(rank), str(WORLD), str(folder), how]
+        command = [
+            sys.executable,
+            str(ROOT / "tests/toy_peers.py"),
+            str(rank),
+            str(WORLD),
+            str(folder),
+            how,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with open(self.said, "w") as said:
             self.process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
 
 
 def end(folder: Path, how: str) -> tuple[list[int], list[str], float]:
-    """Exit statuses, what was said, and the seconds between the end of rank 1 and of the last one."""
+    """Exit statuses, what was said, and the seconds between the end of rank 1 and of the last
+    one.
+    """
     ranks = [Rank(rank, folder, how) for rank in range(WORLD)]
     ranks[1].process.wait(120)
     began = time.monotonic()

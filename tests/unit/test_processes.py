@@ -10,7 +10,9 @@ import pytest
 
 from asrtool import processes
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux ends children"
+)
 
 CHILD = """
 from asrtool import processes
@@ -20,7 +22,8 @@ __import__("time").sleep(60)
 """
 PARENT = f"""
 import os, subprocess, sys
-environment = {{**os.environ, "{processes.PARENT}": sys.argv[1] if len(sys.argv) > 1 else str(os.getpid())}}
+parent = sys.argv[1] if len(sys.argv) > 1 else str(os.getpid())
+environment = {{**os.environ, "{processes.PARENT}": parent}}
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], env=environment)
 child.wait()
 """

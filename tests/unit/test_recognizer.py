@@ -1,4 +1,6 @@
-"""Recognising and aligning audio from Python: any kind of input, any length, no word lost or doubled at a cut."""
+"""Recognising and aligning audio from Python: any kind of input, any length, no word lost or
+doubled at a cut.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def recognizer(toy: Path):
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, "asrtool")
     return caplog
@@ -63,7 +67,15 @@ def test_samples_of_the_models_rate(recognizer):
         lambda x: (128 + 127 * x).astype(np.uint8),
         lambda x: x.astype(np.float64),
     ],
-    ids=["int16", "tensor", "tensor with a gradient", "bfloat16", "two channels", "uint8", "float64"],
+    ids=[
+        "int16",
+        "tensor",
+        "tensor with a gradient",
+        "bfloat16",
+        "two channels",
+        "uint8",
+        "float64",
+    ],
 )
 def test_samples_of_any_type_and_shape(recognizer, change):
     assert recognizer.recognize(change(toys.sound(TEXT))).text == TEXT
@@ -75,7 +87,9 @@ def test_any_sampling_rate(recognizer, rate):
 
 
 def test_a_file_and_what_was_done_to_it(recognizer, tmp_path, log):
-    stereo = np.stack([toys.sound(TEXT, rate=44100), np.zeros_like(toys.sound(TEXT, rate=44100))], 1)
+    stereo = np.stack(
+        [toys.sound(TEXT, rate=44100), np.zeros_like(toys.sound(TEXT, rate=44100))], 1
+    )
     soundfile.write(tmp_path / "a.flac", stereo, 44100)
     assert recognizer.recognize(tmp_path / "a.flac", channel=0).text == TEXT
     assert "a.flac: channel 0 of 2 channels, 44100 Hz made 8000 Hz" in log.text
@@ -88,7 +102,9 @@ def test_a_file_and_what_was_done_to_it(recognizer, tmp_path, log):
 
 def test_a_list_gives_a_list_in_its_order(recognizer):
     texts = ["a", "abc de bad", "ee b"]
-    assert [found.text for found in recognizer.recognize([toys.sound(text) for text in texts])] == texts
+    assert [
+        found.text for found in recognizer.recognize([toys.sound(text) for text in texts])
+    ] == texts
 
 
 @pytest.mark.parametrize(
@@ -97,8 +113,14 @@ def test_a_list_gives_a_list_in_its_order(recognizer):
         (np.zeros((2, 2, 2)), r"got an array of shape \(2, 2, 2\)"),
         (np.full(9000, np.nan), "9000 of 9000 samples are NaN"),
         (np.zeros(0), "got an array of shape"),
-        (toys.sound(TEXT) * 32768, r"expected numbers in \[-1, 1\]; if they are 16-bit numbers, divide them by 32768"),
-        ((toys.sound(TEXT) * 32768).astype(np.int64), "int64, expected floats in .* or one of uint8, int16, int32"),
+        (
+            toys.sound(TEXT) * 32768,
+            r"expected numbers in \[-1, 1\]; if they are 16-bit numbers, " r"divide them by 32768",
+        ),
+        (
+            (toys.sound(TEXT) * 32768).astype(np.int64),
+            "int64, expected floats in .* or one of uint8, int16, int32",
+        ),
         ((toys.sound(TEXT) * 32768).astype(np.int32), "int32, but of 16 bits"),
         (torch.from_numpy(toys.sound(TEXT))[None], "channels of 1 samples"),
     ],
@@ -148,7 +170,9 @@ def test_words_have_the_times_at_which_they_were_made(recognizer):
     expected = [(lead, lead + 3 * step), (lead + 4 * step, lead + 6 * step)]
     for words in (recognizer.recognize(samples).words, recognizer.align(samples, "abc de")):
         assert [word.text for word in words] == ["abc", "de"]
-        assert [word.start for word in words] == pytest.approx([start for start, _ in expected], abs=0.08)
+        assert [word.start for word in words] == pytest.approx(
+            [start for start, _ in expected], abs=0.08
+        )
         assert [word.end for word in words] == pytest.approx([end for _, end in expected], abs=0.1)
         assert all(0.5 < word.confidence <= 1 for word in words)
 
@@ -210,8 +234,12 @@ def test_without_the_lengths_of_training_the_config_says_how_long_windows_are(re
     assert "the lengths of the training set are not kept here; stage 3 again adds them" in older.why
     assert "99% of the 80 training utterances" in recognizer.why
     asked = with_windows(recognizer, max_seconds=2.0)
-    assert asked.windows.max_seconds == 2.0 and asked.why == "windows.max_seconds of the decoding config"
-    assert with_windows(recognizer, cut="clock").windows.max_seconds == recognizer.windows.max_seconds
+    assert asked.windows.max_seconds == 2.0 and asked.why == (
+        "windows.max_seconds of the decoding config"
+    )
+    assert (
+        with_windows(recognizer, cut="clock").windows.max_seconds == recognizer.windows.max_seconds
+    )
 
 
 def test_what_is_short_enough_is_recognised_whole(recognizer):
@@ -231,7 +259,9 @@ def test_silence_is_left_out(recognizer):
 
 @pytest.mark.parametrize("level", [0.0, 0.002])
 def test_a_long_recording_of_silence_has_no_text(recognizer, level):
-    found = recognizer.recognize(np.random.default_rng(0).normal(0, level, 60 * toys.RATE).astype(np.float32))
+    found = recognizer.recognize(
+        np.random.default_rng(0).normal(0, level, 60 * toys.RATE).astype(np.float32)
+    )
     assert (found.text, found.words, found.windows, found.json()["text"]) == ("", (), 0, "")
     assert found.silent == found.seconds and found.srt() == ""
 
@@ -247,7 +277,9 @@ def test_one_utterance_in_a_long_silence_has_its_times(recognizer):
 def test_several_long_recordings_are_recognised_side_by_side(recognizer):
     made = [joined(count, pause=0.3)[0] for count in (9, 2, 7)]
     together = recognizer.recognize([*made, toys.sound("abc")])
-    assert [one.text for one in together] == [recognizer.recognize(one).text for one in made] + ["abc"]
+    assert [one.text for one in together] == [recognizer.recognize(one).text for one in made] + [
+        "abc"
+    ]
     assert together[0].windows > 5 and together[3].windows == 1
 
 
@@ -255,7 +287,9 @@ def test_a_long_recording_of_another_rate(recognizer):
     rng = np.random.default_rng(7)
     texts = [toys.text(rng, 3) for _ in range(6)]
     silence = rng.normal(0, 0.002, 16000).astype(np.float32)
-    samples = np.concatenate([part for text in texts for part in (toys.sound(text, rng, rate=16000), silence)])
+    samples = np.concatenate(
+        [part for text in texts for part in (toys.sound(text, rng, rate=16000), silence)]
+    )
     found = recognizer.recognize(samples, rate=16000)
     assert found.text == " ".join(texts) and found.windows == 6
 
@@ -273,8 +307,12 @@ def test_another_detector_is_asked_about_long_recordings_only(recognizer, monkey
     assert not asked
     found = network.recognize(np.tile(toys.sound("abc"), 20))
     assert asked == [(pytest.approx(found.seconds, abs=0.05), 0.3)]
-    assert [time for span in found.spans for time in span] == pytest.approx([0.05, 0.95, 2.85, 5.15], abs=0.01)
-    with pytest.raises(ExperimentError, match="silero hears samples, these are features; take detector: energy"):
+    assert [time for span in found.spans for time in span] == pytest.approx(
+        [0.05, 0.95, 2.85, 5.15], abs=0.01
+    )
+    with pytest.raises(
+        ExperimentError, match="silero hears samples, these are features; take detector: energy"
+    ):
         network.heard(recognizer.inputs(toys.sound("abc")))
 
 
@@ -298,7 +336,9 @@ def test_a_damaged_average_is_made_anew_or_refused(toy, tmp_path, checkpoints):
         return
     for path in copy.glob("train/step-*"):
         shutil.rmtree(path)
-    with pytest.raises(CheckpointError, match="cannot be used: .*SHA-256 is another.*nor can it be made anew"):
+    with pytest.raises(
+        CheckpointError, match="cannot be used: .*SHA-256 is another.*nor can it be made anew"
+    ):
         asrtool.load(copy)
 
 

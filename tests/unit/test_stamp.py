@@ -30,7 +30,10 @@ def source(tmp_path):
 
 
 def test_a_stage_with_the_same_inputs_and_options_is_skipped(tmp_path, source):
-    assert [build(tmp_path / "out", source), build(tmp_path / "out", source)] == ["built", "skipped"]
+    assert [build(tmp_path / "out", source), build(tmp_path / "out", source)] == [
+        "built",
+        "skipped",
+    ]
 
 
 def test_file_times_do_not_matter_and_content_does(tmp_path, source):
@@ -48,17 +51,25 @@ def test_a_changed_option_and_force_build_again(tmp_path, source):
 
 
 def test_an_interrupted_stage_leaves_nothing_that_looks_finished(tmp_path, source):
-    with pytest.raises(KeyboardInterrupt), stamp.building(tmp_path / "out", "toy", [source]) as target:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        stamp.building(tmp_path / "out", "toy", [source]) as target,
+    ):
         (target / "result").write_text("half")
         raise KeyboardInterrupt
     assert not (tmp_path / "out").exists()
     assert build(tmp_path / "out", source) == "built"
-    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != stamp.NAME] == ["result"]
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != stamp.NAME] == [
+        "result"
+    ]
 
 
 def test_an_interrupted_rebuild_keeps_the_old_result(tmp_path, source):
     build(tmp_path / "out", source, text="old")
-    with pytest.raises(RuntimeError), stamp.building(tmp_path / "out", "toy", [source], force=True) as target:
+    with (
+        pytest.raises(RuntimeError),
+        stamp.building(tmp_path / "out", "toy", [source], force=True) as target,
+    ):
         (target / "result").write_text("half")
         raise RuntimeError
     assert (tmp_path / "out" / "result").read_text() == "old"
@@ -73,7 +84,8 @@ def test_audio_counts_by_name_and_size_only(tmp_path, source):
 
 def test_a_killed_stage_is_made_again_and_its_leftovers_go(tmp_path, source):
     build(tmp_path / "out", source)
-    for name in ("out.tmp", "out.old"):  # as a kill in the middle and one just before the end leave them
+    # as a kill in the middle and one just before the end leave them
+    for name in ("out.tmp", "out.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
     assert build(tmp_path / "out", source) == "skipped"
@@ -118,7 +130,9 @@ def holder(tmp_path):
 
 
 def test_a_folder_that_another_process_makes_is_refused_by_its_number(tmp_path, source, holder):
-    with pytest.raises(stamp.LockedError, match=f"out is being written by process {holder.pid} on .*; wait until"):
+    with pytest.raises(
+        stamp.LockedError, match=f"out is being written by process {holder.pid} on .*; wait until"
+    ):
         build(tmp_path / "out", source)
     holder.stdin.close()
     holder.wait()

@@ -1,4 +1,6 @@
-"""What starting a command may cost: packages that take long to import wait until they are needed."""
+"""What starting a command may cost: packages that take long to import wait until they are
+needed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from asrtool import bin as commands
 from tests import toy_experiment
 
 SLOW = (
-    *("numba", "torchaudio", "transformers", "peft", "matplotlib", "sentencepiece", "onnx", "sympy", "torch._dynamo"),
+    *(
+        "numba",
+        "torchaudio",
+        "transformers",
+        "peft",
+        "matplotlib",
+        "sentencepiece",
+        "onnx",
+        "sympy",
+        "torch._dynamo",
+    ),
     *("torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard"),
 )
 WITHOUT_TORCH = ("compare", "doctor", "download", "plot", "results", "score")
@@ -22,14 +34,19 @@ def loaded_after(steps: list[str]) -> list[list[str]]:
     code = "import contextlib, json, sys\n"
     for step in steps:
         code += f"with contextlib.redirect_stdout(sys.stderr):\n    {step}\n"
-        code += f"print(json.dumps([name for name in {('torch', *SLOW)!r} if name in sys.modules]))\n"
+        code += (
+            f"print(json.dumps([name for name in {('torch', *SLOW)!r} if name in sys.modules]))\n"
+        )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_no_command_imports_what_it_may_never_need():
-    others = {file.stem for file in Path(commands.__file__).parent.glob("[a-z]*.py")} - {*WITHOUT_TORCH, "torchrun"}
+    others = {file.stem for file in Path(commands.__file__).parent.glob("[a-z]*.py")} - {
+        *WITHOUT_TORCH,
+        "torchrun",
+    }
     names = [*WITHOUT_TORCH, *sorted(others)]
     found = loaded_after([f"import asrtool.bin.{name}" for name in names])
     expected = [[] if name in WITHOUT_TORCH else ["torch"] for name in names]
@@ -38,12 +55,22 @@ def test_no_command_imports_what_it_may_never_need():
 
 def test_neither_does_the_work_of_stage_1_and_of_a_greedy_recognition_with_times(toy, tmp_path):
     audio, out = toy / "data" / "test" / "audio" / "u000.wav", tmp_path / "features"
-    stage = ["--config", str(toy / "train.yaml"), "--data", str(toy / "data" / "test"), "--out", str(out)]
+    stage = [
+        "--config",
+        str(toy / "train.yaml"),
+        "--data",
+        str(toy / "data" / "test"),
+        "--out",
+        str(out),
+    ]
     steps = {
         "extract_features": stage,
         "recognize": [str(toy / "exp"), str(audio), "--format", "json", "--out", str(tmp_path)],
     }
-    code = [f"from asrtool.bin import {name}; {name}.main({arguments!r})" for name, arguments in steps.items()]
+    code = [
+        f"from asrtool.bin import {name}; {name}.main({arguments!r})"
+        for name, arguments in steps.items()
+    ]
     assert loaded_after(code) == [["torch"]] * 2
     assert (out / "feats.scp").exists()
     words = json.loads((tmp_path / "u000.json").read_text())["words"]

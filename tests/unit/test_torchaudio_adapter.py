@@ -1,4 +1,6 @@
-"""torchaudio beside any torch: its Python part works, what is missing says so, and other libraries can import it."""
+"""torchaudio beside any torch: its Python part works, what is missing says so, and other libraries
+can import it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, path: Path | None = None) -> str:
-    """The output of `code` in a fresh interpreter, with `path` before everything else on sys.path."""
+    """The output of `code` in a fresh interpreter, with `path` before everything else on
+    sys.path.
+    """
     start = f"import sys; sys.path[:0] = {[str(p) for p in (path, ROOT) if p]!r}\n"
     done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -59,9 +63,13 @@ def test_transformers_and_peft_import_their_audio_models_after_the_adapter() -> 
     assert run(code) == "HubertModel"
 
 
-def test_where_torchaudio_is_broken_the_adapter_still_imports_and_says_what_to_install(tmp_path: Path) -> None:
+def test_where_torchaudio_is_broken_the_adapter_still_imports_and_says_what_to_install(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "torchaudio").mkdir()
-    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.99: no such file')\n")
+    (tmp_path / "torchaudio" / "__init__.py").write_text(
+        "raise OSError('libcudart.so.99: no such file')\n"
+    )
     code = (
         "from asrtool import torchaudio_adapter as a\n"
         "print(a.load().module, a.extension_available())\n"
@@ -75,4 +83,10 @@ def test_where_torchaudio_is_broken_the_adapter_still_imports_and_says_what_to_i
 
 
 def test_importing_asrtool_imports_neither_torch_nor_torchaudio() -> None:
-    assert run("import asrtool; print([m for m in ('torch', 'torchaudio', 'numpy') if m in sys.modules])") == "[]"
+    assert (
+        run(
+            "import asrtool; print([m for m in ('torch', 'torchaudio', 'numpy') if m in "
+            "sys.modules])"
+        )
+        == "[]"
+    )

@@ -1,4 +1,6 @@
-"""Silero's network finds speech where the energy tells nothing; without the package the sentence says what to do."""
+"""Silero's network finds speech where the energy tells nothing; without the package the sentence
+says what to do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from asrtool.data import audio
 from tests.recipes.preparation import real
 
 installed = pytest.mark.skipif(
-    importlib.util.find_spec("silero_vad") is None, reason="the network is an extra: pip install -e '.[vad]'"
+    importlib.util.find_spec("silero_vad") is None,
+    reason="the network is an extra: pip install -e '.[vad]'",
 )
 
 
@@ -30,7 +33,9 @@ def test_speech_is_found_between_noises_that_are_louder():
     folder = real("librispeech_mini")
     path = (folder / "test" / "wav.scp").read_text().split("\n")[0].split()[1]
     said = audio.read(str(folder / path), rate=vad.RATE)[: 3 * vad.RATE]
-    noise = np.random.default_rng(0).normal(0, np.abs(said).max() / 3, 3 * vad.RATE).astype(np.float32)
+    noise = (
+        np.random.default_rng(0).normal(0, np.abs(said).max() / 3, 3 * vad.RATE).astype(np.float32)
+    )
     threads = torch.get_num_threads()
     found = vad.speech(np.concatenate([noise, said, noise]), pause=0.3)
     assert found and 2.9 < found[0][0] < 4 and 5 < found[-1][1] < 6.2
@@ -51,5 +56,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         return plain(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(vad.VadError, match=r"windows.detector: silero needs .* pip install -e '.\[vad\]'"):
+    with pytest.raises(
+        vad.VadError, match=r"windows.detector: silero needs .* pip install -e " r"'.\[vad\]'"
+    ):
         vad.speech(np.zeros(vad.RATE, np.float32), pause=0.3)

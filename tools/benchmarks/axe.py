@@ -1,11 +1,14 @@
-"""Compare aligned cross entropy with torch's CTC loss on the same logits: CPU seconds on one thread.
+"""Compare aligned cross entropy with torch's CTC loss on the same logits: CPU seconds on one
+thread.
 
-    PYTHONPATH=. python tools/benchmarks/axe.py                    # forward and backward, log_softmax included
+    PYTHONPATH=. python tools/benchmarks/axe.py                    # forward and backward,
+        log_softmax included
     PYTHONPATH=. python tools/benchmarks/axe.py --sizes 10,500     # T and U
     PYTHONPATH=. python tools/benchmarks/axe.py --device cuda      # wall-clock time there
 
-16 utterances, 5,000 classes, from logits to their gradient. Runs are interleaved; a ratio is the median over rounds of
-our seconds / CTC's. Where there are more tokens than frames CTC has no path: its time is still printed.
+16 utterances, 5,000 classes, from logits to their gradient. Runs are interleaved; a ratio is the
+median over rounds of our seconds / CTC's. Where there are more tokens than frames CTC has no path:
+its time is still printed.
 """
 
 from __future__ import annotations
@@ -26,9 +29,13 @@ BATCH, VOCABULARY = 16, 5000
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=9)
-    options.add_argument("--sizes", help="frames and tokens to combine, such as 10,50,100; default: two pairs")
+    options.add_argument(
+        "--sizes", help="frames and tokens to combine, such as 10,50,100; default: two pairs"
+    )
     options.add_argument("--device", default="cpu")
     args = options.parse_args()
     torch.set_num_threads(1)
@@ -40,21 +47,31 @@ def main() -> None:
     for frames, tokens in pairs:
         ours, theirs = compare(frames, tokens, args.rounds, torch.device(args.device))
         ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(f"{frames:4} {tokens:4}  {1e3 * median(ours):8.1f} {1e3 * median(theirs):8.1f}  {ratio:6.3f}", flush=True)
+        print(
+            f"{frames:4} {tokens:4}  {1e3 * median(ours):8.1f} {1e3 * median(theirs):8.1f}  "
+            f"{ratio:6.3f}",
+            flush=True,
+        )
 
 
-def compare(frames: int, tokens: int, rounds: int, device: torch.device) -> tuple[list[float], list[float]]:
+def compare(
+    frames: int, tokens: int, rounds: int, device: torch.device
+) -> tuple[list[float], list[float]]:
     torch.manual_seed(0)
     logits = torch.randn(BATCH, frames, VOCABULARY, device=device, requires_grad=True)
     targets = torch.randint(1, VOCABULARY, (BATCH, tokens), device=device)
-    lengths, target_lengths = (torch.full((BATCH,), size, device=device) for size in (frames, tokens))
+    lengths, target_lengths = (
+        torch.full((BATCH,), size, device=device) for size in (frames, tokens)
+    )
 
     def axe() -> Tensor:
         return aligned_cross_entropy(logits.log_softmax(-1), lengths, targets, target_lengths)
 
     def ctc() -> Tensor:
         log_probs = logits.log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(log_probs, targets, lengths, target_lengths, reduction="none", zero_infinity=True)
+        return F.ctc_loss(
+            log_probs, targets, lengths, target_lengths, reduction="none", zero_infinity=True
+        )
 
     for loss in (axe, ctc):
         seconds(loss, logits)

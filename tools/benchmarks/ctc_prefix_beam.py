@@ -1,14 +1,17 @@
-"""CPU time of the CTC prefix beam search against flashlight-text, pyctcdecode and a plain Python search.
+"""CPU time of the CTC prefix beam search against flashlight-text, pyctcdecode and a plain Python
+search.
 
-    pip install --no-deps flashlight-text pyctcdecode pygtrie hypothesis sortedcontainers  # an environment of its own
+    pip install --no-deps flashlight-text pyctcdecode pygtrie hypothesis sortedcontainers  # an
+        environment of its own
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/ctc_prefix_beam.py
     PYTHONPATH=. python tools/benchmarks/ctc_prefix_beam.py --threads
 
-Beam 10, 250 frames, 500 and 5,000 tokens, one thread, no language model; runs are interleaved, a ratio is the median
-over rounds of the peer's process CPU seconds / asrtool's. Posteriors are those of a model that is sure of most tokens:
-noise, and a path of about 40 tokens. flashlight looks at all tokens (`all`), and at the 11 that can matter to a beam of
-10 (`11`). Also printed: how often the best text's likelihood over all paths is not below the peer's. --threads: asrtool
-with two threads against one, in seconds on the clock. What is not installed is left out, and said.
+Beam 10, 250 frames, 500 and 5,000 tokens, one thread, no language model; runs are interleaved, a
+ratio is the median over rounds of the peer's process CPU seconds / asrtool's. Posteriors are those
+of a model that is sure of most tokens: noise, and a path of about 40 tokens. flashlight looks at
+all tokens (`all`), and at the 11 that can matter to a beam of 10 (`11`). Also printed: how often
+the best text's likelihood over all paths is not below the peer's. --threads: asrtool with two
+threads against one, in seconds on the clock. What is not installed is left out, and said.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ Search = Callable[[Tensor], list[int]]  # log-probabilities (T, V) -> tokens
 
 
 def posteriors(vocabulary: int, utterances: int, sharpness: float, seed: int = 0) -> Tensor:
-    """(B, T, V) log-probabilities: a path of blanks and single tokens stands out of the noise, now more, now less."""
+    """(B, T, V) log-probabilities: a path of blanks and single tokens stands out of the noise, now
+    more, now less.
+    """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(utterances, FRAMES, vocabulary, generator=generator) * 1.5
     path = torch.randint(1, vocabulary, (utterances, FRAMES), generator=generator)
@@ -42,12 +47,16 @@ def posteriors(vocabulary: int, utterances: int, sharpness: float, seed: int = 0
 
 def ours(log_probs: Tensor) -> list[int]:
     lengths = torch.tensor([len(log_probs)])
-    return list(ctc_prefix_beam_search(log_probs[None], lengths, BEAM, nbest=1, threads=1)[0][0].tokens)
+    return list(
+        ctc_prefix_beam_search(log_probs[None], lengths, BEAM, nbest=1, threads=1)[0][0].tokens
+    )
 
 
 def plain(log_probs: Tensor) -> list[int]:
     lengths = torch.tensor([len(log_probs)])
-    return list(ctc_prefix_beam_search(log_probs[None], lengths, BEAM, nbest=1, plain=True)[0][0].tokens)
+    return list(
+        ctc_prefix_beam_search(log_probs[None], lengths, BEAM, nbest=1, plain=True)[0][0].tokens
+    )
 
 
 def flashlight(vocabulary: int, tokens: int) -> Search:
@@ -67,7 +76,11 @@ def flashlight(vocabulary: int, tokens: int) -> Search:
     def run(log_probs: Tensor) -> list[int]:
         array = log_probs.numpy()
         best = search.decode(array.ctypes.data, *array.shape)[0].tokens
-        return [token for last, token in zip([-1, *best], best, strict=False) if token not in (last, 0, -1)]
+        return [
+            token
+            for last, token in zip([-1, *best], best, strict=False)
+            if token not in (last, 0, -1)
+        ]
 
     return run
 
@@ -81,7 +94,9 @@ def pyctcdecode(vocabulary: int) -> Search:
     search = build_ctcdecoder(["", *(chr(0x4E00 + i) for i in range(vocabulary - 1))])
 
     def run(log_probs: Tensor) -> list[int]:
-        text = search.decode(log_probs.numpy(), beam_width=BEAM, beam_prune_logp=-1e9, token_min_logp=-12.0)
+        text = search.decode(
+            log_probs.numpy(), beam_width=BEAM, beam_prune_logp=-1e9, token_min_logp=-12.0
+        )
         return [ord(character) - 0x4E00 + 1 for character in text]
 
     return run
@@ -129,11 +144,17 @@ def compare(vocabulary: int, sharpness: float, rounds: int) -> None:
                 best[name] = likelihood(log_probs, tokens)
         for name, value in best.items():
             better[name].append(best["asrtool"] >= value - 1e-6 * abs(value))
-    print(f"{vocabulary} tokens, sharpness {sharpness}, load {os.getloadavg()[0]:.1f}, {rounds} utterances")
+    print(
+        f"{vocabulary} tokens, sharpness {sharpness}, load {os.getloadavg()[0]:.1f}, {rounds} "
+        "utterances"
+    )
     for name, values in times.items():
         ratio = median(theirs / own for theirs, own in zip(values, times["asrtool"], strict=False))
         share = 100 * sum(better[name]) / len(better[name])
-        print(f"  {name:16} {1000 * median(values):9.2f} ms  {ratio:8.2f} times   not below in {share:.1f} %")
+        print(
+            f"  {name:16} {1000 * median(values):9.2f} ms  {ratio:8.2f} times   not below in "
+            f"{share:.1f} %"
+        )
 
 
 def threads(vocabulary: int, rounds: int = 5) -> None:
@@ -145,11 +166,16 @@ def threads(vocabulary: int, rounds: int = 5) -> None:
             start = time.perf_counter()
             ctc_prefix_beam_search(batch, lengths, BEAM, nbest=1, threads=count)
             best[count] = min(best[count], time.perf_counter() - start)
-    print(f"{vocabulary} tokens: two threads {best[1] / best[2]:.2f} times one, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{vocabulary} tokens: two threads {best[1] / best[2]:.2f} times one, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=100)
     options.add_argument("--threads", action="store_true")
     args = options.parse_args()

@@ -1,10 +1,11 @@
-"""The data-directory commands on a large set: process CPU seconds and peak memory of each, one process at a time.
+"""The data-directory commands on a large set: process CPU seconds and peak memory of each, one
+process at a time.
 
     PYTHONPATH=. python tools/benchmarks/data_dir.py --number 1000000 [--work <folder>]
 
-Makes a data directory of so many utterances of 500 per speaker, with empty files for audio (no command here opens
-them), and runs: check_data on it as it is; check_data with one wrong line in utt2spk; check_data --fix of that; a
-subset of a tenth; a split in 8; describe.
+Makes a data directory of so many utterances of 500 per speaker, with empty files for audio (no
+command here opens them), and runs: check_data on it as it is; check_data with one wrong line in
+utt2spk; check_data --fix of that; a subset of a tenth; a split in 8; describe.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ SPEAKER = 500  # utterances
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--number", type=int, default=1_000_000, help="utterances")
     options.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
     args = options.parse_args()
@@ -69,16 +72,21 @@ def measure(what: str, *command: object, status: int = 0) -> None:
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     arguments = [sys.executable, "-m", f"asrtool.bin.{command[0]}", *map(str, command[1:])]
     script = (
-        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
+        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], "
+        "stdout=subprocess.DEVNULL); "
         "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
     code, peak = map(int, done.stdout.split())
     if code != status:
         sys.exit(f"{what}: exit status {code}, expected {status}\n{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"{what:36}{cpu:8.1f} {time.perf_counter() - started:8.1f} {peak / 1024:6.0f}", flush=True)
+    print(
+        f"{what:36}{cpu:8.1f} {time.perf_counter() - started:8.1f} {peak / 1024:6.0f}", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What Echo-MSA costs: a training step of a Conformer with it against one without, CPU seconds on one thread.
+"""What Echo-MSA costs: a training step of a Conformer with it against one without, CPU seconds on
+one thread.
 
-    PYTHONPATH=. python tools/benchmarks/echo_step.py                     # 10 s and 60 s of audio, every mode
+    PYTHONPATH=. python tools/benchmarks/echo_step.py                     # 10 s and 60 s of audio,
+        every mode
     PYTHONPATH=. python tools/benchmarks/echo_step.py --seconds 60 --dim 512
 
-A step is forward and backward of the encoder, without the optimizer. Layers are those of the recipes
-(dim 256, 4 heads, feed-forward 2048), fewer of them: the stem weighs more than in 12 layers, so the ratio of the layers
-alone is printed beside it. Runs are interleaved; a time is the least over rounds.
+A step is forward and backward of the encoder, without the optimizer. Layers are those of the
+recipes (dim 256, 4 heads, feed-forward 2048), fewer of them: the stem weighs more than in 12
+layers, so the ratio of the layers alone is printed beside it. Runs are interleaved; a time is the
+least over rounds.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ def step(model: nn.Module, inputs: Padded) -> Callable[[], None]:
     def run() -> None:
         model.zero_grad(set_to_none=True)
         model(inputs).frames.data.square().mean().backward()
+
     return run
 
 
@@ -57,9 +61,13 @@ def least(rounds: int, ways: list[Callable[[], None]]) -> list[float]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seconds", type=int, nargs="*", default=[10, 60])
-    options.add_argument("--modes", nargs="*", default=list(MODES), choices=list(MODES), metavar="MODE")
+    options.add_argument(
+        "--modes", nargs="*", default=list(MODES), choices=list(MODES), metavar="MODE"
+    )
     options.add_argument("--dim", type=int, default=256)
     options.add_argument("--layers", type=int, default=2)
     options.add_argument("--rounds", type=int, default=4)
@@ -72,10 +80,16 @@ def main() -> None:
         stem = encoder(args.dim, 1, None)
         plain, *times, one = least(args.rounds, [step(model, inputs) for model in (*models, stem)])
         layers = plain - (one - (plain - one) / max(1, args.layers - 1))
-        print(f"{seconds} s of audio, dim {args.dim}, {args.layers} layers: {plain:.3f} s a step without")
+        print(
+            f"{seconds} s of audio, dim {args.dim}, {args.layers} layers: {plain:.3f} s a step "
+            "without"
+        )
         for name, spent in zip(args.modes, times, strict=True):
-            print(f"  {name:18} {spent:.3f} s, {spent / plain - 1:+.1%} of the step, "
-                  f"{(spent - plain) / layers:+.1%} of its layers", flush=True)
+            print(
+                f"  {name:18} {spent:.3f} s, {spent / plain - 1:+.1%} of the step, "
+                f"{(spent - plain) / layers:+.1%} of its layers",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Compare epochs of training with ESPnet's trainer: the same features, model size and batches, CPU seconds, one thread.
+"""Compare epochs of training with ESPnet's trainer: the same features, model size and batches, CPU
+seconds, one thread.
 
     ./run.sh librispeech --mini true --mini-size small --stop-stage 2
     cd egs/librispeech
-    PYTHONPATH=../.. OMP_NUM_THREADS=1 python ../../tools/benchmarks/espnet_trainer.py --peer <python with espnet>
+    PYTHONPATH=../.. OMP_NUM_THREADS=1 python ../../tools/benchmarks/espnet_trainer.py --peer
+        <python with espnet>
 
-Both train a Conformer of 4 layers, width 144, 4 heads, feed-forward 288, kernel 15, with a conv2d stem of 144 channels
-and CTC on characters, in batches of at most 60 seconds, from stored features, with SpecAugment, one loader process,
-and validate on 24 utterances. A trainer's cost is the difference between a run of many epochs and one of two, so
-that imports and the reading of configs do not count; loader processes do. Runs are interleaved.
+Both train a Conformer of 4 layers, width 144, 4 heads, feed-forward 288, kernel 15, with a conv2d
+stem of 144 channels and CTC on characters, in batches of at most 60 seconds, from stored features,
+with SpecAugment, one loader process, and validate on 24 utterances. A trainer's cost is the
+difference between a run of many epochs and one of two, so that imports and the reading of configs
+do not count; loader processes do. Runs are interleaved.
 
     same       the same arithmetic: float32 and relative positions
-    size       the same sizes; asrtool with rotary positions and bf16, which ESPnet's trainer has on GPUs only
+    size       the same sizes; asrtool with rotary positions and bf16, which ESPnet's trainer has on
+               GPUs only
     shipped    asrtool as its recipe has it: besides, a stem of 24 channels
 """
 
@@ -40,10 +44,20 @@ for name in ("g2p_en", "jaconv"):                 # languages that are not train
 from espnet2.tasks.asr import ASRTask
 ASRTask.main()
 """
-SIZE = {"output_size": 144, "attention_heads": 4, "linear_units": 288, "num_blocks": 4, "cnn_module_kernel": 15}
+SIZE = {
+    "output_size": 144,
+    "attention_heads": 4,
+    "linear_units": 288,
+    "num_blocks": 4,
+    "cnn_module_kernel": 15,
+}
 SECONDS, BINS = 60, 80
 STEM = "model.encoder.downsamplers='{0: {type: conv2d, factor: 4, channels: 144}}'"
-OURS = {"same": f"trainer.precision=float32 model.encoder.positions=relative {STEM}", "size": STEM, "shipped": ""}
+OURS = {
+    "same": f"trainer.precision=float32 model.encoder.positions=relative {STEM}",
+    "size": STEM,
+    "shipped": "",
+}
 
 
 def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
@@ -52,10 +66,15 @@ def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
     (folder / "tokens").write_text("\n".join(tokens) + "\n")
     arguments = []
     for role, name in (("train", "train"), ("valid", "dev")):
-        lines = {file: (dump / name / file).read_text().splitlines() for file in ("feats.scp", "text")}
+        lines = {
+            file: (dump / name / file).read_text().splitlines() for file in ("feats.scp", "text")
+        }
         frames = (dump / name / "utt2num_frames").read_text().splitlines()
         shapes = [f"{line},{BINS}" for line in frames]
-        texts = [f"{line.split(' ', 1)[0]} {len(line.split(' ', 1)[1])},{len(tokens)}" for line in lines["text"]]
+        texts = [
+            f"{line.split(' ', 1)[0]} {len(line.split(' ', 1)[1])},{len(tokens)}"
+            for line in lines["text"]
+        ]
         for file, content in {**lines, "speech_shape": shapes, "text_shape": texts}.items():
             (folder / f"{role}.{file}").write_text("\n".join(content) + "\n")
         arguments += [
@@ -69,18 +88,47 @@ def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
     return [
         *arguments,
         *(f"--token_list={folder}/tokens", "--token_type=char", f"--input_size={BINS}"),
-        *("--normalize=global_mvn", f"--normalize_conf=stats_file={folder}/stats.npz", "--encoder=conformer"),
+        *(
+            "--normalize=global_mvn",
+            f"--normalize_conf=stats_file={folder}/stats.npz",
+            "--encoder=conformer",
+        ),
         *(f"--encoder_conf={key}={value}" for key, value in SIZE.items()),
         *("--encoder_conf=dropout_rate=0.05", "--encoder_conf=positional_dropout_rate=0.05"),
         *("--encoder_conf=attention_dropout_rate=0.0", "--encoder_conf=input_layer=conv2d"),
         *("--encoder_conf=macaron_style=true", "--encoder_conf=rel_pos_type=latest"),
-        *("--encoder_conf=pos_enc_layer_type=rel_pos", "--encoder_conf=selfattention_layer_type=rel_selfattn"),
-        *("--encoder_conf=activation_type=swish", "--model_conf=ctc_weight=1.0", "--model_conf=report_cer=false"),
-        *("--model_conf=report_wer=false", "--specaug=specaug", "--specaug_conf=apply_time_warp=false"),
+        *(
+            "--encoder_conf=pos_enc_layer_type=rel_pos",
+            "--encoder_conf=selfattention_layer_type=rel_selfattn",
+        ),
+        *(
+            "--encoder_conf=activation_type=swish",
+            "--model_conf=ctc_weight=1.0",
+            "--model_conf=report_cer=false",
+        ),
+        *(
+            "--model_conf=report_wer=false",
+            "--specaug=specaug",
+            "--specaug_conf=apply_time_warp=false",
+        ),
         *("--specaug_conf=freq_mask_width_range=[0,10]", "--specaug_conf=num_freq_mask=2"),
-        *("--specaug_conf=time_mask_width_range=[0,15]", "--specaug_conf=num_time_mask=2", "--optim=adam"),
-        *("--optim_conf=lr=0.001", "--batch_type=numel", f"--batch_bins={SECONDS * 100 * BINS}", "--ngpu=0"),
-        *("--num_workers=1", "--num_att_plot=0", "--use_matplotlib=false", "--use_tensorboard=false"),
+        *(
+            "--specaug_conf=time_mask_width_range=[0,15]",
+            "--specaug_conf=num_time_mask=2",
+            "--optim=adam",
+        ),
+        *(
+            "--optim_conf=lr=0.001",
+            "--batch_type=numel",
+            f"--batch_bins={SECONDS * 100 * BINS}",
+            "--ngpu=0",
+        ),
+        *(
+            "--num_workers=1",
+            "--num_att_plot=0",
+            "--use_matplotlib=false",
+            "--use_tensorboard=false",
+        ),
         *("--keep_nbest_models=1", "--best_model_criterion=[[valid,loss,min]]"),
     ]
 
@@ -96,8 +144,12 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--peer", required=True, help="python of an environment with espnet and torch")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--peer", required=True, help="python of an environment with espnet and torch"
+    )
     options.add_argument("--dump", type=Path, default=Path("dump/mini_small/fbank80"))
     options.add_argument("--vocab", type=Path, default=Path("data/mini_small/vocab_char"))
     options.add_argument("--epochs", type=int, default=10, help="beyond the two that do not count")
@@ -108,17 +160,32 @@ def main() -> None:
         espnet = [args.peer, "-c", MODEL, *prepare(args.dump, args.vocab, folder)]
 
         def asrtool(what: str, epochs: int) -> float:
-            paths = [f"--train={args.dump}/train", f"--valid={args.dump}/dev", f"--vocab={args.vocab}"]
+            paths = [
+                f"--train={args.dump}/train",
+                f"--valid={args.dump}/dev",
+                f"--vocab={args.vocab}",
+            ]
             changes = f"trainer.epochs={epochs} trainer.average=1 {OURS[what]}"
-            command = [sys.executable, "-m", "asrtool.bin.train", "--config=conf/train_mini.yaml", *paths]
-            return seconds([*command, f"--exp={folder}/{what}-{epochs}", "--force=true", f"--set={changes}"])
+            command = [
+                sys.executable,
+                "-m",
+                "asrtool.bin.train",
+                "--config=conf/train_mini.yaml",
+                *paths,
+            ]
+            return seconds(
+                [*command, f"--exp={folder}/{what}-{epochs}", "--force=true", f"--set={changes}"]
+            )
 
         def peer(epochs: int) -> float:
             out = folder / f"espnet-{epochs}"
             shutil.rmtree(out, ignore_errors=True)
             return seconds([*espnet, f"--output_dir={out}", f"--max_epoch={epochs}"])
 
-        runs = {"espnet": peer, **{what: lambda epochs, what=what: asrtool(what, epochs) for what in OURS}}
+        runs = {
+            "espnet": peer,
+            **{what: lambda epochs, what=what: asrtool(what, epochs) for what in OURS},
+        }
         costs: dict[str, list[float]] = {what: [] for what in runs}
         for _ in range(args.rounds):
             for what, train in runs.items():
@@ -127,7 +194,9 @@ def main() -> None:
                 costs[what].append((train(args.epochs + 2) - train(2)) / args.epochs)
                 print(f"{what}: {costs[what][-1]:.2f} CPU seconds an epoch", flush=True)
         for what in OURS:
-            ratios = [theirs / ours for theirs, ours in zip(costs["espnet"], costs[what], strict=True)]
+            ratios = [
+                theirs / ours for theirs, ours in zip(costs["espnet"], costs[what], strict=True)
+            ]
             print(f"{what}: {median(ratios):.2f} times ESPnet's speed")
 
 

@@ -1,11 +1,12 @@
-"""CPU time of the features against kaldi-native-fbank, torchaudio.compliance.kaldi and lhotse: one thread, interleaved.
+"""CPU time of the features against kaldi-native-fbank, torchaudio.compliance.kaldi and lhotse: one
+thread, interleaved.
 
     pip install kaldi-native-fbank lhotse urllib3          # into an environment of its own
     PYTHONPATH=. python tools/benchmarks/fbank.py
 
-Prints the median of process CPU seconds per hour of audio, its ratio to asrtool's (above 1: asrtool is faster), and
-how far the features are from asrtool's (lhotse draws its filters in another way). What is not installed is left out,
-and said.
+Prints the median of process CPU seconds per hour of audio, its ratio to asrtool's (above 1: asrtool
+is faster), and how far the features are from asrtool's (lhotse draws its filters in another way).
+What is not installed is left out, and said.
 """
 
 from __future__ import annotations
@@ -56,21 +57,30 @@ def lhotse() -> Extractor:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seconds", type=float, default=12.0, help="of one utterance")
     options.add_argument("--rounds", type=int, default=40)
     args = options.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    samples = torch.randn(int(args.seconds * RATE), generator=torch.Generator().manual_seed(0)) * 0.1
+    samples = (
+        torch.randn(int(args.seconds * RATE), generator=torch.Generator().manual_seed(0)) * 0.1
+    )
     extractors: dict[str, Extractor] = {"asrtool": Fbank(FbankConfig())}
-    for name, make in (("kaldi-native-fbank", native), ("torchaudio.compliance", torchaudio), ("lhotse", lhotse)):
+    for name, make in (
+        ("kaldi-native-fbank", native),
+        ("torchaudio.compliance", torchaudio),
+        ("lhotse", lhotse),
+    ):
         try:
             extractors[name] = make()
         except ImportError as error:
             print(f"{name}: left out, {error}")
 
-    features = {name: torch.as_tensor(extract(samples)) for name, extract in extractors.items()}      # warms up as well
+    # warms up as well
+    features = {name: torch.as_tensor(extract(samples)) for name, extract in extractors.items()}
     times: dict[str, list[float]] = {name: [] for name in extractors}
     for _ in range(args.rounds):
         for name, extract in extractors.items():
@@ -79,8 +89,14 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     own = statistics.median(times["asrtool"])
     for name, measured in times.items():
-        median, difference = statistics.median(measured), compare(features["asrtool"], features[name])
-        print(f"{name:22} {median / args.seconds * 3600:7.2f} CPU s per hour   x{median / own:5.2f}   {difference}")
+        median, difference = (
+            statistics.median(measured),
+            compare(features["asrtool"], features[name]),
+        )
+        print(
+            f"{name:22} {median / args.seconds * 3600:7.2f} CPU s per hour   x{median / own:5.2f} "
+            f"  {difference}"
+        )
 
 
 def compare(ours: torch.Tensor, theirs: torch.Tensor) -> str:

@@ -1,9 +1,10 @@
-"""The parts of tools/gpu.sh: a figure is a line of JSON in OUT/figures.jsonl as soon as it is measured.
+"""The parts of tools/gpu.sh: a figure is a line of JSON in OUT/figures.jsonl as soon as it is
+measured.
 
-    tests    the tests that need a GPU
-    step     a training step of LibriSpeech's Conformer in bf16: seconds, memory, share of the measured matrix peak
-    loading  seconds of audio that the loader gives in a second, beside what the step eats
-    search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
+tests    the tests that need a GPU
+step     a training step of LibriSpeech's Conformer in bf16: seconds, memory, share of the measured
+matrix peak loading  seconds of audio that the loader gives in a second, beside what the step eats
+search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
 """
 
 from __future__ import annotations
@@ -73,9 +74,26 @@ def run_tests(part: Part) -> None:
     importlib.import_module("pytest")
     report = part.out / "tests.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", ".", "-q", "-m", "gpu"]
-    folders = ["tests/unit/train/test_gpu.py", "tests/unit/data/test_fbank.py"] if part.tiny else ["tests"]
-    status = subprocess.run([*command, f"--junitxml={report}", *folders], cwd=ROOT, check=False).returncode
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        "tests/pytest.ini",
+        "--rootdir",
+        ".",
+        "-q",
+        "-m",
+        "gpu",
+    ]
+    folders = (
+        ["tests/unit/train/test_gpu.py", "tests/unit/data/test_fbank.py"]
+        if part.tiny
+        else ["tests"]
+    )
+    status = subprocess.run(
+        [*command, f"--junitxml={report}", *folders], cwd=ROOT, check=False
+    ).returncode
     suite = ElementTree.parse(report).getroot().find("testsuite")
     counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
     part.figure("tests that ran", counts["tests"] - counts["skipped"])
@@ -95,7 +113,9 @@ def matrix_peak(part: Part) -> float:
     from asrtool.train.precision import DTYPES
 
     side = part.size(8192, 256)
-    one, other = (torch.randn(side, side, device=part.device, dtype=DTYPES[part.precision]) for _ in range(2))
+    one, other = (
+        torch.randn(side, side, device=part.device, dtype=DTYPES[part.precision]) for _ in range(2)
+    )
     return 2 * side**3 / part.seconds(lambda: one @ other, rounds=20) / 1e12
 
 
@@ -109,7 +129,10 @@ def training(part: Part, vocab_size: int):
     from asrtool.train.objective import Objective
     from asrtool.train.step import Stepper
 
-    small = ["model.encoder={dim: 32, num_heads: 2, ffn_dim: 32, num_layers: 1}", "model.decoder.num_layers=1"]
+    small = [
+        "model.encoder={dim: 32, num_heads: 2, ffn_dim: 32, num_layers: 1}",
+        "model.decoder.num_layers=1",
+    ]
     small += ["model.decoder.num_heads=2", "model.decoder.ffn_dim=32"]
     phase = next(iter(experiment.load_phases(CONFIG, small if part.tiny else []).values()))
     torch.manual_seed(0)
@@ -117,7 +140,9 @@ def training(part: Part, vocab_size: int):
     objective = Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
     device = torch.device(part.device)
     model = build_model(phase, vocab_size)
-    return Stepper(phase.optim, model, objective, planned=1000, precision=part.precision, device=device, seed=0)
+    return Stepper(
+        phase.optim, model, objective, planned=1000, precision=part.precision, device=device, seed=0
+    )
 
 
 def batches(part: Part, vocab_size: int, seconds: float):
@@ -127,11 +152,17 @@ def batches(part: Part, vocab_size: int, seconds: float):
     from asrtool.data.loader import StepBatches
     from asrtool.types import Batch, Padded
 
-    count, frames, tokens = max(1, round(seconds / SECONDS)), int(100 * SECONDS), int(TOKENS_PER_SECOND * SECONDS)
+    count, frames, tokens = (
+        max(1, round(seconds / SECONDS)),
+        int(100 * SECONDS),
+        int(TOKENS_PER_SECOND * SECONDS),
+    )
     batch = Batch(
         ids=tuple(f"u{number}" for number in range(count)),
         inputs=Padded(torch.randn(count, frames, 80), torch.full((count,), frames)),
-        targets=Padded(torch.randint(3, vocab_size - 1, (count, tokens)), torch.full((count,), tokens)),
+        targets=Padded(
+            torch.randint(3, vocab_size - 1, (count, tokens)), torch.full((count,), tokens)
+        ),
     )
     return StepBatches(count=count, batches=[batch], epoch=0, index=0, last=False)
 
@@ -197,11 +228,17 @@ def run_loading(part: Part) -> None:
                 next(groups)
             start, seconds = time.perf_counter(), 0.0
             for _ in range(part.size(100, 3)):
-                seconds += sum(float(batch.inputs.lengths.sum()) / 100 for batch in next(groups).batches)
+                seconds += sum(
+                    float(batch.inputs.lengths.sum()) / 100 for batch in next(groups).batches
+                )
             given = seconds / (time.perf_counter() - start)
             part.figure(f"loader with {workers} processes gives", round(given), "s/s")
             groups.close()
-    eaten = [line for line in figures(part.out) if line["part"] == "step" and line["what"].endswith(": audio")]
+    eaten = [
+        line
+        for line in figures(part.out)
+        if line["part"] == "step" and line["what"].endswith(": audio")
+    ]
     for line in eaten:
         part.figure(f"{line['what'].removesuffix(': audio')} eats", line["value"], "s/s")
 
@@ -234,7 +271,8 @@ def run_search(part: Part) -> None:
     audio = len(batch) * SECONDS
     times = {"encoding": part.seconds(encode), "prefix beam of 10": part.seconds(search)}
     times["one after the other"] = part.seconds(lambda: (encode(), part.synchronize(), search()))
-    times["side by side"] = part.seconds(lambda: (encode(), search()))  # the device works while the CPU searches
+    # the device works while the CPU searches
+    times["side by side"] = part.seconds(lambda: (encode(), search()))
     for what, seconds in times.items():
         part.figure(f"{what}, {round(audio)} s of audio", round(seconds, 4), "s")
 
@@ -251,9 +289,17 @@ def figures(out: Path) -> Iterator[dict]:
 def machine(device: str) -> dict[str, object]:
     import torch
 
-    found = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+    }
     if device == "cuda":
-        found |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name(), "driver": driver()}
+        found |= {
+            "cuda": torch.version.cuda,
+            "gpu": torch.cuda.get_device_name(),
+            "driver": driver(),
+        }
         found["memory"] = f"{torch.cuda.get_device_properties(0).total_memory / 1e9:.1f} GB"
     return found
 
@@ -268,18 +314,27 @@ def driver() -> str:
 
 def run_table(part: Part) -> None:
     lines = list(figures(part.out))
-    latest = {(line["part"], line["what"]): line for line in lines}  # of what was measured again, the last
+    # of what was measured again, the last
+    latest = {(line["part"], line["what"]): line for line in lines}
     width = max((len(what) for _, what in latest), default=0)
     print()
     for (name, what), line in latest.items():
         print(f"{name:8} {what:{width}}  {line['value']} {line['unit']}".rstrip())
 
 
-PARTS = {"tests": run_tests, "step": run_step, "loading": run_loading, "search": run_search, "table": run_table}
+PARTS = {
+    "tests": run_tests,
+    "step": run_step,
+    "loading": run_loading,
+    "search": run_search,
+    "table": run_table,
+}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("part", choices=PARTS)
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -292,7 +347,10 @@ def main() -> None:
         import torch
 
         if args.device == "cuda" and not torch.cuda.is_available():
-            sys.exit("this machine has no GPU that torch can use; a rehearsal without one: tools/gpu.sh OUT PART cpu")
+            sys.exit(
+                "this machine has no GPU that torch can use; a rehearsal without one: "
+                "tools/gpu.sh OUT PART cpu"
+            )
         part.figure("machine", machine(args.device))
         PARTS[args.part](part)
     except ModuleNotFoundError as error:

@@ -1,19 +1,20 @@
-"""CPU time of the joint CTC/attention beam search against ESPnet's, and of rescoring against copies of the memory.
+"""CPU time of the joint CTC/attention beam search against ESPnet's, and of rescoring against copies
+of the memory.
 
     pip install --no-deps espnet                                # in an environment of its own
     pip install typeguard humanfriendly configargparse
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/joint_beam.py
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/joint_beam.py --rescoring
 
-Decoders of 6 layers, width 256, 4 heads, feed-forward 2048, random weights; 250 frames, 41 tokens for every hypothesis
-(shortest and longest are set to it, so that both do the same steps), beam 10, weights 0.7 and 0.3, one thread. asrtool
-searches 12 utterances side by side (120 seconds, the default of decoding), ESPnet (`BatchBeamSearch`) one after
-another, as each does by itself. A ratio is the median over rounds of ESPnet's process CPU seconds per utterance /
-asrtool's.
+Decoders of 6 layers, width 256, 4 heads, feed-forward 2048, random weights; 250 frames, 41 tokens
+for every hypothesis (shortest and longest are set to it, so that both do the same steps), beam 10,
+weights 0.7 and 0.3, one thread. asrtool searches 12 utterances side by side (120 seconds, the
+default of decoding), ESPnet (`BatchBeamSearch`) one after another, as each does by itself. A ratio
+is the median over rounds of ESPnet's process CPU seconds per utterance / asrtool's.
 
---rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames; a decoder pass over 10 copies of the
-frames / asrtool's; once for hypotheses that have nothing in common, and once for those of an n-best list: ten of the
-ways to read four tokens that are in doubt.
+--rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames; a decoder pass over
+10 copies of the frames / asrtool's; once for hypotheses that have nothing in common, and once for
+those of an n-best list: ten of the ways to read four tokens that are in doubt.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Model:
 def encoded(utterances: int) -> EncoderOutput:
     frames = torch.randn(utterances, FRAMES, DIM, generator=torch.Generator().manual_seed(1))
     positions = torch.arange(FRAMES).expand(utterances, -1)
-    return EncoderOutput(frames=Padded(frames, torch.full((utterances,), FRAMES)), positions=positions)
+    return EncoderOutput(
+        frames=Padded(frames, torch.full((utterances,), FRAMES)), positions=positions
+    )
 
 
 def ours(vocabulary: int) -> Callable[[EncoderOutput], object]:
@@ -76,11 +79,23 @@ def espnet(vocabulary: int) -> Callable[[Tensor], object]:
     from espnet2.asr.decoder.transformer_decoder import TransformerDecoder as PeerDecoder
 
     torch.manual_seed(0)
-    decoder = PeerDecoder(vocabulary, DIM, attention_heads=4, linear_units=2048, num_blocks=6).eval()
-    scorers = {"decoder": decoder, "ctc": CTCPrefixScorer(ctc=CTC(vocabulary, DIM).eval(), eos=vocabulary - 1)}
+    decoder = PeerDecoder(
+        vocabulary, DIM, attention_heads=4, linear_units=2048, num_blocks=6
+    ).eval()
+    scorers = {
+        "decoder": decoder,
+        "ctc": CTCPrefixScorer(ctc=CTC(vocabulary, DIM).eval(), eos=vocabulary - 1),
+    }
     search = BatchBeamSearch(
-        beam_size=BEAM, weights={"decoder": 0.7, "ctc": 0.3}, scorers=scorers, sos=vocabulary - 1, eos=vocabulary - 1,
-        vocab_size=vocabulary, token_list=[str(i) for i in range(vocabulary)], pre_beam_score_key="full").eval()
+        beam_size=BEAM,
+        weights={"decoder": 0.7, "ctc": 0.3},
+        scorers=scorers,
+        sos=vocabulary - 1,
+        eos=vocabulary - 1,
+        vocab_size=vocabulary,
+        token_list=[str(i) for i in range(vocabulary)],
+        pre_beam_score_key="full",
+    ).eval()
 
     def run(frames: Tensor) -> object:
         with torch.no_grad():
@@ -113,7 +128,9 @@ def compare(vocabulary: int, rounds: int) -> None:
     print(f"{vocabulary} tokens, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
     for name, values in found.items():
         if values:
-            ratio = median(value / own for value, own in zip(values, found["asrtool, 12"], strict=True))
+            ratio = median(
+                value / own for value, own in zip(values, found["asrtool, 12"], strict=True)
+            )
             print(f"  {name:12} {median(values):8.3f} CPU s per utterance   {ratio:6.2f} times")
 
 
@@ -126,8 +143,11 @@ def rescoring(vocabulary: int, rounds: int) -> None:
     generator = torch.Generator().manual_seed(2)
     strange = torch.randint(1, vocabulary - 1, (UTTERANCES * BEAM, 60), generator=generator)
     alike = strange[::BEAM].repeat_interleave(BEAM, 0).clone()
-    places = torch.rand(UTTERANCES, 60, generator=generator).argsort(1)[:, :4].repeat_interleave(BEAM, 0)
-    doubts = torch.arange(BEAM).repeat(UTTERANCES)[:, None] >> torch.arange(4) & 1  # which of the four are taken
+    places = (
+        torch.rand(UTTERANCES, 60, generator=generator).argsort(1)[:, :4].repeat_interleave(BEAM, 0)
+    )
+    # which of the four are taken
+    doubts = torch.arange(BEAM).repeat(UTTERANCES)[:, None] >> torch.arange(4) & 1
     alike.scatter_(1, places, 1 + (alike.gather(1, places) - 1 + doubts) % (vocabulary - 2))
     for name, tokens in (("nothing in common", strange), ("an n-best list", alike)):
         targets = Padded(tokens, torch.full((len(tokens),), 60))
@@ -137,15 +157,26 @@ def rescoring(vocabulary: int, rounds: int) -> None:
             for _ in range(rounds + 1):
                 for run, found in zip(runs, times, strict=True):
                     found.append(seconds(run))
-            one, other = decoder.sequence_scores(frames, targets), decoder.sequence_scores(copies, targets)
+            one, other = (
+                decoder.sequence_scores(frames, targets),
+                decoder.sequence_scores(copies, targets),
+            )
         same = bool((one.view(-1, BEAM).argmax(1) == other.view(-1, BEAM).argmax(1)).all())
         ratio = median(theirs / own for own, theirs in zip(times[0][1:], times[1][1:], strict=True))
-        text = f"  {name}: {median(times[0]):.2f} CPU s, copies {ratio:.2f} times; largest difference "
-        print(f"{vocabulary} tokens", text, f"{(one - other).abs().max():.1e}, the same choice: {same}")
+        text = (
+            f"  {name}: {median(times[0]):.2f} CPU s, copies {ratio:.2f} times; largest difference "
+        )
+        print(
+            f"{vocabulary} tokens",
+            text,
+            f"{(one - other).abs().max():.1e}, the same choice: {same}",
+        )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--rescoring", action="store_true")
     args = options.parse_args()

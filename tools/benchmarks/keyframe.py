@@ -1,17 +1,20 @@
-"""What key frames save: CPU seconds of a 12-layer Conformer and of its decoder's cross-attention, on one thread.
+"""What key frames save: CPU seconds of a 12-layer Conformer and of its decoder's cross-attention,
+on one thread.
 
-    PYTHONPATH=. python tools/benchmarks/keyframe.py                       # utterances of 5 to 30 seconds
-    PYTHONPATH=. python tools/benchmarks/keyframe.py --rate 5              # key frames a second
+    PYTHONPATH=. python tools/benchmarks/keyframe.py             # utterances of 5 to 30 seconds
+    PYTHONPATH=. python tools/benchmarks/keyframe.py --rate 5    # key frames a second
 
-Width 256, 4 heads, feed-forward 2048, kernel 15, 25 frames a second, 4,233 tokens, key frames in front of layer 7 of
-12, forward only. The head is made to hear `--rate` tokens a second, 3.5 by default. Runs are interleaved; a ratio is
-the median over rounds of seconds with all frames / seconds with key frames:
+Width 256, 4 heads, feed-forward 2048, kernel 15, 25 frames a second, 4,233 tokens, key frames in
+front of layer 7 of 12, forward only. The head is made to hear `--rate` tokens a second, 3.5 by
+default. Runs are interleaved; a ratio is the median over rounds of seconds with all frames /
+seconds with key frames:
 
     layers     layers 7 to 12 alone
-    attention  the six cross-attentions of the decoder, keys and values included, over as many tokens as key frames
+    attention  the six cross-attentions of the decoder, keys and values included, over as many
+               tokens as key frames
     both       the two together
-    encoder    the whole encoder, with stem, first six layers, inter-CTC head and fusion, against one without head and
-               fusion; `saved` are its milliseconds
+    encoder    the whole encoder, with stem, first six layers, inter-CTC head and fusion, against
+               one without head and fusion; `saved` are its milliseconds
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ class Hearing(nn.Linear):
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rate", type=float, default=3.5, help="key frames a second")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--seconds", default="5,10,15,20,30")
@@ -70,7 +75,9 @@ def encoder(downsamplers: dict[int, object]) -> Conformer:
 
 
 @torch.inference_mode()
-def row(seconds: int, baseline: Conformer, keyframe: Conformer, decoder: nn.Module, rounds: int) -> str:
+def row(
+    seconds: int, baseline: Conformer, keyframe: Conformer, decoder: nn.Module, rounds: int
+) -> str:
     torch.manual_seed(0)
     inputs = Padded(torch.randn(1, 100 * seconds, BINS), torch.tensor([100 * seconds]))
     full, kept = baseline(inputs), keyframe(inputs)
@@ -80,14 +87,20 @@ def row(seconds: int, baseline: Conformer, keyframe: Conformer, decoder: nn.Modu
         "attention": [attention(decoder, tokens, part.frames) for part in (full, kept)],
         "encoder": [lambda: baseline(inputs), lambda: keyframe(inputs)],
     }
-    spent = {name: [(cpu(one), cpu(other)) for _ in range(rounds)] for name, (one, other) in pairs.items()}
+    spent = {
+        name: [(cpu(one), cpu(other)) for _ in range(rounds)]
+        for name, (one, other) in pairs.items()
+    }
     spent["both"] = [
         (a + c, b + d) for (a, b), (c, d) in zip(spent["layers"], spent["attention"], strict=True)
     ]
     ratio = {name: median(one / other for one, other in values) for name, values in spent.items()}
     counts = f"{seconds:7} {full.frames.data.shape[1]:6} {kept.frames.data.shape[1]:5}"
     saved = 1e3 * median(one - other for one, other in spent["encoder"])
-    found = f"{ratio['layers']:7.2f} {ratio['attention']:9.2f} {ratio['both']:6.2f} {ratio['encoder']:8.2f}"
+    found = (
+        f"{ratio['layers']:7.2f} {ratio['attention']:9.2f} {ratio['both']:6.2f} "
+        f"{ratio['encoder']:8.2f}"
+    )
     return f"{counts}  {found} {saved:6.1f}"
 
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Search of a speech LLM with its cache of keys and values against computing every prefix anew: tokens, CPU seconds.
+"""Search of a speech LLM with its cache of keys and values against computing every prefix anew:
+tokens, CPU seconds.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/llm_beam.py [--tokens 60] [--seconds 16] [--rounds 3]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/llm_beam.py [--tokens 60] [--seconds 16]
+        [--rounds 3]
 
-A random Llama of 50 M parameters behind a small Conformer. 60 word pieces are what 16 seconds of read speech hold, in
---rate 12.5 rows a second (HuBERT with adapters of rate 4; 6.25, 12.5 or 25). Runs are interleaved.
+A random Llama of 50 M parameters behind a small Conformer. 60 word pieces are what 16 seconds of
+read speech hold, in --rate 12.5 rows a second (HuBERT with adapters of rate 4; 6.25, 12.5 or 25).
+Runs are interleaved.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ VOCABULARY = 18000
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--tokens", type=int, default=60)
     options.add_argument("--seconds", type=float, default=16)
     options.add_argument("--rate", type=float, default=12.5)
@@ -48,7 +53,9 @@ def main() -> None:
         limits = LlmConstraintsConfig(max_tokens=args.tokens, min_tokens=args.tokens)
         config = LlmBeamConfig(beam=beam, constraints=limits)
         searchers = {
-            caching: SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)})
+            caching: SEARCHERS.build(
+                config, model=model, scorers={"llm": LlmScorer(model, caching)}
+            )
             for caching in (True, False)
         }
         seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -60,19 +67,29 @@ def main() -> None:
                 seconds[caching].append(time.process_time() - began)
         kept, anew = (statistics.median(seconds[caching]) for caching in (True, False))
         same = "the same" if tokens[True] == tokens[False] else "OTHER"
-        print(f"beam {beam}: {kept:.2f} s with the cache, {anew:.2f} s without, {anew / kept:.1f} times; {same} tokens")
+        print(
+            f"beam {beam}: {kept:.2f} s with the cache, {anew:.2f} s without, {anew / kept:.1f} "
+            f"times; {same} tokens"
+        )
 
 
 def build(shape: str, rate: int) -> SpeechLlm:
     torch.manual_seed(0)
-    encoder = ENCODERS.config_type("conformer")(num_layers=1, dim=64, num_heads=2, ffn_dim=64, kernel=3)
+    encoder = ENCODERS.config_type("conformer")(
+        num_layers=1, dim=64, num_heads=2, ffn_dim=64, kernel=3
+    )
     config = SpeechLlmConfig(
         encoder=encoder,
         encoder_tuning=EncoderTuning(mode="full"),
         adapter=Conv1dMlpConfig(rate=rate, hidden_dim=64),
         llm=LlmConfig(shape=shape, prompt="{speech}", tuning=Tuning(mode="full")),
     )
-    parts = {"input_dim": 80, "vocab_size": VOCABULARY, "frame_shift": 0.01, "streams": frozenset({"llm"})}
+    parts = {
+        "input_dim": 80,
+        "vocab_size": VOCABULARY,
+        "frame_shift": 0.01,
+        "streams": frozenset({"llm"}),
+    }
     return SpeechLlm(config, **parts).eval()
 
 

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/loading.py
 
-A corpus of 4 hours, utterances of 2 to 16 seconds, 80 mel bins of random numbers in an ark file; an epoch is read in
-batches of 240 seconds, normalised, with SpecAugment and with random gain. One process, CPU seconds, best of the rounds;
-the files lie in the page cache after the first round.
+A corpus of 4 hours, utterances of 2 to 16 seconds, 80 mel bins of random numbers in an ark file; an
+epoch is read in batches of 240 seconds, normalised, with SpecAugment and with random gain. One
+process, CPU seconds, best of the rounds; the files lie in the page cache after the first round.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def make(folder: Path, hours: float) -> tuple[list[Utterance], Cmvn]:
             seconds, name = rng.uniform(2, 16), f"u{len(rows):05}"
             frames = rng.normal(size=(int(seconds * RATE), BINS)).astype(np.float32)
             stats.add(frames)
-            text = " ".join("".join(rng.choice(list("abcdefgh"), 5)) for _ in range(int(2.5 * seconds)))
+            text = " ".join(
+                "".join(rng.choice(list("abcdefgh"), 5)) for _ in range(int(2.5 * seconds))
+            )
             rows.append(
                 Utterance(
                     id=name,
@@ -61,7 +63,9 @@ def speed(rows: list[Utterance], cmvn: Cmvn, vocab: Path, augment: AugmentConfig
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--hours", type=float, default=4.0)
     options.add_argument("--rounds", type=int, default=3)
     args = options.parse_args()

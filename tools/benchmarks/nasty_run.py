@@ -1,11 +1,12 @@
-"""A long training over a set with everything that ends other trainings: it must end, name each, and hold its memory.
+"""A long training over a set with everything that ends other trainings: it must end, name each, and
+hold its memory.
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/nasty_run.py [--steps 10000]
 
-Sixty tone words, and among them NaN audio, a file that is cut off, a file that is missing, an utterance of 300 seconds,
-an empty text, a text far longer than its frames, and digital silence (which is trained on as it is). Features are
-computed anew in every epoch. Prints what the log says of each, and the memory of the trainer and its loader processes
-by quarter.
+Sixty tone words, and among them NaN audio, a file that is cut off, a file that is missing, an
+utterance of 300 seconds, an empty text, a text far longer than its frames, and digital silence
+(which is trained on as it is). Features are computed anew in every epoch. Prints what the log says
+of each, and the memory of the trainer and its loader processes by quarter.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ NASTY = {
 def tone(text: str) -> np.ndarray:
     """Each letter 0.1 seconds of its own pitch."""
     at = np.arange(RATE // 10) / RATE
-    parts = [0.1 * np.sin(2 * np.pi * (300 + 200 * "abcdefgh".index(letter)) * at) for letter in text]
+    parts = [
+        0.1 * np.sin(2 * np.pi * (300 + 200 * "abcdefgh".index(letter)) * at) for letter in text
+    ]
     return np.concatenate(parts or [np.zeros(RATE)]).astype(np.float32)
 
 
@@ -81,7 +84,9 @@ def make(folder: Path) -> None:
         if name.startswith("u"):
             stats.add(fbank(torch.from_numpy(samples)).numpy())
         made.append(
-            Utterance(id=name, audio=str(file), duration=len(samples) / RATE, text=words, speaker=name)
+            Utterance(
+                id=name, audio=str(file), duration=len(samples) / RATE, text=words, speaker=name
+            )
         )
     (folder / "audio" / "gone.wav").unlink()
     cut = folder / "audio" / "cut.wav"
@@ -96,21 +101,27 @@ def make(folder: Path) -> None:
 
 
 def held(process: int) -> float:
-    """Megabytes of a process and all that it started: their own pages, shared ones counted once, no files."""
+    """Megabytes of a process and all that it started: their own pages, shared ones counted once, no
+    files.
+    """
     pids, total = [process], 0.0
     for pid in pids:
         try:
             for file in Path(f"/proc/{pid}/task").glob("*/children"):
                 pids += map(int, file.read_text().split())
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) / 1000
+            total += (
+                sum(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) / 1000
+            )
         except OSError:
             continue
     return total
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--steps", type=int, default=10_000)
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -129,17 +140,28 @@ def main() -> None:
         paths = [f"--{key}={folder / key}" for key in ("train", "valid", "vocab", "exp")]
         set_up = train.set_up
         train.set_up = lambda: (set_up(), logger.addHandler(said))
-        train.main([f"--config={folder / 'config.yaml'}", *paths, f"--set=trainer.steps={args.steps}"])
+        train.main(
+            [f"--config={folder / 'config.yaml'}", *paths, f"--set=trainer.steps={args.steps}"]
+        )
         done.set()
         log = [json.loads(line) for line in (folder / "exp" / "log.jsonl").read_text().splitlines()]
         end = next(record for record in log if record["event"] == "finished")
-        print(f"ended after {end['step']} steps, {end['bad']} bad, {time.process_time() - began:.0f} CPU seconds")
+        print(
+            f"ended after {end['step']} steps, {end['bad']} bad, "
+            f"{time.process_time() - began:.0f} CPU seconds"
+        )
         text = said.stream.getvalue()
         for key, what in NASTY.items():
             lines = [line for line in text.splitlines() if f" {key}" in line or f": {key}" in line]
-            print(f"{what}: {len(lines)} lines, the first: {lines[0].replace(name, '') if lines else 'NOT NAMED'}")
+            print(
+                f"{what}: {len(lines)} lines, the first: "
+                f"{lines[0].replace(name, '') if lines else 'NOT NAMED'}"
+            )
         quarter = len(memory) // 4
-        print("memory, MB by quarter:", *(f"{mean(memory[i * quarter : (i + 1) * quarter]):.1f}" for i in range(4)))
+        print(
+            "memory, MB by quarter:",
+            *(f"{mean(memory[i * quarter : (i + 1) * quarter]):.1f}" for i in range(4)),
+        )
         losses = [record["valid/loss"] for record in log if record["event"] == "valid"]
         print(f"valid/loss {losses[0]:.2f} -> {losses[-1]:.2f}")
 

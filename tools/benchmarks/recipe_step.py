@@ -1,14 +1,18 @@
-"""Time the training steps of a recipe as `asrtool train` runs them: loader, model, losses, update, in CPU seconds.
+"""Time the training steps of a recipe as `asrtool train` runs them: loader, model, losses, update,
+in CPU seconds.
 
     PYTHONPATH=. python tools/benchmarks/recipe_step.py egs/librispeech/conf/train_mini.yaml \
-        --train egs/librispeech/dump/mini/fbank80/train --vocab egs/librispeech/data/mini/vocab_char \
-        --contender "now" --contender "float32: trainer.precision=float32" --contender "before@../older-checkout"
+        --train egs/librispeech/dump/mini/fbank80/train \
+        --vocab egs/librispeech/data/mini/vocab_char \
+        --contender "now" --contender "float32: trainer.precision=float32" \
+        --contender "before@../older-checkout"
 
-Stages 0 to 2 of the recipe make the folders. A contender is NAME[@CHECKOUT][: KEY=VALUE ...]: another checkout of
-asrtool, other settings of the config, or, in capitals, variables of the environment. Each is a process of its own:
-some settings are read when a process starts; they take turns of some steps each. The first rounds warm up: what a
-training does once (compile kernels) is left out, what it does again and again is not. A ratio is the median over rounds
-of CPU seconds per second of audio, divided by those of the first contender.
+Stages 0 to 2 of the recipe make the folders. A contender is NAME[@CHECKOUT][: KEY=VALUE ...]:
+another checkout of asrtool, other settings of the config, or, in capitals, variables of the
+environment. Each is a process of its own: some settings are read when a process starts; they take
+turns of some steps each. The first rounds warm up: what a training does once (compile kernels) is
+left out, what it does again and again is not. A ratio is the median over rounds of CPU seconds per
+second of audio, divided by those of the first contender.
 """
 
 from __future__ import annotations
@@ -42,13 +46,17 @@ def work(config: str, train: str, vocab: str, settings: str) -> None:
     from asrtool.train.step import DTYPES, Stepper
 
     torch.set_num_threads(1)
-    phases = experiment.load_phases(Path(config), experiment.split_overrides([settings] if settings else []))
+    phases = experiment.load_phases(
+        Path(config), experiment.split_overrides([settings] if settings else [])
+    )
     phase = next(iter(phases.values()))
     with tempfile.TemporaryDirectory() as folder:
         exp = Path(folder)
         (exp / "vocab").symlink_to(Path(vocab).resolve())
         (exp / "cmvn.json").symlink_to(Path(train).resolve() / "cmvn.json")
-        args = argparse.Namespace(train=Path(train), valid=Path(train), vocab=Path(vocab), exp=exp, text=[])
+        args = argparse.Namespace(
+            train=Path(train), valid=Path(train), vocab=Path(vocab), exp=exp, text=[]
+        )
         tokenizer = tokenizers.load(exp / "vocab")
         batches, _ = stage.loaders(phase, args, stage.read_sets(args, phase), tokenizer)
         torch.manual_seed(phase.seed)
@@ -69,7 +77,13 @@ def work(config: str, train: str, vocab: str, settings: str) -> None:
             shared=phase.trainer.parallel,
         )
         groups = iter(batches.steps())
-        print("ready", precision, torch.__version__, torch.backends.cpu.get_cpu_capability(), flush=True)
+        print(
+            "ready",
+            precision,
+            torch.__version__,
+            torch.backends.cpu.get_cpu_capability(),
+            flush=True,
+        )
         step = 0
         for line in sys.stdin:
             cpu = frames = padded = 0.0
@@ -81,7 +95,8 @@ def work(config: str, train: str, vocab: str, settings: str) -> None:
                 cpu += time.process_time() - start
                 frames += result.frames
                 padded += sum(
-                    batch.inputs.data.shape[0] * batch.inputs.data.shape[1] for batch in group.batches
+                    batch.inputs.data.shape[0] * batch.inputs.data.shape[1]
+                    for batch in group.batches
                 )
             print(json.dumps({"cpu": cpu, "frames": frames, "padded": padded}), flush=True)
 
@@ -111,7 +126,12 @@ class Contender:
                 "--work",
                 settings,
             ],
-            env={**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(checkout.resolve()),
+                "OMP_NUM_THREADS": "1",
+                **environment,
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -171,7 +191,9 @@ def main() -> None:
         cost = contender.cost(args.warm)
         counted = contender.rounds[args.warm :]
         step = median(turn["cpu"] for turn in counted) / args.steps
-        padding = 1 - sum(turn["frames"] for turn in counted) / sum(turn["padded"] for turn in counted)
+        padding = 1 - sum(turn["frames"] for turn in counted) / sum(
+            turn["padded"] for turn in counted
+        )
         ratio = median(own / other for own, other in zip(cost, first, strict=True))
         figures = f"{step:.3f} CPU s a step  padding {padding:.1%}  {ratio:.2f} times the first"
         print(f"{contender.name:{width}}  {figures}  ({contender.machine})")

@@ -1,9 +1,11 @@
-"""How often the 95 % intervals of scoring hold the true rate, on simulated sets whose rate is known.
+"""How often the 95 % intervals of scoring hold the true rate, on simulated sets whose rate is
+known.
 
     PYTHONPATH=. python tools/benchmarks/score_coverage.py --trials 2000
 
-Each row is a kind of set: reference lengths of 5 to 14 words, each word wrong with the rate of its speaker; rates of
-speakers follow a beta distribution around the true one, wide enough that speakers matter.
+Each row is a kind of set: reference lengths of 5 to 14 words, each word wrong with the rate of its
+speaker; rates of speakers follow a beta distribution around the true one, wide enough that speakers
+matter.
 """
 
 from __future__ import annotations
@@ -16,13 +18,26 @@ from asrtool.score.bootstrap import intervals
 
 # utterances, speakers (0: none, every utterance on its own), true rate
 CASES = [
-    (10, 0, 0.1), (20, 0, 0.1), (50, 0, 0.1), (100, 0, 0.1), (300, 0, 0.1), (1000, 0, 0.02), (1000, 0, 0.3),
-    (5000, 0, 0.05), (400, 8, 0.1), (500, 10, 0.1), (1000, 20, 0.1), (1000, 40, 0.1), (2000, 100, 0.2),
+    (10, 0, 0.1),
+    (20, 0, 0.1),
+    (50, 0, 0.1),
+    (100, 0, 0.1),
+    (300, 0, 0.1),
+    (1000, 0, 0.02),
+    (1000, 0, 0.3),
+    (5000, 0, 0.05),
+    (400, 8, 0.1),
+    (500, 10, 0.1),
+    (1000, 20, 0.1),
+    (1000, 40, 0.1),
+    (2000, 100, 0.2),
 ]
-SPREAD = 0.02                                # beta(rate / spread, (1 - rate) / spread)
+SPREAD = 0.02  # beta(rate / spread, (1 - rate) / spread)
 
 
-def coverage(trials: int, utterances: int, speakers: int, rate: float, seed: int = 0) -> tuple[float, float, float]:
+def coverage(
+    trials: int, utterances: int, speakers: int, rate: float, seed: int = 0
+) -> tuple[float, float, float]:
     """Shares of trials whose interval holds the rate, lies below it, lies above it."""
     rng = np.random.default_rng(seed)
     below = above = 0
@@ -40,12 +55,16 @@ def coverage(trials: int, utterances: int, speakers: int, rate: float, seed: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=2000)
     options = parser.parse_args()
     print("utterances  speakers  rate   covered   too low  too high   (percent of trials)")
     for utterances, speakers, rate in CASES:
-        held, below, above = (100 * share for share in coverage(options.trials, utterances, speakers, rate))
+        held, below, above = (
+            100 * share for share in coverage(options.trials, utterances, speakers, rate)
+        )
         name = f"{utterances:>10}  {speakers or '-':>8}  {rate:>4}"
         print(f"{name}  {held:>8.1f}  {below:>8.1f}  {above:>8.1f}", flush=True)
 

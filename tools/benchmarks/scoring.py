@@ -1,9 +1,11 @@
-"""Time and memory of scoring a million utterances of ten words: the whole command, in a process of its own.
+"""Time and memory of scoring a million utterances of ten words: the whole command, in a process of
+its own.
 
     PYTHONPATH=. python tools/benchmarks/scoring.py --utterances 1000000
 
-Errors are 10 % substitutions, 2 % deletions and 2 % insertions over a vocabulary of 20,000 words and 1,000 speakers.
-Intervals by utterance and by speaker, 1,000 draws each, and both files are part of it.
+Errors are 10 % substitutions, 2 % deletions and 2 % insertions over a vocabulary of 20,000 words
+and 1,000 speakers. Intervals by utterance and by speaker, 1,000 draws each, and both files are part
+of it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 WORDS, SPEAKERS, LENGTH = 20_000, 1_000, 10
-RATES = (0.86, 0.10, 0.02, 0.02)             # correct, substituted, deleted, followed by an insertion
+RATES = (0.86, 0.10, 0.02, 0.02)  # correct, substituted, deleted, followed by an insertion
 
 
 def write(folder: Path, utterances: int, seed: int = 0) -> None:
@@ -47,22 +49,37 @@ def write(folder: Path, utterances: int, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--utterances", type=int, default=1_000_000)
     parser.add_argument("--alignment", default="levenshtein")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), options.utterances)
-        command = [sys.executable, "-m", "asrtool.bin.score", "--alignment", options.alignment, "data", "hyp"]
+        command = [
+            sys.executable,
+            "-m",
+            "asrtool.bin.score",
+            "--alignment",
+            options.alignment,
+            "data",
+            "hyp",
+        ]
         paths = {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, text=True, capture_output=True)
+        done = subprocess.run(
+            command, cwd=folder, env={**os.environ, **paths}, text=True, capture_output=True
+        )
         wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise SystemExit(done.stderr)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(done.stdout)
-    print(f"{options.utterances} utterances: {cpu:.1f} CPU s, {wall:.1f} s, {after.ru_maxrss / 1e6:.2f} GB at most")
+    print(
+        f"{options.utterances} utterances: {cpu:.1f} CPU s, {wall:.1f} s, "
+        f"{after.ru_maxrss / 1e6:.2f} GB at most"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Stage 0 on a generated corpus of the size and layout of AISHELL-2: CPU seconds and peak memory.
 
-    PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder>               # 1,000,000 utterances, 4 GB of blocks
+    PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder>               # 1,000,000
+        utterances, 4 GB of blocks
     PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder> --utterances 20000
 
-The wav files are sparse: their headers declare 1 to 10 s, and the disk stores one block of each. Every command runs in
-a process of its own; the tree is kept, so that the next run need not make it again.
+The wav files are sparse: their headers declare 1 to 10 s, and the disk stores one block of each.
+Every command runs in a process of its own; the tree is kept, so that the next run need not make it
+again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ def main() -> None:
     if not corpus.exists():
         make(corpus, args.utterances)
     subprocess.run(["rm", "-rf", out], check=True)
-    prepare = [str(ROOT / "egs/aishell2/local/prepare_data.py"), "--corpus", str(corpus), "--out", str(out)]
+    prepare = [
+        str(ROOT / "egs/aishell2/local/prepare_data.py"),
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(out),
+    ]
     sets = [str(out / name) for name in ("train", "dev", "test_ios", "test_android", "test_mic")]
     print(f"{args.utterances:,} utterances for training")
     print(f"{'':32}{'CPU s':>8}{'wall s':>8}{'MiB':>8}")
@@ -99,12 +107,17 @@ def sparse(path: str, samples: int) -> None:
 def measure(what: str, arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    done = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)
+    done = subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(done.pid, 0)
     if status:
         raise SystemExit(f"{what} failed with status {status}")
     wall = time.monotonic() - began
-    print(f"{what:32}{usage.ru_utime + usage.ru_stime:8.1f}{wall:8.1f}{usage.ru_maxrss / 1024:8.0f}", flush=True)
+    print(
+        f"{what:32}{usage.ru_utime + usage.ru_stime:8.1f}{wall:8.1f}{usage.ru_maxrss / 1024:8.0f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

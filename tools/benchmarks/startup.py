@@ -1,11 +1,14 @@
-"""What commands cost before they work: CPU seconds of whole processes, beside those of `import torch` alone.
+"""What commands cost before they work: CPU seconds of whole processes, beside those of `import
+torch` alone.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/startup.py egs/librispeech/exp/mini/train_mini speech.wav
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/startup.py
+        egs/librispeech/exp/mini/train_mini speech.wav
     ... --data <data directory> --config <train_*.yaml>      stage 1 too
     ... --decode <decode_*.yaml>                             another search than the model's own
 
-User and system seconds, medians of the rounds, which are interleaved: a machine that is busy slows all of them. Every
-command runs once before, so that what is compiled is there; those seconds are printed as `first`. Give a short file.
+User and system seconds, medians of the rounds, which are interleaved: a machine that is busy slows
+all of them. Every command runs once before, so that what is compiled is there; those seconds are
+printed as `first`. Give a short file.
 """
 
 from __future__ import annotations
@@ -30,7 +33,11 @@ def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
         "recognize": [*asrtool, "recognize", str(args.model), str(args.audio)],
     }
     if args.decode is not None:
-        found[f"recognize, {args.decode.stem}"] = [*found["recognize"], "--config", str(args.decode)]
+        found[f"recognize, {args.decode.stem}"] = [
+            *found["recognize"],
+            "--config",
+            str(args.decode),
+        ]
     if args.data is not None:
         stage = ["extract_features", "--config", str(args.config), "--data", str(args.data)]
         found["extract_features"] = [*asrtool, *stage, "--out", str(folder / "features"), "--force"]
@@ -43,11 +50,15 @@ def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("model", type=Path, help="experiment or packed model")
     options.add_argument("audio", type=Path, help="file to recognise")
     options.add_argument("--decode", type=Path, help="decode_*.yaml of a further search")
@@ -67,7 +78,10 @@ def main(argv: list[str] | None = None) -> None:
                 seconds[what].append(cpu_seconds(command, environment))
     for what, taken in seconds.items():
         ratio = median(taken) / median(seconds[TORCH])
-        print(f"{what:32} {median(taken):6.2f} CPU s   {ratio:5.2f} of import torch   first {first[what]:6.2f}")
+        print(
+            f"{what:32} {median(taken):6.2f} CPU s   {ratio:5.2f} of import torch   first "
+            f"{first[what]:6.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Streaming with random weights: real-time factor, memory over a long stream, and no drift in numbers or positions.
+"""Streaming with random weights: real-time factor, memory over a long stream, and no drift in
+numbers or positions.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/streaming.py [--seconds 1800] [--config egs/...yaml]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/streaming.py [--seconds 1800] [--config
+        egs/...yaml]
 
-Feeds noise in pieces of one chunk to `asrtool.streaming.Stream`: features, encoder, CTC prefix beam, rescoring at the
-end of each text. By default the Conformer of egs/kespeech/conf/train_u2pp_conformer.yaml (12 layers, width 256) with
-5,000 tokens. The noise repeats with a period that is a whole number of chunks, so that the frames of each period must
-equal those of the first that saw a full left context: what differs is drift.
+Feeds noise in pieces of one chunk to `asrtool.streaming.Stream`: features, encoder, CTC prefix
+beam, rescoring at the end of each text. By default the Conformer of
+egs/kespeech/conf/train_u2pp_conformer.yaml (12 layers, width 256) with 5,000 tokens. The noise
+repeats with a period that is a whole number of chunks, so that the frames of each period must equal
+those of the first that saw a full left context: what differs is drift.
 """
 
 from __future__ import annotations
@@ -31,12 +34,18 @@ PERIOD = 10  # chunks after which the noise repeats
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--config", type=Path, default=CONFIG, help="training config whose model is built")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--config", type=Path, default=CONFIG, help="training config whose model is built"
+    )
     options.add_argument("--chunk", type=int, default=16, help="encoder frames")
     options.add_argument("--left-chunks", type=int, default=4, help="-1: all")
     options.add_argument("--seconds", type=float, default=60.0, help="of noise")
-    options.add_argument("--greedy", action="store_true", help="no beam and no second pass: the encoder's share")
+    options.add_argument(
+        "--greedy", action="store_true", help="no beam and no second pass: the encoder's share"
+    )
     args = options.parse_args()
     torch.set_num_threads(1)
     recognizer = untrained(args)
@@ -45,7 +54,10 @@ def main() -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, PERIOD * size).astype(np.float32)
     chunk_ms = 1000 * args.chunk * encoder.seconds_per_frame
     parameters = sum(value.numel() for value in encoder.parameters()) / 1e6
-    print(f"{args.config.name}: encoder of {parameters:.1f} M parameters, chunks of {args.chunk}, {chunk_ms:.0f} ms")
+    print(
+        f"{args.config.name}: encoder of {parameters:.1f} M parameters, chunks of {args.chunk}, "
+        f"{chunk_ms:.0f} ms"
+    )
     stream, outputs = Stream(recognizer), Watched(encoder)
     started, cpu = time.perf_counter(), time.process_time()
     pieces, texts = round(args.seconds * recognizer.rate / size), 0
@@ -57,15 +69,27 @@ def main() -> None:
         if number in marks:
             seconds = number * size / recognizer.rate
             used = (time.process_time() - cpu) / seconds
-            print(f"  {seconds:8.1f} s: CPU s per s of audio {used:.4f}, resident {resident():.1f} MB", flush=True)
+            print(
+                f"  {seconds:8.1f} s: CPU s per s of audio {used:.4f}, resident {resident():.1f} "
+                "MB",
+                flush=True,
+            )
     latency = stream.latency.json()
-    print(f"{texts} texts, wall {time.perf_counter() - started:.1f} s, work per chunk in s: {latency['work']}")
+    print(
+        f"{texts} texts, wall {time.perf_counter() - started:.1f} s, work per chunk in s: "
+        f"{latency['work']}"
+    )
     print(f"second pass in s: {latency['second_pass']}; peak resident {peak():.1f} MB")
-    print(f"largest difference between periods {outputs.drift:.1e}, positions without a gap: {outputs.gapless}")
+    print(
+        f"largest difference between periods {outputs.drift:.1e}, positions without a gap: "
+        f"{outputs.gapless}"
+    )
 
 
 class Watched:
-    """Compares the encoder's frames with those of the period before, once the left context is full."""
+    """Compares the encoder's frames with those of the period before, once the left context is
+    full.
+    """
 
     def __init__(self, encoder: torch.nn.Module) -> None:
         self.drift, self.gapless, self.next, self.past, self.number = 0.0, True, 0, {}, 0
@@ -83,7 +107,11 @@ class Watched:
         self.gapless &= positions == list(range(self.next, self.next + span * len(positions), span))
         self.next = positions[-1] + span
         phase = self.number % PERIOD
-        if self.number >= 8 * PERIOD and phase in self.past and self.past[phase].shape == frames.shape:
+        if (
+            self.number >= 8 * PERIOD
+            and phase in self.past
+            and self.past[phase].shape == frames.shape
+        ):
             self.drift = max(self.drift, float((frames - self.past[phase]).abs().max()))
         elif self.number >= 7 * PERIOD:
             self.past[phase] = frames.clone()

@@ -1,13 +1,19 @@
-"""Compare a training step of the Conformer encoder with those of ESPnet and SpeechBrain: CPU seconds on one thread.
+"""Compare a training step of the Conformer encoder with those of ESPnet and SpeechBrain: CPU
+seconds on one thread.
 
-    pip install torch==2.13.0 && pip install --no-deps espnet speechbrain       # in an environment of their own
+    pip install torch==2.13.0 && pip install --no-deps espnet speechbrain       # in an environment
+        of their own
     pip install typeguard humanfriendly hyperpyyaml sentencepiece soundfile librosa joblib
-    PYTHONPATH=. python tools/benchmarks/train_step.py layers                   # the same architecture, float32
-    PYTHONPATH=. python tools/benchmarks/train_step.py encoder                  # with conv2d stems of 256 channels
-    PYTHONPATH=. python tools/benchmarks/train_step.py default                  # what each toolkit ships
+    PYTHONPATH=. python tools/benchmarks/train_step.py layers                   # the same
+        architecture, float32
+    PYTHONPATH=. python tools/benchmarks/train_step.py encoder                  # with conv2d stems
+        of 256 channels
+    PYTHONPATH=. python tools/benchmarks/train_step.py default                  # what each toolkit
+        ships
 
-A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel 15, dropout 0.1, over
-8 utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median over rounds of peer seconds / our seconds.
+A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel
+15, dropout 0.1, over 8 utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median
+over rounds of peer seconds / our seconds.
 """
 
 from __future__ import annotations
@@ -51,44 +57,81 @@ class NoStem(Downsampler):
         return DownsamplerOutput(frames=inputs, positions=at)
 
 
-def ours(layers: int, positions: str, downsampler: object) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
+def ours(
+    layers: int, positions: str, downsampler: object
+) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
     config = ConformerConfig(
-        num_layers=layers, dim=DIM, num_heads=HEADS, ffn_dim=FFN, kernel=KERNEL, dropout=DROPOUT, positions=positions,
-        downsamplers={0: downsampler})
+        num_layers=layers,
+        dim=DIM,
+        num_heads=HEADS,
+        ffn_dim=FFN,
+        kernel=KERNEL,
+        dropout=DROPOUT,
+        positions=positions,
+        downsamplers={0: downsampler},
+    )
     encoder = Conformer(config, input_dim=BINS, vocab_size=1000, frame_shift=0.01)
     return encoder, lambda inputs: encoder(inputs).frames.data
 
 
 def espnet(layers: int, stem: bool) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+
     encoder = ConformerEncoder(
-        BINS if stem else DIM, output_size=DIM, attention_heads=HEADS, linear_units=FFN, num_blocks=layers,
-        dropout_rate=DROPOUT, positional_dropout_rate=DROPOUT, attention_dropout_rate=0.0, macaron_style=True,
-        input_layer="conv2d" if stem else None, rel_pos_type="latest", pos_enc_layer_type="rel_pos",
-        selfattention_layer_type="rel_selfattn", activation_type="swish", cnn_module_kernel=KERNEL)
+        BINS if stem else DIM,
+        output_size=DIM,
+        attention_heads=HEADS,
+        linear_units=FFN,
+        num_blocks=layers,
+        dropout_rate=DROPOUT,
+        positional_dropout_rate=DROPOUT,
+        attention_dropout_rate=0.0,
+        macaron_style=True,
+        input_layer="conv2d" if stem else None,
+        rel_pos_type="latest",
+        pos_enc_layer_type="rel_pos",
+        selfattention_layer_type="rel_selfattn",
+        activation_type="swish",
+        cnn_module_kernel=KERNEL,
+    )
     return encoder, lambda inputs: encoder(inputs.data, inputs.lengths)[0]
 
 
 def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
-    """stem: None, `conv2d` (ESPnet's, put in front) or `own` (the front end of its LibriSpeech recipes)."""
+    """stem: None, `conv2d` (ESPnet's, put in front) or `own` (the front end of its LibriSpeech
+    recipes).
+    """
     try:
         importlib.import_module("torchaudio")
-    except (ImportError, OSError):              # the Conformer does not use it, the package imports it
+    except (ImportError, OSError):  # the Conformer does not use it, the package imports it
         sys.modules["torchaudio"] = MagicMock(__version__="2.11.0")
     from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
     from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
     from speechbrain.nnet.attention import RelPosEncXL
+
     front: nn.Module = nn.Identity()
     if stem == "conv2d":
-        front = DOWNSAMPLERS.build(Conv2dConfig(channels=256), dim_in=BINS, dim_out=DIM, vocab_size=1000)
+        front = DOWNSAMPLERS.build(
+            Conv2dConfig(channels=256), dim_in=BINS, dim_out=DIM, vocab_size=1000
+        )
     elif stem == "own":
         front = nn.Sequential(
             ConvolutionFrontEnd(
-                (8, 10, BINS), num_blocks=2, num_layers_per_block=1, out_channels=(64, 32), kernel_sizes=(3, 3),
-                strides=(2, 2), residuals=(False, False)),
-            nn.Flatten(2), nn.Linear(20 * 32, DIM), nn.Dropout(DROPOUT))
+                (8, 10, BINS),
+                num_blocks=2,
+                num_layers_per_block=1,
+                out_channels=(64, 32),
+                kernel_sizes=(3, 3),
+                strides=(2, 2),
+                residuals=(False, False),
+            ),
+            nn.Flatten(2),
+            nn.Linear(20 * 32, DIM),
+            nn.Dropout(DROPOUT),
+        )
     encoder = ConformerEncoder(
-        num_layers=layers, d_model=DIM, d_ffn=FFN, nhead=HEADS, kernel_size=KERNEL, dropout=DROPOUT)
+        num_layers=layers, d_model=DIM, d_ffn=FFN, nhead=HEADS, kernel_size=KERNEL, dropout=DROPOUT
+    )
     places = RelPosEncXL(DIM)
 
     def forward(inputs: Padded) -> Tensor:
@@ -103,7 +146,9 @@ def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Pad
 class Contender:
     """One encoder with its optimizer; `step` returns CPU seconds."""
 
-    def __init__(self, built: tuple[nn.Module, Callable], optimizer: Callable, precision: torch.dtype) -> None:
+    def __init__(
+        self, built: tuple[nn.Module, Callable], optimizer: Callable, precision: torch.dtype
+    ) -> None:
         self.module, self.forward = built
         self.module.train()
         self.optimizer = optimizer(self.module.parameters(), lr=1e-4)
@@ -127,17 +172,27 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
     """The first one is what the others are divided by."""
     if kind == "layers":
         none = NoStemConfig()
-        built = {"asrtool": ours(layers, "relative", none), "asrtool, rotary": ours(layers, "rotary", none),
-                 "ESPnet": espnet(layers, stem=False), "SpeechBrain": speechbrain(layers, None)}
+        built = {
+            "asrtool": ours(layers, "relative", none),
+            "asrtool, rotary": ours(layers, "rotary", none),
+            "ESPnet": espnet(layers, stem=False),
+            "SpeechBrain": speechbrain(layers, None),
+        }
     elif kind == "encoder":
         stem = Conv2dConfig(channels=256)
-        built = {"asrtool": ours(layers, "relative", stem), "asrtool, rotary": ours(layers, "rotary", stem),
-                 "ESPnet": espnet(layers, stem=True), "SpeechBrain, conv2d": speechbrain(layers, "conv2d")}
+        built = {
+            "asrtool": ours(layers, "relative", stem),
+            "asrtool, rotary": ours(layers, "rotary", stem),
+            "ESPnet": espnet(layers, stem=True),
+            "SpeechBrain, conv2d": speechbrain(layers, "conv2d"),
+        }
     else:
         fast = DTYPES[choose("auto", torch.device("cpu"))]
         return {
             "asrtool": Contender(ours(layers, "rotary", Conv2dConfig()), fused, fast),
-            "asrtool, float32": Contender(ours(layers, "rotary", Conv2dConfig()), fused, torch.float32),
+            "asrtool, float32": Contender(
+                ours(layers, "rotary", Conv2dConfig()), fused, torch.float32
+            ),
             "ESPnet": Contender(espnet(layers, stem=True), torch.optim.Adam, torch.float32),
             "SpeechBrain": Contender(speechbrain(layers, "own"), torch.optim.AdamW, torch.float32),
         }
@@ -145,7 +200,9 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=("layers", "encoder", "default"))
     parser.add_argument("--num-layers", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
@@ -159,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     for turn in range(args.rounds + 1):
         for name, contender in field.items():
             took = contender.step(inputs)
-            if turn:                            # the first round warms up
+            if turn:  # the first round warms up
                 seconds[name].append(took)
     first = next(iter(field))
     for name, took in seconds.items():

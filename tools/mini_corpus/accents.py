@@ -1,11 +1,11 @@
 """Accents: how a speaker turns a text into what espeak-ng is asked to say.
 
-English accents are voices that espeak-ng has. Mandarin ones are made here: espeak-ng's dictionary reads the
-characters in its voice `cmn`, and an accent replaces tones (by contours of the table `cmn`, written in Chao's five
-levels), initials and finals, changes the tempo and the pitch. The replacements follow what is commonly said of the
-dialect groups (n/l and zh/z mergers, nasal endings, the tone values of a central city), as far as espeak-ng's
-phonemes allow. They are caricatures: fit to test what an accent-aware model does, not to say anything about these
-dialects.
+English accents are voices that espeak-ng has. Mandarin ones are made here: espeak-ng's dictionary
+reads the characters in its voice `cmn`, and an accent replaces tones (by contours of the table
+`cmn`, written in Chao's five levels), initials and finals, changes the tempo and the pitch. The
+replacements follow what is commonly said of the dialect groups (n/l and zh/z mergers, nasal
+endings, the tone values of a central city), as far as espeak-ng's phonemes allow. They are
+caricatures: fit to test what an accent-aware model does, not to say anything about these dialects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import cache
 
 from mini_corpus.espeak import Espeak
 
-# The dictionary's contours of the four tones of standard Mandarin: high, rising, low, falling. 11 is neutral.
+# The dictionary's contours of the four tones of standard Mandarin: high, rising, low, falling. 11
+# is neutral.
 _STANDARD = ("55", "35", "214", "51")
 
 _VOWELS = "'@aAeEiouyjw"
@@ -57,8 +58,9 @@ _UO_IS_O = ("uo", "o")
 class Accent:
     """An accent of Mandarin.
 
-    tones: what the four tones become. sounds: regular expressions on espeak-ng's phonemes and their replacements, in
-    this order. tempo multiplies the speaker's tempo; pitch is added to the speaker's, on espeak-ng's scale.
+    tones: what the four tones become. sounds: regular expressions on espeak-ng's phonemes and their
+    replacements, in this order. tempo multiplies the speaker's tempo; pitch is added to the
+    speaker's, on espeak-ng's scale.
     """
 
     tones: tuple[str, str, str, str] = _STANDARD
@@ -74,18 +76,31 @@ class Accent:
         return re.sub(r"\d+", lambda tone: tones.get(tone[0], tone[0]), phonemes)
 
 
-# The nine labels of KeSpeech, "Mandarin" being the standard language, then cities within its groups.
+# The nine labels of KeSpeech, "Mandarin" being the standard language, then cities within its
+# groups.
 SUBDIALECTS = {
     "Mandarin": Accent(),
     "Beijing": Accent(("55", "35", "21", "51"), (_RHOTIC,), tempo=1.3, pitch=-6),
-    "Ji-Lu": Accent(("214", "53", "55", "21"), (_AI_IS_E, _AU_IS_O, _NO_FINAL_N, _W_IS_V), tempo=0.95),
-    "Jiang-Huai": Accent(
-        ("21", "35", "22", "44"), (_N_IS_L, _FINAL_NG, _FLAT_I, _R_IS_L, _I_IS_APICAL), tempo=1.2, pitch=8
+    "Ji-Lu": Accent(
+        ("214", "53", "55", "21"), (_AI_IS_E, _AU_IS_O, _NO_FINAL_N, _W_IS_V), tempo=0.95
     ),
-    "Jiao-Liao": Accent(("214", "53", "35", "51"), (_R_IS_Y, _UO_IS_O, _POSTALVEOLAR), tempo=0.8, pitch=-4),
-    "Lan-Yin": Accent(("21", "53", "44", "35"), (_AN_IS_EN, _FINAL_N, _SHU_IS_FU, _L_IS_N, _W_IS_V), tempo=0.88),
+    "Jiang-Huai": Accent(
+        ("21", "35", "22", "44"),
+        (_N_IS_L, _FINAL_NG, _FLAT_I, _R_IS_L, _I_IS_APICAL),
+        tempo=1.2,
+        pitch=8,
+    ),
+    "Jiao-Liao": Accent(
+        ("214", "53", "35", "51"), (_R_IS_Y, _UO_IS_O, _POSTALVEOLAR), tempo=0.8, pitch=-4
+    ),
+    "Lan-Yin": Accent(
+        ("21", "53", "44", "35"), (_AN_IS_EN, _FINAL_N, _SHU_IS_FU, _L_IS_N, _W_IS_V), tempo=0.88
+    ),
     "Northeastern": Accent(
-        ("33", "35", "214", "53"), (_R_IS_Y, _O_IS_SCHWA, _E_IS_SCHWA, _OU_IS_U, _FLAT_I, _W_IS_V), tempo=1.0, pitch=-8
+        ("33", "35", "214", "53"),
+        (_R_IS_Y, _O_IS_SCHWA, _E_IS_SCHWA, _OU_IS_U, _FLAT_I, _W_IS_V),
+        tempo=1.0,
+        pitch=-8,
     ),
     "Southwestern": Accent(
         ("44", "21", "53", "214"),
@@ -94,22 +109,32 @@ SUBDIALECTS = {
         pitch=4,
     ),
     "Zhongyuan": Accent(
-        ("21", "35", "53", "44"), (_SHU_IS_FU, _SOFT_IS_SHARP, _EI_IS_I, _OU_IS_U, _NO_FINAL_N), tempo=0.85, pitch=2
+        ("21", "35", "53", "44"),
+        (_SHU_IS_FU, _SOFT_IS_SHARP, _EI_IS_I, _OU_IS_U, _NO_FINAL_N),
+        tempo=0.85,
+        pitch=2,
     ),
     "Tianjin": Accent(("21", "55", "35", "53"), (_FLAT_I, _FLAT, _RHOTIC), tempo=1.15),
     "Wuhan": Accent(("55", "214", "51", "35"), (_N_IS_L, _FLAT_I, _FLAT, _E_IS_O), tempo=1.1),
-    "Kunming": Accent(("44", "21", "53", "214"), (_Y_IS_I, _FINAL_NG, _R_IS_Z), tempo=0.95, pitch=3),
+    "Kunming": Accent(
+        ("44", "21", "53", "214"), (_Y_IS_I, _FINAL_NG, _R_IS_Z), tempo=0.95, pitch=3
+    ),
     "Guiyang": Accent(("55", "21", "53", "35"), (_Y_IS_I, _N_IS_L, _H_IS_F), tempo=1.0, pitch=5),
     "Hefei": Accent(("21", "55", "35", "53"), (_FINAL_NG, _AU_IS_O, _R_IS_Z), tempo=1.1, pitch=4),
-    "Yangzhou": Accent(("21", "35", "51", "55"), (_N_IS_L, _AI_IS_E, _FLAT_I, _FLAT), tempo=0.9, pitch=8),
+    "Yangzhou": Accent(
+        ("21", "35", "51", "55"), (_N_IS_L, _AI_IS_E, _FLAT_I, _FLAT), tempo=0.9, pitch=8
+    ),
     "Zhengzhou": Accent(("35", "53", "55", "214"), (_FINAL_N, _AI_IS_E), tempo=1.0, pitch=-3),
     "Luoyang": Accent(("33", "21", "53", "214"), (_E_IS_O, _SHU_IS_FU), tempo=0.85),
     "Yinchuan": Accent(("44", "53", "53", "21"), (_FINAL_N, _R_IS_Z, _UO_IS_O), tempo=1.0),
     "Yantai": Accent(("21", "55", "214", "55"), (_R_IS_Y, _AU_IS_O, _CURLED), tempo=0.95, pitch=-6),
-    "Tangshan": Accent(("55", "33", "214", "51"), (_R_IS_L, _O_IS_SCHWA, _E_IS_SCHWA, _RHOTIC), tempo=0.95, pitch=6),
+    "Tangshan": Accent(
+        ("55", "33", "214", "51"), (_R_IS_L, _O_IS_SCHWA, _E_IS_SCHWA, _RHOTIC), tempo=0.95, pitch=6
+    ),
 }
 
-# How people from different regions read standard Mandarin: tones and tempo differ a little, no sounds merge.
+# How people from different regions read standard Mandarin: tones and tempo differ a little, no
+# sounds merge.
 READING = {
     "standard": Accent(),
     "north": Accent(("55", "35", "214", "53"), tempo=1.05, pitch=-3),
@@ -141,16 +166,22 @@ def language(accent: str) -> str:
 
 
 def spoken(text: str, accent: str, espeak: Espeak) -> str:
-    """What `espeak`, in a voice of `language(accent)`, has to say for `text`: words between spaces."""
+    """What `espeak`, in a voice of `language(accent)`, has to say for `text`: words between
+    spaces.
+    """
     if accent not in MANDARIN:
         return text.lower()
     # Brackets around each word: what one pair holds is one word to espeak-ng.
-    return " ".join(f"[[{MANDARIN[accent].change(_standard(word, espeak))}]]" for word in text.split())
+    return " ".join(
+        f"[[{MANDARIN[accent].change(_standard(word, espeak))}]]" for word in text.split()
+    )
 
 
 @cache
 def _standard(word: str, espeak: Espeak) -> str:
-    """The standard reading of a word, as its dictionary has it; syllables that espeak-ng separates stay apart."""
+    """The standard reading of a word, as its dictionary has it; syllables that espeak-ng separates
+    stay apart.
+    """
     return espeak.mnemonics(word).replace("_|", "")
 
 

@@ -1,6 +1,7 @@
 """From a synthesiser's dry samples to a recording: vocal tract, microphone, room, noise, level.
 
-Everything is linear and done on whole utterances in the frequency domain, so numpy is enough. Signals are (T,) float32.
+Everything is linear and done on whole utterances in the frequency domain, so numpy is enough.
+Signals are (T,) float32.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}
 class Conditions:
     """How a set is recorded: shares of utterances (0 to 1) and the ranges they are drawn from.
 
-    tilt_db: the colour of the device, in dB per octave, on top of what every speaker's microphone has.
+    tilt_db: the colour of the device, in dB per octave, on top of what every speaker's microphone
+    has.
     """
 
     noise_share: float
@@ -50,7 +52,8 @@ HEAVY = Conditions(
     rt60_seconds=(0.2, 0.4),
     direct_to_reverberant_db=(3.0, 10.0),
 )
-# The hiss of a quiet recording. Without it pauses would be digital silence, which no microphone delivers.
+# The hiss of a quiet recording. Without it pauses would be digital silence, which no microphone
+# delivers.
 _FLOOR_SNR_DB = (40.0, 50.0)
 
 
@@ -58,13 +61,19 @@ def write(recording: np.ndarray, path: Path) -> None:
     """Write int16 samples at 16 kHz, as flac or wav by the ending of `path`."""
     # Encoded in memory: on a full disk Python says so, libsndfile may not.
     encoded = io.BytesIO()
-    soundfile.write(encoded, recording, SAMPLE_RATE_HZ, format=path.suffix[1:].upper(), subtype="PCM_16")
+    soundfile.write(
+        encoded, recording, SAMPLE_RATE_HZ, format=path.suffix[1:].upper(), subtype="PCM_16"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded.getvalue())
 
 
-def record(dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.random.Generator) -> np.ndarray:
-    """A recording of `dry` (16 kHz) as int16 samples, its speech at `level_db` below full scale (RMS)."""
+def record(
+    dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A recording of `dry` (16 kHz) as int16 samples, its speech at `level_db` below full scale
+    (RMS).
+    """
     before, after = (rng.uniform(0.1, 0.35, size=2) * SAMPLE_RATE_HZ).astype(int)
     signal = np.pad(dry, (before, after))
     if rng.random() < conditions.reverberation_share:
@@ -78,7 +87,9 @@ def record(dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.ran
     return np.round(signal * (gain * 32767)).astype(np.int16)
 
 
-def background(signal: np.ndarray, conditions: Conditions, speech_rms: float, rng: np.random.Generator) -> np.ndarray:
+def background(
+    signal: np.ndarray, conditions: Conditions, speech_rms: float, rng: np.random.Generator
+) -> np.ndarray:
     """The noise that is heard with `signal`, whose speech has the RMS `speech_rms`."""
     noisy = rng.random() < conditions.noise_share
     snr_db = rng.uniform(*(conditions.snr_db if noisy else _FLOOR_SNR_DB))
@@ -95,7 +106,8 @@ def trim(signal: np.ndarray, *, below_peak_db: float = 45.0) -> np.ndarray:
 def resample(signal: np.ndarray, *, block: int = BLOCK_OUT, tilt_db: float = 0.0) -> np.ndarray:
     """22,050 Hz to 16 kHz, by cutting the spectrum of the whole (zero-padded) utterance.
 
-    block: output samples per 20 ms of input. 320 keeps the voice; fewer raise pitch and formants together and
+    block: output samples per 20 ms of input. 320 keeps the voice; fewer raise pitch and formants
+    together and
         shorten the speech, as a smaller speaker would, more lower them.
     tilt_db: the microphone's colour, in dB per octave around 1 kHz.
     """
@@ -104,13 +116,19 @@ def resample(signal: np.ndarray, *, block: int = BLOCK_OUT, tilt_db: float = 0.0
     frequency_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.size, dtype=np.float32)
     gain = (np.clip(frequency_hz, 100, None) / 1000) ** np.float32(tilt_db / (20 * np.log10(2)))
     # Soft edges: a low cut as every microphone has, and no ringing at the Nyquist frequency.
-    gain *= np.clip(frequency_hz / 60, 0, 1) * np.clip((SAMPLE_RATE_HZ / 2 - frequency_hz) / 300, 0, 1)
+    gain *= np.clip(frequency_hz / 60, 0, 1) * np.clip(
+        (SAMPLE_RATE_HZ / 2 - frequency_hz) / 300, 0, 1
+    )
     resampled = np.fft.irfft(spectrum * gain, count * block) * (block / _BLOCK_IN)
     return resampled[: -(-signal.size * block // _BLOCK_IN)].astype(np.float32)
 
 
-def room(rt60_seconds: float, direct_to_reverberant_db: float, rng: np.random.Generator) -> np.ndarray:
-    """A synthetic impulse response: the direct sound, then noise that has decayed by 60 dB after `rt60_seconds`."""
+def room(
+    rt60_seconds: float, direct_to_reverberant_db: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A synthetic impulse response: the direct sound, then noise that has decayed by 60 dB after
+    `rt60_seconds`.
+    """
     time = np.arange(int(rt60_seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(time.size) * 10 ** (-3 * time / rt60_seconds)
     tail[: int(rng.uniform(0.002, 0.01) * SAMPLE_RATE_HZ)] = 0
@@ -129,12 +147,14 @@ def reverberate(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
 def noise(kind: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Noise of RMS 1 as long as `signal`.
 
-    white, pink and brown fall by 0, 3 and 6 dB per octave; speech has the spectrum of `signal` itself with random
-    phases, and so hides it best.
+    white, pink and brown fall by 0, 3 and 6 dB per octave; speech has the spectrum of `signal`
+    itself with random phases, and so hides it best.
     """
     size = _fast_length(signal.size)
     bins = size // 2 + 1
-    random = rng.standard_normal(bins, dtype=np.float32) + 1j * rng.standard_normal(bins, dtype=np.float32)
+    random = rng.standard_normal(bins, dtype=np.float32) + 1j * rng.standard_normal(
+        bins, dtype=np.float32
+    )
     if kind == "speech":
         shape = np.abs(np.fft.rfft(signal, size))
     else:
@@ -145,7 +165,9 @@ def noise(kind: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _fast_length(size: int) -> int:
-    """The least even number from `size` on whose prime factors are 2, 3 and 5: lengths that an FFT is fast for."""
+    """The least even number from `size` on whose prime factors are 2, 3 and 5: lengths that an FFT
+    is fast for.
+    """
     size += size % 2
     while True:
         rest = size

@@ -3,8 +3,9 @@
     data_aishell/wav/{train,dev,test}/S<4 digits>/BAC009S<4 digits>W<4 digits>.wav
     data_aishell/transcript/aishell_transcript_v0.8.txt          <utterance> <words between spaces>
 
-The voices of `test` occur in no other set; those of `dev` are voices of `train` in other combinations. Bu et al. 2017,
-"AISHELL-1: an open-source Mandarin speech corpus and a speech recognition baseline"; openslr.org/33.
+The voices of `test` occur in no other set; those of `dev` are voices of `train` in other
+combinations. Bu et al. 2017, "AISHELL-1: an open-source Mandarin speech corpus and a speech
+recognition baseline"; openslr.org/33.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Aishell1(Layout):
             for session in units
             for utterance, sentence in zip(_utterances(session), session.sentences, strict=True)
         ]
-        write_lines(root / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt", sorted(lines))
+        write_lines(
+            root / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt", sorted(lines)
+        )
 
 
 def _speaker(session: Session) -> str:
@@ -51,4 +54,6 @@ def _speaker(session: Session) -> str:
 
 def _utterances(session: Session) -> list[str]:
     first = _FIRST_UTTERANCE + session.first_index
-    return [f"BAC009{_speaker(session)}W{first + index:04d}" for index in range(len(session.sentences))]
+    return [
+        f"BAC009{_speaker(session)}W{first + index:04d}" for index in range(len(session.sentences))
+    ]

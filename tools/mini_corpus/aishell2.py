@@ -3,13 +3,14 @@
     AISHELL-2/iOS/data/{wav.scp,trans.txt}
     AISHELL-2/iOS/data/wav/C<4 digits>/IC<4 digits>W<4 digits>.wav
     AISHELL-DEV-TEST-SET/{iOS,Android,Mic}/{dev,test}/{wav.scp,trans.txt}
-    AISHELL-DEV-TEST-SET/iOS/dev/wav/D<4 digits>/ID<4 digits>W<4 digits>.wav        A... for Android, M... for Mic
+    AISHELL-DEV-TEST-SET/iOS/dev/wav/D<4 digits>/ID<4 digits>W<4 digits>.wav        A... for
+        Android, M... for Mic
     AISHELL-DEV-TEST-SET/iOS/test/wav/T<4 digits>/IT<4 digits>W<4 digits>.wav
 
-`wav.scp` has `<utterance><TAB>wav/<speaker>/<utterance>.wav`, as seen from its own folder, `trans.txt` has
-`<utterance><TAB><text without spaces>`. The three channels of dev and of test are one reading through three devices;
-training is iOS alone. The voices of `test` occur in no other set. Du et al. 2018, "AISHELL-2: transforming Mandarin ASR
-research into industrial scale".
+`wav.scp` has `<utterance><TAB>wav/<speaker>/<utterance>.wav`, as seen from its own folder,
+`trans.txt` has `<utterance><TAB><text without spaces>`. The three channels of dev and of test are
+one reading through three devices; training is iOS alone. The voices of `test` occur in no other
+set. Du et al. 2018, "AISHELL-2: transforming Mandarin ASR research into industrial scale".
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from mini_corpus.layout import Layout, joined, write_lines
 from mini_corpus.plan import Session, Set, Size
 from mini_corpus.render import Times
 
-_TRAIN, _DEV, _TEST = "AISHELL-2/iOS/data", "AISHELL-DEV-TEST-SET/iOS/dev", "AISHELL-DEV-TEST-SET/iOS/test"
+_TRAIN, _DEV, _TEST = (
+    "AISHELL-2/iOS/data",
+    "AISHELL-DEV-TEST-SET/iOS/dev",
+    "AISHELL-DEV-TEST-SET/iOS/test",
+)
 # Another telephone sounds duller, a good microphone brighter and with less noise.
 _CHANNELS: dict[str, Conditions] = {
     "iOS": LIGHT,
@@ -73,5 +78,8 @@ def _files(session: Session) -> list[tuple[str, str]]:
     channel, name = session.split.split("/")[1:]
     speaker = f"{'C' if name == 'data' else name[0].upper()}{session.speaker.number % 1000:04d}"
     first = 1 + session.first_index
-    utterances = [f"{channel[0].upper()}{speaker}W{first + index:04d}" for index in range(len(session.sentences))]
+    utterances = [
+        f"{channel[0].upper()}{speaker}W{first + index:04d}"
+        for index in range(len(session.sentences))
+    ]
     return [(utterance, f"wav/{speaker}/{utterance}.wav") for utterance in utterances]

@@ -1,4 +1,6 @@
-"""Conversations: two speakers take turns in one recording of minutes, with pauses, interruptions and other sounds."""
+"""Conversations: two speakers take turns in one recording of minutes, with pauses, interruptions
+and other sounds.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _BETWEEN = {UNINTELLIGIBLE: 0.01, NOISE: 0.03, MUSIC: 0.01}
 
 @dataclass(frozen=True)
 class Turn:
-    """What is heard next: a sentence of a speaker (0 or 1), or a sound (`text` is empty) of a speaker or of nobody."""
+    """What is heard next: a sentence of a speaker (0 or 1), or a sound (`text` is empty) of a
+    speaker or of nobody.
+    """
 
     kind: str
     speaker: int | None
@@ -55,7 +59,9 @@ class Conversation:
 
 
 def converse(sessions: Sequence[Session], seed: int) -> list[Conversation]:
-    """Pairs the speakers of each set; the sentences that they would have read become their turns."""
+    """Pairs the speakers of each set; the sentences that they would have read become their
+    turns.
+    """
     spoken: dict[tuple[str, Speaker], list[str]] = {}
     conditions = {}
     for session in sessions:
@@ -77,7 +83,9 @@ def converse(sessions: Sequence[Session], seed: int) -> list[Conversation]:
 
 
 def _turns(sentences: list[list[str]], rng: np.random.Generator) -> tuple[Turn, ...]:
-    """One speaker says one to three sentences, then the other one does, until both have said everything."""
+    """One speaker says one to three sentences, then the other one does, until both have said
+    everything.
+    """
     left, turns, current = [list(own) for own in sentences], [], 0
     while any(left):
         for _ in range(min(int(rng.integers(1, 4)), len(left[current]))):
@@ -112,7 +120,8 @@ class Talk:
 
     def description(self) -> str:
         """Who talks, for messages."""
-        return f"the conversation of {' and '.join(s.description() for s in self.conversation.speakers)}"
+        names = [speaker.description() for speaker in self.conversation.speakers]
+        return f"the conversation of {' and '.join(names)}"
 
     def speak(self) -> list[tuple[float, float]]:
         """Write the file; when each turn begins and ends, in seconds."""
@@ -131,7 +140,10 @@ class Talk:
             now = (start + signal.size) / SAMPLE_RATE_HZ
         recording = self._record(placed, rng)
         acoustics.write(recording, self.path)
-        return [(start / SAMPLE_RATE_HZ, (start + signal.size) / SAMPLE_RATE_HZ) for start, signal in placed]
+        return [
+            (start / SAMPLE_RATE_HZ, (start + signal.size) / SAMPLE_RATE_HZ)
+            for start, signal in placed
+        ]
 
     def _dry(self, turn: Turn, espeak: Espeak, rng: np.random.Generator) -> np.ndarray:
         """The sound of one turn at its speaker's level."""
@@ -152,21 +164,28 @@ class Talk:
 
     def _record(self, placed: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> np.ndarray:
         """All turns in one room, with one noise; int16 samples."""
-        conditions, end = self.conversation.conditions, max(start + signal.size for start, signal in placed)
+        conditions, end = (
+            self.conversation.conditions,
+            max(start + signal.size for start, signal in placed),
+        )
         mixed = np.zeros(end + SAMPLE_RATE_HZ // 2, np.float32)
         for start, signal in placed:
             mixed[start : start + signal.size] += signal
         speech_rms = np.sqrt(np.mean(np.square(np.concatenate([signal for _, signal in placed]))))
         if rng.random() < conditions.reverberation_share:
             ratio = rng.uniform(*conditions.direct_to_reverberant_db)
-            mixed = acoustics.reverberate(mixed, acoustics.room(rng.uniform(*conditions.rt60_seconds), ratio, rng))
+            mixed = acoustics.reverberate(
+                mixed, acoustics.room(rng.uniform(*conditions.rt60_seconds), ratio, rng)
+            )
         mixed = mixed + acoustics.background(mixed, conditions, speech_rms, rng)
         gain = min(1.0, 0.95 / np.abs(mixed).max())
         return np.round(mixed * np.float32(gain * 32767)).astype(np.int16)
 
 
 def _breath(kind: str, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Four bursts with the spectrum of the speaker's voice for laughter, one for a cough; then a short silence."""
+    """Four bursts with the spectrum of the speaker's voice for laughter, one for a cough; then a
+    short silence.
+    """
     bursts = 4 if kind == LAUGHTER else 1
     size = round(rng.uniform(0.1, 0.18) * SAMPLE_RATE_HZ)
     shape = np.sin(np.pi * np.arange(size) / size).astype(np.float32)

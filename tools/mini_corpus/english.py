@@ -1,25 +1,28 @@
 """The English of the miniature corpus: some four hundred common words and the sentences they make.
 
-No two words sound alike in any of espeak-ng's accents (a test holds that), and no word has two pronunciations, so a
-recognizer that hears well can spell everything. In RULES an upper-case name stands for one alternative of that rule or
-one word of that class, lower-case words for themselves.
+No two words sound alike in any of espeak-ng's accents (a test holds that), and no word has two
+pronunciations, so a recognizer that hears well can spell everything. In RULES an upper-case name
+stands for one alternative of that rule or one word of that class, lower-case words for themselves.
 """
 
 from __future__ import annotations
 
 WORDS = {
     "NAME": "anna peter martin clara henry laura oscar emma alice david ruth",
-    "PERSON": "teacher farmer doctor captain baker child soldier queen painter singer driver lawyer woman boy "
+    "PERSON": "teacher farmer doctor captain baker child soldier queen painter singer driver "
+    "lawyer woman boy "
     "girl hunter sailor student guest friend writer",
     "FAMILY": "mother father sister brother uncle cousin daughter grandmother",
     "OWNER": "mother's father's uncle's daughter's",
     "ANIMAL": "dog cat horse cow bird sheep rabbit fox wolf goat duck mouse",
-    "THING": "book letter basket box lamp key knife ladder blanket bottle coat scarf ring hammer candle map "
+    "THING": "book letter basket box lamp key knife ladder blanket bottle coat scarf ring hammer "
+    "candle map "
     "coin bag cup spoon shirt",
     "FURNITURE": "table chair door window bed clock fence wall",
     "FOOD": "bread cheese soup butter honey rice fish coffee milk sugar",
     "PLURAL": "apples flowers stones potatoes ships trees bells eggs houses children songs stories",
-    "PLACE": "garden kitchen river village forest market school church station mountain bridge castle island "
+    "PLACE": "garden kitchen river village forest market school church station mountain bridge "
+    "castle island "
     "field hotel library shop city lake farm",
     "COLOUR": "yellow green golden silver black purple brown white",
     "TRAIT": "old young happy quiet angry clever brave lazy proud hungry",
@@ -27,8 +30,8 @@ WORDS = {
     "STATE": "tired cold warm ready lost late alone safe",
     "HOUR": "three five six seven nine ten eleven twelve",
     "DOZENS": "twenty thirty fifty",
-    "TOOK": "carried found dropped washed cleaned returned bought kept noticed forgot wanted needed moved "
-    "stole",
+    "TOOK": "carried found dropped washed cleaned returned bought kept noticed forgot wanted "
+    "needed moved stole",
     "TAKE": "take bring open clean hide leave sell wash build finish carry find",
     "MET": "followed watched helped visited remembered trusted called thanked met",
     "WENT": "slept laughed danced waited walked ran shouted smiled cried rested worked",
@@ -100,8 +103,25 @@ RULES = {
         "WHO HOW TOOK ITEM",
     ),
     "WHO": ("SOMEONE", "SOMEONE", "SOMEONE", "SOMEONE", "ONE"),
-    "SOMEONE": ("the PERSON", "the TRAIT PERSON", "a TRAIT PERSON", "NAME", "NAME", "my FAMILY", "HER FAMILY"),
-    "WHOM": ("the PERSON", "the TRAIT PERSON", "NAME", "my FAMILY", "HER FAMILY", "them", "him", "us"),
+    "SOMEONE": (
+        "the PERSON",
+        "the TRAIT PERSON",
+        "a TRAIT PERSON",
+        "NAME",
+        "NAME",
+        "my FAMILY",
+        "HER FAMILY",
+    ),
+    "WHOM": (
+        "the PERSON",
+        "the TRAIT PERSON",
+        "NAME",
+        "my FAMILY",
+        "HER FAMILY",
+        "them",
+        "him",
+        "us",
+    ),
     "ONE": ("she", "he", "they", "we"),
     "HER": ("her", "his", "your"),
     "THE_ANIMAL": ("the ANIMAL", "the COLOUR ANIMAL", "the TRAIT ANIMAL", "my ANIMAL"),

@@ -1,8 +1,9 @@
 """espeak-ng through ctypes: text in, samples out, without a program to install.
 
-The library and its data come from the package `espeakng_loader`. espeak-ng keeps its state (pitch flutter, random
-numbers, the last voice) in globals that nothing resets, so the same text sounds slightly different the second time.
-Whoever needs the same samples again speaks the same texts with the same seed in a fresh process (`render` does).
+The library and its data come from the package `espeakng_loader`. espeak-ng keeps its state (pitch
+flutter, random numbers, the last voice) in globals that nothing resets, so the same text sounds
+slightly different the second time. Whoever needs the same samples again speaks the same texts with
+the same seed in a fresh process (`render` does).
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 # Full volume (100) clips some voices; the level is set afterwards anyway.
 _QUIET_ENOUGH = 50
 
-_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_SynthCallback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 class Espeak:
-    """The one synthesiser of this process; `seed` (1 to 2^31 - 1) decides about what is random in it."""
+    """The one synthesiser of this process; `seed` (1 to 2^31 - 1) decides about what is random in
+    it.
+    """
 
     def __init__(self, seed: int) -> None:
         library_path, self._data = locate()
@@ -39,38 +44,59 @@ class Espeak:
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         rate = self._library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, str(self._data).encode(), 0)
         if rate != SAMPLE_RATE_HZ:
-            raise CorpusError(f"espeak_Initialize({self._data}) returned {rate}, expected {SAMPLE_RATE_HZ} (Hz).")
+            raise CorpusError(
+                f"espeak_Initialize({self._data}) returned {rate}, expected {SAMPLE_RATE_HZ} (Hz)."
+            )
         # Unseeded, espeak-ng draws the breath of some voices (f2, f3, f5) from the clock.
-        self._check(self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed)), f"espeak_ng_SetRandSeed({seed})")
+        self._check(
+            self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed)),
+            f"espeak_ng_SetRandSeed({seed})",
+        )
         self._pieces: list[bytes] = []
-        # Kept in the object: ctypes frees a callback that nobody holds, and espeak-ng would call freed memory.
+        # Kept in the object: ctypes frees a callback that nobody holds, and espeak-ng would call
+        # freed memory.
         self._callback = _SynthCallback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def set_voice(self, language: str, variant: str) -> None:
         """Choose e.g. `en-us` and `f2`.
 
-        Raises CorpusError where this espeak-ng lacks one of them. espeak-ng itself keeps the previous voice for an
-        unknown language and takes the plain voice for an unknown variant, the second without an error code.
+        Raises CorpusError where this espeak-ng lacks one of them. espeak-ng itself keeps the
+        previous voice for an unknown language and takes the plain voice for an unknown variant, the
+        second without an error code.
         """
         if not (self._data / "voices" / "!v" / variant).is_file():
-            raise CorpusError(f"This espeak-ng has no voice variant '{variant}' (in {self._data}/voices/!v).")
+            raise CorpusError(
+                f"This espeak-ng has no voice variant '{variant}' (in {self._data}/voices/!v)."
+            )
         name = f"{language}+{variant}"
-        self._check(self._library.espeak_SetVoiceByName(name.encode()), f"espeak_SetVoiceByName({name})")
+        self._check(
+            self._library.espeak_SetVoiceByName(name.encode()), f"espeak_SetVoiceByName({name})"
+        )
 
-    def speak(self, text: str, *, words_per_minute: int, pitch: int, pitch_range: int) -> np.ndarray:
-        """Samples (T,) float32 in [-1, 1] at 22,050 Hz; pitch and range are espeak-ng's scales, 0 to 99.
+    def speak(
+        self, text: str, *, words_per_minute: int, pitch: int, pitch_range: int
+    ) -> np.ndarray:
+        """Samples (T,) float32 in [-1, 1] at 22,050 Hz; pitch and range are espeak-ng's scales, 0
+        to 99.
 
         What stands in double square brackets is read as mnemonics of phonemes.
         """
-        settings = {_RATE: words_per_minute, _PITCH: pitch, _RANGE: pitch_range, _VOLUME: _QUIET_ENOUGH}
+        settings = {
+            _RATE: words_per_minute,
+            _PITCH: pitch,
+            _RANGE: pitch_range,
+            _VOLUME: _QUIET_ENOUGH,
+        }
         for parameter, value in settings.items():
             status = self._library.espeak_SetParameter(parameter, value, 0)
             self._check(status, f"espeak_SetParameter({parameter}, {value})")
         self._pieces.clear()
         data = text.encode()
         flags = _CHARACTERS_UTF8 | _PHONEMES_IN_BRACKETS
-        status = self._library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None)
+        status = self._library.espeak_Synth(
+            data, len(data) + 1, 0, _POSITION_CHARACTER, 0, flags, None, None
+        )
         self._check(status, f"espeak_Synth({text!r})")
         samples = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         if not samples.any():
@@ -88,7 +114,9 @@ class Espeak:
     def _transcribe(self, text: str, mode: int) -> str:
         pointer, clauses = ctypes.c_char_p(text.encode()), []
         while pointer.value is not None:  # one call reads up to a comma
-            clause = self._library.espeak_TextToPhonemes(ctypes.byref(pointer), _CHARACTERS_UTF8, mode)
+            clause = self._library.espeak_TextToPhonemes(
+                ctypes.byref(pointer), _CHARACTERS_UTF8, mode
+            )
             clauses.append(clause.decode())
         return " ".join(clauses)
 
@@ -103,11 +131,14 @@ class Espeak:
 
 
 def locate() -> tuple[str, Path]:
-    """The shared library and the folder of its data; raises CorpusError where they are not installed."""
+    """The shared library and the folder of its data; raises CorpusError where they are not
+    installed.
+    """
     try:
         import espeakng_loader
     except ImportError as error:
         raise CorpusError(
-            "The miniature corpus is spoken by espeak-ng, which is not installed: pip install espeakng-loader"
+            "The miniature corpus is spoken by espeak-ng, which is not installed: pip install "
+            "espeakng-loader"
         ) from error
     return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())

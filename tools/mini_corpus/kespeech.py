@@ -1,18 +1,21 @@
 """The layout of KeSpeech.
 
     KeSpeech/Audio/<speaker>/{phase1,phase2}/<speaker>_<8 hexadecimal digits>.wav
-    KeSpeech/Metadata/phase1.{wav.scp,text,utt2style,utt2subdialect}      phase2.{wav.scp,text,utt2env}
+    KeSpeech/Metadata/phase1.{wav.scp,text,utt2style,utt2subdialect}
+        phase2.{wav.scp,text,utt2env}
     KeSpeech/Metadata/{utt2spk,spk2age,spk2city,spk2gender}
     KeSpeech/Tasks/ASR/{train_phase1,train_phase2,dev_phase1,dev_phase2,test}/
         {wav.scp,text,utt2spk,spk2utt,utt2subdialect}
 
-All tables have two columns with a space between them; `wav.scp` has paths from KeSpeech/ on (`Audio/...`). In phase 1
-speakers talk as at home (style `Dialect`; speakers of Mandarin: `Mandarin`), in phase 2 they read Mandarin, in an
-environment that is `quiet` or `noisy`. `utt2subdialect` says how an utterance is spoken: everything of phase 2 is
-`Mandarin`. `test` is of phase 1, has voices of its own, and every accent equally often.
+All tables have two columns with a space between them; `wav.scp` has paths from KeSpeech/ on
+(`Audio/...`). In phase 1 speakers talk as at home (style `Dialect`; speakers of Mandarin:
+`Mandarin`), in phase 2 they read Mandarin, in an environment that is `quiet` or `noisy`.
+`utt2subdialect` says how an utterance is spoken: everything of phase 2 is `Mandarin`. `test` is of
+phase 1, has voices of its own, and every accent equally often.
 
-accents: the first 9 are the corpus's own labels; more (up to 20) add cities, for studies that need them.
-skew: the share of the training speakers that have the n-th accent is proportional to n^-skew; 0 is even.
+accents: the first 9 are the corpus's own labels; more (up to 20) add cities, for studies that need
+them. skew: the share of the training speakers that have the n-th accent is proportional to n^-skew;
+0 is even.
 
 Tang et al. 2021, "KeSpeech: an open source speech dataset of Mandarin and its eight subdialects".
 """
@@ -56,7 +59,10 @@ class KeSpeech(Layout):
     folders = ("KeSpeech",)
     # Speakers of nearly the same tempo, so that an accent's tempo is heard.
     language = replace(MANDARIN, manner=replace(MANDARIN.manner, words_per_minute=(225, 246)))
-    sizes = {**MANDARIN_SIZES, "tiny": replace(SIZES["tiny"], train=(72, 9), dev=(18, 9), test=(18, 9))}
+    sizes = {
+        **MANDARIN_SIZES,
+        "tiny": replace(SIZES["tiny"], train=(72, 9), dev=(18, 9), test=(18, 9)),
+    }
     sets = (
         Set("train", "train", LIGHT, first_speaker=1000001),
         Set("dev", "dev", LIGHT, first_speaker=1500001),
@@ -66,14 +72,20 @@ class KeSpeech(Layout):
     def __post_init__(self) -> None:
         if not 1 <= self.accents <= len(SUBDIALECTS) or not 0 <= self.skew <= 5:
             raise CorpusError(
-                f"--accents is {self.accents} and --skew is {self.skew:g}; expected 1 to {len(SUBDIALECTS)} and 0 to 5."
+                f"--accents is {self.accents} and --skew is {self.skew:g}; expected 1 to "
+                f"{len(SUBDIALECTS)} and 0 to 5."
             )
 
     def plan(self, size: Size, seed: int) -> list[Session]:
-        shares = {name: rank**-self.skew for rank, name in enumerate(list(SUBDIALECTS)[: self.accents], 1)}
+        shares = {
+            name: rank**-self.skew for rank, name in enumerate(list(SUBDIALECTS)[: self.accents], 1)
+        }
         numbers = {part.share: getattr(size, part.share) for part in self.sets}
         # Two sentences and a speaker for every accent.
-        least = {name: (max(u, 2 * self.accents), max(s, self.accents)) for name, (u, s) in numbers.items()}
+        least = {
+            name: (max(u, 2 * self.accents), max(s, self.accents))
+            for name, (u, s) in numbers.items()
+        }
         size = replace(size, **least)
         spoken: dict[str, dict] = {part.name: defaultdict(list) for part in self.sets}
         for session in plan(size, self.sets, self.language, seed, shares=shares):
@@ -85,7 +97,9 @@ class KeSpeech(Layout):
                     units += read_aloud(speaker, sentences, part)
                     continue
                 count = max(1, int(len(sentences) * (1 - _PHASE_2_SHARE)))
-                first = read_aloud(speaker, sentences[:count], replace(part, name=f"{part.name}_phase1"))
+                first = read_aloud(
+                    speaker, sentences[:count], replace(part, name=f"{part.name}_phase1")
+                )
                 conditions = HEAVY if _is_noisy(speaker.number) else LIGHT
                 units += first + read_aloud(
                     replace(speaker, accent="Mandarin"),
@@ -127,7 +141,9 @@ class KeSpeech(Layout):
             accent = home[speaker.number]
             tables["Metadata/spk2age"].append(f"{speaker.number} {18 + speaker.number * 7 % 50}")
             tables["Metadata/spk2city"].append(f"{speaker.number} {_CITIES.get(accent, accent)}")
-            tables["Metadata/spk2gender"].append(f"{speaker.number} {'Male' if speaker.sex == 'M' else 'Female'}")
+            tables["Metadata/spk2gender"].append(
+                f"{speaker.number} {'Male' if speaker.sex == 'M' else 'Female'}"
+            )
         for (name, number), utterances in spoken.items():
             tables[name].append(f"{number} {' '.join(sorted(utterances))}")
         for name, lines in tables.items():

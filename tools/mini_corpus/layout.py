@@ -1,4 +1,6 @@
-"""What a layout is: where a corpus has things on disk. One module each; `tools/make_mini_corpus.py` lists them."""
+"""What a layout is: where a corpus has things on disk. One module each; `tools/make_mini_corpus.py`
+lists them.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from mini_corpus.render import Job, Times
 
 
 class Layout(ABC):
-    """A corpus of read speech, every utterance in a file of its own; conversations override `plan` and `jobs`.
+    """A corpus of read speech, every utterance in a file of its own; conversations override `plan`
+    and `jobs`.
 
-    A unit is what one process speaks: a session, or a conversation. `root` is the folder that gets `folders`. What a
-    user may choose about a layout are the fields of its dataclass.
+    A unit is what one process speaks: a session, or a conversation. `root` is the folder that gets
+    `folders`. What a user may choose about a layout are the fields of its dataclass.
     """
 
     folders: ClassVar[tuple[str, ...]]
@@ -38,7 +41,9 @@ class Layout(ABC):
 
     @abstractmethod
     def write_tables(self, units: Sequence[Any], times: Sequence[Times], root: Path) -> None:
-        """Write everything that is not audio; `times` (start, end in seconds) of each sentence of each unit."""
+        """Write everything that is not audio; `times` (start, end in seconds) of each sentence of
+        each unit.
+        """
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

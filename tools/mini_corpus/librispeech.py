@@ -5,8 +5,8 @@
         <reader>/<chapter>/<reader>-<chapter>.trans.txt         <utterance> <TEXT IN CAPITALS>
     LibriSpeech/{SPEAKERS,CHAPTERS}.TXT
 
-The voices of test-other occur in no other set. Panayotov et al. 2015, "LibriSpeech: an ASR corpus based on public
-domain audio books"; openslr.org/12.
+The voices of test-other occur in no other set. Panayotov et al. 2015, "LibriSpeech: an ASR corpus
+based on public domain audio books"; openslr.org/12.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class LibriSpeech(Layout):
     )
 
     def audio_paths(self, session: Session, root: Path) -> tuple[Path, ...]:
-        return tuple(_chapter(session, root) / f"{utterance}.flac" for utterance in _utterances(session))
+        return tuple(
+            _chapter(session, root) / f"{utterance}.flac" for utterance in _utterances(session)
+        )
 
     def write_tables(self, units: Sequence[Session], times: Sequence[Times], root: Path) -> None:
         speakers = {session.speaker: session.split for session in units}
@@ -61,10 +63,13 @@ class LibriSpeech(Layout):
             duration = sum(end - start for start, end in spoken)
             lines = zip(_utterances(session), session.sentences, strict=True)
             text = "".join(f"{utterance} {sentence}\n" for utterance, sentence in lines)
-            (_chapter(session, root) / f"{reader}-{session.number}.trans.txt").write_text(text, encoding="utf-8")
+            (_chapter(session, root) / f"{reader}-{session.number}.trans.txt").write_text(
+                text, encoding="utf-8"
+            )
             minutes[reader] += duration / 60
             chapters.append(
-                f"{session.number:<6} | {reader:<4} | {duration / 60:<5.2f} | {session.split:<16} | {0:<4} | {0:<5} "
+                f"{session.number:<6} | {reader:<4} | {duration / 60:<5.2f} | {session.split:<16} "
+                f"| {0:<4} | {0:<5} "
                 f"| Session {session.number} | Sentences of a small grammar\n"
             )
         readers = "".join(
@@ -82,4 +87,7 @@ def _chapter(session: Session, root: Path) -> Path:
 
 
 def _utterances(session: Session) -> list[str]:
-    return [f"{session.speaker.number}-{session.number}-{index:04d}" for index in range(len(session.sentences))]
+    return [
+        f"{session.speaker.number}-{session.number}-{index:04d}"
+        for index in range(len(session.sentences))
+    ]

@@ -1,21 +1,23 @@
 """The layout of MagicData-RAMC: conversations of two speakers.
 
-    MagicData-RAMC/DataPartition/{train,dev,test}.tsv       a folder in line 1, then <recording>.wav<TAB><samples>
+    MagicData-RAMC/DataPartition/{train,dev,test}.tsv       a folder in line 1, then
+        <recording>.wav<TAB><samples>
     MagicData-RAMC/MDT2021S003/{README,SPKINFO,UTTERANCEINFO}.txt
     MagicData-RAMC/MDT2021S003/WAV/CTS-CN-F2F-<date>-<number>.wav
     MagicData-RAMC/MDT2021S003/TXT/CTS-CN-F2F-<date>-<number>.txt
 
-A line of TXT is `[start,end]<TAB>speaker<TAB>gender,accent<TAB>text`, times in seconds. Sounds of nobody belong to
-speaker G00000000 with `无,无`, their text is `[ENS]` or `[MUSIC]`. `[*]` stands for what cannot be understood;
-`[LAUGHTER]` and `[SONANT]` stand before the text that they precede, `[+]` before a text that begins before the other
-one has ended. Text has no spaces, and a mark at its end. The columns of SPKINFO (between tabs) are CHANNEL,
-SPEAKER_ID, GENDER, AGE, "REGION,CITY" and DEVICE, those of UTTERANCEINFO are CHANNEL, UTTERANCE_ID, SPEAKER_ID1,
-SPEAKER_ID2, TOPIC, VALID, TOTAL (both in seconds) and Environment; both have a line of headings. Sorted by name, the
-recordings of test come first, then those of train, then those of dev, as in the corpus. There is no folder
-KeywordList.
+A line of TXT is `[start,end]<TAB>speaker<TAB>gender,accent<TAB>text`, times in seconds. Sounds of
+nobody belong to speaker G00000000 with `无,无`, their text is `[ENS]` or `[MUSIC]`. `[*]` stands
+for what cannot be understood; `[LAUGHTER]` and `[SONANT]` stand before the text that they precede,
+`[+]` before a text that begins before the other one has ended. Text has no spaces, and a mark at
+its end. The columns of SPKINFO (between tabs) are CHANNEL, SPEAKER_ID, GENDER, AGE, "REGION,CITY"
+and DEVICE, those of UTTERANCEINFO are CHANNEL, UTTERANCE_ID, SPEAKER_ID1, SPEAKER_ID2, TOPIC,
+VALID, TOTAL (both in seconds) and Environment; both have a line of headings. Sorted by name, the
+recordings of test come first, then those of train, then those of dev, as in the corpus. There is no
+folder KeywordList.
 
-The voices of `test` occur in no other set. Yang et al. 2022, "Open source MagicData-RAMC: a rich annotated Mandarin
-conversational (RAMC) speech dataset"; openslr.org/123.
+The voices of `test` occur in no other set. Yang et al. 2022, "Open source MagicData-RAMC: a rich
+annotated Mandarin conversational (RAMC) speech dataset"; openslr.org/123.
 """
 
 from __future__ import annotations
@@ -74,31 +76,53 @@ class MagicData(Layout):
         return dialogue.converse(plan(size, self.sets, self.language, seed), seed)
 
     def jobs(self, units: Sequence[Conversation], root: Path, seed: int) -> list[Job]:
-        return [Talk(talk, _folder(root) / "WAV" / f"{_recording(talk)}.wav", seed) for talk in units]
+        return [
+            Talk(talk, _folder(root) / "WAV" / f"{_recording(talk)}.wav", seed) for talk in units
+        ]
 
-    def write_tables(self, units: Sequence[Conversation], times: Sequence[Times], root: Path) -> None:
+    def write_tables(
+        self, units: Sequence[Conversation], times: Sequence[Times], root: Path
+    ) -> None:
         folder, partition = _folder(root), {part.name: ["MDT2021S003/WAV"] for part in self.sets}
         conversations, speakers = [], {}
         for talk, spoken in zip(units, times, strict=True):
             name = _recording(talk)
-            lines = [_line(talk, turn, *time) for turn, time in zip(talk.turns, spoken, strict=True)]
+            lines = [
+                _line(talk, turn, *time) for turn, time in zip(talk.turns, spoken, strict=True)
+            ]
             write_lines(folder / "TXT" / f"{name}.txt", lines)
             samples = soundfile.info(folder / "WAV" / f"{name}.wav").frames
             partition[talk.split].append(f"{name}.wav\t{samples}")
-            valid = sum(end - start for turn, (start, end) in zip(talk.turns, spoken, strict=True) if turn.text)
+            valid = sum(
+                end - start
+                for turn, (start, end) in zip(talk.turns, spoken, strict=True)
+                if turn.text
+            )
             people = "\t".join(_name(speaker) for speaker in talk.speakers)
-            conversations.append(f"C0\t{name}\t{people}\t生活\t{valid:.3f}\t{samples / 16000:.3f}\t室内")
+            conversations.append(
+                f"C0\t{name}\t{people}\t生活\t{valid:.3f}\t{samples / 16000:.3f}\t室内"
+            )
             speakers |= {_name(speaker): speaker for speaker in talk.speakers}
         for split, lines in partition.items():
-            write_lines(root / "MagicData-RAMC" / "DataPartition" / f"{split}.tsv", [lines[0], *sorted(lines[1:])])
+            write_lines(
+                root / "MagicData-RAMC" / "DataPartition" / f"{split}.tsv",
+                [lines[0], *sorted(lines[1:])],
+            )
         header = "CHANNEL\tUTTERANCE_ID\tSPEAKER_ID1\tSPEAKER_ID2\tTOPIC\tVALID\tTOTAL\tEnvironment"
         write_lines(folder / "UTTERANCEINFO.txt", [header, *sorted(conversations)])
         people = [
-            f"C0\t{name}\t{_gender(speaker)}\t{18 + speaker.number * 7 % 40}\t{_HOMES[speaker.accent]}\tsynthesiser"
+            f"C0\t{name}\t{_gender(speaker)}\t{18 + speaker.number * 7 % 40}"
+            f"\t{_HOMES[speaker.accent]}\tsynthesiser"
             for name, speaker in sorted(speakers.items())
         ]
-        write_lines(folder / "SPKINFO.txt", ["CHANNEL\tSPEAKER_ID\tGENDER\tAGE\tREGION,CITY\tDEVICE", *people])
-        write_lines(folder / "README.txt", ["A synthesised miniature in the layout of MDT2021S003; see ../README.TXT."])
+        write_lines(
+            folder / "SPKINFO.txt",
+            ["CHANNEL\tSPEAKER_ID\tGENDER\tAGE\tREGION,CITY\tDEVICE", *people],
+        )
+        write_lines(
+            folder / "README.txt",
+            ["A synthesised miniature in the layout of MDT2021S003; see ../README.TXT."],
+        )
 
 
 def _folder(root: Path) -> Path:

@@ -1,11 +1,13 @@
 """The layout of MagicData's read speech, as its three archives unpack beside each other.
 
-    MAGICDATA/{train,dev,test}/<speaker>/<speaker>_<date and time>.wav        the speaker is <number>_<number>
-    MAGICDATA/{train,dev,test}/TRANS.txt     UtteranceID<TAB>SpeakerID<TAB>Transcription, then lines with ids in .wav
+    MAGICDATA/{train,dev,test}/<speaker>/<speaker>_<date and time>.wav        the speaker is
+        <number>_<number>
+    MAGICDATA/{train,dev,test}/TRANS.txt     UtteranceID<TAB>SpeakerID<TAB>Transcription, then lines
+                                             with ids in .wav
     MAGICDATA/SPKINFO.txt                    SPKID<TAB>Age<TAB>Gender<TAB>Dialect, then such lines
 
-Transcriptions have no spaces and, as in the corpus, some punctuation. The voices of `test` occur in no other set.
-openslr.org/68.
+Transcriptions have no spaces and, as in the corpus, some punctuation. The voices of `test` occur in
+no other set. openslr.org/68.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class MagicDataRead(Layout):
         speakers = {}
         for session in units:
             speakers[_name(session.speaker)] = session.speaker
-            for index, (file, sentence) in enumerate(zip(_files(session), session.sentences, strict=True)):
+            for index, (file, sentence) in enumerate(
+                zip(_files(session), session.sentences, strict=True)
+            ):
                 text = joined(sentence) + ("。" if index % 5 == 0 else "")
                 rows[session.split].append(f"{file}\t{_name(session.speaker)}\t{text}")
         for split, lines in rows.items():
@@ -75,5 +79,8 @@ def _name(speaker: Speaker) -> str:
 
 
 def _files(session: Session) -> list[str]:
-    times = (_FIRST + timedelta(seconds=20 * (session.first_index + index)) for index in range(len(session.sentences)))
+    times = (
+        _FIRST + timedelta(seconds=20 * (session.first_index + index))
+        for index in range(len(session.sentences))
+    )
     return [f"{_name(session.speaker)}_{time:%Y%m%d%H%M%S}.wav" for time in times]

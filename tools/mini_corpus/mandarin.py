@@ -1,15 +1,18 @@
-"""The Mandarin of the miniature corpora: everyday words of some three hundred characters and the sentences they make.
+"""The Mandarin of the miniature corpora: everyday words of some three hundred characters and the
+sentences they make.
 
-Sentences are written as words with spaces between them, which a layout keeps or drops as its corpus does. A character
-that sounds like another one always stands in words that tell them apart (a test counts those that do not). RULES are
-read as in `english`: an upper-case name stands for one alternative of that rule or one word of that class.
+Sentences are written as words with spaces between them, which a layout keeps or drops as its corpus
+does. A character that sounds like another one always stands in words that tell them apart (a test
+counts those that do not). RULES are read as in `english`: an upper-case name stands for one
+alternative of that rule or one word of that class.
 """
 
 from __future__ import annotations
 
 WORDS = {
     "NAME": "小明 小红 张伟 李娜 王芳 陈静 刘洋 赵强 孙丽 周杰 林涛 黄梅",
-    "PERSON": "老师 学生 医生 司机 工人 农民 警察 护士 经理 记者 歌手 邻居 客人 老板 朋友 同学 厨师 船长",
+    "PERSON": "老师 学生 医生 司机 工人 农民 警察 护士 经理 记者 歌手 邻居 客人 老板 朋友 同学 "
+    "厨师 船长",
     "FAMILY": "爸爸 妈妈 爷爷 奶奶 哥哥 姐姐 弟弟 妹妹 叔叔 阿姨",
     "PRONOUN": "我 你 我们 你们 他们 大家",
     "ANIMAL": "狗 猫 鸟 兔子 猴子 老虎 大象 狐狸",
@@ -25,7 +28,8 @@ WORDS = {
     "FOOD": "饺子 米饭 鸡汤 烤鸭 豆腐 火锅 蔬菜 点心",
     "TENS": "三 四 五 六 七 八 九",
     "COUNT": "一 两 三 四 五 六 七 八 九 十",
-    "PLACE": "学校 公园 医院 商店 车站 机场 图书馆 餐厅 银行 邮局 超市 海边 村子 宾馆 教室 办公室 广场",
+    "PLACE": "学校 公园 医院 商店 车站 机场 图书馆 餐厅 银行 邮局 超市 海边 村子 宾馆 教室 办公室 "
+    "广场",
     "CITY": "北京 上海 广州 南京 成都 西安 重庆 杭州 青岛 天津 武汉 长沙",
     "DAY": "今天 明天 昨天 后天 前天",
     "COMING": "今天 明天 后天",
@@ -41,7 +45,8 @@ WORDS = {
     "ADVERB": "常常 已经 正在 马上 总是 偶尔 突然 终于 又",
     "WANT": "想 要 会 应该 必须 愿意 打算 喜欢 决定",
     "GET": "买 借 丢 找 带 拿 送 卖掉 忘记 需要",
-    "DO": "唱歌 跳舞 跑步 游泳 爬山 画画 上网 睡觉 休息 学习 做饭 聊天 散步 旅行 锻炼 钓鱼 开会 考试",
+    "DO": "唱歌 跳舞 跑步 游泳 爬山 画画 上网 睡觉 休息 学习 做饭 聊天 散步 旅行 锻炼 钓鱼 开会 "
+    "考试",
     "LESSON": "数学 历史 音乐 英语 汉语 物理 化学 法律",
     "TALK": "说 觉得 知道 相信 希望 听说",
     "SEE": "看见 遇到 帮助 等 问 照顾 批评 感谢",

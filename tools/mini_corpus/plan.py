@@ -1,4 +1,6 @@
-"""Who reads what: the sizes of a corpus, its sets, speakers and sentences, before anything is spoken."""
+"""Who reads what: the sizes of a corpus, its sets, speakers and sentences, before anything is
+spoken.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _MAX_TRAINING_SPEAKERS = 96
 
 @dataclass(frozen=True)
 class Language:
-    """The grammar and the speakers of a language; `seconds` of an utterance were measured over a default corpus."""
+    """The grammar and the speakers of a language; `seconds` of an utterance were measured over a
+    default corpus.
+    """
 
     rules: Mapping[str, tuple[str, ...]]
     words: Mapping[str, str]
@@ -27,8 +31,11 @@ class Language:
     seconds: float
 
 
-ENGLISH = Language(english.RULES, english.WORDS, Manner(accents.ENGLISH, (135, 196), (30, 81)), seconds=2.75)
-# espeak-ng 1.52 crashes when the variant rob reads some falling and rising tones ("cmn+rob", pitch range 90).
+ENGLISH = Language(
+    english.RULES, english.WORDS, Manner(accents.ENGLISH, (135, 196), (30, 81)), seconds=2.75
+)
+# espeak-ng 1.52 crashes when the variant rob reads some falling and rising tones ("cmn+rob", pitch
+# range 90).
 MANDARIN = Language(
     mandarin.RULES,
     mandarin.WORDS,
@@ -39,7 +46,9 @@ MANDARIN = Language(
 
 @dataclass(frozen=True)
 class Size:
-    """Utterances and speakers of the training, development and each test set, and the longest sentence in words."""
+    """Utterances and speakers of the training, development and each test set, and the longest
+    sentence in words.
+    """
 
     train: tuple[int, int]
     dev: tuple[int, int]
@@ -52,10 +61,14 @@ SIZES = {
     "tiny": Size(train=(40, 4), dev=(6, 2), test=(6, 2), max_words=6, max_words_per_class=4),
     "small": Size(train=(200, 16), dev=(24, 4), test=(40, 5)),
     "default": Size(train=(5200, 96), dev=(80, 10), test=(170, 12)),
-    "study": Size(train=(5200, 96), dev=(80, 10), test=(600, 12)),  # differences need more text than a first look
+    # differences need more text than a first look
+    "study": Size(train=(5200, 96), dev=(80, 10), test=(600, 12)),
 }
 # A small model leaves CTC's plateau two epochs earlier with 270 characters than with all 435.
-MANDARIN_SIZES = {**SIZES, **{name: replace(SIZES[name], max_words_per_class=4) for name in ("default", "study")}}
+MANDARIN_SIZES = {
+    **SIZES,
+    **{name: replace(SIZES[name], max_words_per_class=4) for name in ("default", "study")},
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class Set:
     """One set of a corpus.
 
     share: which of the numbers of `Size` are its utterances and speakers: train, dev or test.
-    unseen: its speakers have voices of their own. Otherwise they combine voices and accents of the training set anew.
+    unseen: its speakers have voices of their own. Otherwise they combine voices and accents of the
+    training set anew.
     """
 
     name: str
@@ -78,7 +92,8 @@ class Session:
     """What one speaker reads in one go, recorded under one set's conditions.
 
     first_index: the first sentence's place among all of the speaker's.
-    take: what the random choices hang on; a reading that is heard through several microphones keeps its take.
+    take: what the random choices hang on; a reading that is heard through several microphones keeps
+    its take.
     """
 
     number: int
@@ -105,20 +120,31 @@ def parse_size(text: str, language: Language, sizes: Mapping[str, Size]) -> Size
         hours = 0.0
     if not 0.01 <= hours <= 100:
         names = ", ".join(sizes)
-        raise CorpusError(f"The size is '{text}', expected {names} or the hours of training speech (0.01 to 100).")
+        raise CorpusError(
+            f"The size is '{text}', expected {names} or the hours of training speech (0.01 to 100)."
+        )
     train = round(hours * 3600 / language.seconds)
     speakers = min(max(4, train // 40), _MAX_TRAINING_SPEAKERS)
     heldout = min(max(12, train // 12), 500)
-    return Size(train=(train, speakers), dev=(heldout, 4), test=(heldout, min(4 + heldout // 20, 12)))
+    return Size(
+        train=(train, speakers), dev=(heldout, 4), test=(heldout, min(4 + heldout // 20, 12))
+    )
 
 
 def plan(
-    size: Size, sets: Sequence[Set], language: Language, seed: int, *, shares: Mapping[str, float] | None = None
+    size: Size,
+    sets: Sequence[Set],
+    language: Language,
+    seed: int,
+    *,
+    shares: Mapping[str, float] | None = None,
 ) -> list[Session]:
-    """All sessions of a corpus, the same for the same arguments; the first of `sets` is the training set.
+    """All sessions of a corpus, the same for the same arguments; the first of `sets` is the
+    training set.
 
-    No speaker and no sentence is in two sets. Held-out sentences use words of the training set only.
-    shares: which accents to use, and the training speakers' shares of them; the other sets have all of them evenly.
+    No speaker and no sentence is in two sets. Held-out sentences use words of the training set
+    only. shares: which accents to use, and the training speakers' shares of them; the other sets
+    have all of them evenly.
     """
     text_rng, cast_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
     author = Author(
@@ -150,7 +176,9 @@ def plan(
 
 
 def apportion(count: int, shares: Mapping[str, float]) -> list[str]:
-    """At least `count` names by their shares: one of each, then where most is missing; equal names stand together."""
+    """At least `count` names by their shares: one of each, then where most is missing; equal names
+    stand together.
+    """
     total = sum(shares.values())
     counts = dict.fromkeys(shares, 1)
     for _ in range(count - len(shares)):
@@ -159,7 +187,12 @@ def apportion(count: int, shares: Mapping[str, float]) -> list[str]:
 
 
 def read_aloud(
-    speaker: Speaker, sentences: Sequence[str], part: Set, *, first_index: int = 0, first_session: int = 0
+    speaker: Speaker,
+    sentences: Sequence[str],
+    part: Set,
+    *,
+    first_index: int = 0,
+    first_session: int = 0,
 ) -> list[Session]:
     """`sentences` of one speaker, cut into sessions of at most `_UTTERANCES_PER_SESSION`.
 
@@ -175,5 +208,7 @@ def read_aloud(
             first_index=first_index + start,
             take=part.name,
         )
-        for number, start in enumerate(range(0, len(sentences), _UTTERANCES_PER_SESSION), first_session)
+        for number, start in enumerate(
+            range(0, len(sentences), _UTTERANCES_PER_SESSION), first_session
+        )
     ]

@@ -33,17 +33,25 @@ class Reading:
         espeak.set_voice(accents.language(speaker.accent), speaker.voice)
         take = zlib.crc32(session.take.encode())
         times = []
-        for index, (text, path) in enumerate(zip(session.sentences, self.paths, strict=True), session.first_index):
+        for index, (text, path) in enumerate(
+            zip(session.sentences, self.paths, strict=True), session.first_index
+        ):
             rng = np.random.default_rng([self.seed, take, speaker.number, index])
             dry = say(text, speaker, espeak, rng, tilt_db=session.conditions.tilt_db)
-            recording = acoustics.record(dry, session.conditions, speaker.level_db + rng.uniform(-2, 2), rng)
+            recording = acoustics.record(
+                dry, session.conditions, speaker.level_db + rng.uniform(-2, 2), rng
+            )
             acoustics.write(recording, path)
             times.append((0.0, recording.size / acoustics.SAMPLE_RATE_HZ))
         return times
 
 
-def say(text: str, speaker: Speaker, espeak: Espeak, rng: np.random.Generator, *, tilt_db: float = 0.0) -> np.ndarray:
-    """`text` in the voice that `espeak` has, as the speaker says it this time: (T,) float32 at 16 kHz, no room."""
+def say(
+    text: str, speaker: Speaker, espeak: Espeak, rng: np.random.Generator, *, tilt_db: float = 0.0
+) -> np.ndarray:
+    """`text` in the voice that `espeak` has, as the speaker says it this time: (T,) float32 at 16
+    kHz, no room.
+    """
     tempo, pitch = accents.tempo_and_pitch(speaker.accent)
     dry = espeak.speak(
         accents.spoken(text, speaker.accent, espeak),
@@ -51,4 +59,6 @@ def say(text: str, speaker: Speaker, espeak: Espeak, rng: np.random.Generator, *
         pitch=speaker.pitch + pitch + int(rng.integers(-3, 4)),
         pitch_range=speaker.pitch_range,
     )
-    return acoustics.resample(acoustics.trim(dry), block=speaker.tract, tilt_db=speaker.tilt_db + tilt_db)
+    return acoustics.resample(
+        acoustics.trim(dry), block=speaker.tract, tilt_db=speaker.tilt_db + tilt_db
+    )

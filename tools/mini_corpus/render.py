@@ -1,8 +1,9 @@
 """Does the jobs of a plan: one fresh process per job, several at a time.
 
-espeak-ng carries hidden state from one utterance to the next, so a session is always spoken from its first sentence on
-in a process of its own. Everything random is drawn from the seed, the set, the speaker and the utterance's index. Both
-together make the files the same whatever the number of processes.
+espeak-ng carries hidden state from one utterance to the next, so a session is always spoken from
+its first sentence on in a process of its own. Everything random is drawn from the seed, the set,
+the speaker and the utterance's index. Both together make the files the same whatever the number of
+processes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -
     progress: is called with the number of finished jobs and of all jobs.
     Raises CorpusError, after stopping the other processes, when a job fails.
     """
-    # A fork server starts a process in milliseconds, from a state in which espeak-ng was never loaded.
+    # A fork server starts a process in milliseconds, from a state in which espeak-ng was never
+    # loaded.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["numpy", "soundfile"])
     times: list[Times] = [[] for _ in jobs]

@@ -1,4 +1,6 @@
-"""Sentences from a small grammar, each different, every word used about equally often within its class."""
+"""Sentences from a small grammar, each different, every word used about equally often within its
+class.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +30,29 @@ class Author:
         max_words_per_class: int | None = None,
     ) -> None:
         self._rules = rules
-        self._classes = {name: tuple(text.split()[:max_words_per_class]) for name, text in words.items()}
+        self._classes = {
+            name: tuple(text.split()[:max_words_per_class]) for name, text in words.items()
+        }
         self._rng = rng
         self._max_words = max_words
         self._written: set[str] = set()
         self._uses: Counter[str] = Counter()
 
     def write(self, count: int, *, only: set[str] | None = None) -> list[str]:
-        """`count` new sentences in capitals, words between spaces, made of the words `only` where given."""
+        """`count` new sentences in capitals, words between spaces, made of the words `only` where
+        given.
+        """
         return [self._sentence(only) for _ in range(count)]
 
     def _sentence(self, only: set[str] | None) -> str:
         for _ in range(_MAX_ATTEMPTS):
             words = _with_articles(self._expand("SENTENCE"))
             sentence = " ".join(words).upper()
-            if not 3 <= len(words) <= self._max_words or sentence in self._written or self._repeats(words):
+            if (
+                not 3 <= len(words) <= self._max_words
+                or sentence in self._written
+                or self._repeats(words)
+            ):
                 continue
             if only is not None and not only.issuperset(sentence.split()):
                 continue
@@ -50,7 +60,8 @@ class Author:
             self._uses.update(words)
             return sentence
         raise CorpusError(
-            f"The grammar gave no new sentence of at most {self._max_words} words in {_MAX_ATTEMPTS} attempts "
+            f"The grammar gave no new sentence of at most {self._max_words} words in "
+            f"{_MAX_ATTEMPTS} attempts "
             f"({len(self._written)} written); choose a smaller size."
         )
 
@@ -70,7 +81,9 @@ class Author:
 
     def _repeats(self, words: list[str]) -> bool:
         """Whether a word of a class occurs twice ("the farmer met the farmer")."""
-        content = [word for word in words if any(word in members for members in self._classes.values())]
+        content = [
+            word for word in words if any(word in members for members in self._classes.values())
+        ]
         return len(content) != len(set(content))
 
 

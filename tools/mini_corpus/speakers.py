@@ -1,8 +1,8 @@
 """The cast: who speaks, in which voice and accent.
 
-A speaker is an accent (see `accents`), a voice variant (its formants and voice quality), a pitch, a tempo, a vocal
-tract length and a microphone. No two speakers share accent and variant, unless a corpus asks for more speakers of an
-accent than there are variants.
+A speaker is an accent (see `accents`), a voice variant (its formants and voice quality), a pitch, a
+tempo, a vocal tract length and a microphone. No two speakers share accent and variant, unless a
+corpus asks for more speakers of an accent than there are variants.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from mini_corpus.errors import CorpusError
 
-# Of the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and none so like another that the
-# same voice would have two names (e.g. klatt6 and adam, the three stephs).
+# Of the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and none so like
+# another that the same voice would have two names (e.g. klatt6 and adam, the three stephs).
 KNOWN_VOICES = {
     "m1": "M",
     "m3": "M",
@@ -66,7 +66,9 @@ _TRACTS = (300, 308, 315, 320, 324, 330, 336)
 
 @dataclass(frozen=True)
 class Speaker:
-    """One reader: `voice` is espeak-ng's name of a variant, pitch and range are its scales of 0 to 99."""
+    """One reader: `voice` is espeak-ng's name of a variant, pitch and range are its scales of 0 to
+    99.
+    """
 
     number: int
     sex: str
@@ -85,12 +87,15 @@ class Speaker:
 
     def description(self) -> str:
         """The speaker in one phrase, for the corpus's table of speakers."""
-        return f"espeak-ng {self.name()}, pitch {self.pitch}, {self.words_per_minute} words per minute"
+        return (
+            f"espeak-ng {self.name()}, pitch {self.pitch}, {self.words_per_minute} words per minute"
+        )
 
 
 @dataclass(frozen=True)
 class Manner:
-    """What the speakers of a language differ in: accents, and the ranges of tempo and of espeak-ng's pitch range.
+    """What the speakers of a language differ in: accents, and the ranges of tempo and of
+    espeak-ng's pitch range.
 
     unfit: voices that the language cannot be spoken in.
     """
@@ -120,13 +125,22 @@ class Cast:
         """New speakers from `voices` (name to sex), numbered from `first_number`."""
         return [self._speaker(first_number + index, voices) for index in range(count)]
 
-    def draw_with(self, accents: Sequence[str], voices: dict[str, str], first_number: int) -> list[Speaker]:
-        """A new speaker for each of `accents`; a voice returns where an accent has more speakers than voices."""
-        return [self._speaker(first_number + index, voices, accent) for index, accent in enumerate(accents)]
+    def draw_with(
+        self, accents: Sequence[str], voices: dict[str, str], first_number: int
+    ) -> list[Speaker]:
+        """A new speaker for each of `accents`; a voice returns where an accent has more speakers
+        than voices.
+        """
+        return [
+            self._speaker(first_number + index, voices, accent)
+            for index, accent in enumerate(accents)
+        ]
 
     def known(self, speakers: list[Speaker]) -> dict[str, str]:
         """The voices of `speakers`; accents drawn from now on are theirs, too."""
-        self._accents = tuple(a for a in self._manner.accents if any(s.accent == a for s in speakers))
+        self._accents = tuple(
+            a for a in self._manner.accents if any(s.accent == a for s in speakers)
+        )
         return {speaker.voice: speaker.sex for speaker in speakers}
 
     def _speaker(self, number: int, voices: dict[str, str], accent: str | None = None) -> Speaker:
@@ -134,9 +148,13 @@ class Cast:
         fewest = 0 if accent is None else min(self._pairs[pair] for pair in pairs)
         free = [pair for pair in pairs if self._pairs[pair] == fewest]
         if not free:
-            raise CorpusError(f"{len(self._accents)} accents and {len(voices)} voices give no more speakers.")
+            raise CorpusError(
+                f"{len(self._accents)} accents and {len(voices)} voices give no more speakers."
+            )
         order = self._rng.permutation(len(free))
-        accent, voice = min((free[i] for i in order), key=lambda pair: (self._uses[pair[1]], self._uses[pair[0]]))
+        accent, voice = min(
+            (free[i] for i in order), key=lambda pair: (self._uses[pair[1]], self._uses[pair[0]])
+        )
         self._uses.update((accent, voice))
         self._pairs[accent, voice] += 1
         return Speaker(

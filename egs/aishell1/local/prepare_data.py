@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """AISHELL-1 (https://www.openslr.org/33) -> data directories train, dev, test.
 
-Reads the official tree wav/{train,dev,test}/<speaker>/<utterance id>.wav, whatever the extension of the audio, and
-transcript/aishell_transcript_v0.8.txt in --corpus or its data_aishell/; or a folder of prepared sets (see
-asrtool/data/prepared.py).
+Reads the official tree wav/{train,dev,test}/<speaker>/<utterance id>.wav, whatever the extension of
+the audio, and transcript/aishell_transcript_v0.8.txt in --corpus or its data_aishell/; or a folder
+of prepared sets (see asrtool/data/prepared.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ TRANSCRIPT = Path("transcript", "aishell_transcript_v0.8.txt")
 def main() -> None:
     args = corpus.parser(__doc__).parse_args()
     found = prepared.find(args.corpus)
-    sets = prepared.sources(found) if found else official(tree.root(args.corpus, "data_aishell", "wav"))
+    sets = (
+        prepared.sources(found)
+        if found
+        else official(tree.root(args.corpus, "data_aishell", "wav"))
+    )
     corpus.write_sets(args.out, sets)
     corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
 
@@ -52,23 +56,34 @@ def check_unpacked(root: Path, folders: dict[str, Path]) -> None:
         speaker = archive.name.removesuffix(".tar.gz")
         if speaker not in there:
             raise corpus.CorpusError(
-                f"{archive} is not unpacked: expected {root / 'wav' / '{train,dev,test}' / speaker}; "
+                f"{archive} is not unpacked: expected "
+                f"{root / 'wav' / '{train,dev,test}' / speaker}; "
                 f"`local/download_data.sh {root}` unpacks what is left"
             )
 
 
-def read(transcript: Path, folders: dict[str, Path]) -> dict[str, tuple[list[Utterance], list[str]]]:
+def read(
+    transcript: Path, folders: dict[str, Path]
+) -> dict[str, tuple[list[Utterance], list[str]]]:
     """Each set's utterances, and a sentence for every one that lacks text or audio."""
     audio = {name: tree.audio_by_id(folder) for name, folder in folders.items()}
     texts = tree.Table([transcript], r"[A-Z]+\d+S\d+W\d+")
-    joined = tree.join(texts, {key: path for paths in audio.values() for key, path in paths.items()})
+    joined = tree.join(
+        texts, {key: path for paths in audio.values() for key, path in paths.items()}
+    )
     normalize = normalizer("zh")
     place = {speaker_of(path): name for name, paths in audio.items() for path in paths.values()}
     sets: dict[str, tuple[list[Utterance], list[str]]] = {name: ([], []) for name in folders}
     for key in joined.ids:
         name = next(name for name in folders if key in audio[name])
         path = audio[name][key]
-        row = Utterance(id=key, audio=path, duration=0, text=normalize(texts[key]).upper(), speaker=speaker_of(path))
+        row = Utterance(
+            id=key,
+            audio=path,
+            duration=0,
+            text=normalize(texts[key]).upper(),
+            speaker=speaker_of(path),
+        )
         sets[name][0].append(row)
     for key, sentence in joined.left_out.items():
         sets[place.get(key[key.rfind("S") : key.rfind("W")], "train")][1].append(sentence)
@@ -76,7 +91,11 @@ def read(transcript: Path, folders: dict[str, Path]) -> dict[str, tuple[list[Utt
 
 
 def build(
-    name: str, utterances: list[Utterance], lonely: list[str], genders: dict[str, str], miniature: bool
+    name: str,
+    utterances: list[Utterance],
+    lonely: list[str],
+    genders: dict[str, str],
+    miniature: bool,
 ) -> corpus.Found:
     for row in utterances:
         row.labels.update({"gender": genders[row.speaker]} if row.speaker in genders else {})
@@ -93,7 +112,9 @@ def speaker_of(path: str) -> str:
 def read_genders(info: Path) -> dict[str, str]:
     """Speaker -> f or m from resource_aishell/speaker.info (`0002 F`); empty without the file."""
     rows = (line.split() for _, line in tree.lines(info)) if info.exists() else ()
-    return {f"S{row[0].removeprefix('S')}": row[1].lower() for row in rows if row[1:] in (["F"], ["M"])}
+    return {
+        f"S{row[0].removeprefix('S')}": row[1].lower() for row in rows if row[1:] in (["F"], ["M"])
+    }
 
 
 if __name__ == "__main__":

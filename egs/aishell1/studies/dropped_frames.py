@@ -1,10 +1,14 @@
-"""What the frames held that key frames leave out: a linear probe, and how well the kept ones tell them.
+"""What the frames held that key frames leave out: a linear probe, and how well the kept ones tell
+them.
 
 Frames are those in front of the drop, of the test set; even utterances fit, odd ones measure.
 
-    probe            a linear classifier reads from a dropped frame the token of the nearest key frame: how often it is
-                     right, by the distance from that key frame; beside it, the same for the key frames themselves
-    reconstruction   a linear map from the kept frames on both sides and the place between them to the dropped frame:
+    probe            a linear classifier reads from a dropped frame the token of the nearest key
+                     frame: how often it is
+                     right, by the distance from that key frame; beside it, the same for the key
+                         frames themselves
+    reconstruction   a linear map from the kept frames on both sides and the place between them to
+                     the dropped frame:
                      the share of its variance that is left over
 """
 
@@ -29,10 +33,18 @@ RIDGE = 1e-3
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--exp", type=Path, required=True, help="a training with the phase keyframe")
-    options.add_argument("--data", type=Path, required=True, help="data directory of the test set, with audio")
-    options.add_argument("--layer", type=int, required=True, help="in front of which frames are dropped")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--exp", type=Path, required=True, help="a training with the phase keyframe"
+    )
+    options.add_argument(
+        "--data", type=Path, required=True, help="data directory of the test set, with audio"
+    )
+    options.add_argument(
+        "--layer", type=int, required=True, help="in front of which frames are dropped"
+    )
     args = options.parse_args(argv)
     torch.manual_seed(0)
     settings = DecodeConfig(searcher=CtcGreedyConfig(input="inter_ctc"), average=3)
@@ -40,7 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     rows = [collect(*found) for found in frames(recognizer, args.data, args.layer)]
     fit, held_out = rows[::2], rows[1::2]
     if not all(any(len(row["dropped"]) for row in part) for part in (fit, held_out)):
-        print(f"{args.exp}: too few utterances with dropped frames between two key frames; nothing to measure")
+        print(
+            f"{args.exp}: too few utterances with dropped frames between two key frames; nothing "
+            "to measure"
+        )
         return
     result = {"probe": probe(fit, held_out), "reconstruction": reconstruction(fit, held_out)}
     atomic.write_text(args.exp / "dropped_frames.json", json.dumps(result, indent=1) + "\n")
@@ -49,10 +64,14 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.inference_mode()
 def frames(recognizer: Recognizer, data: Path, layer: int):
-    """(S, D) frames in front of the drop, (M,) places and (M,) tokens of the key frames, of each utterance."""
+    """(S, D) frames in front of the drop, (M,) places and (M,) tokens of the key frames, of each
+    utterance.
+    """
     seen: list[Padded] = []
     downsampler = recognizer.model.encoder.downsamplers[str(layer)]
-    handle = downsampler.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    handle = downsampler.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
     try:
         for utterance in datadir.read(data):
             duration = None if utterance.recording is None else utterance.duration
@@ -68,7 +87,9 @@ def frames(recognizer: Recognizer, data: Path, layer: int):
 
 
 def collect(x: Tensor, places: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """Of one utterance: its dropped frames between two key frames, what stands around them, and its key frames."""
+    """Of one utterance: its dropped frames between two key frames, what stands around them, and its
+    key frames.
+    """
     steps = torch.arange(int(places[0]), int(places[-1]))
     after = torch.searchsorted(places, steps, right=True)
     before = after - 1
@@ -79,8 +100,12 @@ def collect(x: Tensor, places: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     share = (left / (left + right))[:, None].to(x.dtype)
     around = torch.cat([x[places[before]], x[places[after]], share, share**2], 1)
     return {
-        "dropped": x[steps], "around": around, "token": tokens[nearest], "distance": torch.minimum(left, right),
-        "key": x[places], "key_token": tokens,
+        "dropped": x[steps],
+        "around": around,
+        "token": tokens[nearest],
+        "distance": torch.minimum(left, right),
+        "key": x[places],
+        "key_token": tokens,
     }
 
 
@@ -101,14 +126,27 @@ def with_one(inputs: Tensor) -> Tensor:
 
 
 def probe(fit: list, held_out: list) -> dict[str, float]:
-    """Name -> share of frames whose token a linear classifier (least squares on one-hot targets) reads."""
-    vocabulary = int(max(joined(rows, name).max() for rows in (fit, held_out) for name in ("token", "key_token"))) + 1
+    """Name -> share of frames whose token a linear classifier (least squares on one-hot targets)
+    reads.
+    """
+    vocabulary = (
+        int(
+            max(
+                joined(rows, name).max()
+                for rows in (fit, held_out)
+                for name in ("token", "key_token")
+            )
+        )
+        + 1
+    )
     token, distance = joined(held_out, "token"), joined(held_out, "distance")
     weights = least_squares(joined(fit, "dropped"), torch.eye(vocabulary)[joined(fit, "token")])
     right = (with_one(joined(held_out, "dropped")) @ weights).argmax(1) == token
     keys = least_squares(joined(fit, "key"), torch.eye(vocabulary)[joined(fit, "key_token")])
     found = {
-        "key frames": (with_one(joined(held_out, "key")) @ keys).argmax(1).eq(joined(held_out, "key_token")),
+        "key frames": (with_one(joined(held_out, "key")) @ keys)
+        .argmax(1)
+        .eq(joined(held_out, "key_token")),
         "dropped frames": right,
         "the most frequent token": token == joined(fit, "token").mode().values,
     }

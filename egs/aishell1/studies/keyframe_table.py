@@ -1,6 +1,8 @@
-"""The table of studies/keyframe.sh: error rates of all seeds, frames, time, and differences from the baseline.
+"""The table of studies/keyframe.sh: error rates of all seeds, frames, time, and differences from
+the baseline.
 
-`--match <seed>` prints instead for how many epochs the baseline has to be trained to take as long as `axe` did.
+`--match <seed>` prints instead for how many epochs the baseline has to be trained to take as long
+as `axe` did.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
     options.add_argument("--seeds", required=True, help="between spaces")
     options.add_argument("--variants", required=True, help="between spaces")
@@ -63,15 +67,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: [Run(args.exp / f"study_{name}_{seed}", name, seed) for seed in args.seeds.split()]
         for name in args.variants.split()
     }
-    text = "\n".join([*table(runs, args.set), "", *noise(runs, args.set), "", *dropped(runs)]) + "\n"
+    text = (
+        "\n".join([*table(runs, args.set), "", *noise(runs, args.set), "", *dropped(runs)]) + "\n"
+    )
     replace_text(args.out or args.exp / "keyframe_study.md", text)
     print(text, end="")
 
 
 def matched(axe: Path) -> int:
-    """Epochs of the baseline that take as long as all phases of `axe`, by the seconds of an epoch of its first one."""
+    """Epochs of the baseline that take as long as all phases of `axe`, by the seconds of an epoch
+    of its first one.
+    """
     times = phase_seconds(axe)
-    epochs = [record["epoch"] for record in records(axe) if record["event"] == "valid" and record["phase"] == "base"]
+    epochs = [
+        record["epoch"]
+        for record in records(axe)
+        if record["event"] == "valid" and record["phase"] == "base"
+    ]
     return max(1, round(sum(times.values()) / max(times["base"] / max(epochs), 1e-3)))
 
 
@@ -90,17 +102,36 @@ def phase_seconds(folder: Path) -> dict[str, float]:
 
 def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
     """Error rates, frames and time."""
-    yield f"Error rates on `{name}` in %, one number a seed. Difference: of attention, all seeds together, from that of"
-    yield "the baseline, in points, with a 95 % bootstrap interval over speakers. Kept: frames per reference token."
-    yield "Fewer: share of frames that were dropped; allowed: the share where one is kept for every reference token."
+    yield (
+        f"Error rates on `{name}` in %, one number a seed. Difference: of attention, all seeds "
+        "together, from that of"
+    )
+    yield (
+        "the baseline, in points, with a 95 % bootstrap interval over speakers. Kept: frames per "
+        "reference token."
+    )
+    yield (
+        "Fewer: share of frames that were dropped; allowed: the share where one is kept for every "
+        "reference token."
+    )
     yield "Real-time factor: of decoding by attention, everything included."
     yield ""
-    columns = [*DECODINGS, "difference", "kept", "fewer", "allowed", "training s", "real-time factor"]
+    columns = [
+        *DECODINGS,
+        "difference",
+        "kept",
+        "fewer",
+        "allowed",
+        "training s",
+        "real-time factor",
+    ]
     yield "| | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     for variant, trained in runs.items():
         cells = [", ".join(rates(trained, column, name)) or "-" for column in DECODINGS]
-        change = difference(runs.get("baseline", []), trained, name) if variant != "baseline" else None
+        change = (
+            difference(runs.get("baseline", []), trained, name) if variant != "baseline" else None
+        )
         cells.append(interval(change) if change else "-")
         kept, tokens, full = frame_counts(trained, runs.get("baseline", []), name)
         cells += [f"{kept / tokens:.3f}" if tokens else "-"]
@@ -108,14 +139,18 @@ def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
         seconds = [sum(phase_seconds(run.folder).values()) for run in trained]
         cells.append(", ".join(f"{value:.0f}" for value in seconds))
         lines = [line for run in trained for line in run.lines("attention", name)]
-        factor = sum(line["elapsed"] for line in lines) / max(sum(line["seconds"] for line in lines), 1e-9)
+        factor = sum(line["elapsed"] for line in lines) / max(
+            sum(line["seconds"] for line in lines), 1e-9
+        )
         cells.append(f"{factor:.4f}" if lines else "-")
         yield f"| {variant} | " + " | ".join(cells) + " |"
 
 
 def rates(trained: list[Run], column: str, name: str) -> list[str]:
     paths = [run.decoded(column, name) for run in trained]
-    scores = [json.loads((path / "score.json").read_text(encoding="utf-8")) for path in paths if path]
+    scores = [
+        json.loads((path / "score.json").read_text(encoding="utf-8")) for path in paths if path
+    ]
     return [f"{100 * score['total']['rate']:.2f}" for score in scores]
 
 
@@ -134,11 +169,15 @@ def difference(baseline: list[Run], trained: list[Run], name: str) -> Difference
         known = read_speakers(file.parent, file, references) or dict.fromkeys(references, "")
         for key in references:
             speakers[f"{one.seed} {key}"] = known[key]
-        for pool, found in zip(texts, (references, first.texts("hypothesis"), second.texts("hypothesis")), strict=True):
+        for pool, found in zip(
+            texts, (references, first.texts("hypothesis"), second.texts("hypothesis")), strict=True
+        ):
             pool.update({f"{one.seed} {key}": text for key, text in found.items()})
     if score is None:
         return None
-    found = compare(*texts, metric=score["metric"], normalize=score["normalizer"], speakers=speakers)
+    found = compare(
+        *texts, metric=score["metric"], normalize=score["normalizer"], speakers=speakers
+    )
     return found.numbers["rate"]
 
 
@@ -172,7 +211,10 @@ def noise(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
     every = [run for trained in runs.values() for run in trained]
     if not any(run.decoded("attention", f"{name}_{kind}") for run in every for kind in NOISY):
         return
-    yield "Error rates by attention in %, mean of the seeds, with noise at 20, 10 and 0 dB and with reverberation:"
+    yield (
+        "Error rates by attention in %, mean of the seeds, with noise at 20, 10 and 0 dB and with "
+        "reverberation:"
+    )
     yield ""
     yield "| | clean | " + " | ".join(NOISY) + " |"
     yield "|---" * (len(NOISY) + 2) + "|"
@@ -190,7 +232,10 @@ def dropped(runs: dict[str, list[Run]]) -> Iterator[str]:
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     if not found:
         return
-    yield "What a linear classifier reads from a frame in front of the drop (share of frames whose token it finds):"
+    yield (
+        "What a linear classifier reads from a frame in front of the drop (share of frames whose "
+        "token it finds):"
+    )
     yield ""
     yield "| frames | right |"
     yield "|---|---|"
@@ -199,7 +244,10 @@ def dropped(runs: dict[str, list[Run]]) -> Iterator[str]:
         yield f"| {name} | {mean(values):.1%} |"
     yield ""
     left = mean(result["reconstruction"]["left over"] for result in found)
-    yield f"A linear map from the kept frames on both sides leaves {left:.1%} of the variance of dropped frames over."
+    yield (
+        f"A linear map from the kept frames on both sides leaves {left:.1%} of the variance of "
+        "dropped frames over."
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Copies of a test set with noise at 20, 10 and 0 dB and with reverberation, beside it: <set>_snr20 ... <set>_room.
+"""Copies of a test set with noise at 20, 10 and 0 dB and with reverberation, beside it: <set>_snr20
+... <set>_room.
 
-The noise has the average spectrum of the set's own speech and nothing else of it, the hardest steady noise there is for
-its level. The room is noise that decays by 60 dB in half a second, 3 dB below the direct sound. An utterance's noise is
-that of its id: the copies are the same every time.
+The noise has the average spectrum of the set's own speech and nothing else of it, the hardest
+steady noise there is for its level. The room is noise that decays by 60 dB in half a second, 3 dB
+below the direct sound. An utterance's noise is that of its id: the copies are the same every time.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from asrtool.types import Utterance
 
 RATE, POINTS = 16000, 1024
 SNRS = (20, 10, 0)
-REVERBERATION, DIRECT = 0.5, 2.0  # seconds until -60 dB; energy of the direct sound by that of all reflections
+# seconds until -60 dB; energy of the direct sound by that of all reflections
+REVERBERATION, DIRECT = 0.5, 2.0
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--data", type=Path, required=True, help="data directory of the set")
     args = options.parse_args(argv)
     names = [f"snr{snr}" for snr in SNRS] + ["room"]
@@ -43,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             changed = spoil(samples, name, shape, utterance.id)
             soundfile.write(path, changed / max(1.0, np.abs(changed).max()), RATE)
-            alone = replace(utterance, audio=str(path), start=0.0, recording=None, duration=len(samples) / RATE)
+            alone = replace(
+                utterance, audio=str(path), start=0.0, recording=None, duration=len(samples) / RATE
+            )
             written[name].append(alone)
     for name, rows in written.items():
         datadir.write(folders[name], rows)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""AISHELL-2 (https://www.aishelltech.com/aishell_2) -> data directories train, dev, test_{ios,android,mic}.
+"""AISHELL-2 (https://www.aishelltech.com/aishell_2) -> data directories train, dev,
+test_{ios,android,mic}.
 
---corpus holds AISHELL-2/iOS/data and AISHELL-DEV-TEST-SET/{iOS,Android,Mic}/{dev,test}, or is AISHELL-2 itself, with
-the other beside it or dev and test in it; each of these folders has wav.scp, trans.txt and wav/<speaker>/. Or it is a
-folder of prepared sets (see asrtool/data/prepared.py). train_100 is a subset of 100 hours.
+--corpus holds AISHELL-2/iOS/data and AISHELL-DEV-TEST-SET/{iOS,Android,Mic}/{dev,test}, or is
+AISHELL-2 itself, with the other beside it or dev and test in it; each of these folders has wav.scp,
+trans.txt and wav/<speaker>/. Or it is a folder of prepared sets (see asrtool/data/prepared.py).
+train_100 is a subset of 100 hours.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
 CHANNELS = ("iOS", "Android", "Mic")
-OFFICIAL = {"dev": (2500, None), "test": (5000, 49527)}  # utterances and characters, of each channel
+# utterances and characters, of each channel
+OFFICIAL = {"dev": (2500, None), "test": (5000, 49527)}
 HOURS = {"train": None, "train_100": 100.0}
 
 
 def main() -> None:
     args = corpus.parser(__doc__, tuple(HOURS)).parse_args()
     found = prepared.find(args.corpus)
-    sets = prepared.sources(found, args.train_set) if found else official(args.corpus, args.train_set)
+    sets = (
+        prepared.sources(found, args.train_set) if found else official(args.corpus, args.train_set)
+    )
     corpus.write_sets(args.out, sets)
     corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
 
@@ -42,7 +47,9 @@ def official(folder: Path, train_set: str) -> dict[str, corpus.Source]:
             tree.need(place / name)
     return {
         name: corpus.Source(
-            lambda _, name=name, place=place: build(place, HOURS.get(name), tree.is_miniature(root)),
+            lambda _, name=name, place=place: build(
+                place, HOURS.get(name), tree.is_miniature(root)
+            ),
             [Path(__file__), place],
             {"corpus": str(place), "hours": HOURS.get(name)},
         )
@@ -51,7 +58,9 @@ def official(folder: Path, train_set: str) -> dict[str, corpus.Source]:
 
 
 def held_out(root: Path, channel: str, name: str) -> Path:
-    """Where the development or test set of a channel lies; of the places that are known, the official one."""
+    """Where the development or test set of a channel lies; of the places that are known, the
+    official one.
+    """
     official = root.parent / "AISHELL-DEV-TEST-SET"
     for place in (official, root / official.name, root):
         if (place / channel / name).exists():
@@ -79,7 +88,9 @@ def build(folder: Path, hours: float | None, miniature: bool) -> corpus.Found:
     kept, unreadable = corpus.measured(rows)
     if folder.name in OFFICIAL and not miniature:
         corpus.compare(str(folder), kept, *OFFICIAL[folder.name])
-    return corpus.Found(kept if hours is None else corpus.subset(kept, hours), list(lonely.values()) + unreadable)
+    return corpus.Found(
+        kept if hours is None else corpus.subset(kept, hours), list(lonely.values()) + unreadable
+    )
 
 
 if __name__ == "__main__":

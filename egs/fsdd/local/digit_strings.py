@@ -1,8 +1,9 @@
 """Recordings of single digits -> one recording of several, as if spoken in one breath.
 
-The recordings are cut tightly out of longer ones, some in the middle of a sound, and backgrounds differ in
-level and colour. So pauses are filled with noise that has the spectrum of the quietest moment of the neighbouring
-recordings, and every joint is a cross-fade: neither a click nor a change of the background tells where a digit begins.
+The recordings are cut tightly out of longer ones, some in the middle of a sound, and backgrounds
+differ in level and colour. So pauses are filled with noise that has the spectrum of the quietest
+moment of the neighbouring recordings, and every joint is a cross-fade: neither a click nor a change
+of the background tells where a digit begins.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Clip(NamedTuple):
 
 
 def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]:
-    """The recordings that can be read, at RATE, and a sentence for each that cannot; keys begin with the speaker.
+    """The recordings that can be read, at RATE, and a sentence for each that cannot; keys begin
+    with the speaker.
 
-    A background LOUDEST times above the speaker's median comes from a recording without a quiet moment; it is reduced.
+    A background LOUDEST times above the speaker's median comes from a recording without a quiet
+    moment; it is reduced.
     """
     clips, left_out = {}, []
     noise = np.random.default_rng(0)
@@ -46,7 +49,9 @@ def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]
         except audio.AudioError as error:
             left_out.append(f"recording {error}")
     for speaker in {key[0] for key in clips}:
-        limit = LOUDEST * float(np.median([rms(clip.background) for key, clip in clips.items() if key[0] == speaker]))
+        limit = LOUDEST * float(
+            np.median([rms(clip.background) for key, clip in clips.items() if key[0] == speaker])
+        )
         for key in [key for key in clips if key[0] == speaker]:
             samples, background = clips[key]
             clips[key] = Clip(samples, background * min(1, limit / max(rms(background), 1e-10)))
@@ -65,10 +70,14 @@ def write(folder: Path, strings: Mapping[str, np.ndarray]) -> None:
 
 def clip(samples: np.ndarray, noise: np.random.Generator) -> Clip:
     starts = range(0, max(1, len(samples) - QUIET + 1), QUIET // 2)
-    quiet = min((samples[start : start + QUIET] for start in starts), key=lambda part: float(part @ part))
+    quiet = min(
+        (samples[start : start + QUIET] for start in starts), key=lambda part: float(part @ part)
+    )
     colour = np.abs(np.fft.rfft(quiet * np.hanning(len(quiet))))
     white = np.fft.rfft(noise.standard_normal(BACKGROUND))
-    shaped = np.fft.irfft(white * np.interp(np.linspace(0, 1, len(white)), np.linspace(0, 1, len(colour)), colour))
+    shaped = np.fft.irfft(
+        white * np.interp(np.linspace(0, 1, len(white)), np.linspace(0, 1, len(colour)), colour)
+    )
     return Clip(samples, shaped * (rms(quiet) / max(rms(shaped), 1e-10)))
 
 
@@ -88,7 +97,9 @@ def deal(deck: Iterable, draw: random.Random) -> list[list]:
 
 
 def join(clips: Sequence[Clip], draw: random.Random) -> np.ndarray:
-    """(T,) clips with pauses between and around them: mostly 30 to 150 ms, one in ten a hesitation of up to 500 ms."""
+    """(T,) clips with pauses between and around them: mostly 30 to 150 ms, one in ten a hesitation
+    of up to 500 ms.
+    """
     joined = pause(0.05, 0.3, clips[0], clips[0], draw)
     for i, current in enumerate(clips):
         if i:
@@ -100,7 +111,9 @@ def join(clips: Sequence[Clip], draw: random.Random) -> np.ndarray:
 
 
 def pause(low: float, high: float, before: Clip, after: Clip, draw: random.Random) -> np.ndarray:
-    """`low` to `high` seconds, beside what the cross-fades take, in which one background turns into the other."""
+    """`low` to `high` seconds, beside what the cross-fades take, in which one background turns into
+    the other.
+    """
     length = round(draw.uniform(low, high) * RATE) + 2 * FADE
     left, right = (
         noise[start : start + length]

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0) -> digit strings.
+"""Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0)
+-> digit strings.
 
-Joins recordings of one speaker into strings of 1 to 7 digits. Speaker theo is held out of everything as `test_speaker`
-(his accent, USA/neutral, stays in training with jackson); of the other five, `test` is the official test part,
-recordings 0 to 4 of each digit, and `dev` is 5 to 9. --corpus holds recordings/<digit>_<speaker>_<index>.wav, or
-prepared sets (see asrtool/data/prepared.py) whose utterances are called <speaker>-<digit>-<index>.
+Joins recordings of one speaker into strings of 1 to 7 digits. Speaker theo is held out of
+everything as `test_speaker` (his accent, USA/neutral, stays in training with jackson); of the other
+five, `test` is the official test part, recordings 0 to 4 of each digit, and `dev` is 5 to 9.
+--corpus holds recordings/<digit>_<speaker>_<index>.wav, or prepared sets (see
+asrtool/data/prepared.py) whose utterances are called <speaker>-<digit>-<index>.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ ACCENTS = {  # as declared by the speakers, metadata.py of the corpus
 }
 OFFICIAL = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)"
 PREPARED = r"(?P<speaker>[a-z]+)-(?P<digit>\d)-(?P<index>\d+)"
-PASSES = {"train": 4, "dev": 4, "test": 4, "test_speaker": 2}  # times each recording is used, in other strings
+# times each recording is used, in other strings
+PASSES = {"train": 4, "dev": 4, "test": 4, "test_speaker": 2}
 RECORDINGS = 50  # of each digit by each speaker
 
 Recording = tuple[str, int, int]  # speaker, digit, index
@@ -42,17 +45,29 @@ def main() -> None:
     recordings, inputs = find(args.corpus)
     sets: dict[str, dict[Recording, str]] = {name: {} for name in PASSES}
     for (speaker, digit, index), path in sorted(recordings.items()):
-        name = "test_speaker" if speaker == HELD_OUT else "test" if index < 5 else "dev" if index < 10 else "train"
+        name = (
+            "test_speaker"
+            if speaker == HELD_OUT
+            else "test"
+            if index < 5
+            else "dev"
+            if index < 10
+            else "train"
+        )
         sets[name][speaker, digit, index] = path
     for name, members in sets.items():
         if not members:
-            raise corpus.CorpusError(f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?")
+            raise corpus.CorpusError(
+                f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?"
+            )
     places = {name: (args.out / name / "audio").absolute() for name in sets}
     corpus.write_sets(
         args.out,
         {
             name: corpus.Source(
-                lambda target, name=name, members=members: write_strings(name, members, target, places[name]),
+                lambda target, name=name, members=members: write_strings(
+                    name, members, target, places[name]
+                ),
                 [Path(__file__), Path(digit_strings.__file__), *inputs],
                 {"out": str(places[name])},  # wav.scp points there
             )
@@ -66,29 +81,47 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
     """The path of every recording, and the folders that were read."""
     sets = prepared.find(folder)
     if sets:
-        paths = {utterance.id: utterance.audio for source in sets.values() for utterance in prepared.read(source)[0]}
+        paths = {
+            utterance.id: utterance.audio
+            for source in sets.values()
+            for utterance in prepared.read(source)[0]
+        }
         inputs = [folder]
     else:
         inputs = [folder / "recordings"]
         if not inputs[0].is_dir():
-            raise corpus.CorpusError(f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp")
+            raise corpus.CorpusError(
+                f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp"
+            )
         paths = tree.audio_by_id(*inputs)
     found = {}
     for name, path in paths.items():
         match = re.fullmatch(PREPARED if sets else OFFICIAL, name)
         if match is None:
-            raise corpus.CorpusError(f"{path}: expected a name like {'theo-7-12' if sets else '7_theo_12.wav'}")
+            raise corpus.CorpusError(
+                f"{path}: expected a name like {'theo-7-12' if sets else '7_theo_12.wav'}"
+            )
         found[match["speaker"], int(match["digit"]), int(match["index"])] = path
     speakers = sorted({speaker for speaker, _, _ in found} | ACCENTS.keys())
     wanted = [(s, d, i) for s in speakers for d in range(len(WORDS)) for i in range(RECORDINGS)]
     missing = ["{1}_{0}_{2}".format(*key) for key in wanted if key not in found]
     if missing:
-        logger.warning("'%s' lacks %d of %d recordings, first %s", folder, len(missing), len(wanted), missing[0])
+        logger.warning(
+            "'%s' lacks %d of %d recordings, first %s",
+            folder,
+            len(missing),
+            len(wanted),
+            missing[0],
+        )
     return found, inputs
 
 
-def write_strings(name: str, members: dict[Recording, str], target: Path, place: Path) -> corpus.Found:
-    """Each recording once in each pass, in strings of one speaker; 16 kHz FLAC, now in `target`, later in `place`."""
+def write_strings(
+    name: str, members: dict[Recording, str], target: Path, place: Path
+) -> corpus.Found:
+    """Each recording once in each pass, in strings of one speaker; 16 kHz FLAC, now in `target`,
+    later in `place`.
+    """
     (target / "audio").mkdir()
     clips, left_out = digit_strings.read(members)
     utterances = []

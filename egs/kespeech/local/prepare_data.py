@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """KeSpeech (https://github.com/KeSpeech/KeSpeech) -> data directories train, dev, test.
 
-Reads Tasks/ASR/{train,dev}_phase{1,2} and Tasks/ASR/test with Metadata and Audio, in --corpus or its KeSpeech/; or a
-folder of prepared sets (see asrtool/data/prepared.py). train_phase1 and train_phase2 train on one phase: 1 has
-Mandarin and subdialects, 2 Mandarin in other places. Labels: subdialect, phase, style (phase 1), env (phase 2), and
-gender, age and city of the speaker.
+Reads Tasks/ASR/{train,dev}_phase{1,2} and Tasks/ASR/test with Metadata and Audio, in --corpus or
+its KeSpeech/; or a folder of prepared sets (see asrtool/data/prepared.py). train_phase1 and
+train_phase2 train on one phase: 1 has Mandarin and subdialects, 2 Mandarin in other places. Labels:
+subdialect, phase, style (phase 1), env (phase 2), and gender, age and city of the speaker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FILES = ("wav.scp", "text", "utt2spk", "utt2subdialect")
 LABELS = {"style": "phase1.utt2style", "env": "phase2.utt2env"}  # of utterances, in Metadata
 OF_SPEAKERS = ("gender", "age", "city")  # Metadata/spk2<label>
 SUBDIALECTS = {
-    "Mandarin", "Beijing", "Ji-Lu", "Jiang-Huai", "Jiao-Liao", "Lan-Yin", "Northeastern", "Southwestern", "Zhongyuan",
+    "Mandarin", "Beijing", "Ji-Lu", "Jiang-Huai", "Jiao-Liao", "Lan-Yin", "Northeastern",
+    "Southwestern", "Zhongyuan",
 }  # fmt: skip
 NOT_SPEECH = re.compile(r"<(SIL|MUSIC|NOISE|OTHER)>")
 
@@ -36,7 +37,9 @@ NOT_SPEECH = re.compile(r"<(SIL|MUSIC|NOISE|OTHER)>")
 def main() -> None:
     args = corpus.parser(__doc__, tuple(TRAIN)).parse_args()
     found = prepared.find(args.corpus)
-    sets = prepared.sources(found, args.train_set) if found else official(args.corpus, args.train_set)
+    sets = (
+        prepared.sources(found, args.train_set) if found else official(args.corpus, args.train_set)
+    )
     corpus.write_sets(args.out, sets)
     corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
 
@@ -44,15 +47,22 @@ def main() -> None:
 def official(folder: Path, train_set: str) -> dict[str, corpus.Source]:
     root = tree.root(folder, "KeSpeech", "Tasks")
     parts = {train_set: TRAIN[train_set], **HELD_OUT}
-    folders = {name: [tree.need(root / "Tasks" / "ASR" / part) for part in own] for name, own in parts.items()}
+    folders = {
+        name: [tree.need(root / "Tasks" / "ASR" / part) for part in own]
+        for name, own in parts.items()
+    }
     for place in (place for own in folders.values() for place in own):
         for name in FILES:
             tree.need(place / name)
     metadata, audio = tree.need(root / "Metadata"), tree.need(root / "Audio")
-    files = [metadata / name for name in (*LABELS.values(), *(f"spk2{label}" for label in OF_SPEAKERS))]
+    files = [
+        metadata / name for name in (*LABELS.values(), *(f"spk2{label}" for label in OF_SPEAKERS))
+    ]
     missing = [path for path in files if not path.exists()]
     if missing:
-        logger.warning("there is no %s; going on without these labels", ", ".join(map(str, missing)))
+        logger.warning(
+            "there is no %s; going on without these labels", ", ".join(map(str, missing))
+        )
     inputs = [Path(__file__), audio, *(path for path in files if path.exists())]
     return {
         name: corpus.Source(partial(build, root, own), [*inputs, *own], {"corpus": str(root)})
@@ -62,7 +72,9 @@ def official(folder: Path, train_set: str) -> dict[str, corpus.Source]:
 
 def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
     """The utterances of some parts; what the files say is joined by id."""
-    wavs, texts, speakers, subdialects = (tree.Table([folder / name for folder in folders]) for name in FILES)
+    wavs, texts, speakers, subdialects = (
+        tree.Table([folder / name for folder in folders]) for name in FILES
+    )
     ids, lonely = tree.join(texts, wavs)
     left_out = list(lonely.values())
     metadata = root / "Metadata"
@@ -72,7 +84,9 @@ def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
     rows = []
     for key in ids:
         if key not in speakers or key not in subdialects:
-            left_out.append(f"{key}: has no line in {folders[0].parent}/*/utt2spk and utt2subdialect")
+            left_out.append(
+                f"{key}: has no line in {folders[0].parent}/*/utt2spk and utt2subdialect"
+            )
         elif NOT_SPEECH.search(texts[key]):
             left_out.append(f"{key}: is not all speech, '{texts[key]}'")
         else:
@@ -80,13 +94,21 @@ def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
             labels = {"subdialect": subdialects[key]} | ({"phase": phase[1]} if phase else {})
             labels |= {label: values[key] for label, values in own.items() if values.get(key)}
             speaker = speakers[key]
-            labels |= {label: values[speaker] for label, values in of_speakers.items() if values.get(speaker)}
+            labels |= {
+                label: values[speaker]
+                for label, values in of_speakers.items()
+                if values.get(speaker)
+            }
             text = normalize(texts[key]).upper()
             path = tree.listed(str(root / wavs[key]))
-            rows.append(Utterance(id=key, audio=path, duration=0, text=text, speaker=speaker, labels=labels))
+            rows.append(
+                Utterance(id=key, audio=path, duration=0, text=text, speaker=speaker, labels=labels)
+            )
     unknown = {row.labels["subdialect"] for row in rows} - SUBDIALECTS
     if unknown:
-        logger.warning("%s: subdialects that KeSpeech has not: %s", folders[0], ", ".join(sorted(unknown)))
+        logger.warning(
+            "%s: subdialects that KeSpeech has not: %s", folders[0], ", ".join(sorted(unknown))
+        )
     kept, unreadable = corpus.measured(rows)
     return corpus.Found(kept, left_out + unreadable)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""A copy of a data directory with white noise added to every utterance, the same whenever it is made.
+"""A copy of a data directory with white noise added to every utterance, the same whenever it is
+made.
 
 python studies/noisy_set.py --data data/mini/test --out data/mini/test_noisy --snr-db 10
 """
@@ -21,12 +22,21 @@ RATE = 16000
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--snr-db", type=float, default=10.0, help="power of the utterance against that of the noise")
+    options.add_argument(
+        "--snr-db",
+        type=float,
+        default=10.0,
+        help="power of the utterance against that of the noise",
+    )
     args = options.parse_args()
-    with stamp.building(args.out, "noisy_set", [args.data], {"snr_db": args.snr_db}, False) as target:
+    with stamp.building(
+        args.out, "noisy_set", [args.data], {"snr_db": args.snr_db}, False
+    ) as target:
         if target is not None:
             write(args.data, target, args.out.absolute(), args.snr_db)
 

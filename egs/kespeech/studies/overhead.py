@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""What streaming costs: arithmetic, CPU seconds, cache and latency of the encoder, whole and in chunks, random weights.
+"""What streaming costs: arithmetic, CPU seconds, cache and latency of the encoder, whole and in
+chunks, random weights.
 
     OMP_NUM_THREADS=1 python studies/overhead.py --config conf/train_qifusion.yaml
 
-Arithmetic counts multiply-adds of matrix products and convolutions (torch's flop counter). Whole: one utterance at
-once. In chunks: fed chunk by chunk, as a microphone gives it. A frame waits for the end of its chunk.
+Arithmetic counts multiply-adds of matrix products and convolutions (torch's flop counter). Whole:
+one utterance at once. In chunks: fed chunk by chunk, as a microphone gives it. A frame waits for
+the end of its chunk.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ CASES = [(None, None), (16, None), (16, 4), (16, 1), (8, 8), (4, 16), (4, 4)]  #
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--config", type=Path, required=True)
     options.add_argument("--seconds", type=float, default=30.0, help="of noise")
     args = options.parse_args()
@@ -37,7 +41,10 @@ def main() -> None:
     frames = round(1000 * args.seconds / phase.data.fbank.frame_shift_ms)
     inputs = torch.randn(1, frames, phase.data.fbank.num_mel_bins)
     print(f"{args.config.name}, {args.seconds:g} s\n")
-    print("| chunk | left chunks | ms | waiting ms, mean | multiply-adds, G per s | CPU s per s | cache, MB |")
+    print(
+        "| chunk | left chunks | ms | waiting ms, mean | multiply-adds, G per s | CPU s per s | "
+        "cache, MB |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for chunk, left in CASES:
         encoder.left_chunks = left
@@ -53,7 +60,10 @@ def main() -> None:
         wait = 1000 * (chunk or 0) * encoder.seconds_per_frame
         cells = (chunk or "whole", "all" if left is None else left, f"{wait:.0f}" if chunk else "")
         waiting = f"{wait / 2:.0f}" if chunk else f"{500 * args.seconds:.0f}"
-        print(f"| {' | '.join(map(str, cells))} | {waiting} | {adds:.2f} | {used:.4f} | {size} |", flush=True)
+        print(
+            f"| {' | '.join(map(str, cells))} | {waiting} | {adds:.2f} | {used:.4f} | {size} |",
+            flush=True,
+        )
 
 
 def run(encoder: StreamingEncoder, inputs: torch.Tensor, chunk: int | None) -> object:
@@ -65,7 +75,9 @@ def run(encoder: StreamingEncoder, inputs: torch.Tensor, chunk: int | None) -> o
     for at in range(0, inputs.shape[1], step):
         piece = inputs[:, at : at + step]
         final = torch.tensor([at + step >= inputs.shape[1]])
-        _, cache = encoder.forward_chunk(Padded(piece, torch.tensor([piece.shape[1]])), cache, final)
+        _, cache = encoder.forward_chunk(
+            Padded(piece, torch.tensor([piece.shape[1]])), cache, final
+        )
     return cache
 
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""How well linear classifiers name the accent from the mean of a stream's frames: before, in and behind the fusion.
+"""How well linear classifiers name the accent from the mean of a stream's frames: before, in and
+behind the fusion.
 
-    python studies/probes.py --exp exp/mini --seeds "0 1 2" --tag qifusion --train dump/mini/fbank80/train \\
-        --test dump/mini/fbank80/test
+    python studies/probes.py --exp exp/mini --seeds "0 1 2" --tag qifusion \\
+        --train dump/mini/fbank80/train --test dump/mini/fbank80/test
 
-For each seed the model encodes both sets, a logistic regression is fitted to the training set's means (normalised to
-mean 0 and variance 1; weight decay chosen on a fifth of the speakers) and rated on the test set, whose speakers are
-others. A frame stream without accents would be named by chance.
+For each seed the model encodes both sets, a logistic regression is fitted to the training set's
+means (normalised to mean 0 and variance 1; weight decay chosen on a fifth of the speakers) and
+rated on the test set, whose speakers are others. A frame stream without accents would be named by
+chance.
 """
 
 from __future__ import annotations
@@ -24,17 +26,28 @@ from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.recognizer import Recognizer
 from asrtool.score.bootstrap import mean_interval
 
-STREAMS = {"acoustic": "acoustic frames E", "accent_embedding": "accent embedding G", "frames": "fused frames M"}
+STREAMS = {
+    "acoustic": "acoustic frames E",
+    "accent_embedding": "accent embedding G",
+    "frames": "fused frames M",
+}
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 MOST = 3000  # utterances of the training set
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
     options.add_argument("--seeds", required=True, help="as in '0 1 2'")
     options.add_argument("--tag", required=True)
-    options.add_argument("--train", type=Path, required=True, help="set to fit the classifiers on, as stage 1 wrote it")
+    options.add_argument(
+        "--train",
+        type=Path,
+        required=True,
+        help="set to fit the classifiers on, as stage 1 wrote it",
+    )
     options.add_argument("--test", type=Path, required=True, help="set to rate them on")
     options.add_argument("--label", default="subdialect")
     args = options.parse_args()
@@ -46,11 +59,15 @@ def main() -> None:
             found[name].append(100 * accuracy(train, test, name))
     values = np.unique(test["label"])
     print(
-        f"The test set has {len(values)} accents; the most frequent one is {100 * most_frequent(test):.1f} % of it.\n"
+        f"The test set has {len(values)} accents; the most frequent one is "
+        f"{100 * most_frequent(test):.1f} % of it.\n"
     )
     print("| classifier reads | accents right % | 95 % over seeds |\n| --- | --- | --- |")
     for name, title in STREAMS.items():
-        print(f"| {title} | {np.mean(found[name]):.1f} | {bracket(mean_interval(found[name]))[1:-1]} |")
+        print(
+            f"| {title} | {np.mean(found[name]):.1f} | "
+            f"{bracket(mean_interval(found[name]))[1:-1]} |"
+        )
     change = np.subtract(found["frames"], found["acoustic"])
     print(f"\nM against E: {change.mean():+.1f} points {bracket(mean_interval(change))}")
 
@@ -82,7 +99,9 @@ def accuracy(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: st
     best = max(
         DECAYS,
         key=lambda decay: (
-            fit(train[name][~held_out], index["train"][~held_out], len(values), decay)(train[name][held_out])
+            fit(train[name][~held_out], index["train"][~held_out], len(values), decay)(
+                train[name][held_out]
+            )
             == index["train"][held_out]
         ).mean(),
     )
@@ -99,7 +118,9 @@ def fit(inputs: np.ndarray, labels: np.ndarray, classes: int, decay: float):
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = cross_entropy(x @ weight[:, :-1].T + weight[:, -1], y) + decay * weight.square().sum()
+        value = (
+            cross_entropy(x @ weight[:, :-1].T + weight[:, -1], y) + decay * weight.square().sum()
+        )
         value.backward()
         return value
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""A data directory in which every utterance of another one comes once for each noise level, with the label snr (dB).
+"""A data directory in which every utterance of another one comes once for each noise level, with
+the label snr (dB).
 
-python local/noisy_set.py --data data/test_clean --noise data/noise_eval --snr-db 20 10 0 --out data/test_noisy
+python local/noisy_set.py --data data/test_clean --noise data/noise_eval --snr-db 20 10 0 --out
+data/test_noisy
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ RATE = 16000
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--data", type=Path, required=True, help="data directory with speech")
     options.add_argument("--noise", type=Path, required=True, help="data directory with noises")
-    options.add_argument("--snr-db", type=float, nargs="+", required=True, help="levels, in dB below the speech")
+    options.add_argument(
+        "--snr-db", type=float, nargs="+", required=True, help="levels, in dB below the speech"
+    )
     options.add_argument("--out", type=Path, required=True, help="data directory to write")
     args = options.parse_args()
     levels = {"snr_db": args.snr_db}
@@ -43,7 +49,9 @@ def write(data: Path, noise: Path, levels: list[float], target: Path, place: Pat
             added = augment.excerpt(noises[rng.integers(len(noises))], len(speech), RATE, rng)
             noisy = augment.add_noise(speech, added, level)
             name = file_names.of(key, ".flac")
-            soundfile.write(target / "audio" / name, noisy / max(1.0, float(np.abs(noisy).max())), RATE)
+            soundfile.write(
+                target / "audio" / name, noisy / max(1.0, float(np.abs(noisy).max())), RATE
+            )
             labels = {**row.labels, "snr": f"{level:g}"}
             path = str(place / "audio" / name)
             rows.append(replace(row, id=key, audio=path, recording=None, start=0.0, labels=labels))

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""LibriSpeech (https://www.openslr.org/12) -> data directories train (or a part of it), dev, test_clean, test_other.
+"""LibriSpeech (https://www.openslr.org/12) -> data directories train (or a part of it), dev,
+test_clean, test_other.
 
-Reads the official tree <part>/<reader>/<chapter>/{<reader>-<chapter>.trans.txt,<utterance id>.flac}, whatever the
-extension of the audio, in --corpus or its LibriSpeech/; or a folder of prepared sets (see asrtool/data/prepared.py).
-train_10min, train_1h and train_10h are those of Libri-Light, librispeech_finetuning/{1h/{0..5},9h}/{clean,other}/ in
-the same folder or beside it.
+Reads the official tree <part>/<reader>/<chapter>/{<reader>-<chapter>.trans.txt,<utterance
+id>.flac}, whatever the extension of the audio, in --corpus or its LibriSpeech/; or a folder of
+prepared sets (see asrtool/data/prepared.py). train_10min, train_1h and train_10h are those of
+Libri-Light, librispeech_finetuning/{1h/{0..5},9h}/{clean,other}/ in the same folder or beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ TRAIN = {
     "train_1h": ["1h"],
     "train_10min": ["1h/0"],
 }
-HELD_OUT = {"dev": ["dev-clean", "dev-other"], "test_clean": ["test-clean"], "test_other": ["test-other"]}
+HELD_OUT = {
+    "dev": ["dev-clean", "dev-other"],
+    "test_clean": ["test-clean"],
+    "test_other": ["test-other"],
+}
 
 
 def main() -> None:
@@ -52,7 +57,10 @@ def main() -> None:
 def official(root: Path, train_set: str) -> dict[str, corpus.Source]:
     base = root
     if TRAIN[train_set][0] not in UTTERANCES:
-        base = next((place for place in (root, root.parent) if (place / LIBRI_LIGHT).is_dir()), root) / LIBRI_LIGHT
+        base = (
+            next((place for place in (root, root.parent) if (place / LIBRI_LIGHT).is_dir()), root)
+            / LIBRI_LIGHT
+        )
     sets = {train_set: [base / part for part in TRAIN[train_set]]}
     if base != root:
         for part in sets[train_set]:
@@ -62,7 +70,9 @@ def official(root: Path, train_set: str) -> dict[str, corpus.Source]:
     found = {name: [part for part in parts if part.is_dir()] for name, parts in sets.items()}
     tables = [Path(__file__), *root.glob("SPEAKERS.TXT")]
     return {
-        name: corpus.Source(partial(read_parts, parts, root), [*tables, *parts], {"corpus": str(parts[0].parent)})
+        name: corpus.Source(
+            partial(read_parts, parts, root), [*tables, *parts], {"corpus": str(parts[0].parent)}
+        )
         for name, parts in found.items()
         if parts
     }
@@ -77,8 +87,10 @@ def check_parts(root: Path, sets: dict[str, list[Path]]) -> None:
         return
     if not {train_set, "dev"} <= there or not {"test_clean", "test_other"} & there:
         raise corpus.CorpusError(
-            f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development and a test part; the "
-            f"folder holds {tree.listing(root)} (https://www.openslr.org/12; run.sh --stage -1 downloads what is "
+            f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development "
+            "and a test part; the "
+            f"folder holds {tree.listing(root)} (https://www.openslr.org/12; run.sh --stage -1 "
+            "downloads what is "
             "missing)"
         )
     logger.warning("'%s' lacks %s; going on without", root, ", ".join(missing))
@@ -88,12 +100,20 @@ def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.Found:
     """All utterances of some parts, except those that lack text or readable audio."""
     audio = tree.audio_by_id(*parts)
     transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
-    unwritten = {Path(path).parent for path in audio.values()} - {path.parent for path in transcripts}
-    unwritten |= {part / "<reader>" / "<chapter>" for part in parts if not any(part in t.parents for t in transcripts)}
+    unwritten = {Path(path).parent for path in audio.values()} - {
+        path.parent for path in transcripts
+    }
+    unwritten |= {
+        part / "<reader>" / "<chapter>"
+        for part in parts
+        if not any(part in t.parents for t in transcripts)
+    }
     if unwritten:
         chapter = min(unwritten)
         name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
-        raise corpus.CorpusError(f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?")
+        raise corpus.CorpusError(
+            f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?"
+        )
     texts = tree.Table(transcripts, r"\d+-\d+-\d+")
     ids, lonely = tree.join(texts, audio)
     genders = read_genders(root / "SPEAKERS.TXT")
@@ -101,18 +121,32 @@ def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.Found:
     for key in ids:
         reader = key.split("-")[0]
         labels = {"gender": genders[reader]} if reader in genders else {}
-        rows.append(Utterance(id=key, audio=audio[key], duration=0, text=texts[key], speaker=reader, labels=labels))
+        rows.append(
+            Utterance(
+                id=key, audio=audio[key], duration=0, text=texts[key], speaker=reader, labels=labels
+            )
+        )
     kept, unreadable = corpus.measured(rows)
     if parts[0].name in UTTERANCES and not tree.is_miniature(root):
-        corpus.compare(" + ".join(part.name for part in parts), kept, sum(UTTERANCES[part.name] for part in parts))
+        corpus.compare(
+            " + ".join(part.name for part in parts),
+            kept,
+            sum(UTTERANCES[part.name] for part in parts),
+        )
     return corpus.Found(kept, [*lonely.values(), *unreadable])
 
 
 def read_genders(speakers: Path) -> dict[str, str]:
-    """Reader -> f or m from SPEAKERS.TXT (`14 | F | train-clean-360 | 25.03 | name`); empty without the file."""
+    """Reader -> f or m from SPEAKERS.TXT (`14 | F | train-clean-360 | 25.03 | name`); empty without
+    the file.
+    """
     text = speakers.read_text(encoding="utf-8", errors="replace") if speakers.exists() else ""
     rows = (line.split("|") for line in text.split("\n") if not line.startswith(";"))
-    return {row[0].strip(): row[1].strip().lower() for row in rows if len(row) > 2 and row[1].strip() in ("F", "M")}
+    return {
+        row[0].strip(): row[1].strip().lower()
+        for row in rows
+        if len(row) > 2 and row[1].strip() in ("F", "M")
+    }
 
 
 if __name__ == "__main__":

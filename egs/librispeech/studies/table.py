@@ -1,10 +1,13 @@
 #!/usr/bin/env python
-"""A Markdown table of systems over seeds, from the score.json files of stage 5, with the gap between dev and test.
+"""A Markdown table of systems over seeds, from the score.json files of stage 5, with the gap
+between dev and test.
 
-    python studies/table.py --exp exp/mini --seeds "0 1 2" --sets "dev test_clean" --against CTC "CTC={ctc}"
+    python studies/table.py --exp exp/mini --seeds "0 1 2" --sets "dev test_clean" --against CTC
+        "CTC={ctc}"
 
-`name={tag}` is exp/<tag>-s<seed>/<decode>/<set> of each seed; the first set is the development set. Intervals are those
-of the mean over seeds (Student's t, 95 %), of seed-by-seed differences for the relative change; one seed has none.
+`name={tag}` is exp/<tag>-s<seed>/<decode>/<set> of each seed; the first set is the development set.
+Intervals are those of the mean over seeds (Student's t, 95 %), of seed-by-seed differences for the
+relative change; one seed has none.
 """
 
 from __future__ import annotations
@@ -21,13 +24,17 @@ from asrtool.score.bootstrap import mean_interval
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("systems", nargs="+", metavar="NAME={TAG}")
     options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
     options.add_argument("--seeds", required=True, help="as in '0 1 2'")
     options.add_argument("--sets", required=True, help="development set, then test sets")
     options.add_argument("--decode", default="greedy", help="folder of the decoding")
-    options.add_argument("--against", required=True, help="name of the system that the others are compared with")
+    options.add_argument(
+        "--against", required=True, help="name of the system that the others are compared with"
+    )
     args = options.parse_args()
     seeds, sets = args.seeds.split(), args.sets.split()
     rates = {}
@@ -35,12 +42,22 @@ def main() -> None:
         match = re.fullmatch(r"(.+)=\{([^}]+)\}", text)
         if match is None:
             options.error(f"expected NAME={{TAG}}, got '{text}'")
-        rates[match[1]] = np.array([
-            [rate(args.exp / f"{match[2]}-s{seed}" / args.decode / name / "score.json") for seed in seeds]
-            for name in sets])
+        rates[match[1]] = np.array(
+            [
+                [
+                    rate(args.exp / f"{match[2]}-s{seed}" / args.decode / name / "score.json")
+                    for seed in seeds
+                ]
+                for name in sets
+            ]
+        )
     if args.against not in rates:
         options.error(f"--against {args.against}: no such system; there are {', '.join(rates)}")
-    print("| system | " + " | ".join(f"{name}, WER % | relative %" for name in sets) + " | test - dev, points |")
+    print(
+        "| system | "
+        + " | ".join(f"{name}, WER % | relative %" for name in sets)
+        + " | test - dev, points |"
+    )
     print("| --- |" + " --- | --- |" * len(sets) + " --- |")
     for name, found in rates.items():
         cells = [name]

@@ -1,4 +1,6 @@
-"""Dialogues of MagicData-RAMC: from `[start,end] speaker gender,accent text` a line to segments of recordings."""
+"""Dialogues of MagicData-RAMC: from `[start,end] speaker gender,accent text` a line to segments of
+recordings.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def recordings(partition: Path) -> list[str]:
     names = [PureWindowsPath(line.split("\t")[0].strip()).name for _, line in tree.lines(partition)]
     ids = [name.removesuffix(".wav") for name in names if name.endswith(".wav")]
     if not ids or len(ids) < len(names) - 1:
-        raise corpus.CorpusError(f"{partition}: expected a folder in the first line, then '<file>.wav <size>' a line")
+        raise corpus.CorpusError(
+            f"{partition}: expected a folder in the first line, then '<file>.wav <size>' a line"
+        )
     twice = sorted({key for key in ids if ids.count(key) > 1})
     if twice:
         raise corpus.CorpusError(f"{partition}: {twice[0]} is there twice; remove one")
@@ -38,12 +42,18 @@ def check_apart(sets: dict[str, list[str]], texts: Path) -> None:
         for key in ids:
             tree.need(texts / f"{key}.txt")
             if key in seen:
-                raise corpus.CorpusError(f"DataPartition/{name}.tsv: {key} is in {seen[key]}.tsv too; remove one")
+                raise corpus.CorpusError(
+                    f"DataPartition/{name}.tsv: {key} is in {seen[key]}.tsv too; remove one"
+                )
             seen[key] = name
 
 
-def build(name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path, official: bool) -> corpus.Found:
-    """The segments of some recordings, those of nobody, unclear ones and empty ones not among them."""
+def build(
+    name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path, official: bool
+) -> corpus.Found:
+    """The segments of some recordings, those of nobody, unclear ones and empty ones not among
+    them.
+    """
     paths = tree.audio_by_id(audio)
     lost = {key: f"{key}: there is no {audio / key}.wav" for key in ids if key not in paths}
     measured = {}
@@ -55,7 +65,8 @@ def build(name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path
     left_out = list(lost.values())
     if tree.too_many(len(lost), len(ids)):
         raise corpus.CorpusError(
-            f"{len(lost)} of {len(ids)} recordings of {name} cannot be used, first {left_out[0]}; is the archive "
+            f"{len(lost)} of {len(ids)} recordings of {name} cannot be used, first {left_out[0]}; "
+            "is the archive "
             "unpacked in full?"
         )
     labels = speaker_labels(speakers)
@@ -72,7 +83,9 @@ def build(name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path
             elif not row.text:
                 left_out.append(f"{row.id}: {where}: '{text}' holds no words")
             elif row.duration <= 0 or float(end) > seconds + audio_files.SLACK:
-                left_out.append(f"{row.id}: {where}: does not lie in the recording, which has {seconds:.3f} s")
+                left_out.append(
+                    f"{row.id}: {where}: does not lie in the recording, which has {seconds:.3f} s"
+                )
             elif row.id in rows:
                 raise corpus.CorpusError(f"{where}: {row.id} has a text already; remove one")
             else:
@@ -80,14 +93,22 @@ def build(name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path
                 rows[row.id] = row
     found = len({row.speaker for row in rows.values()})
     if official and (len(ids), found) != OFFICIAL[name]:
-        logger.warning("%s: %d dialogues, %d speakers, officially %d and %d", name, len(ids), found, *OFFICIAL[name])
+        logger.warning(
+            "%s: %d dialogues, %d speakers, officially %d and %d",
+            name,
+            len(ids),
+            found,
+            *OFFICIAL[name],
+        )
     if nobody:
         logger.info("%s: %d lines of %s (noises) are no utterances", name, nobody, NOBODY)
     return corpus.Found(list(rows.values()), left_out)
 
 
 def measure(path: str) -> tuple[str, float]:
-    """What goes into wav.scp, and its seconds; two channels, a microphone each, become their mean."""
+    """What goes into wav.scp, and its seconds; two channels, a microphone each, become their
+    mean.
+    """
     (seconds,) = audio_files.durations([path])
     if isinstance(seconds, audio_files.AudioError):
         raise seconds
@@ -105,11 +126,15 @@ def parse(path: Path) -> list[tuple[str, re.Match]]:
             )
         found.append((f"{path}:{number}", match))
     if not found:
-        raise corpus.CorpusError(f"{path}: no line in it; expected '[start,end] speaker gender,accent text' a line")
+        raise corpus.CorpusError(
+            f"{path}: no line in it; expected '[start,end] speaker gender,accent text' a line"
+        )
     return found
 
 
-def segment(recording: str, path: str, start: float, end: float, speaker: str, person: str, text: str) -> Utterance:
+def segment(
+    recording: str, path: str, start: float, end: float, speaker: str, person: str, text: str
+) -> Utterance:
     """Kaldi's order: ids begin with the speaker; times in milliseconds."""
     gender, _, accent = (part.strip() for part in person.partition(","))
     labels = {"gender": GENDERS.get(gender, gender), "accent": accent}

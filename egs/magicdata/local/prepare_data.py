@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""MagicData-RAMC (https://www.openslr.org/123) or MagicData read speech (.../68) -> data directories train, dev, test.
+"""MagicData-RAMC (https://www.openslr.org/123) or MagicData read speech (.../68) -> data
+directories train, dev, test.
 
 --kind ramc: dialogues of two speakers, cut into segments; DataPartition/{train,dev,test}.tsv and
 MDT2021S003/{WAV,TXT,SPKINFO.txt} in --corpus or its MagicData-RAMC/. --kind read: sentences;
-{train,dev,test}/{TRANS.txt,<speaker>/<utterance id>.wav}. Either may be a folder of prepared sets (see
-asrtool/data/prepared.py). Labels: gender, region, and of RAMC accent and city.
+{train,dev,test}/{TRANS.txt,<speaker>/<utterance id>.wav}. Either may be a folder of prepared sets
+(see asrtool/data/prepared.py). Labels: gender, region, and of RAMC accent and city.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
 SETS = ("train", "dev", "test")
-BROKEN = {"16_4013_20170819121429", "18_1565_20170712000170"}  # of the read speech: text and audio differ
+# of the read speech: text and audio differ
+BROKEN = {"16_4013_20170819121429", "18_1565_20170712000170"}
 
 
 def main() -> None:
     options = corpus.parser(__doc__)
-    options.add_argument("--kind", choices=("ramc", "read"), default="ramc", help="dialogues, or read sentences")
+    options.add_argument(
+        "--kind", choices=("ramc", "read"), default="ramc", help="dialogues, or read sentences"
+    )
     args = options.parse_args()
     found = prepared.find(args.corpus)
-    sets = prepared.sources(found) if found else (read_speech if args.kind == "read" else ramc)(args.corpus)
+    sets = (
+        prepared.sources(found)
+        if found
+        else (read_speech if args.kind == "read" else ramc)(args.corpus)
+    )
     corpus.write_sets(args.out, sets)
     corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
 
@@ -35,13 +43,23 @@ def main() -> None:
 def ramc(folder: Path) -> dict[str, corpus.Source]:
     root = tree.root(folder, "MagicData-RAMC", "DataPartition")
     parts = {name: tree.need(root / "DataPartition" / f"{name}.tsv") for name in SETS}
-    audio, texts, speakers = (tree.need(root / "MDT2021S003" / name) for name in ("WAV", "TXT", "SPKINFO.txt"))
+    audio, texts, speakers = (
+        tree.need(root / "MDT2021S003" / name) for name in ("WAV", "TXT", "SPKINFO.txt")
+    )
     whole = {name: dialogues.recordings(path) for name, path in parts.items()}
     dialogues.check_apart(whole, texts)
-    build = partial(dialogues.build, audio=audio, texts=texts, speakers=speakers, official=not tree.is_miniature(root))
+    build = partial(
+        dialogues.build,
+        audio=audio,
+        texts=texts,
+        speakers=speakers,
+        official=not tree.is_miniature(root),
+    )
     inputs = [Path(__file__), Path(dialogues.__file__), audio, texts, speakers]
     return {
-        name: corpus.Source(lambda _, name=name: build(name, whole[name]), [*inputs, path], {"corpus": str(root)})
+        name: corpus.Source(
+            lambda _, name=name: build(name, whole[name]), [*inputs, path], {"corpus": str(root)}
+        )
         for name, path in parts.items()
     }
 
@@ -51,10 +69,19 @@ def read_speech(folder: Path) -> dict[str, corpus.Source]:
     folders = {name: tree.need(root / name) for name in SETS}
     for place in folders.values():
         tree.need(place / "TRANS.txt")
-    info = next((path for path in (root / "SPKINFO.txt", root / "metadata" / "SPKINFO.txt") if path.exists()), None)
+    info = next(
+        (
+            path
+            for path in (root / "SPKINFO.txt", root / "metadata" / "SPKINFO.txt")
+            if path.exists()
+        ),
+        None,
+    )
     return {
         name: corpus.Source(
-            partial(build_read, place, info), [Path(__file__), place, *([info] if info else [])], {"corpus": str(root)}
+            partial(build_read, place, info),
+            [Path(__file__), place, *([info] if info else [])],
+            {"corpus": str(root)},
         )
         for name, place in folders.items()
     }
@@ -63,7 +90,9 @@ def read_speech(folder: Path) -> dict[str, corpus.Source]:
 def build_read(folder: Path, info: Path | None, _: Path) -> corpus.Found:
     """One set of the read speech; lines of TRANS.txt are `<utterance id>.wav <speaker> <text>`."""
     lines = tree.Table([folder / "TRANS.txt"], r"\w+\.wav", header="UtteranceID")
-    audio = {f"{key}.wav": path for key, path in tree.audio_by_id(folder).items() if key not in BROKEN}
+    audio = {
+        f"{key}.wav": path for key, path in tree.audio_by_id(folder).items() if key not in BROKEN
+    }
     for key in BROKEN:
         lines.pop(f"{key}.wav", None)
     ids, lonely = tree.join(lines, audio)
@@ -91,7 +120,10 @@ def speaker_labels(info: Path) -> dict[str, dict[str, str]]:
     found = {}
     for row in tree.rows(info):
         columns = {name.lower(): value for name, value in row.items()}
-        labels = {"gender": columns.get("gender", "")[:1].lower(), "region": columns.get("dialect", "")}
+        labels = {
+            "gender": columns.get("gender", "")[:1].lower(),
+            "region": columns.get("dialect", ""),
+        }
         found[columns.get("spkid", "")] = {name: value for name, value in labels.items() if value}
     return found
 

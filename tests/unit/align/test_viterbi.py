@@ -1,4 +1,6 @@
-"""Forced alignment against the enumeration of all paths, and against its recurrence state by state."""
+"""Forced alignment against the enumeration of all paths, and against its recurrence state by
+state.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tests.toy_search import collapse
 def case(seed: int) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Random log-probabilities of 1 to 6 frames over 2 to 4 labels, and up to 4 tokens."""
     generator = torch.Generator().manual_seed(seed)
-    frames, labels = (int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 7), (2, 5)))
+    frames, labels = (
+        int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 7), (2, 5))
+    )
     count = int(torch.randint(0, 5, (), generator=generator))
     tokens = tuple(torch.randint(1, labels, (count,), generator=generator).tolist())
     return (3 * torch.randn(frames, labels, generator=generator)).log_softmax(-1), tokens
@@ -29,16 +33,23 @@ def stack(rows: list[torch.Tensor]) -> Padded:
     return Padded.stack(wide, padding=7.0)
 
 
-def brute_force(log_probs: torch.Tensor, tokens: tuple[int, ...]) -> tuple[float, tuple[int, ...]] | None:
+def brute_force(
+    log_probs: torch.Tensor, tokens: tuple[int, ...]
+) -> tuple[float, tuple[int, ...]] | None:
     """The best path that reads the tokens, among all there are."""
     rows = log_probs.double().tolist()
     paths = itertools.product(range(log_probs.shape[1]), repeat=len(rows))
-    rated = [(sum(row[label] for row, label in zip(rows, path, strict=True)), path) for path in paths
-             if collapse(path) == tokens]
+    rated = [
+        (sum(row[label] for row, label in zip(rows, path, strict=True)), path)
+        for path in paths
+        if collapse(path) == tokens
+    ]
     return max(rated) if rated else None
 
 
-def labels_of(alignment: viterbi.Alignment, tokens: tuple[int, ...], frames: int) -> tuple[int, ...]:
+def labels_of(
+    alignment: viterbi.Alignment, tokens: tuple[int, ...], frames: int
+) -> tuple[int, ...]:
     path = [0] * frames
     for token, start, end in zip(tokens, alignment.starts, alignment.ends, strict=True):
         path[start:end] = [token] * (end - start)
@@ -46,7 +57,9 @@ def labels_of(alignment: viterbi.Alignment, tokens: tuple[int, ...], frames: int
 
 
 def one_by_one(log_probs: torch.Tensor, tokens: list[int]) -> tuple[int, ...]:
-    """The labels of the best path: (1) of asrtool/align/viterbi.py state by state, the earlier candidate first."""
+    """The labels of the best path: (1) of asrtool/align/viterbi.py state by state, the earlier
+    candidate first.
+    """
     states = [0] + [label for token in tokens for label in (token, 0)]
     rows, moves = log_probs.double().tolist(), []
     values = [rows[0][label] if place < 2 else -torch.inf for place, label in enumerate(states)]
@@ -72,8 +85,12 @@ def one_by_one(log_probs: torch.Tensor, tokens: list[int]) -> tuple[int, ...]:
 
 def longer() -> tuple[list[torch.Tensor], list[list[int]]]:
     generator = torch.Generator().manual_seed(1)
-    rows = [torch.randn(frames, 30, generator=generator).log_softmax(-1) for frames in (80, 33, 120, 7)]
-    return rows, [torch.randint(1, 6, (count,), generator=generator).tolist() for count in (20, 10, 0, 5)]
+    rows = [
+        torch.randn(frames, 30, generator=generator).log_softmax(-1) for frames in (80, 33, 120, 7)
+    ]
+    return rows, [
+        torch.randint(1, 6, (count,), generator=generator).tolist() for count in (20, 10, 0, 5)
+    ]
 
 
 def test_the_path_is_the_best_of_all_paths_that_read_the_text():
@@ -99,15 +116,17 @@ def test_longer_utterances_are_the_same_alone_in_a_batch_and_state_by_state():
         assert labels_of(alignment, wanted, len(row)) == one_by_one(row, wanted)
 
 
-@pytest.mark.skipif(not torchaudio_adapter.extension_available(), reason="torchaudio's extension does not load here")
+@pytest.mark.skipif(
+    not torchaudio_adapter.extension_available(), reason="torchaudio's extension does not load here"
+)
 def test_torchaudio_finds_the_same_paths():
     align = torchaudio_adapter.require().functional.forced_align
     for row, wanted in zip(*longer(), strict=True):
         if wanted:  # its kernel refuses a text without tokens
             labels, _ = align(row.double()[None], torch.tensor([wanted], dtype=torch.int32))
-            assert labels_of(viterbi.align(Padded.stack([row]), [wanted])[0], wanted, len(row)) == tuple(
-                labels[0].tolist()
-            )
+            assert labels_of(
+                viterbi.align(Padded.stack([row]), [wanted])[0], wanted, len(row)
+            ) == tuple(labels[0].tolist())
 
 
 def test_equal_paths_are_told_apart_by_the_earlier_candidate():

@@ -24,7 +24,9 @@ def words(*pieces: str, **settings) -> list:
 
 def test_positions_and_frame_shift_give_seconds():
     alignment = Alignment(starts=(1, 3), ends=(2, 5), log_probs=(0.0, math.log(0.5)), score=-1.0)
-    parts = times_of(alignment, [7, 8], ["a", "b"], positions=[0, 2, 4, 6, 9], frame_shift=0.04, duration=0.39)
+    parts = times_of(
+        alignment, [7, 8], ["a", "b"], positions=[0, 2, 4, 6, 9], frame_shift=0.04, duration=0.39
+    )
     assert [(part.start, part.end) for part in parts] == [(0.08, 0.12), (0.24, 0.39)]
     assert [part.confidence for part in parts] == pytest.approx([1.0, 0.5])
 
@@ -59,12 +61,18 @@ def test_a_line_of_ctm_has_six_fields_whatever_the_file_is_called():
 
 
 def test_ctm_has_a_line_for_each_word_and_counts_from_the_recording():
-    assert ctm("rec", words("a", " ", "b"), start=2.0) == "rec 1 2.000 0.100 a 0.9000\nrec 1 2.200 0.100 b 0.9000\n"
+    assert ctm("rec", words("a", " ", "b"), start=2.0) == (
+        "rec 1 2.000 0.100 a 0.9000\nrec 1 2.200 0.100 b 0.9000\n"
+    )
 
 
 def test_a_textgrid_has_no_gaps_and_doubles_quotation_marks():
     text = textgrid({"words": words('"a', " ", "b")}, 0.5)
-    bounds = [line.split("=")[1].strip() for line in text.splitlines() if line.startswith("            xm")]
+    bounds = [
+        line.split("=")[1].strip()
+        for line in text.splitlines()
+        if line.startswith("            xm")
+    ]
     assert bounds == ["0.000", "0.100", "0.100", "0.200", "0.200", "0.300", "0.300", "0.500"]
     assert 'text = """a"' in text
     assert "intervals: size = 1" in textgrid({"words": []}, 0.5)
@@ -72,10 +80,12 @@ def test_a_textgrid_has_no_gaps_and_doubles_quotation_marks():
 
 def test_subtitles_are_short_and_end_at_pauses():
     long = words(*[" word"] * 30, seconds=0.1)
-    assert [len(cue) for cue in subtitles(long)] == [17, 13]        # 17 words are 84 characters
+    assert [len(cue) for cue in subtitles(long)] == [17, 13]  # 17 words are 84 characters
     slow = words(*[" word"] * 4, seconds=2.0)
     assert [len(cue) for cue in subtitles(slow)] == [3, 1]
     late = words_of([*timed(" a"), timed(" b")[0].later(1.5)])
     assert [len(cue) for cue in subtitles(late)] == [1, 1]
-    assert srt(late) == "1\n00:00:00,000 --> 00:00:00,100\na\n\n2\n00:00:01,500 --> 00:00:01,600\nb\n"
+    assert srt(late) == (
+        "1\n00:00:00,000 --> 00:00:00,100\na\n\n2\n00:00:01,500 --> 00:00:01,600\nb\n"
+    )
     assert "word\nword" in srt(long)

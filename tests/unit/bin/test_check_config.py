@@ -8,7 +8,10 @@ from asrtool.bin import check_config
 from asrtool.config import ConfigError
 
 EGS = Path(__file__).parents[3] / "egs" / "librispeech" / "conf"
-TRAIN, DECODE = ("--train-config", f"{EGS}/train_mini.yaml"), ("--decode-config", f"{EGS}/decode_mini.yaml")
+TRAIN, DECODE = (
+    ("--train-config", f"{EGS}/train_mini.yaml"),
+    ("--decode-config", f"{EGS}/decode_mini.yaml"),
+)
 
 
 def test_the_name_of_the_features_is_printed(capsys: pytest.CaptureFixture) -> None:
@@ -19,7 +22,9 @@ def test_the_name_of_the_features_is_printed(capsys: pytest.CaptureFixture) -> N
 def test_overrides_of_both_configs_are_read_with_them() -> None:
     with pytest.raises(ConfigError, match="optim.lrr: unknown key"):
         check_config.main([*TRAIN, *DECODE, "--train-args", "optim.lrr=1"])
-    with pytest.raises(ConfigError, match="searcher.type: unknown searcher 'ctc_gredy'; did you mean 'ctc_greedy'"):
+    with pytest.raises(
+        ConfigError, match="searcher.type: unknown searcher 'ctc_gredy'; did you mean 'ctc_greedy'"
+    ):
         check_config.main([*TRAIN, *DECODE, "--decode-args", "searcher.type=ctc_gredy"])
 
 

@@ -29,7 +29,10 @@ def made(tmp_path: Path) -> Path:
     names = [f"s-{n}" for n in range(10)]
     for name in names:
         save(tmp_path / "audio" / f"{name}.flac", noise())
-    rows = [Utterance(id=name, audio=f"audio/{name}.flac", duration=1.0, text="A", speaker="s") for name in names]
+    rows = [
+        Utterance(id=name, audio=f"audio/{name}.flac", duration=1.0, text="A", speaker="s")
+        for name in names
+    ]
     datadir.write(tmp_path / "set", rows)
     return tmp_path / "set"
 
@@ -44,20 +47,36 @@ def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
-def test_a_valid_folder_ends_with_the_line_that_kaldi_prints(made: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run(capsys, made, "--base", made.parent) == (0, f"Successfully validated data-directory {made}\n")
+def test_a_valid_folder_ends_with_the_line_that_kaldi_prints(
+    made: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(capsys, made, "--base", made.parent) == (
+        0,
+        f"Successfully validated data-directory {made}\n",
+    )
 
 
-def test_every_folder_is_checked_and_one_fault_fails_the_command(made: Path, capsys: pytest.CaptureFixture) -> None:
+def test_every_folder_is_checked_and_one_fault_fails_the_command(
+    made: Path, capsys: pytest.CaptureFixture
+) -> None:
     status, output = run(capsys, made.parent / "gone", made, "--base", made.parent)
     assert status == 1
-    assert "gone: there is no such folder" in output and f"Successfully validated data-directory {made}" in output
+    assert (
+        "gone: there is no such folder" in output
+        and (f"Successfully validated data-directory {made}") in output
+    )
 
 
-def test_mending_says_what_was_dropped_and_then_the_folder_is_valid(made: Path, capsys: pytest.CaptureFixture) -> None:
+def test_mending_says_what_was_dropped_and_then_the_folder_is_valid(
+    made: Path, capsys: pytest.CaptureFixture
+) -> None:
     (made.parent / "audio" / "s-3.flac").unlink()
     status, output = run(capsys, made, "--base", made.parent)
-    assert status == 1 and "wav.scp:4: 1 recording whose file does not exist" in output and "1 problem\n" in output
+    assert (
+        status == 1
+        and "wav.scp:4: 1 recording whose file does not exist" in output
+        and "1 problem\n" in output
+    )
     status, output = run(capsys, made, "--base", made.parent, "--fix")
     assert status == 0
     assert "kept 9 utterances out of 10\ndropped 1: the audio file does not exist (s-3)\n" in output
@@ -67,7 +86,9 @@ def test_mending_says_what_was_dropped_and_then_the_folder_is_valid(made: Path, 
 def test_what_cannot_be_mended_is_said_and_fails(made: Path, capsys: pytest.CaptureFixture) -> None:
     (made / "text").write_bytes(b"s-0 \xff\n")
     status, output = run(capsys, made, "--base", made.parent, "--fix")
-    assert status == 1 and "text:1: 1 line not in UTF-8" in output and "nothing was changed" in output
+    assert (
+        status == 1 and "text:1: 1 line not in UTF-8" in output and "nothing was changed" in output
+    )
 
 
 def test_with_audio_every_unusable_file_is_named(made: Path, capsys: pytest.CaptureFixture) -> None:
@@ -78,7 +99,9 @@ def test_with_audio_every_unusable_file_is_named(made: Path, capsys: pytest.Capt
     save(folder / "s-2.flac", np.stack([noise(), noise()], axis=1))
     save(folder / "s-3.flac", noise(0.5))
     save(folder / "s-4.flac", noise(), 8000)
-    wav = (made / "wav.scp").read_text().replace("s-5.flac", "s-5.wav").replace("s-6.flac", "s-6.wav")
+    wav = (
+        (made / "wav.scp").read_text().replace("s-5.flac", "s-5.wav").replace("s-6.flac", "s-6.wav")
+    )
     (made / "wav.scp").write_text(wav)
     save(folder / "s-5.wav", np.full(RATE, np.nan, dtype=np.float32))
     save(folder / "s-6.wav", noise(0))
@@ -106,7 +129,15 @@ def test_without_audio_files_are_not_opened(made: Path, capsys: pytest.CaptureFi
 
 def test_segments_are_opened_one_by_one(made: Path, capsys: pytest.CaptureFixture) -> None:
     rows = [
-        Utterance(id=f"s-{n}", audio="audio/s-0.flac", duration=0.25, text="A", speaker="s", recording="r", start=n / 4)
+        Utterance(
+            id=f"s-{n}",
+            audio="audio/s-0.flac",
+            duration=0.25,
+            text="A",
+            speaker="s",
+            recording="r",
+            start=n / 4,
+        )
         for n in range(4)
     ]
     datadir.write(made, rows)

@@ -1,4 +1,6 @@
-"""Stage 4: what is written, what happens to utterances that fail, and how a stopped decoding goes on."""
+"""Stage 4: what is written, what happens to utterances that fail, and how a stopped decoding goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,15 @@ ALL = [f"u{number:03}" for number in range(12)]
 
 
 def run(toy: Path, out: Path, *options: str, data: Path | None = None) -> None:
-    paths = {"exp": toy / "exp", "config": toy / "decode.yaml", "data": data or toy / "dump" / "test", "out": out}
-    decode.main([part for name, path in paths.items() for part in (f"--{name}", str(path))] + list(options))
+    paths = {
+        "exp": toy / "exp",
+        "config": toy / "decode.yaml",
+        "data": data or toy / "dump" / "test",
+        "out": out,
+    }
+    decode.main(
+        [part for name, path in paths.items() for part in (f"--{name}", str(path))] + list(options)
+    )
 
 
 def lines(path: Path) -> list[dict]:
@@ -50,7 +59,11 @@ def test_every_utterance_gets_its_text_and_its_times(toy, tmp_path, capsys):
         assert line["rtf"] == pytest.approx(line["elapsed"] / line["seconds"], rel=0.01, abs=1e-4)
     assert not list(tmp_path.glob("out.*"))
     said = capsys.readouterr().err
-    assert "12 utterances" in said and "real-time factor" in said and "seconds until a result: median" in said
+    assert (
+        "12 utterances" in said
+        and "real-time factor" in said
+        and ("seconds until a result: median") in said
+    )
 
 
 def test_the_same_command_again_does_nothing(toy, tmp_path, capsys):
@@ -59,7 +72,9 @@ def test_the_same_command_again_does_nothing(toy, tmp_path, capsys):
     assert "is up to date" in capsys.readouterr().err
 
 
-def test_an_utterance_that_cannot_be_read_is_named_and_cannot_be_forgotten(toy, data, tmp_path, capsys):
+def test_an_utterance_that_cannot_be_read_is_named_and_cannot_be_forgotten(
+    toy, data, tmp_path, capsys
+):
     drop_features(data, "u003", "u007")
     run(toy, tmp_path / "out", data=data)
     assert "2 of 12 utterances failed, failed.jsonl says why: u003, u007" in capsys.readouterr().err
@@ -99,7 +114,9 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
             raise RuntimeError("out of memory")
         return plain(self, inputs)
 
-    frames = dict(row.split() for row in (toy / "dump" / "test" / "utt2num_frames").read_text().splitlines())
+    frames = dict(
+        row.split() for row in (toy / "dump" / "test" / "utt2num_frames").read_text().splitlines()
+    )
     victim = max(frames, key=lambda key: int(frames[key]))
     longest = int(frames[victim])
     monkeypatch.setattr(Recognizer, "search_counted", fragile)
@@ -111,7 +128,9 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
 
 def test_nothing_but_failures_ends_with_the_reason(toy, data, tmp_path):
     drop_features(data, *ALL)
-    with pytest.raises(WorkError, match="not one of 12 utterances succeeded; the last reason: u011: "):
+    with pytest.raises(
+        WorkError, match="not one of 12 utterances succeeded; the last reason: u011: "
+    ):
         run(toy, tmp_path / "out", data=data)
     assert not (tmp_path / "out").exists()
 
@@ -131,14 +150,19 @@ def test_a_stopped_decoding_goes_on_and_ends_the_same(toy, tmp_path, capsys, mon
         run(toy, tmp_path / "out", "--set", "batch_seconds=4")
     assert not (tmp_path / "out").exists() and (tmp_path / "out.part").exists()
     part = next((tmp_path / "out.part").glob("*.jsonl"))
-    part.write_text(part.read_text() + '{"id": "u0')                # torn by a kill
+    part.write_text(part.read_text() + '{"id": "u0')  # torn by a kill
     again = []
-    monkeypatch.setattr(Recognizer, "search_counted", lambda self, x: again.append(len(x.lengths)) or plain(self, x))
+    monkeypatch.setattr(
+        Recognizer, "search_counted", lambda self, x: again.append(len(x.lengths)) or plain(self, x)
+    )
     run(toy, tmp_path / "out", "--set", "batch_seconds=4")
     assert sum(seen) + sum(again) == 12
     assert "an earlier run was stopped; going on from there" in capsys.readouterr().err
     timing = dict.fromkeys(("elapsed", "latency", "rtf"))
-    one, other = ([{**line, **timing} for line in lines(tmp_path / name / "hyps.jsonl")] for name in ("whole", "out"))
+    one, other = (
+        [{**line, **timing} for line in lines(tmp_path / name / "hyps.jsonl")]
+        for name in ("whole", "out")
+    )
     assert one == other
     assert not (tmp_path / "out.part").exists()
 
@@ -156,7 +180,10 @@ def test_a_disk_that_is_full_at_the_very_end_costs_no_decoding(toy, tmp_path, mo
     def full(new: Path, out: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(stamp.StageError, match="out: no space left on device; make"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(stamp.StageError, match="out: no space left on device; make"),
+    ):
         patch.setattr(atomic, "replace_folder", full)
         run(toy, tmp_path / "out")
     monkeypatch.setattr(Recognizer, "search_counted", lambda *_: pytest.fail("decoded again"))
@@ -183,7 +210,9 @@ def test_long_utterances_are_decoded_in_windows_where_the_config_says_so(toy, tm
         assert line["times"] == sorted(line["times"])
 
 
-def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_whole(toy, tmp_path, capsys):
+def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_whole(
+    toy, tmp_path, capsys
+):
     longest = json.loads((toy / "exp" / "train" / "lengths.json").read_text())["seconds"]["0.99"]
     run(toy, tmp_path / "cut", "--set", "windows={}")
     assert f"what lasts more than {longest:.2f} s (the longest of 99%" in capsys.readouterr().err

@@ -31,7 +31,9 @@ def write(folder: Path, name: str, rows: list) -> Path:
         soundfile.write(path, noise, 8000)
         labels = {"accent": "north"} if speaker == "a" else {}
         utterances.append(
-            Utterance(id=key, audio=str(path), duration=seconds, text=text, speaker=speaker, labels=labels)
+            Utterance(
+                id=key, audio=str(path), duration=seconds, text=text, speaker=speaker, labels=labels
+            )
         )
     datadir.write(folder / name, utterances)
     return folder / name
@@ -51,15 +53,30 @@ def test_one_set(sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.Capture
     found = report(tmp_path, sets[0])
     (one,) = found["sets"]
     assert (one["utterances"], one["speakers"], one["hours"]) == (4, 2, round(7 / 3600, 4))
-    assert one["seconds"]["0%"] == 0.5 and one["seconds"]["100%"] == 3.5 and one["seconds"]["50%"] == 1.5
-    assert [(first, count) for first, _, count in one["histogram"] if count] == [(0.5, 1), (1, 1), (2, 1), (3, 1)]
+    assert (
+        one["seconds"]["0%"] == 0.5
+        and one["seconds"]["100%"] == 3.5
+        and one["seconds"]["50%"] == 1.5
+    )
+    assert [(first, count) for first, _, count in one["histogram"] if count] == [
+        (0.5, 1),
+        (1, 1),
+        (2, 1),
+        (3, 1),
+    ]
     assert (one["characters"], one["different_characters"]) == (17, 7)
     assert (one["words"], one["different_words"]) == (6, 4)
-    assert (one["empty_transcripts"], one["repeated_transcripts"], one["repeated_audio"]) == (1, 1, 0)
+    assert (one["empty_transcripts"], one["repeated_transcripts"], one["repeated_audio"]) == (
+        1,
+        1,
+        0,
+    )
     assert one["labels"] == {"accent": {"north": 2, "(none)": 2}}
     assert one["characters_per_second"]["100%"] == 7.0
     text = capsys.readouterr().out
-    assert "hours                   0.00" in text and "3 to 4 s  ######" in text and "accent" in text
+    assert (
+        "hours                   0.00" in text and "3 to 4 s  ######" in text and "accent" in text
+    )
 
 
 def test_sets_are_compared_with_the_first(
@@ -68,23 +85,37 @@ def test_sets_are_compared_with_the_first(
     found = report(tmp_path, *sets)
     unknown = found["unknown"]["sets"][str(sets[1])]
     assert unknown["characters"]["examples"] == {"明": 2, "E": 1, "N": 1, "W": 1}
-    assert unknown["characters"]["kinds"] == 4 and unknown["characters"]["share"] == round(5 / 13, 6)
+    assert unknown["characters"]["kinds"] == 4 and unknown["characters"]["share"] == round(
+        5 / 13, 6
+    )
     assert unknown["words"]["examples"] == {"NEW": 1, "今明明": 1}
     (pair,) = found["overlaps"]
     assert pair["speakers"] == {"common": 1, "examples": ["a"]}
-    assert pair["texts"] == {"utterances": 1, "share": 0.5} and pair["audio"] == {"utterances": 0, "share": 0.0}
+    assert pair["texts"] == {"utterances": 1, "share": 0.5} and pair["audio"] == {
+        "utterances": 0,
+        "share": 0.0,
+    }
     text = capsys.readouterr().out
-    assert "characters that it lacks4 (5 occurrences, 38.462%): 明 (2x), E (1x)" in text.replace("lacks ", "lacks")
+    assert "characters that it lacks4 (5 occurrences, 38.462%): 明 (2x), E (1x)" in text.replace(
+        "lacks ", "lacks"
+    )
     assert "texts                   1 utterances, 50.00%" in text
 
 
-def test_a_vocabulary_is_what_sets_are_compared_with(sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_vocabulary_is_what_sets_are_compared_with(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
     (tmp_path / "vocab").mkdir()
     tokenizers.train(["GOD AY今"], "char", 0, tmp_path / "vocab")
     unknown = report(tmp_path, *sets, "--vocab", tmp_path / "vocab")["unknown"]
     assert unknown["reference"] == str(tmp_path / "vocab")
     assert unknown["sets"][str(sets[0])] == {
-        "characters": {"kinds": 1, "occurrences": 1, "share": round(1 / 17, 6), "examples": {"天": 1}}
+        "characters": {
+            "kinds": 1,
+            "occurrences": 1,
+            "share": round(1 / 17, 6),
+            "examples": {"天": 1},
+        }
     }
 
 
@@ -111,13 +142,18 @@ def test_lengths_that_no_file_tells_are_measured(sets: tuple[Path, Path], tmp_pa
 def test_a_plot_is_a_png_file(sets: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report(tmp_path, *sets, "--plot", tmp_path / "sets.png")
-    assert (tmp_path / "sets.png").read_bytes().startswith(b"\x89PNG") and not (tmp_path / "sets.png.tmp").exists()
+    assert (tmp_path / "sets.png").read_bytes().startswith(b"\x89PNG") and not (
+        tmp_path / "sets.png.tmp"
+    ).exists()
 
 
 def test_without_matplotlib_one_sentence_says_so(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(describe.DescribeError, match=r"^--plot needs matplotlib, which is not installed: pip install"):
+    with pytest.raises(
+        describe.DescribeError,
+        match=r"^--plot needs matplotlib, which is not " r"installed: pip install",
+    ):
         report(tmp_path, *sets, "--plot", tmp_path / "sets.png")
     assert not (tmp_path / "report.json").exists()

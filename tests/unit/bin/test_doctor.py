@@ -1,4 +1,6 @@
-"""`asrtool doctor`: the core works here, and what is taken away is named with the command that mends it."""
+"""`asrtool doctor`: the core works here, and what is taken away is named with the command that
+mends it.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,45 @@ ROOT = Path(__file__).parents[3]
 
 def lines(text: str) -> dict[str, str]:
     """State and detail by subject."""
-    rows = [line.split(None, 1) for line in text.splitlines() if line.split()[:1] in (["ok"], ["--"], ["BAD"])]
+    rows = [
+        line.split(None, 1)
+        for line in text.splitlines()
+        if line.split()[:1] in (["ok"], ["--"], ["BAD"])
+    ]
     return {rest[:16].strip(): f"{state} {rest[16:].strip()}" for state, rest in rows}
 
 
 def test_the_core_works_in_the_environment_of_the_tests(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main([])
     found = lines(capsys.readouterr().out)
-    needed = ("python", "torch", "numpy", "kaldiio", "sentencepiece", "jiwer", "safetensors", "torchaudio", "soundfile")
+    needed = (
+        "python",
+        "torch",
+        "numpy",
+        "kaldiio",
+        "sentencepiece",
+        "jiwer",
+        "safetensors",
+        "torchaudio",
+        "soundfile",
+    )
     assert {name: found[name][:2] for name in needed} == dict.fromkeys(needed, "ok")
     assert "flac" in found["audio formats"]
-    assert {"CUDA", "bf16 on the CPU", "cores", "its extension", "espeakng-loader", "disk space"} <= set(found)
+    assert {
+        "CUDA",
+        "bf16 on the CPU",
+        "cores",
+        "its extension",
+        "espeakng-loader",
+        "disk space",
+    } <= set(found)
 
 
 def test_a_missing_core_package_is_named_with_its_remedy_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "kaldiio", None)  # what Python itself does to say "cannot be imported"
+    # what Python itself does to say "cannot be imported"
+    monkeypatch.setitem(sys.modules, "kaldiio", None)
     with pytest.raises(SystemExit) as ended:
         doctor.main([])
     text = capsys.readouterr().out
@@ -58,7 +82,9 @@ def test_a_missing_optional_package_does_no_harm(
 def test_a_package_whose_binary_is_broken_is_reported_in_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "brokenpackage.py").write_text("raise OSError('libmissing.so: cannot open shared object file')\n")
+    (tmp_path / "brokenpackage.py").write_text(
+        "raise OSError('libmissing.so: cannot open shared object file')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     found = doctor.load("brokenpackage", doctor.NOTE, "mend it")
     assert found.detail == "does not load: libmissing.so: cannot open shared object file"
@@ -73,7 +99,9 @@ def test_a_package_whose_binary_is_broken_is_reported_in_its_own_words(
         ("2.99.0a0+git12", doctor.NOTE, "not tested, unlike 2.13"),
     ],
 )
-def test_a_torch_that_was_not_tested_is_named_and_one_that_is_too_old_refused(version, state, says) -> None:
+def test_a_torch_that_was_not_tested_is_named_and_one_that_is_too_old_refused(
+    version, state, says
+) -> None:
     found = doctor.judge_torch(version, "CPU build")
     assert found.state == state and says in found.detail
 
@@ -82,7 +110,9 @@ def test_the_page_and_the_package_name_the_same_versions_of_torch() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     oldest, tested = versions.dotted(versions.OLDEST), versions.dotted(*versions.TESTED)
     assert f"torch {oldest} or newer, tested with torch {tested}" in readme
-    assert f"torchaudio=={versions.TORCHAUDIO}\n" in (ROOT / "tools/constraints.txt").read_text(encoding="utf-8")
+    assert f"torchaudio=={versions.TORCHAUDIO}\n" in (ROOT / "tools/constraints.txt").read_text(
+        encoding="utf-8"
+    )
     assert versions.release(versions.TORCH) == versions.TESTED[-1]
 
 
@@ -90,16 +120,23 @@ def test_the_page_and_the_package_name_the_same_versions_of_torch() -> None:
 def test_what_is_printed_for_an_extension_that_does_not_load_mends_it(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     source = Path(importlib.util.find_spec("torchaudio").origin).parent
-    shutil.copytree(source, tmp_path / "torchaudio", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(
+        source, tmp_path / "torchaudio", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
     (tmp_path / "torchaudio/lib").mkdir(exist_ok=True)
     (tmp_path / "torchaudio/lib/_torchaudio.abi3.so").write_text("made for another torch")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
     def python(code: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
 
     assert "OSError" in python("import torchaudio").stderr
-    said = python("from asrtool.bin import doctor; print(*(one.mend for one in doctor.check_torchaudio()), sep='')")
+    said = python(
+        "from asrtool.bin import doctor; print(*(one.mend for one in doctor.check_torchaudio()), "
+        "sep='')"
+    )
     assert said.stdout.startswith("rm ")
     subprocess.run(["bash", "-c", said.stdout], check=True)
     assert python("from transformers import Wav2Vec2Model; import torchaudio").stderr == ""

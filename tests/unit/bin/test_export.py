@@ -1,4 +1,6 @@
-"""`asrtool export`: the graph gives what PyTorch gives, at any batch size and length; or one sentence."""
+"""`asrtool export`: the graph gives what PyTorch gives, at any batch size and length; or one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests import toy_experiment as toys
 
 def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "loads", lambda name: name == "onnx")
-    with pytest.raises(export.ExportError, match=r"export needs onnxscript, onnxruntime, .* '.\[onnx\]'"):
+    with pytest.raises(
+        export.ExportError, match=r"export needs onnxscript, onnxruntime, .* " r"'.\[onnx\]'"
+    ):
         export.main([str(toy / "exp"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -27,7 +31,9 @@ def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
 def test_a_model_without_a_ctc_head_is_refused(toy, tmp_path):
     recognizer = asrtool.load(toy / "exp")
     recognizer.model.streams = frozenset({"attention"})
-    with pytest.raises(export.ExportError, match=r"no loss trained a CTC head \(streams: attention\)"):
+    with pytest.raises(
+        export.ExportError, match=r"no loss trained a CTC head \(streams: " r"attention\)"
+    ):
         export.export(recognizer, toy / "exp", tmp_path)
 
 
@@ -45,19 +51,25 @@ def test_the_graph_recognises_what_the_model_does(toy, tmp_path, needs_onnx):
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
     assert facts["largest difference"] < 1e-4
     recognizer = asrtool.load(toy / "exp")
-    plain = replace(recognizer, cmvn=None)                      # the graph normalises by itself
+    plain = replace(recognizer, cmvn=None)  # the graph normalises by itself
     tokens = (tmp_path / "out" / "tokens.txt").read_text().split("\n")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     for text in ("abc de", "a", "bad cab ace dea"):
         features = plain.inputs(toys.sound(text)).numpy()[None]
-        log_probs, frames = session.run(None, {"inputs": features, "lengths": np.array([features.shape[1]])})
+        log_probs, frames = session.run(
+            None, {"inputs": features, "lengths": np.array([features.shape[1]])}
+        )
         path = log_probs[0, : frames[0]].argmax(-1).tolist()
-        labels = [one for one, before in zip(path, [0, *path], strict=False) if one and one != before]
+        labels = [
+            one for one, before in zip(path, [0, *path], strict=False) if one and one != before
+        ]
         assert "".join(tokens[label] for label in labels).replace("<space>", " ") == text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"positions": "relative"}, {"causal": True, "chunk": ChunkConfig()}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"positions": "relative"}, {"causal": True, "chunk": ChunkConfig()}], ids=str
+)
 def test_other_encoders_export_too(toy, tmp_path, needs_onnx, change):
     recognizer = asrtool.load(toy / "exp")
     encoder = replace(recognizer.config.model.encoder, **change)
@@ -67,4 +79,7 @@ def test_other_encoders_export_too(toy, tmp_path, needs_onnx, change):
     config = replace(recognizer.config, model=replace(recognizer.config.model, encoder=encoder))
     torch.manual_seed(0)
     model = build_model(config, recognizer.tokenizer.size).eval()
-    assert export.export(replace(recognizer, config=config, model=model), Path(toy / "exp"), tmp_path) < 1e-4
+    assert (
+        export.export(replace(recognizer, config=config, model=model), Path(toy / "exp"), tmp_path)
+        < 1e-4
+    )

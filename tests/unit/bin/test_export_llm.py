@@ -1,4 +1,6 @@
-"""Folders that `transformers` and peft read: of a language model that asrtool trained, and of a speech LLM's parts."""
+"""Folders that `transformers` and peft read: of a language model that asrtool trained, and of a
+speech LLM's parts.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,17 @@ def language(tmp_path_factory):
     (root / "lm.yaml").write_text(LM)
     for number, name in enumerate(("train", "dev")):
         toy_experiment.write_set(root / name, 24, number)
-    make_vocab.main(["--text", str(root / "train/text"), "--unit", "char", "--out", str(root / "vocab")])
-    folders = ["--train", str(root / "train"), "--valid", str(root / "dev"), "--vocab", str(root / "vocab")]
+    make_vocab.main(
+        ["--text", str(root / "train/text"), "--unit", "char", "--out", str(root / "vocab")]
+    )
+    folders = [
+        "--train",
+        str(root / "train"),
+        "--valid",
+        str(root / "dev"),
+        "--vocab",
+        str(root / "vocab"),
+    ]
     train.main(["--config", str(root / "lm.yaml"), *folders, "--exp", str(root / "exp")])
     return root
 
@@ -43,24 +54,42 @@ def test_a_language_model_of_ours_is_one_of_transformers(language):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     export_llm.main([str(language / "exp"), "--out", str(language / "llm")])
-    model, found = (kind.from_pretrained(str(language / "llm")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model, found = (
+        kind.from_pretrained(str(language / "llm"))
+        for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
     ours = tokenizers.load(language / "vocab")
     ids = ours.encode("ab ce d")
-    assert found("ab ce d", add_special_tokens=False)["input_ids"] == ids and found.decode(ids) == "ab ce d"
-    assert found.eos_token_id == found.bos_token_id == ours.eos == ours.size - 1 and len(found) == ours.size
+    assert (
+        found("ab ce d", add_special_tokens=False)["input_ids"] == ids
+        and found.decode(ids) == "ab ce d"
+    )
+    assert (
+        found.eos_token_id == found.bos_token_id == ours.eos == ours.size - 1
+        and len(found) == ours.size
+    )
     with torch.inference_mode():
         logits = model(torch.tensor([[ours.eos, *ids]])).logits[0]
     phase, config = phase_config(language / "exp")
     trained = build_model(config, ours.size)
     checkpoint.load_model(trained, language / "exp" / phase / "average-1.safetensors")
     targets = Padded.stack([torch.tensor(ids)])
-    expected = trained.eval()(Batch(ids=("u",), inputs=targets, targets=targets)).stream("lm").data[0]
+    expected = (
+        trained.eval()(Batch(ids=("u",), inputs=targets, targets=targets)).stream("lm").data[0]
+    )
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_it_becomes_the_language_model_of_a_speech_llm(language, tmp_path):
     export_llm.main([str(language / "exp"), "--out", str(language / "llm")])
-    vocab = ["--text", str(language / "train/text"), "--unit", "hf", "--tokenizer", str(language / "llm")]
+    vocab = [
+        "--text",
+        str(language / "train/text"),
+        "--unit",
+        "hf",
+        "--tokenizer",
+        str(language / "llm"),
+    ]
     make_vocab.main([*vocab, "--out", str(tmp_path / "vocab")])
     found = tokenizers.load(tmp_path / "vocab")
     before = tokenizers.load(language / "vocab")
@@ -85,13 +114,23 @@ def test_the_parts_of_a_speech_llm_with_lora_merged_and_apart(tmp_path):
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(apart, expected, atol=1e-5, rtol=1e-5)
     assert AutoTokenizer.from_pretrained(str(out / "llm")).pad_token_id == 2
-    assert {"adapter.safetensors", "encoder.safetensors", "config.yaml"} <= {path.name for path in out.iterdir()}
+    assert {"adapter.safetensors", "encoder.safetensors", "config.yaml"} <= {
+        path.name for path in out.iterdir()
+    }
     again = toy_llm.build(
-        toy_llm.config(root / "llm", encoder=model.config.encoder, encoder_weights=str(out / "encoder.safetensors"))
+        toy_llm.config(
+            root / "llm",
+            encoder=model.config.encoder,
+            encoder_weights=str(out / "encoder.safetensors"),
+        )
     )
     frames = Padded(torch.randn(1, 30, 20), torch.tensor([30]))
     trained = {name: value for name, value in model.encoder.named_parameters()}
-    assert all(torch.equal(value, trained[name]) for name, value in again.encoder.named_parameters() if name in trained)
+    assert all(
+        torch.equal(value, trained[name])
+        for name, value in again.encoder.named_parameters()
+        if name in trained
+    )
     assert again.encoder(frames).frames.data.shape[2] == 32
 
 
@@ -117,7 +156,9 @@ def test_an_encoder_of_transformers_is_exported_as_one(tmp_path):
         merged = HubertModel.from_pretrained(str(out / "encoder"))(samples).last_hidden_state
         plain = HubertModel.from_pretrained(str(hubert))
         before = plain(samples).last_hidden_state
-        apart = PeftModel.from_pretrained(plain, str(out / "adapters" / "encoder"))(samples).last_hidden_state
+        apart = PeftModel.from_pretrained(plain, str(out / "adapters" / "encoder"))(
+            samples
+        ).last_hidden_state
     assert not torch.allclose(before, expected, atol=1e-4)
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(apart, expected, atol=1e-5, rtol=1e-4)

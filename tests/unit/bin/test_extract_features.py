@@ -22,7 +22,8 @@ RATE = 16000
 ROOT = Path(__file__).parents[3]
 CONFIG = """
 data: {batch: {seconds: 10}}
-model: {type: hybrid, encoder: {type: conformer, num_layers: 1, dim: 16, num_heads: 2, ffn_dim: 16, kernel: 3}}
+model: {type: hybrid, encoder: {type: conformer, num_layers: 1, dim: 16, num_heads: 2,
+  ffn_dim: 16, kernel: 3}}
 losses: {ctc: {type: ctc, weight: 1.0}}
 optim: {lr: 1e-3, schedule: {type: cosine, warmup: 1}}
 trainer: {epochs: 1}
@@ -31,7 +32,9 @@ NUMBER = 24  # utterances: one may be skipped without being more than a tenth
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(round(seconds * RATE)) * 0.1).astype(np.float32)
+    return (np.random.default_rng(seed).standard_normal(round(seconds * RATE)) * 0.1).astype(
+        np.float32
+    )
 
 
 @pytest.fixture
@@ -58,7 +61,15 @@ def made(tmp_path: Path) -> Path:
 
 
 def arguments(made: Path, *more: str, out: str = "out") -> list[str]:
-    return ["--config", f"{made}/train.yaml", "--data", f"{made}/set", "--out", f"{made}/{out}", *more]
+    return [
+        "--config",
+        f"{made}/train.yaml",
+        "--data",
+        f"{made}/set",
+        "--out",
+        f"{made}/{out}",
+        *more,
+    ]
 
 
 def extract(made: Path, *more: str, out: str = "out") -> list[Utterance]:
@@ -68,7 +79,9 @@ def extract(made: Path, *more: str, out: str = "out") -> list[Utterance]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file but the stamp, whose references must not depend on the folder's name."""
-    return {path.name: path.read_bytes().replace(str(folder).encode(), b"") for path in folder.iterdir()}
+    return {
+        path.name: path.read_bytes().replace(str(folder).encode(), b"") for path in folder.iterdir()
+    }
 
 
 def change_audio(made: Path, number: int, value: str) -> None:
@@ -94,18 +107,28 @@ def test_the_folder_is_the_data_directory_with_features(made: Path) -> None:
 
 
 def test_a_training_set_gets_speed_copies_and_statistics_over_them(made: Path) -> None:
-    found = {row.id: row for row in extract(made, "--training", "--set", "data.augment.speeds=[0.9,1.0,1.1]")}
+    found = {
+        row.id: row
+        for row in extract(made, "--training", "--set", "data.augment.speeds=[0.9,1.0,1.1]")
+    }
     assert len(found) == 3 * NUMBER
     copy, original = found["sp0.9-1-03"], found["1-03"]
-    assert (copy.speaker, copy.text, copy.labels) == ("sp0.9-speaker1", original.text, original.labels)
+    assert (copy.speaker, copy.text, copy.labels) == (
+        "sp0.9-speaker1",
+        original.text,
+        original.labels,
+    )
     assert copy.audio == f"sox {original.audio} -t wav - speed 0.9 |"
     assert copy.duration == pytest.approx(original.duration / 0.9, abs=1e-4)  # one sample
-    expected = Fbank(FbankConfig())(torch.from_numpy(audio.change_speed(audio.read(original.audio), 0.9))).numpy()
+    expected = Fbank(FbankConfig())(
+        torch.from_numpy(audio.change_speed(audio.read(original.audio), 0.9))
+    ).numpy()
     np.testing.assert_array_equal(features.read_features(copy.features), expected)
     frames = np.concatenate([features.read_features(row.features) for row in found.values()])
     cmvn = features.Cmvn.load(made / "out" / "cmvn.json")
     assert cmvn.frames == len(frames)
-    np.testing.assert_allclose(cmvn.mean, frames.mean(0, dtype=np.float64), atol=1e-5)  # six decimals in the file
+    # six decimals in the file
+    np.testing.assert_allclose(cmvn.mean, frames.mean(0, dtype=np.float64), atol=1e-5)
     np.testing.assert_allclose(cmvn.std, frames.std(0, dtype=np.float64), atol=1e-5)
 
 
@@ -115,7 +138,12 @@ def test_other_sets_get_no_speed_copies(made: Path) -> None:
 
 def test_copies_of_segments_and_pipes_are_what_sox_would_make(made: Path) -> None:
     whole = Utterance(
-        id="a-1", audio=f"cat {made}/audio/20.wav |", duration=0.225, speaker="a", recording="r", start=0.18
+        id="a-1",
+        audio=f"cat {made}/audio/20.wav |",
+        duration=0.225,
+        speaker="a",
+        recording="r",
+        start=0.18,
     )
     datadir.write(made / "set", [whole])
     copy = extract(made, "--training", "--set", "data.augment.speeds=[0.9]")[0]
@@ -126,7 +154,13 @@ def test_copies_of_segments_and_pipes_are_what_sox_would_make(made: Path) -> Non
 
 def test_online_features_get_lengths_and_statistics_only(made: Path) -> None:
     stored = extract(made, "--training")
-    online = extract(made, "--training", "--set", "data.features=online data.augment.speeds=[0.9,1.1]", out="online")
+    online = extract(
+        made,
+        "--training",
+        "--set",
+        "data.features=online data.augment.speeds=[0.9,1.1]",
+        out="online",
+    )
     assert [row.num_frames for row in online] == [row.num_frames for row in stored]
     assert not any(row.features for row in online) and not list((made / "online").glob("*.ark"))
     assert (made / "online" / "cmvn.json").read_bytes() == (made / "out" / "cmvn.json").read_bytes()
@@ -139,13 +173,19 @@ def test_waveforms_get_their_number_of_samples(made: Path) -> None:
 
 
 def test_dithered_features_are_the_same_each_time(made: Path) -> None:
-    once, again = (extract(made, "--set", "data.fbank.dither=1.0", out=out) for out in ("once", "again"))
+    once, again = (
+        extract(made, "--set", "data.fbank.dither=1.0", out=out) for out in ("once", "again")
+    )
     assert contents(made / "once") == contents(made / "again")
     plain = extract(made, out="plain")[0]
-    assert not np.array_equal(features.read_features(once[0].features), features.read_features(plain.features))
+    assert not np.array_equal(
+        features.read_features(once[0].features), features.read_features(plain.features)
+    )
 
 
-def test_processes_and_one_process_write_the_same_bytes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_and_one_process_write_the_same_bytes(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extraction, "SHARD", 7)
     for out, nj in (("one", "1"), ("two", "2")):
         extract(made, "--training", "--nj", nj, out=out)
@@ -161,8 +201,14 @@ BAD = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-4000]), "truncated"),
     "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
     "no samples": (lambda path: soundfile.write(path, noise(0), RATE), "holds no samples"),
-    "stereo": (lambda path: soundfile.write(path, np.zeros((RATE, 2)), RATE), "2 channels, expected 1"),
-    "NaN": (lambda path: soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT"), "NaN or infinite"),
+    "stereo": (
+        lambda path: soundfile.write(path, np.zeros((RATE, 2)), RATE),
+        "2 channels, expected 1",
+    ),
+    "NaN": (
+        lambda path: soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT"),
+        "NaN or infinite",
+    ),
     "shorter than a frame": (
         lambda path: soundfile.write(path, noise(0.02), RATE),
         "20.0 ms of audio are less than one",
@@ -174,12 +220,15 @@ BAD = {
 def test_an_unusable_utterance_is_named_and_the_rest_goes_on(
     made: Path, what: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract_features, "set_up", lambda: None)  # it would send the log past pytest
+    # it would send the log past pytest
+    monkeypatch.setattr(extract_features, "set_up", lambda: None)
     damage, reason = BAD[what]
     damage(made / "audio" / "05.wav")
     with caplog.at_level("INFO", logger="asrtool"):
         found = extract(made, "--training")
-    assert [row.id for row in found] == [row.id for row in datadir.read(made / "set") if row.id != "1-05"]
+    assert [row.id for row in found] == [
+        row.id for row in datadir.read(made / "set") if row.id != "1-05"
+    ]
     (line,) = (made / "out" / "skipped.txt").read_text().splitlines()
     assert line.startswith("1-05 ") and reason in line
     assert "left out 1-05: " in caplog.text and f"left out 1 of {NUMBER} utterances" in caplog.text
@@ -201,7 +250,8 @@ def test_too_many_unusable_utterances_stop_the_stage(made: Path) -> None:
     for n in range(3):
         (made / "audio" / f"{n:02}.wav").unlink()
     with pytest.raises(
-        extraction.ExtractionError, match=f"3 of {NUMBER} utterances cannot be used, first 0-00: .*--audio`"
+        extraction.ExtractionError,
+        match=f"3 of {NUMBER} utterances cannot be used, first 0-00: .*--audio`",
     ):
         extract(made)
     assert not (made / "out").exists()
@@ -210,7 +260,9 @@ def test_too_many_unusable_utterances_stop_the_stage(made: Path) -> None:
 def test_faults_of_the_data_directory_stop_the_stage(made: Path) -> None:
     with open(made / "set" / "text", "a") as stream:
         stream.write("zoe-1 TEXT\n")
-    with pytest.raises(datadir.DataDirError, match=r"text:25: 1 utterance without audio \(zoe-1\); .*--fix"):
+    with pytest.raises(
+        datadir.DataDirError, match=r"text:25: 1 utterance without audio " r"\(zoe-1\); .*--fix"
+    ):
         extract(made)
     assert not (made / "out").exists()
 
@@ -236,24 +288,37 @@ def test_nothing_is_done_twice_unless_something_changed_or_it_is_forced(made: Pa
 
     assert not is_made_again() and not is_made_again("--nj", "2")
     assert not is_made_again("--set", "data.workers=0 trainer.epochs=3")
-    assert is_made_again("--force") and is_made_again("--set", "data.fbank.low_hz=60") and is_made_again("--training")
-    (made / "set" / "text").write_text((made / "set" / "text").read_text().replace("TEXT 3", "WORD"))
+    assert (
+        is_made_again("--force")
+        and is_made_again("--set", "data.fbank.low_hz=60")
+        and is_made_again("--training")
+    )
+    (made / "set" / "text").write_text(
+        (made / "set" / "text").read_text().replace("TEXT 3", "WORD")
+    )
     assert is_made_again("--training")
 
 
 def killer(made: Path, signal_name: str) -> str:
     """A command for wav.scp that kills the process that reads it, the first time."""
-    return f"test -e {made}/killed || {{ touch {made}/killed; kill -{signal_name} $PPID; }}; cat {made}/audio/15.wav |"
+    return (
+        f"test -e {made}/killed || {{ touch {made}/killed; kill -{signal_name} $PPID; }}; cat "
+        f"{made}/audio/15.wav |"
+    )
 
 
-def test_a_killed_run_leaves_nothing_finished_and_the_next_one_gives_the_same_bytes(made: Path) -> None:
+def test_a_killed_run_leaves_nothing_finished_and_the_next_one_gives_the_same_bytes(
+    made: Path,
+) -> None:
     change_audio(made, 15, killer(made, "KILL"))
     command = [sys.executable, "-m", "asrtool.bin.extract_features", *arguments(made, "--training")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
     assert (made / "out.tmp").exists() and not (made / "out").exists()
     extract(made, "--training")
     extract(made, "--training", out="undisturbed")
-    assert contents(made / "out") == contents(made / "undisturbed") and not (made / "out.tmp").exists()
+    assert (
+        contents(made / "out") == contents(made / "undisturbed") and not (made / "out.tmp").exists()
+    )
 
 
 def test_ctrl_c_leaves_nothing_finished_and_the_next_run_gives_the_same_bytes(made: Path) -> None:
@@ -266,7 +331,9 @@ def test_ctrl_c_leaves_nothing_finished_and_the_next_run_gives_the_same_bytes(ma
     assert contents(made / "out") == contents(made / "undisturbed")
 
 
-def test_a_killed_worker_ends_the_stage_with_one_sentence(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_ends_the_stage_with_one_sentence(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extraction, "SHARD", 12)
     change_audio(made, 15, killer(made, "KILL"))
     with pytest.raises(extraction.ExtractionError, match="a worker process was killed"):
@@ -279,7 +346,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(made: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # a file may not grow beyond that
     try:
         with pytest.raises(
-            stamp.StageError, match=f"{made}/out: file too large; make room, then run the same command again"
+            stamp.StageError,
+            match=f"{made}/out: file too large; make room, then run the same command again",
         ):
             extract(made)
     finally:
@@ -293,11 +361,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(made: Path) -> None:
 
 def test_phases_that_want_different_features_are_refused(made: Path) -> None:
     (made / "train.yaml").write_text(CONFIG + "phases: {one: {}, two: {data: {input: waveform}}}\n")
-    with pytest.raises(extraction.ExtractionError, match=r"different features \(one: fbank80, two: waveform\)"):
+    with pytest.raises(
+        extraction.ExtractionError, match=r"different features \(one: fbank80, " r"two: waveform\)"
+    ):
         extract(made)
 
 
-def test_a_number_of_processes_below_1_is_refused(made: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_number_of_processes_below_1_is_refused(
+    made: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit):
         extract(made, "--nj", "0")
     assert "--nj is 0" in capsys.readouterr().err

@@ -32,15 +32,22 @@ def test_the_data_directory_in_shards_holds_the_same(source: Path, packed: dict[
         assert replace(new, audio=old.audio, features=old.features) == old
         np.testing.assert_array_equal(audio.read(new.audio), audio.read(old.audio))
     for old, new in zip(before, datadir.read(packed["features"]), strict=True):
-        np.testing.assert_array_equal(features.read_features(new.features), features.read_features(old.features))
+        np.testing.assert_array_equal(
+            features.read_features(new.features), features.read_features(old.features)
+        )
 
 
 def test_any_tar_program_can_unpack_shards(packed: dict[str, Path], source: Path) -> None:
     members = {}
     for path in sorted(packed["audio"].glob("shard-*.tar")):
         with tarfile.open(path) as archive:
-            members |= {item.name: archive.extractfile(item).read() for item in archive.getmembers()}
-    expected = {f"{row.id}{Path(row.audio).suffix}": Path(row.audio).read_bytes() for row in datadir.read(source)}
+            members |= {
+                item.name: archive.extractfile(item).read() for item in archive.getmembers()
+            }
+    expected = {
+        f"{row.id}{Path(row.audio).suffix}": Path(row.audio).read_bytes()
+        for row in datadir.read(source)
+    }
     assert members == expected
 
 
@@ -65,7 +72,9 @@ def test_segments_and_commands_become_utterances_of_their_own(tmp_path: Path) ->
     samples = np.random.default_rng(0).integers(-9000, 9000, 32000).astype(np.int16)
     soundfile.write(tmp_path / "long.wav", samples, 16000)
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "wav.scp").write_text(f"long {tmp_path / 'long.wav'}\npiped cat {tmp_path / 'long.wav'} |\n")
+    (tmp_path / "set" / "wav.scp").write_text(
+        f"long {tmp_path / 'long.wav'}\npiped cat {tmp_path / 'long.wav'} |\n"
+    )
     (tmp_path / "set" / "segments").write_text("a long 0.5 1\nb piped 1 2\n")
     (tmp_path / "set" / "text").write_text("a ONE\nb TWO\n")
     (tmp_path / "set" / "reco2dur").write_text("long 2\npiped 2\n")
@@ -76,7 +85,10 @@ def test_segments_and_commands_become_utterances_of_their_own(tmp_path: Path) ->
         ("b", 1.0, "TWO", None),
     ]
     np.testing.assert_array_equal(audio.read(rows[0].audio) * 32768, samples[8000:16000])
-    assert not (tmp_path / "out" / "segments").exists() and not (tmp_path / "out" / "reco2dur").exists()
+    assert (
+        not (tmp_path / "out" / "segments").exists()
+        and not (tmp_path / "out" / "reco2dur").exists()
+    )
 
 
 def test_what_cannot_be_read_is_left_out_and_named(source: Path, tmp_path: Path) -> None:
@@ -90,7 +102,9 @@ def test_what_cannot_be_read_is_left_out_and_named(source: Path, tmp_path: Path)
     assert (tmp_path / "out" / "skipped.txt").read_text().startswith("u00 ")
 
 
-def test_a_moved_folder_is_read_where_it_lies(source: Path, packed: dict[str, Path], tmp_path: Path) -> None:
+def test_a_moved_folder_is_read_where_it_lies(
+    source: Path, packed: dict[str, Path], tmp_path: Path
+) -> None:
     moved = make(source, tmp_path / "first").rename(tmp_path / "second")
     row = datadir.read(moved)[0]
     assert row.audio.startswith(str(moved)) and len(audio.read(row.audio))

@@ -25,10 +25,15 @@ def run(data: Path, *more: str) -> Path:
     return out
 
 
-def test_it_makes_a_vocabulary_and_prints_its_size_and_first_tokens(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_it_makes_a_vocabulary_and_prints_its_size_and_first_tokens(
+    data: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = run(data, "--unit", "char")
     assert tokenizers.load(out).encode("hello")
-    assert "vocab: 14 tokens: <blank> <unk> <space> a d e h l o r t w ä <sos/eos>" in capsys.readouterr().out
+    assert (
+        "vocab: 14 tokens: <blank> <unk> <space> a d e h l o r t w ä <sos/eos>"
+        in capsys.readouterr().out
+    )
 
 
 def test_it_makes_pieces_and_says_when_the_text_has_fewer_than_asked_for(
@@ -44,7 +49,9 @@ def test_it_numbers_the_values_of_every_label_in_their_order(data: Path) -> None
 
 def test_labels_can_be_chosen(data: Path) -> None:
     (data / "utt2style").write_text("u1 read\n", encoding="utf-8")
-    assert set(tokenizers.load_labels(run(data, "--unit", "char", "--labels", "utt2style"))) == {"style"}
+    assert set(tokenizers.load_labels(run(data, "--unit", "char", "--labels", "utt2style"))) == {
+        "style"
+    }
     assert tokenizers.load_labels(run(data, "--unit", "char", "--labels")) == {}
 
 
@@ -55,7 +62,11 @@ def test_a_label_that_is_nowhere_is_an_error(data: Path) -> None:
 
 def test_labels_of_speakers_count_too(data: Path) -> None:
     (data / "spk2accent").write_text("1 west\n", encoding="utf-8")
-    assert tokenizers.load_labels(run(data, "--unit", "char"))["accent"] == ["far north", "south", "west"]
+    assert tokenizers.load_labels(run(data, "--unit", "char"))["accent"] == [
+        "far north",
+        "south",
+        "west",
+    ]
 
 
 def test_it_does_nothing_where_nothing_changed(data: Path) -> None:
@@ -73,12 +84,16 @@ def test_a_new_label_file_makes_it_again(data: Path) -> None:
 def test_rare_characters_are_named(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="asrtool"):
         make_vocab.make(
-            data.parent, make_vocab.parse(["--text", str(data / "text"), "--unit", "char", "--out", "x"]), []
+            data.parent,
+            make_vocab.parse(["--text", str(data / "text"), "--unit", "char", "--out", "x"]),
+            [],
         )
     assert "10 characters occur fewer than 5 times: 'a' (1x), 'd' (1x)" in caplog.text
 
 
-def test_characters_without_a_token_are_counted(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_characters_without_a_token_are_counted(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     arguments = ["--text", str(data / "text"), "--unit", "char", "--size", "5", "--out", "x"]
     with caplog.at_level("INFO", logger="asrtool"):
         make_vocab.make(data.parent, make_vocab.parse(arguments), [])
@@ -100,8 +115,15 @@ def test_a_text_that_is_not_utf8_is_refused_with_file_and_line(data: Path) -> No
 def test_the_tokens_of_the_text_are_counted(data):
     folder = run(data, "--unit", "char")
     tokenizer, counts = tokenizers.load(folder), tokenizers.load_counts(folder)
-    texts = [line.split(maxsplit=1)[1].strip() for line in (data / "text").read_text().splitlines() if " " in line]
-    expected = [sum(tokenizer.encode(text).count(token) for text in texts) for token in range(tokenizer.size)]
+    texts = [
+        line.split(maxsplit=1)[1].strip()
+        for line in (data / "text").read_text().splitlines()
+        if " " in line
+    ]
+    expected = [
+        sum(tokenizer.encode(text).count(token) for text in texts)
+        for token in range(tokenizer.size)
+    ]
     assert counts == expected and sum(counts) > 0 and counts[0] == counts[-1] == 0
 
 

@@ -19,7 +19,14 @@ from tests import toy_experiment as toys
 def packed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packed model, in a place where nothing of the experiment is near."""
     folder = tmp_path_factory.mktemp("packed")
-    options = ["--config", str(toy / "decode.yaml"), "--out", str(folder / "model"), "--name", "Tones"]
+    options = [
+        "--config",
+        str(toy / "decode.yaml"),
+        "--out",
+        str(folder / "model"),
+        "--name",
+        "Tones",
+    ]
     pack.main([str(toy / "exp"), *options])
     return Path(shutil.move(folder / "model", tmp_path_factory.mktemp("elsewhere") / "moved"))
 
@@ -29,7 +36,14 @@ def test_a_packed_model_recognises_as_the_experiment_does(packed, toy, tmp_path,
     recognize.main([str(packed), str(tmp_path / "a.wav")])
     assert capsys.readouterr().out == "abc de\n"
     decode.main(
-        ["--exp", str(packed), "--config", str(toy / "decode.yaml"), "--data", str(toy / "dump" / "test")]
+        [
+            "--exp",
+            str(packed),
+            "--config",
+            str(toy / "decode.yaml"),
+            "--data",
+            str(toy / "dump" / "test"),
+        ]
         + ["--out", str(tmp_path / "out")]
     )
     assert (tmp_path / "out" / "text").read_text() == (toy / "data" / "test" / "text").read_text()
@@ -37,7 +51,14 @@ def test_a_packed_model_recognises_as_the_experiment_does(packed, toy, tmp_path,
 
 def test_the_folder_names_nothing_outside(packed, toy):
     names = {file.relative_to(packed).as_posix() for file in packed.rglob("*") if file.is_file()}
-    assert {"README.md", "model.json", "config.yaml", "decode.yaml", "cmvn.json", "model.safetensors"} <= names
+    assert {
+        "README.md",
+        "model.json",
+        "config.yaml",
+        "decode.yaml",
+        "cmvn.json",
+        "model.safetensors",
+    } <= names
     assert "vocab/tokens.txt" in names
     for name in names - {"model.safetensors"}:
         assert str(toy) not in (packed / name).read_text()
@@ -45,7 +66,9 @@ def test_the_folder_names_nothing_outside(packed, toy):
 
 def test_windows_are_as_long_as_those_of_the_experiment(packed, toy):
     assert asrtool.load(packed).windows == asrtool.load(toy / "exp").windows
-    assert (packed / "lengths.json").read_text() == (toy / "exp" / "train" / "lengths.json").read_text()
+    assert (packed / "lengths.json").read_text() == (
+        toy / "exp" / "train" / "lengths.json"
+    ).read_text()
 
 
 def test_the_card_says_what_it_is_and_where_it_comes_from(packed):
@@ -61,7 +84,9 @@ def test_a_changed_file_is_noticed(packed, tmp_path):
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ExperimentError, match="model.safetensors is not what was packed: its SHA-256 is another"):
+    with pytest.raises(
+        ExperimentError, match="model.safetensors is not what was packed: its SHA-256 is another"
+    ):
         asrtool.load(copy)
     (copy / "model.safetensors").unlink()
     with pytest.raises(ExperimentError, match="is not complete: model.safetensors is missing"):

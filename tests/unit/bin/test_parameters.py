@@ -14,7 +14,11 @@ pytestmark = pytest.mark.hf
 
 def rows(text: str) -> dict[str, list[int]]:
     lines = [line.split() for line in text.splitlines()]
-    return {line[0]: [int(n.replace(",", "")) for n in line[1:4]] for line in lines if len(line) > 3 and "," in line[1]}
+    return {
+        line[0]: [int(n.replace(",", "")) for n in line[1:4]]
+        for line in lines
+        if len(line) > 3 and "," in line[1]
+    }
 
 
 def test_hubert_large_and_vicuna_have_the_papers_counts(capsys):
@@ -24,7 +28,11 @@ def test_hubert_large_and_vicuna_have_the_papers_counts(capsys):
     assert found["llm"] == [6_738_415_616 + 16_777_216, 16_777_216, 16_777_216]
     assert found["encoder"][1:] == [786_432, 786_432]
     assert found["adapter"] == [15_735_808, 15_735_808, 0]
-    assert "32 layers, width 4096" in text and "encoder: 24 layers" in text and "(paper: 0.65 M)" in text
+    assert (
+        "32 layers, width 4096" in text
+        and "encoder: 24 layers" in text
+        and "(paper: 0.65 M)" in text
+    )
 
 
 def test_twenty_layers_of_the_encoder_are_the_papers_number(capsys):

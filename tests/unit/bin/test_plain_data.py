@@ -1,4 +1,6 @@
-"""Commands that take a data directory, on plain ones: wav.scp and text alone, pipes, segments to the end, odd ids."""
+"""Commands that take a data directory, on plain ones: wav.scp and text alone, pipes, segments to
+the end, odd ids.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ import pytest
 import soundfile
 
 from asrtool import stream_check
-from asrtool.bin import align, decode, extract_features, insertions, make_shards, probe, report, score, train
+from asrtool.bin import (
+    align,
+    decode,
+    extract_features,
+    insertions,
+    make_shards,
+    probe,
+    report,
+    score,
+    train,
+)
 from asrtool.data import audio, datadir
 from asrtool.data.examples import DataError
 from asrtool.plots import keyframes
@@ -34,7 +46,10 @@ def minimal(toy: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "minimal"
     folder.mkdir()
     rows = datadir.read(toy / "data" / "test")
-    scp = [f"{row.id} {row.audio}" if number % 3 else f"{row.id} cat {row.audio} |" for number, row in enumerate(rows)]
+    scp = [
+        f"{row.id} {row.audio}" if number % 3 else f"{row.id} cat {row.audio} |"
+        for number, row in enumerate(rows)
+    ]
     (folder / "wav.scp").write_text("".join(f"{line}\n" for line in scp))
     shutil.copy(toy / "data" / "test" / "text", folder)
     return folder
@@ -53,7 +68,10 @@ def to_end(toy: Path, tmp_path: Path) -> Path:
         soundfile.write(path, [*samples[0], *samples[1]], toys.RATE)
         scp += f"{name} {path}\n"
         middle = len(samples[0]) / toys.RATE
-        segments += f"{one.id} {name} 0.0 {middle:.6f}\n{two.id} {name} {middle:.6f} {'-1' if number % 4 else '-1.0'}\n"
+        segments += (
+            f"{one.id} {name} 0.0 {middle:.6f}\n{two.id} {name} {middle:.6f} "
+            f"{'-1' if number % 4 else '-1.0'}\n"
+        )
         text += f"{one.id} {one.text}\n{two.id} {two.text}\n"
     (folder / "wav.scp").write_text("".join(sorted(scp.splitlines(keepends=True))))
     (folder / "segments").write_text(segments)
@@ -63,7 +81,16 @@ def to_end(toy: Path, tmp_path: Path) -> Path:
 
 def run_decode(toy: Path, data: Path, out: Path) -> None:
     decode.main(
-        ["--exp", str(toy / "exp"), "--config", str(toy / "decode.yaml"), "--data", str(data), "--out", str(out)]
+        [
+            "--exp",
+            str(toy / "exp"),
+            "--config",
+            str(toy / "decode.yaml"),
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+        ]
     )
 
 
@@ -80,14 +107,18 @@ def test_decoding_gives_what_it_gives_with_features(toy, tmp_path, capsys, reque
     assert (tmp_path / "out" / "text").read_text() == (tmp_path / "stored" / "text").read_text()
     assert not (tmp_path / "out" / "failed.jsonl").exists()
     said = capsys.readouterr().err
-    assert said.count("is in no file (utt2dur) and is taken from the audio") == 1 and "nan" not in said
+    assert (
+        said.count("is in no file (utt2dur) and is taken from the audio") == 1 and "nan" not in said
+    )
     seconds = {row.id: row.duration for row in datadir.read(toy / "data" / "test")}
     found = {line["id"]: line["seconds"] for line in lines(tmp_path / "out" / "hyps.jsonl")}
     assert found == pytest.approx(seconds, abs=1e-4)
 
 
 def test_aligning_gives_what_it_gives_with_features(toy, minimal, to_end, tmp_path):
-    stored = {line["id"]: line for line in run_align(toy, toy / "dump" / "test", tmp_path / "stored")}
+    stored = {
+        line["id"]: line for line in run_align(toy, toy / "dump" / "test", tmp_path / "stored")
+    }
     for data in (minimal, to_end):
         found = run_align(toy, data, tmp_path / f"{data.name}-out")
         assert [line["id"] for line in found] == ALL
@@ -97,7 +128,10 @@ def test_aligning_gives_what_it_gives_with_features(toy, minimal, to_end, tmp_pa
 def test_scoring_insertions_and_probing_follow(toy, minimal, tmp_path, capsys):
     run_decode(toy, minimal, tmp_path / "out")
     score.main([str(minimal), str(tmp_path / "out"), "--group-by", "speaking_rate,snr"])
-    assert set(json.loads((tmp_path / "out" / "score.json").read_text())["groups"]) == {"speaking_rate", "snr"}
+    assert set(json.loads((tmp_path / "out" / "score.json").read_text())["groups"]) == {
+        "speaking_rate",
+        "snr",
+    }
     insertions.main([str(minimal), str(tmp_path / "out")])
     assert "nan" not in (tmp_path / "out" / "insertions.txt").read_text()
     probe.main(
@@ -120,24 +154,40 @@ def test_a_picture_is_drawn_of_it(toy, tmp_path, request, kind):
 @pytest.mark.parametrize("kind", ["minimal", "to_end"])
 def test_the_check_of_streaming_hears_all_of_it(toy, request, kind):
     recognizer = SimpleNamespace(rate=toys.RATE)
-    rows = zip(datadir.read(request.getfixturevalue(kind)), datadir.read(toy / "data" / "test"), strict=True)
+    rows = zip(
+        datadir.read(request.getfixturevalue(kind)),
+        datadir.read(toy / "data" / "test"),
+        strict=True,
+    )
     for row, same in rows:
-        assert np.abs(stream_check.samples_of(recognizer, row) - audio.read(same.audio, rate=None)).max() < 1e-4
+        assert (
+            np.abs(
+                stream_check.samples_of(recognizer, row) - audio.read(same.audio, rate=None)
+            ).max()
+            < 1e-4
+        )
 
 
-def test_training_computes_features_where_the_config_says_so(toy, minimal, to_end, tmp_path, capsys):
+def test_training_computes_features_where_the_config_says_so(
+    toy, minimal, to_end, tmp_path, capsys
+):
     arguments = ["--train", str(minimal), "--vocab", str(toy / "vocab"), "--valid", str(to_end)]
     arguments += ["--exp", str(tmp_path / "exp"), "--config", str(toy / "train.yaml")]
     with pytest.raises(DataError, match="minimal has no cmvn.json, mean and variance .*; stage 1 "):
         train.main([*arguments, "--set", "data.features=online"])
     shutil.rmtree(tmp_path / "exp")
     shutil.copy(toy / "dump" / "train" / "cmvn.json", minimal)
-    train.main([*arguments, "--set", "data.features=online trainer.epochs=1 trainer.best=valid/loss"])
+    train.main(
+        [*arguments, "--set", "data.features=online trainer.epochs=1 trainer.best=valid/loss"]
+    )
     assert list((tmp_path / "exp" / "train").glob("average-*.safetensors"))
     capsys.readouterr()
     with pytest.raises(TrainError, match="not one utterance"):
         train.main([*arguments, "--set", "trainer.epochs=20", "--force", "true"])
-    assert "it has no stored features (stage 1 makes them, or set data.features: online)" in capsys.readouterr().err
+    assert (
+        "it has no stored features (stage 1 makes them, or set data.features: online)"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_utterance_that_cannot_be_measured_fails_alone(toy, minimal, tmp_path, capsys):
@@ -146,14 +196,24 @@ def test_an_utterance_that_cannot_be_measured_fails_alone(toy, minimal, tmp_path
     run_decode(toy, minimal, tmp_path / "out")
     assert "2 of 12 utterances failed, failed.jsonl says why: u000, u001" in capsys.readouterr().err
     first, second = lines(tmp_path / "out" / "failed.jsonl")
-    assert first["error"].startswith("u000: no-such-command ") and "failed with status 127" in first["error"]
+    assert (
+        first["error"].startswith("u000: no-such-command ")
+        and "failed with status 127" in first["error"]
+    )
     assert second["error"].endswith("gone\u2028away.wav: no such file or directory")
     assert len(lines(tmp_path / "out" / "hyps.jsonl")) == 10
 
 
 # -- ids -------------------------------------------------------------------
 
-ODD = {"u000": "../x", "u001": "a/b", "u002": "/" * 150, "u003": "..", "u004": "字" * 100, "u005": "a\u2028b"}
+ODD = {
+    "u000": "../x",
+    "u001": "a/b",
+    "u002": "/" * 150,
+    "u003": "..",
+    "u004": "字" * 100,
+    "u005": "a\u2028b",
+}
 
 
 @pytest.fixture
@@ -171,11 +231,15 @@ def test_no_id_is_a_path(toy, minimal, odd, tmp_path):
     before = set(tmp_path.rglob("*"))
     found = run_align(toy, minimal, tmp_path / "out" / "deep")
     assert {line["id"] for line in found} == set(odd.values())
-    assert {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before} == {"out"}
+    assert {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before} == {
+        "out"
+    }
     grids = {path.name for path in (tmp_path / "out" / "deep" / "textgrid").iterdir()}
     assert len(grids) == 12 and {"%2E.%2Fx.TextGrid", "a%2Fb.TextGrid", "u006.TextGrid"} <= grids
     run_decode(toy, minimal, tmp_path / "out" / "decoded")
-    assert {line["id"] for line in lines(tmp_path / "out" / "decoded" / "hyps.jsonl")} == set(odd.values())
+    assert {line["id"] for line in lines(tmp_path / "out" / "decoded" / "hyps.jsonl")} == set(
+        odd.values()
+    )
     score.main([str(minimal), str(tmp_path / "out" / "decoded")])
     coverage = json.loads((tmp_path / "out" / "decoded" / "score.json").read_text())["coverage"]
     assert coverage == {"with_hypothesis": 12, "missing_counted_as_deletions": []}
@@ -185,8 +249,17 @@ def test_shards_and_stage_1_keep_odd_ids(toy, minimal, odd, tmp_path):
     make_shards.main(["--data", str(minimal), "--out", str(tmp_path / "packed")])
     with tarfile.open(tmp_path / "packed" / "shard-00000.tar") as archive:
         members = archive.getnames()
-    assert len(set(members)) == 12 and not [name for name in members if "/" in name or name.startswith(".")]
+    assert len(set(members)) == 12 and not [
+        name for name in members if "/" in name or name.startswith(".")
+    ]
     assert {row.id for row in datadir.read(tmp_path / "packed")} == set(odd.values())
-    config = ["--config", str(toy / "train.yaml"), "--data", str(minimal), "--out", str(tmp_path / "dump")]
+    config = [
+        "--config",
+        str(toy / "train.yaml"),
+        "--data",
+        str(minimal),
+        "--out",
+        str(tmp_path / "dump"),
+    ]
     extract_features.main(config)
     assert {row.id for row in datadir.read(tmp_path / "dump")} == set(odd.values())

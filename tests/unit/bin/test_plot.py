@@ -18,16 +18,40 @@ SECONDS = {"data": 0.1, "forward": 0.2, "backward": 0.5, "wait": 0.1, "update": 
 
 
 def step(number: int, phase: str = "train", loss: float = 1.0, **more: object) -> dict:
-    values = {"rate": 1e-3, "norm": 2.0, "audio_seconds_per_second": 50.0, "data_wait": 0.1, "seconds": SECONDS}
-    return {"event": "step", "phase": phase, "epoch": 1, "step": number, "loss": loss, "ctc": loss, **values, **more}
+    values = {
+        "rate": 1e-3,
+        "norm": 2.0,
+        "audio_seconds_per_second": 50.0,
+        "data_wait": 0.1,
+        "seconds": SECONDS,
+    }
+    return {
+        "event": "step",
+        "phase": phase,
+        "epoch": 1,
+        "step": number,
+        "loss": loss,
+        "ctc": loss,
+        **values,
+        **more,
+    }
 
 
 def valid(number: int, phase: str = "train", wer: float = 0.5) -> dict:
-    return {"event": "valid", "phase": phase, "epoch": 1, "step": number, "valid/loss": 2.0, "valid/wer": wer}
+    return {
+        "event": "valid",
+        "phase": phase,
+        "epoch": 1,
+        "step": number,
+        "valid/loss": 2.0,
+        "valid/wer": wer,
+    }
 
 
 def write(exp: Path, *records: dict, torn: str = "") -> Path:
-    (exp / "log.jsonl").write_text("".join(json.dumps({"time": 1.0, **record}) + "\n" for record in records) + torn)
+    (exp / "log.jsonl").write_text(
+        "".join(json.dumps({"time": 1.0, **record}) + "\n" for record in records) + torn
+    )
     return exp
 
 
@@ -40,21 +64,29 @@ def test_curves_are_losses_rates_and_shares_of_the_time(tmp_path):
 
 
 def test_phases_follow_each_other_on_the_axis(tmp_path):
-    found = curves.read(write(tmp_path, step(5, "first"), valid(10, "first"), step(5, "second"), valid(6, "second")))
+    found = curves.read(
+        write(tmp_path, step(5, "first"), valid(10, "first"), step(5, "second"), valid(6, "second"))
+    )
     assert found.phases == {"first": 0, "second": 10}
     assert found.losses["loss"].steps == [5, 15]
     assert found.rates["valid/wer"].steps == [10, 16]
 
 
 def test_what_was_logged_again_after_a_kill_counts_once(tmp_path):
-    found = curves.read(write(tmp_path, step(1), step(2, loss=9.0), step(2, loss=4.0), step(3), torn='{"event": "st'))
+    found = curves.read(
+        write(
+            tmp_path, step(1), step(2, loss=9.0), step(2, loss=4.0), step(3), torn='{"event": "st'
+        )
+    )
     assert (found.losses["loss"].steps, found.losses["loss"].values) == ([1, 2, 3], [1.0, 4.0, 1.0])
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x1c"])
 def test_a_record_is_whole_whatever_its_texts_hold(tmp_path, mark):
     record = step(1, skipped=f"no file a{mark}b.wav")
-    (tmp_path / "log.jsonl").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "log.jsonl").write_text(
+        json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     assert curves.read(tmp_path).losses["loss"].steps == [1]
     assert sources.log_records(tmp_path / "log.jsonl") == [record]
 

@@ -1,4 +1,6 @@
-"""What one forward pass gives away, on models of a few hundred parameters; docs/report.md's commands run it whole."""
+"""What one forward pass gives away, on models of a few hundred parameters; docs/report.md's
+commands run it whole.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,29 @@ TOKENS = [["a", "b", "b"], ["c"], []]
 def model():
     torch.manual_seed(0)
     encoder = ConformerConfig(
-        num_layers=1, dim=16, num_heads=2, ffn_dim=32, kernel=5, downsamplers={0: Conv2dConfig(factor=4, channels=4)}
+        num_layers=1,
+        dim=16,
+        num_heads=2,
+        ffn_dim=32,
+        kernel=5,
+        downsamplers={0: Conv2dConfig(factor=4, channels=4)},
     )
-    config = HybridConfig(encoder=encoder, decoder=TransformerDecoderConfig(num_layers=2, num_heads=2, ffn_dim=32))
+    config = HybridConfig(
+        encoder=encoder, decoder=TransformerDecoderConfig(num_layers=2, num_heads=2, ffn_dim=32)
+    )
     streams = frozenset({"ctc", "attention"})
-    return MODELS.build(config, input_dim=20, vocab_size=6, frame_shift=0.01, streams=streams).eval()
+    return MODELS.build(
+        config, input_dim=20, vocab_size=6, frame_shift=0.01, streams=streams
+    ).eval()
 
 
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     inputs = Padded.stack([torch.randn(length, 20, generator=generator) for length in (80, 37, 20)])
     empty = Padded.stack([torch.zeros(0, dtype=torch.int64)] * 3)
-    return probe.with_targets(Batch(ids=("u1", "u2", "u3"), inputs=inputs, targets=empty), TOKENS, VOCABULARY)
+    return probe.with_targets(
+        Batch(ids=("u1", "u2", "u3"), inputs=inputs, targets=empty), TOKENS, VOCABULARY
+    )
 
 
 @torch.inference_mode()
@@ -51,14 +64,20 @@ def test_blanks_and_attention_of_each_utterance(model):
         heat = line["maps"]["attention of the decoder"]
         assert heat["rows"] == [*tokens, "<eos>"]
         assert [len(values) for values in heat["values"]] == [len(row)] * (len(tokens) + 1)
-        assert [sum(values) for values in heat["values"]] == pytest.approx([1] * (len(tokens) + 1), abs=5e-3)
+        assert [sum(values) for values in heat["values"]] == pytest.approx(
+            [1] * (len(tokens) + 1), abs=5e-3
+        )
 
 
 @torch.inference_mode()
 def test_the_weights_are_those_that_the_layer_used():
     torch.manual_seed(0)
     layer = CrossAttention(8, 1)
-    x, frames, mask = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.arange(5) < torch.tensor([5, 3])[:, None]
+    x, frames, mask = (
+        torch.randn(2, 3, 8),
+        torch.randn(2, 5, 8),
+        torch.arange(5) < torch.tensor([5, 3])[:, None],
+    )
     memory = layer.project(frames)
     with probe.CrossAttentions(layer) as seen:
         output = layer(x, memory, mask[:, None, None])
@@ -98,16 +117,32 @@ def test_a_token_of_another_vocabulary_is_refused():
 @torch.inference_mode()
 def test_accents_are_a_map_and_a_stride_drops_no_frames():
     encoder = QifusionConfig(
-        num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=3, accent=AccentConfig(classes=3, layers=(1,)),
-        downsamplers={0: Conv2dConfig(channels=4, causal=True), 1: StridedConvConfig(kernel=3, causal=True)})
+        num_layers=2,
+        dim=16,
+        num_heads=2,
+        ffn_dim=32,
+        kernel=3,
+        accent=AccentConfig(classes=3, layers=(1,)),
+        downsamplers={
+            0: Conv2dConfig(channels=4, causal=True),
+            1: StridedConvConfig(kernel=3, causal=True),
+        },
+    )
     decoder = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
     streams = frozenset({"ctc", "attention", "accent"})
     torch.manual_seed(0)
     model = MODELS.build(
-        HybridConfig(encoder=encoder, decoder=decoder), input_dim=20, vocab_size=6, frame_shift=0.01, streams=streams)
+        HybridConfig(encoder=encoder, decoder=decoder),
+        input_dim=20,
+        vocab_size=6,
+        frame_shift=0.01,
+        streams=streams,
+    )
     for line, length in zip(probe.taps(model.eval(), batch(), TOKENS), (10, 5, 3), strict=True):
         assert "key_frames" not in line and set(line["curves"]) == {"ctc: not blank"}
         assert line["curves"]["ctc: not blank"]["step"] == pytest.approx(0.08)
         accents = line["maps"]["accent"]["values"]
         assert [len(row) for row in accents] == [length] * 3
-        assert [sum(column) for column in zip(*accents, strict=True)] == pytest.approx([1] * length, abs=1e-3)
+        assert [sum(column) for column in zip(*accents, strict=True)] == pytest.approx(
+            [1] * length, abs=1e-3
+        )

@@ -44,7 +44,9 @@ def test_several_files_are_lines_that_begin_with_their_names(toy, files, capsys)
 
 def test_json_has_times_and_the_real_time_factor(toy, files, capsys):
     run(toy, *files, "--format", "json")
-    for line, (path, text) in zip(map(json.loads, capsys.readouterr().out.splitlines()), files.items(), strict=True):
+    for line, (path, text) in zip(
+        map(json.loads, capsys.readouterr().out.splitlines()), files.items(), strict=True
+    ):
         assert (line["audio"], line["text"]) == (path, text)
         assert [word["text"] for word in line["words"]] == text.split()
         assert line["words"][-1]["end"] <= line["seconds"]
@@ -86,7 +88,10 @@ def test_a_name_is_never_run(toy, files, tmp_path, capsys, monkeypatch):
         run(toy, "x;touch ran|", "y;touch ran|")
     said = capsys.readouterr()
     assert said.out == f"x;touch ran|\t{text}\n"
-    assert "y;touch ran|: no such file or directory; commands are run from wav.scp of a data directory only" in said.err
+    assert (
+        "y;touch ran|: no such file or directory; commands are run from wav.scp of a data "
+        "directory only"
+    ) in said.err
     assert not Path("ran").exists()
 
 
@@ -94,7 +99,9 @@ def test_what_a_command_prints_is_read_from_its_pipe(toy, files, tmp_path, capsy
     """As with `<(ffmpeg -i talk.m4a -f wav -)` in bash."""
     path, text = next(iter(files.items()))
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(Path(path).read_bytes(),))
+    writer = threading.Thread(
+        target=(tmp_path / "pipe").write_bytes, args=(Path(path).read_bytes(),)
+    )
     writer.start()
     run(toy, str(tmp_path / "pipe"))
     writer.join()
@@ -115,7 +122,14 @@ def test_what_fails_together_is_tried_apart(toy, files, capsys, monkeypatch):
 
 
 def test_the_search_may_be_another_one(toy, files, capsys):
-    run(toy, next(iter(files)), "--config", str(toy / "decode.yaml"), "--set", "windows='{max_seconds: 1.0}'")
+    run(
+        toy,
+        next(iter(files)),
+        "--config",
+        str(toy / "decode.yaml"),
+        "--set",
+        "windows='{max_seconds: 1.0}'",
+    )
     assert "windows" in capsys.readouterr().err
 
 
@@ -136,14 +150,22 @@ def test_the_real_time_factor_leaves_out_what_is_done_once(toy, files, capsys, m
     run(toy, *files, "--format", "json")
     said = capsys.readouterr()
     assert all(line["rtf"] * line["seconds"] < 1 for line in map(json.loads, said.out.splitlines()))
-    count, seconds, factor = re.search(r"(\d) files, ([\d.]+) s of audio, real-time factor ([\d.]+)", said.err).groups()
+    count, seconds, factor = re.search(
+        r"(\d) files, ([\d.]+) s of audio, real-time factor " r"([\d.]+)", said.err
+    ).groups()
     assert int(count) == 2 and float(factor) * float(seconds) < 1
 
 
 def test_that_of_decoding_too(toy, tmp_path, monkeypatch):
     slow_at_first(monkeypatch, 1.0)
-    arguments = {"--exp": toy / "exp", "--config": toy / "decode.yaml", "--data": toy / "dump" / "test"}
-    decode.main([str(part) for pair in [*arguments.items(), ("--out", tmp_path / "out")] for part in pair])
+    arguments = {
+        "--exp": toy / "exp",
+        "--config": toy / "decode.yaml",
+        "--data": toy / "dump" / "test",
+    }
+    decode.main(
+        [str(part) for pair in [*arguments.items(), ("--out", tmp_path / "out")] for part in pair]
+    )
     lines = map(json.loads, (tmp_path / "out" / "hyps.jsonl").read_text().splitlines())
     assert max(line["latency"] for line in lines) < 1
 
@@ -151,14 +173,19 @@ def test_that_of_decoding_too(toy, tmp_path, monkeypatch):
 def test_how_a_long_file_was_cut_is_said_in_one_line(toy, tmp_path, capsys):
     rng = np.random.default_rng(0)
     silence = np.zeros(2 * toys.RATE)
-    parts = [part for text in ("abc de", "bad cab", "ea dead") for part in (toys.sound(text, rng), silence)]
+    parts = [
+        part
+        for text in ("abc de", "bad cab", "ea dead")
+        for part in (toys.sound(text, rng), silence)
+    ]
     soundfile.write(tmp_path / "long.wav", np.concatenate(parts), toys.RATE)
     run(toy, str(tmp_path / "long.wav"))
     said = capsys.readouterr()
     assert said.out == "abc de bad cab ea dead\n"
     (line,) = [line for line in said.err.splitlines() if "windows" in line]
     assert re.search(
-        r"long.wav: \d+\.\d s in 3 windows of \d\.\d\d to \d\.\d\d s, at most \d\.\d\d \(the longest of 99% of the 80 "
+        r"long.wav: \d+\.\d s in 3 windows of \d\.\d\d to \d\.\d\d s, at most \d\.\d\d \(the "
+        r"longest of 99% of the 80 "
         r"training utterances\); \d\.\d s without speech left out",
         line,
     )

@@ -35,15 +35,21 @@ def run(toy: Path, *options: object) -> int:
 def sounds(toy: Path) -> dict[Path, str]:
     """File -> text, of the test set."""
     rows = (toy / "data" / "test" / "text").read_text().splitlines()
-    return {toy / "data/test/audio" / f"{row.split()[0]}.wav": row.partition(" ")[2] for row in rows}
+    return {
+        toy / "data/test/audio" / f"{row.split()[0]}.wav": row.partition(" ")[2] for row in rows
+    }
 
 
 def recognizer(toy: Path, chunk: int = 4, searcher: object = None, **options) -> Recognizer:
     searcher = searcher or RescoringConfig(weights={"ctc": 0.5, "attention": 0.5})
-    return Recognizer.load(toy / "exp", replace(decode_config(toy / "exp"), searcher=searcher, chunk=chunk, **options))
+    return Recognizer.load(
+        toy / "exp", replace(decode_config(toy / "exp"), searcher=searcher, chunk=chunk, **options)
+    )
 
 
-@pytest.mark.parametrize("options", [("--chunk", 1), ("--chunk", 4, "--left-chunks", 1), ("--chunk-ms", 330)])
+@pytest.mark.parametrize(
+    "options", [("--chunk", 1), ("--chunk", 4, "--left-chunks", 1), ("--chunk-ms", 330)]
+)
 def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
     said = capsys.readouterr().err
@@ -52,7 +58,8 @@ def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys
 
 
 @pytest.mark.parametrize(
-    ("module", "what"), [(AccentHead, "0 utterances have other tokens"), (FeatureStream, "other results")]
+    ("module", "what"),
+    [(AccentHead, "0 utterances have other tokens"), (FeatureStream, "other results")],
 )
 def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch):
     """A head that forgets its left context; features that lose a sample at each cut."""
@@ -61,11 +68,15 @@ def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch)
         monkeypatch.setattr(
             AccentHead,
             "forward",
-            lambda self, x, lengths, cache: plain(self, x, lengths, None if cache is None else torch.zeros_like(cache)),
+            lambda self, x, lengths, cache: plain(
+                self, x, lengths, None if cache is None else torch.zeros_like(cache)
+            ),
         )
     else:
         plain = FeatureStream.__call__
-        monkeypatch.setattr(FeatureStream, "__call__", lambda self, samples: plain(self, samples[1:]))
+        monkeypatch.setattr(
+            FeatureStream, "__call__", lambda self, samples: plain(self, samples[1:])
+        )
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk", 2) == 1
     said = capsys.readouterr().err
     assert what in said and "streaming differs" in said
@@ -76,7 +87,9 @@ def test_text_has_times_and_the_accent(toy_stream, capsys):
     assert run(toy_stream, *files, "--chunk", 4, "--pause", 9) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [text for _, text, _ in lines] == list(files.values())
-    labels = [row.split()[1] for row in (toy_stream / "data/test/utt2accent").read_text().splitlines()]
+    labels = [
+        row.split()[1] for row in (toy_stream / "data/test/utt2accent").read_text().splitlines()
+    ]
     heard = [accent.split()[:2] for *_, accent in lines]
     assert sum(pair == ["accent", label] for pair, label in zip(heard, labels, strict=True)) >= 10
 
@@ -90,7 +103,9 @@ def test_json_has_partial_results_the_final_one_and_the_latency(toy_stream, caps
     assert (final["event"], final["text"]) == ("final", text)
     assert len(final["times"]) == len(final["tokens"]) and final["times"] == sorted(final["times"])
     assert sum(final["classes"]["accent"].values()) == pytest.approx(1, abs=1e-3)
-    assert end["event"] == "end" and end["seconds"] == pytest.approx(soundfile.info(path).duration, abs=1e-3)
+    assert end["event"] == "end" and end["seconds"] == pytest.approx(
+        soundfile.info(path).duration, abs=1e-3
+    )
     assert end["rtf"] > 0 and end["work"]["median"] <= end["lag"]["longest"]
     assert "real-time factor" in captured.err
 
@@ -107,13 +122,17 @@ class Pipe:
         return part
 
 
-def test_a_pipe_gives_what_the_file_gives_and_results_come_before_it_ends(toy_stream, capsys, monkeypatch):
+def test_a_pipe_gives_what_the_file_gives_and_results_come_before_it_ends(
+    toy_stream, capsys, monkeypatch
+):
     path, text = next(iter(sounds(toy_stream).items()))
     samples, _ = soundfile.read(path, dtype="int16")
     pipe, seen = Pipe(samples.astype("<i2").tobytes()), []
     monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": pipe}))
     plain = stream.show
-    monkeypatch.setattr(stream, "show", lambda *given: seen.append((pipe.taken, given[2])) or plain(*given))
+    monkeypatch.setattr(
+        stream, "show", lambda *given: seen.append((pipe.taken, given[2])) or plain(*given)
+    )
     run(toy_stream, "-", "--chunk", 4, "--pause", 9)
     assert capsys.readouterr().out.split("\t")[1] == text
     early = [found for taken, found in seen if taken < len(pipe.data.getvalue()) * 0.8]
@@ -122,7 +141,9 @@ def test_a_pipe_gives_what_the_file_gives_and_results_come_before_it_ends(toy_st
 
 def test_another_rate_is_resampled_and_says_so(toy_stream, tmp_path, capsys):
     path, text = next(iter(sounds(toy_stream).items()))
-    soundfile.write(tmp_path / "fast.wav", audio.resample(*soundfile.read(path, dtype="float32"), 16000), 16000)
+    soundfile.write(
+        tmp_path / "fast.wav", audio.resample(*soundfile.read(path, dtype="float32"), 16000), 16000
+    )
     run(toy_stream, tmp_path / "fast.wav", "--chunk", 4, "--pause", 9)
     captured = capsys.readouterr()
     assert captured.out.split("\t")[1] == text and "16000 Hz made 8000 Hz" in captured.err
@@ -132,8 +153,10 @@ def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
     """File -> what is wrong with it."""
     found = {}
     for name, cut, why in (
-        ("cut.mp3", 0.6, "truncated"), ("cut.ogg", 0.9, "truncated, its last Ogg page is not whole"),
-        ("cut.flac", 0.5, "damaged or truncated"), ("cut.wav", 0.5, "truncated, the header promises"),
+        ("cut.mp3", 0.6, "truncated"),
+        ("cut.ogg", 0.9, "truncated, its last Ogg page is not whole"),
+        ("cut.flac", 0.5, "damaged or truncated"),
+        ("cut.wav", 0.5, "truncated, the header promises"),
     ):
         soundfile.write(folder / name, samples, rate)
         data = (folder / name).read_bytes()
@@ -142,12 +165,22 @@ def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
     soundfile.write(folder / "empty.wav", samples[:0], rate)
     soundfile.write(folder / "loud.wav", samples * 32768, rate, subtype="FLOAT")
     (folder / "nothing.wav").touch()
-    places = {"empty.wav": "holds no samples", "loud.wav": "samples reach", "nothing.wav": "the file is empty"}
-    return found | {str(folder / name): why for name, why in places.items()} | {"touch ran|": "no such file"}
+    places = {
+        "empty.wav": "holds no samples",
+        "loud.wav": "samples reach",
+        "nothing.wav": "the file is empty",
+    }
+    return (
+        found
+        | {str(folder / name): why for name, why in places.items()}
+        | {"touch ran|": "no such file"}
+    )
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_what_cannot_be_read_to_its_end_is_named_and_the_others_go_on(toy_stream, tmp_path, capsys, monkeypatch, rate):
+def test_what_cannot_be_read_to_its_end_is_named_and_the_others_go_on(
+    toy_stream, tmp_path, capsys, monkeypatch, rate
+):
     monkeypatch.chdir(tmp_path)
     path, text = next(iter(sounds(toy_stream).items()))
     samples = audio.resample(soundfile.read(path, dtype="float32")[0], 8000, rate)
@@ -166,7 +199,9 @@ def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path,
     samples = soundfile.read(next(iter(sounds(toy_stream))), dtype="float32")[0]
     soundfile.write(tmp_path / f"a.{kind}", samples, 8000)
     path, one = str(tmp_path / f"a.{kind}"), Stream(recognizer(toy_stream))
-    np.testing.assert_array_equal(np.concatenate(list(stream.read(one, path, 0.16))), audio.listen(path)[0])
+    np.testing.assert_array_equal(
+        np.concatenate(list(stream.read(one, path, 0.16))), audio.listen(path)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +232,10 @@ def test_numbers_of_16_bits_are_scaled_and_others_refused(toy_stream):
 
 def feed(one: Stream, samples: np.ndarray, size: int = 640) -> list:
     pieces = [samples[at : at + size] for at in range(0, len(samples), size)]
-    found = [*(one.accept(piece) for piece in pieces), one.accept(np.zeros(0, np.float32), final=True)]
+    found = [
+        *(one.accept(piece) for piece in pieces),
+        one.accept(np.zeros(0, np.float32), final=True),
+    ]
     return [result for result in found if result is not None and result.final]
 
 
@@ -218,8 +256,12 @@ def test_a_pause_ends_a_text_and_times_go_on(toy_stream):
 
 
 def test_what_is_remembered_does_not_grow(toy_stream):
-    one = Stream(recognizer(toy_stream, searcher=CtcGreedyConfig(), left_chunks=2), EndConfig(longest=2.0))
-    sound = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in sounds(toy_stream)])
+    one = Stream(
+        recognizer(toy_stream, searcher=CtcGreedyConfig(), left_chunks=2), EndConfig(longest=2.0)
+    )
+    sound = np.concatenate(
+        [soundfile.read(path, dtype="float32")[0] for path in sounds(toy_stream)]
+    )
     sizes = []
     for _ in range(3):
         for at in range(0, len(sound), 1280):
@@ -266,7 +308,16 @@ def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, t
     line = json.loads((tmp_path / "out/hyps.jsonl").read_text().splitlines()[0])
     assert set(line["classes"]["accent"]) == {"high", "low"}
     assert "chunks of 4 frames, 160 ms" in capsys.readouterr().err
-    score.main([str(toy_stream / "data/test"), str(tmp_path / "out"), "--metric", "cer", "--group-by", "accent"])
+    score.main(
+        [
+            str(toy_stream / "data/test"),
+            str(tmp_path / "out"),
+            "--metric",
+            "cer",
+            "--group-by",
+            "accent",
+        ]
+    )
     found = json.loads((tmp_path / "out/score.json").read_text())
     assert found["recognition"]["accent"]["accuracy"] >= 10 / 12
     assert set(found["recognition"]["accent"]["confusion"]) == {"high", "low"}
@@ -274,28 +325,49 @@ def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, t
 
 
 def test_a_model_that_cannot_stream_says_why(toy):
-    with pytest.raises(ExperimentError, match="chunk: 16: the encoder cannot stream: it is not causal"):
+    with pytest.raises(
+        ExperimentError, match="chunk: 16: the encoder cannot stream: it is not causal"
+    ):
         run(toy, "--check", toy / "data" / "test")
 
 
 def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
     (tmp_path / "decode.yaml").write_text("searcher: {type: joint_beam}\naverage: 1\n")
-    with pytest.raises(ExperimentError, match="joint_beam searches whole utterances; to stream take ctc_greedy"):
-        run(toy_stream, "--check", toy_stream / "data" / "test", "--config", tmp_path / "decode.yaml")
+    with pytest.raises(
+        ExperimentError, match="joint_beam searches whole utterances; to stream take ctc_greedy"
+    ):
+        run(
+            toy_stream,
+            "--check",
+            toy_stream / "data" / "test",
+            "--config",
+            tmp_path / "decode.yaml",
+        )
 
 
-@pytest.mark.parametrize("options", [(), ("-", "--check", "x"), ("-", "--chunk", "2", "--chunk-ms", "80")])
+@pytest.mark.parametrize(
+    "options", [(), ("-", "--check", "x"), ("-", "--chunk", "2", "--chunk-ms", "80")]
+)
 def test_options_that_exclude_each_other(toy_stream, options):
     assert run(toy_stream, *options) == 2
 
 
 @pytest.mark.slow
 def test_two_hours_through_the_command_end_as_they_began(toy_stream, tmp_path, capsys):
-    """The test set again and again: the texts of every round are those of the first, and so are their times."""
+    """The test set again and again: the texts of every round are those of the first, and so are
+    their times.
+    """
     rate = toy_experiment.RATE
     quiet = np.random.default_rng(0).normal(0, 0.002, 2 * rate).astype(np.float32)
-    one = np.concatenate([p for path in sounds(toy_stream) for p in (soundfile.read(path, dtype="float32")[0], quiet)])
-    one = np.concatenate([one, np.zeros(-len(one) % (rate * 4 // 25), np.float32)])  # whole chunks of 160 ms
+    one = np.concatenate(
+        [
+            p
+            for path in sounds(toy_stream)
+            for p in (soundfile.read(path, dtype="float32")[0], quiet)
+        ]
+    )
+    # whole chunks of 160 ms
+    one = np.concatenate([one, np.zeros(-len(one) % (rate * 4 // 25), np.float32)])
     length = len(one) / rate
     rounds = int(HOURS * 3600 / length) + 1
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
@@ -309,5 +381,7 @@ def test_two_hours_through_the_command_end_as_they_began(toy_stream, tmp_path, c
     assert [line["text"] for line in finals] == texts * rounds
     for number, line in enumerate(finals):
         first = finals[number % len(texts)]["times"]
-        assert line["times"] == pytest.approx([time + number // len(texts) * length for time in first], abs=2e-3)
+        assert line["times"] == pytest.approx(
+            [time + number // len(texts) * length for time in first], abs=2e-3
+        )
     assert end["seconds"] == pytest.approx(rounds * length, abs=1e-3)

@@ -1,4 +1,6 @@
-"""Stage 3 over real data types, a model of a few thousand parameters and features that spell the text."""
+"""Stage 3 over real data types, a model of a few thousand parameters and features that spell the
+text.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,28 @@ def copy(trained, tmp_path) -> Path:
 
 def test_the_folder_holds_all_that_decoding_needs(trained):
     there = {path.name for path in trained.iterdir()}
-    assert {"config.yaml", "vocab", "cmvn.json", "git.txt", "command.txt", "log.jsonl", "train"} <= there
+    assert {
+        "config.yaml",
+        "vocab",
+        "cmvn.json",
+        "git.txt",
+        "command.txt",
+        "log.jsonl",
+        "train",
+    } <= there
     assert (trained / "train" / "average-1.safetensors").exists()
 
 
 def test_the_size_of_the_model_is_noted(trained):
     facts = json.loads((trained / "train" / "model.json").read_text())
-    weights = checkpoint.load(trained / "train" / json.loads((trained / "train" / "finished.json").read_text())["path"])
-    assert facts["parameters"] == facts["trained"] == sum(tensor.numel() for tensor in weights.values())
+    weights = checkpoint.load(
+        trained / "train" / json.loads((trained / "train" / "finished.json").read_text())["path"]
+    )
+    assert (
+        facts["parameters"]
+        == facts["trained"]
+        == sum(tensor.numel() for tensor in weights.values())
+    )
     assert facts["frame_shift"] == 0.04
 
 
@@ -121,11 +137,15 @@ def test_force_moves_the_other_training_aside(data, copy):
     assert len(checkpoint.every(copy / "train")) == 1
 
 
-@pytest.mark.parametrize("lost", [[".stage.json"], ["train/step-*"], [".stage.json", "train/step-*"]])
+@pytest.mark.parametrize(
+    "lost", [[".stage.json"], ["train/step-*"], [".stage.json", "train/step-*"]]
+)
 def test_weights_are_not_deleted_for_another_config_whatever_else_is_lost(data, copy, lost):
     for path in (path for pattern in lost for path in copy.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(FolderError, match=r"(?s)holds another training; what differs:.*--force true"):
+    with pytest.raises(
+        FolderError, match=r"(?s)holds another training; what differs:.*--force " r"true"
+    ):
         train(data, copy, "--set", "optim.lr=2e-3")
     assert (copy / "train" / "average-1.safetensors").exists()
 
@@ -148,7 +168,10 @@ def test_a_finished_training_makes_a_damaged_average_anew(data, copy, capsys):
     content = damage(average)
     train(data, copy)
     assert average.read_bytes() == content
-    assert f"{average} is made anew: average-1.safetensors is not what was written" in capsys.readouterr().err
+    assert (
+        f"{average} is made anew: average-1.safetensors is not what was written"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_phase_does_not_start_from_a_damaged_average(data, tmp_path):
@@ -165,7 +188,9 @@ def test_a_phase_does_not_start_from_a_damaged_average(data, tmp_path):
 def test_a_warm_start_from_a_damaged_average_is_refused(data, copy, tmp_path):
     weights = copy / "train" / "average-1.safetensors"
     damage(weights)
-    with pytest.raises(checkpoint.CheckpointError, match=f"--init {weights} cannot be used: .*SHA-256 is another"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=f"--init {weights} cannot be used: .*SHA-256 is another"
+    ):
         train(data, tmp_path / "other", "--init", str(weights))
     assert not (tmp_path / "other").exists()
 
@@ -173,7 +198,9 @@ def test_a_warm_start_from_a_damaged_average_is_refused(data, copy, tmp_path):
 def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_path):
     exp = tmp_path / "exp"
     train(data, exp, config="phases.yaml")
-    first, second = (checkpoint.load(exp / name / "average-1.safetensors") for name in ("first", "second"))
+    first, second = (
+        checkpoint.load(exp / name / "average-1.safetensors") for name in ("first", "second")
+    )
     # the second phase's rate is too small to move a float32
     assert all(abs(first[name] - second[name]).max() < 1e-6 for name in first)
 
@@ -181,9 +208,15 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_pa
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("optim.groups={encodr.*: {freeze: true}}", r"'encodr\.\*' matches no parameter; did you mean 'encoder\.\*'"),
+        (
+            "optim.groups={encodr.*: {freeze: true}}",
+            r"'encodr\.\*' matches no parameter; did you " r"mean 'encoder\.\*'",
+        ),
         ("optim.groups={'*': {freeze: true}}", "nothing is left to train"),
-        ("model.encoder.dim=24", "what phase 'first' leaves does not fit the model: of another shape"),
+        (
+            "model.encoder.dim=24",
+            "what phase 'first' leaves does not fit the model: of another shape",
+        ),
         ("model.encoder.num_layers=2", "not in the file: encoder.layers.1"),
         ("trainer.best=valid/attention", "'valid/attention' is not measured"),
         ("data.features=online phases.second.data.augment.noise={set: musan}", "musan"),
@@ -197,23 +230,41 @@ def test_what_would_stop_a_later_phase_stops_before_the_first(data, tmp_path, ov
 
 
 def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_path):
-    options = ("--init", str(trained / "train" / "average-1.safetensors"), "--set", "model.encoder.dim=24")
+    options = (
+        "--init",
+        str(trained / "train" / "average-1.safetensors"),
+        "--set",
+        "model.encoder.dim=24",
+    )
     with pytest.raises(checkpoint.CheckpointError, match="of another shape: .*in the model"):
         train(data, tmp_path / "exp", *options)
 
 
-def test_a_warm_start_takes_over_the_weights_and_says_that_it_is_no_resume(data, trained, tmp_path, capsys):
+def test_a_warm_start_takes_over_the_weights_and_says_that_it_is_no_resume(
+    data, trained, tmp_path, capsys
+):
     weights = trained / "train" / "average-1.safetensors"
-    train(data, tmp_path / "exp", "--init", str(weights), "--set", "optim.lr=1e-12 trainer.epochs=1")
-    assert f"starts from the weights {weights} with a fresh optimizer and step 1" in capsys.readouterr().err
-    old, new = checkpoint.load(weights), checkpoint.load(tmp_path / "exp" / "train" / "average-1.safetensors")
+    train(
+        data, tmp_path / "exp", "--init", str(weights), "--set", "optim.lr=1e-12 trainer.epochs=1"
+    )
+    assert (
+        f"starts from the weights {weights} with a fresh optimizer and step 1"
+        in capsys.readouterr().err
+    )
+    old, new = (
+        checkpoint.load(weights),
+        checkpoint.load(tmp_path / "exp" / "train" / "average-1.safetensors"),
+    )
     assert all(abs(old[name] - new[name]).max() < 1e-6 for name in old)
 
 
 def test_the_global_batch_is_said(data, tmp_path, capsys):
     train(data, tmp_path / "exp", "--set", "trainer.epochs=1 data.batch.max_seconds_per_device=2")
     said = capsys.readouterr().err
-    assert re.search(r"global batch: [\d.]+ utterances, [\d.]+ seconds on average, at most 4 with padding", said)
+    assert re.search(
+        r"global batch: [\d.]+ utterances, [\d.]+ seconds on average, at most 4 with " r"padding",
+        said,
+    )
     assert re.search(r"\d+ steps an epoch; 1 rank with (\d to )?[23] micro-batches each", said)
 
 
@@ -225,9 +276,19 @@ def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, ca
     train(crowded, tmp_path / "exp", "--set", "trainer.epochs=1")
     said = capsys.readouterr().err
     assert "before the first step: 1 utterances have no finite loss" in said
-    assert said.index("u007") < said.index("train step" if "train step" in said else "the best so far")
-    records = [json.loads(line) for line in (tmp_path / "exp" / "log.jsonl").read_text().splitlines()]
-    assert records[0] | {"time": 0} == {"time": 0, "event": "skipped", "phase": "train", "epoch": 0, "ids": ["u007"]}
+    assert said.index("u007") < said.index(
+        "train step" if "train step" in said else "the best so far"
+    )
+    records = [
+        json.loads(line) for line in (tmp_path / "exp" / "log.jsonl").read_text().splitlines()
+    ]
+    assert records[0] | {"time": 0} == {
+        "time": 0,
+        "event": "skipped",
+        "phase": "train",
+        "epoch": 0,
+        "ids": ["u007"],
+    }
 
 
 def test_micro_batches_may_be_made_smaller_between_two_starts(data, copy):

@@ -1,4 +1,6 @@
-"""Echotune by the commands of the stages, from the recipe's own config: a frozen backbone, its log, its decoding."""
+"""Echotune by the commands of the stages, from the recipe's own config: a frozen backbone, its log,
+its decoding.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_the_backbone_stays_bit_for_bit_while_it_is_frozen_and_then_learns(train
         assert torch.equal(found[2][name], value), key
         frozen = "feature_extractor" in key
         assert torch.equal(found[4][name], value) or not frozen
-    moved = [key for key in found[4] if not torch.equal(found[4][key], found[2][key]) and "full" in key]
+    moved = [
+        key for key in found[4] if not torch.equal(found[4][key], found[2][key]) and "full" in key
+    ]
     assert len(moved) > 20
 
 
@@ -71,8 +75,11 @@ def test_gates_and_windows_of_each_layer_are_logged(trained):
     events = [json.loads(line) for line in (trained / "exp/log.jsonl").read_text().splitlines()]
     told = [event["modules"] for event in events if event["event"] == "observed"]
     assert len(told) == 2
-    names = {f"encoder.model.encoder.layers.{layer}.attention.{part}"
-             for layer in range(3) for part in ("gate", "echo.spans")}
+    names = {
+        f"encoder.model.encoder.layers.{layer}.attention.{part}"
+        for layer in range(3)
+        for part in ("gate", "echo.spans")
+    }
     assert set(told[0]) == names
     for name, values in told[0].items():
         assert set(values) == {"mean", "deviation", "extreme"}
@@ -80,16 +87,38 @@ def test_gates_and_windows_of_each_layer_are_logged(trained):
 
 
 def test_it_decodes(trained, tmp_path):
-    decode.main(["--exp", str(trained / "exp"), "--config", str(trained / "decode.yaml"),
-                 "--data", str(trained / "dump/test"), "--out", str(tmp_path / "out")])
+    decode.main(
+        [
+            "--exp",
+            str(trained / "exp"),
+            "--config",
+            str(trained / "decode.yaml"),
+            "--data",
+            str(trained / "dump/test"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     lines = [json.loads(line) for line in (tmp_path / "out/hyps.jsonl").read_text().splitlines()]
-    assert len(lines) == 12 and all(line["frames"] == pytest.approx(25 * line["seconds"], abs=2) for line in lines)
+    assert len(lines) == 12 and all(
+        line["frames"] == pytest.approx(25 * line["seconds"], abs=2) for line in lines
+    )
 
 
 def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "echo.png"
-    plot.main(["echo", str(trained / "exp"), "--data", str(trained / "dump/test"), "--survey", "--out", str(out)])
+    plot.main(
+        [
+            "echo",
+            str(trained / "exp"),
+            "--data",
+            str(trained / "dump/test"),
+            "--survey",
+            "--out",
+            str(out),
+        ]
+    )
     assert out.stat().st_size > 10_000
     found = json.loads(out.with_suffix(".json").read_text())
     assert len(found["utterances"]) == 12
@@ -97,10 +126,14 @@ def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, 
     texts = {row.id: row.text for row in datadir.read(trained / "data/test")}
     for row in found["utterances"]:
         assert row["seconds"] == pytest.approx(durations[row["id"]], abs=0.01)
-        assert row["tokens_per_second"] == pytest.approx(len(texts[row["id"]]) / row["seconds"], rel=1e-3)
+        assert row["tokens_per_second"] == pytest.approx(
+            len(texts[row["id"]]) / row["seconds"], rel=1e-3
+        )
         assert 0 < row["gate"] < 1 and -7 <= row["span"] <= 32
     thirds = found["thirds"]["seconds"]
-    assert [part["seconds"] for part in thirds] == sorted(part["seconds"] for part in thirds) and len(thirds) == 3
+    assert [part["seconds"] for part in thirds] == sorted(
+        part["seconds"] for part in thirds
+    ) and len(thirds) == 3
     assert -1 <= found["correlations"]["span and tokens_per_second"] <= 1
     assert "correlation of span and tokens_per_second" in capsys.readouterr().out
 
@@ -113,12 +146,22 @@ def test_an_encoder_without_echo_has_nothing_to_draw(toy):
 def test_what_was_trained_needs_no_published_weights():
     phase = load_phases(CONF / "train_echotune_1h.yaml", ["model.encoder.size=tiny"])["train"]
     model = model_to_load(phase, 12)
-    assert model.encoder.dim == 32 and hasattr(model.encoder.model.encoder.layers[0].attention, "echo")
+    assert model.encoder.dim == 32 and hasattr(
+        model.encoder.model.encoder.layers[0].attention, "echo"
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"projections": "fresh", "gate": "channel", "gate_input": "outputs"},
-                                     {"mode": "heads", "windows": [4, 16]}])
-def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the_second_step(tmp_path, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"projections": "fresh", "gate": "channel", "gate_input": "outputs"},
+        {"mode": "heads", "windows": [4, 16]},
+    ],
+)
+def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the_second_step(
+    tmp_path, options
+):
     (tmp_path / "train.yaml").write_text(configured(tmp_path))
     given = [f"model.encoder.attention.{key}={value}" for key, value in options.items()]
     phase = load_phases(tmp_path / "train.yaml", given)["train"]
@@ -131,15 +174,26 @@ def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the
     rows = toy_ssl.waveforms(16000, 9000)
     targets = Padded.stack([torch.tensor([3, 4, 4]), torch.tensor([5])])
     batch = Batch(ids=("a", "b"), inputs=Padded.stack(rows), targets=targets)
-    pretrained = {key: value.detach().clone() for key, value in model.named_parameters()
-                  if not any(part in f".{key}" for part in NEW)}
+    pretrained = {
+        key: value.detach().clone()
+        for key, value in model.named_parameters()
+        if not any(part in f".{key}" for part in NEW)
+    }
     cpu = torch.device("cpu")
-    stepper = Stepper(phase.optim, model, objective, planned=10, precision="float32", device=cpu, seed=0)
+    stepper = Stepper(
+        phase.optim, model, objective, planned=10, precision="float32", device=cpu, seed=0
+    )
     seen: list[dict[str, torch.Tensor]] = []
     apply = stepper._apply
 
     def watched(step: int, finite: bool) -> float:
-        seen.append({key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None})
+        seen.append(
+            {
+                key: value.grad.clone()
+                for key, value in model.named_parameters()
+                if value.grad is not None
+            }
+        )
         return apply(step, finite)
 
     stepper._apply = watched
@@ -149,6 +203,7 @@ def test_every_new_tensor_has_a_gradient_at_once_and_one_that_is_not_zero_by_the
     new = {key for key, _ in model.named_parameters()} - pretrained.keys()
     assert set(seen[0]) == new and len(new) > 20
     still = [key for key in new if not seen[0][key].any() and not seen[1][key].any()]
-    assert [key for key in still if not key.endswith("k_proj.bias")] == []       # which softmax takes out again
+    # which softmax takes out again
+    assert [key for key in still if not key.endswith("k_proj.bias")] == []
     for key, value in pretrained.items():
         assert torch.equal(model.get_parameter(key), value), key

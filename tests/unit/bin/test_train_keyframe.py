@@ -1,4 +1,6 @@
-"""The three phases of key frames, from a config of a recipe, trained on tones and decoded in every way there is."""
+"""The three phases of key frames, from a config of a recipe, trained on tones and decoded in every
+way there is.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +37,40 @@ SMALL = [
     "optim.lr=5e-3",
     "trainer={precision: float32, average: 1}",
 ]
-EPOCHS = [f"phases.{name}.trainer.epochs={number}" for name, number in (("base", 22), ("fusion", 1), ("keyframe", 3))]
+EPOCHS = [
+    f"phases.{name}.trainer.epochs={number}"
+    for name, number in (("base", 22), ("fusion", 1), ("keyframe", 3))
+]
 
 
 def fit(toy: Path, exp: Path, config: str, *overrides: str) -> Path:
     dump = toy / "dump"
     train.main(
-        ["--config", str(CONF / config), "--train", str(dump / "train"), "--valid", str(dump / "dev")]
-        + ["--vocab", str(toy / "vocab"), "--exp", str(exp), "--set", shlex.join([*SMALL, *overrides])]
+        [
+            "--config",
+            str(CONF / config),
+            "--train",
+            str(dump / "train"),
+            "--valid",
+            str(dump / "dev"),
+        ]
+        + [
+            "--vocab",
+            str(toy / "vocab"),
+            "--exp",
+            str(exp),
+            "--set",
+            shlex.join([*SMALL, *overrides]),
+        ]
     )
     return exp
 
 
 @pytest.fixture(scope="module")
 def exp(toy, tmp_path_factory) -> Path:
-    return fit(toy, tmp_path_factory.mktemp("keyframe") / "exp", "train_keyframe_mini.yaml", *EPOCHS)
+    return fit(
+        toy, tmp_path_factory.mktemp("keyframe") / "exp", "train_keyframe_mini.yaml", *EPOCHS
+    )
 
 
 def study(name: str):
@@ -95,7 +116,7 @@ def test_the_head_of_the_aligned_loss_starts_as_that_of_ctc(exp):
     assert "heads.ctc.weight" in checkpoint.shapes(exp / "fusion" / "average-1.safetensors")
     shapes = checkpoint.shapes(exp / "keyframe" / "average-1.safetensors")
     assert "heads.aligned.weight" in shapes and "heads.ctc.weight" not in shapes
-    assert records(exp, "valid", "keyframe")[0]["valid/cer"] < 0.5       # it did not begin from nothing
+    assert records(exp, "valid", "keyframe")[0]["valid/cer"] < 0.5  # it did not begin from nothing
 
 
 @pytest.mark.parametrize(
@@ -109,7 +130,9 @@ def test_the_head_of_the_aligned_loss_starts_as_that_of_ctc(exp):
 )
 def test_every_decoding_of_the_last_phase_works(toy, exp, config, most):
     lines, references = decoded(toy, exp, config, Path(config).stem), texts(toy)
-    counts = count_errors([list(references[line["id"]]) for line in lines], [list(line["text"]) for line in lines])
+    counts = count_errors(
+        [list(references[line["id"]]) for line in lines], [list(line["text"]) for line in lines]
+    )
     assert counts.errors / counts.reference <= most
     frames = sum(line["frames"] for line in lines)
     assert 0.85 < frames / counts.reference < 1.15
@@ -123,7 +146,9 @@ def test_the_aligned_head_tells_when_each_token_was_said(toy, exp):
 
 
 def test_words_get_their_times_from_the_inter_ctc_head(toy, exp):
-    recognizer = Recognizer.load(exp, load_decode(CONF / "decode_keyframe_aligned.yaml", ["average=1"]))
+    recognizer = Recognizer.load(
+        exp, load_decode(CONF / "decode_keyframe_aligned.yaml", ["average=1"])
+    )
     audio = sorted((toy / "data" / "dev" / "audio").glob("*.wav"))[0]
     found = recognizer.recognize(audio)
     assert found.text == texts(toy)[audio.stem]
@@ -143,7 +168,12 @@ def test_a_model_without_a_ctc_head_is_searched_by_what_it_has(exp):
         ["phases.keyframe.losses.aligned.weight=0", "phases.keyframe.trainer.best=valid/attention"],
         ["phases.fusion.model.encoder.downsamplers.2={drop: true, keep: 5}"],
         slow(["model.encoder.downsamplers.2.radius=2"]),
-        slow([f"phases.{phase}.model.encoder.downsamplers.2.fusion=concat" for phase in ("fusion", "keyframe")]),
+        slow(
+            [
+                f"phases.{phase}.model.encoder.downsamplers.2.fusion=concat"
+                for phase in ("fusion", "keyframe")
+            ]
+        ),
         slow(["losses.aligned.skip_penalty=5"]),
         slow(["model.encoder.downsamplers.2.causal=true"]),
     ],
@@ -156,14 +186,36 @@ def test_every_ablation_by_override_trains(toy, tmp_path, variant):
 
 def test_kept_frames_are_drawn(toy, exp, tmp_path):
     pytest.importorskip("matplotlib")
-    plot.main(["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--out", str(tmp_path / "a.svg")])
+    plot.main(
+        [
+            "keyframes",
+            str(exp),
+            "--data",
+            str(toy / "dump" / "dev"),
+            "--out",
+            str(tmp_path / "a.svg"),
+        ]
+    )
     drawn = (tmp_path / "a.svg").read_text()
     assert "kept frames" in drawn and "inter-CTC: not blank" in drawn
     audio = sorted((toy / "data" / "dev" / "audio").glob("*.wav"))[1]
-    plot.main(["keyframes", str(exp), "--audio", str(audio), "--phase", "base", "--out", str(tmp_path / "b.png")])
+    plot.main(
+        [
+            "keyframes",
+            str(exp),
+            "--audio",
+            str(audio),
+            "--phase",
+            "base",
+            "--out",
+            str(tmp_path / "b.png"),
+        ]
+    )
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(PlotError, match="has no utterance nobody"):
-        plot.main(["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--utterance", "nobody"])
+        plot.main(
+            ["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--utterance", "nobody"]
+        )
 
 
 def test_a_model_without_key_frames_has_none_to_draw(toy):
@@ -176,28 +228,55 @@ def test_the_study_reads_dropped_frames_and_writes_its_table(toy, exp, tmp_path,
     exps, dev = tmp_path / "exp", toy / "data" / "dev"
     shutil.copytree(exp, exps / "study_axe_0")
     shutil.copytree(toy / "exp", exps / "study_baseline_0")
-    study("dropped_frames").main(["--exp", str(exps / "study_axe_0"), "--data", str(dev), "--layer", "2"])
+    study("dropped_frames").main(
+        ["--exp", str(exps / "study_axe_0"), "--data", str(dev), "--layer", "2"]
+    )
     found = json.loads((exps / "study_axe_0" / "dropped_frames.json").read_text())
     assert found["probe"]["key frames"] > 0.95 > found["probe"]["dropped frames"]
     assert 0 < found["reconstruction"]["left over"] < 1
     one = datadir.read(dev)[:1]
     datadir.write(tmp_path / "one", one)
-    study("dropped_frames").main(["--exp", str(exps / "study_axe_0"), "--data", str(tmp_path / "one"), "--layer", "2"])
+    study("dropped_frames").main(
+        ["--exp", str(exps / "study_axe_0"), "--data", str(tmp_path / "one"), "--layer", "2"]
+    )
     assert "too few utterances" in capsys.readouterr().out
-    decodings = ("axe", "decode_keyframe_aligned"), ("axe", "decode_keyframe"), ("baseline", "decode_greedy")
+    decodings = (
+        ("axe", "decode_keyframe_aligned"),
+        ("axe", "decode_keyframe"),
+        ("baseline", "decode_greedy"),
+    )
     for name, config in (*decodings, ("baseline", "decode_attention")):
-        folder, chosen = exps / f"study_{name}_0", CONF / f"{config.replace('attention', 'greedy')}.yaml"
+        folder, chosen = (
+            exps / f"study_{name}_0",
+            CONF / f"{config.replace('attention', 'greedy')}.yaml",
+        )
         out = folder / config / "dev"
-        arguments = ["--exp", str(folder), "--config", str(chosen), "--data", str(toy / "dump" / "dev")]
+        arguments = [
+            "--exp",
+            str(folder),
+            "--config",
+            str(chosen),
+            "--data",
+            str(toy / "dump" / "dev"),
+        ]
         decode.main([*arguments, "--out", str(out), "--set", "average=1"])
         score.main(["--metric", "cer", str(dev), str(out)])
-    table, wanted = study("keyframe_table"), ["--exp", str(exps), "--seeds", "0", "--variants", "baseline axe"]
+    table, wanted = (
+        study("keyframe_table"),
+        ["--exp", str(exps), "--seeds", "0", "--variants", "baseline axe"],
+    )
     table.main([*wanted, "--match", "0"])
     assert int(capsys.readouterr().out.split()[-1]) >= 22
     table.main([*wanted, "--set", "dev"])
-    rows = [line.split(" | ") for line in (exps / "keyframe_study.md").read_text().splitlines() if " | " in line]
+    rows = [
+        line.split(" | ")
+        for line in (exps / "keyframe_study.md").read_text().splitlines()
+        if " | " in line
+    ]
     axe = next(row for row in rows if row[0] == "| axe")
-    assert float(axe[6]) == pytest.approx(1.0, abs=0.15) and axe[7].startswith("8") and "(" in axe[5]
+    assert (
+        float(axe[6]) == pytest.approx(1.0, abs=0.15) and axe[7].startswith("8") and "(" in axe[5]
+    )
     assert next(row for row in rows if row[0] == "| baseline")[5] == "-"
 
 
@@ -208,8 +287,12 @@ def test_noisy_copies_of_a_set_have_their_level(toy, tmp_path):
         clean = audio.read(original.audio)
         for level in (20, 10, 0):
             noisy = audio.read(str(tmp_path / f"dev_snr{level}" / "audio" / f"{original.id}.flac"))
-            scale = float(noisy @ clean / (clean @ clean))               # what would clip is turned down
+            scale = float(noisy @ clean / (clean @ clean))  # what would clip is turned down
             noise = noisy / scale - clean
-            assert 10 * np.log10(np.square(clean).mean() / np.square(noise).mean()) == pytest.approx(level, abs=1)
+            assert 10 * np.log10(
+                np.square(clean).mean() / np.square(noise).mean()
+            ) == pytest.approx(level, abs=1)
     copies = datadir.read(tmp_path / "dev_room")
-    assert [(u.id, u.text, u.speaker) for u in copies] == [(u.id, u.text, u.speaker) for u in datadir.read(dev)]
+    assert [(u.id, u.text, u.speaker) for u in copies] == [
+        (u.id, u.text, u.speaker) for u in datadir.read(dev)
+    ]

@@ -41,7 +41,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = rng.normal(0, 0.1, int(rng.integers(6000, 16000)))
         soundfile.write(root / f"{n}.flac", samples, 16000)
         rows.append(
-            Utterance(id=f"u{n}", audio=str(root / f"{n}.flac"), duration=len(samples) / 16000, text="ab", speaker="s")
+            Utterance(
+                id=f"u{n}",
+                audio=str(root / f"{n}.flac"),
+                duration=len(samples) / 16000,
+                text="ab",
+                speaker="s",
+            )
         )
     datadir.write(root / "set", rows)
     (root / "vocab").mkdir()
@@ -54,7 +60,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def extract(root: Path, source: str, out: str, *overrides: str) -> Path:
     """Stage 1 for the training set."""
-    options = ["--config", f"{root}/config.yaml", "--data", f"{root}/{source}", "--out", f"{root}/{out}", "--training"]
+    options = [
+        "--config",
+        f"{root}/config.yaml",
+        "--data",
+        f"{root}/{source}",
+        "--out",
+        f"{root}/{out}",
+        "--training",
+    ]
     options += [word for value in overrides for word in ("--set", value)]
     args = extract_features.parse(options)
     extract_features.run(args, load_config(args.config, args.set))
@@ -66,7 +80,17 @@ def names(folder: Path) -> set[str]:
 
 
 def test_stage_1_writes_the_training_set_in_shards(data: Path) -> None:
-    common = {".stage.json", "cmvn.json", "shard", "spk2utt", "text", "utt2dur", "utt2num_frames", "utt2spk", "wav.scp"}
+    common = {
+        ".stage.json",
+        "cmvn.json",
+        "shard",
+        "spk2utt",
+        "text",
+        "utt2dur",
+        "utt2num_frames",
+        "utt2spk",
+        "wav.scp",
+    }
     assert names(data / "stored") == common | {"feats.scp", FILE}
     assert names(data / "online") == common | {FILE}
     assert len(datadir.read(data / "stored")) == 48 and len(datadir.read(data / "online")) == 24
@@ -83,14 +107,18 @@ def test_stage_1_made_again_packs_what_it_computed_now(data: Path) -> None:
 
 
 def test_audio_that_is_in_shards_already_stays_there(data: Path) -> None:
-    make_shards.run(make_shards.parse(["--data", f"{data}/set", "--out", f"{data}/packed", "--size-mb", "0.1"]))
+    make_shards.run(
+        make_shards.parse(["--data", f"{data}/set", "--out", f"{data}/packed", "--size-mb", "0.1"])
+    )
     out = extract(data, "packed", "from-shards", "data.features=online")
     assert (out / FILE).read_bytes() == (data / "packed" / FILE).read_bytes()
     assert not list(out.glob("*.tar"))
 
 
 def test_sets_that_are_not_trained_on_stay_as_they_are(data: Path) -> None:
-    args = extract_features.parse(["--config", f"{data}/config.yaml", "--data", f"{data}/set", "--out", f"{data}/dev"])
+    args = extract_features.parse(
+        ["--config", f"{data}/config.yaml", "--data", f"{data}/set", "--out", f"{data}/dev"]
+    )
     extract_features.run(args, load_config(args.config, []))
     assert not (data / "dev" / FILE).exists() and (data / "dev" / "feats.1.ark").exists()
 
@@ -100,9 +128,24 @@ def test_a_stopped_training_ends_with_the_same_weights(
     kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(exp: Path) -> None:
-        sets = ["--train", str(data / kind), "--valid", str(data / kind), "--vocab", str(data / "vocab")]
+        sets = [
+            "--train",
+            str(data / kind),
+            "--valid",
+            str(data / kind),
+            "--vocab",
+            str(data / "vocab"),
+        ]
         train.main(
-            ["--config", f"{data}/config.yaml", "--exp", str(exp), *sets, "--set", f"data.features={kind}"]
+            [
+                "--config",
+                f"{data}/config.yaml",
+                "--exp",
+                str(exp),
+                *sets,
+                "--set",
+                f"data.features={kind}",
+            ]
             + ["--set", "trainer.save_every_seconds=0"]
         )
 
@@ -121,6 +164,9 @@ def test_a_stopped_training_ends_with_the_same_weights(
             run(tmp_path / "stopped")
     run(tmp_path / "stopped")
     whole, stopped = (
-        checkpoint.load(tmp_path / name / "train" / "average-1.safetensors") for name in ("whole", "stopped")
+        checkpoint.load(tmp_path / name / "train" / "average-1.safetensors")
+        for name in ("whole", "stopped")
     )
-    assert whole.keys() == stopped.keys() and all((whole[key] == stopped[key]).all() for key in whole)
+    assert whole.keys() == stopped.keys() and all(
+        (whole[key] == stopped[key]).all() for key in whole
+    )

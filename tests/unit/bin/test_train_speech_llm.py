@@ -1,4 +1,6 @@
-"""A speech LLM by the commands of the stages: vocabulary, phases, non-speech, decoding; and what stops them."""
+"""A speech LLM by the commands of the stages: vocabulary, phases, non-speech, decoding; and what
+stops them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from tests import toy_llm
 
 pytestmark = pytest.mark.hf
 
-DECODE = "searcher: {type: llm_beam, beam: 2, constraints: {max_tokens: 8}}\naverage: 1\nbatch_seconds: 20\n"
+DECODE = (
+    "searcher: {type: llm_beam, beam: 2, constraints: {max_tokens: 8}}\naverage: "
+    "1\nbatch_seconds: 20\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +37,42 @@ def test_the_vocabulary_is_that_of_the_language_model(trained):
     assert (found.size, found.eos, found.unk) == (33, 2, 0)
     assert found.decode(found.encode("  the  cat ")) == "the cat" and found.encode("") == []
     assert found.decode([1, *found.encode("a b"), 2]) == "a b"
-    assert found.unknown("aB") == ["B"] and found.piece(found.encode("a")[0]) == "a" and found.piece(2) == ""
+    assert (
+        found.unknown("aB") == ["B"]
+        and found.piece(found.encode("a")[0]) == "a"
+        and found.piece(2) == ""
+    )
     train_text = [row.value for row in tables.read(trained / "data/train/text").rows]
     assert all(found.decode(found.encode(text)) == text for text in train_text)
 
 
 def test_phases_train_and_checkpoints_hold_no_pretrained_weights(trained):
     names = checkpoint.shapes(trained / "exp/both/average-1.safetensors")
-    assert any("lora_" in name for name in names) and not any("embed_tokens" in name for name in names)
+    assert any("lora_" in name for name in names) and not any(
+        "embed_tokens" in name for name in names
+    )
     card = json.loads((trained / "exp/both/model.json").read_text())
-    assert [source["part"] for source in card["pretrained"]] == ["llm"] and card["trained"] < card["parameters"]
+    assert [source["part"] for source in card["pretrained"]] == ["llm"] and card["trained"] < card[
+        "parameters"
+    ]
     events = [json.loads(line) for line in (trained / "exp/log.jsonl").read_text().splitlines()]
     valid = [event for event in events if event.get("event") == "valid"]
-    assert {"valid/token_error", "valid/lm", "valid/matching", "valid/matching.entropy"} <= set(valid[-1])
+    assert {"valid/token_error", "valid/lm", "valid/matching", "valid/matching.entropy"} <= set(
+        valid[-1]
+    )
 
 
 def test_it_decodes(trained):
     out = trained / "out"
     decode.main(
-        ["--exp", str(trained / "exp"), "--config", str(trained / "decode.yaml"), "--data", str(trained / "dump/dev")]
+        [
+            "--exp",
+            str(trained / "exp"),
+            "--config",
+            str(trained / "decode.yaml"),
+            "--data",
+            str(trained / "dump/dev"),
+        ]
         + ["--out", str(out)]
     )
     lines = [json.loads(line) for line in (out / "hyps.jsonl").read_text().splitlines()]
@@ -65,7 +87,9 @@ def test_weights_that_changed_since_training_are_noticed(trained):
     before = (folder / "model.safetensors").read_bytes()
     toy_llm.save_llm(folder, seed=9)
     try:
-        with pytest.raises(ExperimentError, match="was trained on llm weights .* were changed since"):
+        with pytest.raises(
+            ExperimentError, match="was trained on llm weights .* were changed since"
+        ):
             Recognizer.load(trained / "exp")
     finally:
         (folder / "model.safetensors").write_bytes(before)
@@ -75,14 +99,22 @@ def test_a_transcript_beyond_the_context_stops_before_the_first_step(trained, tm
     short = toy_llm.save_llm(tmp_path / "llm", context=12)
     with pytest.raises(ValueError, match="the language model reads 12"):
         train.main(
-            [*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", f"model.llm.weights={short}"]
+            [
+                *toy_llm.arguments(trained)[:-2],
+                "--exp",
+                str(tmp_path / "exp"),
+                "--set",
+                f"model.llm.weights={short}",
+            ]
         )
 
 
 def test_a_set_of_noise_that_is_not_there_is_named(trained, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         change = "data.augment.non_speech.set=nowhere"
-        train.main([*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", change])
+        train.main(
+            [*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp"), "--set", change]
+        )
 
 
 def test_a_name_that_is_no_tokenizer_is_one_sentence(trained, tmp_path):

@@ -40,7 +40,9 @@ def write_source(folder: Path) -> Path:
     return folder / "set"
 
 
-def make(source: Path, out: Path, *options: object, of: str = "audio", size_mb: float = 0.2) -> Path:
+def make(
+    source: Path, out: Path, *options: object, of: str = "audio", size_mb: float = 0.2
+) -> Path:
     arguments = ["--data", source, "--out", out, "--of", of, "--size-mb", size_mb, *options]
     make_shards.run(make_shards.parse([str(argument) for argument in arguments]))
     return out

@@ -13,7 +13,9 @@ RATE = 16000
 
 
 def tone(seconds: float = 1.0, rate: int = RATE, hz: float = 440.0) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * hz / rate * np.arange(round(seconds * rate)))).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * hz / rate * np.arange(round(seconds * rate)))).astype(
+        np.float32
+    )
 
 
 def save(path: Path, samples: np.ndarray, rate: int = RATE, **how: str) -> str:
@@ -23,20 +25,24 @@ def save(path: Path, samples: np.ndarray, rate: int = RATE, **how: str) -> str:
 
 def dominant(samples: np.ndarray, rate: int = RATE) -> float:
     """The frequency with the most energy, in Hz."""
-    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * rate / len(samples))
+    return float(
+        np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * rate / len(samples)
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "how", "tolerance"),
     [
-        ("a.wav", {}, 2**-15),                               # one step of 16 bits
+        ("a.wav", {}, 2**-15),  # one step of 16 bits
         ("a.flac", {}, 2**-15),
-        ("a.ogg", {}, 0.05),                                 # lossy
+        ("a.ogg", {}, 0.05),  # lossy
         ("a.mp3", {}, 0.05),
         ("a.opus", {"format": "OGG", "subtype": "OPUS"}, 0.05),
     ],
 )
-def test_every_format_reads_as_written(tmp_path: Path, name: str, how: dict, tolerance: float) -> None:
+def test_every_format_reads_as_written(
+    tmp_path: Path, name: str, how: dict, tolerance: float
+) -> None:
     path = save(tmp_path / name, tone(), **how)
     found = audio.read(path)
     assert found.dtype == np.float32 and found.shape == (RATE,)
@@ -47,14 +53,16 @@ def test_every_format_reads_as_written(tmp_path: Path, name: str, how: dict, tol
 def test_a_command_is_run_and_its_output_read(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", tone())
     np.testing.assert_array_equal(audio.read(f"cat {path} |"), audio.read(path))
-    np.testing.assert_array_equal(audio.read(f"cat {path} |", 0.5, 0.25), audio.read(path, 0.5, 0.25))
+    np.testing.assert_array_equal(
+        audio.read(f"cat {path} |", 0.5, 0.25), audio.read(path, 0.5, 0.25)
+    )
     assert audio.info(f"cat {path} | ") == (RATE, 1, RATE)
 
 
 def test_a_stream_whose_header_does_not_know_its_length_is_read_whole(tmp_path: Path) -> None:
     content = bytearray(Path(save(tmp_path / "a.wav", tone())).read_bytes())
     size = content.index(b"data") + 4
-    content[size:size + 4] = b"\xff\xff\xff\x7f"
+    content[size : size + 4] = b"\xff\xff\xff\x7f"
     (tmp_path / "stream.wav").write_bytes(content)
     assert len(audio.read(f"cat {tmp_path / 'stream.wav'} |")) == RATE
     assert len(audio.read(str(tmp_path / "stream.wav"))) == RATE
@@ -69,7 +77,9 @@ def test_a_segment_is_cut_to_the_sample(tmp_path: Path) -> None:
 def test_a_segment_may_exceed_its_recording_by_a_rounding_only(tmp_path: Path) -> None:
     path = save(tmp_path / "a.wav", tone())
     assert len(audio.read(path, 0.5, 0.51)) == 8000
-    with pytest.raises(audio.AudioError, match=r"the segment from 0.500 to 1.500 s .* which has 1.000 s"):
+    with pytest.raises(
+        audio.AudioError, match=r"the segment from 0.500 to 1.500 s .* which has " r"1.000 s"
+    ):
         audio.read(path, 0.5, 1.0)
 
 
@@ -84,7 +94,8 @@ def test_another_sampling_rate_is_resampled_unless_the_own_is_asked_for(tmp_path
 @pytest.mark.parametrize("factor", [0.9, 1.1, 1.037])
 def test_changing_the_speed_changes_length_and_pitch(factor: float) -> None:
     changed = audio.change_speed(tone(), factor)
-    assert len(changed) == pytest.approx(RATE / factor, rel=2e-4)        # the factor is rounded to two digits over two
+    # the factor is rounded to two digits over two
+    assert len(changed) == pytest.approx(RATE / factor, rel=2e-4)
     assert dominant(changed) == pytest.approx(440 * factor, abs=2)
 
 
@@ -100,7 +111,7 @@ def test_a_speed_of_nothing_is_refused() -> None:
 
 def cut(path: str, share: float) -> str:
     content = Path(path).read_bytes()
-    Path(path).write_bytes(content[:int(len(content) * share)])
+    Path(path).write_bytes(content[: int(len(content) * share)])
     return path
 
 
@@ -119,18 +130,47 @@ def refusals(folder: Path) -> dict[str, tuple[str, str]]:
         "empty file": (str(folder / "bytes.wav"), "the file is empty"),
         "no samples": (save(folder / "none.wav", tone()[:0]), "holds no samples"),
         "not audio": (str(folder / "text.wav"), "not audio"),
-        "raw": (save(folder / "a.raw", tone(), format="RAW", samplerate=RATE, subtype="PCM_16"), "not audio"),
+        "raw": (
+            save(folder / "a.raw", tone(), format="RAW", samplerate=RATE, subtype="PCM_16"),
+            "not audio",
+        ),
         "truncated flac": (cut(save(folder / "cut.flac", noise), 0.5), "truncated"),
-        "truncated wav": (cut(save(folder / "cut.wav", noise), 0.5), "truncated, the header promises 32000 bytes"),
+        "truncated wav": (
+            cut(save(folder / "cut.wav", noise), 0.5),
+            "truncated, the header promises 32000 bytes",
+        ),
         "truncated mp3": (cut(save(folder / "cut.mp3", noise), 0.5), "truncated"),
-        "rate of 1 Hz": (save(folder / "slow.wav", tone(), 1), "a sampling rate of 1 Hz, expected a whole number from"),
-        "stereo": (stereo, re.escape(f"2 channels, expected 1; choose one in wav.scp (`sox {stereo} -t wav - remix 1")),
-        "stereo pipe": (f"cat {stereo} |", re.escape(f"`cat {stereo} | sox -t wav - -t wav - remix 1 |`")),
-        "NaN": (save(folder / "nan.wav", nan, subtype="FLOAT"), "3 of 16000 samples are NaN .* the first at 0.500 s"),
-        "stereo, a name with a space": (save(folder / "a b.wav", np.stack([tone()] * 2, 1)), re.escape("(`sox '/")),
-        "16-bit numbers": (save(folder / "b.wav", tone() * 32768, subtype="FLOAT"), "samples reach 9830.*, expected"),
+        "rate of 1 Hz": (
+            save(folder / "slow.wav", tone(), 1),
+            "a sampling rate of 1 Hz, expected a whole number from",
+        ),
+        "stereo": (
+            stereo,
+            re.escape(
+                f"2 channels, expected 1; choose one in wav.scp (`sox {stereo} -t wav - remix 1"
+            ),
+        ),
+        "stereo pipe": (
+            f"cat {stereo} |",
+            re.escape(f"`cat {stereo} | sox -t wav - -t wav - remix 1 |`"),
+        ),
+        "NaN": (
+            save(folder / "nan.wav", nan, subtype="FLOAT"),
+            "3 of 16000 samples are NaN .* the first at 0.500 s",
+        ),
+        "stereo, a name with a space": (
+            save(folder / "a b.wav", np.stack([tone()] * 2, 1)),
+            re.escape("(`sox '/"),
+        ),
+        "16-bit numbers": (
+            save(folder / "b.wav", tone() * 32768, subtype="FLOAT"),
+            "samples reach 9830.*, expected",
+        ),
         "failing command": ("echo dear user >&2; exit 3 |", "failed with status 3: dear user"),
-        "failing first command": (f"cat {folder}/gone.wav | cat |", "failed with status 1: cat: .*No such file"),
+        "failing first command": (
+            f"cat {folder}/gone.wav | cat |",
+            "failed with status 1: cat: .*No such file",
+        ),
         "silent command": ("true |", "the command printed nothing"),
     }
 
@@ -140,10 +180,14 @@ def test_unusable_audio_is_refused_with_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(audio.AudioError) as caught:
             audio.read(path)
         message = str(caught.value)
-        assert re.search(sentence, message) and message.startswith(path) and "\n" not in message, what
+        assert re.search(sentence, message) and message.startswith(path) and "\n" not in message, (
+            what
+        )
 
 
-def test_a_name_that_leads_to_a_file_is_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_leads_to_a_file_is_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     save(Path("a.wav"), tone())
     Path("a.wav").rename("x;touch ran|")
@@ -157,14 +201,18 @@ def test_a_name_that_leads_to_a_file_is_no_command(tmp_path: Path, monkeypatch: 
 def test_a_path_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     for read in (audio.listen, lambda path: list(audio.blocks(path, 1.0)), audio.contents):
-        with pytest.raises(audio.AudioError, match="no such file or directory; commands are run from wav.scp"):
+        with pytest.raises(
+            audio.AudioError, match="no such file or directory; commands are run from wav.scp"
+        ):
             read(name)
     with pytest.raises(audio.AudioError, match="the command printed nothing|failed with status"):
-        audio.read(name)                     # as an entry of wav.scp
+        audio.read(name)  # as an entry of wav.scp
     assert Path("ran").exists()
 
 
-@pytest.mark.parametrize("name", ["a b.wav", "it's.wav", "a;touch ran.wav", "$(touch ran).wav", "-n.wav", "x| sox.wav"])
+@pytest.mark.parametrize(
+    "name", ["a b.wav", "it's.wav", "a;touch ran.wav", "$(touch ran).wav", "-n.wav", "x| sox.wav"]
+)
 def test_odd_names_are_quoted_in_a_command_for_another_speed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -192,12 +240,21 @@ def test_whole_numbers_have_the_scale_that_soundfile_gives_them(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("samples", "sentence"),
     [
-        *[((tone() * 20).astype(kind), f"{kind}, expected floats") for kind in ("int8", "int64", "uint16", "uint32")],
+        *[
+            ((tone() * 20).astype(kind), f"{kind}, expected floats")
+            for kind in ("int8", "int64", "uint16", "uint32")
+        ],
         (tone() > 0, "bool, expected floats"),
         (tone().astype(complex), "complex128, expected floats"),
-        (tone().astype(np.float64) * 32768, r"samples reach 9830.*, expected numbers in \[-1, 1\]; if they are 16-bit"),
+        (
+            tone().astype(np.float64) * 32768,
+            r"samples reach 9830.*, expected numbers in \[-1, " r"1\]; if they are 16-bit",
+        ),
         (np.round(tone() * 32768).astype(np.float32), "expected numbers in"),
-        (np.round(tone() * 32768).astype(np.int32), "int32, but of 16 bits and not of 32; give them as int16"),
+        (
+            np.round(tone() * 32768).astype(np.int32),
+            "int32, but of 16 bits and not of 32; give them as int16",
+        ),
         (tone()[None], r"16000 channels of 1 samples; give \(T, channels\)"),
         (np.zeros((2, 2, 2)), "expected samples"),
         (np.zeros(0), "got an array of shape"),
@@ -205,18 +262,22 @@ def test_whole_numbers_have_the_scale_that_soundfile_gives_them(tmp_path: Path, 
         (np.float64(0.1), "expected samples"),
     ],
 )
-def test_numbers_whose_scale_cannot_be_right_are_refused(samples: np.ndarray, sentence: str) -> None:
+def test_numbers_whose_scale_cannot_be_right_are_refused(
+    samples: np.ndarray, sentence: str
+) -> None:
     with pytest.raises(audio.AudioError, match=sentence):
         audio.one_channel(np.asarray(samples))
 
 
 def test_numbers_of_any_precision_a_little_above_full_scale_and_silence_are_audio() -> None:
     for kind in (np.float16, np.float32, np.float64):
-        assert np.abs(audio.one_channel((tone() * 4).astype(kind))).max() == pytest.approx(1.2, rel=0.01)
+        assert np.abs(audio.one_channel((tone() * 4).astype(kind))).max() == pytest.approx(
+            1.2, rel=0.01
+        )
     for kind in WHOLE_NUMBERS:
         silence = np.full(100, 128 if kind == "uint8" else 0, kind)
         assert not audio.one_channel(silence).any()
-    quiet = (np.arange(-50, 50) * 256).astype(np.int32)                  # 24 bits in the upper bytes of 32
+    quiet = (np.arange(-50, 50) * 256).astype(np.int32)  # 24 bits in the upper bytes of 32
     assert audio.one_channel(quiet).max() == pytest.approx(49 / (1 << 23))
 
 

@@ -1,4 +1,6 @@
-"""As many samples as there are, whatever a header says, and one verdict on every road that reads audio."""
+"""As many samples as there are, whatever a header says, and one verdict on every road that reads
+audio.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,19 @@ from asrtool.data import audio, audio_file
 RATE, COUNT = 16000, 8000
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(COUNT)).astype(np.float32)
 TONE = (0.3 * np.sin(np.arange(COUNT) / 9)).astype(np.float32)
-FRAME = 576                                  # samples of an mp3's frame at this rate
+FRAME = 576  # samples of an mp3's frame at this rate
 
 
-def made(kind: str, subtype: str | None = None, samples: np.ndarray = NOISE, **how: object) -> bytes:
+def made(
+    kind: str, subtype: str | None = None, samples: np.ndarray = NOISE, **how: object
+) -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, samples, RATE, format=kind, subtype=subtype, **how)
     return stream.getvalue()
 
 
 def with_size(data: bytes, place: int, form: str, size: int) -> bytes:
-    return data[:place] + struct.pack(form, size) + data[place + struct.calcsize(form):]
+    return data[:place] + struct.pack(form, size) + data[place + struct.calcsize(form) :]
 
 
 def wav(size: int, subtype: str = "PCM_16", riff: int | None = None, **how: object) -> bytes:
@@ -51,7 +55,9 @@ def w64(size: int) -> bytes:
 
 def aiff(size: int) -> bytes:
     data = made("AIFF", "PCM_16")
-    return with_size(with_size(data, data.index(b"SSND") + 4, ">I", size), data.index(b"COMM") + 10, ">I", 0)
+    return with_size(
+        with_size(data, data.index(b"SSND") + 4, ">I", size), data.index(b"COMM") + 10, ">I", 0
+    )
 
 
 def caf(size: int) -> bytes:
@@ -112,7 +118,10 @@ WHOLE = {  # what is read -> bytes, samples
     **{f"W64 of size {size:x}": (w64(size), COUNT) for size in (0, 24, LAST, LAST >> 1)},
     **{f"AIFF of size {size:x}": (aiff(size), COUNT) for size in (0, 8, 0x7FFFFFFF, 0xFFFFFFFF)},
     **{f"CAF of size {size:x}": (caf(size), COUNT) for size in (0, 4, LAST)},
-    **{f"AU of size {size:x}": (with_size(made("AU"), 8, ">I", size), COUNT) for size in (0, 0x7FFFFFFF, 0xFFFFFFFF)},
+    **{
+        f"AU of size {size:x}": (with_size(made("AU"), 8, ">I", size), COUNT)
+        for size in (0, 0x7FFFFFFF, 0xFFFFFFFF)
+    },
     "NIST sphere": (made("NIST"), COUNT),
     "FLAC of unknown length": (flac_of_unknown_length(), COUNT),
     "mp3": (b"".join(mp3()), COUNT),
@@ -133,24 +142,54 @@ REFUSED = {  # what is refused -> bytes, why
     "no samples, and a chunk": (made("WAV", samples=NOISE[:0]) + chunk(60), "holds no samples"),
     "no samples, AIFF": (made("AIFF", samples=NOISE[:0]), "holds no samples"),
     "no bytes": (b"", "empty|printed nothing"),
-    "wav, cut": (made("WAV")[:-2000], "truncated, the header promises 16000 bytes of samples, it holds 14000"),
+    "wav, cut": (
+        made("WAV")[:-2000],
+        "truncated, the header promises 16000 bytes of samples, it holds 14000",
+    ),
     "wav, cut behind its header": (made("WAV")[:44], "truncated, the header promises 16000 bytes"),
     "ADPCM, cut": (made("WAV", "IMA_ADPCM")[:-600], "truncated, the header promises"),
-    "wav, more samples than it says": (wav(4000), "promises 4000 bytes of samples, and 12000 more bytes follow"),
-    "two wav joined": (made("WAV") * 2, "promises 16000 bytes of samples, and 16044 more bytes follow"),
+    "wav, more samples than it says": (
+        wav(4000),
+        "promises 4000 bytes of samples, and 12000 more bytes follow",
+    ),
+    "two wav joined": (
+        made("WAV") * 2,
+        "promises 16000 bytes of samples, and 16044 more bytes follow",
+    ),
     "RF64, cut": (made("RF64", "PCM_16")[:-2000], "truncated"),
     "W64, cut": (made("W64", "PCM_16")[:-2000], "truncated"),
     "AIFF, cut": (made("AIFF")[:-2000], "truncated"),
     "AU, cut": (made("AU")[:-2000], "truncated"),
     "CAF, cut": (made("CAF")[:-2000], "truncated"),
     "Ogg, cut within a page": (OGG[:-10], "truncated, its last Ogg page is not whole"),
-    "Ogg, cut between pages": (OGG[:OGG.rindex(b"OggS")], "truncated, its last Ogg page does not end the stream"),
-    "Ogg, cut within the head of a page": (OGG[:OGG.rindex(b"OggS") + 9], "truncated, its last Ogg page is not whole"),
-    "two Ogg streams joined": (OGG + made("OGG", "VORBIS"), "several Ogg streams one after the other"),
-    "mp3 without Xing, cut within a frame": (VARIABLE[:-20], "truncated, its last mp3 frame is not whole"),
-    "mp3 with VBRI, cut": (vbri(5000, 16) + CONSTANT[: 8 * 288], "truncated, the header promises 16 mp3 frames"),
-    "NaN": (made("WAV", "FLOAT", samples=np.where(NOISE > 0.3, np.nan, NOISE)), "samples are NaN or infinite"),
-    "at the scale of 16 bits": (made("WAV", "FLOAT", samples=NOISE * 32768), r"expected numbers in \[-1, 1\]"),
+    "Ogg, cut between pages": (
+        OGG[: OGG.rindex(b"OggS")],
+        "truncated, its last Ogg page does not end the stream",
+    ),
+    "Ogg, cut within the head of a page": (
+        OGG[: OGG.rindex(b"OggS") + 9],
+        "truncated, its last Ogg page is not whole",
+    ),
+    "two Ogg streams joined": (
+        OGG + made("OGG", "VORBIS"),
+        "several Ogg streams one after the other",
+    ),
+    "mp3 without Xing, cut within a frame": (
+        VARIABLE[:-20],
+        "truncated, its last mp3 frame is not whole",
+    ),
+    "mp3 with VBRI, cut": (
+        vbri(5000, 16) + CONSTANT[: 8 * 288],
+        "truncated, the header promises 16 mp3 frames",
+    ),
+    "NaN": (
+        made("WAV", "FLOAT", samples=np.where(NOISE > 0.3, np.nan, NOISE)),
+        "samples are NaN or infinite",
+    ),
+    "at the scale of 16 bits": (
+        made("WAV", "FLOAT", samples=NOISE * 32768),
+        r"expected numbers in \[-1, 1\]",
+    ),
     "1 Hz": (with_size(made("WAV"), 24, "<I", 1), "a sampling rate of 1 Hz"),
 }
 LATE = {  # of these the header alone looks right
@@ -200,7 +239,7 @@ def duration(path: str) -> int:
 
 
 def save(folder: Path, data: bytes) -> str:
-    path = folder / "a.wav"                  # what a name ends in says nothing of a file
+    path = folder / "a.wav"  # what a name ends in says nothing of a file
     path.write_bytes(data)
     return str(path)
 
@@ -213,12 +252,20 @@ def test_all_samples_are_read_on_every_road(tmp_path: Path, what: str) -> None:
     assert found | {"duration": duration(path), "info": audio.info(path)[2]} == dict.fromkeys(
         [*READERS, "duration", "info"], count
     )
-    np.testing.assert_array_equal(np.concatenate([piece for piece, _ in audio.blocks(path, 0.1)]), audio.load(path)[0])
+    np.testing.assert_array_equal(
+        np.concatenate([piece for piece, _ in audio.blocks(path, 0.1)]), audio.load(path)[0]
+    )
 
 
-@pytest.mark.parametrize("what", [f"{kind} of size 0" for kind in ("wav", "RF64", "W64", "AIFF", "CAF", "AU")])
-def test_the_samples_behind_a_wrong_size_are_the_ones_that_were_written(tmp_path: Path, what: str) -> None:
-    np.testing.assert_array_equal(audio.load(save(tmp_path, WHOLE[what][0]))[0], audio.decode(made("WAV"), "a")[0])
+@pytest.mark.parametrize(
+    "what", [f"{kind} of size 0" for kind in ("wav", "RF64", "W64", "AIFF", "CAF", "AU")]
+)
+def test_the_samples_behind_a_wrong_size_are_the_ones_that_were_written(
+    tmp_path: Path, what: str
+) -> None:
+    np.testing.assert_array_equal(
+        audio.load(save(tmp_path, WHOLE[what][0]))[0], audio.decode(made("WAV"), "a")[0]
+    )
 
 
 @pytest.mark.parametrize("what", [*REFUSED, *LATE])
@@ -231,19 +278,31 @@ def test_what_cannot_be_right_is_refused_on_every_road(tmp_path: Path, what: str
         assert "\n" not in str(caught.value), name
 
 
-@pytest.mark.parametrize("what", [what for what in REFUSED if what not in ("NaN", "at the scale of 16 bits")])
+@pytest.mark.parametrize(
+    "what", [what for what in REFUSED if what not in ("NaN", "at the scale of 16 bits")]
+)
 def test_a_header_that_cannot_be_right_has_no_duration(tmp_path: Path, what: str) -> None:
     data, sentence = REFUSED[what]
     path = save(tmp_path, data)
     if sentence == "holds no samples":
-        assert duration(path) == 0           # stage 0 leaves it out with this sentence
+        assert duration(path) == 0  # stage 0 leaves it out with this sentence
         return
     with pytest.raises(audio.AudioError, match=sentence):
         duration(path)
 
 
 @pytest.mark.parametrize(
-    "what", ["wav", "ADPCM of IMA", "GSM in wav", "FLAC of unknown length", "mp3", "mp3 without Xing", "vorbis", "opus"]
+    "what",
+    [
+        "wav",
+        "ADPCM of IMA",
+        "GSM in wav",
+        "FLAC of unknown length",
+        "mp3",
+        "mp3 without Xing",
+        "vorbis",
+        "opus",
+    ],
 )
 def test_a_segment_is_the_same_stretch_of_the_whole(tmp_path: Path, what: str) -> None:
     path = save(tmp_path, WHOLE[what][0])
@@ -252,7 +311,10 @@ def test_a_segment_is_the_same_stretch_of_the_whole(tmp_path: Path, what: str) -
         first = round(start * RATE)
         last = None if length is None else first + round(length * RATE)
         np.testing.assert_array_equal(audio.load(path, start, length)[0], whole[first:last])
-    with pytest.raises(audio.AudioError, match=r"the segment from 0.400 to 0.600 s does not lie in the recording"):
+    with pytest.raises(
+        audio.AudioError,
+        match=r"the segment from 0.400 to 0.600 s does not lie " r"in the recording",
+    ):
         audio.load(path, 0.4, 0.2)
 
 
@@ -271,7 +333,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
 def test_a_header_cannot_take_all_memory(tmp_path: Path) -> None:
     data = bytearray(made("FLAC"))
     data[21] |= 0x0F
-    data[22:26] = b"\xff" * 4                # 2**36 samples: 256 GB of floats
+    data[22:26] = b"\xff" * 4  # 2**36 samples: 256 GB of floats
     with pytest.raises(audio.AudioError, match="truncated"):
         audio.load(save(tmp_path, bytes(data)))
 
@@ -279,7 +341,9 @@ def test_a_header_cannot_take_all_memory(tmp_path: Path) -> None:
 def test_a_stream_says_how_far_it_came(tmp_path: Path) -> None:
     pieces = audio.blocks(save(tmp_path, LATE["mp3, cut between frames"][0]), 0.1)
     assert len(next(pieces)[0]) == 1600
-    with pytest.raises(audio.AudioError, match=r"truncated or damaged, it promises 0.50 s and ends at 0.3\d s"):
+    with pytest.raises(
+        audio.AudioError, match=r"truncated or damaged, it promises 0.50 s and " r"ends at 0.3\d s"
+    ):
         list(pieces)
 
 
@@ -290,10 +354,16 @@ def test_an_encoding_that_libsndfile_lacks_has_a_way_out(tmp_path: Path) -> None
 
 
 def test_a_lossy_decoder_may_overshoot(tmp_path: Path) -> None:
-    assert math.isclose(np.abs(audio.decode(made("WAV", "FLOAT", samples=TONE * 10), "a")[0]).max(), 3.0, rel_tol=0.01)
+    assert math.isclose(
+        np.abs(audio.decode(made("WAV", "FLOAT", samples=TONE * 10), "a")[0]).max(),
+        3.0,
+        rel_tol=0.01,
+    )
 
 
-def test_long_audio_is_put_together_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_audio_is_put_together_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stereo = np.stack([NOISE, TONE], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, RATE, subtype="FLOAT")
     monkeypatch.setattr(audio_file, "BLOCK", 999)

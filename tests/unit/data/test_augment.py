@@ -21,10 +21,14 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def recording(folder: Path, name: str, samples: np.ndarray, rate: int = RATE) -> Utterance:
     soundfile.write(folder / f"{name}.wav", samples, rate, subtype="FLOAT")
-    return Utterance(id=name, audio=str(folder / f"{name}.wav"), duration=len(samples) / rate, speaker="s")
+    return Utterance(
+        id=name, audio=str(folder / f"{name}.wav"), duration=len(samples) / rate, speaker="s"
+    )
 
 
-def waveform_augment(sets: dict[str, list[Utterance]], seed: int = 0, **config: object) -> augment.WaveformAugment:
+def waveform_augment(
+    sets: dict[str, list[Utterance]], seed: int = 0, **config: object
+) -> augment.WaveformAugment:
     return augment.WaveformAugment(AugmentConfig(**config), sets, RATE, seed)
 
 
@@ -32,15 +36,28 @@ def waveform_augment(sets: dict[str, list[Utterance]], seed: int = 0, **config: 
 
 
 def test_a_generator_is_the_same_in_another_process() -> None:
-    code = "from asrtool.data.augment import generator; print(generator(1, 2, 'utt', 'mask').integers(1 << 62))"
+    code = (
+        "from asrtool.data.augment import generator; print(generator(1, 2, 'utt', "
+        "'mask').integers(1 << 62))"
+    )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7"},
     )
     assert int(result.stdout) == augment.generator(1, 2, "utt", "mask").integers(1 << 62)
 
 
 def test_seed_epoch_utterance_and_kind_each_give_other_numbers() -> None:
-    keys = [(0, 0, "a", ""), (1, 0, "a", ""), (0, 1, "a", ""), (0, 0, "b", ""), (0, 0, "a", "noise")]
+    keys = [
+        (0, 0, "a", ""),
+        (1, 0, "a", ""),
+        (0, 1, "a", ""),
+        (0, 0, "b", ""),
+        (0, 0, "a", "noise"),
+    ]
     assert len({augment.generator(*key).integers(1 << 62) for key in keys}) == len(keys)
 
 
@@ -52,7 +69,9 @@ def ones(num_frames: int = 400, num_bins: int = 80) -> np.ndarray:
 
 
 def test_masks_are_bands_and_stretches_of_zeros_within_their_limits() -> None:
-    config = SpecAugmentConfig(num_frequency_masks=1, frequency_width=10, num_time_masks=1, time_width=50)
+    config = SpecAugmentConfig(
+        num_frequency_masks=1, frequency_width=10, num_time_masks=1, time_width=50
+    )
     for seed in range(100):
         masked = augment.spec_augment(ones(), config, rng(seed))
         frames, bins = np.flatnonzero(~masked.any(1)), np.flatnonzero(~masked.any(0))
@@ -65,14 +84,22 @@ def test_masks_are_bands_and_stretches_of_zeros_within_their_limits() -> None:
 
 def test_mask_widths_are_uniform_up_to_their_limit() -> None:
     config = SpecAugmentConfig(num_frequency_masks=1, frequency_width=10, num_time_masks=0)
-    widths = [int((~augment.spec_augment(ones(5), config, rng(seed)).any(0)).sum()) for seed in range(2000)]
+    widths = [
+        int((~augment.spec_augment(ones(5), config, rng(seed)).any(0)).sum())
+        for seed in range(2000)
+    ]
     counts = np.bincount(widths, minlength=11)
     assert counts.min() > 110 and counts.max() < 260  # 2000 / 11 = 182, six standard deviations
 
 
 def test_time_masks_leave_most_of_a_short_utterance() -> None:
-    config = SpecAugmentConfig(num_frequency_masks=0, num_time_masks=4, time_width=50, time_share=0.25)
-    hidden = [int((~augment.spec_augment(ones(40), config, rng(seed)).any(1)).sum()) for seed in range(200)]
+    config = SpecAugmentConfig(
+        num_frequency_masks=0, num_time_masks=4, time_width=50, time_share=0.25
+    )
+    hidden = [
+        int((~augment.spec_augment(ones(40), config, rng(seed)).any(1)).sum())
+        for seed in range(200)
+    ]
     assert 0 < max(hidden) <= 10
 
 
@@ -104,9 +131,14 @@ def test_warping_moves_frames_by_at_most_its_limit_and_keeps_the_ends() -> None:
 
 
 def test_noise_is_added_at_the_ratio_asked_for() -> None:
-    speech, noise = rng(1).normal(size=RATE).astype(np.float32), rng(2).uniform(-1, 1, RATE).astype(np.float32)
+    speech, noise = (
+        rng(1).normal(size=RATE).astype(np.float32),
+        rng(2).uniform(-1, 1, RATE).astype(np.float32),
+    )
     added = augment.add_noise(speech, noise, 7.0) - speech
-    assert 10 * np.log10(augment.power(speech) / augment.power(added)) == pytest.approx(7.0, abs=1e-3)
+    assert 10 * np.log10(augment.power(speech) / augment.power(added)) == pytest.approx(
+        7.0, abs=1e-3
+    )
 
 
 def test_silence_stays_silence() -> None:
@@ -129,7 +161,10 @@ def test_a_room_keeps_length_alignment_and_energy() -> None:
 
 
 def test_a_room_is_a_convolution() -> None:
-    samples, response = rng(1).normal(size=1000).astype(np.float32), np.array([1.0, 0.5, 0.25], np.float32)
+    samples, response = (
+        rng(1).normal(size=1000).astype(np.float32),
+        np.array([1.0, 0.5, 0.25], np.float32),
+    )
     expected = np.convolve(samples, response)[:1000]
     wet = augment.add_room(samples, response)
     np.testing.assert_allclose(wet / wet[0] * expected[0], expected, atol=1e-4)
@@ -155,8 +190,14 @@ def test_a_noise_at_another_rate_fits_too(tmp_path: Path) -> None:
 
 def test_augmentation_depends_on_utterance_and_epoch_alone(tmp_path: Path) -> None:
     sets = {
-        "noises": [recording(tmp_path, f"n{i}", rng(i).normal(size=30000).astype(np.float32)) for i in range(3)],
-        "rooms": [recording(tmp_path, f"r{i}", rng(i).normal(size=500).astype(np.float32)) for i in range(3)],
+        "noises": [
+            recording(tmp_path, f"n{i}", rng(i).normal(size=30000).astype(np.float32))
+            for i in range(3)
+        ],
+        "rooms": [
+            recording(tmp_path, f"r{i}", rng(i).normal(size=500).astype(np.float32))
+            for i in range(3)
+        ],
     }
     config = {
         "noise": NoiseConfig(set="noises"),
@@ -176,7 +217,9 @@ def test_noise_and_rooms_come_as_often_as_asked_for(tmp_path: Path) -> None:
     sets = {"noises": [recording(tmp_path, "n", rng().normal(size=2000).astype(np.float32))]}
     augmented = waveform_augment(sets, noise=NoiseConfig(set="noises", share=0.3))
     samples = rng(1).normal(size=1000).astype(np.float32)
-    share = np.mean([not np.array_equal(augmented(samples, 0, str(i)), samples) for i in range(400)])
+    share = np.mean(
+        [not np.array_equal(augmented(samples, 0, str(i)), samples) for i in range(400)]
+    )
     assert share == pytest.approx(0.3, abs=0.08)  # 3.5 standard deviations
 
 
@@ -191,7 +234,10 @@ def test_switching_gain_on_leaves_the_speeds_alone() -> None:
 
 def test_gain_is_within_its_limits() -> None:
     samples = np.ones(10, np.float32)
-    gains = [20 * np.log10(waveform_augment({}, gain_db=(-3.0, 6.0))(samples, 0, str(i))[0]) for i in range(200)]
+    gains = [
+        20 * np.log10(waveform_augment({}, gain_db=(-3.0, 6.0))(samples, 0, str(i))[0])
+        for i in range(200)
+    ]
     assert -3 <= min(gains) < -2.5 and 5.5 < max(gains) <= 6
 
 
@@ -201,5 +247,7 @@ def test_without_augmentation_samples_stay_as_they_are() -> None:
 
 
 def test_a_missing_noise_set_is_named_with_its_key() -> None:
-    with pytest.raises(augment.AugmentError, match=r"data\.augment\.noise\.set.*'musan' \(sets: rooms\)"):
+    with pytest.raises(
+        augment.AugmentError, match=r"data\.augment\.noise\.set.*'musan' \(sets: " r"rooms\)"
+    ):
         waveform_augment({"rooms": []}, noise=NoiseConfig(set="musan"))

@@ -1,4 +1,6 @@
-"""What every data preparation shares: leaving out what cannot be used, subsets, all sets or none, prepared sets."""
+"""What every data preparation shares: leaving out what cannot be used, subsets, all sets or none,
+prepared sets.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +46,29 @@ def write_prepared(folder: Path, out: Path) -> list[str]:
 def test_unreadable_empty_and_sampleless_audio_is_left_out_with_its_reason(tmp_path: Path) -> None:
     good = record(tmp_path / "good.flac")
     more = {f"good-{n}": good for n in range(40)}
-    bad = {"zero": save(tmp_path / "zero.flac", b""), "none": record(tmp_path / "none.wav", samples=0)}
-    bad |= {"cut": save(tmp_path / "cut.flac", good.read_bytes()[:20]), "gone": tmp_path / "gone.flac"}
+    bad = {
+        "zero": save(tmp_path / "zero.flac", b""),
+        "none": record(tmp_path / "none.wav", samples=0),
+    }
+    bad |= {
+        "cut": save(tmp_path / "cut.flac", good.read_bytes()[:20]),
+        "gone": tmp_path / "gone.flac",
+    }
     found = corpus.measured([utterance(path, name) for name, path in {**more, **bad}.items()])
     assert [(row.id, row.duration) for row in found.utterances] == [(name, 0.5) for name in more]
     assert [sentence.split(":")[0] for sentence in found.left_out] == list(bad)
-    assert all(str(path) in sentence for path, sentence in zip(bad.values(), found.left_out, strict=True))
+    assert all(
+        str(path) in sentence for path, sentence in zip(bad.values(), found.left_out, strict=True)
+    )
 
 
 def test_more_than_a_tenth_of_unusable_audio_is_an_error(tmp_path: Path) -> None:
     good = record(tmp_path / "good.flac")
     rows = [utterance(good if n < 6 else tmp_path / f"{n}.wav", f"a-{n}") for n in range(10)]
-    with pytest.raises(corpus.CorpusError, match=r"4 of 10 audio files cannot be used, first a-6: .*/6\.wav: no such"):
+    with pytest.raises(
+        corpus.CorpusError,
+        match=r"4 of 10 audio files cannot be used, first a-6: " r".*/6\.wav: no such",
+    ):
         corpus.measured(rows)
 
 
@@ -70,10 +83,20 @@ def test_a_subset_is_the_same_whatever_the_order_and_grows_with_its_hours(tmp_pa
 
 @pytest.mark.parametrize(
     ("count", "characters", "said"),
-    [(2, None, ""), (3, None, "2 utterances, officially 3"), (2, 11, "10 characters, expected 11"), (2, 10, "should")],
+    [
+        (2, None, ""),
+        (3, None, "2 utterances, officially 3"),
+        (2, 11, "10 characters, expected 11"),
+        (2, 10, "should"),
+    ],
 )
 def test_counts_that_are_not_the_official_ones_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch, count: int, characters: int | None, said: str
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch,
+    count: int,
+    characters: int | None,
+    said: str,
 ) -> None:
     monkeypatch.setattr(corpus.logger, "propagate", True)
     with caplog.at_level(logging.INFO, "asrtool"):
@@ -100,7 +123,9 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
 
 
 @pytest.mark.parametrize("error", [corpus.CorpusError("no"), KeyboardInterrupt()])
-def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(tmp_path: Path, error: BaseException) -> None:
+def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
+    tmp_path: Path, error: BaseException
+) -> None:
     write(tmp_path, corpus.Found([utterance(tmp_path / "1")], []))
     before = (tmp_path / "train" / "text").read_bytes()
 
@@ -144,11 +169,14 @@ def prepare(folder: Path, names: tuple[str, ...] = ("train", "dev", "test")) -> 
         save(folder / name / "text", f"{name}-1 HELLO\n")
 
 
-def test_relative_paths_of_prepared_sets_start_at_the_folder_that_holds_them(tmp_path: Path) -> None:
+def test_relative_paths_of_prepared_sets_start_at_the_folder_that_holds_them(
+    tmp_path: Path,
+) -> None:
     prepare(tmp_path / "in")
     assert write_prepared(tmp_path / "in", tmp_path / "out") == ["train", "dev", "test"]
     (row,) = datadir.read(tmp_path / "out" / "dev")
-    assert (row.id, row.text, row.duration) == ("dev-1", "HELLO", 0.5)  # measured, since there is no utt2dur
+    # measured, since there is no utt2dur
+    assert (row.id, row.text, row.duration) == ("dev-1", "HELLO", 0.5)
     assert Path(row.audio) == tmp_path / "in" / "audio" / "dev-1.flac"
 
 
@@ -161,18 +189,25 @@ def test_a_prepared_set_in_another_place_is_made_again(tmp_path: Path) -> None:
     assert Path(row.audio).exists()
 
 
-def test_data_directories_without_a_train_are_not_taken_for_a_prepared_corpus(tmp_path: Path) -> None:
+def test_data_directories_without_a_train_are_not_taken_for_a_prepared_corpus(
+    tmp_path: Path,
+) -> None:
     prepare(tmp_path, ("dev", "test"))
     assert prepared.find(tmp_path) == {}
 
 
 def test_a_corpus_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(looked in "):
+    with pytest.raises(
+        corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(looked in "
+    ):
         corpus.parser("Some corpus.").parse_args(["--corpus", "nowhere", "--out", str(tmp_path)])
 
 
 def test_a_missing_prepared_set_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, ("train", "test"))
-    with pytest.raises(corpus.CorpusError, match=r"expected prepared sets train, dev and test .*, found test, train"):
+    with pytest.raises(
+        corpus.CorpusError,
+        match=r"expected prepared sets train, dev and test .*, " r"found test, train",
+    ):
         write_prepared(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

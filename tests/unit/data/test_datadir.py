@@ -100,13 +100,27 @@ def test_the_order_of_utterances_does_not_change_a_byte(tmp_path: Path, made: Pa
 
 def test_ids_are_sorted_by_their_bytes(tmp_path: Path) -> None:
     some = Utterance(id="", audio="a.wav", duration=1.0, speaker="s")
-    datadir.write(tmp_path, [replace(some, id=key, audio=key) for key in ("é", "b", "B", "a-1", "a", "a.1", "好", "Z")])
-    assert [row.split()[0] for row in lines(tmp_path, "text")] == ["B", "Z", "a", "a-1", "a.1", "b", "é", "好"]
+    datadir.write(
+        tmp_path,
+        [replace(some, id=key, audio=key) for key in ("é", "b", "B", "a-1", "a", "a.1", "好", "Z")],
+    )
+    assert [row.split()[0] for row in lines(tmp_path, "text")] == [
+        "B",
+        "Z",
+        "a",
+        "a-1",
+        "a.1",
+        "b",
+        "é",
+        "好",
+    ]
 
 
 def test_segments_carry_recording_start_and_duration(tmp_path: Path) -> None:
     path = save_audio(tmp_path / "long.wav", 10)
-    cut = Utterance(id="a-1", audio=path, duration=1.25, text="ONE", speaker="a", recording="long", start=0.5)
+    cut = Utterance(
+        id="a-1", audio=path, duration=1.25, text="ONE", speaker="a", recording="long", start=0.5
+    )
     rows = [cut, replace(cut, id="a-2", start=8.0, duration=1.9375)]
     datadir.write(tmp_path / "set", rows)
     assert lines(tmp_path / "set", "segments") == ["a-1 long 0.5 1.75", "a-2 long 8 9.9375"]
@@ -122,13 +136,17 @@ def test_files_that_are_no_longer_true_disappear(tmp_path: Path, made: Path) -> 
 
 
 def test_only_wav_scp_is_indispensable(tmp_path: Path) -> None:
-    (tmp_path / "wav.scp").write_text(f"b {save_audio(tmp_path / 'b.wav', 0.25)}\na {save_audio(tmp_path / 'a.wav')}\n")
+    (tmp_path / "wav.scp").write_text(
+        f"b {save_audio(tmp_path / 'b.wav', 0.25)}\na {save_audio(tmp_path / 'a.wav')}\n"
+    )
     first, second = datadir.read(tmp_path)
     assert (first.id, first.text, first.speaker, first.duration) == ("a", "", "a", 1.0)
     assert (second.id, second.duration) == ("b", 0.25)
 
 
-def test_a_label_of_a_speaker_holds_for_all_its_utterances_unless_they_say_otherwise(made: Path) -> None:
+def test_a_label_of_a_speaker_holds_for_all_its_utterances_unless_they_say_otherwise(
+    made: Path,
+) -> None:
     (made / "spk2accent").write_text("ann Irish\nbob Welsh\n")
     assert [row.labels["accent"] for row in datadir.read(made)] == ["Scots", "Scots", "Welsh"]
 
@@ -138,7 +156,10 @@ def test_relative_audio_starts_at_the_base(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "set").mkdir()
     (tmp_path / "corpus" / "set" / "wav.scp").write_text("a audio/a.wav\nb cat audio/a.wav |\n")
     found = datadir.read(tmp_path / "corpus" / "set", base=tmp_path / "corpus", measure=False)
-    assert [row.audio for row in found] == [str(tmp_path / "corpus" / "audio" / "a.wav"), "cat audio/a.wav |"]
+    assert [row.audio for row in found] == [
+        str(tmp_path / "corpus" / "audio" / "a.wav"),
+        "cat audio/a.wav |",
+    ]
     assert math.isnan(found[0].duration)
 
 
@@ -174,7 +195,9 @@ def test_an_id_or_a_recording_given_twice_is_refused(tmp_path: Path) -> None:
     good = Utterance(id="a", audio="a.wav", duration=1.0, speaker="s", recording="r")
     with pytest.raises(datadir.DataDirError, match="'a' occurs twice"):
         datadir.write(tmp_path, [good, good])
-    with pytest.raises(datadir.DataDirError, match="recording 'r' has two audio files: 'a.wav' and 'b.wav'"):
+    with pytest.raises(
+        datadir.DataDirError, match="recording 'r' has two audio files: 'a.wav' and 'b.wav'"
+    ):
         datadir.write(tmp_path, [good, replace(good, id="b", audio="b.wav")])
 
 
@@ -188,7 +211,8 @@ def test_audio_that_cannot_be_measured_is_named(made: Path) -> None:
     (made / "utt2dur").unlink()
     (made.parent / "audio" / "2.wav").unlink()
     with pytest.raises(
-        datadir.DataDirError, match="length of 1 utterance is in no file, and .*, first ann-2: .*: no such"
+        datadir.DataDirError,
+        match="length of 1 utterance is in no file, and .*, first ann-2: .*: no such",
     ):
         datadir.read(made)
 
@@ -222,7 +246,10 @@ def test_faults_are_told_before_the_first_utterance(made: Path, what: str) -> No
 
 def test_a_writer_takes_utterances_in_any_order(tmp_path: Path) -> None:
     some = Utterance(id="", audio="", duration=1.0, speaker="")
-    rows = [replace(some, id=f"u{n:02}", audio=f"{n}.wav", speaker=f"s{n % 3}", text=f"T {n}") for n in range(20)]
+    rows = [
+        replace(some, id=f"u{n:02}", audio=f"{n}.wav", speaker=f"s{n % 3}", text=f"T {n}")
+        for n in range(20)
+    ]
     datadir.write(tmp_path / "sorted", rows)
     random.Random(1).shuffle(rows)
     with datadir.Writer(tmp_path / "shuffled", segmented=False) as writer:
@@ -259,7 +286,9 @@ def duplicate(folder: Path) -> None:
 
 
 def reverse(folder: Path) -> None:
-    (folder / "utt2spk").write_text("".join(f"{line}\n" for line in reversed(lines(folder, "utt2spk"))))
+    (folder / "utt2spk").write_text(
+        "".join(f"{line}\n" for line in reversed(lines(folder, "utt2spk")))
+    )
 
 
 def with_segments(*rows: str):
@@ -287,7 +316,10 @@ def without_value(folder: Path) -> None:
 
 
 BROKEN = {
-    "unsorted": (reverse, r"utt2spk:2: not sorted \(LC_ALL=C\) in 2 lines \(ann-2, ann-1\); .*--fix` sorts"),
+    "unsorted": (
+        reverse,
+        r"utt2spk:2: not sorted \(LC_ALL=C\) in 2 lines \(ann-2, ann-1\); " r".*--fix` sorts",
+    ),
     "duplicate": (duplicate, r"wav.scp:4: 1 line with another value for an id \(bob-1\); .*--fix"),
     "text without audio": (
         with_edit("text", "bob-1 ", "zoe-1 A\nbob-1 "),
@@ -303,26 +335,56 @@ BROKEN = {
     ),
     "no wav.scp": (lambda folder: (folder / "wav.scp").unlink(), "there is no wav.scp"),
     "fields of wav.scp": (without_value, r"wav.scp:3: 1 line not of the form <id> <value> \(bob-1"),
-    "fields of utt2spk": (with_edit("utt2spk", " bob", " bob x"), r"utt2spk:3: 1 line not of the form <id> <speaker>"),
+    "fields of utt2spk": (
+        with_edit("utt2spk", " bob", " bob x"),
+        r"utt2spk:3: 1 line not of the " r"form <id> <speaker>",
+    ),
     "duration of 0": (
         with_edit("utt2dur", " 2\n", " 0\n"),
         r"utt2dur:3: 1 line not of the form <id> <seconds above 0>",
     ),
-    "duration in words": (with_edit("utt2dur", " 2\n", " two\n"), r"utt2dur:3: 1 line not of the form"),
-    "utt2dur lacks one": (with_edit("utt2dur", "bob-1 2\n", ""), r"utt2dur: 1 utterance .* missing .*removes the file"),
-    "spk2utt": (with_edit("spk2utt", " ann-2", ""), r"spk2utt:1: 1 speaker with others than in utt2spk \(ann\)"),
-    "label of nobody": (with_edit("utt2style", "bob-1", "zoe-1"), r"utt2style:3: 1 utterance without audio \(zoe-1\)"),
-    "not UTF-8": (with_bytes("text", "你".encode(), b"\xc4\xe3"), r"text:3: 1 line not in UTF-8; `iconv"),
+    "duration in words": (
+        with_edit("utt2dur", " 2\n", " two\n"),
+        r"utt2dur:3: 1 line not of the " r"form",
+    ),
+    "utt2dur lacks one": (
+        with_edit("utt2dur", "bob-1 2\n", ""),
+        r"utt2dur: 1 utterance .* " r"missing .*removes the file",
+    ),
+    "spk2utt": (
+        with_edit("spk2utt", " ann-2", ""),
+        r"spk2utt:1: 1 speaker with others than in " r"utt2spk \(ann\)",
+    ),
+    "label of nobody": (
+        with_edit("utt2style", "bob-1", "zoe-1"),
+        r"utt2style:3: 1 utterance " r"without audio \(zoe-1\)",
+    ),
+    "not UTF-8": (
+        with_bytes("text", "你".encode(), b"\xc4\xe3"),
+        r"text:3: 1 line not in UTF-8; " r"`iconv",
+    ),
     "CR LF": (with_bytes("text", b"WORLD\n", b"WORLD\r\n"), r"text:1: 1 line ending in CR LF"),
-    "BOM": (with_bytes("text", b"ann-1", b"\xef\xbb\xbfann-1"), r"text:1: the file starts with a byte-order mark"),
+    "BOM": (
+        with_bytes("text", b"ann-1", b"\xef\xbb\xbfann-1"),
+        r"text:1: the file starts with a " r"byte-order mark",
+    ),
     "empty line": (with_edit("text", "ann-2\n", "ann-2\n\n"), r"text:3: 1 line without an id"),
-    "empty file": (lambda folder: (folder / "utt2accent").write_text(""), r"utt2accent:1: the file is empty"),
+    "empty file": (
+        lambda folder: (folder / "utt2accent").write_text(""),
+        r"utt2accent:1: the file is empty",
+    ),
     "segment end": (
         with_segments("ann-1 bob-1 0.5 0.5"),
         r"segments:1: 1 line not of the form .* with end after start",
     ),
-    "segment recording": (with_segments("ann-1 zoe 0 1"), r"segments:1: 1 utterance of recordings that wav.scp lacks"),
-    "segment too long": (with_segments("ann-1 bob-1 0 2.5"), r"segments:1: 1 segment ending after the .* \(ann-1\)"),
+    "segment recording": (
+        with_segments("ann-1 zoe 0 1"),
+        r"segments:1: 1 utterance of recordings " r"that wav.scp lacks",
+    ),
+    "segment too long": (
+        with_segments("ann-1 bob-1 0 2.5"),
+        r"segments:1: 1 segment ending after " r"the .* \(ann-1\)",
+    ),
 }
 
 
@@ -360,7 +422,10 @@ def test_a_report_says_what_was_dropped_and_why(made: Path) -> None:
     edit(made, "wav.scp", "2.wav", "9.wav")
     report = datadir.fix(made)
     assert str(report).startswith("kept 2 utterances out of 3\n")
-    assert report.dropped == {"the audio file does not exist": ["ann-2"], "a transcript without audio": ["zoe-1"]}
+    assert report.dropped == {
+        "the audio file does not exist": ["ann-2"],
+        "a transcript without audio": ["zoe-1"],
+    }
     assert lines(made, "spk2utt") == ["ann ann-1", "bob bob-1"]
 
 
@@ -379,7 +444,9 @@ def test_a_folder_without_fault_is_left_alone(made: Path) -> None:
     assert contents(made) == before and not (made / ".backup").exists()
 
 
-def test_segments_outside_their_recording_are_dropped_with_recordings_nobody_needs(made: Path) -> None:
+def test_segments_outside_their_recording_are_dropped_with_recordings_nobody_needs(
+    made: Path,
+) -> None:
     with_segments("ann-1 bob-1 0 1", "ann-2 ann-1 0.5 1.5", "bob-1 zoe 0 1")(made)
     report = datadir.fix(made)
     assert report.dropped["no audio for its recording"] == ["bob-1"]
@@ -387,10 +454,14 @@ def test_segments_outside_their_recording_are_dropped_with_recordings_nobody_nee
     assert [row.split()[0] for row in lines(made, "wav.scp")] == ["bob-1"] and not faults(made)
 
 
-def test_nothing_is_changed_where_nothing_would_be_left_or_the_encoding_is_unknown(made: Path) -> None:
+def test_nothing_is_changed_where_nothing_would_be_left_or_the_encoding_is_unknown(
+    made: Path,
+) -> None:
     edit(made, "wav.scp", str(made.parent), "/nowhere")
     before = contents(made)
-    with pytest.raises(datadir.DataDirError, match="no utterance would be left, so nothing was changed"):
+    with pytest.raises(
+        datadir.DataDirError, match="no utterance would be left, so nothing was changed"
+    ):
         datadir.fix(made)
     assert contents(made) == before
     with_bytes("text", "你".encode(), b"\xff")(made)

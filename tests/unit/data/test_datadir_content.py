@@ -1,4 +1,6 @@
-"""Faults beyond form and ids, what `fix` does about them, and that the quick check never overlooks what is wrong."""
+"""Faults beyond form and ids, what `fix` does about them, and that the quick check never overlooks
+what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def without_the_last_line_break(folder: Path) -> None:
 
 
 def with_segments(folder: Path) -> None:
-    (folder / "segments").write_text("".join(f"s{n % 2}-{n} s{n % 2}-{n} 0 0.5\n" for n in (0, 2, 1, 3)))
+    (folder / "segments").write_text(
+        "".join(f"s{n % 2}-{n} s{n % 2}-{n} 0 0.5\n" for n in (0, 2, 1, 3))
+    )
 
 
 def with_wrong_segments(folder: Path) -> None:
@@ -75,17 +79,38 @@ def without_one_archive(folder: Path) -> None:
 
 
 FAULTS = {
-    "wide space": (change("text", "AB 好", "AB\u3000好"), "text:1: 1 line with white space that is no plain space"),
-    "fixed space": (change("text", "AB 好", "AB\u00a0好"), "1 line with white space that is no plain space"),
-    "hidden": (change("text", "AB", "A\u200bB"), "text:1: 1 line with characters that show nothing"),
+    "wide space": (
+        change("text", "AB 好", "AB\u3000好"),
+        "text:1: 1 line with white space that is no plain space",
+    ),
+    "fixed space": (
+        change("text", "AB 好", "AB\u00a0好"),
+        "1 line with white space that is no plain space",
+    ),
+    "hidden": (
+        change("text", "AB", "A\u200bB"),
+        "text:1: 1 line with characters that show nothing",
+    ),
     "control": (change("text", "AB", "A\x07B"), "1 line with characters that show nothing"),
-    "last line": (without_the_last_line_break, "text:4: the last line has no line break; .*--fix` adds it"),
-    "segments": (with_wrong_segments, "utt2dur:1: 1 utterance not as long as its segment.*removes the file"),
+    "last line": (
+        without_the_last_line_break,
+        "text:4: the last line has no line break; .*--fix` adds it",
+    ),
+    "segments": (
+        with_wrong_segments,
+        "utt2dur:1: 1 utterance not as long as its segment.*removes the file",
+    ),
     "no utt2spk": (without_utt2spk, "there is no utt2spk, only spk2utt; .* makes it"),
-    "features": (without_one_archive, r"feats.scp:1: 1 utterance whose features do not exist, first .*feats.2.ark"),
+    "features": (
+        without_one_archive,
+        r"feats.scp:1: 1 utterance whose features do not exist, " r"first .*feats.2.ark",
+    ),
 }
 BY_HAND = {
-    "mark": (change("text", "AB 好", "<s> AB"), "1 line with a word like <s>.*; take it out of the text"),
+    "mark": (
+        change("text", "AB 好", "<s> AB"),
+        "1 line with a word like <s>.*; take it out of the text",
+    ),
     "number": (change("text", "AB 好", "AB #0"), "1 line with a word like"),
 }
 
@@ -132,7 +157,9 @@ def test_notes_are_the_same_from_both_checks(made: Path, monkeypatch: pytest.Mon
     quick = notes(made)
     assert len(quick) == 3
     assert "1 utterance with an empty transcript" in quick[0] and "(s0-2)" in quick[0]
-    assert "not sorted by speaker" in quick[1] and "1 line with the same audio as another" in quick[2]
+    assert (
+        "not sorted by speaker" in quick[1] and "1 line with the same audio as another" in quick[2]
+    )
     with_segments(made)
     change("segments", "s0-2 s0-2", "s0-2 s0-0")(made)
     segmented = notes(made)
@@ -184,6 +211,13 @@ def test_a_listing_knows_files_from_folders_and_follows_links(tmp_path: Path) ->
     (tmp_path / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
     listing = Listing(tmp_path)
     for _ in range(2):  # asked one by one, then from the listing
-        names = [*(f"{n}.wav" for n in range(2 * ASKED)), "link.wav", str(tmp_path / "3.wav"), "x/../3.wav"]
+        names = [
+            *(f"{n}.wav" for n in range(2 * ASKED)),
+            "link.wav",
+            str(tmp_path / "3.wav"),
+            "x/../3.wav",
+        ]
         assert [name for name in names if name not in listing] == ["x/../3.wav"]
-        assert not [name for name in ("folder.wav", "broken.wav", "99.wav", "x/3.wav") if name in listing]
+        assert not [
+            name for name in ("folder.wav", "broken.wav", "99.wav", "x/3.wav") if name in listing
+        ]

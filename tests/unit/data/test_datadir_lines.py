@@ -1,4 +1,6 @@
-"""Lines and fields of a data directory's files: as in Kaldi, LF and ASCII white space divide, and nothing else does."""
+"""Lines and fields of a data directory's files: as in Kaldi, LF and ASCII white space divide, and
+nothing else does.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,17 @@ import pytest
 from asrtool.data import datadir, datadir_ops, datadir_parts, shard_index, tables
 from asrtool.types import Utterance
 
-WIDE = ["\u2028", "\u2029", "\x85", "\u00a0", "\u3000", "\u2003", "\x1c", "\x1f"]  # where str.split() cuts
+# where str.split() cuts
+WIDE = ["\u2028", "\u2029", "\x85", "\u00a0", "\u3000", "\u2003", "\x1c", "\x1f"]
 
 
 def utterances(mark: str) -> list[Utterance]:
     some = Utterance(
-        id=f"a{mark}1", audio=f"/au{mark}dio/1.wav", duration=1.0, text=f"ONE{mark}TWO THREE", speaker=f"a{mark}nn",
+        id=f"a{mark}1",
+        audio=f"/au{mark}dio/1.wav",
+        duration=1.0,
+        text=f"ONE{mark}TWO THREE",
+        speaker=f"a{mark}nn",
         labels={"style": f"read{mark}aloud"},
     )
     return [some, replace(some, id="b-1", speaker="bob")]
@@ -25,7 +32,9 @@ def utterances(mark: str) -> list[Utterance]:
 @pytest.mark.parametrize("cut", [False, True])
 def test_what_was_written_is_read(tmp_path: Path, mark: str, cut: bool) -> None:
     rows = utterances(mark)
-    rows = [replace(row, recording=f"rec{mark}{row.id}", start=0.5) for row in rows] if cut else rows
+    rows = (
+        [replace(row, recording=f"rec{mark}{row.id}", start=0.5) for row in rows] if cut else rows
+    )
     datadir.write(tmp_path, rows)
     assert datadir.read(tmp_path) == rows
     number, found = datadir.iterate(tmp_path)
@@ -42,7 +51,10 @@ def test_copies_parts_and_indexes_keep_them(tmp_path: Path, mark: str) -> None:
     parts = datadir_parts.split(tmp_path / "set", 2)
     assert [row for part in parts for row in datadir.read(part)] == rows
     (tmp_path / "shard.tar").write_bytes(bytes(4096))
-    tables.write(tmp_path / shard_index.FILE, {row.id: f"{tmp_path}/shard.tar 512 10 0000abcd" for row in rows})
+    tables.write(
+        tmp_path / shard_index.FILE,
+        {row.id: f"{tmp_path}/shard.tar 512 10 0000abcd" for row in rows},
+    )
     assert list(shard_index.ShardIndex(tmp_path, [row.id for row in rows]).offset) == [512, 512]
 
 
@@ -74,7 +86,10 @@ def test_a_transcript_keeps_its_white_space_until_it_is_mended(tmp_path: Path, t
     (tmp_path / "utt2dur").write_text("a 1\n")
     (tmp_path / "text").write_text(f"a {text}\n")
     assert datadir.read(tmp_path)[0].text == text
-    assert any("text:1: 1 line with white space that is no plain space" in str(one) for one in datadir.check(tmp_path))
+    assert any(
+        "text:1: 1 line with white space that is no plain space" in str(one)
+        for one in datadir.check(tmp_path)
+    )
     datadir.fix(tmp_path)
     assert datadir.read(tmp_path)[0].text == " ".join(text.split())
 
@@ -88,7 +103,9 @@ def test_a_transcript_keeps_its_white_space_until_it_is_mended(tmp_path: Path, t
         ({"audio": "talk .wav "}, "audio must not be empty, nor begin or end with a space"),
     ],
 )
-def test_what_would_not_be_read_again_is_not_written(tmp_path: Path, change: dict, message: str) -> None:
+def test_what_would_not_be_read_again_is_not_written(
+    tmp_path: Path, change: dict, message: str
+) -> None:
     row = replace(Utterance(id="a", audio="a.wav", duration=1.0, speaker="s"), **change)
     with pytest.raises(datadir.DataDirError, match=message):
         datadir.write(tmp_path / "set", [row])

@@ -1,4 +1,6 @@
-"""Lengths that no file tells: of a directory with wav.scp and text alone, and of segments that end with -1."""
+"""Lengths that no file tells: of a directory with wav.scp and text alone, and of segments that end
+with -1.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import audio_check, corpus, datadir, datadir_ops, datadir_parts, datadir_quick, describe, prepared
+from asrtool.data import (
+    audio_check,
+    corpus,
+    datadir,
+    datadir_ops,
+    datadir_parts,
+    datadir_quick,
+    describe,
+    prepared,
+)
 from asrtool.data.config import BatchConfig, DataConfig
 from asrtool.data.extraction import extract
 from asrtool.data.shards import pack_audio
@@ -38,12 +49,18 @@ def minimal(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["-1", "-1.0", "-1.000"])
 def to_end(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Two recordings, one of them a command, with segments that end with them at fractions of a sample."""
+    """Two recordings, one of them a command, with segments that end with them at fractions of a
+    sample.
+    """
     folder = tmp_path / "to_end"
     folder.mkdir()
-    (folder / "wav.scp").write_text(f"r1 {record(tmp_path / '1.wav')}\nr2 cat {record(tmp_path / '2.wav', 12345)} |\n")
+    (folder / "wav.scp").write_text(
+        f"r1 {record(tmp_path / '1.wav')}\nr2 cat {record(tmp_path / '2.wav', 12345)} |\n"
+    )
     end = request.param
-    (folder / "segments").write_text(f"a-1 r1 0.0 0.5\na-2 r1 0.50003 {end}\na-3 r2 0 {end}\na-4 r2 0.333333 {end}\n")
+    (folder / "segments").write_text(
+        f"a-1 r1 0.0 0.5\na-2 r1 0.50003 {end}\na-3 r2 0 {end}\na-4 r2 0.333333 {end}\n"
+    )
     (folder / "text").write_text("".join(f"a-{n} A\n" for n in (1, 2, 3, 4)))
     return folder
 
@@ -62,9 +79,14 @@ def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, monkeyp
     said = []
     monkeypatch.setattr(logger, "info", lambda text, *values: said.append(text % values))
     rows = datadir.read(minimal)
-    assert [(row.id, row.speaker, row.duration) for row in rows] == [("u1", "u1", 1.25), ("u2", "u2", 12345 / RATE)]
+    assert [(row.id, row.speaker, row.duration) for row in rows] == [
+        ("u1", "u1", 1.25),
+        ("u2", "u2", 12345 / RATE),
+    ]
     (sentence,) = said
-    assert "the length of 2 utterances is in no file (utt2dur) and is taken from the audio; 1 command" in sentence
+    assert (
+        "the length of 2 utterances is in no file (utt2dur) and is taken from the audio; 1 command"
+    ) in sentence
 
 
 def test_it_is_valid_and_its_hours_are_counted(minimal: Path) -> None:
@@ -91,28 +113,39 @@ def test_stage_1_makes_its_own_features(minimal: Path, tmp_path: Path, kind: str
     extract(minimal, config, tmp_path / "dump", final=tmp_path / "dump", training=True, nj=1)
     rows = datadir.read(tmp_path / "dump")
     assert [row.num_frames for row in rows] == [123, 75]
-    assert all("others" not in (row.features or "") and bool(row.features) == (kind == "stored") for row in rows)
+    assert all(
+        "others" not in (row.features or "") and bool(row.features) == (kind == "stored")
+        for row in rows
+    )
 
 
 def test_stage_1_and_shards_take_it(minimal: Path, tmp_path: Path) -> None:
     (tmp_path / "dump").mkdir()
-    summary = extract(minimal, CONFIG, tmp_path / "dump", final=tmp_path / "dump", training=True, nj=1)
+    summary = extract(
+        minimal, CONFIG, tmp_path / "dump", final=tmp_path / "dump", training=True, nj=1
+    )
     assert summary.rows == 2 and not summary.skipped
     assert [row.num_frames for row in datadir.read(tmp_path / "dump")] == [123, 75]
     (tmp_path / "packed").mkdir()
-    packed = pack_audio(minimal, tmp_path / "packed", final=tmp_path / "packed", megabytes=1, seed=0)
+    packed = pack_audio(
+        minimal, tmp_path / "packed", final=tmp_path / "packed", megabytes=1, seed=0
+    )
     assert packed.seconds == {"u1": 1.25, "u2": 12345 / RATE}
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "failing command"])
 def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: str) -> None:
     empty = record(tmp_path / "0.wav", 0)
-    audio = {"missing": f"{tmp_path}/gone.wav", "empty": str(empty), "failing command": "false |"}[what]
+    audio = {"missing": f"{tmp_path}/gone.wav", "empty": str(empty), "failing command": "false |"}[
+        what
+    ]
     with open(minimal / "wav.scp", "a") as stream:
         stream.write(f"u3 {audio}\n")
     with open(minimal / "text", "a") as stream:
         stream.write("u3 A\n")
-    with pytest.raises(datadir.DataDirError, match="the length of 1 utterance is in no file, .*, first u3: "):
+    with pytest.raises(
+        datadir.DataDirError, match="the length of 1 utterance is in no file, .*, first u3: "
+    ):
         datadir.read(minimal)
     rows, bad = datadir.complete(list(datadir.iterate(minimal)[1]))
     assert [row.id for row in rows] == ["u1", "u2"] and list(bad) == ["u3"]
@@ -127,7 +160,9 @@ def test_an_end_of_minus_1_is_that_of_the_recording(to_end: Path) -> None:
     assert {row.id: row.duration for row in datadir.read(to_end)} == pytest.approx(LENGTHS)
     streamed = list(datadir.iterate(to_end)[1])
     assert {row.id: row.duration for row in datadir.complete(streamed)[0]} == pytest.approx(LENGTHS)
-    (to_end / "text").write_text("".join(reversed((to_end / "text").read_text().splitlines(keepends=True))))
+    (to_end / "text").write_text(
+        "".join(reversed((to_end / "text").read_text().splitlines(keepends=True)))
+    )
     assert {row.id: row.duration for row in datadir.iterate(to_end)[1]}.keys() == LENGTHS.keys()
 
 
@@ -135,7 +170,9 @@ def test_all_of_the_recording_is_read(to_end: Path, tmp_path: Path) -> None:
     assert not [problem for problem in audio_check.check_audio(to_end) if problem.kind != "note"]
     (tmp_path / "dump").mkdir()
     config = replace(CONFIG, input="waveform")
-    summary = extract(to_end, config, tmp_path / "dump", final=tmp_path / "dump", training=False, nj=1)
+    summary = extract(
+        to_end, config, tmp_path / "dump", final=tmp_path / "dump", training=False, nj=1
+    )
     assert not summary.skipped
     samples = {row.id: row.num_frames for row in datadir.read(tmp_path / "dump")}
     assert samples == {"a-1": 8000, "a-2": 20000 - 8000, "a-3": 12345, "a-4": 12345 - 5333}
@@ -153,7 +190,10 @@ def test_copies_parts_and_counts_keep_the_end(to_end: Path, tmp_path: Path) -> N
     datadir_ops.perturb_speed(to_end, tmp_path / "slow", 0.5)
     slow = {row.id.removeprefix("sp0.5-"): row.duration for row in datadir.read(tmp_path / "slow")}
     assert slow == pytest.approx({key: 2 * value for key, value in LENGTHS.items()}, abs=1e-4)
-    assert [len(datadir.read(part)) for part in datadir_parts.split(to_end, 2, "recording")] == [2, 2]
+    assert [len(datadir.read(part)) for part in datadir_parts.split(to_end, 2, "recording")] == [
+        2,
+        2,
+    ]
 
 
 def test_utt2dur_must_be_that_of_the_rest(to_end: Path) -> None:
@@ -161,8 +201,12 @@ def test_utt2dur_must_be_that_of_the_rest(to_end: Path) -> None:
     (to_end / "utt2dur").write_text("".join(lines.values()))
     assert datadir_quick.faultless(to_end) is not None and not faults(to_end)
     (to_end / "utt2dur").write_text("".join((lines | {"a-2": "a-2 0.25\n"}).values()))
-    assert any("utt2dur:2: 1 utterance not as long as its segment (a-2)" in fault for fault in faults(to_end))
-    assert datadir.read(to_end)[1].duration == pytest.approx(LENGTHS["a-2"])    # nothing of the recording is lost
+    assert any(
+        "utt2dur:2: 1 utterance not as long as its segment (a-2)" in fault
+        for fault in faults(to_end)
+    )
+    # nothing of the recording is lost
+    assert datadir.read(to_end)[1].duration == pytest.approx(LENGTHS["a-2"])
     datadir.fix(to_end)
     assert not (to_end / "utt2dur").exists() and not faults(to_end)
 
@@ -188,7 +232,9 @@ def test_reco2dur_may_be_rounded(to_end: Path) -> None:
         ("r1 0.5 1.3", "1 segment ending after the recording"),
     ],
 )
-def test_any_other_end_that_does_not_fit_is_a_fault_with_its_line(to_end: Path, line: str, fault: str) -> None:
+def test_any_other_end_that_does_not_fit_is_a_fault_with_its_line(
+    to_end: Path, line: str, fault: str
+) -> None:
     rows = (to_end / "segments").read_text().splitlines()
     (to_end / "segments").write_text("\n".join([rows[0], f"a-2 {line}", *rows[2:]]) + "\n")
     assert datadir_quick.faultless(to_end) is None
@@ -199,11 +245,16 @@ def test_any_other_end_that_does_not_fit_is_a_fault_with_its_line(to_end: Path, 
 def test_a_start_behind_the_end_of_a_command_is_named(to_end: Path) -> None:
     rows = (to_end / "segments").read_text().splitlines()
     (to_end / "segments").write_text("\n".join([*rows[:3], "a-4 r2 9 -1"]) + "\n")
-    with pytest.raises(datadir.DataDirError, match=r"first a-4: .* from 9.000 s to the end .*, which has 0.772 s"):
+    with pytest.raises(
+        datadir.DataDirError,
+        match=r"first a-4: .* from 9.000 s to the end .*, " r"which has 0.772 s",
+    ):
         datadir.read(to_end)
 
 
 def test_prepared_sets_take_both_forms(to_end: Path, minimal: Path) -> None:
-    assert {row.id: row.duration for row in prepared.read(to_end).utterances} == pytest.approx(LENGTHS)
+    assert {row.id: row.duration for row in prepared.read(to_end).utterances} == pytest.approx(
+        LENGTHS
+    )
     assert [row.duration for row in prepared.read(minimal).utterances] == [1.25, 12345 / RATE]
     assert isinstance(prepared.read(minimal), corpus.Found)

@@ -34,9 +34,13 @@ def made(tmp_path: Path) -> Path:
     folder = tmp_path / "set"
     datadir.write(folder, rows)
     ids = [row.id for row in rows]
-    (folder / "feats.scp").write_text("".join(f"{key} gone/f.ark:{n}\n" for n, key in enumerate(ids)))
+    (folder / "feats.scp").write_text(
+        "".join(f"{key} gone/f.ark:{n}\n" for n, key in enumerate(ids))
+    )
     (folder / "f.ark").touch()
-    (folder / "cmvn.scp").write_text("".join(f"{name} c.ark:{n}\n" for n, name in enumerate(SPEAKERS)))
+    (folder / "cmvn.scp").write_text(
+        "".join(f"{name} c.ark:{n}\n" for n, name in enumerate(SPEAKERS))
+    )
     (folder / "spk2gender").write_text("ann f\nbob m\ncyd f\n")
     (folder / "reco2file_and_channel").write_text("".join(f"{key} {key} A\n" for key in ids))
     (folder / "frame_shift").write_text("0.01\n")
@@ -48,10 +52,14 @@ def segmented(tmp_path: Path) -> Path:
     """Two recordings of four seconds, two segments in each."""
     rows = []
     for name in ("r1", "r2"):
-        soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, 64000), 16000)
+        soundfile.write(
+            tmp_path / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, 64000), 16000
+        )
         for n in range(2):
             common = {"audio": str(tmp_path / f"{name}.wav"), "recording": name, "text": "A"}
-            rows.append(Utterance(id=f"s{n}-{name}", speaker=f"s{n}", start=2.0 * n, duration=1.5, **common))
+            rows.append(
+                Utterance(id=f"s{n}-{name}", speaker=f"s{n}", start=2.0 * n, duration=1.5, **common)
+            )
     datadir.write(tmp_path / "talks", rows)
     (tmp_path / "talks" / "reco2dur").write_text("r1 4\nr2 4\n")
     return tmp_path / "talks"
@@ -106,7 +114,9 @@ def test_recordings_of_segments_keep_their_names_in_a_copy(segmented: Path, tmp_
     assert ids(tmp_path / "new", "segments") == ["s0-r1-x", "s0-r2-x", "s1-r1-x", "s1-r2-x"]
 
 
-def test_what_is_no_table_is_named(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_table_is_named(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "asrtool")
     (made / "notes.md").write_text("mine")
     datadir_ops.copy(made, tmp_path / "new")
@@ -122,7 +132,9 @@ def test_what_is_no_table_is_named(made: Path, tmp_path: Path, caplog: pytest.Lo
         ([], ["ann-0", "ann-3", "bob-1"]),
     ],
 )
-def test_a_subset_by_number(made: Path, tmp_path: Path, options: list[str], expected: list[str]) -> None:
+def test_a_subset_by_number(
+    made: Path, tmp_path: Path, options: list[str], expected: list[str]
+) -> None:
     run("subset", *options, made, 3, tmp_path / "new")
     assert ids(tmp_path / "new") == expected
     assert_whole(tmp_path / "new")
@@ -130,7 +142,9 @@ def test_a_subset_by_number(made: Path, tmp_path: Path, options: list[str], expe
 
 def test_a_subset_of_each_speaker(made: Path, tmp_path: Path) -> None:
     run("subset", "--per-spk", made, 2, tmp_path / "new")
-    assert files(tmp_path / "new")["spk2utt"] == "ann ann-0 ann-2\nbob bob-0 bob-1\ncyd cyd-0 cyd-1\n"
+    assert files(tmp_path / "new")["spk2utt"] == (
+        "ann ann-0 ann-2\nbob bob-0 bob-1\ncyd cyd-0 cyd-1\n"
+    )
 
 
 def test_a_subset_of_whole_speakers(made: Path, tmp_path: Path) -> None:
@@ -166,7 +180,10 @@ def test_parts_of_a_split_are_the_whole(made: Path, options: list[str], folder: 
         assert_whole(part)
     assert [key for part in parts for key in ids(part)] == ids(made)
     sizes = [len(ids(part)) for part in parts]
-    assert sizes == (sorted(SPEAKERS.values(), reverse=True) if not options else [3, 4, 3]) or max(sizes) == 4
+    assert (
+        sizes == (sorted(SPEAKERS.values(), reverse=True) if not options else [3, 4, 3])
+        or max(sizes) == 4
+    )
 
 
 def test_a_split_keeps_speakers_or_recordings_whole(made: Path, segmented: Path) -> None:
@@ -198,12 +215,17 @@ def test_combining_makes_up_what_one_source_lacks(
     assert (rows["ann-1"].start, rows["ann-1"].duration) == (0.0, 1.25)
     assert (rows["s1-r2"].start, rows["s1-r2"].duration) == (2.0, 1.5)
     assert rows["ann-1"].labels == {"subdialect": "Jiao-Liao", "gender": "f"}
-    assert not (both / "feats.scp").exists() and f"{both}: no feats.scp, since {segmented} has none" in caplog.text
+    assert (
+        not (both / "feats.scp").exists()
+        and (f"{both}: no feats.scp, since {segmented} has none") in caplog.text
+    )
 
 
 def test_the_same_utterance_in_two_sources_is_refused(made: Path, tmp_path: Path) -> None:
     run("subset", "--first", made, 3, tmp_path / "part")
-    with pytest.raises(DataDirError, match="utterance 'ann-0' is both in .*part and in .*set; .* --utt-prefix"):
+    with pytest.raises(
+        DataDirError, match="utterance 'ann-0' is both in .*part and in .*set; .* --utt-prefix"
+    ):
         run("combine", tmp_path / "both", tmp_path / "part", made)
     assert not (tmp_path / "both").exists()
 
@@ -248,7 +270,9 @@ def test_other_files_of_the_target_stay(made: Path, tmp_path: Path) -> None:
     (new / "recordings" / "a.wav").write_text("precious")
     (new / "utt2accent").write_text("old north\n")
     run("copy", made, new)
-    assert (new / "recordings" / "a.wav").read_text() == "precious" and not (new / "utt2accent").exists()
+    assert (new / "recordings" / "a.wav").read_text() == "precious" and not (
+        new / "utt2accent"
+    ).exists()
 
 
 def test_even_parts_are_nonempty_and_balanced() -> None:
@@ -257,4 +281,7 @@ def test_even_parts_are_nonempty_and_balanced() -> None:
         parts = datadir_parts.even_parts(groups, number)
         assert len(parts) == number and all(parts) and sum(parts, []) == sum(groups, [])
     assert datadir_parts.even_parts(groups, 7) is None
-    assert [len(part) for part in datadir_parts.even_parts([["a"]] * 10, 4)] in ([3, 2, 3, 2], [2, 3, 2, 3])
+    assert [len(part) for part in datadir_parts.even_parts([["a"]] * 10, 4)] in (
+        [3, 2, 3, 2],
+        [2, 3, 2, 3],
+    )

@@ -1,4 +1,6 @@
-"""Downloads from a server on this machine: resumed, checked, unpacked safely, in place only when all is there."""
+"""Downloads from a server on this machine: resumed, checked, unpacked safely, in place only when
+all is there.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 # -- fetching -------------------------------------------------------------------
 
 
-def test_a_connection_that_ends_too_early_is_resumed_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_connection_that_ends_too_early_is_resumed_where_it_stopped(
+    server: Server, tmp_path: Path
+) -> None:
     server.files["/x"], server.cuts = DATA, [4000, 3000]
     download.fetch(f"{server.address}/x", tmp_path / "x", SHA256, wait=0)
     assert (tmp_path / "x").read_bytes() == DATA
@@ -43,7 +47,9 @@ def test_a_later_run_goes_on_with_what_an_earlier_one_left(server: Server, tmp_p
     assert server.asked == ["bytes=5000-"]
 
 
-def test_a_file_that_was_complete_but_not_renamed_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_was_complete_but_not_renamed_is_not_fetched_again(
+    server: Server, tmp_path: Path
+) -> None:
     server.files["/x"] = DATA
     (tmp_path / "x.part").write_bytes(DATA)
     download.fetch(f"{server.address}/x", tmp_path / "x", SHA256)
@@ -58,7 +64,9 @@ def test_leftovers_longer_than_the_file_are_thrown_away(server: Server, tmp_path
     assert (tmp_path / "x").read_bytes() == DATA
 
 
-def test_a_server_without_ranges_is_asked_for_everything_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_asked_for_everything_again(
+    server: Server, tmp_path: Path
+) -> None:
     server.files["/x"], server.ranges = DATA, False
     (tmp_path / "x.part").write_bytes(b"something else")
     download.fetch(f"{server.address}/x", tmp_path / "x", SHA256)
@@ -73,12 +81,16 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 
 def test_a_wrong_checksum_removes_the_file_and_says_so(server: Server, tmp_path: Path) -> None:
     server.files["/x"] = DATA[:-1] + b"?"
-    with pytest.raises(download.DownloadError, match=f"expected {SHA256}; it was removed, try again"):
+    with pytest.raises(
+        download.DownloadError, match=f"expected {SHA256}; it was removed, try again"
+    ):
         download.fetch(f"{server.address}/x", tmp_path / "x", SHA256)
     assert names(tmp_path) == []
 
 
-def test_a_file_that_the_server_does_not_have_is_an_error_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_the_server_does_not_have_is_an_error_at_once(
+    server: Server, tmp_path: Path
+) -> None:
     with pytest.raises(download.DownloadError, match=r"/x: the server says 404"):
         download.fetch(f"{server.address}/x", tmp_path / "x")
     assert len(server.asked) == 1
@@ -88,7 +100,9 @@ def test_a_server_that_never_sends_anything_is_given_up_and_the_beginning_is_kep
     server: Server, tmp_path: Path
 ) -> None:
     server.files["/x"], server.cuts = DATA, [1000] + [0] * download.TRIES
-    with pytest.raises(download.DownloadError, match=r"1000 bytes are in .*x\.part, the same command goes on"):
+    with pytest.raises(
+        download.DownloadError, match=r"1000 bytes are in .*x\.part, the same " r"command goes on"
+    ):
         download.fetch(f"{server.address}/x", tmp_path / "x", wait=0)
     assert (tmp_path / "x.part").read_bytes() == DATA[:1000]
 
@@ -109,9 +123,17 @@ def device(name: str) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(
-    "member", [("top/../../out", b""), link("top/x", "../../../etc"), link("top/x", "/etc/passwd"), device("top/null")]
+    "member",
+    [
+        ("top/../../out", b""),
+        link("top/x", "../../../etc"),
+        link("top/x", "/etc/passwd"),
+        device("top/null"),
+    ],
 )
-def test_a_member_that_points_outside_is_refused_and_nothing_is_unpacked(tmp_path: Path, member: object) -> None:
+def test_a_member_that_points_outside_is_refused_and_nothing_is_unpacked(
+    tmp_path: Path, member: object
+) -> None:
     path = tmp_path / "in" / "x.tar.gz"
     path.parent.mkdir()
     path.write_bytes(archive(("top/good", b"1"), member))
@@ -121,7 +143,13 @@ def test_a_member_that_points_outside_is_refused_and_nothing_is_unpacked(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-20], lambda data: data[:60] + b"?" + data[61:], lambda _: b"", lambda _: b"<html>"]
+    "damage",
+    [
+        lambda data: data[:-20],
+        lambda data: data[:60] + b"?" + data[61:],
+        lambda _: b"",
+        lambda _: b"<html>",
+    ],
 )
 def test_a_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path: Path, damage) -> None:
     path = tmp_path / "x.tar.gz"
@@ -134,7 +162,9 @@ def test_a_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path: Path, dama
 def test_an_archive_with_a_wrong_number_of_files_is_not_put_in_place(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive(("top/recordings/1.wav", b""), ("top/recordings/2.wav", b"")))
-    with pytest.raises(download.DownloadError, match=r"holds 2 files recordings/\*\.wav, expected 3"):
+    with pytest.raises(
+        download.DownloadError, match=r"holds 2 files recordings/\*\.wav, expected " r"3"
+    ):
         download.unpack(path, tmp_path / "goal", expect=("recordings/*.wav", 3))
     assert names(tmp_path) == ["x.tar.gz"]
 
@@ -142,12 +172,28 @@ def test_an_archive_with_a_wrong_number_of_files_is_not_put_in_place(tmp_path: P
 # -- the command ------------------------------------------------------------------
 
 
-def test_parts_of_a_corpus_come_together_in_one_folder_and_are_fetched_once(server: Server, tmp_path: Path) -> None:
+def test_parts_of_a_corpus_come_together_in_one_folder_and_are_fetched_once(
+    server: Server, tmp_path: Path
+) -> None:
     for part in ("dev", "test"):
-        server.files[f"/{part}.tar.gz"] = archive((f"Corpus/{part}/1.flac", b"1"), ("Corpus/README.TXT", b"hello"))
+        server.files[f"/{part}.tar.gz"] = archive(
+            (f"Corpus/{part}/1.flac", b"1"), ("Corpus/README.TXT", b"hello")
+        )
     for part in ("dev", "test", "dev"):
-        main([f"{server.address}/{part}.tar.gz", "--into", str(tmp_path / "downloads" / "Mine"), "--makes", part])
-    assert names(tmp_path / "downloads") == ["Mine/README.TXT", "Mine/dev/1.flac", "Mine/test/1.flac"]
+        main(
+            [
+                f"{server.address}/{part}.tar.gz",
+                "--into",
+                str(tmp_path / "downloads" / "Mine"),
+                "--makes",
+                part,
+            ]
+        )
+    assert names(tmp_path / "downloads") == [
+        "Mine/README.TXT",
+        "Mine/dev/1.flac",
+        "Mine/test/1.flac",
+    ]
     assert len(server.asked) == 2
 
 
@@ -183,9 +229,12 @@ def test_archives_within_an_archive_are_unpacked_and_removed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("inner", "said"),
     [(archive(("../../out", b"1")), "refused"), (archive(("a", os.urandom(999)))[:-9], "damaged")],
-    ids=["refused", "damaged"],  # an archive holds its time: its bytes as an id would differ between workers
+    # an archive holds its time: its bytes as an id would differ between workers
+    ids=["refused", "damaged"],
 )
-def test_a_bad_archive_within_an_archive_leaves_nothing(tmp_path: Path, inner: bytes, said: str) -> None:
+def test_a_bad_archive_within_an_archive_leaves_nothing(
+    tmp_path: Path, inner: bytes, said: str
+) -> None:
     (tmp_path / "x.tgz").write_bytes(archive(("top/wav/S1.tar.gz", inner)))
     with pytest.raises(download.DownloadError, match=rf"S1\.tar\.gz: {said}"):
         download.unpack(tmp_path / "x.tgz", tmp_path / "goal", nested="wav/*.tar.gz")
@@ -198,7 +247,15 @@ def test_what_was_left_packed_is_unpacked_later_and_stays(server: Server, tmp_pa
     by_hand = tmp_path / "data_aishell" / "wav" / "train" / "S0002" / "mine.wav"
     by_hand.parent.mkdir(parents=True)
     by_hand.touch()
-    main([f"{server.address}/x.tgz", "--into", str(tmp_path / "data_aishell"), "--nested", "wav/*.tar.gz"])
+    main(
+        [
+            f"{server.address}/x.tgz",
+            "--into",
+            str(tmp_path / "data_aishell"),
+            "--nested",
+            "wav/*.tar.gz",
+        ]
+    )
     assert server.asked == []
     found = names(tmp_path / "data_aishell" / "wav")
     assert [name for name in found if name.endswith(".wav")] == [
@@ -216,7 +273,9 @@ def test_a_zip_file_is_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("member", ["top/../../out", "/etc/out", "C:\\out", "top\\..\\..\\out"])
 def test_a_zip_file_that_points_outside_is_refused(tmp_path: Path, member: str) -> None:
     (tmp_path / "x.zip").write_bytes(zipped("top/good", member))
-    with pytest.raises(download.DownloadError, match="refused, .* would be extracted outside; nothing was unpacked"):
+    with pytest.raises(
+        download.DownloadError, match="refused, .* would be extracted outside; nothing was unpacked"
+    ):
         download.unpack(tmp_path / "x.zip", tmp_path / "goal")
     assert names(tmp_path) == ["x.zip"]
 
@@ -231,7 +290,8 @@ def test_a_damaged_zip_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "said"), [({"md5": "0" * 32}, "has MD5"), ({"size": 7}, "has size in bytes 10240, expected 7")]
+    ("expected", "said"),
+    [({"md5": "0" * 32}, "has MD5"), ({"size": 7}, "has size in bytes 10240, expected 7")],
 )
 def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
     server: Server, tmp_path: Path, expected: dict, said: str
@@ -240,5 +300,7 @@ def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
     with pytest.raises(download.DownloadError, match=said):
         download.fetch(f"{server.address}/x", tmp_path / "x", **expected)
     assert names(tmp_path) == []
-    download.fetch(f"{server.address}/x", tmp_path / "x", md5=hashlib.md5(DATA).hexdigest(), size=len(DATA))
+    download.fetch(
+        f"{server.address}/x", tmp_path / "x", md5=hashlib.md5(DATA).hexdigest(), size=len(DATA)
+    )
     assert names(tmp_path) == ["x"]

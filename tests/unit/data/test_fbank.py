@@ -6,7 +6,8 @@ import torch
 from asrtool.data.fbank import Fbank, FbankConfig, mel_filters
 from asrtool.types import Padded
 
-ROUNDING = 2e-4          # float32: sums of another batch are taken in another order; log of small energies magnifies it
+# float32: sums of another batch are taken in another order; log of small energies magnifies it
+ROUNDING = 2e-4
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,22 +32,27 @@ def test_padding_and_neighbours_do_not_change_the_features() -> None:
 
 def test_frames_beyond_the_length_are_zero() -> None:
     batch = Fbank(FbankConfig())(Padded(noise(2, 16000), torch.tensor([16000, 5000])))
-    assert not batch.data[1, batch.lengths[1]:].any() and batch.data[0].all()
+    assert not batch.data[1, batch.lengths[1] :].any() and batch.data[0].all()
 
 
 def test_long_audio_gives_the_same_frames_as_its_parts() -> None:
     fbank, samples = Fbank(FbankConfig()), noise(160 * 1000 + 240)
-    torch.testing.assert_close(fbank(samples)[700:], fbank(samples[160 * 700:]), atol=ROUNDING, rtol=0)
+    torch.testing.assert_close(
+        fbank(samples)[700:], fbank(samples[160 * 700 :]), atol=ROUNDING, rtol=0
+    )
 
 
 def test_a_constant_offset_does_not_matter() -> None:
     fbank, samples = Fbank(FbankConfig()), noise(8000)
-    torch.testing.assert_close(fbank(samples + 0.1), fbank(samples), atol=5e-3, rtol=0)   # rounding next to the offset
+    # rounding next to the offset
+    torch.testing.assert_close(fbank(samples + 0.1), fbank(samples), atol=5e-3, rtol=0)
 
 
 def test_silence_gives_the_floor_and_no_infinity() -> None:
     features = Fbank(FbankConfig())(torch.zeros(1600))
-    torch.testing.assert_close(features, torch.full_like(features, torch.finfo(torch.float32).eps).log())
+    torch.testing.assert_close(
+        features, torch.full_like(features, torch.finfo(torch.float32).eps).log()
+    )
 
 
 def test_a_tone_is_loudest_in_the_filter_around_it() -> None:

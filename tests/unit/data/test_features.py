@@ -18,7 +18,9 @@ def matrices(count: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
     return {f"utt-{n}": rng.normal(n, 2, (3 + n, 4)).astype(np.float32) for n in range(count)}
 
 
-def write(folder: Path, content: dict[str, np.ndarray], name: str = "feats.1.ark") -> dict[str, str]:
+def write(
+    folder: Path, content: dict[str, np.ndarray], name: str = "feats.1.ark"
+) -> dict[str, str]:
     with features.ArkWriter(folder / name) as writer:
         return {key: writer.write(key, matrix) for key, matrix in content.items()}
 
@@ -34,7 +36,9 @@ def test_what_was_written_is_read_in_any_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, matrix)
 
 
-def test_the_name_of_an_archive_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_an_archive_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
     for name in ("touch ran |", "|touch ran"):
@@ -48,7 +52,9 @@ def test_the_name_of_an_archive_is_never_run(tmp_path: Path, monkeypatch: pytest
 
 def test_kaldi_tools_read_the_archive(tmp_path: Path) -> None:
     references = write(tmp_path, {"ünï": matrices()["utt-1"], **matrices()})
-    (tmp_path / "feats.scp").write_text("".join(f"{key} {value}\n" for key, value in references.items()))
+    (tmp_path / "feats.scp").write_text(
+        "".join(f"{key} {value}\n" for key, value in references.items())
+    )
     by_offset = kaldiio.load_scp(str(tmp_path / "feats.scp"))
     in_order = dict(kaldiio.load_ark(str(tmp_path / "feats.1.ark")))
     assert by_offset.keys() == in_order.keys() == references.keys()
@@ -64,21 +70,29 @@ def test_compressed_and_double_matrices_are_read_as_float32(tmp_path: Path) -> N
     matrix = matrices()["utt-4"].astype(np.float64)
     kaldiio.save_ark(str(tmp_path / "double.ark"), {"a": matrix})
     kaldiio.save_ark(str(tmp_path / "small.ark"), {"a": matrix}, compression_method=2)
-    double, small = (features.read_features(f"{tmp_path}/{name}.ark:2") for name in ("double", "small"))
+    double, small = (
+        features.read_features(f"{tmp_path}/{name}.ark:2") for name in ("double", "small")
+    )
     assert double.dtype == small.dtype == np.float32
     np.testing.assert_array_equal(double, matrix.astype(np.float32))
     np.testing.assert_allclose(small, matrix, atol=0.1)  # eight bits for a range of some 10
 
 
 def test_more_archives_than_handles_can_be_read(tmp_path: Path) -> None:
-    references = [write(tmp_path, matrices(1, n), f"{n}.ark")["utt-0"] for n in range(features.HANDLES + 3)]
+    references = [
+        write(tmp_path, matrices(1, n), f"{n}.ark")["utt-0"] for n in range(features.HANDLES + 3)
+    ]
     for n in (0, *range(len(references)), 0):
-        np.testing.assert_array_equal(features.read_features(references[n]), matrices(1, n)["utt-0"])
+        np.testing.assert_array_equal(
+            features.read_features(references[n]), matrices(1, n)["utt-0"]
+        )
 
 
 def read_many(references: list[str]) -> list[float]:
     return [
-        float(features.read_features(reference).sum(dtype=np.float64)) for _ in range(200) for reference in references
+        float(features.read_features(reference).sum(dtype=np.float64))
+        for _ in range(200)
+        for reference in references
     ]
 
 
@@ -194,7 +208,10 @@ def speeds(*factors: float) -> AugmentConfig:
         ({"input": "waveform"}, "waveform"),
         ({"input": "waveform", "augment": speeds(0.9, 1.0)}, "waveform"),
         ({"input": "waveform", "fbank": FbankConfig(dither=1.0)}, "waveform"),
-        ({"features": "online", "augment": AugmentConfig(noise=NoiseConfig(set="n"))}, "fbank80-online"),
+        (
+            {"features": "online", "augment": AugmentConfig(noise=NoiseConfig(set="n"))},
+            "fbank80-online",
+        ),
         ({"workers": 7, "min_seconds": 0.5}, "fbank80"),
     ],
 )

@@ -23,16 +23,22 @@ FBANK = Fbank(FbankConfig())
 def utterance(tmp_path_factory: pytest.TempPathFactory) -> Utterance:
     folder = tmp_path_factory.mktemp("dump")
     kaldiio.save_ark(
-        str(folder / "feats.ark"), {"u": FBANK(torch.from_numpy(SAMPLES)).numpy()}, scp=str(folder / "scp")
+        str(folder / "feats.ark"),
+        {"u": FBANK(torch.from_numpy(SAMPLES)).numpy()},
+        scp=str(folder / "scp"),
     )
     reference = (folder / "scp").read_text().split(maxsplit=1)[1].strip()
-    return Utterance(id="u", audio="", duration=1.0, text="a", speaker="s", features=reference, num_frames=98)
+    return Utterance(
+        id="u", audio="", duration=1.0, text="a", speaker="s", features=reference, num_frames=98
+    )
 
 
 def inputs(
     utterance: Utterance, folder: Path, gain_db: tuple[float, float], training: bool, epoch: int = 0
 ) -> np.ndarray:
-    config = DataConfig(batch=BatchConfig(seconds=10), augment=AugmentConfig(gain_db=gain_db), workers=0)
+    config = DataConfig(
+        batch=BatchConfig(seconds=10), augment=AugmentConfig(gain_db=gain_db), workers=0
+    )
     tokenizer = tokenizers.train(["a"], "char", 0, folder)
     dataset = Dataset([utterance], tokenizer, config, training=training)
     return np.asarray(dataset.example(0, epoch).inputs)
@@ -47,7 +53,12 @@ def test_a_gain_of_stored_features_equals_that_of_the_samples(utterance, tmp_pat
 
 def test_the_gain_is_drawn_anew_in_each_epoch_and_only_in_training(utterance, tmp_path):
     plain = FBANK(torch.from_numpy(SAMPLES)).numpy()
-    shifts = [float((inputs(utterance, tmp_path, (-20.0, 6.0), True, epoch) - plain).mean()) for epoch in range(3)]
+    shifts = [
+        float((inputs(utterance, tmp_path, (-20.0, 6.0), True, epoch) - plain).mean())
+        for epoch in range(3)
+    ]
     assert len(set(shifts)) == 3
     assert all(-20 * np.log(10) / 10 <= shift <= 6 * np.log(10) / 10 for shift in shifts)
-    np.testing.assert_allclose(inputs(utterance, tmp_path, (-20.0, 6.0), training=False), plain, atol=1e-6)
+    np.testing.assert_allclose(
+        inputs(utterance, tmp_path, (-20.0, 6.0), training=False), plain, atol=1e-6
+    )

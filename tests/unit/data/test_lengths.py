@@ -30,7 +30,9 @@ def test_a_folder_without_the_file_has_none(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"utterances": 1}', "null"])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(LengthsError, match=f"{NAME}: expected a JSON object with utterances, hours"):
+    with pytest.raises(
+        LengthsError, match=f"{NAME}: expected a JSON object with utterances, hours"
+    ):
         Lengths.load(tmp_path)
     whole = {"utterances": 1, "hours": 1, "seconds": {"0.5": 1}}
     (tmp_path / NAME).write_text(json.dumps(whole))

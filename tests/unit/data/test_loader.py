@@ -12,7 +12,13 @@ import soundfile
 import torch
 
 from asrtool.data import loader, tokenizers
-from asrtool.data.config import AugmentConfig, BatchConfig, DataConfig, NoiseConfig, SpecAugmentConfig
+from asrtool.data.config import (
+    AugmentConfig,
+    BatchConfig,
+    DataConfig,
+    NoiseConfig,
+    SpecAugmentConfig,
+)
 from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader
@@ -32,7 +38,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     """Utterances of 0.5 to 4 seconds with random features."""
     folder = tmp_path_factory.mktemp("dump")
     rng = np.random.default_rng(0)
-    arrays = {f"u{i:02}": rng.normal(size=(int(rng.integers(50, 400)), BINS)).astype(np.float32) for i in range(NUM)}
+    arrays = {
+        f"u{i:02}": rng.normal(size=(int(rng.integers(50, 400)), BINS)).astype(np.float32)
+        for i in range(NUM)
+    }
     kaldiio.save_ark(str(folder / "feats.ark"), arrays, scp=str(folder / "feats.scp"))
     refs = dict(line.split(maxsplit=1) for line in (folder / "feats.scp").read_text().splitlines())
     return [
@@ -59,12 +68,25 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     for i in range(8):
         samples = rng.normal(size=int(rng.integers(8000, 24000))).astype(np.float32) / 10
         soundfile.write(folder / f"{i}.wav", samples, 16000)
-        made.append(Utterance(id=f"a{i}", audio=str(folder / f"{i}.wav"), duration=len(samples) / 16000, speaker="s"))
+        made.append(
+            Utterance(
+                id=f"a{i}",
+                audio=str(folder / f"{i}.wav"),
+                duration=len(samples) / 16000,
+                speaker="s",
+            )
+        )
     return made
 
 
-def config(seconds: float = 12.0, per_device: float | None = None, workers: int = 0, **more: object) -> DataConfig:
-    return DataConfig(batch=BatchConfig(seconds=seconds, max_seconds_per_device=per_device), workers=workers, **more)
+def config(
+    seconds: float = 12.0, per_device: float | None = None, workers: int = 0, **more: object
+) -> DataConfig:
+    return DataConfig(
+        batch=BatchConfig(seconds=seconds, max_seconds_per_device=per_device),
+        workers=workers,
+        **more,
+    )
 
 
 def batches_of(steps: Iterable[loader.StepBatches]) -> list[Batch]:
@@ -93,7 +115,9 @@ def test_a_batch_holds_normalised_features_targets_labels_and_texts(
     expected = (kaldiio.load_mat(stored[1].features) - 2) / 4
     np.testing.assert_allclose(batch.inputs.unpad()[1].numpy(), expected, atol=1e-6)
     assert batch.inputs.data.dtype == torch.float32
-    assert [row.tolist() for row in batch.targets.unpad()] == [tokenizer.encode("ab c"[:i]) for i in range(5)] + [[]]
+    assert [row.tolist() for row in batch.targets.unpad()] == [
+        tokenizer.encode("ab c"[:i]) for i in range(5)
+    ] + [[]]
     assert batch.targets.data.dtype == torch.int64
     assert batch.labels["accent"].tolist() == [-1, 0, -1, -1, -1, 0]
     assert batch.texts == ("", "a", "ab", "ab ", "ab c", "")
@@ -104,7 +128,9 @@ def test_padding_is_zero(stored: list[Utterance], tokenizer: tokenizers.Tokenize
     assert not batch.inputs.data[~batch.inputs.mask].any()
 
 
-def test_a_batch_of_empty_texts_has_no_targets(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_batch_of_empty_texts_has_no_targets(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     silent = [replace(utterance, text="") for utterance in stored[:3]]
     batch, _ = Dataset(silent, tokenizer, config()).reader.batch(silent)
     assert batch.targets.data.shape == (3, 0) and batch.targets.lengths.tolist() == [0, 0, 0]
@@ -122,17 +148,25 @@ def test_masks_are_drawn_in_training_alone_and_anew_in_every_epoch(
     assert torch.equal(first[first != 0], plain[first != 0])
 
 
-def test_features_can_be_computed_from_the_audio(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_features_can_be_computed_from_the_audio(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     example = Dataset(spoken, tokenizer, config(features="online")).example(0)
     assert example.inputs.shape == (1 + (round(spoken[0].duration * 16000) - 400) // 160, 80)
 
 
-def test_waveforms_come_as_they_are(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_waveforms_come_as_they_are(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     example = Dataset(spoken, tokenizer, config(input="waveform")).example(0)
-    np.testing.assert_array_equal(example.inputs.numpy(), soundfile.read(spoken[0].audio, dtype="float32")[0])
+    np.testing.assert_array_equal(
+        example.inputs.numpy(), soundfile.read(spoken[0].audio, dtype="float32")[0]
+    )
 
 
-def test_a_segment_is_cut_out_of_its_recording(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_segment_is_cut_out_of_its_recording(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     segment = replace(spoken[0], recording="r", start=0.1, duration=0.25)
     example = Dataset([segment], tokenizer, config(input="waveform")).example(0)
     samples = soundfile.read(segment.audio, dtype="float32")[0]
@@ -179,9 +213,13 @@ def test_an_epoch_holds_every_utterance_once_and_marks_its_last_step(
 def test_loader_processes_change_nothing(
     workers: int, stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    augmented = config(per_device=6.0, augment=AugmentConfig(spec_augment=SpecAugmentConfig(warp=5)))
+    augmented = config(
+        per_device=6.0, augment=AugmentConfig(spec_augment=SpecAugmentConfig(warp=5))
+    )
     here = StepLoader(Dataset(stored, tokenizer, augmented, training=True, seed=3))
-    there = StepLoader(Dataset(stored, tokenizer, replace(augmented, workers=workers), training=True, seed=3))
+    there = StepLoader(
+        Dataset(stored, tokenizer, replace(augmented, workers=workers), training=True, seed=3)
+    )
     number = here.num_steps(0) + here.num_steps(1)
     expected, found = list(islice(here.steps(), number)), list(islice(there.steps(), number))
     assert_same(batches_of(expected), batches_of(found))
@@ -190,7 +228,9 @@ def test_loader_processes_change_nothing(
     ]
 
 
-def test_a_run_goes_on_where_it_was_interrupted(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_run_goes_on_where_it_was_interrupted(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     augmented = config(augment=AugmentConfig(spec_augment=SpecAugmentConfig()))
     whole = StepLoader(Dataset(stored, tokenizer, augmented, training=True))
     first = whole.num_steps(0)
@@ -200,20 +240,28 @@ def test_a_run_goes_on_where_it_was_interrupted(stored: list[Utterance], tokeniz
     assert_same(batches_of(expected[first + 2 :]), batches_of(islice(again.steps(1, 2), 3)))
 
 
-def test_loading_leaves_torchs_generator_alone(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_loading_leaves_torchs_generator_alone(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     before = torch.get_rng_state()
-    list(islice(StepLoader(Dataset(stored, tokenizer, config(workers=1), training=True)).steps(), 2))
+    list(
+        islice(StepLoader(Dataset(stored, tokenizer, config(workers=1), training=True)).steps(), 2)
+    )
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_ranks_share_each_global_batch(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_ranks_share_each_global_batch(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     dataset = Dataset(stored, tokenizer, config(per_device=4.0), training=True)
     alone = StepLoader(dataset, rank=0, world=1)
     ranks = [StepLoader(dataset, rank=rank, world=3).steps() for rank in range(3)]
     for step in islice(alone.steps(), alone.num_steps(0)):
         shares = [next(rank) for rank in ranks]
         assert {share.count for share in shares} == {step.count}
-        assert sorted(i for b in batches_of(shares) for i in b.ids) == sorted(i for b in step.batches for i in b.ids)
+        assert sorted(i for b in batches_of(shares) for i in b.ids) == sorted(
+            i for b in step.batches for i in b.ids
+        )
         for batch in batches_of(shares):
             assert len(batch) == 1 or len(batch) * batch.inputs.lengths.max() <= 400
 
@@ -227,9 +275,13 @@ def test_a_step_smaller_than_the_number_of_ranks_leaves_some_without(
     assert [step.count for step in steps] == [2, 2, 2]
 
 
-def test_the_longest_batch_can_be_tried_first(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_the_longest_batch_can_be_tried_first(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     longest = max(stored, key=lambda utterance: utterance.duration)
-    assert longest.id in StepLoader(Dataset(stored, tokenizer, config(), training=True)).longest().ids
+    assert (
+        longest.id in StepLoader(Dataset(stored, tokenizer, config(), training=True)).longest().ids
+    )
 
 
 def test_an_utterance_longer_than_a_batch_is_named(
@@ -251,18 +303,28 @@ def damaged(stored: list[Utterance], tmp_path: Path) -> list[Utterance]:
     kaldiio.save_ark(str(tmp_path / "bad.ark"), {"u05": array}, scp=str(tmp_path / "bad.scp"))
     bad = (tmp_path / "bad.scp").read_text().split()[1]
     changed = {"u05": bad, "u07": str(tmp_path / "nowhere.ark:7")}
-    return [replace(utterance, features=changed.get(utterance.id, utterance.features)) for utterance in stored]
+    return [
+        replace(utterance, features=changed.get(utterance.id, utterance.features))
+        for utterance in stored
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_utterances_are_left_out_named_and_still_counted(
-    workers: int, damaged: list[Utterance], tokenizer: tokenizers.Tokenizer, caplog: pytest.LogCaptureFixture
+    workers: int,
+    damaged: list[Utterance],
+    tokenizer: tokenizers.Tokenizer,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     made = StepLoader(Dataset(damaged, tokenizer, config(workers=workers), training=True))
     steps = list(islice(made.steps(), made.num_steps(0)))
     ids = {name for batch in batches_of(steps) for name in batch.ids}
     assert ids == {utterance.id for utterance in damaged} - {"u05", "u07"}
-    assert sorted(name for step in steps for name in step.skipped) == ["u05", "u07"] == sorted(made.skipped)
+    assert (
+        sorted(name for step in steps for name in step.skipped)
+        == ["u05", "u07"]
+        == sorted(made.skipped)
+    )
     assert sum(step.count for step in steps) == NUM
     assert "u05: NaN or infinite values" in caplog.text and "nowhere.ark" in caplog.text
 
@@ -275,19 +337,27 @@ def test_decoding_stops_at_an_unreadable_utterance_with_one_sentence(
         list(EvalLoader(Dataset(damaged, tokenizer, config(workers=workers))))
 
 
-def test_training_on_next_to_nothing_stops(stored: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_training_on_next_to_nothing_stops(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     gone = [replace(utterance, features="/nowhere/feats.ark:5") for utterance in stored]
     with pytest.raises(DataError, match="utterances could not be read, the last one: u"):
         list(islice(StepLoader(Dataset(gone, tokenizer, config(), training=True)).steps(), 100))
 
 
-def test_training_without_features_says_what_to_do(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_training_without_features_says_what_to_do(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     with pytest.raises(DataError, match="a0: it has no stored features .*data.features: online"):
         Dataset(spoken, tokenizer, config(), training=True).example(0)
 
 
-def test_decoding_without_features_computes_them(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
-    stored, online = (Dataset(spoken, tokenizer, config(features=kind)) for kind in ("stored", "online"))
+def test_decoding_without_features_computes_them(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    stored, online = (
+        Dataset(spoken, tokenizer, config(features=kind)) for kind in ("stored", "online")
+    )
     assert torch.equal(stored.example(0).inputs, online.example(0).inputs)
 
 
@@ -299,14 +369,20 @@ def test_an_utterance_without_a_duration_is_named(
         Dataset([*stored[:3], replace(stored[3], duration=seconds)], tokenizer, config())
 
 
-def test_audio_too_short_for_one_frame_is_named(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+def test_audio_too_short_for_one_frame_is_named(
+    tmp_path: Path, tokenizer: tokenizers.Tokenizer
+) -> None:
     soundfile.write(tmp_path / "click.wav", np.zeros(100), 16000)
-    click = Utterance(id="click", audio=str(tmp_path / "click.wav"), duration=100 / 16000, speaker="s")
+    click = Utterance(
+        id="click", audio=str(tmp_path / "click.wav"), duration=100 / 16000, speaker="s"
+    )
     with pytest.raises(DataError, match="click: 0.00625 seconds of audio give no frame"):
         Dataset([click], tokenizer, config(features="online")).example(0)
 
 
-def test_a_noise_set_that_was_not_given_is_an_error(spoken: list[Utterance], tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_noise_set_that_was_not_given_is_an_error(
+    spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
     noisy = config(features="online", augment=AugmentConfig(noise=NoiseConfig(set="musan")))
     with pytest.raises(ValueError, match=r"no recordings of a set 'musan'"):
         Dataset(spoken, tokenizer, noisy, training=True)
@@ -318,21 +394,31 @@ def test_characters_without_a_token_are_counted_and_named_at_the_start(
 ) -> None:
     odd = [replace(stored[0], text="aüxü"), replace(stored[1], text="ü"), stored[2]]
     Dataset(odd, tokenizer, config())
-    expected = "2 characters, in 2 of 3 utterances, are not in the vocabulary and become <unk>: 'ü' (3x), 'x' (1x)"
+    expected = (
+        "2 characters, in 2 of 3 utterances, are not in the vocabulary and become <unk>: "
+        "'ü' (3x), 'x' (1x)"
+    )
     assert expected in caplog.text
 
 
 def test_utterances_outside_the_limits_are_left_out_counted_and_named(
     stored: list[Utterance], caplog: pytest.LogCaptureFixture
 ) -> None:
-    some = [replace(stored[i], duration=seconds) for i, seconds in enumerate([0.05, 1.0, 31.0, 30.0])]
+    some = [
+        replace(stored[i], duration=seconds) for i, seconds in enumerate([0.05, 1.0, 31.0, 30.0])
+    ]
     some[3] = replace(some[3], text="")
     kept, left_out = loader.select(some, config())
     assert [utterance.id for utterance in kept] == ["u01", "u03"]
     assert [utterance.id for utterance in left_out] == ["u00", "u02"]
-    assert "1 of 4 training utterances are shorter than 0.1 seconds and left out: u00" in caplog.text
+    assert (
+        "1 of 4 training utterances are shorter than 0.1 seconds and left out: u00" in caplog.text
+    )
     assert "1 of 4 training utterances are longer than 30 seconds and left out: u02" in caplog.text
-    assert "1 of 4 training utterances have an empty text, from which the model learns to write nothing" in caplog.text
+    assert (
+        "1 of 4 training utterances have an empty text, from which the model learns to write "
+        "nothing"
+    ) in caplog.text
 
 
 def test_limits_that_leave_nothing_are_an_error(stored: list[Utterance]) -> None:

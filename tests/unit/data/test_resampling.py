@@ -26,13 +26,24 @@ def test_usual_rates_have_the_bits_of_torchaudio(rate: int) -> None:
 
 
 def test_no_pair_of_usual_rates_needs_a_large_kernel() -> None:
-    assert max(resampling.kernel_size(old, new) for old in USUAL for new in USUAL) <= resampling.KERNEL / 1.7
+    assert (
+        max(resampling.kernel_size(old, new) for old in USUAL for new in USUAL)
+        <= resampling.KERNEL / 1.7
+    )
     made = torchaudio.transforms.Resample(44100, 16000).kernel
     assert resampling.kernel_size(44100, 16000) == made.numel()
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [(11127, 16000), (44101, 16000), (16000, 44101), (44056, 16000), (7919, 8000), (9_999_991, 16000)]
+    ("old", "new"),
+    [
+        (11127, 16000),
+        (44101, 16000),
+        (16000, 44101),
+        (44056, 16000),
+        (7919, 8000),
+        (9_999_991, 16000),
+    ],
 )
 def test_rates_without_a_common_factor_build_no_kernel(old: int, new: int) -> None:
     before = resampling._resampler.cache_info()
@@ -47,10 +58,14 @@ def test_rates_without_a_common_factor_build_no_kernel(old: int, new: int) -> No
 @pytest.mark.parametrize("count", [1, 2, 3, 100, 101, 11127])
 def test_the_length_is_rounded_up(count: int) -> None:
     for old, new in ((11127, 16000), (16000, 11127), (44100, 16000)):
-        assert len(audio.resample(np.ones(count, np.float32), old, new)) == math.ceil(count * new / old)
+        assert len(audio.resample(np.ones(count, np.float32), old, new)) == math.ceil(
+            count * new / old
+        )
 
 
 @pytest.mark.parametrize("rate", [0, 1, 999, -16000, 16000.5, math.nan, math.inf, 10_000_001])
 def test_rates_that_no_audio_has_are_refused(rate: float) -> None:
-    with pytest.raises(audio.AudioError, match="a sampling rate of .* Hz, expected a whole number from 1000 to"):
+    with pytest.raises(
+        audio.AudioError, match="a sampling rate of .* Hz, expected a whole number from 1000 to"
+    ):
         audio.resample(tone(16000), rate, 16000)

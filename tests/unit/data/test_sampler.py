@@ -19,9 +19,15 @@ lengths = st.lists(st.floats(0, 40, allow_nan=False), min_size=1, max_size=80)
 
 
 def plan(
-    lengths: object, seconds: float = 60.0, per_device: float | None = None, seed: int = 0, **more: object
+    lengths: object,
+    seconds: float = 60.0,
+    per_device: float | None = None,
+    seed: int = 0,
+    **more: object,
 ) -> BatchPlan:
-    return BatchPlan(lengths, BatchConfig(seconds=seconds, max_seconds_per_device=per_device, **more), seed)
+    return BatchPlan(
+        lengths, BatchConfig(seconds=seconds, max_seconds_per_device=per_device, **more), seed
+    )
 
 
 @settings(deadline=None)
@@ -70,7 +76,9 @@ def test_all_epochs_have_the_same_shapes_and_as_many_steps_as_was_planned(name: 
     made = plan(SETS[name], 60.0, 20.0)
     shapes = [sorted(shapes_of(made, made.epoch(epoch))) for epoch in range(3)]
     assert shapes[0] == shapes[1] == shapes[2]
-    assert [made.num_batches(epoch) for epoch in range(3)] == [len(made.epoch(epoch)) for epoch in range(3)]
+    assert [made.num_batches(epoch) for epoch in range(3)] == [
+        len(made.epoch(epoch)) for epoch in range(3)
+    ]
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -85,13 +93,17 @@ def test_in_a_small_set_too_utterances_meet_other_ones() -> None:
     lengths = np.random.default_rng(0).uniform(2, 8, 120)
     made = plan(lengths, 40.0)
     company = [{i: set(batch) for batch in made.epoch(epoch) for i in batch} for epoch in range(2)]
-    assert np.mean([len(company[0][i] & company[1][i]) / len(company[0][i]) for i in range(120)]) < 0.6
+    assert (
+        np.mean([len(company[0][i] & company[1][i]) / len(company[0][i]) for i in range(120)]) < 0.6
+    )
     assert np.all(made.padded >= lengths)
     assert (made.padded / lengths).max() < 1.25 * (1 + 2**-4)
 
 
 def shapes_of(made: BatchPlan, batches: list[list[int]]) -> list[tuple[int, float]]:
-    micros = [micro for batch in batches for rank in range(2) for micro in made.slices(batch, rank, 2)]
+    micros = [
+        micro for batch in batches for rank in range(2) for micro in made.slices(batch, rank, 2)
+    ]
     return [(len(micro), made.padded[micro].max()) for micro in micros]
 
 

@@ -7,7 +7,8 @@ from asrtool.data.shapes import recurring, recurring_lengths
 
 
 @pytest.mark.parametrize(
-    ("size", "padded"), [(0, 0), (1, 1), (32, 32), (33, 34), (200, 200), (201, 208), (1000, 1024), (1025, 1088)]
+    ("size", "padded"),
+    [(0, 0), (1, 1), (32, 32), (33, 34), (200, 200), (201, 208), (1000, 1024), (1025, 1088)],
 )
 def test_a_size_keeps_five_binary_digits(size: int, padded: int) -> None:
     assert recurring(size) == padded

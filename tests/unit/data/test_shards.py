@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from asrtool.data import datadir, shard_loader, tokenizers
-from asrtool.data.config import AugmentConfig, BatchConfig, DataConfig, ShardConfig, SpecAugmentConfig
+from asrtool.data.config import (
+    AugmentConfig,
+    BatchConfig,
+    DataConfig,
+    ShardConfig,
+    SpecAugmentConfig,
+)
 from asrtool.data.loader import Dataset, StepLoader
 from asrtool.data.shard_index import FILE, ShardError, ShardIndex
 from asrtool.data.shard_loader import ShardLoader, one_ahead, step_loader
@@ -47,10 +53,14 @@ def loader(
     **more: object,
 ) -> ShardLoader:
     batch = BatchConfig(seconds=3, max_seconds_per_device=1.5)
-    config = DataConfig(batch=batch, workers=workers, shards=ShardConfig(buffer_mb=buffer_mb), **more)
+    config = DataConfig(
+        batch=batch, workers=workers, shards=ShardConfig(buffer_mb=buffer_mb), **more
+    )
     utterances = datadir.read(folder)
     dataset = Dataset(utterances, tokenizer, config, training=True, seed=seed)
-    return ShardLoader(dataset, ShardIndex(folder, [u.id for u in utterances]), rank=rank, world=world)
+    return ShardLoader(
+        dataset, ShardIndex(folder, [u.id for u in utterances]), rank=rank, world=world
+    )
 
 
 def epoch(made: StepLoader, number: int = 0) -> list:
@@ -63,7 +73,13 @@ def ids(steps: Iterable) -> list[str]:
 
 def assert_same(left: Iterable, right: Iterable) -> None:
     for a, b in zip(left, right, strict=True):
-        assert (a.count, a.epoch, a.index, a.last, a.skipped) == (b.count, b.epoch, b.index, b.last, b.skipped)
+        assert (a.count, a.epoch, a.index, a.last, a.skipped) == (
+            b.count,
+            b.epoch,
+            b.index,
+            b.last,
+            b.skipped,
+        )
         for one, other in zip(a.batches, b.batches, strict=True):
             assert one.ids == other.ids and torch.equal(one.inputs.data, other.inputs.data)
 
@@ -85,11 +101,15 @@ def test_every_utterance_comes_once_in_an_epoch_over_all_ranks(
     ]
     found = [name for steps in ranks for name in ids(steps)]
     assert sorted(found) == [f"u{n:02}" for n in range(NUM)]
-    assert {tuple(step.count for step in steps) for steps in ranks} == {tuple(step.count for step in ranks[0])}
+    assert {tuple(step.count for step in steps) for steps in ranks} == {
+        tuple(step.count for step in ranks[0])
+    }
     assert sum(step.count for step in ranks[0]) == NUM
 
 
-def test_ranks_share_the_same_global_batches(packed: dict[str, Path], tokenizer: tokenizers.Tokenizer) -> None:
+def test_ranks_share_the_same_global_batches(
+    packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
+) -> None:
     def global_batches(world: int) -> list[set[str]]:
         ranks = [epoch(loader(packed["features"], tokenizer, rank, world)) for rank in range(world)]
         return [set(ids(steps)) for steps in zip(*ranks, strict=True)]
@@ -101,7 +121,10 @@ def test_loader_processes_of_several_ranks_change_nothing(
     packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
 ) -> None:
     for rank in range(2):
-        none, two = (epoch(loader(packed["features"], tokenizer, rank, 2, workers=n, buffer_mb=0.02)) for n in (0, 2))
+        none, two = (
+            epoch(loader(packed["features"], tokenizer, rank, 2, workers=n, buffer_mb=0.02))
+            for n in (0, 2)
+        )
         assert_same(none, two)
 
 
@@ -118,10 +141,14 @@ def test_a_run_goes_on_where_it_was_interrupted(
     for start in (1, first // 2, first - 1):
         again = loader(packed["features"], tokenizer, **more)
         assert_same(expected[start:], islice(again.steps(0, start), first + 4 - start))
-    assert_same(expected[first + 1 :], islice(loader(packed["features"], tokenizer, **more).steps(1, 1), 3))
+    assert_same(
+        expected[first + 1 :], islice(loader(packed["features"], tokenizer, **more).steps(1, 1), 3)
+    )
 
 
-def test_the_order_is_a_function_of_seed_and_epoch(packed: dict[str, Path], tokenizer: tokenizers.Tokenizer) -> None:
+def test_the_order_is_a_function_of_seed_and_epoch(
+    packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
+) -> None:
     made = loader(packed["features"], tokenizer)
     assert ids(epoch(made)) == ids(epoch(loader(packed["features"], tokenizer)))
     assert ids(epoch(made)) != ids(epoch(made, 1))
@@ -198,7 +225,9 @@ def test_no_more_than_two_windows_are_in_memory(
     packed: dict[str, Path], tokenizer: tokenizers.Tokenizer, recorder: type[Recorder]
 ) -> None:
     made = loader(packed["audio"], tokenizer, input="waveform", buffer_mb=0.1)
-    sizes = dict(zip((u.id for u in made.dataset.utterances), made.index.size.tolist(), strict=True))
+    sizes = dict(
+        zip((u.id for u in made.dataset.utterances), made.index.size.tolist(), strict=True)
+    )
     for _ in range(2):
         for step in islice(made.steps(), 2 * made.num_steps(0)):
             recorder.held -= sum(sizes[name] for batch in step.batches for name in batch.ids)
@@ -219,7 +248,9 @@ def test_shards_give_what_single_files_give(
                 assert torch.equal(row, plain.example(by_id[name]).inputs)
 
 
-def test_a_batch_can_be_read_without_the_loader(packed: dict[str, Path], tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_batch_can_be_read_without_the_loader(
+    packed: dict[str, Path], tokenizer: tokenizers.Tokenizer
+) -> None:
     assert isinstance(loader(packed["features"], tokenizer).longest(), Batch)
 
 
@@ -247,7 +278,11 @@ def test_a_damaged_member_is_named_counted_and_left_out(
     assert [name for step in steps for name in step.skipped] == ["u07"]
     assert sorted(ids(steps)) == [f"u{n:02}" for n in range(NUM) if n != 7]
     assert sum(step.count for step in steps) == NUM
-    assert "skipped 1 of" in caplog.text and "u07: " in caplog.text and "its checksum is another one" in caplog.text
+    assert (
+        "skipped 1 of" in caplog.text
+        and "u07: " in caplog.text
+        and ("its checksum is another one") in caplog.text
+    )
 
 
 def test_archives_that_are_missing_or_torn_are_told_before_the_first_step(
@@ -257,10 +292,15 @@ def test_archives_that_are_missing_or_torn_are_told_before_the_first_step(
     path = sorted(folder.glob("shard-*.tar"))[1]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ShardError, match=r"shard-00001.tar: \d+ bytes, but its last member ends at byte \d+; copy"):
+    with pytest.raises(
+        ShardError,
+        match=r"shard-00001.tar: \d+ bytes, but its last member ends " r"at byte \d+; copy",
+    ):
         loader(folder, tokenizer)
     path.unlink()
-    with pytest.raises(ShardError, match="shard-00001.tar: no such file or directory; copy the shard there again"):
+    with pytest.raises(
+        ShardError, match="shard-00001.tar: no such file or directory; copy the shard there again"
+    ):
         loader(folder, tokenizer)
 
 
@@ -278,12 +318,19 @@ def test_an_archive_that_disappears_in_training_skips_its_members(
     assert "no such file or directory" in caplog.text
 
 
-def test_a_set_without_shards_says_what_writes_them(source: Path, tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_set_without_shards_says_what_writes_them(
+    source: Path, tokenizer: tokenizers.Tokenizer
+) -> None:
     config = DataConfig(batch=BatchConfig(seconds=3), shards=ShardConfig())
-    with pytest.raises(ShardError, match=r"has no utt2shard, which data.shards needs; stage 1 with this config"):
+    with pytest.raises(
+        ShardError, match=r"has no utt2shard, which data.shards needs; stage 1 " r"with this config"
+    ):
         step_loader(Dataset(datadir.read(source), tokenizer, config, training=True), source)
     plain = replace(config, shards=None)
-    assert type(step_loader(Dataset(datadir.read(source), tokenizer, plain, training=True), source)) is StepLoader
+    assert (
+        type(step_loader(Dataset(datadir.read(source), tokenizer, plain, training=True), source))
+        is StepLoader
+    )
 
 
 def test_what_goes_wrong_while_reading_ahead_is_raised_where_it_was_asked_for() -> None:

@@ -37,14 +37,19 @@ def test_sentences_of_folders_and_files_without_empty_ones(sources):
     found = Sentences(sources)
     texts = {one.id: one.text for one in found}
     assert texts == {
-        "u1": "abc", "u3": "cc", "more.txt:1": "ab cab", "more.txt:2": "a", "more.txt:4": "bb a", "more.txt:5": "c" * 30
+        "u1": "abc",
+        "u3": "cc",
+        "more.txt:1": "ab cab",
+        "more.txt:2": "a",
+        "more.txt:4": "bb a",
+        "more.txt:5": "c" * 30,
     }
     assert len(found) == 6 and [one.id for one in found[1:3]] == ["u3", "more.txt:1"]
 
 
 def test_batches_hold_so_many_tokens_with_padding(sources, tokenizer):
     dataset = TextDataset(Sentences(sources), tokenizer, config(), longest=20)
-    assert len(dataset) == 5                                    # one is longer than a batch
+    assert len(dataset) == 5  # one is longer than a batch
     seen = []
     loader = TextLoader(dataset)
     for step in loader.steps():
@@ -60,7 +65,11 @@ def test_batches_hold_so_many_tokens_with_padding(sources, tokenizer):
 
 
 def test_validation_leaves_nothing_out(sources, tokenizer):
-    texts = [text for batch in EvalLoader(TextDataset(Sentences(sources), tokenizer, config())) for text in batch.texts]
+    texts = [
+        text
+        for batch in EvalLoader(TextDataset(Sentences(sources), tokenizer, config()))
+        for text in batch.texts
+    ]
     assert len(texts) == 6
 
 
@@ -90,7 +99,10 @@ def test_what_holds_no_text_is_refused(tmp_path, make, message):
     [
         ({}, "give either seconds"),
         ({"seconds": 1, "tokens": 1}, "give either seconds"),
-        ({"tokens": 1, "max_seconds_per_device": 1}, "max_seconds_per_device does not go with tokens"),
+        (
+            {"tokens": 1, "max_seconds_per_device": 1},
+            "max_seconds_per_device does not go with tokens",
+        ),
         ({"tokens": 0}, "must be above 0"),
     ],
 )

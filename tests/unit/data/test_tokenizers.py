@@ -14,14 +14,18 @@ KINDS = [("char", 0, "unigram"), ("bpe", 60, "unigram"), ("bpe", 60, "bpe")]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=["char", "unigram", "bpe"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
+def tokenizer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tokenizers.Tokenizer:
     unit, size, model = request.param
     return tokenizers.train(LINES, unit, size, tmp_path_factory.mktemp("vocab"), model)
 
 
 @settings(deadline=None, max_examples=50)
 @given(text=st.text(alphabet=sorted(set("".join(LINES))), max_size=40))
-def test_decoding_gives_back_what_was_encoded_but_for_spaces(tokenizer: tokenizers.Tokenizer, text: str) -> None:
+def test_decoding_gives_back_what_was_encoded_but_for_spaces(
+    tokenizer: tokenizers.Tokenizer, text: str
+) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == " ".join(text.split())
 
 
@@ -41,7 +45,9 @@ def test_no_text_uses_blank_unk_or_eos(tokenizer: tokenizers.Tokenizer) -> None:
     assert not ids & {tokenizer.blank, tokenizer.unk, tokenizer.eos}
 
 
-def test_a_character_that_the_vocabulary_lacks_becomes_unk_and_is_told(tokenizer: tokenizers.Tokenizer) -> None:
+def test_a_character_that_the_vocabulary_lacks_becomes_unk_and_is_told(
+    tokenizer: tokenizers.Tokenizer,
+) -> None:
     assert tokenizer.unk in tokenizer.encode("hello ü")
     assert tokenizer.decode(tokenizer.encode("hello ü")) == "hello <unk>"
     assert tokenizer.unknown("hello ü zü") == ["ü", "z", "ü"]
@@ -59,7 +65,9 @@ def test_blank_and_eos_have_no_text(tokenizer: tokenizers.Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(("unit", "size", "model"), KINDS)
-def test_the_same_lines_give_the_same_files(unit: str, size: int, model: str, tmp_path: Path) -> None:
+def test_the_same_lines_give_the_same_files(
+    unit: str, size: int, model: str, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         tokenizers.train(LINES, unit, size, tmp_path / name, model)
@@ -68,7 +76,9 @@ def test_the_same_lines_give_the_same_files(unit: str, size: int, model: str, tm
 
 
 @pytest.mark.parametrize(("unit", "size", "model"), KINDS)
-def test_a_loaded_tokenizer_is_the_one_that_was_trained(unit: str, size: int, model: str, tmp_path: Path) -> None:
+def test_a_loaded_tokenizer_is_the_one_that_was_trained(
+    unit: str, size: int, model: str, tmp_path: Path
+) -> None:
     trained = tokenizers.train(LINES, unit, size, tmp_path, model)
     loaded = tokenizers.load(tmp_path)
     assert loaded.tokens == trained.tokens
@@ -129,7 +139,9 @@ def test_an_unknown_unit_is_refused_with_a_suggestion(tmp_path: Path) -> None:
         ("tokenizer.json", "{", "does not describe a tokenizer"),
     ],
 )
-def test_a_damaged_folder_is_refused_with_a_reason(name: str, content: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_refused_with_a_reason(
+    name: str, content: str, message: str, tmp_path: Path
+) -> None:
     tokenizers.train(LINES, "char", 0, tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(tokenizers.TokenizerError, match=message):

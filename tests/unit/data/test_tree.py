@@ -1,4 +1,6 @@
-"""Official trees: what must be there is named, audio and texts are found and joined, circles and encodings cope."""
+"""Official trees: what must be there is named, audio and texts are found and joined, circles and
+encodings cope.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ def save(path: Path, content: str | bytes) -> Path:
 
 def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> None:
     touch(tmp_path / "Transcript" / "a.txt")
-    with pytest.raises(CorpusError, match=r"there is no .*/transcript/a\.txt; '.*' holds Transcript$"):
+    with pytest.raises(
+        CorpusError, match=r"there is no .*/transcript/a\.txt; '.*' holds " r"Transcript$"
+    ):
         tree.need(tmp_path / "transcript" / "a.txt")
 
 
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "test.tar.gz")
-    with pytest.raises(CorpusError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz is not unpacked$"):
+    with pytest.raises(
+        CorpusError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz is not " r"unpacked$"
+    ):
         tree.need(tmp_path / "test" / "wav.scp")
 
 
@@ -41,7 +47,9 @@ def test_the_folder_of_a_corpus_may_be_the_one_above(tmp_path: Path) -> None:
     touch(tmp_path / "data_aishell" / "wav" / "x")
     for folder in (tmp_path, tmp_path / "data_aishell"):
         assert tree.root(folder, "data_aishell", "wav") == tmp_path / "data_aishell"
-    with pytest.raises(CorpusError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' holds wav"):
+    with pytest.raises(
+        CorpusError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' " r"holds wav"
+    ):
         tree.root(tmp_path, "data_aishell", "audio")
 
 
@@ -70,7 +78,9 @@ def test_two_audio_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_list_of_files_runs_no_command(tmp_path: Path) -> None:
     odd = touch(tmp_path / "odd|")
     assert tree.listed(odd) == odd and tree.listed(f"{tmp_path}/gone.wav") == f"{tmp_path}/gone.wav"
-    with pytest.raises(CorpusError, match="there is no file .*; commands in a corpus' list of files are not run"):
+    with pytest.raises(
+        CorpusError, match="there is no file .*; commands in a corpus' list of files are not run"
+    ):
         tree.listed(f"{tmp_path}/x;touch {tmp_path}/ran|")
     assert not (tmp_path / "ran").exists()
 
@@ -80,7 +90,9 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "wav").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "corpus")
-    assert tree.audio_by_id(tmp_path / "corpus") == {"a-1": str(tmp_path / "corpus" / "wav" / "s1" / "a-1.wav")}
+    assert tree.audio_by_id(tmp_path / "corpus") == {
+        "a-1": str(tmp_path / "corpus" / "wav" / "s1" / "a-1.wav")
+    }
 
 
 # -- texts --------------------------------------------------------------------
@@ -93,7 +105,9 @@ def test_byte_order_mark_crlf_tabs_and_blank_lines_do_not_change_a_text(tmp_path
 
 def test_a_second_text_for_an_id_is_refused_and_both_lines_are_named(tmp_path: Path) -> None:
     first, second = save(tmp_path / "1", "a-1 ONE\n"), save(tmp_path / "2", "a-2 TWO\na-1 OTHER\n")
-    with pytest.raises(CorpusError, match=f"{second}:2: a-1 has a text already, {first}:1; remove one"):
+    with pytest.raises(
+        CorpusError, match=f"{second}:2: a-1 has a text already, {first}:1; remove one"
+    ):
         tree.Table([first, second])
 
 
@@ -137,14 +151,20 @@ def test_more_than_a_tenth_without_the_other_is_an_error(tmp_path: Path) -> None
         audio.popitem()
         assert len(tree.join(tree.Table([path]), audio).ids) == len(audio)
     audio.popitem()
-    with pytest.raises(CorpusError, match=f"{path}:17: 4 of 20 texts have no audio file, first a-16; unpack"):
+    with pytest.raises(
+        CorpusError, match=f"{path}:17: 4 of 20 texts have no audio file, first a-16; unpack"
+    ):
         tree.join(tree.Table([path]), audio)
     audio = {key: f"{key}.wav" for key in [*ids, "b-1", "b-2", "b-3", "b-4"]}
-    with pytest.raises(CorpusError, match=f"{path}: no text for 4 of 24 audio files, first b-1.wav; is the file"):
+    with pytest.raises(
+        CorpusError, match=f"{path}: no text for 4 of 24 audio files, first b-1.wav; is the file"
+    ):
         tree.join(tree.Table([path]), audio)
 
 
-def test_the_order_in_which_the_disk_lists_files_does_not_matter(tmp_path: Path, monkeypatch) -> None:
+def test_the_order_in_which_the_disk_lists_files_does_not_matter(
+    tmp_path: Path, monkeypatch
+) -> None:
     for name in ("s2/b-1.wav", "s1/a-2.wav", "s1/a-1.wav"):
         touch(tmp_path / name)
     before, scan = list(tree.audio_by_id(tmp_path).items()), os.scandir
@@ -156,5 +176,7 @@ def test_the_order_in_which_the_disk_lists_files_does_not_matter(tmp_path: Path,
         def __exit__(self, *_):
             return None
 
-    monkeypatch.setattr(os, "scandir", lambda path: Reversed(sorted(scan(path), key=lambda e: e.name, reverse=True)))
+    monkeypatch.setattr(
+        os, "scandir", lambda path: Reversed(sorted(scan(path), key=lambda e: e.name, reverse=True))
+    )
     assert list(tree.audio_by_id(tmp_path).items()) == before

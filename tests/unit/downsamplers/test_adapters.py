@@ -32,7 +32,11 @@ def test_conv1d_mlp_is_the_published_shape():
     with torch.device("meta"):
         adapter = build("conv1d_mlp", dim_in=1024, dim_out=4096)
         stacked = build("dws_mlp", dim_in=1024, dim_out=4096)
-    assert sum(p.numel() for p in adapter.parameters()) == 5 * 1024**2 + 1024 + 1025 * 2048 + 2049 * 4096  # 15.7 M
+    # 15.7 M
+    assert (
+        sum(p.numel() for p in adapter.parameters())
+        == 5 * 1024**2 + 1024 + 1025 * 2048 + 2049 * 4096
+    )
     assert sum(p.numel() for p in stacked.parameters()) == 5121 * 2048 + 2049 * 4096  # 18.9 M
 
 

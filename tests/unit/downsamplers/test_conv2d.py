@@ -25,7 +25,7 @@ def test_lengths_are_divided_and_rounded_up(factor, causal):
 def test_a_causal_output_sees_inputs_up_to_its_own_place(factor):
     stem, x, lengths = build(factor=factor, causal=True), torch.randn(1, 40, 9), torch.tensor([40])
     changed = x.clone()
-    changed[:, 2 * factor + 1:] += 1
+    changed[:, 2 * factor + 1 :] += 1
     before, after = (stem(Padded(data, lengths)).frames.data for data in (x, changed))
     assert torch.equal(before[:, :3], after[:, :3]) and not torch.equal(before[:, 3], after[:, 3])
 

@@ -12,11 +12,15 @@ DIM, VOCABULARY = 6, 4
 
 def build(dim_out: int = DIM, **options) -> Keyframe:
     torch.manual_seed(0)
-    return Keyframe(KeyframeConfig(**options), dim_in=DIM, dim_out=dim_out, vocab_size=VOCABULARY).eval()
+    return Keyframe(
+        KeyframeConfig(**options), dim_in=DIM, dim_out=dim_out, vocab_size=VOCABULARY
+    ).eval()
 
 
 def hearing(tokens: list[list[int]], **options) -> tuple[Keyframe, Padded]:
-    """A downsampler and frames in which its head hears these tokens: the first channels are their scores."""
+    """A downsampler and frames in which its head hears these tokens: the first channels are their
+    scores.
+    """
     downsampler = build(**options)
     with torch.no_grad():
         downsampler.head.weight.zero_()[:, :VOCABULARY].fill_diagonal_(1.0)
@@ -32,7 +36,10 @@ def hearing(tokens: list[list[int]], **options) -> tuple[Keyframe, Padded]:
 
 def kept(downsampler: Keyframe, inputs: Padded) -> list[list[int]]:
     output = downsampler(inputs)
-    return [row[:size].tolist() for row, size in zip(output.positions, output.frames.lengths.tolist(), strict=True)]
+    return [
+        row[:size].tolist()
+        for row, size in zip(output.positions, output.frames.lengths.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,7 @@ def kept(downsampler: Keyframe, inputs: Padded) -> list[list[int]]:
     ],
 )
 def test_the_first_frame_of_every_run_is_a_key_frame(ids, expected):
-    garbage = [1, 2, 3]                                     # behind the end
+    garbage = [1, 2, 3]  # behind the end
     indices, counts = select_keyframes(torch.tensor([ids + garbage]), torch.tensor([len(ids)]))
     assert indices.tolist() == [expected] and counts.tolist() == [len(expected)]
 
@@ -65,7 +72,9 @@ def test_another_id_may_be_the_blank():
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
 def test_empty_batches_have_empty_answers(shape):
-    indices, counts = select_keyframes(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape[0], dtype=torch.int64))
+    indices, counts = select_keyframes(
+        torch.zeros(shape, dtype=torch.int64), torch.zeros(shape[0], dtype=torch.int64)
+    )
     assert indices.shape == (shape[0], 0) and counts.tolist() == [0] * shape[0]
 
 
@@ -120,7 +129,9 @@ def test_without_a_drop_every_frame_stays_and_is_fused():
     downsampler, inputs = hearing([[0, 1, 1, 0], [2, 2]], drop=False)
     assert kept(downsampler, inputs) == [[0, 1, 2, 3], [0, 1]]
     dropping, _ = hearing([[0, 1, 1, 0], [2, 2]])
-    torch.testing.assert_close(downsampler(inputs).frames.data[0, 1], dropping(inputs).frames.data[0, 0])
+    torch.testing.assert_close(
+        downsampler(inputs).frames.data[0, 1], dropping(inputs).frames.data[0, 0]
+    )
     assert not torch.equal(downsampler(inputs).frames.data[0], inputs.data[0])
 
 
@@ -161,7 +172,7 @@ def test_a_causal_frame_sees_nothing_later():
     changed = Padded(inputs.data.clone(), inputs.lengths)
     changed.data[:, 4:] = torch.randn(1, 4, DIM)
     before, after = downsampler(inputs), downsampler(changed)
-    assert kept(downsampler, inputs) == [[0, 1, 3, 6]]                 # frame 0 stays whatever follows
+    assert kept(downsampler, inputs) == [[0, 1, 3, 6]]  # frame 0 stays whatever follows
     torch.testing.assert_close(before.frames.data[:, :3], after.frames.data[:, :3])
     ahead, _ = hearing([[0, 1, 0, 2, 0, 0, 3, 0]])
     changed.data[:, :4] = inputs.data[:, :4]
@@ -172,8 +183,14 @@ def test_silence_and_an_untrained_head_have_finite_gradients():
     for inputs in (torch.zeros(3, 7, DIM), torch.randn(3, 7, DIM)):
         downsampler, data = build(), inputs.requires_grad_()
         output = downsampler(Padded(data, torch.tensor([7, 3, 0])))
-        (output.frames.data.square().sum() + output.taps["inter_ctc"].data.square().sum()).backward()
-        assert data.grad.isfinite().all() and output.frames.lengths[2] == 0 and (output.frames.lengths[:2] > 0).all()
+        (
+            output.frames.data.square().sum() + output.taps["inter_ctc"].data.square().sum()
+        ).backward()
+        assert (
+            data.grad.isfinite().all()
+            and output.frames.lengths[2] == 0
+            and (output.frames.lengths[:2] > 0).all()
+        )
         assert all(parameter.grad.isfinite().all() for parameter in downsampler.parameters())
 
 
@@ -186,12 +203,19 @@ def test_the_selection_has_no_gradient():
 
 
 def test_another_width_is_a_linear_map_away():
-    assert build(dim_out=10)(Padded(torch.randn(1, 5, DIM), torch.tensor([5]))).frames.data.shape[2] == 10
+    assert (
+        build(dim_out=10)(Padded(torch.randn(1, 5, DIM), torch.tensor([5]))).frames.data.shape[2]
+        == 10
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"radius": -1}, "radius -1"), ({"keep": 0}, "keep 0"), ({"keep": 3, "causal": True}, "keep: 3 looks ahead")],
+    [
+        ({"radius": -1}, "radius -1"),
+        ({"keep": 0}, "keep 0"),
+        ({"keep": 3, "causal": True}, "keep: 3 looks ahead"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,11 @@ DIM = 8
 
 def build(**options):
     torch.manual_seed(0)
-    return DOWNSAMPLERS.build(StridedConvConfig(**options), dim_in=DIM, dim_out=DIM, vocab_size=5).double().eval()
+    return (
+        DOWNSAMPLERS.build(StridedConvConfig(**options), dim_in=DIM, dim_out=DIM, vocab_size=5)
+        .double()
+        .eval()
+    )
 
 
 def by_hand(module, x: torch.Tensor) -> torch.Tensor:
@@ -55,13 +59,14 @@ def test_causal_output_sees_nothing_later_than_its_own_frame():
 
 def test_positions_are_those_of_the_frames_that_stay():
     positions = torch.arange(0, 20, 2)[None]
-    assert build()(Padded(torch.randn(1, 10, DIM).double(), torch.tensor([10])), positions).positions.tolist() == [
-        [0, 4, 8, 12, 16]
-    ]
+    assert build()(
+        Padded(torch.randn(1, 10, DIM).double(), torch.tensor([10])), positions
+    ).positions.tolist() == [[0, 4, 8, 12, 16]]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"factor": 1}, "needs at least 2"), ({"kernel": 0}, "at least 1 frame")]
+    ("options", "message"),
+    [({"factor": 1}, "needs at least 2"), ({"kernel": 0}, "at least 1 frame")],
 )
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -63,7 +63,7 @@ def test_left_chunks_limit_the_past():
     encoder = build(num_layers=1, chunk=ChunkConfig(left_chunks=1), **CAUSAL)
     inputs = batch(96)
     changed = Padded(inputs.data.clone(), inputs.lengths)
-    changed.data[:, :16] += 1                                   # chunk 0 of 4 frames; convolutions reach into chunk 1
+    changed.data[:, :16] += 1  # chunk 0 of 4 frames; convolutions reach into chunk 1
     before, after = (encoder.eval()(one, chunk=4).frames.data for one in (inputs, changed))
     torch.testing.assert_close(before[:, 16:], after[:, 16:], atol=1e-6, rtol=0)
     assert not torch.allclose(before[:, 4:8], after[:, 4:8])
@@ -79,7 +79,7 @@ def test_dynamic_chunks_are_drawn_in_training_alone():
 
 def test_a_dropped_layer_has_gradients_of_zero():
     encoder = build(layer_drop=0.5)
-    random.seed(1)                                              # 0.13, 0.85: drops the first of two layers
+    random.seed(1)  # 0.13, 0.85: drops the first of two layers
     encoder.train()(batch(33)).frames.data.sum().backward()
     first, second = ([p.grad for p in layer.parameters()] for layer in encoder.layers)
     assert all(grad is not None and not grad.any() for grad in first)
@@ -93,14 +93,15 @@ def test_bfloat16_autocast_stays_close_and_sums_residuals_in_float32(positions):
     with torch.autocast("cpu", torch.bfloat16):
         coarse = encoder(batch(33, 20)).frames.data
     assert coarse.dtype == torch.float32
-    torch.testing.assert_close(coarse, exact, atol=0.1, rtol=0)     # frames have variance 1, bfloat16 8 bits
+    # frames have variance 1, bfloat16 8 bits
+    torch.testing.assert_close(coarse, exact, atol=0.1, rtol=0)
 
 
 def test_hours_of_streaming_lose_no_precision():
     encoder = build(chunk=ChunkConfig(left_chunks=2), **CAUSAL).eval()
     final, inputs = torch.tensor([False]), batch(32)
     cache = encoder.init_cache(1, chunk=8)
-    for _ in range(6):                                          # the same 8 frames again and again
+    for _ in range(6):  # the same 8 frames again and again
         early, cache = encoder.forward_chunk(inputs, cache, final)
     hours = 8 * 100_000
     stem, memory = cache.downsamplers[0], cache.memories[0]
@@ -121,12 +122,15 @@ def test_the_cache_grows_no_longer_than_the_left_chunks():
     assert cache.layers[0].attention.key.shape[2] == 8
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"chunk": ChunkConfig()}, "chunk needs causal: true"),
-    ({"chunk": ChunkConfig(), "causal": True}, "downsampler 0 \\(Conv2d\\) looks ahead"),
-    ({"downsamplers": {1: Conv2dConfig()}}, "needs an entry 0"),
-    ({"downsamplers": {0: Conv2dConfig(), 2: Conv2dConfig()}}, "there is no layer 2 among 2"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": ChunkConfig()}, "chunk needs causal: true"),
+        ({"chunk": ChunkConfig(), "causal": True}, "downsampler 0 \\(Conv2d\\) looks ahead"),
+        ({"downsamplers": {1: Conv2dConfig()}}, "needs an entry 0"),
+        ({"downsamplers": {0: Conv2dConfig(), 2: Conv2dConfig()}}, "there is no layer 2 among 2"),
+    ],
+)
 def test_what_cannot_work_is_refused_when_it_is_built(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)

@@ -12,7 +12,14 @@ from asrtool.encoders import ENCODERS, ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.types import Padded
 
 SMALL = ConformerConfig(
-    num_layers=3, dim=16, num_heads=2, ffn_dim=32, kernel=5, dropout=0.0, downsamplers={0: Conv2dConfig(channels=4)})
+    num_layers=3,
+    dim=16,
+    num_heads=2,
+    ffn_dim=32,
+    kernel=5,
+    dropout=0.0,
+    downsamplers={0: Conv2dConfig(channels=4)},
+)
 
 
 def build(attention: EchoConfig | None, **options):
@@ -23,14 +30,22 @@ def build(attention: EchoConfig | None, **options):
 
 def batch(*lengths: int) -> Padded:
     generator = torch.Generator().manual_seed(0)
-    return Padded.stack([torch.randn(length, 16, generator=generator) for length in lengths or (200, 90, 41, 1)])
+    return Padded.stack(
+        [torch.randn(length, 16, generator=generator) for length in lengths or (200, 90, 41, 1)]
+    )
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
 def test_with_the_gate_shut_it_is_the_plain_conformer(positions):
-    plain, echo = build(None, positions=positions), build(EchoConfig(gate_fixed=1.0), positions=positions)
-    names = {key.replace("attention.", "attention.full."): value for key, value in plain.state_dict().items()
-             if ".attention." in key}
+    plain, echo = (
+        build(None, positions=positions),
+        build(EchoConfig(gate_fixed=1.0), positions=positions),
+    )
+    names = {
+        key.replace("attention.", "attention.full."): value
+        for key, value in plain.state_dict().items()
+        if ".attention." in key
+    }
     echo.load_state_dict({**plain.state_dict(), **names}, strict=False)
     assert torch.equal(echo(batch()).frames.data, plain(batch()).frames.data)
 
@@ -40,27 +55,47 @@ def test_with_windows_wider_than_the_utterance_both_attentions_agree():
     encoder = build(EchoConfig(mode="single", windows=(1000,), gate_fixed=0.0))
     shut = build(EchoConfig(mode="single", windows=(1000,), gate_fixed=1.0))
     shut.load_state_dict(encoder.state_dict())
-    for one, other in zip(encoder(batch()).frames.unpad(), shut(batch()).frames.unpad(), strict=True):
+    for one, other in zip(
+        encoder(batch()).frames.unpad(), shut(batch()).frames.unpad(), strict=True
+    ):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"mode": "heads", "windows": (4, 16)}, {"mode": "layers", "windows": (4, 16, 64), "layers": (1, 2)},
-    {"mode": "single", "projections": "shared", "gate": "channel"}, {"projections": "fresh", "gate_input": "outputs"},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "heads", "windows": (4, 16)},
+        {"mode": "layers", "windows": (4, 16, 64), "layers": (1, 2)},
+        {"mode": "single", "projections": "shared", "gate": "channel"},
+        {"projections": "fresh", "gate_input": "outputs"},
+    ],
+)
 def test_every_parameter_learns_and_padding_changes_nothing(options):
     encoder = build(EchoConfig(**options))
     together = encoder(batch()).frames
     for row, frames in zip(batch().unpad(), together.unpad(), strict=True):
-        torch.testing.assert_close(encoder(Padded.stack([row])).frames.data[0], frames, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            encoder(Padded.stack([row])).frames.data[0], frames, atol=1e-5, rtol=0
+        )
     (together.data * torch.randn_like(together.data)).sum().backward()
-    idle = [name for name, value in encoder.named_parameters() if value.grad is None or not (value.grad != 0).any()]
-    assert [name for name in idle if not name.endswith("k_proj.bias")] == []      # which softmax takes out again
+    idle = [
+        name
+        for name, value in encoder.named_parameters()
+        if value.grad is None or not (value.grad != 0).any()
+    ]
+    # which softmax takes out again
+    assert [name for name in idle if not name.endswith("k_proj.bias")] == []
 
 
 def test_it_cannot_stream():
     with pytest.raises(ValueError, match="windows of attention echo look ahead"):
-        build(EchoConfig(), causal=True, chunk=ChunkConfig(), downsamplers={0: Conv2dConfig(channels=4, causal=True)})
+        build(
+            EchoConfig(),
+            causal=True,
+            chunk=ChunkConfig(),
+            downsamplers={0: Conv2dConfig(channels=4, causal=True)},
+        )
 
 
 def test_gates_and_spans_tell_of_valid_frames_in_evaluation_once():

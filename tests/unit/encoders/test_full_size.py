@@ -1,4 +1,6 @@
-"""The encoders of the recipes at full size: streaming equals the whole to 1e-5, with random weights."""
+"""The encoders of the recipes at full size: streaming equals the whole to 1e-5, with random
+weights.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ CONF = Path(__file__).parents[3] / "egs" / "kespeech" / "conf"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chunk", "left_chunks"), [(1, 4), (2, 2), (4, 1), (8, None), (16, 4), (16, None)])
+@pytest.mark.parametrize(
+    ("chunk", "left_chunks"), [(1, 4), (2, 2), (4, 1), (8, None), (16, 4), (16, None)]
+)
 @pytest.mark.parametrize("name", ["train_u2pp_conformer", "train_qifusion"])
 @torch.inference_mode()
 def test_streaming_gives_what_the_chunk_mask_gives(name, chunk, left_chunks):
@@ -28,4 +32,6 @@ def test_streaming_gives_what_the_chunk_mask_gives(name, chunk, left_chunks):
     whole = encoder(inputs, chunk=chunk)
     for row, found in enumerate(streamed(encoder, inputs, chunk, seed=chunk, longest=97)):
         for part, frames in {"frames": whole.frames, **whole.taps}.items():
-            torch.testing.assert_close(found[part], frames.unpad()[row], atol=1e-5, rtol=0, msg=f"row {row}: {part}")
+            torch.testing.assert_close(
+                found[part], frames.unpad()[row], atol=1e-5, rtol=0, msg=f"row {row}: {part}"
+            )

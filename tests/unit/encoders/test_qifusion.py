@@ -10,7 +10,14 @@ import torch
 from torch.nn.functional import relu
 
 from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
-from asrtool.encoders import ENCODERS, AccentConfig, ChunkConfig, Qifusion, QifusionConfig, StreamingEncoder
+from asrtool.encoders import (
+    ENCODERS,
+    AccentConfig,
+    ChunkConfig,
+    Qifusion,
+    QifusionConfig,
+    StreamingEncoder,
+)
 from asrtool.types import Padded
 
 SIZE = {"num_layers": 4, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3, "dropout": 0.0}
@@ -33,7 +40,9 @@ def build(accent: AccentConfig | None = None, **options) -> Qifusion:
 
 def batch(*lengths: int) -> Padded:
     generator = torch.Generator().manual_seed(1)
-    return Padded.stack([torch.randn(length, 8, generator=generator) for length in lengths or LENGTHS])
+    return Padded.stack(
+        [torch.randn(length, 8, generator=generator) for length in lengths or LENGTHS]
+    )
 
 
 def layer_outputs(encoder: Qifusion, inputs: Padded) -> list[torch.Tensor]:
@@ -51,7 +60,11 @@ def test_the_layer_fusion_is_its_formula_number_by_number():
     found = encoder(inputs).taps["accent_embedding"].data[0]
     outputs = [layer_outputs(encoder, inputs)[layer][0] for layer in (1, 3)]
     fusion = encoder.layer_fusion
-    shares, kernel, bias = fusion.weights.softmax(0), fusion.convolution.weight[0], fusion.convolution.bias
+    shares, kernel, bias = (
+        fusion.weights.softmax(0),
+        fusion.convolution.weight[0],
+        fusion.convolution.bias,
+    )
     expected = torch.empty_like(found)
     for s in range(found.shape[0]):
         for d in range(found.shape[1]):
@@ -61,7 +74,9 @@ def test_the_layer_fusion_is_its_formula_number_by_number():
                     for j in range(5):
                         at, channel = s - 4 + i, d - 2 + j  # 4 frames back, 2 channels on each side
                         if at >= 0 and 0 <= channel < found.shape[1]:
-                            total = total + shares[number] * kernel[number, i, j] * output[at, channel]
+                            total = (
+                                total + shares[number] * kernel[number, i, j] * output[at, channel]
+                            )
             expected[s, d] = total
     torch.testing.assert_close(found, relu(fusion.norm(expected)), atol=1e-5, rtol=0)
 
@@ -72,13 +87,21 @@ def test_the_fusion_is_a_transformer_layer_with_norms_behind(query):
     output = encoder(inputs)
     acoustic, accent = output.taps["acoustic"].data, output.taps["accent_embedding"].data
     torch.manual_seed(3)
-    peer = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True).eval()  # post-norm, ReLU
+    # post-norm, ReLU
+    peer = torch.nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True).eval()
     own = encoder.accent_fusion
-    names = {"linear1": own.up_proj, "linear2": own.down_proj, "norm1": own.attention_norm, "norm2": own.ffn_norm}
+    names = {
+        "linear1": own.up_proj,
+        "linear2": own.down_proj,
+        "norm1": own.attention_norm,
+        "norm2": own.ffn_norm,
+    }
     for name, module in names.items():
         getattr(peer, name).load_state_dict(module.state_dict())
     projections = [own.attention.q_proj, own.attention.k_proj, own.attention.v_proj]
-    peer.self_attn.in_proj_weight.data = torch.cat([projection.weight for projection in projections])
+    peer.self_attn.in_proj_weight.data = torch.cat(
+        [projection.weight for projection in projections]
+    )
     peer.self_attn.in_proj_bias.data = torch.cat([projection.bias for projection in projections])
     peer.self_attn.out_proj.load_state_dict(own.attention.o_proj.state_dict())
     asked, memory = (accent, acoustic) if query == "accent" else (acoustic, accent)
@@ -106,7 +129,9 @@ def streamed(
     cache, at = encoder.init_cache(len(rows), chunk), [0] * len(rows)
     while True:
         sizes = torch.randint(0, longest, (len(rows),), generator=generator).tolist()
-        piece = Padded.stack([row[start : start + size] for row, start, size in zip(rows, at, sizes, strict=True)])
+        piece = Padded.stack(
+            [row[start : start + size] for row, start, size in zip(rows, at, sizes, strict=True)]
+        )
         at = [start + size for start, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([start >= len(row) for row, start in zip(rows, at, strict=True)])
         output, cache = encoder.forward_chunk(piece, cache, ended)
@@ -135,12 +160,16 @@ def test_streaming_gives_frames_and_taps_of_the_chunk_mask(chunk, left_chunks, a
     parts = {"frames": whole.frames, **whole.taps}
     for row, found in enumerate(streamed(encoder, inputs, chunk, seed=chunk)):
         for name, part in parts.items():
-            torch.testing.assert_close(found[name], part.unpad()[row], atol=1e-5, rtol=0, msg=f"row {row}: {name}")
+            torch.testing.assert_close(
+                found[name], part.unpad()[row], atol=1e-5, rtol=0, msg=f"row {row}: {name}"
+            )
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4])
 def test_nothing_looks_beyond_the_end_of_its_chunk(chunk):
-    """Every module of the encoder: what it gives for earlier chunks does not change with later input."""
+    """Every module of the encoder: what it gives for earlier chunks does not change with later
+    input.
+    """
     encoder, inputs = build(chunk=ChunkConfig()), batch(160)
     cut = 2 * chunk * encoder.input_frames
     changed = Padded(inputs.data.clone(), inputs.lengths)
@@ -152,13 +181,17 @@ def test_nothing_looks_beyond_the_end_of_its_chunk(chunk):
         early = {40: 4 * chunk, 20: 2 * chunk}.get(old.shape[1])  # before and behind the stride
         if early is None:
             continue  # frames are no dimension of their own
-        torch.testing.assert_close(after[name][:, :early], old[:, :early], atol=1e-5, rtol=0, msg=name)
+        torch.testing.assert_close(
+            after[name][:, :early], old[:, :early], atol=1e-5, rtol=0, msg=name
+        )
         assert not torch.allclose(after[name][:, early:], old[:, early:]), name
         checked += 1
     assert checked > 40
 
 
-def results(encoder: Qifusion, modules: dict, inputs: Padded, chunk: int) -> dict[str, torch.Tensor]:
+def results(
+    encoder: Qifusion, modules: dict, inputs: Padded, chunk: int
+) -> dict[str, torch.Tensor]:
     """Name -> the first tensor (B, S, ...) that a module gives."""
     found, hooks = {}, []
 
@@ -176,7 +209,11 @@ def results(encoder: Qifusion, modules: dict, inputs: Padded, chunk: int) -> dic
     output = encoder(inputs, chunk=chunk)
     for hook in hooks:
         hook.remove()
-    return {**found, "frames": output.frames.data, **{name: output.taps[name].data for name in TAPS}}
+    return {
+        **found,
+        "frames": output.frames.data,
+        **{name: output.taps[name].data for name in TAPS},
+    }
 
 
 def test_left_chunks_may_be_limited_after_training():
@@ -204,7 +241,8 @@ def test_compat_looks_ahead_as_the_release_does_and_therefore_cannot_stream():
     outputs = torch.stack(layer_outputs(encoder, batch(60))[2:], dim=1)  # (B, L, S, D)
     y = encoder.layer_fusion.convolution(torch.nn.functional.pad(outputs, (0, 4, 0, 4)))[:, 0]
     whole = encoder(batch(60)).taps["accent_embedding"].data
-    expected = torch.nn.functional.instance_norm(y[:, None])[:, 0]  # one mean for frames and channels
+    # one mean for frames and channels
+    expected = torch.nn.functional.instance_norm(y[:, None])[:, 0]
     torch.testing.assert_close(whole, relu(expected), atol=1e-5, rtol=0)
     assert embedding.shape == whole.shape
     with pytest.raises(ValueError, match="compat looks ahead"):
@@ -246,7 +284,9 @@ def test_settings_of_the_accent_are_checked(options, message):
         AccentConfig(**options)
 
 
-@pytest.mark.parametrize("options", [{"sizes": ()}, {"sizes": (4, 0)}, {"sizes": (4,), "dynamic": False}])
+@pytest.mark.parametrize(
+    "options", [{"sizes": ()}, {"sizes": (4, 0)}, {"sizes": (4,), "dynamic": False}]
+)
 def test_chunk_sizes_are_checked(options):
     with pytest.raises(ValueError, match="chunk.sizes goes with dynamic: true"):
         ChunkConfig(**options)

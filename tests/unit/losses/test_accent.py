@@ -16,11 +16,19 @@ LENGTHS, TRUTH = (4, 2, 3, 0), (2, 0, -1, 1)
 
 def case(dtype=torch.float32, truth=TRUTH, labels=True) -> tuple[ModelOutput, Batch]:
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(length, 3, generator=generator, dtype=torch.float64).to(dtype) for length in LENGTHS]
+    rows = [
+        torch.randn(length, 3, generator=generator, dtype=torch.float64).to(dtype)
+        for length in LENGTHS
+    ]
     logits = Padded.stack(rows, padding=7.0)
     encoder = EncoderOutput(frames=logits, positions=torch.zeros(len(LENGTHS), 4))
     given = {"accent": torch.tensor(truth)} if labels else {}
-    batch = Batch(ids=("a", "b", "c", "d"), inputs=logits, targets=Padded.stack([torch.zeros(0)] * 4), labels=given)
+    batch = Batch(
+        ids=("a", "b", "c", "d"),
+        inputs=logits,
+        targets=Padded.stack([torch.zeros(0)] * 4),
+        labels=given,
+    )
     return ModelOutput(encoder=encoder, streams={"accent": logits}), batch
 
 
@@ -72,7 +80,9 @@ def test_saturated_frames_have_finite_losses_and_gradients():
 
 def test_a_label_beyond_the_head_says_what_to_set():
     outputs, batch = case(truth=(3, 0, 0, 0))
-    with pytest.raises(ValueError, match="label 'accent' has at least 4 values.*3.*model.encoder.accent.classes"):
+    with pytest.raises(
+        ValueError, match="label 'accent' has at least 4 values.*3.*model.encoder.accent.classes"
+    ):
         loss()(outputs, batch)
 
 

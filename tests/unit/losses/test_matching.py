@@ -1,4 +1,6 @@
-"""The matching loss against a loop over tokens, and its bad inputs; the contrastive term likewise."""
+"""The matching loss against a loop over tokens, and its bad inputs; the contrastive term
+likewise.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def case(dtype=torch.float64) -> tuple[Padded, Padded]:
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(5, DIM, generator=generator, dtype=torch.float64)
     text = Padded.stack([table[row].to(dtype) for row in TOKENS], math.nan)
-    rows = [torch.randn(n, DIM, generator=generator, dtype=torch.float64).to(dtype) for n in (5, 2, 4)]
+    rows = [
+        torch.randn(n, DIM, generator=generator, dtype=torch.float64).to(dtype) for n in (5, 2, 4)
+    ]
     speech = Padded.stack(rows, math.nan)
     return text, speech
 
@@ -43,7 +47,10 @@ def by_hand(text: Tensor, speech: Tensor, scaled: bool, mse: float, cosine: floa
 def test_it_is_the_formula(scaled, mse, cosine):
     text, speech = case()
     loss = matching_loss(*text, *speech, scaled=scaled, mse=mse, cosine=cosine)
-    expected = [by_hand(t, s, scaled, mse, cosine) for t, s in zip(text.unpad(), speech.unpad(), strict=True)]
+    expected = [
+        by_hand(t, s, scaled, mse, cosine)
+        for t, s in zip(text.unpad(), speech.unpad(), strict=True)
+    ]
     assert loss.shape == (3,) and loss.dtype == torch.float64
     torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
 
@@ -56,7 +63,11 @@ def test_gradients_are_those_of_finite_differences_and_reach_the_speech_alone():
     assert torch.autograd.gradcheck(loss, rows)
     loss(rows).sum().backward()
     assert words.grad is None
-    assert (rows.grad[~speech.mask] == 0).all() and (rows.grad[2] == 0).all() and rows.grad[0, :5].abs().min() > 0
+    assert (
+        (rows.grad[~speech.mask] == 0).all()
+        and (rows.grad[2] == 0).all()
+        and rows.grad[0, :5].abs().min() > 0
+    )
 
 
 def test_no_text_and_no_speech_are_legal():
@@ -70,7 +81,9 @@ def test_no_text_and_no_speech_are_legal():
     torch.testing.assert_close(silent, text.square().sum((1, 2)) + 2)
     empty = matching_loss(text, torch.tensor([2]), torch.randn(1, 0, DIM), torch.tensor([0]))
     torch.testing.assert_close(empty, silent)
-    assert matching_loss(text[:0], torch.tensor([]).long(), text[:0], torch.tensor([]).long()).shape == (0,)
+    assert matching_loss(
+        text[:0], torch.tensor([]).long(), text[:0], torch.tensor([]).long()
+    ).shape == (0,)
 
 
 def test_speech_that_is_the_text_costs_nothing_once_attention_is_sharp():
@@ -92,7 +105,12 @@ def test_speech_that_is_the_text_costs_nothing_once_attention_is_sharp():
 )
 def test_what_does_not_fit_is_named(change, message):
     text, speech = case()
-    given = {"text": text.data, "text_lengths": text.lengths, "speech": speech.data, "speech_lengths": speech.lengths}
+    given = {
+        "text": text.data,
+        "text_lengths": text.lengths,
+        "speech": speech.data,
+        "speech_lengths": speech.lengths,
+    }
     with pytest.raises(ValueError, match=message):
         matching_loss(**{**given, **change})
 
@@ -113,7 +131,9 @@ def test_the_entropy_of_its_attention_is_logged_beside_it():
     text, speech = case()
     weights = matching_attention(*text, *speech)
     entropy = report.terms["matching.entropy"]
-    assert entropy[1].item() == pytest.approx(-(weights[1, 0, :2] * weights[1, 0, :2].log()).sum().item(), abs=1e-5)
+    assert entropy[1].item() == pytest.approx(
+        -(weights[1, 0, :2] * weights[1, 0, :2].log()).sum().item(), abs=1e-5
+    )
     assert entropy[2] == 0 and 0 < entropy[0] < math.log(5)
     torch.testing.assert_close(report.total, 2 * report.terms["matching"].sum())
 
@@ -133,5 +153,9 @@ def test_the_contrastive_term_is_the_formula_with_equal_tokens_as_one():
     found = (text @ speech.T / math.sqrt(DIM)).softmax(1) @ speech
     cosines = torch.nn.functional.cosine_similarity(found[:, None], text[None], dim=2) / 0.5
     odds = cosines.exp()
-    expected = -torch.log(torch.stack([odds[0, :2].sum(), odds[1, :2].sum(), odds[2, 2]]) / odds.sum(1)).sum()
-    torch.testing.assert_close(loss, torch.stack([expected, torch.tensor(0.0), torch.tensor(0.0)]), atol=1e-5, rtol=0)
+    expected = -torch.log(
+        torch.stack([odds[0, :2].sum(), odds[1, :2].sum(), odds[2, 2]]) / odds.sum(1)
+    ).sum()
+    torch.testing.assert_close(
+        loss, torch.stack([expected, torch.tensor(0.0), torch.tensor(0.0)]), atol=1e-5, rtol=0
+    )

@@ -1,4 +1,6 @@
-"""The two losses for frames that are about as many as tokens: published numbers by hand, and every odd shape."""
+"""The two losses for frames that are about as many as tokens: published numbers by hand, and every
+odd shape.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def case(probs, text, dtype=torch.float64):
     [
         *((FOUR, "abc", penalty, 2.071473) for penalty in (1.0, 2.0, 5.0)),
         (FOUR, "ab", 1.0, 3.170086),
-        *((FOUR, "abcca", penalty, value) for penalty, value in ((1.0, 4.884884), (2.0, 7.698295), (5.0, 11.071321))),
+        *(
+            (FOUR, "abcca", penalty, value)
+            for penalty, value in ((1.0, 4.884884), (2.0, 7.698295), (5.0, 11.071321))
+        ),
         *((FOUR, "c", penalty, 5.809143) for penalty in (1.0, 2.0, 5.0)),
         (FOUR, "bac", 1.0, 5.115996),
         *((TWO, "abc", penalty, value) for penalty, value in ((1.0, 2.631089), (2.0, 3.141915))),
@@ -35,12 +40,18 @@ def case(probs, text, dtype=torch.float64):
     ],
 )
 def test_axe_by_hand(probs, text, penalty, expected):
-    assert aligned_cross_entropy(*case(probs, text), skip_penalty=penalty).item() == pytest.approx(expected, abs=1e-6)
+    assert aligned_cross_entropy(*case(probs, text), skip_penalty=penalty).item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
-@pytest.mark.parametrize(("text", "mean"), [("abc", 1.393394), ("cba", 1.393394), ("abcca", 1.391974)])
+@pytest.mark.parametrize(
+    ("text", "mean"), [("abc", 1.393394), ("cba", 1.393394), ("abcca", 1.391974)]
+)
 def test_til_by_hand(text, mean):
-    assert time_independence_loss(*case(FOUR, text)).item() == pytest.approx(max(4, len(text)) * mean, abs=1e-5)
+    assert time_independence_loss(*case(FOUR, text)).item() == pytest.approx(
+        max(4, len(text)) * mean, abs=1e-5
+    )
 
 
 def test_til_forgets_the_order_and_axe_does_not():
@@ -59,7 +70,9 @@ def test_without_tokens_every_frame_is_blank(loss):
 
 
 @BOTH
-@pytest.mark.parametrize("shape", [(2, 0, 5, 3), (2, 4, 5, 0), (2, 0, 5, 0), (0, 4, 5, 3), (1, 1, 2, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 0, 5, 3), (2, 4, 5, 0), (2, 0, 5, 0), (0, 4, 5, 3), (1, 1, 2, 1)]
+)
 def test_empty_tensors_have_a_loss_and_a_gradient(loss, shape):
     batch, frames, vocabulary, tokens = shape
     log_probs = torch.randn(batch, frames, vocabulary).log_softmax(-1).requires_grad_()
@@ -75,14 +88,18 @@ def test_empty_tensors_have_a_loss_and_a_gradient(loss, shape):
 def test_what_stands_in_the_padding_changes_nothing(loss):
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(length, 6, generator=generator).log_softmax(-1) for length in (7, 2, 0, 4)]
-    texts = [torch.tensor(text, dtype=torch.int64) for text in ([1, 2, 2], [3, 4, 5, 1, 2], [1], [])]
+    texts = [
+        torch.tensor(text, dtype=torch.int64) for text in ([1, 2, 2], [3, 4, 5, 1, 2], [1], [])
+    ]
     dirty = Padded.stack(rows, padding=float("nan")), Padded.stack(texts, padding=-100)
     data = dirty[0].data.requires_grad_()
     together = loss(data, dirty[0].lengths, *dirty[1])
     together.sum().backward()
     assert data.grad[dirty[0].mask].isfinite().all() and not data.grad[~dirty[0].mask].any()
     for row, (frames, text) in enumerate(zip(rows, texts, strict=True)):
-        alone = loss(frames[None], torch.tensor([len(frames)]), text[None], torch.tensor([len(text)]))
+        alone = loss(
+            frames[None], torch.tensor([len(frames)]), text[None], torch.tensor([len(text)])
+        )
         torch.testing.assert_close(together[row], alone[0])
 
 
@@ -104,7 +121,10 @@ def test_the_result_is_float32_or_better(loss, dtype):
         ({"lengths": torch.tensor([4, 4])}, r"lengths must have shape \(1,\), got \(2,\)"),
         ({"target_lengths": torch.tensor([4])}, r"target_lengths \[4\] do not fit a size of 3"),
         ({"targets": torch.tensor([[1, 2, 4]])}, "ids outside the vocabulary of 4"),
-        ({"targets": torch.tensor([1, 2, 3])}, r"expected log_probs \(B, T, V\) and targets \(B, U\)"),
+        (
+            {"targets": torch.tensor([1, 2, 3])},
+            r"expected log_probs \(B, T, V\) and targets \(B, " r"U\)",
+        ),
         ({"blank": 4}, "blank 4 is outside"),
         ({"log_probs": torch.zeros(1, 4, 4, dtype=torch.int64)}, "must be floating point"),
     ],
@@ -124,7 +144,9 @@ def test_a_skip_penalty_must_be_above_0():
 
 def test_probability_0_costs_infinity_only_where_it_must():
     log_probs, lengths, tokens, count = case([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], "ab")
-    assert aligned_cross_entropy(log_probs, lengths, tokens, count).item() == pytest.approx(2 * 0.693147, abs=1e-5)
+    assert aligned_cross_entropy(log_probs, lengths, tokens, count).item() == pytest.approx(
+        2 * 0.693147, abs=1e-5
+    )
     assert aligned_cross_entropy(log_probs, lengths, tokens.flip(1), count).item() == float("inf")
 
 
@@ -133,7 +155,8 @@ def test_fewer_frames_than_tokens_everywhere_is_no_reason_to_skip(config):
     logits = torch.zeros(3, 2, 5, requires_grad=True)  # an untrained head
     stream = Padded(logits, torch.tensor([2, 1, 0]))
     outputs = ModelOutput(
-        encoder=EncoderOutput(frames=stream, positions=torch.zeros(3, 2)), streams={"aligned": stream}
+        encoder=EncoderOutput(frames=stream, positions=torch.zeros(3, 2)),
+        streams={"aligned": stream},
     )
     targets = Padded(torch.randint(1, 5, (3, 9)), torch.tensor([9, 5, 3]))
     loss = LOSSES.build(config, eos=4)

@@ -1,4 +1,6 @@
-"""A causal language model from scratch: what it reads in front of a sentence, and which rows of its answer count."""
+"""A causal language model from scratch: what it reads in front of a sentence, and which rows of its
+answer count.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SENTENCES = ([3, 4, 5, 4], [7], [])
 def build(copy: CopyConfig | None) -> CausalLm:
     torch.manual_seed(0)
     config = CausalLmConfig(shape="llama-tiny", copy=copy)
-    return CausalLm(config, input_dim=1, vocab_size=EOS + 1, frame_shift=1.0, streams=frozenset({"lm"})).eval()
+    return CausalLm(
+        config, input_dim=1, vocab_size=EOS + 1, frame_shift=1.0, streams=frozenset({"lm"})
+    ).eval()
 
 
 def batch(*sentences: list[int]) -> Batch:
@@ -25,7 +29,9 @@ def batch(*sentences: list[int]) -> Batch:
     return Batch(ids=tuple(map(str, range(len(sentences)))), inputs=tokens, targets=tokens)
 
 
-@pytest.mark.parametrize("copy", [None, CopyConfig(), CopyConfig(repeats=1, gaps=0), CopyConfig(gaps=0)])
+@pytest.mark.parametrize(
+    "copy", [None, CopyConfig(), CopyConfig(repeats=1, gaps=0), CopyConfig(gaps=0)]
+)
 def test_row_u_rates_token_u_after_what_stands_in_front(copy: CopyConfig | None) -> None:
     model = build(copy)
     logits = model(batch(*SENTENCES)).stream("lm")

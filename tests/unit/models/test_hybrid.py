@@ -12,7 +12,12 @@ from asrtool.types import Batch, Padded
 
 VOCABULARY = 11
 ENCODER = ConformerConfig(
-    num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=5, downsamplers={0: Conv2dConfig(factor=4, channels=4)}
+    num_layers=2,
+    dim=16,
+    num_heads=2,
+    ffn_dim=32,
+    kernel=5,
+    downsamplers={0: Conv2dConfig(factor=4, channels=4)},
 )
 DECODER = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
 
@@ -35,7 +40,9 @@ def batch(frames=(40, 17), targets=((1, 2, 3), (4,))):
 def test_a_head_exists_where_a_loss_reads_it_and_nowhere_else():
     assert set(build()(batch()).streams) == {"ctc", "attention"}
     assert set(build(["attention"])(batch()).streams) == {"attention"}
-    assert not [name for name, _ in build(["attention"]).named_parameters() if name.startswith("heads")]
+    assert not [
+        name for name, _ in build(["attention"]).named_parameters() if name.startswith("heads")
+    ]
 
 
 def test_lengths_and_times_follow_the_stem():
@@ -56,7 +63,8 @@ def test_log_probs_are_normalised_and_those_of_the_training_pass():
 def test_a_stream_that_no_loss_trained_is_an_error_that_lists_the_others():
     model = build(["attention"])
     with pytest.raises(
-        LookupError, match="no loss trained the stream 'ctc'; frame-synchronous streams of this model: none"
+        LookupError,
+        match="no loss trained the stream 'ctc'; frame-synchronous streams of this model: none",
     ):
         model.log_probs(model.encode(batch().inputs))
     with pytest.raises(LookupError, match="no stream 'ctc' .it has: attention."):
@@ -65,7 +73,10 @@ def test_a_stream_that_no_loss_trained_is_an_error_that_lists_the_others():
 
 @pytest.mark.parametrize(
     ("streams", "decoder", "message"),
-    [(("attention",), None, "model.decoder is not set"), (("ctc",), DECODER, "no loss reads its stream 'attention'")],
+    [
+        (("attention",), None, "model.decoder is not set"),
+        (("ctc",), DECODER, "no loss reads its stream 'attention'"),
+    ],
 )
 def test_a_decoder_and_its_loss_come_together(streams, decoder, message):
     with pytest.raises(ValueError, match=message):
@@ -77,14 +88,19 @@ def test_a_right_to_left_decoder_has_a_stream_of_its_own_and_rates_sequences():
     streams = model(case).streams
     assert streams["reverse"].data.shape == streams["attention"].data.shape
     assert streams["reverse"].lengths.tolist() == [4, 2]
-    assert set(model.rescorers()) == {"attention", "reverse"} and set(model.scorers()) == {"attention"}
-    loss = CrossEntropyLoss(CrossEntropyConfig(weight=1.0, input="reverse", smoothing=0.0), eos=VOCABULARY - 1)
+    assert set(model.rescorers()) == {"attention", "reverse"} and set(model.scorers()) == {
+        "attention"
+    }
+    loss = CrossEntropyLoss(
+        CrossEntropyConfig(weight=1.0, input="reverse", smoothing=0.0), eos=VOCABULARY - 1
+    )
     scores = model.rescorers()["reverse"].sequence_scores(model.encode(case.inputs), case.targets)
     torch.testing.assert_close(scores, -loss(model(case), case).double(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("streams", "reverse"), [(("ctc", "attention", "reverse"), None), (("ctc", "attention"), DECODER)]
+    ("streams", "reverse"),
+    [(("ctc", "attention", "reverse"), None), (("ctc", "attention"), DECODER)],
 )
 def test_a_right_to_left_decoder_and_its_loss_come_together(streams, reverse):
     with pytest.raises(ValueError, match="reverse_decoder is (not )?set.*"):

@@ -13,14 +13,18 @@ from asrtool.models import MODELS, HybridConfig
 from asrtool.train.objective import Objective
 from tests.unit.models.test_hybrid import DECODER, VOCABULARY, batch
 
-ENCODER = QifusionConfig(num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=5, accent=AccentConfig(classes=3))
+ENCODER = QifusionConfig(
+    num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=5, accent=AccentConfig(classes=3)
+)
 STREAMS = frozenset({"ctc", "attention", "accent"})
 
 
 def build(encoder=ENCODER, **options):
     torch.manual_seed(0)
     config = HybridConfig(encoder=encoder, decoder=DECODER, **options)
-    return MODELS.build(config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=STREAMS).eval()
+    return MODELS.build(
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=STREAMS
+    ).eval()
 
 
 def changed(model, module, case) -> dict[str, bool]:
@@ -36,23 +40,43 @@ def changed(model, module, case) -> dict[str, bool]:
 @torch.no_grad()
 def test_ctc_reads_the_acoustic_stream_and_the_decoder_the_fused_one():
     model = build()
-    assert changed(model, model.encoder.accent_fusion, batch()) == {"ctc": False, "attention": True, "accent": False}
+    assert changed(model, model.encoder.accent_fusion, batch()) == {
+        "ctc": False,
+        "attention": True,
+        "accent": False,
+    }
     model = build()
-    assert changed(model, model.encoder.layer_fusion, batch()) == {"ctc": False, "attention": True, "accent": True}
+    assert changed(model, model.encoder.layer_fusion, batch()) == {
+        "ctc": False,
+        "attention": True,
+        "accent": True,
+    }
     model = build()
-    assert changed(model, model.encoder.accent_head, batch()) == {"ctc": False, "attention": False, "accent": True}
+    assert changed(model, model.encoder.accent_head, batch()) == {
+        "ctc": False,
+        "attention": False,
+        "accent": True,
+    }
 
 
 @torch.no_grad()
 def test_ctc_may_read_another_stream():
     model = build(ctc_input="frames")
     assert changed(model, model.encoder.accent_fusion, batch())["ctc"]
-    with pytest.raises(LookupError, match="has no tap 'fused' .it has: accent, accent_embedding, acoustic, or frames"):
+    with pytest.raises(
+        LookupError,
+        match="has no tap 'fused' .it has: accent, accent_embedding, acoustic, or frames",
+    ):
         build(ctc_input="fused")(batch())
 
 
 @pytest.mark.parametrize(
-    "accent", [ENCODER.accent, replace(ENCODER.accent, query="acoustic"), replace(ENCODER.accent, compat=True)]
+    "accent",
+    [
+        ENCODER.accent,
+        replace(ENCODER.accent, query="acoustic"),
+        replace(ENCODER.accent, compat=True),
+    ],
 )
 def test_every_parameter_learns_with_and_without_labels(accent):
     losses = {
@@ -65,7 +89,10 @@ def test_every_parameter_learns_with_and_without_labels(accent):
         {name: config.weight for name, config in losses.items()},
     )
     for labels in ({}, {"accent": torch.tensor([2, -1])}):
-        model, case = build(replace(ENCODER, accent=accent)).train(), replace(batch(), labels=labels)
+        model, case = (
+            build(replace(ENCODER, accent=accent)).train(),
+            replace(batch(), labels=labels),
+        )
         report = objective(model(case), case)
         report.total.backward()
         assert torch.isfinite(report.total) and not report.skipped

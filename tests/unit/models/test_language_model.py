@@ -20,9 +20,11 @@ SMALL = LanguageModelConfig(num_layers=2, dim=16, num_heads=2, ffn_dim=32)
 def lm():
     torch.manual_seed(0)
     streams = frozenset({"lm"})
-    model = MODELS.build(SMALL, input_dim=1, vocab_size=VOCABULARY, frame_shift=1.0, streams=streams).eval()
+    model = MODELS.build(
+        SMALL, input_dim=1, vocab_size=VOCABULARY, frame_shift=1.0, streams=streams
+    ).eval()
     with torch.no_grad():
-        for parameter in model.parameters():                    # far from uniform
+        for parameter in model.parameters():  # far from uniform
             parameter.add_(0.5 * torch.randn_like(parameter))
     return model
 
@@ -53,11 +55,15 @@ def test_padding_changes_nothing(lm):
     together = lm(batch((1, 2, 3, 4, 1), (3,), ())).streams["lm"]
     for row, tokens in enumerate(((1, 2, 3, 4, 1), (3,), ())):
         alone = lm(batch(tokens)).streams["lm"].data[0]
-        torch.testing.assert_close(together.data[row, : len(tokens) + 1], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            together.data[row, : len(tokens) + 1], alone, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_whole_sequences_and_single_tokens_get_the_same_scores(lm):
-    sequences = [tokens for count in range(4) for tokens in itertools.product(range(1, 5), repeat=count)]
+    sequences = [
+        tokens for count in range(4) for tokens in itertools.product(range(1, 5), repeat=count)
+    ]
     targets = Padded.stack([torch.tensor(tokens, dtype=torch.int64) for tokens in sequences])
     whole = lm.sequence_scores(no_frames(1), targets).tolist()
     expected = [sequence_log_prob(lm, tokens) for tokens in sequences]
@@ -86,18 +92,28 @@ def test_rows_of_the_state_can_be_chosen(lm):
 @pytest.mark.parametrize("name", ["joint_beam", "attention_beam", "attention_rescoring"])
 def test_searches_take_it_as_a_scorer(lm, name):
     model = ToyModel(vocabulary=VOCABULARY, seed=3)
-    weights = {"attention": 1.0, "lm": 0.5} if name == "attention_beam" else {"ctc": 0.5, "attention": 0.5, "lm": 0.5}
+    weights = (
+        {"attention": 1.0, "lm": 0.5}
+        if name == "attention_beam"
+        else {"ctc": 0.5, "attention": 0.5, "lm": 0.5}
+    )
     config = SEARCHERS.config_type(name)(weights=weights)
-    for nbest in SEARCHERS.build(config, model=model, scorers={"lm": lm}).search(utterances((6, 3, 9))):
+    for nbest in SEARCHERS.build(config, model=model, scorers={"lm": lm}).search(
+        utterances((6, 3, 9))
+    ):
         for hypothesis in nbest:
-            assert hypothesis.parts["lm"] == pytest.approx(sequence_log_prob(lm, hypothesis.tokens), abs=1e-4)
+            assert hypothesis.parts["lm"] == pytest.approx(
+                sequence_log_prob(lm, hypothesis.tokens), abs=1e-4
+            )
             expected = sum(weights[part] * value for part, value in hypothesis.parts.items())
             assert hypothesis.score == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_loss_that_reads_another_stream_is_refused():
     with pytest.raises(ValueError, match="has the stream 'lm' alone; the losses read: attention"):
-        MODELS.build(SMALL, input_dim=1, vocab_size=5, frame_shift=1.0, streams=frozenset({"attention"}))
+        MODELS.build(
+            SMALL, input_dim=1, vocab_size=5, frame_shift=1.0, streams=frozenset({"attention"})
+        )
 
 
 def test_it_hears_nothing(lm):

@@ -61,9 +61,14 @@ def test_the_loss_is_that_of_transformers_on_the_same_embeddings(llm, hubert):
 
 
 def test_streams_of_the_matching_loss(llm, hubert):
-    model, batch = toy_llm.build(toy_llm.config(llm, hubert), ("llm", "speech")), toy_llm.batch(True)
+    model, batch = (
+        toy_llm.build(toy_llm.config(llm, hubert), ("llm", "speech")),
+        toy_llm.batch(True),
+    )
     streams = model(batch).streams
-    assert torch.equal(streams["text"].data[0, :11], model.llm.get_input_embeddings()(batch.targets.data)[0])
+    assert torch.equal(
+        streams["text"].data[0, :11], model.llm.get_input_embeddings()(batch.targets.data)[0]
+    )
     assert streams["speech"].data.shape[2] == streams["text"].data.shape[2] == 16
     assert not streams["text"].data.requires_grad
 
@@ -72,7 +77,9 @@ GRID = [(one, other) for one in ("frozen", "lora", "full") for other in ("frozen
 
 
 @pytest.mark.parametrize(("encoder", "language"), GRID)
-def test_encoder_and_language_model_are_frozen_adapted_or_trained_whole(llm, hubert, encoder, language):
+def test_encoder_and_language_model_are_frozen_adapted_or_trained_whole(
+    llm, hubert, encoder, language
+):
     parts = toy_llm.config(llm, hubert)
     parts = dataclasses.replace(
         parts,
@@ -104,8 +111,12 @@ def test_lora_starts_as_the_model_without_it(llm, hubert):
 
 
 def test_lora_may_be_confined_to_some_layers(llm, hubert):
-    parts = dataclasses.replace(toy_llm.config(llm, hubert), encoder_tuning=EncoderTuning(rank=2, layers=(1, 1)))
-    names = [name for name, _ in toy_llm.build(parts).encoder.named_parameters() if is_adapter(name)]
+    parts = dataclasses.replace(
+        toy_llm.config(llm, hubert), encoder_tuning=EncoderTuning(rank=2, layers=(1, 1))
+    )
+    names = [
+        name for name, _ in toy_llm.build(parts).encoder.named_parameters() if is_adapter(name)
+    ]
     assert len(names) == 4 and all("layers.1." in name for name in names)
 
 
@@ -113,8 +124,12 @@ def test_a_checkpoint_holds_what_is_trained_and_no_pretrained_weights(llm, huber
     model, batch = toy_llm.build(toy_llm.config(llm, hubert)), toy_llm.batch(True)
     stored = checkpoint.model_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
-    assert all(is_adapter(name) or name.startswith("adapter.") for name in stored if name in parameters)
-    assert any(name.startswith("llm.") for name in stored) and any(name.startswith("encoder.") for name in stored)
+    assert all(
+        is_adapter(name) or name.startswith("adapter.") for name in stored if name in parameters
+    )
+    assert any(name.startswith("llm.") for name in stored) and any(
+        name.startswith("encoder.") for name in stored
+    )
     checkpoint.save(tmp_path, 1, {checkpoint.MODEL: stored}, {})
     other = toy_llm.build(toy_llm.config(llm, hubert), seed=2)
     before = losses(other, batch)
@@ -151,7 +166,10 @@ def test_bf16_weights_with_adapters_in_float32_train(llm, hubert):
     parts = dataclasses.replace(parts, llm=language)
     model, batch = toy_llm.build(parts).train(), toy_llm.batch(True)
     types = {name: value.dtype for name, value in model.llm.named_parameters()}
-    assert all(kind == (torch.float32 if is_adapter(name) else torch.bfloat16) for name, kind in types.items())
+    assert all(
+        kind == (torch.float32 if is_adapter(name) else torch.bfloat16)
+        for name, kind in types.items()
+    )
     with torch.autocast("cpu", torch.bfloat16):
         loss = losses(model, batch).sum()
     loss.backward()
@@ -161,12 +179,30 @@ def test_bf16_weights_with_adapters_in_float32_train(llm, hubert):
 
 ARCHITECTURES = {
     "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256},
-    "Mistral": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                "num_key_value_heads": 1, "sliding_window": 16},
-    "Gemma": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "num_key_value_heads": 1, "head_dim": 8},
-    "OPT": {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "word_embed_proj_dim": 16, "max_position_embeddings": 256},
+    "Mistral": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "sliding_window": 16,
+    },
+    "Gemma": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    },
+    "OPT": {
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 256,
+    },
 }
 
 
@@ -175,7 +211,13 @@ def test_other_causal_language_models_do_as_well(tmp_path, name):
     import transformers
 
     torch.manual_seed(0)
-    shape = {**ARCHITECTURES[name], "vocab_size": 33, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    shape = {
+        **ARCHITECTURES[name],
+        "vocab_size": 33,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+    }
     settings = getattr(transformers, f"{name}Config")(**shape)
     kind = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
     kind(settings).eval().save_pretrained(str(tmp_path))
@@ -188,17 +230,26 @@ def test_other_causal_language_models_do_as_well(tmp_path, name):
     encoded = model.encode(toy_llm.batch(False).inputs)
     config = LlmBeamConfig(beam=3, constraints=LlmConstraintsConfig(max_tokens=8))
     kept, anew = (
-        SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)}).search(encoded)
+        SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)}).search(
+            encoded
+        )
         for caching in (True, False)
     )
-    assert [h.tokens for nbest in kept for h in nbest] == [h.tokens for nbest in anew for h in nbest]
+    assert [h.tokens for nbest in kept for h in nbest] == [
+        h.tokens for nbest in anew for h in nbest
+    ]
 
 
 def test_a_chat_template_goes_around_the_prompt(tmp_path):
     found = toy_llm.tokenizer()
-    found.chat_template = "{{ bos_token }}{% for m in messages %}user: {{ m.content }} {% endfor %}assistant:"
+    found.chat_template = (
+        "{{ bos_token }}{% for m in messages %}user: {{ m.content }} {% endfor %}assistant:"
+    )
     whole = prompt.encode("{speech} write it", found, chat=True)
-    assert found.decode(whole.before) == "<s>user: " and found.decode(whole.behind) == " write it assistant:"
+    assert (
+        found.decode(whole.before) == "<s>user: "
+        and found.decode(whole.behind) == " write it assistant:"
+    )
     plain = prompt.encode("{speech} write it", found, chat=False)
     assert plain.before == (1,) and found.decode(plain.behind) == " write it"
     with pytest.raises(ValueError, match="this tokenizer has no chat template"):
@@ -222,8 +273,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(tmp_path):
 
 
 def test_a_vocabulary_of_another_tokenizer_is_an_error(llm):
-    with pytest.raises(ValueError, match="the vocabulary has 50 tokens.*has 33: make the vocabulary of this tokenizer"):
-        MODELS.build(toy_llm.config(llm), input_dim=20, vocab_size=50, frame_shift=0.01, streams=frozenset({"llm"}))
+    with pytest.raises(
+        ValueError,
+        match="the vocabulary has 50 tokens.*has 33: make the vocabulary of this tokenizer",
+    ):
+        MODELS.build(
+            toy_llm.config(llm),
+            input_dim=20,
+            vocab_size=50,
+            frame_shift=0.01,
+            streams=frozenset({"llm"}),
+        )
 
 
 def test_a_tokenizer_without_an_end_is_an_error(tmp_path):
@@ -244,7 +304,9 @@ def test_a_missing_padding_token_is_said_and_harmless(llm, caplog):
 def test_text_beyond_the_context_is_named_with_its_utterance(tmp_path):
     folder = toy_llm.save_llm(tmp_path / "llm", context=40)
     model = toy_llm.build(toy_llm.config(folder))
-    with pytest.raises(ValueError, match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 .* reads 40"):
+    with pytest.raises(
+        ValueError, match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 " r".* reads 40"
+    ):
         losses(model, toy_llm.batch(False, texts=("a" * 30, "b")))
 
 
@@ -253,7 +315,9 @@ def test_a_folder_that_is_none_and_a_target_that_is_none_are_named(tmp_path, llm
         toy_llm.build(toy_llm.config(tmp_path))
     parts = toy_llm.config(llm)
     wrong = dataclasses.replace(parts.llm, tuning=Tuning(targets=("query",)))
-    with pytest.raises(ValueError, match=r"model\.llm: LoRA has the target 'query'.*called .*q_proj"):
+    with pytest.raises(
+        ValueError, match=r"model\.llm: LoRA has the target 'query'.*called " r".*q_proj"
+    ):
         toy_llm.build(dataclasses.replace(parts, llm=wrong))
 
 

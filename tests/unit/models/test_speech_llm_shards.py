@@ -23,10 +23,15 @@ def test_steps_on_shards_are_those_of_one_process(tmp_path, precision):
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         held.append(found["local"])
-        assert found["norms"][0] == pytest.approx(norms[0], rel=1e-5 if precision == "float32" else 1e-2)
+        assert found["norms"][0] == pytest.approx(
+            norms[0], rel=1e-5 if precision == "float32" else 1e-2
+        )
         assert set(found["tensors"]) == set(alone)
         assert not any("embed_tokens" in name for name in alone)
-        for name, value in alone.items() if precision == "float32" else ():  # bf16 rounds sums of other batches else
-            torch.testing.assert_close(found["tensors"][name], value.detach(), atol=1e-5, rtol=1e-5, msg=name)
+        # bf16 rounds sums of other batches else
+        for name, value in alone.items() if precision == "float32" else ():
+            torch.testing.assert_close(
+                found["tensors"][name], value.detach(), atol=1e-5, rtol=1e-5, msg=name
+            )
     whole = sum(value.numel() for value in stepper.model.parameters())
     assert sum(held) == whole and max(held) < 0.6 * whole

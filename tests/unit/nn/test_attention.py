@@ -36,7 +36,9 @@ def test_bfloat16_on_cpu_stays_within_its_precision():
     query, key, value = torch.randn(3, 2, 4, 6, 8).unbind()
     mask = attention_mask(torch.arange(6) < torch.tensor([[6], [4]]))
     coarse = attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask)
-    torch.testing.assert_close(coarse.float(), attention(query, key, value, mask), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        coarse.float(), attention(query, key, value, mask), atol=0.05, rtol=0
+    )
 
 
 def test_relative_attention_is_transformer_xl_written_out():
@@ -46,10 +48,14 @@ def test_relative_attention_is_transformer_xl_written_out():
     x = torch.randn(2, 5, 16)
     got, _ = module(x, None, turns(POSITIONS, 8))
 
-    split = lambda y: y.view(2, 5, 2, 8)                                                # noqa: E731
+    split = lambda y: y.view(2, 5, 2, 8)  # noqa: E731
     query, key, value = split(module.q_proj(x)), split(module.k_proj(x)), split(module.v_proj(x))
-    angles = (POSITIONS[:, :, None] - POSITIONS[:, None])[..., None] * 10000 ** -(torch.arange(8) / 8)
-    table = module.p_proj(torch.stack([angles.cos(), -angles.sin()], dim=-1).flatten(-2)).view(2, 5, 5, 2, 8)
+    angles = (POSITIONS[:, :, None] - POSITIONS[:, None])[..., None] * 10000 ** -(
+        torch.arange(8) / 8
+    )
+    table = module.p_proj(torch.stack([angles.cos(), -angles.sin()], dim=-1).flatten(-2)).view(
+        2, 5, 5, 2, 8
+    )
     content = torch.einsum("bihd,bjhd->bhij", query + module.content_bias[:, 0], key)
     place = torch.einsum("bihd,bijhd->bhij", query + module.position_bias[:, 0], table)
     weights = ((content + place) / 8**0.5).softmax(-1)
@@ -62,7 +68,7 @@ def test_moving_all_positions_changes_nothing(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16)
     here, _ = module(x, None, turns(POSITIONS, module.num_frequencies))
     there, _ = module(x, None, turns(POSITIONS + 50, module.num_frequencies))
-    torch.testing.assert_close(here, there, atol=1e-5, rtol=0)                          # float32 angles near 50
+    torch.testing.assert_close(here, there, atol=1e-5, rtol=0)  # float32 angles near 50
 
 
 @kinds
@@ -76,10 +82,14 @@ def test_stretching_positions_changes_the_result(kind):
 @kinds
 def test_frame_by_frame_with_a_cache_equals_the_whole_under_a_causal_mask(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16)
-    whole, _ = module(x, causal_mask(POSITIONS, POSITIONS)[:, None], turns(POSITIONS, module.num_frequencies))
+    whole, _ = module(
+        x, causal_mask(POSITIONS, POSITIONS)[:, None], turns(POSITIONS, module.num_frequencies)
+    )
     cache, steps = None, []
     for end in range(1, 6):
-        step, cache = module(x[:, end - 1: end], None, turns(POSITIONS[:, :end], module.num_frequencies), cache)
+        step, cache = module(
+            x[:, end - 1 : end], None, turns(POSITIONS[:, :end], module.num_frequencies), cache
+        )
         steps.append(step)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-6, rtol=0)
 
@@ -98,7 +108,9 @@ def test_beams_share_the_memory_of_their_utterance():
     mask = attention_mask(torch.arange(7) < torch.tensor([[7], [3]]))
     beams = torch.randn(6, 1, 16)
     shared = module(beams, module.project(frames), mask)
-    own = module(beams, module.project(frames.repeat_interleave(3, 0)), mask.repeat_interleave(3, 0))
+    own = module(
+        beams, module.project(frames.repeat_interleave(3, 0)), mask.repeat_interleave(3, 0)
+    )
     torch.testing.assert_close(shared, own, atol=1e-6, rtol=0)
 
 
@@ -120,7 +132,8 @@ def test_lora_goes_into_the_projections():
     at = turns(POSITIONS, module.num_frequencies)
     before, _ = module(x, None, at)
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), module)
-    torch.testing.assert_close(module(x, None, at)[0], before, atol=1e-6, rtol=0)       # LoRA starts as nothing
+    # LoRA starts as nothing
+    torch.testing.assert_close(module(x, None, at)[0], before, atol=1e-6, rtol=0)
     torch.nn.init.normal_(module.v_proj.lora_B["default"].weight)
     assert (module(x, None, at)[0] - before).abs().max() > 1e-3
 

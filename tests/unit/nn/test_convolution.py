@@ -16,7 +16,9 @@ def test_the_module_is_the_papers_with_layer_norm():
     module, x = ConvolutionModule(8, 5), torch.randn(2, 9, 8)
     got, _ = module(x, torch.ones(2, 9, dtype=torch.bool))
     y = glu(module.in_proj(x)).transpose(1, 2)
-    y = conv1d(y, module.depthwise.weight, module.depthwise.bias, padding=2, groups=8).transpose(1, 2)
+    y = conv1d(y, module.depthwise.weight, module.depthwise.bias, padding=2, groups=8).transpose(
+        1, 2
+    )
     torch.testing.assert_close(got, module.out_proj(silu(module.norm(y))), atol=1e-6, rtol=0)
 
 
@@ -33,7 +35,11 @@ def test_the_causal_form_does_not_look_ahead(kernel):
 @pytest.mark.parametrize("frames", [1, 2, 9])
 def test_every_frame_gives_one_frame(causal, frames):
     module = ConvolutionModule(8, 4, causal)
-    assert module(torch.randn(2, frames, 8), torch.ones(2, frames, dtype=torch.bool))[0].shape == (2, frames, 8)
+    assert module(torch.randn(2, frames, 8), torch.ones(2, frames, dtype=torch.bool))[0].shape == (
+        2,
+        frames,
+        8,
+    )
 
 
 def test_padding_is_not_seen():

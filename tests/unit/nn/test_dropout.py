@@ -9,7 +9,7 @@ from asrtool.nn.dropout import Dropout
 def test_the_mean_is_kept_and_the_rate_is_right():
     torch.manual_seed(0)
     y = Dropout(0.1)(torch.ones(1000, 1000))
-    assert (y == 0).float().mean() == pytest.approx(26 / 256, abs=2e-3)                # 6 standard deviations
+    assert (y == 0).float().mean() == pytest.approx(26 / 256, abs=2e-3)  # 6 standard deviations
     assert y.mean() == pytest.approx(1, abs=2e-3)
 
 
@@ -29,8 +29,9 @@ def test_torch_seeds_decide_the_mask():
 def test_neighbours_are_dropped_independently():
     torch.manual_seed(0)
     kept = (Dropout(0.5)(torch.ones(1_000_001)) > 0).float() - 0.5
-    for lag in (1, 2, 8):                                                              # 8 bytes are one random word
-        assert (kept[lag:] * kept[:-lag]).mean() * 4 == pytest.approx(0, abs=0.01)     # 10 standard deviations
+    for lag in (1, 2, 8):  # 8 bytes are one random word
+        # 10 standard deviations
+        assert (kept[lag:] * kept[:-lag]).mean() * 4 == pytest.approx(0, abs=0.01)
 
 
 def test_gradients_pass_where_values_did():

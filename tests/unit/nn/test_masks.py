@@ -26,27 +26,61 @@ def six():
 
 
 def test_valid_frames_are_those_before_the_length():
-    assert valid_mask(torch.tensor([2, 0]), 3).tolist() == [[True, True, False], [False, False, False]]
+    assert valid_mask(torch.tensor([2, 0]), 3).tolist() == [
+        [True, True, False],
+        [False, False, False],
+    ]
 
 
 def test_a_causal_query_sees_itself_and_the_past():
-    assert drawn(causal_mask(torch.tensor([[2, 3]]), torch.tensor([[1, 2, 3, 4]]))) == ["xx..", "xxx."]
+    assert drawn(causal_mask(torch.tensor([[2, 3]]), torch.tensor([[1, 2, 3, 4]]))) == [
+        "xx..",
+        "xxx.",
+    ]
 
 
 def test_an_odd_window_is_symmetric(six):
-    assert drawn(window_mask(six, six, 3)) == ["xx....", "xxx...", ".xxx..", "..xxx.", "...xxx", "....xx"]
+    assert drawn(window_mask(six, six, 3)) == [
+        "xx....",
+        "xxx...",
+        ".xxx..",
+        "..xxx.",
+        "...xxx",
+        "....xx",
+    ]
 
 
 def test_an_even_window_has_one_more_frame_in_the_past(six):
-    assert drawn(window_mask(six, six, 4)) == ["xx....", "xxx...", "xxxx..", ".xxxx.", "..xxxx", "...xxx"]
+    assert drawn(window_mask(six, six, 4)) == [
+        "xx....",
+        "xxx...",
+        "xxxx..",
+        ".xxxx.",
+        "..xxxx",
+        "...xxx",
+    ]
 
 
 def test_chunks_see_themselves_and_what_came_before(six):
-    assert drawn(chunk_mask(six, six, 2)) == ["xx....", "xx....", "xxxx..", "xxxx..", "xxxxxx", "xxxxxx"]
+    assert drawn(chunk_mask(six, six, 2)) == [
+        "xx....",
+        "xx....",
+        "xxxx..",
+        "xxxx..",
+        "xxxxxx",
+        "xxxxxx",
+    ]
 
 
 def test_left_chunks_limit_the_past(six):
-    assert drawn(chunk_mask(six, six, 2, left_chunks=1)) == ["xx....", "xx....", "xxxx..", "xxxx..", "..xxxx", "..xxxx"]
+    assert drawn(chunk_mask(six, six, 2, left_chunks=1)) == [
+        "xx....",
+        "xx....",
+        "xxxx..",
+        "xxxx..",
+        "..xxxx",
+        "..xxxx",
+    ]
 
 
 def test_chunks_are_cut_by_position_not_by_row():
@@ -69,7 +103,8 @@ def test_half_the_random_chunks_are_the_whole_and_the_rest_covers_every_size():
     random.seed(0)
     chunks = [random_chunk(4) for _ in range(4000)]
     counts = [chunks.count(size) / 4000 for size in (None, 1, 2, 3, 4)]
-    assert counts == pytest.approx([1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.03)      # 4 standard deviations
+    # 4 standard deviations
+    assert counts == pytest.approx([1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.03)
 
 
 def test_spans_cover_whole_stretches_within_their_row():
@@ -88,7 +123,7 @@ def test_the_number_of_spans_is_the_share_on_average():
     torch.manual_seed(0)
     lengths = torch.full((4000,), 40)
     covered = span_mask(lengths, 40, share=0.25, length=10).float().sum(1)
-    assert abs(float(covered.mean()) - 10) < 0.05            # one span each: it cannot overlap another
+    assert abs(float(covered.mean()) - 10) < 0.05  # one span each: it cannot overlap another
     one_or_two = span_mask(lengths, 40, share=0.3, length=8).float().sum(1)
     assert set(one_or_two.tolist()) <= set(range(8, 17))
     assert abs(float((one_or_two > 8).float().mean()) - 0.5) < 0.05

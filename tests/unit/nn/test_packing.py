@@ -35,7 +35,11 @@ def test_packing_changes_no_valid_frame_and_no_gradient() -> None:
     layer = ConformerLayer(8, 16, RotarySelfAttention(8, 2), ConvolutionModule(8, 3), dropout=0.0)
     valid = mask(200, 60)
     x = torch.randn(2, 200, 8)
-    shared = (valid, attention_mask(valid), turns(torch.arange(200).expand(2, -1), layer.attention.num_frequencies))
+    shared = (
+        valid,
+        attention_mask(valid),
+        turns(torch.arange(200).expand(2, -1), layer.attention.num_frequencies),
+    )
     found = []
     for rows in (None, packed_rows(valid)):
         layer.zero_grad()

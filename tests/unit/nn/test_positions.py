@@ -10,8 +10,11 @@ GAPPY = torch.tensor([[0, 1, 4, 5, 40]])
 def test_the_product_of_turned_vectors_depends_on_the_distance_alone():
     query, key = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
     here = turn(query, turns(torch.tensor([[7]]), 4)) * turn(key, turns(torch.tensor([[3]]), 4))
-    there = turn(query, turns(torch.tensor([[107]]), 4)) * turn(key, turns(torch.tensor([[103]]), 4))
-    torch.testing.assert_close(here.sum(), there.sum(), atol=1e-4, rtol=0)             # float32 angles near 100
+    there = turn(query, turns(torch.tensor([[107]]), 4)) * turn(
+        key, turns(torch.tensor([[103]]), 4)
+    )
+    # float32 angles near 100
+    torch.testing.assert_close(here.sum(), there.sum(), atol=1e-4, rtol=0)
 
 
 def test_position_0_turns_nothing():
@@ -23,7 +26,10 @@ def test_coefficients_against_places_are_cosines_and_sines_of_the_distances():
     coefficients = torch.randn(1, 1, 5, 8)
     at = turns(GAPPY, 4)
     product = turn(coefficients, at) @ torch.view_as_real(at).flatten(-2).transpose(-1, -2)
-    distance = (GAPPY[0][:, None] - GAPPY[0]).double()[..., None] * 10000 ** -(torch.arange(4, dtype=torch.float64) / 4)
+    distance = (GAPPY[0][:, None] - GAPPY[0]).double()[..., None] * 10000 ** -(
+        torch.arange(4, dtype=torch.float64) / 4
+    )
     real, imaginary = coefficients[0, 0].double().unflatten(-1, (4, 2)).unbind(-1)
     expected = (real[:, None] * distance.cos() - imaginary[:, None] * distance.sin()).sum(-1)
-    torch.testing.assert_close(product[0, 0].double(), expected, atol=1e-5, rtol=0)     # float32 against float64
+    # float32 against float64
+    torch.testing.assert_close(product[0, 0].double(), expected, atol=1e-5, rtol=0)

@@ -16,7 +16,9 @@ def test_queries_keys_and_values_of_one_product_are_those_of_three() -> None:
     x = torch.randn(3, 5, 8)
     query, seen = attention.project_self(x)
     torch.testing.assert_close(query, attention.split(attention.q_proj(x)))
-    torch.testing.assert_close(tuple(seen.__dict__.values()), tuple(attention.project(x).__dict__.values()))
+    torch.testing.assert_close(
+        tuple(seen.__dict__.values()), tuple(attention.project(x).__dict__.values())
+    )
 
 
 def test_a_wrapped_projection_is_called() -> None:

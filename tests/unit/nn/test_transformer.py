@@ -16,16 +16,20 @@ def layer() -> TransformerDecoderLayer:
 def test_token_by_token_equals_the_whole_under_a_causal_mask():
     module, x, memory = layer(), torch.randn(2, 4, 16), torch.randn(2, 6, 16)
     positions = torch.arange(4)[None]
-    whole, _ = module(x, causal_mask(positions, positions)[:, None], FRAMES, module.init_cache(memory))
+    whole, _ = module(
+        x, causal_mask(positions, positions)[:, None], FRAMES, module.init_cache(memory)
+    )
     cache, steps = module.init_cache(memory), []
     for token in range(4):
-        step, cache = module(x[:, token: token + 1], None, FRAMES, cache)
+        step, cache = module(x[:, token : token + 1], None, FRAMES, cache)
         steps.append(step)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-6, rtol=0)
 
 
 def test_beams_are_a_tree_in_which_each_token_sees_its_ancestors():
-    """Two beams of two utterances: both second tokens of the first utterance follow its second beam."""
+    """Two beams of two utterances: both second tokens of the first utterance follow its second
+    beam.
+    """
     module, memory = layer(), torch.randn(2, 6, 16)
     first, second = torch.randn(2, 2, 16), torch.randn(2, 2, 16)
     alone = torch.eye(2, dtype=torch.bool)

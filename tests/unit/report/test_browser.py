@@ -1,4 +1,6 @@
-"""The page in headless Chromium, where there is one: what is drawn, sorted, filtered, played, by keyboard too."""
+"""The page in headless Chromium, where there is one: what is drawn, sorted, filtered, played, by
+keyboard too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 from asrtool.bin import report
 from tests import chromium, toy_result
 
-pytestmark = pytest.mark.skipif(chromium.find() is None, reason="no Chromium here (Debian: apt install chromium)")
+pytestmark = pytest.mark.skipif(
+    chromium.find() is None, reason="no Chromium here (Debian: apt install chromium)"
+)
 
 SHOWN = "Array.from(document.querySelectorAll('#list .row th'), (cell) => cell.innerText)"
 
@@ -44,10 +48,13 @@ def test_it_draws_without_complaint_and_asks_for_nothing(tab, page, scheme, widt
     tab.wait("document.querySelector('.figure canvas').width > 300")
     for number in range(4):
         tab.evaluate(f"document.querySelectorAll('.plotarea')[{number}].scrollIntoView()")
-        tab.wait(f"document.querySelectorAll('.plotarea')[{number}].querySelectorAll('polyline').length >= 1")
+        plot = f"document.querySelectorAll('.plotarea')[{number}]"
+        tab.wait(f"{plot}.querySelectorAll('polyline').length >= 1")
     assert tab.complaints() == []
     assert tab.requests() == [page.as_uri()]
-    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "nothing sticks out sideways"
+    )
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (int(re.search(r"\d+", dark)[0]) < 60) == (scheme == "dark")
 
@@ -56,8 +63,10 @@ def test_the_spectrogram_is_drawn_with_tokens_and_lanes(tab, page):
     tab.open(page)
     tab.evaluate("document.querySelector('.figure').scrollIntoView()")
     tab.wait("document.querySelector('.figure canvas').width > 300")
-    shades = tab.evaluate("(() => { const canvas = document.querySelector('.figure canvas'); return new Set("
-                          "canvas.getContext('2d').getImageData(0, 60, canvas.width, 100).data).size; })()")
+    shades = tab.evaluate(
+        "(() => { const canvas = document.querySelector('.figure canvas'); return new Set("
+        "canvas.getContext('2d').getImageData(0, 60, canvas.width, 100).data).size; })()"
+    )
     assert shades > 30
     label = tab.evaluate("document.querySelector('.figure canvas').getAttribute('aria-label')")
     assert "key frames" in label and "gate" in label and "attention" in label
@@ -73,7 +82,10 @@ def test_the_list_is_sorted_and_paged(tab, page):
     tab.evaluate("document.querySelector('[data-key=id]').click()")
     names = tab.evaluate(SHOWN)
     assert names == sorted(names) and names[0] == "s000-00000"
-    assert tab.evaluate("document.querySelector('[data-key=id]').parentElement.ariaSort") == "ascending"
+    assert (
+        tab.evaluate("document.querySelector('[data-key=id]').parentElement.ariaSort")
+        == "ascending"
+    )
 
 
 def test_filters_find_words_and_errors(tab, page):
@@ -115,9 +127,12 @@ def test_embedded_sound_plays(tab, page):
     tab.open(page)
     tab.evaluate("document.querySelector('.card audio').scrollIntoView()")
     seconds = tab.evaluate(
-        "new Promise((done, fail) => { const audio = document.querySelector('.card audio'); audio.preload = 'auto'; "
-        "audio.onloadedmetadata = () => done(audio.duration); audio.onerror = () => fail(audio.error.message); "
-        "audio.load(); })")
+        "new Promise((done, fail) => { const audio = document.querySelector('.card audio'); "
+        "audio.preload = 'auto'; "
+        "audio.onloadedmetadata = () => done(audio.duration); audio.onerror = () => "
+        "fail(audio.error.message); "
+        "audio.load(); })"
+    )
     assert seconds == pytest.approx(1.5, abs=0.01)
 
 
@@ -125,18 +140,39 @@ def test_everything_that_can_be_used_has_a_name(tab, page):
     """Of the accessibility tree that screen readers get."""
     tab.open(page)
     nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
-    used = {"button", "link", "textbox", "searchbox", "combobox", "Audio", "img", "table", "navigation"}
-    seen = [(node["role"]["value"], node.get("name", {}).get("value")) for node in nodes if not node.get("ignored")]
+    used = {
+        "button",
+        "link",
+        "textbox",
+        "searchbox",
+        "combobox",
+        "Audio",
+        "img",
+        "table",
+        "navigation",
+    }
+    seen = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in nodes
+        if not node.get("ignored")
+    ]
     assert len(seen) > 500
     assert [role for role, name in seen if role in used and not name] == []
 
 
 def test_every_text_has_contrast(tab, page):
-    """WCAG AA, 4.5 to 1, of each colour that the style uses for text, on each paper that it lies on."""
+    """WCAG AA, 4.5 to 1, of each colour that the style uses for text, on each paper that it lies
+    on.
+    """
     for scheme in ("light", "dark"):
         tab.open(page, scheme=scheme)
-        for ink, papers in {"text": ("bg", "panel"), "muted": ("bg", "panel"), "S": ("bg", "S-bg"), "D": ("bg", "D-bg"),
-                            "I": ("bg", "I-bg")}.items():
+        for ink, papers in {
+            "text": ("bg", "panel"),
+            "muted": ("bg", "panel"),
+            "S": ("bg", "S-bg"),
+            "D": ("bg", "D-bg"),
+            "I": ("bg", "I-bg"),
+        }.items():
             for paper in papers:
                 assert contrast(tab, ink, paper) >= 4.5, (scheme, ink, paper)
 
@@ -144,9 +180,13 @@ def test_every_text_has_contrast(tab, page):
 def contrast(tab: chromium.Browser, *names: str) -> float:
     light = []
     for name in names:
-        value = tab.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')")
-        parts = [int(value.strip()[start:start + 2], 16) / 255 for start in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        value = tab.evaluate(
+            f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')"
+        )
+        parts = [int(value.strip()[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(light) + 0.05) / (min(light) + 0.05)
 
@@ -158,11 +198,19 @@ def test_ten_thousand_utterances_open_in_two_seconds(tab, tmp_path, monkeypatch)
     report.main([str(folder), "--also", "s000-00000"])
     page = folder / "report.html"
     assert page.stat().st_size < 20e6
-    tab.call("Performance.enable", timeDomain="threadTicks")     # seconds of the page's thread, whoever else computes
+    # seconds of the page's thread, whoever else computes
+    tab.call("Performance.enable", timeDomain="threadTicks")
     tab.open(page)
-    metrics = {entry["name"]: entry["value"] for entry in tab.call("Performance.getMetrics")["metrics"]}
-    elapsed = tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart") / 1000
+    metrics = {
+        entry["name"]: entry["value"] for entry in tab.call("Performance.getMetrics")["metrics"]
+    }
+    elapsed = (
+        tab.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart") / 1000
+    )
     spent = metrics["TaskDuration"]
-    print(f"{page.stat().st_size / 1e6:.1f} MB, {spent:.2f} CPU s of the page, {elapsed:.2f} s to load")
+    print(
+        f"{page.stat().st_size / 1e6:.1f} MB, {spent:.2f} CPU s of the page, {elapsed:.2f} s to "
+        "load"
+    )
     assert spent < 2.0
     assert search(tab, "um").startswith("10000 of 10000") is False

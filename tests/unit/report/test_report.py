@@ -1,4 +1,6 @@
-"""The page, read as HTML: the numbers of score.json, escaped texts, refusals; test_browser.py sees what is drawn."""
+"""The page, read as HTML: the numbers of score.json, escaped texts, refusals; test_browser.py sees
+what is drawn.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ VOID = {"meta", "br", "link", "img", "input", "line", "circle", "rect"}
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in order; collects texts, ids and whatever could load something."""
+    """Checks that elements are closed in order; collects texts, ids and whatever could load
+    something.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -43,8 +47,14 @@ class Page(HTMLParser):
         if "id" in attrs:
             self.ids.append(attrs["id"])
         self.anchors += [attrs["href"][1:]] if attrs.get("href", "").startswith("#") else []
-        self.loads += [(tag, attrs[name]) for name in ("src", "href") if not attrs.get(name, "#").startswith("#")]
-        assert not [name for name in attrs if name.startswith("on") or name == "style"], "the policy forbids them"
+        self.loads += [
+            (tag, attrs[name])
+            for name in ("src", "href")
+            if not attrs.get(name, "#").startswith("#")
+        ]
+        assert not [name for name in attrs if name.startswith("on") or name == "style"], (
+            "the policy forbids them"
+        )
 
     def handle_endtag(self, tag):
         if tag not in VOID:
@@ -59,7 +69,9 @@ def made(folder: Path, *options: str) -> tuple[Page, dict, str]:
     """The page, its data and its text."""
     report.main([str(folder), *options])
     text = (folder / "report.html").read_text(encoding="utf-8")
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[
+        1
+    ]
     return Page(text), json.loads(data), text
 
 
@@ -100,7 +112,9 @@ def test_alignments_rebuild_both_texts_and_all_counts(folder):
             sums[tag] += int(number)
         assert runs["C"] + runs["S"] + runs["D"] == len(ref.split())
         assert runs["C"] + runs["S"] + runs["I"] == len(hyp.split())
-    assert list(sums.values()) == [stored[name] for name in ("correct", "substitutions", "deletions", "insertions")]
+    assert list(sums.values()) == [
+        stored[name] for name in ("correct", "substitutions", "deletions", "insertions")
+    ]
 
 
 def test_the_worst_come_first_and_others_by_name(folder):
@@ -116,7 +130,9 @@ def test_the_worst_come_first_and_others_by_name(folder):
 def test_texts_cannot_break_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = "</script><script>alert(1)</script>{{data}} <b>&amp; \u2028"
-    folder = toy_result.make(tmp_path, texts=({"u-1": f"a {evil}", "u-2": "b"}, {"u-1": "a c", "u-2": f"b {evil}"}))
+    folder = toy_result.make(
+        tmp_path, texts=({"u-1": f"a {evil}", "u-2": "b"}, {"u-1": "a c", "u-2": f"b {evil}"})
+    )
     page, data, text = made(folder)
     assert text.count("</script>") == 2
     assert "alert(1)" in " ".join(data["columns"]["ref"])
@@ -129,7 +145,9 @@ def test_sound_is_linked_relative_to_the_page_or_embedded(folder, tmp_path):
     assert (folder / data["links"][0]).resolve() == tmp_path / "audio" / "s000-00000.wav"
     _, data, _ = made(folder, "--audio", "embed", "--also", "s000-00000", "--worst", "0")
     assert data["links"] == []
-    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(data["details"][0]["sound"].partition(",")[2])))
+    wave, rate = soundfile.read(
+        io.BytesIO(base64.b64decode(data["details"][0]["sound"].partition(",")[2]))
+    )
     assert (rate, len(wave)) == (16000, 24000)
     _, data, _ = made(folder, "--audio", "none")
     assert data["links"] == [] and not any("sound" in detail for detail in data["details"])
@@ -164,16 +182,24 @@ def test_recognised_labels_have_their_confusions(tmp_path, monkeypatch):
     folder = toy_result.make(tmp_path, 40, speakers=10, score_it=False)
     path = folder / "hyps.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({**line, "labels": {"accent": "north"}}) + "\n" for line in lines))
+    path.write_text(
+        "".join(json.dumps({**line, "labels": {"accent": "north"}}) + "\n" for line in lines)
+    )
     score.main([str(tmp_path / "data/test"), str(folder)])
     page, _, _ = made(folder)
-    assert "Recognised accent" in page.text and "accuracy 50.00 %" in page.text and "as north" in page.text
+    assert (
+        "Recognised accent" in page.text
+        and "accuracy 50.00 %" in page.text
+        and "as north" in page.text
+    )
     assert "by speaker" in page.text, "there are enough speakers for intervals"
 
 
 def test_why_an_utterance_has_no_hypothesis(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = toy_result.make(tmp_path, texts=({"u-1": "one", "u-2": "two"}, {"u-1": "one"}), score_it=False)
+    folder = toy_result.make(
+        tmp_path, texts=({"u-1": "one", "u-2": "two"}, {"u-1": "one"}), score_it=False
+    )
     (folder / "failed.jsonl").write_text('{"id": "u-2", "error": "u-2: damaged"}\n')
     score.main([str(tmp_path / "data/test"), str(folder), "--missing", "deletions"])
     assert made(folder)[1]["failed"] == {"u-2": "u-2: damaged"}
@@ -182,7 +208,9 @@ def test_why_an_utterance_has_no_hypothesis(tmp_path, monkeypatch):
 @pytest.mark.parametrize("texts", [("", ""), ("", "noise"), ("天 气", "天氣")])
 def test_empty_and_single_utterances(tmp_path, monkeypatch, texts):
     monkeypatch.chdir(tmp_path)
-    page, data, _ = made(toy_result.make(tmp_path, texts=tuple({"u": text} for text in texts), metric="cer"))
+    page, data, _ = made(
+        toy_result.make(tmp_path, texts=tuple({"u": text} for text in texts), metric="cer")
+    )
     assert "character error rate" in page.text
     assert data["columns"]["id"] == ["u"]
 
@@ -204,6 +232,7 @@ def test_a_result_without_data_directory_or_experiment(tmp_path, monkeypatch):
 
 # -- refusals ----------------------------------------------------------------
 
+
 def test_what_was_not_scored_is_refused(tmp_path):
     with pytest.raises(ReportError, match="no such folder"):
         report.main([str(tmp_path / "nothing")])
@@ -215,10 +244,15 @@ def test_what_was_not_scored_is_refused(tmp_path):
 def test_files_that_changed_since_they_were_scored(folder, tmp_path, side):
     path = {"reference": tmp_path / "data/test/text", "hypothesis": folder / "text"}[side]
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(TranscriptError, match=r"text has changed since .*score\.json was made of it; score again"):
+    with pytest.raises(
+        TranscriptError,
+        match=r"text has changed since .*score\.json was made of " r"it; score again",
+    ):
         report.main([str(folder)])
     path.unlink()
-    with pytest.raises(TranscriptError, match=f"its {side} .*text is not there any more; score again"):
+    with pytest.raises(
+        TranscriptError, match=f"its {side} .*text is not there any more; score again"
+    ):
         report.main([str(folder)])
 
 
@@ -230,14 +264,25 @@ def test_counts_that_the_files_do_not_give(folder):
         report.main([str(folder)])
 
 
-@pytest.mark.parametrize(("field", "value", "said"), [
-    ("key_frames", [0.1, None], "'key_frames' .* a list of finite numbers"),
-    ("curves", {"gate": {"values": [1]}}, "'curves.gate' .* `step`, seconds above 0"),
-    ("curves", {"gate": {"step": 0.1, "values": [1, float("nan")]}}, "'curves.gate' .* finite numbers"),
-    ("maps", {"heads": {"step": 0.1, "values": [[1], [1, 2]]}}, "'maps.heads' .* equally long lists"),
-    ("classes", {"accent": [0.5]}, "'classes.accent' .* class and probability"),
-    ("times", [0.5], "'times' .* as many numbers as tokens"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("key_frames", [0.1, None], "'key_frames' .* a list of finite numbers"),
+        ("curves", {"gate": {"values": [1]}}, "'curves.gate' .* `step`, seconds above 0"),
+        (
+            "curves",
+            {"gate": {"step": 0.1, "values": [1, float("nan")]}},
+            "'curves.gate' .* finite numbers",
+        ),
+        (
+            "maps",
+            {"heads": {"step": 0.1, "values": [[1], [1, 2]]}},
+            "'maps.heads' .* equally long lists",
+        ),
+        ("classes", {"accent": [0.5]}, "'classes.accent' .* class and probability"),
+        ("times", [0.5], "'times' .* as many numbers as tokens"),
+    ],
+)
 def test_taps_that_are_not_as_documented(folder, field, value, said):
     (folder / "taps.jsonl").write_text(json.dumps({"id": "s000-00000", field: value}) + "\n")
     with pytest.raises(TapError, match=f"utterance s000-00000: field {said}"):

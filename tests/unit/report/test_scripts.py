@@ -1,4 +1,6 @@
-"""The page's scripts without a browser, in Node where there is one: alignments, filters, orders, axes."""
+"""The page's scripts without a browser, in Node where there is one: alignments, filters, orders,
+axes.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from asrtool.report.page import SCRIPTS
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
 
 COLUMNS = """const rows = makeRows({
-  id: ["a-10", "a-9", "b-1"], ops: ["1C1S1D1I", "2C", "1I"], ref: ["the cat sat", "hello there", ""],
-  hyp: ["the hat um", "hello there", "oh"], missing: [1], seconds: [1.5, null, 2], labels: {accent: {values: ["north"],
+  id: ["a-10", "a-9", "b-1"], ops: ["1C1S1D1I", "2C", "1I"], ref: ["the cat sat", "hello there",
+    ""],
+  hyp: ["the hat um", "hello there", "oh"], missing: [1], seconds: [1.5, null, 2],
+    labels: {accent: {values: ["north"],
   of: [0, -1, 0]}}});
 const found = (what) => rows.filter(makeTest(what)).map((row) => row.id);
 """
@@ -42,27 +46,35 @@ def test_every_script_is_javascript():
 def test_an_alignment_from_its_runs():
     columns = run("align(rows[0].ops, rows[0].ref, rows[0].hyp)")
     assert [tuple(column.values()) for column in columns] == [
-        ("C", "the", "the"), ("S", "cat", "hat"), ("D", "sat", None), ("I", None, "um"),
+        ("C", "the", "the"),
+        ("S", "cat", "hat"),
+        ("D", "sat", None),
+        ("I", None, "um"),
     ]
     assert run("rows.map((row) => [row.errors, row.tokens, row.rate, row.missing])") == [
-        [3, 3, 1, False], [0, 2, 0, True], [1, 0, None, False],      # infinity is null in JSON
+        [3, 3, 1, False],
+        [0, 2, 0, True],
+        [1, 0, None, False],  # infinity is null in JSON
     ]
 
 
-@pytest.mark.parametrize(("what", "ids"), [
-    ("{}", ["a-10", "a-9", "b-1"]),
-    ("{query: 'HELLO'}", ["a-9"]),
-    ("{query: 'a- the'}", ["a-10", "a-9"]),
-    ("{query: 'cat>hat'}", ["a-10"]),
-    ("{query: 'hat>cat'}", []),
-    ("{query: '-sat'}", ["a-10"]),
-    ("{query: '+oh'}", ["b-1"]),
-    ("{query: '+hat'}", []),
-    ("{kind: 'C'}", ["a-9"]),
-    ("{kind: 'M'}", ["a-9"]),
-    ("{kind: 'D'}", ["a-10"]),
-    ("{labels: {accent: 'north'}}", ["a-10", "b-1"]),
-])
+@pytest.mark.parametrize(
+    ("what", "ids"),
+    [
+        ("{}", ["a-10", "a-9", "b-1"]),
+        ("{query: 'HELLO'}", ["a-9"]),
+        ("{query: 'a- the'}", ["a-10", "a-9"]),
+        ("{query: 'cat>hat'}", ["a-10"]),
+        ("{query: 'hat>cat'}", []),
+        ("{query: '-sat'}", ["a-10"]),
+        ("{query: '+oh'}", ["b-1"]),
+        ("{query: '+hat'}", []),
+        ("{kind: 'C'}", ["a-9"]),
+        ("{kind: 'M'}", ["a-9"]),
+        ("{kind: 'D'}", ["a-10"]),
+        ("{labels: {accent: 'north'}}", ["a-10", "b-1"]),
+    ],
+)
 def test_filters(what, ids):
     assert run(f"found({what})") == ids
 
@@ -76,5 +88,8 @@ def test_orders_put_what_has_no_value_last_either_way():
 
 def test_marks_of_an_axis_are_round():
     assert run("[ticks(0, 2.4, 5), ticks(0, 0.0031, 4), ticks(-2, 2.1, 4), ticks(0, 400, 5)]") == [
-        [0, 0.5, 1, 1.5, 2], [0, 0.001, 0.002, 0.003], [-2, 0, 2], [0, 100, 200, 300, 400],
+        [0, 0.5, 1, 1.5, 2],
+        [0, 0.001, 0.002, 0.003],
+        [-2, 0, 2],
+        [0, 100, 200, 300, 400],
     ]

@@ -38,14 +38,18 @@ def test_an_alignment_spells_both_sides_and_has_the_counted_tags(reference, hypo
     assert [right for _, _, right in pairs if right is not None] == hypothesis
     assert all((left == right) == (tag == "C") for tag, left, right in pairs)
     tags = [tag for tag, _, _ in pairs]
-    assert [tags.count(tag) for tag in "CSDI"] == count_pairs([(reference, hypothesis)], alignment)[0].tolist()
+    assert [tags.count(tag) for tag in "CSDI"] == count_pairs([(reference, hypothesis)], alignment)[
+        0
+    ].tolist()
 
 
 def test_totals_equal_jiwers():
     references = ["the cat sat on the mat", "hello world", "a b c", "one two"]
     hypotheses = ["the hat sat the big mat", "hello world", "c b a", "two three four five"]
     theirs = jiwer.process_words(references, hypotheses)
-    ours = count_errors([text.split() for text in references], [text.split() for text in hypotheses])
+    ours = count_errors(
+        [text.split() for text in references], [text.split() for text in hypotheses]
+    )
     expected = (theirs.hits, theirs.substitutions, theirs.deletions, theirs.insertions)
     assert (ours.correct, ours.substitutions, ours.deletions, ours.insertions) == expected
 
@@ -58,7 +62,7 @@ def test_empty_sides_are_all_insertions_or_all_deletions(alignment):
 
 def test_token_ids_count_like_words():
     assert count_errors([[5, 6, 7], [1]], [[5, 7], [2]]) == ErrorCounts(2, 1, 1, 0)
-    assert count_errors([[-1]], [[-2]]).substitutions == 1          # Python hashes both to -2
+    assert count_errors([[-1]], [[-2]]).substitutions == 1  # Python hashes both to -2
 
 
 def test_no_utterances_give_no_errors():
@@ -83,7 +87,8 @@ def test_unequal_numbers_of_sequences_are_refused():
 
 
 def test_sclite_takes_substitutions_among_paths_of_equal_cost():
-    # Three substitutions cost 12, and so do a match with two deletions and two insertions: sclite substitutes.
+    # Three substitutions cost 12, and so do a match with two deletions and two insertions: sclite
+    # substitutes.
     assert count_pairs([("abX", "Xcd")], "sclite").tolist() == [[0, 3, 0, 0]]
 
 

@@ -8,7 +8,9 @@ from asrtool.score.bootstrap import bootstrap_rates, interval, intervals, mean_i
 
 def counts(errors, reference) -> np.ndarray:
     errors, reference = np.asarray(errors), np.asarray(reference)
-    return np.stack([reference - errors, errors, np.zeros_like(errors), np.zeros_like(errors)], axis=1)
+    return np.stack(
+        [reference - errors, errors, np.zeros_like(errors), np.zeros_like(errors)], axis=1
+    )
 
 
 def test_the_rates_are_distributed_like_those_of_drawn_utterances():
@@ -26,12 +28,18 @@ def test_the_rates_are_distributed_like_those_of_drawn_utterances():
 def test_the_interval_of_a_mean_over_seeds_is_students():
     half = 4.303 * 0.1 / 3**0.5  # the tables' quantiles of two degrees of freedom and of one
     assert mean_interval([0.7, 0.8, 0.9]) == pytest.approx((0.8 - half, 0.8 + half), abs=1e-4)
-    assert mean_interval([1.0, 2.0]) == pytest.approx((1.5 - 12.706 / 2, 1.5 + 12.706 / 2), abs=2e-3)
+    assert mean_interval([1.0, 2.0]) == pytest.approx(
+        (1.5 - 12.706 / 2, 1.5 + 12.706 / 2), abs=2e-3
+    )
     assert mean_interval([1.0]) is None
 
 
-def covered(trials: int, utterances: int, rate: float, speakers: int = 0, spread: float = 0.0, seed: int = 5) -> float:
-    """Share of simulated sets whose interval holds the true rate; speakers' own rates vary by a beta distribution."""
+def covered(
+    trials: int, utterances: int, rate: float, speakers: int = 0, spread: float = 0.0, seed: int = 5
+) -> float:
+    """Share of simulated sets whose interval holds the true rate; speakers' own rates vary by a
+    beta distribution.
+    """
     rng = np.random.default_rng(seed)
     hits = 0
     for _ in range(trials):
@@ -44,7 +52,8 @@ def covered(trials: int, utterances: int, rate: float, speakers: int = 0, spread
 
 
 def test_the_interval_covers_the_true_rate_about_95_times_in_100():
-    assert 0.93 <= covered(400, utterances=300, rate=0.1) <= 0.97    # 400 trials know 95 % to 1.1 % (one sigma)
+    # 400 trials know 95 % to 1.1 % (one sigma)
+    assert 0.93 <= covered(400, utterances=300, rate=0.1) <= 0.97
 
 
 @pytest.mark.slow
@@ -62,11 +71,13 @@ def test_the_interval_covers_the_true_rate_about_95_times_in_100():
     ids=str,
 )
 def test_coverage_stays_between_93_and_97_percent(case):
-    assert 0.93 <= covered(3000, **case) <= 0.97                     # 3000 trials know it to 0.4 %
+    assert 0.93 <= covered(3000, **case) <= 0.97  # 3000 trials know it to 0.4 %
 
 
 def test_utterances_of_few_speakers_promise_too_much_and_speakers_do_not():
-    """Why there are intervals by speaker: with speakers that differ, those by utterance are far too narrow."""
+    """Why there are intervals by speaker: with speakers that differ, those by utterance are far too
+    narrow.
+    """
     rng = np.random.default_rng(8)
     hits = {"utterance": 0, "speaker": 0}
     for _ in range(100):
@@ -85,7 +96,9 @@ def test_speakers_are_drawn_with_all_that_they_say():
     reference = rng.integers(1, 20, 120)
     errors = rng.binomial(reference, 0.2)
     units = rng.integers(0, 30, 120)
-    sums = np.array([[errors[units == unit].sum(), reference[units == unit].sum()] for unit in range(30)])
+    sums = np.array(
+        [[errors[units == unit].sum(), reference[units == unit].sum()] for unit in range(30)]
+    )
     drawn = sums[rng.integers(0, 30, (20000, 30))].sum(axis=1)
     plain = drawn[:, 0] / drawn[:, 1]
     found = intervals(counts(errors, reference), units)["rate"]
@@ -93,10 +106,12 @@ def test_speakers_are_drawn_with_all_that_they_say():
 
 
 def test_tails_are_those_of_hesterbergs_table():
-    """Expanded percentile: Phi(-sqrt(n / (n - 1)) t) for t of n - 1 degrees of freedom, from printed tables of t."""
+    """Expanded percentile: Phi(-sqrt(n / (n - 1)) t) for t of n - 1 degrees of freedom, from
+    printed tables of t.
+    """
     assert tail(2) == pytest.approx(0.0, abs=1e-9)
-    assert tail(10) == pytest.approx(0.00857, abs=1e-4)             # t = 2.2622
-    assert tail(31) == pytest.approx(0.01894, abs=1e-4)             # t = 2.0423
+    assert tail(10) == pytest.approx(0.00857, abs=1e-4)  # t = 2.2622
+    assert tail(31) == pytest.approx(0.01894, abs=1e-4)  # t = 2.0423
     assert tail(1_000_000) == pytest.approx(0.025, abs=1e-4)
 
 
@@ -112,7 +127,9 @@ def test_equal_utterances_leave_no_doubt():
 
 def test_every_number_has_an_interval_around_it():
     rng = np.random.default_rng(2)
-    table = np.stack([rng.integers(low, high, 50) for low, high in ((3, 9), (0, 3), (0, 2), (0, 2))], axis=1)
+    table = np.stack(
+        [rng.integers(low, high, 50) for low, high in ((3, 9), (0, 3), (0, 2), (0, 2))], axis=1
+    )
     names = ("correct", "substitutions", "deletions", "insertions")
     expected = dict(zip(names, table.sum(axis=0) / table[:, :3].sum(), strict=True))
     expected["rate"] = table[:, 1:].sum() / table[:, :3].sum()

@@ -56,9 +56,18 @@ def test_results_lie_beside_the_hypotheses_and_name_their_files(data, hyps, caps
     stored = json.loads((hyps / "score.json").read_text(encoding="utf-8"))
     assert stored["total"]["substitutions"] == 1
     assert stored["groups"]["accent"]["south"]["reference"] == 3
-    assert stored["files"]["reference"]["sha256"] == hashlib.sha256((data / "text").read_bytes()).hexdigest()
-    assert sorted(path.name for path in hyps.iterdir()) == ["hyps.jsonl", "result.txt", "score.json"]
-    assert capsys.readouterr().out.startswith(f"write a WER result in {hyps / 'result.txt'}\n| SPKR ")
+    assert (
+        stored["files"]["reference"]["sha256"]
+        == hashlib.sha256((data / "text").read_bytes()).hexdigest()
+    )
+    assert sorted(path.name for path in hyps.iterdir()) == [
+        "hyps.jsonl",
+        "result.txt",
+        "score.json",
+    ]
+    assert capsys.readouterr().out.startswith(
+        f"write a WER result in {hyps / 'result.txt'}\n| SPKR "
+    )
 
 
 def test_out_names_another_folder(data, hyps, tmp_path):
@@ -78,12 +87,17 @@ def test_speakers_of_a_trn_file_stand_before_the_hyphen(tmp_path):
     (tmp_path / "ref.trn").write_text("a b (s1-u1)\nc (s2-u1)\n", encoding="utf-8")
     (tmp_path / "hyp.trn").write_text("c (s2-u1)\na (s1-u1)\n", encoding="utf-8")
     main([str(tmp_path / "ref.trn"), str(tmp_path / "hyp.trn")])
-    assert "Speaker sentences   1:  s2   #utts: 1" in (tmp_path / "result.txt").read_text(encoding="utf-8")
+    assert "Speaker sentences   1:  s2   #utts: 1" in (tmp_path / "result.txt").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_label_that_the_folder_lacks_lists_those_it_has(data, hyps, capsys):
     message = failure(capsys, data, hyps, "--group-by", "dialect")
-    assert "no label 'dialect' (no file utt2dialect or spk2dialect); the folder has: accent, spk; always" in message
+    assert (
+        "no label 'dialect' (no file utt2dialect or spk2dialect); the folder has: accent, spk; "
+        "always"
+    ) in message
     assert not (hyps / "result.txt").exists()
 
 
@@ -95,7 +109,10 @@ def test_labels_need_a_data_directory(data, hyps, capsys):
 def test_a_missing_hypothesis_names_both_files_and_writes_nothing(data, hyps, capsys):
     (hyps / "hyps.jsonl").write_text('{"id": "a-1", "text": ""}\n', encoding="utf-8")
     message = failure(capsys, data, hyps)
-    assert f"{hyps / 'hyps.jsonl'} against {data / 'text'}: 2 of 3 utterances have no hypothesis: a-2, b-1" in message
+    assert (
+        f"{hyps / 'hyps.jsonl'} against {data / 'text'}: 2 of 3 utterances have no hypothesis: "
+        "a-2, b-1"
+    ) in message
     assert not (hyps / "score.json").exists()
 
 
@@ -112,14 +129,18 @@ def test_intervals_by_speaker_come_with_utt2spk(data, hyps, capsys):
     stored = json.loads((hyps / "score.json").read_text(encoding="utf-8"))
     assert stored["speakers"] == 2
     assert stored["intervals"]["speaker"].keys() == stored["intervals"]["utterance"].keys()
-    assert "draws of 3 utterances, too few for intervals: 8 are needed, seed 0" in capsys.readouterr().out
+    assert (
+        "draws of 3 utterances, too few for intervals: 8 are needed, seed 0"
+        in capsys.readouterr().out
+    )
 
 
 def test_recognised_accents_are_scored_where_the_data_directory_knows_the_truth(data, hyps, capsys):
     lines = [json.loads(line) for line in (hyps / "hyps.jsonl").read_text().splitlines()]
     labelled = [{**line, "labels": {"accent": "south", "mood": "good"}} for line in lines]
     (hyps / "hyps.jsonl").write_text("\n".join(map(json.dumps, labelled)))
-    (hyps / "text").write_text("a-1 the cat sat\na-2 hello\nb-1 one too\n")     # what stage 4 writes beside it
+    # what stage 4 writes beside it
+    (hyps / "text").write_text("a-1 the cat sat\na-2 hello\nb-1 one too\n")
     main([str(data), str(hyps)])
     found = json.loads((hyps / "score.json").read_text())["recognition"]["accent"]
     assert found["accuracy"] == pytest.approx(2 / 3)
@@ -131,12 +152,21 @@ def test_snr_is_measured_from_the_audio(data, hyps, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name, level in (("a-1", 0.3), ("a-2", 0.3), ("b-1", 0.001)):
         speech = np.concatenate([np.zeros(4000), 0.1 * np.sin(np.arange(4000)), np.zeros(4000)])
-        soundfile.write(tmp_path / f"{name}.wav", speech + level * 0.1 * rng.normal(size=12000), 16000)
-    (data / "wav.scp").write_text("".join(f"{name} {tmp_path / name}.wav\n" for name in ("a-1", "a-2", "b-1")))
+        soundfile.write(
+            tmp_path / f"{name}.wav", speech + level * 0.1 * rng.normal(size=12000), 16000
+        )
+    (data / "wav.scp").write_text(
+        "".join(f"{name} {tmp_path / name}.wav\n" for name in ("a-1", "a-2", "b-1"))
+    )
     main([str(data), str(hyps), "--group-by", "snr"])
     groups = json.loads((hyps / "score.json").read_text())["groups"]["snr"]
-    assert {name: group["utterances"] for name, group in groups.items()} == {"0 to 5": 2, "30 and more": 1}
-    (data / "wav.scp").write_text(f"a-1 {tmp_path}/a-1.wav\na-2 {tmp_path}/none.wav\nb-1 {tmp_path}/b-1.wav\n")
+    assert {name: group["utterances"] for name, group in groups.items()} == {
+        "0 to 5": 2,
+        "30 and more": 1,
+    }
+    (data / "wav.scp").write_text(
+        f"a-1 {tmp_path}/a-1.wav\na-2 {tmp_path}/none.wav\nb-1 {tmp_path}/b-1.wav\n"
+    )
     assert "--group-by snr: a-2: " in failure(capsys, data, hyps, "--group-by", "snr")
 
 
@@ -144,7 +174,9 @@ def test_snr_is_measured_from_the_audio(data, hyps, tmp_path, capsys):
 def test_a_crash_while_writing_leaves_nothing_that_looks_finished(step, data, hyps, monkeypatch):
     main([str(data), str(hyps)])
     old = (hyps / "result.txt").read_bytes()
-    (hyps / "hyps.jsonl").write_text("".join(f'{{"id": "{name}", "text": ""}}\n' for name in ("a-1", "a-2", "b-1")))
+    (hyps / "hyps.jsonl").write_text(
+        "".join(f'{{"id": "{name}", "text": ""}}\n' for name in ("a-1", "a-2", "b-1"))
+    )
     renames = iter(["first rename", "second rename"])
     replace = os.replace
 
@@ -172,21 +204,37 @@ def test_a_result_that_was_changed_later_is_not_taken_for_the_score_beside_it(da
     main([str(data), str(hyps)])
     with open(hyps / "result.txt", "a") as file:
         file.write("better\n")
-    with pytest.raises(TranscriptError, match="the result.txt beside it is missing or not the one it belongs to"):
+    with pytest.raises(
+        TranscriptError, match="the result.txt beside it is missing or not the one it belongs to"
+    ):
         read_score(hyps / "score.json")
 
 
 def test_every_kind_of_odd_file_gives_the_same_result(tmp_path, capsys):
     plain = {"u1": "好 的", "u10": "是", "u1-0": ""}
     kinds = {
-        "text": "u1 好 的\nu10 是\nu1-0\n", "bom": "\ufeffu1 好 的\nu10 是\nu1-0\n",
-        "crlf": "u1 好 的\r\nu10 是\r\nu1-0\r\n", "tabs": "u1\t好\t的\nu10\t是\nu1-0\t\n",
-        "full": "u1\u3000好\u3000的\nu10\u3000是\nu1-0\n", "x.trn": "好 的 (u1)\n是 (u10)\n(u1-0)\n",
-        "x.jsonl": "\n".join(json.dumps({"id": name, "text": text}) for name, text in plain.items()),
+        "text": "u1 好 的\nu10 是\nu1-0\n",
+        "bom": "\ufeffu1 好 的\nu10 是\nu1-0\n",
+        "crlf": "u1 好 的\r\nu10 是\r\nu1-0\r\n",
+        "tabs": "u1\t好\t的\nu10\t是\nu1-0\t\n",
+        "full": "u1\u3000好\u3000的\nu10\u3000是\nu1-0\n",
+        "x.trn": "好 的 (u1)\n是 (u10)\n(u1-0)\n",
+        "x.jsonl": "\n".join(
+            json.dumps({"id": name, "text": text}) for name, text in plain.items()
+        ),
     }
     for name, content in kinds.items():
         (tmp_path / name).write_text(content, encoding="utf-8", newline="")
-        main([str(tmp_path / "text"), str(tmp_path / name), "--metric", "wer", "--out", str(tmp_path / "out")])
+        main(
+            [
+                str(tmp_path / "text"),
+                str(tmp_path / name),
+                "--metric",
+                "wer",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
         assert "%WER 0.00 [ 0 / 3, 0 ins, 0 del, 0 sub ]" in capsys.readouterr().out, name
 
 

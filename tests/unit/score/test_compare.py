@@ -24,7 +24,10 @@ def spoil(texts: dict[str, str], rate: float, seed: int) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def references() -> dict[str, str]:
     rng = np.random.default_rng(0)
-    return {f"s{row % 10}-{row:03}": " ".join(rng.choice(WORDS, rng.integers(1, 20))) for row in range(120)}
+    return {
+        f"s{row % 10}-{row:03}": " ".join(rng.choice(WORDS, rng.integers(1, 20)))
+        for row in range(120)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,10 @@ def speakers(references) -> dict[str, str]:
 def test_numbers_are_those_of_two_scores(references, speakers):
     first, second = spoil(references, 0.2, 1), spoil(references, 0.1, 2)
     found = compare(references, first, second, speakers=speakers)
-    for number, texts in ((found.numbers["rate"].first, first), (found.numbers["rate"].second, second)):
+    for number, texts in (
+        (found.numbers["rate"].first, first),
+        (found.numbers["rate"].second, second),
+    ):
         assert number == pytest.approx(score(references, texts).total.rate)
     assert found.errors.sum(axis=0).tolist() == [total.errors for total in found.totals]
 
@@ -63,8 +69,14 @@ def test_a_clear_difference_is_found_by_every_test_and_in_the_right_direction(re
 def test_pairs_are_drawn_together():
     """Both systems fail on the same hard utterances; what differs is one word in each, always."""
     references = {f"u{row}": "a b c d e f g h" for row in range(40)}
-    first = {name: "x x x x x x x h" if row % 2 else "a b c d e f g x" for row, name in enumerate(references)}
-    second = {name: "x x x x x x g h" if row % 2 else "a b c d e f g h" for row, name in enumerate(references)}
+    first = {
+        name: "x x x x x x x h" if row % 2 else "a b c d e f g x"
+        for row, name in enumerate(references)
+    }
+    second = {
+        name: "x x x x x x g h" if row % 2 else "a b c d e f g h"
+        for row, name in enumerate(references)
+    }
     found = compare(references, first, second)
     assert found.numbers["rate"].value == pytest.approx(-1 / 8)
     assert found.numbers["rate"].intervals["utterance"] == pytest.approx((-1 / 8, -1 / 8))
@@ -75,22 +87,26 @@ def test_equally_good_systems_differ_in_about_5_of_100_sets():
     for seed in range(150):
         rng = np.random.default_rng(seed)
         references = {f"u{row}": " ".join(rng.choice(WORDS, 8)) for row in range(60)}
-        found = compare(references, spoil(references, 0.15, 2 * seed), spoil(references, 0.15, 2 * seed + 1))
+        found = compare(
+            references, spoil(references, 0.15, 2 * seed), spoil(references, 0.15, 2 * seed + 1)
+        )
         low, high = found.numbers["rate"].intervals["utterance"]
         hits["pairs"] += found.pairs.p < 0.05
         hits["bootstrap"] += not low <= 0 <= high
-    assert 1 <= hits["pairs"] <= 16                      # 7.5 expected, one sigma is 2.7
+    assert 1 <= hits["pairs"] <= 16  # 7.5 expected, one sigma is 2.7
     assert 1 <= hits["bootstrap"] <= 16
 
 
 def test_segments_end_after_two_words_that_both_got_right():
     def segments(reference, first, second):
-        return segment_differences(*(align(reference.split(), side.split()) for side in (first, second)))
+        return segment_differences(
+            *(align(reference.split(), side.split()) for side in (first, second))
+        )
 
     assert segments("a b c d e", "a b c d e", "a b c d e") == []
     assert segments("a b c d e", "x b c d e", "a b c d y") == [-1, 1]
-    assert segments("a b c d", "x b c d", "a b y d") == [0]                  # one correct word in between
-    assert segments("a b c d", "x b c d", "a b z c y") == [1]                # an insertion breaks the run
+    assert segments("a b c d", "x b c d", "a b y d") == [0]  # one correct word in between
+    assert segments("a b c d", "x b c d", "a b z c y") == [1]  # an insertion breaks the run
     assert segments("a b", "a b c", "a b") == [-1]
     assert segments("", "", "oh oh") == [2]
 
@@ -131,8 +147,12 @@ def test_changed_utterances_and_words_are_listed(references):
 def test_groups_are_compared_each(references, speakers):
     accents = {name: "north" if name < "s5" else "south" for name in references}
     first = spoil(references, 0.2, 1)
-    second = {name: (first[name] if accents[name] == "south" else references[name]) for name in references}
-    groups = compare(references, first, second, labels={"accent": accents}, speakers=speakers).groups["accent"]
+    second = {
+        name: (first[name] if accents[name] == "south" else references[name]) for name in references
+    }
+    groups = compare(
+        references, first, second, labels={"accent": accents}, speakers=speakers
+    ).groups["accent"]
     assert groups["north"].second == 0.0
     assert groups["north"].intervals["utterance"][1] < 0
     assert groups["south"].value == 0.0

@@ -46,9 +46,16 @@ def test_insertions_per_minute_and_by_label():
     labels = {name: "speech" if REFERENCES[name] else "noise" for name in REFERENCES}
     found = measure(REFERENCES, HYPOTHESES, SECONDS, labels=labels)
     assert found["all"].per_minute == pytest.approx(9) and found["all"].errors.insertions == 9
-    assert found["noise"].per_minute == pytest.approx(4 / (50 / 60)) and found["noise"].errors.reference == 0
+    assert (
+        found["noise"].per_minute == pytest.approx(4 / (50 / 60))
+        and found["noise"].errors.reference == 0
+    )
     assert found["speech"].utterances == 2 and found["speech"].errors.deletions == 0
-    assert found["all"].hallucinations == {"silence": ("noise2",), "length": ("said",), "repetition": ("noise2",)}
+    assert found["all"].hallucinations == {
+        "silence": ("noise2",),
+        "length": ("said",),
+        "repetition": ("noise2",),
+    }
     assert found["all"].interval is None  # of too few utterances
 
 
@@ -61,7 +68,9 @@ def test_the_interval_holds_the_rate():
 
 def test_what_is_missing_is_named():
     with pytest.raises(TranscriptError, match="1 of 4 utterances have no hypothesis"):
-        measure(REFERENCES, {key: value for key, value in HYPOTHESES.items() if key != "said"}, SECONDS)
+        measure(
+            REFERENCES, {key: value for key, value in HYPOTHESES.items() if key != "said"}, SECONDS
+        )
     with pytest.raises(TranscriptError, match="need the duration of each utterance.*'said'"):
         measure(REFERENCES, HYPOTHESES, {**SECONDS, "said": 0.0})
 
@@ -80,7 +89,9 @@ def test_the_command_writes_both_files_by_noise_level(tmp_path, capsys):
     (out / "text").write_text("".join(f"{key} {value}\n" for key, value in HYPOTHESES.items()))
     command.main([str(data), str(out), "--group-by", "snr"])
     printed = capsys.readouterr().out
-    assert "length: said: said 'one two three', written 'one two two three four five six seven'" in printed
+    assert (
+        "length: said: said 'one two three', written 'one two two three four five six seven'"
+    ) in printed
     report = json.loads((out / "insertions.json").read_text())
     assert set(report["groups"]) == {"all", "0", "10"}
     assert report["groups"]["all"]["insertions_per_minute"] == pytest.approx(9)

@@ -37,20 +37,30 @@ def test_labels_of_speakers_go_to_their_utterances(write, tmp_path):
 def test_an_unknown_label_lists_those_there(write, tmp_path):
     for name in ("utt2spk", "utt2accent", "utt2dur", "spk2utt", "spk2gender"):
         write(name, "u1 1\n")
-    with pytest.raises(TranscriptError, match=r"no label 'acent' .*; the folder has: accent, gender, spk; always"):
+    with pytest.raises(
+        TranscriptError,
+        match=r"no label 'acent' .*; the folder has: accent, " r"gender, spk; always",
+    ):
         read_labels(tmp_path, "acent", ["u1"])
 
 
 def test_utterances_without_a_label_are_named(write, tmp_path):
     write("utt2accent", "u1 north\nu2\n")
-    with pytest.raises(TranscriptError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"):
+    with pytest.raises(
+        TranscriptError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"
+    ):
         read_labels(tmp_path, "accent", ["u1", "u2", "u3"])
 
 
 def test_length_counts_the_tokens_that_the_metric_counts():
     expected = {"u1": "1 to 6", "u2": "6 to 11", "u3": "under 1", "u4": "6 to 11"}
     assert find(None, "length") == {"length": expected}
-    assert find(None, "length:2/7")["length"] == {"u1": "2 to 7", "u2": "7 and more", "u3": "under 2", "u4": "2 to 7"}
+    assert find(None, "length:2/7")["length"] == {
+        "u1": "2 to 7",
+        "u2": "7 and more",
+        "u3": "under 2",
+        "u4": "2 to 7",
+    }
 
 
 def test_speaking_rate_is_tokens_per_second(write, tmp_path):
@@ -61,12 +71,23 @@ def test_speaking_rate_is_tokens_per_second(write, tmp_path):
 
 def test_speaking_rate_is_measured_where_no_file_tells(tmp_path):
     seconds = {"u1": 1.0, "u2": 2.0, "u3": 5.0, "u4": 6.0}
-    rates = find(tmp_path, "speaking_rate:1/3", seconds=lambda folder, ids: {name: seconds[name] for name in ids})
-    assert rates["speaking_rate"] == {"u1": "1 to 3", "u2": "3 and more", "u3": "under 1", "u4": "1 to 3"}
+    rates = find(
+        tmp_path,
+        "speaking_rate:1/3",
+        seconds=lambda folder, ids: {name: seconds[name] for name in ids},
+    )
+    assert rates["speaking_rate"] == {
+        "u1": "1 to 3",
+        "u2": "3 and more",
+        "u3": "under 1",
+        "u4": "1 to 3",
+    }
 
 
 def test_speaking_rate_needs_a_data_directory():
-    with pytest.raises(TranscriptError, match="it needs a data directory, with utt2dur or with audio"):
+    with pytest.raises(
+        TranscriptError, match="it needs a data directory, with utt2dur or with audio"
+    ):
         find(None, "speaking_rate")
 
 
@@ -97,7 +118,12 @@ def test_snr_is_measured_unless_a_file_tells(write, tmp_path):
     values = find(tmp_path, "snr", snr=measured)["snr"]
     assert list(values.values()) == ["under 0", "5 to 10", "15 to 20", "30 and more"]
     write("utt2snr", "u1 0\nu2 10\nu3 10\nu4 20\n")
-    assert find(tmp_path, "snr", snr=measured)["snr"] == {"u1": "0", "u2": "10", "u3": "10", "u4": "20"}
+    assert find(tmp_path, "snr", snr=measured)["snr"] == {
+        "u1": "0",
+        "u2": "10",
+        "u3": "10",
+        "u4": "20",
+    }
 
 
 @pytest.mark.parametrize(
@@ -116,7 +142,14 @@ def test_edges_that_make_no_sense_are_refused(label, message, write, tmp_path):
 
 def test_ranges_are_listed_by_size_and_names_by_alphabet():
     values = ["10 and more", "south", "under 2", "2 to 10", "north", "2nd"]
-    assert sorted(values, key=rank) == ["under 2", "2 to 10", "10 and more", "2nd", "north", "south"]
+    assert sorted(values, key=rank) == [
+        "under 2",
+        "2 to 10",
+        "10 and more",
+        "2nd",
+        "north",
+        "south",
+    ]
 
 
 def test_speakers_come_from_utt2spk_or_the_ids_of_a_trn_file(write, tmp_path):
@@ -129,7 +162,9 @@ def test_speakers_come_from_utt2spk_or_the_ids_of_a_trn_file(write, tmp_path):
 def test_recognised_labels_give_accuracy_recall_and_confusion():
     names = [f"u{number:02}" for number in range(16)]
     truth = {name: "south" if number % 4 == 2 else "north" for number, name in enumerate(names)}
-    answers = {name: "south" if number % 4 in (1, 2) else "north" for number, name in enumerate(names)}
+    answers = {
+        name: "south" if number % 4 in (1, 2) else "north" for number, name in enumerate(names)
+    }
     texts = dict.fromkeys(names, "a b")
     report = score(texts, texts, recognized={"accent": (truth, answers)})
     found = report.json()["recognition"]["accent"]
@@ -159,7 +194,9 @@ def test_an_utterance_without_hypothesis_was_not_recognised_and_one_without_labe
 @pytest.mark.parametrize("snr", [0.0, 10.0, 20.0, 30.0])
 def test_snr_of_bursts_in_steady_noise_is_near_the_truth(snr):
     rng = np.random.default_rng(1)
-    burst = np.sin(2 * np.pi * 220 * np.arange(8000) / 16000) * np.repeat([1.0, 0.0, 0.7, 0.0], 2000)
+    burst = np.sin(2 * np.pi * 220 * np.arange(8000) / 16000) * np.repeat(
+        [1.0, 0.0, 0.7, 0.0], 2000
+    )
     speech = np.tile(burst, 6)
     noise = rng.normal(size=len(speech)) * np.sqrt((speech**2).mean() / 10 ** (snr / 10))
     assert measure_snr((speech + noise).astype(np.float32), 16000) == pytest.approx(snr, abs=1.5)

@@ -87,7 +87,9 @@ def test_tokens_of_a_metric(metric, text, expected):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown normalizer 'english' .*none, en, zh, zh-aishell2"):
+    with pytest.raises(
+        ValueError, match="unknown normalizer 'english' .*none, en, zh, zh-aishell2"
+    ):
         normalizer("english")
     with pytest.raises(ValueError, match="unknown metric 'ter' .*wer, cer, mer"):
         splitter("ter")

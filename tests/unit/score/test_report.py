@@ -33,7 +33,8 @@ def test_missing_and_extra_hypotheses_stop_with_names_and_counts():
     with pytest.raises(TranscriptError) as error:
         score(REFERENCES, {"u1": "the cat sat", "x": "", "y": ""})
     assert str(error.value) == (
-        "3 of 4 utterances have no hypothesis: u2, u3, u4 (--missing deletions counts them as deletions); "
+        "3 of 4 utterances have no hypothesis: u2, u3, u4 (--missing deletions counts them as "
+        "deletions); "
         "2 of 3 hypotheses have no reference: x, y"
     )
 
@@ -41,8 +42,14 @@ def test_missing_and_extra_hypotheses_stop_with_names_and_counts():
 def test_missing_hypotheses_count_as_deletions_when_asked_and_are_named():
     report = score(REFERENCES, {"u1": "the cat sat", "u3": "", "u4": "a b"}, missing="deletions")
     assert report.total == ErrorCounts(correct=5, deletions=1)
-    assert "coverage 3 of 4 utterances; 1 without a hypothesis counted as deletions: u2" in report.text()
-    assert report.json()["coverage"] == {"with_hypothesis": 3, "missing_counted_as_deletions": ["u2"]}
+    assert (
+        "coverage 3 of 4 utterances; 1 without a hypothesis counted as deletions: u2"
+        in report.text()
+    )
+    assert report.json()["coverage"] == {
+        "with_hypothesis": 3,
+        "missing_counted_as_deletions": ["u2"],
+    }
 
 
 def test_an_extra_hypothesis_is_an_error_even_then():
@@ -67,7 +74,8 @@ def test_the_summary_has_the_lines_that_people_grep():
         "Overall -> 33.33 % N=6 C=5 S=1 D=0 I=1",
     ]
     assert [line.split()[:3] for line in lines if line.startswith(("north", "south"))] == [
-        ["north", "2", "4"], ["south", "2", "2"],
+        ["north", "2", "4"],
+        ["south", "2", "2"],
     ]
 
 
@@ -78,14 +86,21 @@ def test_a_character_rate_is_never_called_wer():
 
 
 def test_json_has_the_agreed_keys_and_fractions():
-    data = json.loads(json.dumps(score(REFERENCES, HYPOTHESES, labels=ACCENTS).json(), allow_nan=False))
+    data = json.loads(
+        json.dumps(score(REFERENCES, HYPOTHESES, labels=ACCENTS).json(), allow_nan=False)
+    )
     assert data["metric"] == "wer"
     assert data["normalizer"] == "none"
     assert data["total"] == {
-        "correct": 5, "substitutions": 1, "deletions": 0, "insertions": 1, "reference": 6, "rate": pytest.approx(1 / 3)
+        "correct": 5,
+        "substitutions": 1,
+        "deletions": 0,
+        "insertions": 1,
+        "reference": 6,
+        "rate": pytest.approx(1 / 3),
     }
     assert set(data["groups"]["accent"]["north"]) > set(data["total"])
-    assert data["interval"] is None                      # of four utterances
+    assert data["interval"] is None  # of four utterances
 
 
 def test_the_interval_is_around_the_rate():
@@ -96,7 +111,9 @@ def test_the_interval_is_around_the_rate():
 
 
 def test_a_set_without_reference_tokens_has_counts_but_no_rate():
-    report = score({"n1": "", "n2": ""}, {"n1": "oh", "n2": ""}, labels={"kind": {"n1": "car", "n2": "rain"}})
+    report = score(
+        {"n1": "", "n2": ""}, {"n1": "oh", "n2": ""}, labels={"kind": {"n1": "car", "n2": "rain"}}
+    )
     assert report.json()["total"]["rate"] is None
     assert report.json()["interval"] is None
     assert report.json()["groups"]["kind"]["car"]["rate"] is None
@@ -111,7 +128,11 @@ def test_han_characters_line_up_on_a_terminal():
     write_result(file, report, references, hypotheses, {"u": "s"}, "hyp")
     lines = file.getvalue().split("\n")
     start = next(number for number, line in enumerate(lines) if line.startswith("REF:"))
-    assert lines[start:start + 3] == ["REF:  今 天 天 气 ", "HYP:  今 天 汽 好 ", "Eval:       S  S  "]
+    assert lines[start : start + 3] == [
+        "REF:  今 天 天 气 ",
+        "HYP:  今 天 汽 好 ",
+        "Eval:       S  S  ",
+    ]
 
 
 def test_speakers_give_a_second_interval_everywhere():
@@ -122,13 +143,21 @@ def test_speakers_give_a_second_interval_everywhere():
     assert data["speakers"] == 9
     for found in (data, data["groups"]["accent"]["north"], data["macro_average"]["accent"]):
         assert set(found["intervals"]) == {"utterance", "speaker"}
-        rates = [bounds["rate"] if isinstance(bounds, dict) else bounds for bounds in found["intervals"].values()]
+        rates = [
+            bounds["rate"] if isinstance(bounds, dict) else bounds
+            for bounds in found["intervals"].values()
+        ]
         assert all(low < 5 / 18 < high for low, high in rates)
-    assert "speaker" not in score(REFERENCES, HYPOTHESES, speakers=dict.fromkeys(REFERENCES, "anna")).intervals
+    assert (
+        "speaker"
+        not in score(REFERENCES, HYPOTHESES, speakers=dict.fromkeys(REFERENCES, "anna")).intervals
+    )
 
 
 def test_a_hypothesis_that_runs_away_is_named():
-    report = score({"u1": "a b", "u2": "", "u3": ""}, {"u1": "a b a b a", "u2": "oh", "u3": "oh oh oh"})
+    report = score(
+        {"u1": "a b", "u2": "", "u3": ""}, {"u1": "a b a b a", "u2": "oh", "u3": "oh oh oh"}
+    )
     assert report.runaway == ("u1", "u3")
     assert "2 with more than twice as many tokens as were spoken: u1, u3" in report.text()
 

@@ -22,16 +22,26 @@ def test_a_kaldi_text_may_have_empty_texts_tabs_full_width_spaces_crlf_and_byte_
 
 
 def test_only_line_feeds_end_a_line(write):
-    assert read_transcripts(write("text", "u1 a\u2028b\x0cc\x85d\nu2 e\n")) == {"u1": "a\u2028b\x0cc\x85d", "u2": "e"}
+    assert read_transcripts(write("text", "u1 a\u2028b\x0cc\x85d\nu2 e\n")) == {
+        "u1": "a\u2028b\x0cc\x85d",
+        "u2": "e",
+    }
 
 
 @pytest.mark.parametrize("mark", ["\u00a0", "\u2028", "\x85", "\x1c"])
 def test_other_white_space_is_part_of_an_id(write, mark):
-    assert read_transcripts(write("text", f"u{mark}1 a\n{mark}u2\tb\n")) == {f"u{mark}1": "a", f"{mark}u2": "b"}
+    assert read_transcripts(write("text", f"u{mark}1 a\n{mark}u2\tb\n")) == {
+        f"u{mark}1": "a",
+        f"{mark}u2": "b",
+    }
 
 
 def test_ids_that_are_prefixes_of_others_stay_apart(write):
-    assert read_transcripts(write("text", "u1 a\nu10 b\nu1-0 c\n")) == {"u1": "a", "u10": "b", "u1-0": "c"}
+    assert read_transcripts(write("text", "u1 a\nu10 b\nu1-0 c\n")) == {
+        "u1": "a",
+        "u10": "b",
+        "u1-0": "c",
+    }
 
 
 def test_a_trn_line_ends_with_its_id(write):
@@ -40,7 +50,9 @@ def test_a_trn_line_ends_with_its_id(write):
 
 
 def test_jsonl_takes_id_and_text_and_leaves_the_rest(write):
-    path = write("hyps.jsonl", '{"id": "u1", "text": "a b", "score": -1.5}\n{"text": "", "id": "u2"}\n')
+    path = write(
+        "hyps.jsonl", '{"id": "u1", "text": "a b", "score": -1.5}\n{"text": "", "id": "u2"}\n'
+    )
     assert read_transcripts(path) == {"u1": "a b", "u2": ""}
 
 
@@ -53,13 +65,33 @@ def test_an_empty_file_has_no_utterances(write):
     [
         ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' is there twice, first in line 1"),
         ("text", b"u1 a\nu2 \xe9\n", "text:2: not UTF-8 (byte 0xe9); convert the file to UTF-8"),
-        ("text", "u1 a\n".encode("utf-16"), "text:1: not UTF-8 (byte 0xff); convert the file to UTF-8"),
+        (
+            "text",
+            "u1 a\n".encode("utf-16"),
+            "text:1: not UTF-8 (byte 0xff); convert the file to UTF-8",
+        ),
         ("ref.trn", "a b (s-1)\na b\n", "ref.trn:2: expected 'text (utterance id)'"),
         ("ref.trn", "a ()\n", "ref.trn:1: expected 'text (utterance id)'"),
-        ("ref.trn", "{a / b} (s-1)\n", "ref.trn:1: alternatives such as {a / b} are not supported; write one of them"),
-        ("h.jsonl", '{"id": "u1", "text": "a"\n', "h.jsonl:1: not JSON (Expecting ',' delimiter at column 25); "),
-        ("h.jsonl", '{"id": "u1"}\n', 'h.jsonl:1: expected an object with the strings "id" and "text"'),
-        ("h.jsonl", '{"id": "u1", "text": null}\n', 'h.jsonl:1: expected an object with the strings "id" and "text"'),
+        (
+            "ref.trn",
+            "{a / b} (s-1)\n",
+            "ref.trn:1: alternatives such as {a / b} are not supported; write one of them",
+        ),
+        (
+            "h.jsonl",
+            '{"id": "u1", "text": "a"\n',
+            "h.jsonl:1: not JSON (Expecting ',' delimiter at column 25); ",
+        ),
+        (
+            "h.jsonl",
+            '{"id": "u1"}\n',
+            'h.jsonl:1: expected an object with the strings "id" and "text"',
+        ),
+        (
+            "h.jsonl",
+            '{"id": "u1", "text": null}\n',
+            'h.jsonl:1: expected an object with the strings "id" and "text"',
+        ),
     ],
 )
 def test_a_bad_line_is_one_sentence_with_file_and_line(write, name, content, message):
@@ -88,15 +120,22 @@ def test_recognised_labels_are_those_of_the_lines_that_have_some(write):
     lines = [
         '{"id": "u1", "text": "a", "labels": {"accent": "north"}}',
         '{"id": "u2", "text": "\\"labels\\""}',
-        '{"id": "u3", "text": "b", "classes": {"accent": {"north": 0.2, "south": 0.7, "east": 0.1}}}',
+        '{"id": "u3", "text": "b", "classes": {"accent": {"north": 0.2, "south": 0.7, "east": '
+        "0.1}}}",
     ]
-    assert read_recognized(write("hyps.jsonl", "\n".join(lines))) == {"accent": {"u1": "north", "u3": "south"}}
+    assert read_recognized(write("hyps.jsonl", "\n".join(lines))) == {
+        "accent": {"u1": "north", "u3": "south"}
+    }
     assert read_recognized(write("text", "u1 a\n")) == {}
 
 
 @pytest.mark.parametrize(
-    "field", ['"labels": {"accent": 3}', '"labels": 3', '"classes": {"accent": {}}', '"classes": [1]']
+    "field",
+    ['"labels": {"accent": 3}', '"labels": 3', '"classes": {"accent": {}}', '"classes": [1]'],
 )
 def test_labels_of_another_form_are_refused(write, field):
-    with pytest.raises(TranscriptError, match=r'h.jsonl:1: expected "labels": {"<label>": "<value>"} or "classes"'):
+    with pytest.raises(
+        TranscriptError,
+        match=r'h.jsonl:1: expected "labels": {"<label>": ' r'"<value>"} or "classes"',
+    ):
         read_recognized(write("h.jsonl", f'{{"id": "u1", "text": "a", {field}}}'))

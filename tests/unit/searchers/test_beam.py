@@ -4,13 +4,22 @@ import pytest
 import torch
 
 from asrtool.searchers import AttentionBeamConfig, Beam, ConstraintsConfig, JointBeamConfig
-from tests.toy_search import MemoryScorer, ToyModel, choose, label_probabilities, safe_log, utterances
+from tests.toy_search import (
+    MemoryScorer,
+    ToyModel,
+    choose,
+    label_probabilities,
+    safe_log,
+    utterances,
+)
 
 LENGTHS = (9, 3, 14, 6)
 
 
 def search(config, model=None, encoded=None):
-    return Beam(config, model=model or ToyModel(vocabulary=9, seed=3)).search(encoded or utterances(LENGTHS))
+    return Beam(config, model=model or ToyModel(vocabulary=9, seed=3)).search(
+        encoded or utterances(LENGTHS)
+    )
 
 
 def greedy(model: ToyModel, encoded, limit: int) -> tuple[int, ...]:
@@ -36,7 +45,9 @@ def test_a_beam_of_one_is_greedy_search(seed):
 
 
 def test_as_many_candidates_as_tokens_equal_the_whole_vocabulary():
-    assert search(JointBeamConfig(beam=4, candidates=7)) == search(JointBeamConfig(beam=4, candidates=100))
+    assert search(JointBeamConfig(beam=4, candidates=7)) == search(
+        JointBeamConfig(beam=4, candidates=100)
+    )
 
 
 def test_few_candidates_are_those_that_the_attention_prefers():
@@ -54,14 +65,19 @@ def test_parts_are_those_of_the_searches_with_one_scorer():
     for hypothesis in search(JointBeamConfig(beam=6), model, encoded)[0]:
         expected = model.attention.sequence(encoded.frames, hypothesis.tokens, model.eos)
         assert hypothesis.parts["attention"] == pytest.approx(expected, abs=1e-9)
-        log_probs, targets = model.log_probs(encoded).data.transpose(0, 1), torch.tensor([hypothesis.tokens])
-        ctc = torch.nn.functional.ctc_loss(log_probs, targets, [9], [targets.shape[1]], reduction="sum")
+        log_probs, targets = (
+            model.log_probs(encoded).data.transpose(0, 1),
+            torch.tensor([hypothesis.tokens]),
+        )
+        ctc = torch.nn.functional.ctc_loss(
+            log_probs, targets, [9], [targets.shape[1]], reduction="sum"
+        )
         assert hypothesis.parts["ctc"] == pytest.approx(-ctc.item(), abs=1e-9)
 
 
 def test_a_scorer_of_weight_zero_is_not_computed():
     model = ToyModel(vocabulary=9, seed=3)
-    model.streams = frozenset({"attention"})                            # no CTC head at all
+    model.streams = frozenset({"attention"})  # no CTC head at all
     found = search(JointBeamConfig(weights={"attention": 1.0, "ctc": 0.0}), model)
     assert found == search(AttentionBeamConfig(), model)
     assert set(found[0][0].parts) == {"attention"}
@@ -91,20 +107,25 @@ def test_length_terms_are_part_of_the_score():
     config = JointBeamConfig(beam=4, constraints=constraints)
     for nbest in search(config):
         for h in nbest:
-            total = sum(config.weights[name] * part for name, part in h.parts.items()) + 0.8 * len(h.tokens)
+            total = sum(config.weights[name] * part for name, part in h.parts.items()) + 0.8 * len(
+                h.tokens
+            )
             assert h.score == pytest.approx(total / (len(h.tokens) + 1) ** 0.5, abs=1e-9)
 
 
 def test_a_bonus_makes_hypotheses_longer_up_to_their_limit():
     short, long = (
-        search(AttentionBeamConfig(beam=4, constraints=ConstraintsConfig(length_bonus=bonus))) for bonus in (-9.0, 9.0)
+        search(AttentionBeamConfig(beam=4, constraints=ConstraintsConfig(length_bonus=bonus)))
+        for bonus in (-9.0, 9.0)
     )
     assert [len(nbest[0].tokens) for nbest in short] == [0, 0, 0, 0]
     assert [len(nbest[0].tokens) for nbest in long] == list(LENGTHS)
 
 
 def test_what_the_constraints_make_impossible_is_empty_and_minus_infinity():
-    (hypothesis,) = search(JointBeamConfig(constraints=ConstraintsConfig(min_tokens=8)), encoded=utterances((2,)))[0]
+    (hypothesis,) = search(
+        JointBeamConfig(constraints=ConstraintsConfig(min_tokens=8)), encoded=utterances((2,))
+    )[0]
     assert hypothesis.tokens == () and hypothesis.score == -float("inf")
 
 
@@ -112,10 +133,13 @@ def test_float32_models_give_the_same_tokens():
     model = ToyModel(vocabulary=9, seed=3)
     expected = search(JointBeamConfig(beam=4), model)
     exact = model.log_probs
-    model.log_probs = lambda encoded, stream: (lambda out: out._replace(data=out.data.float()))(exact(encoded, stream))
+    model.log_probs = lambda encoded, stream: (lambda out: out._replace(data=out.data.float()))(
+        exact(encoded, stream)
+    )
     for found, nbest in zip(search(JointBeamConfig(beam=4), model), expected, strict=True):
         assert found[0].tokens == nbest[0].tokens
-        assert found[0].score == pytest.approx(nbest[0].score, abs=1e-4)     # float32 log-probabilities
+        # float32 log-probabilities
+        assert found[0].score == pytest.approx(nbest[0].score, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +164,8 @@ def test_more_scorers_may_join_such_as_a_language_model():
     (found,) = searcher.search(encoded)
     labels = label_probabilities((encoded.frames.data[0].double() @ model.head).log_softmax(-1))
     expected = {
-        tokens: 0.6 * safe_log(labels[tokens]) + 0.4 * lm.sequence(encoded.frames, tokens, model.eos)
+        tokens: 0.6 * safe_log(labels[tokens])
+        + 0.4 * lm.sequence(encoded.frames, tokens, model.eos)
         for tokens in model.sequences(4)
         if tokens in labels
     }

@@ -8,7 +8,9 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class Frames:
-    """A model whose stream is given as the most probable token of each frame, with its posterior."""
+    """A model whose stream is given as the most probable token of each frame, with its
+    posterior.
+    """
 
     blank, eos, frame_shift = 0, 4, 0.04
     streams = frozenset({"ctc", "inter"})
@@ -44,9 +46,11 @@ def test_without_collapse_every_frame_is_a_token():
 
 
 def test_a_token_is_placed_at_its_peak_on_the_grid_of_the_encoder():
-    hypothesis = search([(1, 0.5), (1, 0.8), (1, 0.6), (0, 0.9), (3, 0.7)], positions=[0, 3, 5, 8, 12])
+    hypothesis = search(
+        [(1, 0.5), (1, 0.8), (1, 0.6), (0, 0.9), (3, 0.7)], positions=[0, 3, 5, 8, 12]
+    )
     assert hypothesis.positions == (3, 12)
-    assert hypothesis.confidences == pytest.approx((0.8, 0.7), abs=1e-6)    # float32 posteriors
+    assert hypothesis.confidences == pytest.approx((0.8, 0.7), abs=1e-6)  # float32 posteriors
 
 
 def test_the_first_of_equal_peaks_counts():

@@ -11,9 +11,13 @@ from asrtool.types import Hypothesis, Padded
 from tests.toy_search import ToyModel, choose, utterances
 
 
-def random_log_probs(utterances: int, frames: int, vocabulary: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
+def random_log_probs(
+    utterances: int, frames: int, vocabulary: int, seed: int = 0, scale: float = 3.0
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(utterances, frames, vocabulary, generator=generator) * scale).log_softmax(-1)
+    return (torch.randn(utterances, frames, vocabulary, generator=generator) * scale).log_softmax(
+        -1
+    )
 
 
 def of_probabilities(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -21,10 +25,14 @@ def of_probabilities(*rows: tuple[float, ...]) -> torch.Tensor:
 
 
 def search(log_probs: torch.Tensor, beam: int = 10, **settings) -> list[Hypothesis]:
-    return ctc_prefix_beam_search(log_probs, torch.tensor([log_probs.shape[1]]), beam, **settings)[0]
+    return ctc_prefix_beam_search(log_probs, torch.tensor([log_probs.shape[1]]), beam, **settings)[
+        0
+    ]
 
 
-def assert_same(found: list[Hypothesis], expected: list[Hypothesis], tolerance: float = 1e-9) -> None:
+def assert_same(
+    found: list[Hypothesis], expected: list[Hypothesis], tolerance: float = 1e-9
+) -> None:
     assert [h.tokens for h in found] == [h.tokens for h in expected]
     assert [h.positions for h in found] == [h.positions for h in expected]
     for one, other in zip(found, expected, strict=True):
@@ -43,7 +51,9 @@ def test_the_paths_of_a_text_are_summed():
 
 def test_a_token_is_placed_where_the_best_path_is_most_probable():
     (best, *_) = search(
-        of_probabilities((0.8, 0.1, 0.1), (0.2, 0.5, 0.3), (0.1, 0.8, 0.1), (0.7, 0.2, 0.1), (0.1, 0.2, 0.7))
+        of_probabilities(
+            (0.8, 0.1, 0.1), (0.2, 0.5, 0.3), (0.1, 0.8, 0.1), (0.7, 0.2, 0.1), (0.1, 0.2, 0.7)
+        )
     )
     assert (best.tokens, best.positions) == ((1, 2), (2, 4))
     assert best.confidences == pytest.approx((0.8, 0.7))
@@ -60,7 +70,10 @@ def test_the_compiled_search_equals_the_plain_one(seed, dtype):
     vocabulary, beam = 3 + 7 * (seed % 4), (1, 2, 5, 16)[seed % 3]
     log_probs = random_log_probs(3, 30, vocabulary, seed, scale=(0.5, 2.0, 6.0)[seed % 3]).to(dtype)
     lengths = torch.tensor([30, 0, 17])
-    settings = {"excluded": (vocabulary - 1,) if seed % 2 else (), "candidates": (None, 2)[seed // 6]}
+    settings = {
+        "excluded": (vocabulary - 1,) if seed % 2 else (),
+        "candidates": (None, 2)[seed // 6],
+    }
     found = ctc_prefix_beam_search(log_probs, lengths, beam, **settings)
     expected = ctc_prefix_beam_search(log_probs, lengths, beam, plain=True, **settings)
     for one, other in zip(found, expected, strict=True):
@@ -68,7 +81,9 @@ def test_the_compiled_search_equals_the_plain_one(seed, dtype):
 
 
 def test_looking_at_all_tokens_changes_nothing():
-    """Beam + 1 tokens of a frame are enough, as Settings.make says: with scores that add nothing, all are looked at."""
+    """Beam + 1 tokens of a frame are enough, as Settings.make says: with scores that add nothing,
+    all are looked at.
+    """
 
     class Nothing:
         def start(self):
@@ -84,7 +99,9 @@ def test_looking_at_all_tokens_changes_nothing():
         log_probs = random_log_probs(1, 25, 60, seed, scale=1.0)
         everything = search(log_probs, 6, scores={"nothing": Nothing()}, plain=True)
         assert [h.tokens for h in everything] == [h.tokens for h in search(log_probs, 6)]
-        assert [h.score for h in everything] == pytest.approx([h.score for h in search(log_probs, 6)])
+        assert [h.score for h in everything] == pytest.approx(
+            [h.score for h in search(log_probs, 6)]
+        )
 
 
 @pytest.mark.parametrize("cut", [1, 2, 7, 13])
@@ -131,7 +148,9 @@ def test_an_excluded_token_is_in_no_hypothesis():
 def test_another_blank():
     log_probs = random_log_probs(1, 20, 6)
     moved = search(log_probs.roll(-1, 2), blank=5)
-    assert [tuple(token + 1 for token in h.tokens) for h in moved] == [h.tokens for h in search(log_probs)]
+    assert [tuple(token + 1 for token in h.tokens) for h in moved] == [
+        h.tokens for h in search(log_probs)
+    ]
 
 
 def test_a_frame_in_which_nothing_is_possible_gives_minus_infinity():
@@ -143,7 +162,9 @@ def test_a_frame_in_which_nothing_is_possible_gives_minus_infinity():
 def test_a_length_bonus_is_added_per_token():
     log_probs = random_log_probs(1, 20, 6)
     for hypothesis in search(log_probs, length_bonus=0.7):
-        assert hypothesis.score == pytest.approx(hypothesis.parts["ctc"] + 0.7 * len(hypothesis.tokens))
+        assert hypothesis.score == pytest.approx(
+            hypothesis.parts["ctc"] + 0.7 * len(hypothesis.tokens)
+        )
     assert len(search(log_probs, length_bonus=8.0)[0].tokens) > len(search(log_probs)[0].tokens)
 
 
@@ -177,13 +198,18 @@ def test_results_do_not_depend_on_the_batch_in_float32():
     searcher = CtcPrefixBeam(CtcPrefixBeamConfig(beam=4), model=ToyModel(vocabulary=9))
     together = searcher.search(encoded)
     for row in (3, 0, 4):
-        assert_same(searcher.search(choose(encoded, [row, 1], padding=3))[0], together[row], tolerance=1e-5)
+        assert_same(
+            searcher.search(choose(encoded, [row, 1], padding=3))[0], together[row], tolerance=1e-5
+        )
 
 
 def test_memory_does_not_grow_with_utterances_and_grows_linearly_with_frames():
     def peak(utterances: int, frames: int) -> int:
         """Bytes above the input, at the highest."""
-        log_probs, lengths = random_log_probs(1, frames, 50).expand(utterances, -1, -1), torch.tensor([frames])
+        log_probs, lengths = (
+            random_log_probs(1, frames, 50).expand(utterances, -1, -1),
+            torch.tensor([frames]),
+        )
         tracemalloc.start()
         for row in log_probs:
             ctc_prefix_beam_search(row[None], lengths, 10, nbest=1, threads=1)

@@ -31,7 +31,9 @@ class Table:
         return Padded(self.table, torch.full((len(self.table),), self.table.shape[1]))
 
 
-def follow(scorer: CtcPrefixScorer, encoded, rows: list[list[int]], candidates=None) -> torch.Tensor:
+def follow(
+    scorer: CtcPrefixScorer, encoded, rows: list[list[int]], candidates=None
+) -> torch.Tensor:
     """The scores after feeding token rows step by step, one beam per row of an utterance."""
     beam = len(rows) // (1 if encoded is None else len(encoded.frames.lengths))
     state = scorer.start(encoded, beam)
@@ -44,7 +46,7 @@ def follow(scorer: CtcPrefixScorer, encoded, rows: list[list[int]], candidates=N
 @pytest.mark.parametrize("rows", [[[]], [[1]], [[1, 1]], [[3, 2, 3, 3]]], ids=str)
 def test_extensions_and_the_end_share_all_probability(rows):
     logits = torch.randn(1, 12, 6, generator=torch.Generator().manual_seed(0)).double()
-    logits[:, :, 5] = -INF                                              # the label that shares its id with the end
+    logits[:, :, 5] = -INF  # the label that shares its id with the end
     scores = follow(CtcPrefixScorer(Table(logits.log_softmax(2))), None, rows)
     assert scores.logsumexp(1).item() == pytest.approx(0, abs=1e-9)
 
@@ -54,7 +56,9 @@ def test_candidates_get_what_the_whole_vocabulary_gets():
     scorer = CtcPrefixScorer(ToyModel(vocabulary=6, seed=2))
     candidates = torch.tensor([[5, 1, 2], [4, 3, 5], [0, 2, 1], [1, 5, 3]])
     whole = follow(scorer, encoded, rows)
-    torch.testing.assert_close(follow(scorer, encoded, rows, candidates), whole.gather(1, candidates))
+    torch.testing.assert_close(
+        follow(scorer, encoded, rows, candidates), whole.gather(1, candidates)
+    )
 
 
 def test_rows_follow_a_selection_and_utterances_may_leave():
@@ -62,15 +66,17 @@ def test_rows_follow_a_selection_and_utterances_may_leave():
     state = scorer.start(encoded, 2)
     _, state = scorer.score(torch.full((6, 1), 5), state, None)
     _, state = scorer.score(torch.tensor([[5, t] for t in (1, 2, 3, 4, 1, 3)]), state, None)
-    state = scorer.select(state, torch.tensor([1, 1, 5, 4]))            # the utterance in the middle is done
-    scores, _ = scorer.score(torch.tensor([[5, 2, 2], [5, 2, 1], [5, 3, 3], [5, 1, 4]]), state, None)
+    state = scorer.select(state, torch.tensor([1, 1, 5, 4]))  # the utterance in the middle is done
+    scores, _ = scorer.score(
+        torch.tensor([[5, 2, 2], [5, 2, 1], [5, 3, 3], [5, 1, 4]]), state, None
+    )
     alone = follow(scorer, choose(encoded, [0, 2]), [[2, 2], [2, 1], [3, 3], [1, 4]])
     torch.testing.assert_close(scores, alone)
 
 
 def test_improbable_tokens_keep_their_score_in_float32():
     table = torch.full((1, 40, 3), -300.0)
-    table[0, :, 0] = 0.0                                                # exp(-300) is 0 in float32
+    table[0, :, 0] = 0.0  # exp(-300) is 0 in float32
     scores = follow(CtcPrefixScorer(Table(table)), None, [[]])
     assert scores[0, 1].item() == pytest.approx(-300 + math.log(40), abs=1e-5)
 
@@ -81,7 +87,8 @@ def test_improbable_tokens_may_be_computed_in_blocks(block, monkeypatch):
     expected = follow(CtcPrefixScorer(Table(table.double().log_softmax(2))), None, [[4, 2]])
     monkeypatch.setattr(ctc_prefix_scorer, "BLOCK", block)
     found = follow(CtcPrefixScorer(Table(table.log_softmax(2))), None, [[4, 2]])
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-5)   # float32 log-probabilities of size 400, summed
+    # float32 log-probabilities of size 400, summed
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-5)
 
 
 def test_certain_frames_allow_one_sequence_and_no_other():
@@ -90,16 +97,18 @@ def test_certain_frames_allow_one_sequence_and_no_other():
     table[0, range(len(path)), path] = 0.0
     scorer = CtcPrefixScorer(Table(table))
     scores = follow(scorer, None, [[1, 1, 2], [1, 2, 1], [1, 1, 1]])
-    assert scores[0].tolist() == [-INF, -INF, -INF, 0.0]                # only the end
+    assert scores[0].tolist() == [-INF, -INF, -INF, 0.0]  # only the end
     assert (scores[1:] == -INF).all()
     assert follow(scorer, None, [[1]])[0].tolist() == [-INF, 0.0, -INF, -INF]
 
 
 def test_long_utterances_stay_exact():
-    table = torch.randn(1, 3000, 8, generator=torch.Generator().manual_seed(1)).double().log_softmax(2)
+    table = (
+        torch.randn(1, 3000, 8, generator=torch.Generator().manual_seed(1)).double().log_softmax(2)
+    )
     tokens = [1 + t % 3 for t in range(20)]
     scores = follow(CtcPrefixScorer(Table(table)), None, [tokens])
-    none, blank = [-INF] * 3001, [0.0]                                  # (3) and (4), frame by frame
+    none, blank = [-INF] * 3001, [0.0]  # (3) and (4), frame by frame
     rows = table[0].tolist()
     for row in rows:
         blank.append(blank[-1] + row[0])

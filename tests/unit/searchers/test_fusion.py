@@ -7,9 +7,21 @@ import random
 import pytest
 import torch
 
-from asrtool.searchers import CtcPrefixBeam, CtcPrefixBeamConfig, JointBeamConfig, ctc_prefix_beam_search
+from asrtool.searchers import (
+    CtcPrefixBeam,
+    CtcPrefixBeamConfig,
+    JointBeamConfig,
+    ctc_prefix_beam_search,
+)
 from asrtool.searchers.beam import Beam
-from asrtool.searchers.fusion import HotwordFusion, NgramConfig, NgramFusion, NgramScorer, load, spell
+from asrtool.searchers.fusion import (
+    HotwordFusion,
+    NgramConfig,
+    NgramFusion,
+    NgramScorer,
+    load,
+    spell,
+)
 from asrtool.searchers.hotwords import Hotwords, HotwordsConfig
 from asrtool.searchers.ngram import ArpaModel, sentence
 from tests.toy_search import ToyModel, label_probabilities, safe_log, utterances
@@ -47,30 +59,41 @@ def test_words_are_rated_when_they_are_complete_however_they_are_cut(path, token
         assert total + scores.end(state) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("tokens", "unit"), [(CHARACTERS, "word"), (PIECES, "word"), (CHARACTERS, "token")])
+@pytest.mark.parametrize(
+    ("tokens", "unit"), [(CHARACTERS, "word"), (PIECES, "word"), (CHARACTERS, "token")]
+)
 def test_a_row_holds_what_every_token_would_add(path, tokens, unit):
     draw, scores = random.Random(1), fusion(path, tokens, "word")
     if unit == "token":
-        scores = NgramFusion(ArpaModel(path), unit, ["a", "b", "ab", "ba", "ca", "é", "</s>"], [*"abcdef", ""])
+        scores = NgramFusion(
+            ArpaModel(path), unit, ["a", "b", "ab", "ba", "ca", "é", "</s>"], [*"abcdef", ""]
+        )
     for _ in range(30):
         state = scores.start()
         for token in draw.choices(range(1, EOS), k=draw.randint(0, 6)):
             state = scores.extend(state, token)[1]
         row = scores.row(state, EOS)
-        assert row[1:EOS] == pytest.approx([scores.extend(state, token)[0] for token in range(1, EOS)], abs=1e-9)
+        assert row[1:EOS] == pytest.approx(
+            [scores.extend(state, token)[0] for token in range(1, EOS)], abs=1e-9
+        )
         assert row[EOS] == pytest.approx(scores.end(state), abs=1e-9)
 
 
 def both(path, tokens) -> dict:
     spaced = Hotwords({"ab": 3.0, "ba ca": 6.0}, spaced=True)
-    return {"ngram": fusion(path, tokens, "word"), "hotwords": HotwordFusion(spaced, spell(tokens, 0, EOS))}
+    return {
+        "ngram": fusion(path, tokens, "word"),
+        "hotwords": HotwordFusion(spaced, spell(tokens, 0, EOS)),
+    }
 
 
 @pytest.mark.parametrize("tokens", [CHARACTERS, PIECES], ids=["characters", "pieces"])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_compiled_search_with_models_equals_the_plain_one(path, tokens, seed):
     generator = torch.Generator().manual_seed(seed)
-    log_probs = (torch.randn(2, 25, 7, generator=generator, dtype=torch.float64) * (0.5, 2.0)[seed % 2]).log_softmax(-1)
+    log_probs = (
+        torch.randn(2, 25, 7, generator=generator, dtype=torch.float64) * (0.5, 2.0)[seed % 2]
+    ).log_softmax(-1)
     settings = {
         "scores": both(path, tokens),
         "weights": {"ngram": 0.6, "hotwords": 1.5},
@@ -80,21 +103,33 @@ def test_the_compiled_search_with_models_equals_the_plain_one(path, tokens, seed
     }
     lengths = torch.tensor([25, 9])
     found = ctc_prefix_beam_search(log_probs, lengths, 6, **settings)
-    for one, other in zip(found, ctc_prefix_beam_search(log_probs, lengths, 6, plain=True, **settings), strict=True):
+    for one, other in zip(
+        found, ctc_prefix_beam_search(log_probs, lengths, 6, plain=True, **settings), strict=True
+    ):
         assert [(h.tokens, h.positions) for h in one] == [(h.tokens, h.positions) for h in other]
         for h, g in zip(one, other, strict=True):
-            assert h.parts == pytest.approx(g.parts, abs=1e-9) and h.score == pytest.approx(g.score, abs=1e-9)
+            assert h.parts == pytest.approx(g.parts, abs=1e-9) and h.score == pytest.approx(
+                g.score, abs=1e-9
+            )
 
 
 def test_the_parts_are_those_of_the_whole_text(path):
     """What is gathered token by token is what the text as a whole is worth."""
     scores = both(path, CHARACTERS)
-    log_probs = (torch.randn(1, 25, 7, generator=torch.Generator().manual_seed(3)) * 2).log_softmax(-1)
-    for h in ctc_prefix_beam_search(log_probs, torch.tensor([25]), 8, scores=scores, excluded=(EOS,))[0]:
+    log_probs = (torch.randn(1, 25, 7, generator=torch.Generator().manual_seed(3)) * 2).log_softmax(
+        -1
+    )
+    for h in ctc_prefix_beam_search(
+        log_probs, torch.tensor([25]), 8, scores=scores, excluded=(EOS,)
+    )[0]:
         text = text_of(CHARACTERS, h.tokens)
         value, state = scores["hotwords"].model.extend(scores["hotwords"].start(), text)
-        assert h.parts["ngram"] == pytest.approx(sentence(scores["ngram"].model, text.split()), abs=1e-9)
-        assert h.parts["hotwords"] == pytest.approx(value + scores["hotwords"].model.end(state), abs=1e-9)
+        assert h.parts["ngram"] == pytest.approx(
+            sentence(scores["ngram"].model, text.split()), abs=1e-9
+        )
+        assert h.parts["hotwords"] == pytest.approx(
+            value + scores["hotwords"].model.end(state), abs=1e-9
+        )
         assert h.score == pytest.approx(sum(h.parts.values()), abs=1e-9)
 
 
@@ -130,7 +165,9 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_sum_of_all(path, seed):
 def test_from_yaml_settings_to_a_text_with_the_hotword(path, tmp_path):
     """The sounds say `ca` or `cb`; the phrase `cb` decides."""
     phrases = write(tmp_path, "cb\t9\n", "hotwords.txt")
-    probabilities = torch.tensor([[0.05, 0, 0, 0, 0.05, 0.9, 0], [0.05, 0, 0.05, 0.6, 0.3, 0, 0]], dtype=torch.float64)
+    probabilities = torch.tensor(
+        [[0.05, 0, 0, 0, 0.05, 0.9, 0], [0.05, 0, 0.05, 0.6, 0.3, 0, 0]], dtype=torch.float64
+    )
 
     class Model(ToyModel):
         def log_probs(self, encoded, stream="ctc"):
@@ -138,15 +175,23 @@ def test_from_yaml_settings_to_a_text_with_the_hotword(path, tmp_path):
 
     model, encoded = Model(vocabulary=7), utterances((2,))
     plain = CtcPrefixBeam(CtcPrefixBeamConfig(), model=model).search(encoded)[0][0]
-    config = CtcPrefixBeamConfig(weights={"ctc": 1.0, "hotwords": 1.0}, hotwords=HotwordsConfig(path=str(phrases)))
+    config = CtcPrefixBeamConfig(
+        weights={"ctc": 1.0, "hotwords": 1.0}, hotwords=HotwordsConfig(path=str(phrases))
+    )
     biased = CtcPrefixBeam(config, model=model, tokens=CHARACTERS).search(encoded)[0][0]
     assert text_of(CHARACTERS, plain.tokens) == "ca" and text_of(CHARACTERS, biased.tokens) == "cb"
-    assert biased.parts["hotwords"] == 9.0 and biased.score == pytest.approx(sum(biased.parts.values()))
+    assert biased.parts["hotwords"] == 9.0 and biased.score == pytest.approx(
+        sum(biased.parts.values())
+    )
     config = CtcPrefixBeamConfig(weights={"ctc": 1.0, "ngram": 0.5}, ngram=NgramConfig(path=path))
-    assert "ngram" in CtcPrefixBeam(config, model=model, tokens=CHARACTERS).search(encoded)[0][0].parts
+    assert (
+        "ngram" in CtcPrefixBeam(config, model=model, tokens=CHARACTERS).search(encoded)[0][0].parts
+    )
 
 
-@pytest.mark.parametrize("weights", [{"attention": 0.7, "ctc": 0.3, "ngram": 0.4}, {"ctc": 1.0, "ngram": 0.8}], ids=str)
+@pytest.mark.parametrize(
+    "weights", [{"attention": 0.7, "ctc": 0.3, "ngram": 0.4}, {"ctc": 1.0, "ngram": 0.8}], ids=str
+)
 def test_a_label_synchronous_search_finds_the_best_sum_with_an_ngram(path, weights):
     model, encoded = ToyModel(vocabulary=7, seed=2), utterances((1, 3, 4), seed=1)
     config = JointBeamConfig(beam=200, nbest=5, weights=weights, ngram=NgramConfig(path=path))
@@ -167,7 +212,9 @@ def test_a_label_synchronous_search_finds_the_best_sum_with_an_ngram(path, weigh
             expected[ids] = sum(weight * parts[name] for name, weight in weights.items())
         best = sorted(expected, key=expected.get, reverse=True)[:5]
         assert [h.tokens for h in found[:5]] == best
-        assert [h.score for h in found[:5]] == pytest.approx([expected[ids] for ids in best], abs=1e-9)
+        assert [h.score for h in found[:5]] == pytest.approx(
+            [expected[ids] for ids in best], abs=1e-9
+        )
 
 
 def test_an_ngram_scorer_rates_candidates_as_it_rates_everything(path):

@@ -43,9 +43,13 @@ def test_the_way_to_a_phrase_is_paid_in_advance_and_paid_back():
     assert along == pytest.approx([2, 4, 6, 0])
 
 
-@pytest.mark.parametrize(("text", "expected"), [("ab", 2), ("abc", 5), ("abd", 2), ("xabcab", 7), ("aab", 2)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("ab", 2), ("abc", 5), ("abd", 2), ("xabcab", 7), ("aab", 2)]
+)
 def test_where_nothing_is_spaced_phrases_stand_anywhere(text, expected):
-    assert bonus(Hotwords({"ab": 2.0, "a bc": 3.0}, spaced=False), text)[0] == pytest.approx(expected)
+    assert bonus(Hotwords({"ab": 2.0, "a bc": 3.0}, spaced=False), text)[0] == pytest.approx(
+        expected
+    )
 
 
 def test_a_file_has_a_phrase_a_line_and_weights_where_given(tmp_path):

@@ -1,4 +1,6 @@
-"""`llm_beam` against `generate` of transformers, with and without the cache, alone and in a batch."""
+"""`llm_beam` against `generate` of transformers, with and without the cache, alone and in a
+batch.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,12 @@ def encoded(model):
 
 def search(model, encoded, caching=True, **settings):
     constraints = {name: settings.pop(name) for name in list(settings) if name != "beam"}
-    config = LlmBeamConfig(constraints=LlmConstraintsConfig(**{"max_tokens": 12, **constraints}), **settings)
-    return SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)}).search(encoded)
+    config = LlmBeamConfig(
+        constraints=LlmConstraintsConfig(**{"max_tokens": 12, **constraints}), **settings
+    )
+    return SEARCHERS.build(config, model=model, scorers={"llm": LlmScorer(model, caching)}).search(
+        encoded
+    )
 
 
 def generate(model, encoded, beam, **settings):
@@ -40,9 +46,15 @@ def generate(model, encoded, beam, **settings):
         with torch.inference_mode():
             embeddings, mask = model.read(speech)
             ids = model.llm.generate(
-                inputs_embeds=embeddings, attention_mask=mask.long(), do_sample=False, num_beams=beam,
-                pad_token_id=2, eos_token_id=2, bos_token_id=1,
-                **({"early_stopping": "never"} if beam > 1 else {}), **{"max_new_tokens": 12, **settings},
+                inputs_embeds=embeddings,
+                attention_mask=mask.long(),
+                do_sample=False,
+                num_beams=beam,
+                pad_token_id=2,
+                eos_token_id=2,
+                bos_token_id=1,
+                **({"early_stopping": "never"} if beam > 1 else {}),
+                **{"max_new_tokens": 12, **settings},
             )[0].tolist()
         found.append(tuple(ids[: ids.index(2)] if 2 in ids else ids))
     return found
@@ -60,7 +72,9 @@ def test_tokens_are_those_of_transformers(model, encoded, beam, ngram, penalty):
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_the_cache_changes_nothing_but_the_time(model, encoded, beam):
-    kept, anew = (search(model, encoded, caching, beam=beam, max_tokens=20) for caching in (True, False))
+    kept, anew = (
+        search(model, encoded, caching, beam=beam, max_tokens=20) for caching in (True, False)
+    )
     for one, other in zip(kept, anew, strict=True):
         assert [h.tokens for h in one] == [h.tokens for h in other]
         assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-3)
@@ -87,13 +101,20 @@ def test_tokens_are_limited_in_all_and_per_second(model, encoded):
     few = search(model, encoded, beam=3, max_tokens=None, max_tokens_per_second=10.0)
     ends = zip(encoded.positions, encoded.frames.lengths, strict=True)
     seconds = [(positions[length - 1].item() + 1) * model.frame_shift for positions, length in ends]
-    assert all(len(h.tokens) <= -(-10 * s // 1) for nbest, s in zip(few, seconds, strict=True) for h in nbest)
+    assert all(
+        len(h.tokens) <= -(-10 * s // 1)
+        for nbest, s in zip(few, seconds, strict=True)
+        for h in nbest
+    )
     assert max(len(nbest[0].tokens) for nbest in search(model, encoded, beam=3, max_tokens=4)) <= 4
 
 
 def test_a_lower_length_penalty_makes_no_text_longer(model, encoded):
     lengths = [
-        [len(nbest[0].tokens) for nbest in search(model, encoded, beam=5, max_tokens=20, length_penalty=penalty)]
+        [
+            len(nbest[0].tokens)
+            for nbest in search(model, encoded, beam=5, max_tokens=20, length_penalty=penalty)
+        ]
         for penalty in (-1.0, 0.0, 1.0)
     ]
     assert sum(lengths[0]) <= sum(lengths[1]) <= sum(lengths[2])
@@ -103,7 +124,11 @@ def test_a_decoding_config_says_it(tmp_path):
     from asrtool.experiment import load_decode
 
     path = tmp_path / "decode.yaml"
-    path.write_text("searcher: {type: llm_beam, constraints: {no_repeat_ngram: 10, length_penalty: -0.5}}\n")
+    path.write_text(
+        "searcher: {type: llm_beam, constraints: {no_repeat_ngram: 10, length_penalty: -0.5}}\n"
+    )
     searcher = load_decode(path).searcher
     assert searcher.beam == 5 and searcher.constraints.max_tokens == 256
-    assert searcher.constraints.max_tokens_per_frame is None and isinstance(searcher.constraints, ConstraintsConfig)
+    assert searcher.constraints.max_tokens_per_frame is None and isinstance(
+        searcher.constraints, ConstraintsConfig
+    )

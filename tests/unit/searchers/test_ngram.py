@@ -12,7 +12,9 @@ from asrtool.searchers import arpa, ngram
 from asrtool.searchers.arpa import LN10, ArpaError
 from asrtool.searchers.ngram import ArpaModel, KenlmModel, sentence
 
-KENLM = json.loads((Path(__file__).parents[2] / "golden/data/ngram_kenlm.json").read_text(encoding="utf-8"))
+KENLM = json.loads(
+    (Path(__file__).parents[2] / "golden/data/ngram_kenlm.json").read_text(encoding="utf-8")
+)
 
 SMALL = """\\data\\
 ngram 1=5
@@ -52,7 +54,9 @@ def test_every_word_of_a_sentence_gets_what_kenlm_gives_it(case, tmp_path):
         for word in words:
             value, state = model.score(state, word)
             found.append(value)
-        assert [*found, model.end(state)] == pytest.approx([value * LN10 for value in log10], abs=2e-6)
+        assert [*found, model.end(state)] == pytest.approx(
+            [value * LN10 for value in log10], abs=2e-6
+        )
 
 
 @pytest.mark.parametrize("case", KENLM, ids=["bigrams", "trigrams", "4-grams"])
@@ -60,23 +64,37 @@ def test_kenlm_where_it_is_installed(case, tmp_path):
     pytest.importorskip("kenlm")
     path = write(tmp_path, case["arpa"])
     for words in case["sentences"]:
-        assert sentence(KenlmModel(path), words) == pytest.approx(sentence(ArpaModel(path), words), abs=1e-5)
+        assert sentence(KenlmModel(path), words) == pytest.approx(
+            sentence(ArpaModel(path), words), abs=1e-5
+        )
 
 
 def test_backing_off_by_hand(tmp_path):
     model = ngram.load(write(tmp_path, SMALL))
     assert sentence(model, ["a", "b"]) == pytest.approx((-0.4 - 0.05 - 0.9) * LN10, abs=1e-6)
-    assert sentence(model, ["b", "a"]) == pytest.approx((-0.5 - 0.8 - 0.3 - 0.7 - 0.2 - 1.1) * LN10, abs=1e-6)
-    assert sentence(model, ["a", "a"]) == pytest.approx((-0.4 - 0.1 - 0.2 - 0.7 - 0.2 - 1.1) * LN10, abs=1e-6)
+    assert sentence(model, ["b", "a"]) == pytest.approx(
+        (-0.5 - 0.8 - 0.3 - 0.7 - 0.2 - 1.1) * LN10, abs=1e-6
+    )
+    assert sentence(model, ["a", "a"]) == pytest.approx(
+        (-0.4 - 0.1 - 0.2 - 0.7 - 0.2 - 1.1) * LN10, abs=1e-6
+    )
     assert sentence(model, ["zz"]) == pytest.approx((-0.5 - 1.0 - 1.1) * LN10, abs=1e-6)
     assert model.knows("a") and not model.knows("zz")
 
 
 def test_a_history_that_the_file_lacks_is_added_and_changes_no_probability(tmp_path):
-    """Of `a b` only its continuation is there: p(b | a) is what backing off gives, p(</s> | <s> a b) is not lost."""
-    text = SMALL.replace("ngram 2=3", "ngram 2=2").replace("-0.6\ta b\n", "").replace("<s> a b\n", "a b </s>\n")
+    """Of `a b` only its continuation is there: p(b | a) is what backing off gives, p(</s> | <s> a
+    b) is not lost.
+    """
+    text = (
+        SMALL.replace("ngram 2=3", "ngram 2=2")
+        .replace("-0.6\ta b\n", "")
+        .replace("<s> a b\n", "a b </s>\n")
+    )
     model = ArpaModel(write(tmp_path, text))
-    assert sentence(model, ["a", "b"]) == pytest.approx((-0.4 - 0.1 - 0.2 - 0.8 - 0.05) * LN10, abs=1e-6)
+    assert sentence(model, ["a", "b"]) == pytest.approx(
+        (-0.4 - 0.1 - 0.2 - 0.8 - 0.05) * LN10, abs=1e-6
+    )
 
 
 def test_a_model_of_single_words(tmp_path):

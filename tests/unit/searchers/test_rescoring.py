@@ -23,7 +23,9 @@ def decoder(seed: int = 0, vocabulary: int = 9):
 
 def wide(encoded: EncoderOutput) -> EncoderOutput:
     """Frames of width 16, as a decoder wants them."""
-    return replace(encoded, frames=encoded.frames._replace(data=encoded.frames.data.repeat(1, 1, 4)[:, :, :16]))
+    return replace(
+        encoded, frames=encoded.frames._replace(data=encoded.frames.data.repeat(1, 1, 4)[:, :, :16])
+    )
 
 
 def single(encoded: EncoderOutput, row: int) -> EncoderOutput:
@@ -55,7 +57,9 @@ def test_a_scorer_that_goes_token_by_token_gives_what_the_sequence_as_a_whole_ge
 
     with torch.inference_mode():
         whole = sequence_scores(model, encoded, targets, 8)
-        torch.testing.assert_close(sequence_scores(Steps(), encoded, targets, 8), whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            sequence_scores(Steps(), encoded, targets, 8), whole, atol=1e-5, rtol=1e-5
+        )
         for row, tokens in enumerate(rows):
             alone = Padded.stack([torch.tensor(tokens, dtype=torch.int64)])
             value = model.sequence_scores(single(encoded, row // 2), alone)
@@ -63,7 +67,9 @@ def test_a_scorer_that_goes_token_by_token_gives_what_the_sequence_as_a_whole_ge
 
 
 def test_reversing_leaves_padding_where_it_is_and_undoes_itself():
-    rows = Padded.stack([torch.tensor([1, 2, 3]), torch.tensor([4]), torch.tensor([], dtype=torch.int64)], padding=9)
+    rows = Padded.stack(
+        [torch.tensor([1, 2, 3]), torch.tensor([4]), torch.tensor([], dtype=torch.int64)], padding=9
+    )
     assert flip(rows).data.tolist() == [[3, 2, 1], [4, 9, 9], [9, 9, 9]]
     assert torch.equal(flip(flip(rows)).data, rows.data)
 
@@ -79,7 +85,9 @@ def test_the_reverse_decoder_rates_each_token_by_those_after_it():
         torch.testing.assert_close(logits[0, [2, 1, 0, 3]], expected[0])
         torch.testing.assert_close(logits[1, :2], expected[1, :2])
         assert not torch.allclose(Reversed(model).logits(encoded, later).data[0, 1], logits[0, 1])
-        torch.testing.assert_close(Reversed(model).logits(encoded, earlier).data[0, 1], logits[0, 1])
+        torch.testing.assert_close(
+            Reversed(model).logits(encoded, earlier).data[0, 1], logits[0, 1]
+        )
         score = Reversed(model).sequence_scores(encoded, targets)
     picked = logits.log_softmax(-1)
     by_hand = picked[0, [0, 1, 2, 3], [1, 2, 3, 8]].sum(), picked[1, [0, 1], [4, 8]].sum()
@@ -93,7 +101,9 @@ def test_more_scorers_may_join_such_as_a_language_model():
     for nbest in found:
         for h in nbest:
             assert set(h.parts) == {"ctc", "attention", "lm"}
-            assert h.score == pytest.approx(sum(config.weights[name] * value for name, value in h.parts.items()))
+            assert h.score == pytest.approx(
+                sum(config.weights[name] * value for name, value in h.parts.items())
+            )
     with pytest.raises(LookupError, match="no scorer 'lm' for weights.lm .it has: attention, ctc"):
         Rescoring(config, model=model)
 
@@ -101,7 +111,9 @@ def test_more_scorers_may_join_such_as_a_language_model():
 def test_without_a_weight_a_part_of_the_first_pass_counts_no_more():
     config = RescoringConfig(weights={"attention": 1.0}, first_pass=CtcPrefixBeamConfig(beam=3))
     for nbest in Rescoring(config, model=ToyModel(vocabulary=9)).search(utterances(LENGTHS)):
-        assert len(nbest) <= 3 and all(h.score == pytest.approx(h.parts["attention"]) for h in nbest)
+        assert len(nbest) <= 3 and all(
+            h.score == pytest.approx(h.parts["attention"]) for h in nbest
+        )
 
 
 def test_weights_that_cannot_be_meant_are_refused():

@@ -28,19 +28,30 @@ VOCABULARY = 7
 def model():
     torch.manual_seed(0)
     encoder = ConformerConfig(
-        num_layers=2, dim=16, num_heads=2, ffn_dim=32, kernel=5,
-        downsamplers={0: Conv2dConfig(channels=4), 1: KeyframeConfig()})
+        num_layers=2,
+        dim=16,
+        num_heads=2,
+        ffn_dim=32,
+        kernel=5,
+        downsamplers={0: Conv2dConfig(channels=4), 1: KeyframeConfig()},
+    )
     decoder = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
     streams = frozenset({"inter_ctc", "aligned", "attention"})
     config = HybridConfig(encoder=encoder, decoder=decoder)
-    return MODELS.build(config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=streams).eval()
+    return MODELS.build(
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=streams
+    ).eval()
 
 
 @pytest.fixture(scope="module")
 def batch():
     generator = torch.Generator().manual_seed(0)
     inputs = Padded.stack([torch.randn(length, 20, generator=generator) for length in (160, 70)])
-    return Batch(ids=("a", "b"), inputs=inputs, targets=Padded.stack([torch.tensor([1, 2, 2]), torch.tensor([3])]))
+    return Batch(
+        ids=("a", "b"),
+        inputs=inputs,
+        targets=Padded.stack([torch.tensor([1, 2, 2]), torch.tensor([3])]),
+    )
 
 
 def test_streams_have_the_frames_of_their_place(model, batch):
@@ -73,7 +84,9 @@ def test_every_search_gives_the_same_alone_and_in_a_batch(model, batch, config):
 
 
 def test_the_joint_search_rates_by_the_head_that_sees_all_frames(model, batch):
-    searcher = SEARCHERS.build(JointBeamConfig(beam=3, weights={"attention": 0.7, "inter_ctc": 0.3}), model=model)
+    searcher = SEARCHERS.build(
+        JointBeamConfig(beam=3, weights={"attention": 0.7, "inter_ctc": 0.3}), model=model
+    )
     best = searcher.search(model.encode(batch.inputs))[0][0]
     loss = CtcLoss(CtcConfig(weight=1.0, input="inter_ctc"), eos=VOCABULARY - 1)
     outputs = model(batch)
@@ -105,5 +118,7 @@ def test_the_inter_ctc_loss_tells_how_many_frames_stay(model, batch):
     found = loss.monitor(outputs, batch)
     keys = outputs.encoder.taps["key_frames"].data.sum(1)
     torch.testing.assert_close(found["key_frames_per_token"], keys / torch.tensor([3, 1]))
-    torch.testing.assert_close(found["frame_reduction"], 1 - outputs.encoder.frames.lengths / torch.tensor([40, 18]))
+    torch.testing.assert_close(
+        found["frame_reduction"], 1 - outputs.encoder.frames.lengths / torch.tensor([40, 18])
+    )
     assert set(found) == set(loss.monitors) and not CtcLoss(CtcConfig(weight=1.0), eos=6).monitors

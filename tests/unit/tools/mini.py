@@ -11,7 +11,14 @@ TOOLS = Path(__file__).parents[3] / "tools"
 
 def make(layout: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the command; it may fail."""
-    command = [sys.executable, str(TOOLS / "make_mini_corpus.py"), "--layout", layout, "--out", str(out)]
+    command = [
+        sys.executable,
+        str(TOOLS / "make_mini_corpus.py"),
+        "--layout",
+        layout,
+        "--out",
+        str(out),
+    ]
     return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
 
 

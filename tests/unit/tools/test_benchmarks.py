@@ -19,7 +19,18 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
     write_corpus(tmp_path)
     command = [
         *(sys.executable, ROOT / "tools/benchmarks/recipe_step.py", tmp_path / "config.yaml"),
-        *("--train", tmp_path / "train", "--vocab", tmp_path / "vocab", "--rounds", "1", "--warm", "0", "--steps", "1"),
+        *(
+            "--train",
+            tmp_path / "train",
+            "--vocab",
+            tmp_path / "vocab",
+            "--rounds",
+            "1",
+            "--warm",
+            "0",
+            "--steps",
+            "1",
+        ),
         *("--contender", f"auto@{ROOT}: trainer.precision=auto ONEDNN_PRIMITIVE_CACHE_CAPACITY=64"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -32,17 +43,40 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
 @pytest.mark.slow
 def test_starting_is_timed_in_shares_of_import_torch(toy) -> None:
     audio = toy / "data" / "test" / "audio" / "u000.wav"
-    stage = ["--data", toy / "data" / "test", "--config", toy / "train.yaml", "--decode", toy / "decode.yaml"]
-    command = [sys.executable, ROOT / "tools/benchmarks/startup.py", toy / "exp", audio, *stage, "--rounds", "1"]
+    stage = [
+        "--data",
+        toy / "data" / "test",
+        "--config",
+        toy / "train.yaml",
+        "--decode",
+        toy / "decode.yaml",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "tools/benchmarks/startup.py",
+        toy / "exp",
+        audio,
+        *stage,
+        "--rounds",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     names = [line.split("  ")[0] for line in done.stdout.splitlines()]
-    assert names == ["import torch", "recognize --help", "recognize", "recognize, decode", "extract_features"]
+    assert names == [
+        "import torch",
+        "recognize --help",
+        "recognize",
+        "recognize, decode",
+        "extract_features",
+    ]
 
 
 def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
     out = tmp_path / "out"
-    done = subprocess.run([ROOT / "tools/gpu.sh", out, "all", "cpu"], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [ROOT / "tools/gpu.sh", out, "all", "cpu"], capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (out / "figures.jsonl").read_text().splitlines()]
     values = {(line["part"], line["what"]): line["value"] for line in lines}

@@ -1,4 +1,6 @@
-"""Whether KeSpeech's miniature has accents that can be heard, and voices that espeak-ng survives."""
+"""Whether KeSpeech's miniature has accents that can be heard, and voices that espeak-ng
+survives.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ import torch
 from asrtool.data.fbank import Fbank, FbankConfig
 from tests.unit.tools import mini
 
-pytest.importorskip("espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader")
+pytest.importorskip(
+    "espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader"
+)
 pytestmark = pytest.mark.slow
 
 
@@ -38,13 +42,18 @@ def test_a_linear_classifier_tells_the_subdialects_of_unseen_voices_apart(tmp_pa
             frames[unit.split].append(spectra(path))
             accents[unit.split].append(list(kespeech.SUBDIALECTS).index(unit.speaker.accent))
     codebook = clusters(np.concatenate([part[::5] for part in frames["train_phase1"]]), 128)
-    counts = {split: np.array([kinds(part, codebook) for part in parts]) for split, parts in frames.items()}
+    counts = {
+        split: np.array([kinds(part, codebook) for part in parts])
+        for split, parts in frames.items()
+    }
     found = discriminant(counts["train_phase1"], np.array(accents["train_phase1"]), counts["test"])
     assert np.mean(found == accents["test"]) >= 0.33
 
 
 def spectra(path: Path) -> np.ndarray:
-    """16 cepstra and their slopes of each frame, without the mean and spread of the utterance: (T, 32)."""
+    """16 cepstra and their slopes of each frame, without the mean and spread of the utterance: (T,
+    32).
+    """
     samples, _ = soundfile.read(path, dtype="float32")
     features = Fbank(FbankConfig(num_mel_bins=40))(torch.from_numpy(samples)).double().numpy()
     cepstra = features @ np.cos(np.pi / 40 * (np.arange(40)[:, None] + 0.5) * np.arange(16))
@@ -61,7 +70,12 @@ def clusters(points: np.ndarray, count: int) -> np.ndarray:
     centres = points[np.random.default_rng(0).choice(len(points), count, replace=False)]
     for _ in range(10):
         own = nearest(points, centres)
-        centres = np.array([points[own == k].mean(axis=0) if (own == k).any() else centres[k] for k in range(count)])
+        centres = np.array(
+            [
+                points[own == k].mean(axis=0) if (own == k).any() else centres[k]
+                for k in range(count)
+            ]
+        )
     return centres
 
 
@@ -86,7 +100,9 @@ def test_espeak_survives_every_voice_and_accent_of_mandarin() -> None:
 
     for known in (True, False):
         for voice in plan.MANDARIN.manner.voices(known):
-            process = multiprocessing.get_context("spawn").Process(target=speak_at_random, args=(voice, 200))
+            process = multiprocessing.get_context("spawn").Process(
+                target=speak_at_random, args=(voice, 200)
+            )
             process.start()
             process.join()
             assert process.exitcode == 0, voice

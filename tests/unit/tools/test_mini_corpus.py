@@ -1,4 +1,6 @@
-"""The synthesised miniature corpus: layout, disjoint sets, the same bytes for the same seed, sound that is sound."""
+"""The synthesised miniature corpus: layout, disjoint sets, the same bytes for the same seed, sound
+that is sound.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import soundfile
 from tests.unit.tools import mini
 
 pytest.importorskip(
-    "espeakng_loader", reason="the miniature corpus is spoken by espeak-ng: pip install espeakng-loader"
+    "espeakng_loader",
+    reason="the miniature corpus is spoken by espeak-ng: pip install espeakng-loader",
 )
 
 SPLITS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
@@ -69,9 +72,18 @@ def test_every_utterance_has_its_audio_where_librispeech_has_it(corpus: Path) ->
 
 def test_the_tables_list_every_speaker_and_chapter_of_the_folders(corpus: Path) -> None:
     for split, rows in speakers(corpus).items():
-        assert {number for number, _ in rows} == {folder.name for folder in (corpus / split).iterdir()}
-    chapters = [line.split("|") for line in (corpus / "CHAPTERS.TXT").read_text().splitlines() if line[0] != ";"]
-    listed = {(split.strip(), reader.strip(), chapter.strip()) for chapter, reader, _, split, *_ in chapters}
+        assert {number for number, _ in rows} == {
+            folder.name for folder in (corpus / split).iterdir()
+        }
+    chapters = [
+        line.split("|")
+        for line in (corpus / "CHAPTERS.TXT").read_text().splitlines()
+        if line[0] != ";"
+    ]
+    listed = {
+        (split.strip(), reader.strip(), chapter.strip())
+        for chapter, reader, _, split, *_ in chapters
+    }
     on_disk = {(f.parts[-4], f.parts[-3], f.parts[-2]) for f in corpus.rglob("*.trans.txt")}
     assert listed == on_disk
 
@@ -87,7 +99,9 @@ def test_one_process_writes_the_same_bytes_as_two(corpus: Path, tmp_path: Path) 
     files = sorted(file.relative_to(corpus) for file in corpus.rglob("*") if file.is_file())
     other = tmp_path / "LibriSpeech"
     assert sorted(file.relative_to(other) for file in other.rglob("*") if file.is_file()) == files
-    assert [str(file) for file in files if (corpus / file).read_bytes() != (other / file).read_bytes()] == []
+    assert [
+        str(file) for file in files if (corpus / file).read_bytes() != (other / file).read_bytes()
+    ] == []
 
 
 def test_another_seed_replaces_the_corpus_by_other_sentences(tmp_path: Path) -> None:
@@ -123,7 +137,9 @@ def test_held_out_words_all_occur_in_training(corpus: Path) -> None:
     assert set().union(*(words[split] for split in HELD_OUT)) <= words["train-clean-100"]
 
 
-def test_transcripts_are_short_sentences_of_capital_letters_apostrophes_and_spaces(corpus: Path) -> None:
+def test_transcripts_are_short_sentences_of_capital_letters_apostrophes_and_spaces(
+    corpus: Path,
+) -> None:
     for text in transcripts(corpus).values():
         assert re.fullmatch(r"[A-Z']+( [A-Z']+){2,13}", text), text
 
@@ -151,7 +167,9 @@ def test_a_folder_that_the_tool_did_not_make_is_never_touched(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size", ["large", "0", "-1", "nan"])
-def test_an_unknown_size_is_one_sentence_that_names_the_known_ones(size: str, tmp_path: Path) -> None:
+def test_an_unknown_size_is_one_sentence_that_names_the_known_ones(
+    size: str, tmp_path: Path
+) -> None:
     finished = make(tmp_path, f"--size={size}")
     assert finished.returncode == 1
     assert f"The size is '{size}', expected tiny, small, default" in finished.stderr
@@ -164,7 +182,9 @@ def test_the_default_size_has_its_speakers_and_uses_every_word_often() -> None:
     sessions = librispeech.LibriSpeech().plan(plan.SIZES["default"], seed=0)
     training = [session for session in sessions if session.split == "train-clean-100"]
     assert len({session.speaker for session in training}) >= 30
-    spoken = [word for session in training for text in session.sentences for word in text.lower().split()]
+    spoken = [
+        word for session in training for text in session.sentences for word in text.lower().split()
+    ]
     vocabulary = sentences.vocabulary(english.RULES, english.WORDS)
     assert len(vocabulary) >= 300
     assert set(spoken) == set(vocabulary)
@@ -240,7 +260,9 @@ def test_noise_and_level_are_what_the_conditions_ask_for() -> None:
     recordings = [acoustics.record(speech, conditions, -30.0, rng) / 32767 for _ in range(40)]
     # Every recording begins with at least 0.1 s in which only the noise is heard.
     noise_db = 10 * np.log10(np.mean([np.mean(recording[:1600] ** 2) for recording in recordings]))
-    speech_db = 10 * np.log10(np.mean([np.mean(recording[6000:30000] ** 2) for recording in recordings]))
+    speech_db = 10 * np.log10(
+        np.mean([np.mean(recording[6000:30000] ** 2) for recording in recordings])
+    )
     # 40 random stretches of 0.1 s measure a level to some tenths of a decibel.
     assert noise_db == pytest.approx(-40, abs=1)
     # Speech at -30 dB plus noise at -40 dB.
@@ -254,7 +276,8 @@ def test_a_room_keeps_the_direct_sound_and_decays_by_60_db_in_its_reverberation_
     assert response[0] == 1
     assert 10 * np.log10(np.sum(response[1:] ** 2)) == pytest.approx(-6, abs=0.01)
     energy = [10 * np.log10(np.mean(response[start : start + 800] ** 2)) for start in (1000, 5000)]
-    # 4000 samples are 0.25 s, half of the reverberation time; 800 random samples measure to about 0.2 dB each.
+    # 4000 samples are 0.25 s, half of the reverberation time; 800 random samples measure to about
+    # 0.2 dB each.
     assert energy[0] - energy[1] == pytest.approx(30, abs=1)
 
 

@@ -1,4 +1,6 @@
-"""The tiny miniatures of the Mandarin corpora: the official trees, tables that agree, sets that share nothing."""
+"""The tiny miniatures of the Mandarin corpora: the official trees, tables that agree, sets that
+share nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import soundfile
 
 from tests.unit.tools import mini
 
-pytest.importorskip("espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader")
+pytest.importorskip(
+    "espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader"
+)
 
 TINY = ("--size", "tiny")
 READ = ("aishell1", "aishell2", "kespeech", "magicdata_read")
@@ -43,18 +47,29 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts(corpora: Path) -> dict[str, dict[str, dict[str, str]]]:
     """Corpus -> set -> utterance -> Hanzi."""
     found: dict[str, dict[str, dict[str, str]]] = {name: {} for name in (*READ, "magicdata")}
-    for utterance, text in mini.table(corpora / "data_aishell/transcript/aishell_transcript_v0.8.txt").items():
+    for utterance, text in mini.table(
+        corpora / "data_aishell/transcript/aishell_transcript_v0.8.txt"
+    ).items():
         (audio,) = (corpora / "data_aishell/wav").glob(f"*/{utterance[6:11]}/{utterance}.wav")
         found["aishell1"].setdefault(audio.parts[-3], {})[utterance] = text.replace(" ", "")
     for split in ("data", "dev", "test"):
-        folder = corpora / "AISHELL-2/iOS/data" if split == "data" else corpora / "AISHELL-DEV-TEST-SET/iOS" / split
+        folder = (
+            corpora / "AISHELL-2/iOS/data"
+            if split == "data"
+            else corpora / "AISHELL-DEV-TEST-SET/iOS" / split
+        )
         found["aishell2"][split] = mini.table(folder / "trans.txt", "\t")
     for folder in (corpora / "KeSpeech/Tasks/ASR").iterdir():
         found["kespeech"][folder.name] = mini.table(folder / "text")
     for split in ("train", "dev", "test"):
-        rows = [line.split("\t") for line in (corpora / f"MAGICDATA/{split}/TRANS.txt").read_text().splitlines()]
+        rows = [
+            line.split("\t")
+            for line in (corpora / f"MAGICDATA/{split}/TRANS.txt").read_text().splitlines()
+        ]
         assert rows[0] == ["UtteranceID", "SpeakerID", "Transcription"]
-        found["magicdata_read"][split] = {name: text.replace("。", "") for name, _, text in rows[1:]}
+        found["magicdata_read"][split] = {
+            name: text.replace("。", "") for name, _, text in rows[1:]
+        }
         for file, lines in transcripts(corpora, split).items():
             said = ((start, HANZI.search(text)) for start, _, _, _, text in lines)
             part = {f"{file} {start}": text[0] for start, text in said if text}
@@ -76,8 +91,19 @@ def transcripts(corpora: Path, split: str) -> dict[str, list[tuple[float, float,
 
 
 def test_the_sets_are_the_official_ones(texts) -> None:
-    assert set(texts["aishell1"]) == set(texts["magicdata"]) == set(texts["magicdata_read"]) == {"train", "dev", "test"}
-    assert set(texts["kespeech"]) == {"train_phase1", "train_phase2", "dev_phase1", "dev_phase2", "test"}
+    assert (
+        set(texts["aishell1"])
+        == set(texts["magicdata"])
+        == set(texts["magicdata_read"])
+        == {"train", "dev", "test"}
+    )
+    assert set(texts["kespeech"]) == {
+        "train_phase1",
+        "train_phase2",
+        "dev_phase1",
+        "dev_phase2",
+        "test",
+    }
 
 
 def test_no_sentence_is_in_two_sets_and_each_is_hanzi(texts) -> None:
@@ -91,7 +117,9 @@ def test_held_out_characters_all_occur_in_training(texts) -> None:
     for layout, sets in texts.items():
         training = (part for name, part in sets.items() if name.startswith(("train", "data")))
         known = set("".join(text for part in training for text in part.values()))
-        assert set("".join(text for part in sets.values() for text in part.values())) == known, layout
+        assert set("".join(text for part in sets.values() for text in part.values())) == known, (
+            layout
+        )
 
 
 def test_every_recording_is_16_khz_mono_neither_clipped_nor_silent(corpora) -> None:
@@ -99,7 +127,12 @@ def test_every_recording_is_16_khz_mono_neither_clipped_nor_silent(corpora) -> N
     assert len(files) == 52 + 76 + 108 + 52 + 4
     for file in files:
         info = soundfile.info(file)
-        assert (info.samplerate, info.channels, info.subtype, info.format) == (16000, 1, "PCM_16", "WAV")
+        assert (info.samplerate, info.channels, info.subtype, info.format) == (
+            16000,
+            1,
+            "PCM_16",
+            "WAV",
+        )
         samples, _ = soundfile.read(file, dtype="float64")
         assert 0.8 < samples.size / 16000 < (120 if "RAMC" in str(file) else 8), file
         assert np.abs(samples).max() < 0.96
@@ -125,8 +158,13 @@ def test_aishell2_channels_are_one_reading_through_three_devices(corpora) -> Non
             assert audio.keys() == text.keys()
             assert all(path == f"wav/{name[1:6]}/{name}.wav" for name, path in audio.items())
             assert {name[0] for name in audio} == {channel[0].upper()}
-            samples = {name[1:]: soundfile.read(folder / path, dtype="float64")[0] for name, path in audio.items()}
-            heard[channel] = {name: (text[channel[0].upper() + name], signal) for name, signal in samples.items()}
+            samples = {
+                name[1:]: soundfile.read(folder / path, dtype="float64")[0]
+                for name, path in audio.items()
+            }
+            heard[channel] = {
+                name: (text[channel[0].upper() + name], signal) for name, signal in samples.items()
+            }
         for name, (text, signal) in heard["iOS"].items():
             for channel in ("Android", "Mic"):
                 assert heard[channel][name][0] == text
@@ -150,11 +188,23 @@ def test_kespeech_tables_have_the_same_ids_and_paths_that_exist(corpora) -> None
     metadata = root / "Metadata"
     names = ("text", "wav.scp", "utt2style", "utt2subdialect")
     phase1 = {name: mini.table(metadata / f"phase1.{name}") for name in names}
-    phase2 = {name: mini.table(metadata / f"phase2.{name}") for name in ("text", "wav.scp", "utt2env")}
-    assert len({frozenset(rows) for rows in phase1.values()}) == len({frozenset(rows) for rows in phase2.values()}) == 1
-    assert set(phase1["text"]) | set(phase2["text"]) == set(seen) == set(mini.table(metadata / "utt2spk"))
+    phase2 = {
+        name: mini.table(metadata / f"phase2.{name}") for name in ("text", "wav.scp", "utt2env")
+    }
+    assert (
+        len({frozenset(rows) for rows in phase1.values()})
+        == len({frozenset(rows) for rows in phase2.values()})
+        == 1
+    )
+    assert (
+        set(phase1["text"]) | set(phase2["text"])
+        == set(seen)
+        == set(mini.table(metadata / "utt2spk"))
+    )
     dialect = {name for name, style in phase1["utt2style"].items() if style == "Dialect"}
-    assert dialect == {name for name, accent in phase1["utt2subdialect"].items() if accent != "Mandarin"}
+    assert dialect == {
+        name for name, accent in phase1["utt2subdialect"].items() if accent != "Mandarin"
+    }
     for name in ("spk2age", "spk2city", "spk2gender"):
         assert set(mini.table(metadata / name)) == set(mini.table(metadata / "utt2spk").values())
 
@@ -169,14 +219,18 @@ def test_ramc_turns_lie_in_their_recordings_and_tags_are_those_of_the_corpus(cor
             speakers += {speaker for _, _, speaker, _, _ in lines if speaker != "G00000000"}
             for _, _, speaker, what, text in lines:
                 tags |= set(re.findall(r"\[.*?\]", text))
-                assert (what == "无,无") == (speaker == "G00000000") == (text in ("[ENS]", "[MUSIC]"))
+                assert (
+                    (what == "无,无") == (speaker == "G00000000") == (text in ("[ENS]", "[MUSIC]"))
+                )
     assert tags <= {"[+]", "[*]", "[LAUGHTER]", "[SONANT]", "[ENS]", "[MUSIC]"}
     assert len(speakers) == len(set(speakers)) == 8
     listed = (corpora / "MagicData-RAMC/MDT2021S003/SPKINFO.txt").read_text().splitlines()[1:]
     assert {line.split("\t")[1] for line in listed} == set(speakers)
     names = sorted(file.name for file in (corpora / "MagicData-RAMC/MDT2021S003/WAV").iterdir())
     order = [split for split in ("test", "train", "dev") for _ in transcripts(corpora, split)]
-    assert [split for name in names for split in order if name in transcripts(corpora, split)][:1] == ["test"]
+    assert [split for name in names for split in order if name in transcripts(corpora, split)][
+        :1
+    ] == ["test"]
 
 
 def test_conversations_are_the_same_again_with_one_process(corpora, tmp_path) -> None:
@@ -200,7 +254,12 @@ def test_accents_of_kespeech_are_as_many_and_as_skewed_as_asked_for(tmp_path, mo
 
     units = kespeech.KeSpeech(accents=20, skew=1.0).plan(plan.SIZES["default"], seed=0)
     speakers = {
-        split: [accent for _, accent in {(u.speaker.number, u.speaker.accent) for u in units if u.split == split}]
+        split: [
+            accent
+            for _, accent in {
+                (u.speaker.number, u.speaker.accent) for u in units if u.split == split
+            }
+        ]
         for split in ("train_phase1", "test")
     }
     counts = [speakers["train_phase1"].count(accent) for accent in kespeech.SUBDIALECTS]
@@ -216,8 +275,16 @@ def test_accents_of_kespeech_are_as_many_and_as_skewed_as_asked_for(tmp_path, mo
 @pytest.mark.parametrize(
     ("layout", "options", "said"),
     [
-        ("aishell1", ("--accents", "9"), "--accents is an option of --layout kespeech, not of --layout aishell1"),
-        ("kespeech", ("--accents", "21"), "--accents is 21 and --skew is 0; expected 1 to 20 and 0 to 5"),
+        (
+            "aishell1",
+            ("--accents", "9"),
+            "--accents is an option of --layout kespeech, not of --layout aishell1",
+        ),
+        (
+            "kespeech",
+            ("--accents", "21"),
+            "--accents is 21 and --skew is 0; expected 1 to 20 and 0 to 5",
+        ),
         ("kespeech", ("--skew", "nan"), "--skew is nan"),
     ],
 )

@@ -1,4 +1,6 @@
-"""The Mandarin of the miniatures: espeak-ng reads its characters, words can be told apart, accents are sayable."""
+"""The Mandarin of the miniatures: espeak-ng reads its characters, words can be told apart, accents
+are sayable.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ import pytest
 
 from tests.unit.tools import mini
 
-pytest.importorskip("espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader")
+pytest.importorskip(
+    "espeakng_loader", reason="the miniatures are spoken by espeak-ng: pip install espeakng-loader"
+)
 
 # What a syllable may consist of: phonemes of espeak-ng's tables `cmn` and `base1`.
 PHONEMES = (
-    "@ a e i o u t p k n l j N tS; f s. S; ph th kh tS;h ts tsh ts. ts.h A ai Au @r E ei i[ i. iA iAu iE io iou o- ou "
+    "@ a e i o u t p k n l j N tS; f s. S; ph th kh tS;h ts tsh ts. ts.h A ai Au @r E ei i[ i. iA "
+    "iAu iE io iou o- ou "
     "ong uA ua uai u@ uei uo y yu y& yE y@ yi m s z z. w X h r/ S tS tSh v"
 )
 TONES = "11 21 22 33 35 44 51 53 55 214"
@@ -47,7 +52,11 @@ def test_espeak_reads_every_character_as_one_mandarin_syllable(espeak, words) ->
     characters = sorted(set("".join(words)))
     assert len(characters) >= 400
     # Where espeak-ng lacks a character it says an English name of it, in round brackets.
-    unread = [c for c in characters if len(re.findall(r"\d+", espeak.mnemonics(c))) != 1 or "(" in espeak.mnemonics(c)]
+    unread = [
+        c
+        for c in characters
+        if len(re.findall(r"\d+", espeak.mnemonics(c))) != 1 or "(" in espeak.mnemonics(c)
+    ]
     assert unread == []
     assert "(en)" in espeak.mnemonics("熊")
     wrong = [word for word in words if len(re.findall(r"\d+", espeak.mnemonics(word))) != len(word)]
@@ -82,7 +91,9 @@ def test_no_two_words_sound_alike_and_few_differ_by_tone_alone(espeak, words) ->
 def test_every_accent_is_made_of_sounds_that_espeak_has(espeak, words) -> None:
     from mini_corpus import accents
 
-    known = "|".join(map(re.escape, sorted([*PHONEMES.split(), *TONES.split()], key=len, reverse=True)))
+    known = "|".join(
+        map(re.escape, sorted([*PHONEMES.split(), *TONES.split()], key=len, reverse=True))
+    )
     syllables = re.compile(rf"(?:{known}|[', ])+")
     for accent in accents.MANDARIN:
         for word in words:

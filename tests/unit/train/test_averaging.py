@@ -1,4 +1,6 @@
-"""Averages: of which checkpoints they are, and that a damaged one is made anew or refused, never used."""
+"""Averages: of which checkpoints they are, and that a damaged one is made anew or refused, never
+used.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from asrtool.train import averaging, checkpoint, folder, records
 from asrtool.train.checkpoint import CheckpointError
 
 
-def save(phase: Path, step: int, value: float = 0.0, loss: float | None = None, by: str = "best") -> Path:
+def save(
+    phase: Path, step: int, value: float = 0.0, loss: float | None = None, by: str = "best"
+) -> Path:
     tensors = {"w": torch.full((3,), value), "count": torch.tensor(step)}
     metrics = {} if loss is None else {"valid/loss": loss}
     state = {"metrics": metrics, "ranking": {"metric": "valid/loss", "average_by": by}}
@@ -35,7 +39,9 @@ def test_checkpoints_that_do_not_say_how_they_are_ranked_go_by_the_pointer(tmp_p
     for step, loss in enumerate((0.1, 0.2), start=1):
         tensors = {checkpoint.MODEL: {"w": torch.full((3,), float(step))}}
         checkpoint.save(tmp_path, step, tensors, {"metrics": {"valid/loss": loss}})
-    records.point(tmp_path, "best", tmp_path / "step-00000001", metric="valid/loss", average_by="last")
+    records.point(
+        tmp_path, "best", tmp_path / "step-00000001", metric="valid/loss", average_by="last"
+    )
     assert weights(averaging.average(tmp_path, 1)) == [2.0] * 3
 
 
@@ -79,7 +85,9 @@ def test_averaging_before_the_first_validation_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="no validated checkpoint yet"):
         averaging.average(tmp_path, 3)
     save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="no whole checkpoint with a value of valid/loss; train on first"):
+    with pytest.raises(
+        CheckpointError, match="no whole checkpoint with a value of valid/loss; train on first"
+    ):
         averaging.average(tmp_path, 3)
 
 
@@ -133,7 +141,9 @@ def finish(phase: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("make", [lambda phase: averaging.average(phase, 2), finish], ids=["unfinished", "finished"])
+@pytest.mark.parametrize(
+    "make", [lambda phase: averaging.average(phase, 2), finish], ids=["unfinished", "finished"]
+)
 def test_a_damaged_average_is_made_anew(phase, make, damage):
     average = make(phase)
     content = average.read_bytes()
@@ -148,8 +158,12 @@ def test_the_average_of_a_finished_phase_needs_no_checkpoints(phase):
     for path in checkpoint.every(phase):
         shutil.rmtree(path)
     assert averaging.average(phase, 2).read_bytes() == content
-    with pytest.raises(CheckpointError, match="it is finished, and has the average average-2.safetensors"):
-        (phase / "best.json").write_text('{"path": "", "metric": "valid/loss", "average_by": "best"}')
+    with pytest.raises(
+        CheckpointError, match="it is finished, and has the average average-2.safetensors"
+    ):
+        (phase / "best.json").write_text(
+            '{"path": "", "metric": "valid/loss", "average_by": "best"}'
+        )
         averaging.average(phase, 1)
 
 
@@ -161,9 +175,13 @@ def test_the_average_of_a_finished_phase_is_not_made_of_fewer_checkpoints(phase)
     flip(average)
     with pytest.raises(CheckpointError) as error:
         averaging.average(phase, 2)
-    assert "average-2.safetensors is not what was written (its SHA-256 is another)" in str(error.value)
+    assert "average-2.safetensors is not what was written (its SHA-256 is another)" in str(
+        error.value
+    )
     assert "step-00000003: state.json is missing" in str(error.value)
-    assert f"Bring it back from a copy; or, to train the phase anew, move {phase} away" in str(error.value)
+    assert f"Bring it back from a copy; or, to train the phase anew, move {phase} away" in str(
+        error.value
+    )
 
 
 def test_an_average_that_cannot_be_read_is_not_made_anew(phase):
@@ -176,7 +194,11 @@ def test_an_average_that_cannot_be_read_is_not_made_anew(phase):
 
 def test_what_a_kill_left_of_any_average_goes(phase):
     average = finish(phase)
-    for name in ("average-2.safetensors.lock", "average-5.safetensors.lock", "average-5.safetensors.tmp"):
+    for name in (
+        "average-2.safetensors.lock",
+        "average-5.safetensors.lock",
+        "average-5.safetensors.tmp",
+    ):
         (phase / name).touch()
     assert averaging.average(phase, 2) == average
     assert not [path for path in phase.iterdir() if path.suffix in (".lock", ".tmp")]
@@ -205,7 +227,9 @@ def test_a_full_disk_leaves_the_average_that_was_there(phase, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(averaging, "save_file", full)
-    with pytest.raises(CheckpointError, match="cannot write .*No space left on device; make room and run the same"):
+    with pytest.raises(
+        CheckpointError, match="cannot write .*No space left on device; make room and run the same"
+    ):
         averaging.average(phase, 2)
     assert average.read_bytes() == content
     assert not list(phase.glob("*.tmp")) and not list(phase.glob("*.lock"))

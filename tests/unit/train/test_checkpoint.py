@@ -86,7 +86,10 @@ def test_a_disk_that_is_full_after_any_byte_leaves_the_earlier_one(tmp_path):
     whole = max(file.stat().st_size for file in save(tmp_path, 1).iterdir())
     for room in [*range(0, whole, 7), whole - 1]:
         said = fill_the_disk(tmp_path, room)
-        assert re.match("CheckpointError: cannot write checkpoint .*step-00000002.*earlier checkpoints are", said), room
+        assert re.match(
+            "CheckpointError: cannot write checkpoint .*step-00000002.*earlier checkpoints are",
+            said,
+        ), room
         assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"], room
         assert checkpoint.latest(tmp_path).name == "step-00000001"
     assert fill_the_disk(tmp_path, whole) == ""
@@ -98,7 +101,9 @@ def test_a_changed_byte_is_noticed(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert checkpoint.defect(file.parent) == "model.safetensors is not what was written (its SHA-256 is another)"
+    assert checkpoint.defect(file.parent) == (
+        "model.safetensors is not what was written (its SHA-256 is another)"
+    )
 
 
 FILES = [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE]
@@ -149,7 +154,11 @@ def test_a_phase_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
 @pytest.mark.parametrize("what", ["a file", "a link to nothing"])
 @pytest.mark.parametrize(
     "find",
-    [checkpoint.latest, lambda folder: checkpoint.rank(folder, "valid/loss", "best"), lambda folder: save(folder, 12)],
+    [
+        checkpoint.latest,
+        lambda folder: checkpoint.rank(folder, "valid/loss", "best"),
+        lambda folder: save(folder, 12),
+    ],
     ids=["latest", "rank", "save"],
 )
 def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, what, find):
@@ -170,13 +179,17 @@ def test_checkpoints_behind_a_link_count(tmp_path):
     assert checkpoint.latest(tmp_path).name == "step-00000001"
 
 
-@pytest.mark.parametrize(("number", "advice"), [(errno.EACCES, "mend that"), (errno.EDQUOT, "make room")])
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.EACCES, "mend that"), (errno.EDQUOT, "make room")]
+)
 def test_a_save_that_fails_says_what_to_do(tmp_path, monkeypatch, number, advice):
     def failing(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(checkpoint, "save_file", failing)
-    with pytest.raises(CheckpointError, match=f"{os.strerror(number)}; .*: {advice} and run the same command again"):
+    with pytest.raises(
+        CheckpointError, match=f"{os.strerror(number)}; .*: {advice} and run the same command again"
+    ):
         save(tmp_path, 2)
     assert not list(tmp_path.iterdir())
 
@@ -198,10 +211,14 @@ def test_the_newest_and_the_whole_one_before_it_are_kept(tmp_path):
     (tmp_path / "step-00000006.tmp").mkdir()
     (tmp_path / "step-00000004.old").write_bytes(b"")
     checkpoint.prune(tmp_path, [], tmp_path / "step-00000004")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08}" for step in (2, 4, 5)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-{step:08}" for step in (2, 4, 5)
+    ]
     save(tmp_path, 6)
     checkpoint.prune(tmp_path, [tmp_path / "step-00000002"], tmp_path / "step-00000006")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08}" for step in (2, 4, 6)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-{step:08}" for step in (2, 4, 6)
+    ]
     assert not (tmp_path / "step-00000002" / checkpoint.OPTIMIZER).exists()
 
 
@@ -218,7 +235,9 @@ def test_a_save_that_fails_says_so_and_leaves_the_earlier_one(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device.*earlier checkpoints are untouched"):
+    with pytest.raises(
+        CheckpointError, match="No space left on device.*earlier checkpoints are untouched"
+    ):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"]
 
@@ -247,7 +266,9 @@ def test_tied_weights_are_saved_once_and_stay_tied(tmp_path):
 
 
 def test_a_mismatch_lists_names_and_shapes(tmp_path):
-    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: {"weight": torch.zeros(3, 5), "old": torch.zeros(1)}}, {})
+    path = checkpoint.save(
+        tmp_path, 1, {checkpoint.MODEL: {"weight": torch.zeros(3, 5), "old": torch.zeros(1)}}, {}
+    )
     with pytest.raises(CheckpointError) as error:
         checkpoint.load_model(nn.Linear(2, 3), path, missing=["nothing"])
     assert "not in the file: bias" in str(error.value)
@@ -256,7 +277,9 @@ def test_a_mismatch_lists_names_and_shapes(tmp_path):
 
 
 def test_allowed_differences_pass(tmp_path):
-    path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: {"weight": torch.ones(3, 2), "old": torch.zeros(1)}}, {})
+    path = checkpoint.save(
+        tmp_path, 1, {checkpoint.MODEL: {"weight": torch.ones(3, 2), "old": torch.zeros(1)}}, {}
+    )
     model = nn.Linear(2, 3)
     checkpoint.load_model(model, path, missing=["b*"], unused=["old"])
     assert torch.equal(model.weight, torch.ones(3, 2))
@@ -278,7 +301,10 @@ def test_the_optimizer_state_keeps_the_memory_layout_of_its_parameter():
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     model(torch.ones(1, 2, 3, 3)).sum().backward()
     optimizer.step()
-    tensors = {key: value.contiguous() for key, value in checkpoint.optimizer_tensors(optimizer, model).items()}
+    tensors = {
+        key: value.contiguous()
+        for key, value in checkpoint.optimizer_tensors(optimizer, model).items()
+    }
     checkpoint.load_optimizer(optimizer, model, tensors)
     assert optimizer.state[model.weight]["exp_avg"].stride() == model.weight.stride()
 
@@ -296,7 +322,9 @@ def test_a_module_may_start_as_a_copy_of_another_that_is_gone(tmp_path):
     old, new = nn.ModuleDict({"ctc": nn.Linear(2, 3)}), nn.ModuleDict({"aligned": nn.Linear(2, 3)})
     path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: old.state_dict()}, {})
     checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "ctc"})
-    assert torch.equal(new["aligned"].weight, old["ctc"].weight) and torch.equal(new["aligned"].bias, old["ctc"].bias)
+    assert torch.equal(new["aligned"].weight, old["ctc"].weight) and torch.equal(
+        new["aligned"].bias, old["ctc"].bias
+    )
     with pytest.raises(CheckpointError, match="not in the file: aligned"):
         checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "attention"})
     wider = nn.ModuleDict({"aligned": nn.Linear(4, 3)})

@@ -1,6 +1,8 @@
-"""A training that is killed, or finds the disk full, before each change that it makes to the file system.
+"""A training that is killed, or finds the disk full, before each change that it makes to the file
+system.
 
-The same command afterwards goes on from the last checkpoint that was whole, and ends with the same files, bit for bit.
+The same command afterwards goes on from the last checkpoint that was whole, and ends with the same
+files, bit for bit.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def saved(folder: Path) -> list[str]:
     return folder.with_name("done").read_text().splitlines()
 
 
-def check(root: Path, first: int, undisturbed: dict[str, bytes], fault: object, status: int) -> None:
+def check(
+    root: Path, first: int, undisturbed: dict[str, bytes], fault: object, status: int
+) -> None:
     folder = root / str(first) / "train"
     folder.parent.mkdir()
     assert child(lambda: crashing(folder, first, fault)) == status, first
@@ -43,7 +47,9 @@ def check(root: Path, first: int, undisturbed: dict[str, bytes], fault: object, 
     assert result(folder) == undisturbed, first
 
 
-FAULTS = pytest.mark.parametrize(("fault", "status"), [(die, DEATH), (full, 1)], ids=["a kill", "a full disk"])
+FAULTS = pytest.mark.parametrize(
+    ("fault", "status"), [(die, DEATH), (full, 1)], ids=["a kill", "a full disk"]
+)
 
 
 @FAULTS
@@ -55,7 +61,9 @@ def test_some_faults_change_nothing(tmp_path, undisturbed, fault, status):
 
 @pytest.mark.slow
 @FAULTS
-def test_a_fault_before_any_change_of_the_file_system_changes_nothing(tmp_path, undisturbed, fault, status):
+def test_a_fault_before_any_change_of_the_file_system_changes_nothing(
+    tmp_path, undisturbed, fault, status
+):
     expected, changes = undisturbed
     for first in range(1, changes + 1):
         check(tmp_path, first, expected, fault, status)

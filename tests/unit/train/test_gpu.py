@@ -13,13 +13,23 @@ from asrtool.train.optim import OptimConfig
 from asrtool.train.step import Stepper, TrainError
 from tests.toy_llama import ToyLlama
 from tests.toy_ranks import free_port
-from tests.toy_training import ToyModel, difference, gradients, toy_objective, toy_step, toy_stepper, toy_trainer
+from tests.toy_training import (
+    ToyModel,
+    difference,
+    gradients,
+    toy_objective,
+    toy_step,
+    toy_stepper,
+    toy_trainer,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 NUMBERS = list(range(8))
 
 
-def stepper(precision: str = "float32", model: torch.nn.Module | None = None, shared: str = "ddp") -> Stepper:
+def stepper(
+    precision: str = "float32", model: torch.nn.Module | None = None, shared: str = "ddp"
+) -> Stepper:
     return Stepper(
         OptimConfig(lr=0.1, clip=float("inf")),
         model or ToyModel(dropout=0.0),
@@ -32,7 +42,9 @@ def stepper(precision: str = "float32", model: torch.nn.Module | None = None, sh
     )
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)]
+)
 def test_a_step_has_the_gradient_of_the_cpu(precision, tolerance):
     if precision == "bf16" and not torch.cuda.is_bf16_supported(False):
         pytest.skip("this GPU computes no bf16")
@@ -53,9 +65,13 @@ def test_the_scaler_lowers_its_scale_without_a_bad_batch():
 
 
 def test_a_run_is_resumed_with_its_scaler_and_logs_memory(tmp_path):
-    whole = toy_trainer(tmp_path, epochs=2, log_every=1, precision="fp16", device=torch.device("cuda", 0))
+    whole = toy_trainer(
+        tmp_path, epochs=2, log_every=1, precision="fp16", device=torch.device("cuda", 0)
+    )
     assert whole.run() == 0
-    again = toy_trainer(tmp_path, epochs=4, log_every=1, precision="fp16", device=torch.device("cuda", 0))
+    again = toy_trainer(
+        tmp_path, epochs=4, log_every=1, precision="fp16", device=torch.device("cuda", 0)
+    )
     assert again.run() == 0
     assert again.stepper.scaler.get_scale() > 1
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -66,7 +82,9 @@ def test_the_dry_run_tells_the_memory_and_a_lack_of_it_brings_advice():
     ours = stepper()
     assert " GB" in ours.dry_run(toy_step(NUMBERS).batches[0])
     ours.objective = lambda outputs, batch: torch.empty(1 << 50, device="cuda")
-    with pytest.raises(TrainError, match="does not fit into memory: lower data.batch.max_seconds_per_device"):
+    with pytest.raises(
+        TrainError, match="does not fit into memory: lower data.batch.max_seconds_per_device"
+    ):
         ours.dry_run(toy_step(NUMBERS).batches[0])
 
 
@@ -84,7 +102,12 @@ def test_the_clock_counts_what_the_gpu_does():
 
 @pytest.mark.parametrize("shared", ["ddp", "fsdp"])
 def test_one_rank_over_nccl_has_the_gradient_of_one_process(shared, monkeypatch):
-    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": free_port()}.items():
+    for name, value in {
+        "RANK": 0,
+        "LOCAL_RANK": 0,
+        "WORLD_SIZE": 1,
+        "MASTER_PORT": free_port(),
+    }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     alone = stepper(model=ToyLlama())

@@ -36,16 +36,24 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> ModelOutput:
         x = Padded(self.shared[None, None], torch.tensor([1]))
-        return ModelOutput(encoder=EncoderOutput(frames=x, positions=torch.zeros(1, 1)), streams={"x": x})
+        return ModelOutput(
+            encoder=EncoderOutput(frames=x, positions=torch.zeros(1, 1)), streams={"x": x}
+        )
 
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
-    [((3.0, 0.0), (1.0, 0.0), 1.0), ((3.0, 0.0), (0.0, 2.0), 0.0), ((1.0, 1.0), (-1.0, 0.0), -(0.5**0.5))],
+    [
+        ((3.0, 0.0), (1.0, 0.0), 1.0),
+        ((3.0, 0.0), (0.0, 2.0), 0.0),
+        ((1.0, 1.0), (-1.0, 0.0), -(0.5**0.5)),
+    ],
 )
 def test_it_is_the_cosine_and_the_norms_are_weighted(first, second, expected):
     model, batch = Model(), toy_batch([0])
-    objective = Objective({"accent": Pull(*first), "ctc": Pull(*second)}, {"accent": 0.5, "ctc": 2.0})
+    objective = Objective(
+        {"accent": Pull(*first), "ctc": Pull(*second)}, {"accent": 0.5, "ctc": 2.0}
+    )
     found = gradients.cosine(model, objective, "accent", model, batch)
     assert found["cosine"] == pytest.approx(expected)
     assert found["norm"] == pytest.approx(0.5 * torch.tensor(first).norm().item())
@@ -55,7 +63,9 @@ def test_it_is_the_cosine_and_the_norms_are_weighted(first, second, expected):
 
 def test_a_gradient_of_zero_has_no_cosine():
     model = Model()
-    objective = Objective({"accent": Pull(0.0, 0.0), "ctc": Pull(1.0, 0.0)}, {"accent": 1.0, "ctc": 1.0})
+    objective = Objective(
+        {"accent": Pull(0.0, 0.0), "ctc": Pull(1.0, 0.0)}, {"accent": 1.0, "ctc": 1.0}
+    )
     assert gradients.cosine(model, objective, "accent", model, toy_batch([0])) is None
 
 
@@ -67,15 +77,21 @@ def test_training_logs_it_and_ends_with_the_same_weights(tmp_path):
         trainer.run()
         weights.append(weights_of(trainer))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    records = [json.loads(line) for line in (tmp_path / "with" / "log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "with" / "log.jsonl").read_text().splitlines()
+    ]
     found = [record for record in records if record["event"] == "gradients"]
     assert [record["step"] for record in found] == [2, 4, 6, 8]
     for record in found:  # the same loss twice, but for dropout's draw
-        assert record["cosine"] == pytest.approx(1.0) and record["norm"] == pytest.approx(2 * record["norm_others"])
+        assert record["cosine"] == pytest.approx(1.0) and record["norm"] == pytest.approx(
+            2 * record["norm_others"]
+        )
 
 
 def test_a_term_that_is_none_is_refused(tmp_path):
-    with pytest.raises(TrainError, match="gradient_cosine: there is no loss 'clases'; did you mean 'classes'"):
+    with pytest.raises(
+        TrainError, match="gradient_cosine: there is no loss 'clases'; did you mean 'classes'"
+    ):
         toy_trainer(tmp_path, gradient_cosine="clases")
 
 

@@ -1,4 +1,6 @@
-"""SIGTERM and kill -9 at random moments of training, then the same command again: the same weights, bit for bit."""
+"""SIGTERM and kill -9 at random moments of training, then the same command again: the same weights,
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def train(world: int, data: Path, folder: Path, interruption: Interruption | None = None) -> list[int]:
+def train(
+    world: int, data: Path, folder: Path, interruption: Interruption | None = None
+) -> list[int]:
     """Exit statuses of the ranks, all of which end."""
     ranks = start(run, world, data, folder / "exp", interruption)
     for process in ranks:
@@ -40,7 +44,11 @@ def train(world: int, data: Path, folder: Path, interruption: Interruption | Non
 def result(folder: Path) -> dict[str, bytes]:
     """The last checkpoint, and the average of the best three."""
     last = checkpoint.latest(folder / "exp" / "train")
-    files = [last / checkpoint.MODEL, last / checkpoint.OPTIMIZER, last.parent / "average-3.safetensors"]
+    files = [
+        last / checkpoint.MODEL,
+        last / checkpoint.OPTIMIZER,
+        last.parent / "average-3.safetensors",
+    ]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -53,18 +61,24 @@ def undisturbed(request, data, tmp_path_factory) -> tuple[int, dict[str, bytes]]
 
 def interruptions(folder: Path) -> list[list[str]]:
     """Those that took place, by rank."""
-    return [re.findall("^interrupted.*$", file.read_text(), re.M) for file in sorted(folder.glob("said-*"))]
+    return [
+        re.findall("^interrupted.*$", file.read_text(), re.M)
+        for file in sorted(folder.glob("said-*"))
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_training_that_is_interrupted_five_times_ends_with_the_same_bits(data, tmp_path, undisturbed, seed):
+def test_a_training_that_is_interrupted_five_times_ends_with_the_same_bits(
+    data, tmp_path, undisturbed, seed
+):
     world, expected = undisturbed
     draw = random.Random(f"{seed}/{world}")
     for number in range(1, 6):
         # the average is made once, at the end
         moment = draw.choice([name for name in MOMENTS if number == 5 or "average" not in name])
-        alone = any(word in moment for word in ("file", "renaming", "deleted", "average"))  # what rank 0 does
+        # what rank 0 does
+        alone = any(word in moment for word in ("file", "renaming", "deleted", "average"))
         rank = 0 if alone else draw.randrange(world)
         times = 1 if "average" in moment else draw.randint(1, 3)
         train(world, data, tmp_path, Interruption(rank, moment, times, draw.choice(SIGNALS)))
@@ -78,7 +92,14 @@ def test_a_training_that_is_interrupted_five_times_ends_with_the_same_bits(data,
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes through /proc")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_stops_all_within_30_seconds_and_is_named(data, tmp_path, victim):
-    torchrun = [sys.executable, "-m", "asrtool.bin.torchrun", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "asrtool.bin.torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     endless = ["--set", "trainer.epochs=100000 trainer.save_every_seconds=0.5"]
     command = [*torchrun, "-m", "asrtool.bin.train", *arguments(data, tmp_path / "exp", *endless)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ASRTOOL_VICTIM": str(tmp_path)}

@@ -18,7 +18,9 @@ class Model(nn.Module):
         self.position_bias = nn.Parameter(torch.zeros(2, 3))
 
 
-def settings_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:
+def settings_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, tuple[float, float]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
@@ -35,7 +37,10 @@ def test_biases_norms_and_embeddings_do_not_decay():
 
 
 def test_the_first_matching_pattern_wins():
-    groups = {"encoder.0.*": GroupConfig(lr_scale=0.1), "encoder.*": GroupConfig(lr_scale=0.5, weight_decay=0.3)}
+    groups = {
+        "encoder.0.*": GroupConfig(lr_scale=0.1),
+        "encoder.*": GroupConfig(lr_scale=0.5, weight_decay=0.3),
+    }
     model = Model()
     optimizer, _ = optim.build(OptimConfig(lr=1.0, groups=groups), model, 10)
     scales = {name: scale for name, (scale, _) in settings_of(model, optimizer).items()}
@@ -53,7 +58,9 @@ def test_a_group_may_decay_differently():
 
 
 def test_a_pattern_that_matches_nothing_suggests_one_that_does():
-    with pytest.raises(OptimError, match=r"'encodr\.\*' matches no parameter; did you mean 'encoder\.\*'"):
+    with pytest.raises(
+        OptimError, match=r"'encodr\.\*' matches no parameter; did you mean " r"'encoder\.\*'"
+    ):
         optim.build(OptimConfig(lr=1.0, groups={"encodr.*": GroupConfig()}), Model(), 10)
 
 
@@ -96,7 +103,9 @@ def test_the_scheduled_rate_is_scaled_by_group():
 def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
     model = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
     model.held = frozenset({"base.weight", "base.bias"})
-    chosen = optim.assign(optim.OptimConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model)
+    chosen = optim.assign(
+        optim.OptimConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model
+    )
     assert {name for name, group in chosen.items() if group.freeze} == model.held
     frozen = optim.OptimConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
     with pytest.raises(optim.OptimError, match="nothing is left to train"):

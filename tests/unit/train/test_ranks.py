@@ -12,14 +12,25 @@ import torch
 from asrtool.train import checkpoint
 from tests import toy_conformer
 from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, start, work
-from tests.toy_training import ToyModel, ToySteps, difference, gradients, toy_step, toy_stepper, toy_trainer
+from tests.toy_training import (
+    ToyModel,
+    ToySteps,
+    difference,
+    gradients,
+    toy_step,
+    toy_stepper,
+    toy_trainer,
+)
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
     spawn(work, WORLD, folder)
-    return [{**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder} for rank in range(WORLD)]
+    return [
+        {**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder}
+        for rank in range(WORLD)
+    ]
 
 
 @pytest.mark.parametrize("name", ["uneven", "one rank empty"])
@@ -37,13 +48,18 @@ def test_parameters_that_thaw_later_are_trained_on_all_ranks(ranks):
 
 def test_a_bad_utterance_of_one_rank_is_known_to_all(ranks):
     for found in ranks:
-        assert [(entry["rank"], entry["not_finite"]) for entry in found["bad"]] == [(0, []), (1, ["utt1"])]
+        assert [(entry["rank"], entry["not_finite"]) for entry in found["bad"]] == [
+            (0, []),
+            (1, ["utt1"]),
+        ]
 
 
 def test_a_run_on_two_ranks_ends_with_equal_weights_and_one_log(ranks):
     first, second = ranks
     assert first["ended"] == second["ended"] == 0
-    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert all(
+        torch.equal(value, second["weights"][name]) for name, value in first["weights"].items()
+    )
     lines = (first["folder"] / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines].count("valid") == 3
     assert set(first["weights"]) == set(ToyModel().state_dict())
@@ -71,7 +87,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     moved = checkpoint.load(checkpoint.latest(tmp_path / "moved") / checkpoint.MODEL)
     assert checkpoint.latest(tmp_path / "moved").name == "step-00000009"
     for name, value in stayed.model.state_dict().items():
-        torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)  # sums in another order, through Adam
+        # sums in another order, through Adam
+        torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_that_rank_0_refuses_ends_all_ranks(tmp_path):

@@ -15,7 +15,14 @@ from asrtool.recognizer import build_model
 from asrtool.train.step import Stepper
 from tests.toy_corpus import CONFIG, write_corpus, write_set
 
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::convolution", "aten::convolution_backward"}
+PRODUCTS = {
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::baddbmm",
+    "aten::convolution",
+    "aten::convolution_backward",
+}
 
 
 class Shapes(TorchDispatchMode):
@@ -28,7 +35,9 @@ class Shapes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split(".")[0]
         if name in PRODUCTS:
-            self.seen.add((name, *(tuple(arg.shape) for arg in args if isinstance(arg, torch.Tensor))))
+            self.seen.add(
+                (name, *(tuple(arg.shape) for arg in args if isinstance(arg, torch.Tensor)))
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -39,7 +48,11 @@ def test_a_second_epoch_has_no_shape_that_the_first_has_not(tmp_path: Path) -> N
     (tmp_path / "cmvn.json").symlink_to(tmp_path / "more" / "cmvn.json")
     phase = next(iter(experiment.load_phases(tmp_path / "config.yaml", []).values()))
     args = argparse.Namespace(
-        train=tmp_path / "more", valid=tmp_path / "valid", vocab=tmp_path / "vocab", exp=tmp_path, text=[]
+        train=tmp_path / "more",
+        valid=tmp_path / "valid",
+        vocab=tmp_path / "vocab",
+        exp=tmp_path,
+        text=[],
     )
     tokenizer = tokenizers.load(tmp_path / "vocab")
     batches, _ = train.loaders(phase, args, train.read_sets(args, phase), tokenizer)

@@ -47,7 +47,10 @@ def test_every_registered_schedule_is_tested_here():
         (LinearConfig(warmup=20, end=0.1), {10: 0.5, 20: 1.0, 60: 0.55, 100: 0.1, 150: 0.1}),
         (CosineConfig(warmup=20), {10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0}),
         (OneCycleConfig(start=0.2, end=0.0), {15: 0.6, 30: 1.0, 65: 0.5, 100: 0.0}),
-        (TriStageConfig(start=0.0, end=0.01), {5: 0.5, 10: 1.0, 50: 1.0, 75: 0.1, 100: 0.01, 120: 0.01}),
+        (
+            TriStageConfig(start=0.0, end=0.01),
+            {5: 0.5, 10: 1.0, 50: 1.0, 75: 0.1, 100: 0.01, 120: 0.01},
+        ),
         (LinearConfig(total=50), {25: 0.5, 50: 0.0}),
         (CosineConfig(warmup=0.2), {10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0}),
     ],
@@ -57,7 +60,9 @@ def test_values_at_chosen_steps_of_a_run_of_100(config, values):
     assert {step: schedule.factor(step) for step in values} == pytest.approx(values, abs=1e-12)
 
 
-@pytest.mark.parametrize("config", [LinearConfig(warmup=200), CosineConfig(warmup=100), OneCycleConfig(warmup=-1)])
+@pytest.mark.parametrize(
+    "config", [LinearConfig(warmup=200), CosineConfig(warmup=100), OneCycleConfig(warmup=-1)]
+)
 def test_a_warm_up_longer_than_the_run_is_refused(config):
     with pytest.raises(ValueError, match="of 100 steps"):
         SCHEDULES.build(config, planned=100)

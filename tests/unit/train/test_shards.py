@@ -22,7 +22,10 @@ WORLD = 2
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("shards")
     spawn(work, WORLD, folder)
-    return [{**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder} for rank in range(WORLD)]
+    return [
+        {**torch.load(folder / f"{rank}.pt", weights_only=True), "folder": folder}
+        for rank in range(WORLD)
+    ]
 
 
 def close(first: dict, second: dict) -> float:
@@ -37,12 +40,15 @@ def test_steps_on_shards_are_those_of_one_process(ranks, name, shares):
     norms = [alone.update(whole, step).norm for step in range(1, 5)]
     for found in ranks:
         assert found[f"{name} norms"] == pytest.approx(norms, rel=1e-5)
-        assert close(found[name], alone.model.state_dict()) < 1e-6  # float32 sums in another order, rate 0.01
+        # float32 sums in another order, rate 0.01
+        assert close(found[name], alone.model.state_dict()) < 1e-6
 
 
 def test_frozen_weights_stay_and_adapters_wait_for_their_step(ranks):
     start = ToyLlama().state_dict()
-    changed = {name for name, value in ranks[0]["uneven"].items() if not torch.equal(value, start[name])}
+    changed = {
+        name for name, value in ranks[0]["uneven"].items() if not torch.equal(value, start[name])
+    }
     assert not [name for name in changed if "base" in name or "proj" in name]
     assert {f"layers.{i}.q_lora_a.weight" for i in range(3)} <= changed
 
@@ -70,9 +76,13 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("phase", ["adapters", "all"])
 def test_phases_with_averaging_end_as_in_one_process(ranks, alone, phase):
-    paths = [folder / phase / "average-2.safetensors" for folder in (ranks[0]["folder"] / "undisturbed", alone)]
+    paths = [
+        folder / phase / "average-2.safetensors"
+        for folder in (ranks[0]["folder"] / "undisturbed", alone)
+    ]
     sharded, single = map(checkpoint.load, paths)
-    assert close(sharded, single) < 1e-4  # 14 steps of Adam at 0.01, whose first ones amplify rounding
+    # 14 steps of Adam at 0.01, whose first ones amplify rounding
+    assert close(sharded, single) < 1e-4
 
 
 def test_a_run_on_shards_that_was_interrupted_ends_with_the_same_bits(ranks):
@@ -81,16 +91,22 @@ def test_a_run_on_shards_that_was_interrupted_ends_with_the_same_bits(ranks):
         undisturbed, resumed = (folder / name / phase for name in ("undisturbed", "resumed"))
         name = "average-2.safetensors"
         assert close(checkpoint.load(undisturbed / name), checkpoint.load(resumed / name)) == 0.0
-    events = [json.loads(line) for line in (folder / "resumed" / "adapters" / "log.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)
+        for line in (folder / "resumed" / "adapters" / "log.jsonl").read_text().splitlines()
+    ]
     assert [event["event"] for event in events].count("valid") == 2
 
 
 def test_a_checkpoint_of_shards_is_that_of_one_process(ranks, alone):
-    """Same names, shapes and types: it is decoded with, averaged and resumed on any number of ranks."""
+    """Same names, shapes and types: it is decoded with, averaged and resumed on any number of
+    ranks.
+    """
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
-        shards, whole = (checkpoint.load(checkpoint.latest(folder) / name) for folder in (
-            ranks[0]["folder"] / "undisturbed" / "all", alone / "all"
-        ))
+        shards, whole = (
+            checkpoint.load(checkpoint.latest(folder) / name)
+            for folder in (ranks[0]["folder"] / "undisturbed" / "all", alone / "all")
+        )
         assert {key: (value.shape, value.dtype) for key, value in shards.items()} == {
             key: (value.shape, value.dtype) for key, value in whole.items()
         }
@@ -98,13 +114,24 @@ def test_a_checkpoint_of_shards_is_that_of_one_process(ranks, alone):
 
 
 def test_a_conformer_is_trained_on_shards_as_on_replicas(tmp_path):
-    """The whole command, error rates included; the validation set has fewer batches on one rank than on the other."""
+    """The whole command, error rates included; the validation set has fewer batches on one rank
+    than on the other.
+    """
     write_corpus(tmp_path)
     changes = "model.encoder.dropout=0 trainer.epochs=2"
     metrics = {}
     for shared in ("ddp", "fsdp"):
-        spawn(interruptions.run, WORLD, tmp_path, tmp_path / shared, None, f"{changes} trainer.parallel={shared}")
-        records = [json.loads(line) for line in (tmp_path / shared / "log.jsonl").read_text().splitlines()]
+        spawn(
+            interruptions.run,
+            WORLD,
+            tmp_path,
+            tmp_path / shared,
+            None,
+            f"{changes} trainer.parallel={shared}",
+        )
+        records = [
+            json.loads(line) for line in (tmp_path / shared / "log.jsonl").read_text().splitlines()
+        ]
         metrics[shared] = [record["valid/loss"] for record in records if record["event"] == "valid"]
         assert all("valid/cer" in record for record in records if record["event"] == "valid")
     assert len(metrics["fsdp"]) > 3

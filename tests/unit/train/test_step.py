@@ -1,4 +1,6 @@
-"""One optimizer step: the same gradient however it is cut, what is frozen, what is not finite, precision."""
+"""One optimizer step: the same gradient however it is cut, what is frozen, what is not finite,
+precision.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,10 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm_before():
 
 
 def test_dropout_is_a_function_of_the_step():
-    results = [toy_stepper(ToyModel(dropout=0.5)).update(toy_step(NUMBERS), step).loss for step in (1, 1, 2)]
+    results = [
+        toy_stepper(ToyModel(dropout=0.5)).update(toy_step(NUMBERS), step).loss
+        for step in (1, 1, 2)
+    ]
     assert results[0] == results[1] != results[2]
 
 
@@ -66,11 +71,15 @@ def test_dropout_is_a_function_of_the_step():
 def test_a_step_that_is_not_finite_changes_nothing_and_names_the_utterance(value):
     stepper = toy_stepper()
     before = {name: parameter.clone() for name, parameter in stepper.model.named_parameters()}
-    result = stepper.update(toy_step([0, 1], [2, 3], change=lambda n, x: x * value if n == 2 else x), 1)
+    result = stepper.update(
+        toy_step([0, 1], [2, 3], change=lambda n, x: x * value if n == 2 else x), 1
+    )
     assert [entry["not_finite"] for entry in result.bad] == [[], ["utt2"]]
     assert [entry["inputs_finite"] for entry in result.bad] == [True, False]
     assert result.bad[1]["module"] == "encoder.0"
-    assert all(torch.equal(before[name], parameter) for name, parameter in stepper.model.named_parameters())
+    assert all(
+        torch.equal(before[name], parameter) for name, parameter in stepper.model.named_parameters()
+    )
     assert not stepper.optimizer.state
 
 
@@ -105,7 +114,10 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path):
 def test_a_parameter_that_no_loss_reads_is_an_error():
     model = ToyModel()
     model.unread = nn.Linear(2, 2)
-    with pytest.raises(TrainError, match="2 trainable parameters got no gradient: unread.weight, unread.bias; freeze"):
+    with pytest.raises(
+        TrainError,
+        match="2 trainable parameters got no gradient: unread.weight, unread.bias; freeze",
+    ):
         toy_stepper(model).update(toy_step(NUMBERS), 1)
 
 
@@ -115,7 +127,11 @@ def test_frozen_parameters_stay_and_thawed_ones_learn():
     start = {name: value.clone() for name, value in stepper.model.state_dict().items()}
 
     def changed() -> set[str]:
-        return {name for name, value in stepper.model.state_dict().items() if not torch.equal(value, start[name])}
+        return {
+            name
+            for name, value in stepper.model.state_dict().items()
+            if not torch.equal(value, start[name])
+        }
 
     stepper.update(toy_step(NUMBERS), 1)
     first = changed()
@@ -141,7 +157,9 @@ def test_a_scale_that_is_too_large_is_lowered_and_is_no_bad_batch():
     results = [stepper.update(toy_step(NUMBERS), step) for step in range(1, 4)]
     assert [result.bad for result in results] == [None] * 3
     assert stepper.scaler.get_scale() == 2.0**37
-    assert all(torch.equal(before[name], parameter) for name, parameter in stepper.model.named_parameters())
+    assert all(
+        torch.equal(before[name], parameter) for name, parameter in stepper.model.named_parameters()
+    )
 
 
 def test_fp16_training_with_a_fitting_scale_updates_the_weights():
@@ -150,7 +168,8 @@ def test_fp16_training_with_a_fitting_scale_updates_the_weights():
     stepper.update(toy_step(NUMBERS), 1)
     exact = toy_stepper()
     exact.update(toy_step(NUMBERS), 1)
-    assert difference(gradients(exact), gradients(stepper)) < 0.02  # fp16 has 11 bits, and sums of them
+    # fp16 has 11 bits, and sums of them
+    assert difference(gradients(exact), gradients(stepper)) < 0.02
 
 
 def test_a_batch_that_is_not_finite_leaves_the_scale_alone():

@@ -27,7 +27,9 @@ def read_log(folder: Path, event: str) -> list[dict]:
 
 
 def same(first: dict, second: dict) -> bool:
-    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+    return set(first) == set(second) and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 class Killed(BaseException):
@@ -38,7 +40,10 @@ class Killed(BaseException):
 def undisturbed(tmp_path_factory) -> dict:
     trainer = toy_trainer(tmp_path_factory.mktemp("undisturbed"), ema=0.9)
     assert trainer.run() == 0
-    return {"weights": weights_of(trainer), "average": checkpoint.load(trainer.folder / "average-2.safetensors")}
+    return {
+        "weights": weights_of(trainer),
+        "average": checkpoint.load(trainer.folder / "average-2.safetensors"),
+    }
 
 
 def test_training_lowers_the_loss_and_the_error_rate(tmp_path):
@@ -105,7 +110,9 @@ def test_saving_between_validations_changes_nothing(tmp_path, undisturbed):
     assert same(checkpoint.load(tmp_path / "average-2.safetensors"), undisturbed["average"])
 
 
-def test_a_torn_checkpoint_is_passed_over_and_the_run_ends_with_the_same_bits(tmp_path, undisturbed, caplog):
+def test_a_torn_checkpoint_is_passed_over_and_the_run_ends_with_the_same_bits(
+    tmp_path, undisturbed, caplog
+):
     def kill(epoch: int, index: int) -> None:
         if (epoch, index) == (2, 1):
             raise Killed
@@ -117,12 +124,18 @@ def test_a_torn_checkpoint_is_passed_over_and_the_run_ends_with_the_same_bits(tm
     resumed = toy_trainer(tmp_path, ema=0.9)
 
     assert resumed.run() == 0
-    assert "step-00000006 is passed over: optimizer.safetensors is not what was written" in caplog.text
+    assert (
+        "step-00000006 is passed over: optimizer.safetensors is not what was written" in caplog.text
+    )
     assert same(weights_of(resumed), undisturbed["weights"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_run_none_of_whose_checkpoints_is_whole_stops_and_changes_nothing(tmp_path):
@@ -133,7 +146,9 @@ def test_a_run_none_of_whose_checkpoints_is_whole_stops_and_changes_nothing(tmp_
     with pytest.raises(checkpoint.CheckpointError) as error:
         toy_trainer(tmp_path).run()
     for step in (6, 9):
-        assert f"step-{step:08}: model.safetensors is not what was written (it has 0 bytes" in str(error.value)
+        assert (
+            f"step-{step:08}: model.safetensors is not what was written (it has 0 bytes"
+        ) in str(error.value)
     assert f"move {tmp_path} away" in str(error.value)
     assert contents(tmp_path) == before
 
@@ -152,7 +167,10 @@ def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path):
     newest.unlink()
     newest.symlink_to(newest)  # a file that no system can open
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(checkpoint.CheckpointError, match=f"{newest} cannot be read: Too many levels of symbolic links"):
+    with pytest.raises(
+        checkpoint.CheckpointError,
+        match=f"{newest} cannot be read: Too many levels of symbolic links",
+    ):
         toy_trainer(tmp_path).run()
     assert set(tmp_path.rglob("*")) == before
 
@@ -210,7 +228,9 @@ def test_what_the_average_needs_and_the_two_newest_checkpoints_stay(tmp_path):
 
 def test_older_checkpoints_are_kept_without_their_optimizer(tmp_path):
     toy_trainer(tmp_path, epochs=4, average=4).run()
-    with_optimizer = [path.name for path in checkpoint.every(tmp_path) if (path / checkpoint.OPTIMIZER).exists()]
+    with_optimizer = [
+        path.name for path in checkpoint.every(tmp_path) if (path / checkpoint.OPTIMIZER).exists()
+    ]
     assert len(checkpoint.every(tmp_path)) == 4
     assert with_optimizer == ["step-00000009", "step-00000012"]
 
@@ -230,21 +250,26 @@ def test_early_stop_ends_after_so_many_validations_without_a_better_value(tmp_pa
 
 def test_a_finished_run_is_marked_and_trains_no_further(tmp_path):
     toy_trainer(tmp_path).run()
-    again = toy_trainer(tmp_path, ToySteps(before=lambda epoch, index: pytest.fail("a step was asked for")))
+    again = toy_trainer(
+        tmp_path, ToySteps(before=lambda epoch, index: pytest.fail("a step was asked for"))
+    )
     assert again.run() == 0
     assert json.loads((tmp_path / "finished.json").read_text())["path"] == "average-2.safetensors"
 
 
 def test_an_utterance_without_a_finite_loss_is_named_once(tmp_path, caplog):
     steps = ToySteps(change=lambda number, inputs: inputs[:1] if number == 5 else inputs)
-    steps.densest = lambda: iter([toy_batch([3])])  # which is not among those looked at before the first step
+    # which is not among those looked at before the first step
+    steps.densest = lambda: iter([toy_batch([3])])
     toy_trainer(tmp_path, steps).run()
     assert [record["ids"] for record in read_log(tmp_path, "skipped")] == [["utt5"]]
     assert "1 utterances have no finite loss" in caplog.text
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_training(tmp_path):
-    with pytest.raises(TrainError, match="'valid/cer' is not measured.*valid/classes, valid/loss, valid/wer"):
+    with pytest.raises(
+        TrainError, match="'valid/cer' is not measured.*valid/classes, valid/loss, valid/wer"
+    ):
         toy_trainer(tmp_path, best="valid/cer")
 
 
@@ -263,14 +288,26 @@ def test_the_log_holds_what_a_plot_needs(tmp_path):
     toy_trainer(tmp_path, log_every=3).run()
     records = read_log(tmp_path, "step")
     assert [record["step"] for record in records] == [3, 6, 9]
-    needed = {"epoch", "rate", "loss", "classes", "norm", "audio_seconds_per_second", "data_wait", "seconds"}
+    needed = {
+        "epoch",
+        "rate",
+        "loss",
+        "classes",
+        "norm",
+        "audio_seconds_per_second",
+        "data_wait",
+        "seconds",
+    }
     assert needed <= set(records[0])
 
 
 def test_the_log_says_where_the_time_went(tmp_path):
     toy_trainer(tmp_path, ToySteps(before=lambda epoch, index: time.sleep(0.05)), log_every=3).run()
     seconds = [record["seconds"] for record in read_log(tmp_path, "step")]
-    assert all(set(split) == {"data", "forward", "backward", "wait", "update", "other"} for split in seconds)
+    assert all(
+        set(split) == {"data", "forward", "backward", "wait", "update", "other"}
+        for split in seconds
+    )
     assert all(split["data"] >= 0.05 for split in seconds)
     assert all(split["forward"] > 0 for split in seconds)
     assert read_log(tmp_path, "step")[0]["data_wait"] > 0.5
@@ -282,7 +319,9 @@ def test_waiting_for_data_brings_advice_once(tmp_path, caplog):
     assert caplog.text.count("of the time is spent waiting for data; raise data.workers") == 1
 
 
-def test_a_missing_tensorboard_is_said_once_and_an_installed_one_gets_the_curves(tmp_path, caplog, monkeypatch):
+def test_a_missing_tensorboard_is_said_once_and_an_installed_one_gets_the_curves(
+    tmp_path, caplog, monkeypatch
+):
     caplog.set_level("INFO", "asrtool")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     toy_trainer(tmp_path / "without").run()
@@ -304,8 +343,15 @@ def test_a_missing_tensorboard_is_said_once_and_an_installed_one_gets_the_curves
     stub.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stub)
     toy_trainer(tmp_path / "with", log_every=3).run()
-    assert (written["folder"], written["purge_step"]) == (str(tmp_path / "with" / "tensorboard" / "with"), 1)
-    assert [step for step, _ in written["train/loss"]] == [step for step, _ in written["valid/loss"]] == [3, 6, 9]
+    assert (written["folder"], written["purge_step"]) == (
+        str(tmp_path / "with" / "tensorboard" / "with"),
+        1,
+    )
+    assert (
+        [step for step, _ in written["train/loss"]]
+        == [step for step, _ in written["valid/loss"]]
+        == [3, 6, 9]
+    )
     assert {"train/rate", "train/norm", "seconds/forward", "valid/wer", "closed"} <= set(written)
 
 
@@ -318,12 +364,16 @@ def test_tensorboard_itself_reads_what_is_written(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler"
+)
 def test_a_compiled_model_trains_alike(tmp_path):
     """The same loss without dropout, which compiled code draws otherwise."""
     losses = []
     for compiled in (False, True):
-        trainer = toy_trainer(tmp_path / str(compiled), model=ToyModel(dropout=0.0), epochs=1, compile=compiled)
+        trainer = toy_trainer(
+            tmp_path / str(compiled), model=ToyModel(dropout=0.0), epochs=1, compile=compiled
+        )
         trainer.run()
         losses.append(read_log(trainer.folder, "valid")[-1]["valid/loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
