@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from asrtool import peers
+from asrtool.system import peers
 
 # Others wait that long for one rank, which may be writing a large checkpoint; one that is dead ends
 # them at once.
@@ -47,7 +47,7 @@ def process_group() -> Iterator[None]:
     single process.
 
     Inside, a rank that ends takes the others with it, within seconds and by name
-    (asrtool/peers.py).
+    (asrtool/system/peers.py).
     """
     if world_size() == 1:
         yield

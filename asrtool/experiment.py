@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import yaml
 
-from asrtool import config, file_names
+from asrtool import config
 from asrtool.data.config import DataConfig
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS
+from asrtool.system import file_names
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
 

@@ -22,12 +22,13 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from asrtool import distributed, stamp
+from asrtool import distributed
 from asrtool.data import datadir, datadir_measure
 from asrtool.data.loader import Dataset, EvalLoader, names
-from asrtool.journal import Journal
 from asrtool.log import logger
-from asrtool.processes import give_back_memory
+from asrtool.system import stamp
+from asrtool.system.journal import Journal
+from asrtool.system.processes import give_back_memory
 from asrtool.types import Batch, Padded, Utterance
 
 # A set has batches of many shapes. oneDNN keeps the kernels of 1,024, which on a long decoding grow

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool import atomic
 from asrtool.bin import train
+from asrtool.system import atomic
 from asrtool.train import averaging, checkpoint, records, trainer, validation
 from asrtool.train.step import Stepper
 from tests.toy_corpus import arguments

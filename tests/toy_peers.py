@@ -1,5 +1,6 @@
-"""What a rank does in tests/unit/test_peers.py:  python tests/toy_peers.py <rank> <world> <folder>
-<how rank 1 ends>
+"""What a rank does in tests/unit/system/test_peers.py:
+
+python tests/toy_peers.py <rank> <world> <folder> <how rank 1 ends>
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from asrtool import peers
+from asrtool.system import peers
 
 
 def share(folder: Path, rank: int, port: int) -> int:

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from asrtool import processes
+from asrtool.system import processes
 
 PACKAGE = Path(__file__).parents[1]
 LOST = "lost the connection to another rank, which ended or cannot be reached"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from asrtool import distributed, file_names, log, work
+from asrtool import distributed, log, work
 from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
 from asrtool.data import datadir
@@ -28,6 +28,7 @@ from asrtool.data.loader import Dataset
 from asrtool.log import logger
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Recognizer, averaged
+from asrtool.system import file_names
 from asrtool.types import Batch, Utterance
 
 SECONDS = 60.0  # padded audio of one batch

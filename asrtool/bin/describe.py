@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.data import describe, tokenizers
 from asrtool.data.describe import Statistics
+from asrtool.system import atomic
 
 BAR = 40  # characters of the longest bar
 

@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrtool import log, stamp
+from asrtool import log
 from asrtool.data import tokenizers
 from asrtool.log import logger
 from asrtool.model_folder import sha256
 from asrtool.recognizer import CTC, Recognizer
+from asrtool.system import stamp
 from asrtool.types import Padded
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -22,7 +22,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asrtool import experiment, log, stamp, torchaudio_adapter
+from asrtool import experiment, log, torchaudio_adapter
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
@@ -37,6 +37,7 @@ from asrtool.model_folder import (
 )
 from asrtool.models import CausalLm, SpeechLlm, tuning
 from asrtool.searchers import LlmBeamConfig
+from asrtool.system import stamp
 from asrtool.train import checkpoint
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asrtool import stamp
 from asrtool.data import features, shards
 from asrtool.data.config import DataConfig
 from asrtool.data.extraction import ExtractionError, Summary, extract
 from asrtool.log import logger, set_up
+from asrtool.system import stamp
 
 SHOWN = 5  # skipped utterances that the log names; skipped.txt names all
 TOLERATED = 0.1  # share of utterances that may be unusable

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import stamp
 from asrtool.bin.extract_features import report_skipped
 from asrtool.data import shards
 from asrtool.log import logger, set_up
+from asrtool.system import stamp
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import stamp
 from asrtool.data import datadir_check, tables, tokenizers
 from asrtool.log import logger, set_up
+from asrtool.system import stamp
 
 RARE = 5  # characters that occur less often are named
 SHOWN = 20

@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-from asrtool import __version__, atomic, config, experiment, log, stamp
+from asrtool import __version__, config, experiment, log
 from asrtool.data import tokenizers
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
@@ -40,6 +40,7 @@ from asrtool.model_folder import (
 )
 from asrtool.models import LanguageModel
 from asrtool.searchers import SEARCHERS
+from asrtool.system import atomic, stamp
 from asrtool.train import averaging
 
 FORMAT = 1

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asrtool import atomic, experiment, log
+from asrtool import experiment, log
 from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Heard, Recognition, Recognizer
+from asrtool.system import atomic
 from asrtool.types import Padded
 
 # seconds of audio that are read before they are recognised, so that short files fill batches

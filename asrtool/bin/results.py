@@ -8,11 +8,11 @@ import argparse
 import json
 from pathlib import Path
 
-from asrtool import stamp
 from asrtool.score import TranscriptError
 from asrtool.score.files import replace_text
 from asrtool.score.results import collect
 from asrtool.score.results_text import markdown
+from asrtool.system import stamp
 from asrtool.train.folder import NEUTRAL
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from asrtool import stamp
 from asrtool.score import (
     ALIGNMENTS,
     METRICS,
@@ -26,6 +25,7 @@ from asrtool.score.files import sha256, write_pair
 from asrtool.score.labels import labels_for, read_labels, read_speakers
 from asrtool.score.noise import measure_snr
 from asrtool.score.transcripts import locate, read_recognized
+from asrtool.system import stamp
 
 if TYPE_CHECKING:  # it loads torch
     from asrtool.types import Utterance

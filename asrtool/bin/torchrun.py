@@ -13,7 +13,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from asrtool.processes import PARENT
+from asrtool.system.processes import PARENT
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the ranks
 SAVING = "300"  # seconds that ranks have to save after a signal; torch gives them 30

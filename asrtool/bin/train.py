@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asrtool import atomic, config, distributed, experiment, stamp
+from asrtool import config, distributed, experiment
 from asrtool.data import augment, datadir, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError
@@ -34,6 +34,7 @@ from asrtool.recognizer import build_model
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import ALIGNED, SEARCHERS, CtcGreedyConfig
+from asrtool.system import atomic, stamp
 from asrtool.train import averaging, checkpoint, folder, optim, records
 from asrtool.train.objective import Objective
 from asrtool.train.trainer import Trainer, check_metric

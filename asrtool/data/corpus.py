@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool import atomic, processes, stamp
 from asrtool.data import audio, datadir, datadir_measure, tree
 from asrtool.data.tree import CorpusError
 from asrtool.log import logger, set_up
+from asrtool.system import atomic, processes, stamp
 from asrtool.types import Utterance
 
 SHOWN = 5  # utterances left out that are named on the console

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.data import datadir_check, datadir_content, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_form import Segment
 from asrtool.data.tables import Table, fields
+from asrtool.system import atomic
 
 Files = dict[str, dict[str, str]]  # file name -> id -> value
 # an utterance must be in each of these that exists

@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from asrtool import atomic, stamp
 from asrtool.data import audio, datadir_check, shard_index, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_form import Segment
 from asrtool.log import logger
+from asrtool.system import atomic, stamp
 
 # one value for all utterances; ESPnet's and Kaldi's
 WHOLE = ("frame_shift", "feats_type", "audio_format")

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from asrtool import atomic, stamp
 from asrtool.data import datadir_ops, tables
 from asrtool.data.datadir_check import DataDirError
 from asrtool.data.datadir_ops import Source, Target
+from asrtool.system import atomic, stamp
 
 SEED = 0  # of the order in which `speakers` takes them
 

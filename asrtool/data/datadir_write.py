@@ -10,9 +10,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TextIO
 
-from asrtool import atomic
 from asrtool.data import datadir_check, tables
 from asrtool.data.datadir_check import DataDirError
+from asrtool.system import atomic
 from asrtool.types import Utterance
 
 

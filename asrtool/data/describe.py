@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool import atomic
 from asrtool.data import audio, datadir, datadir_measure
 from asrtool.data.tokenizers import Tokenizer, single_spaced
+from asrtool.system import atomic
 from asrtool.types import Utterance
 
 EDGES = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 60, math.inf)  # seconds, of the histogram

@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from asrtool import atomic
 from asrtool.log import logger
+from asrtool.system import atomic
 
 BLOCK = 1 << 20
 TRIES = 5  # attempts in a row that bring nothing

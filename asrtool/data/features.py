@@ -19,9 +19,9 @@ import kaldiio
 import numpy as np
 import torch
 
-from asrtool import atomic
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import FbankConfig
+from asrtool.system import atomic
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 HANDLES = 64  # archives that a thread keeps open

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool import atomic
+from asrtool.system import atomic
 
 NAME = "lengths.json"
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)

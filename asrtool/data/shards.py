@@ -26,10 +26,10 @@ from typing import TypeVar
 import soundfile
 from tqdm import tqdm
 
-from asrtool import file_names
 from asrtool.data import audio, datadir, datadir_ops, features, tables
 from asrtool.data.config import DataConfig
 from asrtool.data.shard_index import FILE, Member, ShardError
+from asrtool.system import file_names
 from asrtool.types import Utterance
 
 THREADS = 8  # that read ahead; a network disk answers slowly, but many at once

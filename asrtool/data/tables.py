@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from asrtool import atomic
+from asrtool.system import atomic
 
 SHOWN = 3  # examples of a problem
 fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 0 1.5")`

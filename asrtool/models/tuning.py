@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asrtool import atomic, torchaudio_adapter
+from asrtool import torchaudio_adapter
+from asrtool.system import atomic
 
 ADAPTER = "default"  # peft's name of the only adapter
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"

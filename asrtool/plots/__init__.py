@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from asrtool import atomic
 from asrtool.log import logger
+from asrtool.system import atomic
 
 HAN_FONTS = (
     "Noto Sans CJK SC",

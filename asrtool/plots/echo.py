@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asrtool import atomic, file_names
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -28,6 +27,7 @@ from asrtool.plots import PlotError, pyplot, save
 from asrtool.plots.keyframes import chosen
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
+from asrtool.system import atomic, file_names
 from asrtool.types import Padded
 
 

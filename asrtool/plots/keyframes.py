@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from asrtool import file_names
 from asrtool.data import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -21,6 +20,7 @@ from asrtool.model_folder import phase_config
 from asrtool.plots import PlotError, pyplot, readable, save
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
+from asrtool.system import file_names
 from asrtool.types import Padded
 
 INTER, ALIGNED = "inter_ctc", "aligned"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool import stamp
 from asrtool.report.sources import Result, log_records
+from asrtool.system import stamp
 
 POINTS = 600  # of a curve at most; neighbours are averaged beyond
 NOT_CURVES = {

@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.score.report import ScoreReport
 from asrtool.score.result import write_result
 from asrtool.score.transcripts import TranscriptError
+from asrtool.system import atomic
 
 RESULT, SCORE = "result.txt", "score.json"
 UNENCODABLE = "backslashreplace"

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asrtool import atomic, stamp
 from asrtool.log import logger
+from asrtool.system import atomic, stamp
 from asrtool.train import checkpoint, records
 from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
 

@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from asrtool import atomic, stamp
 from asrtool.log import logger
+from asrtool.system import atomic, stamp
 from asrtool.train import parallel, records
 from asrtool.train.records import CheckpointError, TornError
 

@@ -21,8 +21,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from asrtool import atomic, stamp
 from asrtool.log import logger
+from asrtool.system import atomic, stamp
 from asrtool.train import records
 
 # What changes neither the weights nor the scores of a run, or no more than another number of ranks

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from asrtool import atomic
+from asrtool.system import atomic
 
 Facts = Callable[[Path], dict[str, object]]
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asrtool import atomic
 from asrtool.data import audio, datadir
 from asrtool.experiment import DecodeConfig
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
+from asrtool.system import atomic
 from asrtool.types import Padded
 
 DISTANCES = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 10**6))

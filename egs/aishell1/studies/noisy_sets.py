@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool import file_names
 from asrtool.data import audio, datadir
 from asrtool.data.augment import add_noise, add_room, generator, power
+from asrtool.system import file_names
 from asrtool.types import Utterance
 
 RATE, POINTS = 16000, 1024

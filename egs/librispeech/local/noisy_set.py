@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool import file_names, stamp
 from asrtool.data import audio, augment, corpus, datadir
+from asrtool.system import file_names, stamp
 
 RATE = 16000
 

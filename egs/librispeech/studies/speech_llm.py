@@ -23,8 +23,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.experiment import load_phases, split_overrides
+from asrtool.system import atomic
 from asrtool.train.folder import finished, take_phases
 
 RECIPE = Path(__file__).parents[1]

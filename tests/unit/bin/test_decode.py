@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from asrtool import atomic, stamp
 from asrtool.bin import decode, score
 from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.system import atomic, stamp
 from asrtool.work import WorkError
 
 ALL = [f"u{number:03}" for number in range(12)]

@@ -12,10 +12,10 @@ import pytest
 import soundfile
 import torch
 
-from asrtool import stamp
 from asrtool.bin import extract_features
 from asrtool.data import audio, datadir, extraction, features
 from asrtool.data.fbank import Fbank, FbankConfig
+from asrtool.system import stamp
 from asrtool.types import Utterance
 
 RATE = 16000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asrtool import stamp
+from asrtool.system import stamp
 from asrtool.train import averaging, checkpoint, folder, records
 from asrtool.train.checkpoint import CheckpointError
 

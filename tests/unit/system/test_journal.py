@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.journal import Journal
+from asrtool.system.journal import Journal
 
 
 @pytest.mark.parametrize(

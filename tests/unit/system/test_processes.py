@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asrtool import processes
+from asrtool.system import processes
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux ends children"
@@ -34,7 +34,7 @@ def start():
     started = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        root = Path(processes.__file__).parents[1]
+        root = Path(processes.__file__).parents[2]
         command = [sys.executable, "-c", PARENT, *arguments]
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
         started.append(process)

@@ -26,8 +26,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from asrtool import atomic
 from asrtool.log import logger
+from asrtool.system import atomic
 
 NAME = ".stage.json"
 VERSION = 1  # raise it when stages write something else from the same inputs

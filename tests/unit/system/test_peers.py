@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from asrtool import peers
+from asrtool.system import peers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORLD = 3
 
 

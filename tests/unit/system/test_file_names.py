@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from asrtool import file_names
+from asrtool.system import file_names
 
 USUAL = [
     "1089-134686-0000",

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.log import logger
+from asrtool.system import atomic
 
 ABOUT = "stage.json"
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from asrtool import atomic, journal, plots, stamp
+from asrtool import plots
 from asrtool.bin import recognize, train
 from asrtool.data import corpus, features, tables
 from asrtool.score import files
+from asrtool.system import atomic, journal, stamp
 from asrtool.train import records
 from tests.toy_crashes import DEATH, Faults, child, die
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrtool import stamp
+from asrtool.system import stamp
 
 
 def build(out, source, options=None, text="made", force=False):
@@ -121,7 +121,7 @@ with stamp.locked(pathlib.Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that has locked `out`, until its standard input is closed or it is killed."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(stamp.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(stamp.__file__).parents[2])}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         process.stdout.readline()
