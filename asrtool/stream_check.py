@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from asrtool.classes import classify
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.log import logger
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session

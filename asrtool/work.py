@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from asrtool import distributed
-from asrtool.data import datadir, datadir_measure
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader, names
 from asrtool.log import logger
 from asrtool.system import stamp
@@ -160,8 +160,8 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
         for group, window in _windows(data):
             done = journal.done(group)
             bar.update(len(done))
-            told = told or (distributed.is_main() and datadir_measure.tell(window, data))
-            window, unmeasured = datadir_measure.complete(window)
+            told = told or (distributed.is_main() and datadir.tell(window, data))
+            window, unmeasured = datadir.complete(window)
             if distributed.is_main():
                 lines = [{"id": key, "error": f"{key}: {why}"} for key, why in unmeasured.items()]
                 journal.write(group, lines)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool.data import datadir, tokenizers
+from asrtool.data import tokenizers
 from asrtool.data.features import ArkWriter, CmvnStats
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 LETTERS = "abcd"

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from asrtool.bin import extract_features, make_vocab, train
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 RATE = 8000

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from asrtool.bin import score
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 TEXT = """

@@ -23,7 +23,7 @@ import torch
 from asrtool import distributed, log, work
 from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset
 from asrtool.log import logger
 from asrtool.model_folder import decode_config

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool.data import datadir
-from asrtool.data.audio_check import check_audio
+from asrtool.data.audio.check import check_audio
+from asrtool.data.kaldi import datadir
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asrtool.data import datadir_ops, datadir_parts, prepared
+from asrtool.data import prepared
+from asrtool.data.kaldi import ops
 from asrtool.log import set_up
 
 WAYS = {
@@ -139,7 +140,7 @@ def glued(argv: Sequence[str]) -> list[str]:
 
 
 def copy(args: argparse.Namespace) -> None:
-    datadir_ops.copy(
+    ops.copy(
         args.source,
         args.target,
         renamed(args.utt_prefix, args.utt_suffix),
@@ -147,27 +148,25 @@ def copy(args: argparse.Namespace) -> None:
     )
 
 
-def renamed(prefix: str, suffix: str) -> datadir_ops.Renamed:
-    return (lambda name: prefix + name + suffix) if prefix or suffix else datadir_ops.same
+def renamed(prefix: str, suffix: str) -> ops.Renamed:
+    return (lambda name: prefix + name + suffix) if prefix or suffix else ops.same
 
 
 def combine(args: argparse.Namespace) -> None:
-    datadir_ops.combine(args.target, args.sources, args.extra_files.split())
+    ops.combine(args.target, args.sources, args.extra_files.split())
 
 
 def subset(args: argparse.Namespace) -> None:
-    source = datadir_ops.Source(args.source)
+    source = ops.Source(args.source)
     if args.utt_list or args.spk_list:
-        ids = datadir_parts.listed(
-            source, args.utt_list or args.spk_list, of_speakers=args.utt_list is None
-        )
+        ids = ops.listed(source, args.utt_list or args.spk_list, of_speakers=args.utt_list is None)
     else:
-        ids = datadir_parts.choose(source, args.number, args.way or "spread")
-    datadir_ops.select(args.source, args.target, ids)
+        ids = ops.choose(source, args.number, args.way or "spread")
+    ops.select(args.source, args.target, ids)
 
 
 def split(args: argparse.Namespace) -> None:
-    datadir_parts.split(args.source, args.number, args.by or "speaker")
+    ops.split(args.source, args.number, args.by or "speaker")
 
 
 def take(args: argparse.Namespace) -> None:
@@ -176,7 +175,7 @@ def take(args: argparse.Namespace) -> None:
 
 
 def perturb_speed(args: argparse.Namespace) -> None:
-    datadir_ops.perturb_speed(args.source, args.target, args.factor)
+    ops.perturb_speed(args.source, args.target, args.factor)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asrtool.data import features, shards
+from asrtool.data import features
 from asrtool.data.config import DataConfig
 from asrtool.data.extraction import ExtractionError, Summary, extract
+from asrtool.data.shards import packing
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace, config: DataConfig) -> None:
         if summary.stats is not None:
             summary.stats.cmvn().save(target / "cmvn.json")
         if "shards" in options:
-            shards.pack_set(args.data, target, args.out, config)
+            packing.pack_set(args.data, target, args.out, config)
     copied = f", {summary.rows} with speed copies" if len(options["speeds"]) > 1 else ""
     kept = summary.total - len(summary.skipped)
     hours, name = summary.seconds / 3600, features.feature_id(config)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asrtool.bin.score import MEASURES
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.score import METRICS, NORMALIZERS, TranscriptError, read_transcripts
 from asrtool.score.files import replace_text
 from asrtool.score.insertions import KINDS, Insertions, measure

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asrtool.bin.extract_features import report_skipped
-from asrtool.data import shards
+from asrtool.data.shards import packing
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Build the folder, unless it is up to date."""
     options = {"of": args.of, "size_mb": args.size_mb, "seed": args.seed}
-    pack = shards.pack_audio if args.of == "audio" else shards.pack_features
+    pack = packing.pack_audio if args.of == "audio" else packing.pack_features
     with stamp.building(args.out, "shards", [args.data], options, args.force) as target:
         if target is None:
             return

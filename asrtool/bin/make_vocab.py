@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool.data import datadir_check, tables, tokenizers
+from asrtool.data import tokenizers
+from asrtool.data.kaldi import form, tables
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
@@ -78,10 +79,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
     """The files utt2<label> and spk2<label> of a data directory: of the labels named, or of all."""
-    files = [path for path in sorted(folder.iterdir()) if datadir_check.is_label(path.name)]
+    files = [path for path in sorted(folder.iterdir()) if form.is_label(path.name)]
     if names is None:
         return files
-    wanted = {label(name) if datadir_check.is_label(name) else name for name in names}
+    wanted = {label(name) if form.is_label(name) else name for name in names}
     missing = wanted - {label(path.name) for path in files}
     if missing:
         raise VocabularyError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool import experiment, log
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger

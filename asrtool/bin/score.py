@@ -177,7 +177,7 @@ def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
 
 def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
     """Utterance id -> seconds, from the audio of a data directory, or from segments."""
-    from asrtool.data import datadir
+    from asrtool.data.kaldi import datadir
 
     rows = list(_utterances(folder, ids, "speaking_rate").values())
     try:
@@ -188,7 +188,7 @@ def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
 
 def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance]:
     """Those of a data directory that a label is measured of."""
-    from asrtool.data import datadir
+    from asrtool.data.kaldi import datadir
 
     wanted = set(ids)
     try:

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from asrtool import config, distributed, experiment
-from asrtool.data import augment, datadir, tokenizers
+from asrtool.data import augment, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
+from asrtool.data.kaldi import datadir
 from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
-from asrtool.data.shard_loader import step_loader
+from asrtool.data.shards.loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
 from asrtool.experiment import TrainConfig
 from asrtool.log import logger, set_up

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from asrtool.data import audio, datadir, datadir_measure, tree
+from asrtool.data import audio, tree
+from asrtool.data.kaldi import datadir
 from asrtool.data.tree import CorpusError
 from asrtool.log import logger, set_up
 from asrtool.system import atomic, processes, stamp
@@ -89,7 +90,7 @@ def measured(utterances: Sequence[Utterance]) -> Found:
     Raises CorpusError where that is more than a tenth of them.
     """
     kept, left_out = [], []
-    for utterance, duration in zip(utterances, datadir_measure.lengths(utterances), strict=True):
+    for utterance, duration in zip(utterances, datadir.lengths(utterances), strict=True):
         if isinstance(duration, audio.AudioError):
             left_out.append(f"{utterance.id}: {duration}")
         else:

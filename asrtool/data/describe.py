@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool.data import audio, datadir, datadir_measure
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.system import atomic
 from asrtool.types import Utterance
@@ -100,7 +101,7 @@ def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
     unknown = [place for place, row in enumerate(rows) if math.isnan(row.duration)]
     found = [row.duration for row in rows]
     moved = [replace(rows[place], audio=located(rows[place].audio, base)) for place in unknown]
-    for place, seconds in zip(unknown, datadir_measure.lengths(moved), strict=True):
+    for place, seconds in zip(unknown, datadir.lengths(moved), strict=True):
         found[place] = math.nan if isinstance(seconds, audio.AudioError) else seconds
     return found
 

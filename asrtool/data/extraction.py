@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asrtool.data import audio, datadir, features
+from asrtool.data import audio, features
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 SHARD = 500  # utterances, before speed copies

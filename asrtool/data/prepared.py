@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from asrtool.data import corpus, datadir
+from asrtool.data import corpus
+from asrtool.data.kaldi import datadir
 from asrtool.log import logger
 
 

@@ -15,9 +15,9 @@ from typing import overload
 import numpy as np
 import torch
 
-from asrtool.data import tables
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError, stack_tokens
+from asrtool.data.kaldi import tables
 from asrtool.data.loader import StepLoader, names, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.log import logger

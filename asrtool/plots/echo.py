@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up

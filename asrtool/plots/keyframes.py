@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up

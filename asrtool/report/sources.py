@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.score import ScoreReport, score
 from asrtool.score.files import SCORE
 from asrtool.score.found import Result as Scored

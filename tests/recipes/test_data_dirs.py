@@ -16,7 +16,8 @@ import soundfile
 
 from asrtool.bin import data as command
 from asrtool.bin import extract_features, make_vocab
-from asrtool.data import datadir, prepared
+from asrtool.data import prepared
+from asrtool.data.kaldi import datadir
 from asrtool.data.tree import CorpusError
 from tests.recipes.fake_recipe import MINI, ROOT, Recipe
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import asrtool
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode
 from asrtool.recognizer import Recognizer
 from asrtool.score import count_errors

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus, datadir
+from asrtool.data import corpus
+from asrtool.data.kaldi import datadir
 from tests.recipes.preparation import content, load, prepare, real
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")

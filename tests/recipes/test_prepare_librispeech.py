@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus, datadir
+from asrtool.data import corpus
+from asrtool.data.kaldi import datadir
 from tests.recipes.preparation import ROOT, content, prepare, real
 
 LIBRI_LIGHT = [

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus, datadir
+from asrtool.data import corpus
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 from tests.recipes.preparation import load, prepare, real
 from tests.recipes.trees import SENTENCES, Tree, aishell1, aishell2, kespeech, ramc, read_speech

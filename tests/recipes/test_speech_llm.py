@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import audio, augment, datadir
+from asrtool.data import audio, augment
+from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.types import Utterance
 from tests.recipes.conftest import run_in

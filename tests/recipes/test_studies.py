@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from tests import toy_experiment, toy_qifusion
 from tests.recipes.conftest import ROOT, run_in
 

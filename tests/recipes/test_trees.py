@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.data import corpus, datadir
+from asrtool.data import corpus
+from asrtool.data.kaldi import datadir
 from tests.recipes.preparation import ROOT, content, prepare
 from tests.recipes.trees import TREES, Tree, silence
 

@@ -16,7 +16,8 @@ import torch
 
 import asrtool
 from asrtool import vad
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
 from asrtool.model_folder import ExperimentError

@@ -27,10 +27,11 @@ import soundfile
 import torch
 
 from asrtool.bin import train
-from asrtool.data import datadir, tokenizers
+from asrtool.data import tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import CmvnStats
+from asrtool.data.kaldi import datadir
 from asrtool.log import logger
 from asrtool.types import Utterance
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.experiment import DecodeConfig
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig

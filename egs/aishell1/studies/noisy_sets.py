@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool.data import audio, datadir
+from asrtool.data import audio
 from asrtool.data.augment import add_noise, add_room, generator, power
+from asrtool.data.kaldi import datadir
 from asrtool.system import file_names
 from asrtool.types import Utterance
 

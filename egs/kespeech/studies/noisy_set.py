@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.system import file_names, stamp
 
 RATE = 16000

@@ -21,7 +21,7 @@ import torch
 from table import bracket
 from torch.nn.functional import cross_entropy
 
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.recognizer import Recognizer
 from asrtool.score.bootstrap import mean_interval

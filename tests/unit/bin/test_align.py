@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from asrtool.bin import align
-from asrtool.data import audio, datadir, tables
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir, tables
 from tests import toy_experiment as toys
 
 

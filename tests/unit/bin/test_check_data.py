@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from asrtool.bin import check_data
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 RATE = 16000

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from asrtool.bin import describe
-from asrtool.data import datadir, tokenizers
+from asrtool.data import tokenizers
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 TRAIN = [

@@ -13,8 +13,9 @@ import soundfile
 import torch
 
 from asrtool.bin import extract_features
-from asrtool.data import audio, datadir, extraction, features
+from asrtool.data import audio, extraction, features
 from asrtool.data.fbank import Fbank, FbankConfig
+from asrtool.data.kaldi import datadir
 from asrtool.system import stamp
 from asrtool.types import Utterance
 

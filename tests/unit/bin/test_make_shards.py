@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import audio, datadir, features
-from asrtool.data.shard_index import FILE, ShardIndex
+from asrtool.data import audio, features
+from asrtool.data.kaldi import datadir
+from asrtool.data.shards.index import FILE, ShardIndex
 from tests.unit.data.sharded import NUM, make, write_packed, write_source
 
 

@@ -26,8 +26,9 @@ from asrtool.bin import (
     score,
     train,
 )
-from asrtool.data import audio, datadir
+from asrtool.data import audio
 from asrtool.data.examples import DataError
+from asrtool.data.kaldi import datadir
 from asrtool.plots import keyframes
 from asrtool.recognizer import Recognizer
 from asrtool.train.step import TrainError

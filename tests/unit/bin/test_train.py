@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin.train import PhaseError, main
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.train import checkpoint
 from asrtool.train.folder import FolderError
 from tests.toy_corpus import CONFIG, arguments, write_corpus

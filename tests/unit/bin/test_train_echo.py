@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from asrtool.bin import decode, plot
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
 from asrtool.model_folder import model_to_load

@@ -17,7 +17,8 @@ import pytest
 
 from asrtool.bin import decode, plot, score, train
 from asrtool.bin.plot import PlotError
-from asrtool.data import audio, datadir
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode
 from asrtool.model_folder import decode_config
 from asrtool.recognizer import Recognizer

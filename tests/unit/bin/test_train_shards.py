@@ -10,9 +10,10 @@ import soundfile
 
 from asrtool.bin import extract_features, make_shards, train
 from asrtool.bin.extract_features import load_config
-from asrtool.data import datadir, tokenizers
+from asrtool.data import tokenizers
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import StepLoader
-from asrtool.data.shard_index import FILE
+from asrtool.data.shards.index import FILE
 from asrtool.train import checkpoint
 from asrtool.types import Utterance
 

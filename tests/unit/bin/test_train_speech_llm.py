@@ -9,7 +9,8 @@ import json
 import pytest
 
 from asrtool.bin import decode, make_vocab, train
-from asrtool.data import datadir, tables, tokenizers
+from asrtool.data import tokenizers
+from asrtool.data.kaldi import datadir, tables
 from asrtool.data.tokenizers import TokenizerError
 from asrtool.model_folder import ExperimentError
 from asrtool.recognizer import Recognizer

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 
 from asrtool.bin import make_shards
-from asrtool.data import datadir
 from asrtool.data.features import ArkWriter
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 NUM, BINS = 60, 4

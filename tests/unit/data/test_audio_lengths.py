@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import audio, audio_file
+from asrtool.data import audio
+from asrtool.data.audio import decoding
 
 RATE, COUNT = 16000, 8000
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(COUNT)).astype(np.float32)
@@ -366,6 +367,6 @@ def test_long_audio_is_put_together_of_its_parts(
 ) -> None:
     stereo = np.stack([NOISE, TONE], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, RATE, subtype="FLOAT")
-    monkeypatch.setattr(audio_file, "BLOCK", 999)
-    with audio_file.opened(str(tmp_path / "a.wav")) as reader:
+    monkeypatch.setattr(decoding, "BLOCK", 999)
+    with decoding.opened(str(tmp_path / "a.wav")) as reader:
         np.testing.assert_array_equal(reader.all(), stereo)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus, datadir, prepared
+from asrtool.data import corpus, prepared
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchaudio
 
-from asrtool.data import audio, resampling
+from asrtool.data import audio
+from asrtool.data.audio import resampling
 
 USUAL = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from asrtool.data import datadir, shard_loader, tokenizers
+from asrtool.data import tokenizers
 from asrtool.data.config import (
     AugmentConfig,
     BatchConfig,
@@ -19,9 +19,11 @@ from asrtool.data.config import (
     ShardConfig,
     SpecAugmentConfig,
 )
+from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, StepLoader
-from asrtool.data.shard_index import FILE, ShardError, ShardIndex
-from asrtool.data.shard_loader import ShardLoader, one_ahead, step_loader
+from asrtool.data.shards import loader as shard_loader
+from asrtool.data.shards.index import FILE, ShardError, ShardIndex
+from asrtool.data.shards.loader import ShardLoader, one_ahead, step_loader
 from asrtool.types import Batch
 from tests.unit.data.sharded import NUM, make, write_packed, write_source
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from asrtool import plots
 from asrtool.bin import recognize, train
-from asrtool.data import corpus, features, tables
+from asrtool.data import corpus, features
+from asrtool.data.kaldi import tables
 from asrtool.score import files
 from asrtool.system import atomic, journal, stamp
 from asrtool.train import records

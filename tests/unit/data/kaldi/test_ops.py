@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from asrtool.bin import data
-from asrtool.data import audio, datadir, datadir_ops, datadir_parts
-from asrtool.data.datadir_check import DataDirError
+from asrtool.data import audio
+from asrtool.data.kaldi import datadir, ops
+from asrtool.data.kaldi.form import DataDirError
 from asrtool.types import Utterance
 
 SPEAKERS = {"ann": 5, "bob": 3, "cyd": 2}
@@ -119,7 +120,7 @@ def test_what_is_no_table_is_named(
 ) -> None:
     caplog.set_level(logging.INFO, "asrtool")
     (made / "notes.md").write_text("mine")
-    datadir_ops.copy(made, tmp_path / "new")
+    ops.copy(made, tmp_path / "new")
     assert "not copied, as they are no tables of a data directory: f.ark, notes.md" in caplog.text
 
 
@@ -278,10 +279,10 @@ def test_other_files_of_the_target_stay(made: Path, tmp_path: Path) -> None:
 def test_even_parts_are_nonempty_and_balanced() -> None:
     groups = [[f"{g}-{n}" for n in range(size)] for g, size in enumerate([1, 1, 1, 50, 1, 1])]
     for number in range(1, 7):
-        parts = datadir_parts.even_parts(groups, number)
+        parts = ops.even_parts(groups, number)
         assert len(parts) == number and all(parts) and sum(parts, []) == sum(groups, [])
-    assert datadir_parts.even_parts(groups, 7) is None
-    assert [len(part) for part in datadir_parts.even_parts([["a"]] * 10, 4)] in (
+    assert ops.even_parts(groups, 7) is None
+    assert [len(part) for part in ops.even_parts([["a"]] * 10, 4)] in (
         [3, 2, 3, 2],
         [2, 3, 2, 3],
     )

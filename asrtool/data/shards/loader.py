@@ -26,7 +26,7 @@ from asrtool.data.config import BatchConfig
 from asrtool.data.examples import Content
 from asrtool.data.loader import Dataset, StepLoader, Task
 from asrtool.data.sampler import BatchPlan
-from asrtool.data.shard_index import ShardIndex
+from asrtool.data.shards.index import ShardIndex
 from asrtool.log import warn_once
 
 FEW = 4  # batches in a window; with fewer, lengths are less alike and batches less random

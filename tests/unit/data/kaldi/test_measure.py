@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import (
-    audio_check,
-    corpus,
-    datadir,
-    datadir_ops,
-    datadir_parts,
-    datadir_quick,
-    describe,
-    prepared,
-)
+from asrtool.data import corpus, describe, prepared
+from asrtool.data.audio import check
 from asrtool.data.config import BatchConfig, DataConfig
 from asrtool.data.extraction import extract
-from asrtool.data.shards import pack_audio
+from asrtool.data.kaldi import checks, datadir, ops
+from asrtool.data.shards.packing import pack_audio
 from asrtool.log import logger
 
 RATE = 16000
@@ -90,16 +83,16 @@ def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, monkeyp
 
 
 def test_it_is_valid_and_its_hours_are_counted(minimal: Path) -> None:
-    assert datadir_quick.faultless(minimal) is not None and not faults(minimal)
-    assert not [problem for problem in audio_check.check_audio(minimal) if problem.kind != "note"]
+    assert checks.faultless(minimal) is not None and not faults(minimal)
+    assert not [problem for problem in check.check_audio(minimal) if problem.kind != "note"]
     assert math.isclose(sum(describe.describe(minimal).seconds), 1.25 + 12345 / RATE)
 
 
 def test_copies_and_parts_are_made_of_it(minimal: Path, tmp_path: Path) -> None:
-    datadir_ops.combine(tmp_path / "both", [minimal])
-    assert datadir_parts.choose(datadir_ops.Source(minimal), 1, "shortest") == ["u2"]
-    assert [len(datadir.read(part)) for part in datadir_parts.split(minimal, 2)] == [1, 1]
-    datadir_ops.perturb_speed(minimal, tmp_path / "slow", 0.8)
+    ops.combine(tmp_path / "both", [minimal])
+    assert ops.choose(ops.Source(minimal), 1, "shortest") == ["u2"]
+    assert [len(datadir.read(part)) for part in ops.split(minimal, 2)] == [1, 1]
+    ops.perturb_speed(minimal, tmp_path / "slow", 0.8)
     slow = [row.duration for row in datadir.read(tmp_path / "slow")]
     assert slow == pytest.approx([1.5625, 12345 / RATE / 0.8], abs=1e-4)
 
@@ -156,7 +149,7 @@ def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: s
 
 
 def test_an_end_of_minus_1_is_that_of_the_recording(to_end: Path) -> None:
-    assert datadir_quick.faultless(to_end) is not None and not faults(to_end)
+    assert checks.faultless(to_end) is not None and not faults(to_end)
     assert {row.id: row.duration for row in datadir.read(to_end)} == pytest.approx(LENGTHS)
     streamed = list(datadir.iterate(to_end)[1])
     assert {row.id: row.duration for row in datadir.complete(streamed)[0]} == pytest.approx(LENGTHS)
@@ -167,7 +160,7 @@ def test_an_end_of_minus_1_is_that_of_the_recording(to_end: Path) -> None:
 
 
 def test_all_of_the_recording_is_read(to_end: Path, tmp_path: Path) -> None:
-    assert not [problem for problem in audio_check.check_audio(to_end) if problem.kind != "note"]
+    assert not [problem for problem in check.check_audio(to_end) if problem.kind != "note"]
     (tmp_path / "dump").mkdir()
     config = replace(CONFIG, input="waveform")
     summary = extract(
@@ -186,11 +179,11 @@ def test_all_of_the_recording_is_read(to_end: Path, tmp_path: Path) -> None:
 def test_copies_parts_and_counts_keep_the_end(to_end: Path, tmp_path: Path) -> None:
     assert math.isclose(sum(describe.describe(to_end).seconds), sum(LENGTHS.values()))
     assert describe.describe(to_end).sounds == describe.describe(to_end).sounds
-    assert datadir_ops.Source(to_end).durations() == pytest.approx(LENGTHS)
-    datadir_ops.perturb_speed(to_end, tmp_path / "slow", 0.5)
+    assert ops.Source(to_end).durations() == pytest.approx(LENGTHS)
+    ops.perturb_speed(to_end, tmp_path / "slow", 0.5)
     slow = {row.id.removeprefix("sp0.5-"): row.duration for row in datadir.read(tmp_path / "slow")}
     assert slow == pytest.approx({key: 2 * value for key, value in LENGTHS.items()}, abs=1e-4)
-    assert [len(datadir.read(part)) for part in datadir_parts.split(to_end, 2, "recording")] == [
+    assert [len(datadir.read(part)) for part in ops.split(to_end, 2, "recording")] == [
         2,
         2,
     ]
@@ -199,7 +192,7 @@ def test_copies_parts_and_counts_keep_the_end(to_end: Path, tmp_path: Path) -> N
 def test_utt2dur_must_be_that_of_the_rest(to_end: Path) -> None:
     lines = {key: f"{key} {value:.4f}\n" for key, value in LENGTHS.items()}
     (to_end / "utt2dur").write_text("".join(lines.values()))
-    assert datadir_quick.faultless(to_end) is not None and not faults(to_end)
+    assert checks.faultless(to_end) is not None and not faults(to_end)
     (to_end / "utt2dur").write_text("".join((lines | {"a-2": "a-2 0.25\n"}).values()))
     assert any(
         "utt2dur:2: 1 utterance not as long as its segment (a-2)" in fault
@@ -237,7 +230,7 @@ def test_any_other_end_that_does_not_fit_is_a_fault_with_its_line(
 ) -> None:
     rows = (to_end / "segments").read_text().splitlines()
     (to_end / "segments").write_text("\n".join([rows[0], f"a-2 {line}", *rows[2:]]) + "\n")
-    assert datadir_quick.faultless(to_end) is None
+    assert checks.faultless(to_end) is None
     assert any(f"{to_end}/segments:2: {fault}" in found for found in faults(to_end)), faults(to_end)
     assert datadir.fix(to_end).kept == 3 and not faults(to_end)
 

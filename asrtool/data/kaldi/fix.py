@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asrtool.data import datadir_check, datadir_content, tables
-from asrtool.data.datadir_check import DataDirError
-from asrtool.data.datadir_form import Segment
-from asrtool.data.tables import Table, fields
+from asrtool.data.kaldi import checks, tables
+from asrtool.data.kaldi.form import DataDirError, Segment
+from asrtool.data.kaldi.tables import Table, fields
 from asrtool.system import atomic
 
 Files = dict[str, dict[str, str]]  # file name -> id -> value
@@ -56,17 +55,17 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
     not UTF-8 or no utterance would be left.
     """
     folder = Path(folder)
-    found = datadir_check.load(folder)
+    found = checks.load(folder)
     if "wav.scp" not in found:
-        raise DataDirError(str(datadir_check.consistency(folder, found)[0]))
+        raise DataDirError(str(checks.consistency(folder, found)[0]))
     unreadable = [
         problem for table in found.values() for problem in table.problems if "UTF-8" in problem.what
     ]
     if unreadable:
         raise DataDirError(f"{unreadable[0]}; nothing was changed")
-    report = FixReport(total=len(datadir_check.utterance_ids(found)))
+    report = FixReport(total=len(checks.utterance_ids(found)))
     files = well_formed(found, report)
-    lengths = datadir_check.recording_lengths(found, base)
+    lengths = checks.recording_lengths(found, base)
     drop_recordings(found, files, report, base, lengths)
     intersect(files, report, lengths)
     if not report.kept:
@@ -83,15 +82,13 @@ def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
     """
     files = {name: table.values() for name, table in found.items()}
     if "text" in files:
-        files["text"] = {
-            key: datadir_content.cleaned(value) for key, value in files["text"].items()
-        }
+        files["text"] = {key: checks.cleaned(value) for key, value in files["text"].items()}
     if "spk2utt" in files and "utt2spk" not in files:
         files["utt2spk"] = {
             key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)
         }
     for name, table in found.items():
-        malformed = datadir_check.malformed(name, table)
+        malformed = checks.malformed(name, table)
         report.drop(f"two different lines in {name}", table.conflicts)
         report.drop(f"a malformed line in {name}", {row.id for row in malformed} - table.conflicts)
         for key in {row.id for row in malformed} | table.conflicts:
@@ -109,13 +106,13 @@ def drop_recordings(
     """Take recordings without a file out of wav.scp, and what does not lie within a recording out
     of segments.
     """
-    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)} & files[
+    missing = {row.id for row in checks.missing_files(found["wav.scp"], base)} & files[
         "wav.scp"
     ].keys()
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
     if "feats.scp" in files:
-        lost = {row.id for row in datadir_content.without_archive(found["feats.scp"])} & files[
+        lost = {row.id for row in checks.without_archive(found["feats.scp"])} & files[
             "feats.scp"
         ].keys()
         report.drop("the features do not exist", lost)

@@ -31,9 +31,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asrtool.data import audio_file, audio_headers
-from asrtool.data.audio_file import AudioError, check_rate, opened
-from asrtool.data.resampling import change_speed, resample
+from asrtool.data.audio import decoding, headers
+from asrtool.data.audio.decoding import AudioError, check_rate, opened
+from asrtool.data.audio.resampling import change_speed, resample
 
 __all__ = ["AudioError", "change_speed", "check_rate", "resample"]
 
@@ -72,7 +72,7 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
 def contents(path: str) -> bytes:
     """The bytes of a file or of a tar member."""
     found = member(path)
-    return audio_file.contents(path) if found is None else _read_member(path, *found)
+    return decoding.contents(path) if found is None else _read_member(path, *found)
 
 
 def info(path: str) -> tuple[int, int, int]:
@@ -304,12 +304,9 @@ def _wav_header(path: str) -> tuple[int, int] | None:
         head, size = os.read(handle, HEAD) if stat.S_ISREG(found.st_mode) else b"", found.st_size
     finally:
         os.close(handle)
-    samples = audio_headers.samples(io.BytesIO(head), len(head), head[:4])
-    rate, block = (0, 0) if samples is None else audio_headers.plain(samples.form)
-    if (
-        not block
-        or not 0 < samples.size <= size - samples.start <= samples.size + audio_headers.BEHIND
-    ):
+    samples = headers.samples(io.BytesIO(head), len(head), head[:4])
+    rate, block = (0, 0) if samples is None else headers.plain(samples.form)
+    if not block or not 0 < samples.size <= size - samples.start <= samples.size + headers.BEHIND:
         return None
     return check_rate(rate, path), samples.size // block
 

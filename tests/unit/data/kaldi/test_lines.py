@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.data import datadir, datadir_ops, datadir_parts, shard_index, tables
+from asrtool.data.kaldi import datadir, ops, tables
+from asrtool.data.shards import index as shard_index
 from asrtool.types import Utterance
 
 # where str.split() cuts
@@ -45,10 +46,10 @@ def test_what_was_written_is_read(tmp_path: Path, mark: str, cut: bool) -> None:
 def test_copies_parts_and_indexes_keep_them(tmp_path: Path, mark: str) -> None:
     rows = utterances(mark)
     datadir.write(tmp_path / "set", rows)
-    datadir_ops.copy(tmp_path / "set", tmp_path / "copy")
-    datadir_ops.combine(tmp_path / "both", [tmp_path / "copy"])
+    ops.copy(tmp_path / "set", tmp_path / "copy")
+    ops.combine(tmp_path / "both", [tmp_path / "copy"])
     assert datadir.read(tmp_path / "both") == rows
-    parts = datadir_parts.split(tmp_path / "set", 2)
+    parts = ops.split(tmp_path / "set", 2)
     assert [row for part in parts for row in datadir.read(part)] == rows
     (tmp_path / "shard.tar").write_bytes(bytes(4096))
     tables.write(

@@ -26,9 +26,10 @@ from typing import TypeVar
 import soundfile
 from tqdm import tqdm
 
-from asrtool.data import audio, datadir, datadir_ops, features, tables
+from asrtool.data import audio, features
 from asrtool.data.config import DataConfig
-from asrtool.data.shard_index import FILE, Member, ShardError
+from asrtool.data.kaldi import datadir, form, ops, tables
+from asrtool.data.shards.index import FILE, Member, ShardError
 from asrtool.system import file_names
 from asrtool.types import Utterance
 
@@ -63,8 +64,8 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
     if not packed.members:
         key, why = next(iter(packed.skipped.items()))
         raise ShardError(f"{data}: not one of {total} utterances can be read, first {key}: {why}")
-    source = datadir_ops.Source(data)
-    datadir_ops.transfer(source, [(datadir_ops.Target(folder), packed.members.keys())])
+    source = ops.Source(data)
+    ops.transfer(source, [(ops.Target(folder), packed.members.keys())])
     replace_audio(folder, packed)
     return packed
 
@@ -104,7 +105,7 @@ def replace_audio(folder: Path, packed: Packed) -> None:
     tables.write(folder / "wav.scp", references(packed))
     tables.write(
         folder / "utt2dur",
-        {key: datadir_ops.seconds(value) for key, value in packed.seconds.items()},
+        {key: form.seconds(value) for key, value in packed.seconds.items()},
     )
     tables.write(folder / FILE, {key: str(member) for key, member in packed.members.items()})
 
@@ -120,7 +121,7 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
         )
     packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=megabytes)
     refuse(packed, data)
-    datadir_ops.transfer(datadir_ops.Source(data), [(datadir_ops.Target(folder), None)])
+    ops.transfer(ops.Source(data), [(ops.Target(folder), None)])
     replace_features(folder, packed)
     return packed
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, datadir_stream, tables
-from asrtool.data.datadir_check import DataDirError, check, consistency, is_label, load
-from asrtool.data.datadir_fix import FixReport, fix
-from asrtool.data.datadir_form import Segment
-from asrtool.data.datadir_measure import complete, measured
-from asrtool.data.datadir_stream import Irregular
-from asrtool.data.datadir_write import Writer, write
-from asrtool.data.tables import Problem
+from asrtool.data import audio
+from asrtool.data.kaldi import form, tables
+from asrtool.data.kaldi.checks import check, consistency, load
+from asrtool.data.kaldi.fix import FixReport, fix
+from asrtool.data.kaldi.form import DataDirError, Irregular, Segment, is_label
+from asrtool.data.kaldi.tables import Problem
+from asrtool.data.kaldi.writer import Writer, write
+from asrtool.log import logger
 from asrtool.types import Utterance
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "complete",
     "fix",
     "iterate",
+    "lengths",
     "measured",
     "read",
+    "tell",
     "write",
 ]
 
@@ -66,7 +69,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
     files = {name: table.values() for name, table in found.items()}
     segmented = "segments" in files
     make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
-    of_utterances = {name: files[name] for name in datadir_stream.of_utterances(files, segmented)}
+    of_utterances = {name: files[name] for name in form.of_utterances(files, segmented)}
     rows = [
         make(key, {name: values[key] for name, values in of_utterances.items() if key in values})
         for key in sorted(files["segments" if segmented else "wav.scp"])
@@ -184,13 +187,84 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
 
 
 def _stream(folder: Path) -> Iterator[Utterance]:
-    names = datadir_check.names(folder)
+    names = form.names(folder)
     segmented = "segments" in names
     of_speakers = [name for name in names if name.startswith("spk2") and is_label(name)]
-    small = {name: dict(datadir_stream.lines(folder / name)) for name in of_speakers}
-    recordings = dict(datadir_stream.lines(folder / "wav.scp")) if segmented else None
+    small = {name: dict(form.lines(folder / name)) for name in of_speakers}
+    recordings = dict(form.lines(folder / "wav.scp")) if segmented else None
     make = _Assembler(folder, None, recordings, _of_speakers(small))
-    for key, values in datadir_stream.walk(folder, names):
+    for key, values in form.walk(folder, names):
         if segmented and Segment.parse(values["segments"]).recording not in recordings:
             raise Irregular(f"{folder / 'segments'}: no audio for {key}")
         yield make(key, values)
+
+
+# -- lengths that no file tells --------------------------------------------
+
+
+def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
+    """Seconds from the start of each utterance to the end of its audio, or why nobody can tell
+    them.
+    """
+    paths = list(dict.fromkeys(row.audio for row in rows))
+    found = dict(zip(paths, audio.durations(paths), strict=True))
+    return [_from(row, found[row.audio]) for row in rows]
+
+
+def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.AudioError:
+    if isinstance(seconds, audio.AudioError):
+        return seconds
+    if seconds <= 0:
+        return audio.AudioError(f"{row.audio}: holds no samples")
+    if row.start >= seconds:
+        what = f"the segment from {row.start:.3f} s to the end does not lie in the recording"
+        return audio.AudioError(f"{row.audio}: {what}, which has {seconds:.3f} s")
+    return seconds - row.start
+
+
+def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
+    """The utterances with every length measured that was NaN, and id -> why of those where that is
+    impossible.
+    """
+    unknown = [row for row in rows if math.isnan(row.duration)]
+    found = dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
+    bad = {key: length for key, length in found.items() if isinstance(length, audio.AudioError)}
+    return [
+        replace(row, duration=found.get(row.id, row.duration)) for row in rows if row.id not in bad
+    ], bad
+
+
+def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
+    """The utterances of a data directory with every length. Raises DataDirError where one cannot be
+    measured.
+    """
+    tell(rows, folder)
+    made, bad = complete(rows)
+    if bad:
+        key, error = next(iter(bad.items()))
+        count = tables.plural(len(bad), "utterance")
+        raise DataDirError(
+            f"{folder}: the length of {count} is in no file, and the audio cannot be measured, "
+            "first "
+            f"{key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
+        )
+    return made
+
+
+def tell(rows: Sequence[Utterance], folder: Path) -> bool:
+    """Say what has to be measured; whether it is anything."""
+    unknown = [row for row in rows if math.isnan(row.duration)]
+    if unknown:
+        commands = len({row.audio for row in unknown if audio.is_pipe(row.audio)})
+        run = (
+            f"; {tables.plural(commands, 'command')} of wav.scp must be run for it"
+            if commands
+            else ""
+        )
+        logger.info(
+            "%s: the length of %s is in no file (utt2dur) and is taken from the audio%s",
+            folder,
+            tables.plural(len(unknown), "utterance"),
+            run,
+        )
+    return bool(unknown)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import soundfile
 
-from asrtool.data import audio_headers
+from asrtool.data.audio import headers
 
 BLOCK = 1 << 20  # samples that are decoded in one go, whatever a header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: below there is no speech, above no recorder
@@ -118,7 +118,7 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
         raise AudioError(
             f"{path}: damaged or truncated, or not audio that can be read here ({said}); {mend}"
         ) from None
-    except audio_headers.Damage as damage:
+    except headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None
 
 
@@ -145,18 +145,18 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         size = stream.seek(0, io.SEEK_END)
         if not size:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
-        view = audio_headers.view(stream, size)
+        view = headers.view(stream, size)
         # soundfile asks such a name for more
         if view is None and (data is not None or path.lower().endswith(".raw")):
-            view = audio_headers.View(stream, size)
+            view = headers.View(stream, size)
         file = stack.enter_context(_Forward(view or path))
         promised, least = file.frames if file.frames < UNKNOWN else None, 0
         if file.format == "MP3":
-            view, least = audio_headers.mp3_view(stream, size)
+            view, least = headers.mp3_view(stream, size)
             if view is not None:
                 file, promised = stack.enter_context(_Forward(view)), None
         elif file.format == "NIST":
-            promised = max(promised, audio_headers.sphere_length(stream))
+            promised = max(promised, headers.sphere_length(stream))
     return Reader(path, file, promised, least)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asrtool.data import tables
+from asrtool.data.kaldi import tables
 
 FILE = "utt2shard"
 

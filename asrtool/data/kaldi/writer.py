@@ -10,8 +10,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TextIO
 
-from asrtool.data import datadir_check, tables
-from asrtool.data.datadir_check import DataDirError
+from asrtool.data.kaldi import form, tables
+from asrtool.data.kaldi.form import DataDirError, seconds
 from asrtool.system import atomic
 from asrtool.types import Utterance
 
@@ -71,7 +71,7 @@ class Writer:
         lines = {
             "text": row.text.strip(" \t"),
             "utt2spk": row.speaker,
-            "utt2dur": number(row.duration),
+            "utt2dur": seconds(row.duration),
         }
         if self.segmented:
             recording = row.recording or row.id
@@ -81,7 +81,7 @@ class Writer:
                     f"{self.folder}: recording '{recording}' has two audio files: {both}"
                 )
             lines["segments"] = (
-                f"{recording} {number(row.start)} {number(row.start + row.duration)}"
+                f"{recording} {seconds(row.start)} {seconds(row.start + row.duration)}"
             )
         else:
             lines["wav.scp"] = row.audio
@@ -111,7 +111,7 @@ class Writer:
         with read_lines(self._path("utt2spk")) as lines:
             self._save("spk2utt", by_speaker(lines if regular else sorted(lines, key=speaker_of)))
         names.add("spk2utt")
-        for name in set(datadir_check.names(self.folder)) - names:
+        for name in set(form.names(self.folder)) - names:
             (self.folder / name).unlink()
         for name in names:
             atomic.sync(self._path(name))
@@ -186,11 +186,6 @@ def by_speaker(lines: Iterable[str]) -> Iterator[str]:
         yield f"{speaker} {' '.join(map(id_of, group))}\n"
 
 
-def number(value: float) -> str:
-    """Seconds to the microsecond, without trailing zeros."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
-
-
 def check(row: Utterance) -> None:
     """Raise DataDirError for what the files cannot hold."""
     words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
@@ -200,7 +195,7 @@ def check(row: Utterance) -> None:
                 f"utterance '{row.id}': {what} '{word}' must be one word without spaces"
             )
     for name in row.labels:
-        if not datadir_check.is_label(f"utt2{name}"):
+        if not form.is_label(f"utt2{name}"):
             expected = "letters, digits and _, and no name of Kaldi's own (spk, dur ...)"
             raise DataDirError(
                 f"utterance '{row.id}': label '{name}' names no file utt2{name}; expected "

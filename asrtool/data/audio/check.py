@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asrtool.data import audio, datadir_check, tables
-from asrtool.data.tables import Problem, Row, Table
+from asrtool.data import audio
+from asrtool.data.kaldi import checks, form, tables
+from asrtool.data.kaldi.tables import Problem, Row, Table
 
 DIFFERENCE = 0.1  # seconds that utt2dur may be off
 Found = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or why it cannot be used
@@ -26,7 +27,7 @@ def check_audio(
 
     What `datadir.check` reports already is passed over.
     """
-    tables_found = datadir_check.load(Path(folder))
+    tables_found = checks.load(Path(folder))
     if "wav.scp" not in tables_found:
         return []
     rows = readable(tables_found, base)
@@ -64,7 +65,7 @@ def readable(
     found: Mapping[str, Table], base: Path | None
 ) -> list[tuple[Row, str, float, float | None]]:
     """Line, audio, start and duration of each utterance that has a file or command."""
-    missing = {row.id for row in datadir_check.missing_files(found["wav.scp"], base)}
+    missing = {row.id for row in checks.missing_files(found["wav.scp"], base)}
     paths = {
         key: path if audio.is_pipe(path) or base is None else str(base / path)
         for key, path in found["wav.scp"].values().items()
@@ -74,9 +75,9 @@ def readable(
         return [(row, paths[row.id], 0.0, None) for row in found["wav.scp"].rows if row.id in paths]
     items = []
     for row in found["segments"].rows:
-        if not datadir_check.is_segment(row.value):
+        if not form.is_segment(row.value):
             continue
-        segment = datadir_check.Segment.parse(row.value)
+        segment = form.Segment.parse(row.value)
         if segment.recording in paths:
             items.append((row, paths[segment.recording], segment.start, segment.duration({})))
     return items
@@ -92,7 +93,7 @@ def wrong_durations(
         row
         for row in table.rows
         if row.id in measured
-        and datadir_check.is_positive(row.value)
+        and form.is_positive(row.value)
         and abs(float(row.value) - measured[row.id][1]) > DIFFERENCE
     ]
     if not wrong:

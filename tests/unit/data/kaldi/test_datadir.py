@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import datadir
+from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 RATE = 16000

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from asrtool import torchaudio_adapter
-from asrtool.data.audio_file import check_rate
+from asrtool.data.audio.decoding import check_rate
 
 # numbers of torchaudio's kernel at most: all pairs of usual rates stay below 600,000
 KERNEL = 1 << 20

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import datadir, datadir_quick
 from asrtool.data.features import ArkWriter
-from asrtool.data.listing import ASKED, Listing
+from asrtool.data.kaldi import checks, datadir
+from asrtool.data.kaldi.checks import ASKED, Listing
 from asrtool.types import Utterance
 
 
@@ -117,10 +117,10 @@ BY_HAND = {
 
 @pytest.mark.parametrize("what", [*FAULTS, *BY_HAND])
 def test_each_fault_is_found(made: Path, what: str) -> None:
-    assert faults(made) == [] and datadir_quick.faultless(made) is not None
+    assert faults(made) == [] and checks.faultless(made) is not None
     damage, message = (FAULTS | BY_HAND)[what]
     damage(made)
-    assert datadir_quick.faultless(made) is None
+    assert checks.faultless(made) is None
     found = faults(made)
     assert len(found) == 1
     assert re.search(message, found[0]), found
@@ -164,7 +164,7 @@ def test_notes_are_the_same_from_both_checks(made: Path, monkeypatch: pytest.Mon
     change("segments", "s0-2 s0-2", "s0-2 s0-0")(made)
     segmented = notes(made)
     assert "1 recording without a line in segments (s0-2)" in segmented[3]
-    monkeypatch.setattr(datadir_quick, "faultless", lambda folder, base: None)
+    monkeypatch.setattr(checks, "faultless", lambda folder, base: None)
     assert notes(made) == segmented
     (made / "segments").unlink()
     assert notes(made) == quick
@@ -175,7 +175,7 @@ def test_the_quick_check_takes_any_folder_that_is_valid(made: Path) -> None:
     (made / "reco2dur").write_text("".join(f"s{n % 2}-{n} 0.5\n" for n in (0, 2, 1, 3)))
     (made / "utt2accent").write_text("s1-3 north\n")
     (made / "spk2gender").write_text("s0 f\n")
-    assert datadir_quick.faultless(made) == []
+    assert checks.faultless(made) == []
 
 
 @pytest.mark.parametrize(
@@ -192,15 +192,15 @@ def test_the_quick_check_takes_any_folder_that_is_valid(made: Path) -> None:
 )
 def test_the_quick_check_overlooks_nothing(made: Path, damage) -> None:
     damage(made)
-    assert datadir_quick.faultless(made) is None and faults(made)
+    assert checks.faultless(made) is None and faults(made)
 
 
 def test_segments_beyond_their_recording_are_no_quick_success(made: Path) -> None:
     with_segments(made)
     (made / "utt2dur").unlink()
-    assert datadir_quick.faultless(made) == []
+    assert checks.faultless(made) == []
     change("segments", "s1-3 0 0.5", "s1-3 0 0.6")(made)
-    assert datadir_quick.faultless(made) is None
+    assert checks.faultless(made) is None
 
 
 def test_a_listing_knows_files_from_folders_and_follows_links(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ directory holds beside its tables is not copied, and named.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from asrtool.data import audio, datadir_check, shard_index, tables
-from asrtool.data.datadir_check import DataDirError
-from asrtool.data.datadir_form import Segment
+from asrtool.data import audio
+from asrtool.data.kaldi import checks, form, tables
+from asrtool.data.kaldi.form import DataDirError, Segment, seconds
+from asrtool.data.shards import index as shard_index
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 
@@ -45,7 +47,7 @@ class Source:
             raise DataDirError(
                 f"{folder}: expected a data directory, which has at least wav.scp or utt2spk"
             )
-        self.names = datadir_check.names(self.folder)
+        self.names = form.names(self.folder)
         self.names += [
             name for name in extra if name not in self.names and (self.folder / name).is_file()
         ]
@@ -57,7 +59,7 @@ class Source:
         """Id -> value of one file."""
         table = tables.read(self.folder / name)
         errors = [problem for problem in table.problems if problem.kind == "error"]
-        wrong = datadir_check.wrong_values(name, table)
+        wrong = checks.wrong_values(name, table)
         if errors or wrong:
             raise DataDirError(str((errors + wrong)[0]))
         values = table.values()
@@ -175,7 +177,7 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
             yield Target(new)
             atomic.sync_folder(new)
             written = {path.name for path in new.iterdir()}
-            for name in {*datadir_check.names(folder), *WHOLE, CMVN, stamp.NAME} - written:
+            for name in {*form.names(folder), *WHOLE, CMVN, stamp.NAME} - written:
                 (folder / name).unlink(missing_ok=True)
             for name in sorted(written):
                 (new / name).replace(folder / name)
@@ -442,6 +444,138 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
     say(target, speakers, f"{source} at {factor:g} times the speed")
 
 
-def seconds(value: float) -> str:
-    """To the microsecond, without trailing zeros."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
+# -- subsets and splits ----------------------------------------------------
+
+
+SEED = 0  # of the order in which `speakers` takes them
+
+
+def choose(source: Source, number: int, way: str) -> list[str]:
+    """`number` utterance ids, or all where there are fewer.
+
+    spread: evenly over the sorted ids, as Kaldi's subset_scp.pl; per-spk: so many of each speaker,
+    likewise; speakers: whole speakers in a shuffled, but always the same order, until there are
+    enough utterances.
+    """
+    if number < 1:
+        raise DataDirError(
+            f"{source.folder}: {number} utterances are no subset; expected at least 1"
+        )
+    speakers = source.speakers()
+    ids = list(speakers)
+    if way == "first":
+        return ids[:number]
+    if way == "last":
+        return ids[-number:]
+    if way == "shortest":
+        durations = source.durations()
+        return sorted(ids, key=lambda key: (durations[key], key))[:number]
+    if way == "per-spk":
+        return [key for members in by_speaker(speakers).values() for key in spread(members, number)]
+    if way == "speakers":
+        groups = by_speaker(speakers)
+        order = sorted(groups)
+        random.Random(SEED).shuffle(order)
+        chosen: list[str] = []
+        while order and len(chosen) < number:
+            chosen += groups[order.pop(0)]
+        return chosen
+    return spread(ids, number)
+
+
+def spread(ids: Sequence[str], number: int) -> list[str]:
+    """`number` of them at even distances."""
+    number = min(number, len(ids))
+    return [ids[i * len(ids) // number] for i in range(number)]
+
+
+def by_speaker(speakers: dict[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, speaker in speakers.items():
+        groups.setdefault(speaker, []).append(key)
+    return groups
+
+
+def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
+    """The utterances that the first words of a file's lines name, or those of the speakers that it
+    names.
+    """
+    names = [row.id for row in tables.read(path).rows]
+    speakers = source.speakers()
+    known = set(speakers.values()) if of_speakers else speakers.keys()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        what = "speaker" if of_speakers else "utterance"
+        raise DataDirError(
+            f"{path}: {tables.plural(len(unknown), what)} that {source.folder} does not have, "
+            f"first {unknown[0]}"
+        )
+    wanted = set(names)
+    return [key for key, speaker in speakers.items() if (speaker if of_speakers else key) in wanted]
+
+
+def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
+    """Cut into `number` data directories `<folder>/split<number>/1`, 2 ...; together they are the
+    whole.
+
+    by: `speaker` keeps every speaker in one part (parts have about as many utterances), `utterance`
+    cuts the sorted ids evenly (`split<number>utt`), `recording` keeps recordings together
+    (`split<number>reco`).
+    """
+    source = Source(folder)
+    suffix = {"speaker": "", "utterance": "utt", "recording": "reco"}[by]
+    out = source.folder / f"split{number}{suffix}"
+    speakers = source.speakers()
+    if by == "utterance":
+        groups: Iterable[list[str]] = ([key] for key in speakers)
+    elif by == "speaker":
+        groups = by_speaker(speakers).values()
+    else:
+        segments = source.values("segments") if source.segmented else {key: key for key in speakers}
+        groups = by_speaker({key: tables.fields(segments[key])[0] for key in speakers}).values()
+    parts = even_parts(list(groups), number)
+    if parts is None:
+        have = tables.plural(len(speakers), "utterance")
+        advice = (
+            ""
+            if by == "utterance"
+            else (f" whose {by}s stay whole; split by utterance, or into fewer parts")
+        )
+        raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
+    with stamp.locked(out):
+        new = out.with_name(out.name + ".tmp")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            targets = [new / str(place) for place in range(1, number + 1)]
+            for target in targets:
+                target.mkdir()
+            members = [
+                (Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)
+            ]
+            written = transfer(source, members)
+            atomic.replace_folder(new, out)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    for target, kept in zip(targets, written, strict=True):
+        say(out / target.name, kept, f"out of {len(speakers)} of {folder}")
+    return [out / target.name for target in targets]
+
+
+def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | None:
+    """The groups in their order as `number` parts of about as many utterances; None where there are
+    fewer groups.
+    """
+    if not 1 <= number <= len(groups):
+        return None
+    total = sum(map(len, groups))
+    parts: list[list[str]] = [[]]
+    taken = 0
+    for place, group in enumerate(groups):
+        left = len(groups) - place
+        full = taken + len(group) / 2 > total * len(parts) / number
+        if parts[-1] and len(parts) < number and (full or left == number - len(parts)):
+            parts.append([])
+        parts[-1] += group
+        taken += len(group)
+    return parts

@@ -1,0 +1,1 @@
+"""Kaldi data directories: reading, writing, checking, mending and transforming them."""

@@ -1,0 +1,1 @@
+"""Tar archives of audio or features (shards): written, indexed, and read from end to end."""
