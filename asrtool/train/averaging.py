@@ -1,4 +1,4 @@
-"""Averages: the mean weights of several checkpoints of a phase, which decoding takes.
+"""Averages of weights: of the checkpoints of a phase, which decoding takes, and of every step (`Ema`).
 
     <phase>/average-10.safetensors    the mean of ten checkpoints
     <phase>/average-10.json           its size and SHA-256
@@ -8,17 +8,19 @@ An average that is not what its JSON says is made anew from the same checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
-from asrtool.train import checkpoint, records
+from asrtool.train import checkpoint, parallel, records
 from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
 
 
@@ -163,3 +165,56 @@ def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
         records.note(out)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error
+
+
+# -- of every step ---------------------------------------------------------
+
+
+class Ema:
+    """shadow <- d * shadow + (1 - d) * weights after every update, d = min(decay, (1 + n) / (10 +
+    n)) for update n.
+
+    The lower d at first lets the average forget the random initialisation. Where `trainer.ema` is
+    set, the average is what is validated, saved and decoded with.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        held = getattr(model, "held", frozenset())  # what is never trained needs no average
+        self._parameters = {
+            name: value for name, value in model.named_parameters() if name not in held
+        }
+        self._shadow = {
+            name: parameter.detach().clone() for name, parameter in self._parameters.items()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self._parameters.items():
+            self._shadow[name].lerp_(parameter, 1.0 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[dict[str, Tensor]]:
+        """Inside, the model holds the averages; gives the training weights by name, which return
+        afterwards.
+        """
+        self._swap()
+        try:
+            yield self._shadow
+        finally:
+            self._swap()
+
+    def restore(self, weights: dict[str, Tensor]) -> None:
+        """Take what the model holds as the averages, and put `weights` (by name) into the model."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                self._shadow[name].copy_(parameter)
+                parallel.fill(parameter, weights[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._parameters.items():
+            held = parameter.detach().clone()
+            parameter.copy_(self._shadow[name])
+            self._shadow[name].copy_(held)

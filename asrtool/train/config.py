@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # whoever reads a config does not train
     from asrtool.types import Batch
 
 
+class TrainError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How long to train, in which precision, and what to keep. One of `epochs` and `steps` is

@@ -53,7 +53,7 @@ def choose(name: str) -> Replicas:
     """By `trainer.parallel`; a single process has nothing to share out."""
     if name != "fsdp" or not dist.is_initialized():
         return Replicas()
-    from asrtool.train.shards import Shards
+    from asrtool.train.fsdp import Shards
 
     return Shards()
 

@@ -1,12 +1,16 @@
 """What training says: a bar on a terminal or a line every ten seconds elsewhere, and a record in
-log.jsonl every so many steps."""
+log.jsonl and TensorBoard every so many steps.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,9 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from asrtool.log import JsonLines, logger
-from asrtool.train.board import Board
-from asrtool.train.clock import PARTS
-from asrtool.train.step import GIGABYTE, StepResult
+from asrtool.train.step import GIGABYTE, PARTS, StepResult
 
 LINE_SECONDS = 10.0
 AUDIO = "audio_seconds_per_second"
@@ -206,3 +208,43 @@ def parameter_table(model: nn.Module) -> str:
     return "\n".join(
         lines + [f"{name:{max(width, 10)}} {on:13,} {off:13,}" for name, on, off in rows]
     )
+
+
+# -- TensorBoard -----------------------------------------------------------
+
+
+class Board:
+    """The curves of one phase in `folder`. Built by `open_board`."""
+
+    def __init__(self, writer: object) -> None:
+        self._writer = writer
+
+    def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
+        """The finite ones of `values`, under their names."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(prefix + name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def open_board(folder: Path, start: int) -> Board | None:
+    """Go on after step `start` (what an interrupted run wrote after it is dropped); None where
+    there is no TensorBoard, which is said."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        _say_missing(folder.parent.parent)
+        return None
+    return Board(SummaryWriter(str(folder), purge_step=start + 1))
+
+
+@functools.cache
+def _say_missing(exp: Path) -> None:
+    """Once, whatever the number of phases."""
+    text = (
+        "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, "
+        "and asrtool plot"
+    )
+    logger.info("%s %s draws them", text, exp)

@@ -1,5 +1,5 @@
 """One optimizer step: forward and backward over micro-batches and ranks, clipping, the update; and
-what to do with non- finite values.
+what to do with non-finite values.
 
 The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the
 step is cut: every micro-batch adds its sum times world / count, and DDP's mean over ranks takes the
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -23,18 +24,14 @@ import torch
 from torch import nn
 
 from asrtool import distributed
-from asrtool.train import gradients, optim, parallel
-from asrtool.train.clock import Clock
-from asrtool.train.nonfinite import describe
-from asrtool.train.objective import Objective
+from asrtool.train import optim, parallel
+from asrtool.train.config import TrainError
+from asrtool.train.objective import Objective, cosine
 from asrtool.train.precision import DTYPES
+from asrtool.train.troubles import describe
 from asrtool.types import Batch, LossReport, Padded
 
 GIGABYTE = 1e9
-
-
-class TrainError(RuntimeError):
-    """Training cannot go on; the message says why and what to change."""
 
 
 class StepBatches(Protocol):
@@ -60,7 +57,7 @@ class StepResult:
     frames: float  # input frames or samples without padding
     flags: tuple[float, ...]  # what the ranks handed in, summed
     skipped: tuple[str, ...]  # of this rank: ids that a loss could not rate
-    seconds: Mapping[str, float]  # of this rank, by part (asrtool/train/clock.py)
+    seconds: Mapping[str, float]  # of this rank, by part (`PARTS`)
     # a non-finite step, which changed nothing: what is known about it, by rank
     bad: list[dict] | None = None
 
@@ -186,14 +183,14 @@ class Stepper:
 
     def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:
         """How the gradient of a loss term lies to that of the others, on this rank's batch
-        (train/gradients.py).
+        (train/objective.py).
         """
 
         def outputs_of(batch: Batch) -> object:
             with self.autocast():
                 return self.model(batch)
 
-        return gradients.cosine(self.model, self.objective, term, outputs_of, batch.to(self.device))
+        return cosine(self.model, self.objective, term, outputs_of, batch.to(self.device))
 
     # -- inside a step ---------------------------------------------------------
 
@@ -310,3 +307,52 @@ def _first_utterance(batch: Batch) -> Batch:
         labels={name: value[:1] for name, value in batch.labels.items()},
         texts=batch.texts[:1],
     )
+
+
+# -- where the time goes ---------------------------------------------------
+
+
+PARTS = (
+    "data",  # waiting for the loader (measured by the trainer)
+    "forward",  # forward pass and losses
+    # backward pass, with the sum of gradients over ranks as far as it is not hidden behind it
+    "backward",
+    "wait",  # waiting for the other ranks after that
+    "update",  # clipping and optimizer
+)
+
+
+class Clock:
+    """Stops the time of parts one after the other.
+
+    On a GPU by events in its stream, which are read when the step has synchronised anyway: nothing
+    waits for them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        self._marks = [("", self._now())]
+
+    def lap(self, part: str) -> None:
+        """The time since the last lap, or the start, belongs to `part`."""
+        self._marks.append((part, self._now()))
+
+    def seconds(self) -> Mapping[str, float]:
+        """Part -> seconds since the start."""
+        if self._on_gpu:
+            self._marks[-1][1].synchronize()
+        total: dict[str, float] = {}
+        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+            elapsed = before.elapsed_time(after) / 1000 if self._on_gpu else after - before
+            total[part] = total.get(part, 0.0) + elapsed
+        return total
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -26,16 +26,15 @@ from torch import nn
 from asrtool import distributed
 from asrtool.log import JsonLines, logger
 from asrtool.registry import suggest
+from asrtool.system.signals import StopSignals
 from asrtool.train import averaging, checkpoint, parallel, records
-from asrtool.train.board import open_board
-from asrtool.train.config import Steps, TrainerConfig, TrainState
-from asrtool.train.ema import Ema
+from asrtool.train.averaging import Ema
+from asrtool.train.config import Steps, TrainerConfig, TrainError, TrainState
 from asrtool.train.objective import Objective
 from asrtool.train.optim import OptimConfig
 from asrtool.train.precision import choose, multiplies_bf16
-from asrtool.train.progress import Progress, parameter_table
-from asrtool.train.signals import StopSignals
-from asrtool.train.step import StepBatches, Stepper, StepResult, TrainError
+from asrtool.train.progress import Progress, open_board, parameter_table
+from asrtool.train.step import StepBatches, Stepper, StepResult
 from asrtool.train.troubles import Troubles
 from asrtool.train.validation import Rates, is_rate, measure, names, observed, rehearse, unrated
 from asrtool.types import Batch

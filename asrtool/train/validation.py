@@ -11,7 +11,8 @@ from torch import nn
 
 from asrtool import distributed
 from asrtool.train import parallel
-from asrtool.train.step import Stepper, TrainError
+from asrtool.train.config import TrainError
+from asrtool.train.step import Stepper
 from asrtool.types import Batch, ModelOutput
 
 DENSE_BATCHES = 64  # looked at before the first step, at most

@@ -439,6 +439,8 @@ REMEMBERED = 256  # folders
 class Listing:
     """`path in listing`: whether a path of wav.scp leads to a file; relative ones start at
     `base`.
+
+    Folders are listed once, as a network disk answers a million questions slowly.
     """
 
     def __init__(self, base: Path | None = None) -> None:

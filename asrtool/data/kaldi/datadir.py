@@ -204,7 +204,7 @@ def _stream(folder: Path) -> Iterator[Utterance]:
 
 def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
     """Seconds from the start of each utterance to the end of its audio, or why nobody can tell
-    them.
+    them. Headers are read, commands are run.
     """
     paths = list(dict.fromkeys(row.audio for row in rows))
     found = dict(zip(paths, audio.durations(paths), strict=True))

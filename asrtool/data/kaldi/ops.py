@@ -4,7 +4,7 @@ them.
 Each operation reads one file at a time, so memory holds the ids and one file, and writes aside
 before it puts all files of the new data directory in place. Files of an earlier data directory
 there that the new one lacks are removed; anything else in the folder is left alone. What a data
-directory holds beside its tables is not copied, and named.
+directory holds beside its tables is not copied, and named. Nothing depends on chance.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from asrtool.data.examples import DataError
 from asrtool.data.kaldi import datadir
 from asrtool.plots import keyframes
 from asrtool.recognizer import Recognizer
-from asrtool.train.step import TrainError
+from asrtool.train.config import TrainError
 from tests import toy_experiment as toys
 
 ALL = [f"u{number:03}" for number in range(12)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from asrtool import distributed
-from asrtool.train.clock import Clock
+from asrtool.train.config import TrainError
 from asrtool.train.optim import OptimConfig
-from asrtool.train.step import Stepper, TrainError
+from asrtool.train.step import Clock, Stepper
 from tests.toy_llama import ToyLlama
 from tests.toy_ranks import free_port
 from tests.toy_training import (

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from asrtool.train import gradients
-from asrtool.train.config import TrainerConfig
-from asrtool.train.objective import Objective
-from asrtool.train.step import TrainError
+from asrtool.train.config import TrainerConfig, TrainError
+from asrtool.train.objective import Objective, cosine
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 from tests.toy_training import ToyLoss, toy_batch, toy_trainer, weights_of
 
@@ -54,7 +52,7 @@ def test_it_is_the_cosine_and_the_norms_are_weighted(first, second, expected):
     objective = Objective(
         {"accent": Pull(*first), "ctc": Pull(*second)}, {"accent": 0.5, "ctc": 2.0}
     )
-    found = gradients.cosine(model, objective, "accent", model, batch)
+    found = cosine(model, objective, "accent", model, batch)
     assert found["cosine"] == pytest.approx(expected)
     assert found["norm"] == pytest.approx(0.5 * torch.tensor(first).norm().item())
     assert found["norm_others"] == pytest.approx(2.0 * torch.tensor(second).norm().item())
@@ -66,7 +64,7 @@ def test_a_gradient_of_zero_has_no_cosine():
     objective = Objective(
         {"accent": Pull(0.0, 0.0), "ctc": Pull(1.0, 0.0)}, {"accent": 1.0, "ctc": 1.0}
     )
-    assert gradients.cosine(model, objective, "accent", model, toy_batch([0])) is None
+    assert cosine(model, objective, "accent", model, toy_batch([0])) is None
 
 
 def test_training_logs_it_and_ends_with_the_same_weights(tmp_path):

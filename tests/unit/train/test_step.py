@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from asrtool.train import optim
+from asrtool.train.config import TrainError
 from asrtool.train.objective import Objective
 from asrtool.train.optim import GroupConfig
-from asrtool.train.step import TrainError
 from tests.toy_training import (
     ToyLoss,
     ToyModel,

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from asrtool.train import checkpoint, records
-from asrtool.train.config import TrainerConfig
+from asrtool.train.config import TrainerConfig, TrainError
 from asrtool.train.precision import PrecisionError
-from asrtool.train.step import TrainError
 from tests.toy_training import ToyModel, ToySteps, toy_batch, toy_trainer, weights_of
 
 
