@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 logger = logging.getLogger("asrtool")
@@ -31,6 +32,13 @@ def warn_once(message: str, *args: object) -> None:
     """A warning that every rank comes to by itself: the first one speaks for all."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message, *args)
+
+
+def first_few(names: Iterable[str], count: int = 10) -> str:
+    """The first names as a message lists them, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 class JsonLines:

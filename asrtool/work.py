@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from asrtool import distributed
 from asrtool.data.kaldi import datadir
-from asrtool.data.loader import Dataset, EvalLoader, names
-from asrtool.log import logger
+from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.log import first_few, logger
 from asrtool.system import stamp
 from asrtool.system.journal import Journal
 from asrtool.system.processes import give_back_memory
@@ -260,7 +260,7 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in failed)
-    ids = names([line["id"] for line in failed])
+    ids = first_few([line["id"] for line in failed])
     logger.error(
         "%s: %d of %d utterances failed, %s says why: %s", out, len(failed), total, FAILED, ids
     )

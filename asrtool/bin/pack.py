@@ -91,24 +91,17 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
         raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
     phase, train = phase_config(exp, decode)
     weights = averaged(exp, decode)
-    with stamp.locked(out):
-        target = atomic.aside(out)
-        atomic.discard(target)
-        try:
-            (target / "vocab").mkdir(parents=True)
-            fill(target, exp, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
-            if lm is not None:
-                pack_language_model(lm, exp / "vocab", target / LM)
-            card = describe(name, exp, phase, train, weights, target)
-            (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
-            card["files"] = digests(target)
-            (target / CARD).write_text(
-                json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            atomic.replace_folder(target, out)
-        except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
-            raise
+    with stamp.locked(out), atomic.replacing_folder(out) as target:
+        (target / "vocab").mkdir()
+        fill(target, exp, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
+        if lm is not None:
+            pack_language_model(lm, exp / "vocab", target / LM)
+        card = describe(name, exp, phase, train, weights, target)
+        (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
+        card["files"] = digests(target)
+        (target / CARD).write_text(
+            json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     logger.info(
         "%s: %.1f MB, %s parameters, SHA-256 %s",

@@ -61,8 +61,7 @@ def fetch(
     else:
         part = target.with_name(target.name + ".part")
         _persist(url, part, wait)
-        atomic.sync(part)
-        part.replace(target)
+        atomic.put(part, target)
     expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
     for what, value in expected.items():
         if value is None:

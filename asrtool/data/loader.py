@@ -32,11 +32,10 @@ from asrtool.data.examples import Content, DataError, Example, Reader
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
-from asrtool.log import logger, warn_once
+from asrtool.log import first_few, logger, warn_once
 from asrtool.types import Batch, Utterance
 
 PREFETCH = 4  # micro-batches that each loader process reads ahead
-NAMED = 10  # ids written out in a message
 MANY = 20  # so many unreadable utterances, more than half of those read, stop training
 
 
@@ -145,7 +144,7 @@ class StepLoader:
             warn_once(
                 "%d utterances are longer than a batch may be; each gets its own: %s",
                 len(ids),
-                names(ids),
+                first_few(ids),
             )
 
     def num_steps(self, epoch: int) -> int:
@@ -242,7 +241,11 @@ class StepLoader:
         reasons = list(problems.values())
         where = f"epoch {task.epoch}, step {task.index}"
         logger.warning(
-            "%s: skipped %d of %d utterances: %s", where, len(problems), task.count, names(reasons)
+            "%s: skipped %d of %d utterances: %s",
+            where,
+            len(problems),
+            task.count,
+            first_few(reasons),
         )
         if self._num_skipped >= MANY and 2 * self._num_skipped > self._num_read:
             share = f"{self._num_skipped} of {self._num_read}"
@@ -319,7 +322,7 @@ def select(
     )
     for group, limit in zip((short, long), limits, strict=True):
         if group:
-            ids = names([utterance.id for utterance in group])
+            ids = first_few([utterance.id for utterance in group])
             warn_once(
                 "%d of %d training utterances are %s and left out: %s",
                 len(group),
@@ -339,7 +342,7 @@ def select(
             "%d of %d training utterances have an empty text, from which the model learns to "
             "write nothing: %s"
         )
-        warn_once(text, len(silent), total, names(silent))
+        warn_once(text, len(silent), total, first_few(silent))
     return kept, short + long
 
 
@@ -357,16 +360,9 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
         found = [character for character in utterance.text if character in lacking]
         counts.update(found)
         texts += bool(found)
-    listed = names([f"'{character}' ({count}x)" for character, count in counts.most_common()])
+    listed = first_few([f"'{character}' ({count}x)" for character, count in counts.most_common()])
     what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
     warn_once("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
-
-
-def names(items: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
-    items = list(items)
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more
 
 
 # -- loader processes ------------------------------------------------------

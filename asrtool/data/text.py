@@ -18,9 +18,9 @@ import torch
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError, stack_tokens
 from asrtool.data.kaldi import tables
-from asrtool.data.loader import StepLoader, names, warn_of_unknown
+from asrtool.data.loader import StepLoader, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
-from asrtool.log import logger
+from asrtool.log import first_few, logger
 from asrtool.types import Batch, Utterance
 
 LOOKED_AT = 100_000  # sentences in which characters that the vocabulary lacks are counted
@@ -145,7 +145,10 @@ class TextDataset:
             gone = [sentences[int(place)].id for place in np.flatnonzero(lengths > longest)[:100]]
             count = len(sentences) - len(kept)
             logger.warning(
-                "%d sentences of more than %g tokens are left out: %s", count, longest, names(gone)
+                "%d sentences of more than %g tokens are left out: %s",
+                count,
+                longest,
+                first_few(gone),
             )
         if not len(kept):
             raise DataError(f"no sentence has up to {longest:g} tokens (data.batch.tokens)")

@@ -143,14 +143,11 @@ def save(
 
     base: name or folder of the network without adapters; task: peft's task type, such as CAUSAL_LM.
     """
-    aside = atomic.aside(folder)
-    atomic.discard(aside)
-    aside.mkdir(parents=True)
-    save_file(adapter_tensors(module), aside / WEIGHTS, metadata={"format": "pt"})
     config = settings(tuning)
     config.base_model_name_or_path, config.task_type, config.inference_mode = base, task, True
-    config.save_pretrained(str(aside))
-    atomic.replace_folder(aside, folder)
+    with atomic.replacing_folder(folder) as aside:
+        save_file(adapter_tensors(module), aside / WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(str(aside))
 
 
 @contextlib.contextmanager

@@ -37,13 +37,35 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = aside(path)
     try:
         yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
+        put(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def put(new: Path, path: Path) -> None:
+    """Flush the file `new` to the disk and give it the place of `path`."""
+    sync(new)
+    os.replace(new, path)
+
+
+@contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder to write to; it takes the place of `out` when the block ends without an
+    error. What an earlier block left behind is removed.
+    """
+    new = aside(out)
+    try:
+        discard(new)
+        new.mkdir(parents=True)
+        yield new
+        replace_folder(new, out)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            discard(new)
+        raise
 
 
 def replace_folder(new: Path, out: Path) -> None:
@@ -63,6 +85,22 @@ def replace_folder(new: Path, out: Path) -> None:
     sync(out.parent)
     with contextlib.suppress(OSError):  # the next one who writes here removes it
         discard(old)
+
+
+def bring_back(out: Path) -> None:
+    """Give a folder its name again where a kill came between the two renames of
+    `replace_folder`.
+    """
+    old = out.with_name(out.name + ".old")
+    if old.exists() and not out.exists():
+        os.rename(old, out)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that must not be seen half removed: it loses its name first."""
+    doomed = aside(path)
+    os.rename(path, doomed)
+    discard(doomed)
 
 
 def discard(path: Path) -> None:

@@ -139,9 +139,7 @@ def building(
         yield None
         return
     with locked(out):
-        # a run was killed between the two renames of atomic.replace_folder
-        if old.exists() and not out.exists():
-            os.rename(old, out)
+        atomic.bring_back(out)
         for leftover in (target, old):
             atomic.discard(leftover)
         before = read(out)  # again: another process may have made it in the meantime
@@ -153,17 +151,11 @@ def building(
             logger.info(
                 "%s: %s is made again, since %s changed", stage, out, difference(before, now)
             )
-        target.mkdir()
-        try:
+        with atomic.replacing_folder(out) as target:
             yield target
             (target / NAME).write_text(
                 json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
-            atomic.replace_folder(target, out)
-        except BaseException:
-            with suppress(OSError):
-                atomic.discard(target)
-            raise
 
 
 @contextmanager

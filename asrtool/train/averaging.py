@@ -1,4 +1,5 @@
-"""Averages of weights: of the checkpoints of a phase, which decoding takes, and of every step (`Ema`).
+"""Averages of weights: of the checkpoints of a phase, which decoding takes, and of every step
+(`Ema`).
 
     <phase>/average-10.safetensors    the mean of ten checkpoints
     <phase>/average-10.json           its size and SHA-256

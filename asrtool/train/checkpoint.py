@@ -16,7 +16,6 @@ not torn: that is an error.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from asrtool.log import logger
+from asrtool.log import first_few, logger
 from asrtool.system import atomic, stamp
 from asrtool.train import parallel, records
 from asrtool.train.records import CheckpointError, TornError
@@ -59,24 +58,19 @@ def save(
     """
     every(folder)  # says where something else has the name of a checkpoint
     out = place(folder, step)
-    target = atomic.aside(out)
     try:
-        atomic.discard(target)
-        target.mkdir(parents=True)
-        files = {}
-        for name, content in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in content.items()},
-                target / name,
+        with atomic.replacing_folder(out) as target:
+            files = {}
+            for name, content in tensors.items():
+                save_file(
+                    {key: value.detach().cpu().contiguous() for key, value in content.items()},
+                    target / name,
+                )
+                files[name] = records.fingerprint(target / name)
+            (target / STATE).write_text(
+                json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8"
             )
-            files[name] = records.fingerprint(target / name)
-        (target / STATE).write_text(
-            json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8"
-        )
-        atomic.replace_folder(target, out)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            atomic.discard(target)
         raise CheckpointError(
             f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: "
             f"{cure(error)}"
@@ -109,13 +103,7 @@ def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
         if path in keep:
             (path / OPTIMIZER).unlink(missing_ok=True)
         else:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    doomed = atomic.aside(path)  # half a removal must not look like a torn checkpoint
-    os.rename(path, doomed)
-    atomic.discard(doomed)
+            atomic.remove_folder(path)  # half a removal must not look like a torn checkpoint
 
 
 # -- finding ---------------------------------------------------------------
@@ -161,8 +149,7 @@ def _step(path: Path) -> int:
 def bring_back(folder: Path) -> None:
     """Put a checkpoint back that was about to be replaced when the training was killed."""
     for old in _named(folder, leftovers=True):
-        if old.suffix == ".old" and not old.with_suffix("").exists():
-            os.rename(old, old.with_suffix(""))
+        atomic.bring_back(old.with_suffix(""))
 
 
 def latest(folder: Path) -> Path | None:
@@ -280,7 +267,7 @@ def load_model(
     absent, extra = compare(str(path), sizes, model, missing, unused)
     for what, names in (("keep their initialisation", absent), ("of the file are not used", extra)):
         if names:
-            logger.info("%s: %d tensors %s: %s", path, len(names), what, _some(names))
+            logger.info("%s: %d tensors %s: %s", path, len(names), what, first_few(names, 8))
     for name in own:
         if name in source:
             parallel.fill(own[name], source[name])
@@ -371,7 +358,7 @@ def load_optimizer(
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(places))
     if unknown:
         raise CheckpointError(
-            f"the optimizer state is of another model; it also has {_some(unknown)}"
+            f"the optimizer state is of another model; it also has {first_few(unknown, 8)}"
         )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -404,11 +391,5 @@ def _allowed(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _some(names: list[str], count: int = 8) -> str:
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count} more" if len(names) > count else ""
-    )
-
-
 def _listed(what: str, names: list[str]) -> str:
-    return what + _some(names) if names else ""
+    return what + first_few(names, 8) if names else ""

@@ -96,15 +96,14 @@ def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
     """Begin the experiment `target` with finished phases of `source`: training there goes on behind
     them.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for phase in phases:
-        shutil.copytree(source / phase, partial / phase)
-    with (source / "log.jsonl").open(encoding="utf-8") as log:
-        kept = [line for line in log if json.loads(line).get("phase") in phases]
-    (partial / "log.jsonl").write_text("".join(kept), encoding="utf-8")
-    atomic.sync_folder(partial)
-    os.rename(partial, target)
+    if target.exists():
+        raise FolderError(f"{target} is there already; give another name, or remove it")
+    with atomic.replacing_folder(target) as new:
+        for phase in phases:
+            shutil.copytree(source / phase, new / phase)
+        with (source / "log.jsonl").open(encoding="utf-8") as log:
+            kept = [line for line in log if json.loads(line).get("phase") in phases]
+        (new / "log.jsonl").write_text("".join(kept), encoding="utf-8")
 
 
 def differences(before: Mapping, now: Mapping) -> Iterator[str]:
@@ -175,11 +174,8 @@ def _unlike(config: Path, yaml_text: str) -> list[str]:
 
 def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
     """The stamp comes last: without it the folder counts as not begun."""
-    vocab = atomic.aside(exp / "vocab")
-    exp.mkdir(parents=True, exist_ok=True)
-    atomic.discard(vocab)
-    shutil.copytree(sources["vocab"], vocab)
-    atomic.replace_folder(vocab, exp / "vocab")
+    with atomic.replacing_folder(exp / "vocab") as vocab:
+        shutil.copytree(sources["vocab"], vocab, dirs_exist_ok=True)
     if (sources["train"] / "cmvn.json").exists():
         with atomic.replacing(exp / "cmvn.json") as aside:
             shutil.copyfile(sources["train"] / "cmvn.json", aside)

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from asrtool import distributed
+from asrtool.log import first_few
 from asrtool.train import optim, parallel
 from asrtool.train.config import TrainError
 from asrtool.train.objective import Objective, cosine
@@ -282,9 +283,8 @@ class Stepper:
             if value.requires_grad and value.grad is None
         ]
         if idle:
-            more = f" and {len(idle) - 8} more" if len(idle) > 8 else ""
             raise TrainError(
-                f"{len(idle)} trainable parameters got no gradient: {', '.join(idle[:8])}{more}; "
+                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; "
                 "freeze them in "
                 "optim.groups, remove their module, or give the loss that reads them a weight"
             )

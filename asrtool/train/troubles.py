@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool import distributed
-from asrtool.log import JsonLines, warn_once
+from asrtool.log import JsonLines, first_few, warn_once
 from asrtool.train import parallel
 from asrtool.train.config import TrainError, TrainState
 from asrtool.types import Batch, LossReport
@@ -22,8 +22,6 @@ from asrtool.types import Batch, LossReport
 if TYPE_CHECKING:  # step uses this module
     from asrtool.train.progress import Progress
     from asrtool.train.step import StepBatches, StepResult
-
-NAMES_SHOWN = 10
 
 
 class Troubles:
@@ -46,7 +44,7 @@ class Troubles:
         warn_once(
             "step %d is not finite and changed nothing; see bad_batches.jsonl: %s",
             state.step,
-            some(guilty),
+            first_few(guilty),
         )
         if state.bad_row >= self._limit:
             raise TrainError(
@@ -76,14 +74,8 @@ class Troubles:
             "%s: %d utterances have no finite loss (fewer frames than their text needs) and "
             "count as 0: %s"
         )
-        warn_once(text, when, len(fresh), some(fresh))
+        warn_once(text, when, len(fresh), first_few(fresh))
         progress.event("skipped", epoch=epoch, ids=fresh)
-
-
-def some(names: list[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 # -- what is known about a batch -------------------------------------------

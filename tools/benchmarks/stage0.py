@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from asrtool.system import atomic
+
 RATE = 16000
 SPEAKERS = 1991  # as AISHELL-2 has
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 5000)]
@@ -52,14 +54,13 @@ def main() -> None:
 
 def make(corpus: Path, utterances: int) -> None:
     """The tree under a temporary name, then renamed."""
-    began, target = time.monotonic(), corpus.with_name(f"{corpus.name}.tmp")
-    subprocess.run(["rm", "-rf", target], check=True)
-    held_out = target / "AISHELL-DEV-TEST-SET"
-    write(target / "AISHELL-2" / "iOS" / "data", "C", SPEAKERS, utterances)
-    write(held_out / "iOS" / "dev", "D", 5, 2500)
-    for channel in ("iOS", "Android", "Mic"):
-        write(held_out / channel / "test", "T", 10, 5000)
-    target.rename(corpus)
+    began = time.monotonic()
+    with atomic.replacing_folder(corpus) as target:
+        held_out = target / "AISHELL-DEV-TEST-SET"
+        write(target / "AISHELL-2" / "iOS" / "data", "C", SPEAKERS, utterances)
+        write(held_out / "iOS" / "dev", "D", 5, 2500)
+        for channel in ("iOS", "Android", "Mic"):
+            write(held_out / channel / "test", "T", 10, 5000)
     print(f"made {corpus} in {time.monotonic() - began:.0f} s")
 
 

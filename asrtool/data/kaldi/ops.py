@@ -180,7 +180,7 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
             for name in {*form.names(folder), *WHOLE, CMVN, stamp.NAME} - written:
                 (folder / name).unlink(missing_ok=True)
             for name in sorted(written):
-                (new / name).replace(folder / name)
+                atomic.put(new / name, folder / name)
         finally:
             shutil.rmtree(new, ignore_errors=True)
             if not any(folder.iterdir()):
@@ -542,21 +542,12 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
             else (f" whose {by}s stay whole; split by utterance, or into fewer parts")
         )
         raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
-    with stamp.locked(out):
-        new = out.with_name(out.name + ".tmp")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        try:
-            targets = [new / str(place) for place in range(1, number + 1)]
-            for target in targets:
-                target.mkdir()
-            members = [
-                (Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)
-            ]
-            written = transfer(source, members)
-            atomic.replace_folder(new, out)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+    with stamp.locked(out), atomic.replacing_folder(out) as new:
+        targets = [new / str(place) for place in range(1, number + 1)]
+        for target in targets:
+            target.mkdir()
+        members = [(Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)]
+        written = transfer(source, members)
     for target, kept in zip(targets, written, strict=True):
         say(out / target.name, kept, f"out of {len(speakers)} of {folder}")
     return [out / target.name for target in targets]

@@ -114,8 +114,7 @@ class Writer:
         for name in set(form.names(self.folder)) - names:
             (self.folder / name).unlink()
         for name in names:
-            atomic.sync(self._path(name))
-            self._path(name).replace(self.folder / name)
+            atomic.put(self._path(name), self.folder / name)
 
     def _merge(self, runs: Iterable[TextIO]) -> Iterator[str]:
         before = None
