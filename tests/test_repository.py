@@ -1,10 +1,13 @@
-"""Laws of the repository: imports go down, files stay small, none names a path of one machine."""
+"""Laws of the repository: imports go down, files and folders stay small, none names a path of one
+machine.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "asrtool"
 FILE_LINES = 600
+FOLDER_FILES = 20
 
 # module -> what it may import from asrtool. docs/architecture.md explains the table.
 LAYERS = {
@@ -153,6 +157,12 @@ def test_no_source_file_is_longer_than_one_idea_takes():
         and (count := len(path.read_text(encoding="utf-8").splitlines())) > FILE_LINES
     }
     assert not long
+
+
+def test_no_folder_of_the_package_has_too_many_files():
+    counts = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in sources())
+    full = {name: count for name, count in counts.items() if count > FOLDER_FILES}
+    assert full.keys() <= {"bin", "score"}, full  # bin: one file a command
 
 
 def test_no_file_names_a_path_of_one_machine():
