@@ -8,6 +8,7 @@ error says file, line, dotted key, and what was probably meant.
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class ConfigError(ValueError):
 
 def read(path: Path) -> yaml.MappingNode:
     """Compose `path` and merge it over its `extends:` parent."""
-    return _read(Path(path), ())
+    return _read(Path(os.path.normpath(path)), ())
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
@@ -48,13 +49,16 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
     node, parent = split(node, "extends")
     if parent is None:
         return node
-    if not isinstance(parent, yaml.ScalarNode) or Path(parent.value).name != parent.value:
-        raise ConfigError(parent, "extends", "expected the name of one file in the same folder")
-    target = path.parent / parent.value
+    if not isinstance(parent, yaml.ScalarNode) or not parent.value:
+        raise ConfigError(parent, "extends", "expected the path of one file, as in ../base.yaml")
+    # without `..` in the middle, so that errors name the file as a user would
+    target = Path(os.path.normpath(path.parent / parent.value))
     if target in (path, *children):
         raise ConfigError(parent, "extends", f"'{parent.value}' extends itself")
-    if not target.exists():
-        raise ConfigError(parent, "extends", f"no file '{parent.value}' beside it")
+    if not target.is_file():
+        raise ConfigError(
+            parent, "extends", f"no file '{target}'; the path starts at the folder of this file"
+        )
     return merge(_read(target, (path, *children)), node)
 
 

@@ -1,8 +1,8 @@
 """A table of a config's parameters, trained and frozen, without weights: models are built for their
 shapes alone.
 
-asrtool parameters conf/train_speech_llm.yaml
-asrtool parameters conf/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
+asrtool parameters conf/speech_llm/train_speech_llm.yaml
+asrtool parameters conf/speech_llm/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ metric=wer                                # error rate: wer or cer
 normalize=en                              # text normaliser before scoring: none, en or zh
 group_by=none                             # label of utterances to break the score down by
 
-train_config=conf/train_speech_llm.yaml   # training config
-decode_config=conf/decode_llm.yaml        # decoding config
+train_config=conf/speech_llm/train_speech_llm.yaml   # training config
+decode_config=conf/speech_llm/decode_llm.yaml        # decoding config
 
 # the same with --mini true
-mini_train_config=conf/train_speech_llm_mini.yaml
-mini_decode_config=conf/decode_llm_mini.yaml
+mini_train_config=conf/speech_llm/train_speech_llm_mini.yaml
+mini_decode_config=conf/speech_llm/decode_llm_mini.yaml
 mini_unit=hf
 mini_vocab_size=0
 mini_pieces=500                           # word pieces of the small language model
@@ -93,13 +93,13 @@ take_parts() {
 
 train_language_model() {
   tool make_vocab --text "$data/$train_set/text" --unit bpe --size "$mini_pieces" --out "$data/vocab_llm"
-  launch train --config conf/train_llm_mini.yaml --train "$data/$train_set" --valid "$data/$valid_set" \
+  launch train --config conf/speech_llm/train_llm_mini.yaml --train "$data/$train_set" --valid "$data/$valid_set" \
     --vocab "$data/vocab_llm" --exp "${exp%/*}/llm_train"
   tool export_llm "${exp%/*}/llm_train" --out "$tokenizer"
 }
 
 train_encoder() {          # on stored features, which cost nothing in an epoch; speech LLMs compute theirs, noises are cut anew
-  local config=conf/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
+  local config=conf/speech_llm/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
   train_config=$config train_args='' dump=$stored test_sets='' extra_sets='' default_features
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"
   launch train --config $config --train "$stored/$train_set" --valid "$stored/$valid_set" --vocab "$data/vocab_char" --exp "$parts"

@@ -19,7 +19,8 @@ from asrtool.train.objective import Objective
 from asrtool.types import Batch, Padded
 
 EGS = Path(__file__).parents[2] / "egs"
-TRAIN, DECODE = sorted(EGS.glob("*/conf/train_*.yaml")), sorted(EGS.glob("*/conf/decode_*.yaml"))
+TRAIN = sorted(EGS.glob("*/conf/**/train_*.yaml"))
+DECODE = sorted(EGS.glob("*/conf/**/decode_*.yaml"))
 TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4}
 TOY |= {"size": "tiny", "weights": None}
 VOCABULARY = 12
@@ -80,6 +81,19 @@ def name(path: Path) -> str:
     return str(path.relative_to(EGS))
 
 
+def configs(path: Path) -> Path:
+    """The folder of all configs of the recipe that `path` is of."""
+    return EGS / path.relative_to(EGS).parts[0] / "conf"
+
+
+def test_every_config_is_tested_here_and_names_an_experiment_of_its_own():
+    """Folders below conf/ are for readers: the experiment is called as the file alone."""
+    every = sorted(path for path in EGS.glob("*/conf/**/*") if path.is_file())
+    assert every == sorted(TRAIN + DECODE)
+    names = [(configs(path), path.name) for path in every]
+    assert len(names) == len(set(names))
+
+
 @pytest.mark.parametrize("path", TRAIN, ids=name)
 def test_a_training_config_survives_being_written_and_read(path, tmp_path):
     phases = load_phases(path)
@@ -124,7 +138,7 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
     """The scorer `lm` of a recipe that has one."""
     phases = [
         phase
-        for path in sorted(folder.glob("train_lm*.yaml"))
+        for path in sorted(folder.rglob("train_lm*.yaml"))
         for phase in load_phases(path).values()
     ]
     models = [
@@ -138,14 +152,14 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
 def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
     settings = load_decode(path)
     searched = 0
-    for train in sorted(path.parent.glob("train_*.yaml")):
+    for train in sorted(configs(path).rglob("train_*.yaml")):
         for phase in load_phases(train).values():
             model = build_model(
                 dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY
             ).eval()
             try:
                 searcher = SEARCHERS.build(
-                    settings.searcher, model=model, scorers=language_models(path.parent)
+                    settings.searcher, model=model, scorers=language_models(configs(path))
                 )
             except (ValueError, LookupError):
                 continue  # this model lacks what the searcher needs; another one must have it

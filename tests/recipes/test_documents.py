@@ -5,6 +5,7 @@ tiniest size.
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -16,6 +17,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "egs").glob("*/README.md")),
 ]
+NAMED = re.compile(r"(?:egs/(\w+)/)?conf/((?:\w+/)?(?:train|decode)_\w+\.yaml)")
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
 
@@ -78,3 +80,28 @@ def test_every_link_between_pages_leads_somewhere():
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert not broken
+
+
+def test_every_config_that_is_named_exists():
+    """`conf/a/b.yaml` in a recipe is one of its own, elsewhere of any recipe. The log names files
+    as they were.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md", "*.yaml", "*.sh"]
+        + ["asrtool/*.py", "egs/*.py", "tools/*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    missing = []
+    for name in listed:
+        if name == "docs/log.md" or not (ROOT / name).exists():
+            continue
+        recipes = [name.split("/")[1]] if name.startswith("egs/") else ["*"]
+        if "/studies/keyframe" in name:
+            recipes = ["*"]  # it has the option --recipe
+        for recipe, path in NAMED.findall((ROOT / name).read_text(encoding="utf-8")):
+            folders = [recipe] if recipe else recipes
+            if not any(list(ROOT.glob(f"egs/{folder}/conf/{path}")) for folder in folders):
+                missing.append(f"{name}: conf/{path}")
+    assert not missing

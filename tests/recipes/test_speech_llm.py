@@ -142,13 +142,13 @@ def test_every_variant_of_every_study_is_a_config_that_can_be_read(mini):
     study = load(RECIPE / "studies" / "speech_llm.py")
     config = study.CONFIGS[mini]
     phases = list(load_phases(config))
-    for name, variants in study.studies(phases).items():
+    for name, variants in study.studies(phases, mini == "true").items():
         if mini == "true" and name in ("encoders", "llm_sizes"):  # published weights
             continue
         for variant, (training, decoding) in variants.items():
             assert list(load_phases(config, split_overrides([training]))) == phases, (name, variant)
             settings = load_decode(
-                RECIPE / "conf" / "decode_llm_mini.yaml", split_overrides([decoding])
+                RECIPE / "conf" / "speech_llm" / "decode_llm_mini.yaml", split_overrides([decoding])
             )
             assert settings.phase in (None, *phases)
 
@@ -190,7 +190,7 @@ def test_a_study_takes_the_phases_that_a_variant_does_not_change(tmp_path):
     assert study.first_changed(phases, "phases.lora.seed=1 model.llm.shape=null") == 0
     base = tmp_path / "study_base_s0"
     base.mkdir()
-    config = (RECIPE / "conf" / "train_speech_llm_mini.yaml").read_text()
+    config = (RECIPE / "conf" / "speech_llm" / "train_speech_llm_mini.yaml").read_text()
     (base / "config.yaml").write_text(config)
     (base / "log.jsonl").write_text(
         "".join(json.dumps({"phase": phase}) + "\n" for phase in phases)

@@ -141,7 +141,7 @@ def test_overhead_is_measured_for_every_chunk(monkeypatch, capsys):
         monkeypatch,
         "overhead",
         "--config",
-        ROOT / "egs/fsdd/conf/train_qifusion.yaml",
+        ROOT / "egs/fsdd/conf/qifusion/train_qifusion.yaml",
         "--seconds",
         "2",
     )

@@ -95,10 +95,10 @@ def test_a_study_asks_for_what_exists(script, tmp_path):
 
 def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
     change = re.search(
-        r"train wide train_u2pp_mini (\S+)", (RECIPE / "studies" / "baseline.sh").read_text()
+        r"train wide u2pp/train_u2pp_mini (\S+)", (RECIPE / "studies" / "baseline.sh").read_text()
     )[1]
-    wide = load_phases(RECIPE / "conf" / "train_u2pp_mini.yaml", [change])["train"]
-    qifusion = load_phases(RECIPE / "conf" / "train_qifusion_mini.yaml")["train"]
+    wide = load_phases(RECIPE / "conf" / "u2pp" / "train_u2pp_mini.yaml", [change])["train"]
+    qifusion = load_phases(RECIPE / "conf" / "qifusion" / "train_qifusion_mini.yaml")["train"]
     sizes = [
         sum(weight.numel() for weight in build_model(phase, 50).parameters())
         for phase in (wide, qifusion)

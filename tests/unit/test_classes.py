@@ -16,7 +16,7 @@ from asrtool.classes import classifiers, mean
 from asrtool.log import logger
 from asrtool.searchers import CtcGreedyConfig
 
-CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "train_qifusion.yaml"
+CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
 
 
 def phase(*overrides: str) -> experiment.TrainConfig:

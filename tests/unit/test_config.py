@@ -115,7 +115,7 @@ def test_a_component_is_built_from_its_config(tmp_path):
         ("lr: 1\nshape: circle", "train.yaml:2: shape: expected a mapping"),
         (
             "shape: {type: circle}\nextends: other.yaml",
-            "train.yaml:2: extends: no file 'other.yaml' beside it",
+            "other.yaml'; the path starts at the folder of this file",
         ),
         (
             "shape: {type: circle}\nextends: train.yaml",
@@ -138,6 +138,20 @@ def test_overrides_merge_last_and_name_themselves_in_errors(tmp_path):
         load(tmp_path, text, ["inner.depe=true"])
     with pytest.raises(ValueError, match="expected key.key=value"):
         load(tmp_path, text, ["lr"])
+
+
+def test_a_file_extends_one_of_another_folder_which_errors_name_plainly(tmp_path):
+    (tmp_path / "method").mkdir()
+    child = tmp_path / "method" / "train.yaml"
+    child.write_text("extends: ../base.yaml\nlr: 2\n")
+    (tmp_path / "base.yaml").write_text("shape: {type: circle}\nlr: 1\n")
+    assert config.decode(Outer, config.read(child)).lr == 2
+    (tmp_path / "base.yaml").write_text("shape: {type: cube}\n")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/base.yaml:1: shape.type: "):
+        config.decode(Outer, config.read(child))
+    (tmp_path / "base.yaml").write_text("extends: method/train.yaml\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        config.read(child)
 
 
 def test_changing_a_type_replaces_the_whole_component(tmp_path):

@@ -6,7 +6,7 @@ numbers or positions.
 
 Feeds noise in pieces of one chunk to `asrtool.streaming.Stream`: features, encoder, CTC prefix
 beam, rescoring at the end of each text. By default the Conformer of
-egs/kespeech/conf/train_u2pp_conformer.yaml (12 layers, width 256) with 5,000 tokens. The noise
+egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml (12 layers, width 256) with 5,000 tokens. The noise
 repeats with a period that is a whole number of chunks, so that the frames of each period must equal
 those of the first that saw a full left context: what differs is drift.
 """
@@ -28,7 +28,7 @@ from asrtool.recognizer import Recognizer, build_model
 from asrtool.searchers import SEARCHERS, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.streaming import Stream
 
-CONFIG = Path(__file__).parents[2] / "egs/kespeech/conf/train_u2pp_conformer.yaml"
+CONFIG = Path(__file__).parents[2] / "egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml"
 TOKENS = 5000
 PERIOD = 10  # chunks after which the noise repeats
 

@@ -5,15 +5,14 @@
 #   studies/keyframe.sh                                                the miniature, three seeds: hours on a laptop
 #   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: shows that it works, nothing else
 #   studies/keyframe.sh --recipe librispeech --unit bpe --vocab-size 300        words cut into pieces
-#   studies/keyframe.sh --corpus <corpus> --config conf/train_keyframe --layer 6 --ngpu 4
+#   studies/keyframe.sh --corpus <corpus> --config conf/keyframe/train_keyframe.yaml --layer 6 --ngpu 4
 set -euo pipefail
 cd "$(dirname "$0")"
 
 recipe=aishell1                         # which recipe's data and configs
 corpus=                                 # the real corpus; default: the miniature
 mini_size=study                         # of the miniature
-config=conf/train_keyframe_mini         # training config without .yaml; <config>_til.yaml and so on are its variants
-baseline=                               # training config of the baseline; default: <config>_baseline.yaml
+config=conf/keyframe/train_keyframe_mini.yaml       # training config of the key frames; the variants are made of it
 layer=2                                 # in front of which key frames are picked, as in the config
 seeds="0 1 2"                           # a training for each
 variants="baseline axe til nofusion"    # also radius2 concat skip2 skip5 causal keep5 unsupervised early
@@ -34,9 +33,8 @@ option_files=("$PWD/${0##*/}")
 . $root/utils/path.sh
 studies=$PWD
 cd "../../$recipe"
-baseline=${baseline:-${config}_baseline.yaml}
 
-run=(./run.sh --unit "$unit" --vocab-size "$vocab_size" --train-config "$baseline")
+run=(./run.sh --unit "$unit" --vocab-size "$vocab_size" --train-config "$config")
 variant=
 if [[ -n $corpus ]]; then
   run+=(--corpus "$corpus")
@@ -51,12 +49,10 @@ table=(python "$studies/keyframe_table.py" --exp "exp$variant" --seeds "$seeds" 
 
 settings() {        # <variant>: its config and overrides
   local frames=model.encoder.downsamplers.$layer
-  train_config=$config.yaml; overrides=
+  train_config=$config; overrides=
   case $1 in
-    baseline)     train_config=$baseline ;;
     axe)          ;;
-    til)          train_config=${config}_til.yaml ;;
-    early)        train_config=${config}_early.yaml ;;
+    baseline | til | early) train_config=exp$variant/keyframe_configs/$(basename "$config" .yaml)_$1.yaml ;;
     nofusion)     overrides="$frames.fusion=none" ;;
     radius2)      overrides="$frames.radius=2" ;;
     concat)       overrides="phases.fusion.$frames.fusion=concat phases.keyframe.$frames.fusion=concat" ;;
@@ -93,14 +89,16 @@ take(p.Path(sys.argv[1]), p.Path(sys.argv[2]), sys.argv[3:])" "$from" "$to" $pha
 }
 
 decodings() {       # <variant>: its decoding configs
+  local frames=keyframe/decode_keyframe
   case $1 in
     baseline)     echo "decode_greedy decode_attention decode_rescoring decode_joint" ;;
-    unsupervised) echo "decode_keyframe decode_keyframe_rescoring decode_keyframe_joint" ;;
-    *)            echo "decode_keyframe_aligned decode_keyframe decode_keyframe_rescoring decode_keyframe_joint" ;;
+    unsupervised) echo "$frames ${frames}_rescoring ${frames}_joint" ;;
+    *)            echo "${frames}_aligned $frames ${frames}_rescoring ${frames}_joint" ;;
   esac
 }
 
 sets=$test_set
+python "$studies/keyframe_variants.py" --config "$config" --out "exp$variant/keyframe_configs"
 "${run[@]}" --stage 0 --stop-stage 2
 if [[ $noise == true ]]; then
   python "$studies/noisy_sets.py" --data "data$variant/$test_set"
@@ -125,7 +123,7 @@ for seed in $seeds; do
     echo "$overrides" > "exp$variant/$tag/overrides.txt"
     for decoding in $(decodings "$name"); do
       decoded=$test_set                 # noise by attention only
-      if [[ $decoding == decode_attention || $decoding == decode_keyframe ]]; then decoded=$sets; fi
+      if [[ $decoding == decode_attention || $decoding == keyframe/decode_keyframe ]]; then decoded=$sets; fi
       "${run[@]}" --stage 4 --test-sets "$decoded" --train-config "$train_config" --tag "$tag" --train-args "$overrides" \
         --decode-config "conf/$decoding.yaml" --decode-args "average=$average"
     done

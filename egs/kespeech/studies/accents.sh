@@ -11,8 +11,8 @@ cd "$(dirname "$0")"
 begin "Nine and twenty accents"
 for accents in 9 20; do
   locate_exp
-  train u2pp train_u2pp_mini
-  train qifusion train_qifusion_mini "model.encoder.accent.classes=$accents"
+  train u2pp u2pp/train_u2pp_mini
+  train qifusion qifusion/train_qifusion_mini "model.encoder.accent.classes=$accents"
   for tag in u2pp qifusion; do decode $tag whole; done
   table "$accents accents" --against Conformer --by subdialect "Conformer={u2pp}/whole" "Qifusion-Net={qifusion}/whole"
 done

@@ -10,9 +10,9 @@ cd "$(dirname "$0")"
 . ./common.sh
 
 begin "Qifusion-Net against the Conformer"
-train u2pp train_u2pp_mini
-train wide train_u2pp_mini model.encoder.ffn_dim=362     # what the fusion has in parameters, put into the layers
-train qifusion train_qifusion_mini
+train u2pp u2pp/train_u2pp_mini
+train wide u2pp/train_u2pp_mini model.encoder.ffn_dim=362     # what the fusion has in parameters, put into the layers
+train qifusion qifusion/train_qifusion_mini
 for tag in u2pp wide qifusion; do
   decode $tag whole
   decode $tag chunk16 chunk=16

@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 . ./common.sh
 
 begin "Chunk sizes"
-train qifusion train_qifusion_mini
+train qifusion qifusion/train_qifusion_mini
 decode qifusion whole
 for chunk in 16 8 4; do decode qifusion "chunk$chunk" "chunk=$chunk"; done
 for left in 1 2 4; do decode qifusion "chunk16_left$left" "chunk=16 left_chunks=$left"; done
@@ -19,7 +19,7 @@ table "Left context of chunks of 16" --against all "all={qifusion}/chunk16" "4 c
   "2 chunks={qifusion}/chunk16_left2" "1 chunk={qifusion}/chunk16_left1"
 
 # Trained on 4, 8 and 16 alone: what of the sizes between?
-train qifusion_sizes train_qifusion_mini "model.encoder.chunk.sizes=[4,8,16]"
+train qifusion_sizes qifusion/train_qifusion_mini "model.encoder.chunk.sizes=[4,8,16]"
 for chunk in 16 12 8 6 4 3; do decode qifusion_sizes "chunk$chunk" "chunk=$chunk"; done
 table "Trained on 4, 8 and 16; 3, 6 and 12 are new" --against 8 "3 (120 ms)={qifusion_sizes}/chunk3" \
   "4 (160 ms)={qifusion_sizes}/chunk4" "6 (240 ms)={qifusion_sizes}/chunk6" "8={qifusion_sizes}/chunk8" \
@@ -28,7 +28,7 @@ table "Trained on 4, 8 and 16; 3, 6 and 12 are new" --against 8 "3 (120 ms)={qif
 # The same in noise: white noise at 10 dB on the test set.
 python studies/noisy_set.py --data "$data/test" --out "$data/test_noisy" --snr-db 10
 test_sets=test_noisy
-recipe --stage 1 --stop-stage 1 --train-config conf/train_qifusion_mini.yaml --test-sets test_noisy
+recipe --stage 1 --stop-stage 1 --train-config conf/qifusion/train_qifusion_mini.yaml --test-sets test_noisy
 decode qifusion whole
 for chunk in 16 8 4; do decode qifusion "chunk$chunk" "chunk=$chunk"; done
 table "At 10 dB" --set test_noisy --against whole "whole={qifusion}/whole" "16 (640 ms)={qifusion}/chunk16" \

@@ -27,7 +27,7 @@ out=${out:-$exp/$study.md}
 
 recipe() { ./run.sh --mini true --mini-size "$size" --accents "$accents" --skew "$skew" "$@"; }
 
-train() {               # <tag> <config> [changes]: stages 0 to 3, for every seed
+train() {               # <tag> <config, below conf/> [changes]: stages 0 to 3, for every seed
   local seed
   for seed in $seeds; do
     recipe --stop-stage 3 --tag "$1-s$seed" --train-config "conf/$2.yaml" --train-args "seed=$seed ${*:3} $train_args"
@@ -38,7 +38,7 @@ decode() {              # <tag> <folder> [changes of the decoding config]: stage
   local seed
   for seed in $seeds; do
     recipe --stage 4 --tag "$1-s$seed" --train-config "$exp/$1-s$seed/config.yaml" \
-      --decode-config conf/decode_mini_rescoring.yaml --decode-tag "$2" --decode-args "${*:3}" ${test_sets:+--test-sets "$test_sets"}
+      --decode-config conf/u2pp/decode_mini_rescoring.yaml --decode-tag "$2" --decode-args "${*:3}" ${test_sets:+--test-sets "$test_sets"}
   done
 }
 

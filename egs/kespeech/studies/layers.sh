@@ -10,16 +10,16 @@ cd "$(dirname "$0")"
 
 layers=model.encoder.accent.layers
 begin "Layers and parts"
-train qifusion train_qifusion_mini
-for layer in 0 1 2 3; do train "layer$layer" train_qifusion_mini "$layers=[$layer]"; done
-train without1 train_qifusion_mini "$layers=[2,3]"
-train without2 train_qifusion_mini "$layers=[1,3]"
-train without3 train_qifusion_mini "$layers=[1,2]"
-train laf train_qifusion_mini model.encoder.accent.fusion=none
-train attention train_qifusion_mini "$layers=[3] model.encoder.accent.kernel=1"
-train acoustic train_qifusion_mini model.encoder.accent.query=acoustic
-train added train_qifusion_mini model.encoder.accent.fusion=add
-train entropy train_qifusion_mini losses.accent.form=cross_entropy
+train qifusion qifusion/train_qifusion_mini
+for layer in 0 1 2 3; do train "layer$layer" qifusion/train_qifusion_mini "$layers=[$layer]"; done
+train without1 qifusion/train_qifusion_mini "$layers=[2,3]"
+train without2 qifusion/train_qifusion_mini "$layers=[1,3]"
+train without3 qifusion/train_qifusion_mini "$layers=[1,2]"
+train laf qifusion/train_qifusion_mini model.encoder.accent.fusion=none
+train attention qifusion/train_qifusion_mini "$layers=[3] model.encoder.accent.kernel=1"
+train acoustic qifusion/train_qifusion_mini model.encoder.accent.query=acoustic
+train added qifusion/train_qifusion_mini model.encoder.accent.fusion=add
+train entropy qifusion/train_qifusion_mini losses.accent.form=cross_entropy
 all="layer0 layer1 layer2 layer3 without1 without2 without3 laf attention acoustic added entropy"
 for tag in qifusion $all; do decode "$tag" whole; done
 table "Each layer alone, counted from 0" --against 1,2,3 --by subdialect "1,2,3={qifusion}/whole" "0={layer0}/whole" "1={layer1}/whole" \

@@ -2,7 +2,7 @@
 """What streaming costs: arithmetic, CPU seconds, cache and latency of the encoder, whole and in
 chunks, random weights.
 
-    OMP_NUM_THREADS=1 python studies/overhead.py --config conf/train_qifusion.yaml
+    OMP_NUM_THREADS=1 python studies/overhead.py --config conf/qifusion/train_qifusion.yaml
 
 Arithmetic counts multiply-adds of matrix products and convolutions (torch's flop counter). Whole:
 one utterance at once. In chunks: fed chunk by chunk, as a microphone gives it. A frame waits for

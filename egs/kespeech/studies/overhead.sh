@@ -2,11 +2,11 @@
 # What does streaming cost against the whole utterance? Arithmetic, time and memory at full size, with random weights.
 #
 #   studies/overhead.sh                                   minutes on one core
-#   studies/overhead.sh --seconds 4 --config conf/train_qifusion_mini.yaml
+#   studies/overhead.sh --seconds 4 --config conf/qifusion/train_qifusion_mini.yaml
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=30                               # of noise
-config=conf/train_qifusion.yaml          # whose model is built
+config=conf/qifusion/train_qifusion.yaml          # whose model is built
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh

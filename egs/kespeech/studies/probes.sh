@@ -9,8 +9,8 @@ cd "$(dirname "$0")"
 . ./common.sh
 
 begin "What linear classifiers find"
-train qifusion train_qifusion_mini
-train no_labels train_qifusion_mini losses.accent.weight=0 model.encoder.accent.classes=0 trainer.gradient_cosine=null
+train qifusion qifusion/train_qifusion_mini
+train no_labels qifusion/train_qifusion_mini losses.accent.weight=0 model.encoder.accent.classes=0 trainer.gradient_cosine=null
 for tag in qifusion no_labels; do
   { printf '\n## %s\n\n' "$tag"
     python studies/probes.py --exp "$exp" --seeds "$seeds" --tag "$tag" --train "$dump/train" --test "$dump/test"; } | tee -a "$out"

@@ -17,7 +17,7 @@ for pair in "0.3 0.7" "0.5 0.5" "0.7 0.3"; do
     changes="losses.ctc.weight=$ctc losses.attention.weight=$attention losses.accent.weight=$accent"
     if [[ $accent == 0 ]]; then changes+=" model.encoder.accent.classes=0 trainer.gradient_cosine=null"; fi
     # shellcheck disable=SC2086    # changes are words
-    train "$tag" train_qifusion_mini $changes
+    train "$tag" qifusion/train_qifusion_mini $changes
     decode "$tag" whole
     rows+=("CTC $ctc, accent $accent={$tag}/whole")
   done

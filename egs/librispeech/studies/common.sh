@@ -32,7 +32,7 @@ out=${out:-$exp/$study.md}
 
 recipe() { ./run.sh "${base[@]}" --test-sets "$sets" "$@"; }
 
-run_system() {          # <tag> <config> [changes]: stages 0 to 5, for every seed
+run_system() {          # <tag> <config, below conf/> [changes]: stages 0 to 5, for every seed
   local seed
   for seed in $seeds; do
     recipe --tag "$1-s$seed" --train-config "conf/$2.yaml" --decode-config conf/decode_greedy.yaml --decode-tag greedy \

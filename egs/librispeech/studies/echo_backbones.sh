@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 . ./common.sh
 
 begin "Backbones of Echotune"
-config=train_echotune_1h
+config=echotune/train_echotune_1h
 backbone() {            # <type> <published weights>: the type's part of the encoder
   if [[ -n $corpus ]]; then echo "type: $1, size: base, weights: $2"; else echo "type: $1, size: tiny, weights: null"; fi
 }
@@ -23,7 +23,7 @@ systems=()
 while read -r type weights; do
   encoder=$(backbone "$type" "$weights")
   # shellcheck disable=SC2086    # small is words
-  run_system "$type" train_echotune_1h_plain "'model.encoder={$encoder, attention: null, $masks}'" $small
+  run_system "$type" echotune/train_echotune_1h_plain "'model.encoder={$encoder, attention: null, $masks}'" $small
   # shellcheck disable=SC2086
   run_system "${type}_echo" $config "'model.encoder={$encoder, $masks, $echo_on}'" $small
   # shellcheck disable=SC2086

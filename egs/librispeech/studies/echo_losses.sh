@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 begin "Losses of Echotune"
 systems=()
 loss() {                # <tag> <name> <weight of CTC> <its class weights> <what they weigh> <weight of focal CTC>
-  run_system "$1" train_echo_mini "losses.ctc.weight=$3 losses.ctc.class_weights=$4 losses.ctc.class_weighting=$5" \
+  run_system "$1" echotune/train_echo_mini "losses.ctc.weight=$3 losses.ctc.class_weights=$4 losses.ctc.class_weighting=$5" \
     "losses.focal.weight=$6"
   systems+=("$2={$1}")
 }

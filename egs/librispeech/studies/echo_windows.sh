@@ -10,10 +10,10 @@ cd "$(dirname "$0")"
 
 begin "Echo-MSA in a Conformer"
 ctc="losses.ctc.weight=1.0 losses.ctc.class_weights=none losses.focal.weight=0"
-run_system plain train_echo_plain_mini
+run_system plain train_mini model.encoder.ffn_dim=443     # what Echo-MSA has in parameters, put into the layers
 systems=("plain, equal parameters={plain}")
 attention() {           # <tag> <name> <settings>: one system with plain CTC
-  run_system "$1" train_echo_mini "$ctc" "'model.encoder.attention={$3}'"
+  run_system "$1" echotune/train_echo_mini "$ctc" "'model.encoder.attention={$3}'"
   systems+=("$2={$1}")
 }
 attention adaptive16 "adaptive, up to 16" "mode: adaptive, windows: [16]"

@@ -17,6 +17,7 @@ and hallucinations on noise_eval. It is printed and written to exp/<variant>/STU
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -29,130 +30,151 @@ from asrtool.train.folder import finished, take_phases
 
 RECIPE = Path(__file__).parents[1]
 CONFIGS = {
-    "true": RECIPE / "conf" / "train_speech_llm_mini.yaml",
-    "false": RECIPE / "conf" / "train_speech_llm.yaml",
+    "true": RECIPE / "conf" / "speech_llm" / "train_speech_llm_mini.yaml",
+    "false": RECIPE / "conf" / "speech_llm" / "train_speech_llm.yaml",
 }
 LIMITS = "searcher.constraints"
 NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
 MODES = ("frozen", "lora", "full")
+ENCODERS = {
+    "hubert": "facebook/hubert-large-ll60k",
+    "wav2vec2": "facebook/wav2vec2-large-lv60",
+    "data2vec": "facebook/data2vec-audio-large",
+    "wavlm": "microsoft/wavlm-large",
+}
+LANGUAGE_MODELS = (
+    "Qwen/Qwen2.5-0.5B",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "Qwen/Qwen2.5-1.5B",
+    "Qwen/Qwen2.5-7B",
+    "lmsys/vicuna-7b-v1.5",
+)
 
 
-def studies(phases: Sequence[str]) -> dict[str, dict[str, tuple[str, str]]]:
-    """study -> variant -> (changes of the training config, changes of the decoding config)."""
-    before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
+# study -> variant -> (changes of the training config, changes of the decoding config)
+Variants = dict[str, tuple[str, str]]
 
-    def tuned(encoder: str, language: str) -> str:
-        """What is trained whole moves slowly, as in conf/train_speech_llm_full_full.yaml."""
-        if (encoder, language) == ("lora", "lora"):
-            return ""
-        modes = (
-            f"model.encoder_tuning.mode={encoder} model.llm.tuning.mode={language} "
-            "model.llm.precision=float32"
-        )
-        sides = (("encoder", encoder), ("llm", language))
-        slow = ", ".join(f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in sides if mode == "full")
-        groups = [f"'phases.{phase}.optim.groups={{{slow}}}'" for phase in phases[1:] if slow]
-        return " ".join([modes, *groups])
 
-    def matching(**changes: object) -> str:
-        """Of the matching loss, in the phases after LoRA's first: before them it has weight 0."""
-        return " ".join(
-            f"phases.{phase}.losses.matching.{key}={value}"
-            for phase in phases[2:]
-            for key, value in changes.items()
-        )
+def studies(phases: Sequence[str], mini: bool) -> dict[str, Variants]:
+    """All of them, for a config with these phases."""
+    return {
+        "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
+        "matching": matching_losses(phases),
+        "weights": matching_weights(phases),
+        "alignment": alignments(phases),
+        "adapters": adapters(mini),
+        "insertions": insertions(phases),
+        "ngram": {f"ngram{n}": ("", f"{LIMITS}.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)},
+        "encoder_tuning": {mode: (tuned(mode, "lora"), "") for mode in MODES},
+        "encoders": {
+            kind: (f"'model.encoder={{type: {kind}, weights: {weights}, size: large}}'", "")
+            for kind, weights in ENCODERS.items()
+        },
+        "llm_sizes": {
+            name.rpartition("/")[2]: (f"model.llm.weights={name} model.llm.shape=null", "")
+            for name in LANGUAGE_MODELS
+        },
+    }
 
-    def alignment(kind: str) -> str:
+
+def tuned(encoder: str, language: str) -> str:
+    """The fine-tuning schemes of arXiv 2406.17272; the config's own is LoRA on both sides."""
+    if (encoder, language) == ("lora", "lora"):
+        return ""
+    changes = [f"model.encoder_tuning.mode={encoder}", f"model.llm.tuning.mode={language}"]
+    if language == "full":
+        changes.append("model.llm.precision=float32")  # bf16 is for weights that stay
+    sides = (("encoder", encoder), ("llm", language))
+    # what is trained whole moves slowly
+    slow = ", ".join(f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in sides if mode == "full")
+    if slow:
+        changes.append(f"'optim.groups={{{slow}}}'")
+    return " ".join(changes)
+
+
+def matching(phases: Sequence[str], **changes: object) -> str:
+    """Of the matching loss, in the phases after LoRA's first: before them it has weight 0."""
+    return " ".join(
+        f"phases.{phase}.losses.matching.{key}={value}"
+        for phase in phases[2:]
+        for key, value in changes.items()
+    )
+
+
+def matching_losses(phases: Sequence[str]) -> Variants:
+    return {
+        "configured": ("", ""),  # as the config has it; others take their first phases from it
+        "off": (matching(phases, weight=0), ""),
+        "both": (matching(phases, weight=0.1), ""),
+        "weak": (matching(phases, weight=0.01), ""),
+        "throughout": ("losses.matching.weight=0.1", ""),
+        "mse": (matching(phases, weight=0.1, cosine=0), ""),
+        "cosine": (matching(phases, weight=0.1, mse=0), ""),
+        "dot_product": (matching(phases, weight=0.1, scaled="false"), ""),
+    }
+
+
+def matching_weights(phases: Sequence[str]) -> Variants:
+    found: Variants = {"configured": ("", "")}
+    for mse, cosine in itertools.product((0.1, 1, 10), repeat=2):
+        changes = matching(phases, weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}")
+        found[f"mse{mse:g}_cosine{cosine:g}"] = (changes, "")
+    return found
+
+
+def alignments(phases: Sequence[str]) -> Variants:
+    def other(kind: str) -> str:
+        """Another loss in the place of matching."""
         terms = [
             f"'phases.{phase}.losses.align={{type: {kind}, weight: 0.1}}'" for phase in phases[2:]
         ]
-        return " ".join([matching(weight=0), *terms])
+        return " ".join([matching(phases, weight=0), *terms])
+
+    return {
+        "configured": ("", ""),
+        "matching": (matching(phases, weight=0.1), ""),
+        "contrastive": (other("contrastive"), ""),
+        "ctc": (other("ctc"), ""),
+        "none": (matching(phases, weight=0), ""),
+    }
+
+
+def adapters(mini: bool) -> Variants:
+    """Every kind at every rate, as wide as the config's own adapter."""
+    mlp = f"hidden_dim: {384 if mini else 2048}"
+    transformer = "num_heads: 4, ffn_dim: 384" if mini else "num_heads: 16, ffn_dim: 4096"
+    kinds = {"conv1d_mlp": mlp, "dws_mlp": mlp, "conv1d_transformer": transformer}
+    return {
+        f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}, {sizes}}}'", "")
+        for kind, sizes in kinds.items()
+        for rate in (4, 5, 8)
+    }
+
+
+def insertions(phases: Sequence[str]) -> Variants:
+    """What helps against them. before: what the last phase starts from; nothing: that phase without
+    any of the methods, more epochs alone.
+    """
+    before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
 
     def last(more: str = "") -> str:
         """The last phase with another augmentation in the place of non-speech."""
         return f"{augment}.non_speech=null {more}".rstrip()
 
     return {
-        "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
-        # configured: as the config has it; the others take their first phases from it
-        "matching": {
-            "configured": ("", ""),
-            "off": (matching(weight=0), ""),
-            "both": (matching(weight=0.1), ""),
-            "weak": (matching(weight=0.01), ""),
-            "throughout": ("losses.matching.weight=0.1", ""),
-            "mse": (matching(weight=0.1, cosine=0), ""),
-            "cosine": (matching(weight=0.1, mse=0), ""),
-            "dot_product": (matching(weight=0.1, scaled="false"), ""),
+        "before": ("", before),
+        "before_without_limits": ("", f"{before} {NO_LIMITS}"),
+        "non_speech": ("", ""),
+        "non_speech_without_limits": ("", NO_LIMITS),
+        "nothing": (last(), ""),
+        "noise": (last(f"'{augment}.noise={{set: noise_train}}'"), ""),
+        "babble": (last(f"'{augment}.babble={{set: train}}'"), ""),
+        "speeds": (last(f"'{augment}.speeds=[0.9, 1.0, 1.1]'"), ""),
+        **{
+            f"before_penalty_{alpha:g}": ("", f"{before} {LIMITS}.length_penalty={alpha:g}")
+            for alpha in (-1, -0.5, 0.5, 1)
         },
-        "weights": {
-            "configured": ("", ""),
-            **{
-                f"mse{mse:g}_cosine{cosine:g}": (
-                    matching(weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}"),
-                    "",
-                )
-                for mse in (0.1, 1, 10)
-                for cosine in (0.1, 1, 10)
-            },
-        },
-        "alignment": {
-            "configured": ("", ""),
-            "matching": (matching(weight=0.1), ""),
-            "contrastive": (alignment("contrastive"), ""),
-            "ctc": (alignment("ctc"), ""),
-            "none": (matching(weight=0), ""),
-        },
-        "adapters": {
-            f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}{more}}}'", "")
-            for kind, more in (
-                ("conv1d_mlp", ", hidden_dim: 384"),
-                ("dws_mlp", ", hidden_dim: 384"),
-                ("conv1d_transformer", ", num_heads: 4, ffn_dim: 384"),
-            )
-            for rate in (4, 5, 8)
-        },
-        # before: what the last phase starts from; nothing: that phase without any of the methods,
-        # more epochs alone
-        "insertions": {
-            "before": ("", before),
-            "before_without_limits": ("", f"{before} {NO_LIMITS}"),
-            "non_speech": ("", ""),
-            "non_speech_without_limits": ("", NO_LIMITS),
-            "nothing": (last(), ""),
-            "noise": (last(f"'{augment}.noise={{set: noise_train}}'"), ""),
-            "babble": (last(f"'{augment}.babble={{set: train}}'"), ""),
-            "speeds": (last(f"'{augment}.speeds=[0.9, 1.0, 1.1]'"), ""),
-            **{
-                f"before_penalty_{alpha:g}": ("", f"{before} {LIMITS}.length_penalty={alpha:g}")
-                for alpha in (-1, -0.5, 0.5, 1)
-            },
-            **{
-                f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}")
-                for alpha in (-1, 1)
-            },
-        },
-        "ngram": {f"ngram{n}": ("", f"{LIMITS}.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)},
-        "encoder_tuning": {mode: (tuned(mode, "lora"), "") for mode in MODES},
-        "encoders": {
-            kind: (f"'model.encoder={{type: {kind}, weights: {weights}, size: large}}'", "")
-            for kind, weights in (
-                ("hubert", "facebook/hubert-large-ll60k"),
-                ("wav2vec2", "facebook/wav2vec2-large-lv60"),
-                ("data2vec", "facebook/data2vec-audio-large"),
-                ("wavlm", "microsoft/wavlm-large"),
-            )
-        },
-        "llm_sizes": {
-            name.rpartition("/")[2]: (f"model.llm.weights={name} model.llm.shape=null", "")
-            for name in (
-                "Qwen/Qwen2.5-0.5B",
-                "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-                "Qwen/Qwen2.5-1.5B",
-                "Qwen/Qwen2.5-7B",
-                "lmsys/vicuna-7b-v1.5",
-            )
-        },
+        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 1)},
     }
 
 
@@ -179,7 +201,7 @@ def main() -> None:
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
-    available = studies(list(load_phases(CONFIGS[args.mini])))
+    available = studies(list(load_phases(CONFIGS[args.mini])), args.mini == "true")
     if args.list or args.study is None:
         for study, variants in available.items():
             print(f"{study}: {', '.join(variants)}")

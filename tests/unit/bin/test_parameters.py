@@ -22,7 +22,7 @@ def rows(text: str) -> dict[str, list[int]]:
 
 
 def test_hubert_large_and_vicuna_have_the_papers_counts(capsys):
-    parameters.main([str(CONF / "train_speech_llm.yaml"), "--phase", "lora"])
+    parameters.main([str(CONF / "speech_llm" / "train_speech_llm.yaml"), "--phase", "lora"])
     text = capsys.readouterr().out
     found = rows(text)
     assert found["llm"] == [6_738_415_616 + 16_777_216, 16_777_216, 16_777_216]
@@ -37,12 +37,14 @@ def test_hubert_large_and_vicuna_have_the_papers_counts(capsys):
 
 def test_twenty_layers_of_the_encoder_are_the_papers_number(capsys):
     change = ["--set", "model.encoder_tuning.layers=[4,23]"]
-    parameters.main([str(CONF / "train_speech_llm.yaml"), "--phase", "lora", *change])
+    parameters.main(
+        [str(CONF / "speech_llm" / "train_speech_llm.yaml"), "--phase", "lora", *change]
+    )
     assert rows(capsys.readouterr().out)["encoder"][1:] == [655_360, 655_360]
 
 
 def test_the_adapters_phase_trains_the_adapter_alone(capsys):
-    parameters.main([str(CONF / "train_speech_llm.yaml"), "--phase", "adapter"])
+    parameters.main([str(CONF / "speech_llm" / "train_speech_llm.yaml"), "--phase", "adapter"])
     found = rows(capsys.readouterr().out)
     assert found["total"][1] == found["adapter"][1] and "llm" in found
 

@@ -25,7 +25,7 @@ from asrtool.types import Batch, Padded
 from tests import toy_experiment, toy_ssl
 from tests.toy_training import ToyStep
 
-CONF = Path(__file__).parents[3] / "egs/librispeech/conf"
+CONF = Path(__file__).parents[3] / "egs/librispeech/conf/echotune"
 NEW = (".echo.", ".gate.", "heads.")
 CONFIG = """
 extends: train_echotune_10m.yaml

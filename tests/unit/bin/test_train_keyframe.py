@@ -70,7 +70,10 @@ def fit(toy: Path, exp: Path, config: str, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def exp(toy, tmp_path_factory) -> Path:
     return fit(
-        toy, tmp_path_factory.mktemp("keyframe") / "exp", "train_keyframe_mini.yaml", *EPOCHS
+        toy,
+        tmp_path_factory.mktemp("keyframe") / "exp",
+        "keyframe/train_keyframe_mini.yaml",
+        *EPOCHS,
     )
 
 
@@ -123,10 +126,13 @@ def test_the_head_of_the_aligned_loss_starts_as_that_of_ctc(exp):
 @pytest.mark.parametrize(
     ("config", "most"),
     [
-        ("decode_keyframe_aligned.yaml", 0.2),
-        ("decode_keyframe_rescoring.yaml", 0.2),
-        ("decode_keyframe_joint.yaml", 0.3),
-        ("decode_keyframe.yaml", 1.0),  # 80 utterances are too few for an attention decoder
+        ("keyframe/decode_keyframe_aligned.yaml", 0.2),
+        ("keyframe/decode_keyframe_rescoring.yaml", 0.2),
+        ("keyframe/decode_keyframe_joint.yaml", 0.3),
+        (
+            "keyframe/decode_keyframe.yaml",
+            1.0,
+        ),  # 80 utterances are too few for an attention decoder
     ],
 )
 def test_every_decoding_of_the_last_phase_works(toy, exp, config, most):
@@ -140,7 +146,7 @@ def test_every_decoding_of_the_last_phase_works(toy, exp, config, most):
 
 
 def test_the_aligned_head_tells_when_each_token_was_said(toy, exp):
-    for line in decoded(toy, exp, "decode_keyframe_aligned.yaml", "times"):
+    for line in decoded(toy, exp, "keyframe/decode_keyframe_aligned.yaml", "times"):
         assert len(line["times"]) == len(line["tokens"]) <= line["frames"]
         assert line["times"] == sorted(line["times"])
         assert all(0 <= time <= line["seconds"] for time in line["times"])
@@ -148,7 +154,7 @@ def test_the_aligned_head_tells_when_each_token_was_said(toy, exp):
 
 def test_words_get_their_times_from_the_inter_ctc_head(toy, exp):
     recognizer = Recognizer.load(
-        exp, load_decode(CONF / "decode_keyframe_aligned.yaml", ["average=1"])
+        exp, load_decode(CONF / "keyframe/decode_keyframe_aligned.yaml", ["average=1"])
     )
     audio = sorted((toy / "data" / "dev" / "audio").glob("*.wav"))[0]
     found = recognizer.recognize(audio)
@@ -181,7 +187,7 @@ def test_a_model_without_a_ctc_head_is_searched_by_what_it_has(exp):
 )
 def test_every_ablation_by_override_trains(toy, tmp_path, variant):
     short = [f"phases.{name}.trainer.epochs=1" for name in ("base", "fusion", "keyframe")]
-    fit(toy, tmp_path / "exp", "train_keyframe_mini.yaml", *short, *variant)
+    fit(toy, tmp_path / "exp", "keyframe/train_keyframe_mini.yaml", *short, *variant)
     assert records(tmp_path / "exp", "finished", "keyframe")
 
 
@@ -247,10 +253,8 @@ def test_the_study_reads_dropped_frames_and_writes_its_table(toy, exp, tmp_path,
         ("baseline", "decode_greedy"),
     )
     for name, config in (*decodings, ("baseline", "decode_attention")):
-        folder, chosen = (
-            exps / f"study_{name}_0",
-            CONF / f"{config.replace('attention', 'greedy')}.yaml",
-        )
+        folder = exps / f"study_{name}_0"
+        chosen = next(CONF.rglob(f"{config.replace('attention', 'greedy')}.yaml"))
         out = folder / config / "dev"
         arguments = [
             "--exp",

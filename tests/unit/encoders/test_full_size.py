@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[3] / "egs" / "kespeech" / "conf"
 @pytest.mark.parametrize(
     ("chunk", "left_chunks"), [(1, 4), (2, 2), (4, 1), (8, None), (16, 4), (16, None)]
 )
-@pytest.mark.parametrize("name", ["train_u2pp_conformer", "train_qifusion"])
+@pytest.mark.parametrize("name", ["u2pp/train_u2pp_conformer", "qifusion/train_qifusion"])
 @torch.inference_mode()
 def test_streaming_gives_what_the_chunk_mask_gives(name, chunk, left_chunks):
     (phase,) = load_phases(CONF / f"{name}.yaml").values()

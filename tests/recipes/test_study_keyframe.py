@@ -1,0 +1,90 @@
+"""The study of key frames up to its commands: every training and decoding that it asks for exists,
+and so do the configs that it writes. Nothing is trained: run.sh only notes how it was called.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from asrtool.experiment import load_decode, load_phases, split_overrides
+from asrtool.recognizer import build_model
+from tests.recipes.conftest import ROOT
+
+STUDIES = ROOT / "egs" / "aishell1" / "studies"
+VARIANTS = "baseline axe til early nofusion radius2 concat skip2 skip5 causal keep5 unsupervised"
+
+
+def calls(folder: Path, recipe: str) -> list[dict[str, str]]:
+    """The options of every call of run.sh, of which the study's own config writer is real."""
+    for part in (f"egs/{recipe}/conf", "egs/aishell1/studies", "utils"):
+        if not (folder / part).exists():
+            shutil.copytree(ROOT / part, folder / part)
+    fakes = {
+        folder / "fake/python": f'[[ $1 != *_variants.py ]] || exec {sys.executable} "$@"',
+        folder / "egs" / recipe / "run.sh": 'printf "%q " "$@" >> calls; echo >> calls\n'
+        'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp/mini_tiny/$2"; shift; done',
+    }
+    for path, body in fakes.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+    (folder / "utils/path.sh").write_text(f'export PATH="{folder}/fake:$PATH"\n')
+    options = ("--mini-size", "tiny", "--seeds", "3", "--epochs", "1", "--variants", VARIANTS)
+    done = subprocess.run(
+        ["bash", str(folder / "egs/aishell1/studies/keyframe.sh"), "--recipe", recipe, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "egs" / recipe / "calls").read_text().splitlines()
+    return [dict(zip(*2 * [iter(shlex.split(line))], strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("recipe", ["aishell1", "librispeech"])
+def test_every_variant_of_the_study_can_be_built_and_decoded(recipe, tmp_path):
+    trained = set()
+    for call in calls(tmp_path, recipe):
+        folder = tmp_path / "egs" / recipe
+        if call["--stage"] == "3":
+            changes = split_overrides([call["--train-args"]])
+            for phase in load_phases(folder / call["--train-config"], changes).values():
+                assert phase.seed == 3 and phase.trainer.epochs == 1
+                with torch.device("meta"):
+                    build_model(phase, 50)
+            trained.add(call["--tag"])
+        elif call["--stage"] == "4":
+            load_decode(folder / call["--decode-config"], [call["--decode-args"]])
+            assert call["--tag"] in trained
+    assert trained == {f"study_{name}_3" for name in VARIANTS.split()}
+
+
+@pytest.mark.parametrize("recipe", ["aishell1", "aishell2", "librispeech"])
+def test_the_baseline_of_key_frames_is_that_of_the_recipe(recipe):
+    """At full size; where the epochs of the phases are not added up."""
+    conf = ROOT / "egs" / recipe / "conf"
+    plain = load_phases(conf / "train_conformer.yaml")
+    variants = runpy.run_path(str(STUDIES / "keyframe_variants.py"))["variants"]
+    frames = load_phases(conf / "keyframe" / "train_keyframe.yaml")
+    assert variants(frames, plain["train"].trainer.epochs)["baseline"] == plain
+    assert variants(frames)["baseline"]["train"].trainer.epochs == sum(
+        phase.trainer.epochs for phase in frames.values()
+    )
+
+
+def test_the_til_of_the_docs_is_that_of_the_study():
+    text = (ROOT / "docs/papers/keyframe.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| TIL | `--train-args")]
+    (changes,) = shlex.split(row.split("`")[1])[1:]
+    config = ROOT / "egs/aishell1/conf/keyframe/train_keyframe.yaml"
+    variants = runpy.run_path(str(STUDIES / "keyframe_variants.py"))["variants"]
+    assert load_phases(config, split_overrides([changes])) == variants(load_phases(config))["til"]
