@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from asrtool.data import prepared
@@ -33,91 +33,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options and the order of arguments are Kaldi's."""
     options = argparse.ArgumentParser(prog="asrtool data", description=__doc__)
     commands = options.add_subparsers(required=True, metavar="<command>")
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], None], about: str
-    ) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about)
-        made.set_defaults(run=run)
-        return made
-
-    one = command(
-        "copy", copy, "copy a data directory, with prefixes and suffixes for the names in it"
-    )
-    for what in ("spk", "utt"):
-        for where in ("prefix", "suffix"):
-            one.add_argument(f"--{what}-{where}", default="", metavar="TEXT")
-    one.add_argument("source", type=Path)
-    one.add_argument("target", type=Path)
-
-    one = command("combine", combine, "make one data directory of several")
-    one.add_argument(
-        "--extra-files",
-        default="",
-        metavar="'NAME ...'",
-        help="further files with a line per utterance",
-    )
-    one.add_argument("target", type=Path)
-    one.add_argument("sources", type=Path, nargs="+")
-
-    one = command(
-        "subset",
-        subset,
-        "take some utterances: <source> <number> <target>, or a list and <source> <target>",
-    )
-    ways = one.add_mutually_exclusive_group()
-    for way, about in WAYS.items():
-        ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
-    ways.add_argument(
-        "--utt-list", type=Path, help="a file with the utterances to take, one a line"
-    )
-    ways.add_argument("--spk-list", type=Path, help="a file with the speakers to take, one a line")
-    one.add_argument("source", type=Path)
-    one.add_argument(
-        "number", type=int, nargs="?", help="utterances to take; by default at even distances"
-    )
-    one.add_argument("target", type=Path)
-
-    one = command("split", split, "cut into <source>/split<number>/1, 2 ...; speakers stay whole")
-    ways = one.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too"
-    )
-    ways.add_argument(
-        "--per-reco",
-        dest="by",
-        action="store_const",
-        const="recording",
-        help="keep recordings whole",
-    )
-    one.add_argument("source", type=Path)
-    one.add_argument("number", type=int)
-
-    one = command(
-        "perturb-speed",
-        perturb_speed,
-        "a copy at another speed: sp0.9-<id> of speaker sp0.9-<speaker>",
-    )
-    one.add_argument("factor", type=float)
-    one.add_argument("source", type=Path)
-    one.add_argument("target", type=Path)
-
-    one = command(
-        "import",
-        take,
-        "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>",
-    )
-    one.add_argument("--train-set", default="train", metavar="NAME")
-    one.add_argument("--valid-set", default="dev", metavar="NAME")
-    one.add_argument(
-        "--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test"
-    )
-    one.add_argument(
-        "--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there"
-    )
-    one.add_argument("folder", type=Path)
-    one.add_argument("target", type=Path)
-
+    for name, (run, add_options, about) in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(run=run)
+        add_options(command)
     args = options.parse_args(glued(sys.argv[1:] if argv is None else argv))
     if args.run is subset and (args.number is None) != bool(args.utt_list or args.spk_list):
         options.error("subset takes either a number of utterances or --utt-list or --spk-list")
@@ -139,6 +58,14 @@ def glued(argv: Sequence[str]) -> list[str]:
     return made
 
 
+def copy_options(command: argparse.ArgumentParser) -> None:
+    for what in ("spk", "utt"):
+        for where in ("prefix", "suffix"):
+            command.add_argument(f"--{what}-{where}", default="", metavar="TEXT")
+    command.add_argument("source", type=Path)
+    command.add_argument("target", type=Path)
+
+
 def copy(args: argparse.Namespace) -> None:
     ops.copy(
         args.source,
@@ -152,8 +79,34 @@ def renamed(prefix: str, suffix: str) -> ops.Renamed:
     return (lambda name: prefix + name + suffix) if prefix or suffix else ops.same
 
 
+def combine_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--extra-files",
+        default="",
+        metavar="'NAME ...'",
+        help="further files with a line per utterance",
+    )
+    command.add_argument("target", type=Path)
+    command.add_argument("sources", type=Path, nargs="+")
+
+
 def combine(args: argparse.Namespace) -> None:
     ops.combine(args.target, args.sources, args.extra_files.split())
+
+
+def subset_options(command: argparse.ArgumentParser) -> None:
+    ways = command.add_mutually_exclusive_group()
+    for way, about in WAYS.items():
+        ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
+    ways.add_argument(
+        "--utt-list", type=Path, help="a file with the utterances to take, one a line"
+    )
+    ways.add_argument("--spk-list", type=Path, help="a file with the speakers to take, one a line")
+    command.add_argument("source", type=Path)
+    command.add_argument(
+        "number", type=int, nargs="?", help="utterances to take; by default at even distances"
+    )
+    command.add_argument("target", type=Path)
 
 
 def subset(args: argparse.Namespace) -> None:
@@ -165,8 +118,37 @@ def subset(args: argparse.Namespace) -> None:
     ops.select(args.source, args.target, ids)
 
 
+def split_options(command: argparse.ArgumentParser) -> None:
+    ways = command.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too"
+    )
+    ways.add_argument(
+        "--per-reco",
+        dest="by",
+        action="store_const",
+        const="recording",
+        help="keep recordings whole",
+    )
+    command.add_argument("source", type=Path)
+    command.add_argument("number", type=int)
+
+
 def split(args: argparse.Namespace) -> None:
     ops.split(args.source, args.number, args.by or "speaker")
+
+
+def import_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--train-set", default="train", metavar="NAME")
+    command.add_argument("--valid-set", default="dev", metavar="NAME")
+    command.add_argument(
+        "--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test"
+    )
+    command.add_argument(
+        "--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there"
+    )
+    command.add_argument("folder", type=Path)
+    command.add_argument("target", type=Path)
 
 
 def take(args: argparse.Namespace) -> None:
@@ -174,8 +156,45 @@ def take(args: argparse.Namespace) -> None:
     prepared.take(args.folder, args.target, args.train_set, args.valid_set, tests, more)
 
 
+def perturb_speed_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("factor", type=float)
+    command.add_argument("source", type=Path)
+    command.add_argument("target", type=Path)
+
+
 def perturb_speed(args: argparse.Namespace) -> None:
     ops.perturb_speed(args.source, args.target, args.factor)
+
+
+# command -> what runs it, what adds its options, and its line of help
+COMMANDS = {
+    "copy": (
+        copy,
+        copy_options,
+        "copy a data directory, with prefixes and suffixes for the names in it",
+    ),
+    "combine": (combine, combine_options, "make one data directory of several"),
+    "subset": (
+        subset,
+        subset_options,
+        "take some utterances: <source> <number> <target>, or a list and <source> <target>",
+    ),
+    "split": (
+        split,
+        split_options,
+        "cut into <source>/split<number>/1, 2 ...; speakers stay whole",
+    ),
+    "perturb-speed": (
+        perturb_speed,
+        perturb_speed_options,
+        "a copy at another speed: sp0.9-<id> of speaker sp0.9-<speaker>",
+    ),
+    "import": (
+        take,
+        import_options,
+        "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>",
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,22 @@ SIZE = {
     "cnn_module_kernel": 15,
 }
 SECONDS, BINS = 60, 80
+# the peer's model and training, but for what depends on the data
+PEER = f"""
+    --token_type=char --input_size={BINS} --normalize=global_mvn --encoder=conformer
+    --encoder_conf=dropout_rate=0.05 --encoder_conf=positional_dropout_rate=0.05
+    --encoder_conf=attention_dropout_rate=0.0 --encoder_conf=input_layer=conv2d
+    --encoder_conf=macaron_style=true --encoder_conf=rel_pos_type=latest
+    --encoder_conf=pos_enc_layer_type=rel_pos
+    --encoder_conf=selfattention_layer_type=rel_selfattn --encoder_conf=activation_type=swish
+    --model_conf=ctc_weight=1.0 --model_conf=report_cer=false --model_conf=report_wer=false
+    --specaug=specaug --specaug_conf=apply_time_warp=false
+    --specaug_conf=freq_mask_width_range=[0,10] --specaug_conf=num_freq_mask=2
+    --specaug_conf=time_mask_width_range=[0,15] --specaug_conf=num_time_mask=2
+    --optim=adam --optim_conf=lr=0.001 --batch_type=numel --batch_bins={SECONDS * 100 * BINS}
+    --ngpu=0 --num_workers=1 --num_att_plot=0 --use_matplotlib=false --use_tensorboard=false
+    --keep_nbest_models=1 --best_model_criterion=[[valid,loss,min]]
+"""
 STEM = "model.encoder.downsamplers='{0: {type: conv2d, factor: 4, channels: 144}}'"
 OURS = {
     "same": f"trainer.precision=float32 model.encoder.positions=relative {STEM}",
@@ -61,22 +77,14 @@ OURS = {
 
 
 def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
-    """ESPnet's arguments for the sets `train` and `dev` of `dump`."""
+    """ESPnet's arguments for the sets `train` and `dev` of `dump`, whose files are written to
+    `folder`.
+    """
     tokens = [line for line in (vocab / "tokens.txt").read_text().splitlines() if line]
     (folder / "tokens").write_text("\n".join(tokens) + "\n")
     arguments = []
     for role, name in (("train", "train"), ("valid", "dev")):
-        lines = {
-            file: (dump / name / file).read_text().splitlines() for file in ("feats.scp", "text")
-        }
-        frames = (dump / name / "utt2num_frames").read_text().splitlines()
-        shapes = [f"{line},{BINS}" for line in frames]
-        texts = [
-            f"{line.split(' ', 1)[0]} {len(line.split(' ', 1)[1])},{len(tokens)}"
-            for line in lines["text"]
-        ]
-        for file, content in {**lines, "speech_shape": shapes, "text_shape": texts}.items():
-            (folder / f"{role}.{file}").write_text("\n".join(content) + "\n")
+        write_set(dump / name, folder / role, len(tokens))
         arguments += [
             f"--{role}_data_path_and_name_and_type={folder}/{role}.feats.scp,speech,kaldi_ark",
             f"--{role}_data_path_and_name_and_type={folder}/{role}.text,text,text",
@@ -87,50 +95,24 @@ def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
     np.savez(folder / "stats.npz", count=1, sum=mean, sum_square=mean**2 + std**2)
     return [
         *arguments,
-        *(f"--token_list={folder}/tokens", "--token_type=char", f"--input_size={BINS}"),
-        *(
-            "--normalize=global_mvn",
-            f"--normalize_conf=stats_file={folder}/stats.npz",
-            "--encoder=conformer",
-        ),
+        f"--token_list={folder}/tokens",
+        f"--normalize_conf=stats_file={folder}/stats.npz",
         *(f"--encoder_conf={key}={value}" for key, value in SIZE.items()),
-        *("--encoder_conf=dropout_rate=0.05", "--encoder_conf=positional_dropout_rate=0.05"),
-        *("--encoder_conf=attention_dropout_rate=0.0", "--encoder_conf=input_layer=conv2d"),
-        *("--encoder_conf=macaron_style=true", "--encoder_conf=rel_pos_type=latest"),
-        *(
-            "--encoder_conf=pos_enc_layer_type=rel_pos",
-            "--encoder_conf=selfattention_layer_type=rel_selfattn",
-        ),
-        *(
-            "--encoder_conf=activation_type=swish",
-            "--model_conf=ctc_weight=1.0",
-            "--model_conf=report_cer=false",
-        ),
-        *(
-            "--model_conf=report_wer=false",
-            "--specaug=specaug",
-            "--specaug_conf=apply_time_warp=false",
-        ),
-        *("--specaug_conf=freq_mask_width_range=[0,10]", "--specaug_conf=num_freq_mask=2"),
-        *(
-            "--specaug_conf=time_mask_width_range=[0,15]",
-            "--specaug_conf=num_time_mask=2",
-            "--optim=adam",
-        ),
-        *(
-            "--optim_conf=lr=0.001",
-            "--batch_type=numel",
-            f"--batch_bins={SECONDS * 100 * BINS}",
-            "--ngpu=0",
-        ),
-        *(
-            "--num_workers=1",
-            "--num_att_plot=0",
-            "--use_matplotlib=false",
-            "--use_tensorboard=false",
-        ),
-        *("--keep_nbest_models=1", "--best_model_criterion=[[valid,loss,min]]"),
+        *PEER.split(),
     ]
+
+
+def write_set(source: Path, role: Path, tokens: int) -> None:
+    """The files of a set, <role>.feats.scp and so on; shapes are as many as `tokens` wide."""
+    lines = {file: (source / file).read_text().splitlines() for file in ("feats.scp", "text")}
+    frames = (source / "utt2num_frames").read_text().splitlines()
+    shapes = [f"{line},{BINS}" for line in frames]
+    texts = []
+    for line in lines["text"]:
+        key, text = line.split(" ", 1)
+        texts.append(f"{key} {len(text)},{tokens}")
+    for file, content in {**lines, "speech_shape": shapes, "text_shape": texts}.items():
+        role.with_name(f"{role.name}.{file}").write_text("\n".join(content) + "\n")
 
 
 def seconds(command: list[str]) -> float:

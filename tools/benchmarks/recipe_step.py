@@ -25,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CONTENDER = re.compile(r"(?P<name>[^@:]+)(@(?P<checkout>[^:]+))?(:(?P<settings>.*))?", re.DOTALL)
@@ -39,66 +41,77 @@ def work(config: str, train: str, vocab: str, settings: str) -> None:
     """Read numbers of steps, a line each, and answer each with a line of JSON."""
     import torch
 
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        stepper, groups, precision = assemble(config, Path(train), vocab, settings, Path(folder))
+        capability = torch.backends.cpu.get_cpu_capability()
+        print("ready", precision, torch.__version__, capability, flush=True)
+        step = 0
+        for line in sys.stdin:
+            count = int(line)
+            print(json.dumps(timed(stepper, groups, step, count)), flush=True)
+            step += count
+
+
+def assemble(
+    config: str, train: Path, vocab: str, settings: str, exp: Path
+) -> tuple[Any, Iterator[Any], str]:
+    """The stepper of the config's first phase, its groups of batches, and its precision; as the
+    training stage makes them, in the folder `exp`. Everything of asrtool is imported here, from the
+    checkout that PYTHONPATH names.
+    """
+    import torch
+
     from asrtool import experiment
     from asrtool.bin import train as stage
     from asrtool.data import tokenizers
     from asrtool.recognizer import build_model
     from asrtool.train.step import DTYPES, Stepper
 
-    torch.set_num_threads(1)
     phases = experiment.load_phases(
         Path(config), experiment.split_overrides([settings] if settings else [])
     )
     phase = next(iter(phases.values()))
-    with tempfile.TemporaryDirectory() as folder:
-        exp = Path(folder)
-        (exp / "vocab").symlink_to(Path(vocab).resolve())
-        (exp / "cmvn.json").symlink_to(Path(train).resolve() / "cmvn.json")
-        args = argparse.Namespace(
-            train=Path(train), valid=Path(train), vocab=Path(vocab), exp=exp, text=[]
-        )
-        tokenizer = tokenizers.load(exp / "vocab")
-        batches, _ = stage.loaders(phase, args, stage.read_sets(args, phase), tokenizer)
-        torch.manual_seed(phase.seed)
-        model = build_model(phase, tokenizer.size)
-        precision = phase.trainer.precision
-        if precision not in DTYPES:  # auto, which older checkouts do not know
-            from asrtool.train.precision import choose
+    (exp / "vocab").symlink_to(Path(vocab).resolve())
+    (exp / "cmvn.json").symlink_to(train.resolve() / "cmvn.json")
+    args = argparse.Namespace(train=train, valid=train, vocab=Path(vocab), exp=exp, text=[])
+    tokenizer = tokenizers.load(exp / "vocab")
+    batches, _ = stage.loaders(phase, args, stage.read_sets(args, phase), tokenizer)
+    torch.manual_seed(phase.seed)
+    model = build_model(phase, tokenizer.size)
+    precision = phase.trainer.precision
+    if precision not in DTYPES:  # auto, which older checkouts do not know
+        from asrtool.train.precision import choose
 
-            precision = choose(precision, torch.device("cpu"))
-        stepper = Stepper(
-            phase.optim,
-            model,
-            stage.make_objective(phase, tokenizer, exp / "vocab"),
-            planned=10000,
-            precision=precision,
-            device=torch.device("cpu"),
-            seed=phase.seed,
-            shared=phase.trainer.parallel,
+        precision = choose(precision, torch.device("cpu"))
+    stepper = Stepper(
+        phase.optim,
+        model,
+        stage.make_objective(phase, tokenizer, exp / "vocab"),
+        planned=10000,
+        precision=precision,
+        device=torch.device("cpu"),
+        seed=phase.seed,
+        shared=phase.trainer.parallel,
+    )
+    return stepper, iter(batches.steps()), precision
+
+
+def timed(stepper: Any, groups: Iterator[Any], step: int, count: int) -> dict[str, float]:
+    """CPU seconds, frames and padded frames of `count` updates after number `step`; loading is not
+    in them.
+    """
+    cpu = frames = padded = 0.0
+    for number in range(step + 1, step + count + 1):
+        group = next(groups)
+        start = time.process_time()
+        result = stepper.update(group, number)
+        cpu += time.process_time() - start
+        frames += result.frames
+        padded += sum(
+            batch.inputs.data.shape[0] * batch.inputs.data.shape[1] for batch in group.batches
         )
-        groups = iter(batches.steps())
-        print(
-            "ready",
-            precision,
-            torch.__version__,
-            torch.backends.cpu.get_cpu_capability(),
-            flush=True,
-        )
-        step = 0
-        for line in sys.stdin:
-            cpu = frames = padded = 0.0
-            for _ in range(int(line)):
-                group = next(groups)
-                step += 1
-                start = time.process_time()
-                result = stepper.update(group, step)
-                cpu += time.process_time() - start
-                frames += result.frames
-                padded += sum(
-                    batch.inputs.data.shape[0] * batch.inputs.data.shape[1]
-                    for batch in group.batches
-                )
-            print(json.dumps({"cpu": cpu, "frames": frames, "padded": padded}), flush=True)
+    return {"cpu": cpu, "frames": frames, "padded": padded}
 
 
 # -- the comparison --------------------------------------------------------
