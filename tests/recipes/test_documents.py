@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from asrtool.experiment import load_phases, split_overrides
 from tests.recipes.conftest import ROOT, run_in
 from tests.recipes.preparation import real
 
@@ -105,3 +106,19 @@ def test_every_config_that_is_named_exists():
             if not any(list(ROOT.glob(f"egs/{folder}/conf/{path}")) for folder in folders):
                 missing.append(f"{name}: conf/{path}")
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "page, config",
+    [
+        ("keyframe", "egs/aishell1/conf/keyframe/train_keyframe.yaml"),
+        ("qifusion", "egs/kespeech/conf/qifusion/train_qifusion.yaml"),
+    ],
+)
+def test_the_changes_of_an_ablation_fit_the_config_of_its_page(page, config):
+    text = (ROOT / "docs" / "papers" / f"{page}.md").read_text(encoding="utf-8")
+    changes = re.findall(r"^\|.* `--train-args \"(.*)\"` \|$", text, re.MULTILINE)
+    shipped = load_phases(ROOT / config)
+    assert len(changes) > 2
+    for change in changes:
+        assert load_phases(ROOT / config, split_overrides([change])) != shipped
