@@ -1,5 +1,5 @@
-"""Laws of the repository: imports go down, files and folders stay small, none names a path of one
-machine.
+"""Laws of the repository: imports go down, files, functions and folders stay small, no file names a
+path of one machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "asrtool"
 FILE_LINES = 600
 FOLDER_FILES = 20
+FUNCTION_LINES = 60
 
 # module -> what it may import from asrtool. docs/architecture.md explains the table.
 LAYERS = {
@@ -163,6 +164,18 @@ def test_no_folder_of_the_package_has_too_many_files():
     counts = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in sources())
     full = {name: count for name, count in counts.items() if count > FOLDER_FILES}
     assert full.keys() <= {"bin", "score"}, full  # bin: one file a command
+
+
+def test_no_function_is_longer_than_a_screen():
+    long = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": count
+        for path in tracked()
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (count := node.end_lineno - node.lineno + 1) > FUNCTION_LINES
+    }
+    assert not long
 
 
 def test_no_file_names_a_path_of_one_machine():
