@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=30                               # of noise
-config=conf/qifusion/train_qifusion.yaml          # whose model is built
+config=conf/qifusion/train_qifusion.yaml # whose model is built
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh
