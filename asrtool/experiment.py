@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +19,6 @@ from asrtool.searchers import SEARCHERS
 from asrtool.system import file_names
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import OptimConfig
-
-# streams that error rates are measured on: the first that is trained
-RATED = ("ctc", "aligned", "inter_ctc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +54,11 @@ class TrainConfig:
                 "data.input: text goes with model.type: language_model or causal_lm, and with no "
                 "other"
             )
-        if self.trainer.best not in ("valid/wer", "valid/cer"):
-            return
-        if self.rated is None:
-            raise ValueError(
-                f"trainer.best: {self.trainer.best} is measured on a 'ctc' stream, which no loss "
-                "trains; use valid/loss"
-            )
 
     @property
-    def streams(self) -> frozenset[str]:
-        """The streams that losses read (those of weight 0 do not): the model builds a head for
-        each.
-        """
+    def heads(self) -> frozenset[str]:
+        """What losses read (those of weight 0 do not): the model builds a head for each."""
         return frozenset(loss.input for loss in self.losses.values() if loss.weight)
-
-    @property
-    def rated(self) -> str | None:
-        """The stream whose error rates validation measures."""
-        return next((stream for stream in RATED if stream in self.streams), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +126,11 @@ def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainCon
         for name in targets:
             nodes[name] = config.override(nodes[name], [inner])
     return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
+
+
+def search_config(search: Mapping[str, object]) -> object:
+    """The config of a searcher that is written as in decode_*.yaml: {"type": ..., ...}."""
+    return config.decode(Annotated[object, SEARCHERS], yaml.compose(yaml.safe_dump(dict(search))))
 
 
 def load_decode(path: Path, overrides: Sequence[str] = ()) -> DecodeConfig:

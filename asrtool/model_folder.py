@@ -13,28 +13,35 @@ files/             n-gram models and hotwords that decode.yaml names
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from asrtool import experiment
+from asrtool.data import tokenizers
+from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
-from asrtool.data.tokenizers import load as load_tokenizer
 from asrtool.encoders import SslConfig, StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
+from asrtool.heads import names_of
 from asrtool.log import logger
-from asrtool.models import MODELS, AsrModel, HybridConfig, LanguageModel, LanguageModelConfig
-from asrtool.searchers import (
-    ALIGNED,
-    AttentionBeamConfig,
-    CtcGreedyConfig,
-    JointBeamConfig,
-    LlmBeamConfig,
+from asrtool.models import (
+    MODELS,
+    TEXT_MODELS,
+    AsrModel,
+    HybridConfig,
+    LanguageModel,
+    LanguageModelConfig,
+    Model,
 )
+from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
 from asrtool.train import averaging, checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = (
@@ -50,45 +57,153 @@ class ExperimentError(ValueError):
     """The folder does not hold what is asked of it."""
 
 
-def is_packed(exp: Path) -> bool:
-    return (exp / CARD).exists()
+@dataclass(frozen=True)
+class Experiment:
+    """The folder of a trained model, read by `open`."""
+
+    folder: Path
+    phases: Mapping[str, TrainConfig]
+    packed: bool
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Experiment:
+        """Raises `ExperimentError` where the folder holds no trained model, and where a file of a
+        packed one is not what was packed.
+        """
+        folder = Path(folder)
+        packed = (folder / CARD).exists()
+        if not (folder / CONFIG).exists():
+            raise ExperimentError(
+                f"{folder} holds no {CONFIG}: train first (stage 3), or give another folder"
+            )
+        if packed:
+            check_packed(folder)
+        return cls(folder, experiment.load_phases(folder / CONFIG), packed)
+
+    def phase(self, name: str | None = None) -> tuple[str, TrainConfig]:
+        """Name and config of a phase, by default the last."""
+        name = name or list(self.phases)[-1]
+        if name not in self.phases:
+            has = ", ".join(self.phases)
+            raise ExperimentError(f"{self.folder} has no phase '{name}'; it has: {has}")
+        return name, self.phases[name]
+
+    @cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        return tokenizers.load(self.folder / "vocab")
+
+    @property
+    def cmvn(self) -> Cmvn | None:
+        file = self.folder / "cmvn.json"
+        return Cmvn.load(file) if file.exists() else None
+
+    @property
+    def lm(self) -> Path | None:
+        """The language model that was packed with it."""
+        return self.folder / LM if (self.folder / LM).exists() else None
+
+    def weights(self, decode: DecodeConfig) -> Path:
+        """The file of the averaged weights, made if it is not there yet or damaged."""
+        if (self.folder / WEIGHTS).exists():
+            return self.folder / WEIGHTS
+        phase = self.folder / self.phase(decode.phase)[0]
+        if not decode.unfinished and not folder.finished(phase):
+            raise ExperimentError(
+                f"the training in {phase} is not finished; go on with it (stage 3 again), or "
+                "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
+                "run.sh)"
+            )
+        return averaging.average(phase, decode.average)
+
+    def lengths(self, phase: str) -> Lengths | None:
+        """How long the utterances were that a phase was trained on; None where nothing says it."""
+        return Lengths.load(self.folder if self.packed else self.folder / phase)
+
+    def build(self, phase: str | None = None) -> Model:
+        """The model of a phase, to be filled with trained weights. Raises `ExperimentError` where
+        published weights that it needs are not those that training began with.
+        """
+        name, config = self.phase(phase)
+        model = build_model(without_published_weights(config), self.tokenizer.size)
+        self._check_pretrained(name, model)
+        return model
+
+    def load(self, decode: DecodeConfig, weights: Path | None = None) -> Model:
+        """The trained model on the CPU; `weights`: a file instead of the average."""
+        model = self.build(decode.phase)
+        checkpoint.load_model(model, weights or self.weights(decode))
+        return model.eval()
+
+    def decode_config(self, streaming: bool = False) -> DecodeConfig:
+        """How to search where nobody says it: as a packed model was packed; else by what the
+        model's heads say. Raises `ExperimentError` where no head says how.
+
+        streaming: in a way that goes along with the audio.
+        """
+        packed = self.folder / DECODE
+        if packed.exists():
+            decode = experiment.load_decode(packed)
+            decode = replace(
+                decode, searcher=moved(decode.searcher, lambda path: str(self.folder / path))
+            )
+            if not streaming or can_stream(decode.searcher):
+                return decode
+        name, config = self.phase()
+        self._refuse_text(config)
+        with torch.device("meta"):
+            model = build_model(config, self.tokenizer.size)
+        search = model.default_streaming_search() if streaming else model.default_search()
+        how = "streamed" if streaming else "searched"
+        if search is None or (streaming and not can_stream(experiment.search_config(search))):
+            raise ExperimentError(
+                f"{self.folder}: no head of phase '{name}' ({names_of(model.heads)}) can be {how} "
+                "by itself; say how by --config decode_*.yaml"
+            )
+        average = config.trainer.average
+        return DecodeConfig(searcher=experiment.search_config(search), average=average)
+
+    def _refuse_text(self, config: TrainConfig) -> None:
+        if isinstance(config.model, TEXT_MODELS):
+            raise ExperimentError(
+                f"{self.folder} holds a language model, which recognises no speech; give it by --lm"
+            )
+
+    def _check_pretrained(self, phase: str, model: Model) -> None:
+        """Raise `ExperimentError` where the pre-trained weights that the model was built on are not
+        those of the training.
+
+        Checkpoints leave out what never changes; `model.json` of the phase says what it was.
+        """
+        card = self.folder / phase / CARD
+        trained = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+        now = {source["part"]: source for source in model.sources}
+        for source in trained.get("pretrained", []):
+            other = now.get(source["part"], {})
+            if other.get("fingerprint") != source["fingerprint"]:
+                raise ExperimentError(
+                    f"{self.folder / phase} was trained on {source['part']} weights "
+                    f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, those "
+                    f"there now have {str(other.get('fingerprint'))[:16]}: they were changed since"
+                )
 
 
-def phase_config(exp: Path, decode: DecodeConfig | None = None) -> tuple[str, TrainConfig]:
-    """Name and config of the phase that `decode` names, by default the last."""
-    if not (exp / CONFIG).exists():
-        raise ExperimentError(
-            f"{exp} holds no {CONFIG}: train first (stage 3), or give another folder"
-        )
-    phases = experiment.load_phases(exp / CONFIG)
-    name = (decode and decode.phase) or list(phases)[-1]
-    if name not in phases:
-        raise ExperimentError(f"{exp} has no phase '{name}'; it has: {', '.join(phases)}")
-    return name, phases[name]
+def can_stream(searcher: object) -> bool:
+    """Whether a searcher's config describes a search that can go along with the audio."""
+    return issubclass(SEARCHERS.type_of(searcher), StreamingSearcher | Rescoring)
 
 
-def averaged(exp: Path, decode: DecodeConfig) -> Path:
-    """The file of the averaged weights, made if it is not there yet or damaged."""
-    if is_packed(exp):
-        return exp / WEIGHTS
-    phase = exp / phase_config(exp, decode)[0]
-    if not decode.unfinished and not folder.finished(phase):
-        raise ExperimentError(
-            f"the training in {phase} is not finished; go on with it (stage 3 again), or decode "
-            "with the checkpoints "
-            "it has by --set unfinished=true (--decode-args of run.sh)"
-        )
-    return averaging.average(phase, decode.average)
-
-
-def lengths_of(exp: Path, phase: str) -> Lengths | None:
-    """How long the utterances were that the phase was trained on; None where the folder does not
-    say it.
+def without_published_weights(config: TrainConfig) -> TrainConfig:
+    """The config for weights that asrtool trained: where these hold the encoder too and its size is
+    known, the published weights that training began with are not needed any more.
     """
-    return Lengths.load(exp if is_packed(exp) else exp / phase)
+    model = config.model
+    encoder = model.encoder if isinstance(model, HybridConfig) else None
+    if not isinstance(encoder, SslConfig) or encoder.size is None:
+        return config
+    return replace(config, model=replace(model, encoder=replace(encoder, weights=None)))
 
 
-def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
+def build_model(config: TrainConfig, vocab_size: int) -> Model:
     """The model of a phase, with fresh weights."""
     data = config.data
     fbank = data.input == "fbank"
@@ -97,73 +212,8 @@ def build_model(config: TrainConfig, vocab_size: int) -> AsrModel:
         input_dim=data.fbank.num_mel_bins if fbank else 1,
         vocab_size=vocab_size,
         frame_shift=data.fbank.frame_shift_ms / 1000 if fbank else 1 / data.fbank.rate,
-        streams=config.streams,
+        heads=config.heads,
     )
-
-
-def model_to_load(config: TrainConfig, vocab_size: int) -> AsrModel:
-    """As `build_model`, for weights that asrtool has trained: where these hold the encoder too and
-    its size is known, the published weights that training began with are not needed any more."""
-    model = config.model
-    if (
-        isinstance(model, HybridConfig)
-        and isinstance(model.encoder, SslConfig)
-        and model.encoder.size is not None
-    ):
-        encoder = dataclasses.replace(model.encoder, weights=None)
-        config = dataclasses.replace(config, model=dataclasses.replace(model, encoder=encoder))
-    return build_model(config, vocab_size)
-
-
-def check_pretrained(exp: Path, phase: str, model: AsrModel) -> None:
-    """Raise `ExperimentError` where the pre-trained weights that the model was built on are not
-    those of the training.
-
-    Checkpoints leave out what never changes; `model.json` of the phase says what it was.
-    """
-    card = exp / phase / "model.json"
-    trained = (
-        json.loads(card.read_text(encoding="utf-8")).get("pretrained", []) if card.exists() else []
-    )
-    now = {source["part"]: source for source in getattr(model, "sources", ())}
-    for source in trained:
-        other = now.get(source["part"], {})
-        if other.get("fingerprint") != source["fingerprint"]:
-            raise ExperimentError(
-                f"{exp / phase} was trained on {source['part']} weights {source['weights']} with "
-                "the fingerprint "
-                f"{source['fingerprint'][:16]}, those there now have "
-                f"{str(other.get('fingerprint'))[:16]}: they were "
-                "changed since"
-            )
-
-
-def decode_config(exp: Path) -> DecodeConfig:
-    """How to search where nobody says it: as a packed model was packed; else by what the model
-    has.
-    """
-    if (exp / DECODE).exists():
-        decode = experiment.load_decode(exp / DECODE)
-        return dataclasses.replace(
-            decode, searcher=moved(decode.searcher, lambda path: str(exp / path))
-        )
-    config = phase_config(exp)[1]
-    if "llm" in config.streams:
-        searcher = LlmBeamConfig()
-    elif {"ctc", "attention"} <= config.streams:
-        searcher = JointBeamConfig()
-    elif "ctc" in config.streams:
-        searcher = CtcGreedyConfig()
-    elif "attention" in config.streams:
-        searcher = AttentionBeamConfig()
-    elif config.rated is not None:
-        searcher = CtcGreedyConfig(input=config.rated, collapse=config.rated != ALIGNED)
-    else:
-        has = ", ".join(sorted(config.streams))
-        raise ExperimentError(
-            f"{exp}: its model has the streams {has}; say how to search by --config decode_*.yaml"
-        )
-    return DecodeConfig(searcher=searcher, average=config.trainer.average)
 
 
 def named_files(searcher: object) -> list[str]:
@@ -196,26 +246,24 @@ def language_model(
     """The averaged language model of a folder and its file, for a recogniser with the vocabulary of
     folder `vocab`.
     """
-    config = phase_config(exp)[1]
+    found = Experiment.open(exp)
+    config = found.phase()[1]
     if not isinstance(config.model, LanguageModelConfig):
         raise ExperimentError(
-            f"{exp} holds no language model: its config says model.type: {kind(config)}"
+            f"{exp} holds no language model: its config says model.type: "
+            f"{MODELS.name_of(config.model)}"
         )
-    tokenizer = load_tokenizer(vocab)
-    if (exp / "vocab").exists() and load_tokenizer(exp / "vocab").tokens != tokenizer.tokens:
+    tokenizer = tokenizers.load(vocab)
+    if (exp / "vocab").exists() and found.tokenizer.tokens != tokenizer.tokens:
         raise ExperimentError(
-            f"the language model in {exp} has another vocabulary than the recogniser ({vocab})"
+            f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )
     model = build_model(config, tokenizer.size)
-    decode = DecodeConfig(searcher=CtcGreedyConfig(), average=config.trainer.average)
-    weights = exp / WEIGHTS if (exp / WEIGHTS).exists() else averaged(exp, decode)
+    weights = found.weights(
+        DecodeConfig(searcher=CtcGreedyConfig(), average=config.trainer.average)
+    )
     checkpoint.load_model(model, weights)
     return model.to(device).eval(), weights
-
-
-def kind(config: TrainConfig) -> str:
-    """The name of a phase's model."""
-    return MODELS.name_of(config.model)
 
 
 def sha256(file: Path) -> str:
@@ -238,18 +286,24 @@ def check_packed(exp: Path) -> None:
             raise ExperimentError(f"{exp / name} is not what was packed: its SHA-256 is another")
 
 
-def limit_chunks(model: AsrModel, decode: DecodeConfig) -> None:
-    """Prepare the encoder for the chunks of a decoding config; raises where it cannot stream."""
+def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
+    """The model with the left context of a decoding config: the same weights; `model` itself is not
+    changed. Raises `ExperimentError` where its encoder cannot stream.
+    """
     if decode.chunk is None:
-        return
-    encoder = getattr(model, "encoder", None)
+        return model
+    encoder = model.encoder
     if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
         why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
         raise ExperimentError(f"chunk: {decode.chunk}: {why}")
-    if decode.left_chunks is not None:
-        encoder.left_chunks = None if decode.left_chunks == -1 else decode.left_chunks
     logger.info(
         "chunks of %d frames, %.0f ms",
         decode.chunk,
         1000 * decode.chunk * encoder.seconds_per_frame,
     )
+    if decode.left_chunks is None:
+        return model
+    limited, changed = copy.copy(encoder), copy.copy(model)
+    limited.left_chunks = None if decode.left_chunks == -1 else decode.left_chunks
+    changed._modules = {**model._modules, "encoder": limited}
+    return changed

@@ -26,42 +26,22 @@ from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
 from asrtool.data.sampler import fill
 from asrtool.experiment import DecodeConfig, TrainConfig
+from asrtool.heads import names_of, ranked
 from asrtool.log import logger
 from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan
 from asrtool.model_folder import (
-    LM,
+    Experiment,
     ExperimentError,
-    averaged,
-    build_model,
-    check_packed,
-    check_pretrained,
-    decode_config,
-    is_packed,
+    in_chunks,
     language_model,
-    lengths_of,
-    limit_chunks,
-    model_to_load,
-    phase_config,
     sha256,
 )
-from asrtool.models import TEXT_MODELS, AsrModel
+from asrtool.models import LM_OUTPUT, TEXT_MODELS, AsrModel
 from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
 from asrtool.searchers import SEARCHERS, Searcher
-from asrtool.searchers.base import CTC_STREAMS, positions_of
-from asrtool.train import checkpoint
+from asrtool.searchers.base import positions_of
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
-__all__ = [
-    "ExperimentError",
-    "Recognition",
-    "RecognitionError",
-    "Recognizer",
-    "averaged",
-    "build_model",
-    "phase_config",
-]
-
-CTC = "ctc"
 # of the training utterances last no longer than short pieces, and than the longest window
 SHORT, LONG = 0.25, 0.99
 SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
@@ -108,42 +88,35 @@ class Recognizer:
         a file instead of the average that `decode` asks for. lm: folder of a language model, as
         training wrote it.
         """
-        exp = Path(exp)
-        if is_packed(exp):
-            check_packed(exp)
-        if isinstance(phase_config(exp, decode)[1].model, TEXT_MODELS):
+        found = Experiment.open(exp)
+        decode = decode or found.decode_config()
+        phase, config = found.phase(decode.phase)
+        if isinstance(config.model, TEXT_MODELS):
             raise ExperimentError(
                 f"{exp} holds a language model, which recognises no speech; give it by --lm"
             )
-        decode = decode or decode_config(exp)
-        phase, config = phase_config(exp, decode)
-        weights = weights or averaged(exp, decode)
-        tokenizer = tokenizers.load(exp / "vocab")
-        model = model_to_load(config, tokenizer.size)
-        check_pretrained(exp, phase, model)
-        checkpoint.load_model(model, weights)
-        model = model.to(device).eval()
-        limit_chunks(model, decode)
-        lm = lm or (exp / LM if (exp / LM).exists() else None)
-        language, lm_weights = (
-            (None, None) if lm is None else language_model(Path(lm), exp / "vocab", device)
-        )
-        scorers = {} if language is None else {language.STREAM: language}
+        weights = weights or found.weights(decode)
+        model = in_chunks(found.load(decode, weights).to(device), decode)
+        scorers, lm_weights = {}, None
+        if (lm or found.lm) is not None:
+            language, lm_weights = language_model(
+                Path(lm or found.lm), found.folder / "vocab", device
+            )
+            scorers[LM_OUTPUT] = language
         searcher = SEARCHERS.build(
-            decode.searcher, model=model, tokens=tokenizer.tokens, scorers=scorers
+            decode.searcher, model=model, tokens=found.tokenizer.tokens, scorers=scorers
         )
-        cmvn = Cmvn.load(exp / "cmvn.json") if (exp / "cmvn.json").exists() else None
         return cls(
             config=config,
             settings=decode,
             model=model,
             searcher=searcher,
-            tokenizer=tokenizer,
-            cmvn=cmvn,
+            tokenizer=found.tokenizer,
+            cmvn=found.cmvn,
             weights=weights,
             lm_weights=lm_weights,
-            classifiers=classifiers(config, exp / "vocab"),
-            lengths=lengths_of(exp, phase),
+            classifiers=classifiers(config, found.folder / "vocab"),
+            lengths=found.lengths(phase),
         )
 
     # -- inputs as the loader gives them -------------------------------------
@@ -194,8 +167,9 @@ class Recognizer:
 
     @property
     def timed(self) -> str | None:
-        """The stream that times come from."""
-        return next((stream for stream in CTC_STREAMS if stream in self.model.streams), None)
+        """The head that times come from: the CTC head that ranks highest."""
+        heads = ranked(self.model.heads)
+        return next((head.name for head in heads if head.alignment == "ctc"), None)
 
     @property
     def windows(self) -> WindowsConfig:
@@ -319,9 +293,9 @@ class Recognizer:
         fit.
         """
         if self.timed is None:
-            has = ", ".join(sorted(self.model.streams)) or "none"
             raise ExperimentError(
-                f"alignment needs the stream '{CTC}', which no loss trained (it has: {has})"
+                f"alignment needs a CTC head, which no loss trained (heads: "
+                f"{names_of(self.model.heads)})"
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
         return self._times(self.encode(inputs), tokens, seconds)

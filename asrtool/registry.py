@@ -50,5 +50,9 @@ class Registry(Generic[T]):
     def name_of(self, config: object) -> str:
         return self._classes[type(config)][0]
 
+    def type_of(self, config: object) -> type[T]:
+        """The class that `build` makes an instance of."""
+        return self._classes[type(config)][1]
+
     def build(self, config: object, **needs) -> T:
         return self._classes[type(config)][1](config, **needs)

@@ -82,7 +82,7 @@ class Session:
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
         """The next features (B, T, F) of each row, 0 included; final (B,): the row ends with them.
 
-        Gives the log-probabilities (B, S, V) of the frames that they complete, None where there are
+        Gives which of the frames that they complete hold speech, (B, S) bool; None where there are
         none.
         """
         model, device = self.recognizer.model, self.recognizer.device
@@ -91,10 +91,9 @@ class Session:
         )
         if not output.frames.data.shape[1]:
             return None
-        log_probs = model.log_probs(output, self._first.config.input)
-        self._state = self._first.advance(self._state, log_probs, output.positions)
+        self._state, spoken = self._first.listen(self._state, output)
         self._heard.append(output)
-        return log_probs
+        return spoken
 
     def partial(self) -> list[Hypothesis]:
         """The best text of each row so far, by the first pass."""
@@ -236,24 +235,24 @@ class Stream:
             samples = audio.one_channel(samples, start=self._samples / self.recognizer.rate)
         self._samples += len(samples)
         features = self._features(np.asarray(samples, np.float32))
-        log_probs = self._session.accept(Padded.stack([features]), torch.tensor([final]))
-        if log_probs is not None:
-            self._follow(log_probs)
+        spoken = self._session.accept(Padded.stack([features]), torch.tensor([final]))
+        if spoken is not None:
+            self._follow(spoken)
         found = None
         if final or self._ends():
             second = time.perf_counter()
             found = self._finish()
             self.latency.finals.append(time.perf_counter() - second)
-        elif log_probs is not None:
+        elif spoken is not None:
             found = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
         self.latency.add(self._samples / self.recognizer.rate, time.perf_counter() - began)
         return found
 
-    def _follow(self, log_probs: Padded) -> None:
-        spoken = (log_probs.data[0].argmax(-1) != self.recognizer.model.blank).nonzero()
-        if len(spoken):
-            self._spoke = self._frames + int(spoken[-1]) + 1
-        self._frames += int(log_probs.lengths[0])
+    def _follow(self, spoken: Padded) -> None:
+        frames = spoken.data[0].nonzero()
+        if len(frames):
+            self._spoke = self._frames + int(frames[-1]) + 1
+        self._frames += int(spoken.lengths[0])
 
     def _ends(self) -> bool:
         """Whether the text ends here."""

@@ -132,22 +132,34 @@ class DownsamplerOutput:
     taps: Mapping[str, Padded] = field(default_factory=dict)
 
 
+class Lattice(NamedTuple):
+    """Scores of every pair of a frame and a token: data (B, S, U + 1, V), lengths (B,) of the
+    frames, token_lengths (B,).
+    """
+
+    data: Tensor
+    lengths: Tensor
+    token_lengths: Tensor
+
+
+HeadOutput = Padded | Lattice
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """The encoder's output and every stream that a loss may read, e.g. `ctc` (B, S, V), `attention`
-    (B, U + 1, V).
+    """The encoder's output and that of every head, e.g. `ctc` (B, S, V), `attention` (B, U + 1,
+    V).
     """
 
     encoder: EncoderOutput
-    streams: Mapping[str, Padded]
+    heads: Mapping[str, HeadOutput]
 
-    def stream(self, name: str) -> Padded:
-        if name not in self.streams:
-            raise LookupError(
-                f"the model has no stream '{name}' (it has: "
-                f"{', '.join(sorted(self.streams)) or 'none'})"
-            )
-        return self.streams[name]
+    def head(self, name: str) -> HeadOutput:
+        """The output of one head. Raises `LookupError` where the model has none of that name."""
+        if name not in self.heads:
+            has = ", ".join(sorted(self.heads)) or "none"
+            raise LookupError(f"the model has no head '{name}' (it has: {has})")
+        return self.heads[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ LAYERS = {
     "downsamplers": {"downsamplers", "types", "registry", "nn"},
     "encoders": {"encoders", "types", "registry", "nn", "downsamplers", "torchaudio_adapter"},
     "decoders": {"decoders", "types", "registry", "nn"},
+    "heads": {"heads", "types", "registry", "decoders"},
     "losses": {"losses", "types", "registry"},
     "models": {
         "models",

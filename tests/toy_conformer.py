@@ -61,7 +61,7 @@ def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
         input_dim=BINS,
         vocab_size=VOCABULARY,
         frame_shift=0.01,
-        streams=frozenset({"ctc", "attention"}),
+        heads=frozenset({"ctc", "attention"}),
     )
     configs = {"ctc": CtcConfig(weight=0.3), "attention": CrossEntropyConfig(weight=0.7)}
     losses = {name: LOSSES.build(config, eos=VOCABULARY - 1) for name, config in configs.items()}

@@ -96,7 +96,7 @@ class ToyLlama(nn.Module):
         positions = torch.arange(x.shape[1]).expand(len(batch), -1)
         logits = self.scale * self.head(frames.data)
         encoded = EncoderOutput(frames=frames, positions=positions)
-        return ModelOutput(encoder=encoded, streams={"classes": Padded(logits, frames.lengths)})
+        return ModelOutput(encoder=encoded, heads={"classes": Padded(logits, frames.lengths)})
 
 
 def run(folder: Path, rank: int = 0, world: int = 1, **options):

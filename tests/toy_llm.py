@@ -133,7 +133,7 @@ def config(llm: Path, hubert: Path | None = None, **settings) -> SpeechLlmConfig
     return SpeechLlmConfig(**{**parts, **settings})
 
 
-def build(parts: SpeechLlmConfig, streams=("llm",), seed: int = 1) -> SpeechLlm:
+def build(parts: SpeechLlmConfig, heads=("llm",), seed: int = 1) -> SpeechLlm:
     """With adapters whose B is no longer zero, so that they count."""
     torch.manual_seed(seed)
     waveform = not hasattr(parts.encoder, "kernel")
@@ -142,7 +142,7 @@ def build(parts: SpeechLlmConfig, streams=("llm",), seed: int = 1) -> SpeechLlm:
         input_dim=1 if waveform else 20,
         vocab_size=len(LETTERS) + 3,
         frame_shift=1 / 16000 if waveform else 0.01,
-        streams=frozenset(streams),
+        heads=frozenset(heads),
     )
     with torch.no_grad():
         for name, value in model.named_parameters():

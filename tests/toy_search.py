@@ -8,6 +8,7 @@ import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from math import inf, log
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -75,6 +76,12 @@ class MemoryScorer:
         return total
 
 
+def heads(*names: str) -> dict[str, SimpleNamespace]:
+    """What a search sees of heads with these names."""
+    alignments = {"ctc": "ctc", "inter_ctc": "ctc", "aligned": "token"}
+    return {name: SimpleNamespace(alignment=alignments.get(name)) for name in names}
+
+
 class ToyModel:
     """A `SearchModel` of frames (B, S, 5): a CTC head and a label-synchronous scorer, both
     random.
@@ -86,13 +93,13 @@ class ToyModel:
     def __init__(self, vocabulary: int = 4, seed: int = 0, sharpness: float = 1.5) -> None:
         generator = torch.Generator().manual_seed(seed + 1000)
         self.eos = vocabulary - 1
-        self.streams = frozenset({"ctc", "attention"})
+        self.heads = heads("ctc", "attention")
         self.head = (
             torch.randn(WIDTH, vocabulary, generator=generator, dtype=torch.float64) * sharpness
         )
         self.attention = MemoryScorer(vocabulary, seed, sharpness)
 
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
+    def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded:
         return Padded(
             (encoded.frames.data.double() @ self.head).log_softmax(-1), encoded.frames.lengths
         )
@@ -100,7 +107,7 @@ class ToyModel:
     def scorers(self) -> dict[str, MemoryScorer]:
         return (
             {"attention": self.attention, "llm": self.attention}
-            if "attention" in self.streams
+            if "attention" in self.heads
             else {}
         )
 

@@ -40,7 +40,7 @@ class ToyModel(nn.Module):
         positions = torch.arange(frames.data.shape[1]).expand(len(batch), -1)
         encoded = EncoderOutput(frames=frames, positions=positions)
         return ModelOutput(
-            encoder=encoded, streams={"classes": Padded(self.head(frames.data), frames.lengths)}
+            encoder=encoded, heads={"classes": Padded(self.head(frames.data), frames.lengths)}
         )
 
 
@@ -49,17 +49,17 @@ class ToyLoss:
     rated.
     """
 
-    stream = "classes"
+    head = "classes"
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, _ = outputs.stream("classes")
+        logits, _ = outputs.head("classes")
         targets = batch.targets.data[:, :1].expand(-1, logits.shape[1])
         loss = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
-        mask = outputs.stream("classes").mask & ~self.skipped(outputs, batch)[:, None]
+        mask = outputs.head("classes").mask & ~self.skipped(outputs, batch)[:, None]
         return loss.masked_fill(~mask, 0.0).sum(1)
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        return outputs.stream("classes").lengths < 2
+        return outputs.head("classes").lengths < 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class ToyRates:
     def __call__(
         self, model: nn.Module, outputs: ModelOutput, batch: Batch
     ) -> Mapping[str, tuple[int, int]]:
-        guesses = outputs.stream("classes").data.mean(1).argmax(-1)
+        guesses = outputs.head("classes").data.mean(1).argmax(-1)
         return {"wer": (int((guesses != batch.targets.data[:, 0]).sum()), len(batch))}
 
 

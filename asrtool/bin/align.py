@@ -26,8 +26,8 @@ from asrtool.align.formats import ctm, textgrid
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset
 from asrtool.log import logger
-from asrtool.model_folder import decode_config
-from asrtool.recognizer import Recognizer, averaged
+from asrtool.model_folder import Experiment
+from asrtool.recognizer import Recognizer
 from asrtool.system import file_names
 from asrtool.types import Batch, Utterance
 
@@ -78,8 +78,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
 
 def load(exp: Path) -> Recognizer:
     """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
-    decode = decode_config(exp)
-    weights = averaged(exp, decode) if distributed.is_main() else None
+    found = Experiment.open(exp)
+    decode = found.decode_config()
+    weights = found.weights(decode) if distributed.is_main() else None
     return Recognizer.load(exp, decode, distributed.device(), distributed.broadcast_object(weights))
 
 

@@ -28,7 +28,8 @@ from asrtool.data.loader import Dataset
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
-from asrtool.recognizer import SAMPLES, ExperimentError, Recognition, Recognizer, averaged
+from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -80,7 +81,7 @@ def decode(
     lm: Path | None = None,
 ) -> None:
     """Decode the set `data` into `out`."""
-    weights = averaged(exp, settings) if distributed.is_main() else None
+    weights = Experiment.open(exp).weights(settings) if distributed.is_main() else None
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from asrtool import log
 from asrtool.data import tokenizers
+from asrtool.heads import names_of, ranked
 from asrtool.log import logger
 from asrtool.model_folder import sha256
-from asrtool.recognizer import CTC, Recognizer
+from asrtool.recognizer import Recognizer
 from asrtool.system import stamp
 from asrtool.types import Padded
 
@@ -94,9 +95,10 @@ def loads(name: str) -> bool:
 class Graph(nn.Module):
     """What is exported: normalisation, encoder, CTC head."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, recognizer: Recognizer, head: str) -> None:
         super().__init__()
         self.model = recognizer.model
+        self.head = head
         cmvn = recognizer.cmvn
         self.normalises = cmvn is not None and recognizer.config.data.input == "fbank"
         if self.normalises:
@@ -106,18 +108,18 @@ class Graph(nn.Module):
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.normalises:
             inputs = (inputs - self.mean) / self.std
-        return tuple(self.model.log_probs(self.model.encode(Padded(inputs, lengths)), CTC))
+        return tuple(self.model.log_probs(self.model.encode(Padded(inputs, lengths)), self.head))
 
 
 def export(recognizer: Recognizer, model: Path, target: Path) -> float:
     """Write everything into `target`; gives the largest difference from PyTorch."""
-    if CTC not in recognizer.model.streams:
-        has = ", ".join(sorted(recognizer.model.streams)) or "none"
+    heads = [head.name for head in ranked(recognizer.model.heads) if head.exported]
+    if not heads:
+        has = names_of(recognizer.model.heads)
         raise ExportError(
-            "only encoder and CTC head can be exported, and no loss trained a CTC head (streams: "
-            f"{has})"
+            f"only an encoder with a frame-synchronous head can be exported; this model has: {has}"
         )
-    graph = Graph(recognizer).eval()
+    graph = Graph(recognizer, heads[0]).eval()
     example = inputs(recognizer, 2, 57, seed=0)
     free = torch.export.Dim.DYNAMIC
     try:
@@ -139,7 +141,7 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
         ) from error
     largest = compare(graph, recognizer, target / "model.onnx")
     shutil.copyfile(model / "vocab" / tokenizers.TOKENS, target / tokenizers.TOKENS)
-    describe(recognizer, target, largest)
+    describe(recognizer, graph, target, largest)
     return largest
 
 
@@ -210,13 +212,14 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
     return largest
 
 
-def describe(recognizer: Recognizer, target: Path, largest: float) -> None:
+def describe(recognizer: Recognizer, graph: Graph, target: Path, largest: float) -> None:
     data = recognizer.config.data
     facts = {
         "input": data.input,
         "rate": data.fbank.rate,
         "fbank": asdict(data.fbank) if data.input == "fbank" else None,
         "normalised inside": recognizer.cmvn is not None and data.input == "fbank",
+        "head": graph.head,
         "frame_shift": recognizer.model.frame_shift,
         "blank": recognizer.model.blank,
         "largest difference": largest,

@@ -28,11 +28,8 @@ from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import (
+    Experiment,
     ExperimentError,
-    averaged,
-    build_model,
-    check_pretrained,
-    phase_config,
     sha256,
 )
 from asrtool.models import CausalLm, SpeechLlm, tuning
@@ -45,12 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
     settings = DecodeConfig(searcher=LlmBeamConfig(), average=args.average, phase=args.phase)
-    phase, config = phase_config(args.exp, settings)
-    weights = averaged(args.exp, settings)
+    found = Experiment.open(args.exp)
+    phase, config = found.phase(settings.phase)
+    weights = found.weights(settings)
     options = {"weights": str(weights), "sha256": sha256(weights)}
     with stamp.building(args.out, "export_llm", [], options, args.force) as target:
         if target is not None:
-            export(args.exp, phase, config, weights, target)
+            export(found, phase, config, weights, target)
             logger.info(
                 "%s: %s", args.out, ", ".join(sorted(path.name for path in target.iterdir()))
             )
@@ -74,14 +72,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
-def export(exp: Path, phase: str, config: TrainConfig, weights: Path, target: Path) -> None:
-    tokenizer = tokenizers.load(exp / "vocab")
-    model = build_model(config, tokenizer.size)
+def export(found: Experiment, phase: str, config: TrainConfig, weights: Path, target: Path) -> None:
+    exp, tokenizer = found.folder, found.tokenizer
+    model = found.build(phase)
     if not isinstance(model, SpeechLlm | CausalLm):
         raise ExperimentError(
             f"{exp} holds no language model of `transformers`: model.type is {type(model).__name__}"
         )
-    check_pretrained(exp, phase, model)
     checkpoint.load_model(model, weights)
     (target / "config.yaml").write_text(experiment.dump_phases({phase: config}), encoding="utf-8")
     if isinstance(model, CausalLm):

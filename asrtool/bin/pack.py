@@ -17,7 +17,6 @@ import shutil
 from pathlib import Path
 
 from asrtool import __version__, config, experiment, log
-from asrtool.data import tokenizers
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import (
@@ -26,19 +25,14 @@ from asrtool.model_folder import (
     DECODE,
     LM,
     WEIGHTS,
+    Experiment,
     ExperimentError,
-    averaged,
-    decode_config,
-    is_packed,
     language_model,
-    lengths_of,
-    model_to_load,
     moved,
     named_files,
-    phase_config,
     sha256,
 )
-from asrtool.models import LanguageModel
+from asrtool.models import LM_OUTPUT
 from asrtool.searchers import SEARCHERS
 from asrtool.system import atomic, stamp
 from asrtool.train import averaging
@@ -49,11 +43,12 @@ FORMAT = 1
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    found = Experiment.open(args.exp)
     if args.config is None:
-        decode = decode_config(args.exp)
+        decode = found.decode_config()
     else:
         decode = experiment.load_decode(args.config, experiment.split_overrides(args.set))
-    pack(args.exp, decode, args.out, args.lm, args.name or args.exp.resolve().name)
+    pack(found, decode, args.out, args.lm, args.name or args.exp.resolve().name)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -80,23 +75,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
+def pack(found: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
     """Write the folder `out`, all of it or nothing."""
-    if is_packed(exp):
+    exp = found.folder
+    if found.packed:
         raise ExperimentError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
         stamp.sweep(out)
         raise ExperimentError(f"{out} is there already; give another --out, or remove it")
-    if getattr(decode.searcher, "weights", {}).get(LanguageModel.STREAM) and lm is None:
+    if getattr(decode.searcher, "weights", {}).get(LM_OUTPUT) and lm is None:
         raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
-    phase, train = phase_config(exp, decode)
-    weights = averaged(exp, decode)
+    phase, train = found.phase(decode.phase)
+    weights = found.weights(decode)
     with stamp.locked(out), atomic.replacing_folder(out) as target:
         (target / "vocab").mkdir()
-        fill(target, exp, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
+        fill(target, found, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
         if lm is not None:
             pack_language_model(lm, exp / "vocab", target / LM)
-        card = describe(name, exp, phase, train, weights, target)
+        card = describe(name, found, phase, train, weights, target)
         (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
         card["files"] = digests(target)
         (target / CARD).write_text(
@@ -113,17 +109,22 @@ def pack(exp: Path, decode: DecodeConfig, out: Path, lm: Path | None, name: str)
 
 
 def fill(
-    target: Path, exp: Path, decode: DecodeConfig, phases: dict[str, TrainConfig], weights: Path
+    target: Path,
+    found: Experiment,
+    decode: DecodeConfig,
+    phases: dict[str, TrainConfig],
+    weights: Path,
 ) -> None:
     """Everything but the cards. Files that the decoding config names are copied, and named from the
     folder on.
     """
+    exp = found.folder
     for file in sorted((exp / "vocab").iterdir()):
         if file.is_file() and not file.name.startswith("."):
             shutil.copyfile(file, target / "vocab" / file.name)
     if (exp / "cmvn.json").exists():
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
-    if (lengths := lengths_of(exp, decode.phase)) is not None:
+    if (lengths := found.lengths(decode.phase)) is not None:
         lengths.save(target)
     shutil.copyfile(weights, target / WEIGHTS)
     (target / CONFIG).write_text(experiment.dump_phases(phases), encoding="utf-8")
@@ -142,7 +143,7 @@ def fill(
 
 
 def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
-    phase, train = phase_config(lm)
+    phase, train = Experiment.open(lm).phase()
     _, weights = language_model(lm, vocab)
     target.mkdir()
     shutil.copyfile(weights, target / WEIGHTS)
@@ -150,10 +151,10 @@ def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
 
 
 def describe(
-    name: str, exp: Path, phase: str, train: TrainConfig, weights: Path, target: Path
+    name: str, found: Experiment, phase: str, train: TrainConfig, weights: Path, target: Path
 ) -> dict:
     """What model.json says, but for the digests of the files."""
-    model = model_to_load(train, tokenizers.load(exp / "vocab").size)
+    exp, model = found.folder, found.build(phase)
     return {
         "format": FORMAT,
         "name": name,

@@ -156,7 +156,7 @@ def frame_taps(
     number per frame. Maps: taps of up to `HEADS` numbers per frame.
     """
     curves, maps = {}, {}
-    for name in sorted(model.streams):
+    for name in sorted(model.heads):
         try:
             log_probs = model.log_probs(encoded, name)
         except LookupError:
@@ -170,7 +170,7 @@ def frame_taps(
             maps[name] = [row.exp() for row in log_probs.unpad()]
     for name, tap in encoded.taps.items():
         size = math.prod(tap.data.shape[2:])
-        if size <= HEADS and name not in model.streams:
+        if size <= HEADS and name not in model.heads:
             rows = [row.float().reshape(len(row), size) for row in tap.unpad()]
             (curves if size == 1 else maps)[name] = (
                 [row[:, 0] for row in rows] if size == 1 else rows

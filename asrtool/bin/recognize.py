@@ -27,7 +27,8 @@ from asrtool import experiment, log
 from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
-from asrtool.model_folder import decode_config
+from asrtool.model_folder import Experiment
+from asrtool.models import SpeechLlm
 from asrtool.recognizer import Heard, Recognition, Recognizer
 from asrtool.system import atomic
 from asrtool.types import Padded
@@ -94,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def settings(args: argparse.Namespace) -> DecodeConfig:
     if args.config is None:
-        return decode_config(args.model)
+        return Experiment.open(args.model).decode_config()
     return experiment.load_decode(args.config, experiment.split_overrides(args.set))
 
 
@@ -126,7 +127,7 @@ def warm_up(recognizer: Recognizer) -> None:
     # what is wrong with a model, audio will tell
     with contextlib.suppress(RuntimeError, ValueError):
         silence = recognizer.hear(np.zeros(recognizer.rate, np.float32))
-        if "llm" in recognizer.model.streams:
+        if isinstance(recognizer.model, SpeechLlm):
             recognizer.encode(Padded.stack([silence.inputs]))
         else:
             # else silence would not be searched

@@ -30,9 +30,8 @@ from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
-from asrtool.model_folder import decode_config, limit_chunks, phase_config
-from asrtool.recognizer import ExperimentError, Recognizer
-from asrtool.searchers import CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
+from asrtool.model_folder import Experiment, in_chunks
+from asrtool.recognizer import Recognizer
 from asrtool.stream_check import check
 from asrtool.streaming import EndConfig, Result, Stream, passes
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    recognizer = in_chunks(Recognizer.load(args.model, settings(args), device), args)
+    recognizer = with_chunks(Recognizer.load(args.model, settings(args), device), args)
     if args.check is not None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
@@ -125,23 +124,10 @@ def settings(args: argparse.Namespace) -> DecodeConfig:
     """As asked; else as packed, where that can stream; else what suits the model's heads."""
     if args.config is not None:
         return experiment.load_decode(args.config, experiment.split_overrides(args.set))
-    default = decode_config(args.model)
-    if isinstance(default.searcher, CtcGreedyConfig | CtcPrefixBeamConfig | RescoringConfig):
-        return default
-    streams = phase_config(args.model)[1].streams
-    if not {"ctc", "attention"} <= streams:
-        raise ExperimentError(
-            f"streaming needs a CTC head, which no loss trained (there is: {', '.join(streams)})"
-        )
-    weights = (
-        {"ctc": 0.5, "attention": 0.35, "reverse": 0.15}
-        if "reverse" in streams
-        else {"ctc": 0.5, "attention": 0.5}
-    )
-    return replace(default, searcher=RescoringConfig(weights=weights))
+    return Experiment.open(args.model).decode_config(streaming=True)
 
 
-def in_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
+def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     """With the chunks that the command line or the config asks for."""
     chunk = args.chunk or recognizer.settings.chunk or CHUNK
     if args.chunk_ms is not None:
@@ -149,13 +135,13 @@ def in_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
         chunk = max(1, round(args.chunk_ms / 1000 / frame))
     left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
     changed = replace(recognizer.settings, chunk=chunk, left_chunks=left)
-    limit_chunks(recognizer.model, changed)
-    if recognizer.model.encoder.left_chunks is None:
+    model = in_chunks(recognizer.model, changed)
+    if model.encoder.left_chunks is None:
         logger.info(
             "a frame sees all that was said before: memory and time grow with it; --left-chunks 4 "
             "bounds them"
         )
-    recognizer = replace(recognizer, settings=changed)
+    recognizer = replace(recognizer, settings=changed, model=model)
     passes(recognizer)
     return recognizer
 

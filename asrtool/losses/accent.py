@@ -48,12 +48,12 @@ class AccentLoss(Loss):
     monitors = ("accuracy",)
 
     def __init__(self, config: AccentLossConfig, *, eos: int) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.label = config.label
         self.form = config.form
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits = outputs.stream(self.stream)  # (B, S, A)
+        logits = outputs.head(self.head)  # (B, S, A)
         truth = self._truth(batch, logits)
         known = (truth >= 0) & (logits.lengths > 0)
         mask = logits.mask & known[:, None]
@@ -69,7 +69,7 @@ class AccentLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        logits = outputs.stream(self.stream)
+        logits = outputs.head(self.head)
         return {
             "accuracy": (mean_posteriors(logits).argmax(1) == self._truth(batch, logits)).float()
         }

@@ -58,19 +58,19 @@ class AxeLoss(Loss):
     """
 
     def __init__(self, config: AxeConfig, *, eos: int, blank: int = 0) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.skip_penalty = config.skip_penalty
         self.blank = blank
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, lengths = outputs.stream(self.stream)
+        logits, lengths = outputs.head(self.head)
         log_probs = logits.float().log_softmax(-1)
         return aligned_cross_entropy(
             log_probs, lengths, *batch.targets, self.blank, self.skip_penalty
         )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        return (outputs.stream(self.stream).lengths == 0) & (batch.targets.lengths > 0)
+        return (outputs.head(self.head).lengths == 0) & (batch.targets.lengths > 0)
 
 
 class Path(NamedTuple):

@@ -18,7 +18,7 @@ class Loss:
     than tokens and repeats) gets 0 and is named by `skipped`.
     """
 
-    stream: str  # the stream of ModelOutput that it reads; the model builds a head for it
+    head: str  # the stream of ModelOutput that it reads; the model builds a head for it
     # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
 
@@ -33,7 +33,7 @@ class Loss:
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) bool: utterances that got 0 because no finite loss exists for them."""
-        return outputs.stream(self.stream).lengths.new_zeros(len(batch)).bool()
+        return outputs.head(self.head).lengths.new_zeros(len(batch)).bool()
 
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         """(B,) without gradient for each name of `monitors`."""

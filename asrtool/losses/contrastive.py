@@ -44,7 +44,7 @@ class ContrastiveLoss(Loss):
 
     def __init__(self, config: ContrastiveConfig, *, eos: int) -> None:
         self.config = config
-        self.stream = config.input
+        self.head = config.input
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         speech, text = (

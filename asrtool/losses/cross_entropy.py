@@ -39,12 +39,12 @@ class CrossEntropyLoss(Loss):
     """Sum over the tokens of an utterance and its eos, in nats: (B,)."""
 
     def __init__(self, config: CrossEntropyConfig, *, eos: int) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.smoothing = config.smoothing
         self.eos = eos
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, _ = outputs.stream(self.stream)  # (B, U + 1, V)
+        logits, _ = outputs.head(self.head)  # (B, U + 1, V)
         targets = append(batch.targets, self.eos)
         loss = F.cross_entropy(
             logits.float().transpose(1, 2),

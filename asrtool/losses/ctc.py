@@ -59,7 +59,7 @@ class CtcLoss(Loss):
     """Sum over the frames of an utterance, in nats: (B,)."""
 
     def __init__(self, config: CtcConfig, *, eos: int, blank: int = 0) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.blank = blank
         self.config = config
         self.weights: Tensor | None = None  # (V,) of the tokens
@@ -74,7 +74,7 @@ class CtcLoss(Loss):
             )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, lengths = outputs.stream(self.stream)
+        logits, lengths = outputs.head(self.head)
         log_probs = logits.float().log_softmax(-1)
         loss, skipped = (
             ctc(log_probs, lengths, batch.targets, self.blank),
@@ -98,12 +98,12 @@ class CtcLoss(Loss):
         """Of an intermediate head (B,): tokens on its best path by tokens of the reference, which
         must come to 1 before frames can be dropped by it; and the share of its frames that the
         encoder has dropped."""
-        logits, lengths = outputs.stream(self.stream)
+        logits, lengths = outputs.head(self.head)
         best = F.pad(logits.argmax(-1), (1, 0), value=self.blank)
         starts = (
             (best[:, 1:] != self.blank)
             & (best[:, 1:] != best[:, :-1])
-            & outputs.stream(self.stream).mask
+            & outputs.head(self.head).mask
         )
         frames = outputs.encoder.frames.lengths
         return {
@@ -112,7 +112,7 @@ class CtcLoss(Loss):
         }
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        return frames_needed(batch.targets) > outputs.stream(self.stream).lengths
+        return frames_needed(batch.targets) > outputs.head(self.head).lengths
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tensor:

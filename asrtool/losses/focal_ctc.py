@@ -43,12 +43,12 @@ class FocalCtcLoss(Loss):
     """In nats, less where p is large: (B,)."""
 
     def __init__(self, config: FocalCtcConfig, *, eos: int, blank: int = 0) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.config = config
         self.blank = blank
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, lengths = outputs.stream(self.stream)
+        logits, lengths = outputs.head(self.head)
         loss = ctc(logits.float().log_softmax(-1), lengths, batch.targets, self.blank)
         tokens = batch.targets.lengths if self.config.probability == "length" else None
         return focal(loss, tokens, self.config.alpha, self.config.gamma).masked_fill(
@@ -56,7 +56,7 @@ class FocalCtcLoss(Loss):
         )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        return frames_needed(batch.targets) > outputs.stream(self.stream).lengths
+        return frames_needed(batch.targets) > outputs.head(self.head).lengths
 
 
 def focal(loss: Tensor, tokens: Tensor | None, alpha: float, gamma: float) -> Tensor:

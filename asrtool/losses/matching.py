@@ -53,7 +53,7 @@ class MatchingLoss(Loss):
 
     def __init__(self, config: MatchingConfig, *, eos: int) -> None:
         self.config = config
-        self.stream = config.input
+        self.head = config.input
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         config = self.config
@@ -82,7 +82,7 @@ class MatchingLoss(Loss):
 
 def streams(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
     """The adapter's rows and the transcript's embeddings that a loss's config names."""
-    return outputs.stream(config.input), outputs.stream(config.text)
+    return outputs.head(config.input), outputs.head(config.text)
 
 
 def matching_loss(

@@ -39,17 +39,17 @@ class TilLoss(Loss):
     """
 
     def __init__(self, config: TilConfig, *, eos: int, blank: int = 0) -> None:
-        self.stream = config.input
+        self.head = config.input
         self.blank = blank
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        logits, lengths = outputs.stream(self.stream)
+        logits, lengths = outputs.head(self.head)
         return time_independence_loss(
             logits.float().log_softmax(-1), lengths, *batch.targets, self.blank
         )
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        return (outputs.stream(self.stream).lengths == 0) & (batch.targets.lengths > 0)
+        return (outputs.head(self.head).lengths == 0) & (batch.targets.lengths > 0)
 
 
 def time_independence_loss(

@@ -2,47 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from asrtool.registry import Registry
+from asrtool.encoders import Encoder
+from asrtool.heads import HEADS, Search, names_of, ranked
+from asrtool.registry import Registry, UnknownName
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
-class AsrModel(nn.Module):
-    """Built by `MODELS.build(config, input_dim=F, vocab_size=V, frame_shift=seconds per input step,
-    streams={"ctc", ...})`.
+class Model(nn.Module):
+    """What is trained. Built by `MODELS.build(config, input_dim=F, vocab_size=V,
+    frame_shift=seconds per input step, heads={"ctc", ...})`.
 
-    `streams` are the names that the configured losses read: a head exists where a loss reads it,
-    and nowhere else.
+    `heads` are the names that the configured losses read: a head exists where a loss reads it, and
+    nowhere else.
     """
 
-    blank: int | None = 0  # None: no token is one
     eos: int  # sos and eos: the last token
     frame_shift: float  # seconds per encoder position
-    streams: frozenset[str]
+    # of parameters: no phase trains the frozen ones; checkpoints leave out the pretrained ones,
+    # which are those of `sources` and never change
+    frozen: frozenset[str] = frozenset()
+    pretrained: frozenset[str] = frozenset()
+    sources: tuple[Mapping[str, str | None], ...] = ()
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Training: every stream that a loss reads."""
+        """Training: the output of every head."""
         raise NotImplementedError
+
+
+class AsrModel(Model):
+    """An encoder and heads: x -> encoder -> taps and frames (B, S, D) -> heads."""
+
+    encoder: Encoder
+    dim: int  # D, of the frames that heads read
+    vocab_size: int  # V
+    blank: int | None = 0  # None: no token is one
+    heads: nn.ModuleDict
+
+    def build_heads(self, names: frozenset[str], configs: Mapping[str, object]) -> nn.ModuleDict:
+        """A head for each name that a loss reads, by its config or the default one.
+
+        Raises `ValueError` for a config that no loss needs and for a name that nothing is
+        registered by.
+        """
+        idle = sorted(set(configs) - names)
+        if idle:
+            raise ValueError(
+                f"model.heads has '{idle[0]}', but no loss reads it; take it out, or add a loss "
+                f"with input: {idle[0]}"
+            )
+        heads = nn.ModuleDict()
+        for name in sorted(names):
+            config = configs[name] if name in configs else default_head(name)
+            heads[name] = HEADS.build(config, name=name, model=self)
+        return heads
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        encoded = self.encode(batch.inputs)
+        return ModelOutput(
+            encoder=encoded,
+            heads={name: head(encoded, batch) for name, head in self.heads.items()},
+        )
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
+        """inputs (B, T, F) or (B, T); `chunk` as in `Encoder.forward`."""
         raise NotImplementedError
 
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
-        """Frame-synchronous head `stream`: (B, S, V) float32 log-probabilities."""
-        raise NotImplementedError
+    def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
+        """id, seconds and tokens of all training utterances: raise `ValueError` where the model has
+        no room for one.
+        """
+
+    def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded:
+        """Of a frame-synchronous head: (B, S, V) float32 log-probabilities."""
+        if head not in self.heads:
+            raise LookupError(
+                f"no loss trained the head '{head}' (heads of this model: {names_of(self.heads)})"
+            )
+        return self.heads[head].log_probs(encoded)
 
     def scorers(self) -> Mapping[str, object]:
-        """Label-synchronous networks by name, e.g. `attention`; each is a Scorer by shape."""
-        return {}
+        """Label-synchronous networks by the name of their head; each is a Scorer by shape."""
+        found = {name: head.scorer() for name, head in self.heads.items()}
+        return {name: scorer for name, scorer in found.items() if scorer is not None}
 
     def rescorers(self) -> Mapping[str, object]:
-        """Networks that rate whole sequences by name: scorers, and what cannot go from left to
-        right.
-        """
-        return self.scorers()
+        """Networks that score whole sequences: scorers, and what cannot go from left to right."""
+        found = {name: head.rescorer() for name, head in self.heads.items()}
+        return {name: scorer for name, scorer in found.items() if scorer is not None}
+
+    def default_search(self) -> Search | None:
+        """How to search where nobody says it; None: no head says how."""
+        searches = (head.search(self.heads) for head in ranked(self.heads))
+        return next((search for search in searches if search is not None), None)
+
+    def default_streaming_search(self) -> Search | None:
+        """The same while the audio comes in."""
+        searches = (head.streaming_search(self.heads) for head in ranked(self.heads))
+        return next((search for search in searches if search is not None), None)
 
 
-MODELS: Registry[AsrModel] = Registry("model")
+def default_head(name: str) -> object:
+    """The config of a head that nobody configured."""
+    try:
+        return HEADS.config_type(name)()
+    except UnknownName:
+        raise ValueError(
+            f"a loss reads the head '{name}': give it a type in model.heads "
+            f"(types: {', '.join(HEADS.names())})"
+        ) from None
+    except TypeError:
+        raise ValueError(
+            f"a loss reads the head '{name}', which needs settings: give them in model.heads"
+        ) from None
+
+
+MODELS: Registry[Model] = Registry("model")

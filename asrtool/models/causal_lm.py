@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from asrtool.models import llm
-from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.base import MODELS
 from asrtool.models.llm import LlmConfig, Shape
 from asrtool.models.llm_scorer import left_aligned, right_aligned
 from asrtool.models.prompt import SPEECH
+from asrtool.models.text import OUTPUT, TextModel, check_output
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
@@ -59,12 +60,8 @@ class CausalLmConfig:
 
 
 @MODELS.register("causal_lm", CausalLmConfig)
-class CausalLm(AsrModel):
-    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates
-    eos.
-    """
-
-    STREAM = "lm"
+class CausalLm(TextModel):
+    """Output `lm`: logits (B, U + 1, V); row u describes token u, the last row eos."""
 
     def __init__(
         self,
@@ -73,15 +70,11 @@ class CausalLm(AsrModel):
         input_dim: int,
         vocab_size: int,
         frame_shift: float,
-        streams: frozenset[str],
+        heads: frozenset[str],
     ) -> None:
         super().__init__()
-        if streams != {self.STREAM}:
-            read = ", ".join(sorted(streams))
-            raise ValueError(
-                f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}"
-            )
-        self.frame_shift, self.eos, self.streams = frame_shift, vocab_size - 1, frozenset(streams)
+        check_output(heads)
+        self.frame_shift, self.eos = frame_shift, vocab_size - 1
         self.copy = config.copy
         self.llm, _ = llm.load(LlmConfig(shape=config.shape, prompt=SPEECH), vocab_size)
         self.caller = llm.Caller(self.llm)
@@ -99,7 +92,7 @@ class CausalLm(AsrModel):
         encoded = EncoderOutput(
             frames=Padded(table(tokens.data), tokens.lengths), positions=positions
         )
-        return ModelOutput(encoder=encoded, streams={self.STREAM: logits})
+        return ModelOutput(encoder=encoded, heads={OUTPUT: logits})
 
     def spelt(self, tokens: Tensor) -> Tensor:
         """What stands in front of the sentence tokens (U,): nothing, or its tokens with repetitions
@@ -116,9 +109,4 @@ class CausalLm(AsrModel):
         counts = torch.stack([repeats, gaps], 1).flatten().to(tokens.device)
         return (
             torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)
-        )
-
-    def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        raise ValueError(
-            "a language model recognises no speech; give the experiment of a recogniser"
         )

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.base import MODELS
+from asrtool.models.text import OUTPUT, TextModel, check_output
 from asrtool.nn.attention import KeyValue, RotarySelfAttention
 from asrtool.nn.masks import attention_mask, causal_mask
 from asrtool.nn.positions import turns
@@ -45,12 +46,9 @@ class LanguageModelState:
 
 
 @MODELS.register("language_model", LanguageModelConfig)
-class LanguageModel(AsrModel):
-    """Streams: `lm`, logits (B, U + 1, V), whose row u rates token u and whose last row rates
-    eos.
-    """
+class LanguageModel(TextModel):
+    """Output `lm`: logits (B, U + 1, V); row u describes token u, the last row eos."""
 
-    STREAM = "lm"
     partial = False  # Scorer: rates the whole vocabulary
 
     def __init__(
@@ -60,17 +58,12 @@ class LanguageModel(AsrModel):
         input_dim: int,
         vocab_size: int,
         frame_shift: float,
-        streams: frozenset[str],
+        heads: frozenset[str],
     ) -> None:
         super().__init__()
-        if streams != {self.STREAM}:
-            read = ", ".join(sorted(streams))
-            raise ValueError(
-                f"a language model has the stream '{self.STREAM}' alone; the losses read: {read}"
-            )
+        check_output(heads)
         self.frame_shift = frame_shift
         self.eos = vocab_size - 1
-        self.streams = frozenset(streams)
         self.embedding = nn.Embedding(vocab_size, config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
@@ -92,18 +85,13 @@ class LanguageModel(AsrModel):
         positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
         logits = Padded(self._logits(hidden), lengths)
         return ModelOutput(
-            encoder=EncoderOutput(frames=frames, positions=positions), streams={self.STREAM: logits}
-        )
-
-    def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        raise ValueError(
-            "a language model recognises no speech; give the experiment of a recogniser"
+            encoder=EncoderOutput(frames=frames, positions=positions), heads={OUTPUT: logits}
         )
 
     # -- Scorer: see asrtool.searchers.base ---------------------------------
 
     def scorers(self) -> Mapping[str, object]:
-        return {self.STREAM: self}
+        return {OUTPUT: self}
 
     def start(self, encoded: EncoderOutput, beam: int) -> LanguageModelState:
         return LanguageModelState((None,) * len(self.layers), len(encoded.frames.lengths) * beam)

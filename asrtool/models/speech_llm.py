@@ -30,9 +30,9 @@ from asrtool.encoders import ENCODERS
 from asrtool.models import llm, prompt, tuning
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
-from asrtool.models.llm_scorer import LlmScorer, left_aligned, right_aligned
+from asrtool.models.llm_scorer import right_aligned
 from asrtool.models.tuning import EncoderTuning
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.types import Batch, EncoderOutput, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,10 @@ class SpeechLlmConfig:
 
 @MODELS.register("speech_llm", SpeechLlmConfig)
 class SpeechLlm(AsrModel):
-    """Streams: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the
-    transcript's embeddings without gradient; `ctc` (B, S, V), a head over the adapter's rows.
-
-    held: names of parameters that no phase trains; pretrained: those of them that checkpoints leave
-    out.
+    """Heads: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows, and `text` (B, U, D), the
+    transcript's embeddings without gradient; `ctc` and `aligned` (B, S, V) over the adapter's rows;
+    and those that pass on the encoder's taps.
     """
-
-    STREAMS = frozenset({"llm", "speech", "text", "ctc"})
 
     def __init__(
         self,
@@ -65,16 +61,10 @@ class SpeechLlm(AsrModel):
         input_dim: int,
         vocab_size: int,
         frame_shift: float,
-        streams: frozenset[str],
+        heads: frozenset[str],
     ) -> None:
         super().__init__()
-        unknown = sorted(streams - self.STREAMS)
-        if unknown:
-            raise ValueError(
-                f"speech_llm has no stream '{unknown[0]}' (it has: "
-                f"{', '.join(sorted(self.STREAMS))})"
-            )
-        self.config, self.streams, self.vocab_size = config, frozenset(streams), vocab_size
+        self.config, self.vocab_size = config, vocab_size
         self.encoder = ENCODERS.build(
             config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
         )
@@ -89,11 +79,11 @@ class SpeechLlm(AsrModel):
         self.adapter = DOWNSAMPLERS.build(
             config.adapter, dim_in=self.encoder.dim, dim_out=self.dim, vocab_size=vocab_size
         )
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.dim, vocab_size) for name in sorted({"ctc"} & streams)}
-        )
+        if "speech" in heads:  # what it is compared with
+            heads = heads | {"text"}
+        self.heads = self.build_heads(frozenset(heads), {})
         self.blank = self._blank(tokenizer)
-        self.held = self._tune()
+        self.frozen = self._tune()
         self.pretrained, self.sources = self._sources()
         if config.llm.gradient_checkpointing:
             # of newer transformers
@@ -101,29 +91,30 @@ class SpeechLlm(AsrModel):
             (newer or self.llm.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def _blank(self, tokenizer: object | None) -> int | None:
-        """Token 0, where CTC needs a blank and no text has that token; without CTC every token may
-        be written.
+        """Token 0, where a head needs a blank and no text has that token; else every token may be
+        written.
         """
-        if "ctc" not in self.streams:
+        aligned = [name for name, head in self.heads.items() if head.alignment is not None]
+        if not aligned:
             return None
         if tokenizer is not None and 0 not in tokenizer.all_special_ids:
             token = tokenizer.convert_ids_to_tokens(0)
             raise ValueError(
-                f"CTC on the adapter takes token 0 as its blank, which is the text '{token}' in "
-                "this tokenizer; leave "
-                "the loss out, or take a language model whose token 0 is special"
+                f"the head '{aligned[0]}' takes token 0 as its blank, which is the text '{token}' "
+                "in this tokenizer; leave the loss out, or take a language model whose token 0 is "
+                "special"
             )
         return 0
 
     def _tune(self) -> frozenset[str]:
         parts = {"encoder": self.config.encoder_tuning, "llm": self.config.llm.tuning}
-        held = set()
+        frozen = set()
         for name, how in parts.items():
             found = tuning.apply(how, getattr(self, name), f"model.{name}")
-            held |= {f"{name}.{key}" for key in found}
+            frozen |= {f"{name}.{key}" for key in found}
         for key, value in self.named_parameters():
-            value.requires_grad_(key not in held)
-        return frozenset(held)
+            value.requires_grad_(key not in frozen)
+        return frozenset(frozen)
 
     def _sources(self) -> tuple[frozenset[str], tuple[Mapping[str, str | None], ...]]:
         config = self.config
@@ -136,27 +127,12 @@ class SpeechLlm(AsrModel):
         }
         weights["llm"] = (config.llm.weights, config.llm.revision)
         found = {part: place for part, place in weights.items() if place[0] is not None}
-        names = frozenset(key for key in self.held if key.partition(".")[0] in found)
+        names = frozenset(key for key in self.frozen if key.partition(".")[0] in found)
         if tuning.on_meta():
             return names, ()
         return names, tuple(llm.fingerprint(*place, part) for part, place in found.items())
 
     # -- training ------------------------------------------------------------
-
-    def forward(self, batch: Batch) -> ModelOutput:
-        encoded = self.encode(batch.inputs)
-        streams = {"speech": encoded.frames}
-        streams.update({name: self._logits(encoded, name) for name in self.heads})
-        if "text" in self.streams or "speech" in self.streams:
-            text = self.llm.get_input_embeddings()(batch.targets.data).detach()
-            streams["text"] = Padded(text, batch.targets.lengths)
-        if "llm" in self.streams:
-            self._check(encoded.frames.lengths, batch)
-            embeddings, mask = self.read(encoded.frames, batch.targets)
-            output = self.caller(self.llm, embeddings, mask, batch.targets.data.shape[1] + 1)
-            logits = left_aligned(output.logits, batch.targets.lengths)
-            streams["llm"] = Padded(logits, batch.targets.lengths + 1)
-        return ModelOutput(encoder=encoded, streams=streams)
 
     def read(self, speech: Padded, targets: Padded | None = None) -> tuple[Tensor, Tensor]:
         """What the language model reads: embeddings (B, K, D) padded on the left, and which are
@@ -192,7 +168,7 @@ class SpeechLlm(AsrModel):
                     "higher rate"
                 )
 
-    def _check(self, speech_lengths: Tensor, batch: Batch) -> None:
+    def check_batch(self, speech_lengths: Tensor, batch: Batch) -> None:
         """Raise `ValueError` for an utterance that the language model has no room for."""
         context = llm.context_of(self.llm)
         needed = speech_lengths + batch.targets.lengths + len(self.prompt)
@@ -213,23 +189,8 @@ class SpeechLlm(AsrModel):
         """frames: the adapter's rows, in the width of the language model."""
         encoded = self.encoder(inputs, chunk)
         output = self.adapter(encoded.frames, encoded.positions)
-        return EncoderOutput(frames=output.frames, positions=output.positions, taps=output.taps)
-
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
-        logits, lengths = self._logits(encoded, stream)
-        return Padded(logits.float().log_softmax(-1), lengths)
-
-    def scorers(self) -> Mapping[str, object]:
-        return {"llm": LlmScorer(self)} if "llm" in self.streams else {}
-
-    def _logits(self, encoded: EncoderOutput, stream: str) -> Padded:
-        if stream not in self.heads:
-            has = ", ".join(self.heads) or "none"
-            raise LookupError(
-                f"no loss trained the stream '{stream}'; frame-synchronous streams of this model: "
-                f"{has}"
-            )
-        return Padded(self.heads[stream](encoded.frames.data), encoded.frames.lengths)
+        taps = {**encoded.taps, **output.taps}
+        return EncoderOutput(frames=output.frames, positions=output.positions, taps=taps)
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:

@@ -21,7 +21,7 @@ from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
-from asrtool.model_folder import phase_config
+from asrtool.model_folder import Experiment
 from asrtool.nn.echo import DualFocusGate, Spans
 from asrtool.plots import PlotError, pyplot, save
 from asrtool.plots.keyframes import chosen
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def load(exp: Path, phase: str | None) -> Recognizer:
     """The averaged model of a phase, finished or not."""
     settings = DecodeConfig(searcher=CtcGreedyConfig(), phase=phase, unfinished=True)
-    average = phase_config(exp, settings)[1].trainer.average
+    average = Experiment.open(exp).phase(settings.phase)[1].trainer.average
     recognizer = Recognizer.load(
         exp, DecodeConfig(searcher=settings.searcher, average=average, phase=phase, unfinished=True)
     )

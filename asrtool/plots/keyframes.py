@@ -16,7 +16,7 @@ from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
-from asrtool.model_folder import phase_config
+from asrtool.model_folder import Experiment
 from asrtool.plots import PlotError, pyplot, readable, save
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
@@ -71,10 +71,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def load(exp: Path, phase: str | None) -> Recognizer:
     """The averaged model of a phase, finished or not."""
     settings = DecodeConfig(searcher=CtcGreedyConfig(input=INTER), phase=phase, unfinished=True)
-    name, config = phase_config(exp, settings)
-    if INTER not in config.streams:
+    name, config = Experiment.open(exp).phase(phase)
+    if INTER not in config.heads:
         raise PlotError(
-            f"{exp}: phase '{name}' has no loss on the stream '{INTER}', so no key frames"
+            f"{exp}: phase '{name}' has no loss on the head '{INTER}', so no key frames"
         )
     return Recognizer.load(
         exp,
@@ -113,7 +113,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
     kept = int(encoded.frames.lengths[0])
     aligned = (
         model.log_probs(encoded, ALIGNED).data[0].argmax(-1).tolist()
-        if ALIGNED in model.streams
+        if ALIGNED in model.heads
         else []
     )
     found = recognizer.search(Padded.stack([inputs]))[0][0].text

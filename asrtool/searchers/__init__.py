@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asrtool.searchers.base import ALIGNED, SEARCHERS, Searcher
+from asrtool.searchers.base import SEARCHERS, Searcher, StreamingSearcher
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_greedy import CtcGreedy, CtcGreedyConfig
@@ -15,7 +15,6 @@ from asrtool.searchers.llm_beam import LlmBeam, LlmBeamConfig
 from asrtool.searchers.rescoring import Rescoring, RescoringConfig
 
 __all__ = [
-    "ALIGNED",
     "SEARCHERS",
     "AttentionBeamConfig",
     "Beam",
@@ -30,5 +29,6 @@ __all__ = [
     "Rescoring",
     "RescoringConfig",
     "Searcher",
+    "StreamingSearcher",
     "ctc_prefix_beam_search",
 ]

@@ -5,7 +5,7 @@ Search sees a model only through `SearchModel`; a test may search over a table o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -43,16 +43,23 @@ class Scorer(Protocol):
         """
 
 
+class SearchHead(Protocol):
+    """The part of a head that search uses."""
+
+    # how frames become tokens: "ctc" joins repeats and removes blanks, "token" has a frame for each
+    # token; None: the head has no distribution for each frame
+    alignment: str | None
+
+
 class SearchModel(Protocol):
     """The part of a model that search uses."""
 
     blank: int | None  # never part of a hypothesis; None: every token may be
     eos: int
     frame_shift: float  # seconds per position
-    # names that training knew; `log_probs` has those that are frame-synchronous
-    streams: frozenset[str]
+    heads: Mapping[str, SearchHead]  # those that training knew
 
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded: ...
+    def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded: ...
 
     def scorers(self) -> Mapping[str, Scorer]: ...
 
@@ -88,7 +95,7 @@ class StreamingSearcher(Searcher):
     gives the same.
 
     A state belongs to one batch of utterances; `advance` changes it and gives it back.
-    `config.input` is the stream.
+    `config.input` is the head.
     """
 
     model: SearchModel
@@ -112,6 +119,15 @@ class StreamingSearcher(Searcher):
         """As `search`; the state may not be used again."""
         raise NotImplementedError
 
+    def listen(self, state: Any, encoded: EncoderOutput) -> tuple[Any, Padded]:
+        """The state after the next frames of the encoder, and which of them hold speech: (B, S)
+        bool.
+        """
+        log_probs = self.model.log_probs(encoded, self.config.input)
+        spoken = log_probs.data.argmax(-1) != self.model.blank
+        state = self.advance(state, log_probs, positions_of(encoded, log_probs))
+        return state, Padded(spoken, log_probs.lengths)
+
     @torch.inference_mode()
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         log_probs = self.model.log_probs(encoded, self.config.input)
@@ -120,22 +136,29 @@ class StreamingSearcher(Searcher):
 
 
 SEARCHERS: Registry[Searcher] = Registry("searcher")
-CTC_STREAMS = ("ctc", "inter_ctc")  # of the last frames, and of those in front of what drops frames
-# about one frame per token: repeated tokens are not joined, and no CTC search may read it
-ALIGNED = "aligned"
 
 
-def require_stream(model: SearchModel, name: str, searcher: str) -> None:
-    """Raise before any audio is read if no loss trained the stream that a searcher needs."""
-    if name not in model.streams:
-        has = ", ".join(sorted(model.streams)) or "none"
-        raise LookupError(f"{searcher}: the model has no stream '{name}' (it has: {has})")
+def require_head(
+    model: SearchModel, name: str, searcher: str, alignments: Collection[str] = ("ctc",)
+) -> None:
+    """Raise `LookupError` before any audio is read where no loss trained the head that a searcher
+    reads, or where its frames are aligned in a way that the searcher cannot read.
+    """
+    if name not in model.heads:
+        has = ", ".join(sorted(model.heads)) or "none"
+        raise LookupError(f"{searcher}: the model has no head '{name}' (it has: {has})")
+    if model.heads[name].alignment not in alignments:
+        readable = [key for key, head in model.heads.items() if head.alignment in alignments]
+        raise LookupError(
+            f"{searcher} cannot read the head '{name}'; heads that it can read: "
+            f"{', '.join(sorted(readable)) or 'none'}"
+        )
 
 
-def positions_of(encoded: EncoderOutput, stream: Padded) -> Tensor:
-    """(B, S) of a stream's frames; one with frames of its own (a tap from before frames were
+def positions_of(encoded: EncoderOutput, output: Padded) -> Tensor:
+    """(B, S) of the frames of a head; one with frames of its own (a tap from before frames were
     dropped) is taken to lie on the grid after the stem."""
-    own, frames = encoded.frames.lengths, stream.data.shape[1]
-    if frames == encoded.positions.shape[1] and torch.equal(stream.lengths.to(own.device), own):
+    own, frames = encoded.frames.lengths, output.data.shape[1]
+    if frames == encoded.positions.shape[1] and torch.equal(output.lengths.to(own.device), own):
         return encoded.positions
-    return torch.arange(frames).expand(len(stream.lengths), frames)
+    return torch.arange(frames).expand(len(output.lengths), frames)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers import fusion
-from asrtool.searchers.base import CTC_STREAMS, SEARCHERS, Constraint, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
 from asrtool.searchers.fusion import NgramConfig, NgramScorer
@@ -157,9 +157,10 @@ class Beam(Searcher):
     def _scorer(self, name: str, scorers: Mapping[str, Scorer]) -> Scorer:
         if name in scorers:
             return scorers[name]
-        if name in CTC_STREAMS and name in self.model.streams:
+        ctc = {key for key, head in self.model.heads.items() if head.alignment == "ctc"}
+        if name in ctc:
             return CtcPrefixScorer(self.model, name)
-        has = ", ".join(sorted({*scorers, *({*CTC_STREAMS} & self.model.streams)})) or "none"
+        has = ", ".join(sorted({*scorers, *ctc})) or "none"
         raise LookupError(
             f"beam search: the model has no scorer '{name}' for weights.{name} (it has: {has})"
         )

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers.base import (
-    ALIGNED,
     SEARCHERS,
     Scorer,
     SearchModel,
     StreamingSearcher,
-    require_stream,
+    require_head,
 )
 from asrtool.types import Hypothesis, Padded
 
@@ -28,16 +27,9 @@ from asrtool.types import Hypothesis, Padded
 class CtcGreedyConfig:
     """Best path of a frame-synchronous head."""
 
-    input: str = "ctc"  # stream to read
-    # join repeated tokens; false: one token per frame that is not blank, as AXE trains
-    collapse: bool = True
-
-    def __post_init__(self) -> None:
-        if self.input == ALIGNED and self.collapse:
-            raise ValueError(
-                f"input: {ALIGNED} has a frame for every token, repeated ones too: set collapse: "
-                "false"
-            )
+    input: str = "ctc"  # head to read
+    # join repeated tokens; false: one token per frame that is not blank; null: as the head says
+    collapse: bool | None = None
 
 
 @dataclass
@@ -68,9 +60,16 @@ class CtcGreedy(StreamingSearcher):
         tokens: Sequence[str] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
     ) -> None:
-        require_stream(model, config.input, "ctc_greedy")
+        require_head(model, config.input, "ctc_greedy", ("ctc", "token"))
+        joins = model.heads[config.input].alignment == "ctc"
+        if config.collapse and not joins:
+            raise ValueError(
+                f"ctc_greedy: the head '{config.input}' has a frame for every token, repeated ones "
+                "too: set collapse: false, or leave it out"
+            )
         self.config = config
         self.model = model
+        self.collapse = joins if config.collapse is None else config.collapse
 
     def start(self, batch: int) -> list[Path]:
         return [Path() for _ in range(batch)]
@@ -96,7 +95,7 @@ class CtcGreedy(StreamingSearcher):
         for value, token, position in zip(values, tokens, positions, strict=True):
             path.score += value
             if token != self.model.blank:
-                if token != path.last or not self.config.collapse:
+                if token != path.last or not self.collapse:
                     path.tokens.append(token)
                     path.peaks.append(value)
                     path.positions.append(position)
@@ -113,7 +112,7 @@ class CtcGreedy(StreamingSearcher):
     def _hypothesis(self, path: Path) -> Hypothesis:
         if path.score != path.score:
             raise ValueError(
-                f"ctc_greedy: the stream '{self.config.input}' holds NaN; check the model and its "
+                f"ctc_greedy: the head '{self.config.input}' gives NaN; check the model and its "
                 "input"
             )
         return Hypothesis(

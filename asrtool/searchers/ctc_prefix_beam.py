@@ -34,12 +34,11 @@ from torch import Tensor
 from asrtool import compiled
 from asrtool.searchers import fusion
 from asrtool.searchers.base import (
-    ALIGNED,
     SEARCHERS,
     Scorer,
     SearchModel,
     StreamingSearcher,
-    require_stream,
+    require_head,
 )
 from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
 from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
@@ -162,7 +161,7 @@ class CtcPrefixBeamConfig:
     configured.
     """
 
-    input: str = "ctc"  # stream to read
+    input: str = "ctc"  # head to read
     beam: int = 10
     # with ngram or hotwords: the most probable tokens of a frame that may extend a prefix
     candidates: int = 50
@@ -172,10 +171,6 @@ class CtcPrefixBeamConfig:
     hotwords: HotwordsConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.input == ALIGNED:
-            raise ValueError(
-                f"input: {ALIGNED} is no CTC head; ctc_greedy with collapse: false reads it"
-            )
         fusion.check_weights(self.weights, ngram=self.ngram, hotwords=self.hotwords)
         if self.weights.get("ctc", 0) <= 0 or not set(self.weights) <= {"ctc", "ngram", "hotwords"}:
             raise ValueError(
@@ -209,7 +204,7 @@ class CtcPrefixBeam(StreamingSearcher):
         tokens: Sequence[str] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
     ) -> None:
-        require_stream(model, config.input, "ctc_prefix_beam")
+        require_head(model, config.input, "ctc_prefix_beam")
         self.config = config
         self.model = model
         self.scores = fusion.load(config.ngram, config.hotwords, tokens, model.blank, model.eos)
@@ -230,7 +225,7 @@ class CtcPrefixBeam(StreamingSearcher):
             )
         except ValueError as error:
             raise ValueError(
-                f"ctc_prefix_beam: the stream '{self.config.input}' holds {error}; check the "
+                f"ctc_prefix_beam: the head '{self.config.input}' gives {error}; check the "
                 "model and its input"
             ) from None
         for seen, row, length in zip(

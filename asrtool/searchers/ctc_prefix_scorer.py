@@ -70,12 +70,12 @@ class CtcPrefixScorer:
     partial = True
     machine_code = True  # on CPU, where numba imports; else the same by torch
 
-    def __init__(self, model: SearchModel, stream: str = "ctc") -> None:
+    def __init__(self, model: SearchModel, head: str = "ctc") -> None:
         self.model = model
-        self.stream = stream
+        self.head = head
 
     def start(self, encoded: EncoderOutput, beam: int) -> CtcPrefixState:
-        frames = self.model.log_probs(encoded, self.stream)
+        frames = self.model.log_probs(encoded, self.head)
         log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if bool((frames.lengths < log_probs.shape[2]).any()):
             log_probs.masked_fill_(~frames.mask[:, None], -INF)

@@ -181,9 +181,9 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        held = getattr(model, "held", frozenset())  # what is never trained needs no average
+        frozen = getattr(model, "frozen", frozenset())  # what is never trained needs no average
         self._parameters = {
-            name: value for name, value in model.named_parameters() if name not in held
+            name: value for name, value in model.named_parameters() if name not in frozen
         }
         self._shadow = {
             name: parameter.detach().clone() for name, parameter in self._parameters.items()

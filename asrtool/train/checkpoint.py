@@ -32,6 +32,7 @@ from asrtool.log import first_few, logger
 from asrtool.system import atomic, stamp
 from asrtool.train import parallel, records
 from asrtool.train.records import CheckpointError, TornError
+from asrtool.train.renamed import present_name
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -226,10 +227,12 @@ def rank(folder: Path, metric: str, by: str) -> list[Path]:
 
 
 def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Tensors by their present names."""
     try:
-        return load_file(file, device)
+        tensors = load_file(file, device)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
+    return {present_name(name): value for name, value in tensors.items()}
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -278,11 +281,12 @@ def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, st
     its value.
     """
     own = model.state_dict(keep_vars=True)
+    copy = {present_name(f"{new}."): present_name(f"{old}.") for new, old in copy.items()}
     pairs = [
         (key, old + key[len(new) :])
         for new, old in copy.items()
         for key in own
-        if key.startswith(f"{new}.")
+        if key.startswith(new)
     ]
     return {**{name: source[origin] for name, origin in pairs if origin in source}, **source}
 
@@ -333,7 +337,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(file, "pt") as stream:
             names = stream.keys()
-            return {name: tuple(stream.get_slice(name).get_shape()) for name in names}
+            return {present_name(name): tuple(stream.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
@@ -388,7 +392,7 @@ def _memory(name: str, value: Tensor) -> tuple:
 
 
 def _allowed(name: str, patterns: Collection[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, present_name(pattern)) for pattern in patterns)
 
 
 def _listed(what: str, names: list[str]) -> str:

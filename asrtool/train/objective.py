@@ -22,7 +22,7 @@ class Term(Protocol):
     (asrtool/losses/base.py).
     """
 
-    stream: str
+    head: str
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from asrtool.train.renamed import present_name
 from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
 
 
@@ -114,7 +115,7 @@ def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
     return changed
 
 
-def thaw_steps(config: OptimConfig) -> list[int]:
+def unfreeze_steps(config: OptimConfig) -> list[int]:
     """The steps, ascending, from which on some more parameters are trained."""
     return sorted(
         {group.freeze_until + 1 for group in config.groups.values() if group.freeze_until}
@@ -125,36 +126,36 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
     """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves
     nothing to train.
 
-    What the model says that it holds (`held`: names, such as weights below LoRA) is frozen whatever
-    the patterns say.
+    What the model itself says is frozen (`frozen`: names, such as weights below LoRA) stays so
+    whatever the patterns say.
     """
-    held = getattr(model, "held", frozenset())
+    frozen = getattr(model, "frozen", frozenset())
     known = [name for name, _ in model.named_parameters()]
-    names = [name for name in known if name not in held]
+    names = [name for name in known if name not in frozen]
     chosen: dict[str, GroupConfig] = {}
     for pattern, group in config.groups.items():
-        matching = [name for name in known if fnmatchcase(name, pattern)]
+        matching = [name for name in known if fnmatchcase(name, present_name(pattern))]
         if not matching:
             raise OptimError(
                 f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
             )
-        if held.issuperset(matching):  # a pattern for all phases of a model that trains less
+        if frozen.issuperset(matching):  # a pattern for all phases of a model that trains less
             continue
-        taken = [name for name in matching if name not in chosen and name not in held]
+        taken = [name for name in matching if name not in chosen and name not in frozen]
         if not taken:
             raise OptimError(
                 f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern "
                 "above it"
             )
         chosen.update(dict.fromkeys(taken, group))
-    if (names or held) and all(name in chosen and chosen[name].freeze for name in names):
+    if (names or frozen) and all(name in chosen and chosen[name].freeze for name in names):
         raise OptimError(
             "optim.groups freezes every parameter of the model; nothing is left to train"
         )
     rest = GroupConfig()
     return {
         **{name: chosen.get(name, rest) for name in names},
-        **dict.fromkeys(held, GroupConfig(freeze=True)),
+        **dict.fromkeys(frozen, GroupConfig(freeze=True)),
     }
 
 

@@ -113,7 +113,7 @@ class Stepper:
         shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
-        optim.freeze(self.config, self.model, max(optim.thaw_steps(self.config), default=1))
+        optim.freeze(self.config, self.model, max(optim.unfreeze_steps(self.config), default=1))
         self._seed(0)
         try:
             _, report = self.evaluate(self.model, batch.to(self.device))
@@ -216,7 +216,7 @@ class Stepper:
         """
         changed = (
             optim.freeze(self.config, self.model, step)
-            if step in optim.thaw_steps(self.config)
+            if step in optim.unfreeze_steps(self.config)
             else False
         )
         if self._wrapped is None:

@@ -46,7 +46,7 @@ def case(rows=range(4), padding: int = 0, frames=FRAMES, dtype=torch.float32, re
     encoder = EncoderOutput(frames=streams["ctc"], positions=torch.zeros(len(rows), 1))
     labels = {"accent": torch.tensor([ACCENTS[index] for index in rows])}
     batch = Batch(ids=tuple(map(str, rows)), inputs=streams["ctc"], targets=targets, labels=labels)
-    return ModelOutput(encoder=encoder, streams=streams), batch
+    return ModelOutput(encoder=encoder, heads=streams), batch
 
 
 def build(name: str):
@@ -93,7 +93,7 @@ def test_an_utterance_too_short_for_its_text_gets_a_finite_loss_and_gradient(nam
     loss = build(name)
     loss(outputs, batch).sum().backward()
     gradients = [
-        stream.data.grad for stream in outputs.streams.values() if stream.data.grad is not None
+        stream.data.grad for stream in outputs.heads.values() if stream.data.grad is not None
     ]
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     assert loss.skipped(outputs, batch).shape == (4,)
@@ -103,12 +103,12 @@ def test_an_utterance_too_short_for_its_text_gets_a_finite_loss_and_gradient(nam
 def test_the_gradient_is_that_of_finite_differences(name):
     outputs, batch = case(dtype=torch.float64)
     loss = build(name)
-    stream = outputs.stream(loss.stream)
+    stream = outputs.head(loss.head)
 
     def value(data: Tensor) -> Tensor:
         changed = ModelOutput(
             encoder=outputs.encoder,
-            streams={**outputs.streams, loss.stream: Padded(data, stream.lengths)},
+            heads={**outputs.heads, loss.head: Padded(data, stream.lengths)},
         )
         return loss(changed, batch).sum()
 
@@ -128,7 +128,7 @@ def test_padding_gets_no_gradient(name):
     outputs, batch = case(padding=3, requires_grad=True)
     loss = build(name)
     loss(outputs, batch).sum().backward()
-    stream = outputs.stream(loss.stream)
+    stream = outputs.head(loss.head)
     assert (stream.data.grad[~stream.mask] == 0).all()
 
 

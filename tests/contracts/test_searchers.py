@@ -12,7 +12,7 @@ import yaml
 from asrtool import config
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.types import Hypothesis
-from tests.toy_search import ToyModel, choose, utterances
+from tests.toy_search import ToyModel, choose, heads, utterances
 
 LENGTHS = (9, 1, 14, 5, 12)
 every_searcher = pytest.mark.parametrize("name", SEARCHERS.names())
@@ -135,10 +135,10 @@ def test_nan_of_a_model_is_an_error_and_no_result(name):
 
 
 @every_searcher
-def test_a_missing_stream_or_scorer_is_named_with_what_there_is(name):
+def test_a_missing_head_or_scorer_is_named_with_what_there_is(name):
     model = ToyModel()
-    model.streams = frozenset({"inter"})
-    with pytest.raises(LookupError, match="'(ctc|attention|llm)'.*it has: (inter|none)"):
+    model.heads = heads("inter_ctc")
+    with pytest.raises(LookupError, match="'(ctc|attention|llm)'.*it has: (inter_ctc|none)"):
         build(name, model)
 
 

@@ -42,7 +42,7 @@ def test_ctc_is_the_sum_over_all_paths(frames, target):
         torch.tensor([target], dtype=torch.int64).reshape(1, -1), torch.tensor([len(target)])
     )
     outputs = ModelOutput(
-        encoder=EncoderOutput(frames=stream, positions=stream.mask), streams={"ctc": stream}
+        encoder=EncoderOutput(frames=stream, positions=stream.mask), heads={"ctc": stream}
     )
     batch = Batch(ids=("a",), inputs=stream, targets=targets)
     loss = LOSSES.build(CtcConfig(weight=1.0), eos=3)

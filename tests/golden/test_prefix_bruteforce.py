@@ -15,7 +15,7 @@ import torch
 from asrtool.searchers import CtcGreedy, CtcGreedyConfig, JointBeamConfig, ctc_prefix_beam_search
 from asrtool.searchers.beam import Beam
 from asrtool.types import EncoderOutput, Padded
-from tests.toy_search import ToyModel, collapse, safe_log
+from tests.toy_search import ToyModel, collapse, heads, safe_log
 
 CASES, LONGEST, MOST = 1000, 6, 4
 EXACT = {"abs": 1e-9, "rel": 1e-9}  # float64, only the order of sums differs
@@ -53,7 +53,7 @@ def path_scores(
 class Rows:
     """A model whose CTC stream is given."""
 
-    blank, eos, frame_shift, streams = 0, 99, 0.04, frozenset({"ctc"})
+    blank, eos, frame_shift, heads = 0, 99, 0.04, heads("ctc")
 
     def __init__(self, rows: list[np.ndarray]) -> None:
         self.rows = Padded.stack(

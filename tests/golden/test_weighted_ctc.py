@@ -46,7 +46,7 @@ def case(scale: float = 1.0):
     stream.data.requires_grad_()
     targets = Padded.stack([torch.tensor(target, dtype=torch.int64) for target in TARGETS])
     outputs = ModelOutput(
-        encoder=EncoderOutput(frames=stream, positions=stream.mask), streams={"ctc": stream}
+        encoder=EncoderOutput(frames=stream, positions=stream.mask), heads={"ctc": stream}
     )
     return outputs, Batch(ids=tuple("abcd"), inputs=stream, targets=targets), rows
 
@@ -58,7 +58,7 @@ def build(config):
 
 
 def gradient(loss, outputs, batch) -> Tensor:
-    (found,) = torch.autograd.grad(loss(outputs, batch).sum(), outputs.stream("ctc").data)
+    (found,) = torch.autograd.grad(loss(outputs, batch).sum(), outputs.head("ctc").data)
     return found
 
 
@@ -155,8 +155,8 @@ def test_gradients_are_finite_as_the_probability_goes_to_1(gamma):
     for row, path in enumerate(([1, 1, 2, 2, 0], [3, 0, 3, 1, 1], [2, 2, 2], [0, 0])):
         for frame, token in enumerate(path):
             sure[row, frame, token] = 200.0
-    stream = Padded(sure.requires_grad_(), outputs.stream("ctc").lengths)
-    outputs = ModelOutput(encoder=outputs.encoder, streams={"ctc": stream})
+    stream = Padded(sure.requires_grad_(), outputs.head("ctc").lengths)
+    outputs = ModelOutput(encoder=outputs.encoder, heads={"ctc": stream})
     configs = [
         FocalCtcConfig(weight=1.0, gamma=gamma),
         CtcConfig(weight=1.0, class_weights="inverse_frequency"),
@@ -168,9 +168,9 @@ def test_gradients_are_finite_as_the_probability_goes_to_1(gamma):
 
 def test_an_utterance_that_no_path_fits_gets_nothing():
     outputs, batch, _ = case()
-    stream = outputs.stream("ctc")
+    stream = outputs.head("ctc")
     short = ModelOutput(
-        encoder=outputs.encoder, streams={"ctc": Padded(stream.data, torch.tensor([1, 2, 3, 2]))}
+        encoder=outputs.encoder, heads={"ctc": Padded(stream.data, torch.tensor([1, 2, 3, 2]))}
     )
     for config in (
         CtcConfig(weight=1.0, class_weights="inverse_frequency", class_weighting="gradient"),

@@ -12,8 +12,8 @@ import torch
 
 from asrtool.experiment import TrainConfig, dump_phases, load_decode, load_phases
 from asrtool.losses import LOSSES
-from asrtool.models import LanguageModel
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
+from asrtool.models import LM_OUTPUT, LanguageModel
 from asrtool.searchers import SEARCHERS
 from asrtool.train.objective import Objective
 from asrtool.types import Batch, Padded
@@ -105,9 +105,9 @@ def test_a_training_config_survives_being_written_and_read(path, tmp_path):
 def test_a_training_config_builds_at_full_size(path):
     built = []  # phases mostly share a model, and one of many layers takes seconds
     for phase in load_phases(path).values():
-        if (phase.model, phase.streams) in built:
+        if (phase.model, phase.heads) in built:
             continue
-        built.append((phase.model, phase.streams))
+        built.append((phase.model, phase.heads))
         with torch.device("meta"):
             assert (
                 sum(parameter.numel() for parameter in build_model(phase, 5000).parameters()) > 1e5
@@ -145,7 +145,7 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
         build_model(dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY)
         for phase in phases
     ]
-    return {LanguageModel.STREAM: models[0].eval()} if models else {}
+    return {LM_OUTPUT: models[0].eval()} if models else {}
 
 
 @pytest.mark.parametrize("path", DECODE, ids=name)

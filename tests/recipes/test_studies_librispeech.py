@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from asrtool.experiment import load_phases, split_overrides
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from tests.recipes.conftest import ROOT, run_in
 
 RECIPE = ROOT / "egs" / "librispeech"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from tests.recipes.conftest import ROOT
 
 RECIPE = ROOT / "egs" / "kespeech"

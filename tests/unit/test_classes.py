@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from asrtool import experiment
-from asrtool.bin.train import PhaseError, check_labels
 from asrtool.classes import classifiers, mean
 from asrtool.log import logger
 from asrtool.searchers import CtcGreedyConfig
+from asrtool.training import PhaseError, check_labels
 
 CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
 

@@ -76,23 +76,10 @@ def test_a_mistake_in_any_phase_is_found_before_the_first_starts(config):
         load_phases(config)
 
 
-def test_a_best_metric_needs_the_stream_that_it_is_measured_on(config):
-    text = (
-        "losses: {attention: {type: cross_entropy, weight: 1.0}}\nmodel: {decoder: {type: "
-        "transformer}}"
-    )
-    config.write_text(BASE.replace("losses:\n  ctc: {type: ctc, weight: 1.0}", text.split("\n")[0]))
-    with pytest.raises(
-        ValueError,
-        match="trainer.best: valid/wer is measured on a 'ctc' stream, which no loss trains",
-    ):
-        load_phases(config, ["trainer.best=valid/wer"])
-
-
-def test_a_loss_of_weight_0_reads_no_stream(config):
+def test_a_loss_of_weight_0_reads_no_head(config):
     (phase, _) = load_phases(config, ["losses.aligned={type: axe, weight: 0}"]).values()
-    assert phase.streams == {"ctc"} and phase.rated == "ctc"
+    assert phase.heads == {"ctc"}
     (phase, _) = load_phases(
         config, ["losses.aligned={type: axe, weight: 1}", "losses.ctc.weight=0"]
     ).values()
-    assert phase.streams == {"aligned"} and phase.rated == "aligned"
+    assert phase.heads == {"aligned"}

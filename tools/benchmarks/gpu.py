@@ -125,7 +125,7 @@ def training(part: Part, vocab_size: int):
 
     from asrtool import experiment
     from asrtool.losses import LOSSES
-    from asrtool.recognizer import build_model
+    from asrtool.model_folder import build_model
     from asrtool.train.objective import Objective
     from asrtool.train.step import Stepper
 

@@ -63,9 +63,8 @@ def assemble(
     import torch
 
     from asrtool import experiment
-    from asrtool.bin import train as stage
     from asrtool.data import tokenizers
-    from asrtool.recognizer import build_model
+    from asrtool.model_folder import build_model
     from asrtool.train.step import DTYPES, Stepper
 
     phases = experiment.load_phases(
@@ -74,9 +73,8 @@ def assemble(
     phase = next(iter(phases.values()))
     (exp / "vocab").symlink_to(Path(vocab).resolve())
     (exp / "cmvn.json").symlink_to(train.resolve() / "cmvn.json")
-    args = argparse.Namespace(train=train, valid=train, vocab=Path(vocab), exp=exp, text=[])
     tokenizer = tokenizers.load(exp / "vocab")
-    batches, _ = stage.loaders(phase, args, stage.read_sets(args, phase), tokenizer)
+    batches, objective = prepared(phase, exp, train, Path(vocab), tokenizer)
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     precision = phase.trainer.precision
@@ -87,7 +85,7 @@ def assemble(
     stepper = Stepper(
         phase.optim,
         model,
-        stage.make_objective(phase, tokenizer, exp / "vocab"),
+        objective,
         planned=10000,
         precision=precision,
         device=torch.device("cpu"),
@@ -112,6 +110,26 @@ def timed(stepper: Any, groups: Iterator[Any], step: int, count: int) -> dict[st
             batch.inputs.data.shape[0] * batch.inputs.data.shape[1] for batch in group.batches
         )
     return {"cpu": cpu, "frames": frames, "padded": padded}
+
+
+def prepared(
+    phase: object, exp: Path, train: Path, vocab: Path, tokenizer: object
+) -> tuple[object, object]:
+    """Batches and objective of a phase, of this checkout or of an older one."""
+    paths = {"train": train, "valid": train, "vocab": vocab}
+    try:
+        from asrtool import training
+    except ImportError:  # checkouts whose command assembles the training
+        from asrtool.bin import train as training
+
+        sources = argparse.Namespace(**paths, exp=exp, text=[])
+        sets = training.read_sets(sources, phase)
+        batches, _ = training.loaders(phase, sources, sets, tokenizer)
+    else:
+        sources = training.Sources(**paths)
+        sets = training.read_sets(sources, phase)
+        batches, _ = training.loaders(exp, phase, sources, sets, tokenizer)
+    return batches, training.make_objective(phase, tokenizer, exp / "vocab")
 
 
 # -- the comparison --------------------------------------------------------

@@ -24,7 +24,8 @@ import torch
 
 from asrtool.data import tokenizers
 from asrtool.experiment import DecodeConfig, load_phases
-from asrtool.recognizer import Recognizer, build_model
+from asrtool.model_folder import build_model
+from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.streaming import Stream
 
@@ -127,7 +128,7 @@ def untrained(args: argparse.Namespace) -> Recognizer:
         text = "".join(chr(0x4E00 + number) for number in range(TOKENS - 3))
         tokenizer = tokenizers.train([text], "char", 0, Path(folder))
     searcher = CtcPrefixBeamConfig(beam=10)
-    if not args.greedy and {"attention", "reverse"} <= phase.streams:
+    if not args.greedy and {"attention", "reverse"} <= phase.heads:
         searcher = RescoringConfig(weights={"ctc": 0.5, "attention": 0.35, "reverse": 0.15})
     model.encoder.left_chunks = None if args.left_chunks == -1 else args.left_chunks
     settings = DecodeConfig(searcher=searcher, chunk=args.chunk, left_chunks=args.left_chunks)

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asrtool.encoders import StreamingEncoder
 from asrtool.experiment import load_phases
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from asrtool.types import Padded
 
 CASES = [(None, None), (16, None), (16, 4), (16, 1), (8, 8), (4, 16), (4, 4)]  # chunk, left chunks

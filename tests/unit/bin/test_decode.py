@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin import decode, score
-from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.model_folder import ExperimentError
+from asrtool.recognizer import Recognizer
 from asrtool.system import atomic, stamp
 from asrtool.work import WorkError
 

@@ -11,7 +11,7 @@ import torch
 
 from asrtool.bin import export_llm, make_vocab, train
 from asrtool.data import tokenizers
-from asrtool.model_folder import ExperimentError, build_model, phase_config
+from asrtool.model_folder import Experiment, ExperimentError, build_model
 from asrtool.recognizer import Recognizer
 from asrtool.train import checkpoint
 from asrtool.types import Batch, Padded
@@ -70,13 +70,11 @@ def test_a_language_model_of_ours_is_one_of_transformers(language):
     )
     with torch.inference_mode():
         logits = model(torch.tensor([[ours.eos, *ids]])).logits[0]
-    phase, config = phase_config(language / "exp")
+    phase, config = Experiment.open(language / "exp").phase()
     trained = build_model(config, ours.size)
     checkpoint.load_model(trained, language / "exp" / phase / "average-1.safetensors")
     targets = Padded.stack([torch.tensor(ids)])
-    expected = (
-        trained.eval()(Batch(ids=("u",), inputs=targets, targets=targets)).stream("lm").data[0]
-    )
+    expected = trained.eval()(Batch(ids=("u",), inputs=targets, targets=targets)).head("lm").data[0]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -37,9 +37,7 @@ def model():
         encoder=encoder, decoder=TransformerDecoderConfig(num_layers=2, num_heads=2, ffn_dim=32)
     )
     streams = frozenset({"ctc", "attention"})
-    return MODELS.build(
-        config, input_dim=20, vocab_size=6, frame_shift=0.01, streams=streams
-    ).eval()
+    return MODELS.build(config, input_dim=20, vocab_size=6, frame_shift=0.01, heads=streams).eval()
 
 
 def batch() -> Batch:
@@ -136,7 +134,7 @@ def test_accents_are_a_map_and_a_stride_drops_no_frames():
         input_dim=20,
         vocab_size=6,
         frame_shift=0.01,
-        streams=streams,
+        heads=streams,
     )
     for line, length in zip(probe.taps(model.eval(), batch(), TOKENS), (10, 5, 3), strict=True):
         assert "key_frames" not in line and set(line["curves"]) == {"ctc: not blank"}

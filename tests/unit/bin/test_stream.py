@@ -15,8 +15,8 @@ import torch
 from asrtool.bin import decode, score, stream
 from asrtool.data import audio
 from asrtool.encoders.qifusion import AccentHead
-from asrtool.model_folder import decode_config
-from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig, RescoringConfig
 from asrtool.streaming import EndConfig, FeatureStream, Stream
 from tests import toy_experiment
@@ -43,7 +43,10 @@ def sounds(toy: Path) -> dict[Path, str]:
 def recognizer(toy: Path, chunk: int = 4, searcher: object = None, **options) -> Recognizer:
     searcher = searcher or RescoringConfig(weights={"ctc": 0.5, "attention": 0.5})
     return Recognizer.load(
-        toy / "exp", replace(decode_config(toy / "exp"), searcher=searcher, chunk=chunk, **options)
+        toy / "exp",
+        replace(
+            Experiment.open(toy / "exp").decode_config(), searcher=searcher, chunk=chunk, **options
+        ),
     )
 
 

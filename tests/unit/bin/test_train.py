@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.bin.train import PhaseError, main
+from asrtool.bin.train import main
 from asrtool.data.kaldi import datadir
 from asrtool.train import checkpoint
 from asrtool.train.folder import FolderError
+from asrtool.training import PhaseError
 from tests.toy_corpus import CONFIG, arguments, write_corpus
 
 PHASES = """

@@ -16,9 +16,8 @@ from asrtool.bin import decode, plot
 from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
-from asrtool.model_folder import model_to_load
+from asrtool.model_folder import build_model, without_published_weights
 from asrtool.plots import PlotError
-from asrtool.recognizer import build_model
 from asrtool.train.objective import Objective
 from asrtool.train.step import Stepper
 from asrtool.types import Batch, Padded
@@ -145,7 +144,7 @@ def test_an_encoder_without_echo_has_nothing_to_draw(toy):
 
 def test_what_was_trained_needs_no_published_weights():
     phase = load_phases(CONF / "train_echotune_1h.yaml", ["model.encoder.size=tiny"])["train"]
-    model = model_to_load(phase, 12)
+    model = build_model(without_published_weights(phase), 12)
     assert model.encoder.dim == 32 and hasattr(
         model.encoder.model.encoder.layers[0].attention, "echo"
     )

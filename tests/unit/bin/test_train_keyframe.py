@@ -20,7 +20,7 @@ from asrtool.bin.plot import PlotError
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode
-from asrtool.model_folder import decode_config
+from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.score import count_errors
 from asrtool.searchers import AttentionBeamConfig
@@ -165,7 +165,7 @@ def test_words_get_their_times_from_the_inter_ctc_head(toy, exp):
 
 
 def test_a_model_without_a_ctc_head_is_searched_by_what_it_has(exp):
-    assert isinstance(decode_config(exp).searcher, AttentionBeamConfig)
+    assert isinstance(Experiment.open(exp).decode_config().searcher, AttentionBeamConfig)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from asrtool.experiment import load_phases
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from asrtool.types import Padded
 from tests.unit.encoders.test_qifusion import streamed
 

@@ -29,7 +29,7 @@ def case(dtype=torch.float32, truth=TRUTH, labels=True) -> tuple[ModelOutput, Ba
         targets=Padded.stack([torch.zeros(0)] * 4),
         labels=given,
     )
-    return ModelOutput(encoder=encoder, streams={"accent": logits}), batch
+    return ModelOutput(encoder=encoder, heads={"accent": logits}), batch
 
 
 def loss(**options) -> AccentLoss:
@@ -53,7 +53,7 @@ def by_hand(row: torch.Tensor, truth: int, form: str) -> float:
 def test_it_is_its_formula(form, dtype):
     outputs, batch = case(dtype)
     found = loss(form=form)(outputs, batch).tolist()
-    rows = outputs.streams["accent"].unpad()
+    rows = outputs.heads["accent"].unpad()
     assert found[:2] == pytest.approx([by_hand(rows[i], TRUTH[i], form) for i in (0, 1)], abs=1e-5)
     assert found[2:] == [0.0, 0.0]  # no label; no frames
 
@@ -62,7 +62,7 @@ def test_it_is_its_formula(form, dtype):
 @pytest.mark.parametrize(("truth", "labels"), [((-1,) * 4, True), (TRUTH, False)])
 def test_a_set_without_the_label_is_masked_and_gives_gradients_of_zero(form, truth, labels):
     outputs, batch = case(truth=truth, labels=labels)
-    data = outputs.streams["accent"].data.requires_grad_()
+    data = outputs.heads["accent"].data.requires_grad_()
     found = loss(form=form)(outputs, batch)
     found.sum().backward()
     assert found.tolist() == [0.0] * 4 and not data.grad.any()
@@ -70,7 +70,7 @@ def test_a_set_without_the_label_is_masked_and_gives_gradients_of_zero(form, tru
 
 def test_saturated_frames_have_finite_losses_and_gradients():
     outputs, batch = case()
-    data = outputs.streams["accent"].data
+    data = outputs.heads["accent"].data
     data[0] = torch.tensor([1e4, -1e4, -1e4])
     data.requires_grad_()
     found = loss()(outputs, batch)
@@ -87,7 +87,7 @@ def test_a_label_beyond_the_head_says_what_to_set():
 
 
 def test_the_utterance_is_what_its_frames_are_in_the_mean():
-    logits = case()[0].streams["accent"]
+    logits = case()[0].heads["accent"]
     found = mean_posteriors(logits)
     torch.testing.assert_close(found[0], logits.data[0].softmax(-1).mean(0))
     torch.testing.assert_close(found[1], logits.data[1, :2].softmax(-1).mean(0))

@@ -120,7 +120,7 @@ def outputs() -> tuple[ModelOutput, Batch]:
     encoder = EncoderOutput(frames=speech, positions=torch.zeros(3, 5))
     tokens = Padded.stack([torch.tensor(row, dtype=torch.int64) for row in TOKENS])
     batch = Batch(ids=("a", "b", "c"), inputs=speech, targets=tokens)
-    return ModelOutput(encoder=encoder, streams={"speech": speech, "text": text}), batch
+    return ModelOutput(encoder=encoder, heads={"speech": speech, "text": text}), batch
 
 
 def test_the_entropy_of_its_attention_is_logged_beside_it():

@@ -156,7 +156,7 @@ def test_fewer_frames_than_tokens_everywhere_is_no_reason_to_skip(config):
     stream = Padded(logits, torch.tensor([2, 1, 0]))
     outputs = ModelOutput(
         encoder=EncoderOutput(frames=stream, positions=torch.zeros(3, 2)),
-        streams={"aligned": stream},
+        heads={"aligned": stream},
     )
     targets = Padded(torch.randint(1, 5, (3, 9)), torch.tensor([9, 5, 3]))
     loss = LOSSES.build(config, eos=4)

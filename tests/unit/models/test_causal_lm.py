@@ -20,7 +20,7 @@ def build(copy: CopyConfig | None) -> CausalLm:
     torch.manual_seed(0)
     config = CausalLmConfig(shape="llama-tiny", copy=copy)
     return CausalLm(
-        config, input_dim=1, vocab_size=EOS + 1, frame_shift=1.0, streams=frozenset({"lm"})
+        config, input_dim=1, vocab_size=EOS + 1, frame_shift=1.0, heads=frozenset({"lm"})
     ).eval()
 
 
@@ -34,7 +34,7 @@ def batch(*sentences: list[int]) -> Batch:
 )
 def test_row_u_rates_token_u_after_what_stands_in_front(copy: CopyConfig | None) -> None:
     model = build(copy)
-    logits = model(batch(*SENTENCES)).stream("lm")
+    logits = model(batch(*SENTENCES)).head("lm")
     assert logits.lengths.tolist() == [len(one) + 1 for one in SENTENCES]
     for row, sentence in zip(logits.unpad(), SENTENCES, strict=True):
         front = model.spelt(torch.tensor(sentence, dtype=torch.int64)).tolist()

@@ -22,11 +22,11 @@ ENCODER = ConformerConfig(
 DECODER = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
 
 
-def build(streams=("ctc", "attention"), decoder=DECODER, reverse=None):
+def build(heads=("ctc", "attention"), decoder=DECODER, reverse=None):
     torch.manual_seed(0)
     config = HybridConfig(encoder=ENCODER, decoder=decoder, reverse_decoder=reverse)
     return MODELS.build(
-        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=frozenset(streams)
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, heads=frozenset(heads)
     ).eval()
 
 
@@ -38,18 +38,17 @@ def batch(frames=(40, 17), targets=((1, 2, 3), (4,))):
 
 
 def test_a_head_exists_where_a_loss_reads_it_and_nowhere_else():
-    assert set(build()(batch()).streams) == {"ctc", "attention"}
-    assert set(build(["attention"])(batch()).streams) == {"attention"}
-    assert not [
-        name for name, _ in build(["attention"]).named_parameters() if name.startswith("heads")
-    ]
+    assert set(build()(batch()).heads) == {"ctc", "attention"}
+    assert set(build(["attention"])(batch()).heads) == {"attention"}
+    names = [name for name, _ in build(["attention"]).named_parameters()]
+    assert all(name.startswith(("encoder.", "heads.attention.decoder.")) for name in names)
 
 
 def test_lengths_and_times_follow_the_stem():
     model = build()
     output = model(batch())
-    assert output.streams["ctc"].data.shape == (2, 10, VOCABULARY)
-    assert output.streams["ctc"].lengths.tolist() == [10, 5]
+    assert output.heads["ctc"].data.shape == (2, 10, VOCABULARY)
+    assert output.heads["ctc"].lengths.tolist() == [10, 5]
     assert model.frame_shift == pytest.approx(0.04)
 
 
@@ -57,37 +56,37 @@ def test_log_probs_are_normalised_and_those_of_the_training_pass():
     model, case = build(), batch()
     log_probs = model.log_probs(model.encode(case.inputs))
     torch.testing.assert_close(log_probs.data.exp().sum(-1), torch.ones(2, 10))
-    torch.testing.assert_close(log_probs.data, model(case).streams["ctc"].data.log_softmax(-1))
+    torch.testing.assert_close(log_probs.data, model(case).heads["ctc"].data.log_softmax(-1))
 
 
-def test_a_stream_that_no_loss_trained_is_an_error_that_lists_the_others():
+def test_a_head_that_no_loss_trained_is_an_error_that_lists_the_others():
     model = build(["attention"])
     with pytest.raises(
         LookupError,
-        match="no loss trained the stream 'ctc'; frame-synchronous streams of this model: none",
+        match="no loss trained the head 'ctc' .heads of this model: attention",
     ):
         model.log_probs(model.encode(batch().inputs))
-    with pytest.raises(LookupError, match="no stream 'ctc' .it has: attention."):
-        model(batch()).stream("ctc")
+    with pytest.raises(LookupError, match="no head 'ctc' .it has: attention."):
+        model(batch()).head("ctc")
 
 
 @pytest.mark.parametrize(
-    ("streams", "decoder", "message"),
+    ("heads", "decoder", "message"),
     [
         (("attention",), None, "model.decoder is not set"),
-        (("ctc",), DECODER, "no loss reads its stream 'attention'"),
+        (("ctc",), DECODER, "no loss reads its head 'attention'"),
     ],
 )
-def test_a_decoder_and_its_loss_come_together(streams, decoder, message):
+def test_a_decoder_and_its_loss_come_together(heads, decoder, message):
     with pytest.raises(ValueError, match=message):
-        build(streams, decoder)
+        build(heads, decoder)
 
 
-def test_a_right_to_left_decoder_has_a_stream_of_its_own_and_rates_sequences():
+def test_a_right_to_left_decoder_has_a_head_of_its_own_and_rates_sequences():
     model, case = build(["ctc", "attention", "reverse"], reverse=DECODER), batch()
-    streams = model(case).streams
-    assert streams["reverse"].data.shape == streams["attention"].data.shape
-    assert streams["reverse"].lengths.tolist() == [4, 2]
+    outputs = model(case).heads
+    assert outputs["reverse"].data.shape == outputs["attention"].data.shape
+    assert outputs["reverse"].lengths.tolist() == [4, 2]
     assert set(model.rescorers()) == {"attention", "reverse"} and set(model.scorers()) == {
         "attention"
     }
@@ -99,9 +98,9 @@ def test_a_right_to_left_decoder_has_a_stream_of_its_own_and_rates_sequences():
 
 
 @pytest.mark.parametrize(
-    ("streams", "reverse"),
+    ("heads", "reverse"),
     [(("ctc", "attention", "reverse"), None), (("ctc", "attention"), DECODER)],
 )
-def test_a_right_to_left_decoder_and_its_loss_come_together(streams, reverse):
+def test_a_right_to_left_decoder_and_its_loss_come_together(heads, reverse):
     with pytest.raises(ValueError, match="reverse_decoder is (not )?set.*"):
-        build(streams, reverse=reverse)
+        build(heads, reverse=reverse)

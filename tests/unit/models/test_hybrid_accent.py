@@ -23,17 +23,17 @@ def build(encoder=ENCODER, **options):
     torch.manual_seed(0)
     config = HybridConfig(encoder=encoder, decoder=DECODER, **options)
     return MODELS.build(
-        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=STREAMS
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, heads=STREAMS
     ).eval()
 
 
 def changed(model, module, case) -> dict[str, bool]:
     """Which streams change when the weights of a module do."""
-    before = model(case).streams
+    before = model(case).heads
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter))
-    after = model(case).streams
+    after = model(case).heads
     return {name: not torch.allclose(before[name].data, after[name].data) for name in before}
 
 
@@ -60,12 +60,12 @@ def test_ctc_reads_the_acoustic_stream_and_the_decoder_the_fused_one():
 
 
 @torch.no_grad()
-def test_ctc_may_read_another_stream():
+def test_ctc_may_read_another_tap():
     model = build(ctc_input="frames")
     assert changed(model, model.encoder.accent_fusion, batch())["ctc"]
     with pytest.raises(
         LookupError,
-        match="has no tap 'fused' .it has: accent, accent_embedding, acoustic, or frames",
+        match="the tap 'fused', which the encoder does not have .it has: accent, accent_embed",
     ):
         build(ctc_input="fused")(batch())
 

@@ -65,7 +65,7 @@ def test_streams_of_the_matching_loss(llm, hubert):
         toy_llm.build(toy_llm.config(llm, hubert), ("llm", "speech")),
         toy_llm.batch(True),
     )
-    streams = model(batch).streams
+    streams = model(batch).heads
     assert torch.equal(
         streams["text"].data[0, :11], model.llm.get_input_embeddings()(batch.targets.data)[0]
     )
@@ -282,7 +282,7 @@ def test_a_vocabulary_of_another_tokenizer_is_an_error(llm):
             input_dim=20,
             vocab_size=50,
             frame_shift=0.01,
-            streams=frozenset({"llm"}),
+            heads=frozenset({"llm"}),
         )
 
 
@@ -325,5 +325,5 @@ def test_ctc_on_the_adapter_needs_a_token_that_no_text_has(llm):
     model = toy_llm.build(toy_llm.config(llm), ("llm", "ctc"))
     assert model.blank == 0
     batch = toy_llm.batch(False)
-    assert model(batch).stream("ctc").data.shape[2] == 33
+    assert model(batch).head("ctc").data.shape[2] == 33
     assert toy_llm.build(toy_llm.config(llm)).blank is None

@@ -8,6 +8,7 @@ from tests.toy_search import (
     MemoryScorer,
     ToyModel,
     choose,
+    heads,
     label_probabilities,
     safe_log,
     utterances,
@@ -77,7 +78,7 @@ def test_parts_are_those_of_the_searches_with_one_scorer():
 
 def test_a_scorer_of_weight_zero_is_not_computed():
     model = ToyModel(vocabulary=9, seed=3)
-    model.streams = frozenset({"attention"})  # no CTC head at all
+    model.heads = heads("attention")  # no CTC head at all
     found = search(JointBeamConfig(weights={"attention": 1.0, "ctc": 0.0}), model)
     assert found == search(AttentionBeamConfig(), model)
     assert set(found[0][0].parts) == {"attention"}

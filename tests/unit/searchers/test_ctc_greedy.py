@@ -5,6 +5,7 @@ import torch
 
 from asrtool.searchers import CtcGreedy, CtcGreedyConfig
 from asrtool.types import EncoderOutput, Hypothesis, Padded
+from tests.toy_search import heads
 
 
 class Frames:
@@ -13,17 +14,17 @@ class Frames:
     """
 
     blank, eos, frame_shift = 0, 4, 0.04
-    streams = frozenset({"ctc", "inter"})
+    heads = heads("ctc", "inter_ctc")
 
-    def __init__(self, path: list[tuple[int, float]], stream: str = "ctc") -> None:
-        self.stream = stream
+    def __init__(self, path: list[tuple[int, float]], head: str = "ctc") -> None:
+        self.head = head
         self.probabilities = torch.full((1, len(path), 5), 0.0)
         for frame, (token, probability) in enumerate(path):
             self.probabilities[0, frame] = (1 - probability) / 4
             self.probabilities[0, frame, token] = probability
 
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
-        assert stream == self.stream
+    def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded:
+        assert head == self.head
         return Padded(self.probabilities.log(), torch.tensor([self.probabilities.shape[1]]))
 
 
@@ -59,13 +60,13 @@ def test_the_first_of_equal_peaks_counts():
 
 def test_a_stream_with_its_own_frames_lies_on_the_grid_itself():
     path = [(0, 0.9), (0, 0.9), (0, 0.9), (2, 0.9)]
-    assert search(path, positions=[7, 9], input="inter").positions == (3,)
+    assert search(path, positions=[7, 9], input="inter_ctc").positions == (3,)
 
 
-def test_the_score_is_that_of_the_whole_path_and_named_after_the_stream():
-    hypothesis = search([(0, 0.5), (1, 0.25)], input="inter")
+def test_the_score_is_that_of_the_whole_path_and_named_after_the_head():
+    hypothesis = search([(0, 0.5), (1, 0.25)], input="inter_ctc")
     assert hypothesis.score == pytest.approx(torch.tensor(0.125).log().item(), abs=1e-6)
-    assert hypothesis.parts == {"inter": hypothesis.score}
+    assert hypothesis.parts == {"inter_ctc": hypothesis.score}
 
 
 def test_silence_is_an_empty_hypothesis():

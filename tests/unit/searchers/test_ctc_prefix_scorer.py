@@ -8,7 +8,7 @@ import torch
 from asrtool.searchers import ctc_prefix_scorer
 from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
 from asrtool.types import EncoderOutput, Padded
-from tests.toy_search import ToyModel, choose, utterances
+from tests.toy_search import ToyModel, choose, heads, utterances
 
 INF = float("inf")
 
@@ -21,7 +21,7 @@ def machine_code(request, monkeypatch):
 class Table:
     """A model whose CTC log-probabilities are given."""
 
-    blank, frame_shift, streams = 0, 0.04, frozenset({"ctc"})
+    blank, frame_shift, heads = 0, 0.04, heads("ctc")
 
     def __init__(self, log_probs: torch.Tensor) -> None:
         self.table = log_probs

@@ -39,7 +39,7 @@ def model():
     streams = frozenset({"inter_ctc", "aligned", "attention"})
     config = HybridConfig(encoder=encoder, decoder=decoder)
     return MODELS.build(
-        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, streams=streams
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, heads=streams
     ).eval()
 
 
@@ -56,8 +56,8 @@ def batch():
 
 def test_streams_have_the_frames_of_their_place(model, batch):
     outputs = model(batch)
-    assert outputs.streams["inter_ctc"].lengths.tolist() == [40, 18]
-    assert outputs.streams["aligned"].lengths.equal(outputs.encoder.frames.lengths)
+    assert outputs.heads["inter_ctc"].lengths.tolist() == [40, 18]
+    assert outputs.heads["aligned"].lengths.equal(outputs.encoder.frames.lengths)
     assert (outputs.encoder.frames.lengths < torch.tensor([40, 18])).all()
 
 
@@ -95,10 +95,12 @@ def test_the_joint_search_rates_by_the_head_that_sees_all_frames(model, batch):
     assert best.parts["inter_ctc"] == pytest.approx(-loss(outputs, again)[0].item(), abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", [CtcGreedyConfig, CtcPrefixBeamConfig])
-def test_no_ctc_search_takes_the_aligned_head_for_its_own(kind):
-    with pytest.raises(ValueError, match="input: aligned"):
-        kind(input="aligned")
+def test_no_ctc_search_takes_the_aligned_head_for_its_own(model):
+    with pytest.raises(ValueError, match="'aligned' has a frame for every token"):
+        SEARCHERS.build(CtcGreedyConfig(input="aligned", collapse=True), model=model)
+    assert not SEARCHERS.build(CtcGreedyConfig(input="aligned"), model=model).collapse
+    with pytest.raises(LookupError, match="cannot read the head 'aligned'.*can read: inter_ctc"):
+        SEARCHERS.build(CtcPrefixBeamConfig(input="aligned"), model=model)
 
 
 @pytest.mark.parametrize("name", ["ctc", "aligned"])

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from asrtool import plots
-from asrtool.bin import recognize, train
+from asrtool import plots, training
+from asrtool.bin import recognize
 from asrtool.data import corpus, features
 from asrtool.data.kaldi import tables
+from asrtool.models import Model
 from asrtool.score import files
 from asrtool.system import atomic, journal, stamp
 from asrtool.train import records
@@ -48,6 +49,14 @@ def draw(path: Path, value: str) -> None:
 
 
 # name of the file -> writes something that depends on `value`
+class Sized(Model):
+    frame_shift = 0.04
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, size)
+
+
 WRITERS: dict[str, Callable[[Path, str], object]] = {
     "any.txt": atomic.write_text,
     "RESULTS.md": files.replace_text,
@@ -58,7 +67,7 @@ WRITERS: dict[str, Callable[[Path, str], object]] = {
     "a.txt": lambda path, value: recognize.write(
         "a", SimpleNamespace(text=value), "text", path, False
     ),
-    "model.json": lambda path, value: train.describe(nn.Linear(1, len(value)), path.parent),
+    "model.json": lambda path, value: training.describe(Sized(len(value)), path.parent),
     "curves.png": draw,
 }
 

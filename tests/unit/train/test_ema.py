@@ -54,6 +54,6 @@ def test_a_restored_average_goes_on_as_before():
 
 def test_what_is_never_trained_has_no_average():
     model = nn.Sequential(model_of(1.0), model_of(2.0))
-    model.held = frozenset({"0.weight"})
+    model.frozen = frozenset({"0.weight"})
     with Ema(model, 0.5).averaged() as trained:
         assert set(trained) == {"1.weight"}

@@ -23,7 +23,7 @@ class Pull:
         self.along = torch.tensor(along)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> torch.Tensor:
-        return (outputs.stream("x").data[0, 0] * self.along).sum()[None]
+        return (outputs.head("x").data[0, 0] * self.along).sum()[None]
 
 
 class Model(nn.Module):
@@ -35,7 +35,7 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> ModelOutput:
         x = Padded(self.shared[None, None], torch.tensor([1]))
         return ModelOutput(
-            encoder=EncoderOutput(frames=x, positions=torch.zeros(1, 1)), streams={"x": x}
+            encoder=EncoderOutput(frames=x, positions=torch.zeros(1, 1)), heads={"x": x}
         )
 
 

@@ -86,7 +86,7 @@ def test_freeze_until_lets_go_after_that_step():
     optim.freeze(config, model, 1)
     assert not model.encoder[0].weight.requires_grad
     assert not optim.freeze(config, model, 5)
-    assert optim.thaw_steps(config) == [6]
+    assert optim.unfreeze_steps(config) == [6]
     assert optim.freeze(config, model, 6)
     assert model.encoder[0].weight.requires_grad
 
@@ -102,11 +102,11 @@ def test_the_scheduled_rate_is_scaled_by_group():
 
 def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
     model = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
-    model.held = frozenset({"base.weight", "base.bias"})
+    model.frozen = frozenset({"base.weight", "base.bias"})
     chosen = optim.assign(
         optim.OptimConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model
     )
-    assert {name for name, group in chosen.items() if group.freeze} == model.held
+    assert {name for name, group in chosen.items() if group.freeze} == model.frozen
     frozen = optim.OptimConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
     with pytest.raises(optim.OptimError, match="nothing is left to train"):
         optim.assign(frozen, model)

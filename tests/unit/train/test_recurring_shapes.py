@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asrtool import experiment
-from asrtool.bin import train
+from asrtool import experiment, training
 from asrtool.data import tokenizers
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from asrtool.train.step import Stepper
 from tests.toy_corpus import CONFIG, write_corpus, write_set
 
@@ -47,19 +45,16 @@ def test_a_second_epoch_has_no_shape_that_the_first_has_not(tmp_path: Path) -> N
     (tmp_path / "config.yaml").write_text(CONFIG)
     (tmp_path / "cmvn.json").symlink_to(tmp_path / "more" / "cmvn.json")
     phase = next(iter(experiment.load_phases(tmp_path / "config.yaml", []).values()))
-    args = argparse.Namespace(
-        train=tmp_path / "more",
-        valid=tmp_path / "valid",
-        vocab=tmp_path / "vocab",
-        exp=tmp_path,
-        text=[],
+    sources = training.Sources(
+        train=tmp_path / "more", valid=tmp_path / "valid", vocab=tmp_path / "vocab"
     )
     tokenizer = tokenizers.load(tmp_path / "vocab")
-    batches, _ = train.loaders(phase, args, train.read_sets(args, phase), tokenizer)
+    sets = training.read_sets(sources, phase)
+    batches, _ = training.loaders(tmp_path, phase, sources, sets, tokenizer)
     stepper = Stepper(
         phase.optim,
         build_model(phase, tokenizer.size),
-        train.make_objective(phase, tokenizer, tmp_path / "vocab"),
+        training.make_objective(phase, tokenizer, tmp_path / "vocab"),
         planned=100,
         precision="float32",
         device=torch.device("cpu"),

@@ -218,4 +218,4 @@ def test_the_rates_of_frozen_and_scaled_groups_follow_the_schedule():
     stepper = toy_stepper(groups={"head.*": GroupConfig(lr_scale=0.5)})
     stepper.update(toy_step(NUMBERS), 1)
     assert sorted({group["lr"] for group in stepper.optimizer.param_groups}) == [0.05, 0.1]
-    assert optim.thaw_steps(replace(stepper.config, groups={})) == []
+    assert optim.unfreeze_steps(replace(stepper.config, groups={})) == []

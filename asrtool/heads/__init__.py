@@ -1,0 +1,46 @@
+"""The heads: this list is the registry. A new file is added here."""
+
+from __future__ import annotations
+
+from asrtool.heads.attention import (
+    AttentionHead,
+    AttentionHeadConfig,
+    ReverseHead,
+    ReverseHeadConfig,
+)
+from asrtool.heads.base import HEADS, FrameHead, Head, Search, names_of, ranked
+from asrtool.heads.frames import (
+    AccentHead,
+    AccentHeadConfig,
+    AlignedHead,
+    AlignedHeadConfig,
+    CtcHead,
+    CtcHeadConfig,
+    InterCtcHead,
+    InterCtcHeadConfig,
+    LinearHead,
+    TapHead,
+)
+
+__all__ = [
+    "HEADS",
+    "AccentHead",
+    "AccentHeadConfig",
+    "AlignedHead",
+    "AlignedHeadConfig",
+    "AttentionHead",
+    "AttentionHeadConfig",
+    "CtcHead",
+    "CtcHeadConfig",
+    "FrameHead",
+    "Head",
+    "InterCtcHead",
+    "InterCtcHeadConfig",
+    "LinearHead",
+    "ReverseHead",
+    "ReverseHeadConfig",
+    "Search",
+    "TapHead",
+    "names_of",
+    "ranked",
+]

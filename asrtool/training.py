@@ -1,0 +1,431 @@
+"""Train from Python: what `asrtool train` does, behind the reading of its command line.
+
+asrtool.train("exp/conformer", load_phases("conf/train_conformer.yaml"),
+              Sources(train="dump/fbank80/train", valid="dump/fbank80/dev", vocab="data/vocab"))
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asrtool import config, distributed, experiment
+from asrtool.data import augment, tokenizers
+from asrtool.data.config import DataConfig
+from asrtool.data.examples import DataError
+from asrtool.data.features import Cmvn
+from asrtool.data.kaldi import datadir
+from asrtool.data.lengths import Lengths
+from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
+from asrtool.data.shards.loader import step_loader
+from asrtool.data.text import Sentences, TextDataset, TextLoader
+from asrtool.experiment import TrainConfig
+from asrtool.heads import Head, Search, ranked
+from asrtool.log import logger
+from asrtool.losses import LOSSES, AccentLossConfig
+from asrtool.losses.cross_entropy import append
+from asrtool.model_folder import build_model
+from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
+from asrtool.score import count_errors
+from asrtool.score.normalize import splitter
+from asrtool.searchers import SEARCHERS
+from asrtool.system import atomic, stamp
+from asrtool.train import averaging, checkpoint, folder, optim, records
+from asrtool.train.objective import Objective
+from asrtool.train.trainer import Trainer, check_metric
+from asrtool.types import Batch, ModelOutput, Utterance
+
+Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
+MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
+
+
+class PhaseError(ValueError):
+    """A phase of the config cannot be trained; found before the first one starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a training reads."""
+
+    train: Path  # folder of stage 1
+    valid: Path  # likewise
+    vocab: Path  # folder of stage 2
+    text: tuple[Path, ...] = ()  # further text for a language model, a sentence a line
+    init: Path | None = None  # weights that the first phase starts from
+
+    def roles(self) -> dict[str, Path]:
+        """Every path by its role."""
+        found = {"train": self.train, "valid": self.valid, "vocab": self.vocab}
+        if self.init is not None:
+            found["init"] = self.init
+        return found | {f"text {number}": path for number, path in enumerate(self.text)}
+
+
+def train(
+    exp: Path,
+    phases: Mapping[str, TrainConfig],
+    sources: Sources,
+    command: str = "",
+    force: bool = False,
+) -> int:
+    """Train the phases one after another into the folder `exp`; an interrupted training goes on, a
+    finished one is left alone.
+
+    command: what is noted in command.txt. force: where `exp` holds another training, move it aside
+    instead of raising `FolderError`. Gives the signal that stopped the training, or 0. In a
+    `distributed.process_group`, every rank calls it.
+    """
+    exp = Path(exp)
+    with ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(stamp.locked(exp))
+            prepare(exp, phases, sources, command, force)
+            check_phases(exp, phases, sources)
+        distributed.barrier()
+        return train_phases(exp, phases, sources)
+
+
+def prepare(
+    exp: Path, phases: Mapping[str, TrainConfig], sources: Sources, command: str, force: bool
+) -> None:
+    """Write the experiment's folder, or make sure that it is this training's."""
+    for role, path in sources.roles().items():
+        if not path.exists():
+            raise folder.FolderError(
+                f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}"
+            )
+    if (
+        sources.init is not None
+        and sources.init.is_file()
+        and (problem := records.damage(sources.init)) is not None
+    ):
+        anew = "the command that trained it makes it anew"
+        raise checkpoint.CheckpointError(f"--init {sources.init} cannot be used: {problem}; {anew}")
+    folder.prepare(
+        exp,
+        {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
+        experiment.dump_phases(phases),
+        sources.roles(),
+        command,
+        force=force,
+    )
+
+
+def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> None:
+    """Find out before the first of several phases starts what would stop a later one, days
+    after.
+    """
+    if len(phases) == 1:  # it is about to start
+        return
+    tokenizer = tokenizers.load(exp / "vocab")
+    before = checkpoint.shapes(sources.init) if sources.init is not None else None
+    origin = f"--init {sources.init}"
+    for name, phase in phases.items():
+        try:
+            with torch.device("meta"):
+                model = build_model(phase, tokenizer.size)
+            optim.assign(phase.optim, model)
+            objective = make_objective(phase, tokenizer, exp / "vocab")
+            metrics = validation_metrics(model, tokenizer)
+            check_metric(phase.trainer.best, objective.terms, metrics)
+            noise_sets(phase, sources.train.parent)
+            if before is not None:
+                before = checkpoint.copied(before, model, phase.init.copy)
+                checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
+        except (ValueError, RuntimeError, datadir.DataDirError) as error:
+            raise PhaseError(f"phase '{name}': {error}") from error
+        before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
+        origin = f"what phase '{name}' leaves"
+
+
+def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> int:
+    """Train every phase that is not finished; each starts from the averaged weights of the one
+    before.
+
+    Gives the signal that stopped it, or 0.
+    """
+    sets: Sets | None = None
+    weights = sources.init
+    for name, phase in phases.items():
+        where = exp / name
+        finished = distributed.broadcast_object(distributed.is_main() and folder.finished(where))
+        if not finished or needs_lengths(where, phase):
+            sets = sets or read_sets(sources, phase)
+            keep_lengths(where, phase, sets[0])
+        if not finished:
+            ended = train_phase(exp, where, phase, sources, sets, weights)
+            if ended:
+                return ended
+        # made anew where it is damaged
+        average = averaging.average(where, phase.trainer.average) if distributed.is_main() else None
+        weights = distributed.broadcast_object(average)
+        if finished:
+            logger.info("%s is finished; its weights are %s", where, weights)
+    return 0
+
+
+def train_phase(
+    exp: Path,
+    where: Path,
+    phase: TrainConfig,
+    sources: Sources,
+    sets: Sets,
+    weights: Path | None,
+) -> int:
+    """One phase in folder `where`, from `weights` where they are given; 0, or the signal that
+    stopped it.
+    """
+    tokenizer = tokenizers.load(exp / "vocab")
+    batches, validation = loaders(exp, phase, sources, sets, tokenizer)
+    torch.manual_seed(phase.seed)
+    model = build_model(phase, tokenizer.size)
+    if weights is not None:
+        if any(where.glob("step-*")):
+            logger.info(
+                "%s began from the weights %s and goes on from its own checkpoints", where, weights
+            )
+        else:
+            fresh = (
+                "a fresh optimizer and step 1: this is a start, not the resuming of another "
+                "training"
+            )
+            logger.info("%s starts from the weights %s with %s", where, weights, fresh)
+        checkpoint.load_model(
+            model, weights, phase.init.missing, phase.init.unused, phase.init.copy
+        )
+    logger.info("%s: %s", where, batches.describe())
+    if isinstance(model, AsrModel):
+        model.check_room(
+            (u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances
+        )
+    trainer = Trainer(
+        phase.trainer,
+        phase.optim,
+        model,
+        make_objective(phase, tokenizer, exp / "vocab"),
+        batches,
+        validation,
+        where,
+        rates=validation_metrics(model, tokenizer),
+        seed=phase.seed,
+        frame_seconds=frame_seconds(phase.data),
+        logs=exp,
+    )
+    if distributed.is_main():
+        describe(model, where)
+    return trainer.run()
+
+
+def needs_lengths(where: Path, phase: TrainConfig) -> bool:
+    """Whether it is not kept yet how long the utterances are that the phase is trained on."""
+    return phase.data.input != "text" and Lengths.load(where) is None
+
+
+def keep_lengths(where: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
+    if distributed.is_main() and needs_lengths(where, phase):
+        chosen = [
+            u.duration
+            for u in utterances
+            if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
+        ]
+        where.mkdir(parents=True, exist_ok=True)
+        Lengths.of(chosen).save(where)
+
+
+def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
+    """Training and validation set."""
+    if phase.data.input == "text":
+        return Sentences([sources.train, *sources.text]), Sentences([sources.valid])
+    if sources.text:
+        raise folder.FolderError("--text is for language models (data.input: text)")
+    return datadir.read(sources.train), datadir.read(sources.valid)
+
+
+def loaders(
+    exp: Path,
+    phase: TrainConfig,
+    sources: Sources,
+    sets: Sets,
+    tokenizer: tokenizers.Tokenizer,
+) -> tuple[StepLoader, EvalLoader]:
+    """Batches of a phase for training and for validation."""
+    if phase.data.input == "text":
+        training = TextDataset(
+            sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size
+        )
+        return TextLoader(training), EvalLoader(TextDataset(sets[1], tokenizer, phase.data))
+    labels = tokenizers.load_labels(exp / "vocab")
+    check_labels(phase, labels)
+    if phase.data.input == "fbank" and not (exp / "cmvn.json").exists():
+        made = (
+            "stage 1 (asrtool extract_features --training) makes it, whether features are "
+            "stored or not"
+        )
+        raise DataError(
+            f"{sources.train} has no cmvn.json, mean and variance of the training set; {made}"
+        )
+    cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
+    kept, _ = select(sets[0], phase.data)
+    noise = noise_sets(phase, sources.train.parent)
+    kept = with_non_speech(kept, phase, noise)
+    training = Dataset(
+        kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise
+    )
+    return step_loader(training, sources.train), EvalLoader(
+        Dataset(sets[1], tokenizer, phase.data, cmvn, labels)
+    )
+
+
+def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> None:
+    """Losses of labels: the model tells as many values apart as the training set has; without any
+    they are masked.
+    """
+    for name, loss in phase.losses.items():
+        if not isinstance(loss, AccentLossConfig) or not loss.weight:
+            continue
+        values, has = labels.get(loss.label, ()), ", ".join(labels) or "none"
+        if not values:
+            text = "losses.%s: no utterance has the label '%s' (there are: %s); the term is 0"
+            logger.warning(text, name, loss.label, has)
+        classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
+        if len(values) > classes:
+            raise PhaseError(
+                f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
+                "training set, but "
+                f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
+            )
+
+
+def frame_seconds(data: DataConfig) -> float | None:
+    """Seconds from one input to the next; None where inputs are tokens."""
+    if data.input == "text":
+        return None
+    return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
+
+
+def describe(model: Model, where: Path) -> None:
+    """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained,
+    seconds per position.
+    """
+    parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    facts = {
+        "parameters": sum(size for size, _ in parameters),
+        "trained": sum(size for size, trained in parameters if trained),
+        "frame_shift": model.frame_shift,
+        "pretrained": list(model.sources),
+    }
+    where.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(where / "model.json", json.dumps(facts) + "\n")
+
+
+def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path) -> Objective:
+    losses = {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()}
+    for loss in losses.values():
+        loss.count(tokenizers.load_counts(vocab))
+    return Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
+
+
+def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
+    """The utterances of the sets that the augmentation names; they lie beside the training set."""
+    return {name: datadir.read(parent / name) for name in phase.data.augment.sets}
+
+
+def with_non_speech(
+    kept: Sequence[Utterance], phase: TrainConfig, sets: Mapping[str, Sequence[Utterance]]
+) -> Sequence[Utterance]:
+    """The training utterances, and stretches without speech as the config asks for."""
+    config = phase.data.augment.non_speech
+    if config is None:
+        return kept
+    count = max(1, round(config.share / (1 - config.share) * len(kept)))
+    logger.info(
+        "%d stretches of '%s' with an empty text are added to %d utterances",
+        count,
+        config.set,
+        len(kept),
+    )
+    return [*kept, *augment.non_speech(sets[config.set], config, count, phase.seed)]
+
+
+def validation_metrics(model: Model, tokenizer: tokenizers.Tokenizer) -> Metrics | None:
+    """What validation measures beside the loss: the error rates of the head that ranks highest
+    among those with a cheap search; else what heads count; of a language model its perplexity.
+    """
+    if isinstance(model, TextModel):
+        return Perplexity(tokenizer)
+    heads = ranked(model.heads)
+    for head in heads:
+        if (search := head.greedy_search()) is not None:
+            return ErrorRates(search, model, tokenizer)
+    return next((HeadMetrics(head) for head in heads if head.metrics), None)
+
+
+class ErrorRates:
+    """Word and character errors of a search."""
+
+    names = ("wer", "cer")
+
+    def __init__(self, search: Search, model: AsrModel, tokenizer: tokenizers.Tokenizer) -> None:
+        self._searcher = SEARCHERS.build(
+            experiment.search_config(search), model=model, tokens=tokenizer.tokens
+        )
+        self._tokenizer = tokenizer
+
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[int, int]]:
+        texts = [
+            self._tokenizer.decode(nbest[0].tokens)
+            for nbest in self._searcher.search(outputs.encoder)
+        ]
+        rates = {}
+        for name in self.names:
+            split = splitter(name)
+            counts = count_errors(
+                [split(text) for text in batch.texts], [split(text) for text in texts]
+            )
+            rates[name] = (counts.errors, counts.reference)
+        return rates
+
+
+class HeadMetrics:
+    """What a head counts itself (`Head.measure`)."""
+
+    def __init__(self, head: Head) -> None:
+        self._head, self.names = head, head.metrics
+
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> Mapping[str, tuple[float, float]]:
+        return self._head.measure(outputs.head(self._head.name), batch)
+
+
+class Perplexity:
+    """exp of the mean negative log-probability of a token, ends included, without smoothing."""
+
+    names = ("perplexity",)
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._eos = tokenizer.eos
+
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[float, int]]:
+        logits = outputs.head(LM_OUTPUT)
+        targets = append(batch.targets, self._eos)
+        values = logits.data.float().log_softmax(-1).gather(2, targets.data[:, :, None])[:, :, 0]
+        return {"perplexity": (-float((values * targets.mask).sum()), int(targets.lengths.sum()))}
+
+    @staticmethod
+    def value(negative_log_prob: float, tokens: float) -> float:
+        return math.exp(min(negative_log_prob / tokens, 700.0))
+
+
+Metrics = ErrorRates | HeadMetrics | Perplexity
