@@ -8,8 +8,8 @@ process compiles at a time, the others wait for it and find what they need. Wher
 kept, every process compiles, and says so. Where numba cannot be imported, the same functions run as
 plain Python, slower, with the same results.
 
-A compiled function may call others of its own folder only: their files are what a version is made
-of.
+A compiled function may call others of its own package only, as `asrtool.searchers` with everything
+below it: a version is made of the files of one package.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 from asrtool.log import logger
 
 TORN = (EOFError, pickle.UnpicklingError)  # what reading half a file raises
+PACKAGE_DEPTH = 2  # names of the package whose functions share a version: asrtool.searchers
 
 _functions: list[Compiled] = []
 _folders: dict[Path, Path | None] = {}  # package -> where its machine code is kept, None: nowhere
@@ -46,6 +47,9 @@ class Compiled:
         functools.update_wrapper(self, function)
         self.function = function
         self.file = Path(function.__code__.co_filename)
+        # asrtool/searchers for asrtool/searchers/ngram.py and asrtool/searchers/ctc/kernel.py alike
+        depth = function.__module__.count(".")
+        self.package = self.file.parents[max(0, depth - PACKAGE_DEPTH)]
         self.options = options
         self.ready: set[tuple] = set()  # the kinds of arguments that there is machine code for
         _functions.append(self)
@@ -60,18 +64,18 @@ class Compiled:
             try:
                 found = self._alone(arguments)
             except OSError as error:  # of the kept files: such functions raise none
-                _keep_nothing(self.file.parent, error)
+                _keep_nothing(self.package, error)
                 found = self.machine_code(*arguments)
         self.ready.add(kinds)
         return found
 
     @functools.cached_property
     def machine_code(self) -> Callable:
-        return _compile(self.function, _folder(self.file.parent), self.options)
+        return _compile(self.function, _folder(self.package), self.options)
 
     def _alone(self, arguments: tuple) -> Any:
         """Call the machine code while no other process changes what is kept."""
-        folder = _folder(self.file.parent)
+        folder = _folder(self.package)
         with _locked(folder):
             try:
                 return self.machine_code(*arguments)
@@ -136,9 +140,7 @@ def _version(package: Path) -> Path:
 
     processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     version = hashlib.sha256(f"{_numba().__version__} {processor}".encode())
-    for file in sorted(
-        {function.file for function in _functions if function.file.parent == package}
-    ):
+    for file in sorted({function.file for function in _functions if function.package == package}):
         version.update(file.read_bytes())
     user = os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "asrtool"
@@ -157,7 +159,7 @@ def _keep_nothing(package: Path, error: OSError) -> None:
     )
     _folders[package] = None
     for function in _functions:
-        if function.file.parent == package:
+        if function.package == package:
             vars(function).pop("machine_code", None)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from asrtool.searchers.base import SEARCHERS, Searcher, StreamingSearcher
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
-from asrtool.searchers.ctc_greedy import CtcGreedy, CtcGreedyConfig
-from asrtool.searchers.ctc_prefix_beam import (
+from asrtool.searchers.ctc.greedy import CtcGreedy, CtcGreedyConfig
+from asrtool.searchers.ctc.prefix_beam import (
     CtcPrefixBeam,
     CtcPrefixBeamConfig,
     ctc_prefix_beam_search,

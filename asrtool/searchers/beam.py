@@ -28,7 +28,7 @@ from torch import Tensor
 from asrtool.searchers import fusion
 from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
 from asrtool.searchers.constraints import ConstraintsConfig
-from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
+from asrtool.searchers.ctc.scorer import CtcPrefixScorer
 from asrtool.searchers.fusion import NgramConfig, NgramScorer
 from asrtool.types import EncoderOutput, Hypothesis
 

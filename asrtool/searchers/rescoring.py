@@ -1,8 +1,7 @@
 """Two passes: the n-best of the CTC prefix beam search, rated again by networks that see whole
 sequences.
 
-    s(g) = sum over the parts of the first pass and the second pass' scorers of weight * log p(g)  +
-        length_bonus * |g|
+    s(g) = sum of weight * log p(g) over the parts of both passes + length_bonus * |g|
 
 The second pass knows the end of a sequence, so a right-to-left decoder (Wu et al., arXiv
 2106.05642) and a language model may join: their weights are those of `reverse` and of the language
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.searchers.base import SEARCHERS, Scorer, Searcher, SearchModel
-from asrtool.searchers.ctc_prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig
+from asrtool.searchers.ctc.prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 

@@ -18,7 +18,7 @@ from asrtool.searchers import (
     JointBeamConfig,
 )
 from asrtool.searchers.beam import BeamConfig
-from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
+from asrtool.searchers.ctc.scorer import CtcPrefixScorer
 from tests.toy_search import (
     ToyModel,
     collapse,

@@ -105,6 +105,23 @@ def test_a_change_in_the_file_of_a_function_that_is_called_is_seen(known):
         file.write_text(TWICE)
 
 
+def test_a_change_outside_the_folder_of_the_caller_is_seen(tmp_path):
+    """tool.kernels.row.sums.total calls tool.kernels.doubling.twice from a folder below it."""
+    make(tmp_path)
+    (tmp_path / "tool").mkdir()
+    (tmp_path / "tool/__init__.py").write_text("")
+    package = (tmp_path / "kernels").rename(tmp_path / "tool/kernels")
+    (package / "sums.py").unlink()
+    (package / "row").mkdir()
+    (package / "row/__init__.py").write_text("")
+    (package / "row/sums.py").write_text(SUMS.replace("kernels", "tool.kernels"))
+    call = CALL.replace("kernels", "tool.kernels.row")
+    assert run(tmp_path, call) == [COMPILING, RESULT]
+    assert run(tmp_path, call) == [RESULT]
+    (package / "doubling.py").write_text(TWICE.replace("2 * x", "3 * x"))
+    assert run(tmp_path, call) == [COMPILING, RESULT.replace("12", "18")]
+
+
 def test_several_processes_at_once_compile_once(kernels):
     together = [start(kernels) for _ in range(2)]
     said = [process.communicate()[0].splitlines() for process in together]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asrtool.searchers.ctc_prefix_beam import ctc_prefix_beam_search
+from asrtool.searchers.ctc.prefix_beam import ctc_prefix_beam_search
 
 FRAMES, BEAM = 250, 10
 Search = Callable[[Tensor], list[int]]  # log-probabilities (T, V) -> tokens

@@ -250,7 +250,7 @@ def run_search(part: Part) -> None:
     import ctc_prefix_beam  # the benchmark beside this one
     import torch
 
-    from asrtool.searchers.ctc_prefix_beam import ctc_prefix_beam_search
+    from asrtool.searchers.ctc.prefix_beam import ctc_prefix_beam_search
 
     vocab_size = part.size(5000, 32)
     stepper = training(part, vocab_size)

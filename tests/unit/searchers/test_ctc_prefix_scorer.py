@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from asrtool.searchers import ctc_prefix_scorer
-from asrtool.searchers.ctc_prefix_scorer import CtcPrefixScorer
+from asrtool.searchers.ctc import scorer as scorer_module
+from asrtool.searchers.ctc.scorer import CtcPrefixScorer
 from asrtool.types import EncoderOutput, Padded
 from tests.toy_search import ToyModel, choose, heads, utterances
 
@@ -85,7 +85,7 @@ def test_improbable_tokens_keep_their_score_in_float32():
 def test_improbable_tokens_may_be_computed_in_blocks(block, monkeypatch):
     table = torch.randn(1, 40, 7, generator=torch.Generator().manual_seed(0)) * 100
     expected = follow(CtcPrefixScorer(Table(table.double().log_softmax(2))), None, [[4, 2]])
-    monkeypatch.setattr(ctc_prefix_scorer, "BLOCK", block)
+    monkeypatch.setattr(scorer_module, "BLOCK", block)
     found = follow(CtcPrefixScorer(Table(table.log_softmax(2))), None, [[4, 2]])
     # float32 log-probabilities of size 400, summed
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-5)

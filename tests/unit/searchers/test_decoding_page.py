@@ -10,10 +10,11 @@ import yaml
 
 from asrtool import config, searchers
 from asrtool.experiment import DecodeConfig
-from asrtool.searchers import beam, ctc_prefix_beam, ctc_prefix_scorer, hotwords, ngram, rescoring
+from asrtool.searchers import beam, hotwords, ngram, rescoring
+from asrtool.searchers.ctc import prefix_beam, scorer
 
 PAGE = (Path(__file__).parents[3] / "docs/decoding.md").read_text(encoding="utf-8")
-MODULES = (beam, ctc_prefix_beam, ctc_prefix_scorer, hotwords, ngram, rescoring)
+MODULES = (beam, prefix_beam, scorer, hotwords, ngram, rescoring)
 
 
 def blocks(language: str) -> list[str]:

@@ -64,7 +64,7 @@ class Settings:
         return cls(beam, blank, skip, width, scores, weights, bonus, tables)
 
     def score(self, result: Result) -> float:
-        """(4) of ctc_prefix_beam.py."""
+        """(4) of prefix_beam.py."""
         weighted = sum(self.weights[name] * value for name, value in result.parts.items())
         return weighted + self.bonus * len(result.tokens)
 

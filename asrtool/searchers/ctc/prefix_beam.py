@@ -3,8 +3,8 @@
 Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with the sums of all paths of the
 prefixes that are kept. For a prefix g, with p_t(c) the posterior of token c in frame t:
 
-    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank;
-        b_0(empty) = 1
+    n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank
+    b_0(empty)    = 1
     phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
                   = n_t(g) + b_t(g)       otherwise
     n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (2)
@@ -40,9 +40,9 @@ from asrtool.searchers.base import (
     StreamingSearcher,
     require_head,
 )
-from asrtool.searchers.ctc_prefix_plain import PlainPrefixBeam
-from asrtool.searchers.ctc_prefix_search import CompiledPrefixBeam
-from asrtool.searchers.ctc_prefix_settings import Result, Settings
+from asrtool.searchers.ctc.compiled_beam import CompiledPrefixBeam
+from asrtool.searchers.ctc.plain_beam import PlainPrefixBeam
+from asrtool.searchers.ctc.settings import Result, Settings
 from asrtool.searchers.fusion import NgramConfig, PrefixScore
 from asrtool.searchers.hotwords import HotwordsConfig
 from asrtool.types import Hypothesis, Padded

@@ -7,12 +7,10 @@ in frame t:
     n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank
     phi_t(g, c)   = b_t(g)                where c repeats the last token of g        (1)
                   = n_t(g) + b_t(g)       otherwise
-    psi(g c)      = sum_t phi_{t-1}(g, c) p_t(c)                                     (2)  anything
-        may follow g c
+    psi(g c)      = sum_t phi_{t-1}(g, c) p_t(c)               anything may follow   (2)
     n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (3)
     b_t(g c)      = (b_{t-1}(g c) + n_{t-1}(g c)) p_t(blank)                         (4)
-    psi(g eos)    = n_S(g) + b_S(g)                                                  (5)  nothing
-        follows g
+    psi(g eos)    = n_S(g) + b_S(g)                            nothing follows       (5)
 
 The score of extension c is log psi(g c) - log psi(g): probabilities of all extensions and the end
 add up to one. Two observations make it fast. (2) needs no recursion and is a matrix product over
@@ -23,18 +21,18 @@ linear recurrences, which a cumulative sum in the log domain solves without a lo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import exp, inf, log
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asrtool import compiled
-from asrtool.searchers import ctc_prefix_scorer_kernel as kernel
+from asrtool.compiled import available, compiled, vectorised
 from asrtool.searchers.base import SearchModel
+from asrtool.searchers.ctc.kernel import log_add
 from asrtool.types import EncoderOutput
 
-INF = float("inf")
 # stands for log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames comes
 # near it
 ZERO = -1e6
@@ -78,7 +76,7 @@ class CtcPrefixScorer:
         frames = self.model.log_probs(encoded, self.head)
         log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if bool((frames.lengths < log_probs.shape[2]).any()):
-            log_probs.masked_fill_(~frames.mask[:, None], -INF)
+            log_probs.masked_fill_(~frames.mask[:, None], -inf)
         blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(
             beam, 0
         )
@@ -111,8 +109,8 @@ class CtcPrefixScorer:
             candidates = torch.arange(extended.shape[1], device=extended.device).expand_as(extended)
         extended = torch.where(candidates == last, repeated, extended)
         extended = torch.where(candidates == self.model.eos, state.end[:, None], extended)
-        impossible = (state.score == -INF)[:, None] | (candidates == self.model.blank)
-        return (extended - state.score[:, None]).masked_fill_(impossible, -INF), state
+        impossible = (state.score == -inf)[:, None] | (candidates == self.model.blank)
+        return (extended - state.score[:, None]).masked_fill_(impossible, -inf), state
 
     def select(self, state: CtcPrefixState, rows: Tensor) -> CtcPrefixState:
         return replace(
@@ -125,7 +123,7 @@ class CtcPrefixScorer:
         )
 
     def _compiles(self, rows: Tensor) -> bool:
-        return self.machine_code and rows.device.type == "cpu" and compiled.available()
+        return self.machine_code and rows.device.type == "cpu" and available()
 
     def _extend(self, prefixes: Tensor, state: CtcPrefixState) -> CtcPrefixState:
         """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
@@ -135,7 +133,7 @@ class CtcPrefixScorer:
                 torch.empty_like(part)
                 for part in (state.other, state.repeat, state.end, state.score)
             )
-            kernel.extend(
+            extend_rows(
                 *_arrays(state.log_probs, state.lengths, state.utterance, token, prefixes[:, -2]),
                 self.model.blank,
                 *_arrays(state.other, state.repeat),
@@ -174,13 +172,13 @@ def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
     log_probs = log_probs.clamp(min=ZERO)
     until = log_probs.cumsum(1)
     y = until + torch.logcumsumexp(arrival - (until - log_probs), 1)
-    return F.pad(y.masked_fill_(y < ZERO / 2, -INF), (1, 0), value=-INF)
+    return F.pad(y.masked_fill_(y < ZERO / 2, -inf), (1, 0), value=-inf)
 
 
 def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None) -> Tensor:
     """(2): log phi (N, S), candidates (N, K) or None -> float64 log psi (N, K) or (N, V)."""
     scale = arrival.amax(1, keepdim=True)
-    scale = scale.masked_fill(scale == -INF, 0.0)
+    scale = scale.masked_fill(scale == -inf, 0.0)
     weights = (arrival - scale).exp()
     if candidates is None:
         sums = _over_vocabulary(state, weights)
@@ -203,7 +201,7 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
 def _compiled_log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor) -> Tensor:
     """As `_log_sums`, on CPU."""
     found = torch.empty(candidates.shape, dtype=torch.float64)
-    kernel.log_sums(
+    fill_log_sums(
         *_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival),
         SMALL,
         found.numpy(),
@@ -220,3 +218,85 @@ def _over_vocabulary(state: CtcPrefixState, weights: Tensor) -> Tensor:
     utterances, counts = state.utterance.unique_consecutive(return_counts=True)
     blocks = zip(weights.split(counts.tolist()), utterances.tolist(), strict=True)
     return torch.cat([block @ state.probs[utterance].T.double() for block, utterance in blocks])
+
+
+# -- the recurrences as machine code, one row of a search after the other; float64 sums ----------
+
+
+@compiled
+def extend_rows(
+    log_probs: np.ndarray,
+    lengths: np.ndarray,
+    utterance: np.ndarray,
+    token: np.ndarray,
+    previous: np.ndarray,
+    blank: int,
+    other: np.ndarray,
+    repeat: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """(3), (4), (5), and (2) for the token that each row was extended by; found: the new other,
+    repeat, end, score.
+
+    log_probs (B, V, S), lengths (B,), utterance, token, previous (N,), other, repeat (N, S)
+    float64.
+    """
+    new_other, new_repeat, end, score = found
+    for n in range(len(token)):
+        of_token, of_blank = log_probs[utterance[n], token[n]], log_probs[utterance[n], blank]
+        arrival = repeat[n] if token[n] == previous[n] else other[n]
+        label, silent, either, highest, length = -inf, -inf, -inf, -inf, lengths[utterance[n]]
+        new_other[n], new_repeat[n] = -inf, -inf
+        for t in range(length):
+            new_other[n, t], new_repeat[n, t] = either, silent
+            highest = max(highest, arrival[t] + of_token[t])
+            label, silent = log_add(label, arrival[t]) + of_token[t], either + of_blank[t]
+            either = log_add(label, silent)
+        end[n], score[n] = either, -inf
+        if length < new_other.shape[1]:
+            new_other[n, length], new_repeat[n, length] = either, silent
+        if highest > -inf:
+            total = 0.0
+            for t in range(length):
+                total += exp(arrival[t] + of_token[t] - highest)
+            score[n] = highest + log(total)
+
+
+@vectorised
+def product(weights: np.ndarray, row: np.ndarray) -> float:
+    total = 0.0
+    for t in range(len(weights)):
+        total += weights[t] * row[t]
+    return total
+
+
+@compiled
+def fill_log_sums(
+    probs: np.ndarray,
+    log_probs: np.ndarray,
+    utterance: np.ndarray,
+    candidates: np.ndarray,
+    arrival: np.ndarray,
+    smallest: float,
+    found: np.ndarray,
+) -> None:
+    """(2) for candidates (N, K) into found (N, K); arrival (N, S) float64. Sums too small: in the
+    log domain.
+    """
+    weights = np.empty(arrival.shape[1])
+    for n in range(len(candidates)):
+        scale = arrival[n].max()
+        if scale == -inf:
+            found[n] = -inf
+            continue
+        for t in range(len(weights)):
+            weights[t] = exp(arrival[n, t] - scale)
+        for k in range(candidates.shape[1]):
+            total = product(weights, probs[utterance[n], candidates[n, k]])
+            if total >= smallest:
+                found[n, k] = scale + log(total)
+                continue
+            row, value = log_probs[utterance[n], candidates[n, k]], -inf
+            for t in range(len(weights)):
+                value = log_add(value, arrival[n, t] + row[t])
+            found[n, k] = value

@@ -1,4 +1,4 @@
-"""The prefix beam search of ctc_prefix_beam.py in plain Python, for one utterance: the recurrences
+"""The prefix beam search of prefix_beam.py in plain Python, for one utterance: the recurrences
 as one reads them.
 
 It gives the results of the compiled search, equal scores apart from rounding, at a fraction of its
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from asrtool.searchers.ctc_prefix_settings import Result, Settings
+from asrtool.searchers.ctc.settings import Result, Settings
 
 # the link before or None, frame, log-probability: a token on a best path
 Link = tuple[Any, int, float]

@@ -1,13 +1,13 @@
 """The compiled prefix beam search of one utterance: its arrays, their growth, its results
-(ctc_prefix_kernel.py).
+(kernel.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from asrtool.searchers import ctc_prefix_kernel as kernel
-from asrtool.searchers.ctc_prefix_settings import Result, Settings
+from asrtool.searchers.ctc import kernel
+from asrtool.searchers.ctc.settings import Result, Settings
 
 SMALLEST = 1 << 10  # places of the first hash table
 NODE_TYPES = (

@@ -1,0 +1,1 @@
+"""CTC search: best path, prefix beam search, and prefix probabilities for joint decoding."""
