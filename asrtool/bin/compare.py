@@ -11,11 +11,9 @@ from pathlib import Path
 
 from asrtool.bin.score import MEASURES
 from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, TranscriptError, read_transcripts
-from asrtool.score.compare import Comparison, compare
-from asrtool.score.compare_text import text
-from asrtool.score.files import replace_text
-from asrtool.score.found import Result, pairs
+from asrtool.score.compare import Comparison, compare, text
 from asrtool.score.labels import labels_for, read_speakers
+from asrtool.score.stored import StoredScore, pairs, replace_text
 from asrtool.score.transcripts import locate
 
 # what two scores must share to be compared
@@ -95,7 +93,7 @@ def _compare_results(options: argparse.Namespace) -> Iterator[tuple[str, Compari
         print(f"not compared, since only one of the two has them: {', '.join(alone)}")
 
 
-def _compare_pair(first: Result, second: Result, group_by: str) -> Comparison:
+def _compare_pair(first: StoredScore, second: StoredScore, group_by: str) -> Comparison:
     for key in ALIKE:
         values = [side.stored[key] for side in (first, second)]
         if values[0] != values[1]:

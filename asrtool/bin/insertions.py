@@ -18,9 +18,9 @@ from pathlib import Path
 from asrtool.bin.score import MEASURES
 from asrtool.data.kaldi import datadir
 from asrtool.score import METRICS, NORMALIZERS, TranscriptError, read_transcripts
-from asrtool.score.files import replace_text
 from asrtool.score.insertions import KINDS, Insertions, measure
 from asrtool.score.labels import labels_for
+from asrtool.score.stored import replace_text
 from asrtool.score.transcripts import locate
 
 SHOWN = 20  # hallucinations of a kind that are printed

@@ -23,8 +23,8 @@ from asrtool.models import AsrModel
 from asrtool.nn.attention import CrossAttention, KeyValue
 from asrtool.recognizer import Recognizer
 from asrtool.report import read
-from asrtool.report.sources import TAPS, Result, choose
-from asrtool.score.files import replace_text
+from asrtool.report.sources import TAPS, ScoredSet, choose
+from asrtool.score.stored import replace_text
 from asrtool.types import Batch, EncoderOutput, Padded, Utterance
 
 HEADS = 16  # a tap of at most so many numbers per frame is drawn
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @torch.inference_mode()
 def probe(
-    result: Result, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]
+    result: ScoredSet, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]
 ) -> int:
     """Run the model once over the chosen utterances and their hypotheses; how many lines were
     written.
@@ -92,7 +92,7 @@ def probe(
 
 
 def lines(
-    recognizer: Recognizer, result: Result, utterances: Sequence[Utterance], seconds: float
+    recognizer: Recognizer, result: ScoredSet, utterances: Sequence[Utterance], seconds: float
 ) -> Iterator[dict]:
     """One line of taps.jsonl per utterance, as docs/report.md describes them."""
     if not utterances:

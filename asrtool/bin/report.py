@@ -12,7 +12,7 @@ from asrtool import log
 from asrtool.log import logger
 from asrtool.report import page, read, render
 from asrtool.report.sources import choose
-from asrtool.score.files import replace_text
+from asrtool.score.stored import replace_text
 
 NAME = "report.html"
 

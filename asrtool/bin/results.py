@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 
 from asrtool.score import TranscriptError
-from asrtool.score.files import replace_text
-from asrtool.score.results import collect
-from asrtool.score.results_text import markdown
+from asrtool.score.results_page import collect, markdown
+from asrtool.score.stored import replace_text
 from asrtool.system import stamp
 from asrtool.train.folder import NEUTRAL
 

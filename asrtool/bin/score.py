@@ -20,10 +20,10 @@ from asrtool.score import (
     TranscriptError,
     read_transcripts,
     score,
+    summary,
 )
-from asrtool.score.files import sha256, write_pair
-from asrtool.score.labels import labels_for, read_labels, read_speakers
-from asrtool.score.noise import measure_snr
+from asrtool.score.labels import labels_for, measure_snr, read_labels, read_speakers
+from asrtool.score.stored import sha256, write_pair
 from asrtool.score.transcripts import locate, read_recognized
 from asrtool.system import stamp
 
@@ -126,7 +126,7 @@ def _show(
     report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, str]], notes: list[str]
 ) -> None:
     print(f"write a {report.metric.upper()} result in {out / 'result.txt'}")
-    print(report.text(), end="")
+    print(summary.text(report), end="")
     print()
     for side, file in made_from.items():
         print(f"{side} {file['path']}, sha256 {file['sha256'][:16]}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asrtool.report.sources import Result, log_records
+from asrtool.report.sources import ScoredSet, log_records
 from asrtool.system import stamp
 
 POINTS = 600  # of a curve at most; neighbours are averaged beyond
@@ -102,7 +102,7 @@ def _thin(series: Mapping[int, float]) -> list[list[float]]:
 # -- provenance --------------------------------------------------------------
 
 
-def provenance(result: Result) -> list[tuple[str, str]]:
+def provenance(result: ScoredSet) -> list[tuple[str, str]]:
     """Name and value of what one must know to make the result again; what is not there is left
     out.
     """
@@ -130,7 +130,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
     return found
 
 
-def speed(result: Result) -> str | None:
+def speed(result: ScoredSet) -> str | None:
     """Real-time factor of the decoding, where hyps.jsonl says how long each utterance took."""
     rows = [line for line in result.lines.values() if "elapsed" in line and line.get("seconds")]
     if not rows:

@@ -18,7 +18,7 @@ from pathlib import Path
 from asrtool.data.audio import AudioError
 from asrtool.log import logger
 from asrtool.report import details, facts, sections
-from asrtool.report.sources import SPEAKER, Result
+from asrtool.report.sources import SPEAKER, ScoredSet
 from asrtool.score import align
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.transcripts import first_of
@@ -27,7 +27,7 @@ AUDIO = ("link", "embed", "none")
 SCRIPTS = ("data.js", "theme.js", "alignment.js", "figure.js", "chart.js", "list.js", "main.js")
 
 
-def render(result: Result, chosen: Sequence[str], page: Path, audio: str = "link") -> str:
+def render(result: ScoredSet, chosen: Sequence[str], page: Path, audio: str = "link") -> str:
     """The whole file. `chosen`: utterances with pictures (and sound, where audio is "embed"), in
     the order of the page.
 
@@ -91,7 +91,7 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _title(result: Result) -> list[str]:
+def _title(result: ScoredSet) -> list[str]:
     """exp/mini/<tag>/<decode>/<set> without `exp` and the folders of variants before the
     experiment.
     """
@@ -99,7 +99,7 @@ def _title(result: Result) -> list[str]:
     return list((folder.relative_to(experiment.parent) if experiment else Path(folder.name)).parts)
 
 
-def _alignments(result: Result) -> Iterable[list[tuple]]:
+def _alignments(result: ScoredSet) -> Iterable[list[tuple]]:
     report = result.report
     prepare, split = normalizer(report.normalizer), splitter(report.metric)
     for name in report.ids:
@@ -110,7 +110,7 @@ def _alignments(result: Result) -> Iterable[list[tuple]]:
         yield align(left, right, report.alignment)
 
 
-def _columns(result: Result, alignments: Sequence[list[tuple]]) -> dict:
+def _columns(result: ScoredSet, alignments: Sequence[list[tuple]]) -> dict:
     """All utterances, a list for each column.
 
     `ops` is the alignment as counts and tags ("3C1S2C"); tokens are joined by spaces, which no
@@ -137,7 +137,7 @@ def _columns(result: Result, alignments: Sequence[list[tuple]]) -> dict:
     return found
 
 
-def _seconds(result: Result, name: str) -> float | None:
+def _seconds(result: ScoredSet, name: str) -> float | None:
     seconds = result.lines.get(name, {}).get("seconds")
     if seconds is None and name in result.utterances:
         seconds = result.utterances[name].duration
@@ -148,7 +148,7 @@ def _mean(values: Sequence[float] | None) -> float | None:
     return round(sum(values) / len(values), 3) if values else None
 
 
-def _labels(result: Result) -> dict[str, dict]:
+def _labels(result: ScoredSet) -> dict[str, dict]:
     """Speakers, where there are several, and every utt2* and spk2* label of the data directory."""
     rows = [result.utterances.get(name) for name in result.report.ids]
     of: dict[str, list[str | None]] = {SPEAKER: [row.speaker if row else None for row in rows]}
@@ -163,7 +163,7 @@ def _labels(result: Result) -> dict[str, dict]:
     return found
 
 
-def _details(result: Result, chosen: Sequence[str], embed: bool, notes: list[str]) -> list[dict]:
+def _details(result: ScoredSet, chosen: Sequence[str], embed: bool, notes: list[str]) -> list[dict]:
     """Row, picture, sound and taps of each chosen utterance, in their order."""
     row = {name: index for index, name in enumerate(result.report.ids)}
     found, failed = [], {}
@@ -193,7 +193,7 @@ def _details(result: Result, chosen: Sequence[str], embed: bool, notes: list[str
     return found
 
 
-def _links(result: Result, page: Path, notes: list[str]) -> list[str | None]:
+def _links(result: ScoredSet, page: Path, notes: list[str]) -> list[str | None]:
     if not result.utterances:
         return []
     links = [details.link(result.utterances[name], page) for name in result.report.ids]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from asrtool.report import facts
-from asrtool.report.sources import SPEAKER, Result
+from asrtool.report.sources import SPEAKER, ScoredSet
 from asrtool.score.bootstrap import FEWEST
 
 Bounds = Sequence[float] | None  # an interval
@@ -19,7 +19,7 @@ TOKENS = {"wer": "words", "cer": "characters", "mer": "characters and words"}
 LONG = 12  # rows of a table that are shown before "all"
 
 
-def summary(result: Result) -> str:
+def summary(result: ScoredSet) -> str:
     """The rate in large type, the kinds of errors, and what was counted how."""
     stored, metric = result.score, result.score["metric"]
     total, intervals = stored["total"], stored["intervals"]
@@ -69,7 +69,7 @@ def summary(result: Result) -> str:
     )
 
 
-def _counted(result: Result) -> list[tuple[str, str]]:
+def _counted(result: ScoredSet) -> list[tuple[str, str]]:
     stored, report = result.score, result.report
     number = len(report.ids)
     coverage = f"{_count(number - len(report.missing))} of {_count(number)} utterances"
@@ -99,7 +99,7 @@ def _counted(result: Result) -> list[tuple[str, str]]:
 # -- groups ------------------------------------------------------------------
 
 
-def groups(result: Result) -> str:
+def groups(result: ScoredSet) -> str:
     """A table for each label of score.json, in its order, one of the speakers, worst first, and
     recognised labels.
     """
@@ -207,7 +207,7 @@ def _recognised(label: str, found: Mapping) -> str:
 # -- errors ------------------------------------------------------------------
 
 
-def errors(result: Result, tables: Mapping[str, Mapping]) -> str:
+def errors(result: ScoredSet, tables: Mapping[str, Mapping]) -> str:
     """Most frequent substitutions, deletions and insertions; each is a button that filters the list
     of utterances.
     """
@@ -264,7 +264,7 @@ def _histogram(numbers: Sequence[int]) -> str:
 # -- provenance --------------------------------------------------------------
 
 
-def origin(result: Result) -> str:
+def origin(result: ScoredSet) -> str:
     """Files, commits, commands and the whole training config."""
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd><pre>{escape(value)}</pre></dd>"

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from asrtool.data.kaldi import datadir
 from asrtool.score import ScoreReport, score
-from asrtool.score.files import SCORE
-from asrtool.score.found import Result as Scored
+from asrtool.score.stored import SCORE, StoredScore
 from asrtool.score.transcripts import TranscriptError, first_of
 from asrtool.types import Utterance
 
@@ -29,10 +28,10 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """A scored set. `report` has the counts by utterance, in the order of `references`."""
+class ScoredSet:
+    """A scored test set. `report` has the counts by utterance, in the order of `references`."""
 
-    scored: Scored
+    scored: StoredScore
     references: Mapping[str, str]
     hypotheses: Mapping[str, str]
     report: ScoreReport
@@ -50,7 +49,7 @@ class Result:
         return self.scored.stored
 
 
-def read(folder: Path, data: Path | None = None) -> Result:
+def read(folder: Path, data: Path | None = None) -> ScoredSet:
     """The result in `folder`; `data`: the data directory, by default the folder of the reference
     that was scored.
     """
@@ -60,7 +59,7 @@ def read(folder: Path, data: Path | None = None) -> Result:
             f"{folder}: {what}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>"
         )
     folder = folder.resolve()
-    scored = Scored.read(folder / SCORE)
+    scored = StoredScore.read(folder / SCORE)
     references, hypotheses = scored.texts("reference"), scored.texts("hypothesis")
     data = data or scored.file("reference").parent
     if not (data / "wav.scp").is_file():
@@ -78,7 +77,7 @@ def read(folder: Path, data: Path | None = None) -> Result:
         labels={SPEAKER: speakers} if 1 < len(set(speakers.values())) < len(references) else None,
     )
     _compare(folder, stored, report)
-    return Result(
+    return ScoredSet(
         scored=scored,
         references=references,
         hypotheses=hypotheses,
@@ -170,7 +169,7 @@ def log_records(path: Path) -> list[dict]:
     return found
 
 
-def choose(result: Result, worst: int, also: Sequence[str]) -> list[str]:
+def choose(result: ScoredSet, worst: int, also: Sequence[str]) -> list[str]:
     """The utterances with most errors, most first (ties: the order of the file), then those asked
     for by name.
     """

@@ -2,9 +2,8 @@
 
 from asrtool.score.align import ALIGNMENTS, ErrorCounts, align, count_errors
 from asrtool.score.normalize import METRICS, NORMALIZERS
-from asrtool.score.report import GroupScore, ScoreReport
-from asrtool.score.result import write_result
-from asrtool.score.scoring import score
+from asrtool.score.sclite import write_result
+from asrtool.score.scoring import GroupScore, ScoreReport, score
 from asrtool.score.transcripts import TranscriptError, read_transcripts
 
 __all__ = [

@@ -4,19 +4,28 @@ from?
 The bootstrap is paired: a draw takes the same utterances (or speakers) for both systems, so that
 what makes a set easy or hard for both cancels out (Bisani and Ney, ICASSP 2004). Differences are
 second less first: below 0 the second is better.
+
+The matched-pairs sentence-segment word error test of two systems on the same utterances.
+
+Gillick and Cox, "Some statistical issues in the comparison of speech recognition algorithms",
+ICASSP 1989, with the segments of NIST's sc_stats: stretches with errors of either system, ended by
+two or more reference words that both systems got right, with no insertion between them. Errors
+within such a segment may depend on each other, those of different segments hardly do, so the
+differences per segment are taken for independent.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from asrtool.score.align import ErrorCounts, align, count_pairs, total
 from asrtool.score.bootstrap import (
+    DRAWS,
     SEED,
     Interval,
     draw_sums,
@@ -26,13 +35,82 @@ from asrtool.score.bootstrap import (
     sums_by,
     utterance_table,
 )
-from asrtool.score.matched_pairs import MatchedPairs, matched_pairs, segment_differences
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import Labels, check_coverage, members_of, speaker_numbers
 
+BOUNDARY = 2  # correct words of both systems that end a segment
+
 
 @dataclass(frozen=True)
-class Difference:
+class MatchedPairs:
+    """`mean`, `deviation` over segments of the second system's errors less the first's; NaN of
+    fewer than two.
+    """
+
+    segments: int
+    mean: float
+    deviation: float
+
+    @property
+    def z(self) -> float:
+        """Standard normal where the systems are equally good; infinite where all segments differ
+        alike.
+        """
+        if self.mean == 0:
+            return 0.0
+        error = self.deviation / math.sqrt(self.segments) if self.segments else math.nan
+        return self.mean / error if error else math.copysign(math.inf, self.mean)
+
+    @property
+    def p(self) -> float:
+        """Two-sided."""
+        return 1.0 if math.isnan(self.z) else math.erfc(abs(self.z) / math.sqrt(2))
+
+
+def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
+    values = np.array(differences, dtype=np.float64)
+    if len(values) < 2:
+        return MatchedPairs(len(values), float(values.mean()) if len(values) else 0.0, math.nan)
+    return MatchedPairs(len(values), float(values.mean()), float(values.std(ddof=1)))
+
+
+def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list[int]:
+    """Errors of `second` less those of `first` in each segment of an utterance, from two alignments
+    of it.
+    """
+    found: list[int] = []
+    difference, is_open, correct = 0, False, 0
+    for (left_gap, left_wrong), (right_gap, right_wrong) in zip(
+        _by_word(first), _by_word(second), strict=True
+    ):
+        for left, right, is_word in ((left_gap, right_gap, False), (left_wrong, right_wrong, True)):
+            if left or right:
+                if is_open and correct >= BOUNDARY:
+                    found.append(difference)
+                    difference = 0
+                difference += right - left
+                is_open, correct = True, 0
+            elif is_word:
+                correct += 1
+    return [*found, difference] if is_open else found
+
+
+def _by_word(alignment: Iterable[tuple]) -> list[tuple[int, int]]:
+    """(insertions before it, 1 if it is wrong) of each reference word, and of the end, which is
+    never wrong.
+    """
+    words, inserted = [], 0
+    for tag, _, _ in alignment:
+        if tag == "I":
+            inserted += 1
+        else:
+            words.append((inserted, int(tag != "C")))
+            inserted = 0
+    return [*words, (inserted, 0)]
+
+
+@dataclass(frozen=True)
+class RateDifference:
     """Of one number, as fractions; `better`: share of draws in which the second system is strictly
     better, by unit.
     """
@@ -68,9 +146,9 @@ class Comparison:
     normalizer: str
     alignment: str
     totals: tuple[ErrorCounts, ErrorCounts]
-    numbers: Mapping[str, Difference]  # the numbers of score.json
+    numbers: Mapping[str, RateDifference]  # the numbers of score.json
     pairs: MatchedPairs
-    groups: Mapping[str, Mapping[str, Difference]]  # error rates by label and value
+    groups: Mapping[str, Mapping[str, RateDifference]]  # error rates by label and value
     # reference word -> times spoken, wrong in first, in second
     words: Mapping[str, tuple[int, int, int]]
     # word -> insertions by first, by second; where they differ
@@ -203,7 +281,7 @@ def compare(
 
 def _differences(
     counts: Sequence[np.ndarray], units: np.ndarray | None, seed: int = SEED
-) -> dict[str, Difference]:
+) -> dict[str, RateDifference]:
     """Name of a number -> its difference, utterances drawn in pairs, and speakers where `units`
     numbers them.
     """
@@ -221,7 +299,7 @@ def _differences(
         left, right = numbers(sums[:, :width]), numbers(sums[:, width:])
         drawn[unit] = {name: right[name] - left[name] for name in left}
     return {
-        name: Difference(
+        name: RateDifference(
             float(sides[0][name][0]),
             float(sides[1][name][0]),
             {unit: interval(values[name], len(tables[unit])) for unit, values in drawn.items()},
@@ -260,3 +338,114 @@ class _Words:
     def inserted_table(self) -> dict[str, tuple[int, int]]:
         names = sorted(self.inserted[0].keys() | self.inserted[1].keys())
         return {word: (self.inserted[0][word], self.inserted[1][word]) for word in names}
+
+
+SHOWN = 10  # utterances and words of a list
+LEVEL = 0.05  # of significance, for the sentence that sums up
+
+
+def text(comparison: Comparison) -> str:
+    """Numbers, tests, utterances, words and groups that changed."""
+    lines = [
+        f"{comparison.metric.upper()}, normalizer {comparison.normalizer}, "
+        f"alignment {comparison.alignment}, "
+        f"{comparison.totals[0].reference} tokens in {len(comparison.ids)} utterances"
+        + (f" of {comparison.speakers} speakers" if comparison.speakers else ""),
+        "",
+        *_table(
+            "%",
+            {
+                comparison.metric.upper() if name == "rate" else name.replace("_", " "): difference
+                for name, difference in comparison.numbers.items()
+            },
+        ),
+        f"bootstrap in pairs: {DRAWS} draws, seed {SEED}; differences in points",
+        "",
+        *_tests(comparison),
+        *_utterances(comparison),
+        *_words(comparison),
+    ]
+    for label, values in comparison.groups.items():
+        lines += ["", *_table(label, values)]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(comparison: Comparison) -> str:
+    """One sentence: which one is better, by the matched-pairs test."""
+    p, value = comparison.pairs.p, comparison.numbers["rate"].value
+    if p >= LEVEL or math.isnan(value) or value == 0:
+        return f"no difference beyond chance at the {LEVEL:.0%} level"
+    return f"{'B' if value < 0 else 'A'} is better at the {LEVEL:.0%} level"
+
+
+def _table(head: str, rows: dict[str, RateDifference]) -> list[str]:
+    units = list(next(iter(rows.values())).intervals)
+    width = max(len(head), *(len(name) for name in rows))
+    heads = "".join(f"  {f'95 % by {unit}':<18}{'B better':>10}" for unit in units)
+    lines = [f"{head:<{width}}{'A':>9}{'B':>9}{'B - A':>9}{'relative':>10}{heads}"]
+    for name, row in rows.items():
+        relative = (
+            f"{100 * row.value / row.first:+.1f} %"
+            if row.first and math.isfinite(row.value)
+            else "-"
+        )
+        bounds = "".join(
+            f"  {_range(row.intervals[unit]):<18}{_percent(row.better[unit], 1) + ' %':>10}"
+            for unit in units
+        )
+        difference = _percent(row.value, sign="+")
+        cells = f"{_percent(row.first):>9}{_percent(row.second):>9}{difference:>9}{relative:>10}"
+        lines.append(f"{name:<{width}}{cells}{bounds}".rstrip())
+    return lines
+
+
+def _tests(comparison: Comparison) -> list[str]:
+    pairs = comparison.pairs
+    better, worse, same = comparison.wins
+    mean = f"mean difference {pairs.mean:+.3f} errors, z {pairs.z:.2f}, p {_p(pairs.p)}"
+    return [
+        f"matched pairs: {pairs.segments} segments, {mean}: {verdict(comparison)}",
+        f"utterances: B has fewer errors in {better}, more in {worse}, as many in {same} (sign "
+        "test p "
+        f"{_p(comparison.sign_test)})",
+    ]
+
+
+def _utterances(comparison: Comparison) -> list[str]:
+    lines = []
+    for head, better in (("fewer errors in B", True), ("more errors in B", False)):
+        rows = [
+            f"{name} {first} -> {second}"
+            for name, first, second in comparison.changed(SHOWN, better)
+        ]
+        lines.append(f"  {head}: {', '.join(rows) or 'none'}")
+    return lines
+
+
+def _words(comparison: Comparison) -> list[str]:
+    lines = ["reference words, times wrong in A -> in B of times spoken:"]
+    for head, better in (("wrong less often", True), ("wrong more often", False)):
+        rows = [
+            f"{word} {first} -> {second} of {spoken}"
+            for word, spoken, first, second in comparison.changed_words(SHOWN, better)
+        ]
+        lines.append(f"  {head}: {', '.join(rows) or 'none'}")
+    ranked = sorted(
+        comparison.inserted.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0])
+    )[:SHOWN]
+    lines.append(
+        f"  inserted: {', '.join(f'{word} {a} -> {b}' for word, (a, b) in ranked) or 'no change'}"
+    )
+    return lines
+
+
+def _percent(value: float, digits: int = 2, sign: str = "") -> str:
+    return f"{100 * value:{sign}.{digits}f}" if math.isfinite(value) else "-"
+
+
+def _range(bounds: Interval) -> str:
+    return "undefined" if bounds is None else f"{100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

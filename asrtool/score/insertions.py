@@ -18,9 +18,9 @@ import numpy as np
 
 from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import Interval, draw_sums, interval, ratio
-from asrtool.score.labels import TranscriptError
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import check_coverage, members_of
+from asrtool.score.transcripts import TranscriptError
 
 KINDS = ("silence", "length", "repetition")
 RATIO = 2  # words of the hypothesis by words of the reference

@@ -4,14 +4,13 @@ a metric counts.
 | normaliser | what it does, in this order |
 |---|---|
 | `none` | nothing |
-| `en` | curly `'` to straight; NFKC; lower case; punctuation and symbols except `'` to spaces; lone
-`'` out | | `zh` | the same, with `'` kept between two Latin letters only; then spaces next to a Han
-character are removed | | `zh-aishell2` | `zh`, after the rare character U+2B5AF was replaced by
-U+982B, and U+2B689 left out | | `zh-kespeech` | `zh`, after the tag `<SPOKEN_NOISE>` was left out |
-| `zh-magicdata` | `zh`, after tags in square brackets, such as `[LAUGHTER]` or `[+]`, and FIL and
-SPK were left out |
+| `en` | curly `'` to straight; NFKC; lower case; other punctuation to spaces; lone `'` removed |
+| `zh` | as `en`, with `'` between two Latin letters only; spaces next to Han characters removed |
+| `zh-aishell2` | U+2B5AF replaced by U+982B, U+2B689 removed; then `zh` |
+| `zh-kespeech` | the tag `<SPOKEN_NOISE>` removed; then `zh` |
+| `zh-magicdata` | FIL, SPK and tags as `[LAUGHTER]` or `[+]` removed; then `zh` |
 
-Punctuation and symbols are the Unicode categories P* and S*. A tag in angle brackets, such as
+Punctuation is every character of the Unicode categories P* and S*. A tag in angle brackets, such as
 `<unk>`, stays as it is.
 
 | metric | tokens |

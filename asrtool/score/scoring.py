@@ -1,31 +1,241 @@
-"""Scoring of a set of hypotheses.
-
-report = score(references, hypotheses, metric="cer", normalize="zh", labels={"accent": {...}})
-print(report.text())
-"""
+"""Error rates of a test set: totals, intervals, groups, and the labels that a model recognised."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from asrtool.score.align import count_pairs, total
+from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import (
+    CONFIDENCE,
+    DRAWS,
     SEED,
     Interval,
+    Intervals,
     bootstrap_rates,
     draw_sums,
     interval,
     intervals,
     ratio,
+    sums_by,
 )
 from asrtool.score.normalize import normalizer, splitter
-from asrtool.score.recognition import NONE, LabelScore, score_labels
-from asrtool.score.report import GroupScore, MacroAverage, ScoreReport
 from asrtool.score.transcripts import TranscriptError, first_of
+
+NONE = "(none)"  # answer of an utterance without a hypothesis
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How many utterances of a class were recognised as such; the interval is that of the
+    recall.
+    """
+
+    utterances: int
+    correct: int
+    interval: Interval
+
+    @property
+    def recall(self) -> float:
+        return self.correct / self.utterances
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """Accuracy over utterances; `confusion`: true value -> recognised value -> utterances."""
+
+    classes: Mapping[str, ClassScore]
+    confusion: Mapping[str, Mapping[str, int]]
+    intervals: Mapping[str, Interval]  # of the accuracy, by the unit that was drawn
+
+    @property
+    def utterances(self) -> int:
+        return sum(found.utterances for found in self.classes.values())
+
+    @property
+    def accuracy(self) -> float:
+        return sum(found.correct for found in self.classes.values()) / self.utterances
+
+    @property
+    def mean_recall(self) -> float:
+        """Each class counts once: a rare accent as much as a common one."""
+        return sum(found.recall for found in self.classes.values()) / len(self.classes)
+
+    def json(self) -> dict:
+        return {
+            "utterances": self.utterances,
+            "accuracy": self.accuracy,
+            "interval": self.intervals["utterance"],
+            "intervals": dict(self.intervals),
+            "mean_recall": self.mean_recall,
+            "classes": {
+                name: {
+                    "utterances": found.utterances,
+                    "correct": found.correct,
+                    "recall": found.recall,
+                    "interval": found.interval,
+                }
+                for name, found in self.classes.items()
+            },
+            "confusion": {name: dict(row) for name, row in self.confusion.items()},
+        }
+
+
+def score_labels(
+    truth: Sequence[str], answers: Sequence[str], units: np.ndarray | None = None
+) -> LabelScore:
+    """Compare labels utterance by utterance; `units`: the speaker of each, 0 to n - 1, for
+    intervals by speaker.
+    """
+    right = np.array([left == answer for left, answer in zip(truth, answers, strict=True)])
+    table = np.stack([right, np.ones_like(right)], axis=1).astype(np.int64)
+    values = np.array(truth)
+    confusion = Counter(zip(truth, answers, strict=True))
+    classes = {
+        name: ClassScore(
+            int((values == name).sum()),
+            int(right[values == name].sum()),
+            _bounds(table[values == name]),
+        )
+        for name in sorted(set(truth))
+    }
+    bounds = {"utterance": _bounds(table)}
+    if units is not None:
+        bounds["speaker"] = _bounds(sums_by(table, units))
+    rows = {
+        name: {answer: n for (left, answer), n in sorted(confusion.items()) if left == name}
+        for name in classes
+    }
+    return LabelScore(classes, rows, bounds)
+
+
+def _bounds(table: np.ndarray) -> Interval:
+    sums = draw_sums(table)
+    return interval(ratio(sums[:, 0], sums[:, 1]), len(table))
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The score of the utterances that share a label value; `intervals`: unit that was drawn ->
+    number -> interval.
+    """
+
+    utterances: int
+    total: ErrorCounts
+    intervals: Intervals
+
+    @property
+    def interval(self) -> Interval:
+        """Of the error rate, utterances drawn."""
+        return self.intervals["utterance"]["rate"]
+
+
+@dataclass(frozen=True)
+class MacroAverage:
+    """The mean of the rates of a label's values, each counting once; values without a reference
+    token are left out.
+    """
+
+    rate: float
+    intervals: Mapping[str, Interval]  # unit that was drawn -> interval
+
+    @property
+    def interval(self) -> Interval:
+        return self.intervals["utterance"]
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """The score of a set; rates and intervals are fractions; `counts` (utterances, 4) are C, S, D,
+    I by `ids`.
+    """
+
+    metric: str
+    normalizer: str
+    alignment: str
+    total: ErrorCounts
+    intervals: Intervals  # unit that was drawn, "utterance" or "speaker" -> number -> interval
+    speakers: int  # 0: not known
+    groups: Mapping[str, Mapping[str, GroupScore]]
+    macro: Mapping[str, MacroAverage]
+    recognized: Mapping[str, LabelScore]  # of hypotheses that carry labels
+    missing: tuple[str, ...]  # utterances without a hypothesis, counted as deletions
+    runaway: tuple[str, ...]  # utterances with more than twice as many tokens as were spoken
+    worst: tuple[str, ...]  # utterances with the most errors, most first
+    ids: tuple[str, ...] = field(repr=False)
+    counts: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def interval(self) -> Interval:
+        """Of the error rate, utterances drawn."""
+        return self.intervals["utterance"]["rate"]
+
+    @property
+    def utterances_with_errors(self) -> int:
+        return int(self.counts[:, 1:].any(axis=1).sum())
+
+    def json(self) -> dict:
+        """What `score.json` holds; a rate or interval that does not exist is None."""
+        return {
+            "metric": self.metric,
+            "normalizer": self.normalizer,
+            "alignment": self.alignment,
+            "total": _json(self.total),
+            "interval": self.interval,
+            "intervals": self.intervals,
+            "bootstrap": {"draws": DRAWS, "seed": SEED, "confidence": CONFIDENCE},
+            "utterances": len(self.ids),
+            "utterances_with_errors": self.utterances_with_errors,
+            "speakers": self.speakers,
+            "coverage": {
+                "with_hypothesis": len(self.ids) - len(self.missing),
+                "missing_counted_as_deletions": list(self.missing),
+            },
+            "groups": {
+                label: {
+                    value: {
+                        **_json(group.total),
+                        "utterances": group.utterances,
+                        "interval": group.interval,
+                        "intervals": group.intervals,
+                    }
+                    for value, group in values.items()
+                }
+                for label, values in self.groups.items()
+            },
+            "macro_average": {
+                label: {
+                    "rate": _finite(macro.rate),
+                    "interval": macro.interval,
+                    "intervals": macro.intervals,
+                }
+                for label, macro in self.macro.items()
+            },
+            "recognition": {label: found.json() for label, found in self.recognized.items()},
+            "worst": list(self.worst),
+            "runaway": list(self.runaway),
+        }
+
+
+def _json(errors: ErrorCounts) -> dict:
+    return {
+        "correct": errors.correct,
+        "substitutions": errors.substitutions,
+        "deletions": errors.deletions,
+        "insertions": errors.insertions,
+        "reference": errors.reference,
+        "rate": _finite(errors.rate),
+    }
+
+
+def _finite(rate: float) -> float | None:
+    return rate if math.isfinite(rate) else None
+
 
 TABLE_CELLS = 10_000_000
 Labels = Mapping[str, Mapping[str, str]]  # label -> utterance id -> value

@@ -4,16 +4,11 @@ groups.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from asrtool.score.align import ErrorCounts
-from asrtool.score.bootstrap import DRAWS, FEWEST, SEED
-from asrtool.score.recognition import percent
-from asrtool.score.sclite_table import summary
+from asrtool.score.bootstrap import DRAWS, FEWEST, SEED, Interval
+from asrtool.score.sclite import summary_lines
+from asrtool.score.scoring import LabelScore, ScoreReport
 from asrtool.score.transcripts import first_of
-
-if TYPE_CHECKING:
-    from asrtool.score.report import ScoreReport
 
 
 def text(report: ScoreReport) -> str:
@@ -21,7 +16,7 @@ def text(report: ScoreReport) -> str:
     for.
     """
     errors, name = report.total, report.metric.upper()
-    header, row = summary(report.counts)
+    header, row = summary_lines(report.counts)
     sub, dels, ins = errors.substitutions, errors.deletions, errors.insertions
     rate = f"{100 * errors.rate:.2f}"
     lines = [
@@ -44,7 +39,7 @@ def text(report: ScoreReport) -> str:
     for label in report.groups:
         lines += ["", *_groups(report, label)]
     for label, found in report.recognized.items():
-        lines += ["", *found.lines(label)]
+        lines += ["", *_recognized(label, found)]
     return "\n".join(lines) + "\n"
 
 
@@ -115,9 +110,39 @@ def _groups(report: ScoreReport, label: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def _recognized(label: str, recognized: LabelScore) -> list[str]:
+    """A table: a row for each true class, a column for each recognised one."""
+    answers = sorted({answer for row in recognized.confusion.values() for answer in row})
+    width = max(len(label), *(len(name) for name in recognized.classes))
+    heads = "".join(f"  {answer:>{max(5, len(answer))}}" for answer in answers)
+    bounds = ", ".join(
+        f"{percent(found)} by {unit}" for unit, found in recognized.intervals.items()
+    )
+    accuracy = f"{100 * recognized.accuracy:.2f} %"
+    recall = f"{100 * recognized.mean_recall:.2f} %"
+    lines = [
+        f"{label} recognised: accuracy {accuracy} (95 %: {bounds}), mean recall {recall}",
+        f"{label:<{width}}    # Utt  Recall  95 % by utterance{heads}      (columns: "
+        "recognised as)",
+    ]
+    for name, found in recognized.classes.items():
+        cells = "".join(
+            f"  {recognized.confusion[name].get(answer, 0):>{max(5, len(answer))}}"
+            for answer in answers
+        )
+        row = f"{found.utterances:>9}{100 * found.recall:>8.2f}  {percent(found.interval):<17}"
+        lines.append(f"{name:<{width}}{row}{cells}")
+    return lines
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _share(errors: ErrorCounts, number: int) -> str:
     return f"{100 * number / errors.reference:.2f}" if errors.reference else f"{number}*"
+
+
+def percent(bounds: Interval) -> str:
+    """An interval as people read it."""
+    return "undefined" if bounds is None else f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"

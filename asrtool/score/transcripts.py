@@ -3,9 +3,8 @@
 | name ends in | a line |
 |---|---|
 | `.trn` | `text (id)`; lines that start with `;;` are comments |
-| `.jsonl` | `{"id": ..., "text": ...}`, where the model recognises labels also `labels` or
-`classes` | | anything else | `id text`, separated by spaces, tabs or U+3000; the text may be empty
-|
+| `.jsonl` | `{"id": ..., "text": ...}`; with recognised labels also `labels` or `classes` |
+| anything else | `id text`, separated by spaces, tabs or U+3000; the text may be empty |
 
 UTF-8 with or without byte-order marks, LF or CRLF. Blank lines mean nothing; any other line that
 cannot be read is an error with file and line. No other white space (U+00A0, U+2028 ...) ends a line

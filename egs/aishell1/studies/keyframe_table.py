@@ -16,10 +16,9 @@ from pathlib import Path
 from statistics import mean
 
 from asrtool.data import tokenizers
-from asrtool.score.compare import Difference, compare
-from asrtool.score.files import replace_text
-from asrtool.score.found import Result
+from asrtool.score.compare import RateDifference, compare
 from asrtool.score.labels import read_speakers
+from asrtool.score.stored import StoredScore, replace_text
 
 DECODINGS = {  # column -> decoding configs, of the baseline and of key frames
     "no beam": ("decode_greedy", "decode_keyframe_aligned"),
@@ -154,7 +153,7 @@ def rates(trained: list[Run], column: str, name: str) -> list[str]:
     return [f"{100 * score['total']['rate']:.2f}" for score in scores]
 
 
-def difference(baseline: list[Run], trained: list[Run], name: str) -> Difference | None:
+def difference(baseline: list[Run], trained: list[Run], name: str) -> RateDifference | None:
     """Of the error rates, all seeds side by side; a speaker is drawn with all seeds."""
     texts: list[dict[str, str]] = [{}, {}, {}]
     speakers: dict[str, str] = {}
@@ -163,7 +162,7 @@ def difference(baseline: list[Run], trained: list[Run], name: str) -> Difference
         paths = [run.decoded("attention", name) for run in (one, other)]
         if None in paths:
             return None
-        first, second = (Result.read(path / "score.json") for path in paths)
+        first, second = (StoredScore.read(path / "score.json") for path in paths)
         score, file = first.stored, first.file("reference")
         references = first.texts("reference")
         known = read_speakers(file.parent, file, references) or dict.fromkeys(references, "")
@@ -181,7 +180,7 @@ def difference(baseline: list[Run], trained: list[Run], name: str) -> Difference
     return found.numbers["rate"]
 
 
-def interval(change: Difference) -> str:
+def interval(change: RateDifference) -> str:
     bounds = change.intervals.get("speaker") or change.intervals["utterance"]
     if bounds is None:
         return f"{100 * change.value:+.2f} (no interval: too few)"
@@ -198,7 +197,7 @@ def frame_counts(trained: list[Run], baseline: list[Run], name: str) -> tuple[in
         if path is None:
             continue
         tokenizer = tokenizers.load(run.folder / "vocab")
-        references = Result.read(path / "score.json").texts("reference").values()
+        references = StoredScore.read(path / "score.json").texts("reference").values()
         tokens += sum(len(tokenizer.encode(text)) for text in references)
         kept += sum(line["frames"] for line in run.lines("attention", name))
         if index < len(baseline):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from asrtool.bin import compare, decode, results, score
-from asrtool.score.results import PUBLISHED, difference
+from asrtool.score.results_page import PUBLISHED, difference
 
 BASE = {
     "seed": 3,

@@ -14,7 +14,7 @@ import soundfile
 
 from asrtool.bin.score import main
 from asrtool.score import TranscriptError
-from asrtool.score.files import read_score
+from asrtool.score.stored import read_score
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from asrtool.score import TranscriptError, align, score
-from asrtool.score.compare import compare
-from asrtool.score.compare_text import text, verdict
-from asrtool.score.matched_pairs import matched_pairs, segment_differences
+from asrtool.score.compare import compare, matched_pairs, segment_differences, text, verdict
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 

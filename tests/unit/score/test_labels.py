@@ -3,9 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asrtool.score import TranscriptError, score
-from asrtool.score.labels import labels_for, read_labels, read_speakers
-from asrtool.score.noise import HIGHEST, LOWEST, measure_snr
+from asrtool.score import TranscriptError, score, summary
+from asrtool.score.labels import (
+    HIGHEST,
+    LOWEST,
+    labels_for,
+    measure_snr,
+    read_labels,
+    read_speakers,
+)
 from asrtool.score.scoring import rank
 
 TEXTS = {"u1": "a b", "u2": "a b c d e f g", "u3": "", "u4": "a b c d e f"}
@@ -173,8 +179,8 @@ def test_recognised_labels_give_accuracy_recall_and_confusion():
     assert found["confusion"] == {"north": {"north": 8, "south": 4}, "south": {"south": 4}}
     low, high = found["interval"]
     assert low < 0.75 < high
-    assert "accent recognised: accuracy 75.00 % (95 %: " in report.text()
-    lines = [line.split() for line in report.text().splitlines()]
+    assert "accent recognised: accuracy 75.00 % (95 %: " in summary.text(report)
+    lines = [line.split() for line in summary.text(report).splitlines()]
     low, high = (f"{100 * value:.2f}" for value in found["classes"]["north"]["interval"])
     assert ["north", "12", "66.67", low, "to", high, "8", "4"] in lines
     assert ["south", "4", "100.00", "undefined", "0", "4"] in lines

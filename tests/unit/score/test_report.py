@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from asrtool.score import ErrorCounts, TranscriptError, score, write_result
+from asrtool.score import ErrorCounts, TranscriptError, score, summary, write_result
 
 MANY = {f"s{number % 9}-{number:02}": "a b c d" for number in range(36)}
 REFERENCES = {"u1": "the cat sat", "u2": "hello", "u3": "", "u4": "a b"}
@@ -44,7 +44,7 @@ def test_missing_hypotheses_count_as_deletions_when_asked_and_are_named():
     assert report.total == ErrorCounts(correct=5, deletions=1)
     assert (
         "coverage 3 of 4 utterances; 1 without a hypothesis counted as deletions: u2"
-        in report.text()
+        in summary.text(report)
     )
     assert report.json()["coverage"] == {
         "with_hypothesis": 3,
@@ -66,7 +66,7 @@ def test_groups_add_up_to_the_total_and_count_alike_in_the_macro_average():
 
 
 def test_the_summary_has_the_lines_that_people_grep():
-    lines = score(REFERENCES, HYPOTHESES, labels=ACCENTS).text().splitlines()
+    lines = summary.text(score(REFERENCES, HYPOTHESES, labels=ACCENTS)).splitlines()
     assert lines[:4] == [
         "| SPKR   | # Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err |",
         "| Sum/Avg|    4      6 | 83.3   16.7    0.0   16.7   33.3   50.0 |",
@@ -80,7 +80,7 @@ def test_the_summary_has_the_lines_that_people_grep():
 
 
 def test_a_character_rate_is_never_called_wer():
-    text = score(REFERENCES, HYPOTHESES, metric="cer").text()
+    text = summary.text(score(REFERENCES, HYPOTHESES, metric="cer"))
     assert "%CER" in text
     assert "WER" not in text
 
@@ -117,8 +117,10 @@ def test_a_set_without_reference_tokens_has_counts_but_no_rate():
     assert report.json()["total"]["rate"] is None
     assert report.json()["interval"] is None
     assert report.json()["groups"]["kind"]["car"]["rate"] is None
-    assert "| Sum/Avg|    2      0 |    0*     0*     0*     1*     1*  50.0 |" in report.text()
-    assert "%WER inf [ 1 / 0, 1 ins, 0 del, 0 sub ]" in report.text()
+    assert "| Sum/Avg|    2      0 |    0*     0*     0*     1*     1*  50.0 |" in summary.text(
+        report
+    )
+    assert "%WER inf [ 1 / 0, 1 ins, 0 del, 0 sub ]" in summary.text(report)
 
 
 def test_han_characters_line_up_on_a_terminal():
@@ -159,7 +161,7 @@ def test_a_hypothesis_that_runs_away_is_named():
         {"u1": "a b", "u2": "", "u3": ""}, {"u1": "a b a b a", "u2": "oh", "u3": "oh oh oh"}
     )
     assert report.runaway == ("u1", "u3")
-    assert "2 with more than twice as many tokens as were spoken: u1, u3" in report.text()
+    assert "2 with more than twice as many tokens as were spoken: u1, u3" in summary.text(report)
 
 
 def test_an_empty_reference_set_is_an_error():

@@ -19,7 +19,7 @@ from asrtool.bin import recognize
 from asrtool.data import corpus, features
 from asrtool.data.kaldi import tables
 from asrtool.models import Model
-from asrtool.score import files
+from asrtool.score import stored
 from asrtool.system import atomic, journal, stamp
 from asrtool.train import records
 from tests.toy_crashes import DEATH, Faults, child, die
@@ -59,7 +59,7 @@ class Sized(Model):
 
 WRITERS: dict[str, Callable[[Path, str], object]] = {
     "any.txt": atomic.write_text,
-    "RESULTS.md": files.replace_text,
+    "RESULTS.md": stored.replace_text,
     "utt2spk": lambda path, value: tables.write(path, {"a": value}),
     "cmvn.json": lambda path, value: features.Cmvn(np.ones(1), np.ones(1), len(value)).save(path),
     "test_sets": lambda path, value: corpus.write_test_sets(path.parent, [value]),

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from asrtool.score.found import Result, find
+from asrtool.score.stored import StoredScore, find
+from asrtool.score.summary import percent
 from asrtool.score.transcripts import TranscriptError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -24,14 +25,14 @@ SHORT = 8  # characters of a hash that are shown
 
 
 @dataclass(frozen=True)
-class Experiment:
+class TrainedExperiment:
     """What `exp/<tag>` says of itself; empty where a file is missing."""
 
     folder: Path
     config: Mapping
 
     @classmethod
-    def read(cls, folder: Path) -> Experiment:
+    def read(cls, folder: Path) -> TrainedExperiment:
         try:
             config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         except yaml.YAMLError:
@@ -97,11 +98,11 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One experiment on one set."""
 
-    experiment: Experiment
-    result: Result
+    experiment: TrainedExperiment
+    result: StoredScore
     seconds: float  # of audio
     elapsed: float  # of search
     frames: int | None  # that the encoder gave; None: hyps.jsonl does not say
@@ -157,24 +158,24 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Results:
+class ResultTable:
     """Rows of the experiments that lie side by side in `root`; `left_out`: why other results are
     not among them.
     """
 
     root: Path
-    rows: Sequence[Row]
-    baseline: Experiment | None
+    rows: Sequence[ResultRow]
+    baseline: TrainedExperiment | None
     left_out: Sequence[str]
 
     @property
-    def experiments(self) -> list[Experiment]:
+    def experiments(self) -> list[TrainedExperiment]:
         found = {row.experiment.folder: row.experiment for row in self.rows}
         return sorted(found.values(), key=lambda experiment: (experiment.begun, experiment.tag))
 
-    def sets(self) -> dict[tuple[str, str, str, str], list[Row]]:
+    def sets(self) -> dict[tuple[str, str, str, str], list[ResultRow]]:
         """Rows that can be compared: of the same set, metric, normaliser and reference."""
-        found: dict[tuple[str, str, str, str], list[Row]] = {}
+        found: dict[tuple[str, str, str, str], list[ResultRow]] = {}
         for row in self.rows:
             stored = row.result.stored
             key = (
@@ -187,15 +188,15 @@ class Results:
         return {key: sorted(found[key], key=_by_rate) for key in sorted(found)}
 
 
-def collect(folder: Path, baseline: str = "") -> list[Results]:
+def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
     """The results below `folder`, by the folder that their experiments lie in: miniatures apart
     from the rest.
 
     `baseline`: tag of the experiment that others are compared with; default: the one that was begun
     first.
     """
-    read = functools.cache(Experiment.read)
-    rows: dict[Path, list[Row]] = {}
+    read = functools.cache(TrainedExperiment.read)
+    rows: dict[Path, list[ResultRow]] = {}
     left_out: dict[Path, list[str]] = {}
     for path in find(folder):
         home = next((parent for parent in path.parents if (parent / "config.yaml").is_file()), None)
@@ -205,9 +206,9 @@ def collect(folder: Path, baseline: str = "") -> list[Results]:
                 raise TranscriptError(
                     f"{path}: it lies in no experiment (no folder above it has a config.yaml)"
                 )
-            result = Result.read(path)
+            result = StoredScore.read(path)
             result.file("hypothesis")  # is still what was scored
-            row = Row(read(home), result, *_decoding(result))
+            row = ResultRow(read(home), result, *_decoding(result))
             rows.setdefault(root, []).append(row)
         except (TranscriptError, OSError) as error:  # also: written anew at this moment
             left_out.setdefault(root, []).append(str(error))
@@ -225,15 +226,18 @@ def collect(folder: Path, baseline: str = "") -> list[Results]:
         first = min(
             experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None
         )
-        found.append(Results(root, rows.get(root, []), first, left_out.get(root, [])))
+        found.append(ResultTable(root, rows.get(root, []), first, left_out.get(root, [])))
     return found
 
 
-def difference(baseline: Experiment, other: Experiment, neutral: Sequence[str] = ()) -> list[str]:
+def difference(
+    baseline: TrainedExperiment, other: TrainedExperiment, neutral: Sequence[str] = ()
+) -> list[str]:
     """What the config of `other` has otherwise, as `optim.lr: 0.001 (0.002)`, the baseline's value
     last.
 
-    `neutral`: keys that change no result. Of a component of another type only the types are told.
+    `neutral`: keys that change no result. Where a component has another type, only the types are
+    reported.
     """
     left, right = baseline.config["phases"], other.config["phases"]
     if len(left) == len(right) == 1:
@@ -275,7 +279,7 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _decoding(result: Result) -> tuple[float, float, int | None]:
+def _decoding(result: StoredScore) -> tuple[float, float, int | None]:
     """Seconds of audio and of search, and encoder frames, summed over hyps.jsonl; zeros where there
     is none.
     """
@@ -296,7 +300,7 @@ def _decoding(result: Result) -> tuple[float, float, int | None]:
     return seconds, elapsed, frames if counted else None
 
 
-def _by_rate(row: Row) -> tuple:
+def _by_rate(row: ResultRow) -> tuple:
     rate = row.result.stored["total"]["rate"]
     return (rate is None, rate, row.experiment.tag, row.result.decode)
 
@@ -318,3 +322,151 @@ def _without_repeats(values: Iterator) -> list:
         if value not in found:
             found.append(value)
     return found
+
+
+HEADS = (
+    "experiment",
+    "decoding",
+    "{metric} %",
+    "95 % by utterance",
+    "95 % by speaker",
+    "sub",
+    "del",
+    "ins",
+    "parameters",
+    "frames/s",
+    "reduction",
+    "RTF",
+    "seed",
+    "commit",
+    "data",
+)
+LEGEND = """\
+Made by `asrtool results`; edits are lost. Intervals are 95 %, from 1,000 bootstrap draws.
+
+* frames/s: encoder frames for a second of audio; reduction: the share of the frames after the\
+ stem that is left out
+* RTF: seconds of search for a second of audio, on the machine and under the load that it\
+ happened to have
+* data: fingerprint of the training set; a `+` after a commit: with uncommitted changes
+* *published*: numbers of others, not measured here
+"""
+
+
+def markdown(found: Sequence[ResultTable], neutral: Sequence[str] = (), recipe: str = "") -> str:
+    """All of RESULTS.md; `neutral`: config keys that change no result, `recipe`: whose published
+    numbers to show.
+    """
+    parts = ["# Results\n", LEGEND]
+    for results in found:
+        name = recipe or recipe_of(results.root)
+        rates, reductions = published(name) if name else ([], [])
+        parts.append(f"## {results.root}\n")
+        for (data_set, metric, normalizer, sha256), rows in results.sets().items():
+            ours = [_row(row, row.experiment is results.baseline) for row in rows]
+            theirs = [
+                _published(row)
+                for row in rates
+                if (row["set"], row["metric"]) == (data_set, metric)
+            ]
+            parts.append(_head(data_set, metric, normalizer, sha256, rows[0]))
+            parts.append(
+                _table([head.format(metric=metric.upper()) for head in HEADS], ours + theirs)
+            )
+        if reductions:
+            parts.append("Published relative reductions, against baselines of their own:\n")
+            parts.append("".join(f"* {_reduction(row)}\n" for row in reductions))
+        if results.rows:
+            parts.append("### How each was made\n")
+        parts += [_origin(one, results.baseline, neutral) for one in results.experiments]
+        if results.left_out:
+            parts.append("### Left out\n")
+            parts.append("".join(f"* {text}\n" for text in results.left_out))
+    return "\n".join(parts)
+
+
+def _head(data_set: str, metric: str, normalizer: str, sha256: str, row: ResultRow) -> str:
+    stored = row.result.stored
+    speakers = f", {stored['speakers']} speakers" if stored["speakers"] else ""
+    size = f"{stored['utterances']} utterances, {stored['total']['reference']} tokens{speakers}"
+    return (
+        f"### {data_set}: {metric.upper()}\n\n{size}; normalizer {normalizer}; reference "
+        f"{sha256[:SHORT]}\n"
+    )
+
+
+def _row(row: ResultRow, is_baseline: bool) -> list[str]:
+    stored, experiment = row.result.stored, row.experiment
+    total, bounds = stored["total"], stored["intervals"]
+    missing = len(stored["coverage"]["missing_counted_as_deletions"])
+    model, commits = experiment.model, experiment.commits
+    reduction = row.frame_reduction
+    return [
+        experiment.tag + (" (baseline)" if is_baseline else ""),
+        row.result.decode + (f" ({missing} missing as deletions)" if missing else ""),
+        "-" if total["rate"] is None else f"{100 * total['rate']:.2f}",
+        percent(bounds["utterance"]["rate"]),
+        percent(bounds["speaker"]["rate"]) if "speaker" in bounds else "-",
+        *(str(total[name]) for name in ("substitutions", "deletions", "insertions")),
+        f"{model['parameters'] / 1e6:.2f} M" if model else "-",
+        "-" if row.frame_rate is None else f"{row.frame_rate:.1f}",
+        "-" if reduction is None else f"{100 * reduction:.0f} %",
+        "-" if row.real_time_factor is None else f"{row.real_time_factor:.3f}",
+        ", ".join(map(str, experiment.seeds)),
+        ", ".join(_commit(commit) for commit in commits) or "-",
+        experiment.data[:SHORT] or "-",
+    ]
+
+
+def _commit(text: str) -> str:
+    """`<hash> and uncommitted changes` -> a short hash with a plus."""
+    first, _, more = text.partition(" ")
+    return f"{first[:SHORT]}{'+' if more else ''}" if len(first) == 40 else text
+
+
+def _published(row: Mapping) -> list[str]:
+    source = row["source"] + ("" if row["checked"] else "; not checked in the paper")
+    note = f"; {row['note']}" if row.get("note") else ""
+    return [
+        f"*published:* {row['system']}",
+        f"{source}{note}",
+        f"{row['rate']:.2f}",
+        *["-"] * (len(HEADS) - 3),
+    ]
+
+
+def _reduction(row: Mapping) -> str:
+    source = row["source"] + ("" if row["checked"] else "; not checked in the paper")
+    return (
+        f"*published:* {row['system']}: {row['reduction']} % lower {row['metric'].upper()} "
+        f"({source})"
+    )
+
+
+def _origin(
+    experiment: TrainedExperiment, baseline: TrainedExperiment, neutral: Sequence[str]
+) -> str:
+    is_baseline = experiment is baseline
+    changes = difference(baseline, experiment, neutral)
+    config = "the baseline" if is_baseline else "; ".join(changes) or "as the baseline's"
+    lines = [
+        f"#### {experiment.tag}\n",
+        f"* config, with the baseline's values in brackets: {config}"
+        if changes
+        else f"* config: {config}",
+        *(f"* command: `{command}`" for command in experiment.commands),
+        *(f"* commit: {commit}" for commit in experiment.commits),
+        f"* begun: {experiment.begun}" if experiment.begun != "~" else "* begun: not known",
+        f"* training data: {experiment.data or 'not known'}; seed "
+        f"{', '.join(map(str, experiment.seeds))}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [
+        heads,
+        ["---"] * len(heads),
+        *([cell.replace("|", "\\|") for cell in row] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
