@@ -65,9 +65,7 @@ def sound(wave: np.ndarray) -> str:
 
 
 def picture(wave: np.ndarray) -> dict:
-    """80 log-mel filters as a grey PNG, loudest white, lowest filter at the bottom, and the seconds
-    that it spans.
-    """
+    """An 80-filter log-mel spectrogram as a grey PNG, loudest white, and the seconds it spans."""
     config = FbankConfig()
     features = Fbank(config)(torch.from_numpy(np.ascontiguousarray(wave)))
     if len(features) == 0:
@@ -105,9 +103,7 @@ def grey_png(pixels: np.ndarray) -> bytes:
 
 
 class TapError(ValueError):
-    """A field of hyps.jsonl or taps.jsonl is not what docs/report.md says; the message names the
-    utterance.
-    """
+    """Raised for a field that does not follow docs/report.md; the message names the utterance."""
 
 
 def given(name: str, line: Mapping) -> dict:
@@ -147,9 +143,7 @@ def given(name: str, line: Mapping) -> dict:
 
 
 def _grid(name: str, key: str, value: Mapping, depth: int) -> dict:
-    """A curve (depth 1) as numbers; a map (depth 2) as a PNG of its values between 0 and the
-    largest.
-    """
+    """Check a curve (depth 1) or a map (depth 2) and return its numbers or a PNG of its values."""
     step = value.get("step") if isinstance(value, Mapping) else None
     _expect(
         name,

@@ -33,9 +33,7 @@ def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
 
 
 def edits(alignments: Iterable[list[tuple]], most: int = 25) -> dict[str, dict]:
-    """Of each kind of error the most frequent ones, how many different ones there are and how many
-    in all.
-    """
+    """Count the errors of each kind: the most frequent ones, different ones, and all."""
     tables: dict[str, Counter] = {"S": Counter(), "D": Counter(), "I": Counter()}
     for alignment in alignments:
         for tag, reference, hypothesis in alignment:
@@ -103,9 +101,7 @@ def _thin(series: Mapping[int, float]) -> list[list[float]]:
 
 
 def provenance(result: ScoredSet) -> list[tuple[str, str]]:
-    """Name and value of what one must know to make the result again; what is not there is left
-    out.
-    """
+    """Return the name and value of all that is known of how the result was made."""
     found = [
         (f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
         for side, entry in result.score["files"].items()

@@ -77,9 +77,7 @@ def _template(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing may be loaded but this page's own style and script, embedded data, and audio beside
-    the page.
-    """
+    """Allow the page's own style and script, embedded data, and audio files; nothing else."""
 
     def digest(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
@@ -92,9 +90,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _title(result: ScoredSet) -> list[str]:
-    """exp/mini/<tag>/<decode>/<set> without `exp` and the folders of variants before the
-    experiment.
-    """
+    """The path of the result from its experiment on, as <tag>/<decode>/<set>."""
     folder, experiment = result.folder, result.scored.experiment
     return list((folder.relative_to(experiment.parent) if experiment else Path(folder.name)).parts)
 

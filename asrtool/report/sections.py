@@ -172,9 +172,7 @@ def _group(
 
 
 def _recognised(label: str, found: Mapping) -> str:
-    """Accuracy of a label that the model recognises, and its confusions: a row for each true
-    value.
-    """
+    """Accuracy and confusion matrix of a recognised label: a row for each true value."""
     answers = sorted({answer for row in found["confusion"].values() for answer in row})
     rows = []
     for value, row in found["classes"].items():
@@ -208,9 +206,7 @@ def _recognised(label: str, found: Mapping) -> str:
 
 
 def errors(result: ScoredSet, tables: Mapping[str, Mapping]) -> str:
-    """Most frequent substitutions, deletions and insertions; each is a button that filters the list
-    of utterances.
-    """
+    """List the most frequent errors of each kind; each is a button that filters the utterances."""
     parts = [_histogram(facts.histogram(result.report.counts))]
     titles = {"S": "Substitutions", "D": "Deletions", "I": "Insertions"}
     for tag, title in titles.items():
@@ -314,9 +310,7 @@ def _ranges(number: Mapping) -> list[str]:
 
 
 def _span(numbers: Iterable[Mapping]) -> Span:
-    """The rates at both ends of a column of plots: from 0, unless all lie close together far from
-    it.
-    """
+    """The range of a column of plots: from 0, unless all values lie close together."""
     values = [
         value
         for number in numbers
@@ -334,9 +328,7 @@ def _span(numbers: Iterable[Mapping]) -> Span:
 
 
 def _plot(number: Mapping, span: Span, whole: float | None = None) -> str:
-    """A dot with its intervals, that by speaker thin, and a line where the whole set lies; numbers
-    stand beside it.
-    """
+    """Draw a rate as a dot with its intervals, and the rate of the whole set as a line."""
     if number["rate"] is None:
         return ""
 

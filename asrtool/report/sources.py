@@ -50,8 +50,9 @@ class ScoredSet:
 
 
 def read(folder: Path, data: Path | None = None) -> ScoredSet:
-    """The result in `folder`; `data`: the data directory, by default the folder of the reference
-    that was scored.
+    """Read the scored set in `folder`.
+
+    data: the data directory; by default, the folder of the reference.
     """
     if not (folder / SCORE).is_file():
         what = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
@@ -122,9 +123,7 @@ def _base(folder: Path, data: Path) -> Path | None:
 
 
 def _lines(folder: Path, references: Mapping[str, str]) -> dict[str, dict]:
-    """What hyps.jsonl says of each utterance, with the fields of taps.jsonl and the reasons in
-    failed.jsonl.
-    """
+    """Read hyps.jsonl, and add the fields of taps.jsonl and failed.jsonl by utterance."""
     lines: dict[str, dict] = {}
     for name in ("hyps.jsonl", TAPS, FAILED):
         if (folder / name).is_file():
@@ -170,9 +169,7 @@ def log_records(path: Path) -> list[dict]:
 
 
 def choose(result: ScoredSet, worst: int, also: Sequence[str]) -> list[str]:
-    """The utterances with most errors, most first (ties: the order of the file), then those asked
-    for by name.
-    """
+    """Return the utterances with the most errors, worst first, then those of `also`."""
     unknown = [name for name in also if name not in result.references]
     if unknown:
         raise TranscriptError(f"{result.scored.file('reference')}: no utterance '{unknown[0]}'")

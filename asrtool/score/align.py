@@ -27,9 +27,7 @@ TAGS = "CSDI"  # correct, substitution, deletion, insertion: the columns of ever
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """How many reference tokens were recognised, replaced and lost, and how many hypothesis tokens
-    are too many.
-    """
+    """Counts of correct, substituted, deleted and inserted tokens."""
 
     correct: int = 0
     substitutions: int = 0
@@ -64,9 +62,7 @@ class ErrorCounts:
 
 
 def count_errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence]) -> ErrorCounts:
-    """Sum of the errors of paired token sequences (lists of ids or words, strings as characters);
-    they may be empty.
-    """
+    """Count the errors of paired token sequences: lists of ids or words, or strings."""
     if len(references) != len(hypotheses):
         raise ValueError(
             f"{len(references)} references but {len(hypotheses)} hypotheses; expected as many"
@@ -77,9 +73,7 @@ def count_errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence])
 def count_pairs(
     pairs: Iterable[tuple[Sequence, Sequence]], alignment: str = "levenshtein"
 ) -> np.ndarray:
-    """(utterances, 4) int64: correct, substitutions, deletions, insertions of each (reference,
-    hypothesis).
-    """
+    """Count C, S, D, I of each (reference, hypothesis): (utterances, 4) int64."""
     count = _levenshtein_counts if _checked(alignment) == "levenshtein" else _sclite_counts
     rows = np.fromiter((number for pair in pairs for number in count(*pair)), dtype=np.int64)
     return rows.reshape(-1, 4)
@@ -91,9 +85,7 @@ def total(counts: np.ndarray) -> ErrorCounts:
 
 
 def align(reference: Sequence, hypothesis: Sequence, alignment: str = "levenshtein") -> list[tuple]:
-    """The alignment, left to right, as (tag, reference token or None, hypothesis token or None),
-    tags C, S, D, I.
-    """
+    """Align two sequences: (tag, reference token or None, hypothesis token or None) per step."""
     tags = _levenshtein_tags if _checked(alignment) == "levenshtein" else _sclite_tags
     left, right = iter(reference), iter(hypothesis)
     return [
@@ -149,9 +141,7 @@ def _sclite_moves(reference: Sequence, hypothesis: Sequence) -> np.ndarray:
 
 @compiled
 def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
-    """Moves of sclite's path through the (reference + 1, hypothesis + 1) lattice, left to right,
-    indices of `TAGS`.
-    """
+    """Return the moves of sclite's path, left to right, as indices of `TAGS`."""
     rows, columns = len(reference), len(hypothesis)
     moves = np.empty((rows + 1, columns + 1), dtype=np.uint8)
     costs = 3 * np.arange(columns + 1)

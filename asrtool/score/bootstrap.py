@@ -70,9 +70,7 @@ def sums_by(table: np.ndarray, units: np.ndarray) -> np.ndarray:
 
 
 def numbers(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> (draws,) from (draws, 6) sums of an utterance table; NaN where there is nothing to
-    divide by.
-    """
+    """Name -> (draws,) from (draws, 6) sums of an utterance table; NaN for a division by 0."""
     correct, substitutions, deletions, insertions, wrong, utterances = sums.T
     reference = correct + substitutions + deletions
     parts = (substitutions + deletions + insertions, correct, substitutions, deletions, insertions)
@@ -98,9 +96,7 @@ def intervals(
 
 
 def bootstrap_rates(counts: np.ndarray, draws: int = DRAWS, seed: int = SEED) -> np.ndarray:
-    """(draws,) error rates of (utterances, 4) counts, utterances drawn; NaN without a reference
-    token.
-    """
+    """Draw (draws,) error rates of (utterances, 4) counts; NaN without a reference token."""
     if len(counts) == 0:
         return np.full(draws, np.nan)
     sums = draw_sums(
@@ -126,9 +122,7 @@ def interval(values: np.ndarray, units: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of the mean of independent values, as of several seeds (Student's t); None
-    of a single one.
-    """
+    """The 95 % interval of the mean of independent values (Student's t); None of one value."""
     if len(values) < 2:
         return None
     half = (
@@ -147,9 +141,7 @@ def tail(units: int) -> float:
 
 
 def _student(share: float, freedom: int) -> float:
-    """The quantile of Student's t, above the median, where its distribution function reaches
-    `share`.
-    """
+    """The quantile of Student's t distribution at `share`, which is above 0.5."""
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     # t = sqrt(freedom) tan(angle): P(0 < T < t) is the integral of scale * cos(angle) ** (freedom -
     # 1). up to t = 50: that of 2 units is 12.7
@@ -160,9 +152,7 @@ def _student(share: float, freedom: int) -> float:
 
 
 def _distinct(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows and how often each occurs; of rows that fit into one number, by that
-    number.
-    """
+    """The distinct rows and how often each occurs."""
     bases = [int(column.max()) + 1 for column in table.T]
     if math.prod(bases) >= 2**62:
         return np.unique(table, axis=0, return_counts=True)

@@ -53,9 +53,7 @@ class MatchedPairs:
 
     @property
     def z(self) -> float:
-        """Standard normal where the systems are equally good; infinite where all segments differ
-        alike.
-        """
+        """Standard normal for equally good systems; infinite if all segments differ alike."""
         if self.mean == 0:
             return 0.0
         error = self.deviation / math.sqrt(self.segments) if self.segments else math.nan
@@ -75,9 +73,7 @@ def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
 
 
 def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list[int]:
-    """Errors of `second` less those of `first` in each segment of an utterance, from two alignments
-    of it.
-    """
+    """Errors of `second` minus those of `first` in each segment of one utterance."""
     found: list[int] = []
     difference, is_open, correct = 0, False, 0
     for (left_gap, left_wrong), (right_gap, right_wrong) in zip(
@@ -180,9 +176,7 @@ class Comparison:
         return [row for row in rows if (row[2] < row[1] if better else row[2] > row[1])]
 
     def changed_words(self, count: int, better: bool) -> list[tuple[str, int, int, int]]:
-        """Reference words that are wrong less (or more) often: word, spoken, wrong in first, in
-        second.
-        """
+        """Words that are wrong less (or more) often: word, count, wrong in first, in second."""
         sign = 1 if better else -1
         rows = [(word, *row) for word, row in self.words.items() if sign * (row[1] - row[2]) > 0]
         return sorted(rows, key=lambda row: (sign * (row[3] - row[2]), row[0]))[:count]
@@ -282,9 +276,7 @@ def compare(
 def _differences(
     counts: Sequence[np.ndarray], units: np.ndarray | None, seed: int = SEED
 ) -> dict[str, RateDifference]:
-    """Name of a number -> its difference, utterances drawn in pairs, and speakers where `units`
-    numbers them.
-    """
+    """Name -> difference; utterances are drawn in pairs, and speakers if `units` is given."""
     table = np.concatenate([utterance_table(part) for part in counts], axis=1)
     tables = {"utterance": table}
     if units is not None and units.max() > 0:

@@ -61,8 +61,7 @@ def measure(
     missing: str = "error",
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Insertions]:
-    """Texts and durations by utterance id -> value of a label -> what was inserted; "all" is the
-    whole set.
+    """Measure insertions by value of a label; "all" is the whole set.
 
     labels: utterance id -> value, such as the noise level. `missing` as in `score`.
     """

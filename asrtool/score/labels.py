@@ -95,9 +95,7 @@ def labels_of(folder: Path) -> list[str]:
 
 
 def read_speakers(folder: Path | None, file: Path, ids: Iterable[str]) -> dict[str, str] | None:
-    """From utt2spk; of a trn file, as sclite does it, what stands before the first hyphen; else
-    they are not known.
-    """
+    """Read speakers from utt2spk, or from the ids of a trn file as sclite does; else None."""
     if folder is not None and _files(folder, SPEAKERS):
         return read_labels(folder, SPEAKERS, ids)
     if file.suffix.lower() == ".trn":

@@ -49,9 +49,7 @@ class TrainedExperiment:
 
     @property
     def begun(self) -> str:
-        """When it was started first, `2026-01-31 12:00:00`; sorts after all others where that is
-        not known.
-        """
+        """When it was first started, `2026-01-31 12:00:00`; `~`, which sorts last, if unknown."""
         lines = self._lines("command.txt")
         return lines[0][:19] if lines else "~"
 
@@ -118,9 +116,7 @@ class ResultRow:
 
     @property
     def frame_reduction(self) -> float | None:
-        """Share of the frames after the stem that the encoder left out: 0 for an encoder that keeps
-        all.
-        """
+        """Share of the frames after the stem that the encoder dropped."""
         shift = self.experiment.model.get("frame_shift")
         return (
             None if self.frame_rate is None or not shift else max(0.0, 1 - self.frame_rate * shift)
@@ -159,9 +155,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows of the experiments that lie side by side in `root`; `left_out`: why other results are
-    not among them.
-    """
+    """The results of the experiments in `root`; `left_out`: why others are not among them."""
 
     root: Path
     rows: Sequence[ResultRow]
@@ -189,8 +183,7 @@ class ResultTable:
 
 
 def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
-    """The results below `folder`, by the folder that their experiments lie in: miniatures apart
-    from the rest.
+    """Collect the results below `folder`, grouped by the folder of their experiments.
 
     `baseline`: tag of the experiment that others are compared with; default: the one that was begun
     first.
@@ -280,9 +273,7 @@ def _short(value: object) -> str:
 
 
 def _decoding(result: StoredScore) -> tuple[float, float, int | None]:
-    """Seconds of audio and of search, and encoder frames, summed over hyps.jsonl; zeros where there
-    is none.
-    """
+    """Sum seconds of audio, seconds of search and encoder frames over hyps.jsonl."""
     path = result.folder / "hyps.jsonl"
     seconds, elapsed, frames = 0.0, 0.0, 0
     counted = path.is_file()

@@ -34,9 +34,7 @@ NOTES = """
 
 @dataclass(frozen=True)
 class SpeakerCounts:
-    """A name and the (utterances, 4) counts behind it: correct, substitutions, deletions,
-    insertions.
-    """
+    """A speaker and the (utterances, 4) counts of C, S, D, I."""
 
     name: str
     counts: np.ndarray
@@ -155,9 +153,7 @@ def tenth(value: float) -> str:
 
 
 def _lines(groups: Sequence[Sequence[Cells]], least_name: int, centered: int = -1) -> list[str]:
-    """Lines of equal width; names stand left, those of group number `centered` in the middle of
-    their column.
-    """
+    """Format rows as lines of equal width; the names of group `centered` are centred."""
     rows = [row for group in groups for row in group]
     name = max(least_name + 2, *(2 + width(row[0]) for row in rows if row[0] not in _OVERHANG))
     least = (6, 7, 6, 7, 7, 7, 7, 7)
@@ -267,9 +263,7 @@ def write_result(
 
 
 class WordLists:
-    """Which tokens were confused, inserted and deleted, counted while the alignments are
-    written.
-    """
+    """Counts of confused, inserted and deleted tokens, summed over alignments."""
 
     def __init__(self) -> None:
         self.pairs: Counter[tuple[str, str]] = Counter()
@@ -358,9 +352,7 @@ def _share(name: str, size: int, number: int, whole: int) -> str:
 
 
 def write_alignment(file: TextIO, name: str, counts: Iterable[int], alignment: Alignment) -> None:
-    """One utterance: its counts, then reference, hypothesis and tags one under another, `*` for no
-    token.
-    """
+    """Write one utterance: counts, reference, hypothesis and tags; `*` stands for no token."""
     file.write(f"id: ({name})\nScores: (#C #S #D #I) {' '.join(map(str, counts))}\n")
     if alignment:
         above, below, tags = [], [], []

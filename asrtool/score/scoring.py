@@ -32,9 +32,7 @@ NONE = "(none)"  # answer of an utterance without a hypothesis
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many utterances of a class were recognised as such; the interval is that of the
-    recall.
-    """
+    """How many utterances of a class were recognised as such, and the interval of the recall."""
 
     utterances: int
     correct: int
@@ -89,8 +87,9 @@ class LabelScore:
 def score_labels(
     truth: Sequence[str], answers: Sequence[str], units: np.ndarray | None = None
 ) -> LabelScore:
-    """Compare labels utterance by utterance; `units`: the speaker of each, 0 to n - 1, for
-    intervals by speaker.
+    """Compare labels utterance by utterance.
+
+    units: the speaker of each, 0 to n - 1, for intervals by speaker.
     """
     right = np.array([left == answer for left, answer in zip(truth, answers, strict=True)])
     table = np.stack([right, np.ones_like(right)], axis=1).astype(np.int64)
@@ -303,9 +302,7 @@ def score(
 def check_coverage(
     references: Mapping[str, str], hypotheses: Mapping[str, str], missing: str
 ) -> tuple[str, ...]:
-    """The ids without a hypothesis, where `missing` allows any; what is too few or too many is a
-    `TranscriptError`.
-    """
+    """Return the ids without a hypothesis; raise `TranscriptError` if ids do not match."""
     if missing not in ("error", "deletions"):
         raise ValueError(
             f"unknown treatment of missing hypotheses '{missing}' (valid: error, deletions)"
@@ -380,9 +377,7 @@ def _group(
 
 
 def _macro_by_speaker(counts: np.ndarray, spoken: list[np.ndarray], units: np.ndarray) -> Interval:
-    """`spoken`: the utterances of each value. None where the table of speakers and values would be
-    too large.
-    """
+    """The interval by speaker; None if the table of speakers and values is too large."""
     number = int(units.max()) + 1
     if not spoken or number * len(spoken) > TABLE_CELLS:
         return None

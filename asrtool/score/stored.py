@@ -33,8 +33,9 @@ def write_pair(
     title: str,
     facts: Mapping[str, object],
 ) -> None:
-    """Write both into `out`; `facts`: further keys of score.json, among them `files`; the rest as
-    of `write_result`.
+    """Write result.txt and score.json into `out`.
+
+    facts: further keys of score.json, among them `files`; the rest as in `write_result`.
     """
     speakers = dict.fromkeys(references, "unknown") if speakers is None else speakers
     with atomic.replacing(out / SCORE) as score, atomic.replacing(out / RESULT) as result:

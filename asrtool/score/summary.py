@@ -12,9 +12,7 @@ from asrtool.score.transcripts import first_of
 
 
 def text(report: ScoreReport) -> str:
-    """All of it; the first four lines are what scripts made for sclite, Kaldi and WeNet look
-    for.
-    """
+    """Format the summary. Scripts for sclite, Kaldi and WeNet read the first four lines."""
     errors, name = report.total, report.metric.upper()
     header, row = summary_lines(report.counts)
     sub, dels, ins = errors.substitutions, errors.deletions, errors.insertions

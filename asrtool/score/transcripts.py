@@ -57,8 +57,7 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
 
 def read_recognized(path: Path) -> dict[str, dict[str, str]]:
-    """Label -> utterance id -> what the model recognised, from the lines of a jsonl file; of other
-    files nothing.
+    """Label -> utterance id -> recognised value, from a jsonl file; empty for other files.
 
     A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which
     the largest counts.
