@@ -2,9 +2,9 @@
 
 The n-grams form a trie: node 0 is the empty history, its children are the words in the order of
 their ids, and the children of every node lie side by side. A node of order 1 ... n - 1 holds a
-word, a probability, a backoff weight, the place of its children and the node of its longest proper
-suffix: 20 bytes; one of the highest order holds the first two only: 8 bytes. Natural logarithms
-throughout.
+word, a probability, a backoff weight, the index of its first child and the node of its longest
+proper suffix: 20 bytes; one of the highest order holds the first two only: 8 bytes. Natural
+logarithms throughout.
 
 n-grams whose history the file lacks (pruned models of SRILM have them) get the history as a node
 whose probability is what backing off gives and whose backoff weight is 1.
@@ -133,8 +133,8 @@ def _order(
         try:
             if row == count or len(fields) not in (n + 1, n + 2):
                 raise ValueError
-            for place, word in enumerate(fields[1 : n + 1]):
-                words[row, place] = ids.setdefault(word, row) if n == 1 else ids[word]
+            for column, word in enumerate(fields[1 : n + 1]):
+                words[row, column] = ids.setdefault(word, row) if n == 1 else ids[word]
             if n == 1 and len(ids) != row + 1:
                 raise ArpaError(
                     f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' is there "
@@ -185,14 +185,14 @@ def build(orders: list[Order], num_words: int) -> Trie:
 
 
 def _locate(tables: list[np.ndarray], words: np.ndarray, num_words: int) -> np.ndarray:
-    """words (C, k) -> (C,) int64 place of each within its order, -1 where there is none."""
-    places = np.zeros(len(words), dtype=np.int64)
+    """words (C, k) -> (C,) int64 index of each within its order, -1 where there is none."""
+    indices = np.zeros(len(words), dtype=np.int64)
     for table, column in zip(tables, words.T, strict=False):
-        keys = places * num_words + column
+        keys = indices * num_words + column
         found = np.searchsorted(table, keys)
         same = table[np.minimum(found, len(table) - 1)] == keys
-        places = np.where(same & (places >= 0), found, -1)
-    return places
+        indices = np.where(same & (indices >= 0), found, -1)
+    return indices
 
 
 def _link(orders: list[Order], parents: list[np.ndarray]) -> Trie:

@@ -16,12 +16,12 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class Scorer(Protocol):
-    """Rates the extensions of prefixes by log-probabilities, never above 0.
+    """Scores the extensions of prefixes by log-probabilities, never above 0.
 
     Rows are utterance-major: row b * beam + k is beam k of utterance b; N = B * beam.
     """
 
-    partial: bool  # True: rates pre-pruned candidates (N, K) instead of the whole vocabulary
+    partial: bool  # True: scores pre-pruned candidates (N, K) instead of the whole vocabulary
 
     def start(self, encoded: EncoderOutput, beam: int) -> Any:
         """State of N empty prefixes."""

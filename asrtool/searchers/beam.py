@@ -10,9 +10,9 @@ Of all extensions of an utterance, ends among the best `beam` are finished hypot
 finished hypotheses any more: as log-probabilities are never above 0, s(g) with the most that length
 terms may still add bounds them all (3). Its rows then leave the batch.
 
-Scorers that rate the whole vocabulary go first and propose `candidates` extensions; partial scorers
-rate only those (Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all
-scorers are partial, they rate everything.
+Scorers of the whole vocabulary go first and propose `candidates` extensions; partial scorers score
+only those (Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all scorers are
+partial, they score everything.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from asrtool.searchers.fusion import NgramConfig, NgramScorer
 from asrtool.types import EncoderOutput, Hypothesis
 
 INF = float("inf")
+NEVER_PROPOSED = 2  # tokens that are no candidates: blank and eos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,39 +206,59 @@ class Beam(Searcher):
         return replace(moved, scores=live.scores[kept], parts=live.parts[kept])
 
     def _extend(self, live: Live) -> tuple[Extensions, Live]:
-        """(1) and (2) for every live prefix; the best of them, and the scorers' new states."""
-        shares: list[Tensor] = []
-        states = list(live.states)
-        total: Tensor | None = None
-        for index, scorer in enumerate(self.scorers):
-            # 2: blank and eos
-            if scorer.partial and self.proposers and total.shape[1] > self.candidates + 2:
-                break
-            share, states[index] = scorer.score(live.prefixes, states[index], None)
-            total = (
-                self.weights[index] * share
-                if total is None
-                else total + self.weights[index] * share
-            )
-            shares.append(share)
-        if self.model.blank is not None:
-            total[:, self.model.blank] = -INF
-        for constraint in live.constraints:
-            total = constraint.apply(total, live.prefixes)
+        """(1) and (2) for every live prefix; the best of them, and the scorers' new states.
 
-        ends = total[:, self.model.eos, None].clone()
-        total[:, self.model.eos] = -INF
-        width = self.config.beam if len(shares) == len(self.scorers) else self.candidates
-        best, tokens = total.topk(min(width, total.shape[1] - 1))
-        # (N, K)
-        tokens = torch.cat([tokens, torch.full_like(ends, self.model.eos, dtype=tokens.dtype)], 1)
-        possible = torch.cat([best, ends], 1) != -INF
-        shares = [share.gather(1, tokens) for share in shares]
+        N rows are extended by K tokens each: those that `_propose` chose, and the end last.
+        """
+        total, shares, states = self._score_vocabulary(live)
+        tokens, possible = self._propose(total, proposals_only=len(shares) < len(self.scorers))
+        shares = [share.gather(1, tokens) for share in shares]  # (N, V) -> (N, K)
         for index in range(len(shares), len(self.scorers)):
             share, states[index] = self.scorers[index].score(live.prefixes, states[index], tokens)
             shares.append(share)
         parts = torch.stack([share.double() for share in shares], 2)  # (N, K, M)
         return self._best(live, tokens, parts, possible), replace(live, states=tuple(states))
+
+    def _score_vocabulary(self, live: Live) -> tuple[Tensor, list[Tensor], list[Any]]:
+        """Weighted sum (N, V) and unweighted scores (N, V) of the scorers that see every token, and
+        the states of all scorers. Tokens that may not follow are -inf in the sum.
+
+        Partial scorers come last. They are left to the proposed tokens, unless the vocabulary is no
+        larger than these with blank and eos, or there is nobody to propose any.
+        """
+        shares: list[Tensor] = []
+        states = list(live.states)
+        total: Tensor | None = None
+        for index, scorer in enumerate(self.scorers):
+            if (
+                scorer.partial
+                and self.proposers
+                and total.shape[1] > self.candidates + NEVER_PROPOSED
+            ):
+                break
+            share, states[index] = scorer.score(live.prefixes, states[index], None)
+            weighted = self.weights[index] * share
+            total = weighted if total is None else total + weighted
+            shares.append(share)
+        if self.model.blank is not None:
+            total[:, self.model.blank] = -INF
+        for constraint in live.constraints:
+            total = constraint.apply(total, live.prefixes)
+        return total, shares, states
+
+    def _propose(self, total: Tensor, proposals_only: bool) -> tuple[Tensor, Tensor]:
+        """Tokens (N, K) that may extend each prefix, the end last, and which of them are possible.
+
+        total (N, V) is changed. proposals_only: partial scorers still count, so that more tokens
+        than `beam` are needed; else no others can be among the best `beam` of a prefix.
+        """
+        ends = total[:, self.model.eos, None].clone()
+        # the end competes with finished hypotheses and not for one of the K - 1 other columns
+        total[:, self.model.eos] = -INF
+        width = self.candidates if proposals_only else self.config.beam
+        best, tokens = total.topk(min(width, total.shape[1] - 1))
+        tokens = torch.cat([tokens, torch.full_like(ends, self.model.eos, dtype=tokens.dtype)], 1)
+        return tokens, torch.cat([best, ends], 1) != -INF
 
     def _best(self, live: Live, tokens: Tensor, parts: Tensor, possible: Tensor) -> Extensions:
         """tokens (N, K), their unweighted parts (N, K, M), which are possible (N, K)."""

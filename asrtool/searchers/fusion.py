@@ -1,6 +1,6 @@
 """What an n-gram model and hotwords add to the prefixes of a search, token by token.
 
-A token-level model rates tokens by their names in the vocabulary. A word-level model rates a word
+A token-level model scores tokens by their names in the vocabulary. A word-level model scores a word
 when it is complete: when the next token begins with a space, or at the end. The text of a token is
 its name, with a space for sentencepiece's word sign and for `<space>`; blank and sos/eos have none.
 """
@@ -22,7 +22,8 @@ from asrtool.searchers.hotwords import Automaton, Hotwords
 from asrtool.searchers.ngram import EOS, ArpaModel, Ngram
 from asrtool.types import EncoderOutput
 
-WORD_SIGN, SPACE_TOKEN, SPACE = "\u2581", "<space>", 32
+WORD_SIGN, SPACE_TOKEN = "\u2581", "<space>"
+SPACE = ord(" ")
 ROWS = 4096  # states whose probabilities of all tokens are remembered
 NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
 
@@ -79,13 +80,13 @@ def extend_ngram(tables: Tables, state: int, pending: int, token: int) -> tuple[
     """What a token adds; `pending`: the hash of the word that is not complete yet. The next state
     and pending word.
     """
-    if tables.unit == 1:
+    if tables.unit == TOKENS:
         value, state = ngram.score(tables.trie, state, tables.token_words[token])
         return value, state, pending
     total = 0.0
-    for place in range(tables.begin[token], tables.begin[token + 1]):
-        if tables.text[place] != 32:
-            pending = ngram.hash_step(pending, tables.text[place])
+    for index in range(tables.begin[token], tables.begin[token + 1]):
+        if tables.text[index] != SPACE:
+            pending = ngram.hash_step(pending, tables.text[index])
         elif pending != 0:
             word = ngram.find_word(tables.hashes, tables.ids, pending, tables.unknown)
             value, state = ngram.score(tables.trie, state, word)
@@ -254,9 +255,7 @@ def check_weights(weights: Mapping[str, float], **configured: object) -> None:
 
 
 class NgramScorer:
-    """An n-gram model as a `Scorer` of a label-synchronous search; it rates the whole
-    vocabulary.
-    """
+    """An n-gram model as a `Scorer` of the whole vocabulary, for label-synchronous search."""
 
     partial = False
 

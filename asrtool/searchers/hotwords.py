@@ -91,7 +91,7 @@ def settle(automaton: Automaton, node: int) -> float:
     """
     value = -automaton.advance[node]
     if automaton.spaced:
-        value += automaton.gain[step(automaton, node, 32)]
+        value += automaton.gain[step(automaton, node, SPACE)]
     return value
 
 
@@ -156,16 +156,16 @@ def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
     advance, gain = [0.0], [0.0]
     for text, weight in patterns.items():
         node, characters = 0, len(text) - 2 * spaced
-        for place, character in enumerate(text, 1):
+        for length, character in enumerate(text, 1):
             if ord(character) not in children[node]:
                 children[node][ord(character)] = len(children)
                 children.append({})
                 advance.append(0.0)
                 gain.append(0.0)
             node = children[node][ord(character)]
-            if place < len(text):
+            if length < len(text):
                 advance[node] = max(
-                    advance[node], weight * min(place - spaced, characters) / characters
+                    advance[node], weight * min(length - spaced, characters) / characters
                 )
         gain[node] += weight
     return _numbered(children, advance, gain, spaced)
@@ -181,7 +181,7 @@ def _numbered(
         order.append((node, character))
         queue.extend((below, letter) for letter, below in sorted(children[node].items()))
         begin.append(begin[-1] + len(children[node]))
-    number = {node: place for place, (node, _) in enumerate(order)}
+    number = {node: index for index, (node, _) in enumerate(order)}
     automaton = Automaton(
         character=np.array([character for _, character in order], dtype=np.int32),
         begin=np.array(begin, dtype=np.int32),

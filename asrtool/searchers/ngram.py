@@ -82,8 +82,8 @@ def score(trie: Trie, state: int, word: int) -> tuple[float, int]:
 @compiled
 def find_word(hashes: np.ndarray, ids: np.ndarray, value: int, unknown: int) -> int:
     """The id of the word with this hash; hashes (W,) ascending, ids (W,)."""
-    place = np.searchsorted(hashes, value)
-    return ids[place] if place < len(hashes) and hashes[place] == value else unknown
+    index = np.searchsorted(hashes, value)
+    return ids[index] if index < len(hashes) and hashes[index] == value else unknown
 
 
 @compiled
@@ -98,10 +98,10 @@ def fill_row(
     scratch[:] = np.nan
     total, node = 0.0, state
     while True:
-        for place in range(trie.begin[node], trie.begin[node + 1]):
-            word = trie.word[place]
+        for child in range(trie.begin[node], trie.begin[node + 1]):
+            word = trie.word[child]
             if np.isnan(scratch[word]):
-                scratch[word] = total + trie.prob[place]
+                scratch[word] = total + trie.prob[child]
         if node == 0:
             break
         total += trie.backoff[node]

@@ -1,4 +1,4 @@
-"""Two passes: the n-best of the CTC prefix beam search, rated again by networks that see whole
+"""Two passes: the n-best of the CTC prefix beam search, scored again by networks that see whole
 sequences.
 
     s(g) = sum of weight * log p(g) over the parts of both passes + length_bonus * |g|
@@ -25,9 +25,7 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class SequenceScorer(Protocol):
-    """Rates whole sequences at once; what has no such method is asked token by token, as a
-    `Scorer`.
-    """
+    """Scores whole sequences at once. Without this method, a `Scorer` is called token by token."""
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
         """targets (B * n, U), n sequences of each utterance side by side -> (B * n,)
@@ -138,8 +136,8 @@ def sequence_scores(
     following = F.pad(targets.data, (0, 1), value=eos).scatter(1, targets.lengths[:, None], eos)
     state = scorer.start(encoded, len(prefixes) // max(len(encoded.frames.lengths), 1))
     total = prefixes.new_zeros(len(prefixes), dtype=torch.float64)
-    for place in range(prefixes.shape[1]):
-        wanted = following[:, place, None]
-        scores, state = scorer.score(prefixes[:, : place + 1], state, wanted)
-        total = torch.where(place <= targets.lengths, total + scores[:, 0].double(), total)
+    for step in range(prefixes.shape[1]):
+        wanted = following[:, step, None]
+        scores, state = scorer.score(prefixes[:, : step + 1], state, wanted)
+        total = torch.where(step <= targets.lengths, total + scores[:, 0].double(), total)
     return total

@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 
 from asrtool.searchers.ctc import kernel
-from asrtool.searchers.ctc.settings import Result, Settings
+from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 
-SMALLEST = 1 << 10  # places of the first hash table
+SMALLEST = 1 << 10  # slots of the first hash table
 NODE_TYPES = (
     np.int32,
     np.int32,
@@ -22,6 +22,7 @@ NODE_TYPES = (
     np.int32,
 )
 LINK_TYPES = (np.int32, np.int32, np.float64)
+PARTS = ("ctc", "ngram", "hotwords")  # columns of `kernel.shares`
 
 
 class CompiledPrefixBeam:
@@ -31,101 +32,88 @@ class CompiledPrefixBeam:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.weights = _weights(settings)
-        self.nodes = kernel.Nodes(*(np.zeros(1, dtype) for dtype in NODE_TYPES))
-        self.nodes.token[0] = -1
-        self.nodes.state[0] = settings.tables.start
-        self.nodes.biased[0] = settings.tables.biased_start
-        self.links = kernel.Links(*(np.zeros(0, dtype) for dtype in LINK_TYPES))
+        self.options = kernel.Options(
+            blank=settings.blank,
+            width=settings.width,
+            skip=settings.skip,
+            tables=settings.tables,
+            weights=_weights(settings),
+        )
+        nodes = kernel.Nodes(*(np.zeros(1, dtype) for dtype in NODE_TYPES))
+        nodes.token[kernel.ROOT] = kernel.NONE
+        nodes.state[kernel.ROOT] = settings.tables.start
+        nodes.biased[kernel.ROOT] = settings.tables.biased_start
+        counts = np.zeros(4, dtype=np.int64)
+        counts[[kernel.NUM_NODES, kernel.BEAM_SIZE]] = 1  # the empty prefix
+        self.tree = kernel.Tree(
+            nodes=nodes,
+            table=kernel.Table(np.zeros(0, np.int64), np.zeros(0, np.int32)),
+            links=kernel.Links(*(np.zeros(0, dtype) for dtype in LINK_TYPES)),
+            counts=counts,
+        )
         self.beam = _beam(settings.beam)
         self.beam.blank[0] = self.beam.total[0] = self.beam.best_blank[0] = 0.0
-        floats, ranks = (
-            (np.empty(settings.beam) for _ in range(4)),
-            (np.empty(settings.beam, int) for _ in range(5)),
-        )
-        self.scratch = kernel.Scratch(
-            before=_beam(settings.beam),
-            blank=next(floats),
-            label=next(floats),
-            total=next(floats),
-            score=next(floats),
-            parent=next(ranks),
-            first_child=next(ranks),
-            next_child=next(ranks),
-            source=next(ranks),
-            token=next(ranks),
-        )
-        self.keys, self.values = np.zeros(0, np.int64), np.zeros(0, np.int32)
-        self.counts = np.array([1, 0, 1, 0], dtype=np.int64)
+        self.scratch = _scratch(settings.beam)
 
     def advance(self, rows: np.ndarray) -> None:
         """rows (T, V) log-probabilities, float32 or float64."""
         if not len(rows):
             return
         self._make_room(len(rows) * self.settings.beam)
-        complete = kernel.advance(
-            rows,
-            self.settings.blank,
-            self.settings.skip,
-            self.settings.width,
-            self.nodes,
-            self.keys,
-            self.values,
-            self.links,
-            self.beam,
-            self.counts,
-            self.scratch,
-            self.settings.tables,
-            self.weights,
-        )
-        if not complete:
+        if not kernel.advance(rows, self.tree, self.beam, self.scratch, self.options):
             raise ValueError("NaN")
 
     def _make_room(self, more: int) -> None:
-        """For that many more nodes and links; sizes double, so that feeding in small pieces costs
-        no more.
-        """
-        self.nodes = kernel.Nodes(*_grown(self.nodes, self.counts[0], more))
-        self.links = kernel.Links(*_grown(self.links, self.counts[1], more))
-        places = max(SMALLEST, 1 << (2 * len(self.nodes.parent) - 1).bit_length())
-        if places > len(self.keys):
-            self.keys, self.values = np.full(places, -1, np.int64), np.zeros(places, np.int32)
-            kernel.rehash(
-                self.nodes, self.counts[0], len(self.settings.skip), self.keys, self.values
-            )
+        """Make room for that many more nodes and links.
 
-    def results(self, final: bool, most: int | None = None) -> list[Result]:
+        Sizes double, so that feeding in small pieces costs no more.
+        """
+        tree, counts = self.tree, self.tree.counts
+        nodes = kernel.Nodes(*_grown(tree.nodes, counts[kernel.NUM_NODES], more))
+        links = kernel.Links(*_grown(tree.links, counts[kernel.NUM_LINKS], more))
+        table = tree.table
+        # a power of two, and at least twice the nodes: a slot is found after few steps
+        size = max(SMALLEST, 1 << (2 * len(nodes.parent) - 1).bit_length())
+        if size > len(table.keys):
+            table = kernel.Table(np.full(size, kernel.NONE, np.int64), np.zeros(size, np.int32))
+            kernel.rehash(nodes, counts[kernel.NUM_NODES], len(self.settings.skip), table)
+        self.tree = tree._replace(nodes=nodes, links=links, table=table)
+
+    def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
         """The best prefixes, best first; final: with what the end of the text adds."""
-        size = int(self.counts[2])
-        shares = np.empty((size, 3))
-        kernel.shares(self.nodes, self.beam, size, self.settings.tables, final, shares)
+        nodes, weights = self.tree.nodes, self.options.weights
+        size = int(self.tree.counts[kernel.BEAM_SIZE])
+        length = int(self.tree.counts[kernel.NUM_FRAMES])  # no prefix has more tokens
+        shares = np.empty((size, len(PARTS)))
+        kernel.shares(nodes, self.beam, size, self.settings.tables, final, shares)
         names = ("ctc", *self.settings.scores)
-        places = [("ctc", "ngram", "hotwords").index(name) for name in names]
-        room = tuple(
-            np.empty(int(self.counts[3]), dtype) for dtype in (np.int64, np.int64, np.float64)
-        )
+        columns = [PARTS.index(name) for name in names]
+        room = tuple(np.empty(length, dtype) for dtype in (np.int64, np.int64, np.float64))
         order = range(size)
         if self.settings.scores:  # the end may change the order
-            nodes = self.beam.node[:size]
-            change = shares[:, 1] - self.nodes.ngram[nodes], shares[:, 2] - self.nodes.bonus[nodes]
-            score = self.weights.ctc * shares[:, 0] + self.nodes.extra[nodes]
-            score += self.weights.ngram * change[0] + self.weights.hotwords * change[1]
+            entered = self.beam.node[:size]
+            change = shares[:, 1] - nodes.ngram[entered], shares[:, 2] - nodes.bonus[entered]
+            score = weights.ctc * shares[:, 0] + nodes.extra[entered]
+            score += weights.ngram * change[0] + weights.hotwords * change[1]
             order = np.argsort(-score, kind="stable").tolist()
         return [
-            self._result(rank, dict(zip(names, shares[rank, places].tolist(), strict=True)), room)
+            self._scored(rank, dict(zip(names, shares[rank, columns].tolist(), strict=True)), room)
             for rank in order[:most]
         ]
 
-    def _result(self, rank: int, parts: dict[str, float], room: tuple[np.ndarray, ...]) -> Result:
+    def _scored(
+        self, rank: int, parts: dict[str, float], room: tuple[np.ndarray, ...]
+    ) -> ScoredPrefix:
         beam = self.beam
         link = (
             beam.link_blank[rank]
             if beam.best_blank[rank] >= beam.best_label[rank]
             else beam.link_label[rank]
         )
-        count = kernel.trace(self.nodes, self.links, int(beam.node[rank]), int(link), *room)
+        node = int(beam.node[rank])
+        count = kernel.trace(self.tree.nodes, self.tree.links, node, int(link), *room)
         tokens, frames, log_probs = (part[:count][::-1].tolist() for part in room)
-        return Result(tuple(tokens), parts, frames, log_probs)
+        return ScoredPrefix(tuple(tokens), parts, frames, log_probs)
 
 
 def _beam(size: int) -> kernel.Beam:
@@ -134,6 +122,16 @@ def _beam(size: int) -> kernel.Beam:
         (np.full(size, -1) for _ in range(2)),
     )
     return kernel.Beam(np.zeros(size, np.int64), *floats, *links)
+
+
+def _scratch(size: int) -> kernel.Scratch:
+    floats = ("blank", "label", "total", "score")
+    ranks = ("parent", "first_child", "next_child", "source", "token")
+    return kernel.Scratch(
+        before=_beam(size),
+        **{name: np.empty(size) for name in floats},
+        **{name: np.empty(size, int) for name in ranks},
+    )
 
 
 def _grown(arrays: tuple[np.ndarray, ...], used: int, more: int) -> list[np.ndarray]:

@@ -85,8 +85,8 @@ class CtcGreedy(StreamingSearcher):
             log_probs.lengths.tolist(),
             strict=True,
         )
-        for path, values, names, places, length in rows:
-            self._read(path, values[:length], names[:length], places[:length])
+        for path, values, names, frames, length in rows:
+            self._read(path, values[:length], names[:length], frames[:length])
         return state
 
     def _read(

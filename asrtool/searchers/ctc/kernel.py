@@ -15,7 +15,7 @@ import numpy as np
 
 from asrtool.compiled import compiled
 from asrtool.searchers import hotwords
-from asrtool.searchers.fusion import Tables, end_ngram, extend_ngram
+from asrtool.searchers.fusion import NOTHING, Tables, end_ngram, extend_ngram
 
 NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
 ROUNDING = 1e-12  # relative, far above what a sum of float64 loses
@@ -28,7 +28,7 @@ class Nodes(NamedTuple):
 
     parent: np.ndarray  # int32
     token: np.ndarray  # int32, -1 for node 0
-    place: np.ndarray  # int32: rank in the beam, -1 for those that are not in it
+    rank: np.ndarray  # int32: rank in the beam, -1 for those that are not in it
     extra: np.ndarray  # float64: weighted scores and bonuses beside CTC's
     ngram: np.ndarray  # float64, unweighted
     state: np.ndarray  # int64
@@ -79,12 +79,44 @@ class Scratch(NamedTuple):
 
 
 class Weights(NamedTuple):
+    """Of the parts of a score (4)."""
+
     ctc: float
     ngram: float
     hotwords: float
     bonus: float  # per token
     gain: float  # the most that one token can add beside CTC
     fused: int  # 1: n-gram model or hotwords
+
+
+class Table(NamedTuple):
+    """An open hash table, parent * V + token -> node; its size is a power of two."""
+
+    keys: np.ndarray  # int64, -1: free
+    nodes: np.ndarray  # int32
+
+
+class Tree(NamedTuple):
+    """All prefixes and best paths of one utterance so far. Arrays have room for more: `counts`."""
+
+    nodes: Nodes
+    table: Table
+    links: Links
+    counts: np.ndarray  # (4,) int64, by the constants below
+
+
+class Options(NamedTuple):
+    """What does not change from frame to frame."""
+
+    blank: int
+    width: int  # the most probable tokens of a frame that may extend a prefix
+    skip: np.ndarray  # (V,) bool, True for tokens that no hypothesis may hold
+    tables: Tables
+    weights: Weights
+
+
+NUM_NODES, NUM_LINKS, BEAM_SIZE, NUM_FRAMES = 0, 1, 2, 3  # what `Tree.counts` counts
+ROOT, NONE = 0, -1  # the node of the empty prefix; no node, link, rank or token
 
 
 @compiled
@@ -94,7 +126,7 @@ def log_add(a: float, b: float) -> float:
     return a if b - a < NEGLIGIBLE or b == -inf else a + log1p(exp(b - a))
 
 
-# -- the most probable tokens of a frame: maxima of groups of tokens tell where to look ------
+# -- the most probable tokens of a frame: group maxima show where to look -----------
 
 
 @compiled
@@ -150,11 +182,11 @@ def top(
             if count == width and not precedes(value, token, values[width - 1], tokens[width - 1]):
                 continue
             count = min(count + 1, width)
-            place = count - 1
-            while place > 0 and precedes(value, token, values[place - 1], tokens[place - 1]):
-                values[place], tokens[place] = values[place - 1], tokens[place - 1]
-                place -= 1
-            values[place], tokens[place] = value, token
+            index = count - 1
+            while index > 0 and precedes(value, token, values[index - 1], tokens[index - 1]):
+                values[index], tokens[index] = values[index - 1], tokens[index - 1]
+                index -= 1
+            values[index], tokens[index] = value, token
     return count
 
 
@@ -168,20 +200,21 @@ def precedes(value: float, token: int, other: float, another: int) -> bool:
 
 @compiled
 def find_slot(keys: np.ndarray, key: int) -> int:
-    """Where the key is in the open hash table, or the free place where it would be."""
+    """Where the key is in the hash table, or the free slot where it would be."""
     mask = len(keys) - 1
-    slot = ((key * 0x9E3779B97F4A7C1) ^ (key >> 17)) & mask
-    while keys[slot] != -1 and keys[slot] != key:
-        slot = (slot + 1) & mask
+    slot = ((key * 0x9E3779B97F4A7C1) ^ (key >> 17)) & mask  # Fibonacci hashing
+    while keys[slot] != NONE and keys[slot] != key:
+        slot = (slot + 1) & mask  # ends, as at least half of the slots are free
     return slot
 
 
 @compiled
-def rehash(nodes: Nodes, count: int, num_tokens: int, keys: np.ndarray, values: np.ndarray) -> None:
+def rehash(nodes: Nodes, count: int, num_tokens: int, table: Table) -> None:
+    """Enter the first `count` nodes into an empty table."""
     for node in range(1, count):
         key = np.int64(nodes.parent[node]) * num_tokens + nodes.token[node]
-        slot = find_slot(keys, key)
-        keys[slot], values[slot] = key, node
+        slot = find_slot(table.keys, key)
+        table.keys[slot], table.nodes[slot] = key, node
 
 
 @compiled
@@ -189,13 +222,13 @@ def add_node(
     nodes: Nodes, count: int, parent: int, token: int, tables: Tables, weights: Weights
 ) -> None:
     """Fill in node `count`."""
-    nodes.parent[count], nodes.token[count], nodes.place[count] = parent, token, -1
+    nodes.parent[count], nodes.token[count], nodes.rank[count] = parent, token, -1
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
     nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
     nodes.bonus[count], nodes.biased[count] = nodes.bonus[parent], 0
     if not weights.fused:
         return
-    if tables.unit != 0:
+    if tables.unit != NOTHING:
         value, state, pending = extend_ngram(
             tables, nodes.state[parent], nodes.pending[parent], token
         )
@@ -214,7 +247,7 @@ def add_node(
 def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weights) -> float:
     """What `add_node` would write to `extra`, less the parent's."""
     value = weights.bonus
-    if tables.unit != 0:
+    if tables.unit != NOTHING:
         value += (
             weights.ngram
             * extend_ngram(tables, nodes.state[parent], nodes.pending[parent], token)[0]
@@ -237,7 +270,7 @@ def shares(
         found[rank, 0] = beam.total[rank]
         found[rank, 1] = nodes.ngram[node]
         found[rank, 2] = nodes.bonus[node]
-        if final and tables.unit != 0:
+        if final and tables.unit != NOTHING:
             found[rank, 1] += end_ngram(tables, nodes.state[node], nodes.pending[node])
         if final and tables.biased:
             found[rank, 2] += hotwords.settle(tables.automaton, nodes.biased[node])
@@ -276,28 +309,30 @@ def insert(
     scores: np.ndarray,
     sources: np.ndarray,
     tokens: np.ndarray,
-    found: int,
+    count: int,
     score: float,
     source: int,
     token: int,
 ) -> int:
-    """Into the list of the best, best first, the earlier one first among equals; how many there are
-    then.
+    """Insert into the list of the best, best first, the earlier one first among equals.
+
+    count: how many there are. Returns how many there are then; the worst of a full list drops out.
+    Three arrays and not `Scratch`: an array is seven machine words, and this is called most often.
     """
-    place = found
-    if found == len(scores):
-        if not score > scores[found - 1]:
-            return found
-        place = found - 1
-    while place > 0 and scores[place - 1] < score:
-        scores[place], sources[place], tokens[place] = (
-            scores[place - 1],
-            sources[place - 1],
-            tokens[place - 1],
+    index = count
+    if count == len(scores):
+        if not score > scores[count - 1]:
+            return count
+        index = count - 1
+    while index > 0 and scores[index - 1] < score:
+        scores[index], sources[index], tokens[index] = (
+            scores[index - 1],
+            sources[index - 1],
+            tokens[index - 1],
         )
-        place -= 1
-    scores[place], sources[place], tokens[place] = score, source, token
-    return min(found + 1, len(scores))
+        index -= 1
+    scores[index], sources[index], tokens[index] = score, source, token
+    return min(count + 1, len(scores))
 
 
 @compiled
@@ -314,7 +349,7 @@ def stay(
             -1,
         )
         if node != 0:
-            parent = nodes.place[nodes.parent[node]]
+            parent = nodes.rank[nodes.parent[node]]
             value = before.label[i]
             if parent >= 0:
                 repeats = nodes.token[node] == nodes.token[nodes.parent[node]]
@@ -356,37 +391,42 @@ def grow(
     tables: Tables,
     weights: Weights,
 ) -> int:
-    """(2) for the prefixes that grow by a token and are not in the beam yet; how many prefixes are
-    possible in all.
+    """(2) for the prefixes that grow by a token and are not in the beam yet.
 
-    present (V,): the rank of the last prefix that has this token's extension in the beam; -1
-    everywhere at first.
+    tokens, log_probs: the candidates of this frame, best first. found: how many prefixes `stay`
+    left in the list of the best; returns how many there are then. present (V,): the rank of the
+    last prefix that has this token's extension in the beam; NONE everywhere before and after.
     """
     before, most = scratch.before, len(scratch.score)
     for i in range(size):
         node, total = before.node[i], before.total[i]
         child = scratch.first_child[i]
-        while child >= 0:
+        while child >= 0:  # `stay` has added these extensions to prefixes of the beam
             present[nodes.token[before.node[child]]] = i
             child = scratch.next_child[child]
         for k in range(len(tokens)):
             token = tokens[k]
+            # candidates are sorted: none of those that follow can enter the list either
             bound = weights.ctc * (total + log_probs[k]) + nodes.extra[node] + weights.gain
             if found == most and bound <= scratch.score[most - 1]:
                 break
             arrival = before.blank[i] if token == nodes.token[node] else total
             if present[token] == i or arrival == -inf:
                 continue
-            value = weights.ctc * (arrival + log_probs[k]) + nodes.extra[node]
-            value += added(nodes, node, token, tables, weights) if weights.fused else weights.bonus
-            found = insert(scratch.score, scratch.source, scratch.token, found, value, i, token)
+            score = weights.ctc * (arrival + log_probs[k]) + nodes.extra[node]
+            if weights.fused:
+                score += added(nodes, node, token, tables, weights)
+            else:
+                score += weights.bonus
+            found = insert(scratch.score, scratch.source, scratch.token, found, score, i, token)
     for i in range(size):
-        present[max(nodes.token[before.node[i]], 0)] = -1
+        present[max(nodes.token[before.node[i]], 0)] = NONE
     return found
 
 
 @compiled
 def add_link(links: Links, count: int, before: int, frame: int, log_prob: float) -> int:
+    """Fill in link `count`; how many links there are then."""
     links.before[count], links.frame[count], links.log_prob[count] = before, frame, log_prob
     return count + 1
 
@@ -402,33 +442,24 @@ def arrive(before: Beam, i: int, repeats: bool) -> tuple[float, int]:
 
 
 @compiled
-def advance(
-    rows: np.ndarray,
-    blank: int,
-    skip: np.ndarray,
-    width: int,
-    nodes: Nodes,
-    keys: np.ndarray,
-    values: np.ndarray,
-    links: Links,
-    beam: Beam,
-    counts: np.ndarray,
-    scratch: Scratch,
-    tables: Tables,
-    weights: Weights,
-) -> bool:
-    """Read frames: rows (T, V) log-probabilities, skip (V,) True for tokens that no hypothesis may
-    hold.
+def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options: Options) -> bool:
+    """Read frames: rows (T, V) log-probabilities.
 
-    counts: nodes, links, prefixes in the beam, frames read so far. There is room for T * beam more
-    nodes and links. False where a frame holds NaN: it is not read, nor is what follows.
+    There is room for T * beam more nodes and links. False where a frame holds NaN: it is not read,
+    nor is what follows. Between frames nodes.rank[beam.node[i]] == i for the prefixes of the beam,
+    and NONE for all others.
     """
-    num_tokens = rows.shape[1]
-    num_nodes, num_links, size, frame = counts[0], counts[1], counts[2], counts[3]
+    # The loop is one function: a call counts the references of every array that it is given, and
+    # for the 30 arrays of a frame that takes a fifth of the time of all else.
+    num_tokens, counts, width = rows.shape[1], tree.counts, options.width
+    nodes, links, before = tree.nodes, tree.links, scratch.before
+    keys, key_nodes, blank, skip = tree.table.keys, tree.table.nodes, options.blank, options.skip
+    tables, weights = options.tables, options.weights
+    num_nodes, num_links = counts[NUM_NODES], counts[NUM_LINKS]
+    size, frame = counts[BEAM_SIZE], counts[NUM_FRAMES]
     tokens, log_probs = np.empty(width, dtype=np.int64), np.empty(width)
     maxima = np.empty(num_lanes(num_tokens), dtype=rows.dtype)
-    present = np.full(num_tokens, -1, dtype=np.int64)
-    before = scratch.before
+    present = np.full(num_tokens, NONE, dtype=np.int64)
     # a row of an iteration over `rows` would not be known to lie in one piece
     for t in range(len(rows)):
         row = rows[t]
@@ -440,9 +471,10 @@ def advance(
                 beam.blank[i],
                 beam.label[i],
             )
-            before.total[i], scratch.first_child[i] = beam.total[i], -1
+            before.total[i], scratch.first_child[i] = beam.total[i], NONE
             before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
             before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
+        # Which prefixes are the best: first those that stay, since what they need bounds the rest.
         found = stay(row, blank, nodes, size, scratch, weights)
         least = least_useful(nodes, size, found, scratch, weights)
         chosen = top(row, maxima, least, skip, tokens, log_probs)
@@ -457,14 +489,15 @@ def advance(
             tables,
             weights,
         )
+        # The new beam. Nodes and links are made only for prefixes that enter it.
         for i in range(size):
-            nodes.place[before.node[i]] = -1
+            nodes.rank[before.node[i]] = NONE
         for rank in range(found):
             i, token = scratch.source[rank], scratch.token[rank]
             node = before.node[i]
-            beam.best_blank[rank], beam.link_blank[rank] = -inf, -1
-            beam.best_label[rank], beam.link_label[rank] = -inf, -1
-            if token >= 0:
+            beam.best_blank[rank], beam.link_blank[rank] = -inf, NONE
+            beam.best_label[rank], beam.link_label[rank] = -inf, NONE
+            if token >= 0:  # it grew: all of its paths end in this token, in this frame
                 repeats = token == nodes.token[node]
                 beam.blank[rank] = -inf
                 beam.label[rank] = (before.blank[i] if repeats else before.total[i]) + row[token]
@@ -472,21 +505,22 @@ def advance(
                 value, link = arrive(before, i, repeats)
                 key = np.int64(node) * num_tokens + token
                 slot = find_slot(keys, key)
-                if keys[slot] == -1:
+                if keys[slot] == NONE:
                     add_node(nodes, num_nodes, node, token, tables, weights)
-                    keys[slot], values[slot] = key, num_nodes
+                    keys[slot], key_nodes[slot] = key, num_nodes
                     num_nodes += 1
-                node = values[slot]
+                node = key_nodes[slot]
                 num_links = add_link(links, num_links, link, frame, row[token])
                 beam.best_label[rank], beam.link_label[rank] = value + row[token], num_links - 1
-            else:
+            else:  # it stayed: `stay` has summed its paths, here is the best one
                 beam.blank[rank], beam.label[rank] = scratch.blank[i], scratch.label[i]
                 beam.total[rank] = scratch.total[i]
                 value, beam.link_blank[rank] = arrive(before, i, False)
                 beam.best_blank[rank] = value + row[blank]
+                # Its last token: the run goes on, or its parent in the beam grows by it now.
                 token, parent = nodes.token[node], scratch.parent[i]
                 value, link = before.best_label[i], before.link_label[i]
-                other, preceding = -inf, -1
+                other, preceding = -inf, NONE
                 if parent >= 0:
                     other, preceding = arrive(
                         before, parent, token == nodes.token[nodes.parent[node]]
@@ -495,14 +529,16 @@ def advance(
                     num_links = add_link(links, num_links, preceding, frame, row[token])
                     value, link = other, num_links - 1
                 elif value > -inf and row[token] > links.log_prob[link]:
+                    # The peak of the run is here. Others may share the old link: it stays.
                     num_links = add_link(links, num_links, links.before[link], frame, row[token])
                     link = num_links - 1
-                if node != 0:
+                if node != ROOT:
                     beam.best_label[rank], beam.link_label[rank] = value + row[token], link
             beam.node[rank] = node
         size, frame = found, frame + 1
         for rank in range(size):
-            nodes.place[beam.node[rank]] = rank
-    complete = frame - counts[3] == len(rows)
-    counts[0], counts[1], counts[2], counts[3] = num_nodes, num_links, size, frame
+            nodes.rank[beam.node[rank]] = rank
+    complete = frame - counts[NUM_FRAMES] == len(rows)
+    counts[NUM_NODES], counts[NUM_LINKS] = num_nodes, num_links
+    counts[BEAM_SIZE], counts[NUM_FRAMES] = size, frame
     return complete

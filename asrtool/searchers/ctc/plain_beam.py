@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from asrtool.searchers.ctc.settings import Result, Settings
+from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 
 # the link before or None, frame, log-probability: a token on a best path
 Link = tuple[Any, int, float]
@@ -151,12 +151,12 @@ class PlainPrefixBeam:
             shares=tuple(share + gain for share, gain in zip(entry.shares, gains, strict=True)),
         )
 
-    def results(self, final: bool, most: int | None = None) -> list[Result]:
+    def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
         """The best prefixes, best first; final: with what the end of the text adds."""
-        found = [self._result(entry, final) for entry in self.entries]
+        found = [self._scored(entry, final) for entry in self.entries]
         return sorted(found, key=self.settings.score, reverse=True)[:most]
 
-    def _result(self, entry: Entry, final: bool) -> Result:
+    def _scored(self, entry: Entry, final: bool) -> ScoredPrefix:
         shares = entry.shares
         if final:
             ends = (
@@ -170,4 +170,4 @@ class PlainPrefixBeam:
             frames.append(frame)
             log_probs.append(value)
         parts = dict(zip(("ctc", *self.settings.scores), (entry.total, *shares), strict=True))
-        return Result(entry.tokens, parts, frames[::-1], log_probs[::-1])
+        return ScoredPrefix(entry.tokens, parts, frames[::-1], log_probs[::-1])

@@ -42,7 +42,7 @@ from asrtool.searchers.base import (
 )
 from asrtool.searchers.ctc.compiled_beam import CompiledPrefixBeam
 from asrtool.searchers.ctc.plain_beam import PlainPrefixBeam
-from asrtool.searchers.ctc.settings import Result, Settings
+from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 from asrtool.searchers.fusion import NgramConfig, PrefixScore
 from asrtool.searchers.hotwords import HotwordsConfig
 from asrtool.types import Hypothesis, Padded
@@ -136,22 +136,24 @@ def hypotheses(
     """Best first, at most so many; final: with what the end of the text adds. positions: of the
     frames, if not 0, 1, 2, ..."""
     settings = search.settings
-    found = [_hypothesis(result, settings, positions) for result in search.results(final, most)]
-    if not found:
+    nbest = [_hypothesis(prefix, settings, positions) for prefix in search.results(final, most)]
+    if not nbest:
         return [
             Hypothesis(tokens=(), score=-inf, parts=dict.fromkeys(("ctc", *settings.scores), -inf))
         ]
-    return sorted(found, key=lambda hypothesis: -hypothesis.score)
+    return sorted(nbest, key=lambda hypothesis: -hypothesis.score)
 
 
-def _hypothesis(result: Result, settings: Settings, positions: Sequence[int] | None) -> Hypothesis:
-    frames = result.frames if positions is None else [positions[frame] for frame in result.frames]
+def _hypothesis(
+    prefix: ScoredPrefix, settings: Settings, positions: Sequence[int] | None
+) -> Hypothesis:
+    frames = prefix.frames if positions is None else [positions[frame] for frame in prefix.frames]
     return Hypothesis(
-        tokens=result.tokens,
-        score=settings.score(result),
-        parts=result.parts,
+        tokens=prefix.tokens,
+        score=settings.score(prefix),
+        parts=prefix.parts,
         positions=tuple(frames),
-        confidences=tuple(exp(value) for value in result.log_probs),
+        confidences=tuple(exp(value) for value in prefix.log_probs),
     )
 
 

@@ -58,7 +58,7 @@ class CtcPrefixState:
 
 
 class CtcPrefixScorer:
-    """Rates extensions by the CTC head `stream` of a model; eos gets the probability that the
+    """Scores extensions by the CTC head `stream` of a model; eos gets the probability that the
     prefix is everything.
 
     A label that shares its id with eos is never proposed as a token; probability that the head

@@ -63,13 +63,13 @@ class Settings:
         tables = fusion.tables(scores, num_tokens)
         return cls(beam, blank, skip, width, scores, weights, bonus, tables)
 
-    def score(self, result: Result) -> float:
+    def score(self, prefix: ScoredPrefix) -> float:
         """(4) of prefix_beam.py."""
-        weighted = sum(self.weights[name] * value for name, value in result.parts.items())
-        return weighted + self.bonus * len(result.tokens)
+        weighted = sum(self.weights[name] * value for name, value in prefix.parts.items())
+        return weighted + self.bonus * len(prefix.tokens)
 
 
-class Result(NamedTuple):
+class ScoredPrefix(NamedTuple):
     """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best
     path.
     """
