@@ -28,7 +28,7 @@ SYSTEM = " " * 21 + "SYSTEM SUMMARY PERCENTAGES by SPEAKER" + " " * 22
 NOTES = """
 * No Reference words for this/these speaker(s).  Word counts supplied
   rather than percents.
-+ SpeakerCounts(s) with no reference data is ignored
++ Speaker(s) with no reference data is ignored
 """
 
 
