@@ -19,10 +19,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import atomic
 from asrtool.downsamplers import KeyframeConfig
 from asrtool.experiment import InitConfig, TrainConfig, dump_phases, load_phases
 from asrtool.losses import TilConfig
+from asrtool.system import atomic
 
 Phases = dict[str, TrainConfig]
 

@@ -110,7 +110,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, source, error):
 
 HOLD = """
 import pathlib, sys
-from asrtool import stamp
+from asrtool.system import stamp
 with stamp.locked(pathlib.Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
