@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrtool import vad
 from asrtool.align import Timed, Word, align, times_of, words_of
 from asrtool.classes import Classes, Classifier, classifiers, classify
 from asrtool.data import audio, tokenizers
@@ -28,7 +27,7 @@ from asrtool.data.sampler import fill
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
-from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan
+from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
 from asrtool.model_folder import (
     Experiment,
     ExperimentError,

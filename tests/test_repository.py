@@ -17,6 +17,8 @@ PACKAGE = ROOT / "asrtool"
 FILE_LINES = 600
 FOLDER_FILES = 20
 FUNCTION_LINES = 60
+# split in any of three ways it took 6 to 120 % more time: a call counts references of its arrays
+KERNELS = {"asrtool/searchers/ctc/kernel.py advance"}
 
 # module -> what it may import from asrtool. docs/architecture.md explains the table.
 LAYERS = {
@@ -32,8 +34,7 @@ LAYERS = {
     "work": {"data", "distributed", "system", "log", "types"},
     "config": {"registry"},
     "align": {"align", "types"},
-    "longform": {"align"},
-    "vad": set(),
+    "longform": {"longform", "align"},
     "data": {"data", "types", "registry", "distributed", "torchaudio_adapter", "system", "log"},
     "downsamplers": {"downsamplers", "types", "registry", "nn"},
     "encoders": {"encoders", "types", "registry", "nn", "downsamplers", "torchaudio_adapter"},
@@ -92,7 +93,6 @@ LAYERS = {
         "train",
     },
     "training": {
-        "atomic",
         "config",
         "data",
         "distributed",
@@ -104,13 +104,22 @@ LAYERS = {
         "models",
         "score",
         "searchers",
-        "stamp",
+        "system",
         "train",
         "types",
     },
     "recognition": {"align", "classes", "longform", "types"},
-    "streaming": {"classes", "data", "encoders", "recognizer", "searchers", "types"},
-    "stream_check": {"classes", "data", "log", "recognizer", "streaming", "types"},
+    "streaming": {
+        "streaming",
+        "classes",
+        "data",
+        "encoders",
+        "log",
+        "model_folder",
+        "recognizer",
+        "searchers",
+        "types",
+    },
     "recognizer": {
         "experiment",
         "classes",
@@ -119,7 +128,6 @@ LAYERS = {
         "align",
         "longform",
         "recognition",
-        "vad",
         "data",
         "models",
         "searchers",
@@ -192,19 +200,19 @@ def test_no_source_file_is_longer_than_one_idea_takes():
 def test_no_folder_of_the_package_has_too_many_files():
     counts = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in sources())
     full = {name: count for name, count in counts.items() if count > FOLDER_FILES}
-    assert full.keys() <= {"bin", "score"}, full  # bin: one file a command
+    assert full.keys() <= {"bin"}, full  # bin: one file a command
 
 
 def test_no_function_is_longer_than_a_screen():
     long = {
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": count
+        f"{path.relative_to(ROOT)} {node.name}": count
         for path in tracked()
         if path.suffix == ".py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (count := node.end_lineno - node.lineno + 1) > FUNCTION_LINES
     }
-    assert not long
+    assert long.keys() <= KERNELS, long
 
 
 def test_no_file_names_a_path_of_one_machine():

@@ -32,8 +32,8 @@ from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment, in_chunks
 from asrtool.recognizer import Recognizer
-from asrtool.stream_check import check
 from asrtool.streaming import EndConfig, Result, Stream, passes
+from asrtool.streaming.check import check
 
 CHUNK = 16  # encoder frames: what U2++ and its successors report
 HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw samples

@@ -15,11 +15,10 @@ import soundfile
 import torch
 
 import asrtool
-from asrtool import vad
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.log import logger
-from asrtool.longform import WindowsConfig
+from asrtool.longform import WindowsConfig, vad
 from asrtool.model_folder import ExperimentError
 from asrtool.recognizer import RecognitionError
 from asrtool.train.checkpoint import CheckpointError

@@ -227,7 +227,7 @@ def test_kept_frames_are_drawn(toy, exp, tmp_path):
 
 def test_a_model_without_key_frames_has_none_to_draw(toy):
     pytest.importorskip("matplotlib")
-    with pytest.raises(PlotError, match="phase 'train' has no loss on the stream 'inter_ctc'"):
+    with pytest.raises(PlotError, match="phase 'train' has no loss on the head 'inter_ctc'"):
         plot.main(["keyframes", str(toy / "exp"), "--data", str(toy / "dump" / "dev")])
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CHILD = """
-from asrtool import processes
+from asrtool.system import processes
 processes.follow_parent()
 print("ready", flush=True)
 __import__("time").sleep(60)

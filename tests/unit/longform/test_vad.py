@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from asrtool import vad
 from asrtool.data import audio
+from asrtool.longform import vad
 from tests.recipes.preparation import real
 
 installed = pytest.mark.skipif(
