@@ -113,7 +113,7 @@ def test_a_language_model_of_another_vocabulary_is_refused(toy, lm, tmp_path):
     tokenizers.train(["xyz"], "char", 0, copy / "vocab")
     with pytest.raises(
         ExperimentError,
-        match="vocabulary of the language model in .* differs from the recogniser's",
+        match="vocabulary of the language .* differs from the recogniser's",
     ):
         asrtool.load(toy / "exp", lm=copy)
 
