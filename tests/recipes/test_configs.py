@@ -5,6 +5,7 @@ step at toy size.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ import torch
 from asrtool.experiment import TrainConfig, dump_phases, load_decode, load_phases
 from asrtool.losses import LOSSES
 from asrtool.model_folder import build_model
-from asrtool.models import LM_OUTPUT, LanguageModel
+from asrtool.models import LM_OUTPUT, TEXT_MODELS, AsrModel, LanguageModel
 from asrtool.searchers import SEARCHERS
 from asrtool.train.objective import Objective
-from asrtool.types import Batch, Padded
+from asrtool.types import Batch, EncoderOutput, Padded
 
 EGS = Path(__file__).parents[2] / "egs"
 TRAIN = sorted(EGS.glob("*/conf/**/train_*.yaml"))
@@ -134,6 +135,7 @@ def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
         ]
 
 
+@functools.cache
 def language_models(folder: Path) -> dict[str, LanguageModel]:
     """The scorer `lm` of a recipe that has one."""
     phases = [
@@ -152,19 +154,32 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
 def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
     settings = load_decode(path)
     searched = 0
-    for train in sorted(configs(path).rglob("train_*.yaml")):
-        for phase in load_phases(train).values():
-            model = build_model(
-                dataclasses.replace(phase, model=shrink(phase.model)), VOCABULARY
-            ).eval()
-            try:
-                searcher = SEARCHERS.build(
-                    settings.searcher, model=model, scorers=language_models(configs(path))
-                )
-            except (ValueError, LookupError):
-                continue  # this model lacks what the searcher needs; another one must have it
-            with torch.inference_mode():
-                nbest = searcher.search(model.encode(toy_batch(phase).inputs))
-            assert [len(hypotheses) > 0 for hypotheses in nbest] == [True, True]
-            searched += 1
+    for model, encoded in encoded_by(configs(path)):
+        try:
+            searcher = SEARCHERS.build(
+                settings.searcher, model=model, scorers=language_models(configs(path))
+            )
+        except (ValueError, LookupError):
+            continue  # this model lacks what the searcher needs; another one must have it
+        with torch.inference_mode():
+            nbest = searcher.search(encoded)
+        assert [len(hypotheses) > 0 for hypotheses in nbest] == [True, True]
+        searched += 1
     assert searched
+
+
+@functools.cache
+def encoded_by(folder: Path) -> list[tuple[AsrModel, EncoderOutput]]:
+    """Every different model of a recipe, shrunk, and what its encoder gives."""
+    seen, made = [], []
+    for path in sorted(folder.rglob("train_*.yaml")):
+        for phase in load_phases(path).values():
+            phase = dataclasses.replace(phase, model=shrink(phase.model))
+            what = (phase.model, phase.heads, phase.data.input, phase.data.fbank)
+            if what in seen or isinstance(phase.model, TEXT_MODELS):
+                continue
+            seen.append(what)
+            model = build_model(phase, VOCABULARY).eval()
+            with torch.inference_mode():
+                made.append((model, model.encode(toy_batch(phase).inputs)))
+    return made

@@ -31,9 +31,7 @@ def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
 def test_a_model_without_a_ctc_head_is_refused(toy, tmp_path):
     recognizer = asrtool.load(toy / "exp")
     del recognizer.model.heads["ctc"]
-    with pytest.raises(
-        export.ExportError, match="frame-synchronous head .*model has: none"
-    ):
+    with pytest.raises(export.ExportError, match="frame-synchronous head .*model has: none"):
         export.export(recognizer, toy / "exp", tmp_path)
 
 
