@@ -50,6 +50,10 @@ class Registry(Generic[T]):
     def name_of(self, config: object) -> str:
         return self._classes[type(config)][0]
 
+    def position(self, config: object) -> int:
+        """How many entries were registered before that of `config`."""
+        return list(self._classes).index(type(config))
+
     def type_of(self, config: object) -> type[T]:
         """The class that `build` makes an instance of."""
         return self._classes[type(config)][1]

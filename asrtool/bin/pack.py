@@ -120,8 +120,10 @@ def fill(
     """
     exp = found.folder
     for file in sorted((exp / "vocab").iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            shutil.copyfile(file, target / "vocab" / file.name)
+        if file.name.startswith("."):
+            continue
+        copy = shutil.copytree if file.is_dir() else shutil.copyfile  # hf/, of a language model
+        copy(file, target / "vocab" / file.name)
     if (exp / "cmvn.json").exists():
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
     if (lengths := found.lengths(decode.phase)) is not None:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from asrtool.heads.attention import (
-    AttentionHead,
-    AttentionHeadConfig,
-    ReverseHead,
-    ReverseHeadConfig,
-)
 from asrtool.heads.base import HEADS, FrameHead, Head, Search, names_of, ranked
 from asrtool.heads.frames import (
     AccentHead,
@@ -20,6 +14,12 @@ from asrtool.heads.frames import (
     InterCtcHeadConfig,
     LinearHead,
     TapHead,
+)
+from asrtool.heads.tokens import (
+    AttentionHead,
+    AttentionHeadConfig,
+    ReverseHead,
+    ReverseHeadConfig,
 )
 
 __all__ = [

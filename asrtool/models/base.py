@@ -55,9 +55,10 @@ class AsrModel(Model):
                 f"with input: {idle[0]}"
             )
         heads = nn.ModuleDict()
-        for name in sorted(names):
-            config = configs[name] if name in configs else default_head(name)
-            heads[name] = HEADS.build(config, name=name, model=self)
+        chosen = {name: configs.get(name) or default_head(name) for name in sorted(names)}
+        # The order of parameters decides how rounding errors add up: it must not change.
+        for name in sorted(chosen, key=lambda name: HEADS.position(chosen[name])):
+            heads[name] = HEADS.build(chosen[name], name=name, model=self)
         return heads
 
     def forward(self, batch: Batch) -> ModelOutput:

@@ -17,7 +17,9 @@ AGAIN = (
     "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args "
     "'trainer.epochs=120"
     " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3"
-    " model.encoder.dropout=0 data.augment.spec_augment=null'"
+    " model.encoder.dropout=0 data.augment.spec_augment=null model.encoder.num_layers=3"
+    " model.encoder.dim=96 model.encoder.ffn_dim=192"
+    " model.encoder.downsamplers.0.channels=8'"
 )
 
 

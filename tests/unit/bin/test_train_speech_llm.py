@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from asrtool.bin import decode, make_vocab, train
+from asrtool.bin import decode, make_vocab, pack, train
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir, tables
 from asrtool.data.tokenizers import TokenizerError
@@ -124,3 +124,11 @@ def test_a_name_that_is_no_tokenizer_is_one_sentence(trained, tmp_path):
         make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(tmp_path)])
     with pytest.raises(make_vocab.VocabularyError, match="give its name by --tokenizer"):
         make_vocab.main([*text, "--unit", "hf"])
+
+
+def test_a_packed_model_brings_the_tokenizer_of_its_language_model(trained, tmp_path):
+    pack.main(
+        [str(trained / "exp"), "--config", str(trained / "decode.yaml")]
+        + ["--out", str(tmp_path / "model")]
+    )
+    assert Recognizer.load(tmp_path / "model").tokenizer.decode([5, 4]) != ""

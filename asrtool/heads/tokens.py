@@ -1,4 +1,6 @@
-"""Attention decoders as heads: left to right, and right to left to rescore (arXiv 2106.05642)."""
+"""Heads with a distribution for each token: attention decoders, left to right, and right to left
+to rescore (arXiv 2106.05642).
+"""
 
 from __future__ import annotations
 
