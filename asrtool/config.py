@@ -108,14 +108,14 @@ def entries(node: yaml.Node, where: str = "") -> dict[str, tuple[yaml.Node, yaml
     """Key -> (key node, value node)."""
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(node, where, "expected a mapping")
-    found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    items: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(key, where, "expected a plain key")
-        if key.value in found:
+        if key.value in items:
             raise ConfigError(key, _join(where, key.value), "key given twice")
-        found[key.value] = (key, value)
-    return found
+        items[key.value] = (key, value)
+    return items
 
 
 def split(node: yaml.Node, key: str, where: str = "") -> tuple[yaml.MappingNode, yaml.Node | None]:

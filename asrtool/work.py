@@ -154,18 +154,18 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
     """
     total = datadir.iterate(data)[0]
     world = distributed.world_size()
-    tally = {"done": 0, "failed": 0}
-    shown, told = None if distributed.is_main() else True, False
+    counts = {"done": 0, "failed": 0}
+    shown, reported = None if distributed.is_main() else True, False
     with tqdm(total=total, desc=f"{task.name} {name}", unit="utt", disable=shown) as bar:
         for group, window in _windows(data):
             done = journal.done(group)
             bar.update(len(done))
-            told = told or (distributed.is_main() and datadir.tell(window, data))
+            reported = reported or (distributed.is_main() and datadir.tell(window, data))
             window, unmeasured = datadir.complete(window)
             if distributed.is_main():
                 lines = [{"id": key, "error": f"{key}: {why}"} for key, why in unmeasured.items()]
                 journal.write(group, lines)
-                _count(lines, tally)
+                _count(lines, counts)
             if not window:
                 continue
             seconds = {utterance.id: utterance.duration for utterance in window}
@@ -175,7 +175,7 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
                 lines = [{"id": key, "error": why} for key, why in unreadable.items()]
                 lines += _attempt(task, batch, seconds) if batch is not None else []
                 journal.write(group, lines)
-                _count(lines, tally)
+                _count(lines, counts)
                 bar.update(min(len(lines) * world, total - bar.n))
             give_back_memory()
     return total
@@ -216,14 +216,14 @@ def _rows(batch: Batch, chosen: slice) -> Batch:
     )
 
 
-def _count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
+def _count(lines: Sequence[Mapping], counts: dict[str, int]) -> None:
     """Keep count; end where nothing but failures comes."""
     failures = [line for line in lines if "error" in line]
-    tally["done"] += len(lines) - len(failures)
-    tally["failed"] += len(failures)
-    if not tally["done"] and tally["failed"] >= HOPELESS:
+    counts["done"] += len(lines) - len(failures)
+    counts["failed"] += len(failures)
+    if not counts["done"] and counts["failed"] >= HOPELESS:
         raise WorkError(
-            f"{tally['failed']} utterances and not one success; the last reason: "
+            f"{counts['failed']} utterances and not one success; the last reason: "
             f"{failures[-1]['error']}"
         )
 
@@ -231,13 +231,13 @@ def _count(lines: Sequence[Mapping], tally: dict[str, int]) -> None:
 def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> None:
     """Hand the lines to the task, write those of failures, and say how many there are."""
     failed: list[dict] = []
-    found = 0
+    joined = 0
 
     def good() -> Iterator[dict]:
-        nonlocal found
+        nonlocal joined
         for group in range(-(-total // WINDOW)):
             for line in journal.lines(group):
-                found += 1
+                joined += 1
                 if "error" in line:
                     failed.append(line)
                 else:
@@ -250,9 +250,9 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
             f"{failed[-1]['error']}"
         )
     task.write(target, itertools.chain([first], lines))
-    if found != total:
+    if joined != total:
         what = (
-            f"{total - found} of {total} utterances left neither a result nor a reason in "
+            f"{total - joined} of {total} utterances left neither a result nor a reason in "
             f"{journal.folder}"
         )
         raise WorkError(f"{out}: {what}; the same command tries them again")

@@ -173,13 +173,13 @@ def non_speech(
         raise AugmentError(
             f"data.augment.non_speech.set: the set '{config.set}' holds no recording"
         )
-    found = []
+    stretches = []
     for number in range(count):
         rng = generator(seed, 0, str(number), "non_speech")
         source = recordings[rng.integers(len(recordings))]
         duration = min(float(rng.uniform(*config.seconds)), source.duration)
         start = source.start + float(rng.uniform(0, source.duration - duration))
-        found.append(
+        stretches.append(
             Utterance(
                 id=f"non_speech-{number:06}",
                 audio=source.audio,
@@ -189,7 +189,7 @@ def non_speech(
                 recording=source.recording or source.id,
             )
         )
-    return found
+    return stretches
 
 
 def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:

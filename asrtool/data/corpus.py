@@ -30,7 +30,7 @@ SHOWN = 5  # utterances left out that are named on the console
 SKIPPED = "skipped.txt"
 
 
-class Found(NamedTuple):
+class CorpusSet(NamedTuple):
     """What a set is made of, and a sentence for every utterance that it lacks."""
 
     utterances: list[Utterance]
@@ -43,7 +43,7 @@ class Source:
     comes of it.
     """
 
-    build: Callable[[Path], Found]
+    build: Callable[[Path], CorpusSet]
     inputs: Sequence[Path] = ()
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ def run(main: Callable[[], None]) -> None:
 # -- utterances ------------------------------------------------------------
 
 
-def measured(utterances: Sequence[Utterance]) -> Found:
+def measured(utterances: Sequence[Utterance]) -> CorpusSet:
     """The utterances with the time from their start to the end of their audio, without those that
     cannot be measured.
 
@@ -101,7 +101,7 @@ def measured(utterances: Sequence[Utterance]) -> Found:
             f"{left_out[0]}; are the archives "
             "unpacked in full?"
         )
-    return Found(kept, left_out)
+    return CorpusSet(kept, left_out)
 
 
 def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
@@ -116,15 +116,15 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 
 
 def compare(
-    what: str, found: Sequence[Utterance], utterances: int, characters: int | None = None
+    what: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
 ) -> None:
     """Warn where the counts of a set are not those of the official one; white space is no
     character.
     """
-    if len(found) != utterances:
-        logger.warning("%s: %d utterances, officially %d", what, len(found), utterances)
+    if len(rows) != utterances:
+        logger.warning("%s: %d utterances, officially %d", what, len(rows), utterances)
     elif characters is not None:
-        count = sum(len("".join(row.text.split())) for row in found)
+        count = sum(len("".join(row.text.split())) for row in rows)
         if count != characters:
             logger.warning(
                 "%s: %d characters, expected %d: is the text as published?", what, count, characters
@@ -153,27 +153,31 @@ def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
                 _write(out / name, target, source.build(target))
 
 
-def _write(out: Path, target: Path, found: Found) -> None:
-    if found.left_out:
-        some = "".join(f"\n  {sentence}" for sentence in found.left_out[:SHOWN])
-        where = f", all listed in {out / SKIPPED}" if found.utterances else ""
+def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
+    if corpus_set.left_out:
+        some = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
+        where = f", all listed in {out / SKIPPED}" if corpus_set.utterances else ""
         rest = (
-            f"\n  and {len(found.left_out) - SHOWN} more{where}"
-            if len(found.left_out) > SHOWN
+            f"\n  and {len(corpus_set.left_out) - SHOWN} more{where}"
+            if len(corpus_set.left_out) > SHOWN
             else ""
         )
-        logger.warning("%s: %d left out:%s%s", out, len(found.left_out), some, rest)
-    if not found.utterances:
+        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), some, rest)
+    if not corpus_set.utterances:
         raise CorpusError(f"{out}: not one utterance can be used; nothing was written")
-    datadir.write(target, found.utterances)
-    if found.left_out:
+    datadir.write(target, corpus_set.utterances)
+    if corpus_set.left_out:
         (target / SKIPPED).write_text(
-            "".join(f"{sentence}\n" for sentence in found.left_out), encoding="utf-8"
+            "".join(f"{sentence}\n" for sentence in corpus_set.left_out), encoding="utf-8"
         )
-    hours = sum(utterance.duration for utterance in found.utterances) / 3600
-    speakers = len({utterance.speaker for utterance in found.utterances})
+    hours = sum(utterance.duration for utterance in corpus_set.utterances) / 3600
+    speakers = len({utterance.speaker for utterance in corpus_set.utterances})
     logger.info(
-        "%s: %d utterances, %d speakers, %.2f hours", out, len(found.utterances), speakers, hours
+        "%s: %d utterances, %d speakers, %.2f hours",
+        out,
+        len(corpus_set.utterances),
+        speakers,
+        hours,
     )
 
 

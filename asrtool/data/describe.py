@@ -58,7 +58,7 @@ def describe(folder: Path, base: Path | None = None, content: bool = False) -> S
     `content`: then recordings are the same where their bytes are, else where their paths (and
     segments) are.
     """
-    found = Statistics(str(folder))
+    statistics = Statistics(str(folder))
     _, utterances = datadir.iterate(folder)
     rows = iter(utterances)
     with ThreadPoolExecutor(8) as pool:
@@ -67,43 +67,43 @@ def describe(folder: Path, base: Path | None = None, content: bool = False) -> S
             lengths = measured(part, base)
             sounds = do(lambda row: sound(row, base, content), part)
             for row, seconds, key in zip(part, lengths, sounds, strict=True):
-                add(found, row, seconds, key)
-    return found
+                add(statistics, row, seconds, key)
+    return statistics
 
 
-def add(found: Statistics, row: Utterance, seconds: float, key: int | bytes | None) -> None:
+def add(statistics: Statistics, row: Utterance, seconds: float, key: int | bytes | None) -> None:
     text = single_spaced(row.text)
     if math.isnan(seconds):
-        found.unmeasured.append(row.id)
+        statistics.unmeasured.append(row.id)
     else:
-        found.seconds.append(seconds)
-    found.per_speaker[row.speaker] += 0 if math.isnan(seconds) else seconds
+        statistics.seconds.append(seconds)
+    statistics.per_speaker[row.speaker] += 0 if math.isnan(seconds) else seconds
     if key is None:
-        found.unread.append(row.id)
+        statistics.unread.append(row.id)
     else:
-        found.sounds[key] += 1
+        statistics.sounds[key] += 1
     for name, value in row.labels.items():
-        found.labels.setdefault(name, Counter())[value] += 1
+        statistics.labels.setdefault(name, Counter())[value] += 1
     if not text:
-        found.empty += 1
+        statistics.empty += 1
         return
     words = text.split(" ")
     letters = "".join(words)
-    found.words.update(words)
-    found.characters.update(letters)
-    found.texts[hash(text)] += 1
+    statistics.words.update(words)
+    statistics.characters.update(letters)
+    statistics.texts[hash(text)] += 1
     if seconds > 0:
-        found.rates.append(len(letters) / seconds)
+        statistics.rates.append(len(letters) / seconds)
 
 
 def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
     """Seconds of each; where no file tells, of the audio; NaN where that cannot be measured."""
-    unknown = [place for place, row in enumerate(rows) if math.isnan(row.duration)]
-    found = [row.duration for row in rows]
-    moved = [replace(rows[place], audio=located(rows[place].audio, base)) for place in unknown]
-    for place, seconds in zip(unknown, datadir.lengths(moved), strict=True):
-        found[place] = math.nan if isinstance(seconds, audio.AudioError) else seconds
-    return found
+    unknown = [index for index, row in enumerate(rows) if math.isnan(row.duration)]
+    durations = [row.duration for row in rows]
+    moved = [replace(rows[index], audio=located(rows[index].audio, base)) for index in unknown]
+    for index, seconds in zip(unknown, datadir.lengths(moved), strict=True):
+        durations[index] = math.nan if isinstance(seconds, audio.AudioError) else seconds
+    return durations
 
 
 def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | None:
@@ -134,35 +134,35 @@ def located(path: str, base: Path | None) -> str:
 # -- reports ---------------------------------------------------------------
 
 
-def summary(found: Statistics) -> dict:
+def summary(statistics: Statistics) -> dict:
     """One set as JSON values; lengths in seconds."""
-    seconds, rates = np.array(found.seconds), np.array(found.rates)
+    seconds, rates = np.array(statistics.seconds), np.array(statistics.rates)
     counts = np.histogram(seconds, bins=EDGES)[0].tolist()
     spans = zip(EDGES, EDGES[1:], counts, strict=False)
     return {
-        "name": found.name,
-        "utterances": len(found),
+        "name": statistics.name,
+        "utterances": len(statistics),
         "hours": round(float(seconds.sum()) / 3600, 4),
-        "speakers": len(found.per_speaker),
+        "speakers": len(statistics.per_speaker),
         "seconds": percentiles(seconds),
         "histogram": [
             [first, None if math.isinf(last) else last, count] for first, last, count in spans
         ],
-        "minutes_per_speaker": percentiles(np.array(list(found.per_speaker.values())) / 60),
+        "minutes_per_speaker": percentiles(np.array(list(statistics.per_speaker.values())) / 60),
         "characters_per_second": percentiles(rates),
-        "characters": found.characters.total(),
-        "different_characters": len(found.characters),
-        "words": found.words.total(),
-        "different_words": len(found.words),
-        "rare_characters": sum(count < 5 for count in found.characters.values()),
-        "empty_transcripts": found.empty,
-        "repeated_transcripts": found.texts.total() - len(found.texts),
-        "repeated_audio": found.sounds.total() - len(found.sounds),
-        "unmeasured": found.unmeasured,
-        "unread": found.unread,
+        "characters": statistics.characters.total(),
+        "different_characters": len(statistics.characters),
+        "words": statistics.words.total(),
+        "different_words": len(statistics.words),
+        "rare_characters": sum(count < 5 for count in statistics.characters.values()),
+        "empty_transcripts": statistics.empty,
+        "repeated_transcripts": statistics.texts.total() - len(statistics.texts),
+        "repeated_audio": statistics.sounds.total() - len(statistics.sounds),
+        "unmeasured": statistics.unmeasured,
+        "unread": statistics.unread,
         "labels": {
-            name: {**dict(sorted(counts.items())), "(none)": len(found) - counts.total()}
-            for name, counts in sorted(found.labels.items())
+            name: {**dict(sorted(counts.items())), "(none)": len(statistics) - counts.total()}
+            for name, counts in sorted(statistics.labels.items())
         },
     }
 
@@ -170,21 +170,24 @@ def summary(found: Statistics) -> dict:
 def percentiles(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
-    found = np.percentile(values, PERCENTILES)
+    limits = np.percentile(values, PERCENTILES)
     return {
-        f"{share}%": round(float(value), 3) for share, value in zip(PERCENTILES, found, strict=True)
+        f"{share}%": round(float(value), 3)
+        for share, value in zip(PERCENTILES, limits, strict=True)
     }
 
 
-def unknown(found: Statistics, reference: Statistics | Tokenizer) -> dict:
+def unknown(statistics: Statistics, reference: Statistics | Tokenizer) -> dict:
     """Characters, and words where the reference is a set, that the reference lacks: kinds,
     occurrences and examples.
     """
     if isinstance(reference, Tokenizer):
-        return {"characters": lacking(found.characters, lambda text: bool(reference.unknown(text)))}
+        return {
+            "characters": lacking(statistics.characters, lambda text: bool(reference.unknown(text)))
+        }
     return {
-        "characters": lacking(found.characters, lambda text: text not in reference.characters),
-        "words": lacking(found.words, lambda text: text not in reference.words),
+        "characters": lacking(statistics.characters, lambda text: text not in reference.characters),
+        "words": lacking(statistics.words, lambda text: text not in reference.words),
     }
 
 
@@ -229,8 +232,11 @@ def plot(sets: Iterable[Statistics], path: Path) -> None:
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     (lengths, rates), (speakers, characters) = figure.subplots(2, 2)
-    for found in sets:
-        for axes, values, limit in ((lengths, found.seconds, 30), (rates, found.rates, 30)):
+    for statistics in sets:
+        for axes, values, limit in (
+            (lengths, statistics.seconds, 30),
+            (rates, statistics.rates, 30),
+        ):
             inside = np.minimum(np.array(values), limit)
             if len(inside):
                 share = np.full(len(inside), 100 / len(inside))
@@ -240,13 +246,13 @@ def plot(sets: Iterable[Statistics], path: Path) -> None:
                     range=(0, limit),
                     weights=share,
                     histtype="step",
-                    label=found.name,
+                    label=statistics.name,
                 )
-        minutes = np.sort(np.array(list(found.per_speaker.values())) / 60)[::-1]
-        speakers.plot(np.linspace(0, 100, len(minutes)), minutes, label=found.name)
-        counts = np.array([count for _, count in found.characters.most_common()])
+        minutes = np.sort(np.array(list(statistics.per_speaker.values())) / 60)[::-1]
+        speakers.plot(np.linspace(0, 100, len(minutes)), minutes, label=statistics.name)
+        counts = np.array([count for _, count in statistics.characters.most_common()])
         if len(counts):
-            characters.loglog(np.arange(1, len(counts) + 1), counts, label=found.name)
+            characters.loglog(np.arange(1, len(counts) + 1), counts, label=statistics.name)
     lengths.set(title="length", xlabel="seconds (30: and more)", ylabel="% of utterances")
     rates.set(
         title="speaking rate",

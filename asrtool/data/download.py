@@ -66,15 +66,15 @@ def fetch(
     for what, value in expected.items():
         if value is None:
             continue
-        found = (
+        actual = (
             _size(target)
             if what == "size in bytes"
             else _checksum(target, what.replace("-", "").lower())
         )
-        if found != value:
+        if actual != value:
             target.unlink()
             raise DownloadError(
-                f"{url}: the file has {what} {found}, expected {value}; it was removed, try again"
+                f"{url}: the file has {what} {actual}, expected {value}; it was removed, try again"
             )
 
 
@@ -220,11 +220,11 @@ def _extract_zip(archive: Path, folder: Path) -> None:
 
 
 def _only_folder(archive: Path, unpacked: Path) -> Path:
-    found = sorted(unpacked.iterdir())
-    if len(found) != 1 or not found[0].is_dir():
-        names = ", ".join(path.name for path in found[:5])
+    entries = sorted(unpacked.iterdir())
+    if len(entries) != 1 or not entries[0].is_dir():
+        names = ", ".join(path.name for path in entries[:5])
         raise DownloadError(f"{archive}: expected one folder in it, found {names or 'nothing'}")
-    return found[0]
+    return entries[0]
 
 
 def _move(top: Path, goal: Path, makes: str | None) -> None:

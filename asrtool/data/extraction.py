@@ -55,7 +55,7 @@ class Shard:
 
 
 @dataclass
-class Result:
+class ExtractedShard:
     """What came of a shard."""
 
     utterances: list[Utterance] = field(default_factory=list)  # with speed copies
@@ -76,7 +76,7 @@ class Summary:
     rates: Counter[int] = field(default_factory=Counter)
     stats: features.CmvnStats | None = None
 
-    def add(self, result: Result) -> None:
+    def add(self, result: ExtractedShard) -> None:
         self.rows += len(result.utterances)
         self.seconds += sum(row.duration for row in result.utterances)
         self.skipped += result.skipped
@@ -133,7 +133,7 @@ def cut(
 # -- processes -------------------------------------------------------------
 
 
-def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[Result]:
+def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedShard]:
     """The results of all shards in their order."""
     if nj <= 1:
         threads = torch.get_num_threads()
@@ -187,11 +187,13 @@ def count_in_worker(number: int) -> None:
 # -- one shard -------------------------------------------------------------
 
 
-def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_worker) -> Result:
+def extract_shard(
+    shard: Shard, advance: Callable[[int], object] = count_in_worker
+) -> ExtractedShard:
     """Read, compute and write; an utterance that cannot be used is left out and named in
     `skipped`.
     """
-    config, result = shard.config, Result()
+    config, result = shard.config, ExtractedShard()
     fbank = Fbank(config.fbank) if config.input == "fbank" else None
     if fbank and shard.training:
         result.stats = features.CmvnStats(config.fbank.num_mel_bins)
@@ -228,8 +230,8 @@ def extract_shard(shard: Shard, advance: Callable[[int], object] = count_in_work
 
 def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:
     """The utterance's samples (T,) at `rate`, and the rate that its audio had."""
-    samples, found = audio.load(utterance.audio, *utterance.stretch)
-    return audio.resample(samples, found, rate), found
+    samples, own_rate = audio.load(utterance.audio, *utterance.stretch)
+    return audio.resample(samples, own_rate, rate), own_rate
 
 
 def measure(

@@ -159,9 +159,9 @@ class Cmvn:
     @classmethod
     def load(cls, path: Path) -> Cmvn:
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            mean, std = (np.array(found[name], dtype=np.float32) for name in ("mean", "std"))
-            frames = int(found["frames"])
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            mean, std = (np.array(content[name], dtype=np.float32) for name in ("mean", "std"))
+            frames = int(content["frames"])
         except (ValueError, KeyError, TypeError):
             raise FeatureError(
                 f"{path}: expected a JSON object with mean, std and frames"

@@ -60,13 +60,13 @@ class Lengths:
         if not path.exists():
             return None
         try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            lengths = cls(**json.loads(path.read_text(encoding="utf-8")))
             for share in QUANTILES:
-                float(found.quantile(share))
+                float(lengths.quantile(share))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise LengthsError(
                 f"{path}: expected a JSON object with utterances, hours and quantiles of seconds; "
                 "remove it, and stage "
                 "3 writes it again"
             ) from None
-        return found
+        return lengths

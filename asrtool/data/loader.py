@@ -229,7 +229,7 @@ class StepLoader:
                 for left, micro in zip(range(len(micros) - 1, -1, -1), micros, strict=True):
                     chosen = [utterances[u] for u in micro]
                     yield Task(
-                        chosen, epoch, i, len(plan[i]), i + 1 == len(plan), left, places=micro
+                        chosen, epoch, i, len(plan[i]), i + 1 == len(plan), left, indices=micro
                     )
             epoch, index = epoch + 1, 0
 
@@ -357,9 +357,9 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
     counts: Counter[str] = Counter()
     texts = 0
     for utterance in utterances:
-        found = [character for character in utterance.text if character in lacking]
-        counts.update(found)
-        texts += bool(found)
+        unknown = [character for character in utterance.text if character in lacking]
+        counts.update(unknown)
+        texts += bool(unknown)
     listed = first_few([f"'{character}' ({count}x)" for character, count in counts.most_common()])
     what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
     warn_once("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
@@ -377,7 +377,7 @@ class Task(NamedTuple):
     count: int = 0
     last: bool = False
     remaining: int = 0  # micro-batches of the same step that follow
-    places: Sequence[int] = ()  # of the utterances in the set
+    indices: Sequence[int] = ()  # of the utterances in the set
     contents: Sequence[Content] | None = None  # their files, where they were read already
 
 
@@ -389,7 +389,7 @@ class _Source(torch.utils.data.Dataset):
 
     def __getitem__(self, task: Task) -> tuple[Task, Batch | None, dict[str, str]]:
         batch, problems = self.reader.batch(task.utterances, task.epoch, task.contents)
-        return task._replace(utterances=(), places=(), contents=None), batch, problems
+        return task._replace(utterances=(), indices=(), contents=None), batch, problems
 
 
 def read_ahead(

@@ -31,7 +31,7 @@ def all_of(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp"))}
 
 
-def read(source: Path, base: Path | None = None) -> corpus.Found:
+def read(source: Path, base: Path | None = None) -> corpus.CorpusSet:
     """One set; audio is measured only where no file tells its length. Relative paths of wav.scp
     start at `base`, by default at the folder that holds the set."""
     rows = datadir.read(source, base=base or source.parent, measure=False)
@@ -39,7 +39,7 @@ def read(source: Path, base: Path | None = None) -> corpus.Found:
     rows = [replace(row, features=None, num_frames=None) for row in rows]
     known = [row for row in rows if not math.isnan(row.duration)]
     rest = corpus.measured([row for row in rows if math.isnan(row.duration)])
-    return corpus.Found(known + rest.utterances, rest.left_out)
+    return corpus.CorpusSet(known + rest.utterances, rest.left_out)
 
 
 def sources(sets: dict[str, Path], train_set: str = "train") -> dict[str, corpus.Source]:
@@ -86,9 +86,9 @@ def take(
     lost = [name for name in names if name not in sets]
     if lost or not tests:
         missing = ", ".join(lost) or "test sets, whose names begin with test"
-        found = ", ".join(sets) or "no <set>/wav.scp in it"
+        known = ", ".join(sets) or "no <set>/wav.scp in it"
         raise corpus.CorpusError(
-            f"{folder}: there is no data directory {missing}; there is {found}; --train-set, "
+            f"{folder}: there is no data directory {missing}; there is {known}; --train-set, "
             "--valid-set and "
             "--test-sets name them"
         )

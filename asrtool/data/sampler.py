@@ -179,6 +179,6 @@ def even_groups(lengths: Sequence[float], count: int) -> list[tuple[int, int]]:
         sizes = [
             lengths[start] * (end - start) if end - start > 1 else 0.0 for start, end in bounds
         ]
-        start, end = bounds.pop(place := int(np.argmax(sizes)))
-        bounds[place:place] = [(start, (start + end) // 2), ((start + end) // 2, end)]
+        start, end = bounds.pop(longest := int(np.argmax(sizes)))
+        bounds[longest:longest] = [(start, (start + end) // 2), ((start + end) // 2, end)]
     return bounds

@@ -58,7 +58,7 @@ class Sentences(Sequence[Utterance]):
 
     def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         source = int(np.searchsorted(self._ends, index, side="right"))
@@ -142,7 +142,7 @@ class TextDataset:
         warn_of_unknown(sentences[:LOOKED_AT], tokenizer)
         kept = np.flatnonzero(lengths <= (longest or np.inf))
         if len(kept) < len(sentences):
-            gone = [sentences[int(place)].id for place in np.flatnonzero(lengths > longest)[:100]]
+            gone = [sentences[int(i)].id for i in np.flatnonzero(lengths > longest)[:100]]
             count = len(sentences) - len(kept)
             logger.warning(
                 "%d sentences of more than %g tokens are left out: %s",
@@ -162,14 +162,14 @@ class TextDataset:
 class _Chosen(Sequence[Utterance]):
     """Some of the sentences."""
 
-    def __init__(self, sentences: Sentences, places: np.ndarray) -> None:
-        self._sentences, self._places = sentences, places
+    def __init__(self, sentences: Sentences, indices: np.ndarray) -> None:
+        self._sentences, self._indices = sentences, indices
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Utterance:
-        return self._sentences[int(self._places[index])]
+        return self._sentences[int(self._indices[index])]
 
 
 class TextLoader(StepLoader):

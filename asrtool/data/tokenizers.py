@@ -328,10 +328,10 @@ def adopt(
         "" if token is None else token.replace("\n", "\\n").replace("\r", "\\r") for token in names
     ]
     seen = Counter()
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         seen[token] += 1
         if not token or seen[token] > 1:
-            tokens[place] = f"<{place}>{token}"
+            tokens[index] = f"<{index}>{token}"
     (out_folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
     (out_folder / CONFIG).write_text(
         json.dumps({"type": "hf", **asdict(config)}) + "\n", encoding="utf-8"

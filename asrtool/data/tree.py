@@ -76,7 +76,7 @@ def listing(folder: Path) -> str:
 
 def is_miniature(folder: Path) -> bool:
     """Whether the tree was synthesised: its counts are not the official ones."""
-    return any((place / MINIATURE).exists() for place in (folder, folder.parent))
+    return any((parent / MINIATURE).exists() for parent in (folder, folder.parent))
 
 
 def _names(folder: Path) -> list[str]:
@@ -90,20 +90,20 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
     """Every audio file below the folders by its name without extension; a name that occurs twice is
     an error.
     """
-    found: dict[str, str] = {}
-    for place, name in (
-        (place, name)
+    paths: dict[str, str] = {}
+    for parent, name in (
+        (parent, name)
         for folder in roots
-        for place, name in _files(str(folder), {os.path.realpath(folder)})
+        for parent, name in _files(str(folder), {os.path.realpath(folder)})
     ):
         stem, extension = os.path.splitext(name)
         if extension.lower() not in EXTENSIONS or name.startswith("."):
             continue
-        path = f"{place}/{name}"
-        if found.setdefault(stem, path) != path:
-            first, second = sorted((found[stem], path))
+        path = f"{parent}/{name}"
+        if paths.setdefault(stem, path) != path:
+            first, second = sorted((paths[stem], path))
             raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
-    return found
+    return paths
 
 
 def listed(path: str) -> str:
@@ -183,12 +183,12 @@ class Table(dict[str, str]):
         """`<file>:<line>` of each id: the files are read again, since this is needed seldom and of
         few.
         """
-        wanted, found = set(ids), {}
+        wanted, lines_of = set(ids), {}
         for path in self.paths if wanted else ():
             for number, line in lines(path):
                 if (identity := line.split(maxsplit=1)[0]) in wanted:
-                    found.setdefault(identity, f"{path}:{number}")
-        return found
+                    lines_of.setdefault(identity, f"{path}:{number}")
+        return lines_of
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -205,10 +205,10 @@ def join(texts: Table, audio: Mapping[str, str]) -> Joined:
     error.
     """
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
-    places = texts.where(mute)
+    text_lines = texts.where(mute)
     if too_many(len(mute), len(texts)):
         raise CorpusError(
-            f"{places[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first "
+            f"{text_lines[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first "
             f"{mute[0]}; unpack the "
             "archives in full, or take these lines out"
         )
@@ -219,7 +219,8 @@ def join(texts: Table, audio: Mapping[str, str]) -> Joined:
             f"{audio[silent[0]]}; is the file complete?"
         )
     left_out = {
-        key: f"{key}: has a text, {places[key]}, but no audio file has this name" for key in mute
+        key: f"{key}: has a text, {text_lines[key]}, but no audio file has this name"
+        for key in mute
     }
     left_out |= {key: f"{key}: {audio[key]} has no text" for key in silent}
     return Joined(sorted(texts.keys() & audio.keys()), left_out)

@@ -86,7 +86,7 @@ class Journal:
         files = [
             (int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")
         ]
-        found: dict[str, dict] = {}
+        items: dict[str, dict] = {}
         for run, path in sorted(files):
             if run >= before:
                 continue
@@ -96,6 +96,6 @@ class Journal:
                     line = json.loads(row)
                 except json.JSONDecodeError:  # torn by a kill: it is done again
                     continue
-                if "error" not in line or "error" in found.get(line["id"], line):
-                    found[line["id"]] = line
-        return found
+                if "error" not in line or "error" in items.get(line["id"], line):
+                    items[line["id"]] = line
+        return items

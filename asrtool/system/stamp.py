@@ -169,13 +169,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     lock = _lock(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        stream, held = _take(lock, path, wait)
+        stream, is_locked = _take(lock, path, wait)
         with stream:
             try:
                 stream.truncate(0)
                 stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 stream.flush()
-                yield held
+                yield is_locked
             finally:
                 lock.unlink(missing_ok=True)
     except OSError as error:
@@ -223,8 +223,8 @@ def sweep(path: Path) -> None:
     removed now stays for the next run."""
     if not (atomic.aside(path).exists() or _lock(path).exists()):
         return
-    with suppress(StageError, OSError), locked(path) as held:
-        if held:
+    with suppress(StageError, OSError), locked(path) as is_locked:
+        if is_locked:
             atomic.discard(atomic.aside(path))
 
 

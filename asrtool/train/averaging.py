@@ -78,11 +78,11 @@ def ranking(folder: Path) -> tuple[str, str]:
     """
     for path in reversed(checkpoint.every(folder)):
         try:
-            found = checkpoint.read_state(path).get("ranking")
+            entry = checkpoint.read_state(path).get("ranking")
         except TornError:
             continue
-        if found is not None:
-            return found["metric"], found["average_by"]
+        if entry is not None:
+            return entry["metric"], entry["average_by"]
     best = records.pointer(folder, "best") or {}  # older versions only wrote it there
     if "metric" not in best or "average_by" not in best:
         raise CheckpointError(f"{folder} holds no validated checkpoint yet; train on first")
@@ -216,6 +216,6 @@ class Ema:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._parameters.items():
-            held = parameter.detach().clone()
+            training = parameter.detach().clone()
             parameter.copy_(self._shadow[name])
-            self._shadow[name].copy_(held)
+            self._shadow[name].copy_(training)

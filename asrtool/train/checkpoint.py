@@ -43,7 +43,7 @@ NAME = re.compile(r"step-([0-9]+)(\.tmp|\.old)?")
 # -- writing ---------------------------------------------------------------
 
 
-def place(folder: Path, step: int) -> Path:
+def folder_of(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return folder / f"step-{step:08d}"
 
@@ -58,7 +58,7 @@ def save(
     of it or nothing.
     """
     every(folder)  # says where something else has the name of a checkpoint
-    out = place(folder, step)
+    out = folder_of(folder, step)
     try:
         with atomic.replacing_folder(out) as target:
             files = {}
@@ -121,7 +121,7 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
     """What has the name of a checkpoint, oldest first; or what a kill left of one, as
     step-<step>.tmp or .old.
     """
-    found = []
+    paths = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -135,12 +135,12 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
                         "folder; move it away, "
                         "then run the same command again"
                     )
-                found.append(folder / entry.name)
+                paths.append(folder / entry.name)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise records.unreadable(folder, error) from error
-    return sorted(found, key=_step)
+    return sorted(paths, key=_step)
 
 
 def _step(path: Path) -> int:
@@ -211,16 +211,16 @@ def read_state(path: Path) -> dict:
 def rank(folder: Path, metric: str, by: str) -> list[Path]:
     """Checkpoints with a value of `metric`, the first to average first: `by` "best" (lowest first)
     or "last" (newest first)."""
-    rated = []
+    ranked = []
     for path in every(folder):
         try:
             value = read_state(path).get("metrics", {}).get(metric)
         except TornError:
             continue
         if value is not None:
-            rated.append((float("inf") if value != value else value, _step(path), path))
-    rated.sort(key=(lambda item: item[:2]) if by == "best" else (lambda item: -item[1]))
-    return [path for *_, path in rated]
+            ranked.append((float("inf") if value != value else value, _step(path), path))
+    ranked.sort(key=(lambda item: item[:2]) if by == "best" else (lambda item: -item[1]))
+    return [path for *_, path in ranked]
 
 
 # -- tensors of models and optimizers --------------------------------------
@@ -358,8 +358,8 @@ def load_optimizer(
     """The inverse of `optimizer_tensors`; parameters without an entry were frozen so far."""
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    places = {names[id(parameter)]: number for number, parameter in enumerate(own)}
-    unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(places))
+    numbers = {names[id(parameter)]: number for number, parameter in enumerate(own)}
+    unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(numbers))
     if unknown:
         raise CheckpointError(
             f"the optimizer state is of another model; it also has {first_few(unknown, 8)}"
@@ -367,11 +367,11 @@ def load_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
-        parameter = own[places[name]]
+        parameter = own[numbers[name]]
         # fused AdamW pairs numbers by their place in memory: strides must agree
         if value.shape == parameter.shape:
             value = parallel.like(value, parameter)
-        state.setdefault(places[name], {})[part] = value
+        state.setdefault(numbers[name], {})[part] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -73,11 +73,11 @@ def read(exp: Path) -> Curves:
 
 def _by_phase(log: Path) -> dict[str, dict[tuple[str, int], Mapping]]:
     """Phase -> (event, step) -> its last record; lines that a kill has torn are passed over."""
-    found: dict[str, dict[tuple[str, int], Mapping]] = {}
+    phases: dict[str, dict[tuple[str, int], Mapping]] = {}
     for record in _records(log):
         if record.get("event") in ("step", "valid"):
-            found.setdefault(record["phase"], {})[record["event"], record["step"]] = record
-    return found
+            phases.setdefault(record["phase"], {})[record["event"], record["step"]] = record
+    return phases
 
 
 def _records(log: Path) -> Iterator[Mapping]:

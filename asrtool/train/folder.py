@@ -187,7 +187,7 @@ def _flat(value: object, where: str = "") -> dict[str, object]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(value, Mapping):
         return {where: value}
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, inner in value.items():
-        found.update(_flat(inner, f"{where}.{key}" if where else str(key)))
-    return found
+        flat.update(_flat(inner, f"{where}.{key}" if where else str(key)))
+    return flat

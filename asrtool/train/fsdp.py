@@ -23,7 +23,7 @@ class Shards(Replicas):
 
     lockstep = True
 
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for parameter in model.parameters():  # FSDP2 takes no channels-last kernels
             parameter.data = parameter.data.contiguous()

@@ -47,7 +47,7 @@ class Objective:
         beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
         self.terms = (
             *self._losses,
-            *(f"{name}.{what}" for name, found in beside.items() for what in found),
+            *(f"{name}.{what}" for name, parts in beside.items() for what in parts),
         )
         if not self._losses:
             raise ValueError(

@@ -25,7 +25,7 @@ class Replicas:
 
     lockstep = False
 
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Called once, before the optimizer sees the parameters."""
         return model.to(device)
 
@@ -86,12 +86,12 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU where `keep`, else nothing; all ranks call it together where any
     tensor is sharded.
     """
-    found = {}
+    gathered = {}
     for name, value in tensors.items():
         whole = value.full_tensor() if is_share(value) else value
         if keep:
-            found[name] = whole.detach().cpu()
-    return found
+            gathered[name] = whole.detach().cpu()
+    return gathered
 
 
 @torch.no_grad()

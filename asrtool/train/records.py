@@ -34,10 +34,10 @@ def point(folder: Path, name: str, target: Path, **facts: object) -> None:
 def pointer(folder: Path, name: str) -> dict | None:
     """What `<folder>/<name>.json` says; None where it is missing or damaged."""
     try:
-        found = read(folder / f"{name}.json")
+        content = read(folder / f"{name}.json")
     except TornError:
         return None
-    return found if isinstance(found.get("path"), str) else None
+    return content if isinstance(content.get("path"), str) else None
 
 
 def note(file: Path) -> None:
@@ -72,31 +72,31 @@ def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint)
     written.
     """
     try:
-        found = facts(file)
+        actual = facts(file)
     except FileNotFoundError:
         raise TornError(f"{file.name} is missing") from None
     except OSError as error:
         raise unreadable(file, error) from error
-    if found["size"] != noted.get("size"):
-        what = f"it has {found['size']} bytes, expected {noted.get('size')}"
+    if actual["size"] != noted.get("size"):
+        what = f"it has {actual['size']} bytes, expected {noted.get('size')}"
         raise TornError(f"{file.name} is not what was written ({what})")
-    if any(noted.get(name) != value for name, value in found.items()):
+    if any(noted.get(name) != value for name, value in actual.items()):
         raise TornError(f"{file.name} is not what was written (its SHA-256 is another)")
 
 
 def read(file: Path) -> dict:
     """The object in a JSON file."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TornError(f"{file.name} is missing") from None
     except OSError as error:
         raise unreadable(file, error) from error
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise TornError(f"{file.name} is damaged")
-    return found
+    return content
 
 
 def unreadable(file: Path, error: OSError) -> CheckpointError:

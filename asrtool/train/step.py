@@ -82,7 +82,7 @@ class Stepper:
         self.seed = seed
         self.precision = DTYPES[precision]
         self.ranks = parallel.choose(shared)
-        self.model = self.ranks.place(model, device)
+        self.model = self.ranks.prepare(model, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.optimizer, self.schedule = optim.build(config, self.model, planned)
         self._wrapped: nn.Module | None = None
@@ -158,8 +158,8 @@ class Stepper:
             reports.append((batch, replace(report, total=report.total.detach())))
         if self._unchecked:
             self._check_gradients()
-        rated = reports[: len(group.batches)]
-        sums, flags = self._sums(rated, flags)
+        counted = reports[: len(group.batches)]
+        sums, flags = self._sums(counted, flags)
         self._clock.lap("wait")
         norm = self._apply(step, math.isfinite(sums["loss"]))
         self._clock.lap("update")
@@ -170,7 +170,7 @@ class Stepper:
             norm=norm,
             utterances=group.count,
             flags=flags,
-            skipped=tuple(name for _, report in rated for name in report.skipped),
+            skipped=tuple(name for _, report in counted for name in report.skipped),
             seconds=self._clock.seconds(),
         )
         if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):

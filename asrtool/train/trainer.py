@@ -36,7 +36,7 @@ from asrtool.train.precision import choose, multiplies_bf16
 from asrtool.train.progress import Progress, open_board, parameter_table
 from asrtool.train.step import StepBatches, Stepper, StepResult
 from asrtool.train.troubles import Troubles
-from asrtool.train.validation import Rates, is_rate, measure, names, observed, rehearse, unrated
+from asrtool.train.validation import Rates, is_rate, measure, names, observed, rehearse, unscored
 from asrtool.types import Batch
 
 
@@ -184,9 +184,9 @@ class Trainer:
             or not group.batches
         ):
             return
-        found = self.stepper.cosine(term, group.batches[0])
-        if found is not None:
-            self.progress.event("gradients", epoch=group.epoch + 1, step=step, term=term, **found)
+        cosines = self.stepper.cosine(term, group.batches[0])
+        if cosines is not None:
+            self.progress.event("gradients", epoch=group.epoch + 1, step=step, term=term, **cosines)
 
     def _flags(self) -> list[float]:
         received = self._signals.received
@@ -203,7 +203,7 @@ class Trainer:
         return signal.SIGINT if flags[0] else signal.SIGTERM
 
     def _count(self, group: StepBatches, result: StepResult) -> None:
-        self._troubles.unrated(result.skipped)
+        self._troubles.unscored(result.skipped)
         bad = result.bad is not None
         self.state = replace(
             self.state,
@@ -240,7 +240,7 @@ class Trainer:
         if measured is None:
             return False
         metrics, skipped = measured
-        self._troubles.unrated(skipped)
+        self._troubles.unscored(skipped)
         state, value = self.state, metrics[self.config.best]
         value = value if math.isfinite(value) else math.inf
         better = value < state.best or state.best_step == 0
@@ -262,9 +262,9 @@ class Trainer:
             " (the best so far)" if better else "",
         )
         self.progress.event("valid", epoch=state.epoch, step=state.step, **metrics)
-        told = observed(self.model)
-        if told:
-            self.progress.event("observed", epoch=state.epoch, step=state.step, modules=told)
+        reported = observed(self.model)
+        if reported:
+            self.progress.event("observed", epoch=state.epoch, step=state.step, modules=reported)
         self._save(metrics)
         return True
 
@@ -303,7 +303,7 @@ class Trainer:
         config, state, keep = self.config, self.state, set()
         records.point(self.folder, "latest", newest)
         if state.best_step:
-            best = checkpoint.place(self.folder, state.best_step)
+            best = checkpoint.folder_of(self.folder, state.best_step)
             how = {"metric": config.best, "value": state.best, "average_by": config.average_by}
             records.point(self.folder, "best", best, **how)
             keep = {
@@ -314,23 +314,23 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint of the folder, if there is one."""
-        main, found = distributed.is_main(), None
+        main, newest = distributed.is_main(), None
         if main:
             checkpoint.bring_back(self.folder)
-            found = checkpoint.latest(self.folder)
-        found = distributed.broadcast_object(found)
-        if found is None:
+            newest = checkpoint.latest(self.folder)
+        newest = distributed.broadcast_object(newest)
+        if newest is None:
             return
-        saved = checkpoint.read_state(found)
+        saved = checkpoint.read_state(newest)
         try:
             self.state = TrainState(**saved["state"])
         except (KeyError, TypeError) as error:
             raise checkpoint.CheckpointError(
-                f"{found} was written by another version: {error}"
+                f"{newest} was written by another version: {error}"
             ) from error
         self._saved_step = self.state.step
-        checkpoint.load_model(self.model, found)
-        tensors = checkpoint.load(found / checkpoint.OPTIMIZER)
+        checkpoint.load_model(self.model, newest)
+        tensors = checkpoint.load(newest / checkpoint.OPTIMIZER)
         trained = {name: tensors.pop(name) for name in list(tensors) if name.endswith("/trained")}
         if self._ema is not None:
             self._ema.restore(
@@ -338,9 +338,9 @@ class Trainer:
             )
         checkpoint.load_optimizer(self.stepper.optimizer, self.model, tensors)
         self.stepper.scaler.load_state_dict(saved["scaler"])
-        logger.info("%s goes on from %s", self.folder.name, found)
+        logger.info("%s goes on from %s", self.folder.name, newest)
         if main:
-            self._settle(found)
+            self._settle(newest)
 
     def _announce(self) -> None:
         """Say what is trained, and find out before the first step what would fail late."""
@@ -356,7 +356,7 @@ class Trainer:
         if self.state.step:
             return
         logger.info("%s", parameter_table(self.model))
-        self._troubles.unrated(unrated(self.stepper, self.train.densest()))
+        self._troubles.unscored(unscored(self.stepper, self.train.densest()))
         self._troubles.report(0, self.progress)
         rehearse(self.stepper, self.valid, self.rates)
 

@@ -55,7 +55,7 @@ class Troubles:
                 "trainer.precision: float32"
             )
 
-    def unrated(self, ids: Iterable[str]) -> None:
+    def unscored(self, ids: Iterable[str]) -> None:
         """Remember utterances of this rank that a loss could not rate."""
         self._skipped.update(ids)
 
@@ -116,12 +116,12 @@ def first_module(
 ) -> str | None:
     """Name of the first module, in the order of the forward pass, that gives something not finite;
     None: all are finite."""
-    found: list[str] = []
+    names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not found and not all(bool(value.isfinite().all()) for value in _tensors(output)):
-                found.append(name or "the model's output")
+            if not names and not all(bool(value.isfinite().all()) for value in _tensors(output)):
+                names.append(name or "the model's output")
 
         return hook
 
@@ -133,7 +133,7 @@ def first_module(
         for handle in handles:
             handle.remove()
         parallel.settle(model)
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

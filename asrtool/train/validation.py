@@ -91,12 +91,12 @@ def observed(model: nn.Module) -> dict[str, dict[str, float]]:
     """Module name -> what it tells (by `observed`) of its values in evaluation since the last call,
     on this rank.
     """
-    told = {
+    reported = {
         name: module.observed()
         for name, module in model.named_modules()
         if hasattr(module, "observed")
     }
-    return {name: values for name, values in told.items() if values is not None}
+    return {name: values for name, values in reported.items() if values is not None}
 
 
 def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
@@ -105,16 +105,16 @@ def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) ->
         measure_batch(stepper, batch, rates)
 
 
-def unrated(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
+def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
     """Utterances that a loss cannot rate, among batches whose first ones are the likeliest to have
     some: up to the first batch without any. All ranks see the same batches."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for batch in itertools.islice(batches, DENSE_BATCHES):
         _, skipped = measure_batch(stepper, batch, None)
         if not skipped:
             break
-        found.update(skipped)
-    return found
+        ids.update(skipped)
+    return ids
 
 
 def _turns(

@@ -75,7 +75,7 @@ def test_aishell1_knows_the_characters_of_the_official_test_set(
         )
         for n in range(7176)
     ]
-    monkeypatch.setattr(corpus, "measured", lambda rows: corpus.Found(rows, []))
+    monkeypatch.setattr(corpus, "measured", lambda rows: corpus.CorpusSet(rows, []))
     module.build("test", rows, [], {}, miniature=False)
     assert said in log.text
 

@@ -52,8 +52,8 @@ def read(
     """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`, or
     all the rest.
     """
-    samples, found = load(path, start, duration)
-    return samples if rate is None else resample(samples, found, rate)
+    samples, own_rate = load(path, start, duration)
+    return samples if rate is None else resample(samples, own_rate, rate)
 
 
 def load(path: str, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
@@ -71,8 +71,8 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
 
 def contents(path: str) -> bytes:
     """The bytes of a file or of a tar member."""
-    found = member(path)
-    return decoding.contents(path) if found is None else _read_member(path, *found)
+    inside = member(path)
+    return decoding.contents(path) if inside is None else _read_member(path, *inside)
 
 
 def info(path: str) -> tuple[int, int, int]:
@@ -93,14 +93,14 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
     """
 
     def measure(some: Sequence[str]) -> list[float | AudioError]:
-        found: list[float | AudioError] = []
+        measured: list[float | AudioError] = []
         for path in some:
             try:
                 rate, samples = _wav_header(path) or info(path)[::2]
-                found.append(samples / rate)
+                measured.append(samples / rate)
             except AudioError as error:
-                found.append(error)
-        return found
+                measured.append(error)
+        return measured
 
     paths = list(paths)
     with ThreadPoolExecutor(threads) as pool:  # a network disk answers slowly, but many at once
@@ -136,20 +136,20 @@ def speed_command(path: str, factor: float) -> str:
 
 def member(path: str) -> tuple[str, int] | None:
     """(archive, offset) of a reference `<archive>.tar:<offset>`, None for other paths."""
-    found = MEMBER.fullmatch(path)
-    return (found[1], int(found[2])) if found else None
+    match = MEMBER.fullmatch(path)
+    return (match[1], int(match[2])) if match else None
 
 
 def file_of(path: str) -> str:
     """The file that must exist for a path to be read; of a member its archive."""
-    found = member(path)
-    return found[0] if found else path
+    inside = member(path)
+    return inside[0] if inside else path
 
 
 def _changed_speed(command: str) -> tuple[str, float] | None:
     """The audio and the factor that a `speed_command` was made of; None for other paths."""
-    found = SPEED.fullmatch(command)
-    return (found[1] or shlex.split(found[2])[0], float(found[3])) if found else None
+    match = SPEED.fullmatch(command)
+    return (match[1] or shlex.split(match[2])[0], float(match[3])) if match else None
 
 
 def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np.ndarray:
@@ -209,8 +209,8 @@ def _stamp(path: str) -> tuple[int, int] | None:
     """What changes with a file; None for a command."""
     if is_pipe(path):
         return None
-    found = os.stat(file_of(path))
-    return found.st_mtime_ns, found.st_size
+    status = os.stat(file_of(path))
+    return status.st_mtime_ns, status.st_size
 
 
 def _stretch(
@@ -237,8 +237,8 @@ def _data(path: str) -> bytes | None:
     """
     if is_pipe(path):
         return _run(path)
-    found = member(path)
-    return None if found is None or os.path.exists(path) else _read_member(path, *found)
+    inside = member(path)
+    return None if inside is None or os.path.exists(path) else _read_member(path, *inside)
 
 
 def _read_member(path: str, archive: str, offset: int) -> bytes:
@@ -300,8 +300,8 @@ def _wav_header(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        found = os.fstat(handle)
-        head, size = os.read(handle, HEAD) if stat.S_ISREG(found.st_mode) else b"", found.st_size
+        status = os.fstat(handle)
+        head, size = os.read(handle, HEAD) if stat.S_ISREG(status.st_mode) else b"", status.st_size
     finally:
         os.close(handle)
     samples = headers.samples(io.BytesIO(head), len(head), head[:4])

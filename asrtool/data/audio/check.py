@@ -16,7 +16,7 @@ from asrtool.data.kaldi import checks, form, tables
 from asrtool.data.kaldi.tables import Problem, Row, Table
 
 DIFFERENCE = 0.1  # seconds that utt2dur may be off
-Found = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or why it cannot be used
+Measured = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or why it cannot be used
 
 
 def check_audio(
@@ -32,19 +32,19 @@ def check_audio(
         return []
     rows = readable(tables_found, base)
 
-    def open_one(item: tuple[Row, str, float, float | None]) -> Found:
+    def open_one(item: tuple[Row, str, float, float | None]) -> Measured:
         _, path, start, duration = item
         try:
-            samples, found = audio.load(path, start, duration)
+            samples, rate = audio.load(path, start, duration)
         except audio.AudioError as error:
             return error
-        return found, len(samples) / found
+        return rate, len(samples) / rate
 
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(rows), unit="utt", disable=None) as bar,
     ):
-        results: list[tuple[Row, Found]] = []
+        results: list[tuple[Row, Measured]] = []
         for item, result in zip(rows, pool.map(open_one, rows), strict=True):
             results.append((item[0], result))
             bar.update()
@@ -62,19 +62,21 @@ def check_audio(
 
 
 def readable(
-    found: Mapping[str, Table], base: Path | None
+    loaded: Mapping[str, Table], base: Path | None
 ) -> list[tuple[Row, str, float, float | None]]:
     """Line, audio, start and duration of each utterance that has a file or command."""
-    missing = {row.id for row in checks.missing_files(found["wav.scp"], base)}
+    missing = {row.id for row in checks.missing_files(loaded["wav.scp"], base)}
     paths = {
         key: path if audio.is_pipe(path) or base is None else str(base / path)
-        for key, path in found["wav.scp"].values().items()
+        for key, path in loaded["wav.scp"].values().items()
         if path and key not in missing
     }
-    if "segments" not in found:
-        return [(row, paths[row.id], 0.0, None) for row in found["wav.scp"].rows if row.id in paths]
+    if "segments" not in loaded:
+        return [
+            (row, paths[row.id], 0.0, None) for row in loaded["wav.scp"].rows if row.id in paths
+        ]
     items = []
-    for row in found["segments"].rows:
+    for row in loaded["segments"].rows:
         if not form.is_segment(row.value):
             continue
         segment = form.Segment.parse(row.value)
@@ -84,11 +86,11 @@ def readable(
 
 
 def wrong_durations(
-    found: Mapping[str, Table], measured: Mapping[str, tuple[int, float]]
+    loaded: Mapping[str, Table], measured: Mapping[str, tuple[int, float]]
 ) -> list[Problem]:
-    if "utt2dur" not in found:
+    if "utt2dur" not in loaded:
         return []
-    table = found["utt2dur"]
+    table = loaded["utt2dur"]
     wrong = [
         row
         for row in table.rows
@@ -116,15 +118,15 @@ def wrong_durations(
 def other_rates(
     source: Path, measured: Mapping[str, tuple[int, float]], rate: int
 ) -> list[Problem]:
-    counts = Counter(found for found, _ in measured.values() if found != rate)
+    counts = Counter(other for other, _ in measured.values() if other != rate)
     return [
         Problem(
             where=str(source),
             kind="note",
             mend="",
             count=count,
-            what=f"{tables.plural(count, 'utterance')} at {found} Hz instead of {rate} Hz, to "
+            what=f"{tables.plural(count, 'utterance')} at {other} Hz instead of {rate} Hz, to "
             "which stage 1 resamples",
         )
-        for found, count in sorted(counts.items())
+        for other, count in sorted(counts.items())
     ]

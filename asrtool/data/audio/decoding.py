@@ -55,8 +55,8 @@ class Reader:
     @property
     def seeks(self) -> bool:
         """Whether `stretch` can start anywhere; mpg123 does not find the exact place."""
-        found = soundfile.SoundFile.seekable(self._file)
-        return found and self.promised is not None and self._file.format != "MP3"
+        seekable = soundfile.SoundFile.seekable(self._file)
+        return seekable and self.promised is not None and self._file.format != "MP3"
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """All samples (T, C) float32 in pieces of `size`, the last one shorter; AudioError at the
@@ -98,9 +98,11 @@ class Reader:
         """Samples of each channel, decoded and counted where nothing else tells."""
         return sum(map(len, self.blocks())) if self.promised is None else self.promised
 
-    def _expect(self, promised: int, found: int) -> None:
-        if found < promised:
-            seconds = f"promises {promised / self.rate:.2f} s and ends at {found / self.rate:.2f} s"
+    def _expect(self, promised: int, decoded: int) -> None:
+        if decoded < promised:
+            seconds = (
+                f"promises {promised / self.rate:.2f} s and ends at {decoded / self.rate:.2f} s"
+            )
             raise AudioError(f"{self.name}: truncated or damaged, it {seconds}")
 
 

@@ -76,12 +76,12 @@ def view(stream: BinaryIO, size: int) -> View | None:
     magic = stream.read(4)
     if magic == b"OggS":
         check_pages(stream, size)
-    found = samples(stream, size, magic)
-    if found is None or believed(stream, size, found):
+    layout = samples(stream, size, magic)
+    if layout is None or believed(stream, size, layout):
         return None
-    there, limit = size - found.start + found.extra, (1 << 8 * found.width) - 2
+    there, limit = size - layout.start + layout.extra, (1 << 8 * layout.width) - 2
     return View(
-        stream, size, at=found.field, new=min(there, limit).to_bytes(found.width, found.order)
+        stream, size, at=layout.field, new=min(there, limit).to_bytes(layout.width, layout.order)
     )
 
 
@@ -183,25 +183,25 @@ def plain(form: bytes) -> tuple[int, int]:
     return rate, block if kind in (PCM, FLOAT) and block == channels * -(-bits // 8) else 0
 
 
-def believed(stream: BinaryIO, size: int, found: Samples) -> bool:
+def believed(stream: BinaryIO, size: int, layout: Samples) -> bool:
     """Whether the samples are as many as the header says; False where it does not know. Raises
     `Damage`.
     """
-    there = size - found.start
-    if found.size > there:
-        if found.stated >= (STREAMED if found.width == 4 else STREAMED_LONG):
+    there = size - layout.start
+    if layout.size > there:
+        if layout.stated >= (STREAMED if layout.width == 4 else STREAMED_LONG):
             return False
         raise Damage(
-            f"truncated, the header promises {found.size} bytes of samples, it holds {there}"
+            f"truncated, the header promises {layout.size} bytes of samples, it holds {there}"
         )
-    behind = found.start + found.size
-    if not found.size:
-        return there <= 0 or _is_no_audio(stream, size, found.layout, behind)
-    if there - found.size > BEHIND and not _is_no_audio(
-        stream, size, found.layout, behind, padded=True
+    behind = layout.start + layout.size
+    if not layout.size:
+        return there <= 0 or _is_no_audio(stream, size, layout.layout, behind)
+    if there - layout.size > BEHIND and not _is_no_audio(
+        stream, size, layout.layout, behind, padded=True
     ):
         raise Damage(
-            f"the header promises {found.size} bytes of samples, and {there - found.size} more "
+            f"the header promises {layout.size} bytes of samples, and {there - layout.size} more "
             "bytes follow: its "
             "recorder was stopped, or files were joined; `ffmpeg -ignore_length 1 -i <file> "
             "new.wav` saves all"
@@ -260,10 +260,10 @@ def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
     start = _after_tags(stream)
     stream.seek(start)
     window = stream.read(SCANNED)
-    place = _first_frame(window)
-    if place is None:
+    at = _first_frame(window)
+    if at is None:
         return View(stream, size, longer=RATIO), 0
-    frame, first = window[place : place + _frame(window, place)], start + place
+    frame, first = window[at : at + _frame(window, at)], start + at
     xing = re.search(rb"Xing|Info", frame[:44])
     if xing and _is_whole(stream, size, first, frame[xing.end() :]):
         return None, 0
@@ -271,8 +271,8 @@ def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
     count, end = _frames(stream.read())
     if first + end > size:
         raise Damage("truncated, its last mp3 frame is not whole")
-    if frame[36:40] == b"VBRI" and (told := int.from_bytes(frame[50:54], "big")) > count:
-        raise Damage(f"truncated, the header promises {told} mp3 frames, it holds {count}")
+    if frame[36:40] == b"VBRI" and (promised := int.from_bytes(frame[50:54], "big")) > count:
+        raise Damage(f"truncated, the header promises {promised} mp3 frames, it holds {count}")
     least = (count - LOST) * (1152 if frame[1] >> 3 & 3 == 3 else 576)
     return View(stream, first + end, skip=first + (len(frame) if xing else 0), longer=RATIO), max(
         0, least
@@ -335,10 +335,10 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
     tells of.
     """
     flags, *numbers = struct.unpack_from(">III", xing.ljust(12, b"\0"))
-    told = numbers.pop(0) if flags & 1 else 0
+    promised = numbers.pop(0) if flags & 1 else 0
     behind = first + numbers[0] if flags & 2 else size
-    if not told or size - behind <= BEHIND:
-        return bool(told)
+    if not promised or size - behind <= BEHIND:
+        return bool(promised)
     stream.seek(behind)
     return _first_frame(stream.read(SCANNED)) is None
 
@@ -373,5 +373,5 @@ def check_pages(stream: BinaryIO, size: int) -> None:
 def sphere_length(stream: BinaryIO) -> int:
     """Samples of each channel that the header promises; 0 where it does not say."""
     stream.seek(0)
-    found = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
+    return int(match[1]) if match else 0

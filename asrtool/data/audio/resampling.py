@@ -50,9 +50,9 @@ def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
         return _resampler(old, new)(torch.from_numpy(samples)).numpy()
     import soxr  # here, since hardly any audio needs it
 
-    found = soxr.resample(samples, old, new)
+    resampled = soxr.resample(samples, old, new)
     # soxr rounds the length
-    return np.pad(found, (0, max(0, -(-len(samples) * new // old) - len(found))))
+    return np.pad(resampled, (0, max(0, -(-len(samples) * new // old) - len(resampled))))
 
 
 def kernel_size(old: int, new: int) -> int:

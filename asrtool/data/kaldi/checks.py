@@ -48,57 +48,57 @@ def check(folder: Path, base: Path | None = None) -> list[Problem]:
     notes = faultless(folder, base)
     if notes is not None:
         return notes
-    found = load(folder)
-    problems = [problem for table in found.values() for problem in table.problems]
-    problems += consistency(folder, found)
-    lengths = recording_lengths(found, base)
-    problems += contents(found, lengths)
-    if "wav.scp" in found:
-        problems += missing_audio(found["wav.scp"], base)
-    if "segments" in found and "wav.scp" in found:
-        problems += beyond_the_end(found["segments"], lengths)
+    loaded = load(folder)
+    problems = [problem for table in loaded.values() for problem in table.problems]
+    problems += consistency(folder, loaded)
+    lengths = recording_lengths(loaded, base)
+    problems += contents(loaded, lengths)
+    if "wav.scp" in loaded:
+        problems += missing_audio(loaded["wav.scp"], base)
+    if "segments" in loaded and "wav.scp" in loaded:
+        problems += beyond_the_end(loaded["segments"], lengths)
     return problems
 
 
 # -- files against each other ----------------------------------------------
 
 
-def consistency(folder: Path, found: Mapping[str, Table]) -> list[Problem]:
+def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
     """What the files say against each other and against their own format."""
-    if "wav.scp" not in found:
+    if "wav.scp" not in loaded:
         what = "there is no wav.scp" if folder.is_dir() else "there is no such folder"
         return [
             Problem(
                 where=str(folder), what=what, mend="stage 0 of a recipe writes data directories"
             )
         ]
-    problems = [problem for name, table in found.items() for problem in wrong_values(name, table)]
-    ids = utterance_ids(found)
-    source = "segments" if "segments" in found else "wav.scp"
-    if "segments" in found:
-        recordings = found["wav.scp"].values()
+    problems = [problem for name, table in loaded.items() for problem in wrong_values(name, table)]
+    ids = utterance_ids(loaded)
+    source = "segments" if "segments" in loaded else "wav.scp"
+    if "segments" in loaded:
+        recordings = loaded["wav.scp"].values()
         rows = [
             row
-            for row in found["segments"].rows
+            for row in loaded["segments"].rows
             if row.value and fields(row.value)[0] not in recordings
         ]
         problems += about(
-            found["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them"
+            loaded["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them"
         )
     for name in ("text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"):
-        if name in found:
-            problems += _lacking(found[name], ids, source)
-    for name, table in found.items():
+        if name in loaded:
+            problems += _lacking(loaded[name], ids, source)
+    for name, table in loaded.items():
         if name == "text" or name.startswith("utt2") or name in ("feats.scp", "vad.scp"):
             extra = [row for row in table.rows if row.id not in ids]
             without = "audio" if source == "wav.scp" else "a line in segments"
             problems += about(table, extra, f"{{n}} without {without}", "{fix} drops them")
-    problems += inconsistent_speakers(found)
+    problems += inconsistent_speakers(loaded)
     return problems
 
 
-def utterance_ids(found: Mapping[str, Table]) -> dict[str, Row]:
-    table = found.get("segments", found["wav.scp"])
+def utterance_ids(loaded: Mapping[str, Table]) -> dict[str, Row]:
+    table = loaded.get("segments", loaded["wav.scp"])
     return {row.id: row for row in reversed(table.rows)}
 
 
@@ -120,13 +120,13 @@ def _lacking(table: Table, ids: Mapping[str, Row], source: str) -> list[Problem]
     ]
 
 
-def inconsistent_speakers(found: Mapping[str, Table]) -> list[Problem]:
-    if "utt2spk" not in found or "spk2utt" not in found:
+def inconsistent_speakers(loaded: Mapping[str, Table]) -> list[Problem]:
+    if "utt2spk" not in loaded or "spk2utt" not in loaded:
         return []
     inverse: dict[str, set[str]] = {}
-    for row in found["utt2spk"].rows:
+    for row in loaded["utt2spk"].rows:
         inverse.setdefault(row.value, set()).add(row.id)
-    table = found["spk2utt"]
+    table = loaded["spk2utt"]
     wrong = [row for row in table.rows if inverse.get(row.id) != set(fields(row.value))]
     problems = about(
         table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker"
@@ -205,17 +205,17 @@ def beyond_the_end(segments: Table, lengths: Mapping[str, float]) -> list[Proble
     )
 
 
-def recording_lengths(found: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
+def recording_lengths(loaded: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
     """Seconds of every recording of segments that a file or a readable header tells; commands are
     not run.
     """
-    if "segments" not in found or "wav.scp" not in found:
+    if "segments" not in loaded or "wav.scp" not in loaded:
         return {}
-    if "reco2dur" in found:
+    if "reco2dur" in loaded:
         return {
-            row.id: float(row.value) for row in found["reco2dur"].rows if is_positive(row.value)
+            row.id: float(row.value) for row in loaded["reco2dur"].rows if is_positive(row.value)
         }
-    return audio.lengths(found["wav.scp"].values(), base)
+    return audio.lengths(loaded["wav.scp"].values(), base)
 
 
 # -- characters, lengths, archives -----------------------------------------
@@ -241,23 +241,23 @@ def cleaned(text: str) -> str:
     return HIDDEN.sub("", SPACE.sub(" ", text)).strip()
 
 
-def contents(found: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
+def contents(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
     """Problems and notes of files that were read; `lengths`: seconds of each recording whose length
     is known.
     """
-    problems = [problem for table in found.values() for problem in last_line(table)]
-    if "text" in found:
-        problems += odd_characters(found["text"])
-    problems += unlike_segments(found, lengths) + missing_archives(found)
-    if "spk2utt" in found and "utt2spk" not in found:
+    problems = [problem for table in loaded.values() for problem in last_line(table)]
+    if "text" in loaded:
+        problems += odd_characters(loaded["text"])
+    problems += unlike_segments(loaded, lengths) + missing_archives(loaded)
+    if "spk2utt" in loaded and "utt2spk" not in loaded:
         what, mend = (
             "there is no utt2spk, only spk2utt",
-            f"{fix_command(found['spk2utt'].path.parent)} makes it",
+            f"{fix_command(loaded['spk2utt'].path.parent)} makes it",
         )
         problems.append(
-            Problem(where=str(found["spk2utt"].path), what=what, mend=mend, kind="untidy")
+            Problem(where=str(loaded["spk2utt"].path), what=what, mend=mend, kind="untidy")
         )
-    return problems + notes_of(found)
+    return problems + notes_of(loaded)
 
 
 def last_line(table: Table) -> list[Problem]:
@@ -292,34 +292,34 @@ def odd_characters(table: Table) -> list[Problem]:
     ]
 
 
-def unlike_segments(found: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
+def unlike_segments(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
     """utt2dur against segments: with both, the latter are right."""
-    if "segments" not in found or "utt2dur" not in found:
+    if "segments" not in loaded or "utt2dur" not in loaded:
         return []
     segments = {
-        row.id: Segment.parse(row.value) for row in found["segments"].rows if is_segment(row.value)
+        row.id: Segment.parse(row.value) for row in loaded["segments"].rows if is_segment(row.value)
     }
     wrong = [
         row
-        for row in found["utt2dur"].rows
+        for row in loaded["utt2dur"].rows
         if row.id in segments
         and is_positive(row.value)
         and segments[row.id].is_unlike(row.value, lengths)
     ]
     return about(
-        found["utt2dur"], wrong, "{n} not as long as its segment", "{fix} removes the file"
+        loaded["utt2dur"], wrong, "{n} not as long as its segment", "{fix} removes the file"
     )
 
 
-def missing_archives(found: Mapping[str, Table]) -> list[Problem]:
+def missing_archives(loaded: Mapping[str, Table]) -> list[Problem]:
     """Archives of feats.scp and utt2shard that do not exist, or end too early."""
     problems = []
-    if "feats.scp" in found:
-        lost = without_archive(found["feats.scp"])
+    if "feats.scp" in loaded:
+        lost = without_archive(loaded["feats.scp"])
         what = "{n} whose features do not exist" + (f", first {lost[0].value}" if lost else "")
-        problems += about(found["feats.scp"], lost, what, "run stage 1 again, or {fix} drops them")
-    if shard_index.FILE in found:
-        table, ends = found[shard_index.FILE], {}
+        problems += about(loaded["feats.scp"], lost, what, "run stage 1 again, or {fix} drops them")
+    if shard_index.FILE in loaded:
+        table, ends = loaded[shard_index.FILE], {}
         for row in table.rows:
             if is_right(shard_index.FILE, row.value):
                 member = shard_index.Member.parse(row.value)
@@ -355,21 +355,21 @@ def has_archive(folder: Path, reference: str, there: dict[str, bool]) -> bool:
 # -- notes: legal, but worth knowing ---------------------------------------
 
 
-def notes_of(found: Mapping[str, Table]) -> list[Problem]:
-    if "wav.scp" not in found:
+def notes_of(loaded: Mapping[str, Table]) -> list[Problem]:
+    if "wav.scp" not in loaded:
         return []
-    folder, paths = found["wav.scp"].path.parent, [row.value for row in found["wav.scp"].rows]
-    empty = [row.id for row in found["text"].rows if not row.value] if "text" in found else None
+    folder, paths = loaded["wav.scp"].path.parent, [row.value for row in loaded["wav.scp"].rows]
+    empty = [row.id for row in loaded["text"].rows if not row.value] if "text" in loaded else None
     speakers = (
-        [(row.value, row.id) for row in found["utt2spk"].rows] if "utt2spk" in found else None
+        [(row.value, row.id) for row in loaded["utt2spk"].rows] if "utt2spk" in loaded else None
     )
     ordered = speakers is None or all(
         a[0] <= b[0] for a, b in pairwise(sorted(speakers, key=lambda pair: pair[1]))
     )
     unused = set()
-    if "segments" in found:
-        used = {fields(row.value)[0] for row in found["segments"].rows if row.value}
-        unused = {row.id for row in found["wav.scp"].rows} - used
+    if "segments" in loaded:
+        used = {fields(row.value)[0] for row in loaded["segments"].rows if row.value}
+        unused = {row.id for row in loaded["wav.scp"].rows} - used
     return notes(
         folder, empty, speakers is not None, ordered, len(paths) - len(set(paths)), sorted(unused)
     )

@@ -54,11 +54,14 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
     files contradict each other; `check` lists all that is wrong.
     """
     folder = Path(folder)
-    found = load(folder)
+    loaded = load(folder)
     errors = [
-        problem for table in found.values() for problem in table.problems if problem.kind == "error"
+        problem
+        for table in loaded.values()
+        for problem in table.problems
+        if problem.kind == "error"
     ]
-    errors += [problem for problem in consistency(folder, found) if problem.kind == "error"]
+    errors += [problem for problem in consistency(folder, loaded) if problem.kind == "error"]
     if errors:
         more = (
             f" ({len(errors) - 1} more: `asrtool check_data {folder}` lists them)"
@@ -66,7 +69,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
             else ""
         )
         raise DataDirError(f"{errors[0]}{more}")
-    files = {name: table.values() for name, table in found.items()}
+    files = {name: table.values() for name, table in loaded.items()}
     segmented = "segments" in files
     make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
     of_utterances = {name: files[name] for name in form.of_utterances(files, segmented)}
@@ -92,7 +95,7 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
         return len(utterances), utterances
 
 
-def base_of(folder: Path, places: Iterable[Path]) -> Path | None:
+def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
     """The first of `places` in which the first relative path of wav.scp exists; None where there is
     none.
     """
@@ -107,7 +110,9 @@ def base_of(folder: Path, places: Iterable[Path]) -> Path | None:
             None,
         )
     return (
-        None if path is None else next((place for place in places if (place / path).exists()), None)
+        None
+        if path is None
+        else next((candidate for candidate in candidates if (candidate / path).exists()), None)
     )
 
 
@@ -207,8 +212,8 @@ def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
     them. Headers are read, commands are run.
     """
     paths = list(dict.fromkeys(row.audio for row in rows))
-    found = dict(zip(paths, audio.durations(paths), strict=True))
-    return [_from(row, found[row.audio]) for row in rows]
+    seconds = dict(zip(paths, audio.durations(paths), strict=True))
+    return [_from(row, seconds[row.audio]) for row in rows]
 
 
 def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.AudioError:
@@ -227,10 +232,14 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
     impossible.
     """
     unknown = [row for row in rows if math.isnan(row.duration)]
-    found = dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
-    bad = {key: length for key, length in found.items() if isinstance(length, audio.AudioError)}
+    durations = (
+        dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
+    )
+    bad = {key: length for key, length in durations.items() if isinstance(length, audio.AudioError)}
     return [
-        replace(row, duration=found.get(row.id, row.duration)) for row in rows if row.id not in bad
+        replace(row, duration=durations.get(row.id, row.duration))
+        for row in rows
+        if row.id not in bad
     ], bad
 
 

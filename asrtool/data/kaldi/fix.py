@@ -55,39 +55,42 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
     not UTF-8 or no utterance would be left.
     """
     folder = Path(folder)
-    found = checks.load(folder)
-    if "wav.scp" not in found:
-        raise DataDirError(str(checks.consistency(folder, found)[0]))
+    loaded = checks.load(folder)
+    if "wav.scp" not in loaded:
+        raise DataDirError(str(checks.consistency(folder, loaded)[0]))
     unreadable = [
-        problem for table in found.values() for problem in table.problems if "UTF-8" in problem.what
+        problem
+        for table in loaded.values()
+        for problem in table.problems
+        if "UTF-8" in problem.what
     ]
     if unreadable:
         raise DataDirError(f"{unreadable[0]}; nothing was changed")
-    report = FixReport(total=len(checks.utterance_ids(found)))
-    files = well_formed(found, report)
-    lengths = checks.recording_lengths(found, base)
-    drop_recordings(found, files, report, base, lengths)
+    report = FixReport(total=len(checks.utterance_ids(loaded)))
+    files = well_formed(loaded, report)
+    lengths = checks.recording_lengths(loaded, base)
+    drop_recordings(loaded, files, report, base, lengths)
     intersect(files, report, lengths)
     if not report.kept:
         raise DataDirError(
             f"{folder}: no utterance would be left, so nothing was changed\n{report}"
         )
-    replace(folder, found, files, report)
+    replace(folder, loaded, files, report)
     return report
 
 
-def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
+def well_formed(loaded: Mapping[str, Table], report: FixReport) -> Files:
     """The files without malformed lines, and without ids that have two values: nobody knows which
     one is right.
     """
-    files = {name: table.values() for name, table in found.items()}
+    files = {name: table.values() for name, table in loaded.items()}
     if "text" in files:
         files["text"] = {key: checks.cleaned(value) for key, value in files["text"].items()}
     if "spk2utt" in files and "utt2spk" not in files:
         files["utt2spk"] = {
             key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)
         }
-    for name, table in found.items():
+    for name, table in loaded.items():
         malformed = checks.malformed(name, table)
         report.drop(f"two different lines in {name}", table.conflicts)
         report.drop(f"a malformed line in {name}", {row.id for row in malformed} - table.conflicts)
@@ -97,7 +100,7 @@ def well_formed(found: Mapping[str, Table], report: FixReport) -> Files:
 
 
 def drop_recordings(
-    found: Mapping[str, Table],
+    loaded: Mapping[str, Table],
     files: Files,
     report: FixReport,
     base: Path | None,
@@ -106,13 +109,13 @@ def drop_recordings(
     """Take recordings without a file out of wav.scp, and what does not lie within a recording out
     of segments.
     """
-    missing = {row.id for row in checks.missing_files(found["wav.scp"], base)} & files[
+    missing = {row.id for row in checks.missing_files(loaded["wav.scp"], base)} & files[
         "wav.scp"
     ].keys()
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
     if "feats.scp" in files:
-        lost = {row.id for row in checks.without_archive(found["feats.scp"])} & files[
+        lost = {row.id for row in checks.without_archive(loaded["feats.scp"])} & files[
             "feats.scp"
         ].keys()
         report.drop("the features do not exist", lost)
@@ -176,21 +179,23 @@ def without(values: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
     return {key: value for key, value in values.items() if key not in ids}
 
 
-def replace(folder: Path, found: Mapping[str, Table], files: Files, report: FixReport) -> None:
+def replace(folder: Path, loaded: Mapping[str, Table], files: Files, report: FixReport) -> None:
     """Write the files that differ from what lies there, after a copy of all of them went to
     .backup/.
     """
     wanted = {name: tables.render(values).encode() for name, values in files.items() if values}
     report.changed = sorted(
         name
-        for name in found.keys() | wanted.keys()
-        if name not in wanted or name not in found or found[name].path.read_bytes() != wanted[name]
+        for name in loaded.keys() | wanted.keys()
+        if name not in wanted
+        or name not in loaded
+        or loaded[name].path.read_bytes() != wanted[name]
     )
     if not report.changed:
         return
     backup = folder / ".backup"
     backup.mkdir(exist_ok=True)
-    for table in found.values():
+    for table in loaded.values():
         shutil.copy2(table.path, backup / table.path.name)
     atomic.sync_folder(backup)
     for name in report.changed:

@@ -75,10 +75,10 @@ class Source:
 
     def _located(self, reference: str, separator: str) -> str:
         """With the archive where it lies: beside the tables where the folder was moved."""
-        archive, found, rest = (
+        archive, separated, rest = (
             reference.partition(separator) if separator == " " else reference.rpartition(separator)
         )
-        if not found or audio.is_pipe(reference):
+        if not separated or audio.is_pipe(reference):
             return reference
         if archive not in self._archives:
             self._archives[archive] = shard_index.located(self.folder, archive)
@@ -96,8 +96,8 @@ class Source:
                 if self.segmented
                 else "wav.scp"
             )
-            found = self.values(source)
-            self._ids = {key: found[key] if source == "utt2spk" else key for key in sorted(found)}
+            values = self.values(source)
+            self._ids = {key: values[key] if source == "utt2spk" else key for key in sorted(values)}
         return self._ids
 
     def kind(self, name: str) -> str:
@@ -222,12 +222,12 @@ def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed
 
     With other utterance ids, utt2uniq says what they were.
     """
-    found = Source(source)
-    with writing(target, [found]) as out:
-        (renamed,) = transfer(found, [(out, None)], utterance, speaker)
-        if (found.folder / CMVN).exists():
-            shutil.copy2(found.folder / CMVN, out.folder / CMVN)
-        left_behind(found, {*found.names, *WHOLE, CMVN})
+    directory = Source(source)
+    with writing(target, [directory]) as out:
+        (renamed,) = transfer(directory, [(out, None)], utterance, speaker)
+        if (directory.folder / CMVN).exists():
+            shutil.copy2(directory.folder / CMVN, out.folder / CMVN)
+        left_behind(directory, {*directory.names, *WHOLE, CMVN})
     say(target, renamed, f"copied from {source}")
 
 
@@ -235,8 +235,8 @@ def select(source: Path, target: Path, ids: Collection[str]) -> None:
     """The utterances `ids` of `source`, with their speakers and recordings. Raises DataDirError for
     an unknown id.
     """
-    found = Source(source)
-    unknown = sorted(set(ids) - found.speakers().keys())
+    directory = Source(source)
+    unknown = sorted(set(ids) - directory.speakers().keys())
     if unknown:
         count = tables.plural(len(unknown), "utterance")
         raise DataDirError(f"{source}: {count} not in this data directory, first {unknown[0]}")
@@ -244,10 +244,10 @@ def select(source: Path, target: Path, ids: Collection[str]) -> None:
         raise DataDirError(
             f"{target}: not one utterance of {source} was selected; nothing was written"
         )
-    with writing(target, [found]) as out:
-        (kept,) = transfer(found, [(out, set(ids))])
-        left_behind(found, {*found.names, *WHOLE})
-    say(target, kept, f"out of {len(found.speakers())} of {source}")
+    with writing(target, [directory]) as out:
+        (kept,) = transfer(directory, [(out, set(ids))])
+        left_behind(directory, {*directory.names, *WHOLE})
+    say(target, kept, f"out of {len(directory.speakers())} of {source}")
 
 
 def transfer(
@@ -332,10 +332,10 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
     utterance a speaker of its own, durations as measured, whole recordings as segments. Features
     and their lengths must be in all, else they are left out, and named.
     """
-    found = [Source(folder, extra) for folder in sources]
-    names = sorted({name for source in found for name in source.names} | {"utt2spk"})
+    directories = [Source(folder, extra) for folder in sources]
+    names = sorted({name for source in directories for name in source.names} | {"utt2spk"})
     seen: dict[str, Source] = {}
-    for source in found:
+    for source in directories:
         for key in source.speakers():
             if key in seen:
                 raise DataDirError(
@@ -344,25 +344,28 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
                     "names by `asrtool data copy --utt-prefix <prefix> <data> <new>`"
                 )
             seen[key] = source
-    with writing(target, found) as out:
+    with writing(target, directories) as out:
         for name in names:
-            lacking = [source for source in found if name not in source.names]
+            lacking = [source for source in directories if name not in source.names]
             if lacking and name in (*OF_AUDIO, "reco2dur"):
                 logger.warning("%s: no %s, since %s has none", target, name, lacking[0].folder)
                 continue
             if name != "spk2utt":
-                out.write(name, merged(name, found))
-        speakers = {key: speaker for source in found for key, speaker in source.speakers().items()}
+                out.write(name, merged(name, directories))
+        speakers = {
+            key: speaker for source in directories for key, speaker in source.speakers().items()
+        }
         out.write_speakers(speakers)
         for name in WHOLE:
             contents = {
-                (s.folder / name).read_text() if (s.folder / name).exists() else "" for s in found
+                (s.folder / name).read_text() if (s.folder / name).exists() else ""
+                for s in directories
             }
             if len(contents) == 1 and contents != {""}:
-                shutil.copy2(found[0].folder / name, out.folder / name)
+                shutil.copy2(directories[0].folder / name, out.folder / name)
             elif len(contents) > 1:
                 logger.warning("%s: no %s, since it differs between the sources", target, name)
-        for source in found:
+        for source in directories:
             left_behind(source, {*source.names, *WHOLE})
     say(target, speakers, f"combined from {', '.join(map(str, sources))}")
 
@@ -410,20 +413,20 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
     wav.scp gets sox commands (asrtool computes them itself and needs no sox). Features are left
     out, and named.
     """
-    found = Source(source)
+    directory = Source(source)
 
     def rename(key: str) -> str:
         return f"sp{factor:g}-{key}"
 
-    gone = [name for name in found.names if name in OF_AUDIO]
+    gone = [name for name in directory.names if name in OF_AUDIO]
     if gone:
         logger.info("%s: without %s, which another speed makes untrue", target, ", ".join(gone))
-    speakers = {rename(key): rename(speaker) for key, speaker in found.speakers().items()}
-    with writing(target, [found]) as out:
-        for name in found.names:
+    speakers = {rename(key): rename(speaker) for key, speaker in directory.speakers().items()}
+    with writing(target, [directory]) as out:
+        for name in directory.names:
             if name in OF_AUDIO or name in ("utt2spk", "spk2utt", "utt2uniq"):
                 continue
-            values = found.values(name)
+            values = directory.values(name)
             if name in DURATIONS:
                 values = {key: seconds(float(value) / factor) for key, value in values.items()}
             elif name == "wav.scp":
@@ -436,11 +439,11 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
                     for key, (recording, start, end) in segments.items()
                 }
             out.write(name, {rename(key): value for key, value in values.items()})
-        former = found.values("utt2uniq") if "utt2uniq" in found.names else {}
+        former = directory.values("utt2uniq") if "utt2uniq" in directory.names else {}
         out.write("utt2spk", speakers)
         out.write_speakers(speakers)
-        out.write("utt2uniq", {rename(key): former.get(key, key) for key in found.speakers()})
-        left_behind(found, found.names)
+        out.write("utt2uniq", {rename(key): former.get(key, key) for key in directory.speakers()})
+        left_behind(directory, directory.names)
     say(target, speakers, f"{source} at {factor:g} times the speed")
 
 
@@ -543,7 +546,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
         )
         raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
     with stamp.locked(out), atomic.replacing_folder(out) as new:
-        targets = [new / str(place) for place in range(1, number + 1)]
+        targets = [new / str(part) for part in range(1, number + 1)]
         for target in targets:
             target.mkdir()
         members = [(Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)]
@@ -562,8 +565,8 @@ def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | No
     total = sum(map(len, groups))
     parts: list[list[str]] = [[]]
     taken = 0
-    for place, group in enumerate(groups):
-        left = len(groups) - place
+    for index, group in enumerate(groups):
+        left = len(groups) - index
         full = taken + len(group) / 2 > total * len(parts) / number
         if parts[-1] and len(parts) < number and (full or left == number - len(parts)):
             parts.append([])

@@ -80,10 +80,10 @@ def split(line: bytes) -> tuple[str, str]:
 def read(path: Path) -> Table:
     """Read one file and note everything that is wrong with its form; values are not looked at."""
     data = path.read_bytes()
-    found = _Findings(path)
+    findings = _Findings(path)
     if data.startswith(codecs.BOM_UTF8):
         data = data[len(codecs.BOM_UTF8) :]
-        found.add("untidy", 1, "the file starts with a byte-order mark", "{fix} removes it")
+        findings.add("untidy", 1, "the file starts with a byte-order mark", "{fix} removes it")
     rows: list[Row] = []
     seen: dict[str, str] = {}
     conflicts = set()
@@ -92,7 +92,7 @@ def read(path: Path) -> Table:
         try:
             key, value = split(raw)
         except UnicodeDecodeError:
-            found.add(
+            findings.add(
                 "error",
                 number,
                 "{lines} not in UTF-8",
@@ -100,21 +100,21 @@ def read(path: Path) -> Table:
             )
             continue
         if raw.endswith(b"\r"):
-            found.add(
+            findings.add(
                 "untidy",
                 number,
                 "{lines} ending in CR LF, as Windows writes them",
                 "{fix} removes the CR",
             )
         if not key:
-            found.add("untidy", number, "{lines} without an id", "{fix} removes them")
+            findings.add("untidy", number, "{lines} without an id", "{fix} removes them")
             continue
         if not key.isprintable():
             what = "{lines} whose id has white space or characters that show nothing"
-            found.add("untidy", number, what, "give them other ids, in all files", repr(key))
+            findings.add("untidy", number, what, "give them other ids, in all files", repr(key))
         if key in seen and value != seen[key]:
             conflicts.add(key)
-            found.add(
+            findings.add(
                 "error",
                 number,
                 "{lines} with another value for an id",
@@ -122,14 +122,14 @@ def read(path: Path) -> Table:
                 key,
             )
         elif key in seen:
-            found.add("error", number, "{lines} repeated", "{fix} removes them", key)
+            findings.add("error", number, "{lines} repeated", "{fix} removes them", key)
         elif rows and key < rows[-1].id:
-            found.add("untidy", number, "not sorted (LC_ALL=C) in {lines}", "{fix} sorts", key)
+            findings.add("untidy", number, "not sorted (LC_ALL=C) in {lines}", "{fix} sorts", key)
         seen.setdefault(key, value)
         rows.append(Row(key, value, number))
     if not rows:
-        found.add("error", 1, "the file is empty", "write it again")
-    return Table(path, rows, found.problems(), frozenset(conflicts))
+        findings.add("error", 1, "the file is empty", "write it again")
+    return Table(path, rows, findings.problems(), frozenset(conflicts))
 
 
 def render(values: Mapping[str, str]) -> str:
@@ -147,10 +147,10 @@ class _Findings:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+        self.by_kind: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
 
     def add(self, kind: str, line: int, what: str, mend: str, example: str = "") -> None:
-        self.found.setdefault((kind, what, mend), []).append((line, example))
+        self.by_kind.setdefault((kind, what, mend), []).append((line, example))
 
     def problems(self) -> list[Problem]:
         return [
@@ -162,5 +162,5 @@ class _Findings:
                 count=len(lines),
                 examples=first(example for _, example in lines if example),
             )
-            for (kind, what, mend), lines in self.found.items()
+            for (kind, what, mend), lines in self.by_kind.items()
         ]

@@ -64,7 +64,7 @@ class ShardIndex:
                 "asrtool make_shards, "
                 "writes it"
             )
-        places = {key: place for place, key in enumerate(ids)}
+        indices = {key: i for i, key in enumerate(ids)}
         self.archives: list[str] = []
         self.archive = np.full(len(ids), -1, dtype=np.int32)
         self.offset, self.size = (
@@ -76,8 +76,8 @@ class ShardIndex:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 key, value = tables.split(line)
-                place = places.get(key)
-                if place is None:
+                i = indices.get(key)
+                if i is None:
                     continue
                 try:
                     member = Member.parse(value)
@@ -88,9 +88,9 @@ class ShardIndex:
                 if member.archive not in known:
                     known[member.archive] = len(self.archives)
                     self.archives.append(located(folder, member.archive))
-                self.archive[place] = known[member.archive]
-                self.offset[place], self.size[place] = member.offset, member.size
-                self.checksum[place] = member.checksum
+                self.archive[i] = known[member.archive]
+                self.offset[i], self.size[i] = member.offset, member.size
+                self.checksum[i] = member.checksum
         lacking = np.flatnonzero(self.archive < 0)
         if len(lacking):
             raise ShardError(

@@ -106,7 +106,7 @@ class ShardLoader(StepLoader):
         )
         super().__init__(dataset, plan=plan, rank=rank, world=world)
         self.index = index
-        self._place_in_epoch = functools.lru_cache(maxsize=2)(self._find_places)
+        self._reading_times = functools.lru_cache(maxsize=2)(self._times_in_epoch)
         if plan.num_windows > 1 and self.num_steps(0) < FEW * plan.num_windows:
             per_window = self.num_steps(0) / plan.num_windows
             warn_once(
@@ -125,24 +125,24 @@ class ShardLoader(StepLoader):
         filled = ((tasks, self._fill(tasks, archives)) for tasks in windows)
         for tasks, contents in one_ahead(filled):
             for task in tasks:
-                yield task._replace(contents=[contents.pop(place) for place in task.places])
+                yield task._replace(contents=[contents.pop(i) for i in task.indices])
 
     def _window(self, task: Task) -> tuple[int, int]:
         ends = np.cumsum([len(batches) for batches in self.plan.windows(task.epoch)])
         return task.epoch, int(np.searchsorted(ends, task.index, side="right"))
 
-    def _find_places(self, epoch: int) -> np.ndarray:
+    def _times_in_epoch(self, epoch: int) -> np.ndarray:
         """(N,) when each utterance is read in an epoch."""
         order = self.plan.reading_order(epoch)
-        places = np.empty(len(order), dtype=np.int64)
-        places[order] = np.arange(len(order))
-        return places
+        times = np.empty(len(order), dtype=np.int64)
+        times[order] = np.arange(len(order))
+        return times
 
     def _fill(self, tasks: Sequence[Task], archives: Archives) -> dict[int, Content]:
         """The contents of all members of a window, read as they lie in the archives."""
-        when = self._place_in_epoch(tasks[0].epoch)
-        members = sorted((place for task in tasks for place in task.places), key=when.__getitem__)
-        return {place: archives.read(place) for place in members}
+        when = self._reading_times(tasks[0].epoch)
+        members = sorted((i for task in tasks for i in task.indices), key=when.__getitem__)
+        return {i: archives.read(i) for i in members}
 
 
 def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
@@ -162,13 +162,13 @@ class Archives:
         self._number = -1
         self._file: BinaryIO | None = None
 
-    def read(self, place: int) -> Content:
+    def read(self, i: int) -> Content:
         """The content of a member, or why it cannot be used."""
         index = self.index
         number, offset, size = (
-            int(index.archive[place]),
-            int(index.offset[place]),
-            int(index.size[place]),
+            int(index.archive[i]),
+            int(index.offset[i]),
+            int(index.size[i]),
         )
         where = f"{index.archives[number]}, bytes {offset} to {offset + size}"
         try:
@@ -181,7 +181,7 @@ class Archives:
             return f"{where}: {(error.strerror or 'cannot be read').lower()}"
         if len(data) < size:
             return f"{where}: the archive ends before; copy it again"
-        if zlib.crc32(data) != index.checksum[place]:
+        if zlib.crc32(data) != index.checksum[i]:
             return f"{where}: damaged, its checksum is another one; copy the archive again"
         return data
 

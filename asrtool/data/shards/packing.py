@@ -204,12 +204,12 @@ def write(
         tqdm(total=len(rows), unit="utt", desc=final.name, disable=None) as bar,
     ):
         try:
-            for utterance, found in in_order(pool, attempt, rows):
+            for utterance, content_or_error in in_order(pool, attempt, rows):
                 bar.update()
-                if isinstance(found, Exception):
-                    packed.skipped[utterance.id] = str(found)
+                if isinstance(content_or_error, Exception):
+                    packed.skipped[utterance.id] = str(content_or_error)
                     continue
-                data, kind, seconds = found
+                data, kind, seconds = content_or_error
                 if archive is not None and archive.size + len(data) > megabytes * 1e6:
                     archive.close()
                     archive = None

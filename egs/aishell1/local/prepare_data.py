@@ -96,13 +96,13 @@ def build(
     lonely: list[str],
     genders: dict[str, str],
     miniature: bool,
-) -> corpus.Found:
+) -> corpus.CorpusSet:
     for row in utterances:
         row.labels.update({"gender": genders[row.speaker]} if row.speaker in genders else {})
     kept, unreadable = corpus.measured(utterances)
     if not miniature:
         corpus.compare(name, kept, UTTERANCES[name], CHARACTERS.get(name))
-    return corpus.Found(kept, lonely + unreadable)
+    return corpus.CorpusSet(kept, lonely + unreadable)
 
 
 def speaker_of(path: str) -> str:

@@ -68,7 +68,7 @@ def held_out(root: Path, channel: str, name: str) -> Path:
     return official / channel / name
 
 
-def build(folder: Path, hours: float | None, miniature: bool) -> corpus.Found:
+def build(folder: Path, hours: float | None, miniature: bool) -> corpus.CorpusSet:
     """The utterances of one folder; the speaker is the folder of the audio."""
     files = tree.Table([folder / "wav.scp"])
     texts = tree.Table([folder / "trans.txt"])
@@ -88,7 +88,7 @@ def build(folder: Path, hours: float | None, miniature: bool) -> corpus.Found:
     kept, unreadable = corpus.measured(rows)
     if folder.name in OFFICIAL and not miniature:
         corpus.compare(str(folder), kept, *OFFICIAL[folder.name])
-    return corpus.Found(
+    return corpus.CorpusSet(
         kept if hours is None else corpus.subset(kept, hours), list(lonely.values()) + unreadable
     )
 

@@ -118,7 +118,7 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
 
 def write_strings(
     name: str, members: dict[Recording, str], target: Path, place: Path
-) -> corpus.Found:
+) -> corpus.CorpusSet:
     """Each recording once in each pass, in strings of one speaker; 16 kHz FLAC, now in `target`,
     later in `place`.
     """
@@ -143,7 +143,7 @@ def write_strings(
                     )
                 )
             digit_strings.write(target / "audio", written)
-    return corpus.Found(utterances, left_out)
+    return corpus.CorpusSet(utterances, left_out)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def official(folder: Path, train_set: str) -> dict[str, corpus.Source]:
     }
 
 
-def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
+def build(root: Path, folders: list[Path], _: Path) -> corpus.CorpusSet:
     """The utterances of some parts; what the files say is joined by id."""
     wavs, texts, speakers, subdialects = (
         tree.Table([folder / name for folder in folders]) for name in FILES
@@ -110,7 +110,7 @@ def build(root: Path, folders: list[Path], _: Path) -> corpus.Found:
             "%s: subdialects that KeSpeech has not: %s", folders[0], ", ".join(sorted(unknown))
         )
     kept, unreadable = corpus.measured(rows)
-    return corpus.Found(kept, left_out + unreadable)
+    return corpus.CorpusSet(kept, left_out + unreadable)
 
 
 def table(path: Path) -> dict[str, str]:

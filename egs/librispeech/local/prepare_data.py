@@ -96,7 +96,7 @@ def check_parts(root: Path, sets: dict[str, list[Path]]) -> None:
     logger.warning("'%s' lacks %s; going on without", root, ", ".join(missing))
 
 
-def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.Found:
+def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.CorpusSet:
     """All utterances of some parts, except those that lack text or readable audio."""
     audio = tree.audio_by_id(*parts)
     transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
@@ -133,7 +133,7 @@ def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.Found:
             kept,
             sum(UTTERANCES[part.name] for part in parts),
         )
-    return corpus.Found(kept, [*lonely.values(), *unreadable])
+    return corpus.CorpusSet(kept, [*lonely.values(), *unreadable])
 
 
 def read_genders(speakers: Path) -> dict[str, str]:

@@ -75,11 +75,11 @@ def read(folder: Path) -> list[Utterance]:
     return prepared.read(folder).utterances
 
 
-def silent(utterances: Sequence[Utterance]) -> corpus.Found:
-    return corpus.Found([replace(row, text="") for row in utterances], [])
+def silent(utterances: Sequence[Utterance]) -> corpus.CorpusSet:
+    return corpus.CorpusSet([replace(row, text="") for row in utterances], [])
 
 
-def measured(paths: Sequence[Path]) -> corpus.Found:
+def measured(paths: Sequence[Path]) -> corpus.CorpusSet:
     rows = [
         Utterance(id=path.stem, audio=str(path.absolute()), duration=0, speaker=path.stem)
         for path in paths
@@ -87,7 +87,7 @@ def measured(paths: Sequence[Path]) -> corpus.Found:
     return corpus.measured(rows)
 
 
-def synthesised(name: str, folder: Path) -> corpus.Found:
+def synthesised(name: str, folder: Path) -> corpus.CorpusSet:
     """Recordings of 2 to 10 seconds, written beside the set."""
     audio = folder.with_name(folder.name + "_audio")
     audio.mkdir(parents=True, exist_ok=True)

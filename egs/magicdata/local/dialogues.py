@@ -50,7 +50,7 @@ def check_apart(sets: dict[str, list[str]], texts: Path) -> None:
 
 def build(
     name: str, ids: list[str], *, audio: Path, texts: Path, speakers: Path, official: bool
-) -> corpus.Found:
+) -> corpus.CorpusSet:
     """The segments of some recordings, those of nobody, unclear ones and empty ones not among
     them.
     """
@@ -102,7 +102,7 @@ def build(
         )
     if nobody:
         logger.info("%s: %d lines of %s (noises) are no utterances", name, nobody, NOBODY)
-    return corpus.Found(list(rows.values()), left_out)
+    return corpus.CorpusSet(list(rows.values()), left_out)
 
 
 def measure(path: str) -> tuple[str, float]:

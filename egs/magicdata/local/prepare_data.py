@@ -87,7 +87,7 @@ def read_speech(folder: Path) -> dict[str, corpus.Source]:
     }
 
 
-def build_read(folder: Path, info: Path | None, _: Path) -> corpus.Found:
+def build_read(folder: Path, info: Path | None, _: Path) -> corpus.CorpusSet:
     """One set of the read speech; lines of TRANS.txt are `<utterance id>.wav <speaker> <text>`."""
     lines = tree.Table([folder / "TRANS.txt"], r"\w+\.wav", header="UtteranceID")
     audio = {
@@ -112,7 +112,7 @@ def build_read(folder: Path, info: Path | None, _: Path) -> corpus.Found:
             )
         )
     kept, unreadable = corpus.measured(rows)
-    return corpus.Found(kept, list(lonely.values()) + unreadable)
+    return corpus.CorpusSet(kept, list(lonely.values()) + unreadable)
 
 
 def speaker_labels(info: Path) -> dict[str, dict[str, str]]:

@@ -31,7 +31,7 @@ def save(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def write(out: Path, found: corpus.Found) -> None:
+def write(out: Path, found: corpus.CorpusSet) -> None:
     corpus.write_sets(out, {"train": corpus.Source(lambda _: found)})
 
 
@@ -115,7 +115,7 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
     monkeypatch.setattr(corpus.logger, "propagate", True)
     sentences = [f"a-{n}: no good" for n in range(2, 12)]
     with caplog.at_level(logging.WARNING, "asrtool"):
-        write(tmp_path, corpus.Found([utterance(tmp_path / "1")], sentences))
+        write(tmp_path, corpus.CorpusSet([utterance(tmp_path / "1")], sentences))
     assert "10 left out:" in caplog.text
     assert "a-6: no good" in caplog.text
     assert "and 5 more, all listed in" in caplog.text
@@ -127,15 +127,15 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
 def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
     tmp_path: Path, error: BaseException
 ) -> None:
-    write(tmp_path, corpus.Found([utterance(tmp_path / "1")], []))
+    write(tmp_path, corpus.CorpusSet([utterance(tmp_path / "1")], []))
     before = (tmp_path / "train" / "text").read_bytes()
 
-    def fail(target: Path) -> corpus.Found:
+    def fail(target: Path) -> corpus.CorpusSet:
         (target / "half").touch()
         raise error
 
     with pytest.raises(type(error)):
-        sets = {"dev": corpus.Source(lambda _: corpus.Found([utterance(tmp_path / "1")], []))}
+        sets = {"dev": corpus.Source(lambda _: corpus.CorpusSet([utterance(tmp_path / "1")], []))}
         corpus.write_sets(tmp_path, {**sets, "train": corpus.Source(fail, options={"other": 1})})
     assert [path.name for path in tmp_path.iterdir()] == ["train"]  # nor the set that was ready
     assert (tmp_path / "train" / "text").read_bytes() == before
@@ -143,16 +143,16 @@ def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
 
 def test_a_set_without_a_usable_utterance_is_an_error_and_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(corpus.CorpusError, match="train: not one utterance can be used"):
-        write(tmp_path, corpus.Found([], ["a-1: no good"]))
+        write(tmp_path, corpus.CorpusSet([], ["a-1: no good"]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unchanged_set_is_not_made_again(tmp_path: Path) -> None:
     calls = []
 
-    def build(target: Path) -> corpus.Found:
+    def build(target: Path) -> corpus.CorpusSet:
         calls.append(target)
-        return corpus.Found([utterance(tmp_path / "1")], [])
+        return corpus.CorpusSet([utterance(tmp_path / "1")], [])
 
     for options in ({"a": 1}, {"a": 1}, {"a": 2}):
         corpus.write_sets(tmp_path, {"train": corpus.Source(build, options=options)})

@@ -250,4 +250,4 @@ def test_prepared_sets_take_both_forms(to_end: Path, minimal: Path) -> None:
         LENGTHS
     )
     assert [row.duration for row in prepared.read(minimal).utterances] == [1.25, 12345 / RATE]
-    assert isinstance(prepared.read(minimal), corpus.Found)
+    assert isinstance(prepared.read(minimal), corpus.CorpusSet)
