@@ -292,7 +292,7 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
     found = rows(tree, tmp_path / "out", "train")
     assert len(found) == 4 * 4 + 2 * 1
     assert (
-        "does not lie in the recording, which has 5.000 s"
+        "is outside the recording, which is 5.000 s long"
         in (tmp_path / "out/train" / corpus.SKIPPED).read_text()
     )
     stereo = next(row for row in found if row.recording == tree.audio[0].stem)

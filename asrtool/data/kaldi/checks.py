@@ -1,8 +1,7 @@
-"""What is wrong with a data directory: all at once, counted, with file:line, examples and the
-command that mends it.
+"""Check a data directory: all problems at once, with file:line, examples and the fixing command.
 
-A folder without a fault is read once, all files side by side and in little memory (`faultless`).
-Only one with a fault is read into memory, where each rule says what breaks it.
+A valid folder is read once, all files side by side and in little memory (`faultless`). Only a
+folder with a fault is read into memory, where each rule reports what breaks it.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ def load(folder: Path) -> dict[str, Table]:
 
 
 def check(folder: Path, base: Path | None = None) -> list[Problem]:
-    """All that is wrong with a data directory, and notes. Audio files are looked for, not
-    opened.
-    """
+    """All problems of a data directory, and notes. Audio files must exist; they are not opened."""
     folder = Path(folder)
     notes = faultless(folder, base)
     if notes is not None:
@@ -64,9 +61,9 @@ def check(folder: Path, base: Path | None = None) -> list[Problem]:
 
 
 def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
-    """What the files say against each other and against their own format."""
+    """Contradictions between the files, and malformed values."""
     if "wav.scp" not in loaded:
-        what = "there is no wav.scp" if folder.is_dir() else "there is no such folder"
+        what = "there is no wav.scp" if folder.is_dir() else "the folder does not exist"
         return [
             Problem(
                 where=str(folder), what=what, mend="stage 0 of a recipe writes data directories"
@@ -83,7 +80,10 @@ def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
             if row.value and fields(row.value)[0] not in recordings
         ]
         problems += about(
-            loaded["segments"], rows, "{n} of recordings that wav.scp lacks", "{fix} drops them"
+            loaded["segments"],
+            rows,
+            "{n} of recordings not in wav.scp",
+            "{fix} drops them",
         )
     for name in ("text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"):
         if name in loaded:
@@ -129,7 +129,12 @@ def inconsistent_speakers(loaded: Mapping[str, Table]) -> list[Problem]:
     table = loaded["spk2utt"]
     wrong = [row for row in table.rows if inverse.get(row.id) != set(fields(row.value))]
     problems = about(
-        table, wrong, "{n} with others than in utt2spk", "{fix} makes it anew", "untidy", "speaker"
+        table,
+        wrong,
+        "{n} whose utterances differ from utt2spk",
+        "{fix} rebuilds it",
+        "untidy",
+        "speaker",
     )
     lacking = inverse.keys() - {row.id for row in table.rows}
     if lacking:
@@ -140,7 +145,7 @@ def inconsistent_speakers(loaded: Mapping[str, Table]) -> list[Problem]:
                 kind="untidy",
                 count=len(lacking),
                 examples=first(sorted(lacking)),
-                mend=f"{fix_command(table.path.parent)} makes it anew",
+                mend=f"{fix_command(table.path.parent)} rebuilds it",
             )
         )
     return problems
@@ -150,16 +155,18 @@ def inconsistent_speakers(loaded: Mapping[str, Table]) -> list[Problem]:
 
 
 def wrong_values(name: str, table: Table) -> list[Problem]:
-    """Lines whose value is not what the file holds."""
+    """Lines with malformed values."""
     expected = {
-        "segments": "<id> <recording> <start> <end> with end after start (or -1, the recording's "
-        "end), start from 0 on",
+        "segments": (
+            "<id> <recording> <start> <end>, with a start of at least 0 and an end "
+            "after it (or -1, the end of the recording)"
+        ),
         "utt2spk": "<id> <speaker>",
     }
     if name in SECONDS:
-        expected[name] = "<id> <seconds above 0>"
+        expected[name] = "<id> <seconds greater than 0>"
     elif name in COUNTS:
-        expected[name] = "<id> <whole number above 0>"
+        expected[name] = "<id> <positive integer>"
     elif name == shard_index.FILE:
         expected[name] = "<id> <archive> <offset> <size> <crc32>"
     what = f"{{n}} not of the form {expected.get(name, '<id> <value>')}"
@@ -194,7 +201,7 @@ def missing_files(table: Table, base: Path | None = None) -> list[Row]:
 
 
 def beyond_the_end(segments: Table, lengths: Mapping[str, float]) -> list[Problem]:
-    """Segments that do not lie in their recording."""
+    """Segments that end after their recording."""
     late = [
         row
         for row in segments.rows
@@ -206,9 +213,7 @@ def beyond_the_end(segments: Table, lengths: Mapping[str, float]) -> list[Proble
 
 
 def recording_lengths(loaded: Mapping[str, Table], base: Path | None = None) -> dict[str, float]:
-    """Seconds of every recording of segments that a file or a readable header tells; commands are
-    not run.
-    """
+    """Seconds of each recording of segments, from reco2dur or its header; commands are not run."""
     if "segments" not in loaded or "wav.scp" not in loaded:
         return {}
     if "reco2dur" in loaded:
@@ -221,37 +226,35 @@ def recording_lengths(loaded: Mapping[str, Table], base: Path | None = None) -> 
 # -- characters, lengths, archives -----------------------------------------
 
 
-# white space that Kaldi does not take for a space: U+00A0, U+3000 ...
+# white space that Kaldi does not treat as a space: U+00A0, U+3000 ...
 SPACE = re.compile(r"[^\S \t]")
-# characters that show nothing, but would each become a token
+# invisible characters, each of which would become a token
 HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
-# have a meaning of their own
+# words with a special meaning
 MARK = re.compile(r"(?:^|\s)(?:</?s>|<eps>|#0|<blank>|<sos/eos>)(?:\s|$)")
 
 
 def is_clean(text: str) -> bool:
-    """Whether a transcript has nothing that `check` finds odd."""
+    """Whether `check` has nothing to say about the characters of a transcript."""
     return (text.isascii() and text.isprintable() and "<" not in text and "#0" not in text) or not (
         SPACE.search(text) or HIDDEN.search(text) or MARK.search(text)
     )
 
 
 def cleaned(text: str) -> str:
-    """The transcript with plain spaces and without characters that show nothing."""
+    """The transcript with plain spaces and without invisible characters."""
     return HIDDEN.sub("", SPACE.sub(" ", text)).strip()
 
 
 def contents(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
-    """Problems and notes of files that were read; `lengths`: seconds of each recording whose length
-    is known.
-    """
+    """Problems and notes about file contents; `lengths`: seconds of recordings of known length."""
     problems = [problem for table in loaded.values() for problem in last_line(table)]
     if "text" in loaded:
         problems += odd_characters(loaded["text"])
     problems += unlike_segments(loaded, lengths) + missing_archives(loaded)
     if "spk2utt" in loaded and "utt2spk" not in loaded:
         what, mend = (
-            "there is no utt2spk, only spk2utt",
+            "utt2spk is missing, only spk2utt exists",
             f"{fix_command(loaded['spk2utt'].path.parent)} makes it",
         )
         problems.append(
@@ -275,12 +278,12 @@ def last_line(table: Table) -> list[Problem]:
 def odd_characters(table: Table) -> list[Problem]:
     rows = [row for row in table.rows if not is_clean(row.value)]
     kinds = (
-        (SPACE, "{n} with white space that is no plain space", "{fix} puts one there"),
-        (HIDDEN, "{n} with characters that show nothing", "{fix} removes them"),
+        (SPACE, "{n} with white space other than a plain space", "{fix} replaces it by a space"),
+        (HIDDEN, "{n} with invisible characters", "{fix} removes them"),
         (
             MARK,
-            "{n} with a word like <s>, #0 or <eps>, which stands for something else",
-            "take it out of the text",
+            "{n} with a reserved word such as <s>, #0 or <eps>",
+            "remove it from the text",
         ),
     )
     return [
@@ -293,7 +296,7 @@ def odd_characters(table: Table) -> list[Problem]:
 
 
 def unlike_segments(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
-    """utt2dur against segments: with both, the latter are right."""
+    """Durations of utt2dur that contradict segments; segments are right."""
     if "segments" not in loaded or "utt2dur" not in loaded:
         return []
     segments = {
@@ -307,12 +310,15 @@ def unlike_segments(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -
         and segments[row.id].is_unlike(row.value, lengths)
     ]
     return about(
-        loaded["utt2dur"], wrong, "{n} not as long as its segment", "{fix} removes the file"
+        loaded["utt2dur"],
+        wrong,
+        "{n} whose duration differs from the segment's",
+        "{fix} removes the file",
     )
 
 
 def missing_archives(loaded: Mapping[str, Table]) -> list[Problem]:
-    """Archives of feats.scp and utt2shard that do not exist, or end too early."""
+    """Archives of feats.scp and utt2shard that do not exist or are too short."""
     problems = []
     if "feats.scp" in loaded:
         lost = without_archive(loaded["feats.scp"])
@@ -333,7 +339,7 @@ def missing_archives(loaded: Mapping[str, Table]) -> list[Problem]:
 
 
 def without_archive(table: Table) -> list:
-    """The rows of feats.scp whose archive is neither where it says nor beside the file."""
+    """Rows of feats.scp whose archive is neither at its path nor beside the file."""
     there: dict[str, bool] = {}
     return [
         row
@@ -343,7 +349,7 @@ def without_archive(table: Table) -> list:
 
 
 def has_archive(folder: Path, reference: str, there: dict[str, bool]) -> bool:
-    """Whether the archive of a reference exists; `there` remembers it. Commands are not run."""
+    """Whether the archive of a reference exists, cached in `there`. Commands are not run."""
     archive = re.sub(r":\d+(\[.*\])?$", "", reference)
     if archive not in there:
         there[archive] = audio.is_pipe(archive) or os.path.exists(
@@ -383,9 +389,11 @@ def notes(
     repeated: int,
     unused: list[str],
 ) -> list[Problem]:
-    """empty: ids with an empty transcript, None without text; ordered: utterances by id are ordered
-    by speaker too; repeated: lines of wav.scp with the audio of another one; unused: recordings
-    without a segment.
+    """Notes from counts of a data directory.
+
+    empty: ids with an empty transcript, None without text; ordered: sorting utterances by id also
+    sorts them by speaker; repeated: lines of wav.scp with the audio of another line; unused:
+    recordings without a segment.
     """
 
     def note(where: str, what: str, ids: list[str] | None = None) -> Problem:
@@ -400,25 +408,23 @@ def notes(
 
     made = []
     if empty is None:
-        made.append(note(str(folder), "there is no text: transcripts are empty"))
+        made.append(note(str(folder), "text is missing: all transcripts are empty"))
     elif empty:
         what = f"{plural(len(empty), 'utterance')} with an empty transcript, which is legal"
         made.append(note(str(folder / "text"), what, empty))
     if not has_speakers:
-        made.append(
-            note(str(folder), "there is no utt2spk: every utterance is a speaker of its own")
-        )
+        made.append(note(str(folder), "utt2spk is missing: each utterance is its own speaker"))
     if not ordered:
         what = (
-            "utterances sorted by id are not sorted by speaker, which Kaldi's own scripts want "
-            "(begin ids with it)"
+            "utterances sorted by id are not sorted by speaker, as Kaldi's scripts require "
+            "(start ids with the speaker)"
         )
         made.append(note(str(folder / "utt2spk"), what))
     if repeated:
         made.append(
             note(
                 str(folder / "wav.scp"),
-                f"{plural(repeated, 'line')} with the same audio as another",
+                f"{plural(repeated, 'line')} with the same audio as another line",
             )
         )
     if unused:
@@ -437,10 +443,9 @@ REMEMBERED = 256  # folders
 
 
 class Listing:
-    """`path in listing`: whether a path of wav.scp leads to a file; relative ones start at
-    `base`.
+    """`path in listing`: whether a path of wav.scp is a file; relative paths start at `base`.
 
-    Folders are listed once, as a network disk answers a million questions slowly.
+    Each folder is listed once: a network disk is slow at a million separate queries.
     """
 
     def __init__(self, base: Path | None = None) -> None:
@@ -469,8 +474,8 @@ def _files(folder: str) -> frozenset[str]:
 
 
 def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
-    """The notes about a data directory that has no fault; None where it has one, which
-    `check` then names.
+    """The notes about a valid data directory; None where it is invalid and `check` finds out
+    why.
     """
     try:
         return _Scan(folder, base).run()
@@ -479,7 +484,7 @@ def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
 
 
 class _Scan:
-    """Raises Irregular at the first fault."""
+    """Raise Irregular at the first fault."""
 
     def __init__(self, folder: Path, base: Path | None) -> None:
         self.folder, self.base = folder, base
@@ -578,8 +583,8 @@ class _Scan:
         )
 
     def _check_speakers(self, members: dict[str, tuple[int, int]]) -> None:
-        """That spk2utt is the inverse of utt2spk; sums of hashes tell sets apart without keeping
-        them.
+        """Check that spk2utt is the inverse of utt2spk; sums of hashes compare sets without
+        storing them.
         """
         for speaker, value in lines(self.folder / "spk2utt"):
             ids = fields(value)

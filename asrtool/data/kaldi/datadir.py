@@ -46,12 +46,12 @@ Values = Mapping[str, str]
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id; audio is opened where no file tells how
-    long it is.
+    """The utterances of a data directory, sorted by id. Audio is opened where no file gives its
+    length.
 
-    `base` is where relative paths start, instead of the current folder. With `measure=False`, a
-    duration that no file tells is NaN (`measured` finds it out). Raises DataDirError where the
-    files contradict each other; `check` lists all that is wrong.
+    `base` is where relative paths start, by default the current folder. With `measure=False`, a
+    length that no file gives is NaN (`measured` fills it in). Raises DataDirError where the files
+    contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
     loaded = load(folder)
@@ -81,11 +81,10 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
 
 
 def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
-    """How many utterances `read(measure=False)` gives, and the same utterances one by one, in
-    little memory.
+    """The number of utterances, and the utterances of `read(measure=False)` one by one.
 
-    Files that are not sorted, or in any other way not as they should be, are read at once as `read`
-    does.
+    Needs little memory. A folder that is not sorted, or has any other fault, is read at once as
+    `read` does.
     """
     folder = Path(folder)
     try:
@@ -96,8 +95,8 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
 
 
 def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
-    """The first of `places` in which the first relative path of wav.scp exists; None where there is
-    none.
+    """The first of `candidates` that holds the first relative path of wav.scp; None where none
+    does.
     """
     with open(folder / "wav.scp", "rb") as stream:
         paths = (audio.file_of(tables.split(line)[1]) for line in stream)
@@ -136,7 +135,7 @@ class _Assembler:
         self.archives: dict[str, str] = {}
 
     def __call__(self, key: str, values: Values) -> Utterance:
-        """The utterance `key` from the values that files (by their names) have for it."""
+        """The utterance `key`, from its value in each file."""
         recording, start = None, 0.0
         path = values.get("wav.scp", "")
         if self.recordings is not None:
@@ -162,8 +161,8 @@ class _Assembler:
         )
 
     def locate(self, reference: str) -> str:
-        """Where an archive lies: where the file says or, in a folder that was moved, beside
-        feats.scp or wav.scp.
+        """Path of an archive: as the file says or, in a folder that was moved, beside feats.scp
+        or wav.scp.
         """
         archive, colon, offset = reference.rpartition(":")
         if not colon or "|" in archive:
@@ -208,8 +207,9 @@ def _stream(folder: Path) -> Iterator[Utterance]:
 
 
 def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
-    """Seconds from the start of each utterance to the end of its audio, or why nobody can tell
-    them. Headers are read, commands are run.
+    """Seconds from the start of each utterance to the end of its audio, or the error.
+
+    Headers are read, commands are run.
     """
     paths = list(dict.fromkeys(row.audio for row in rows))
     seconds = dict(zip(paths, audio.durations(paths), strict=True))
@@ -222,14 +222,14 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
     if seconds <= 0:
         return audio.AudioError(f"{row.audio}: holds no samples")
     if row.start >= seconds:
-        what = f"the segment from {row.start:.3f} s to the end does not lie in the recording"
-        return audio.AudioError(f"{row.audio}: {what}, which has {seconds:.3f} s")
+        what = f"the segment from {row.start:.3f} s to the end is outside the recording"
+        return audio.AudioError(f"{row.audio}: {what}, which is {seconds:.3f} s long")
     return seconds - row.start
 
 
 def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
-    """The utterances with every length measured that was NaN, and id -> why of those where that is
-    impossible.
+    """The utterances with NaN lengths measured, and id -> error of those that cannot be
+    measured.
     """
     unknown = [row for row in rows if math.isnan(row.duration)]
     durations = (
@@ -244,24 +244,21 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
 
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """The utterances of a data directory with every length. Raises DataDirError where one cannot be
-    measured.
-    """
+    """The utterances with all lengths measured; raises DataDirError where one cannot be."""
     tell(rows, folder)
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
         count = tables.plural(len(bad), "utterance")
         raise DataDirError(
-            f"{folder}: the length of {count} is in no file, and the audio cannot be measured, "
-            "first "
-            f"{key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
+            f"{folder}: no file gives the length of {count}, and the audio cannot be measured; "
+            f"first {key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
         )
     return made
 
 
 def tell(rows: Sequence[Utterance], folder: Path) -> bool:
-    """Say what has to be measured; whether it is anything."""
+    """Log what must be measured; returns whether anything must."""
     unknown = [row for row in rows if math.isnan(row.duration)]
     if unknown:
         commands = len({row.audio for row in unknown if audio.is_pipe(row.audio)})
@@ -271,7 +268,7 @@ def tell(rows: Sequence[Utterance], folder: Path) -> bool:
             else ""
         )
         logger.info(
-            "%s: the length of %s is in no file (utt2dur) and is taken from the audio%s",
+            "%s: no file (utt2dur) gives the length of %s; it is measured from the audio%s",
             folder,
             tables.plural(len(unknown), "utterance"),
             run,

@@ -1,5 +1,6 @@
-"""Mend a data directory as Kaldi's fix_data_dir.sh does: sort, drop what has no counterpart, say
-what and why.
+"""Fix a data directory as Kaldi's fix_data_dir.sh does: sort it and drop what has no counterpart.
+
+Everything that was dropped is reported with a reason.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")
 
 @dataclass
 class FixReport:
-    """kept of total utterances; dropped: reason -> ids; changed: names of the files written anew or
-    removed.
+    """What `fix` did.
+
+    kept, total: numbers of utterances; dropped: reason -> ids; changed: names of the files that
+    were rewritten or removed.
     """
 
     total: int
@@ -41,7 +44,7 @@ class FixReport:
             more = ", ..." if len(ids) > tables.SHOWN else ""
             lines.append(f"dropped {len(ids)}: {reason} ({', '.join(tables.first(ids))}{more})")
         changed = (
-            f"{', '.join(self.changed)} (the files as they were: .backup/)"
+            f"{', '.join(self.changed)} (the original files are in .backup/)"
             if self.changed
             else "nothing"
         )
@@ -49,10 +52,10 @@ class FixReport:
 
 
 def fix(folder: Path, base: Path | None = None) -> FixReport:
-    """Sort and intersect the files of `folder`; their former state goes to `.backup/`.
+    """Sort and intersect the files of `folder`; the original files go to `.backup/`.
 
-    Files without a fault stay untouched. Raises DataDirError, and changes nothing, where a file is
-    not UTF-8 or no utterance would be left.
+    Valid files are not touched. Raises DataDirError, and changes nothing, where a file is not UTF-8
+    or no utterance would be left.
     """
     folder = Path(folder)
     loaded = checks.load(folder)
@@ -80,9 +83,7 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
 
 
 def well_formed(loaded: Mapping[str, Table], report: FixReport) -> Files:
-    """The files without malformed lines, and without ids that have two values: nobody knows which
-    one is right.
-    """
+    """The files without malformed lines, and without ids that have two different values."""
     files = {name: table.values() for name, table in loaded.items()}
     if "text" in files:
         files["text"] = {key: checks.cleaned(value) for key, value in files["text"].items()}
@@ -106,9 +107,7 @@ def drop_recordings(
     base: Path | None,
     lengths: Mapping[str, float],
 ) -> None:
-    """Take recordings without a file out of wav.scp, and what does not lie within a recording out
-    of segments.
-    """
+    """Drop recordings without a file from wav.scp, and segments outside their recording."""
     missing = {row.id for row in checks.missing_files(loaded["wav.scp"], base)} & files[
         "wav.scp"
     ].keys()
@@ -131,7 +130,7 @@ def drop_recordings(
 
 
 def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:
-    """Keep the utterances that every file knows, with their recordings and speakers; remake
+    """Keep the utterances that are in every file, their recordings and speakers; rebuild
     spk2utt.
     """
     source = files.get("segments", files["wav.scp"])
@@ -180,9 +179,7 @@ def without(values: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
 
 
 def replace(folder: Path, loaded: Mapping[str, Table], files: Files, report: FixReport) -> None:
-    """Write the files that differ from what lies there, after a copy of all of them went to
-    .backup/.
-    """
+    """Write the files that changed, after all of them were copied to .backup/."""
     wanted = {name: tables.render(values).encode() for name, values in files.items() if values}
     report.changed = sorted(
         name

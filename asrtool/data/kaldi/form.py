@@ -1,6 +1,4 @@
-"""The form of a data directory: the names of its files, what a line of each looks like, and all
-files read side by side.
-"""
+"""File names and line formats of a data directory, and a reader of all its files side by side."""
 
 from __future__ import annotations
 
@@ -18,20 +16,16 @@ from asrtool.data.shards import index as shard_index
 
 KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
 SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}
-DIFFERENCE = 0.1  # seconds that utt2dur may differ from segments
+DIFFERENCE = 0.1  # seconds by which utt2dur may differ from segments
 NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
 
 
 class DataDirError(Exception):
-    """A data directory that cannot be read or written; the message says where, what, and what to
-    do.
-    """
+    """A data directory cannot be read or written; the message says where, why, and what to do."""
 
 
 class Segment(NamedTuple):
-    """A line of `segments`, in seconds; an end of -1 is that of the recording, as in Kaldi, and
-    None here.
-    """
+    """A line of `segments`, in seconds; an end of -1 (the recording's end) is None here."""
 
     recording: str
     start: float
@@ -39,7 +33,7 @@ class Segment(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Segment:
-        """Raises ValueError for anything but a name and two numbers."""
+        """Raise ValueError for anything but a name and two numbers."""
         recording, start, end = fields(text)
         return cls(recording, float(start), None if float(end) == -1 else float(end))
 
@@ -49,12 +43,12 @@ class Segment(NamedTuple):
         return None if end is None else end - self.start
 
     def is_beyond(self, lengths: Mapping[str, float]) -> bool:
-        """Whether it does not lie in its recording; False where the length of that is not known."""
+        """Whether it ends after its recording; False where the recording's length is not known."""
         length = lengths.get(self.recording, math.inf)
         return self.start >= length or (self.end is not None and self.end > length + audio.SLACK)
 
     def is_unlike(self, seconds: str, lengths: Mapping[str, float]) -> bool:
-        """Whether a duration of utt2dur is not its own."""
+        """Whether a duration of utt2dur differs from its own."""
         duration = self.duration(lengths)
         return duration is not None and abs(duration - float(seconds)) > DIFFERENCE
 
@@ -78,7 +72,7 @@ def names(folder: Path) -> list[str]:
 
 
 def is_right(name: str, value: str) -> bool:
-    """Whether a value is what the file holds."""
+    """Whether a value is valid in the file `name`."""
     if name == "text":
         return True  # an empty transcript is legal
     if name == "segments":
@@ -149,9 +143,7 @@ NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")  # beginnings of names
 
 
 class Irregular(DataDirError):
-    """A file is not sorted, or lacks an utterance, or holds something it should not: `tables` finds
-    out what.
-    """
+    """A file is not sorted or not complete, or has a malformed line; `tables` explains it."""
 
 
 def of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
@@ -161,9 +153,7 @@ def of_utterances(names: Iterable[str], segmented: bool) -> list[str]:
 
 
 def walk(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each utterance and what the files `names` say of it. Raises Irregular where they disagree or
-    are malformed.
-    """
+    """Each utterance and its values in the files `names`; raises Irregular for malformed files."""
     names = list(names)
     segmented = "segments" in names
     source = "segments" if segmented else "wav.scp"
@@ -186,7 +176,7 @@ def walk(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, dict[str, st
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Id and value of each line of a faultless file."""
+    """Id and value of each line of a valid file."""
     before, name = "", path.name
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, 1):
@@ -196,7 +186,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                 raise Irregular(f"{path}:{number}: not UTF-8") from None
             torn = raw.startswith(codecs.BOM_UTF8) or raw.endswith(b"\r\n")
             if torn or key <= before or not key.isprintable() or not is_right(name, value):
-                raise Irregular(f"{path}:{number}: not as expected")
+                raise Irregular(f"{path}:{number}: unexpected line")
             before = key
             yield key, value
     if not before:

@@ -1,10 +1,9 @@
-"""Copy, combine, subset, split and speed-perturb data directories, with every file that belongs to
-them.
+"""Copy, combine, subset, split and speed-perturb data directories, with all their files.
 
-Each operation reads one file at a time, so memory holds the ids and one file, and writes aside
-before it puts all files of the new data directory in place. Files of an earlier data directory
-there that the new one lacks are removed; anything else in the folder is left alone. What a data
-directory holds beside its tables is not copied, and named. Nothing depends on chance.
+Each operation reads one file at a time, so memory holds the ids and one file. It writes to
+temporary files first, then moves all files of the new data directory into place. Files of an
+earlier data directory that the new one lacks are removed; other files in the folder stay. Files
+that are no tables are not copied; a warning names them. All operations are deterministic.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ def same(name: str) -> str:
 
 
 class Source:
-    """A data directory to read from, file by file. Raises DataDirError where a file cannot be read
-    as it stands.
-    """
+    """A data directory, read file by file. Raises DataDirError where a file cannot be read."""
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
@@ -74,7 +71,9 @@ class Source:
         return values
 
     def _located(self, reference: str, separator: str) -> str:
-        """With the archive where it lies: beside the tables where the folder was moved."""
+        """The reference with the archive's present path: beside the tables where the folder was
+        moved.
+        """
         archive, separated, rest = (
             reference.partition(separator) if separator == " " else reference.rpartition(separator)
         )
@@ -85,8 +84,8 @@ class Source:
         return f"{self._archives[archive]}{separator}{rest}"
 
     def speakers(self) -> dict[str, str]:
-        """Utterance -> speaker, by the bytes of the utterance id; without utt2spk everyone speaks
-        for himself.
+        """Utterance -> speaker, sorted by utterance id; without utt2spk each utterance is a
+        speaker.
         """
         if self._ids is None:
             source = (
@@ -127,8 +126,8 @@ class Source:
         for key, value in measured.items():
             if isinstance(value, audio.AudioError):
                 raise DataDirError(
-                    f"{self.folder}: the length of {key} is in no file, and cannot be measured: "
-                    f"{value}"
+                    f"{self.folder}: no file gives the length of {key}, and it cannot be "
+                    f"measured: {value}"
                 )
         return measured
 
@@ -160,14 +159,14 @@ class Target:
 
 @contextmanager
 def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
-    """Yield where to write; at the end all files are put into `folder`, and its former tables
+    """Yield where to write; at the end all files move to `folder`, and its old tables are
     removed.
     """
     folder = Path(folder)
     for source in sources:
         if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
             raise DataDirError(
-                f"{folder}: source and destination are the same folder; give another name"
+                f"{folder}: source and destination are the same folder; choose another destination"
             )
     new = folder / ".new"
     with stamp.locked(folder):
@@ -199,7 +198,7 @@ def say(folder: Path, speakers: dict[str, str], what: str) -> None:
 
 
 def left_behind(source: Source, taken: Collection[str]) -> None:
-    """Name the files of a source that do not travel along."""
+    """Warn about files of a source that are not copied."""
     others = [
         path.name
         for path in sorted(source.folder.iterdir())
@@ -207,7 +206,7 @@ def left_behind(source: Source, taken: Collection[str]) -> None:
     ]
     if others:
         logger.info(
-            "%s: not copied, as they are no tables of a data directory: %s",
+            "%s: not copied, because they are not tables of a data directory: %s",
             source.folder,
             ", ".join(others),
         )
@@ -217,8 +216,7 @@ def left_behind(source: Source, taken: Collection[str]) -> None:
 
 
 def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed = same) -> None:
-    """All of `source`, with other names for utterances and speakers; recordings of segments keep
-    theirs.
+    """Copy `source` with new names for utterances and speakers; recordings of segments keep theirs.
 
     With other utterance ids, utt2uniq says what they were.
     """
@@ -232,18 +230,17 @@ def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed
 
 
 def select(source: Path, target: Path, ids: Collection[str]) -> None:
-    """The utterances `ids` of `source`, with their speakers and recordings. Raises DataDirError for
-    an unknown id.
+    """The utterances `ids` of `source`, with their speakers and recordings.
+
+    Raises DataDirError for an unknown id.
     """
     directory = Source(source)
     unknown = sorted(set(ids) - directory.speakers().keys())
     if unknown:
         count = tables.plural(len(unknown), "utterance")
-        raise DataDirError(f"{source}: {count} not in this data directory, first {unknown[0]}")
+        raise DataDirError(f"{source}: {count} not in this data directory; first {unknown[0]}")
     if not ids:
-        raise DataDirError(
-            f"{target}: not one utterance of {source} was selected; nothing was written"
-        )
+        raise DataDirError(f"{target}: no utterance of {source} was selected; nothing was written")
     with writing(target, [directory]) as out:
         (kept,) = transfer(directory, [(out, set(ids))])
         left_behind(directory, {*directory.names, *WHOLE})
@@ -256,8 +253,7 @@ def transfer(
     utterance: Renamed = same,
     speaker: Renamed = same,
 ) -> list[dict[str, str]]:
-    """Write all files of a source to each part, of its utterances (None: all), renamed; each file
-    is read once.
+    """Write to each part its utterances of all files (None: all), renamed; each file is read once.
 
     Gives the new utterance -> speaker of each part.
     """
@@ -314,9 +310,7 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     made: dict[str, str] = {}
     for key, value in pairs:
         if key in made:
-            raise DataDirError(
-                f"{name}: two ids would both be called '{key}'; expected names that differ"
-            )
+            raise DataDirError(f"{name}: two ids would both become '{key}'; expected unique names")
         made[key] = value
     return made
 
@@ -325,12 +319,12 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) -> None:
-    """One data directory of several. Utterances must have different ids; speakers and recordings
-    may be shared.
+    """Combine data directories. Utterance ids must be unique; speakers and recordings may be
+    shared.
 
-    What one source lacks is made up in the sense of a missing file: empty transcripts, every
-    utterance a speaker of its own, durations as measured, whole recordings as segments. Features
-    and their lengths must be in all, else they are left out, and named.
+    A file that one source lacks gets its default values: empty transcripts, each utterance a
+    speaker, measured durations, whole recordings as segments. Features and their lengths must be in
+    all sources; otherwise they are left out with a warning.
     """
     directories = [Source(folder, extra) for folder in sources]
     names = sorted({name for source in directories for name in source.names} | {"utt2spk"})
@@ -339,16 +333,16 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
         for key in source.speakers():
             if key in seen:
                 raise DataDirError(
-                    f"utterance '{key}' is both in {seen[key].folder} and in {source.folder}; "
-                    "give one of them other "
-                    "names by `asrtool data copy --utt-prefix <prefix> <data> <new>`"
+                    f"utterance '{key}' is in both {seen[key].folder} and {source.folder}; "
+                    "rename those of one with `asrtool data copy --utt-prefix <prefix> <data> "
+                    "<new>`"
                 )
             seen[key] = source
     with writing(target, directories) as out:
         for name in names:
             lacking = [source for source in directories if name not in source.names]
             if lacking and name in (*OF_AUDIO, "reco2dur"):
-                logger.warning("%s: no %s, since %s has none", target, name, lacking[0].folder)
+                logger.warning("%s: no %s, because %s has none", target, name, lacking[0].folder)
                 continue
             if name != "spk2utt":
                 out.write(name, merged(name, directories))
@@ -364,16 +358,14 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
             if len(contents) == 1 and contents != {""}:
                 shutil.copy2(directories[0].folder / name, out.folder / name)
             elif len(contents) > 1:
-                logger.warning("%s: no %s, since it differs between the sources", target, name)
+                logger.warning("%s: no %s, because it differs between the sources", target, name)
         for source in directories:
             left_behind(source, {*source.names, *WHOLE})
     say(target, speakers, f"combined from {', '.join(map(str, sources))}")
 
 
 def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
-    """One file of several sources. Where it is about speakers or recordings, they may agree about
-    the same one.
-    """
+    """Merge one file of several sources; speakers and recordings may be shared if they agree."""
     made: dict[str, str] = {}
     origin: dict[str, Source] = {}
     for source in sources:
@@ -381,15 +373,13 @@ def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
         for key, value in values.items():
             if made.setdefault(key, value) != value:
                 both = f"'{made[key]}' in {origin[key].folder}, '{value}' in {source.folder}"
-                raise DataDirError(
-                    f"{name}: '{key}' has two values: {both}; give one of them another name"
-                )
+                raise DataDirError(f"{name}: '{key}' has two values: {both}; rename one of them")
             origin.setdefault(key, source)
     return made
 
 
 def made_up(name: str, source: Source) -> dict[str, str]:
-    """What a missing file means."""
+    """The default values of a missing file."""
     if name == "text":
         return dict.fromkeys(source.speakers(), "")
     if name == "utt2spk":
@@ -407,11 +397,11 @@ def made_up(name: str, source: Source) -> dict[str, str]:
 
 
 def perturb_speed(source: Path, target: Path, factor: float) -> None:
-    """A copy that is played `factor` times as fast, named as Kaldi does: `sp0.9-<id>` of speaker
+    """A copy played `factor` times as fast, named as in Kaldi: `sp0.9-<id>` of speaker
     `sp0.9-<speaker>`.
 
-    wav.scp gets sox commands (asrtool computes them itself and needs no sox). Features are left
-    out, and named.
+    wav.scp gets sox commands (asrtool computes them itself and does not need sox). Features are
+    left out with a warning.
     """
     directory = Source(source)
 
@@ -420,7 +410,9 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
 
     gone = [name for name in directory.names if name in OF_AUDIO]
     if gone:
-        logger.info("%s: without %s, which another speed makes untrue", target, ", ".join(gone))
+        logger.info(
+            "%s: %s left out, because they do not hold at another speed", target, ", ".join(gone)
+        )
     speakers = {rename(key): rename(speaker) for key, speaker in directory.speakers().items()}
     with writing(target, [directory]) as out:
         for name in directory.names:
@@ -450,7 +442,7 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
 # -- subsets and splits ----------------------------------------------------
 
 
-SEED = 0  # of the order in which `speakers` takes them
+SEED = 0  # seed of the order in which `speakers` takes them
 
 
 def choose(source: Source, number: int, way: str) -> list[str]:
@@ -462,7 +454,7 @@ def choose(source: Source, number: int, way: str) -> list[str]:
     """
     if number < 1:
         raise DataDirError(
-            f"{source.folder}: {number} utterances are no subset; expected at least 1"
+            f"{source.folder}: cannot take a subset of {number} utterances; expected at least 1"
         )
     speakers = source.speakers()
     ids = list(speakers)
@@ -487,7 +479,7 @@ def choose(source: Source, number: int, way: str) -> list[str]:
 
 
 def spread(ids: Sequence[str], number: int) -> list[str]:
-    """`number` of them at even distances."""
+    """`number` of the ids, evenly spaced."""
     number = min(number, len(ids))
     return [ids[i * len(ids) // number] for i in range(number)]
 
@@ -500,8 +492,8 @@ def by_speaker(speakers: dict[str, str]) -> dict[str, list[str]]:
 
 
 def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
-    """The utterances that the first words of a file's lines name, or those of the speakers that it
-    names.
+    """The utterances, or all utterances of the speakers, that a file lists (first word of a
+    line).
     """
     names = [row.id for row in tables.read(path).rows]
     speakers = source.speakers()
@@ -510,16 +502,15 @@ def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
     if unknown:
         what = "speaker" if of_speakers else "utterance"
         raise DataDirError(
-            f"{path}: {tables.plural(len(unknown), what)} that {source.folder} does not have, "
-            f"first {unknown[0]}"
+            f"{path}: {tables.plural(len(unknown), what)} not in {source.folder}; first "
+            f"{unknown[0]}"
         )
     wanted = set(names)
     return [key for key, speaker in speakers.items() if (speaker if of_speakers else key) in wanted]
 
 
 def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
-    """Cut into `number` data directories `<folder>/split<number>/1`, 2 ...; together they are the
-    whole.
+    """Split into `number` data directories `<folder>/split<number>/1`, 2 ...
 
     by: `speaker` keeps every speaker in one part (parts have about as many utterances), `utterance`
     cuts the sorted ids evenly (`split<number>utt`), `recording` keeps recordings together
@@ -542,7 +533,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
         advice = (
             ""
             if by == "utterance"
-            else (f" whose {by}s stay whole; split by utterance, or into fewer parts")
+            else (f" whose {by}s are not split; split by utterance, or into fewer parts")
         )
         raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
     with stamp.locked(out), atomic.replacing_folder(out) as new:
@@ -557,9 +548,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
 
 
 def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | None:
-    """The groups in their order as `number` parts of about as many utterances; None where there are
-    fewer groups.
-    """
+    """The groups in order, as `number` parts of similar size; None where there are fewer groups."""
     if not 1 <= number <= len(groups):
         return None
     total = sum(map(len, groups))

@@ -1,4 +1,4 @@
-"""Kaldi's text files: one id a line, then its value; sorted by the bytes of the id, every id once.
+"""Kaldi's text files: an id and its value on each line, sorted by the bytes of the id.
 
 As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0,
 U+0085, U+2028, U+3000) is part of an id, a path or a transcript, where Python's `split()` and
@@ -23,14 +23,14 @@ fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something wrong with a data directory, said once for all lines that have it."""
+    """Something wrong with a data directory, reported once for all lines that have it."""
 
     where: str  # file:line of the first, or the file
     what: str
     mend: str  # what to do about it; empty for notes
     count: int = 1
     examples: tuple[str, ...] = ()
-    # cannot be read; Kaldi refuses it; legal but worth knowing
+    # error: cannot be read; untidy: Kaldi refuses it; note: legal but worth knowing
     kind: Literal["error", "untidy", "note"] = "error"
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """One file as it was found: `rows` in its order, `problems` of its form."""
+    """One file as it is on the disk: `rows` in file order, `problems` with its format."""
 
     path: Path
     rows: list[Row]
@@ -55,7 +55,7 @@ class Table:
     conflicts: frozenset[str]  # ids with two different values
 
     def values(self) -> dict[str, str]:
-        """Id -> value; of an id that occurs twice the first."""
+        """Id -> value; the first one where an id occurs twice."""
         return {row.id: row.value for row in reversed(self.rows)}
 
 
@@ -72,13 +72,13 @@ def fix_command(folder: Path) -> str:
 
 
 def split(line: bytes) -> tuple[str, str]:
-    """Id and value of a line, both empty where there is none. Raises UnicodeDecodeError."""
+    """Id and value of a line, both empty where it is blank. Raises UnicodeDecodeError."""
     key, value = (*line.split(maxsplit=1), b"", b"")[:2]
     return key.decode(), value.rstrip().decode()
 
 
 def read(path: Path) -> Table:
-    """Read one file and note everything that is wrong with its form; values are not looked at."""
+    """Read one file and note everything wrong with its format; values are not checked."""
     data = path.read_bytes()
     findings = _Findings(path)
     if data.startswith(codecs.BOM_UTF8):
@@ -110,14 +110,14 @@ def read(path: Path) -> Table:
             findings.add("untidy", number, "{lines} without an id", "{fix} removes them")
             continue
         if not key.isprintable():
-            what = "{lines} whose id has white space or characters that show nothing"
-            findings.add("untidy", number, what, "give them other ids, in all files", repr(key))
+            what = "{lines} whose id contains white space or invisible characters"
+            findings.add("untidy", number, what, "choose other ids, in all files", repr(key))
         if key in seen and value != seen[key]:
             conflicts.add(key)
             findings.add(
                 "error",
                 number,
-                "{lines} with another value for an id",
+                "{lines} with a different value for an earlier id",
                 "{fix} drops these utterances",
                 key,
             )

@@ -17,7 +17,7 @@ from asrtool.types import Utterance
 
 
 def write(folder: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a data directory; the same utterances in any order give the same bytes.
+    """Write a data directory; the order of the utterances does not matter.
 
     Files of an earlier data directory in the folder that these utterances do not need are removed.
     """
@@ -30,18 +30,18 @@ def write(folder: Path, utterances: Iterable[Utterance]) -> None:
 
 
 class Writer:
-    """Writes a data directory whose utterances come one by one, and need not be kept.
+    """Writes a data directory utterance by utterance, without keeping them in memory.
 
-    They may come in any order, but it costs open files: lines go to as many sorted runs (temporary
-    files) as it takes, and are merged at the end. Nothing is left behind, and an earlier data
-    directory untouched, if an error comes first.
+    Any order works, but disorder costs open files: lines go to as many sorted runs (temporary
+    files) as needed, which are merged at the end. After an error the temporary files are removed
+    and an earlier data directory is unchanged.
     """
 
     def __init__(self, folder: Path, segmented: bool) -> None:
         self.folder = Path(folder)
         self.segmented = segmented
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._recordings: dict[str, str] = {}  # of segments: they come in another order
+        self._recordings: dict[str, str] = {}  # of segments, which are in another order
         self._runs: list[_Run] = []
 
     def __enter__(self) -> Writer:
@@ -92,7 +92,7 @@ class Writer:
         return lines | {f"utt2{name}": value for name, value in row.labels.items()}
 
     def _finish(self) -> None:
-        """Merge the runs, then put all files in place."""
+        """Merge the runs, then move all files into place."""
         names = {name for run in self._runs for name in run.files} | (
             {"text", "utt2spk", "utt2dur", "wav.scp"}
         )
@@ -135,9 +135,7 @@ class Writer:
 
 
 class _Run:
-    """Lines of utterances in ascending order, a temporary file for each file of the data
-    directory.
-    """
+    """Lines of utterances in ascending order, one temporary file per file of the data directory."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.last = ""  # id of the last utterance
@@ -173,42 +171,41 @@ def speaker_of(line: str) -> str:
 
 
 def is_by_speaker(lines: Iterable[str]) -> bool:
-    """Whether the lines of utt2spk are in the order of the speakers too, as when ids begin with
-    them.
+    """Whether sorting utt2spk by id also sorts it by speaker, as when ids start with the
+    speaker.
     """
     return all(first <= second for first, second in pairwise(map(speaker_of, lines)))
 
 
 def by_speaker(lines: Iterable[str]) -> Iterator[str]:
-    """The lines of spk2utt from those of utt2spk in the order of the speakers."""
+    """The lines of spk2utt, from those of utt2spk sorted by speaker."""
     for speaker, group in groupby(lines, key=speaker_of):
         yield f"{speaker} {' '.join(map(id_of, group))}\n"
 
 
 def check(row: Utterance) -> None:
-    """Raise DataDirError for what the files cannot hold."""
+    """Raise DataDirError for values that the files cannot hold."""
     words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
     for what, word in words.items():
         if tables.fields(word) != [word]:
-            raise DataDirError(
-                f"utterance '{row.id}': {what} '{word}' must be one word without spaces"
-            )
+            raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be a single word")
     for name in row.labels:
         if not form.is_label(f"utt2{name}"):
-            expected = "letters, digits and _, and no name of Kaldi's own (spk, dur ...)"
+            expected = "letters, digits and _, but no reserved name of Kaldi (spk, dur ...)"
             raise DataDirError(
-                f"utterance '{row.id}': label '{name}' names no file utt2{name}; expected "
-                f"{expected}"
+                f"utterance '{row.id}': label '{name}' cannot become a file utt2{name}; expected"
+                f" {expected}"
             )
     for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
         if "\n" in line or "\r" in line:
-            raise DataDirError(f"utterance '{row.id}': {what} has a line break in it")
+            raise DataDirError(f"utterance '{row.id}': {what} contains a line break")
     for what, value in {"audio": row.audio, **row.labels}.items():
         if not tables.fields(value) or value != value.strip(" \t"):
             raise DataDirError(
-                f"utterance '{row.id}': {what} must not be empty, nor begin or end with a space"
+                f"utterance '{row.id}': {what} must not be empty, or start or end with a space"
             )
     if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
         raise DataDirError(
-            f"utterance '{row.id}': {row.duration} s from {row.start} s; expected finite, above 0"
+            f"utterance '{row.id}': {row.duration} s from {row.start} s; expected a finite start"
+            " of at least 0 and a duration above 0"
         )

@@ -62,7 +62,7 @@ def test_every_folder_is_checked_and_one_fault_fails_the_command(
     status, output = run(capsys, made.parent / "gone", made, "--base", made.parent)
     assert status == 1
     assert (
-        "gone: there is no such folder" in output
+        "gone: the folder does not exist" in output
         and (f"Successfully validated data-directory {made}") in output
     )
 

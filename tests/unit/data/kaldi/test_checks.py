@@ -81,26 +81,26 @@ def without_one_archive(folder: Path) -> None:
 FAULTS = {
     "wide space": (
         change("text", "AB 好", "AB\u3000好"),
-        "text:1: 1 line with white space that is no plain space",
+        "text:1: 1 line with white space other than a plain space",
     ),
     "fixed space": (
         change("text", "AB 好", "AB\u00a0好"),
-        "1 line with white space that is no plain space",
+        "1 line with white space other than a plain space",
     ),
     "hidden": (
         change("text", "AB", "A\u200bB"),
-        "text:1: 1 line with characters that show nothing",
+        "text:1: 1 line with invisible characters",
     ),
-    "control": (change("text", "AB", "A\x07B"), "1 line with characters that show nothing"),
+    "control": (change("text", "AB", "A\x07B"), "1 line with invisible characters"),
     "last line": (
         without_the_last_line_break,
         "text:4: the last line has no line break; .*--fix` adds it",
     ),
     "segments": (
         with_wrong_segments,
-        "utt2dur:1: 1 utterance not as long as its segment.*removes the file",
+        "utt2dur:1: 1 utterance whose duration differs from the segment's.*removes the file",
     ),
-    "no utt2spk": (without_utt2spk, "there is no utt2spk, only spk2utt; .* makes it"),
+    "no utt2spk": (without_utt2spk, "utt2spk is missing, only spk2utt exists; .* makes it"),
     "features": (
         without_one_archive,
         r"feats.scp:1: 1 utterance whose features do not exist, " r"first .*feats.2.ark",
@@ -109,7 +109,7 @@ FAULTS = {
 BY_HAND = {
     "mark": (
         change("text", "AB 好", "<s> AB"),
-        "1 line with a word like <s>.*; take it out of the text",
+        "1 line with a reserved word such as <s>.*; remove it from the text",
     ),
     "number": (change("text", "AB 好", "AB #0"), "1 line with a word like"),
 }

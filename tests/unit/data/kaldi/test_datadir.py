@@ -175,9 +175,9 @@ def test_archives_of_a_moved_folder_are_found_beside_feats_scp(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "a b"}, "id 'a b' must be one word"),
-        ({"speaker": ""}, "speaker '' must be one word"),
-        ({"text": "two\nlines"}, "transcript has a line break"),
+        ({"id": "a b"}, "id 'a b' must be a single word"),
+        ({"speaker": ""}, "speaker '' must be a single word"),
+        ({"text": "two\nlines"}, "transcript contains a line break"),
         ({"duration": math.nan}, "nan s"),
         ({"duration": 0.0}, "0.0 s"),
         ({"labels": {"accent": ""}}, "must not be empty"),
@@ -212,7 +212,7 @@ def test_audio_that_cannot_be_measured_is_named(made: Path) -> None:
     (made.parent / "audio" / "2.wav").unlink()
     with pytest.raises(
         datadir.DataDirError,
-        match="length of 1 utterance is in no file, and .*, first ann-2: .*: no such",
+        match="no file gives the length of 1 utterance, and .*; first ann-2: .*: no such",
     ):
         datadir.read(made)
 
@@ -320,7 +320,10 @@ BROKEN = {
         reverse,
         r"utt2spk:2: not sorted \(LC_ALL=C\) in 2 lines \(ann-2, ann-1\); " r".*--fix` sorts",
     ),
-    "duplicate": (duplicate, r"wav.scp:4: 1 line with another value for an id \(bob-1\); .*--fix"),
+    "duplicate": (
+        duplicate,
+        r"wav.scp:4: 1 line with a different value for an earlier id \(bob-1\); .*--fix",
+    ),
     "text without audio": (
         with_edit("text", "bob-1 ", "zoe-1 A\nbob-1 "),
         r"text:3: 1 utterance without audio \(zoe-1\)",
@@ -341,7 +344,7 @@ BROKEN = {
     ),
     "duration of 0": (
         with_edit("utt2dur", " 2\n", " 0\n"),
-        r"utt2dur:3: 1 line not of the form <id> <seconds above 0>",
+        r"utt2dur:3: 1 line not of the form <id> <seconds greater than 0>",
     ),
     "duration in words": (
         with_edit("utt2dur", " 2\n", " two\n"),
@@ -353,7 +356,7 @@ BROKEN = {
     ),
     "spk2utt": (
         with_edit("spk2utt", " ann-2", ""),
-        r"spk2utt:1: 1 speaker with others than in " r"utt2spk \(ann\)",
+        r"spk2utt:1: 1 speaker whose utterances differ from utt2spk \(ann\)",
     ),
     "label of nobody": (
         with_edit("utt2style", "bob-1", "zoe-1"),
@@ -375,11 +378,11 @@ BROKEN = {
     ),
     "segment end": (
         with_segments("ann-1 bob-1 0.5 0.5"),
-        r"segments:1: 1 line not of the form .* with end after start",
+        r"segments:1: 1 line not of the form .* with a start of at least 0",
     ),
     "segment recording": (
         with_segments("ann-1 zoe 0 1"),
-        r"segments:1: 1 utterance of recordings " r"that wav.scp lacks",
+        r"segments:1: 1 utterance of recordings not in wav.scp",
     ),
     "segment too long": (
         with_segments("ann-1 bob-1 0 2.5"),

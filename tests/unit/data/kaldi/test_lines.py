@@ -75,7 +75,7 @@ def test_an_id_with_odd_characters_is_a_fault_with_its_line(tmp_path: Path, mark
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/1.wav\nb{mark}1 {tmp_path}/2.wav\n")
     (tmp_path / "utt2dur").write_text(f"a 1\nb{mark}1 1\n")
     faults = [str(problem) for problem in datadir.check(tmp_path) if problem.kind != "note"]
-    what = "1 line whose id has white space or characters that show nothing"
+    what = "1 line whose id contains white space or invisible characters"
     assert len(faults) == 2 and all(what in fault for fault in faults)
     assert f"{tmp_path}/wav.scp:2: " in faults[1] and repr(f"b{mark}1") in faults[1]
 
@@ -88,7 +88,7 @@ def test_a_transcript_keeps_its_white_space_until_it_is_mended(tmp_path: Path, t
     (tmp_path / "text").write_text(f"a {text}\n")
     assert datadir.read(tmp_path)[0].text == text
     assert any(
-        "text:1: 1 line with white space that is no plain space" in str(one)
+        "text:1: 1 line with white space other than a plain space" in str(one)
         for one in datadir.check(tmp_path)
     )
     datadir.fix(tmp_path)
@@ -98,10 +98,10 @@ def test_a_transcript_keeps_its_white_space_until_it_is_mended(tmp_path: Path, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": {"../x": "1"}}, "label '../x' names no file utt2../x"),
-        ({"labels": {"a-b": "1"}}, "label 'a-b' names no file"),
-        ({"labels": {"dur": "1"}}, "label 'dur' names no file"),
-        ({"audio": "talk .wav "}, "audio must not be empty, nor begin or end with a space"),
+        ({"labels": {"../x": "1"}}, "label '../x' cannot become a file utt2../x"),
+        ({"labels": {"a-b": "1"}}, "label 'a-b' cannot become a file"),
+        ({"labels": {"dur": "1"}}, "label 'dur' cannot become a file"),
+        ({"audio": "talk .wav "}, "audio must not be empty, or start or end with a space"),
     ],
 )
 def test_what_would_not_be_read_again_is_not_written(

@@ -78,7 +78,7 @@ def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, monkeyp
     ]
     (sentence,) = said
     assert (
-        "the length of 2 utterances is in no file (utt2dur) and is taken from the audio; 1 command"
+        "no file (utt2dur) gives the length of 2 utterances; it is measured from the audio; 1 command"
     ) in sentence
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: s
     with open(minimal / "text", "a") as stream:
         stream.write("u3 A\n")
     with pytest.raises(
-        datadir.DataDirError, match="the length of 1 utterance is in no file, .*, first u3: "
+        datadir.DataDirError, match="no file gives the length of 1 utterance, .*; first u3: "
     ):
         datadir.read(minimal)
     rows, bad = datadir.complete(list(datadir.iterate(minimal)[1]))
@@ -195,7 +195,7 @@ def test_utt2dur_must_be_that_of_the_rest(to_end: Path) -> None:
     assert checks.faultless(to_end) is not None and not faults(to_end)
     (to_end / "utt2dur").write_text("".join((lines | {"a-2": "a-2 0.25\n"}).values()))
     assert any(
-        "utt2dur:2: 1 utterance not as long as its segment (a-2)" in fault
+        "utt2dur:2: 1 utterance whose duration differs from the segment's (a-2)" in fault
         for fault in faults(to_end)
     )
     # nothing of the recording is lost
