@@ -115,13 +115,16 @@ def test_a_list_gives_a_list_in_its_order(recognizer):
         (np.zeros(0), "got an array of shape"),
         (
             toys.sound(TEXT) * 32768,
-            r"expected numbers in \[-1, 1\]; if they are 16-bit numbers, " r"divide them by 32768",
+            r"expected values in \[-1, 1\]; if they are 16-bit integers, " r"divide them by 32768",
         ),
         (
             (toys.sound(TEXT) * 32768).astype(np.int64),
             "int64, expected floats in .* or one of uint8, int16, int32",
         ),
-        ((toys.sound(TEXT) * 32768).astype(np.int32), "int32, but of 16 bits"),
+        (
+            (toys.sound(TEXT) * 32768).astype(np.int32),
+            "the dtype is int32 but all values fit in 16 bits",
+        ),
         (torch.from_numpy(toys.sound(TEXT))[None], "channels of 1 samples"),
     ],
 )
@@ -132,7 +135,7 @@ def test_what_is_no_audio_is_refused(recognizer, samples, message):
 
 @pytest.mark.parametrize("rate", [0, 1, -8000, float("nan"), 8000.5])
 def test_a_rate_that_no_audio_has_is_refused(recognizer, rate):
-    with pytest.raises(audio.AudioError, match="a sampling rate of .* Hz, expected a whole number"):
+    with pytest.raises(audio.AudioError, match="the sampling rate is .* Hz, expected an integer"):
         recognizer.recognize(toys.sound(TEXT), rate=rate)
 
 
@@ -156,7 +159,9 @@ def test_audio_without_a_frame_is_refused(recognizer):
 
 
 def test_a_channel_that_is_not_there_is_refused(recognizer):
-    with pytest.raises(audio.AudioError, match="has no channel 2; its 2 channels count from 0"):
+    with pytest.raises(
+        audio.AudioError, match="there is no channel 2; its 2 channels are counted from 0"
+    ):
         recognizer.recognize(np.zeros((8000, 2)), channel=2)
 
 

@@ -1,16 +1,15 @@
-"""Audio of a data directory, and of files: wav, flac, ogg, opus, mp3, NIST sphere and what else
-libsndfile reads.
+"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads.
 
 An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
 content starts at this byte; or a shell command that ends in `|` and prints audio. `read`, `load`,
 `info`, `durations` and `lengths` take entries, so they run commands. `listen` and `blocks` take
-paths, and never do. The command that plays audio at another speed (`speed_command`) is computed
-here, so sox need not be installed for it.
+paths and never run commands. Changes of speed (`speed_command`) are computed here, so sox need not
+be installed for them.
 
-Refused, with one sentence each: a missing, empty, truncated or damaged file, NaN or infinite
-samples, samples far above full scale, a sampling rate that no audio has; in entries also more than
-one channel (only the user knows which one is meant). Not refused: another sampling rate; it is
-resampled, and stage 1 counts it.
+These raise AudioError: a missing, empty, truncated or damaged file, NaN or infinite samples,
+samples far above full scale, an impossible sampling rate; in entries also more than one channel
+(only the user knows which one to take). Audio at another sampling rate is resampled, and stage 1
+counts it.
 """
 
 from __future__ import annotations
@@ -37,33 +36,31 @@ from asrtool.data.audio.resampling import change_speed, resample
 
 __all__ = ["AudioError", "change_speed", "check_rate", "resample"]
 
-SLACK = 0.02  # seconds by which a segment may exceed its recording (rounding)
-PART = 256  # files that a thread measures in one go
+SLACK = 0.02  # seconds by which a segment may exceed its recording, from rounding
+PART = 256  # files per task of a thread
 HEAD = 4096  # bytes that hold the header of an ordinary wav file
-LOUDEST = 8.0  # 18 dB above full scale, which real floats do not reach and integers do
+LOUDEST = 8.0  # 18 dB above full scale: float samples never reach it, integers stored as floats do
 MEMBER = re.compile(r"(.+\.tar):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
-WIDTHS = ("uint8", "int16", "int32")  # whole numbers whose full scale soundfile and others agree on
+WIDTHS = ("uint8", "int16", "int32")  # integer types whose full scale is known
 
 
 def read(
     path: str, start: float = 0.0, duration: float | None = None, rate: int | None = 16000
 ) -> np.ndarray:
-    """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`, or
-    all the rest.
-    """
+    """(T,) float32 in [-1, 1] at `rate` (None: the file's own): `duration` seconds from `start`."""
     samples, own_rate = load(path, start, duration)
     return samples if rate is None else resample(samples, own_rate, rate)
 
 
 def load(path: str, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
-    """What an entry holds, not resampled: (T,) float32 and its rate in Hz."""
+    """The samples of an entry, not resampled: (T,) float32 and the rate in Hz."""
     samples, rate = _from_entry(path, start, duration)
     return _usable(path, samples, rate, start), rate
 
 
 def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """What `load` gives for a file `name` that holds these bytes."""
+    """The same as `load` for a file `name` with these bytes."""
     with opened(name, data) as reader:
         _check_channels(name, reader.channels)
         return _usable(name, reader.all()[:, 0], reader.rate), reader.rate
@@ -76,9 +73,7 @@ def contents(path: str) -> bytes:
 
 
 def info(path: str) -> tuple[int, int, int]:
-    """Rate in Hz, channels, samples per channel: from the header, or decoded where it does not
-    tell.
-    """
+    """Rate in Hz, channels, samples per channel; decodes the file where the header does not say."""
     changed = _changed_speed(path)
     if changed is not None:
         rate, channels, samples = info(changed[0])
@@ -88,9 +83,7 @@ def info(path: str) -> tuple[int, int, int]:
 
 
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
-    """Seconds of each entry by its header, or what is wrong with it; decoded where the header does
-    not tell.
-    """
+    """Seconds of each entry, or its error; files are decoded where the header does not say."""
 
     def measure(some: Sequence[str]) -> list[float | AudioError]:
         measured: list[float | AudioError] = []
@@ -103,7 +96,9 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
         return measured
 
     paths = list(paths)
-    with ThreadPoolExecutor(threads) as pool:  # a network disk answers slowly, but many at once
+    with ThreadPoolExecutor(
+        threads
+    ) as pool:  # a network disk has a high latency, so many requests run at once
         parts = pool.map(
             measure, (paths[start : start + PART] for start in range(0, len(paths), PART))
         )
@@ -111,8 +106,9 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
 
 
 def lengths(recordings: Mapping[str, str], base: Path | None = None) -> dict[str, float]:
-    """Seconds of every recording whose header can be read; commands are not run. Relative paths
-    start at `base`.
+    """Seconds of each recording whose header can be read.
+
+    Commands are not run. Relative paths start at `base`.
     """
     paths = {key: path for key, path in recordings.items() if path and not is_pipe(path)}
     measured = durations(str((base or Path()) / path) for path in paths.values())
@@ -127,27 +123,27 @@ def is_pipe(path: str) -> bool:
 
 
 def speed_command(path: str, factor: float) -> str:
-    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio that is played `factor` times
-    as fast.
+    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio played `factor` times as
+    fast.
     """
     source = f"{path} sox -t wav -" if is_pipe(path) else f"sox {shlex.quote(path)}"
     return f"{source} -t wav - speed {factor:g} |"
 
 
 def member(path: str) -> tuple[str, int] | None:
-    """(archive, offset) of a reference `<archive>.tar:<offset>`, None for other paths."""
+    """(archive, offset) of a reference `<archive>.tar:<offset>`; None for other paths."""
     match = MEMBER.fullmatch(path)
     return (match[1], int(match[2])) if match else None
 
 
 def file_of(path: str) -> str:
-    """The file that must exist for a path to be read; of a member its archive."""
+    """The file that a path is read from; the archive, for a member."""
     inside = member(path)
     return inside[0] if inside else path
 
 
 def _changed_speed(command: str) -> tuple[str, float] | None:
-    """The audio and the factor that a `speed_command` was made of; None for other paths."""
+    """The audio and the factor of a `speed_command`; None for other paths."""
     match = SPEED.fullmatch(command)
     return (match[1] or shlex.split(match[2])[0], float(match[3])) if match else None
 
@@ -161,22 +157,22 @@ def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np
         where = start + int(finite.argmin()) / rate
         bad = samples.size - int(finite.sum())
         raise AudioError(
-            f"{path}: {bad} of {samples.size} samples are NaN or infinite, the first at "
+            f"{path}: {bad} of {samples.size} samples are NaN or infinite; the first at "
             f"{where:.3f} s"
         )
     if max(-lowest, highest) > LOUDEST:
         mend = (
-            "if they are 16-bit numbers, divide them by 32768 (`ffmpeg -i <file> -af "
+            "if they are 16-bit integers, divide them by 32768 (`ffmpeg -i <file> -af "
             "volume=1/32768 new.wav`)"
         )
         raise AudioError(
-            f"{path}: samples reach {max(-lowest, highest):g}, expected numbers in [-1, 1]; {mend}"
+            f"{path}: samples reach {max(-lowest, highest):g}, expected values in [-1, 1]; {mend}"
         )
     return samples
 
 
 def _from_entry(path: str, start: float, duration: float | None) -> tuple[np.ndarray, int]:
-    """(T,) float32 and rate of a stretch of an entry."""
+    """(T,) float32 and rate of a part of an entry."""
     if start == 0 and duration is None:
         return _whole(path)
     if not is_pipe(path):
@@ -206,7 +202,7 @@ def _whole_again(path: str, stamp: tuple[int, int] | None) -> tuple[np.ndarray, 
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
-    """What changes with a file; None for a command."""
+    """Modification time and size of a file; None for a command."""
     if is_pipe(path):
         return None
     status = os.stat(file_of(path))
@@ -216,7 +212,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 def _stretch(
     path: str, start: float, duration: float | None, total: int, rate: int
 ) -> tuple[int, int]:
-    """The first sample and the number of samples of a segment, which must lie in the `total` of its
+    """First sample and number of samples of a segment; AudioError where it exceeds the
     recording.
     """
     if not total:
@@ -225,14 +221,14 @@ def _stretch(
     if end > total / rate + SLACK or (start and start >= total / rate):
         segment = f"the segment from {start:.3f} to {end:.3f} s"
         raise AudioError(
-            f"{path}: {segment} does not lie in the recording, which has {total / rate:.3f} s"
+            f"{path}: {segment} is outside the recording, which is {total / rate:.3f} s long"
         )
     first = round(start * rate)
     return first, max(0, min(total - first, total if duration is None else round(duration * rate)))
 
 
 def _data(path: str) -> bytes | None:
-    """What an entry that is no file consists of: the output of a command, a member of an
+    """The data of an entry that is not a file: the output of a command or a member of an
     archive.
     """
     if is_pipe(path):
@@ -242,7 +238,7 @@ def _data(path: str) -> bytes | None:
 
 
 def _read_member(path: str, archive: str, offset: int) -> bytes:
-    """The content that follows a tar header."""
+    """The content after a tar header."""
     try:
         with open(archive, "rb") as stream:
             stream.seek(offset - tarfile.BLOCKSIZE)
@@ -252,13 +248,13 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
             data = stream.read(header.size)
     except (tarfile.HeaderError, ValueError):
         raise AudioError(
-            f"{path}: no member of the archive starts there; is it the archive that it was?"
+            f"{path}: no member of the archive starts at this byte; was the archive written again?"
         ) from None
     except OSError as error:
         raise AudioError(f"{path}: {(error.strerror or 'cannot be opened').lower()}") from None
     if len(data) < header.size:
         raise AudioError(
-            f"{path}: truncated, the member has {header.size} bytes, {len(data)} are there"
+            f"{path}: truncated, the member should have {header.size} bytes but has {len(data)}"
         )
     return data
 
@@ -270,7 +266,7 @@ def _run(command: str) -> bytes:
         said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
         raise AudioError(
             f"{command}: the command failed with status {done.returncode}: "
-            f"{said or 'it said nothing'}"
+            f"{said or 'it printed no error'}"
         )
     if not done.stdout:
         raise AudioError(
@@ -284,19 +280,20 @@ def _check_channels(path: str, channels: int) -> None:
         command = path.rstrip().removesuffix("|").rstrip() + " | sox -t wav -"
         source = command if is_pipe(path) else f"sox {shlex.quote(path)}"
         choose = (
-            f"choose one in wav.scp (`{source} -t wav - remix 1 |`) or take their mean (`remix -`)"
+            f"select one in wav.scp (`{source} -t wav - remix 1 |`) or average them (`remix -`)"
         )
         raise AudioError(f"{path}: {channels} channels, expected 1; {choose}")
 
 
 def _wav_header(path: str) -> tuple[int, int] | None:
-    """Rate and samples of an ordinary wav file, five times as fast as libsndfile; None: let
-    libsndfile look at it.
+    """Rate and samples from the header of an ordinary wav file, None for any other file.
+
+    Five times as fast as libsndfile.
     """
     if not path.endswith(".wav"):
         return None
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # do not block on a named pipe
     except OSError:
         return None
     try:
@@ -315,8 +312,11 @@ def _wav_header(path: str) -> tuple[int, int] | None:
 
 
 def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]:
-    """A file of any number of channels: samples (T,) of number `channel`, from 0, or the mean of
-    all; rate in Hz; how many channels there are."""
+    """Read a file with any number of channels.
+
+    channel: the channel to take, from 0; None for the mean of all. Returns samples (T,), the rate
+    in Hz and the number of channels.
+    """
     with opened(path) as reader:
         samples = reader.all()
         return one_channel(samples, channel, path, reader.rate), reader.rate, reader.channels
@@ -325,9 +325,9 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
 def blocks(
     path: str, seconds: float, channel: int | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """As `listen`, in pieces of so many seconds, the last one shorter: samples (T,) and their rate.
+    """As `listen`, in blocks of `seconds`, the last one shorter: samples (T,) and their rate.
 
-    That the file is truncated shows when it ends.
+    A truncated file raises AudioError only at its end.
     """
     with opened(path) as reader:
         count = 0
@@ -345,11 +345,10 @@ def one_channel(
     rate: int = 1,
     start: float = 0.0,
 ) -> np.ndarray:
-    """(T,) or (T, C), floats in [-1, 1] or uint8, int16, int32 -> (T,) float32: one channel, from
-    0, or their mean.
+    """(T,) or (T, C) -> (T,) float32: one channel, counted from 0, or the mean of all.
 
-    Whole numbers are divided by the largest of their type; `name`, `rate` and `start` (seconds) are
-    for what an error says.
+    Takes floats in [-1, 1] or uint8, int16 and int32, which are scaled by their full scale. `name`,
+    `rate` and `start` (seconds) are used in error messages.
     """
     samples = _array(samples)
     if samples.ndim not in (1, 2) or not samples.shape[-1]:
@@ -358,13 +357,16 @@ def one_channel(
         )
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
         raise AudioError(
-            f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; give (T, channels)"
+            f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; expected an "
+            "array (T, channels)"
         )
     samples = _floats(samples, name)
     if samples.ndim == 2:
         count = samples.shape[1]
         if channel is not None and not 0 <= channel < count:
-            raise AudioError(f"{name}: has no channel {channel}; its {count} channels count from 0")
+            raise AudioError(
+                f"{name}: there is no channel {channel}; its {count} channels are counted from 0"
+            )
         samples = (
             samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
         )
@@ -380,8 +382,8 @@ def _array(samples: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def _floats(samples: np.ndarray, name: str) -> np.ndarray:
-    """Whole numbers at the scale of their type, as soundfile has them; what scale others have
-    nobody knows.
+    """Integers divided by the full scale of their type, as soundfile does; AudioError for
+    others.
     """
     kind = samples.dtype.name
     if kind in WIDTHS:
@@ -391,12 +393,14 @@ def _floats(samples: np.ndarray, name: str) -> np.ndarray:
             and samples.max() < 1 << 15
             and (samples & 255).any()
         ):
-            raise AudioError(f"{name}: int32, but of 16 bits and not of 32; give them as int16")
+            raise AudioError(
+                f"{name}: the dtype is int32 but all values fit in 16 bits; convert them to int16"
+            )
         limits = np.iinfo(samples.dtype)
         middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, and 128 of unsigned bytes
         return (samples.astype(np.float64) - middle) / (int(limits.max) + 1 - middle)
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
-            f"{name}: {kind}, expected floats in [-1, 1] or one of {', '.join(WIDTHS)}"
+            f"{name}: the dtype is {kind}, expected floats in [-1, 1] or one of {', '.join(WIDTHS)}"
         )
     return samples

@@ -1,6 +1,4 @@
-"""Open all audio of a data directory and say what is wrong with it: what `datadir.check` cannot see
-from outside.
-"""
+"""Open all audio of a data directory and report faults that `datadir.check` cannot see."""
 
 from __future__ import annotations
 
@@ -15,17 +13,16 @@ from asrtool.data import audio
 from asrtool.data.kaldi import checks, form, tables
 from asrtool.data.kaldi.tables import Problem, Row, Table
 
-DIFFERENCE = 0.1  # seconds that utt2dur may be off
-Measured = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or why it cannot be used
+DIFFERENCE = 0.1  # seconds by which utt2dur may be off
+Measured = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or the error
 
 
 def check_audio(
     folder: Path, base: Path | None = None, rate: int = 16000, threads: int = 4
 ) -> list[Problem]:
-    """Read every utterance: one problem for each that cannot be used, one for wrong durations,
-    notes on sampling rates.
+    """Read each utterance: a problem for each unusable one, for wrong durations and sampling rates.
 
-    What `datadir.check` reports already is passed over.
+    Problems that `datadir.check` reports are not repeated.
     """
     tables_found = checks.load(Path(folder))
     if "wav.scp" not in tables_found:
@@ -49,7 +46,7 @@ def check_audio(
             results.append((item[0], result))
             bar.update()
     source = tables_found.get("segments", tables_found["wav.scp"]).path
-    mend = "take the line out, or mend the file"
+    mend = "remove the line, or repair the file"
     problems = [
         Problem(where=f"{source}:{row.line}", what=f"{row.id}: {result}", mend=mend)
         for row, result in results
@@ -101,9 +98,9 @@ def wrong_durations(
     if not wrong:
         return []
     first = wrong[0]
-    what = f"{tables.plural(len(wrong), 'utterance')} not as long as the audio"
-    example = f"{first.id} is {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
-    mend = "remove utt2dur: durations are measured where it is missing"
+    what = f"{tables.plural(len(wrong), 'utterance')} whose duration differs from the audio"
+    example = f"{first.id} lasts {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
+    mend = "remove utt2dur; missing durations are measured"
     return [
         Problem(
             where=f"{table.path}:{first.line}",
@@ -125,8 +122,9 @@ def other_rates(
             kind="note",
             mend="",
             count=count,
-            what=f"{tables.plural(count, 'utterance')} at {other} Hz instead of {rate} Hz, to "
-            "which stage 1 resamples",
+            what=(
+                f"{tables.plural(count, 'utterance')} at {other} Hz; stage 1 resamples to {rate} Hz"
+            ),
         )
         for other, count in sorted(counts.items())
     ]

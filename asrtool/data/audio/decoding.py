@@ -1,9 +1,8 @@
-"""An audio file, or its bytes, from the begin to the end: as many samples as there are, whatever
-its header says.
+"""Decode an audio file, or its bytes, to the end, whatever its header says.
 
-A file that ends before its header says so is truncated, and an error, however it is read. Where no
-header tells (mp3 without Xing header, FLAC that was written into a pipe), only decoding to the end
-does. A path is never a command here.
+A file that ends before the length in its header is truncated, which is an error however it is read.
+Where the header gives no length (mp3 without Xing header, FLAC written to a pipe), only decoding to
+the end can tell. A path is never run as a command here.
 """
 
 from __future__ import annotations
@@ -19,29 +18,26 @@ import soundfile
 
 from asrtool.data.audio import headers
 
-BLOCK = 1 << 20  # samples that are decoded in one go, whatever a header promises
-LOWEST, HIGHEST = 1000, 10_000_000  # Hz: below there is no speech, above no recorder
-UNKNOWN = 1 << 60  # libsndfile's lengths from here on stand for "not known"
+BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
+LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
+UNKNOWN = 1 << 60  # from here on, libsndfile's lengths mean "not known"
 
 
 class AudioError(Exception):
-    """Audio that cannot be used; the message names the file or command and says why."""
+    """Audio cannot be used; the message names the file or command and the reason."""
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads on without seeking to where it is after each read, as soundfile does: an mp3 would land
-    elsewhere.
-    """
+    """Reads on without seeking to its own position after each read, which mp3 would miss."""
 
     def seekable(self) -> bool:
         return False
 
 
 class Reader:
-    """An open file: rate in Hz, channels, and `promised` samples of each; None where only decoding
-    tells.
+    """An open file: rate in Hz, channels, and `promised` samples of each (None: not known).
 
-    Fewer samples than promised are an error, and than `least`.
+    Fewer samples than `promised` or `least` are an error.
     """
 
     def __init__(
@@ -54,13 +50,13 @@ class Reader:
 
     @property
     def seeks(self) -> bool:
-        """Whether `stretch` can start anywhere; mpg123 does not find the exact place."""
+        """Whether `stretch` can start anywhere; mpg123 does not seek to the exact sample."""
         seekable = soundfile.SoundFile.seekable(self._file)
         return seekable and self.promised is not None and self._file.format != "MP3"
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """All samples (T, C) float32 in pieces of `size`, the last one shorter; AudioError at the
-        end if some lack.
+        """All samples (T, C) float32 in blocks of `size`; AudioError at the end if some are
+        missing.
         """
         count = 0
         while len(part := self._file.read(size, dtype="float32", always_2d=True)):
@@ -89,46 +85,47 @@ class Reader:
         for part in parts:
             count = len(samples)
             samples = samples if samples.flags.owndata else samples.copy()
-            # in place: no second copy of hours
+            # in place: hours of audio are not copied
             samples.resize((count + len(part), self.channels), refcheck=False)
             samples[count:] = part
         return samples
 
     def length(self) -> int:
-        """Samples of each channel, decoded and counted where nothing else tells."""
+        """Samples of each channel; they are decoded and counted where the header does not say."""
         return sum(map(len, self.blocks())) if self.promised is None else self.promised
 
     def _expect(self, promised: int, decoded: int) -> None:
         if decoded < promised:
             seconds = (
-                f"promises {promised / self.rate:.2f} s and ends at {decoded / self.rate:.2f} s"
+                f"promises {promised / self.rate:.2f} s but ends at {decoded / self.rate:.2f} s"
             )
             raise AudioError(f"{self.name}: truncated or damaged, it {seconds}")
 
 
 @contextmanager
 def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
-    """A file that is open for reading, or `data`, of which `path` is the name. Raises AudioError,
-    in the block too.
+    """Open a file, or `data` with the name `path`, for reading.
+
+    Raises AudioError, also for errors inside the block.
     """
     try:
         with ExitStack() as stack:
             yield _open(path, data, stack)
     except soundfile.LibsndfileError as error:
-        said = error.error_string.strip(". ") or "libsndfile finds an error in it"
-        mend = "if it plays elsewhere, make it wav (`ffmpeg -i <file> new.wav`)"
+        said = error.error_string.strip(". ") or "libsndfile reports an error"
+        mend = "if other programs play it, convert it to wav (`ffmpeg -i <file> new.wav`)"
         raise AudioError(
-            f"{path}: damaged or truncated, or not audio that can be read here ({said}); {mend}"
+            f"{path}: damaged, truncated or not a supported audio format ({said}); {mend}"
         ) from None
     except headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None
 
 
 def check_rate(rate: float, name: str) -> int:
-    """The sampling rate as a whole number; AudioError where it is none that audio has."""
+    """The sampling rate as an integer; AudioError where it is impossible."""
     if not LOWEST <= rate <= HIGHEST or rate != int(rate):
         raise AudioError(
-            f"{name}: a sampling rate of {rate} Hz, expected a whole number from {LOWEST} to "
+            f"{name}: the sampling rate is {rate} Hz, expected an integer from {LOWEST} to "
             f"{HIGHEST}"
         )
     return int(rate)
@@ -148,7 +145,7 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         if not size:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
         view = headers.view(stream, size)
-        # soundfile asks such a name for more
+        # soundfile would ask for more arguments with such a name
         if view is None and (data is not None or path.lower().endswith(".raw")):
             view = headers.View(stream, size)
         file = stack.enter_context(_Forward(view or path))
@@ -163,7 +160,7 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
 
 
 def _from_pipe(path: str) -> bytes | None:
-    """All that a named pipe gives; None where the path leads to a file."""
+    """All bytes of a named pipe; None for a file."""
     mode = os.stat(path).st_mode
     if stat.S_ISFIFO(mode):
         return contents(path)
@@ -175,13 +172,13 @@ def _from_pipe(path: str) -> bytes | None:
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
     if "\0" in path:
-        raise AudioError(f"{path!r}: no path has a zero byte in it")
+        raise AudioError(f"{path!r}: the path contains a zero byte")
     try:
         yield
     except OSError as error:
         why = (error.strerror or "cannot be opened").lower()
         if path.rstrip().endswith("|"):
-            why += "; commands are run from wav.scp of a data directory only"
+            why += "; commands are only run from wav.scp of a data directory"
         elif not os.path.isabs(path):
             why += f" (relative paths start at {os.getcwd()})"
         raise AudioError(f"{path}: {why}") from None

@@ -1,9 +1,9 @@
-"""What the header of an audio file says of its length, and whether that can be believed.
+"""The length in the header of an audio file, and whether it can be trusted.
 
-libsndfile believes every header. A recorder that was killed left a length of 0, a program that
-wrote into a pipe the largest number there is, an mp3 often says nothing, and libsndfile takes a
-guess. So the header is looked at first, and libsndfile is shown a `View` of the file where it would
-not read all of it. `Damage` says what is wrong with a file.
+libsndfile trusts every header. A recorder that was killed leaves a length of 0, a program that
+writes to a pipe the largest number possible, an mp3 often gives no length, and libsndfile guesses.
+So the header is checked first, and libsndfile is given a `View` of the file where it would not read
+all of it. `Damage` says what is wrong with a file.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import re
 import struct
 from typing import BinaryIO, NamedTuple
 
-# sizes of 4 bytes from here on stand for "not known when the header was written"
+# from here on, 4-byte sizes mean "not known when the header was written"
 STREAMED = 0x7FFF0000
-STREAMED_LONG = 1 << 62  # those of 8 bytes
-BEHIND = 4096  # bytes behind the samples that may be anything
-SCANNED = 1 << 16  # bytes in which an mp3's first frame, or Ogg's last page, must lie
-TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # what players write behind the audio
-SAVES = "`ffmpeg -i <file> new.wav` saves what is there"
+STREAMED_LONG = 1 << 62  # the same for 8-byte sizes
+BEHIND = 4096  # bytes after the samples that may be anything
+SCANNED = 1 << 16  # bytes in which an mp3's first frame, or Ogg's last page, must start
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")  # tags that players write after the audio
+SAVES = "`ffmpeg -i <file> new.wav` saves the intact part"
 
 
 class Damage(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with its name."""
+    """What is wrong with a file, to be put after its name."""
 
 
 class View:
-    """What libsndfile is shown of a file: `skip` to `size`, `new` bytes at `at`, seemingly `longer`
-    times as long.
+    """The bytes of a file that libsndfile sees: from `skip` to `size`, with `new` bytes at `at`.
+
+    longer: the factor by which the file claims to be longer than it is.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class View:
     def readinto(self, buffer: memoryview) -> int:
         self._stream.seek(self._skip + self._place)
         data = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
-        # mpg123 looks there for a tag, or takes it for a pipe
+        # mpg123 looks there for a tag, or takes the file for a pipe
         if not data and self._place >= self._seeming - 128:
             data = bytes(max(0, min(len(buffer), self._seeming - self._place)))
         first = max(self._at, self._place)
@@ -69,8 +70,9 @@ class View:
 
 
 def view(stream: BinaryIO, size: int) -> View | None:
-    """What libsndfile must be shown of a file of so many bytes; None: the file itself. Raises
-    `Damage`.
+    """The view that libsndfile needs of a file of `size` bytes, None for the file itself.
+
+    Raises `Damage`.
     """
     stream.seek(0)
     magic = stream.read(4)
@@ -89,13 +91,13 @@ def view(stream: BinaryIO, size: int) -> View | None:
 
 
 class Layout(NamedTuple):
-    first: int  # where the first chunk begins
+    first: int  # where the first chunk starts
     order: str = "little"
     name: int = 4  # bytes of a chunk's name
     width: int = 4  # bytes of its size
     align: int = 2
-    own: int = 0  # bytes of the chunk's head that its size counts
-    inner: int = 0  # bytes of the chunk that precede the samples
+    own: int = 0  # bytes of the chunk's header that its size includes
+    inner: int = 0  # bytes of the chunk before the samples
     data: bytes = b"data"
 
 
@@ -111,15 +113,15 @@ LAYOUTS = {
 
 
 class Samples(NamedTuple):
-    """Where the samples of a file begin, and what the header says of their size."""
+    """Where the samples of a file start, and their size in the header."""
 
     layout: Layout
     start: int
-    field: int  # where the size stands
+    field: int  # position of the size field
     width: int  # bytes of it
     order: str
-    stated: int  # the size as it stands
-    extra: int  # so much of it is no sample
+    stated: int  # the value of the size field
+    extra: int  # bytes of it that are not samples
     form: bytes = b""  # content of wav's chunk "fmt "
 
     @property
@@ -128,7 +130,7 @@ class Samples(NamedTuple):
 
 
 def samples(stream: BinaryIO, size: int, magic: bytes) -> Samples | None:
-    """None where the file is of another kind, or has no samples."""
+    """The samples' position; None for other kinds of files, and without samples."""
     if magic in (b".snd", b"dns."):
         head = stream.read(8)
         order = "big" if magic == b".snd" else "little"
@@ -147,7 +149,7 @@ def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
         size = int.from_bytes(start[layout.name :], layout.order)
         if start[: len(layout.data)] == layout.data:
             field, width, stated = at + layout.name, layout.width, size
-            if long_size is not None and size >= STREAMED:  # RF64 keeps it elsewhere
+            if long_size is not None and size >= STREAMED:  # RF64 stores it elsewhere
                 field, width = long_size, 8
                 stream.seek(field)
                 stated = int.from_bytes(stream.read(8), "little")
@@ -164,7 +166,7 @@ def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
 
 
 def _next(layout: Layout, at: int, size: int) -> int:
-    """Where the chunk behind one at `at` begins."""
+    """Where the chunk after the one at `at` starts."""
     return at + layout.name + layout.width + max(0, size - layout.own + -size % layout.align)
 
 
@@ -172,9 +174,7 @@ PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # wav's formats
 
 
 def plain(form: bytes) -> tuple[int, int]:
-    """Rate and bytes of the samples of one moment by wav's chunk "fmt "; 0 bytes where they are
-    compressed.
-    """
+    """Rate and bytes per frame from wav's chunk "fmt "; 0 bytes for compressed audio."""
     if len(form) < 16:
         return 0, 0
     kind, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", form)
@@ -184,15 +184,16 @@ def plain(form: bytes) -> tuple[int, int]:
 
 
 def believed(stream: BinaryIO, size: int, layout: Samples) -> bool:
-    """Whether the samples are as many as the header says; False where it does not know. Raises
-    `Damage`.
+    """Whether there are as many samples as the header says; False where it does not say.
+
+    Raises `Damage`.
     """
     there = size - layout.start
     if layout.size > there:
         if layout.stated >= (STREAMED if layout.width == 4 else STREAMED_LONG):
             return False
         raise Damage(
-            f"truncated, the header promises {layout.size} bytes of samples, it holds {there}"
+            f"truncated, the header promises {layout.size} bytes of samples, the file has {there}"
         )
     behind = layout.start + layout.size
     if not layout.size:
@@ -201,10 +202,9 @@ def believed(stream: BinaryIO, size: int, layout: Samples) -> bool:
         stream, size, layout.layout, behind, padded=True
     ):
         raise Damage(
-            f"the header promises {layout.size} bytes of samples, and {there - layout.size} more "
-            "bytes follow: its "
-            "recorder was stopped, or files were joined; `ffmpeg -ignore_length 1 -i <file> "
-            "new.wav` saves all"
+            f"the header promises {layout.size} bytes of samples, but {there - layout.size} more"
+            " bytes follow: the recorder was stopped, or files were joined; `ffmpeg "
+            "-ignore_length 1 -i <file> new.wav` saves all"
         )
     return True
 
@@ -212,9 +212,7 @@ def believed(stream: BinaryIO, size: int, layout: Samples) -> bool:
 def _is_no_audio(
     stream: BinaryIO, size: int, layout: Layout, at: int, padded: bool = False
 ) -> bool:
-    """Whether from `at` on there are chunks up to the end of the file, a tag, or (`padded`) zeros
-    that fill a block.
-    """
+    """Whether only chunks, a tag or (`padded`) zeros follow from `at` to the end of the file."""
     if layout.name and any(
         _are_chunks(stream, size, layout, at + pad) for pad in {0, at % layout.align}
     ):
@@ -229,7 +227,7 @@ def _are_chunks(stream: BinaryIO, size: int, layout: Layout, at: int) -> bool:
     while at + head <= size:
         stream.seek(at)
         start = stream.read(head)
-        # another file, or no name
+        # another file, or not a chunk name
         if start[:4] in LAYOUTS or not re.fullmatch(rb"[ -~]{4}", start[:4]):
             return False
         at = _next(layout, at, int.from_bytes(start[layout.name :], layout.order))
@@ -238,24 +236,24 @@ def _are_chunks(stream: BinaryIO, size: int, layout: Layout, at: int) -> bool:
 
 # -- mp3 -----------------------------------------------------------------------
 
-# the first frame, from which mpg123 guesses, may be so many times as large as the others
+# factor by which the first frame, from which mpg123 guesses, may exceed the others
 RATIO = 64
-LOST = 3  # frames that mpg123 may leave out where streams were joined
+LOST = 3  # frames that mpg123 may skip where streams were joined
 BITRATES = {  # kbit/s of layer III by the header's index
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-# by the version
+# by version
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
 def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
-    """What libsndfile must be shown, None for the file itself; and the samples that a view gives at
-    least.
+    """The view of an mp3 for libsndfile, None for the file itself, and a lower bound of its
+    samples.
 
-    A Xing header is believed unless the file goes on behind what it tells of. Where there is none,
-    libsndfile guesses: the view seems so long that it does not stop before the end. Raises `Damage`
-    where the last frame is not whole.
+    A Xing header is trusted unless the file goes on after the end that it gives. Without one
+    libsndfile guesses: the view claims to be so long that it does not stop early. Raises `Damage`
+    where the last frame is not complete.
     """
     start = _after_tags(stream)
     stream.seek(start)
@@ -270,9 +268,9 @@ def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
     stream.seek(first)
     count, end = _frames(stream.read())
     if first + end > size:
-        raise Damage("truncated, its last mp3 frame is not whole")
+        raise Damage("truncated, its last mp3 frame is incomplete")
     if frame[36:40] == b"VBRI" and (promised := int.from_bytes(frame[50:54], "big")) > count:
-        raise Damage(f"truncated, the header promises {promised} mp3 frames, it holds {count}")
+        raise Damage(f"truncated, the header promises {promised} mp3 frames, the file has {count}")
     least = (count - LOST) * (1152 if frame[1] >> 3 & 3 == 3 else 576)
     return View(stream, first + end, skip=first + (len(frame) if xing else 0), longer=RATIO), max(
         0, least
@@ -280,7 +278,7 @@ def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
 
 
 def _after_tags(stream: BinaryIO) -> int:
-    """Where the file begins behind its ID3v2 tags."""
+    """Where the file starts after its ID3v2 tags."""
     start = 0
     stream.seek(start)
     while (head := stream.read(10))[:3] == b"ID3" and len(head) == 10:
@@ -291,7 +289,7 @@ def _after_tags(stream: BinaryIO) -> int:
 
 
 def _frame(data: bytes, at: int) -> int:
-    """Bytes of the frame of layer III whose header lies at `at`; 0 where none does."""
+    """Bytes of the layer III frame whose header is at `at`; 0 where there is none."""
     if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
         return 0
     version, layer, index, rate = (
@@ -309,7 +307,7 @@ def _frame(data: bytes, at: int) -> int:
 
 
 def _first_frame(data: bytes, at: int = 0) -> int | None:
-    """The first place from `at` on where a frame begins that another one follows, or the end."""
+    """The first position from `at` on of a frame that is followed by another, or the end."""
     while (at := data.find(b"\xff", at)) >= 0:
         length = _frame(data, at)
         if length and (at + length == len(data) or _frame(data, at + length)):
@@ -319,9 +317,7 @@ def _first_frame(data: bytes, at: int = 0) -> int | None:
 
 
 def _frames(data: bytes) -> tuple[int, int]:
-    """How many frames there are, and where the last one ends; what lies between joined streams is
-    passed over.
-    """
+    """The number of frames, and the end of the last; gaps between joined streams are skipped."""
     count, at, end = 0, _first_frame(data), 0
     while at is not None:
         while length := _frame(data, at):
@@ -331,9 +327,7 @@ def _frames(data: bytes) -> tuple[int, int]:
 
 
 def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
-    """Whether a Xing header tells the number of frames, and no frame follows the bytes that it
-    tells of.
-    """
+    """Whether a Xing header gives the number of frames, and no frame follows its end."""
     flags, *numbers = struct.unpack_from(">III", xing.ljust(12, b"\0"))
     promised = numbers.pop(0) if flags & 1 else 0
     behind = first + numbers[0] if flags & 2 else size
@@ -347,8 +341,8 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
 
 
 def check_pages(stream: BinaryIO, size: int) -> None:
-    """Raises `Damage` unless the last page is whole, ends the stream, and belongs to the stream of
-    the first one.
+    """Raise `Damage` unless the last page is complete, ends the stream and belongs to the first
+    one.
     """
     stream.seek(0)
     first = stream.read(27)
@@ -357,21 +351,18 @@ def check_pages(stream: BinaryIO, size: int) -> None:
     page = tail[tail.rfind(b"OggS") :]
     length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 26 else 27
     if not page.startswith(b"OggS") or len(page) < length:
-        raise Damage("truncated, its last Ogg page is not whole")
+        raise Damage("truncated, its last Ogg page is incomplete")
     if not page[5] & 4:
         raise Damage(f"truncated, its last Ogg page does not end the stream; {SAVES}")
     if page[14:18] != first[14:18]:
-        raise Damage(
-            "several Ogg streams one after the other, of which the first alone can be read; "
-            f"{SAVES}"
-        )
+        raise Damage(f"several Ogg streams in a row, only the first of which can be read; {SAVES}")
 
 
 # -- NIST sphere ---------------------------------------------------------------
 
 
 def sphere_length(stream: BinaryIO) -> int:
-    """Samples of each channel that the header promises; 0 where it does not say."""
+    """Samples per channel that the header promises; 0 where it does not say."""
     stream.seek(0)
     match = re.search(rb"^sample_count -i (\d+)", stream.read(1024), re.MULTILINE)
     return int(match[1]) if match else 0

@@ -1,9 +1,8 @@
-"""Other sampling rates and speeds: torchaudio's windowed sinc, and soxr where its kernel would be
-too large.
+"""Resampling and speed: torchaudio's windowed sinc, or soxr where its kernel would be too large.
 
-torchaudio has a kernel of (new rate) x (old rate) numbers, both without their common factor: 160 x
-475 from 44100 to 16000 Hz, but 16000 x 11141 from 11127 Hz, several gigabytes on the way. soxr
-needs no memory to speak of for any pair.
+torchaudio's kernel has (new rate) x (old rate) elements, both divided by their common factor: 160 x
+475 from 44100 to 16000 Hz, but 16000 x 11141 from 11127 Hz, which takes several gigabytes. soxr
+needs little memory for any pair.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 from asrtool import torchaudio_adapter
 from asrtool.data.audio.decoding import check_rate
 
-# numbers of torchaudio's kernel at most: all pairs of usual rates stay below 600,000
+# maximum size of torchaudio's kernel; all pairs of common rates stay below 600,000
 KERNEL = 1 << 20
 WIDTH, ROLLOFF = 6, 0.99  # of torchaudio's kernel
 
@@ -26,29 +25,28 @@ WIDTH, ROLLOFF = 6, 0.99  # of torchaudio's kernel
 def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Band-limited interpolation of (T,) to (ceil(T * to_hz / from_hz),).
 
-    Raises AudioError for a rate that no audio has.
+    Raises AudioError for an impossible rate.
     """
     old, new = (check_rate(rate, "the samples") for rate in (from_hz, to_hz))
     return samples if old == new else _converted(samples, old, new)
 
 
 def change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Played `factor` times as fast, pitch included, as sox's `speed` does it: (T,) to (ceil(T /
-    factor),).
+    """Play `factor` times as fast, with pitch, as sox's `speed`: (T,) to (ceil(T / factor),).
 
     The factor is rounded to a fraction of two-digit numbers: exact for 0.9 and 1.1, within 0.01 %
     for others near 1.
     """
     ratio = Fraction(factor).limit_denominator(100)
     if ratio <= 0:
-        raise ValueError(f"speed factor {factor} is too small; expected at least 0.01")
+        raise ValueError(f"the speed factor {factor} is too small; expected at least 0.01")
     return samples if ratio == 1 else _converted(samples, ratio.numerator, ratio.denominator)
 
 
 def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
     if kernel_size(old, new) <= KERNEL:
         return _resampler(old, new)(torch.from_numpy(samples)).numpy()
-    import soxr  # here, since hardly any audio needs it
+    import soxr  # imported here: hardly any audio needs it
 
     resampled = soxr.resample(samples, old, new)
     # soxr rounds the length
@@ -56,7 +54,7 @@ def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
 
 
 def kernel_size(old: int, new: int) -> int:
-    """How many numbers torchaudio's kernel has."""
+    """Number of elements of torchaudio's kernel."""
     common = math.gcd(old, new)
     old, new = old // common, new // common
     return new * (2 * math.ceil(WIDTH * old / (min(old, new) * ROLLOFF)) + old)

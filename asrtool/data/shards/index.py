@@ -21,7 +21,7 @@ FILE = "utt2shard"
 
 
 class ShardError(ValueError):
-    """Shards or their index cannot be used; the sentence says which and why."""
+    """Shards or their index cannot be used; the message says which and why."""
 
 
 class Member(NamedTuple):
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Member:
-        """Raises ValueError for anything but four fields."""
+        """Raise ValueError for anything but four fields."""
         archive, offset, size, checksum = text.rsplit(maxsplit=3)
         return cls(archive, int(offset), int(size), int(checksum, 16))
 
@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 def is_member(text: str) -> bool:
-    """Whether a value of utt2shard has its form."""
+    """Whether a value of utt2shard is well formed."""
     try:
         member = Member.parse(text)
     except ValueError:
@@ -52,17 +52,17 @@ def is_member(text: str) -> bool:
 
 
 class ShardIndex:
-    """utt2shard of some utterances as arrays (N,) in their order; `archives` are paths, `archive`
-    says which.
+    """utt2shard of some utterances as arrays (N,) in their order.
+
+    `archives` are paths; `archive` holds indices into them.
     """
 
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
         path = folder / FILE
         if not path.exists():
             raise ShardError(
-                f"{folder} has no {FILE}, which data.shards needs; stage 1 with this config, or "
-                "asrtool make_shards, "
-                "writes it"
+                f"{folder} has no {FILE}, which data.shards needs; run stage 1 with this config "
+                "or asrtool make_shards"
             )
         indices = {key: i for i, key in enumerate(ids)}
         self.archives: list[str] = []
@@ -94,7 +94,7 @@ class ShardIndex:
         lacking = np.flatnonzero(self.archive < 0)
         if len(lacking):
             raise ShardError(
-                f"{path}: {len(lacking)} utterances have no line, first {ids[lacking[0]]}"
+                f"{path}: {len(lacking)} utterances are missing; first {ids[lacking[0]]}"
             )
         self._check()
 
@@ -102,7 +102,7 @@ class ShardIndex:
         return len(self.archive)
 
     def _check(self) -> None:
-        """Raise a ShardError for an archive that is missing, or shorter than its members need."""
+        """Raise ShardError for an archive that is missing, or too short for its members."""
         ends = np.zeros(len(self.archives), dtype=np.int64)
         np.maximum.at(ends, self.archive, self.offset + self.size)
         for archive, end in zip(self.archives, ends.tolist(), strict=True):
@@ -111,7 +111,7 @@ class ShardIndex:
 
 
 def incomplete(archive: str, end: int) -> str | None:
-    """What is wrong with an archive whose last member ends at this byte; None: nothing."""
+    """What is wrong with an archive whose last member ends at byte `end`; None: nothing."""
     try:
         size = os.stat(archive).st_size
     except OSError as error:
@@ -122,15 +122,13 @@ def incomplete(archive: str, end: int) -> str | None:
         )
     if size < end:
         return (
-            f"{archive}: {size} bytes, but its last member ends at byte {end}; copy the shard "
-            "again, it is not whole"
+            f"{archive}: incomplete, it has {size} bytes but its last member ends at byte {end};"
+            " copy the shard again"
         )
     return None
 
 
 def located(folder: Path, archive: str) -> str:
-    """Where an archive lies: where the file says or, in a folder that was moved, beside
-    utt2shard.
-    """
+    """Path of an archive: as the file says or, in a folder that was moved, beside utt2shard."""
     moved = folder / os.path.basename(archive)
     return str(moved) if not os.path.exists(archive) and moved.exists() else archive

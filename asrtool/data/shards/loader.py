@@ -1,10 +1,10 @@
-"""Training from shards: archives are read from end to end, and batches made of what a buffer holds.
+"""Train from shards: archives are read from end to end, and batches are made from a buffer.
 
-An epoch takes the archives in an order of its own and cuts the row of their members into windows of
-`buffer_mb`. Of each window batches of similar length are made, in random order. While one window is
-used a thread reads the next one, so two are in memory; each rank reads and holds only its own
-utterances. The plan is a function of (index, lengths, limits, seed, epoch) alone, as that of single
-files is: a resumed run, another number of ranks or of loader processes sees the same steps.
+An epoch shuffles the archives and cuts the sequence of their members into windows of `buffer_mb`.
+Each window is made into batches of similar length, in random order. While one window is used a
+thread reads the next, so two are in memory; each rank reads and holds only its own utterances. The
+plan depends only on (index, lengths, limits, seed, epoch), as for single files: a resumed run, and
+any number of ranks or loader processes, sees the same steps.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ from asrtool.data.sampler import BatchPlan
 from asrtool.data.shards.index import ShardIndex
 from asrtool.log import warn_once
 
-FEW = 4  # batches in a window; with fewer, lengths are less alike and batches less random
+FEW = 4  # batches per window; with fewer, lengths differ more and batches are less random
 Item = TypeVar("Item")
 
 
 class ShardPlan(BatchPlan):
-    """A batch plan in which the utterances of consecutive batches lie in the same stretch of the
-    archives.
+    """A batch plan in which consecutive batches are close to each other in the archives.
 
-    `windows(epoch)`: the global batches of each such stretch; all hold about the same number of
+    `windows(epoch)`: the global batches of each window; all windows have about the same number of
     bytes.
     """
 
@@ -55,12 +54,14 @@ class ShardPlan(BatchPlan):
         ends = np.searchsorted(
             index.archive[in_archive], np.arange(len(index.archives)), side="right"
         )
-        self._members = np.split(in_archive, ends[:-1])  # of each archive, as they lie in it
+        self._members = np.split(
+            in_archive, ends[:-1]
+        )  # of each archive, in the order of the archive
         self.windows = functools.lru_cache(maxsize=2)(self._cut_windows)
         self.num_windows = max(1, math.ceil(int(index.size.sum()) / (buffer_mb * 1e6)))
 
     def reading_order(self, number: int) -> np.ndarray:
-        """(N,) the utterances as an epoch reads them."""
+        """(N,) the utterances in the reading order of an epoch."""
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
         return np.concatenate([self._members[i] for i in rng.permutation(len(self._members))])
 
@@ -73,7 +74,7 @@ class ShardPlan(BatchPlan):
         )
 
     def _windows_of(self, number: int) -> list[np.ndarray]:
-        """The utterances of each window, as an epoch reads them."""
+        """The utterances of each window, in the reading order of an epoch."""
         order = self.reading_order(number)
         sizes = self.index.size[order]
         begins = np.cumsum(sizes) - sizes
@@ -132,21 +133,21 @@ class ShardLoader(StepLoader):
         return task.epoch, int(np.searchsorted(ends, task.index, side="right"))
 
     def _times_in_epoch(self, epoch: int) -> np.ndarray:
-        """(N,) when each utterance is read in an epoch."""
+        """(N,) the position of each utterance in the reading order of an epoch."""
         order = self.plan.reading_order(epoch)
         times = np.empty(len(order), dtype=np.int64)
         times[order] = np.arange(len(order))
         return times
 
     def _fill(self, tasks: Sequence[Task], archives: Archives) -> dict[int, Content]:
-        """The contents of all members of a window, read as they lie in the archives."""
+        """The contents of all members of a window, read in the order of the archives."""
         when = self._reading_times(tasks[0].epoch)
         members = sorted((i for task in tasks for i in task.indices), key=when.__getitem__)
         return {i: archives.read(i) for i in members}
 
 
 def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
-    """The training steps of a set that lies in `folder`, from shards where its config has them."""
+    """The training steps of a set in `folder`, from shards where its config has them."""
     if dataset.config.shards is None:
         return StepLoader(dataset)
     return ShardLoader(
@@ -155,7 +156,7 @@ def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
 
 
 class Archives:
-    """Reads members one after the other; the archive of the last one stays open."""
+    """Reads members in turn; the archive of the last one stays open."""
 
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
@@ -163,7 +164,7 @@ class Archives:
         self._file: BinaryIO | None = None
 
     def read(self, i: int) -> Content:
-        """The content of a member, or why it cannot be used."""
+        """The content of member `i`, or why it cannot be used."""
         index = self.index
         number, offset, size = (
             int(index.archive[i]),
@@ -180,9 +181,9 @@ class Archives:
             self._number = -1
             return f"{where}: {(error.strerror or 'cannot be read').lower()}"
         if len(data) < size:
-            return f"{where}: the archive ends before; copy it again"
+            return f"{where}: the archive ends too early; copy it again"
         if zlib.crc32(data) != index.checksum[i]:
-            return f"{where}: damaged, its checksum is another one; copy the archive again"
+            return f"{where}: damaged, its checksum does not match; copy the archive again"
         return data
 
     def _open(self, number: int) -> None:
@@ -195,7 +196,7 @@ class Archives:
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items in their order; a thread makes the next one, and never more, while one is used."""
+    """The items in order; a thread prepares the next one, and no more, while one is used."""
     ready: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     wanted, stopped = threading.Semaphore(1), threading.Event()
 
@@ -203,7 +204,7 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while wanted.acquire() and not stopped.is_set():
             try:
                 ready.put((next(items), None))
-            except BaseException as error:  # is raised where the item was asked for
+            except BaseException as error:  # raised where the item is requested
                 ready.put((None, error))
                 return
 

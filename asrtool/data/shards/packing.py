@@ -1,9 +1,8 @@
-"""Write the utterances of a data directory into tar archives (shards), a few large files instead of
-many small ones.
+"""Write the utterances of a data directory into a few large tar archives (shards).
 
-Members are called `<id>.<format>` (as `file_names` writes the id) and hold audio as it was (what a
-command prints and what segments cut out as 16-bit FLAC), or a matrix of features as Kaldi writes
-it. wav.scp or feats.scp of the new data directory name them as `<archive>.tar:<offset>`, which
+Members are called `<id>.<format>` (with the id encoded by `file_names`). They hold the original
+audio file (16-bit FLAC for commands and segments) or a matrix of features in Kaldi's format.
+wav.scp or feats.scp of the new data directory refer to them as `<archive>.tar:<offset>`, which
 asrtool reads anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds size and
 checksum. The same input and seed give the same bytes.
 """
@@ -33,15 +32,16 @@ from asrtool.data.shards.index import FILE, Member, ShardError
 from asrtool.system import file_names
 from asrtool.types import Utterance
 
-THREADS = 8  # that read ahead; a network disk answers slowly, but many at once
-AHEAD = 64  # utterances that they hold
+THREADS = 8  # threads that read ahead; a network disk has a high latency
+AHEAD = 64  # utterances read ahead
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
 
 @dataclass
 class Packed:
-    """What was written: id -> member and seconds, the number of archives; id -> why of what was
-    left out.
+    """What was written.
+
+    members, seconds: by utterance id; archives: their number; skipped: id -> error.
     """
 
     members: dict[str, Member] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class Packed:
 
 
 def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
-    """Write the audio of `data` and a data directory that refers to it into `folder`, which will
-    become `final`.
+    """Write the audio of `data`, and a data directory for it, to `folder`, which will become
+    `final`.
 
-    What cannot be read is left out, and told in `Packed.skipped`. Segments become utterances of
+    Unreadable utterances are left out and listed in `Packed.skipped`. Segments become utterances of
     their own.
     """
     total, utterances = datadir.iterate(data)
@@ -63,7 +63,7 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
     )
     if not packed.members:
         key, why = next(iter(packed.skipped.items()))
-        raise ShardError(f"{data}: not one of {total} utterances can be read, first {key}: {why}")
+        raise ShardError(f"{data}: none of {total} utterances can be read; first {key}: {why}")
     source = ops.Source(data)
     ops.transfer(source, [(ops.Target(folder), packed.members.keys())])
     replace_audio(folder, packed)
@@ -71,15 +71,14 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
 
 
 def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> None:
-    """Put what stage 1 wrote into `folder` into shards: stored features instead of its archives, or
-    else audio.
+    """Put the output of stage 1 in `folder` into shards: stored features, or else audio.
 
-    Where the source is in shards already, its audio stays there.
+    Audio that is in shards already stays where it is.
     """
     size, seed = config.shards.size_mb, config.shards.seed
     rows = list(datadir.iterate(folder)[1])
     if config.input == "fbank" and config.features == "stored":
-        # An older `final` may still be there, with other archives of the same names.
+        # An older `final` may still exist, with archives of the same names.
         rows = [replace(row, features=str(folder / os.path.basename(row.features))) for row in rows]
         packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=size)
         refuse(packed, folder)
@@ -97,9 +96,7 @@ def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> Non
 
 
 def replace_audio(folder: Path, packed: Packed) -> None:
-    """Let the data directory `folder` refer to the shards; utterances are recordings now, as long
-    as was measured.
-    """
+    """Make the data directory `folder` refer to the shards; utterances become recordings."""
     for path in [folder / "segments", *folder.glob("reco2*")]:
         path.unlink(missing_ok=True)
     tables.write(folder / "wav.scp", references(packed))
@@ -111,13 +108,13 @@ def replace_audio(folder: Path, packed: Packed) -> None:
 
 
 def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
-    """Likewise for stored features, all of which must be readable."""
+    """The same for stored features, all of which must be readable."""
     rows = list(datadir.iterate(data)[1])
     without = [row.id for row in rows if row.features is None]
     if without:
         raise ShardError(
-            f"{data}: {len(without)} utterances have no stored features, first {without[0]}; run "
-            "stage 1"
+            f"{data}: {len(without)} utterances have no stored features; first {without[0]}; run"
+            " stage 1"
         )
     packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=megabytes)
     refuse(packed, data)
@@ -127,10 +124,10 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
 
 
 def refuse(packed: Packed, data: Path) -> None:
-    """Raise a ShardError where something that was read before cannot be read now."""
+    """Raise ShardError where something that was readable before is no longer."""
     for key, why in packed.skipped.items():
         raise ShardError(
-            f"{data}: {len(packed.skipped)} utterances cannot be read, first {key}: {why}"
+            f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {why}"
         )
 
 
@@ -144,9 +141,7 @@ def references(packed: Packed) -> dict[str, str]:
 
 
 def shuffled(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """In an order drawn from `seed`; the segments of a recording stay together, or each would have
-    to be read again.
-    """
+    """Shuffle by `seed`; segments of a recording stay together, so that it is read only once."""
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         groups.setdefault(utterance.recording or utterance.id, []).append(utterance)
@@ -161,7 +156,7 @@ Content = tuple[bytes, str, float]  # bytes, name of the format, seconds
 
 
 def audio_content(utterance: Utterance) -> Content:
-    """Raises AudioError where the audio cannot be used."""
+    """The audio of an utterance as a file. Raises AudioError where it cannot be used."""
     path = utterance.audio
     if utterance.recording is None and not audio.is_pipe(path):
         data = audio.contents(path)
@@ -189,7 +184,7 @@ def write(
     final: Path,
     megabytes: float,
 ) -> Packed:
-    """Archives of at most so many megabytes, or one member; named as they will lie in `final`."""
+    """Write archives of at most `megabytes` (or one member), with their paths in `final`."""
 
     def attempt(utterance: Utterance) -> tuple[Utterance, Content | Exception]:
         try:
@@ -229,7 +224,7 @@ def write(
 def in_order(
     pool: ThreadPoolExecutor, make: Callable[[Item], Made], items: Iterable[Item]
 ) -> Iterator[Made]:
-    """`make(item)` for each item in its order, some of them ahead."""
+    """`make(item)` for each item in order, computed ahead in threads."""
     items = iter(items)
     waiting = deque(pool.submit(make, item) for item in islice(items, AHEAD))
     while waiting:
@@ -238,7 +233,7 @@ def in_order(
 
 
 class _Archive:
-    """A tar file that is written member by member, without times and owners."""
+    """A tar file written member by member, without times and owners."""
 
     def __init__(self, folder: Path, final: Path, number: int) -> None:
         name = f"shard-{number:05}.tar"

@@ -84,7 +84,7 @@ def build(
                 left_out.append(f"{row.id}: {where}: '{text}' holds no words")
             elif row.duration <= 0 or float(end) > seconds + audio_files.SLACK:
                 left_out.append(
-                    f"{row.id}: {where}: does not lie in the recording, which has {seconds:.3f} s"
+                    f"{row.id}: {where}: is outside the recording, which is {seconds:.3f} s long"
                 )
             elif row.id in rows:
                 raise corpus.CorpusError(f"{where}: {row.id} has a text already; remove one")

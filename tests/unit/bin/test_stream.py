@@ -157,7 +157,7 @@ def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
     found = {}
     for name, cut, why in (
         ("cut.mp3", 0.6, "truncated"),
-        ("cut.ogg", 0.9, "truncated, its last Ogg page is not whole"),
+        ("cut.ogg", 0.9, "truncated, its last Ogg page is incomplete"),
         ("cut.flac", 0.5, "damaged or truncated"),
         ("cut.wav", 0.5, "truncated, the header promises"),
     ):
@@ -229,7 +229,7 @@ def test_numbers_of_16_bits_are_scaled_and_others_refused(toy_stream):
         for given in (samples, samples.astype(np.float32) / 32768)
     ]
     assert found[0] == found[1] != ""
-    with pytest.raises(audio.AudioError, match="expected numbers in"):
+    with pytest.raises(audio.AudioError, match="expected values in"):
         feed(Stream(recognizer(toy_stream)), samples.astype(np.float32))
 
 

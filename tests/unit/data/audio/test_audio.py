@@ -142,12 +142,12 @@ def refusals(folder: Path) -> dict[str, tuple[str, str]]:
         "truncated mp3": (cut(save(folder / "cut.mp3", noise), 0.5), "truncated"),
         "rate of 1 Hz": (
             save(folder / "slow.wav", tone(), 1),
-            "a sampling rate of 1 Hz, expected a whole number from",
+            "the sampling rate is 1 Hz, expected an integer from",
         ),
         "stereo": (
             stereo,
             re.escape(
-                f"2 channels, expected 1; choose one in wav.scp (`sox {stereo} -t wav - remix 1"
+                f"2 channels, expected 1; select one in wav.scp (`sox {stereo} -t wav - remix 1"
             ),
         ),
         "stereo pipe": (
@@ -248,12 +248,12 @@ def test_whole_numbers_have_the_scale_that_soundfile_gives_them(tmp_path: Path, 
         (tone().astype(complex), "complex128, expected floats"),
         (
             tone().astype(np.float64) * 32768,
-            r"samples reach 9830.*, expected numbers in \[-1, " r"1\]; if they are 16-bit",
+            r"samples reach 9830.*, expected values in \[-1, " r"1\]; if they are 16-bit",
         ),
-        (np.round(tone() * 32768).astype(np.float32), "expected numbers in"),
+        (np.round(tone() * 32768).astype(np.float32), "expected values in"),
         (
             np.round(tone() * 32768).astype(np.int32),
-            "int32, but of 16 bits and not of 32; give them as int16",
+            "the dtype is int32 but all values fit in 16 bits; convert them to int16",
         ),
         (tone()[None], r"16000 channels of 1 samples; give \(T, channels\)"),
         (np.zeros((2, 2, 2)), "expected samples"),

@@ -145,39 +145,39 @@ REFUSED = {  # what is refused -> bytes, why
     "no bytes": (b"", "empty|printed nothing"),
     "wav, cut": (
         made("WAV")[:-2000],
-        "truncated, the header promises 16000 bytes of samples, it holds 14000",
+        "truncated, the header promises 16000 bytes of samples, the file has 14000",
     ),
     "wav, cut behind its header": (made("WAV")[:44], "truncated, the header promises 16000 bytes"),
     "ADPCM, cut": (made("WAV", "IMA_ADPCM")[:-600], "truncated, the header promises"),
     "wav, more samples than it says": (
         wav(4000),
-        "promises 4000 bytes of samples, and 12000 more bytes follow",
+        "promises 4000 bytes of samples, but 12000 more bytes follow",
     ),
     "two wav joined": (
         made("WAV") * 2,
-        "promises 16000 bytes of samples, and 16044 more bytes follow",
+        "promises 16000 bytes of samples, but 16044 more bytes follow",
     ),
     "RF64, cut": (made("RF64", "PCM_16")[:-2000], "truncated"),
     "W64, cut": (made("W64", "PCM_16")[:-2000], "truncated"),
     "AIFF, cut": (made("AIFF")[:-2000], "truncated"),
     "AU, cut": (made("AU")[:-2000], "truncated"),
     "CAF, cut": (made("CAF")[:-2000], "truncated"),
-    "Ogg, cut within a page": (OGG[:-10], "truncated, its last Ogg page is not whole"),
+    "Ogg, cut within a page": (OGG[:-10], "truncated, its last Ogg page is incomplete"),
     "Ogg, cut between pages": (
         OGG[: OGG.rindex(b"OggS")],
         "truncated, its last Ogg page does not end the stream",
     ),
     "Ogg, cut within the head of a page": (
         OGG[: OGG.rindex(b"OggS") + 9],
-        "truncated, its last Ogg page is not whole",
+        "truncated, its last Ogg page is incomplete",
     ),
     "two Ogg streams joined": (
         OGG + made("OGG", "VORBIS"),
-        "several Ogg streams one after the other",
+        "several Ogg streams in a row",
     ),
     "mp3 without Xing, cut within a frame": (
         VARIABLE[:-20],
-        "truncated, its last mp3 frame is not whole",
+        "truncated, its last mp3 frame is incomplete",
     ),
     "mp3 with VBRI, cut": (
         vbri(5000, 16) + CONSTANT[: 8 * 288],
@@ -189,9 +189,9 @@ REFUSED = {  # what is refused -> bytes, why
     ),
     "at the scale of 16 bits": (
         made("WAV", "FLOAT", samples=NOISE * 32768),
-        r"expected numbers in \[-1, 1\]",
+        r"expected values in \[-1, 1\]",
     ),
-    "1 Hz": (with_size(made("WAV"), 24, "<I", 1), "a sampling rate of 1 Hz"),
+    "1 Hz": (with_size(made("WAV"), 24, "<I", 1), "the sampling rate is 1 Hz"),
 }
 LATE = {  # of these the header alone looks right
     "NIST sphere, cut": (made("NIST")[:-2000], "truncated"),

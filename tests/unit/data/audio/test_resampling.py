@@ -67,6 +67,6 @@ def test_the_length_is_rounded_up(count: int) -> None:
 @pytest.mark.parametrize("rate", [0, 1, 999, -16000, 16000.5, math.nan, math.inf, 10_000_001])
 def test_rates_that_no_audio_has_are_refused(rate: float) -> None:
     with pytest.raises(
-        audio.AudioError, match="a sampling rate of .* Hz, expected a whole number from 1000 to"
+        audio.AudioError, match="the sampling rate is .* Hz, expected an integer from 1000 to"
     ):
         audio.resample(tone(16000), rate, 16000)

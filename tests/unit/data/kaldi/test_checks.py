@@ -111,7 +111,7 @@ BY_HAND = {
         change("text", "AB 好", "<s> AB"),
         "1 line with a reserved word such as <s>.*; remove it from the text",
     ),
-    "number": (change("text", "AB 好", "AB #0"), "1 line with a word like"),
+    "number": (change("text", "AB 好", "AB #0"), "1 line with a reserved word such as"),
 }
 
 

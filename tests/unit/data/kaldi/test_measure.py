@@ -240,7 +240,7 @@ def test_a_start_behind_the_end_of_a_command_is_named(to_end: Path) -> None:
     (to_end / "segments").write_text("\n".join([*rows[:3], "a-4 r2 9 -1"]) + "\n")
     with pytest.raises(
         datadir.DataDirError,
-        match=r"first a-4: .* from 9.000 s to the end .*, " r"which has 0.772 s",
+        match=r"first a-4: .* from 9.000 s to the end .*, " r"which is 0.772 s long",
     ):
         datadir.read(to_end)
 
