@@ -1,10 +1,7 @@
-"""Averages of weights: of the checkpoints of a phase, which decoding takes, and of every step
-(`Ema`).
+"""Average weights: of the checkpoints of a phase, used in decoding, and over all steps (`Ema`).
 
-    <phase>/average-10.safetensors    the mean of ten checkpoints
-    <phase>/average-10.json           its size and SHA-256
-
-An average that is not what its JSON says is made anew from the same checkpoints.
+<phase>/average-10.safetensors is the mean of ten checkpoints; <phase>/average-10.json has its size
+and SHA-256. An average that does not match its JSON is computed again from the same checkpoints.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
 
 
 def average(folder: Path, count: int) -> Path:
-    """`<folder>/average-<count>.safetensors`, made unless it is there and whole: the mean weights
-    of the checkpoints that the phase ranks first. Fewer than `count` are averaged with a warning.
+    """`<folder>/average-<count>.safetensors`, computed unless it exists and is intact.
 
-    The average that a finished phase ended with never changes: it needs no checkpoints while it is
-    whole, and only those that it was made of make it anew.
+    It is the mean of the checkpoints that the phase ranks first; a warning says so where there are
+    fewer than `count`. The average of a finished phase never changes: while it is intact it needs
+    no checkpoints, and it is only ever computed again from its original checkpoints.
     """
     for leftover in folder.glob("average-*.safetensors.*"):
         stamp.sweep(leftover.with_suffix(""))
@@ -49,13 +46,15 @@ def average(folder: Path, count: int) -> Path:
         with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
             if not _is_current(out, sources):
                 if problem is not None and out.exists():
-                    logger.warning("%s is made anew: %s", out, problem)
+                    logger.warning("%s is computed again: %s", out, problem)
                 _write(out, chosen, sources)
     return out
 
 
 def first(folder: Path, count: int) -> list[Path]:
-    """The whole checkpoints that the phase ranks first: `count` of them, or all that there are."""
+    """The first `count` intact checkpoints in the ranking of the phase, or all if there are
+    fewer.
+    """
     metric, by = ranking(folder)
     chosen = list(islice(filter(_usable, checkpoint.rank(folder, metric, by)), count))
     if not chosen:
@@ -63,19 +62,17 @@ def first(folder: Path, count: int) -> list[Path]:
         kept = (
             f"; it is finished, and has the average {ended['path']}"
             if ended
-            else "; train on first"
+            else "; continue the training first"
         )
-        raise CheckpointError(f"{folder} holds no whole checkpoint with a value of {metric}{kept}")
+        raise CheckpointError(f"{folder} has no intact checkpoint with a value of {metric}{kept}")
     if len(chosen) < count:
-        text = "%s holds only %d checkpoints with a value of %s; asked to average %d"
+        text = "%s has only %d checkpoints with a value of %s; expected %d to average"
         logger.warning(text, folder, len(chosen), metric, count)
     return chosen
 
 
 def ranking(folder: Path) -> tuple[str, str]:
-    """The metric that ranks the checkpoints of a phase, and whether the "best" or the "last" are
-    averaged.
-    """
+    """The metric that ranks the checkpoints, and whether the "best" or the "last" are averaged."""
     for path in reversed(checkpoint.every(folder)):
         try:
             entry = checkpoint.read_state(path).get("ranking")
@@ -85,12 +82,16 @@ def ranking(folder: Path) -> tuple[str, str]:
             return entry["metric"], entry["average_by"]
     best = records.pointer(folder, "best") or {}  # older versions only wrote it there
     if "metric" not in best or "average_by" not in best:
-        raise CheckpointError(f"{folder} holds no validated checkpoint yet; train on first")
+        raise CheckpointError(
+            f"{folder} has no validated checkpoint yet; continue the training first"
+        )
     return best["metric"], best["average_by"]
 
 
 def mean(files: Iterable[Path]) -> dict[str, Tensor]:
-    """Tensor by tensor, summed in float64; whole numbers (counters) are those of the first file."""
+    """The mean of each tensor, summed in float64; integers (counters) are taken from the first
+    file.
+    """
     total: dict[str, Tensor] = {}
     count = 0
     for file in files:
@@ -108,7 +109,7 @@ def mean(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def averaged_from(path: Path) -> str | None:
-    """Which checkpoints an average was made of, joined by commas."""
+    """The names of the averaged checkpoints, joined by commas; None where they are not known."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("sources")
@@ -117,7 +118,7 @@ def averaged_from(path: Path) -> str | None:
 
 
 def _problem(out: Path) -> str | None:
-    """How an average is not what was written, or None."""
+    """How an average differs from what was written, or None."""
     noted = records.pointer(out.parent, out.stem)
     try:
         records.compare(out, noted or {})
@@ -131,9 +132,7 @@ def _is_current(out: Path, sources: str) -> bool:
 
 
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
-    """The checkpoints that a final average was made of; a `CheckpointError` where they are not
-    there any more.
-    """
+    """The checkpoints of a final average; raises `CheckpointError` where some are gone."""
     chosen = [out.parent / name for name in sources.split(",")]
     lost = {
         path.name: defect
@@ -143,9 +142,8 @@ def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
     if lost:
         listed = "; ".join(f"{name}: {defect}" for name, defect in lost.items())
         raise CheckpointError(
-            f"{out} cannot be used: {problem}; nor can it be made anew ({listed}). Bring it back "
-            "from a copy; or, to "
-            f"train the phase anew, move {out.parent} away"
+            f"{out} cannot be used: {problem}; it cannot be computed again either ({listed}). "
+            f"Restore it from a backup, or move {out.parent} away to train the phase again"
         )
     return chosen
 
@@ -153,7 +151,7 @@ def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
 def _usable(path: Path) -> bool:
     problem = checkpoint.defect(path, [MODEL])
     if problem is not None:
-        logger.warning("checkpoint %s is not averaged: %s", path, problem)
+        logger.warning("checkpoint %s is left out of the average: %s", path, problem)
     return problem is None
 
 
@@ -172,16 +170,16 @@ def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
 
 
 class Ema:
-    """shadow <- d * shadow + (1 - d) * weights after every update, d = min(decay, (1 + n) / (10 +
-    n)) for update n.
+    """A moving average: shadow <- d * shadow + (1 - d) * weights after every update.
 
-    The lower d at first lets the average forget the random initialisation. Where `trainer.ema` is
-    set, the average is what is validated, saved and decoded with.
+    d = min(decay, (1 + n) / (10 + n)) for update n: the lower d at first lets the average forget
+    the random initialisation. With `trainer.ema`, the average is what is validated, saved and used
+    in decoding.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        frozen = getattr(model, "frozen", frozenset())  # what is never trained needs no average
+        frozen = getattr(model, "frozen", frozenset())  # frozen weights need no average
         self._parameters = {
             name: value for name, value in model.named_parameters() if name not in frozen
         }
@@ -197,8 +195,8 @@ class Ema:
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
-        """Inside, the model holds the averages; gives the training weights by name, which return
-        afterwards.
+        """Inside, the model holds the averages; yields the training weights, which are restored
+        at the end.
         """
         self._swap()
         try:
@@ -207,7 +205,7 @@ class Ema:
             self._swap()
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take what the model holds as the averages, and put `weights` (by name) into the model."""
+        """Take the model's weights as the averages, and put `weights` (by name) into the model."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 self._shadow[name].copy_(parameter)

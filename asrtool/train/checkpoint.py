@@ -44,7 +44,7 @@ NAME = re.compile(r"step-([0-9]+)(\.tmp|\.old)?")
 
 
 def folder_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 
@@ -54,10 +54,11 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, object],
 ) -> Path:
-    """Write `folder`/step-<step> from file name -> tensors and what state.json must remember; all
-    of it or nothing.
+    """Write `folder`/step-<step> atomically.
+
+    tensors: file name -> tensors; state: the content of state.json.
     """
-    every(folder)  # says where something else has the name of a checkpoint
+    every(folder)  # raises where something else has the name of a checkpoint
     out = folder_of(folder, step)
     try:
         with atomic.replacing_folder(out) as target:
@@ -73,26 +74,27 @@ def save(
             )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot write checkpoint {out}: {error}; earlier checkpoints are untouched: "
-            f"{cure(error)}"
+            f"cannot write checkpoint {out}: {error}; earlier checkpoints are intact: {cure(error)}"
         ) from error
     return out
 
 
 def cure(error: Exception) -> str:
-    """What to do about an error of writing."""
-    said = re.search(r"os error (\d+)", str(error))  # as safetensors puts it
+    """What to do about a write error."""
+    said = re.search(r"os error (\d+)", str(error))  # safetensors' format
     number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
-    return f"{'make room' if number in stamp.FULL else 'mend that'} and run the same command again"
+    return (
+        f"{'free some disk space' if number in stamp.FULL else 'fix this'} and run the same "
+        "command again"
+    )
 
 
 def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
-    """Delete checkpoints older than `newest`, which is whole, but for the last whole one of them,
-    to go on from should `newest` be lost, and for those in `keep`, which lose their optimizer
-    state.
+    """Delete checkpoints older than `newest`, which is intact.
 
-    What is newer than `newest` is torn; it stays until a whole one has taken its place or passed
-    it.
+    Checkpoints in `keep` stay, without their optimizer state. The last intact one before
+    `newest` stays whole, to resume from if `newest` is lost. Those after `newest` are torn; they
+    stay until an intact one has replaced or passed them.
     """
     for leftover in _named(folder, leftovers=True):
         atomic.discard(leftover)
@@ -104,23 +106,22 @@ def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
         if path in keep:
             (path / OPTIMIZER).unlink(missing_ok=True)
         else:
-            atomic.remove_folder(path)  # half a removal must not look like a torn checkpoint
+            atomic.remove_folder(path)  # a half removed folder must not look like a torn checkpoint
 
 
 # -- finding ---------------------------------------------------------------
 
 
 def every(folder: Path) -> list[Path]:
-    """All checkpoints of a phase, oldest first, whole or torn. Raises where something else has the
-    name of one.
+    """All checkpoints of a phase, oldest first, intact or torn.
+
+    Raises where something else has the name of a checkpoint.
     """
     return _named(folder)
 
 
 def _named(folder: Path, leftovers: bool = False) -> list[Path]:
-    """What has the name of a checkpoint, oldest first; or what a kill left of one, as
-    step-<step>.tmp or .old.
-    """
+    """Paths with the name of a checkpoint, oldest first, or leftovers (step-<step>.tmp or .old)."""
     paths = []
     try:
         with os.scandir(folder) as entries:
@@ -129,11 +130,10 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
                 if match is None or bool(match[2]) != leftovers:
                     continue
                 if not leftovers and not entry.is_dir():
-                    what = "a link to nothing" if entry.is_symlink() else "a file"
+                    what = "a broken link" if entry.is_symlink() else "a file"
                     raise CheckpointError(
-                        f"{entry.path} is {what}, and has the name of a checkpoint, which is a "
-                        "folder; move it away, "
-                        "then run the same command again"
+                        f"{entry.path} is {what}, but has the name of a checkpoint, which is a "
+                        "folder; move it away, then run the same command again"
                     )
                 paths.append(folder / entry.name)
     except FileNotFoundError:
@@ -148,17 +148,16 @@ def _step(path: Path) -> int:
 
 
 def bring_back(folder: Path) -> None:
-    """Put a checkpoint back that was about to be replaced when the training was killed."""
+    """Restore a checkpoint that was being replaced when the training was killed."""
     for old in _named(folder, leftovers=True):
         atomic.bring_back(old.with_suffix(""))
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that training can resume from, None where there was never one; torn
-    ones are named and passed over.
+    """The newest checkpoint that training can resume from; None where there never was one.
 
-    Raises where all are torn or gone, and where one cannot be read: training would begin anew, over
-    what is left.
+    Torn ones are skipped with a warning. Raises where all are torn or gone, or one cannot be read:
+    training would start again and overwrite what is left.
     """
     torn = {}
     for path in reversed(every(folder)):
@@ -166,17 +165,16 @@ def latest(folder: Path) -> Path | None:
         if problem is None:
             return path
         torn[path.name] = problem
-        logger.warning("checkpoint %s is passed over: %s", path, problem)
+        logger.warning("checkpoint %s is skipped: %s", path, problem)
     last = records.pointer(folder, "latest")
     if not torn and last is None:
         return None
     listed = "; ".join(
-        f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is gone"}).items()
+        f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is missing"}).items()
     )
     raise CheckpointError(
-        f"{folder}: training can go on from none of its checkpoints ({listed}). Nothing was "
-        "changed. Bring one back "
-        f"from a copy; or, to train this phase anew, move {folder} away"
+        f"{folder}: training cannot resume from any of its checkpoints ({listed}). Nothing was "
+        f"changed. Restore one from a backup, or move {folder} away to train this phase again"
     )
 
 
@@ -185,10 +183,10 @@ def defect(
     names: Iterable[str] = (MODEL, OPTIMIZER),
     facts: records.Facts = records.fingerprint,
 ) -> str | None:
-    """How a checkpoint is torn, or None; `names`: the files of it that count, `facts`: what is
-    compared of them.
+    """How a checkpoint is torn, or None.
 
-    Raises a `CheckpointError` where it cannot be read.
+    names: the files of it to check; facts: what to compare of them. Raises `CheckpointError` where
+    it cannot be read.
     """
     try:
         files = read_state(path).get("files")
@@ -209,8 +207,9 @@ def read_state(path: Path) -> dict:
 
 
 def rank(folder: Path, metric: str, by: str) -> list[Path]:
-    """Checkpoints with a value of `metric`, the first to average first: `by` "best" (lowest first)
-    or "last" (newest first)."""
+    """The checkpoints with a value of `metric`, ranked by "best" (lowest) or "last" (newest)
+    first.
+    """
     ranked = []
     for path in every(folder):
         try:
@@ -227,7 +226,7 @@ def rank(folder: Path, metric: str, by: str) -> list[Path]:
 
 
 def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Tensors by their present names."""
+    """Tensors of a file by their present names."""
     try:
         tensors = load_file(file, device)
     except (OSError, SafetensorError) as error:
@@ -236,8 +235,11 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state by name; tied weights once, under their first name; without what is stored
-    elsewhere (`pretrained`: names of frozen weights that building the model reads)."""
+    """The model's state by name.
+
+    Tied weights are listed once, under their first name. Weights stored elsewhere are left out
+    (`pretrained`: frozen weights that are loaded when the model is built).
+    """
     tensors = model.state_dict(keep_vars=True)
     elsewhere = getattr(model, "pretrained", frozenset())
     firsts = _first_names(tensors)
@@ -255,7 +257,7 @@ def load_model(
     unused: Collection[str] = (),
     copy: Mapping[str, str] | None = None,
 ) -> None:
-    """Fill `model` from a checkpoint folder or a .safetensors file.
+    """Load a checkpoint folder or a .safetensors file into `model`.
 
     `missing`: patterns of names that may be absent from the file (they keep their initialisation);
     `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`. Any
@@ -268,7 +270,7 @@ def load_model(
     own = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
-    for what, names in (("keep their initialisation", absent), ("of the file are not used", extra)):
+    for what, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
         if names:
             logger.info("%s: %d tensors %s: %s", path, len(names), what, first_few(names, 8))
     for name in own:
@@ -277,8 +279,8 @@ def load_model(
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
-    """`source` by name, and for names below a key of `copy` that only `model` has, what lies below
-    its value.
+    """`source` by name; a module under a key of `copy` that only `model` has gets its value's
+    weights.
     """
     own = model.state_dict(keep_vars=True)
     copy = {present_name(f"{new}."): present_name(f"{old}.") for new, old in copy.items()}
@@ -298,8 +300,8 @@ def compare(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Names that only `model` has and names that only `source` (name -> shape) has; an error where
-    that is not allowed.
+    """Names only in `model`, and names only in `source` (name -> shape); an error where not
+    allowed.
 
     what: where the source comes from, for the message.
     """
@@ -313,20 +315,19 @@ def compare(
     ]
     extra = [name for name in source if name not in own]
     shapes = [
-        f"{name} {tuple(shape)}, in the model {tuple(own[name].shape)}"
+        f"{name} {tuple(shape)}, expected {tuple(own[name].shape)}"
         for name, shape in source.items()
         if name in own and tuple(shape) != tuple(own[name].shape)
     ]
     problems = [
         _listed("not in the file: ", [name for name in absent if not _allowed(name, missing)]),
         _listed("not in the model: ", [name for name in extra if not _allowed(name, unused)]),
-        _listed("of another shape: ", shapes),
+        _listed("of a different shape: ", shapes),
     ]
     if any(problems):
         raise CheckpointError(
-            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. What is meant "
-            "to differ is "
-            "allowed by name patterns in init.missing and init.unused"
+            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. Intended "
+            "differences are allowed by name patterns in init.missing and init.unused"
         )
     return absent, extra
 
@@ -355,20 +356,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 def load_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`; parameters without an entry were frozen so far."""
+    """The inverse of `optimizer_tensors`; parameters without an entry have been frozen so far."""
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     numbers = {names[id(parameter)]: number for number, parameter in enumerate(own)}
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(numbers))
     if unknown:
         raise CheckpointError(
-            f"the optimizer state is of another model; it also has {first_few(unknown, 8)}"
+            f"the optimizer state belongs to another model; it also has {first_few(unknown, 8)}"
         )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
         parameter = own[numbers[name]]
-        # fused AdamW pairs numbers by their place in memory: strides must agree
+        # fused AdamW pairs elements by their position in memory: strides must agree
         if value.shape == parameter.shape:
             value = parallel.like(value, parameter)
         state.setdefault(numbers[name], {})[part] = value
@@ -385,7 +386,7 @@ def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _memory(name: str, value: Tensor) -> tuple:
-    # the memory of a share, or of none, tells nothing: the object does
+    # shards and meta tensors have no memory of their own: compare the object instead
     if parallel.is_share(value) or value.is_meta:
         return (id(value),)
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)

@@ -1,6 +1,4 @@
-"""What `log.jsonl` says about a training, as curves over its steps; phases follow each other on one
-axis.
-"""
+"""Training curves from `log.jsonl` over the steps; phases follow each other on one axis."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ NO_LOSS = {
 
 
 class CurvesError(ValueError):
-    """A folder whose log holds nothing to draw."""
+    """The log of a folder has nothing to draw."""
 
 
 @dataclass
@@ -39,8 +37,11 @@ class Curve:
 
 @dataclass
 class Curves:
-    """losses: of training, and `valid/...`; rates: error rates as fractions; time: part -> share;
-    phases: name -> its first step on the axis."""
+    """The curves of an experiment.
+
+    losses: of training, and `valid/...`; rates: error rates as fractions; time: part -> share;
+    phases: name -> its first step on the axis.
+    """
 
     losses: dict[str, Curve] = field(default_factory=dict)
     rates: dict[str, Curve] = field(default_factory=dict)
@@ -52,11 +53,14 @@ class Curves:
 
 
 def read(exp: Path) -> Curves:
-    """The curves of an experiment. What a run logged after its last checkpoint, before it was
-    killed, gives way to what the resumed run logged for the same steps."""
+    """The curves of an experiment.
+
+    What an interrupted run logged after its last checkpoint is replaced by what the resumed run
+    logged for the same steps.
+    """
     log = exp / "log.jsonl"
     if not log.exists():
-        raise CurvesError(f"{exp} holds no log.jsonl: training (stage 3) writes it")
+        raise CurvesError(f"{exp} has no log.jsonl; training (stage 3) writes it")
     curves, offset, last = Curves(), 0, 0
     for phase, records in _by_phase(log).items():
         offset = last
@@ -66,13 +70,14 @@ def read(exp: Path) -> Curves:
             (_add_step if event == "step" else _add_validation)(curves, offset + step, record)
     if not last:
         raise CurvesError(
-            f"{log} holds no record of a step or a validation yet; trainer.log_every says how often"
+            f"{log} has no record of a step or a validation yet; records are written every "
+            "trainer.log_every steps"
         )
     return curves
 
 
 def _by_phase(log: Path) -> dict[str, dict[tuple[str, int], Mapping]]:
-    """Phase -> (event, step) -> its last record; lines that a kill has torn are passed over."""
+    """Phase -> (event, step) -> its last record; incomplete lines are skipped."""
     phases: dict[str, dict[tuple[str, int], Mapping]] = {}
     for record in _records(log):
         if record.get("event") in ("step", "valid"):

@@ -38,7 +38,7 @@ NEUTRAL = (
 
 
 class FolderError(ValueError):
-    """The folder holds another training than the one asked for."""
+    """The folder holds a different training."""
 
 
 def prepare(
@@ -49,7 +49,7 @@ def prepare(
     command: str,
     force: bool = False,
 ) -> None:
-    """Make `exp` ready for this training, or check that it already holds this one.
+    """Prepare `exp` for this training, or check that it already holds this one.
 
     phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role ->
     folder or file, of which "vocab" and "train" are copied from. With `force` another training in
@@ -59,7 +59,7 @@ def prepare(
         "phases": phases,
         "sources": {role: stamp.digest(path) for role, path in sources.items()},
     }
-    now = json.loads(json.dumps(now))  # tuples become lists, as they will be read back
+    now = json.loads(json.dumps(now))  # tuples become lists, as they are read back
     before, trained = stamp.read(exp), _trained(exp)
     if before is not None:
         changes = list(differences(before, now))
@@ -68,17 +68,16 @@ def prepare(
     if changes and trained and not force:
         listed = "\n".join(f"  {change}" for change in changes)
         raise FolderError(
-            f"{exp} holds another training; what differs:\n{listed}\n"
-            "Give this one a name of its own (--tag, or another --exp), or train anew with "
-            "--force true"
+            f"{exp} holds a different training; differences:\n{listed}\nGive this training its own"
+            " name (--tag, or another --exp), or start again with --force true"
         )
     if changes and not trained:
-        shutil.rmtree(exp)  # it stopped before its first checkpoint: nothing is lost
+        shutil.rmtree(exp)  # stopped before its first checkpoint: nothing is lost
         before = None
     elif changes:
         aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         os.rename(exp, aside)
-        logger.info("the former training is now %s", aside)
+        logger.info("the former training was moved to %s", aside)
         before = None
     if before is None:
         _write(exp, now, yaml_text, sources)
@@ -88,16 +87,16 @@ def prepare(
 
 
 def finished(phase: Path) -> bool:
-    """Whether a phase was trained to its end."""
+    """Whether a phase has finished training."""
     return records.pointer(phase, "finished") is not None
 
 
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
-    """Begin the experiment `target` with finished phases of `source`: training there goes on behind
+    """Begin the experiment `target` with finished phases of `source`; training continues after
     them.
     """
     if target.exists():
-        raise FolderError(f"{target} is there already; give another name, or remove it")
+        raise FolderError(f"{target} already exists; choose another name, or remove it")
     with atomic.replacing_folder(target) as new:
         for phase in phases:
             shutil.copytree(source / phase, new / phase)
@@ -107,7 +106,7 @@ def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
 
 
 def differences(before: Mapping, now: Mapping) -> Iterator[str]:
-    """Key by key, what two descriptions of a training do not share."""
+    """The differences between two descriptions of a training, by key."""
     old, new = _flat(before.get("phases", {})), _flat(now["phases"])
     one = len(now["phases"]) == 1
     for key in [*new, *(key for key in old if key not in new)]:
@@ -128,7 +127,7 @@ def differences(before: Mapping, now: Mapping) -> Iterator[str]:
 
 
 def version() -> str:
-    """The commit that the code lies in, and whether it was changed since."""
+    """The git commit of the code, and whether there are uncommitted changes."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(
@@ -149,8 +148,8 @@ def version() -> str:
 
 
 def _trained(exp: Path) -> bool:
-    """Whether a phase has weights. What cannot be looked at is an error: it must not count as
-    empty.
+    """Whether a phase has weights; raises where the folder cannot be read, so as not to
+    overwrite it.
     """
     if not exp.exists():
         return False
@@ -164,16 +163,14 @@ def _trained(exp: Path) -> bool:
 
 
 def _unlike(config: Path, yaml_text: str) -> list[str]:
-    """What differs in a folder whose stamp is lost; phases of another experiment come without a
-    config.
-    """
+    """The differences where the stamp is lost; phases of another experiment have no config."""
     if not config.exists() or config.read_text(encoding="utf-8") == yaml_text:
         return []
-    return [f"config.yaml ({stamp.NAME}, which says more, is missing or damaged)"]
+    return [f"config.yaml ({stamp.NAME}, which has more details, is missing or damaged)"]
 
 
 def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
-    """The stamp comes last: without it the folder counts as not begun."""
+    """The stamp is written last: without it the folder counts as not started."""
     with atomic.replacing_folder(exp / "vocab") as vocab:
         shutil.copytree(sources["vocab"], vocab, dirs_exist_ok=True)
     if (sources["train"] / "cmvn.json").exists():

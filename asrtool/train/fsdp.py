@@ -1,6 +1,8 @@
-"""FSDP2: each rank holds 1/n of every weight, gradient and optimizer state. A file of its own,
-since importing torch's part takes longer than torch itself and only a run with `parallel: fsdp`
-needs it."""
+"""FSDP2: each rank holds 1/n of every weight, gradient and optimizer state.
+
+This is a file of its own because importing torch's FSDP takes longer than torch itself, and only a
+run with `parallel: fsdp` needs it.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,17 @@ from asrtool.train.parallel import Replicas
 
 
 class Shards(Replicas):
-    """FSDP2: each element of the model's outermost module lists is gathered by itself, the rest
-    together.
-    """
+    """FSDP2: each layer of the model's outermost module lists is gathered separately."""
 
     lockstep = True
 
     def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        for parameter in model.parameters():  # FSDP2 takes no channels-last kernels
+        for parameter in model.parameters():  # FSDP2 does not support channels-last kernels
             parameter.data = parameter.data.contiguous()
-        for unit in _units(model):  # moves a layer to the GPU, cuts it, and lets go of the rest
+        for unit in _units(
+            model
+        ):  # moves a layer to the GPU, keeps this rank's shard and frees the rest
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model.to(device)

@@ -18,8 +18,8 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss; one may also have `monitors` and `monitor`
-    (asrtool/losses/base.py).
+    """What the objective needs of a loss; `monitors` and `monitor` are optional
+    (losses/base.py).
     """
 
     head: str
@@ -30,10 +30,10 @@ class Term(Protocol):
 
 
 class Objective:
-    """Losses and their weights, by name. A term with weight 0 is not computed and not reported.
+    """Losses and their weights, by name. A loss with weight 0 is neither computed nor reported.
 
-    `terms`: the names that are computed, in the order of the config, then what losses log beside
-    (<loss>.<monitor>).
+    `terms`: the names of the computed losses in the order of the config, then what losses log in
+    addition (<loss>.<monitor>).
     """
 
     def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
@@ -43,7 +43,7 @@ class Objective:
             )
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
-        self.losses = tuple(self._losses)  # without what is logged beside them
+        self.losses = tuple(self._losses)  # without the monitors
         beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
         self.terms = (
             *self._losses,
@@ -51,20 +51,18 @@ class Objective:
         )
         if not self._losses:
             raise ValueError(
-                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing would "
-                "be trained"
+                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing "
+                "would be trained"
             )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
-        """Rate a batch; an utterance that any term cannot rate is named in `skipped` (its other
-        terms still count).
-        """
+        """The losses of a batch; `skipped` lists utterances without a finite loss in some term."""
         values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
         for name, value in values.items():
             if value.shape != (len(batch),):
                 raise ValueError(
-                    f"loss '{name}' gave shape {tuple(value.shape)}; expected ({len(batch)},), "
-                    "one number per utterance"
+                    f"loss '{name}' returned shape {tuple(value.shape)}; expected "
+                    f"({len(batch)},), one value per utterance"
                 )
         total = sum(self._weights[name] * value.sum() for name, value in values.items())
         values |= {
@@ -101,7 +99,7 @@ def cosine(
     outputs_of: Callable[[Batch], ModelOutput],
     batch: Batch,
 ) -> dict[str, float] | None:
-    """`cosine`, `norm` of the term's gradient and `norm_others`; None where one of them is 0 or not
+    """`cosine`, `norm` of the term's gradient and `norm_others`; None where a norm is 0 or not
     finite.
 
         cos = <g_1, g_2> / (|g_1| |g_2|)     g: gradients of the weighted sums over a batch, on

@@ -21,45 +21,51 @@ from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
 
 
 class OptimError(ValueError):
-    """A pattern of `optim.groups` that does nothing, or a model with nothing left to train."""
+    """A pattern of `optim.groups` has no effect, or nothing is left to train."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConfig:
-    """What differs for the parameters whose name matches the group's pattern."""
+    """Settings of the parameters that match the group's pattern."""
 
-    lr_scale: float = 1.0  # times the scheduled rate
-    weight_decay: float | None = None  # of those that decay at all; null: as `optim.weight_decay`
+    lr_scale: float = 1.0  # factor on the scheduled rate
+    weight_decay: float | None = (
+        None  # for parameters that decay at all; null: `optim.weight_decay`
+    )
     freeze: bool = False  # never trained
-    freeze_until: int = 0  # not trained in steps 1 to this one
+    freeze_until: int = 0  # frozen in steps 1 to this one
 
     def __post_init__(self) -> None:
         if self.lr_scale <= 0:
             raise ValueError(
-                "lr_scale must be above 0; to keep parameters as they are, say freeze: true"
+                "lr_scale must be greater than 0; to keep parameters fixed, use freeze: true"
             )
         if self.freeze_until < 0:
             raise ValueError("freeze_until must be at least 0")
         if self.freeze and self.freeze_until:
-            raise ValueError("freeze: true is for ever; use freeze_until alone to train later")
+            raise ValueError(
+                "freeze: true freezes for the whole run; use freeze_until alone to train later"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW (arXiv 1711.05101). `groups`: name pattern -> what differs; the first pattern that
-    matches a parameter wins."""
+    """AdamW (arXiv 1711.05101).
 
-    lr: float  # the schedule's peak
+    groups: name pattern -> settings; the first pattern that matches a parameter applies.
+    """
+
+    lr: float  # peak rate of the schedule
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 1e-2
-    clip: float = 5.0  # largest norm of all gradients together; .inf for no limit
+    clip: float = 5.0  # maximum norm of the gradient; .inf for no limit
     schedule: Annotated[object, SCHEDULES] = field(default_factory=ConstantConfig)
     groups: dict[str, GroupConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.eps <= 0 or self.clip <= 0 or self.weight_decay < 0:
-            raise ValueError("lr, eps and clip must be above 0, weight_decay at least 0")
+            raise ValueError("lr, eps and clip must be greater than 0, weight_decay at least 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be at least 0 and below 1")
 
@@ -67,8 +73,9 @@ class OptimConfig:
 def build(
     config: OptimConfig, model: nn.Module, planned: int
 ) -> tuple[torch.optim.AdamW, Schedule]:
-    """The optimizer over every parameter that is ever trained, and the schedule; `planned`: steps
-    of the whole run.
+    """The optimizer over all parameters that are ever trained, and the schedule.
+
+    planned: number of steps of the whole run.
     """
     chosen = assign(config, model)
     tables = {
@@ -95,15 +102,13 @@ def build(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group `rate` times its `lr_scale`."""
+    """Set the learning rate of each group to `rate` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
-    """Set `requires_grad` as it must be for update number `step`; True when that changed
-    anything.
-    """
+    """Set `requires_grad` for update number `step`; returns whether anything changed."""
     chosen = assign(config, model)
     changed = False
     for name, parameter in model.named_parameters():
@@ -116,18 +121,18 @@ def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
 
 
 def unfreeze_steps(config: OptimConfig) -> list[int]:
-    """The steps, ascending, from which on some more parameters are trained."""
+    """The steps, ascending, at which more parameters begin to be trained."""
     return sorted(
         {group.freeze_until + 1 for group in config.groups.values() if group.freeze_until}
     )
 
 
 def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
-    """Parameter name -> its group. A pattern that decides nothing is an error, and one that leaves
-    nothing to train.
+    """Parameter name -> its group.
 
-    What the model itself says is frozen (`frozen`: names, such as weights below LoRA) stays so
-    whatever the patterns say.
+    Raises for a pattern without effect, and where nothing is left to train. Parameters that the
+    model itself freezes (`frozen`: names, such as weights below LoRA) stay frozen whatever the
+    patterns say.
     """
     frozen = getattr(model, "frozen", frozenset())
     known = [name for name, _ in model.named_parameters()]
@@ -139,13 +144,15 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
             raise OptimError(
                 f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
             )
-        if frozen.issuperset(matching):  # a pattern for all phases of a model that trains less
+        if frozen.issuperset(
+            matching
+        ):  # one pattern for all phases, of a model that trains fewer parameters
             continue
         taken = [name for name in matching if name not in chosen and name not in frozen]
         if not taken:
             raise OptimError(
-                f"optim.groups: every parameter that '{pattern}' matches is taken by a pattern "
-                "above it"
+                f"optim.groups: every parameter that matches '{pattern}' is taken by an earlier "
+                "pattern"
             )
         chosen.update(dict.fromkeys(taken, group))
     if (names or frozen) and all(name in chosen and chosen[name].freeze for name in names):
@@ -160,12 +167,10 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
 
 
 def _near(pattern: str, names: list[str]) -> str:
-    """What was probably meant: patterns over modules of the model that look alike, else its top
-    level.
-    """
+    """A suggestion for a pattern: similar module names, or else the model's top level."""
     parts = [name.split(".") for name in names]
     modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
     close = difflib.get_close_matches(pattern, sorted(modules) + names, n=3)
     if close:
         return f"; did you mean {' or '.join(repr(name) for name in close)}?"
-    return f"; the model's parameters begin with {', '.join(sorted({part[0] for part in parts}))}"
+    return f"; the model's parameters start with {', '.join(sorted({part[0] for part in parts}))}"

@@ -26,16 +26,16 @@ class Replicas:
     lockstep = False
 
     def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Called once, before the optimizer sees the parameters."""
+        """Prepare the model for the device; called once, before the optimizer sees the
+        parameters.
+        """
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Called whenever other parameters are trained than before: DDP fixes them when it is
-        built.
-        """
+        """Wrap the model; called again whenever the trained parameters change, which DDP fixes."""
         if not dist.is_initialized():
             return model
-        gc.collect()  # the former wrapper's hooks go with it
+        gc.collect()  # frees the hooks of the former wrapper
         where = [device.index] if device.type == "cuda" else None
         # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1,
         # which costs nothing.
@@ -43,14 +43,14 @@ class Replicas:
         return DistributedDataParallel(model, device_ids=where, gradient_as_bucket_view=True)
 
     def accumulating(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-        """Gradients are summed over ranks in the last backward pass of a step only."""
+        """Sum gradients over ranks only in the last backward pass of a step."""
         if last or not isinstance(wrapped, DistributedDataParallel):
             return contextlib.nullcontext()
         return wrapped.no_sync()
 
 
 def choose(name: str) -> Replicas:
-    """By `trainer.parallel`; a single process has nothing to share out."""
+    """The class for `trainer.parallel`; a single process shares nothing."""
     if name != "fsdp" or not dist.is_initialized():
         return Replicas()
     from asrtool.train.fsdp import Shards
@@ -59,17 +59,16 @@ def choose(name: str) -> Replicas:
 
 
 def settle(model: nn.Module) -> None:
-    """After a forward pass without a backward pass: let go of what was gathered, so that names lead
-    to the shards.
-    """
+    """Free the gathered weights after a forward pass that has no backward pass."""
     for module in model.modules():
         if _loaded("torch.distributed.fsdp", "FSDPModule", module):
             module.reshard()
 
 
 def _loaded(where: str, kind: str, value: object) -> bool:
-    """Whether a value is of a class that only a sharded run imports: before that, nothing can be of
-    it.
+    """Whether a value is of a class that only a sharded run imports.
+
+    Before that import, no value can be of it.
     """
     return where in sys.modules and isinstance(value, getattr(sys.modules[where], kind))
 
@@ -78,14 +77,12 @@ def _loaded(where: str, kind: str, value: object) -> bool:
 
 
 def is_share(value: Tensor) -> bool:
-    """Whether a tensor lies on several ranks, a part on each."""
+    """Whether a tensor is sharded over ranks."""
     return _loaded("torch.distributed.tensor", "DTensor", value)
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU where `keep`, else nothing; all ranks call it together where any
-    tensor is sharded.
-    """
+    """Whole tensors on the CPU if `keep`, else nothing; a collective where a tensor is sharded."""
     gathered = {}
     for name, value in tensors.items():
         whole = value.full_tensor() if is_share(value) else value
@@ -96,7 +93,7 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(own: Tensor, value: Tensor) -> Tensor:
-    """Copy a whole tensor into `own`, or this rank's share of it."""
+    """Copy a whole tensor, or this rank's shard of it, into `own`."""
     if is_share(own):
         from torch.distributed.tensor import distribute_tensor
 
@@ -110,12 +107,12 @@ def fill(own: Tensor, value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor in the place, the shards and the memory layout of `own`, a tensor of the same
+    """A whole tensor with the device, shards and memory layout of `own`, which has the same
     shape.
     """
     return fill(torch.empty_like(own, requires_grad=False), value)
 
 
 def number(value: Tensor) -> float:
-    """Of a tensor with one element."""
+    """The value of a tensor with one element."""
     return float(value.full_tensor() if is_share(value) else value)

@@ -1,4 +1,4 @@
-"""The number type that a training computes in."""
+"""The number format that a training computes in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 class PrecisionError(ValueError):
-    """The device cannot compute in this precision."""
+    """The device does not support this precision."""
 
 
 def choose(precision: str, device: torch.device) -> str:
-    """`trainer.precision` for a device: `auto` is bf16 where the device multiplies it in hardware,
-    else float32.
+    """The precision for a device: `auto` is bf16 where the hardware multiplies it, else float32.
 
-    Raises `PrecisionError` for a precision that the device does not have at all.
+    Raises `PrecisionError` for a precision that the device does not support.
     """
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "float32"
@@ -27,16 +26,15 @@ def choose(precision: str, device: torch.device) -> str:
         )
     if precision == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
         raise PrecisionError(
-            "trainer.precision: this GPU computes no bf16; use auto, fp16 or float32"
+            "trainer.precision: this GPU does not support bf16; use auto, fp16 or float32"
         )
     return precision
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16; without them it is slower than
-    float32.
+    """Whether the device multiplies bfloat16 in hardware; otherwise it is slower than float32.
 
-    On x86 torch itself calls bfloat16 supported from AVX-512 on, although only AVX512_BF16 and AMX
+    On x86 torch reports bfloat16 support from AVX-512 on, although only AVX512_BF16 and AMX
     multiply it.
     """
     if device.type == "cuda":

@@ -1,5 +1,5 @@
-"""What training says: a bar on a terminal or a line every ten seconds elsewhere, and a record in
-log.jsonl and TensorBoard every so many steps.
+"""Progress of training: a bar or a line every ten seconds, and records in log.jsonl and
+TensorBoard.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from asrtool.train.step import GIGABYTE, PARTS, StepResult
 
 LINE_SECONDS = 10.0
 AUDIO = "audio_seconds_per_second"
-SLOW_DATA = 0.1  # share of the time spent waiting for data above which there is advice
+SLOW_DATA = 0.1  # share of time spent waiting for data that triggers advice
 
 
 class Window:
@@ -48,8 +48,9 @@ class Window:
             self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
 
     def values(self, frame_seconds: float | None) -> dict[str, float]:
-        """Losses per utterance, norm of the last gradient, audio seconds (or tokens) a second,
-        share of the time spent waiting for data."""
+        """Losses per utterance, gradient norm, audio seconds (or tokens) per second, data wait
+        share.
+        """
         elapsed = max(time.monotonic() - self.started, 1e-9)
         speed = self.frames / elapsed
         return {
@@ -64,7 +65,7 @@ class Window:
         }
 
     def split(self) -> dict[str, float]:
-        """Seconds a step by part; `other` is what lies between steps: validation, saving,
+        """Seconds per step by part; `other` is the time between steps: validation, saving,
         logging.
         """
         elapsed = time.monotonic() - self.started
@@ -73,7 +74,7 @@ class Window:
 
 
 class Progress:
-    """Of one phase on rank 0; silent on the others, whose `log` is None."""
+    """Progress of one phase on rank 0; other ranks, whose `log` is None, are silent."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Progress:
     def step(
         self, epoch: int, step: int, rate: float, result: StepResult, seconds: Mapping[str, float]
     ) -> None:
-        """Count update number `step` of epoch `epoch` (from 1); `seconds`: where its time went."""
+        """Count update number `step` of epoch `epoch` (from 1); `seconds`: time by part."""
         if self._log is None:
             return
         for window in (self._line, self._record):
@@ -119,7 +120,7 @@ class Progress:
             self._line = Window()
 
     def _write(self, epoch: int, step: int, rate: float) -> None:
-        """The record of the last steps, in log.jsonl and TensorBoard."""
+        """Write the record of the last steps to log.jsonl and TensorBoard."""
         values = {"rate": rate, **self._record.values(self._frame_seconds), **memory()}
         split = self._record.split()
         self._log.write(
@@ -132,7 +133,7 @@ class Progress:
         self._record = Window()
 
     def event(self, event: str, **facts: object) -> None:
-        """A record in log.jsonl."""
+        """Write a record to log.jsonl."""
         if self._log is not None:
             self._log.write(event=event, phase=self._phase, **facts)
             if self._board is not None and event == "valid":
@@ -182,14 +183,14 @@ class Progress:
         if share > SLOW_DATA and not self._advised:
             self._advised = True
             logger.info(
-                "%.0f %% of the time is spent waiting for data; raise data.workers, or use stored "
-                "features",
+                "%.0f %% of the time is spent waiting for data; raise data.workers, or use "
+                "stored features",
                 100 * share,
             )
 
 
 def memory() -> dict[str, float]:
-    """Gigabytes that a GPU held at most since the last call; nothing on a CPU."""
+    """Peak GPU memory in gigabytes since the last call; nothing on a CPU."""
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return {}
     peak = torch.cuda.max_memory_allocated() / GIGABYTE
@@ -198,7 +199,7 @@ def memory() -> dict[str, float]:
 
 
 def parameter_table(model: nn.Module) -> str:
-    """Trainable and frozen parameters by the model's parts."""
+    """Table of trainable and frozen parameters by part of the model."""
     rows = []
     for name, part in [*model.named_children(), ("total", model)]:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
@@ -220,7 +221,7 @@ class Board:
         self._writer = writer
 
     def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """The finite ones of `values`, under their names."""
+        """Write the finite ones of `values`."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._writer.add_scalar(prefix + name, value, step)
@@ -230,8 +231,9 @@ class Board:
 
 
 def open_board(folder: Path, start: int) -> Board | None:
-    """Go on after step `start` (what an interrupted run wrote after it is dropped); None where
-    there is no TensorBoard, which is said."""
+    """TensorBoard from step `start` on, dropping what was written after it; None if not
+    installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -242,7 +244,7 @@ def open_board(folder: Path, start: int) -> Board | None:
 
 @functools.cache
 def _say_missing(exp: Path) -> None:
-    """Once, whatever the number of phases."""
+    """Warn once, whatever the number of phases."""
     text = (
         "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, "
         "and asrtool plot"

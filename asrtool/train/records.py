@@ -1,7 +1,8 @@
-"""What was written and what lies there now: pointers, and files whose size and SHA-256 were noted.
+"""Compare files with their records: pointers, and files whose size and SHA-256 were recorded.
 
-Torn is what is missing or is not what was noted. What the system does not read (a broken disk, a
-lost server, no permission) is not torn: it may be whole, and nobody may train over it or delete it.
+A file is torn if it is missing or does not match its record. A file that the system cannot read (a
+broken disk, a lost server, no permission) is not torn: it may be intact, so it is never trained
+over or deleted.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ Facts = Callable[[Path], dict[str, object]]
 
 
 class CheckpointError(ValueError):
-    """Weights that are missing, torn, or do not fit the model; or that the system does not read or
-    write.
-    """
+    """Weights are missing, torn or do not fit the model, or cannot be read or written."""
 
 
 class TornError(CheckpointError):
-    """A file that is not what was written."""
+    """A file is not what was written."""
 
 
 def point(folder: Path, name: str, target: Path, **facts: object) -> None:
@@ -32,7 +31,7 @@ def point(folder: Path, name: str, target: Path, **facts: object) -> None:
 
 
 def pointer(folder: Path, name: str) -> dict | None:
-    """What `<folder>/<name>.json` says; None where it is missing or damaged."""
+    """The content of `<folder>/<name>.json`; None where it is missing or damaged."""
     try:
         content = read(folder / f"{name}.json")
     except TornError:
@@ -41,12 +40,12 @@ def pointer(folder: Path, name: str) -> dict | None:
 
 
 def note(file: Path) -> None:
-    """Write size and SHA-256 of a file of weights beside it, into `<its stem>.json`."""
+    """Write size and SHA-256 of a file of weights to `<its stem>.json` beside it."""
     point(file.parent, file.stem, file, **fingerprint(file))
 
 
 def damage(file: Path) -> str | None:
-    """How a file of weights is not what was noted, or None, also where nothing was noted."""
+    """How a file of weights differs from its record, or None, also where there is no record."""
     noted = pointer(file.parent, file.stem)
     if noted is None or "sha256" not in noted:
         return None
@@ -68,9 +67,7 @@ def size(file: Path) -> dict[str, object]:
 
 
 def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint) -> None:
-    """Raise a `TornError` where the facts of a file are not those that were noted when it was
-    written.
-    """
+    """Raise a `TornError` where a file does not match its record."""
     try:
         actual = facts(file)
     except FileNotFoundError:
@@ -78,10 +75,10 @@ def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint)
     except OSError as error:
         raise unreadable(file, error) from error
     if actual["size"] != noted.get("size"):
-        what = f"it has {actual['size']} bytes, expected {noted.get('size')}"
+        what = f"its size is {actual['size']} bytes, expected {noted.get('size')}"
         raise TornError(f"{file.name} is not what was written ({what})")
     if any(noted.get(name) != value for name, value in actual.items()):
-        raise TornError(f"{file.name} is not what was written (its SHA-256 is another)")
+        raise TornError(f"{file.name} is not what was written (its SHA-256 does not match)")
 
 
 def read(file: Path) -> dict:
@@ -101,7 +98,6 @@ def read(file: Path) -> dict:
 
 def unreadable(file: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
-        f"{file} cannot be read: {error.strerror or error}. It was left as it is; run the same "
-        "command again when it "
-        "can be read, or move it away"
+        f"{file} cannot be read: {error.strerror or error}. It was not changed; run the same "
+        "command again when it can be read, or move it away"
     )

@@ -1,10 +1,8 @@
-"""What older experiments call otherwise. Every reader of tensors and of their name patterns asks
-here.
-"""
+"""Former names of tensors; every reader of tensors and of name patterns asks here."""
 
 from __future__ import annotations
 
-PARAMETERS = {  # by the start of the name
+PARAMETERS = {  # by prefix
     "decoder.": "heads.attention.decoder.",
     "reverse_decoder.": "heads.reverse.decoder.",
 }

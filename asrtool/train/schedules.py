@@ -1,9 +1,8 @@
-"""Learning-rate schedules: pure functions of the step, so that a resumed run needs nothing but its
-step number.
+"""Learning-rate schedules: pure functions of the step, so a resumed run needs only the step number.
 
-Each gives the factor in 0..1 by which the peak rate `optim.lr` is multiplied; step 1 is the first
-update. `total: null` means the planned number of steps of the run. Where there is a total, `warmup`
-(and `hold`) below 1 is a share of it, so that a config suits runs of any length.
+Each returns the factor in 0..1 on the peak rate `optim.lr`; step 1 is the first update. `total:
+null` means the planned number of steps of the run. With a total, `warmup` (and `hold`) below 1 is a
+share of it, so that a config suits runs of any length.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from asrtool.registry import Registry
 
 
 class Schedule:
-    """Built by `SCHEDULES.build(config, planned=steps of the run)`."""
+    """Built by `SCHEDULES.build(config, planned=number of steps of the run)`."""
 
     def factor(self, step: int) -> float:
-        """Share of the peak rate for update number `step` >= 1."""
+        """Factor on the peak rate for update number `step` >= 1."""
         raise NotImplementedError
 
 
@@ -26,7 +25,7 @@ SCHEDULES: Registry[Schedule] = Registry("schedule")
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """From `start` to `end` along half a cosine."""
+    """The value on half a cosine from `start` to `end`."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
@@ -38,14 +37,13 @@ def _check(name: str, warmup: int, total: int) -> None:
     if not 0 <= warmup < total:
         raise ValueError(
             f"optim.schedule: {name} warms up for {warmup} of {total} steps; warmup must be at "
-            "least 0 and less than "
-            "the total"
+            "least 0 and less than the total"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantConfig:
-    """The peak rate, after a linear warm-up."""
+    """Constant rate, after a linear warm-up."""
 
     warmup: int = 0  # steps
 
@@ -67,8 +65,9 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSqrtConfig:
-    """Linear warm-up, then the inverse square root of the step (Noam, arXiv 1706.03762, its peak at
-    `optim.lr`).
+    """Linear warm-up, then the inverse square root of the step (Noam, arXiv 1706.03762).
+
+    Its peak is `optim.lr`.
     """
 
     warmup: int  # steps
@@ -91,7 +90,7 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig:
-    """Linear warm-up, then linearly down to `end`."""
+    """Linear warm-up, then linear decay to `end`."""
 
     warmup: float = 0.0  # steps, or a share of the total
     total: int | None = None  # steps, warm-up included
@@ -139,9 +138,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycleConfig:
-    """Up along half a cosine, down along another to almost nothing (arXiv 1708.07120); for short
-    runs.
-    """
+    """One-cycle (arXiv 1708.07120): half a cosine up, another down to almost 0; for short runs."""
 
     warmup: float = 0.3  # steps, or a share of the total
     total: int | None = None  # steps
@@ -165,9 +162,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class TriStageConfig:
-    """Linear warm-up, hold, exponential decay: how SSL encoders are fine-tuned (arXiv 2006.11477,
-    appendix B).
-    """
+    """Linear warm-up, hold, exponential decay, for SSL encoders (arXiv 2006.11477, appendix B)."""
 
     warmup: float = 0.1  # steps, or a share of the total
     hold: float = 0.4  # the same
@@ -177,7 +172,7 @@ class TriStageConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.end <= 1:
-            raise ValueError("end must be above 0 and at most 1")
+            raise ValueError("end must be greater than 0 and at most 1")
 
 
 @SCHEDULES.register("tri_stage", TriStageConfig)

@@ -1,13 +1,12 @@
-"""One optimizer step: forward and backward over micro-batches and ranks, clipping, the update; and
-what to do with non-finite values.
+"""One optimizer step: forward and backward over micro-batches and ranks, clipping and the update.
 
 The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the
-step is cut: every micro-batch adds its sum times world / count, and DDP's mean over ranks takes the
-world out again.
+step is split: every micro-batch adds its sum times world / count, and DDP's mean over ranks cancels
+world again.
 
-Randomness (dropout and the like) is a function of (seed, step, rank), and Python's `random` one of
-(seed, step) alone, equal on all ranks and in every micro-batch: what decides which parameters take
-part must be drawn from `random`. So no random state needs saving.
+Randomness (such as dropout) is a function of (seed, step, rank), and Python's `random` one of
+(seed, step) alone, equal on all ranks and in every micro-batch: whatever decides which parameters
+take part must be drawn from `random`. So no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -36,35 +35,36 @@ GIGABYTE = 1e9
 
 
 class StepBatches(Protocol):
-    """What the loader gives for one step. `count`: utterances of the whole step, all ranks
-    together.
+    """What the loader gives for one step.
+
+    count: utterances of the whole step, over all ranks.
     """
 
     count: int
     batches: Sequence[Batch]  # this rank's micro-batches; may be empty
     epoch: int
-    index: int  # of the step in its epoch
-    last: bool  # of its epoch
+    index: int  # index of the step in its epoch
+    last: bool  # last step of its epoch
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did, all ranks together."""
+    """The result of one step, over all ranks."""
 
     loss: float  # weighted, per utterance
     terms: Mapping[str, float]  # unweighted, per utterance
     norm: float  # of the gradient before clipping
     utterances: int
     frames: float  # input frames or samples without padding
-    flags: tuple[float, ...]  # what the ranks handed in, summed
-    skipped: tuple[str, ...]  # of this rank: ids that a loss could not rate
-    seconds: Mapping[str, float]  # of this rank, by part (`PARTS`)
-    # a non-finite step, which changed nothing: what is known about it, by rank
+    flags: tuple[float, ...]  # what the ranks passed in, summed
+    skipped: tuple[str, ...]  # this rank's ids without a finite loss
+    seconds: Mapping[str, float]  # this rank's time by part (`PARTS`)
+    # details of a non-finite step, which changed nothing, by rank
     bad: list[dict] | None = None
 
 
 class Stepper:
-    """Owns the model's wrapper, the optimizer and the scaler."""
+    """Owns the model's wrapper, the optimizer and the gradient scaler."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Stepper:
         self._wrapped: nn.Module | None = None
         self._unchecked = True
         self._clock = Clock(device)
-        # an utterance for ranks that have none where all must take part
+        # one utterance, for ranks without any where all must take part
         self.spare: Batch | None = None
 
     def rate(self, step: int) -> float:
@@ -101,15 +101,13 @@ class Stepper:
         )
 
     def evaluate(self, model: nn.Module, batch: Batch) -> tuple[object, LossReport]:
-        """The model's outputs and the objective's report; losses are computed outside autocast."""
+        """The model's outputs and the losses; losses are computed outside autocast."""
         with self.autocast():
             outputs = model(batch)
         return outputs, self.objective(outputs, batch)
 
     def dry_run(self, batch: Batch) -> str:
-        """Forward and backward of the longest batch with all that is ever trained; changes
-        nothing.
-        """
+        """Forward and backward of the longest batch with all parameters; changes nothing."""
         shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
@@ -118,15 +116,16 @@ class Stepper:
         try:
             _, report = self.evaluate(self.model, batch.to(self.device))
             self.scaler.scale(report.total).backward()
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU raises a plain one
+        except (
+            RuntimeError
+        ) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise TrainError(
                 f"the longest batch ({shape}) does not fit into memory: lower "
-                "data.batch.max_seconds_per_device, which "
-                "cuts the same step into smaller parts, or data.max_seconds; where "
-                "data.batch.max_seconds_per_device "
-                "is not set, lower data.batch.seconds"
+                "data.batch.max_seconds_per_device, which splits the same step into smaller "
+                "parts, or data.max_seconds; without data.batch.max_seconds_per_device, lower "
+                "data.batch.seconds"
             ) from error
         finally:
             self.model.zero_grad(set_to_none=True)
@@ -139,7 +138,7 @@ class Stepper:
         return f"{shape}, {peak:.1f} of {whole:.1f} GB"
 
     def update(self, group: StepBatches, step: int, flags: Sequence[float] = ()) -> StepResult:
-        """Update number `step`; `flags` are summed over the ranks on the way."""
+        """Update number `step`; `flags` are summed over the ranks in the same collective."""
         self._prepare(step)
         self._seed(step)
         self._clock.start()
@@ -183,9 +182,7 @@ class Stepper:
         )
 
     def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:
-        """How the gradient of a loss term lies to that of the others, on this rank's batch
-        (train/objective.py).
-        """
+        """The cosine between a loss's gradient and that of the others, on this rank's batch."""
 
         def outputs_of(batch: Batch) -> object:
             with self.autocast():
@@ -196,8 +193,8 @@ class Stepper:
     # -- inside a step ---------------------------------------------------------
 
     def _batches(self, group: StepBatches) -> Sequence[Batch]:
-        """This rank's micro-batches, and where it has fewer than it takes part in, one utterance
-        again and again.
+        """This rank's micro-batches, padded with one spare utterance up to the number of the
+        others.
         """
         if group.batches:
             self.spare = self.spare or _first_utterance(group.batches[0])
@@ -205,15 +202,11 @@ class Stepper:
         if self.ranks.lockstep:
             number = distributed.largest(number)
         if number > len(group.batches) and self.spare is None:
-            raise TrainError(
-                "not one utterance of the first step can be read; the messages above say why"
-            )
+            raise TrainError("no utterance of the first step can be read; see the messages above")
         return [*group.batches, *[self.spare] * (number - len(group.batches))]
 
     def _prepare(self, step: int) -> None:
-        """Thaw what is trained from this step on; DDP fixes its parameters when it is built, so it
-        is built again.
-        """
+        """Unfreeze the parameters that are trained from this step on, and wrap the model again."""
         changed = (
             optim.freeze(self.config, self.model, step)
             if step in optim.unfreeze_steps(self.config)
@@ -224,13 +217,13 @@ class Stepper:
         if self._wrapped is not None and not changed:
             return
         self._unchecked = True
-        self._wrapped = None  # the former one ends before there is a new one
+        self._wrapped = None  # free the former wrapper before there is a new one
         self._wrapped = self.ranks.wrap(self.model, self.device)
 
     def _sums(
         self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]
     ) -> tuple[dict[str, float], tuple[float, ...]]:
-        """Loss, terms and frames, and the flags, summed over utterances and ranks."""
+        """Sum loss, terms, frames and flags over utterances and ranks."""
         terms = self.objective.terms
         values = torch.zeros(2 + len(terms) + len(flags), dtype=torch.float64, device=self.device)
         for batch, report in reports:
@@ -248,9 +241,7 @@ class Stepper:
         )
 
     def _apply(self, step: int, finite: bool) -> float:
-        """Clip and update; leave the weights alone where anything is not finite. Gives the norm of
-        the gradient.
-        """
+        """Clip and update, unless anything is not finite; returns the norm of the gradient."""
         parameters = [
             parameter for parameter in self.model.parameters() if parameter.grad is not None
         ]
@@ -258,7 +249,7 @@ class Stepper:
         norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
         if finite and (math.isfinite(norm) or self._scaler_at_work()):
             optim.set_rate(self.optimizer, self.rate(step))
-            # leaves the weights alone where its scale was too large
+            # skips the update where its scale was too large
             self.scaler.step(self.optimizer)
             self.scaler.update()
         elif self.scaler.is_enabled():
@@ -267,15 +258,13 @@ class Stepper:
         return norm
 
     def _scaler_at_work(self) -> bool:
-        """A gradient that overflows in fp16 is the scaler's everyday business, until its scale is
-        exhausted.
+        """Whether an overflow in fp16 is the scaler's usual search, and not exhausted at scale
+        1.
         """
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     def _check_gradients(self) -> None:
-        """Every trainable parameter takes part in the loss: else it would never learn, and nobody
-        would know.
-        """
+        """Raise where a trainable parameter got no gradient: it would silently never be trained."""
         self._unchecked = False
         idle = [
             name
@@ -284,9 +273,9 @@ class Stepper:
         ]
         if idle:
             raise TrainError(
-                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; "
-                "freeze them in "
-                "optim.groups, remove their module, or give the loss that reads them a weight"
+                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; freeze"
+                " them in optim.groups, remove their module, or give a weight to the loss that "
+                "uses them"
             )
 
     def _seed(self, step: int) -> None:
@@ -298,7 +287,7 @@ class Stepper:
 
 
 def _first_utterance(batch: Batch) -> Batch:
-    """A batch of one, for ranks that a step has no utterance for: its loss is multiplied by 0."""
+    """A batch of one utterance, for ranks that have none in a step; its loss is multiplied by 0."""
     return replace(
         batch,
         ids=batch.ids[:1],
@@ -315,7 +304,7 @@ def _first_utterance(batch: Batch) -> Batch:
 PARTS = (
     "data",  # waiting for the loader (measured by the trainer)
     "forward",  # forward pass and losses
-    # backward pass, with the sum of gradients over ranks as far as it is not hidden behind it
+    # backward pass, with the sum of gradients over ranks where the backward pass does not hide it
     "backward",
     "wait",  # waiting for the other ranks after that
     "update",  # clipping and optimizer
@@ -323,10 +312,10 @@ PARTS = (
 
 
 class Clock:
-    """Stops the time of parts one after the other.
+    """Measures the time of consecutive parts.
 
-    On a GPU by events in its stream, which are read when the step has synchronised anyway: nothing
-    waits for them.
+    On a GPU by events in its stream, which are read after the step's own synchronisation, so
+    nothing waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -337,7 +326,7 @@ class Clock:
         self._marks = [("", self._now())]
 
     def lap(self, part: str) -> None:
-        """The time since the last lap, or the start, belongs to `part`."""
+        """Assign the time since the last lap, or the start, to `part`."""
         self._marks.append((part, self._now()))
 
     def seconds(self) -> Mapping[str, float]:

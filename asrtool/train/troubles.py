@@ -1,5 +1,7 @@
-"""What goes wrong in training is counted and named: batches whose loss or gradient is not finite
-(`bad_batches.jsonl`), and utterances that no loss can rate.
+"""Count and report what goes wrong in training.
+
+These are batches whose loss or gradient is not finite (`bad_batches.jsonl`), and utterances without
+a finite loss.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # step uses this module
 
 
 class Troubles:
-    """Of one phase. limit: bad steps in a row that end the run."""
+    """Troubles of one phase. limit: non-finite steps in a row that end the run."""
 
     def __init__(self, phase: str, logs: Path, limit: int) -> None:
         self._phase, self._file, self._limit = phase, logs / "bad_batches.jsonl", limit
@@ -33,7 +35,7 @@ class Troubles:
         self._named: set[str] = set()
 
     def bad(self, group: StepBatches, result: StepResult, state: TrainState) -> None:
-        """Name a step that changed nothing; end the run when there were too many in a row."""
+        """Report a non-finite step, which changed nothing; raise after too many in a row."""
         if distributed.is_main():
             lines = JsonLines(self._file)
             for entry in result.bad:
@@ -48,21 +50,17 @@ class Troubles:
         )
         if state.bad_row >= self._limit:
             raise TrainError(
-                f"{state.bad_row} steps in a row were not finite; {self._file} names the "
-                "utterances and the first "
-                "module concerned. If the inputs are finite: lower optim.lr, warm up longer, or "
-                "set "
-                "trainer.precision: float32"
+                f"{state.bad_row} steps in a row were not finite; {self._file} lists the "
+                "utterances and the first module with non-finite output. If the inputs are "
+                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
             )
 
     def unscored(self, ids: Iterable[str]) -> None:
-        """Remember utterances of this rank that a loss could not rate."""
+        """Remember this rank's utterances without a finite loss."""
         self._skipped.update(ids)
 
     def report(self, epoch: int, progress: Progress) -> None:
-        """Name those that were not named before; all ranks call it together. epoch 0: before the
-        first step.
-        """
+        """Report them once; a collective. epoch 0: before the first step."""
         gathered = distributed.gather_objects(sorted(self._skipped))
         fresh = sorted({name for names in gathered for name in names} - self._named)
         self._named.update(fresh)
@@ -87,8 +85,8 @@ def describe(
     batch: Batch,
     report: LossReport,
 ) -> dict[str, object]:
-    """Ids, each loss term per utterance, the utterances to blame, and the first module whose output
-    was not finite.
+    """Ids, losses per utterance, utterances at fault, and the first module with non-finite
+    output.
     """
     rows = batch.inputs.data.flatten(1).isfinite().all(1)
     guilty = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
@@ -114,8 +112,7 @@ def describe(
 def first_module(
     model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch
 ) -> str | None:
-    """Name of the first module, in the order of the forward pass, that gives something not finite;
-    None: all are finite."""
+    """Name of the first module, in forward order, with non-finite output; None: all are finite."""
     names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -154,5 +151,5 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _json(value: float) -> float | str:
-    """JSON has no NaN and no infinity."""
+    """A value for JSON, which has no NaN and no infinity."""
     return value if abs(value) < float("inf") else str(value)

@@ -15,14 +15,13 @@ from asrtool.train.config import TrainError
 from asrtool.train.step import Stepper
 from asrtool.types import Batch, ModelOutput
 
-DENSE_BATCHES = 64  # looked at before the first step, at most
+DENSE_BATCHES = 64  # maximum number of batches checked before the first step
 
 
 class Rates(Protocol):
-    """Metrics that are ratios of sums, such as error rates: name -> (errors, length of the
-    reference) of a batch.
+    """Metrics that are ratios of sums, such as error rates: name -> (errors, reference length).
 
-    One that is something else than the ratio, and no percentage, has a function `value` of both
+    A metric other than the plain ratio, which is no percentage, has a function `value` of both
     sums.
     """
 
@@ -50,8 +49,10 @@ def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
 def measure(
     stepper: Stepper, batches: Iterable[Batch], rates: Rates | None, stopped: Callable[[], bool]
 ) -> tuple[dict[str, float], set[str]] | None:
-    """Metrics over all ranks' batches, and this rank's utterances without a finite loss; None when
-    any rank was `stopped`."""
+    """Metrics over all ranks' batches, and this rank's utterances without a finite loss.
+
+    None when any rank was `stopped`.
+    """
     terms = stepper.objective.terms
     parts = [
         f"{name} {part}"
@@ -88,8 +89,8 @@ def measure(
 
 
 def observed(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Module name -> what it tells (by `observed`) of its values in evaluation since the last call,
-    on this rank.
+    """Module name -> statistics (its `observed`) in evaluation since the last call, on this
+    rank.
     """
     reported = {
         name: module.observed()
@@ -100,14 +101,16 @@ def observed(model: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
-    """The first batch is measured for nothing but to see that it can be."""
+    """Measure the first batch, only to see that it works."""
     for batch, _ in _turns(stepper, itertools.islice(batches, 1), lambda: False):
         measure_batch(stepper, batch, rates)
 
 
 def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
-    """Utterances that a loss cannot rate, among batches whose first ones are the likeliest to have
-    some: up to the first batch without any. All ranks see the same batches."""
+    """Utterances without a finite loss, among the batches with the most text per second.
+
+    Stops at the first batch without any. All ranks see the same batches.
+    """
     ids: set[str] = set()
     for batch in itertools.islice(batches, DENSE_BATCHES):
         _, skipped = measure_batch(stepper, batch, None)
@@ -120,10 +123,10 @@ def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
 def _turns(
     stepper: Stepper, batches: Iterable[Batch], stopped: Callable[[], bool]
 ) -> Iterator[tuple[Batch | None, bool]]:
-    """Each batch and whether it counts; (None, False) ends it when this rank, or in lockstep any
-    rank, was stopped.
+    """Each batch and whether it counts; (None, False) at the end when a rank was stopped.
 
-    In lockstep a rank whose batches are at an end goes on with one utterance that does not count.
+    In lockstep, a stop on any rank ends all, and a rank that has run out of batches goes on with
+    one utterance that does not count.
     """
     if not stepper.ranks.lockstep:
         for batch in batches:
@@ -146,7 +149,7 @@ def _turns(
 def measure_batch(
     stepper: Stepper, batch: Batch, rates: Rates | None
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Sums over one batch, without dropout; and the ids without a finite loss."""
+    """Sums over one batch, without dropout, and the ids without a finite loss."""
     batch = batch.to(stepper.device, non_blocking=True)
     stepper.model.eval()
     try:

@@ -186,7 +186,7 @@ def test_two_ranks_end_with_their_launcher_and_say_an_error_once(trained: Worksp
     changed = ("--train-args", "optim.lr=2e-3")
     refused = trained.refuse(*MINI, *options, *changed)
     assert refused[:2] == [
-        "train: exp/mini_tiny/ranks holds another training; what differs:",
+        "train: exp/mini_tiny/ranks holds a different training; differences:",
         "  optim.lr: 0.001 there, 0.002 now",
     ]
     assert len(refused) == 3

@@ -42,7 +42,7 @@ def test_a_data_directory_without_features_gives_the_same(toy, tmp_path):
 def test_the_name_of_a_file_is_never_run(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        audio.AudioError, match="no such file or directory; commands are run from wav.scp"
+        audio.AudioError, match="no such file or directory; commands are only run from wav.scp"
     ):
         align.main([str(toy / "exp"), "--audio", "x;touch ran|", "--text", "ab"])
     assert not Path("ran").exists()

@@ -183,7 +183,7 @@ def test_training_computes_features_where_the_config_says_so(
     )
     assert list((tmp_path / "exp" / "train").glob("average-*.safetensors"))
     capsys.readouterr()
-    with pytest.raises(TrainError, match="not one utterance"):
+    with pytest.raises(TrainError, match="no utterance of the first step"):
         train.main([*arguments, "--set", "trainer.epochs=20", "--force", "true"])
     assert (
         "it has no stored features (stage 1 makes them, or set data.features: online)"

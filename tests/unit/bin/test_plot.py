@@ -103,7 +103,7 @@ def test_a_training_is_drawn(tmp_path, name):
 
 def test_a_missing_log_an_empty_one_and_a_strange_ending_are_one_sentence(tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(CurvesError, match="holds no log.jsonl: training .stage 3. writes it"):
+    with pytest.raises(CurvesError, match="has no log.jsonl; training .stage 3. writes it"):
         plot.main([str(tmp_path)])
     with pytest.raises(CurvesError, match="no record of a step or a validation yet"):
         plot.main([str(write(tmp_path))])

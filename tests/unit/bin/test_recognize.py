@@ -89,8 +89,8 @@ def test_a_name_is_never_run(toy, files, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.out == f"x;touch ran|\t{text}\n"
     assert (
-        "y;touch ran|: no such file or directory; commands are run from wav.scp of a data "
-        "directory only"
+        "y;touch ran|: no such file or directory; commands are only run from wav.scp of a data "
+        "directory"
     ) in said.err
     assert not Path("ran").exists()
 

@@ -145,7 +145,7 @@ def test_weights_are_not_deleted_for_another_config_whatever_else_is_lost(data, 
     for path in (path for pattern in lost for path in copy.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(
-        FolderError, match=r"(?s)holds another training; what differs:.*--force " r"true"
+        FolderError, match=r"(?s)holds a different training; differences:.*--force " r"true"
     ):
         train(data, copy, "--set", "optim.lr=2e-3")
     assert (copy / "train" / "average-1.safetensors").exists()
@@ -170,7 +170,7 @@ def test_a_finished_training_makes_a_damaged_average_anew(data, copy, capsys):
     train(data, copy)
     assert average.read_bytes() == content
     assert (
-        f"{average} is made anew: average-1.safetensors is not what was written"
+        f"{average} is computed again: average-1.safetensors is not what was written"
         in capsys.readouterr().err
     )
 
@@ -216,7 +216,7 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_pa
         ("optim.groups={'*': {freeze: true}}", "nothing is left to train"),
         (
             "model.encoder.dim=24",
-            "what phase 'first' leaves does not fit the model: of another shape",
+            "what phase 'first' leaves does not fit the model: of a different shape",
         ),
         ("model.encoder.num_layers=2", "not in the file: encoder.layers.1"),
         ("trainer.best=valid/attention", "'valid/attention' is not measured"),
@@ -237,7 +237,7 @@ def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_pat
         "--set",
         "model.encoder.dim=24",
     )
-    with pytest.raises(checkpoint.CheckpointError, match="of another shape: .*in the model"):
+    with pytest.raises(checkpoint.CheckpointError, match="of a different shape: .*expected"):
         train(data, tmp_path / "exp", *options)
 
 

@@ -86,7 +86,8 @@ def test_averaging_before_the_first_validation_says_so(tmp_path):
         averaging.average(tmp_path, 3)
     save(tmp_path, 1)
     with pytest.raises(
-        CheckpointError, match="no whole checkpoint with a value of valid/loss; train on first"
+        CheckpointError,
+        match="no intact checkpoint with a value of valid/loss; continue the training first",
     ):
         averaging.average(tmp_path, 3)
 
@@ -175,11 +176,11 @@ def test_the_average_of_a_finished_phase_is_not_made_of_fewer_checkpoints(phase)
     flip(average)
     with pytest.raises(CheckpointError) as error:
         averaging.average(phase, 2)
-    assert "average-2.safetensors is not what was written (its SHA-256 is another)" in str(
+    assert "average-2.safetensors is not what was written (its SHA-256 does not match)" in str(
         error.value
     )
     assert "step-00000003: state.json is missing" in str(error.value)
-    assert f"Bring it back from a copy; or, to train the phase anew, move {phase} away" in str(
+    assert f"Restore it from a backup, or move {phase} away to train the phase again" in str(
         error.value
     )
 

@@ -94,5 +94,5 @@ def test_a_term_that_is_none_is_refused(tmp_path):
 
 
 def test_it_needs_whole_gradients():
-    with pytest.raises(ValueError, match="works with parallel: ddp"):
+    with pytest.raises(ValueError, match="use parallel: ddp"):
         TrainerConfig(steps=1, parallel="fsdp", gradient_cosine="ctc")

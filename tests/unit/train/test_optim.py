@@ -66,7 +66,9 @@ def test_a_pattern_that_matches_nothing_suggests_one_that_does():
 
 def test_a_pattern_hidden_by_one_above_it_is_refused():
     groups = {"encoder.*": GroupConfig(), "encoder.0.*": GroupConfig(freeze=True)}
-    with pytest.raises(OptimError, match=r"'encoder\.0\.\*' matches is taken by a pattern above"):
+    with pytest.raises(
+        OptimError, match=r"matches 'encoder\.0\.\*' is taken by an earlier pattern"
+    ):
         optim.build(OptimConfig(lr=1.0, groups=groups), Model(), 10)
 
 

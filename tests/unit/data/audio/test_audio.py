@@ -202,7 +202,7 @@ def test_a_path_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.chdir(tmp_path)
     for read in (audio.listen, lambda path: list(audio.blocks(path, 1.0)), audio.contents):
         with pytest.raises(
-            audio.AudioError, match="no such file or directory; commands are run from wav.scp"
+            audio.AudioError, match="no such file or directory; commands are only run from wav.scp"
         ):
             read(name)
     with pytest.raises(audio.AudioError, match="the command printed nothing|failed with status"):

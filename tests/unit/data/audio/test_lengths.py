@@ -314,7 +314,7 @@ def test_a_segment_is_the_same_stretch_of_the_whole(tmp_path: Path, what: str) -
         np.testing.assert_array_equal(audio.load(path, start, length)[0], whole[first:last])
     with pytest.raises(
         audio.AudioError,
-        match=r"the segment from 0.400 to 0.600 s does not lie " r"in the recording",
+        match=r"the segment from 0.400 to 0.600 s is outside the recording",
     ):
         audio.load(path, 0.4, 0.2)
 

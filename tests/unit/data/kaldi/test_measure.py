@@ -78,7 +78,8 @@ def test_lengths_and_speakers_are_completed_and_said_once(minimal: Path, monkeyp
     ]
     (sentence,) = said
     assert (
-        "no file (utt2dur) gives the length of 2 utterances; it is measured from the audio; 1 command"
+        "no file (utt2dur) gives the length of 2 utterances; it is measured from the audio; "
+        "1 command"
     ) in sentence
 
 
