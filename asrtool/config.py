@@ -1,8 +1,8 @@
-"""YAML -> frozen dataclasses. Types come from the dataclass, never from YAML's guesses.
+"""YAML to frozen dataclasses, with types from the dataclass and never guessed by YAML.
 
 `read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set
-a.b=value` over them, `decode` turns nodes into a config dataclass, `encode` is its inverse. Every
-error says file, line, dotted key, and what was probably meant.
+a.b=value` into them, `decode` turns nodes into a config dataclass, and `encode` is its inverse.
+Every error gives file, line, dotted key and a suggestion.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from asrtool.registry import Registry, UnknownName, suggest
 
 
 class ConfigError(ValueError):
-    """Something in a YAML file or an override that cannot be meant; the message starts with
-    file:line and the dotted key."""
+    """An invalid YAML file or override; the message starts with file:line and the dotted key."""
 
     def __init__(self, node: yaml.Node, where: str, problem: str) -> None:
         mark = node.start_mark
@@ -51,21 +50,19 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
         return node
     if not isinstance(parent, yaml.ScalarNode) or not parent.value:
         raise ConfigError(parent, "extends", "expected the path of one file, as in ../base.yaml")
-    # without `..` in the middle, so that errors name the file as a user would
+    # without `..` in the middle, as a user would write it
     target = Path(os.path.normpath(path.parent / parent.value))
     if target in (path, *children):
         raise ConfigError(parent, "extends", f"'{parent.value}' extends itself")
     if not target.is_file():
         raise ConfigError(
-            parent, "extends", f"no file '{target}'; the path starts at the folder of this file"
+            parent, "extends", f"no file '{target}'; paths are relative to the folder of this file"
         )
     return merge(_read(target, (path, *children)), node)
 
 
 def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNode:
-    """`node` with `a.b=value` overrides merged over it; a value is YAML, so `x={lr: 1}` and `x=[1,
-    2]` work.
-    """
+    """`node` with `a.b=value` overrides merged over it; values are YAML, as in `x={lr: 1}`."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
@@ -85,7 +82,7 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
 
 
 def _rename(node: yaml.Node, name: str) -> None:
-    """Errors in an override name the override, wherever in its value they are."""
+    """Make errors name the override, wherever in its value they are."""
     node.start_mark.name = name
     for item in getattr(node, "value", ()) if not isinstance(node, yaml.ScalarNode) else ():
         for part in item if isinstance(item, tuple) else (item,):
@@ -119,7 +116,7 @@ def entries(node: yaml.Node, where: str = "") -> dict[str, tuple[yaml.Node, yaml
 
 
 def split(node: yaml.Node, key: str, where: str = "") -> tuple[yaml.MappingNode, yaml.Node | None]:
-    """`node` without `key`, and what `key` held."""
+    """`node` without `key`, and the value of `key`."""
     items = entries(node, where)
     _, value = items.pop(key, (None, None))
     return _mapping(node, items), value
@@ -207,7 +204,7 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(node, where, f"{kind.__name__} needs: {', '.join(missing)}")
+        raise ConfigError(node, where, f"{kind.__name__} is missing: {', '.join(missing)}")
     values = {k: decode(hints[k], v, _join(where, k)) for k, (_, v) in items.items()}
     try:
         return kind(**values)
@@ -215,7 +212,7 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
         raise ConfigError(node, where, str(error)) from None
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 
 
 def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) -> Any:
@@ -233,7 +230,7 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
     try:
         if kind is bool:
             return {"true": True, "false": False}[text]
-        # YAML's way to write it, and that of `dump`
+        # YAML's notation, which `dump` writes
         if kind is float and text.lstrip("+-").lower() == ".inf":
             text = text.replace(".", "")
         return kind(text)

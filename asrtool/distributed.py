@@ -1,6 +1,4 @@
-"""One process or many: the environment that torchrun sets, and the few collectives that asrtool
-needs.
-"""
+"""The process group that torchrun describes, and the few collectives that asrtool needs."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ import torch.distributed as dist
 
 from asrtool.system import peers
 
-# Others wait that long for one rank, which may be writing a large checkpoint; one that is dead ends
-# them at once.
+# How long ranks wait for one that may be writing a large checkpoint; a rank that died ends them at
+# once.
 PATIENCE = timedelta(hours=1)
 
 
@@ -35,7 +33,7 @@ def is_main() -> bool:
 
 
 def device() -> torch.device:
-    """This rank's GPU where there is one and CUDA_VISIBLE_DEVICES allows it, else the CPU."""
+    """This rank's GPU if there is one that CUDA_VISIBLE_DEVICES allows, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -43,10 +41,9 @@ def device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the process group that torchrun describes (nccl on GPUs, gloo on CPUs); nothing in a
-    single process.
+    """Join the process group of torchrun (nccl on GPUs, gloo on CPUs); no-op in a single process.
 
-    Inside, a rank that ends takes the others with it, within seconds and by name
+    Inside, when a rank dies all others end within seconds, with a message that names it
     (asrtool/system/peers.py).
     """
     if world_size() == 1:
@@ -55,19 +52,19 @@ def process_group() -> Iterator[None]:
     where = device()
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    # Waiting for the other ranks happens outside Python, where Ctrl-C would not be heard.
+    # Python does not handle Ctrl-C while this waits for the other ranks.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
     hook = sys.excepthook
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
-    sys.excepthook = hook  # torch's own would put the rank before each line of a sentence
+    sys.excepthook = hook  # torch's own would print the rank before each line
     if ours:
         signal.signal(signal.SIGINT, handler)
     try:
         with peers.watched(rank(), world_size(), broadcast_object):
             yield
     except BaseException:
-        # gloo lets go at once; nccl would wait for ranks that wait for this one
+        # gloo returns at once; nccl would wait for ranks that wait for this one
         if where.type == "cpu":
             dist.destroy_process_group()
         raise
@@ -75,14 +72,14 @@ def process_group() -> Iterator[None]:
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks, in place; the tensor lies on `device()`."""
+    """Sum over ranks, in place; the tensor is on `device()`."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def largest(value: int) -> int:
-    """The largest of the ranks' numbers."""
+    """The maximum over ranks."""
     if not dist.is_initialized():
         return value
     box = torch.tensor(value, dtype=torch.int64, device=device())

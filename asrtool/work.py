@@ -1,10 +1,9 @@
-"""Working through a data set: batch by batch, shared out over ranks, going on after a stop, naming
-what fails.
+"""Process a data set batch by batch over all ranks, resume after a stop, and report failures.
 
-A `Task` says what is done with a batch and how the results are written. What comes of an utterance
-is a line: a JSON object with its `id`, or with `id` and `error` where it cannot be read or worked
-on. Such utterances are listed in `failed.jsonl` of the output; the others go on. The same command
-tries the failed ones again.
+A `Task` defines what is done with a batch and how results are written. The result for an utterance
+is a line: a JSON object with its `id`, or with `id` and `error` where it cannot be read or
+processed. Failed utterances are listed in `failed.jsonl` of the output; the others continue. The
+same command tries the failed ones again.
 """
 
 from __future__ import annotations
@@ -31,49 +30,52 @@ from asrtool.system.journal import Journal
 from asrtool.system.processes import give_back_memory
 from asrtool.types import Batch, Padded, Utterance
 
-# A set has batches of many shapes. oneDNN keeps the kernels of 1,024, which on a long decoding grow
-# to hundreds of megabytes; a batch needs a few dozen at once. The variable is read when the first
-# kernel is made.
+# A set has batches of many shapes. oneDNN caches the kernels of 1,024 shapes, which takes hundreds
+# of megabytes in a long decoding; a batch needs a few dozen at once. The variable is read when the
+# first kernel is created.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-WINDOW = 4000  # utterances that are read, sorted by length and worked on together
+WINDOW = 4000  # utterances that are read, sorted by length and processed together
 FAILED = "failed.jsonl"
-HOPELESS = 20  # failures without one success end the command
-# of one utterance: out of memory, NaN, an audio without frames
+HOPELESS = 20  # so many failures without one success end the command
+# of a batch: out of memory, NaN, audio without frames
 PROBLEMS = (RuntimeError, ValueError, MemoryError)
 
 
 class WorkError(RuntimeError):
-    """Nothing can be done with this set; the message gives the first reason."""
+    """No utterance of this set can be processed; the message gives the last reason."""
 
 
 class Task(Protocol):
     """What is done with the utterances of a set."""
 
-    name: str  # of the stage
-    file: str  # that `write` puts the lines into
+    name: str  # name of the stage
+    file: str  # version of what `write` puts into the lines
     batch_seconds: float
 
     def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
-        """How they are read."""
+        """The dataset that reads them."""
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
-        """A line for each utterance; `seconds`: their durations. Raises one of PROBLEMS where that
-        is impossible.
+        """A line for each utterance; raises one of PROBLEMS on failure.
+
+        seconds: durations of the utterances.
         """
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """All lines without an error, sorted by id, into the folder `target`; and a message on how
-        it went.
+        """Write all lines without an error, sorted by id, to the folder `target`; logs a
+        summary.
         """
 
 
 def through(
     task: Task, data: Path, out: Path, options: Mapping[str, object], force: bool = False
 ) -> None:
-    """Work through the set `data` into `out`, unless `out` is what `data` and `options` give
-    already; ranks take every n-th batch, rank 0 joins what they wrote."""
+    """Process the set `data` into `out`, unless `out` is up to date.
+
+    Each rank takes every n-th batch; rank 0 joins the results.
+    """
     _through(task, data, out, options, force)
-    # not before `out` is in its place: hours of work must not hang on its last files
+    # not before `out` is complete: hours of work must not be lost with its last files
     if distributed.is_main():
         _clear(out)
 
@@ -106,25 +108,23 @@ def _part(out: Path) -> Path:
 
 
 def _clear(out: Path) -> None:
-    """Remove the journal of what is finished, unless another process has begun anew."""
+    """Remove the journal of a finished run, unless another process has started again."""
     if _part(out).exists():
         with suppress(stamp.StageError, OSError), stamp.locked(out):
             shutil.rmtree(_part(out))
 
 
 def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:
-    """The number of this run; `again`: what `out` holds is kept and only failures are tried once
-    more.
-    """
+    """The number of this run; `again`: keep the results in `out` and retry only failures."""
     if force or again:
         shutil.rmtree(_part(out), ignore_errors=True)
     number = Journal.begin(_part(out), about)
     if number:
-        logger.info("%s: an earlier run was stopped; going on from there", out)
+        logger.info("%s: resuming an earlier run that was stopped", out)
     if not again:
         return number
     with open(out / FAILED, encoding="utf-8") as failed:
-        logger.info("%s: %d utterances failed and are tried again", out, sum(1 for _ in failed))
+        logger.info("%s: %d utterances failed; trying them again", out, sum(1 for _ in failed))
     journal = Journal(_part(out), 0)
     with open(out / task.file, encoding="utf-8") as stream:
         lines = map(json.loads, stream)
@@ -139,7 +139,7 @@ def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again
 
 
 def _windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
-    """The utterances of a set, some at a time, in the order of their ids."""
+    """The utterances of a set in windows, sorted by id."""
     rows = iter(datadir.iterate(data)[1])
     for number in itertools.count():
         window = list(itertools.islice(rows, WINDOW))
@@ -149,9 +149,7 @@ def _windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
 
 
 def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
-    """Window by window, so that memory does not grow with the set; gives the number of
-    utterances.
-    """
+    """Process window by window, so that memory does not grow with the set; returns their number."""
     total = datadir.iterate(data)[0]
     world = distributed.world_size()
     counts = {"done": 0, "failed": 0}
@@ -182,7 +180,7 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
 
 
 def _attempt(task: Task, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
-    """What fails together is tried apart."""
+    """The lines of a batch; a batch that fails is split to isolate the cause."""
     try:
         return task.lines(batch, seconds)
     except PROBLEMS as error:
@@ -201,7 +199,7 @@ def _attempt(task: Task, batch: Batch, seconds: Mapping[str, float]) -> list[dic
 
 
 def _rows(batch: Batch, chosen: slice) -> Batch:
-    """Some utterances of a batch, with no more padding than they need."""
+    """Some utterances of a batch, without unnecessary padding."""
     lengths = batch.inputs.lengths[chosen]
     inputs = Padded(batch.inputs.data[chosen, : int(lengths.max())], lengths)
     targets = Padded(batch.targets.data[chosen], batch.targets.lengths[chosen])
@@ -217,19 +215,19 @@ def _rows(batch: Batch, chosen: slice) -> Batch:
 
 
 def _count(lines: Sequence[Mapping], counts: dict[str, int]) -> None:
-    """Keep count; end where nothing but failures comes."""
+    """Count results; raise where there are only failures."""
     failures = [line for line in lines if "error" in line]
     counts["done"] += len(lines) - len(failures)
     counts["failed"] += len(failures)
     if not counts["done"] and counts["failed"] >= HOPELESS:
         raise WorkError(
-            f"{counts['failed']} utterances and not one success; the last reason: "
+            f"none of {counts['failed']} utterances succeeded so far; the last reason: "
             f"{failures[-1]['error']}"
         )
 
 
 def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> None:
-    """Hand the lines to the task, write those of failures, and say how many there are."""
+    """Write the results and the failures, and log how many failed."""
     failed: list[dict] = []
     joined = 0
 
@@ -246,21 +244,25 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
     first = next(lines := good(), None)
     if first is None:
         raise WorkError(
-            f"{out}: not one of {total} utterances succeeded; the last reason: "
-            f"{failed[-1]['error']}"
+            f"{out}: none of {total} utterances succeeded; the last reason: {failed[-1]['error']}"
         )
     task.write(target, itertools.chain([first], lines))
     if joined != total:
         what = (
-            f"{total - joined} of {total} utterances left neither a result nor a reason in "
+            f"{total - joined} of {total} utterances have neither a result nor an error in "
             f"{journal.folder}"
         )
-        raise WorkError(f"{out}: {what}; the same command tries them again")
+        raise WorkError(f"{out}: {what}; run the same command again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in failed)
     ids = first_few([line["id"] for line in failed])
     logger.error(
-        "%s: %d of %d utterances failed, %s says why: %s", out, len(failed), total, FAILED, ids
+        "%s: %d of %d utterances failed; see %s for the reasons: %s",
+        out,
+        len(failed),
+        total,
+        FAILED,
+        ids,
     )

@@ -1,8 +1,8 @@
-"""A folder of ready data directories:
-`<folder>/<set>/{wav.scp,text,utt2spk[,utt2dur,segments,utt2<label>]}`.
+"""A folder of prepared data directories, used instead of a corpus.
 
-Recipes take it in the place of a corpus: text as it is, features made anew. `--data-dirs <folder>`
-takes any sets; `--corpus <folder>` those that a recipe's data preparation knows.
+Each set is `<folder>/<set>/{wav.scp,text,utt2spk[,utt2dur,segments,utt2<label>]}`. Text is kept as
+it is, features are computed. `--data-dirs <folder>` takes any sets; `--corpus <folder>` those that
+a recipe's data preparation knows.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from asrtool.log import logger
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The prepared sets in `folder` by name; empty where train is not among them, as in an official
-    tree.
-    """
+    """The prepared sets in `folder` by name; empty where train is not among them."""
     sets = all_of(folder)
     return sets if "train" in sets else {}
 
 
 def all_of(folder: Path) -> dict[str, Path]:
-    """Every data directory in `folder` by its name."""
+    """Every data directory in `folder` by name."""
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp"))}
 
 
 def read(source: Path, base: Path | None = None) -> corpus.CorpusSet:
-    """One set; audio is measured only where no file tells its length. Relative paths of wav.scp
-    start at `base`, by default at the folder that holds the set."""
+    """Read one set; audio is measured only where no file gives its length.
+
+    Relative paths of wav.scp start at `base`, by default at the parent of the set's folder.
+    """
     rows = datadir.read(source, base=base or source.parent, measure=False)
     # of whatever kind they are
     rows = [replace(row, features=None, num_frames=None) for row in rows]
@@ -43,14 +43,13 @@ def read(source: Path, base: Path | None = None) -> corpus.CorpusSet:
 
 
 def sources(sets: dict[str, Path], train_set: str = "train") -> dict[str, corpus.Source]:
-    """The training set, dev and all that begin with test, as they are."""
+    """The training set, dev and all sets that start with test, as they are."""
     names = [train_set, "dev", *sorted(name for name in sets if name.startswith("test"))]
     if not {train_set, "dev"} <= sets.keys() or len(names) < 3:
         raise corpus.CorpusError(
-            f"expected prepared sets {train_set}, dev and test (or test_...), found "
-            f"{', '.join(sets)}"
+            f"expected prepared sets {train_set}, dev and test (or test_...), got {', '.join(sets)}"
         )
-    logger.info("taking the prepared sets %s", ", ".join(names))
+    logger.info("using the prepared sets %s", ", ".join(names))
     return {
         name: corpus.Source(
             lambda _, source=sets[name]: read(source),
@@ -69,12 +68,12 @@ def take(
     test_sets: Sequence[str] = (),
     more: Sequence[str] = (),
 ) -> list[str]:
-    """Make a recipe's data directories in `out` of those in `folder`, unless they are up to date;
-    gives the test sets.
+    """Write a recipe's data directories to `out`, unless they are up to date; returns the test
+    sets.
 
-    test_sets: by default all whose names begin with test. more: further sets, where the folder has
-    them. Relative paths of wav.scp are looked for in the current folder, in `folder`, and in those
-    above it, and made absolute.
+    test_sets: by default all whose names start with test; more: further sets, used where the folder
+    has them. Relative paths of wav.scp are searched in the current folder, in `folder` and in its
+    parents, and made absolute.
     """
     sets = all_of(folder)
     tests = list(test_sets) or [
@@ -85,20 +84,19 @@ def take(
     )
     lost = [name for name in names if name not in sets]
     if lost or not tests:
-        missing = ", ".join(lost) or "test sets, whose names begin with test"
+        missing = ", ".join(lost) or "test sets, whose names start with test"
         known = ", ".join(sets) or "no <set>/wav.scp in it"
         raise corpus.CorpusError(
-            f"{folder}: there is no data directory {missing}; there is {known}; --train-set, "
-            "--valid-set and "
-            "--test-sets name them"
+            f"{folder}: there is no data directory {missing}; found: {known}; choose others with"
+            " --train-set, --valid-set and --test-sets"
         )
     made = {}
     for name in names:
         if (out / name).exists() and os.path.samefile(out / name, sets[name]):
-            logger.info("%s: the data directory is in its place", out / name)
+            logger.info("%s: the data directory is up to date", out / name)
             continue
-        # Kaldi's relative paths start where its commands are run: the folder of a recipe, which
-        # holds that of the sets.
+        # Kaldi's relative paths start where its commands are run: in the recipe's folder, which
+        # contains that of the sets.
         base = (
             datadir.base_of(sets[name], [Path.cwd(), *sets[name].resolve().parents]) or Path.cwd()
         )

@@ -1,1 +1,1 @@
-"""Processes, files and crashes: what keeps a killed run or a full disk from losing anything."""
+"""Processes, files and crashes: a killed run or a full disk loses nothing."""

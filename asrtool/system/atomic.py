@@ -1,8 +1,7 @@
-"""Files and folders that are there whole or not at all, whatever moment the machine dies at or the
-disk is full.
+"""Write files and folders atomically: after a crash or on a full disk they are complete or absent.
 
-They are written under a temporary name beside their place, flushed to the disk and renamed. Where
-several processes may write the same file, they hold `stamp.locked` meanwhile.
+They are written under a temporary name in the same folder, flushed to the disk and renamed. Where
+several processes may write the same file, they hold `stamp.locked`.
 """
 
 from __future__ import annotations
@@ -22,17 +21,15 @@ def aside(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Put a small text file (UTF-8) in the place of `path`; `errors`: of encoding, as `open` takes
-    it.
-    """
+    """Replace `path` by a small text file (UTF-8); `errors`: as in `open`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the temporary name to write to; the file takes the place of `path` when the block ends
-    without an error.
+    """Yield a temporary name to write to; it is renamed to `path` after the block, unless it
+    raises.
     """
     temporary = aside(path)
     try:
@@ -46,15 +43,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def put(new: Path, path: Path) -> None:
-    """Flush the file `new` to the disk and give it the place of `path`."""
+    """Flush the file `new` to the disk and rename it to `path`."""
     sync(new)
     os.replace(new, path)
 
 
 @contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder to write to; it takes the place of `out` when the block ends without an
-    error. What an earlier block left behind is removed.
+    """Yield a new folder, which is renamed to `out` after the block, unless it raises.
+
+    Leftovers of an earlier block are removed.
     """
     new = aside(out)
     try:
@@ -69,8 +67,11 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, out: Path) -> None:
-    """Put folder `new` in the place of `out`; whatever moment the machine dies at, one whole folder
-    is left: `new`, `out`, or the former one as `<out>.old`."""
+    """Replace `out` by the folder `new`.
+
+    After a crash at any moment one complete folder exists: `new`, `out`, or the former one as
+    `<out>.old`.
+    """
     sync_folder(new)
     old = out.with_name(out.name + ".old")
     discard(old)
@@ -83,28 +84,26 @@ def replace_folder(new: Path, out: Path) -> None:
             os.rename(old, out)
         raise
     sync(out.parent)
-    with contextlib.suppress(OSError):  # the next one who writes here removes it
+    with contextlib.suppress(OSError):  # the next writer removes it
         discard(old)
 
 
 def bring_back(out: Path) -> None:
-    """Give a folder its name again where a kill came between the two renames of
-    `replace_folder`.
-    """
+    """Restore a folder where `replace_folder` was killed between its two renames."""
     old = out.with_name(out.name + ".old")
     if old.exists() and not out.exists():
         os.rename(old, out)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that must not be seen half removed: it loses its name first."""
+    """Remove a folder that must not be seen half removed: it is renamed first."""
     doomed = aside(path)
     os.rename(path, doomed)
     discard(doomed)
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -112,19 +111,19 @@ def discard(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush all that lies in a folder to the disk."""
+    """Flush a folder and everything in it to the disk."""
     for path in (*folder.rglob("*"), folder):
         if path.is_file() or path.is_dir():
             sync(path)
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # some file systems of networks have no such call for folders
+        # some network file systems do not support this for folders
         if error.errno != errno.EINVAL:
             raise
     finally:

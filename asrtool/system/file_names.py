@@ -1,9 +1,8 @@
-"""Names of files that are made of an id, a label or whatever else came from outside: never a path,
-never another's.
+"""Safe, unique file names from ids, labels and other external strings.
 
-Usual ids stay as they are. What could leave the folder, hide the file or break a line becomes `%2F`
-as in an address (`urllib.parse.unquote` undoes it), and what is too long for a disk is cut and ends
-with a hash of the whole.
+Ordinary ids stay as they are. Whatever could leave the folder, hide the file or break a line
+becomes `%2F` as in a URL (`urllib.parse.unquote` undoes it). A name that is too long for the disk
+is cut and ends with a hash of the whole.
 """
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ from __future__ import annotations
 import hashlib
 import re
 
-LONGEST = 240  # bytes of a name; disks take 255, and temporary names are a little longer
+LONGEST = 240  # bytes of a name; disks allow 255, and temporary names are a little longer
 FORBIDDEN = set('/\\:*?"<>|%')
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices of Windows
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved by Windows
 
 
 def of(name: str, suffix: str = "", prefix: str = "") -> str:
-    """`prefix` and `suffix` with an id between them; other ids give other names.
+    """`prefix`, the encoded id and `suffix`; different ids give different names.
 
-    Letters of all scripts, digits and most signs stay; white space, characters that show nothing,
-    `%` and `/\\:*?"<>|` are encoded, and so is a full stop at the beginning.
+    Letters of all scripts, digits and most signs stay. White space, invisible characters, `%`, `/`,
+    the backslash and `:*?"<>|` are encoded. A leading full stop is encoded too.
     """
     pieces = [_piece(character) for character in name]
     if pieces and (name.startswith(".") or RESERVED.fullmatch(name)):
         pieces[0] = _encoded(name[0])
-    # a lone % is the empty id: any other is followed by digits
+    # a lone % is the empty id: any other % is followed by digits
     whole = prefix + ("".join(pieces) or "%") + suffix
     if len(whole.encode()) <= LONGEST:
         return whole

@@ -24,7 +24,7 @@ ABOUT = "stage.json"
 
 
 def _about(folder: Path) -> object:
-    """What the journal in a folder is about; None where it does not say so."""
+    """What the journal in a folder depends on; None where it does not say."""
     try:
         return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -32,19 +32,19 @@ def _about(folder: Path) -> object:
 
 
 class Journal:
-    """One rank's view; `lines` and `done` are of all ranks."""
+    """One rank's view of a journal; `lines` and `done` cover all ranks."""
 
     def __init__(self, folder: Path, run: int, rank: int = 0) -> None:
         self.folder, self.run, self.rank = folder, run, rank
 
     @staticmethod
     def begin(folder: Path, about: Mapping) -> int:
-        """Make the folder, or take it as it is if it is about the same; gives the number of this
-        run. For one rank.
+        """Create the folder, or continue if it depends on the same; returns this run's number.
+        Rank 0 only.
         """
         about = json.loads(json.dumps(about, default=str))
         if folder.exists() and _about(folder) != about:
-            logger.info("%s was begun with other inputs or options; it is thrown away", folder)
+            logger.info("%s was started with other inputs or options; starting again", folder)
             shutil.rmtree(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -61,18 +61,16 @@ class Journal:
             stream.write(text)
 
     def close(self) -> None:
-        """This rank has nothing more to write."""
+        """Mark this rank as finished."""
         (self.folder / f"{self.run}.{self.rank}.end").touch()
 
     def wait(self, ranks: int) -> None:
-        """Until all of them have closed. A collective would give up on a rank that takes half an
-        hour longer.
-        """
+        """Wait until all ranks are finished; a collective would time out on a slow rank."""
         while not all((self.folder / f"{self.run}.{rank}.end").exists() for rank in range(ranks)):
             time.sleep(0.05)
 
     def done(self, group: int) -> set[str]:
-        """Ids that earlier runs finished; what ended in an `error` is not finished."""
+        """Ids that earlier runs finished; an `error` does not count as finished."""
         return {name for name, line in self._read(group, self.run).items() if "error" not in line}
 
     def lines(self, group: int) -> list[dict]:
@@ -80,8 +78,9 @@ class Journal:
         return [line for _, line in sorted(self._read(group, self.run + 1).items())]
 
     def _read(self, group: int, before: int) -> dict[str, dict]:
-        """id -> line, of runs before number `before`; of the same id the last one, and a success
-        before an error.
+        """id -> line, from runs before number `before`.
+
+        The last line of an id counts, but a success counts more than an error.
         """
         files = [
             (int(path.name.split(".")[1]), path) for path in self.folder.glob(f"{group}.*.jsonl")
@@ -90,11 +89,11 @@ class Journal:
         for run, path in sorted(files):
             if run >= before:
                 continue
-            # U+2028 is no end of a line
+            # not splitlines: U+2028 does not end a line
             for row in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     line = json.loads(row)
-                except json.JSONDecodeError:  # torn by a kill: it is done again
+                except json.JSONDecodeError:  # cut off by a kill: the item is done again
                     continue
                 if "error" not in line or "error" in items.get(line["id"], line):
                     items[line["id"]] = line

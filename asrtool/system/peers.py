@@ -1,10 +1,10 @@
-"""Ranks that notice when another one ends: nobody waits for the dead, and the message names them.
+"""Ranks notice when another rank dies, and end with a message that names it.
 
-A collective with a rank that was killed fails at once over gloo, and waits for ten minutes over
+A collective with a rank that was killed fails at once over gloo, but waits for ten minutes over
 nccl. Therefore every rank keeps a connection to rank 0 open. The system closes it when the process
-dies, however it dies; a machine that loses power is noticed by TCP's keep-alive. Rank 0 tells the
-others, and after a moment all end. A rank that ends by an error says so before: the others leave it
-the time to print its sentence, and end without one of their own.
+dies for whatever reason; TCP's keep-alive notices a machine that loses power. Rank 0 tells the
+others, and soon all end. A rank that ends by an error announces it: the others give it time to
+print its message, and end without one of their own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-GRACE = 3.0  # seconds between the news that a rank is gone and the end
+GRACE = 3.0  # seconds between the news that a rank died and the end
 PATIENCE = 15.0  # seconds between the news of an error and the end
-JOIN = 60.0  # seconds in which all ranks must have come
+JOIN = 60.0  # seconds in which all ranks must connect
 BYE, FAIL, LOST = "bye", "fail", "lost"
 
 
 class PeerError(RuntimeError):
-    """The ranks' connections cannot be made."""
+    """The ranks cannot connect to each other."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator
     watch.connect(share_port)
     thread = threading.Thread(target=watch.watch, name="peers", daemon=True)
     thread.start()
-    # loader processes must not keep the connection alive
+    # loader processes must not keep the connection open
     os.register_at_fork(after_in_child=watch.close)
     try:
         yield
@@ -53,7 +53,7 @@ def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator
 
 
 def _mind(connection: socket.socket) -> None:
-    """Let the system find out whether the machine at the other end still lives."""
+    """Turn on keep-alive, which notices when the machine at the other end dies."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", 5),
@@ -66,7 +66,9 @@ def _mind(connection: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket) -> list[str]:
-    """The words that came; none when the other end is gone. Words are short, and sent whole."""
+    """The messages that arrived; none when the other end is gone. Messages are short and sent
+    whole.
+    """
     try:
         return connection.recv(4096).decode(errors="replace").split("\n")[:-1]
     except OSError:
@@ -74,7 +76,7 @@ def _receive(connection: socket.socket) -> list[str]:
 
 
 def _send(connection: socket.socket, words: str) -> None:
-    with contextlib.suppress(OSError):  # it is gone too
+    with contextlib.suppress(OSError):  # the other end is gone too
         connection.sendall(f"{words}\n".encode())
 
 
@@ -84,16 +86,16 @@ def _end(what: str, lost: int, host: str, rank: int) -> None:
     speaks = rank == (1 if lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
     if what == LOST and speaks:
         text = (
-            f"{Path(sys.argv[0]).stem}: rank {lost} on {host} ended (killed, out of memory, or "
+            f"{Path(sys.argv[0]).stem}: rank {lost} on {host} died (killed, out of memory, or "
             "its machine failed)"
         )
-        again = "all ranks stop, and the same command goes on from the last checkpoint"
+        again = "all ranks stop; the same command continues from the last checkpoint"
         print(f"{text}; {again}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 class _Hub:
-    """Rank 0: hears of every other rank's end, and passes it on."""
+    """Rank 0: learns of every other rank's end, and passes it on."""
 
     def __init__(self, world: int) -> None:
         self._world = world
@@ -113,13 +115,14 @@ class _Hub:
                     connection, _ = server.accept()
                 except TimeoutError:
                     missing = sorted(set(range(1, self._world)) - set(self._others))
+                    ranks = ", ".join(map(str, missing))
                     raise PeerError(
-                        f"after {JOIN:g} seconds, no word of rank {', '.join(map(str, missing))}"
+                        f"no connection from rank {ranks} within {JOIN:g} seconds"
                     ) from None
                 connection.settimeout(None)
                 _mind(connection)
                 words = connection.makefile("r").readline().split()
-                if len(words) == 2 and words[0].isdigit():  # else a stranger
+                if len(words) == 2 and words[0].isdigit():  # else not a rank
                     self._others[int(words[0])] = (connection, words[1])
         for connection, _ in self._others.values():
             _send(connection, "all")
@@ -154,7 +157,7 @@ class _Hub:
 
 
 class _Spoke:
-    """Every other rank: hears of the others' end from rank 0, and of rank 0's by itself."""
+    """Every other rank: learns of the others' end from rank 0, and notices rank 0's own."""
 
     def __init__(self, rank: int) -> None:
         self._rank, self._left = rank, False

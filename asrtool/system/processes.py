@@ -1,6 +1,4 @@
-"""What a process owes its system: to end with the command that started it, and to give back what it
-has freed.
-"""
+"""Processes end with the command that started them, and return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,28 +7,26 @@ import os
 import signal
 import sys
 
-PARENT = "ASRTOOL_PARENT"  # process that this command must not outlive; unset where a user typed it
+PARENT = (
+    "ASRTOOL_PARENT"  # process id that this command must not outlive; not set when a user runs it
+)
 PR_SET_PDEATHSIG = 1
 
 
 def follow_parent() -> None:
-    """Let the system kill this process when the parent that set ASRTOOL_PARENT dies (Linux
-    only).
-    """
+    """Let Linux kill this process when the parent that set ASRTOOL_PARENT dies."""
     # the variable is for this process, not for its children
     parent = int(os.environ.pop(PARENT, "0"))
     if parent == 0 or not sys.platform.startswith("linux"):
         return
-    if os.getppid() == parent:  # else a shell stands in between
+    if os.getppid() == parent:  # else a shell is in between
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not os.path.exists(f"/proc/{parent}"):  # it died before that
+    if not os.path.exists(f"/proc/{parent}"):  # it died before the call
         os._exit(1)
 
 
 def give_back_memory() -> None:
-    """Let glibc return freed memory. It keeps pieces of many sizes otherwise, and a long run looks
-    as if it leaked.
-    """
+    """Let glibc return freed memory; otherwise a long run seems to leak."""
     trim = (
         getattr(ctypes.CDLL(None), "malloc_trim", None)
         if sys.platform.startswith("linux")

@@ -1,5 +1,6 @@
-"""Stopping in good order: SIGTERM (kill, torchrun), SIGUSR1 (Slurm's warning) and Ctrl-C end
-training after the current step."""
+"""Orderly stops: SIGTERM, SIGUSR1 (Slurm's warning) and Ctrl-C end training after the current
+step.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +15,7 @@ CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """`with StopSignals() as signals`: afterwards `signals.received` is the number of the first
-    signal that came, or 0.
+    """`with StopSignals() as signals`: `signals.received` is the first signal that came, or 0.
 
     A second Ctrl-C ends the process at once. Forked loader workers inherit the handlers and ignore
     all three, so that they can hand over the batches that are needed to finish the step; they end
@@ -28,7 +28,7 @@ class StopSignals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        # Python runs handlers in no other
+        # Python runs handlers in the main thread only
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in CAUGHT}
         return self
@@ -45,5 +45,9 @@ class StopSignals:
             os.kill(os.getpid(), signal.SIGINT)
         elif not self.received:
             self.received = number
-            again = "; Ctrl-C again ends it at once, unsaved" if number == signal.SIGINT else ""
+            again = (
+                "; press Ctrl-C again to end it at once without saving"
+                if number == signal.SIGINT
+                else ""
+            )
             logger.info("%s: finishing the step, then saving%s", signal.Signals(number).name, again)

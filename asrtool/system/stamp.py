@@ -30,23 +30,23 @@ from asrtool.log import logger
 from asrtool.system import atomic
 
 NAME = ".stage.json"
-VERSION = 1  # raise it when stages write something else from the same inputs
+VERSION = 1  # raise it when stages write something different from the same inputs
 TAKEN = {errno.EACCES, errno.EAGAIN}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
 
 
 class StageError(Exception):
-    """A folder cannot be written now; the sentence says why."""
+    """A folder cannot be written now; the message says why."""
 
 
 class LockedError(StageError):
-    """Another process writes into the same folder."""
+    """Another process is writing to the same folder."""
 
 
 def digest(path: Path) -> str:
-    """Of a file its content (audio and archives: its size), of a folder the digests of what lies in
-    it.
+    """Digest of a file's content (for archives and audio its size), or the digests of a folder's
+    files.
     """
     total = hashlib.sha256()
     if path.is_dir():
@@ -61,8 +61,7 @@ def digest(path: Path) -> str:
 
 
 def _walk(folder: str, name: str, linked: frozenset[str]) -> Iterator[tuple[str, str, int]]:
-    """Name from the top, path and size of every file, in the order of the names; a corpus may have
-    a million.
+    """Relative path and size of every file, sorted by name; a corpus may have a million files.
 
     Links to folders are followed, but none twice on one way down, so that circles end.
     """
@@ -95,21 +94,22 @@ def describe(
     options: Mapping[str, object],
     known: dict[Path, str] | None = None,
 ) -> dict:
-    """What a stamp holds: stage, version, options and the digest of each input; `known`: those
-    taken before.
+    """The content of a stamp: stage, version, options and the digest of each input.
+
+    known: digests computed before.
     """
     known = {} if known is None else known
     digests: dict[str, str] = {}
-    for path in inputs:  # of several with one name all count
+    for path in inputs:  # several inputs of one name all count
         if path not in known:
             known[path] = digest(path)
         digests[path.name] = "+".join(filter(None, (digests.get(path.name), known[path])))
     made = {"stage": stage, "version": VERSION, "options": options, "inputs": digests}
-    return json.loads(json.dumps(made, default=str))  # compare as it will be read back
+    return json.loads(json.dumps(made, default=str))  # as it will be read back
 
 
 def read(out: Path) -> dict | None:
-    """The stamp of a folder; None where there is none, or a damaged one."""
+    """The stamp of a folder; None where it is missing or damaged."""
     try:
         return json.loads((out / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -125,8 +125,7 @@ def building(
     force: bool = False,
     known: dict[Path, str] | None = None,
 ) -> Iterator[Path | None]:
-    """Yield a fresh folder to write into, or None when `out` is up to date; `force` builds it
-    anyway.
+    """Yield a fresh folder to write to, or None when `out` is up to date; `force` always builds.
 
     Folders that are made from the same inputs share `known`, so that each input is read once.
     """
@@ -142,14 +141,14 @@ def building(
         atomic.bring_back(out)
         for leftover in (target, old):
             atomic.discard(leftover)
-        before = read(out)  # again: another process may have made it in the meantime
+        before = read(out)  # again, since another process may have made it meanwhile
         if before == now and not force:
             logger.info("%s: %s is up to date", stage, out)
             yield None
             return
         if before is not None and before != now:
             logger.info(
-                "%s: %s is made again, since %s changed", stage, out, difference(before, now)
+                "%s: %s is made again, because %s changed", stage, out, difference(before, now)
             )
         with atomic.replacing_folder(out) as target:
             yield target
@@ -160,11 +159,9 @@ def building(
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Be the only process that writes `path`; where another one does, wait for its end or raise
-    `LockedError`.
+    """Lock `path`; where another process holds the lock, wait or raise `LockedError`.
 
-    Yields False where the file system keeps no locks. A disk that fills up meanwhile is a
-    `StageError`.
+    Yields False where the file system does not support locks. A full disk raises `StageError`.
     """
     lock = _lock(path)
     try:
@@ -182,7 +179,9 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         if error.errno not in FULL:
             raise
         reason = (error.strerror or "the disk is full").lower()
-        raise StageError(f"{path}: {reason}; make room, then run the same command again") from None
+        raise StageError(
+            f"{path}: {reason}; free some disk space, then run the same command again"
+        ) from None
 
 
 def _lock(path: Path) -> Path:
@@ -196,9 +195,9 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in TAKEN:  # some file systems of clusters have no locks
+            if error.errno not in TAKEN:  # some cluster file systems do not support locks
                 logger.warning(
-                    "%s cannot be locked (%s); see that nothing else writes it",
+                    "%s cannot be locked (%s); make sure that nothing else writes it",
                     path,
                     error.strerror,
                 )
@@ -209,18 +208,21 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
                 owner = lock.read_text(encoding="utf-8").strip()
             owner = owner or "another process"
             raise LockedError(
-                f"{path} is being written by {owner}; wait until that ends, or end it"
+                f"{path} is being written by {owner}; wait until it ends, or stop it"
             ) from None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
                 return stream, True
-        stream.close()  # its owner removed the file after we opened it: the next one is another
+        # the owner removed the file after it was opened here: try again with the new one
+        stream.close()
 
 
 def sweep(path: Path) -> None:
-    """Remove what a killed process left beside `path`: its lock, and the file that it was writing.
-    Nothing is touched where a living process holds the lock, and no error is raised: what cannot be
-    removed now stays for the next run."""
+    """Remove leftovers of a killed process beside `path`: its lock, and the file it was writing.
+
+    Does nothing while a living process holds the lock, and raises nothing: what cannot be removed
+    now stays for the next run.
+    """
     if not (atomic.aside(path).exists() or _lock(path).exists()):
         return
     with suppress(StageError, OSError), locked(path) as is_locked:
@@ -229,7 +231,7 @@ def sweep(path: Path) -> None:
 
 
 def difference(before: Mapping, now: Mapping) -> str:
-    """Which inputs and options differ, in words."""
+    """A list in words of the inputs and options that differ."""
     if before.get("version") != now["version"] or before.get("stage") != now["stage"]:
         return "its maker"
     changed = []

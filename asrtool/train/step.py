@@ -116,9 +116,8 @@ class Stepper:
         try:
             _, report = self.evaluate(self.model, batch.to(self.device))
             self.scaler.scale(report.total).backward()
-        except (
-            RuntimeError
-        ) as error:  # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
+        except RuntimeError as error:
+            # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise TrainError(
@@ -142,12 +141,15 @@ class Stepper:
         self._prepare(step)
         self._seed(step)
         self._clock.start()
+
+        # Forward, losses and backward of each micro-batch; gradients add up in the parameters.
         batches = self._batches(group)
         reports = []
         for number, batch in enumerate(batches):
             real = number < len(group.batches)
             share = distributed.world_size() / group.count if real else 0.0
             batch = batch.to(self.device, non_blocking=True)
+            # so that `random` draws the same in every micro-batch (see above)
             random.seed(f"{self.seed}/{step}")
             with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
                 _, report = self.evaluate(self._wrapped, batch)
@@ -157,11 +159,15 @@ class Stepper:
             reports.append((batch, replace(report, total=report.total.detach())))
         if self._unchecked:
             self._check_gradients()
+
+        # Sum what is logged over the ranks, then clip and update. All ranks see the same sums, so
+        # they agree on whether the step is finite.
         counted = reports[: len(group.batches)]
         sums, flags = self._sums(counted, flags)
         self._clock.lap("wait")
         norm = self._apply(step, math.isfinite(sums["loss"]))
         self._clock.lap("update")
+
         result = StepResult(
             loss=sums.pop("loss") / group.count,
             frames=sums.pop("frames"),
@@ -174,6 +180,7 @@ class Stepper:
         )
         if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):
             return result
+        # A non-finite step changed nothing; run it again with the same seed to find the cause.
         self._seed(step)
         known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
         mine = known[: len(group.batches)]

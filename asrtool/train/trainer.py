@@ -1,13 +1,15 @@
 """The training loop of one phase: resume, step, validate, save, stop.
 
-    restore the newest whole checkpoint; run the longest batch once, for memory
-    until the planned steps or epochs are done:
-        step: micro-batches, clip, update (asrtool/train/step.py)
-        validate and save when due; stop in good order on a signal
+    restore the newest intact checkpoint; run the longest batch once, to see that it fits
+    until the planned steps or epochs are done (`Trainer._loop`):
+        validate and save when due
+        read the data of a step
+        forward, losses, backward, clip, update (asrtool/train/step.py)
+        log; save when the last checkpoint is old; stop on a signal
     average the best checkpoints
 
-Randomness, learning rate and data order are functions of the step, so a run that was interrupted
-anywhere, even in the middle of a validation, and started again ends with the same weights.
+Randomness, learning rate and data order are functions of the step. So a run that was interrupted
+anywhere, even in the middle of a validation, ends with the same weights when it is started again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,9 +43,7 @@ from asrtool.types import Batch
 
 
 class Trainer:
-    """Trains `model` in `folder`. `valid` is iterated at each validation: this rank's share of its
-    batches.
-    """
+    """Trains `model` in `folder`. `valid`: this rank's share of the validation batches."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Trainer:
         *,
         rates: Rates | None = None,
         seed: int = 0,
-        # per input frame or sample, for the speed that is printed; None: tokens
+        # seconds per input frame or sample, for the printed speed; None: inputs are tokens
         frame_seconds: float | None = 0.01,
         device: torch.device | None = None,
         logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; default: `folder`
@@ -69,11 +69,11 @@ class Trainer:
         self._check(objective)
         if train.num_steps(0) == 0:
             raise TrainError(
-                "the training set gives no step: it has no utterance between data.min_seconds and "
-                "max_seconds"
+                "the training set is empty: no utterance is between data.min_seconds and "
+                "data.max_seconds"
             )
         self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
-        # of unlike machines the first one decides
+        # rank 0 decides for all, since machines may differ
         self.precision = distributed.broadcast_object(choose(config.precision, self.device))
         self.stepper = Stepper(
             optim,
@@ -87,7 +87,7 @@ class Trainer:
         )
         self.model = self.stepper.model
         if config.compile:
-            # not the model itself: it reads ids and texts, which never repeat
+            # not the model itself: its inputs hold ids and texts, which would recompile each batch
             for part in self.model.children():
                 part.compile()
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
@@ -105,14 +105,12 @@ class Trainer:
                 f"'{term}'{suggest(term, objective.losses)}"
             )
         if config.parallel == "fsdp" and distributed.world_size() == 1:
-            logger.info("trainer.parallel: fsdp shares out nothing in a single process")
+            logger.info("trainer.parallel: fsdp has no effect in a single process")
 
     # -- the loop --------------------------------------------------------------
 
     def run(self) -> int:
-        """Train to the end, or to the first signal to stop, whose number is returned; 0 means
-        finished.
-        """
+        """Train to the end (returns 0), or to the first signal to stop (returns its number)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
         main = distributed.is_main()
@@ -136,47 +134,52 @@ class Trainer:
                 log.close()
 
     def _loop(self) -> int:
+        """Steps, validations and checkpoints; returns as `run`."""
         self._announce()
         groups = iter(self.train.steps(self.state.epoch, self.state.batch))
         while True:
+            # Validate, rank and save. This comes before the next step and not after the last one:
+            # a run that was stopped in a validation resumes with this validation.
             if self._validation_due() and not self._validate():
                 return self._leave(self._agreed_signal())
             if self._done():
                 break
-            flags = self._step(groups)
-            if any(flags[:2]):
-                return self._leave(signal.SIGINT if flags[0] else signal.SIGTERM)
-            if flags[2]:
+
+            # Data: the loader reads ahead, so the time spent here is time that it was too slow.
+            asked = time.monotonic()
+            group = next(groups)
+            waited = time.monotonic() - asked
+
+            # Forward, losses and backward of each micro-batch, then clip and update. The flags are
+            # summed with the losses, so all ranks agree on stopping and saving at no extra cost.
+            step = self.state.step + 1
+            result = self.stepper.update(group, step, self._flags())
+            self._count(group, result)
+            if self._ema is not None and result.bad is None:
+                self._ema.update(step)
+
+            # Log.
+            seconds = {"data": waited, **result.seconds}
+            self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
+            if result.bad is not None:
+                self._troubles.bad(group, result, self.state)
+            self._compare_gradients(group, step)
+            if group.last:
+                self._troubles.report(group.epoch + 1, self.progress)
+
+            # Stop on a signal, or save because the last checkpoint is too old.
+            interrupted, terminated, save_due = result.flags
+            if interrupted or terminated:
+                return self._leave(signal.SIGINT if interrupted else signal.SIGTERM)
+            if save_due:
                 self._save({})
         self._finish()
         return 0
 
-    def _step(self, groups: Iterator[StepBatches]) -> tuple[float, ...]:
-        """One update. Gives, over the ranks: who caught Ctrl-C, who another signal, and whether it
-        is time to save.
-        """
-        asked = time.monotonic()
-        group = next(groups)
-        waited = time.monotonic() - asked
-        step = self.state.step + 1
-        result = self.stepper.update(group, step, self._flags())
-        self._count(group, result)
-        if self._ema is not None and result.bad is None:
-            self._ema.update(step)
-        seconds = {"data": waited, **result.seconds}
-        self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
-        if result.bad is not None:
-            self._troubles.bad(group, result, self.state)
-        self._compare_gradients(group, step)
-        if group.last:
-            self._troubles.report(group.epoch + 1, self.progress)
-        return result.flags
-
     def _compare_gradients(self, group: StepBatches, step: int) -> None:
-        """Rank 0, from its own batch; every step seeds anew, so that nothing else of the training
-        changes.
-        """
+        """Log the cosine of a loss's gradient with the others, on rank 0 and its own batch."""
         term = self.config.gradient_cosine
+        # the extra passes draw random numbers, which is harmless: every step sets its own seed
         if (
             term is None
             or step % self.config.log_every
@@ -189,6 +192,7 @@ class Trainer:
             self.progress.event("gradients", epoch=group.epoch + 1, step=step, term=term, **cosines)
 
     def _flags(self) -> list[float]:
+        """This rank's share of what all must know: Ctrl-C, another signal, time to save."""
         received = self._signals.received
         late = (
             distributed.is_main()
@@ -197,6 +201,7 @@ class Trainer:
         return [received == signal.SIGINT, received not in (0, signal.SIGINT), late]
 
     def _agreed_signal(self) -> int:
+        """The signal to stop with, the same on all ranks."""
         flags = distributed.all_sum(
             torch.tensor(self._flags(), dtype=torch.float64, device=self.device)
         ).tolist()
@@ -231,8 +236,8 @@ class Trainer:
     # -- validation, saving, ending --------------------------------------------
 
     def _validate(self) -> bool:
-        """Measure, rank, save; False when a signal came in between, and nothing was decided."""
-        observed(self.model)  # and forget it: it was told of other batches
+        """Measure, rank and save; False when a signal came in between, and nothing was decided."""
+        observed(self.model)  # clear what was observed of other batches
         with self._averaged():
             measured = measure(
                 self.stepper, self.valid, self.rates, lambda: bool(self._signals.received)
@@ -297,9 +302,7 @@ class Trainer:
         self._settle(path)
 
     def _settle(self, newest: Path) -> None:
-        """Point to what is there, and make room. What a kill leaves undone here is done at the next
-        start.
-        """
+        """Write the pointers and delete old checkpoints; a restart after a kill repeats it."""
         config, state, keep = self.config, self.state, set()
         records.point(self.folder, "latest", newest)
         if state.best_step:
@@ -313,7 +316,7 @@ class Trainer:
         checkpoint.prune(self.folder, keep, newest)
 
     def _restore(self) -> None:
-        """Go on from the newest whole checkpoint of the folder, if there is one."""
+        """Resume from the newest intact checkpoint of the folder, if there is one."""
         main, newest = distributed.is_main(), None
         if main:
             checkpoint.bring_back(self.folder)
@@ -326,7 +329,7 @@ class Trainer:
             self.state = TrainState(**saved["state"])
         except (KeyError, TypeError) as error:
             raise checkpoint.CheckpointError(
-                f"{newest} was written by another version: {error}"
+                f"{newest} was written by another version of asrtool: {error}"
             ) from error
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, newest)
@@ -338,12 +341,12 @@ class Trainer:
             )
         checkpoint.load_optimizer(self.stepper.optimizer, self.model, tensors)
         self.stepper.scaler.load_state_dict(saved["scaler"])
-        logger.info("%s goes on from %s", self.folder.name, newest)
+        logger.info("%s resumes from %s", self.folder.name, newest)
         if main:
             self._settle(newest)
 
     def _announce(self) -> None:
-        """Say what is trained, and find out before the first step what would fail late."""
+        """Log what is trained, and check before the first step what would otherwise fail late."""
         longest = self.train.longest()
         missing = longest is None
         if self.stepper.ranks.lockstep:
@@ -368,19 +371,18 @@ class Trainer:
             )
         elif asked == "bf16" and not multiplies_bf16(self.device):
             logger.warning(
-                "%s: this device has no instructions for bf16, which is many times slower "
-                "without: set "
-                "trainer.precision=auto",
+                "%s: this device has no instructions for bf16, which makes it many times slower; "
+                "set trainer.precision=auto",
                 self.folder.name,
             )
 
     def _leave(self, number: int) -> int:
-        """Save what is not saved yet, and say how to go on."""
+        """Save what is not saved yet, and log how to continue."""
         if self._saved_step != self.state.step:
             self._save({})
         distributed.barrier()
         logger.info(
-            "%s: stopped after step %d of %d; the same command goes on",
+            "%s: stopped after step %d of %d; the same command continues",
             self.folder.name,
             self.state.step,
             self.planned,
@@ -406,7 +408,7 @@ class Trainer:
 
 
 def check_metric(best: str, terms: Iterable[str], rates: Rates | None) -> None:
-    """`trainer.best` must be measured; terms: of the objective."""
+    """Raise where `trainer.best` is not measured; terms: names of the losses."""
     known = names(terms, rates)
     if best not in known:
         raise TrainError(f"trainer.best: '{best}' is not measured{suggest(best, known)}")

@@ -208,7 +208,7 @@ def test_directories_that_lie_in_the_recipe_stay_there(
 ) -> None:
     shutil.copytree(folder, tmp_path / "data")
     command.main(["import", "--valid-set", "held", "data", "data"])
-    assert "data/train: the data directory is in its place" in capsys.readouterr().err
+    assert "data/train: the data directory is up to date" in capsys.readouterr().err
     assert (tmp_path / "data" / "train" / "segments").read_bytes() == (
         folder / "train" / "segments"
     ).read_bytes()

@@ -88,7 +88,7 @@ def test_a_component_is_built_from_its_config(tmp_path):
             "lr: 1\nshape: {type: circel}",
             "train.yaml:2: shape.type: unknown shape 'circel'; did you mean 'circle'?",
         ),
-        ("lr: 1\nshape: {type: square}", "train.yaml:2: shape: SquareConfig needs: side"),
+        ("lr: 1\nshape: {type: square}", "train.yaml:2: shape: SquareConfig is missing: side"),
         (
             "lr: 1\nshape: {side: 1}",
             "train.yaml:2: shape: missing 'type'; valid shape types: circle, square",
@@ -115,7 +115,7 @@ def test_a_component_is_built_from_its_config(tmp_path):
         ("lr: 1\nshape: circle", "train.yaml:2: shape: expected a mapping"),
         (
             "shape: {type: circle}\nextends: other.yaml",
-            "other.yaml'; the path starts at the folder of this file",
+            "other.yaml'; paths are relative to the folder of this file",
         ),
         (
             "shape: {type: circle}\nextends: train.yaml",

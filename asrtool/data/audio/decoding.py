@@ -115,7 +115,7 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
         said = error.error_string.strip(". ") or "libsndfile reports an error"
         mend = "if other programs play it, convert it to wav (`ffmpeg -i <file> new.wav`)"
         raise AudioError(
-            f"{path}: damaged, truncated or not a supported audio format ({said}); {mend}"
+            f"{path}: damaged, truncated, or not audio in a supported format ({said}); {mend}"
         ) from None
     except headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None

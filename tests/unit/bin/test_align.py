@@ -54,7 +54,10 @@ def test_an_utterance_too_short_for_its_text_is_named(toy, tmp_path, capsys):
     tables.write(data / "text", {**texts, "u002": "abcde " * 20})
     found = run(toy, data, tmp_path / "out")
     assert len(found) == 11
-    assert "1 of 12 utterances failed, failed.jsonl says why: u002" in capsys.readouterr().err
+    assert (
+        "1 of 12 utterances failed; see failed.jsonl for the reasons: u002"
+        in capsys.readouterr().err
+    )
     assert "too few frames for its 119 tokens" in (tmp_path / "out" / "failed.jsonl").read_text()
 
 

@@ -78,7 +78,10 @@ def test_an_utterance_that_cannot_be_read_is_named_and_cannot_be_forgotten(
 ):
     drop_features(data, "u003", "u007")
     run(toy, tmp_path / "out", data=data)
-    assert "2 of 12 utterances failed, failed.jsonl says why: u003, u007" in capsys.readouterr().err
+    assert (
+        "2 of 12 utterances failed; see failed.jsonl for the reasons: u003, u007"
+        in capsys.readouterr().err
+    )
     assert [line["id"] for line in lines(tmp_path / "out" / "failed.jsonl")] == ["u003", "u007"]
     assert len(lines(tmp_path / "out" / "hyps.jsonl")) == 10
     reference = str(toy / "data" / "test")
@@ -99,7 +102,7 @@ def test_failures_are_tried_again_and_nothing_else(toy, data, tmp_path, capsys, 
     drop_features(data)
     shutil.copy(toy / "dump" / "test" / "feats.scp", data)
     run(toy, tmp_path / "out", data=data)
-    assert "1 utterances failed and are tried again" in capsys.readouterr().err
+    assert "1 utterances failed; trying them again" in capsys.readouterr().err
     after = lines(tmp_path / "out" / "hyps.jsonl")
     assert [line["id"] for line in after] == ALL
     assert not (tmp_path / "out" / "failed.jsonl").exists()
@@ -129,9 +132,7 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
 
 def test_nothing_but_failures_ends_with_the_reason(toy, data, tmp_path):
     drop_features(data, *ALL)
-    with pytest.raises(
-        WorkError, match="not one of 12 utterances succeeded; the last reason: u011: "
-    ):
+    with pytest.raises(WorkError, match="none of 12 utterances succeeded; the last reason: u011: "):
         run(toy, tmp_path / "out", data=data)
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +159,7 @@ def test_a_stopped_decoding_goes_on_and_ends_the_same(toy, tmp_path, capsys, mon
     )
     run(toy, tmp_path / "out", "--set", "batch_seconds=4")
     assert sum(seen) + sum(again) == 12
-    assert "an earlier run was stopped; going on from there" in capsys.readouterr().err
+    assert "resuming an earlier run that was stopped" in capsys.readouterr().err
     timing = dict.fromkeys(("elapsed", "latency", "rtf"))
     one, other = (
         [{**line, **timing} for line in lines(tmp_path / name / "hyps.jsonl")]
@@ -173,7 +174,7 @@ def test_what_was_begun_with_other_options_is_not_taken_over(toy, tmp_path, caps
     (tmp_path / "out.part" / "stage.json").write_text("{}")
     (tmp_path / "out.part" / "0.0.0.jsonl").write_text('{"id": "u000", "text": "wrong"}\n')
     run(toy, tmp_path / "out")
-    assert "begun with other inputs or options; it is thrown away" in capsys.readouterr().err
+    assert "started with other inputs or options; starting again" in capsys.readouterr().err
     assert "wrong" not in (tmp_path / "out" / "text").read_text()
 
 

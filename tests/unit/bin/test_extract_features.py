@@ -348,7 +348,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(made: Path) -> None:
     try:
         with pytest.raises(
             stamp.StageError,
-            match=f"{made}/out: file too large; make room, then run the same command again",
+            match=f"{made}/out: file too large; free some disk space, then run the same "
+            "command again",
         ):
             extract(made)
     finally:

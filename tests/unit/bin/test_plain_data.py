@@ -195,7 +195,10 @@ def test_an_utterance_that_cannot_be_measured_fails_alone(toy, minimal, tmp_path
     scp = (minimal / "wav.scp").read_text().replace("cat ", "no-such-command ", 1)
     (minimal / "wav.scp").write_text(scp.replace(ALL[1] + ".wav", "gone\u2028away.wav"))
     run_decode(toy, minimal, tmp_path / "out")
-    assert "2 of 12 utterances failed, failed.jsonl says why: u000, u001" in capsys.readouterr().err
+    assert (
+        "2 of 12 utterances failed; see failed.jsonl for the reasons: u000, u001"
+        in capsys.readouterr().err
+    )
     first, second = lines(tmp_path / "out" / "failed.jsonl")
     assert (
         first["error"].startswith("u000: no-such-command ")

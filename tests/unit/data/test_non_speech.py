@@ -100,5 +100,5 @@ def test_settings_that_cannot_be_meant(part, message):
     "part", [{"non_speech": NonSpeechConfig(set="n")}, {"babble": BabbleConfig(set="n")}]
 )
 def test_stored_features_cannot_have_them(part):
-    with pytest.raises(ValueError, match="need the waveform: set data.features: online"):
+    with pytest.raises(ValueError, match="works on waveforms: set data.features: online"):
         DataConfig(batch=BatchConfig(seconds=10), augment=AugmentConfig(**part))

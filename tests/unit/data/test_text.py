@@ -112,7 +112,7 @@ def test_batches_have_one_unit(settings, message):
 
 
 def test_text_is_batched_by_tokens_and_audio_by_seconds():
-    with pytest.raises(ValueError, match="batch.tokens goes with data.input: text"):
+    with pytest.raises(ValueError, match="use batch.tokens with data.input: text"):
         DataConfig(input="text", batch=BatchConfig(seconds=10))
-    with pytest.raises(ValueError, match="batch.tokens goes with data.input: text"):
+    with pytest.raises(ValueError, match="use batch.tokens with data.input: text"):
         DataConfig(batch=BatchConfig(tokens=10))

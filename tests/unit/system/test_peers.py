@@ -50,7 +50,7 @@ def test_a_killed_rank_ends_the_others_within_seconds_and_is_named(tmp_path):
     assert codes == [1, -9, 1]
     assert seconds < 12  # 3 by design
     assert "toy_peers: rank 1 on " in said[0]
-    assert "ended (killed" in said[0]
+    assert "died (killed" in said[0]
     assert said[2] == ""  # rank 0 speaks for all
 
 

@@ -54,7 +54,7 @@ def test_counters_are_not_averaged(tmp_path):
 def test_an_average_of_fewer_than_asked_is_made_with_a_warning(tmp_path, caplog):
     save(tmp_path, 1, 1.0, 0.1)
     assert averaging.average(tmp_path, 10).name == "average-10.safetensors"
-    assert "holds only 1 checkpoints" in caplog.text
+    assert "has only 1 checkpoints" in caplog.text
 
 
 def test_an_average_is_made_again_when_better_checkpoints_came(tmp_path):
@@ -229,7 +229,8 @@ def test_a_full_disk_leaves_the_average_that_was_there(phase, monkeypatch):
 
     monkeypatch.setattr(averaging, "save_file", full)
     with pytest.raises(
-        CheckpointError, match="cannot write .*No space left on device; make room and run the same"
+        CheckpointError,
+        match="cannot write .*No space left on device; free some disk space and run the same",
     ):
         averaging.average(phase, 2)
     assert average.read_bytes() == content

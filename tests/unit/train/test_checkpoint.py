@@ -48,7 +48,7 @@ def test_one_cut_at_any_file_is_passed_over(tmp_path, name, share, caplog):
     content = torn.read_bytes()
     torn.write_bytes(content[: int(len(content) * share)])
     assert checkpoint.latest(tmp_path).name == "step-00000001"
-    assert "step-00000002 is passed over" in caplog.text
+    assert "step-00000002 is skipped" in caplog.text
 
 
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
@@ -180,7 +180,7 @@ def test_checkpoints_behind_a_link_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.EACCES, "mend that"), (errno.EDQUOT, "make room")]
+    ("number", "advice"), [(errno.EACCES, "fix this"), (errno.EDQUOT, "free some disk space")]
 )
 def test_a_save_that_fails_says_what_to_do(tmp_path, monkeypatch, number, advice):
     def failing(*_: object, **__: object) -> None:
@@ -236,7 +236,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_earlier_one(tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(
-        CheckpointError, match="No space left on device.*earlier checkpoints are untouched"
+        CheckpointError, match="No space left on device.*earlier checkpoints are intact"
     ):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"]

@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_one_number_per_utterance_is_refused():
             return super().__call__(outputs, batch).mean()
 
     batch = toy_batch(NUMBERS)
-    with pytest.raises(ValueError, match=r"'classes' gave shape \(\); expected \(8,\)"):
+    with pytest.raises(ValueError, match=r"'classes' returned shape \(\); expected \(8,\)"):
         toy_objective(Mean())(ToyModel()(batch), batch)
 
 

@@ -144,7 +144,7 @@ def test_a_run_none_of_whose_checkpoints_is_whole_stops_and_changes_nothing(tmp_
         toy_trainer(tmp_path).run()
     for step in (6, 9):
         assert (
-            f"step-{step:08}: model.safetensors is not what was written (it has 0 bytes"
+            f"step-{step:08}: model.safetensors is not what was written (its size is 0 bytes"
         ) in str(error.value)
     assert f"move {tmp_path} away" in str(error.value)
     assert contents(tmp_path) == before
@@ -154,7 +154,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path):
     toy_trainer(tmp_path).run()
     for path in checkpoint.every(tmp_path):
         shutil.rmtree(path)
-    with pytest.raises(checkpoint.CheckpointError, match="step-00000009: it is gone"):
+    with pytest.raises(checkpoint.CheckpointError, match="step-00000009: it is missing"):
         toy_trainer(tmp_path).run()
 
 
