@@ -1,9 +1,8 @@
-"""Augmentation of waveforms (speed, room, noise, babble, gain) and of features (SpecAugment), and
-stretches of noise.
+"""Augment waveforms (speed, room, noise, babble, gain) and features (SpecAugment).
 
-Every random choice comes from a generator made of (seed, epoch, utterance id, kind): the number of
-workers or ranks, the order of the utterances and a resumed run change nothing, and switching one
-kind on or off leaves the choices of the others alone.
+Every random choice is drawn from a generator of (seed, epoch, utterance id, kind). So results do
+not depend on the number of workers or ranks, the order of utterances or a restart, and switching
+one kind on or off does not change the others.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from asrtool.data import audio
 from asrtool.data.config import AugmentConfig, NonSpeechConfig, SpecAugmentConfig
 from asrtool.types import Utterance
 
-SILENCE = 1e-10  # mean square below which a recording counts as silent
-ROOMS_CACHED = 256  # impulse responses kept in memory by each process
+SILENCE = 1e-10  # mean square below which a recording is silent
+ROOMS_CACHED = 256  # impulse responses that each process keeps in memory
 
 
 class AugmentError(ValueError):
@@ -28,7 +27,7 @@ class AugmentError(ValueError):
 
 
 def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Generator:
-    """The generator of one utterance in one epoch; `hash()` would differ between processes."""
+    """The generator of an utterance in an epoch; `hash()` would differ between processes."""
     digest = hashlib.blake2b(f"{seed} {epoch} {kind} {key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
@@ -39,11 +38,12 @@ def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Gene
 def spec_augment(
     features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """SpecAugment (arXiv 1904.08779) of normalised features (T, F), as a new array: warp, then mask
-    with 0, the mean.
+    """SpecAugment (arXiv 1904.08779) of normalised features (T, F): warp, then mask with 0, the
+    mean.
 
-    A mask's width is uniform from 0 to its limit. Time masks share `time_share` of the utterance
-    evenly, so that short utterances keep most of their frames (adaptive size, arXiv 1912.05533).
+    Returns a new array. A mask's width is uniform from 0 to its limit. Time masks share
+    `time_share` of the utterance evenly, so that short utterances keep most of their frames
+    (adaptive size, arXiv 1912.05533).
     """
     num_frames, num_bins = features.shape
     out = warp_time(features, config.warp, rng) if config.warp else features.copy()
@@ -64,10 +64,10 @@ def _stretch(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]
 
 
 def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Move one random frame by at most `limit` frames and stretch both sides linearly; (T, F) stays
+    """Move a random frame by at most `limit` frames and stretch both sides linearly, (T, F) to
     (T, F).
 
-    Utterances of at most 2 * limit + 1 frames stay as they are.
+    Utterances of at most 2 * limit + 1 frames are not changed.
     """
     num_frames = len(features)
     if num_frames <= 2 * limit + 1:
@@ -87,9 +87,7 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """samples (T,) plus noise (T,), scaled so that their energies differ by `snr_db`; unchanged if
-    one is silent.
-    """
+    """Add noise (T,) to samples (T,) at `snr_db`; unchanged if either is silent."""
     signal_power, noise_power = power(samples), power(noise)
     if min(signal_power, noise_power) < SILENCE:
         return samples
@@ -97,9 +95,7 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """samples (T,) convolved with an impulse response (R,): the direct sound stays in place, the
-    energy the same.
-    """
+    """Convolve samples (T,) with an impulse response (R,), keeping the position and energy."""
     total = len(samples) + len(response) - 1
     size = 1 << (total - 1).bit_length()
     spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(
@@ -157,22 +153,19 @@ class WaveformAugment:
 
 
 def babble(voices: Sequence[np.ndarray]) -> np.ndarray:
-    """(T,) the sum of voices (T,), each as loud as the others; silent ones stay silent."""
+    """The sum of voices (T,) at equal loudness; silent ones stay silent."""
     return sum(voice / np.float32(np.sqrt(max(power(voice), SILENCE))) for voice in voices)
 
 
 def non_speech(
     recordings: Sequence[Utterance], config: NonSpeechConfig, count: int, seed: int
 ) -> list[Utterance]:
-    """`count` stretches of the recordings as utterances with an empty text, the same in every
-    epoch.
+    """`count` stretches of the recordings as utterances with an empty text, the same in each epoch.
 
-    Speed, gain and whatever else is configured changes them from epoch to epoch like any utterance.
+    Speed, gain and other augmentation vary between epochs as for any utterance.
     """
     if not recordings:
-        raise AugmentError(
-            f"data.augment.non_speech.set: the set '{config.set}' holds no recording"
-        )
+        raise AugmentError(f"data.augment.non_speech.set: the set '{config.set}' has no recordings")
     stretches = []
     for number in range(count):
         rng = generator(seed, 0, str(number), "non_speech")
@@ -193,8 +186,8 @@ def non_speech(
 
 
 def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """(num_samples,) from a random place of a recording; a longer one is read only there, a shorter
-    one is repeated.
+    """(num_samples,) from a random position of a recording, which is repeated if it is too
+    short.
     """
     spare = noise.duration - num_samples / rate
     if spare > 0:
@@ -206,7 +199,7 @@ def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Genera
         samples = audio.read(noise.audio, *noise.stretch, rate)
         offset = int(rng.integers(max(len(samples), 1)))
     if not len(samples):
-        raise AugmentError(f"the noise {noise.id} ({noise.audio}) holds no samples")
+        raise AugmentError(f"the noise {noise.id} ({noise.audio}) has no samples")
     return samples[(offset + np.arange(num_samples)) % len(samples)]
 
 
@@ -226,7 +219,7 @@ def _members(
     if not sets.get(config.set):
         known = ", ".join(sorted(sets)) or "none"
         raise AugmentError(
-            f"data.augment.{kind}.set: there are no recordings of a set '{config.set}' (sets: "
-            f"{known})"
+            f"data.augment.{kind}.set: there is no set '{config.set}', or it has no recordings "
+            f"(sets: {known})"
         )
     return sets[config.set]

@@ -1,10 +1,8 @@
-"""What every recipe's `local/prepare_data.py` shares: its options, measuring audio, writing all
-sets or none.
+"""Shared code of all recipes' `local/prepare_data.py`: options, measuring audio, writing sets.
 
-A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the corpus as
-a whole (no transcript, an id twice) end in one sentence and leave nothing behind. Single utterances
-that cannot be used are left out: counted, the first ones named, all of them listed in
-`<set>/skipped.txt`.
+A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the whole
+corpus (no transcript, a repeated id) raise an error and write nothing. Single unusable utterances
+are left out: the first ones are logged, all are listed in `<set>/skipped.txt`.
 """
 
 from __future__ import annotations
@@ -26,12 +24,12 @@ from asrtool.log import logger, set_up
 from asrtool.system import atomic, processes, stamp
 from asrtool.types import Utterance
 
-SHOWN = 5  # utterances left out that are named on the console
+SHOWN = 5  # left out utterances that are logged
 SKIPPED = "skipped.txt"
 
 
 class CorpusSet(NamedTuple):
-    """What a set is made of, and a sentence for every utterance that it lacks."""
+    """The utterances of a set, and a sentence for each that was left out."""
 
     utterances: list[Utterance]
     left_out: list[str]
@@ -39,8 +37,8 @@ class CorpusSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """How to make a set: `build(temporary folder)`, the files and options that decide about what
-    comes of it.
+    """How to make a set: `build(temporary folder)`, and the files and options that it depends
+    on.
     """
 
     build: Callable[[Path], CorpusSet]
@@ -49,7 +47,7 @@ class Source:
 
 
 def parser(description: str, train_sets: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The options that every `local/prepare_data.py` has; `--train-set` where there is a choice."""
+    """The options of every `local/prepare_data.py`; `--train-set` where there is a choice."""
     options = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     options.add_argument("--corpus", type=_existing, required=True, help="folder of the corpus")
     options.add_argument("--out", type=Path, required=True, help="folder to write <set>/ into")
@@ -61,9 +59,7 @@ def parser(description: str, train_sets: Sequence[str] = ()) -> argparse.Argumen
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a recipe's `main`; what is wrong with a corpus ends in one sentence, not in a
-    traceback.
-    """
+    """Run a recipe's `main`; errors of the corpus print one line instead of a traceback."""
     processes.follow_parent()
     set_up()
     try:
@@ -84,10 +80,9 @@ def run(main: Callable[[], None]) -> None:
 
 
 def measured(utterances: Sequence[Utterance]) -> CorpusSet:
-    """The utterances with the time from their start to the end of their audio, without those that
-    cannot be measured.
+    """The utterances with measured durations, without those that cannot be measured.
 
-    Raises CorpusError where that is more than a tenth of them.
+    Raises CorpusError where these are more than a tenth.
     """
     kept, left_out = [], []
     for utterance, duration in zip(utterances, datadir.lengths(utterances), strict=True):
@@ -97,15 +92,14 @@ def measured(utterances: Sequence[Utterance]) -> CorpusSet:
             kept.append(replace(utterance, duration=duration))
     if tree.too_many(len(left_out), len(utterances)):
         raise CorpusError(
-            f"{len(left_out)} of {len(utterances)} audio files cannot be used, first "
-            f"{left_out[0]}; are the archives "
-            "unpacked in full?"
+            f"{len(left_out)} of {len(utterances)} audio files cannot be used; first "
+            f"{left_out[0]}; are the archives unpacked completely?"
         )
     return CorpusSet(kept, left_out)
 
 
 def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
-    """`hours` of the utterances, drawn by a hash of their ids: the same ones on every machine."""
+    """`hours` of the utterances, selected by a hash of their ids: the same on every machine."""
     kept, left = [], hours * 3600
     for utterance in sorted(utterances, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
         if left <= 0:
@@ -118,19 +112,20 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 def compare(
     what: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
 ) -> None:
-    """Warn where the counts of a set are not those of the official one; white space is no
-    character.
-    """
+    """Warn where the counts of a set differ from the official ones; white space is not counted."""
     if len(rows) != utterances:
         logger.warning("%s: %d utterances, officially %d", what, len(rows), utterances)
     elif characters is not None:
         count = sum(len("".join(row.text.split())) for row in rows)
         if count != characters:
             logger.warning(
-                "%s: %d characters, expected %d: is the text as published?", what, count, characters
+                "%s: %d characters, officially %d; is the text as published?",
+                what,
+                count,
+                characters,
             )
         else:
-            logger.info("%s: %d characters, as it should have", what, count)
+            logger.info("%s: %d characters, as expected", what, count)
 
 
 # -- writing ---------------------------------------------------------------
@@ -139,8 +134,7 @@ def compare(
 def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
     """Build the data directories `out`/<set>, except those that are up to date.
 
-    They appear when all of them are ready: an error on the way leaves older ones as they were, and
-    nothing new.
+    They appear when all are complete: after an error the former ones are unchanged.
     """
     known: dict[Path, str] = {}
     with ExitStack() as stack:
@@ -164,7 +158,7 @@ def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
         )
         logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), some, rest)
     if not corpus_set.utterances:
-        raise CorpusError(f"{out}: not one utterance can be used; nothing was written")
+        raise CorpusError(f"{out}: none of the utterances can be used; nothing was written")
     datadir.write(target, corpus_set.utterances)
     if corpus_set.left_out:
         (target / SKIPPED).write_text(
@@ -190,10 +184,8 @@ def write_test_sets(out: Path, names: Sequence[str]) -> None:
 
 
 def _existing(text: str) -> Path:
-    """The corpus folder as an absolute path (data directories must not depend on where the command
-    was typed).
-    """
+    """The corpus folder as an absolute path, so that data directories do not depend on the cwd."""
     path = Path(os.path.abspath(text))
     if not path.is_dir():
-        raise CorpusError(f"there is no corpus folder '{text}' (looked in {Path.cwd()})")
+        raise CorpusError(f"there is no corpus folder '{text}' (current folder: {Path.cwd()})")
     return path

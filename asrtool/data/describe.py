@@ -1,6 +1,4 @@
-"""What a data directory holds: hours, speakers, lengths, characters, and what it shares with other
-sets.
-"""
+"""Statistics of a data directory: hours, speakers, lengths, characters, and overlap with others."""
 
 from __future__ import annotations
 
@@ -23,16 +21,33 @@ from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.system import atomic
 from asrtool.types import Utterance
 
-EDGES = (0, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 60, math.inf)  # seconds, of the histogram
+EDGES = (
+    0,
+    0.5,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    10,
+    12,
+    15,
+    20,
+    30,
+    60,
+    math.inf,
+)  # bin width of the histogram in seconds
 EXAMPLES = 10
-PART = 4000  # utterances whose audio is measured or hashed together
+PART = 4000  # utterances whose audio is measured or hashed at once
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 
 @dataclass
 class Statistics:
-    """Of one set. `texts` and `sounds` hold a hash of each transcript and recording, for the
-    overlap of sets.
+    """Statistics of one set; `texts` and `sounds` hash transcripts and recordings, for the
+    overlap.
     """
 
     name: str
@@ -44,7 +59,7 @@ class Statistics:
     words: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
     empty: int = 0
-    unmeasured: list[str] = field(default_factory=list)  # ids whose length nobody tells
+    unmeasured: list[str] = field(default_factory=list)  # ids whose length is not known
     unread: list[str] = field(default_factory=list)  # ids whose audio could not be hashed
     texts: Counter[int] = field(default_factory=Counter)
     sounds: Counter[int | bytes] = field(default_factory=Counter)
@@ -54,15 +69,17 @@ class Statistics:
 
 
 def describe(folder: Path, base: Path | None = None, content: bool = False) -> Statistics:
-    """Read a data directory; audio is opened where no file tells its length, and read for
-    `content`: then recordings are the same where their bytes are, else where their paths (and
+    """Read a data directory; audio is opened where no file gives its length, and read for
+    `content`.
+
+    With `content`, recordings are the same if their bytes are, otherwise if their paths (and
     segments) are.
     """
     statistics = Statistics(str(folder))
     _, utterances = datadir.iterate(folder)
     rows = iter(utterances)
     with ThreadPoolExecutor(8) as pool:
-        do = pool.map if content else map  # only reading is worth a thread
+        do = pool.map if content else map  # only reading benefits from a thread
         while part := list(islice(rows, PART)):
             lengths = measured(part, base)
             sounds = do(lambda row: sound(row, base, content), part)
@@ -97,7 +114,7 @@ def add(statistics: Statistics, row: Utterance, seconds: float, key: int | bytes
 
 
 def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
-    """Seconds of each; where no file tells, of the audio; NaN where that cannot be measured."""
+    """Seconds of each utterance, measured where no file gives them; NaN where that fails."""
     unknown = [index for index, row in enumerate(rows) if math.isnan(row.duration)]
     durations = [row.duration for row in rows]
     moved = [replace(rows[index], audio=located(rows[index].audio, base)) for index in unknown]
@@ -107,7 +124,7 @@ def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
 
 
 def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | None:
-    """What tells the audio of an utterance from others; None where it cannot be read."""
+    """A key that identifies the audio of an utterance; None where it cannot be read."""
     path = located(row.audio, base)
     start, seconds = row.stretch
     span = (
@@ -135,7 +152,7 @@ def located(path: str, base: Path | None) -> str:
 
 
 def summary(statistics: Statistics) -> dict:
-    """One set as JSON values; lengths in seconds."""
+    """The statistics as JSON values; lengths in seconds."""
     seconds, rates = np.array(statistics.seconds), np.array(statistics.rates)
     counts = np.histogram(seconds, bins=EDGES)[0].tolist()
     spans = zip(EDGES, EDGES[1:], counts, strict=False)
@@ -178,8 +195,8 @@ def percentiles(values: np.ndarray) -> dict[str, float] | None:
 
 
 def unknown(statistics: Statistics, reference: Statistics | Tokenizer) -> dict:
-    """Characters, and words where the reference is a set, that the reference lacks: kinds,
-    occurrences and examples.
+    """Characters (and words, for a set) that the reference lacks: kinds, occurrences and
+    examples.
     """
     if isinstance(reference, Tokenizer):
         return {
@@ -203,8 +220,8 @@ def lacking(counts: Counter[str], is_unknown: Callable[[str], bool]) -> dict:
 
 
 def overlaps(sets: Sequence[Statistics]) -> Iterator[dict]:
-    """Of each pair: speakers in common, and how many utterances of the second have a text or audio
-    of the first.
+    """For each pair: common speakers, and the utterances of the second with a text or audio of
+    the first.
     """
     for first, second in combinations(sets, 2):
         speakers = sorted(first.per_speaker.keys() & second.per_speaker.keys())
@@ -223,9 +240,7 @@ def shared(first: Counter, second: Counter) -> dict:
 
 
 def plot(sets: Iterable[Statistics], path: Path) -> None:
-    """Four pictures of all sets in one PNG file: lengths, speaking rates, minutes per speaker,
-    counts of characters.
-    """
+    """Plot lengths, speaking rates, minutes per speaker and character counts to one PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,9 +1,8 @@
-"""Fetch a public archive and unpack it: what was cut goes on, what is damaged or hostile never
-reaches its place.
+"""Download, verify and unpack corpus archives; an incomplete one never reaches its destination.
 
-The archive arrives under a temporary name and goes on where it stopped (HTTP Range); its SHA-256 is
-compared where one is published; it is unpacked beside the goal with Python's "data" filter, which
-refuses members that point outside, and renamed when all of it is there. Archives within an archive
+The archive is written to a temporary file, and a download that stopped is resumed (HTTP Range). Its
+SHA-256 is checked where one is published. It is unpacked beside the goal with Python's "data"
+filter, which refuses members that point outside, and renamed when it is complete. Nested archives
 are treated alike.
 """
 
@@ -28,14 +27,14 @@ from asrtool.log import logger
 from asrtool.system import atomic
 
 BLOCK = 1 << 20
-TRIES = 5  # attempts in a row that bring nothing
+TRIES = 5  # attempts in a row without any data
 TIMEOUT = 60.0  # seconds without a byte
-BUSY = {429, 500, 502, 503, 504}  # answers that may be another one later
+BUSY = {429, 500, 502, 503, 504}  # HTTP errors that may be temporary
 CUT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 class DownloadError(Exception):
-    """An archive that cannot be had or used; the message says what to do."""
+    """An archive cannot be downloaded or used; the message says what to do."""
 
 
 class _Interrupted(Exception):
@@ -50,14 +49,14 @@ def fetch(
     md5: str | None = None,
     size: int | None = None,
 ) -> None:
-    """Download `url` to `target`, going on with `<target>.part`; `wait` seconds, then twice as
-    long, between attempts.
+    """Download `url` to `target`, resuming from `<target>.part`.
 
-    Raises DownloadError when the server refuses, when no attempt of TRIES brings anything, when the
-    disk is too small, and when size (in bytes) or checksum differ (the file is removed then).
+    wait: seconds between attempts, doubled each time. Raises DownloadError when the server refuses,
+    when TRIES attempts bring nothing, when the disk is too small, and when size (in bytes) or
+    checksum differ (the file is then removed).
     """
     if target.exists():
-        logger.info("%s was downloaded already", target)
+        logger.info("%s has been downloaded already", target)
     else:
         part = target.with_name(target.name + ".part")
         _persist(url, part, wait)
@@ -74,7 +73,8 @@ def fetch(
         if actual != value:
             target.unlink()
             raise DownloadError(
-                f"{url}: the file has {what} {actual}, expected {value}; it was removed, try again"
+                f"{url}: {what} of the file is {actual}, expected {value}; it was removed, try "
+                "again"
             )
 
 
@@ -93,29 +93,29 @@ def _persist(url: str, part: Path, wait: float) -> None:
             failures = 0 if _size(part) > before else failures + 1
             if failures == TRIES:
                 reason = getattr(error, "reason", None) or error
-                there = f"{before} bytes are in {part}, the same command goes on from there"
+                there = f"{before} bytes are in {part}; the same command continues from there"
                 raise DownloadError(f"{url}: {reason} ({TRIES} attempts); {there}") from None
-            logger.warning("%s: %s; going on from byte %d", url, error, _size(part))
+            logger.warning("%s: %s; continuing from byte %d", url, error, _size(part))
             time.sleep(wait * (2**failures - 1))
 
 
 def _get(url: str, part: Path) -> None:
-    """One request for what is missing of `part`."""
+    """Request the missing bytes of `part` once."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code in BUSY:
-            raise _Interrupted(f"the server says {error.code} {error.reason}") from None
+            raise _Interrupted(f"the server replied {error.code} {error.reason}") from None
         if error.code != 416:
-            raise DownloadError(f"{url}: the server says {error.code} {error.reason}") from None
+            raise DownloadError(f"{url}: the server replied {error.code} {error.reason}") from None
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
-            return  # all of it was there
-        part.unlink()  # more than the server has: not this file
+            return  # the file was complete
+        part.unlink()  # longer than on the server: a different file
         return _get(url, part)
     with answer:
-        if answer.status != 206:  # a server that cannot go on sends everything
+        if answer.status != 206:  # a server without ranges sends everything
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
@@ -125,7 +125,7 @@ def _get(url: str, part: Path) -> None:
                 file.write(block)
                 bar.update(len(block))
     if total is not None and _size(part) < total:
-        raise _Interrupted(f"the connection ended at {_size(part)} of {total} bytes")
+        raise _Interrupted(f"the connection ended at byte {_size(part)} of {total}")
 
 
 def unpack(
@@ -135,12 +135,10 @@ def unpack(
     expect: tuple[str, int] | None = None,
     nested: str | None = None,
 ) -> None:
-    """Unpack the one folder that a .tar.gz, .tar or .zip holds to `goal`, or, with `makes`, into
-    it.
+    """Unpack the only folder of a .tar.gz, .tar or .zip to `goal`, or, with `makes`, into it.
 
-    `goal` (or `goal`/`makes`) appears when everything is in its place. `expect`: glob pattern and
-    number of files. `nested`: glob pattern of archives in it that are unpacked where they lie, and
-    removed.
+    `goal` (or `goal`/`makes`) appears when it is complete. expect: a glob pattern and its number of
+    files. nested: glob pattern of archives inside that are unpacked in their folder and removed.
     """
     temporary = archive.with_name(archive.name + ".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -151,20 +149,20 @@ def unpack(
         _extract(archive, temporary)
         top = _only_folder(archive, temporary)
         if makes is not None and not (top / makes).exists():
-            raise DownloadError(f"{archive}: holds no {top.name}/{makes}")
+            raise DownloadError(f"{archive}: {top.name}/{makes} is missing")
         if nested is not None:
             unpack_nested(top, nested, remove=True)
         if expect is not None and (count := sum(1 for _ in top.rglob(expect[0]))) != expect[1]:
-            raise DownloadError(f"{archive}: holds {count} files {expect[0]}, expected {expect[1]}")
+            raise DownloadError(
+                f"{archive}: contains {count} files {expect[0]}, expected {expect[1]}"
+            )
         _move(top, goal, makes)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
-    """Unpack the archives in `folder` where they lie, except those whose name a folder beside or
-    below them has.
-    """
+    """Unpack the archives in `folder`, except those for which a folder of the same name exists."""
     archives = sorted(folder.glob(pattern))
     for archive in tqdm(archives, desc=f"unpacking {pattern}", disable=None, leave=False):
         name = archive.name.split(".")[0]
@@ -181,9 +179,7 @@ def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """All of an archive; DownloadError where it is damaged, or wants to write outside of
-    `folder`.
-    """
+    """Unpack an archive; DownloadError where it is damaged, or has paths outside of `folder`."""
     if not hasattr(tarfile, "data_filter"):
         raise DownloadError("unpacking safely needs Python 3.11.4 or later")
     try:
@@ -195,7 +191,7 @@ def _extract(archive: Path, folder: Path) -> None:
         else:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 tar.extractall(folder, filter="data")
-                while stream.read(BLOCK):  # up to the checksum, which gzip compares
+                while stream.read(BLOCK):  # read up to the checksum, which gzip verifies
                     pass
     except tarfile.FilterError as error:
         raise DownloadError(f"{archive}: refused, {error}; nothing was unpacked") from None
@@ -206,9 +202,7 @@ def _extract(archive: Path, folder: Path) -> None:
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:
-    """zipfile drops what points outside from a name without a word; here it is refused, as in tar
-    archives.
-    """
+    """Raise for paths outside, as for tar archives; zipfile would silently change them."""
     with zipfile.ZipFile(archive) as packed:
         for name in packed.namelist():
             path = PurePosixPath(name.replace("\\", "/"))
@@ -223,7 +217,7 @@ def _only_folder(archive: Path, unpacked: Path) -> Path:
     entries = sorted(unpacked.iterdir())
     if len(entries) != 1 or not entries[0].is_dir():
         names = ", ".join(path.name for path in entries[:5])
-        raise DownloadError(f"{archive}: expected one folder in it, found {names or 'nothing'}")
+        raise DownloadError(f"{archive}: expected one folder inside, found {names or 'nothing'}")
     return entries[0]
 
 
@@ -238,7 +232,7 @@ def _move(top: Path, goal: Path, makes: str | None) -> None:
 
 
 def _merge(source: Path, goal: Path) -> None:
-    """Move what `source` holds into `goal`, folder by folder; what is there already stays."""
+    """Move the content of `source` into `goal`, folder by folder; existing files stay."""
     for path in sorted(source.iterdir()):
         there = goal / path.name
         if not there.exists():
@@ -251,7 +245,7 @@ def _check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadError(
-            f"{what} needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left"
+            f"{what} needs {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB left"
         )
 
 

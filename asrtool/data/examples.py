@@ -1,5 +1,5 @@
-"""From an utterance to model inputs and token ids, and from several of them to a `Batch`: what
-loader processes do.
+"""Utterances to model inputs and token ids, and several of them to a `Batch`, in loader
+processes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from asrtool.types import Batch, Padded, Utterance
 
 
 class DataError(ValueError):
-    """Data cannot be used for training or decoding; one sentence says which and why."""
+    """Data cannot be used for training or decoding; the message says which and why."""
 
 
-Content = bytes | str  # the file of an utterance, or why it cannot be had
+Content = bytes | str  # the file of an utterance, or why it cannot be read
 
 
 class Example(NamedTuple):
-    """One utterance as the model sees it: inputs (T, F) or samples (T,), targets (U,) int64."""
+    """The model's view of one utterance: inputs (T, F) or samples (T,), targets (U,) int64."""
 
     utterance: Utterance
     inputs: Tensor
@@ -35,11 +35,11 @@ class Example(NamedTuple):
 
 
 class Reader:
-    """Reads utterances: stored features, or audio that training augments.
+    """Reads utterances: stored features, or audio that is augmented in training.
 
-    Features are normalised with `cmvn` where there is one, then masked (SpecAugment, in training);
-    waveforms come as they are. `sets` holds the utterances of the noise and room sets by name.
-    Outside of training, the features of an utterance that has none stored are computed.
+    Features are normalised with `cmvn` if given, then masked (SpecAugment, in training); waveforms
+    stay as they are. `sets` holds the utterances of the noise and room sets by name. Outside of
+    training, missing stored features are computed.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Reader:
             raise DataError(f"{utterance.id}: {error}") from error
         if not len(inputs):
             raise DataError(
-                f"{utterance.id}: {utterance.duration:g} seconds of audio give no frame"
+                f"{utterance.id}: {utterance.duration:g} seconds of audio are too short for one "
+                "frame"
             )
         if not np.isfinite(inputs.sum(dtype=np.float64)):
             raise DataError(
@@ -97,7 +98,7 @@ class Reader:
         epoch: int = 0,
         contents: Sequence[Content] | None = None,
     ) -> tuple[Batch | None, dict[str, str]]:
-        """The batch of those that can be read (None: not one), and id -> reason of the others."""
+        """The batch of the readable utterances (None: none), and id -> reason of the others."""
         examples, problems = [], {}
         for utterance, content in zip(
             utterances, contents or [None] * len(utterances), strict=True
@@ -117,9 +118,7 @@ class Reader:
                 return inputs
             inputs = self._features(inputs, epoch, utterance.id)
         elif utterance.features is None:
-            raise DataError(
-                "it has no stored features (stage 1 makes them, or set data.features: online)"
-            )
+            raise DataError("it has no stored features (run stage 1, or set data.features: online)")
         else:
             reference = utterance.features
             stored = (
@@ -144,9 +143,7 @@ class Reader:
         return samples if self._augment is None else self._augment(samples, epoch, utterance.id)
 
     def _louder(self, stored: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
-        """A random gain of g dB multiplies every mel energy by 10 ** (g / 10), so it adds to stored
-        logarithms.
-        """
+        """Apply a random gain to stored features: g dB multiply mel energies by 10 ** (g / 10)."""
         limits = self.config.augment.gain_db
         if not self.training or limits == (0.0, 0.0):
             return stored
@@ -157,7 +154,7 @@ class Reader:
         samples = torch.from_numpy(samples)
         if not self.config.fbank.dither:
             return self._fbank(samples).numpy()
-        with torch.random.fork_rng(devices=[]):  # dither takes torch's generator
+        with torch.random.fork_rng(devices=[]):  # dither draws from torch's generator
             torch.manual_seed(
                 int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62))
             )
@@ -167,7 +164,7 @@ class Reader:
 def collate(
     examples: Sequence[Example], labels: Mapping[str, Mapping[str, int]], unit: int = 1
 ) -> Batch:
-    """Examples side by side, padded to sizes that recur (asrtool/data/shapes.py).
+    """Pad examples to sizes that recur (asrtool/data/shapes.py).
 
     labels: name -> value -> class index, which is -1 where the value is missing or new; unit:
     inputs that the sizes of inputs are counted in.
@@ -191,5 +188,5 @@ def collate(
 
 
 def stack_tokens(rows: Sequence[Tensor], digits: int = DIGITS) -> Padded:
-    """Token ids (U_i,) to (B, U), where U + 1, the size with a start or an end token, recurs."""
+    """Token ids (U_i,) to (B, U), where U + 1, the size with a start or end token, recurs."""
     return Padded.stack(rows, size=recurring(max(map(len, rows)) + 1, digits) - 1)

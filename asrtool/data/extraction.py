@@ -1,8 +1,7 @@
-"""Stage 1's work: audio to features, archives and normalisation statistics, in shards that
-processes take one by one.
+"""Stage 1: audio to features, archives and normalisation statistics, in shards for processes.
 
-A shard is a fixed number of utterances, so archives and sums do not depend on how many processes
-there are. Memory holds some shards and, in each process, the audio of one utterance: it does not
+A shard is a fixed number of utterances, so archives and sums do not depend on the number of
+processes. Memory holds some shards and, in each process, the audio of one utterance: it does not
 grow with the data.
 """
 
@@ -34,13 +33,13 @@ from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 SHARD = 500  # utterances, before speed copies
-POLL = 0.3  # seconds between looks at the workers' progress
+POLL = 0.3  # seconds between updates of the progress bar
 
-_progress = None  # in a worker: the shared count of utterances done
+_progress = None  # in a worker: the shared count of finished utterances
 
 
 class ExtractionError(Exception):
-    """Stage 1 cannot go on; one sentence says why and what to do."""
+    """Stage 1 cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +48,25 @@ class Shard:
 
     utterances: Sequence[Utterance]
     archive: Path
-    final: Path  # where the archive will lie in the end
+    final: Path  # final path of the archive
     config: DataConfig
     training: bool
 
 
 @dataclass
 class ExtractedShard:
-    """What came of a shard."""
+    """The output of a shard."""
 
-    utterances: list[Utterance] = field(default_factory=list)  # with speed copies
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # id, why
-    # utterances that had another sampling rate
+    utterances: list[Utterance] = field(default_factory=list)  # including speed copies
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # id, reason
+    # utterances that were resampled
     rates: Counter[int] = field(default_factory=Counter)
-    stats: features.CmvnStats | None = None  # of a training set of fbank features
+    stats: features.CmvnStats | None = None  # for a training set of fbank features
 
 
 @dataclass
 class Summary:
-    """What came of a set: rows with speed copies, and their seconds; the rest as in `Result`."""
+    """The output of a set: rows and seconds with speed copies; the rest as in `ExtractedShard`."""
 
     total: int  # utterances of the data directory
     rows: int = 0
@@ -90,12 +89,11 @@ class Summary:
 def extract(
     data: Path, config: DataConfig, folder: Path, *, final: Path, training: bool, nj: int
 ) -> Summary:
-    """Write the data directory `data` with features into `folder`; archives are referred to as
-    lying in `final`.
+    """Write the data directory `data` with features to `folder`, which will become `final`.
 
-    For a training set the copies at `augment.speeds` and the statistics for `Cmvn` are made too.
-    Where features are not stored (`features: online`, or waveforms), only lengths and statistics
-    are. Durations are those of the audio.
+    A training set also gets copies at `augment.speeds` and the statistics for `Cmvn`. Where
+    features are not stored (`features: online`, or waveforms), only lengths and statistics are
+    computed. Durations are those of the audio.
     """
     total, utterances = datadir.iterate(data)
     summary = Summary(total)
@@ -134,10 +132,10 @@ def cut(
 
 
 def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedShard]:
-    """The results of all shards in their order."""
+    """The results of all shards in order."""
     if nj <= 1:
         threads = torch.get_num_threads()
-        # as in the workers: sums in another order would differ in the last bit
+        # one thread, as in the workers: another order of sums would change the last bit
         torch.set_num_threads(1)
         try:
             yield from (extract_shard(shard, bar.update) for shard in shards)
@@ -158,7 +156,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
                 waiting.extend(pool.submit(extract_shard, shard) for shard in islice(shards, 1))
         except BrokenProcessPool:
             raise ExtractionError(
-                "a worker process was killed, for lack of memory perhaps; lower --nj"
+                "a worker process was killed, possibly for lack of memory; lower --nj"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -166,7 +164,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
 
 
 def start_worker(done: object) -> None:
-    """Set up a worker: one thread, dead when its parent is (even by kill -9) or at Ctrl-C."""
+    """Set up a worker: one thread, and an end with its parent (even by kill -9) or at Ctrl-C."""
     global _progress
     _progress = done
     torch.set_num_threads(1)
@@ -190,9 +188,7 @@ def count_in_worker(number: int) -> None:
 def extract_shard(
     shard: Shard, advance: Callable[[int], object] = count_in_worker
 ) -> ExtractedShard:
-    """Read, compute and write; an utterance that cannot be used is left out and named in
-    `skipped`.
-    """
+    """Read, compute and write; unusable utterances are left out and listed in `skipped`."""
     config, result = shard.config, ExtractedShard()
     fbank = Fbank(config.fbank) if config.input == "fbank" else None
     if fbank and shard.training:
@@ -229,7 +225,7 @@ def extract_shard(
 
 
 def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:
-    """The utterance's samples (T,) at `rate`, and the rate that its audio had."""
+    """The utterance's samples (T,) at `rate`, and the original rate of its audio."""
     samples, own_rate = audio.load(utterance.audio, *utterance.stretch)
     return audio.resample(samples, own_rate, rate), own_rate
 
@@ -237,30 +233,27 @@ def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:
 def measure(
     samples: np.ndarray, speed: float, fbank: Fbank | None, utterance: Utterance, rate: int
 ) -> tuple[float, int, np.ndarray | None]:
-    """Seconds at `speed`, number of frames (of samples without `fbank`), and the features (T,
-    F).
-    """
+    """Seconds at `speed`, number of frames (samples without `fbank`), and the features (T, F)."""
     samples = samples if speed == 1.0 else audio.change_speed(samples, speed)
     if fbank is None:
         return len(samples) / rate, len(samples), None
     if not fbank.config.num_frames(len(samples)):
         short = f"{len(samples) / rate * 1000:.1f} ms"
         raise audio.AudioError(
-            f"{utterance.audio}: {short} of audio are less than one frame of features"
+            f"{utterance.audio}: {short} of audio are too short for one frame of features"
         )
     dither = fbank.config.dither > 0
     with torch.random.fork_rng(devices=[], enabled=dither):
-        if dither:  # the same noise whichever process computes it
+        if dither:  # the same noise in whichever process
             torch.manual_seed(zlib.crc32(f"{speed:g} {utterance.id}".encode()))
         matrix = fbank(torch.from_numpy(samples)).numpy()
     return len(samples) / rate, len(matrix), matrix
 
 
 def at_speed(utterance: Utterance, speed: float) -> Utterance:
-    """The copy of an utterance at another speed, named as Kaldi's perturb_data_dir_speed.sh does:
-    `sp0.9-<id>`.
+    """The copy of an utterance at another speed, named as in Kaldi: `sp0.9-<id>`.
 
-    Its audio is the sox command that would give it. Its duration is left to be measured.
+    Its audio is the sox command for it; its duration is still to be measured.
     """
     if speed == 1.0:
         return utterance

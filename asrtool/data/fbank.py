@@ -20,11 +20,11 @@ from torch import Tensor
 
 from asrtool.types import Padded
 
-# in float32: what is left of a mean must be exactly 1 minus it
+# in float32, so that its complement to 1 is exact
 PREEMPHASIS = torch.tensor(0.97).item()
 SCALE = 32768.0  # Kaldi computes on 16-bit integers
-FLOOR = torch.finfo(torch.float32).eps  # of a filter's energy, before the logarithm
-# frames at a time: their spectra stay in the cache, or fit into memory
+FLOOR = torch.finfo(torch.float32).eps  # lower limit of a filter's energy, before the logarithm
+# frames computed at once: their spectra fit into the cache
 BLOCK_CPU, BLOCK_GPU = 256, 1 << 16
 
 
@@ -35,8 +35,8 @@ class FbankConfig:
     frame_shift_ms: float = 10.0
     dither: float = 0.0  # standard deviation of added noise, in steps of 16-bit audio
     low_hz: float = 20.0
-    high_hz: float = 0.0  # 0 or below: counted from the Nyquist frequency
-    rate: int = 16000  # of the samples, in Hz
+    high_hz: float = 0.0  # 0 or below: relative to the Nyquist frequency
+    rate: int = 16000  # sampling rate in Hz
 
     def __post_init__(self) -> None:
         if self.num_mel_bins < 3:
@@ -47,7 +47,7 @@ class FbankConfig:
             raise ValueError("expected 0 < frame_shift_ms <= frame_length_ms")
         if not 0 <= self.low_hz < self.top_hz <= self.rate / 2:
             limits = f"{self.low_hz:g} to {self.top_hz:g} Hz"
-            raise ValueError(f"filters from {limits} do not fit into 0 to {self.rate / 2:g} Hz")
+            raise ValueError(f"filters from {limits} are not within 0 to {self.rate / 2:g} Hz")
 
     @property
     def length(self) -> int:
@@ -68,16 +68,15 @@ class FbankConfig:
         return 1 << (self.length - 1).bit_length()
 
     def num_frames(self, samples: int) -> int:
-        """Frames that fit into so many samples; 0 for less than one frame."""
+        """Number of frames in so many samples; 0 for less than one frame."""
         return max(0, 1 + (samples - self.length) // self.shift)
 
 
 class Fbank:
-    """Samples (T,) to features (T', F), or Padded (B, T) to Padded (B, T', F): natural logarithms
-    of energies.
+    """Samples (T,) to log-mel features (T', F), or Padded (B, T) to Padded (B, T', F).
 
-    Samples are floats in [-1, 1]; the features lie on their device. Frames beyond an utterance's
-    length are 0. With dither, the noise comes from torch's generator.
+    Samples are floats in [-1, 1]; the features are on their device. Frames beyond an utterance's
+    length are 0. With dither, the noise is drawn from torch's generator.
     """
 
     def __init__(self, config: FbankConfig) -> None:
@@ -149,9 +148,7 @@ def mel(hz: Tensor) -> Tensor:
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """(fft_size / 2, F) float64: triangles that are straight on the mel scale; the bin at Nyquist
-    belongs to none.
-    """
+    """(fft_size / 2, F) float64: triangles on the mel scale, without the bin at Nyquist."""
     low, high = mel(torch.tensor([config.low_hz, config.top_hz], dtype=torch.float64)).tolist()
     step = (high - low) / (config.num_mel_bins + 1)
     centres = low + step * torch.arange(1, config.num_mel_bins + 1, dtype=torch.float64)

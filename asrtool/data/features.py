@@ -1,6 +1,4 @@
-"""Stored features: Kaldi archives and their references, global mean and variance, and the name of a
-feature set.
-"""
+"""Stored features (Kaldi archives and references), CMVN, and the names of feature sets."""
 
 from __future__ import annotations
 
@@ -24,22 +22,22 @@ from asrtool.data.fbank import FbankConfig
 from asrtool.system import atomic
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
-HANDLES = 64  # archives that a thread keeps open
-SMALLEST_STD = 1e-3  # of a feature that never changes
+HANDLES = 64  # archives kept open by a thread
+SMALLEST_STD = 1e-3  # minimum standard deviation, for a constant feature
 
 
 class FeatureError(ValueError):
-    """Features that cannot be read or used; the message names the archive or file."""
+    """Features cannot be read or used; the message names the archive or file."""
 
 
 # -- archives --------------------------------------------------------------
 
 
 class ArkWriter:
-    """Writes matrices (T, F) as float32 into one Kaldi archive.
+    """Writes matrices (T, F) as float32 to one Kaldi archive.
 
-    `final` is where the archive will lie when it is done, and what references say: a stage writes
-    into a temporary folder that is renamed at the end.
+    final: the final path of the archive, used in references; a stage writes to a temporary folder
+    that is renamed at the end.
     """
 
     def __init__(self, path: Path, final: Path | None = None) -> None:
@@ -53,16 +51,14 @@ class ArkWriter:
         self._file.close()
 
     def write(self, key: str, matrix: np.ndarray) -> str:
-        """Append a matrix; its reference, `<archive>:<offset>`, as feats.scp wants it."""
+        """Append a matrix; returns its reference for feats.scp, `<archive>:<offset>`."""
         offset = self._file.tell() + len(key.encode()) + 1
         kaldiio.save_ark(self._file, {key: np.ascontiguousarray(matrix, dtype=np.float32)})
         return f"{self._final}:{offset}"
 
 
 class _Handles(threading.local):
-    """Open archives of one thread of one process: a file position must not be shared, and a fork
-    would share it.
-    """
+    """Open archives of one thread of one process, which must not share file positions."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -83,27 +79,26 @@ _handles = _Handles()
 
 
 def read_features(reference: str) -> np.ndarray:
-    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices of Kaldi are
-    converted.
+    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices are converted.
 
     Raises OSError where the archive cannot be opened, FeatureError where no matrix lies at the
     offset.
     """
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
-        raise FeatureError(f"'{reference}' is no reference of the form <archive>:<offset>")
+        raise FeatureError(f"'{reference}' is not a reference <archive>:<offset>")
     return _matrix(_handles.get(archive), int(offset), reference)
 
 
 def encode(matrix: np.ndarray) -> bytes:
-    """A matrix (T, F) as Kaldi writes it into a file of its own, as float32."""
+    """A matrix (T, F) in the format of a Kaldi file of its own, as float32."""
     stream = io.BytesIO()
     kaldiio.save_ark(stream, {"": np.ascontiguousarray(matrix, dtype=np.float32)})
     return stream.getvalue()[1:]  # without the empty key and its space
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """(T, F) float32 of what `encode` gave; `name` is for the message of a FeatureError."""
+    """The inverse of `encode`: (T, F) float32; `name` is used in error messages."""
     return _matrix(io.BytesIO(data), 0, name)
 
 
@@ -113,10 +108,8 @@ def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
         matrix = kaldiio.load_mat(f"archive:{offset}", fd_dict={"archive": archive})
     except OSError:
         raise
-    except Exception as error:  # whatever a torn archive makes kaldiio stumble over
-        raise FeatureError(
-            f"{name}: no Kaldi matrix there ({error}); make the features again"
-        ) from None
+    except Exception as error:  # kaldiio raises anything for a torn archive
+        raise FeatureError(f"{name}: not a Kaldi matrix ({error}); run stage 1 again") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
         raise FeatureError(f"{name}: expected a matrix of features")
     return np.array(matrix, dtype=np.float32, copy=None if matrix.flags.writeable else True)
@@ -127,19 +120,17 @@ def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Cmvn:
-    """Global cepstral mean and variance normalisation: mean (F,), std (F,) over all frames of the
-    training set.
-    """
+    """Global cepstral mean and variance normalisation of the training set: mean (F,), std (F,)."""
 
     mean: np.ndarray
     std: np.ndarray
     frames: int = 0
 
     def apply(self, features: Array) -> Array:
-        """(..., F) to the same shape, with mean 0 and variance 1 over the training set."""
+        """Normalise (..., F) to mean 0 and variance 1 over the training set."""
         if features.shape[-1] != len(self.mean):
             raise FeatureError(
-                f"cmvn has {len(self.mean)} values, the features have {features.shape[-1]}"
+                f"cmvn has {len(self.mean)} values, but the features have {features.shape[-1]}"
             )
         if isinstance(features, torch.Tensor):
             mean, std = (
@@ -167,19 +158,21 @@ class Cmvn:
                 f"{path}: expected a JSON object with mean, std and frames"
             ) from None
         if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
-            raise FeatureError(f"{path}: mean and std must be lists of equal length, std above 0")
+            raise FeatureError(
+                f"{path}: mean and std must be lists of equal length, std greater than 0"
+            )
         return cls(mean, std, frames)
 
 
 class CmvnStats:
-    """Sums over frames in float64, from which a `Cmvn` is made; sums of parts can be added."""
+    """Sums over frames in float64 for a `Cmvn`; partial sums can be added."""
 
     def __init__(self, dim: int) -> None:
         self.frames = 0
-        self.sums = np.zeros((2, dim), dtype=np.float64)  # of the values and of their squares
+        self.sums = np.zeros((2, dim), dtype=np.float64)  # of the values and their squares
 
     def add(self, features: np.ndarray) -> None:
-        """Count the frames of one utterance, (T, F)."""
+        """Add the frames (T, F) of one utterance."""
         exact = features.astype(np.float64)
         self.frames += len(exact)
         self.sums += exact.sum(axis=0), np.einsum("tf,tf->f", exact, exact)
@@ -191,7 +184,7 @@ class CmvnStats:
 
     def cmvn(self) -> Cmvn:
         if not self.frames:
-            raise FeatureError("not one frame to take mean and variance of")
+            raise FeatureError("there are no frames to compute mean and variance of")
         mean, square = self.sums / self.frames
         std = np.sqrt(np.maximum(square - mean**2, SMALLEST_STD**2))
         return Cmvn(mean.astype(np.float32), std.astype(np.float32), self.frames)
@@ -201,16 +194,14 @@ class CmvnStats:
 
 
 def copies(config: DataConfig) -> tuple[float, ...]:
-    """The speeds at which the training set is stored; only (1.0,) where features are computed in
-    training.
-    """
+    """The speeds at which the training set is stored; only (1.0,) for features computed online."""
     return (
         config.augment.speeds if config.input == "fbank" and config.features == "stored" else (1.0,)
     )
 
 
 def feature_id(config: DataConfig) -> str:
-    """The folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards`,
+    """Folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards`,
     `waveform`.
 
     Settings that the name does not spell out add a hash when they are not the default.
@@ -233,7 +224,7 @@ def feature_id(config: DataConfig) -> str:
     if changed:
         name += "-sp" + "-".join(changed)
     if len(changed) == len(set(speeds)):
-        other["original"] = False  # only copies, not the audio as it is
+        other["original"] = False  # speed copies, not the original audio
     if config.shards is not None:
         name += "-shards"
     if other:

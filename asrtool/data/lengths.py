@@ -25,7 +25,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 class LengthsError(ValueError):
-    """The file is damaged."""
+    """The file lengths.json is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ class Lengths:
         )
 
     def quantile(self, share: float) -> float:
-        """Seconds that this share of the utterances, one of QUANTILES, does not exceed."""
+        """The length in seconds that this share (one of QUANTILES) of the utterances does not
+        exceed.
+        """
         return self.seconds[f"{share:g}"]
 
     def save(self, folder: Path) -> None:
@@ -55,7 +57,9 @@ class Lengths:
 
     @classmethod
     def load(cls, folder: Path) -> Lengths | None:
-        """None where the folder has none. Raises `LengthsError` where it cannot be read."""
+        """The lengths of a folder; None where it has none. Raises `LengthsError` where
+        unreadable.
+        """
         path = folder / NAME
         if not path.exists():
             return None
@@ -65,8 +69,7 @@ class Lengths:
                 float(lengths.quantile(share))
         except (ValueError, TypeError, KeyError, AttributeError):
             raise LengthsError(
-                f"{path}: expected a JSON object with utterances, hours and quantiles of seconds; "
-                "remove it, and stage "
-                "3 writes it again"
+                f"{path}: expected a JSON object with utterances, hours and quantiles of "
+                "seconds; remove it, and stage 3 writes it again"
             ) from None
         return lengths

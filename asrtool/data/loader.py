@@ -1,9 +1,9 @@
-"""Batches for training and for decoding, read ahead by loader processes.
+"""Batches for training and decoding, read ahead by loader processes.
 
 A task is a list of utterances; loader processes hold no list of the whole set, so their memory does
-not grow with it. An utterance that cannot be read stops decoding. In training it is named, counted
-and left out of its batch, while the step's `count` stays what was planned: every rank divides by
-the same number without asking the others.
+not grow with it. An utterance that cannot be read stops decoding. In training it is logged, counted
+and left out of its batch, while the step's `count` stays as planned: every rank divides by the same
+number without communication.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from asrtool.data.tokenizers import UNK, Tokenizer
 from asrtool.log import first_few, logger, warn_once
 from asrtool.types import Batch, Utterance
 
-PREFETCH = 4  # micro-batches that each loader process reads ahead
-MANY = 20  # so many unreadable utterances, more than half of those read, stop training
+PREFETCH = 4  # micro-batches read ahead by each loader process
+MANY = 20  # so many unreadable utterances, if more than half of those read, stop training
 
 
 class Dataset:
@@ -44,7 +44,7 @@ class Dataset:
 
     cmvn: normalises features; labels: name -> values (`tokenizers.load_labels`); training: whether
     to augment; sets: the utterances of the noise and room sets by name. Warns of characters that
-    the vocabulary lacks.
+    are not in the vocabulary.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Dataset:
         sets: Mapping[str, Sequence[Utterance]] | None = None,
     ) -> None:
         if not utterances:
-            raise DataError("there is no utterance to load")
+            raise DataError("there are no utterances to load")
         for utterance in utterances:
             if not utterance.duration > 0:
                 raise DataError(
-                    f"{utterance.id}: a duration of {utterance.duration} seconds (utt2dur); "
-                    "expected above 0"
+                    f"{utterance.id}: the duration is {utterance.duration} seconds (utt2dur); "
+                    "expected more than 0"
                 )
         self.utterances = list(utterances)
         self.config = config
@@ -92,9 +92,7 @@ class Dataset:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Seconds of each utterance for planning batches: the longest that a random speed can make
-        it.
-        """
+        """Seconds of each utterance for planning batches: the maximum over random speeds."""
         slowest = (
             min(self.config.augment.speeds) if self.training and self.reader.from_audio else 1.0
         )
@@ -106,22 +104,21 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatches:
-    """One optimizer step: this rank's micro-batches, and what they are part of."""
+    """One optimizer step: this rank's micro-batches, and their context."""
 
     count: int  # utterances of the global batch, over all ranks, skipped ones included
-    batches: list[Batch]  # of this rank; may be none where the step has fewer utterances than ranks
+    batches: list[Batch]  # this rank's; empty where the step has fewer utterances than ranks
     epoch: int
-    index: int  # of the step in its epoch, from 0
-    last: bool  # of its epoch
+    index: int  # index of the step in its epoch, from 0
+    last: bool  # whether it is the last step of its epoch
     skipped: tuple[str, ...] = ()  # ids of this rank that could not be read
 
 
 class StepLoader:
-    """The steps of a training run, from any (epoch, index) on; the same whatever the number of
-    loader processes.
+    """The steps of a training run from any (epoch, index), for any number of loader processes.
 
-    plan: which utterances make up each step; by default drawn from the whole set. rank, world:
-    which share of each global batch to read; by default this process's.
+    plan: which utterances make up each step; by default planned from the whole set. rank, world:
+    the share of each global batch to read; by default this process's.
     """
 
     def __init__(
@@ -136,25 +133,24 @@ class StepLoader:
         self.plan = plan or BatchPlan(dataset.lengths, dataset.config.batch, dataset.seed)
         self.rank = distributed.rank() if rank is None else rank
         self.world = distributed.world_size() if world is None else world
-        self.skipped: dict[str, str] = {}  # id -> why, of all epochs
+        self.skipped: dict[str, str] = {}  # id -> reason, over all epochs
         self._num_read = self._num_skipped = 0
         self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
         if self.plan.too_long:
             ids = [dataset.utterances[i].id for i in self.plan.too_long]
             warn_once(
-                "%d utterances are longer than a batch may be; each gets its own: %s",
+                "%d utterances are longer than the batch limit; each becomes a batch of its "
+                "own: %s",
                 len(ids),
                 first_few(ids),
             )
 
     def num_steps(self, epoch: int) -> int:
-        """Steps of an epoch; the same in all, but for shards, whose windows hold other utterances
-        in every epoch.
-        """
+        """Steps of an epoch; only with shards it varies between epochs."""
         return self.plan.num_batches(epoch)
 
     def describe(self) -> str:
-        """One line on the global batch, which is the same on any number of ranks."""
+        """A one-line summary of the global batch, which is the same on any number of ranks."""
         plan = self._epoch(0)
         utterances, seconds = len(self.dataset) / len(plan), self.plan.lengths.sum() / len(plan)
         cuts = [len(self.plan.slices(batch, self.rank, self.world)) for batch in plan[:50]]
@@ -164,13 +160,13 @@ class StepLoader:
             else f"{max(cuts)} micro-batches"
         )
         return (
-            f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at most "
-            f"{self.plan.config.size:g} with padding; {len(plan)} steps an epoch; {self.world} rank"
-            f"{'s' * (self.world > 1)} with {parts} each"
+            f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at "
+            f"most {self.plan.config.size:g} with padding; {len(plan)} steps per epoch; "
+            f"{self.world} rank{'s' * (self.world > 1)} with {parts} each"
         )
 
     def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:
-        """Step `index` of `epoch`, and so on without end, over all epochs."""
+        """Step `index` of `epoch` and all that follow, over all epochs without end."""
         batches, skipped = [], {}
         for task, batch, problems in read_ahead(self.dataset, self._tasks(epoch, index)):
             batches += [] if batch is None else [batch]
@@ -190,8 +186,9 @@ class StepLoader:
             batches, skipped = [], {}
 
     def longest(self) -> Batch | None:
-        """The first micro-batch, of this rank where it has one, of the step with the longest
-        utterance; None where none of it can be read."""
+        """The first micro-batch of the step with the longest utterance; None where it cannot be
+        read.
+        """
         longest = int(self.plan.lengths.argmax())
         batch = next(batch for batch in self._epoch(0) if longest in batch)
         micros = self.plan.slices(batch, self.rank, self.world) or self.plan.slices(
@@ -200,8 +197,8 @@ class StepLoader:
         return self.dataset.reader.batch([self.dataset.utterances[i] for i in micros[0]])[0]
 
     def densest(self, size: int = 32) -> Iterator[Batch]:
-        """Batches of up to `size` utterances, those with the most text per second first, the same
-        on all ranks.
+        """Batches of up to `size` utterances with the most text per second, the same on all
+        ranks.
         """
         utterances, lengths = self.dataset.utterances, self.plan.lengths
         limit = self.plan.config.per_device or self.plan.config.size
@@ -249,16 +246,15 @@ class StepLoader:
         )
         if self._num_skipped >= MANY and 2 * self._num_skipped > self._num_read:
             share = f"{self._num_skipped} of {self._num_read}"
-            raise DataError(f"{share} utterances could not be read, the last one: {reasons[-1]}")
+            raise DataError(f"{share} utterances could not be read; the last reason: {reasons[-1]}")
 
 
 class EvalLoader:
-    """All utterances once, in batches of similar length, longest first; every `world`-th batch
-    belongs to this rank.
+    """All utterances once, in batches of similar length, longest first.
 
-    seconds: padded audio of a batch, by default what one device takes in training. An unreadable
-    utterance raises `DataError`, unless `each` is iterated instead. done: ids; a batch of nothing
-    else is left out, the others are what they would be without.
+    Rank r gets every `world`-th batch. seconds: padded audio of a batch, by default the limit per
+    device in training. An unreadable utterance raises `DataError`, unless `each` is iterated
+    instead. done: ids; batches with only such ids are left out, the others do not change.
     """
 
     def __init__(
@@ -293,7 +289,7 @@ class EvalLoader:
             yield batch
 
     def each(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
-        """The batch of those that can be read (None: not one), and id -> reason of the others."""
+        """The batch of the readable utterances (None: none), and id -> reason of the others."""
         utterances = self.dataset.utterances
         tasks = (Task([utterances[i] for i in batch]) for batch in self._batches)
         for _, batch, problems in read_ahead(self.dataset, tasks):
@@ -305,8 +301,7 @@ def select(
 ) -> tuple[list[Utterance], list[Utterance]]:
     """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
 
-    Says how many are left out and names them, and those without a text; raises `DataError` where
-    none is kept.
+    Logs how many are left out, and how many have no text; raises `DataError` where none is kept.
     """
     kept, short, long = [], [], []
     for utterance in utterances:
@@ -332,24 +327,21 @@ def select(
             )
     if not kept:
         raise DataError(
-            f"none of {total} utterances lasts from {config.min_seconds:g} to "
-            f"{config.max_seconds:g} seconds"
-            " (data.min_seconds, data.max_seconds)"
+            f"none of {total} utterances is between {config.min_seconds:g} and "
+            f"{config.max_seconds:g} seconds long (data.min_seconds, data.max_seconds)"
         )
     silent = [utterance.id for utterance in kept if not utterance.text]
     if silent:
         text = (
-            "%d of %d training utterances have an empty text, from which the model learns to "
-            "write nothing: %s"
+            "%d of %d training utterances have an empty text, which teaches the model to output"
+            " nothing: %s"
         )
         warn_once(text, len(silent), total, first_few(silent))
     return kept, short + long
 
 
 def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
-    """Count and name the characters that the vocabulary lacks; text without any is not looked at
-    twice.
-    """
+    """Warn of characters that are not in the vocabulary; each text is checked once."""
     seen = sorted(set().union(*(utterance.text for utterance in utterances)))
     lacking = {character for character in seen if tokenizer.unknown(character)}
     if not lacking:
@@ -369,20 +361,20 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
 
 
 class Task(NamedTuple):
-    """One micro-batch to read, and what it is part of."""
+    """One micro-batch to read, and its context."""
 
     utterances: Sequence[Utterance]
     epoch: int = 0
     index: int = 0
     count: int = 0
     last: bool = False
-    remaining: int = 0  # micro-batches of the same step that follow
-    indices: Sequence[int] = ()  # of the utterances in the set
-    contents: Sequence[Content] | None = None  # their files, where they were read already
+    remaining: int = 0  # number of micro-batches of the same step after this one
+    indices: Sequence[int] = ()  # their indices in the set
+    contents: Sequence[Content] | None = None  # their files, where they have been read already
 
 
 class _Source(torch.utils.data.Dataset):
-    """What torch's DataLoader asks for items: here a task is the index and a batch the item."""
+    """The dataset for torch's DataLoader: the index is a task, the item a batch."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -395,23 +387,21 @@ class _Source(torch.utils.data.Dataset):
 def read_ahead(
     dataset: Dataset, tasks: Iterable[Task]
 ) -> Iterator[tuple[Task, Batch | None, dict[str, str]]]:
-    """The tasks' batches in their order, read by `workers` processes, or here where there are
-    none.
-    """
+    """The tasks' batches in order, read by `workers` processes, or in this process for 0."""
     workers = dataset.config.workers
     loader = DataLoader(
         _Source(dataset.reader),
-        batch_size=None,  # a task is a batch already
+        batch_size=None,  # each task is a batch already
         sampler=tasks,
         collate_fn=_same,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_set_up_worker,
         pin_memory=torch.cuda.is_available(),
-        # Forking takes milliseconds, spawning imports torch in every process; no loader process
-        # touches CUDA.
+        # Forking takes milliseconds; spawning would import torch in every process. Loader
+        # processes do not use CUDA.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        # leaves torch's own alone: a resumed run must draw the same numbers
+        # do not touch torch's own: a resumed run must draw the same numbers
         generator=torch.Generator(),
     )
     batches, processes = _start(loader)
@@ -429,7 +419,7 @@ def read_ahead(
             if not dead:
                 raise
             process = next(process for process in processes if process.sentinel in dead)
-            process.join()  # its exit code can come a moment after its sentinel
+            process.join()  # the exit code can come a moment after the sentinel
             code = process.exitcode
             advice = f"is there enough memory, and shared memory, for data.workers: {workers}?"
             raise DataError(f"a loader process died with exit code {code}; {advice}") from None
@@ -437,8 +427,9 @@ def read_ahead(
 
 
 def _start(loader: DataLoader) -> tuple[Iterator, set[multiprocessing.process.BaseProcess]]:
-    """Start the processes, without torch's handler of SIGCHLD: that raises wherever the trainer is,
-    `next` in order.
+    """Start the processes without torch's SIGCHLD handler, which raises in arbitrary places.
+
+    `next` raises in order instead.
     """
     handler, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
     batches = iter(loader)
@@ -452,8 +443,8 @@ def _same(item: object) -> object:
 
 
 def _set_up_worker(number: int) -> None:
-    """A signal to the process group (Ctrl-C, torchrun's SIGTERM) is for the trainer, which ends its
-    loader itself.
+    """Ignore signals to the process group (Ctrl-C, torchrun's SIGTERM): the trainer ends its
+    loader.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -464,8 +455,7 @@ def _set_up_worker(number: int) -> None:
 def _say_unless_the_trainer_ended(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """A trainer that is killed while it takes a batch breaks the connection on which the process'
-    thread hands it over.
+    """Silence the error of a thread whose trainer was killed while it received a batch.
 
     `multiprocessing.resource_sharer` reports that through `sys.excepthook`; there is nobody left
     for whom it is news.

@@ -1,14 +1,13 @@
-"""Which utterances make up each optimizer step: utterances of similar length, up to so many seconds
-with padding.
+"""Plan optimizer steps: batches of utterances of similar length, up to a limit of padded seconds.
 
-The plan of an epoch is a function of (lengths, limits, seed, epoch) alone: the number of GPUs and
-workers never changes what a step sees, only how its utterances are dealt out (`slices`), so that a
-run may go on with another number of GPUs.
+The plan of an epoch depends only on (lengths, limits, seed, epoch). The number of GPUs and workers
+does not change a step, only how its utterances are split (`slices`), so a run may continue with
+another number of GPUs.
 
-Utterances count with the length that they are padded to at least, one of a few that recur
-(asrtool/data/shapes.py). In every epoch those of one such length are shuffled, and all are cut into
-batches from the shortest to the longest. So the batches of every epoch hold other utterances and
-have the same shapes, and all epochs have the same number of steps.
+Utterances are padded at least to one of a few lengths that recur (asrtool/data/shapes.py). In every
+epoch those of one padded length are shuffled, and all are cut into batches from shortest to
+longest. So the batches of all epochs have different utterances but the same shapes, and all epochs
+have the same number of steps.
 """
 
 from __future__ import annotations
@@ -23,19 +22,18 @@ import numpy as np
 from asrtool.data.config import BatchConfig
 from asrtool.data.shapes import SECONDS, recurring_lengths
 
-ROUNDING = 1e-9  # a batch that fills its limit exactly fits
-# batches that the utterances of one padded length fill at least: with fewer the same ones always
-# meet
+ROUNDING = 1e-9  # a batch that fills its limit exactly is allowed
+# minimum number of batches of one padded length: with fewer, the same utterances would always be
+# together
 MIXED = 2
-SPREAD = 1.25  # padded lengths that become one for that lie no further apart
+SPREAD = 1.25  # maximum ratio of padded lengths that are merged for that
 
 
 class BatchPlan:
-    """Global batches of utterance indices, number times padded length <= `config.size`; none
-    dropped, none repeated.
+    """Global batches of utterance indices with number times padded length <= `config.size`.
 
-    lengths: seconds of each utterance, or tokens. One above the limit is a batch of its own
-    (`too_long` lists those).
+    No utterance is dropped or repeated. lengths: seconds or tokens of each utterance. One above the
+    limit is a batch of its own (`too_long` lists those).
     """
 
     def __init__(
@@ -52,9 +50,7 @@ class BatchPlan:
         self.too_long = np.flatnonzero(self.lengths > limit * (1 + ROUNDING)).tolist()
 
     def _share_lengths(self) -> None:
-        """Where few utterances have a padded length, as in a small set, let them share that of
-        longer ones.
-        """
+        """Merge a padded length of few utterances, as in a small set, with longer ones."""
         lengths, counts = np.unique(self.padded, return_counts=True)
         shared, longest, number = lengths.copy(), math.inf, math.inf
         for i in range(len(lengths) - 1, -1, -1):
@@ -65,8 +61,8 @@ class BatchPlan:
         self.padded = shared[np.searchsorted(lengths, self.padded)]
 
     def epoch(self, number: int) -> list[list[int]]:
-        """The global batches of one epoch in their order; without shuffling longest first, the same
-        in every epoch.
+        """The global batches of one epoch; without shuffling the longest first, the same in
+        every epoch.
         """
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
@@ -75,7 +71,7 @@ class BatchPlan:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def num_batches(self, number: int) -> int:
-        """Of an epoch, without planning it."""
+        """Number of batches in an epoch."""
         return self._num_batches
 
     @cached_property
@@ -83,13 +79,11 @@ class BatchPlan:
         return len(self._starts(np.sort(self.padded)))
 
     def _mixed(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The utterances `members` from the shortest padded length to the longest, in random order
-        within each.
-        """
+        """The utterances `members` by ascending padded length, in random order within each."""
         return members[np.lexsort((rng.random(len(members)), self.padded[members]))]
 
     def _cut(self, order: np.ndarray) -> list[list[int]]:
-        """Cut the order, of ascending lengths, into batches."""
+        """Cut utterances of ascending lengths into batches."""
         starts = self._starts(self.padded[order])
         indices = order.tolist()
         return [
@@ -98,39 +92,39 @@ class BatchPlan:
         ]
 
     def _starts(self, padded: np.ndarray) -> list[int]:
-        """Where batches begin that are as full as the limits allow, in a row of ascending padded
-        lengths (N,).
+        """Starts of batches that are as full as the limits allow, for ascending padded lengths
+        (N,).
         """
         if not len(padded):
             return []
-        # of each stretch of equal lengths
+        # start of each run of equal lengths
         begins = np.flatnonzero(np.diff(padded, prepend=-1.0)).tolist()
         starts, room = [0], 0
         for begin, end in zip(begins, [*begins[1:], len(padded)], strict=True):
             room = self._room(padded[begin])
-            # not one of these fits to the shorter ones
+            # none of these fits with the shorter ones
             if starts[-1] < begin and begin - starts[-1] >= room:
                 starts.append(begin)
             starts += range(starts[-1] + room, end, room)
-        # the last two share evenly, else a few leftovers would weigh as much as a full step
+        # the last two are balanced; a small last batch would weigh as much as a full step
         if len(starts) > 1:
             first, last = starts[-2], len(padded)
             starts[-1] = min(starts[-1], max((first + last) // 2, last - room))
         return starts
 
     def _room(self, padded: float) -> int:
-        """How many utterances of this padded length are a full batch; one is always taken."""
+        """Size of a full batch of utterances of this padded length; at least one."""
         return max(
             1, min(int(self.config.size * (1 + ROUNDING) / padded), self.config.max_utterances)
         )
 
     def slices(self, batch: Sequence[int], rank: int = 0, world: int = 1) -> list[list[int]]:
-        """This rank's micro-batches of a global batch, longest first, each up to
-        `max_seconds_per_device` with padding.
+        """This rank's micro-batches of a global batch, longest first.
 
-        As few as fit, a multiple of `world` where there are enough utterances, of similar padded
-        seconds. Every rank has one at least, unless the batch has fewer utterances than there are
-        ranks: then the last ranks get none.
+        Each has up to `max_seconds_per_device` with padding. There are as few as possible, a
+        multiple of `world` where there are enough utterances, of similar padded seconds. Every rank
+        has at least one, unless the batch has fewer utterances than there are ranks: then the last
+        ranks have none.
         """
         order = sorted(batch, key=lambda i: (-self.lengths[i], i))
         lengths = self.padded[order].tolist()
@@ -150,13 +144,13 @@ class BatchPlan:
         return [group for _, group in sorted(mine)]
 
     def padded_seconds(self, batch: Sequence[int]) -> float:
-        """Number of utterances times what the longest is padded to."""
+        """Number of utterances times the length of the longest."""
         return len(batch) * float(self.padded[list(batch)].max(initial=0.0))
 
 
 def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:
-    """(start, end) of groups of descending lengths: each as large as `limit` padded seconds allow,
-    at least one.
+    """(start, end) of groups of descending lengths, each as large as `limit` padded seconds
+    allow.
     """
     bounds, start = [], 0
     while start < len(lengths):
@@ -167,9 +161,7 @@ def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:
 
 
 def even_groups(lengths: Sequence[float], count: int) -> list[tuple[int, int]]:
-    """Exactly `count` groups of descending lengths whose largest padded seconds are as small as can
-    be.
-    """
+    """Exactly `count` groups of descending lengths that minimise the largest padded seconds."""
     low, high = 0.0, sum(lengths[:1]) * len(lengths)
     for _ in range(40):  # halves the interval to 1e-12 of its size
         middle = (low + high) / 2

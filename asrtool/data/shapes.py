@@ -1,38 +1,33 @@
-"""Sizes that recur. Batches are padded to a few sizes, so that what is made for a shape is made
-once.
+"""Batches are padded to a few sizes that recur, so that kernels are made once per shape.
 
-oneDNN, cuDNN and torch.compile keep kernels by shape, and make one for each shape that they have
-not seen. Lengths of speech hardly ever repeat: padded to their own longest utterance, nearly all
-batches of an epoch differ.
+oneDNN, cuDNN and torch.compile cache kernels by shape, and build one for each new shape. Lengths of
+speech hardly ever repeat: padded to their own longest utterance, nearly all batches of an epoch
+would differ.
 
 A size keeps its first binary digits and the rest is rounded up: with 5 digits 200 stays 200, 201 to
-208 become 208. Sizes then lie 3 to 6 % apart, which costs 2 to 3 % of padding; from one power of
-two to the next there are 16.
+208 become 208. Sizes are then 3 to 6 % apart, which costs 2 to 3 % of padding; there are 16 between
+powers of two.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-DIGITS = 5  # of inputs: 3 to 6 % apart
-# of tokens: 6 to 12 % apart; few as they are, each of their sizes meets many of the inputs'
+DIGITS = 5  # for inputs: 3 to 6 % apart
+# for tokens: 6 to 12 % apart; each of them is combined with many sizes of inputs, so few suffice
 TARGET_DIGITS = 4
-SECONDS = 0.01  # of speech, counted in this unit
-ROUNDING = 1e-6  # 4 seconds are 400 units, though 4 / 0.01 is a little more
+SECONDS = 0.01  # unit of lengths of speech
+ROUNDING = 1e-6  # 4 seconds are 400 units, although 4 / 0.01 is a little more
 
 
 def recurring(size: int, digits: int = DIGITS) -> int:
-    """The least size that is not below `size` and has no more than `digits` binary digits before
-    its zeros.
-    """
+    """The smallest number >= `size` with at most `digits` binary digits before its zeros."""
     dropped = max(0, size.bit_length() - digits)
     return -(-size >> dropped) << dropped
 
 
 def recurring_lengths(lengths: np.ndarray, unit: float) -> np.ndarray:
-    """As `recurring`, of lengths (N,) that are counted in `unit`: (N,) float64, at least one unit
-    each.
-    """
+    """As `recurring` for lengths (N,), counted in `unit`: (N,) float64, at least one unit each."""
     counts = np.maximum(np.ceil(lengths / unit - ROUNDING), 1.0)
     # frexp's exponent is the number of binary digits
     step = np.exp2(np.maximum(np.frexp(counts)[1] - DIGITS, 0))

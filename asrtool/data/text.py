@@ -1,8 +1,8 @@
-"""Text without audio, for language models: sentences as utterances that nobody spoke.
+"""Text for language models: sentences as utterances without audio.
 
-Sentences come from data directories (`text`) and from plain files with one sentence a line. Plain
-files are mapped into memory, so that a set of many million lines costs two numbers each; batches
-are planned by tokens, sos/eos included.
+Sentences come from data directories (`text`) and from plain files with one sentence per line. Plain
+files are mapped into memory, so that many million lines need two numbers each; batches are planned
+by tokens, including sos/eos.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.log import first_few, logger
 from asrtool.types import Batch, Utterance
 
-LOOKED_AT = 100_000  # sentences in which characters that the vocabulary lacks are counted
+LOOKED_AT = 100_000  # sentences that are checked for characters outside the vocabulary
 
 
 class Sentences(Sequence[Utterance]):
-    """The sentences of data directories and plain files; empty lines do not count.
+    """The sentences of data directories and plain files, without empty lines.
 
     An id is the utterance's, or `<file>:<line number>`.
     """
@@ -45,7 +45,7 @@ class Sentences(Sequence[Utterance]):
                 self._lines.append(lines)
         self._ends = np.cumsum([len(self._texts), *map(len, self._lines)])
         if not len(self):
-            raise DataError("there is no sentence to learn from")
+            raise DataError("there are no sentences to train on")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -76,14 +76,15 @@ class Sentences(Sequence[Utterance]):
 def _of_directory(folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / "text"
     if not path.exists():
-        raise DataError(f"{folder} has no text to learn from")
+        raise DataError(f"{folder} has no text to train on")
     return ((key, text) for key, text in sorted(tables.read(path).values().items()) if text.strip())
 
 
 def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
     if path.suffix == ".gz":
         raise DataError(
-            f"{path}: unpack it first (`gunzip -k {path}`), for sentences are read in random order"
+            f"{path}: decompress it first (`gunzip -k {path}`), because sentences are read in "
+            "random order"
         )
     with open(path, "rb") as stream:
         if not path.stat().st_size:
@@ -99,9 +100,7 @@ def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
 
 
 class TextReader:
-    """Sentences to batches; `inputs` of a batch are its tokens, which count as the frames of the
-    progress line.
-    """
+    """Sentences to batches; `inputs` are the tokens, which count as frames in the progress line."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -109,7 +108,7 @@ class TextReader:
     def batch(
         self, utterances: Sequence[Utterance], epoch: int = 0, contents: None = None
     ) -> tuple[Batch | None, dict[str, str]]:
-        """As `asrtool.data.examples.Reader` does it; text has no audio contents."""
+        """As `asrtool.data.examples.Reader`, but without file contents."""
         rows = [
             torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances
         ]
@@ -121,9 +120,9 @@ class TextReader:
 
 
 class TextDataset:
-    """What loaders need of a set (asrtool/data/loader.py: `Dataset`), of sentences.
+    """A `Dataset` (asrtool/data/loader.py) of sentences.
 
-    `longest`: tokens; sentences with more are left out, counted and named.
+    longest: a limit in tokens; longer sentences are left out with a warning.
     """
 
     def __init__(
@@ -151,7 +150,7 @@ class TextDataset:
                 first_few(gone),
             )
         if not len(kept):
-            raise DataError(f"no sentence has up to {longest:g} tokens (data.batch.tokens)")
+            raise DataError(f"no sentence has at most {longest:g} tokens (data.batch.tokens)")
         self.utterances = _Chosen(sentences, kept)
         self.lengths = lengths[kept]
 
@@ -176,12 +175,13 @@ class TextLoader(StepLoader):
     """The steps of training a language model."""
 
     def densest(self, size: int = 32) -> Iterator[Batch]:
-        """None: a language model can rate every text."""
+        """Nothing: a language model has a finite loss for every text."""
         return iter(())
 
     def describe(self) -> str:
         plan = self._epoch(0)
         tokens = int(self.plan.lengths.sum())
         return (
-            f"{len(self.dataset)} sentences, {tokens} tokens with ends; {len(plan)} steps an epoch"
+            f"{len(self.dataset)} sentences, {tokens} tokens with sos/eos; {len(plan)} steps per"
+            " epoch"
         )

@@ -31,19 +31,20 @@ BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 TOKENS, CONFIG, MODEL, LABELS, HF = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json", "hf"
 COUNTS = "counts.json"
 NUM_SPECIAL = 3
-WORD_START = "\u2581"  # sentencepiece's sign for a space; in a text it cannot be told from one
+WORD_START = (
+    "\u2581"  # sentencepiece's sign for a space; the same character in a text is taken for a space
+)
 BYTE_SPACE = "\u0120"  # that of byte-level BPE
 
 
 class TokenizerError(ValueError):
-    """A vocabulary folder, or what one is to be made of, is not as expected."""
+    """A vocabulary folder, or the text for a new one, cannot be used."""
 
 
 class Tokenizer:
-    """Ids 0 to V - 1: 0 is blank, 1 stands for whatever the vocabulary lacks, V - 1 starts and ends
-    a sentence.
+    """Ids 0 to V - 1: 0 is blank, 1 is unknown, V - 1 is the start and end of a sentence.
 
-    That of a language model (`hf`) has the numbers of its own: see there.
+    A language model's tokenizer (`hf`) has its own ids.
     """
 
     blank = 0
@@ -62,19 +63,19 @@ class Tokenizer:
         return len(self.tokens) - 1
 
     def encode(self, text: str) -> list[int]:
-        """(U,) ids without `<sos/eos>`; no ids for an empty text."""
+        """(U,) ids without `<sos/eos>`; empty for an empty text."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; `<blank>` and `<sos/eos>` have none, `<unk>` shows as such."""
+        """The text of ids; `<blank>` and `<sos/eos>` are left out, `<unk>` is shown."""
         raise NotImplementedError
 
     def unknown(self, text: str) -> list[str]:
-        """The characters of `text` that the vocabulary lacks, each as often as it occurs."""
+        """The characters of `text` that are not in the vocabulary, with repetitions."""
         raise NotImplementedError
 
     def piece(self, token: int) -> str:
-        """What one token adds to a text: a space in front begins a word."""
+        """The text of one token, with a space in front where it begins a word."""
         if token in (self.blank, self.eos):
             return ""
         text = self.tokens[token]
@@ -109,7 +110,7 @@ class CharTokenizer(Tokenizer):
         odd = [text for text in self._ids if len(text) != 1]
         if odd:
             raise TokenizerError(
-                f"{folder / TOKENS}: '{odd[0]}' is not one character, which the type 'char' expects"
+                f"{folder / TOKENS}: '{odd[0]}' is more than one character, but the type is 'char'"
             )
 
     def encode(self, text: str) -> list[int]:
@@ -137,15 +138,13 @@ class BpeTokenizer(Tokenizer):
             self._model = SentencePieceProcessor(model_proto=path.read_bytes())
         except (OSError, RuntimeError) as error:
             reason = (
-                error.strerror if isinstance(error, OSError) else ("it is no sentencepiece model")
+                error.strerror
+                if isinstance(error, OSError)
+                else ("it is not a sentencepiece model")
             )
-            raise TokenizerError(
-                f"{path} cannot be read: {reason}; make the vocabulary again (stage 2)"
-            ) from None
+            raise TokenizerError(f"{path} cannot be read: {reason}; run stage 2 again") from None
         if pieces(self._model) != self.tokens[1 : self.eos]:
-            raise TokenizerError(
-                f"{folder}: {TOKENS} and {MODEL} do not belong together; make them again (stage 2)"
-            )
+            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not match; run stage 2 again")
         self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {
             WORD_START
         }
@@ -160,7 +159,7 @@ class BpeTokenizer(Tokenizer):
         return [character for character in single_spaced(text) if character not in self._characters]
 
     def scores(self) -> list[float]:
-        """The model's log-probability of each token; of those that stand for no text, lower than
+        """The model's log-probability of each token; tokens without text get a lower one than
         any.
         """
         inner = [self._model.get_score(i - 1) for i in range(NUM_SPECIAL - 1, self.eos)]
@@ -172,15 +171,13 @@ class BpeTokenizer(Tokenizer):
 class HfConfig:
     """The tokenizer of a language model of `transformers`."""
 
-    # lower: for corpora in capitals, which such a model spells by letters
+    # lower: for corpora in capitals, which such a model splits into letters
     case: Literal["keep", "lower"] = "keep"
 
 
 @TOKENIZERS.register("hf", HfConfig)
 class HfTokenizer(Tokenizer):
-    """Ids are those of the language model; its end of a text is `eos`, wherever that is, and no id
-    is a blank.
-    """
+    """Ids are those of the language model; its end of text is `eos`, and there is no blank."""
 
     blank = -1
 
@@ -189,9 +186,7 @@ class HfTokenizer(Tokenizer):
         self._model = load_hf(str(folder / HF))
         self._lower = config.case == "lower"
         if len(self._model) != len(self.tokens):
-            raise TokenizerError(
-                f"{folder}: {TOKENS} and {HF}/ do not belong together; make them again (stage 2)"
-            )
+            raise TokenizerError(f"{folder}: {TOKENS} and {HF}/ do not match; run stage 2 again")
         self.unk = -1 if self._model.unk_token_id is None else self._model.unk_token_id
         self._special = frozenset(self._model.all_special_ids)
 
@@ -217,8 +212,8 @@ class HfTokenizer(Tokenizer):
 
 
 def load_hf(name: str, revision: str | None = None) -> object:
-    """A tokenizer by hub name or folder; raises `TokenizerError` where it cannot be had or has no
-    end of a text.
+    """A tokenizer by hub name or folder; raises `TokenizerError` where there is none with an
+    eos.
     """
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
@@ -228,22 +223,20 @@ def load_hf(name: str, revision: str | None = None) -> object:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TokenizerError(
-            f"{name}: no folder with a tokenizer, nor one that the hub knows: {reason}"
+            f"{name}: neither a folder with a tokenizer nor a name on the hub: {reason}"
         ) from None
     if tokenizer.eos_token_id is None:
-        raise TokenizerError(f"{name}: its tokenizer has no token that ends a text (eos_token)")
+        raise TokenizerError(f"{name}: the tokenizer has no end-of-text token (eos_token)")
     return tokenizer
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer of a vocabulary folder; raises `TokenizerError` with one sentence where it is
-    not one.
-    """
+    """The tokenizer of a vocabulary folder; raises `TokenizerError` where the folder is not one."""
     folder = Path(folder)
     for name in (TOKENS, CONFIG):
         if not (folder / name).is_file():
             raise TokenizerError(
-                f"{folder} is not a vocabulary folder: it has no {name} (stage 2 makes one)"
+                f"{folder} is not a vocabulary folder: {name} is missing (stage 2 makes it)"
             )
     tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     try:
@@ -253,18 +246,20 @@ def load(folder: Path) -> Tokenizer:
         raise TokenizerError(f"{folder / CONFIG} does not describe a tokenizer: {error}") from None
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
-        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is there twice")
+        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is listed twice")
     special = tokens[:2] == [BLANK, UNK] and tokens[-1] == EOS and len(tokens) >= NUM_SPECIAL
     if not special and not isinstance(config, HfConfig):
         raise TokenizerError(
-            f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last one"
+            f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last "
+            "line"
         )
     return TOKENIZERS.build(config, tokens=tokens, folder=folder)
 
 
 def load_labels(folder: Path) -> dict[str, list[str]]:
-    """The label vocabularies of a vocabulary folder: name -> values, class index = place; empty
-    without labels.json.
+    """The label vocabularies of a vocabulary folder: name -> values, sorted by class index.
+
+    Empty without labels.json.
     """
     path = Path(folder) / LABELS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -280,7 +275,7 @@ def save_counts(folder: Path, counts: Mapping[int, int], size: int) -> None:
 
 
 def load_counts(folder: Path) -> list[int] | None:
-    """Token counts of the training text; None in a folder of which nobody counted them."""
+    """Token counts of the training text; None where they were not stored."""
     path = Path(folder) / COUNTS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -292,14 +287,13 @@ def train(
     out_folder: Path,
     model: Literal["unigram", "bpe"] = "unigram",
 ) -> Tokenizer:
-    """Write a vocabulary of at most `size` tokens (0, for char: all there are); the same lines give
-    the same files.
+    """Write a vocabulary of at most `size` tokens (0, for char: all); deterministic.
 
     Raises `TokenizerError` where the text is empty or the size too small for its characters.
     """
     lines = [text for text in map(single_spaced, lines) if text]
     if not lines:
-        raise TokenizerError("there is no text to make a vocabulary of")
+        raise TokenizerError("there is no text to make a vocabulary from")
     if unit == "char":
         config, inner = CharConfig(), char_inventory(lines, size)
     elif unit == "bpe":
@@ -308,7 +302,7 @@ def train(
             train_sentencepiece(lines, size, model, out_folder / MODEL),
         )
     else:
-        TOKENIZERS.config_type(unit)  # raises for a name that is none
+        TOKENIZERS.config_type(unit)  # raises for an unknown name
         raise TokenizerError(f"a vocabulary of the unit '{unit}' cannot be made from text")
     (out_folder / TOKENS).write_text("\n".join([BLANK, UNK, *inner, EOS]) + "\n", encoding="utf-8")
     settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
@@ -340,15 +334,16 @@ def adopt(
 
 
 def char_inventory(lines: Iterable[str], size: int) -> list[str]:
-    """The characters in the order of their code points, the space as `<space>`; with a size the
-    most frequent ones.
+    """The characters sorted by code point, the space as `<space>`; with a size the most
+    frequent.
     """
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)
     if size < 0 or 0 < size <= NUM_SPECIAL:
         raise TokenizerError(
-            f"a char vocabulary of {size} tokens has no room for them; 0 takes all {len(counts)}"
+            f"a char vocabulary of {size} tokens has no room for characters; 0 takes all "
+            f"{len(counts)}"
         )
     kept = sorted(counts, key=lambda character: (-counts[character], character))[
         : size - NUM_SPECIAL if size else None
@@ -357,8 +352,9 @@ def char_inventory(lines: Iterable[str], size: int) -> list[str]:
 
 
 def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path) -> list[str]:
-    """Write the model, return its pieces without `<unk>`; one thread and a fixed order: the same
-    model every time.
+    """Train and write the model; returns its pieces without `<unk>`.
+
+    One thread and a fixed order give the same model every time.
     """
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
@@ -373,7 +369,7 @@ def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path)
         model_writer=out,
         model_type=model,
         vocab_size=size - (NUM_SPECIAL - 1),
-        hard_vocab_limit=False,  # of a small corpus: as many as there are
+        hard_vocab_limit=False,  # a small corpus gets as many as possible
         character_coverage=1.0,
         normalization_rule_name="identity",
         num_threads=1,

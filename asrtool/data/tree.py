@@ -1,10 +1,8 @@
-"""A corpus as its publisher lays it out: the files that must be there, audio by name, texts by id,
-and both together.
+"""Read a corpus in its publisher's layout: required files, audio by name, texts by id.
 
-What is wrong with a tree ends in a `CorpusError`: one sentence with the file, what was expected,
-and what is there. Texts are UTF-8; a byte-order mark, CR LF, blank lines and runs of white space do
-not matter. No result depends on the locale, or on the order in which the disk lists files. Links to
-folders are followed.
+A fault raises `CorpusError` with the file, what was expected and what is there. Texts are UTF-8; a
+byte-order mark, CR LF, blank lines and repeated white space do not matter. Results depend neither
+on the locale nor on the order of files on the disk. Links to folders are followed.
 """
 
 from __future__ import annotations
@@ -19,19 +17,17 @@ from asrtool.data.audio import is_pipe
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
-MINIATURE = "mini_corpus.json"  # what tools/make_mini_corpus.py leaves in its trees
-LISTED = 8  # names of a folder that are shown
+MINIATURE = "mini_corpus.json"  # tools/make_mini_corpus.py writes it into its trees
+LISTED = 8  # names of a folder that are listed
 FEW, SHARE = 3, 0.1  # utterances that may lack text or audio: whichever is more
 
 
 class CorpusError(Exception):
-    """The corpus folder is not what the recipe expects; one sentence says what is missing and what
-    to do.
-    """
+    """The corpus folder is not what the recipe expects; the message says what is missing."""
 
 
 class Joined(NamedTuple):
-    """The ids that have text and audio, in order; for every id that lacks one a sentence."""
+    """The sorted ids with both text and audio, and id -> sentence for those that lack one."""
 
     ids: list[str]
     left_out: dict[str, str]
@@ -41,7 +37,7 @@ class Joined(NamedTuple):
 
 
 def need(path: Path) -> Path:
-    """`path`, which must exist."""
+    """`path`; raises CorpusError where it does not exist."""
     if path.exists():
         return path
     lost = path
@@ -53,15 +49,15 @@ def need(path: Path) -> Path:
         if name.endswith(ARCHIVES) and name.startswith(lost.name)
     ]
     hint = (
-        f"{lost.parent / packed[0]} is not unpacked"
+        f"{lost.parent / packed[0]} must be unpacked first"
         if packed
-        else (f"'{lost.parent}' holds {listing(lost.parent)}")
+        else (f"'{lost.parent}' contains {listing(lost.parent)}")
     )
     raise CorpusError(f"there is no {path}; {hint}")
 
 
 def root(corpus: Path, name: str, holds: str) -> Path:
-    """The folder that has `holds` in it: `corpus` or its folder `name`."""
+    """The folder that contains `holds`: `corpus` or its subfolder `name`."""
     for folder in (corpus, corpus / name):
         if (folder / holds).exists():
             return folder
@@ -69,13 +65,13 @@ def root(corpus: Path, name: str, holds: str) -> Path:
 
 
 def listing(folder: Path) -> str:
-    """What lies in a folder, the first few names."""
+    """The first few names in a folder."""
     names = _names(folder)
     return ", ".join(names[:LISTED]) + (", ..." if names[LISTED:] else "") or "nothing"
 
 
 def is_miniature(folder: Path) -> bool:
-    """Whether the tree was synthesised: its counts are not the official ones."""
+    """Whether the tree is synthetic: its counts are not the official ones."""
     return any((parent / MINIATURE).exists() for parent in (folder, folder.parent))
 
 
@@ -87,9 +83,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def audio_by_id(*roots: Path) -> dict[str, str]:
-    """Every audio file below the folders by its name without extension; a name that occurs twice is
-    an error.
-    """
+    """Audio file name without extension -> path, below the folders; raises for duplicate names."""
     paths: dict[str, str] = {}
     for parent, name in (
         (parent, name)
@@ -102,25 +96,23 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
         path = f"{parent}/{name}"
         if paths.setdefault(stem, path) != path:
             first, second = sorted((paths[stem], path))
-            raise CorpusError(f"two audio files are called '{stem}', remove one: {first}, {second}")
+            raise CorpusError(
+                f"two audio files have the name '{stem}'; remove one: {first}, {second}"
+            )
     return paths
 
 
 def listed(path: str) -> str:
-    """The path of an audio file that a list of the corpus names: wav.scp would run one that ends in
-    `|`.
+    """The path of an audio file in a list of the corpus; raises for a command (a path ending in
+    `|`).
     """
     if is_pipe(path):
-        raise CorpusError(
-            f"there is no file {path}; commands in a corpus' list of files are not run"
-        )
+        raise CorpusError(f"there is no file {path}; commands in a corpus's file lists are not run")
     return path
 
 
 def _files(folder: str, linked: Set[str]) -> Iterator[tuple[str, str]]:
-    """Folder and name of every file; no link is followed twice on one way down, so that circles
-    end.
-    """
+    """Folder and name of every file; cycles of links end."""
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
@@ -139,7 +131,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         content = need(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(
-            f"{path}: expected UTF-8, byte {error.start} is not; was the file converted?"
+            f"{path}: expected UTF-8, but byte {error.start} is not; convert it with iconv"
         ) from None
     for number, line in enumerate(content.split("\n"), 1):
         if line and not line.isspace():
@@ -147,13 +139,14 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class Table(dict[str, str]):
-    """The lines `<id> <value>` of some files as id -> value, white space in the value single."""
+    """Id -> value from lines `<id> <value>` of some files, with single spaces in the value."""
 
     def __init__(
         self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None
     ) -> None:
-        """Raises CorpusError where an id does not match `pattern` or comes twice; a line `header`
-        is no entry.
+        """Raises CorpusError where an id does not match `pattern` or is repeated.
+
+        header: the first word of a line that is skipped.
         """
         super().__init__()
         self.paths = list(paths)
@@ -173,15 +166,16 @@ class Table(dict[str, str]):
                 if identity in self:
                     first = self.where([identity])[identity]
                     raise CorpusError(
-                        f"{path}:{number}: {identity} has a text already, {first}; remove one"
+                        f"{path}:{number}: {identity} already has a text, {first}; remove one"
                     )
                 self[identity] = " ".join(words)
             if len(self) == before:
-                raise CorpusError(f"{path}: no line in it; expected '<id> <text>' a line")
+                raise CorpusError(f"{path}: the file has no entry; expected lines '<id> <text>'")
 
     def where(self, ids: Iterable[str]) -> dict[str, str]:
-        """`<file>:<line>` of each id: the files are read again, since this is needed seldom and of
-        few.
+        """`<file>:<line>` of each id.
+
+        The files are read again, since this is needed rarely and for few ids.
         """
         wanted, lines_of = set(ids), {}
         for path in self.paths if wanted else ():
@@ -192,7 +186,7 @@ class Table(dict[str, str]):
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a table whose columns are divided by tabs, and named in its first line."""
+    """The rows of a tab-separated table with column names in its first line."""
     cells = [[cell.strip() for cell in line.split("\t")] for _, line in lines(path)]
     return [dict(zip(cells[0], row, strict=False)) for row in cells[1:]]
 
@@ -201,31 +195,26 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def join(texts: Table, audio: Mapping[str, str]) -> Joined:
-    """The ids that `texts` and `audio` share; more than a tenth on one side without the other is an
-    error.
+    """The ids that `texts` and `audio` share; raises where more than a tenth of either has no
+    match.
     """
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     text_lines = texts.where(mute)
     if too_many(len(mute), len(texts)):
         raise CorpusError(
-            f"{text_lines[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file, first "
-            f"{mute[0]}; unpack the "
-            "archives in full, or take these lines out"
+            f"{text_lines[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file; first"
+            f" {mute[0]}; unpack the archives completely, or remove these lines"
         )
     if too_many(len(silent), len(audio)):
         raise CorpusError(
             f"{', '.join(map(str, texts.paths[:2]))}: no text for {len(silent)} of {len(audio)} "
-            "audio files, first "
-            f"{audio[silent[0]]}; is the file complete?"
+            f"audio files; first {audio[silent[0]]}; is the file complete?"
         )
-    left_out = {
-        key: f"{key}: has a text, {text_lines[key]}, but no audio file has this name"
-        for key in mute
-    }
+    left_out = {key: f"{key}: has a text, {text_lines[key]}, but no audio file" for key in mute}
     left_out |= {key: f"{key}: {audio[key]} has no text" for key in silent}
     return Joined(sorted(texts.keys() & audio.keys()), left_out)
 
 
 def too_many(missing: int, total: int) -> bool:
-    """Whether so much is missing that the tree must be damaged."""
+    """Whether so many are missing that the tree must be damaged."""
     return missing > max(FEW, SHARE * total)

@@ -189,13 +189,15 @@ def empty_part(tree: Path) -> str:
 def twice(tree: Path) -> str:
     transcript = chapter(tree) / "11-7.trans.txt"
     transcript.write_text(transcript.read_text() + "11-7-0001 AGAIN\n")
-    return f"{transcript}:4: 11-7-0001 has a text already, {transcript}:2; remove one"
+    return f"{transcript}:4: 11-7-0001 already has a text, {transcript}:2; remove one"
 
 
 def two_files(tree: Path) -> str:
     path = chapter(tree) / "11-7-0001.flac"
     soundfile.write(path.with_suffix(".wav"), np.zeros(100), 16000)
-    return f"two audio files are called '11-7-0001', remove one: {path}, {path.with_suffix('.wav')}"
+    return (
+        f"two audio files have the name '11-7-0001'; remove one: {path}, {path.with_suffix('.wav')}"
+    )
 
 
 def without_id(tree: Path) -> str:

@@ -178,7 +178,7 @@ def test_aishell2_names_the_channel_that_is_still_packed(tmp_path: Path) -> None
     place.with_name("test.tar.gz").touch()
     with pytest.raises(
         corpus.CorpusError,
-        match=rf"there is no {place}/wav.scp; {place}\.tar\.gz " r"is not unpacked",
+        match=rf"there is no {place}/wav.scp; {place}\.tar\.gz " r"must be unpacked first",
     ):
         rows(tree, tmp_path / "out", "train")
 

@@ -212,7 +212,7 @@ BAD = {
     ),
     "shorter than a frame": (
         lambda path: soundfile.write(path, noise(0.02), RATE),
-        "20.0 ms of audio are less than one",
+        "20.0 ms of audio are too short for one",
     ),
 }
 

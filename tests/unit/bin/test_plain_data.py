@@ -186,7 +186,7 @@ def test_training_computes_features_where_the_config_says_so(
     with pytest.raises(TrainError, match="no utterance of the first step"):
         train.main([*arguments, "--set", "trainer.epochs=20", "--force", "true"])
     assert (
-        "it has no stored features (stage 1 makes them, or set data.features: online)"
+        "it has no stored features (run stage 1, or set data.features: online)"
         in capsys.readouterr().err
     )
 

@@ -266,7 +266,7 @@ def test_the_global_batch_is_said(data, tmp_path, capsys):
         r"global batch: [\d.]+ utterances, [\d.]+ seconds on average, at most 4 with " r"padding",
         said,
     )
-    assert re.search(r"\d+ steps an epoch; 1 rank with (\d to )?[23] micro-batches each", said)
+    assert re.search(r"\d+ steps per epoch; 1 rank with (\d to )?[23] micro-batches each", said)
 
 
 def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, capsys):

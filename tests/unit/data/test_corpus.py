@@ -68,7 +68,7 @@ def test_more_than_a_tenth_of_unusable_audio_is_an_error(tmp_path: Path) -> None
     rows = [utterance(good if n < 6 else tmp_path / f"{n}.wav", f"a-{n}") for n in range(10)]
     with pytest.raises(
         corpus.CorpusError,
-        match=r"4 of 10 audio files cannot be used, first a-6: " r".*/6\.wav: no such",
+        match=r"4 of 10 audio files cannot be used; first a-6: " r".*/6\.wav: no such",
     ):
         corpus.measured(rows)
 
@@ -87,7 +87,7 @@ def test_a_subset_is_the_same_whatever_the_order_and_grows_with_its_hours(tmp_pa
     [
         (2, None, ""),
         (3, None, "2 utterances, officially 3"),
-        (2, 11, "10 characters, expected 11"),
+        (2, 11, "10 characters, officially 11"),
         (2, 10, "should"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
 
 
 def test_a_set_without_a_usable_utterance_is_an_error_and_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="train: not one utterance can be used"):
+    with pytest.raises(corpus.CorpusError, match="train: none of the utterances can be used"):
         write(tmp_path, corpus.CorpusSet([], ["a-1: no good"]))
     assert list(tmp_path.iterdir()) == []
 

@@ -91,7 +91,7 @@ def test_a_wrong_checksum_removes_the_file_and_says_so(server: Server, tmp_path:
 def test_a_file_that_the_server_does_not_have_is_an_error_at_once(
     server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(download.DownloadError, match=r"/x: the server says 404"):
+    with pytest.raises(download.DownloadError, match=r"/x: the server replied 404"):
         download.fetch(f"{server.address}/x", tmp_path / "x")
     assert len(server.asked) == 1
 
@@ -101,7 +101,7 @@ def test_a_server_that_never_sends_anything_is_given_up_and_the_beginning_is_kep
 ) -> None:
     server.files["/x"], server.cuts = DATA, [1000] + [0] * download.TRIES
     with pytest.raises(
-        download.DownloadError, match=r"1000 bytes are in .*x\.part, the same " r"command goes on"
+        download.DownloadError, match=r"1000 bytes are in .*x\.part; the same " r"command continues"
     ):
         download.fetch(f"{server.address}/x", tmp_path / "x", wait=0)
     assert (tmp_path / "x.part").read_bytes() == DATA[:1000]

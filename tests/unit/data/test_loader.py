@@ -289,7 +289,10 @@ def test_an_utterance_longer_than_a_batch_is_named(
 ) -> None:
     long = replace(stored[0], duration=99.0)
     StepLoader(Dataset([*stored[1:], long], tokenizer, config(), training=True))
-    assert "1 utterances are longer than a batch may be; each gets its own: u00" in caplog.text
+    assert (
+        "1 utterances are longer than the batch limit; each becomes a batch of its own: u00"
+        in caplog.text
+    )
 
 
 # -- bad data --------------------------------------------------------------
@@ -341,7 +344,7 @@ def test_training_on_next_to_nothing_stops(
     stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
     gone = [replace(utterance, features="/nowhere/feats.ark:5") for utterance in stored]
-    with pytest.raises(DataError, match="utterances could not be read, the last one: u"):
+    with pytest.raises(DataError, match="utterances could not be read; the last reason: u"):
         list(islice(StepLoader(Dataset(gone, tokenizer, config(), training=True)).steps(), 100))
 
 
@@ -365,7 +368,7 @@ def test_decoding_without_features_computes_them(
 def test_an_utterance_without_a_duration_is_named(
     seconds: float, stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    with pytest.raises(DataError, match="u03: a duration of .* expected above 0"):
+    with pytest.raises(DataError, match="u03: the duration is .* expected more than 0"):
         Dataset([*stored[:3], replace(stored[3], duration=seconds)], tokenizer, config())
 
 
@@ -376,7 +379,9 @@ def test_audio_too_short_for_one_frame_is_named(
     click = Utterance(
         id="click", audio=str(tmp_path / "click.wav"), duration=100 / 16000, speaker="s"
     )
-    with pytest.raises(DataError, match="click: 0.00625 seconds of audio give no frame"):
+    with pytest.raises(
+        DataError, match="click: 0.00625 seconds of audio are too short for one frame"
+    ):
         Dataset([click], tokenizer, config(features="online")).example(0)
 
 
@@ -384,7 +389,7 @@ def test_a_noise_set_that_was_not_given_is_an_error(
     spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
     noisy = config(features="online", augment=AugmentConfig(noise=NoiseConfig(set="musan")))
-    with pytest.raises(ValueError, match=r"no recordings of a set 'musan'"):
+    with pytest.raises(ValueError, match=r"there is no set 'musan'"):
         Dataset(spoken, tokenizer, noisy, training=True)
     Dataset(spoken, tokenizer, noisy)
 
@@ -416,13 +421,14 @@ def test_utterances_outside_the_limits_are_left_out_counted_and_named(
     )
     assert "1 of 4 training utterances are longer than 30 seconds and left out: u02" in caplog.text
     assert (
-        "1 of 4 training utterances have an empty text, from which the model learns to write "
-        "nothing"
+        "1 of 4 training utterances have an empty text, which teaches the model to output nothing"
     ) in caplog.text
 
 
 def test_limits_that_leave_nothing_are_an_error(stored: list[Utterance]) -> None:
-    with pytest.raises(DataError, match="none of 40 utterances lasts from 100 to 200 seconds"):
+    with pytest.raises(
+        DataError, match="none of 40 utterances is between 100 and 200 seconds long"
+    ):
         loader.select(stored, config(min_seconds=100.0, max_seconds=200.0))
 
 

@@ -83,8 +83,8 @@ def test_what_is_left_out_is_named(sources, tokenizer, caplog, monkeypatch):
     ("make", "message"),
     [
         (lambda folder: folder / "empty.txt", "is empty"),
-        (lambda folder: folder / "a.txt.gz", "unpack it first"),
-        (lambda folder: folder, "has no text to learn from"),
+        (lambda folder: folder / "a.txt.gz", "decompress it first"),
+        (lambda folder: folder, "has no text to train on"),
     ],
 )
 def test_what_holds_no_text_is_refused(tmp_path, make, message):

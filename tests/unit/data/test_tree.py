@@ -79,7 +79,7 @@ def test_a_list_of_files_runs_no_command(tmp_path: Path) -> None:
     odd = touch(tmp_path / "odd|")
     assert tree.listed(odd) == odd and tree.listed(f"{tmp_path}/gone.wav") == f"{tmp_path}/gone.wav"
     with pytest.raises(
-        CorpusError, match="there is no file .*; commands in a corpus' list of files are not run"
+        CorpusError, match="there is no file .*; commands in a corpus's file lists are not run"
     ):
         tree.listed(f"{tmp_path}/x;touch {tmp_path}/ran|")
     assert not (tmp_path / "ran").exists()
@@ -106,7 +106,7 @@ def test_byte_order_mark_crlf_tabs_and_blank_lines_do_not_change_a_text(tmp_path
 def test_a_second_text_for_an_id_is_refused_and_both_lines_are_named(tmp_path: Path) -> None:
     first, second = save(tmp_path / "1", "a-1 ONE\n"), save(tmp_path / "2", "a-2 TWO\na-1 OTHER\n")
     with pytest.raises(
-        CorpusError, match=f"{second}:2: a-1 has a text already, {first}:1; remove one"
+        CorpusError, match=f"{second}:2: a-1 already has a text, {first}:1; remove one"
     ):
         tree.Table([first, second])
 
@@ -117,9 +117,9 @@ def test_a_line_that_does_not_begin_with_an_id_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_file_that_is_missing_empty_or_in_another_encoding_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="text: expected UTF-8, byte 4 is not"):
+    with pytest.raises(CorpusError, match="text: expected UTF-8, but byte 4 is not"):
         tree.Table([save(tmp_path / "text", b"a-1 \xe9")])
-    with pytest.raises(CorpusError, match="text: no line in it; expected"):
+    with pytest.raises(CorpusError, match="text: the file has no entry; expected"):
         tree.Table([save(tmp_path / "text", "\n\n")])
     with pytest.raises(CorpusError, match="there is no .*/gone; "):
         tree.Table([tmp_path / "gone"])
@@ -138,7 +138,7 @@ def test_text_without_audio_and_audio_without_text_are_both_named(tmp_path: Path
     joined = tree.join(tree.Table([path]), {"a-1": "1.wav", "a-3": "3.wav"})
     assert joined.ids == ["a-1"]
     assert joined.left_out == {
-        "a-2": f"a-2: has a text, {path}:1, but no audio file has this name",
+        "a-2": f"a-2: has a text, {path}:1, but no audio file",
         "a-3": "a-3: 3.wav has no text",
     }
 
@@ -152,12 +152,12 @@ def test_more_than_a_tenth_without_the_other_is_an_error(tmp_path: Path) -> None
         assert len(tree.join(tree.Table([path]), audio).ids) == len(audio)
     audio.popitem()
     with pytest.raises(
-        CorpusError, match=f"{path}:17: 4 of 20 texts have no audio file, first a-16; unpack"
+        CorpusError, match=f"{path}:17: 4 of 20 texts have no audio file; first a-16; unpack"
     ):
         tree.join(tree.Table([path]), audio)
     audio = {key: f"{key}.wav" for key in [*ids, "b-1", "b-2", "b-3", "b-4"]}
     with pytest.raises(
-        CorpusError, match=f"{path}: no text for 4 of 24 audio files, first b-1.wav; is the file"
+        CorpusError, match=f"{path}: no text for 4 of 24 audio files; first b-1.wav; is the file"
     ):
         tree.join(tree.Table([path]), audio)
 

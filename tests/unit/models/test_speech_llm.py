@@ -291,7 +291,7 @@ def test_a_tokenizer_without_an_end_is_an_error(tmp_path):
     found = toy_llm.tokenizer()
     found.eos_token = None
     found.save_pretrained(str(folder))
-    with pytest.raises(ValueError, match="has no token that ends a text"):
+    with pytest.raises(ValueError, match="has no end-of-text token"):
         toy_llm.build(toy_llm.config(folder))
 
 
