@@ -62,9 +62,7 @@ class Task(Protocol):
         """
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """Write all lines without an error, sorted by id, to the folder `target`; logs a
-        summary.
-        """
+        """Write all lines without an error, sorted by id, to the folder `target`; log a summary."""
 
 
 def through(

@@ -38,8 +38,7 @@ def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Gene
 def spec_augment(
     features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """SpecAugment (arXiv 1904.08779) of normalised features (T, F): warp, then mask with 0, the
-    mean.
+    """SpecAugment (arXiv 1904.08779) of normalised features (T, F): warp, then mask with 0.
 
     Returns a new array. A mask's width is uniform from 0 to its limit. Time masks share
     `time_share` of the utterance evenly, so that short utterances keep most of their frames
@@ -64,8 +63,7 @@ def _stretch(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]
 
 
 def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Move a random frame by at most `limit` frames and stretch both sides linearly, (T, F) to
-    (T, F).
+    """Move a random frame by at most `limit` and stretch both sides linearly, (T, F) to (T, F).
 
     Utterances of at most 2 * limit + 1 frames are not changed.
     """
@@ -186,9 +184,7 @@ def non_speech(
 
 
 def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """(num_samples,) from a random position of a recording, which is repeated if it is too
-    short.
-    """
+    """(num_samples,) from a random position of a recording, repeated if it is too short."""
     spare = noise.duration - num_samples / rate
     if spare > 0:
         samples = audio.read(

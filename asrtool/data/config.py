@@ -13,9 +13,7 @@ from asrtool.data.fbank import FbankConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """Utterances of similar length, up to a limit of padded seconds; sentences, of padded
-    tokens.
-    """
+    """Utterances of similar length, up to a limit of padded seconds (padded tokens for text)."""
 
     # of the global batch: all ranks and micro-batches of one optimizer step together
     seconds: float | None = None
@@ -97,9 +95,7 @@ class RoomConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BabbleConfig:
-    """Add babble: several utterances of a set at once, at a random signal-to-noise ratio, as in
-    Kaldi.
-    """
+    """Add babble: several utterances of a set at a random signal-to-noise ratio, as in Kaldi."""
 
     set: str  # name of a data directory beside the training set; may be the training set itself
     share: float = 0.3  # share of the utterances
@@ -115,9 +111,7 @@ class BabbleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NonSpeechConfig:
-    """Add stretches of noise and music with an empty text to the training set (arXiv
-    2406.17272).
-    """
+    """Add stretches of noise and music with an empty text to training (arXiv 2406.17272)."""
 
     # name of a data directory beside the training set, such as musan; its transcripts are ignored
     set: str

@@ -37,9 +37,7 @@ class CorpusSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """How to make a set: `build(temporary folder)`, and the files and options that it depends
-    on.
-    """
+    """How to make a set: `build(temporary folder)`, and the files and options it depends on."""
 
     build: Callable[[Path], CorpusSet]
     inputs: Sequence[Path] = ()

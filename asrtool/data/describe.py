@@ -46,9 +46,7 @@ PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 
 @dataclass
 class Statistics:
-    """Statistics of one set; `texts` and `sounds` hash transcripts and recordings, for the
-    overlap.
-    """
+    """Statistics of one set; `texts` and `sounds` hash transcripts and recordings for overlaps."""
 
     name: str
     seconds: array = field(default_factory=lambda: array("d"))
@@ -69,11 +67,10 @@ class Statistics:
 
 
 def describe(folder: Path, base: Path | None = None, content: bool = False) -> Statistics:
-    """Read a data directory; audio is opened where no file gives its length, and read for
-    `content`.
+    """Read a data directory; audio is opened where no file gives its length.
 
-    With `content`, recordings are the same if their bytes are, otherwise if their paths (and
-    segments) are.
+    With `content` all audio is read, and recordings are the same if their bytes are; otherwise if
+    their paths (and segments) are.
     """
     statistics = Statistics(str(folder))
     _, utterances = datadir.iterate(folder)
@@ -195,9 +192,7 @@ def percentiles(values: np.ndarray) -> dict[str, float] | None:
 
 
 def unknown(statistics: Statistics, reference: Statistics | Tokenizer) -> dict:
-    """Characters (and words, for a set) that the reference lacks: kinds, occurrences and
-    examples.
-    """
+    """Characters (and words, for a set) that the reference lacks: kinds, counts and examples."""
     if isinstance(reference, Tokenizer):
         return {
             "characters": lacking(statistics.characters, lambda text: bool(reference.unknown(text)))
@@ -220,8 +215,8 @@ def lacking(counts: Counter[str], is_unknown: Callable[[str], bool]) -> dict:
 
 
 def overlaps(sets: Sequence[Statistics]) -> Iterator[dict]:
-    """For each pair: common speakers, and the utterances of the second with a text or audio of
-    the first.
+    """For each pair: common speakers, and how many utterances of the second have a text or audio
+    of the first.
     """
     for first, second in combinations(sets, 2):
         speakers = sorted(first.per_speaker.keys() & second.per_speaker.keys())

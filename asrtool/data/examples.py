@@ -1,6 +1,4 @@
-"""Utterances to model inputs and token ids, and several of them to a `Batch`, in loader
-processes.
-"""
+"""Make model inputs and token ids of utterances, and a `Batch` of several, in loader processes."""
 
 from __future__ import annotations
 
@@ -71,8 +69,7 @@ class Reader:
     def example(
         self, utterance: Utterance, epoch: int = 0, content: Content | None = None
     ) -> Example:
-        """Raises a `DataError` naming the utterance where it is unreadable, empty, or holds NaN or
-        infinite values.
+        """Read an utterance; `DataError` if it is unreadable, empty, or has NaN or infinite values.
 
         content: its file, where somebody has read it already.
         """

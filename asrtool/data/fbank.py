@@ -128,9 +128,7 @@ class Fbank:
         return features.clamp_(min=FLOOR).log_()
 
     def _tables_like(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The window (length - 1,), which also scales to 16 bits, and the filters (fft_size / 2,
-        F).
-        """
+        """The window (length - 1,), which also scales to 16 bits, and filters (fft_size / 2, F)."""
         key = samples.device, samples.dtype
         if key not in self._tables:
             window = povey_window(self.config.length)[1:] * SCALE

@@ -1,5 +1,4 @@
-"""How long the utterances were that a model was trained on: what it can be expected to recognise
-well.
+"""The lengths of a model's training utterances: what it can be expected to recognise well.
 
 `lengths.json`, in the folder of each phase and in a packed model:
 
@@ -47,7 +46,7 @@ class Lengths:
         )
 
     def quantile(self, share: float) -> float:
-        """The length in seconds that this share (one of QUANTILES) of the utterances does not
+        """The length in seconds that this share (in QUANTILES) of the utterances does not
         exceed.
         """
         return self.seconds[f"{share:g}"]
@@ -57,9 +56,7 @@ class Lengths:
 
     @classmethod
     def load(cls, folder: Path) -> Lengths | None:
-        """The lengths of a folder; None where it has none. Raises `LengthsError` where
-        unreadable.
-        """
+        """The lengths in a folder; None where it has none. Raises `LengthsError` if unreadable."""
         path = folder / NAME
         if not path.exists():
             return None

@@ -186,9 +186,7 @@ class StepLoader:
             batches, skipped = [], {}
 
     def longest(self) -> Batch | None:
-        """The first micro-batch of the step with the longest utterance; None where it cannot be
-        read.
-        """
+        """The first micro-batch of the step with the longest utterance; None if unreadable."""
         longest = int(self.plan.lengths.argmax())
         batch = next(batch for batch in self._epoch(0) if longest in batch)
         micros = self.plan.slices(batch, self.rank, self.world) or self.plan.slices(
@@ -197,9 +195,7 @@ class StepLoader:
         return self.dataset.reader.batch([self.dataset.utterances[i] for i in micros[0]])[0]
 
     def densest(self, size: int = 32) -> Iterator[Batch]:
-        """Batches of up to `size` utterances with the most text per second, the same on all
-        ranks.
-        """
+        """Batches of up to `size` utterances with the most text per second, equal on all ranks."""
         utterances, lengths = self.dataset.utterances, self.plan.lengths
         limit = self.plan.config.per_device or self.plan.config.size
         order = sorted(range(len(utterances)), key=lambda i: -len(utterances[i].text) / lengths[i])
@@ -443,9 +439,7 @@ def _same(item: object) -> object:
 
 
 def _set_up_worker(number: int) -> None:
-    """Ignore signals to the process group (Ctrl-C, torchrun's SIGTERM): the trainer ends its
-    loader.
-    """
+    """Ignore signals to the process group (Ctrl-C, SIGTERM): the trainer ends its loader."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_unless_the_trainer_ended

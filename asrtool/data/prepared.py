@@ -68,8 +68,7 @@ def take(
     test_sets: Sequence[str] = (),
     more: Sequence[str] = (),
 ) -> list[str]:
-    """Write a recipe's data directories to `out`, unless they are up to date; returns the test
-    sets.
+    """Write a recipe's data directories to `out` unless up to date; returns the test sets.
 
     test_sets: by default all whose names start with test; more: further sets, used where the folder
     has them. Relative paths of wav.scp are searched in the current folder, in `folder` and in its

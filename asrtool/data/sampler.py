@@ -61,8 +61,8 @@ class BatchPlan:
         self.padded = shared[np.searchsorted(lengths, self.padded)]
 
     def epoch(self, number: int) -> list[list[int]]:
-        """The global batches of one epoch; without shuffling the longest first, the same in
-        every epoch.
+        """The global batches of one epoch; without shuffling longest first, equal in every
+        epoch.
         """
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
@@ -92,9 +92,7 @@ class BatchPlan:
         ]
 
     def _starts(self, padded: np.ndarray) -> list[int]:
-        """Starts of batches that are as full as the limits allow, for ascending padded lengths
-        (N,).
-        """
+        """Starts of batches that are as full as the limits allow; lengths (N,) are ascending."""
         if not len(padded):
             return []
         # start of each run of equal lengths
@@ -149,9 +147,7 @@ class BatchPlan:
 
 
 def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:
-    """(start, end) of groups of descending lengths, each as large as `limit` padded seconds
-    allow.
-    """
+    """(start, end) of groups of descending lengths, each as large as `limit` allows."""
     bounds, start = [], 0
     while start < len(lengths):
         end = min(start + max(1, int(limit * (1 + ROUNDING) / lengths[start])), len(lengths))

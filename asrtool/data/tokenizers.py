@@ -159,9 +159,7 @@ class BpeTokenizer(Tokenizer):
         return [character for character in single_spaced(text) if character not in self._characters]
 
     def scores(self) -> list[float]:
-        """The model's log-probability of each token; tokens without text get a lower one than
-        any.
-        """
+        """The model's log-probability of each token; tokens without text are below all others."""
         inner = [self._model.get_score(i - 1) for i in range(NUM_SPECIAL - 1, self.eos)]
         lowest = min(inner, default=0.0) - 10.0
         return [lowest, lowest, *inner, lowest]
@@ -212,9 +210,7 @@ class HfTokenizer(Tokenizer):
 
 
 def load_hf(name: str, revision: str | None = None) -> object:
-    """A tokenizer by hub name or folder; raises `TokenizerError` where there is none with an
-    eos.
-    """
+    """A tokenizer by hub name or folder; raises `TokenizerError` where there is none."""
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
 
@@ -334,9 +330,7 @@ def adopt(
 
 
 def char_inventory(lines: Iterable[str], size: int) -> list[str]:
-    """The characters sorted by code point, the space as `<space>`; with a size the most
-    frequent.
-    """
+    """The characters sorted by code point, the space as `<space>`; with a size the commonest."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)

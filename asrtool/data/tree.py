@@ -103,9 +103,7 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
 
 
 def listed(path: str) -> str:
-    """The path of an audio file in a list of the corpus; raises for a command (a path ending in
-    `|`).
-    """
+    """The path of an audio file in a list of the corpus; raises for commands (they end in `|`)."""
     if is_pipe(path):
         raise CorpusError(f"there is no file {path}; commands in a corpus's file lists are not run")
     return path
@@ -195,9 +193,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def join(texts: Table, audio: Mapping[str, str]) -> Joined:
-    """The ids that `texts` and `audio` share; raises where more than a tenth of either has no
-    match.
-    """
+    """The ids that `texts` and `audio` share; raises where a tenth of either has no match."""
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     text_lines = texts.where(mute)
     if too_many(len(mute), len(texts)):

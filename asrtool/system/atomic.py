@@ -28,9 +28,7 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to; it is renamed to `path` after the block, unless it
-    raises.
-    """
+    """Yield a temporary name to write to, which is renamed to `path` after the block."""
     temporary = aside(path)
     try:
         yield temporary

@@ -1,5 +1,4 @@
-"""What a long command has done so far, so that the same command goes on where it was stopped, even
-by a power cut.
+"""A journal of finished work, so that a command resumes where it was stopped or killed.
 
     <out>.part/stage.json                     what the work depends on: work for something else is
                                               thrown away
@@ -39,9 +38,7 @@ class Journal:
 
     @staticmethod
     def begin(folder: Path, about: Mapping) -> int:
-        """Create the folder, or continue if it depends on the same; returns this run's number.
-        Rank 0 only.
-        """
+        """Create the folder, or continue a matching one; returns this run's number. Rank 0 only."""
         about = json.loads(json.dumps(about, default=str))
         if folder.exists() and _about(folder) != about:
             logger.info("%s was started with other inputs or options; starting again", folder)

@@ -66,9 +66,7 @@ def _mind(connection: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket) -> list[str]:
-    """The messages that arrived; none when the other end is gone. Messages are short and sent
-    whole.
-    """
+    """The messages that arrived (short, sent whole); none when the other end is gone."""
     try:
         return connection.recv(4096).decode(errors="replace").split("\n")[:-1]
     except OSError:

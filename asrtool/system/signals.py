@@ -1,6 +1,4 @@
-"""Orderly stops: SIGTERM, SIGUSR1 (Slurm's warning) and Ctrl-C end training after the current
-step.
-"""
+"""Orderly stops: SIGTERM, SIGUSR1 (from Slurm) and Ctrl-C end training after the current step."""
 
 from __future__ import annotations
 

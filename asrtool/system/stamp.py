@@ -1,5 +1,4 @@
-"""Stages that are skipped by what they depend on: a folder's `.stage.json` says which inputs and
-options made it.
+"""Skip stages that are up to date: `.stage.json` records the inputs and options of a folder.
 
     with stamp.building(out, "features", inputs=[data], options={"fbank": ...}) as target:
         if target is None:            # same inputs, same options: said so, nothing to do
@@ -45,9 +44,7 @@ class LockedError(StageError):
 
 
 def digest(path: Path) -> str:
-    """Digest of a file's content (for archives and audio its size), or the digests of a folder's
-    files.
-    """
+    """Digest of a file's content (audio and archives: its size), or the digests of a folder."""
     total = hashlib.sha256()
     if path.is_dir():
         for name, file, size in _walk(str(path), "", frozenset()):

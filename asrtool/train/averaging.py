@@ -52,9 +52,7 @@ def average(folder: Path, count: int) -> Path:
 
 
 def first(folder: Path, count: int) -> list[Path]:
-    """The first `count` intact checkpoints in the ranking of the phase, or all if there are
-    fewer.
-    """
+    """The first `count` intact checkpoints in the phase's ranking, or all if there are fewer."""
     metric, by = ranking(folder)
     chosen = list(islice(filter(_usable, checkpoint.rank(folder, metric, by)), count))
     if not chosen:
@@ -89,9 +87,7 @@ def ranking(folder: Path) -> tuple[str, str]:
 
 
 def mean(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The mean of each tensor, summed in float64; integers (counters) are taken from the first
-    file.
-    """
+    """The mean of each tensor, summed in float64; integers (counters) are the first file's."""
     total: dict[str, Tensor] = {}
     count = 0
     for file in files:
@@ -195,8 +191,8 @@ class Ema:
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
-        """Inside, the model holds the averages; yields the training weights, which are restored
-        at the end.
+        """Inside, the model holds the averages; yields the training weights, restored at the
+        end.
         """
         self._swap()
         try:

@@ -1,5 +1,4 @@
-"""Checkpoints: folders of safetensors and JSON, written aside and renamed; nothing is ever
-unpickled.
+"""Checkpoints: folders of safetensors and JSON, written atomically and never unpickled.
 
     <phase>/step-00012000/   model.safetensors       the weights to decode with (the moving average
                                                      where `ema` is on)
@@ -207,9 +206,7 @@ def read_state(path: Path) -> dict:
 
 
 def rank(folder: Path, metric: str, by: str) -> list[Path]:
-    """The checkpoints with a value of `metric`, ranked by "best" (lowest) or "last" (newest)
-    first.
-    """
+    """The checkpoints with a value of `metric`, the "best" (lowest) or "last" (newest) first."""
     ranked = []
     for path in every(folder):
         try:
@@ -279,9 +276,7 @@ def load_model(
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
-    """`source` by name; a module under a key of `copy` that only `model` has gets its value's
-    weights.
-    """
+    """`source` by name; modules only in `model` take the weights that `copy` names for them."""
     own = model.state_dict(keep_vars=True)
     copy = {present_name(f"{new}."): present_name(f"{old}.") for new, old in copy.items()}
     pairs = [
@@ -300,8 +295,7 @@ def compare(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Names only in `model`, and names only in `source` (name -> shape); an error where not
-    allowed.
+    """Names only in `model`, and only in `source` (name -> shape); raises where not allowed.
 
     what: where the source comes from, for the message.
     """

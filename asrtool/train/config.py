@@ -1,6 +1,4 @@
-"""The `trainer:` part of a training config, the state of a run, and what the trainer needs of
-data.
-"""
+"""The `trainer:` part of a training config, a run's state, and what the trainer needs of data."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The folder of an experiment, `exp/<tag>`: what it was made of, and whether training may go on in
-it.
+"""The folder of an experiment, `exp/<tag>`, and whether a training may continue in it.
 
     config.yaml    every phase, fully resolved: what decoding reads
     vocab/  cmvn.json    copies, so that the folder alone recognises speech
@@ -92,9 +91,7 @@ def finished(phase: Path) -> bool:
 
 
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
-    """Begin the experiment `target` with finished phases of `source`; training continues after
-    them.
-    """
+    """Begin the experiment `target` with finished phases of `source`, to train after them."""
     if target.exists():
         raise FolderError(f"{target} already exists; choose another name, or remove it")
     with atomic.replacing_folder(target) as new:
@@ -148,9 +145,7 @@ def version() -> str:
 
 
 def _trained(exp: Path) -> bool:
-    """Whether a phase has weights; raises where the folder cannot be read, so as not to
-    overwrite it.
-    """
+    """Whether a phase has weights; raises where the folder cannot be read."""
     if not exp.exists():
         return False
     with os.scandir(exp) as entries:

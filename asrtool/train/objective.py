@@ -18,9 +18,7 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss; `monitors` and `monitor` are optional
-    (losses/base.py).
-    """
+    """What the objective needs of a loss; `monitors` and `monitor` are optional."""
 
     head: str
 
@@ -99,8 +97,7 @@ def cosine(
     outputs_of: Callable[[Batch], ModelOutput],
     batch: Batch,
 ) -> dict[str, float] | None:
-    """`cosine`, `norm` of the term's gradient and `norm_others`; None where a norm is 0 or not
-    finite.
+    """`cosine`, `norm` of the term's gradient and `norm_others`; None for a zero or infinite norm.
 
         cos = <g_1, g_2> / (|g_1| |g_2|)     g: gradients of the weighted sums over a batch, on
                                              parameters that both reach

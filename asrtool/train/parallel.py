@@ -26,9 +26,7 @@ class Replicas:
     lockstep = False
 
     def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Prepare the model for the device; called once, before the optimizer sees the
-        parameters.
-        """
+        """Prepare the model for the device, once and before the optimizer is built."""
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
@@ -107,9 +105,7 @@ def fill(own: Tensor, value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor with the device, shards and memory layout of `own`, which has the same
-    shape.
-    """
+    """A whole tensor with the device, shards and memory layout of `own`, of the same shape."""
     return fill(torch.empty_like(own, requires_grad=False), value)
 
 

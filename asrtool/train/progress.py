@@ -1,6 +1,4 @@
-"""Progress of training: a bar or a line every ten seconds, and records in log.jsonl and
-TensorBoard.
-"""
+"""Progress of training: a bar or lines, and records in log.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ class Window:
             self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
 
     def values(self, frame_seconds: float | None) -> dict[str, float]:
-        """Losses per utterance, gradient norm, audio seconds (or tokens) per second, data wait
-        share.
-        """
+        """Losses per utterance, gradient norm, audio seconds (or tokens) per second, data wait."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         speed = self.frames / elapsed
         return {
@@ -65,9 +61,7 @@ class Window:
         }
 
     def split(self) -> dict[str, float]:
-        """Seconds per step by part; `other` is the time between steps: validation, saving,
-        logging.
-        """
+        """Seconds per step by part; `other` is between steps: validation, saving, logging."""
         elapsed = time.monotonic() - self.started
         parts = {**self.seconds, "other": max(0.0, elapsed - sum(self.seconds.values()))}
         return {part: round(value / max(1, self.steps), 6) for part, value in parts.items()}
@@ -231,9 +225,7 @@ class Board:
 
 
 def open_board(folder: Path, start: int) -> Board | None:
-    """TensorBoard from step `start` on, dropping what was written after it; None if not
-    installed.
-    """
+    """TensorBoard from step `start` on, dropping later records; None if not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

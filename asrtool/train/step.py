@@ -200,9 +200,7 @@ class Stepper:
     # -- inside a step ---------------------------------------------------------
 
     def _batches(self, group: StepBatches) -> Sequence[Batch]:
-        """This rank's micro-batches, padded with one spare utterance up to the number of the
-        others.
-        """
+        """This rank's micro-batches, filled with a spare utterance up to the others' number."""
         if group.batches:
             self.spare = self.spare or _first_utterance(group.batches[0])
         number = max(1, len(group.batches))
@@ -265,9 +263,7 @@ class Stepper:
         return norm
 
     def _scaler_at_work(self) -> bool:
-        """Whether an overflow in fp16 is the scaler's usual search, and not exhausted at scale
-        1.
-        """
+        """Whether an overflow in fp16 is the scaler's usual search (it ends at scale 1)."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     def _check_gradients(self) -> None:

@@ -85,9 +85,7 @@ def describe(
     batch: Batch,
     report: LossReport,
 ) -> dict[str, object]:
-    """Ids, losses per utterance, utterances at fault, and the first module with non-finite
-    output.
-    """
+    """Ids, losses per utterance, utterances at fault, and the first non-finite module."""
     rows = batch.inputs.data.flatten(1).isfinite().all(1)
     guilty = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
     for values in report.terms.values():

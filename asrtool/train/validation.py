@@ -89,9 +89,7 @@ def measure(
 
 
 def observed(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Module name -> statistics (its `observed`) in evaluation since the last call, on this
-    rank.
-    """
+    """Module name -> statistics (its `observed`) since the last call, on this rank."""
     reported = {
         name: module.observed()
         for name, module in model.named_modules()

@@ -123,7 +123,7 @@ def is_pipe(path: str) -> bool:
 
 
 def speed_command(path: str, factor: float) -> str:
-    """The sox command of Kaldi's perturb_data_dir_speed.sh for audio played `factor` times as
+    """The sox command of Kaldi's perturb_data_dir_speed.sh that plays audio `factor` times as
     fast.
     """
     source = f"{path} sox -t wav -" if is_pipe(path) else f"sox {shlex.quote(path)}"
@@ -212,9 +212,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 def _stretch(
     path: str, start: float, duration: float | None, total: int, rate: int
 ) -> tuple[int, int]:
-    """First sample and number of samples of a segment; AudioError where it exceeds the
-    recording.
-    """
+    """First sample and number of samples of a segment; AudioError where it leaves the recording."""
     if not total:
         raise AudioError(f"{path}: holds no samples")
     end = start if duration is None else start + duration
@@ -228,9 +226,7 @@ def _stretch(
 
 
 def _data(path: str) -> bytes | None:
-    """The data of an entry that is not a file: the output of a command or a member of an
-    archive.
-    """
+    """The data of an entry that is not a file: a command's output or a member of an archive."""
     if is_pipe(path):
         return _run(path)
     inside = member(path)
@@ -382,9 +378,7 @@ def _array(samples: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def _floats(samples: np.ndarray, name: str) -> np.ndarray:
-    """Integers divided by the full scale of their type, as soundfile does; AudioError for
-    others.
-    """
+    """Integers divided by the full scale of their type, as in soundfile; AudioError for others."""
     kind = samples.dtype.name
     if kind in WIDTHS:
         if (

@@ -55,9 +55,7 @@ class Reader:
         return seekable and self.promised is not None and self._file.format != "MP3"
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """All samples (T, C) float32 in blocks of `size`; AudioError at the end if some are
-        missing.
-        """
+        """All samples (T, C) float32 in blocks of `size`; AudioError at the end if some lack."""
         count = 0
         while len(part := self._file.read(size, dtype="float32", always_2d=True)):
             count += len(part)

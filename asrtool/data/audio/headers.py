@@ -248,8 +248,7 @@ RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8
 
 
 def mp3_view(stream: BinaryIO, size: int) -> tuple[View | None, int]:
-    """The view of an mp3 for libsndfile, None for the file itself, and a lower bound of its
-    samples.
+    """The view of an mp3 for libsndfile (None: the file itself), and a lower bound of its samples.
 
     A Xing header is trusted unless the file goes on after the end that it gives. Without one
     libsndfile guesses: the view claims to be so long that it does not stop early. Raises `Damage`
@@ -341,8 +340,8 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
 
 
 def check_pages(stream: BinaryIO, size: int) -> None:
-    """Raise `Damage` unless the last page is complete, ends the stream and belongs to the first
-    one.
+    """Raise `Damage` unless the last page is complete, ends the stream and has the first's
+    stream.
     """
     stream.seek(0)
     first = stream.read(27)

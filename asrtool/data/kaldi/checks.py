@@ -474,9 +474,7 @@ def _files(folder: str) -> frozenset[str]:
 
 
 def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
-    """The notes about a valid data directory; None where it is invalid and `check` finds out
-    why.
-    """
+    """The notes about a valid data directory; None where it is invalid (`check` finds out why)."""
     try:
         return _Scan(folder, base).run()
     except (Irregular, OSError):
@@ -583,8 +581,8 @@ class _Scan:
         )
 
     def _check_speakers(self, members: dict[str, tuple[int, int]]) -> None:
-        """Check that spk2utt is the inverse of utt2spk; sums of hashes compare sets without
-        storing them.
+        """Check that spk2utt is the inverse of utt2spk, by sums of hashes instead of stored
+        sets.
         """
         for speaker, value in lines(self.folder / "spk2utt"):
             ids = fields(value)

@@ -46,12 +46,11 @@ Values = Mapping[str, str]
 
 
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id. Audio is opened where no file gives its
-    length.
+    """The utterances of a data directory, sorted by id.
 
-    `base` is where relative paths start, by default the current folder. With `measure=False`, a
-    length that no file gives is NaN (`measured` fills it in). Raises DataDirError where the files
-    contradict each other; `check` lists all problems.
+    Audio is opened where no file gives its length. `base` is where relative paths start, by default
+    the current folder. With `measure=False`, a length that no file gives is NaN (`measured` fills
+    it in). Raises DataDirError where the files contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
     loaded = load(folder)
@@ -95,7 +94,7 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
 
 
 def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
-    """The first of `candidates` that holds the first relative path of wav.scp; None where none
+    """The first of `candidates` that contains the first relative path of wav.scp; None if none
     does.
     """
     with open(folder / "wav.scp", "rb") as stream:
@@ -161,8 +160,8 @@ class _Assembler:
         )
 
     def locate(self, reference: str) -> str:
-        """Path of an archive: as the file says or, in a folder that was moved, beside feats.scp
-        or wav.scp.
+        """Path of an archive: as the file says or, in a moved folder, beside feats.scp or
+        wav.scp.
         """
         archive, colon, offset = reference.rpartition(":")
         if not colon or "|" in archive:
@@ -228,9 +227,7 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
 
 
 def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
-    """The utterances with NaN lengths measured, and id -> error of those that cannot be
-    measured.
-    """
+    """The utterances with NaN lengths measured, and id -> error of those where that fails."""
     unknown = [row for row in rows if math.isnan(row.duration)]
     durations = (
         dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}

@@ -130,9 +130,7 @@ def drop_recordings(
 
 
 def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:
-    """Keep the utterances that are in every file, their recordings and speakers; rebuild
-    spk2utt.
-    """
+    """Keep utterances that are in every file, and their recordings and speakers; remake spk2utt."""
     source = files.get("segments", files["wav.scp"])
     if "text" in files:
         dropped = {key for ids in report.dropped.values() for key in ids}

@@ -71,9 +71,7 @@ class Source:
         return values
 
     def _located(self, reference: str, separator: str) -> str:
-        """The reference with the archive's present path: beside the tables where the folder was
-        moved.
-        """
+        """The reference with the archive's present path: beside the tables in a moved folder."""
         archive, separated, rest = (
             reference.partition(separator) if separator == " " else reference.rpartition(separator)
         )
@@ -84,9 +82,7 @@ class Source:
         return f"{self._archives[archive]}{separator}{rest}"
 
     def speakers(self) -> dict[str, str]:
-        """Utterance -> speaker, sorted by utterance id; without utt2spk each utterance is a
-        speaker.
-        """
+        """Utterance -> speaker, sorted by id; without utt2spk each utterance is a speaker."""
         if self._ids is None:
             source = (
                 "utt2spk"
@@ -159,9 +155,7 @@ class Target:
 
 @contextmanager
 def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
-    """Yield where to write; at the end all files move to `folder`, and its old tables are
-    removed.
-    """
+    """Yield where to write; at the end all files move to `folder`, replacing its old tables."""
     folder = Path(folder)
     for source in sources:
         if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
@@ -319,8 +313,7 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) -> None:
-    """Combine data directories. Utterance ids must be unique; speakers and recordings may be
-    shared.
+    """Combine data directories with unique utterance ids; speakers and recordings may be shared.
 
     A file that one source lacks gets its default values: empty transcripts, each utterance a
     speaker, measured durations, whole recordings as segments. Features and their lengths must be in
@@ -397,8 +390,7 @@ def made_up(name: str, source: Source) -> dict[str, str]:
 
 
 def perturb_speed(source: Path, target: Path, factor: float) -> None:
-    """A copy played `factor` times as fast, named as in Kaldi: `sp0.9-<id>` of speaker
-    `sp0.9-<speaker>`.
+    """A copy played `factor` times as fast, named as in Kaldi: `sp0.9-<id>` of `sp0.9-<speaker>`.
 
     wav.scp gets sox commands (asrtool computes them itself and does not need sox). Features are
     left out with a warning.
@@ -492,9 +484,7 @@ def by_speaker(speakers: dict[str, str]) -> dict[str, list[str]]:
 
 
 def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
-    """The utterances, or all utterances of the speakers, that a file lists (first word of a
-    line).
-    """
+    """The utterances, or those of the speakers, that a file lists (first word of each line)."""
     names = [row.id for row in tables.read(path).rows]
     speakers = source.speakers()
     known = set(speakers.values()) if of_speakers else speakers.keys()

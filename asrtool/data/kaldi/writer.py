@@ -171,9 +171,7 @@ def speaker_of(line: str) -> str:
 
 
 def is_by_speaker(lines: Iterable[str]) -> bool:
-    """Whether sorting utt2spk by id also sorts it by speaker, as when ids start with the
-    speaker.
-    """
+    """Whether sorting utt2spk by id also sorts it by speaker, as when ids start with it."""
     return all(first <= second for first, second in pairwise(map(speaker_of, lines)))
 
 

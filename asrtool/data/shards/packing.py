@@ -51,8 +51,7 @@ class Packed:
 
 
 def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
-    """Write the audio of `data`, and a data directory for it, to `folder`, which will become
-    `final`.
+    """Write the audio of `data`, with a data directory, to `folder`, which will become `final`.
 
     Unreadable utterances are left out and listed in `Packed.skipped`. Segments become utterances of
     their own.
