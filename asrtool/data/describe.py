@@ -215,9 +215,7 @@ def lacking(counts: Counter[str], is_unknown: Callable[[str], bool]) -> dict:
 
 
 def overlaps(sets: Sequence[Statistics]) -> Iterator[dict]:
-    """For each pair: common speakers, and how many utterances of the second have a text or audio
-    of the first.
-    """
+    """For each pair: common speakers, and utterances of the second with a text or audio of both."""
     for first, second in combinations(sets, 2):
         speakers = sorted(first.per_speaker.keys() & second.per_speaker.keys())
         yield {

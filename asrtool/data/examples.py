@@ -71,7 +71,7 @@ class Reader:
     ) -> Example:
         """Read an utterance; `DataError` if it is unreadable, empty, or has NaN or infinite values.
 
-        content: its file, where somebody has read it already.
+        content: its file, if it has been read already.
         """
         try:
             inputs = self._inputs(utterance, epoch, content)

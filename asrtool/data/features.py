@@ -81,7 +81,7 @@ _handles = _Handles()
 def read_features(reference: str) -> np.ndarray:
     """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices are converted.
 
-    Raises OSError where the archive cannot be opened, FeatureError where no matrix lies at the
+    Raises OSError where the archive cannot be opened, FeatureError where there is no matrix at the
     offset.
     """
     archive, colon, offset = reference.rpartition(":")

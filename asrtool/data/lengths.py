@@ -5,7 +5,7 @@
     {"utterances": 5200, "hours": 3.94, "seconds": {"0": 0.98, "0.01": 1.56, ..., "0.99": 4.51, "1":
         5.29}}
 
-`seconds` has quantiles: 99 % of the utterances are no longer than 4.51 seconds.
+`seconds` are quantiles: 99 % of the utterances are no longer than 4.51 seconds.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Lengths:
         )
 
     def quantile(self, share: float) -> float:
-        """The length in seconds that this share (in QUANTILES) of the utterances does not
-        exceed.
-        """
+        """The length in seconds that a share (in QUANTILES) of utterances does not exceed."""
         return self.seconds[f"{share:g}"]
 
     def save(self, folder: Path) -> None:

@@ -61,9 +61,7 @@ class BatchPlan:
         self.padded = shared[np.searchsorted(lengths, self.padded)]
 
     def epoch(self, number: int) -> list[list[int]]:
-        """The global batches of one epoch; without shuffling longest first, equal in every
-        epoch.
-        """
+        """The global batches of one epoch; without shuffling, always the longest first."""
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))

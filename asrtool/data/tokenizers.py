@@ -1,17 +1,17 @@
-"""Text <-> token ids. A vocabulary folder holds everything that is needed for it:
+"""Text <-> token ids. A vocabulary folder contains:
 
-    tokens.txt       one token a line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
+    tokens.txt       one token per line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
     tokenizer.json   {"type": "char"}, {"type": "bpe", "model": "unigram"} or {"type": "hf", "case":
                      "lower"}
     bpe.model        the sentencepiece model, for bpe
-    hf/              the tokenizer of a language model of `transformers`, for hf; its numbers are
-                     the ids
-    labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, class
-                     index = place; optional
+    hf/              the tokenizer of a language model of `transformers`, for hf, with its own
+                     ids
+    labels.json      {"accent": ["north", "south"], ...}: the values of utterance labels, in the
+                     order of the class index; optional
     counts.json      how often each token occurs in the training text, in the order of the ids
 
-Runs of white space count as one space, none at the ends; else `decode(encode(text)) == text` for
-covered characters.
+`decode(encode(text)) == text` for characters in the vocabulary, except that white space becomes
+single spaces and is removed at both ends.
 """
 
 from __future__ import annotations

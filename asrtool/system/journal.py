@@ -1,11 +1,11 @@
 """A journal of finished work, so that a command resumes where it was stopped or killed.
 
-    <out>.part/stage.json                     what the work depends on: work for something else is
-                                              thrown away
-               <group>.<run>.<rank>.jsonl     finished items, a line each, appended as they are done
+    <out>.part/stage.json                     what the work depends on; if that differs, the
+                                              journal is deleted
+               <group>.<run>.<rank>.jsonl     finished items, one per line
 
-Items are grouped, so that nobody ever reads more than one group at a time. `run` counts the starts:
-what earlier runs wrote never changes any more, so all ranks see the same.
+Items are grouped, so that only one group is read at a time. `run` counts the starts: files of
+earlier runs never change, so all ranks see the same.
 """
 
 from __future__ import annotations

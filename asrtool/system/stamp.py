@@ -1,15 +1,15 @@
 """Skip stages that are up to date: `.stage.json` records the inputs and options of a folder.
 
     with stamp.building(out, "features", inputs=[data], options={"fbank": ...}) as target:
-        if target is None:            # same inputs, same options: said so, nothing to do
+        if target is None:            # up to date: a line is logged, nothing to do
             return
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends
                                       without an error
 
-An error and Ctrl-C leave nothing behind; what a killed stage leaves (`<out>.tmp`, `<out>.old`,
-`<out>.lock`) the next run removes. While a folder is made, `<out>.lock` keeps others away; the
-system lifts it when its owner dies, so no lock is ever stale. File times never matter: text files
-count by content, archives and audio by name and size.
+An error or Ctrl-C leaves nothing behind; the next run removes what a killed stage left (`<out>.tmp`,
+`<out>.old`, `<out>.lock`). While a folder is written, `<out>.lock` excludes other processes; the
+system releases it when its owner dies, so no lock is ever stale. File times are ignored: text files
+are compared by content, archives and audio by name and size.
 """
 
 from __future__ import annotations

@@ -191,9 +191,7 @@ class Ema:
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
-        """Inside, the model holds the averages; yields the training weights, restored at the
-        end.
-        """
+        """Put the averages into the model inside the block; yields the training weights."""
         self._swap()
         try:
             yield self._shadow

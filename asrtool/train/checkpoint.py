@@ -8,9 +8,9 @@
                                                      the other files
     <phase>/latest.json best.json                    pointers: {"path": "step-00012000", ...}
 
-A checkpoint is torn where a file of it is missing, or has not the size and hash that state.json
-says; it is never chosen. One that cannot be read (a broken disk, a lost server, no permission) is
-not torn: that is an error.
+A checkpoint is torn if a file is missing or does not match its size and hash in state.json; torn
+checkpoints are never used. A checkpoint that cannot be read (a broken disk, a lost server, no
+permission) is not torn: that is an error.
 """
 
 from __future__ import annotations

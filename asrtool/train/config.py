@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # reading a config needs no training code
 
 
 class TrainError(RuntimeError):
-    """Training cannot go on; the message says why and what to change."""
+    """Training cannot continue; the message says why and what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@
     log.jsonl  bad_batches.jsonl    what happened
     <phase>/    checkpoints (asrtool/train/checkpoint.py)
 
-Nothing restarts a long training by itself: another config, other data or another vocabulary in the
-same folder is an error that says what differs.
+A long training never starts again by accident: a different config, data set or vocabulary for the
+same folder is an error that lists the differences.
 """
 
 from __future__ import annotations

@@ -123,9 +123,7 @@ def is_pipe(path: str) -> bool:
 
 
 def speed_command(path: str, factor: float) -> str:
-    """The sox command of Kaldi's perturb_data_dir_speed.sh that plays audio `factor` times as
-    fast.
-    """
+    """The sox command of Kaldi's perturb_data_dir_speed.sh, for `factor` times the speed."""
     source = f"{path} sox -t wav -" if is_pipe(path) else f"sox {shlex.quote(path)}"
     return f"{source} -t wav - speed {factor:g} |"
 
@@ -161,12 +159,12 @@ def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np
             f"{where:.3f} s"
         )
     if max(-lowest, highest) > LOUDEST:
-        mend = (
+        remedy = (
             "if they are 16-bit integers, divide them by 32768 (`ffmpeg -i <file> -af "
             "volume=1/32768 new.wav`)"
         )
         raise AudioError(
-            f"{path}: samples reach {max(-lowest, highest):g}, expected values in [-1, 1]; {mend}"
+            f"{path}: samples reach {max(-lowest, highest):g}, expected values in [-1, 1]; {remedy}"
         )
     return samples
 

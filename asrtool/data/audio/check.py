@@ -46,9 +46,9 @@ def check_audio(
             results.append((item[0], result))
             bar.update()
     source = tables_found.get("segments", tables_found["wav.scp"]).path
-    mend = "remove the line, or repair the file"
+    remedy = "remove the line, or repair the file"
     problems = [
-        Problem(where=f"{source}:{row.line}", what=f"{row.id}: {result}", mend=mend)
+        Problem(where=f"{source}:{row.line}", what=f"{row.id}: {result}", remedy=remedy)
         for row, result in results
         if isinstance(result, audio.AudioError)
     ]
@@ -100,12 +100,12 @@ def wrong_durations(
     first = wrong[0]
     what = f"{tables.plural(len(wrong), 'utterance')} whose duration differs from the audio"
     example = f"{first.id} lasts {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
-    mend = "remove utt2dur; missing durations are measured"
+    remedy = "remove utt2dur; missing durations are measured"
     return [
         Problem(
             where=f"{table.path}:{first.line}",
             what=what,
-            mend=mend,
+            remedy=remedy,
             count=len(wrong),
             examples=(example,),
         )
@@ -120,7 +120,7 @@ def other_rates(
         Problem(
             where=str(source),
             kind="note",
-            mend="",
+            remedy="",
             count=count,
             what=(
                 f"{tables.plural(count, 'utterance')} at {other} Hz; stage 1 resamples to {rate} Hz"

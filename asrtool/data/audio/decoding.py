@@ -111,9 +111,9 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
             yield _open(path, data, stack)
     except soundfile.LibsndfileError as error:
         said = error.error_string.strip(". ") or "libsndfile reports an error"
-        mend = "if other programs play it, convert it to wav (`ffmpeg -i <file> new.wav`)"
+        remedy = "if other programs play it, convert it to wav (`ffmpeg -i <file> new.wav`)"
         raise AudioError(
-            f"{path}: damaged, truncated, or not audio in a supported format ({said}); {mend}"
+            f"{path}: damaged, truncated, or not audio in a supported format ({said}); {remedy}"
         ) from None
     except headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None

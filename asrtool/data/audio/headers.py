@@ -340,9 +340,7 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
 
 
 def check_pages(stream: BinaryIO, size: int) -> None:
-    """Raise `Damage` unless the last page is complete, ends the stream and has the first's
-    stream.
-    """
+    """Raise `Damage` unless the last page is complete and ends the stream of the first."""
     stream.seek(0)
     first = stream.read(27)
     stream.seek(max(0, size - SCANNED))

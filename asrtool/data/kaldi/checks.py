@@ -66,7 +66,7 @@ def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
         what = "there is no wav.scp" if folder.is_dir() else "the folder does not exist"
         return [
             Problem(
-                where=str(folder), what=what, mend="stage 0 of a recipe writes data directories"
+                where=str(folder), what=what, remedy="stage 0 of a recipe writes data directories"
             )
         ]
     problems = [problem for name, table in loaded.items() for problem in wrong_values(name, table)]
@@ -108,14 +108,14 @@ def _lacking(table: Table, ids: Mapping[str, Row], source: str) -> list[Problem]
     if not lacking:
         return []
     what = f"{plural(len(lacking), 'utterance')} of {source} missing"
-    mend = "removes the file" if table.path.name == "utt2dur" else "drops them"
+    remedy = "removes the file" if table.path.name == "utt2dur" else "drops them"
     return [
         Problem(
             where=str(table.path),
             what=what,
             count=len(lacking),
             examples=first(sorted(lacking)),
-            mend=f"{fix_command(table.path.parent)} {mend}",
+            remedy=f"{fix_command(table.path.parent)} {remedy}",
         )
     ]
 
@@ -145,7 +145,7 @@ def inconsistent_speakers(loaded: Mapping[str, Table]) -> list[Problem]:
                 kind="untidy",
                 count=len(lacking),
                 examples=first(sorted(lacking)),
-                mend=f"{fix_command(table.path.parent)} rebuilds it",
+                remedy=f"{fix_command(table.path.parent)} rebuilds it",
             )
         )
     return problems
@@ -253,12 +253,12 @@ def contents(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[
         problems += odd_characters(loaded["text"])
     problems += unlike_segments(loaded, lengths) + missing_archives(loaded)
     if "spk2utt" in loaded and "utt2spk" not in loaded:
-        what, mend = (
+        what, remedy = (
             "utt2spk is missing, only spk2utt exists",
             f"{fix_command(loaded['spk2utt'].path.parent)} makes it",
         )
         problems.append(
-            Problem(where=str(loaded["spk2utt"].path), what=what, mend=mend, kind="untidy")
+            Problem(where=str(loaded["spk2utt"].path), what=what, remedy=remedy, kind="untidy")
         )
     return problems + notes_of(loaded)
 
@@ -270,9 +270,11 @@ def last_line(table: Table) -> list[Problem]:
         stream.seek(-1, os.SEEK_END)
         if stream.read(1) == b"\n":
             return []
-    mend = f"{fix_command(table.path.parent)} adds it; was the file copied in full?"
+    remedy = f"{fix_command(table.path.parent)} adds it; was the file copied completely?"
     where = f"{table.path}:{table.rows[-1].line if table.rows else 1}"
-    return [Problem(where=where, what="the last line has no line break", mend=mend, kind="untidy")]
+    return [
+        Problem(where=where, what="the last line has no line break", remedy=remedy, kind="untidy")
+    ]
 
 
 def odd_characters(table: Table) -> list[Problem]:
@@ -288,9 +290,14 @@ def odd_characters(table: Table) -> list[Problem]:
     )
     return [
         problem
-        for pattern, what, mend in kinds
+        for pattern, what, remedy in kinds
         for problem in about(
-            table, (row for row in rows if pattern.search(row.value)), what, mend, "untidy", "line"
+            table,
+            (row for row in rows if pattern.search(row.value)),
+            what,
+            remedy,
+            "untidy",
+            "line",
         )
     ]
 
@@ -333,8 +340,8 @@ def missing_archives(loaded: Mapping[str, Table]) -> list[Problem]:
                 ends[archive] = max(ends.get(archive, 0), member.offset + member.size)
         for archive, end in ends.items():
             if (what := shard_index.incomplete(archive, end)) is not None:
-                what, mend = what.rsplit("; ", 1)
-                problems.append(Problem(where=str(table.path), what=what, mend=mend))
+                what, remedy = what.rsplit("; ", 1)
+                problems.append(Problem(where=str(table.path), what=what, remedy=remedy))
     return problems
 
 
@@ -400,7 +407,7 @@ def notes(
         return Problem(
             where=where,
             what=what,
-            mend="",
+            remedy="",
             kind="note",
             count=len(ids or [""]),
             examples=first(ids or []),
@@ -581,9 +588,7 @@ class _Scan:
         )
 
     def _check_speakers(self, members: dict[str, tuple[int, int]]) -> None:
-        """Check that spk2utt is the inverse of utt2spk, by sums of hashes instead of stored
-        sets.
-        """
+        """Check that spk2utt is the inverse of utt2spk, by sums of hashes."""
         for speaker, value in lines(self.folder / "spk2utt"):
             ids = fields(value)
             if members.pop(speaker, None) != (len(ids), sum(map(hash, ids))):

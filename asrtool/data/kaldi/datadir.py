@@ -94,9 +94,7 @@ def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
 
 
 def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
-    """The first of `candidates` that contains the first relative path of wav.scp; None if none
-    does.
-    """
+    """The first of `candidates` that contains the first relative path of wav.scp, or None."""
     with open(folder / "wav.scp", "rb") as stream:
         paths = (audio.file_of(tables.split(line)[1]) for line in stream)
         path = next(
@@ -160,9 +158,7 @@ class _Assembler:
         )
 
     def locate(self, reference: str) -> str:
-        """Path of an archive: as the file says or, in a moved folder, beside feats.scp or
-        wav.scp.
-        """
+        """Path of an archive: as stored or, in a moved folder, beside feats.scp or wav.scp."""
         archive, colon, offset = reference.rpartition(":")
         if not colon or "|" in archive:
             return reference
@@ -202,7 +198,7 @@ def _stream(folder: Path) -> Iterator[Utterance]:
         yield make(key, values)
 
 
-# -- lengths that no file tells --------------------------------------------
+# -- lengths that no file gives --------------------------------------------
 
 
 def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:

@@ -114,7 +114,7 @@ def about(
     table: Table,
     rows: Iterable[Row],
     what: str,
-    mend: str,
+    remedy: str,
     kind: str = "error",
     noun: str = "utterance",
 ) -> list[Problem]:
@@ -127,7 +127,7 @@ def about(
             where=f"{table.path}:{rows[0].line}",
             what=what.replace("{n}", plural(len(rows), noun)),
             kind=kind,
-            mend=mend.replace("{fix}", fix_command(table.path.parent)),
+            remedy=remedy.replace("{fix}", fix_command(table.path.parent)),
             count=len(rows),
             examples=first(row.id for row in rows),
         )

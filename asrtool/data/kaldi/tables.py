@@ -27,7 +27,7 @@ class Problem:
 
     where: str  # file:line of the first, or the file
     what: str
-    mend: str  # what to do about it; empty for notes
+    remedy: str  # what to do about it; empty for notes
     count: int = 1
     examples: tuple[str, ...] = ()
     # error: cannot be read; untidy: Kaldi refuses it; note: legal but worth knowing
@@ -36,7 +36,7 @@ class Problem:
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
         examples = f" ({', '.join(self.examples)}{more})" if self.examples else ""
-        return f"{self.where}: {self.what}{examples}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.where}: {self.what}{examples}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 class Row(NamedTuple):
@@ -149,8 +149,8 @@ class _Findings:
         self.path = path
         self.by_kind: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
 
-    def add(self, kind: str, line: int, what: str, mend: str, example: str = "") -> None:
-        self.by_kind.setdefault((kind, what, mend), []).append((line, example))
+    def add(self, kind: str, line: int, what: str, remedy: str, example: str = "") -> None:
+        self.by_kind.setdefault((kind, what, remedy), []).append((line, example))
 
     def problems(self) -> list[Problem]:
         return [
@@ -158,9 +158,9 @@ class _Findings:
                 where=f"{self.path}:{lines[0][0]}",
                 what=what.replace("{lines}", plural(len(lines), "line")),
                 kind=kind,
-                mend=mend.replace("{fix}", fix_command(self.path.parent)),
+                remedy=remedy.replace("{fix}", fix_command(self.path.parent)),
                 count=len(lines),
                 examples=first(example for _, example in lines if example),
             )
-            for (kind, what, mend), lines in self.by_kind.items()
+            for (kind, what, remedy), lines in self.by_kind.items()
         ]

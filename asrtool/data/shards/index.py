@@ -1,9 +1,8 @@
-"""Where each utterance lies in tar archives (shards): the file `utt2shard` of a data directory.
+"""The file `utt2shard` of a data directory: where each utterance is in tar archives (shards).
 
     <id> <archive> <offset> <size> <crc32>      bytes; the checksum in hexadecimal
 
-The utterances of a shard were drawn at random when it was written, and its members stand in that
-order.
+The utterances were shuffled when the shards were written.
 """
 
 from __future__ import annotations
