@@ -7,7 +7,7 @@ ln(1 + f / 700), take the logarithm.
 
 Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only
 one for which Kaldi's pre-emphasis of a frame differs from that of the whole signal. So the signal
-is pre-emphasised once, each frame goes without its first sample, and loses 0.03 times its mean.
+is pre-emphasised once, and each frame drops its first sample and subtracts 0.03 times its mean.
 """
 
 from __future__ import annotations

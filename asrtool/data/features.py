@@ -203,7 +203,7 @@ def copies(config: DataConfig) -> tuple[float, ...]:
 def feature_id(config: DataConfig) -> str:
     """Folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards` ...
 
-    Settings that the name does not spell out add a hash when they are not the default.
+    Other settings that differ from the default add a hash.
     """
     if config.input == "waveform":
         name, relevant = "waveform", ("rate",)

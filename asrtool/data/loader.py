@@ -451,8 +451,7 @@ def _say_unless_the_trainer_ended(
 ) -> None:
     """Silence the error of a thread whose trainer was killed while it received a batch.
 
-    `multiprocessing.resource_sharer` reports that through `sys.excepthook`; there is nobody left
-    for whom it is news.
+    `multiprocessing.resource_sharer` would report the broken connection through `sys.excepthook`.
     """
     if not issubclass(kind, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)

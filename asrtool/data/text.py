@@ -29,7 +29,7 @@ LOOKED_AT = 100_000  # sentences that are checked for characters outside the voc
 class Sentences(Sequence[Utterance]):
     """The sentences of data directories and plain files, without empty lines.
 
-    An id is the utterance's, or `<file>:<line number>`.
+    An id is that of the utterance, or `<file>:<line number>`.
     """
 
     def __init__(self, sources: Iterable[Path]) -> None:

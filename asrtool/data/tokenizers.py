@@ -1,6 +1,7 @@
 """Text <-> token ids. A vocabulary folder contains:
 
-    tokens.txt       one token per line, id = line number from 0: `<blank>`, `<unk>`, ..., `<sos/eos>`
+    tokens.txt       one token per line, in the order of the ids: `<blank>`,
+                     `<unk>`, ..., `<sos/eos>`
     tokenizer.json   {"type": "char"}, {"type": "bpe", "model": "unigram"} or {"type": "hf", "case":
                      "lower"}
     bpe.model        the sentencepiece model, for bpe

@@ -6,8 +6,8 @@
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends
                                       without an error
 
-An error or Ctrl-C leaves nothing behind; the next run removes what a killed stage left (`<out>.tmp`,
-`<out>.old`, `<out>.lock`). While a folder is written, `<out>.lock` excludes other processes; the
+An error or Ctrl-C leaves nothing behind; leftovers of a killed stage (`<out>.tmp`, `<out>.old`,
+`<out>.lock`) are removed by the next run. While a folder is written, `<out>.lock` excludes other processes; the
 system releases it when its owner dies, so no lock is ever stale. File times are ignored: text files
 are compared by content, archives and audio by name and size.
 """
@@ -60,7 +60,7 @@ def digest(path: Path) -> str:
 def _walk(folder: str, name: str, linked: frozenset[str]) -> Iterator[tuple[str, str, int]]:
     """Relative path and size of every file, sorted by name; a corpus may have a million files.
 
-    Links to folders are followed, but none twice on one way down, so that circles end.
+    Links to folders are followed; cycles end.
     """
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
@@ -124,7 +124,7 @@ def building(
 ) -> Iterator[Path | None]:
     """Yield a fresh folder to write to, or None when `out` is up to date; `force` always builds.
 
-    Folders that are made from the same inputs share `known`, so that each input is read once.
+    Folders made from the same inputs share `known`, so that each input is read once.
     """
     out = Path(out)
     now = describe(stage, inputs, options or {}, known)

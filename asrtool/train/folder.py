@@ -51,8 +51,8 @@ def prepare(
     """Prepare `exp` for this training, or check that it already holds this one.
 
     phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role ->
-    folder or file, of which "vocab" and "train" are copied from. With `force` another training in
-    the folder is moved aside; else it is a `FolderError`, unless it has no checkpoint yet.
+    folder or file; "vocab" and parts of "train" are copied. With `force` a different training in
+    the folder is moved away; otherwise it raises `FolderError`, unless it has no checkpoint yet.
     """
     now = {
         "phases": phases,

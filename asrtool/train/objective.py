@@ -3,7 +3,7 @@
     total = sum over terms w of  weight_w * sum over utterances b of  loss_w(b)
 
 It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer
-step, so the gradient does not depend on how the step is cut into micro-batches and ranks.
+step, so the gradient does not depend on how the step is split into micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -102,10 +102,9 @@ def cosine(
         cos = <g_1, g_2> / (|g_1| |g_2|)     g: gradients of the weighted sums over a batch, on
                                              parameters that both reach
 
-    Near 1 one loss does the other's work, near 0 they do not meet, below 0 what helps one harms the
-    other.
+    Near 1 the losses agree, near 0 they are independent, below 0 one harms the other.
 
-    Runs the batch once more and leaves gradients and weights alone.
+    Runs the batch once more; gradients and weights do not change.
     """
     one, others = objective.parts(outputs_of(batch), batch, term)
     if not (one.requires_grad and others.requires_grad):

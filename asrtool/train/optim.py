@@ -1,8 +1,8 @@
 """AdamW with parameter groups chosen by name pattern, freezing, and a schedule.
 
-Weight decay pulls matrices and kernels only: biases, normalisation gains (everything with fewer
-than two dimensions, and every `*bias*`) and embedding tables are left alone, since decay would
-shrink the row of a rare token between its visits.
+Weight decay applies to matrices and kernels only. Biases and normalisation gains (fewer than two
+dimensions, or named `*bias*`) are not decayed, nor are embedding tables: decay would shrink the row
+of a rare token between its updates.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def left_behind(source: Source, taken: Collection[str]) -> None:
 def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed = same) -> None:
     """Copy `source` with new names for utterances and speakers; recordings of segments keep theirs.
 
-    With other utterance ids, utt2uniq says what they were.
+    If utterance ids change, utt2uniq holds the former ones.
     """
     directory = Source(source)
     with writing(target, [directory]) as out:
@@ -249,7 +249,7 @@ def transfer(
 ) -> list[dict[str, str]]:
     """Write to each part its utterances of all files (None: all), renamed; each file is read once.
 
-    Gives the new utterance -> speaker of each part.
+    Returns the new utterance -> speaker of each part.
     """
     segments = source.values("segments") if source.segmented else {}
     rename = {

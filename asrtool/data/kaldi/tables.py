@@ -2,7 +2,7 @@
 
 As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0,
 U+0085, U+2028, U+3000) is part of an id, a path or a transcript, where Python's `split()` and
-`splitlines()` would cut.
+`splitlines()` would split.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from asrtool.types import Utterance
 def write(folder: Path, utterances: Iterable[Utterance]) -> None:
     """Write a data directory; the order of the utterances does not matter.
 
-    Files of an earlier data directory in the folder that these utterances do not need are removed.
+    The same utterances give the same bytes. Former files that are not needed are removed.
     """
     rows = sorted(utterances, key=lambda utterance: utterance.id)
     for row in rows:
