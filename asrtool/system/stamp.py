@@ -7,9 +7,9 @@
                                       without an error
 
 An error or Ctrl-C leaves nothing behind; leftovers of a killed stage (`<out>.tmp`, `<out>.old`,
-`<out>.lock`) are removed by the next run. While a folder is written, `<out>.lock` excludes other processes; the
-system releases it when its owner dies, so no lock is ever stale. File times are ignored: text files
-are compared by content, archives and audio by name and size.
+`<out>.lock`) are removed by the next run. While a folder is written, `<out>.lock` excludes other
+processes; the system releases it when its owner dies, so no lock is ever stale. File times are
+ignored: text files are compared by content, archives and audio by name and size.
 """
 
 from __future__ import annotations
