@@ -55,7 +55,7 @@ def test_fsdd_is_whole_with_3000_recordings(server: Server, tmp_path: Path) -> N
     assert run("fsdd", str(tmp_path / "x"), f"{server.address}/x.tar.gz").returncode == 0
     assert len(list((tmp_path / "x" / "recordings").iterdir())) == 3000
     done = run("fsdd", str(tmp_path / "y"), f"{server.address}/y.tar.gz")
-    assert "holds 2999 files recordings/*.wav, expected 3000" in done.stderr
+    assert "contains 2999 files recordings/*.wav, expected 3000" in done.stderr
     assert not (tmp_path / "y").exists()
 
 

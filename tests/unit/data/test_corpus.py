@@ -88,7 +88,7 @@ def test_a_subset_is_the_same_whatever_the_order_and_grows_with_its_hours(tmp_pa
         (2, None, ""),
         (3, None, "2 utterances, officially 3"),
         (2, 11, "10 characters, officially 11"),
-        (2, 10, "should"),
+        (2, 10, "as expected"),
     ],
 )
 def test_counts_that_are_not_the_official_ones_are_said(
@@ -199,7 +199,7 @@ def test_data_directories_without_a_train_are_not_taken_for_a_prepared_corpus(
 
 def test_a_corpus_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(looked in "
+        corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(current folder: "
     ):
         corpus.parser("Some corpus.").parse_args(["--corpus", "nowhere", "--out", str(tmp_path)])
 
@@ -208,7 +208,7 @@ def test_a_missing_prepared_set_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, ("train", "test"))
     with pytest.raises(
         corpus.CorpusError,
-        match=r"expected prepared sets train, dev and test .*, " r"found test, train",
+        match=r"expected prepared sets train, dev and test .*, " r"got test, train",
     ):
         write_prepared(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -163,7 +163,7 @@ def test_an_archive_with_a_wrong_number_of_files_is_not_put_in_place(tmp_path: P
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive(("top/recordings/1.wav", b""), ("top/recordings/2.wav", b"")))
     with pytest.raises(
-        download.DownloadError, match=r"holds 2 files recordings/\*\.wav, expected " r"3"
+        download.DownloadError, match=r"contains 2 files recordings/\*\.wav, expected " r"3"
     ):
         download.unpack(path, tmp_path / "goal", expect=("recordings/*.wav", 3))
     assert names(tmp_path) == ["x.tar.gz"]
@@ -291,7 +291,10 @@ def test_a_damaged_zip_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("expected", "said"),
-    [({"md5": "0" * 32}, "has MD5"), ({"size": 7}, "has size in bytes 10240, expected 7")],
+    [
+        ({"md5": "0" * 32}, "MD5 of the file is"),
+        ({"size": 7}, "size in bytes of the file is 10240, expected 7"),
+    ],
 )
 def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
     server: Server, tmp_path: Path, expected: dict, said: str

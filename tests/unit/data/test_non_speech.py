@@ -88,7 +88,7 @@ def test_babble_is_several_voices_at_the_ratio_asked_for(tmp_path):
     [
         ({"share": 0.0}, "between 0 and 1"),
         ({"share": 1.0}, "0 and 1"),
-        ({"seconds": (3.0, 1.0)}, "the shortest"),
+        ({"seconds": (3.0, 1.0)}, "shortest, longest"),
     ],
 )
 def test_settings_that_cannot_be_meant(part, message):

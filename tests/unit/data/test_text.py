@@ -101,9 +101,9 @@ def test_what_holds_no_text_is_refused(tmp_path, make, message):
         ({"seconds": 1, "tokens": 1}, "give either seconds"),
         (
             {"tokens": 1, "max_seconds_per_device": 1},
-            "max_seconds_per_device does not go with tokens",
+            "max_seconds_per_device cannot be used with tokens",
         ),
-        ({"tokens": 0}, "must be above 0"),
+        ({"tokens": 0}, "must be greater than 0"),
     ],
 )
 def test_batches_have_one_unit(settings, message):

@@ -134,7 +134,7 @@ def test_an_unknown_unit_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     [
         ("tokens.txt", "<blank>\na\n<sos/eos>\n", "expected <blank> and <unk>"),
         ("tokens.txt", "<blank>\n<unk>\na\na\n<sos/eos>\n", "'a' is listed twice"),
-        ("tokens.txt", "<blank>\n<unk>\nab\n<sos/eos>\n", "'ab' is not one character"),
+        ("tokens.txt", "<blank>\n<unk>\nab\n<sos/eos>\n", "'ab' is more than one character"),
         ("tokenizer.json", '{"type": "cha"}', "did you mean 'char'"),
         ("tokenizer.json", "{", "does not describe a tokenizer"),
     ],
@@ -157,7 +157,7 @@ def test_tokens_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(tokenizers.TokenizerError, match="no tokens.txt"):
+    with pytest.raises(tokenizers.TokenizerError, match="tokens.txt is missing"):
         tokenizers.load(tmp_path / "missing")
 
 

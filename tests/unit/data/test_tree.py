@@ -30,7 +30,7 @@ def save(path: Path, content: str | bytes) -> Path:
 def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> None:
     touch(tmp_path / "Transcript" / "a.txt")
     with pytest.raises(
-        CorpusError, match=r"there is no .*/transcript/a\.txt; '.*' holds " r"Transcript$"
+        CorpusError, match=r"there is no .*/transcript/a\.txt; '.*' contains " r"Transcript$"
     ):
         tree.need(tmp_path / "transcript" / "a.txt")
 
@@ -38,7 +38,7 @@ def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> N
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "test.tar.gz")
     with pytest.raises(
-        CorpusError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz is not " r"unpacked$"
+        CorpusError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz must be unpacked first$"
     ):
         tree.need(tmp_path / "test" / "wav.scp")
 
@@ -48,7 +48,7 @@ def test_the_folder_of_a_corpus_may_be_the_one_above(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "data_aishell"):
         assert tree.root(folder, "data_aishell", "wav") == tmp_path / "data_aishell"
     with pytest.raises(
-        CorpusError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' " r"holds wav"
+        CorpusError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' " r"contains wav"
     ):
         tree.root(tmp_path, "data_aishell", "audio")
 
@@ -71,7 +71,7 @@ def test_the_hidden_files_that_macos_adds_are_no_audio(tmp_path: Path) -> None:
 def test_two_audio_files_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "x" / "a-1.flac")
     touch(tmp_path / "y" / "a-1.wav")
-    with pytest.raises(CorpusError, match=r"two .* 'a-1', remove one: .*x/a-1\.flac, .*y/a-1\.wav"):
+    with pytest.raises(CorpusError, match=r"two .* 'a-1'; remove one: .*x/a-1\.flac, .*y/a-1\.wav"):
         tree.audio_by_id(tmp_path / "y", tmp_path / "x")
 
 

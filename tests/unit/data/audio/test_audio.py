@@ -78,7 +78,7 @@ def test_a_segment_may_exceed_its_recording_by_a_rounding_only(tmp_path: Path) -
     path = save(tmp_path / "a.wav", tone())
     assert len(audio.read(path, 0.5, 0.51)) == 8000
     with pytest.raises(
-        audio.AudioError, match=r"the segment from 0.500 to 1.500 s .* which has " r"1.000 s"
+        audio.AudioError, match=r"the segment from 0.500 to 1.500 s .* which is " r"1.000 s long"
     ):
         audio.read(path, 0.5, 1.0)
 

@@ -343,7 +343,7 @@ def test_a_stream_says_how_far_it_came(tmp_path: Path) -> None:
     pieces = audio.blocks(save(tmp_path, LATE["mp3, cut between frames"][0]), 0.1)
     assert len(next(pieces)[0]) == 1600
     with pytest.raises(
-        audio.AudioError, match=r"truncated or damaged, it promises 0.50 s and " r"ends at 0.3\d s"
+        audio.AudioError, match=r"truncated or damaged, it promises 0.50 s but " r"ends at 0.3\d s"
     ):
         list(pieces)
 
