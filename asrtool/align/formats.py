@@ -54,9 +54,9 @@ def textgrid(tiers: Mapping[str, Sequence[Timed | Word]], duration: float) -> st
             f"        xmax = {duration:.3f}",
             f"        intervals: size = {len(intervals)}",
         ]
-        for place, (start, end, text) in enumerate(intervals, 1):
+        for index, (start, end, text) in enumerate(intervals, 1):
             quoted = text.replace('"', '""')
-            lines += [f"        intervals [{place}]:", f"            xmin = {start:.3f}"]
+            lines += [f"        intervals [{index}]:", f"            xmin = {start:.3f}"]
             lines += [f"            xmax = {end:.3f}", f'            text = "{quoted}"']
     return "\n".join(lines) + "\n"
 
@@ -103,8 +103,8 @@ def _two_lines(text: str) -> str:
     """Broken at the space nearest to the middle, where one line does not hold it."""
     if len(text) <= LINE // 2 or " " not in text:
         return text
-    places = [place for place, character in enumerate(text) if character == " "]
-    middle = min(places, key=lambda place: abs(place - len(text) / 2))
+    spaces = [index for index, character in enumerate(text) if character == " "]
+    middle = min(spaces, key=lambda index: abs(index - len(text) / 2))
     return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 

@@ -57,10 +57,10 @@ def align(
     paths = (
         _best_paths([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
     )
-    found: list[Alignment | None] = [None] * len(rows)
+    alignments: list[Alignment | None] = [None] * len(rows)
     for index, path in zip(chosen, paths, strict=True):
-        found[index] = _describe(rows[index], path, blank)
-    return found
+        alignments[index] = _describe(rows[index], path, blank)
+    return alignments
 
 
 def frames_needed(tokens: Sequence[int]) -> int:
@@ -117,7 +117,7 @@ def _states(
     for index, (row, (used, _)) in enumerate(zip(rows, occurring, strict=True)):
         chosen = row[:, torch.from_numpy(used).to(row.device)]
         emitted[: len(row), index, : len(used)] = chosen.double().cpu().numpy()
-    columns = np.stack([width * index + places for index, (_, places) in enumerate(occurring)])
+    columns = np.stack([width * index + inverse for index, (_, inverse) in enumerate(occurring)])
     return labels, emitted.reshape(len(emitted), -1), columns
 
 

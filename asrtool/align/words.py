@@ -119,7 +119,7 @@ def _word(parts: Sequence[Timed], glued: bool) -> Word:
 def text_of(words: Sequence[Word]) -> str:
     """What the words read."""
     return "".join(
-        ("" if word.glued or place == 0 else " ") + word.text for place, word in enumerate(words)
+        ("" if word.glued or index == 0 else " ") + word.text for index, word in enumerate(words)
     )
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from asrtool.decoders.base import DECODERS, Decoder
 from asrtool.nn.attention import GrowingKeyValue
 from asrtool.nn.masks import attention_mask, causal_mask
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
@@ -111,12 +111,12 @@ class TransformerDecoder(Decoder):
             )
             if together:
                 shared = [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one]
-                found = self._tree_scores(part, shared, beam)
+                part_scores = self._tree_scores(part, shared, beam)
             else:
-                found = super().sequence_scores(
+                part_scores = super().sequence_scores(
                     part, Padded(targets.data[mine], targets.lengths[mine])
                 )
-            scores[some] = found.view(-1, beam)
+            scores[some] = part_scores.view(-1, beam)
         return scores.flatten()
 
     def _tree_scores(
@@ -206,9 +206,9 @@ class TransformerDecoder(Decoder):
         caches: tuple[DecoderLayerCache, ...],
     ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
         """tokens (N, U), positions (N or 1, U or 1) -> logits (N, U, V)."""
-        sinusoids = torch.view_as_real(turns(positions, self.embedding.embedding_dim // 2)).flatten(
-            -2
-        )[:, 0]
+        sinusoids = torch.view_as_real(
+            rotations(positions, self.embedding.embedding_dim // 2)
+        ).flatten(-2)[:, 0]
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids
         x = self.dropout(x)
         following = []

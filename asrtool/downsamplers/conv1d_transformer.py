@@ -17,7 +17,7 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
 from asrtool.downsamplers.conv1d_mlp import BlockConvolution, block_positions, check_blocks
 from asrtool.nn.attention import RotarySelfAttention
 from asrtool.nn.masks import attention_mask
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import TransformerLayer
 from asrtool.types import DownsamplerOutput, Padded
 
@@ -64,7 +64,7 @@ class Conv1dTransformer(Downsampler):
         x, mask = relu(rows.data), attention_mask(rows.mask)
         steps = torch.arange(x.shape[1], device=x.device)[None]
         for layer in self.layers:
-            x, _ = layer(x, mask, turns(steps, layer.attention.num_frequencies))
+            x, _ = layer(x, mask, rotations(steps, layer.attention.num_frequencies))
         frames = Padded(self.out_proj(self.norm(x)), rows.lengths)
         return DownsamplerOutput(
             frames=frames, positions=block_positions(inputs, positions, self.factor)

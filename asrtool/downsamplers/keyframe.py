@@ -122,7 +122,7 @@ class Keyframe(StreamingDownsampler):
         tokens, last = continue_from(logits.detach().argmax(-1), cache.token, lengths)
         key = run_starts(tokens) & valid
         # a piece may have none: it needs a shape
-        at, counts = listed(self._kept(key, valid, cache.seen), least=1)
+        at, counts = indices_of(self._kept(key, valid, cache.seen), least=1)
         at = at.clamp(min=0)
         joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
         there, known = continue_from(valid, cache.valid, lengths)
@@ -187,7 +187,7 @@ class FrameFusion(nn.Module):
         there = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
         there[:, :, self.centre] = True
         inside = torch.where(there, inside, at[:, :, None])
-        neighbours = [take(frames, inside[:, :, place]) for place in range(len(self.offsets))]
+        neighbours = [take(frames, inside[:, :, n]) for n in range(len(self.offsets))]
         if self.kind == "concat":
             return self.proj(torch.cat(neighbours, -1))
         scores = self.bias.expand(inside.shape)
@@ -195,7 +195,7 @@ class FrameFusion(nn.Module):
             energies = self.score(self.proj(frames).tanh()).squeeze(2)
             scores = scores + energies.gather(1, inside.flatten(1)).view_as(inside)
         weights = scores.float().masked_fill(~there, -torch.inf).softmax(-1).to(frames.dtype)
-        return sum(weights[:, :, place, None] * frame for place, frame in enumerate(neighbours))
+        return sum(weights[:, :, n, None] * frame for n, frame in enumerate(neighbours))
 
 
 def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tens
         )
     valid = Padded(ids, lengths.to(ids.device)).mask
     before = torch.full_like(ids[:, :1] if ids.shape[1] else lengths[:, None], blank)
-    return listed(with_fallback(run_starts(torch.cat([before, ids], 1), blank) & valid, valid))
+    return indices_of(with_fallback(run_starts(torch.cat([before, ids], 1), blank) & valid, valid))
 
 
 def run_starts(tokens: Tensor, blank: int = BLANK) -> Tensor:
@@ -239,7 +239,7 @@ def widened(kept: Tensor, size: int) -> Tensor:
     return torch.stack([around[:, shift : shift + frames] for shift in range(size)]).any(dim=0)
 
 
-def listed(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
+def indices_of(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
     """kept (B, T) bool -> their places (B, M) in order, padded with -1, and their numbers (B,).
 
     M is the largest number, or `least` where that is more.
@@ -248,8 +248,8 @@ def listed(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
     most = max(int(counts.max()) if len(counts) else 0, least)
     rank = torch.where(kept, kept.cumsum(dim=1) - 1, most)
     steps = torch.arange(kept.shape[1], device=kept.device).expand_as(rank)
-    places = torch.full((len(kept), most + 1), -1, device=kept.device)
-    return places.scatter_(1, rank, steps)[:, :most], counts
+    indices = torch.full((len(kept), most + 1), -1, device=kept.device)
+    return indices.scatter_(1, rank, steps)[:, :most], counts
 
 
 def take(frames: Tensor, at: Tensor) -> Tensor:

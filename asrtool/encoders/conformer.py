@@ -24,7 +24,7 @@ from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Sc
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 from asrtool.types import EncoderOutput, Padded
 
 _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
@@ -283,6 +283,6 @@ class Conformer(StreamingEncoder):
         # counted from this piece: hours of audio lose no precision
         near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
-        visible, places = attention_mask(keys.valid, structure), turns(near, num_frequencies)
-        scope = Scope(new.valid, visible, places, packed_rows(new.valid), keep)
+        visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)
+        scope = Scope(new.valid, visible, angles, packed_rows(new.valid), keep)
         return scope, None if memory is None else keys.take(keep)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from asrtool.nn.attention import KeyValue, RotarySelfAttention, SelfAttention
 from asrtool.nn.echo import PROJECTIONS, DualFocusGate, EchoMsa, Spans
 from asrtool.nn.masks import valid_mask
-from asrtool.nn.positions import turn
+from asrtool.nn.positions import rotate
 from asrtool.registry import Registry
 
 ATTENTIONS: Registry[nn.Module] = Registry("attention")
@@ -113,11 +113,11 @@ class EchoAttention(nn.Module):
         x: Tensor,
         full: Tensor,
         lengths: Tensor,
-        place: Callable[[Tensor], Tensor] | None = None,
+        rotary: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x and full (B, T, D), lengths (B,) -> (B, T, D). A gate of 1 gives `full` exactly."""
         valid = valid_mask(lengths, x.shape[1])
-        windowed = self.echo(x, valid, self._projections(), place).to(full.dtype)
+        windowed = self.echo(x, valid, self._projections(), rotary).to(full.dtype)
         return torch.lerp(windowed, full, self.gate(x, full, windowed, valid).to(full.dtype))
 
 
@@ -136,19 +136,19 @@ class EchoSelfAttention(EchoAttention):
         self,
         x: Tensor,
         mask: Tensor | None,
-        turns: Tensor | None = None,
+        rotations: Tensor | None = None,
         cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """As `SelfAttention`, without a cache: windows look ahead."""
         if cache is not None:
             raise ValueError("attention echo cannot stream: its windows look ahead")
-        full, seen = self.full(x, mask, turns)
-        place = (
-            (lambda heads: turn(heads, turns))
+        full, seen = self.full(x, mask, rotations)
+        rotary = (
+            (lambda heads: rotate(heads, rotations))
             if isinstance(self.full, RotarySelfAttention)
             else None
         )
-        return self._mix(x, full, _lengths(mask, x), place), seen
+        return self._mix(x, full, _lengths(mask, x), rotary), seen
 
 
 def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:

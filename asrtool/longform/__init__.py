@@ -124,7 +124,7 @@ def plan(
     it.
 
     config: with `max_seconds`; speech: start and end in seconds of all that is said, where another
-    detector than the energy has found it. Neighbours overlap by `overlap_seconds` where there is no
+    detector than the energy was used. Neighbours overlap by `overlap_seconds` where there is no
     pause. A recording that is short enough is one window, whatever it holds.
     """
     longest = int(config.max_seconds / step)
@@ -167,13 +167,13 @@ def _sounds(energy: np.ndarray, step: float) -> list[tuple[int, int]]:
     alive = ~_steady(energy, round(STEADY / step))
     if _level(energy, CONTRAST) is None:
         return _runs(alive, round(PAUSE / step), round(SPEECH / step))
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for start, end in _loud(energy, alive, step, CONTRAST):
-        # the end of a word, found later than its beginning
-        if found and start - found[-1][1] < round(PAUSE / step):
-            start, _ = found.pop()
-        found.append((start, end))
-    return found
+        # the soft end of a word comes out of the search of its pause, apart from the beginning
+        if stretches and start - stretches[-1][1] < round(PAUSE / step):
+            start, _ = stretches.pop()
+        stretches.append((start, end))
+    return stretches
 
 
 def _loud(
@@ -215,16 +215,14 @@ def _level(energy: np.ndarray, contrast: float) -> float | None:
 
 
 def _runs(loud: np.ndarray, pause: int, least: int) -> list[tuple[int, int]]:
-    """Start and end of runs of loud steps with fewer than `pause` others between them, and `least`
-    of them at least.
-    """
-    places = np.flatnonzero(loud)
-    if not len(places):
+    """Start and end of runs of at least `least` loud steps, with fewer than `pause` between them."""
+    indices = np.flatnonzero(loud)
+    if not len(indices):
         return []
-    breaks = np.flatnonzero(np.diff(places) > pause)
-    firsts, lasts = [0, *(breaks + 1)], [*breaks, len(places) - 1]
+    breaks = np.flatnonzero(np.diff(indices) > pause)
+    firsts, lasts = [0, *(breaks + 1)], [*breaks, len(indices) - 1]
     return [
-        (int(places[first]), int(places[last]) + 1)
+        (int(indices[first]), int(indices[last]) + 1)
         for first, last in zip(firsts, lasts, strict=True)
         if last + 1 - first >= least
     ]
@@ -271,13 +269,13 @@ def _windows(
 
 def _covering(windows: list[Window], count: int) -> list[Window]:
     """With what lies between them, which holds no speech."""
-    found, covered = [], 0
+    covering, covered = [], 0
     for window in windows:
         if window.start > covered:
-            found.append(Window(covered, window.start, speech=False))
-        found.append(window)
+            covering.append(Window(covered, window.start, speech=False))
+        covering.append(window)
         covered = window.end
-    return found if covered == count else [*found, Window(covered, count, speech=False)]
+    return covering if covered == count else [*covering, Window(covered, count, speech=False)]
 
 
 def _by_clock(
@@ -304,11 +302,11 @@ def _moving_max(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _middle_of_least(values: np.ndarray) -> int:
-    """The place of the least value; of a row of equal ones its middle."""
-    place = end = int(values.argmin())
-    while end + 1 < len(values) and values[end + 1] == values[place]:
+    """The index of the least value; of several equal ones in a row the middle."""
+    index = end = int(values.argmin())
+    while end + 1 < len(values) and values[end + 1] == values[index]:
         end += 1
-    return (place + end) // 2
+    return (index + end) // 2
 
 
 # -- joining ---------------------------------------------------------------
@@ -348,16 +346,16 @@ def _cut(
     """How many tokens of the left window, which ends at `end`, stay, from which one on those of the
     right, and whether a space is between them that neither keeps."""
     middle = (start + end) / 2
-    tail = next((place for place, part in enumerate(left) if part.end > start), len(left))
-    head = next((place for place, part in enumerate(right) if part.start >= end), len(right))
+    tail = next((index for index, part in enumerate(left) if part.end > start), len(left))
+    head = next((index for index, part in enumerate(right) if part.start >= end), len(right))
     pairs = [(tail + one, other) for one, other in _anchors(left[tail:], right[:head])]
     ends = [pair for pair in pairs if _ends_word(left, pair[0]) and _ends_word(right, pair[1])]
     if pairs:
         one, other = min(ends or pairs, key=lambda pair: abs(left[pair[0]].middle - middle))
         return one + 1, other + 1, False
     cut = _quiet_moment([*left[tail:], *right[:head]], start, end)
-    keep = next((place for place, part in enumerate(left) if part.middle >= cut), len(left))
-    take = next((place for place, part in enumerate(right) if part.middle >= cut), len(right))
+    keep = next((index for index, part in enumerate(left) if part.middle >= cut), len(left))
+    take = next((index for index, part in enumerate(right) if part.middle >= cut), len(right))
     if keep and take < len(right) and left[keep - 1].end > right[take].start:
         if left[keep - 1].confidence >= right[take].confidence:
             take += 1
@@ -370,11 +368,11 @@ def _cut(
     return keep, take, take == 0 or any(text.isspace() for text in dropped)
 
 
-def _ends_word(parts: Sequence[Timed], place: int) -> bool:
+def _ends_word(parts: Sequence[Timed], index: int) -> bool:
     """Whether a word begins behind the token."""
-    if place + 1 == len(parts):
+    if index + 1 == len(parts):
         return True
-    text, after = parts[place].text, parts[place + 1].text
+    text, after = parts[index].text, parts[index + 1].text
     return (
         after[:1].isspace()
         or text[-1:].isspace()

@@ -25,14 +25,14 @@ def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
     Raises `VadError` where the package is missing.
     """
     model, timestamps = _network()
-    found = timestamps(
+    segments = timestamps(
         samples,
         model,
         sampling_rate=RATE,
         min_speech_duration_ms=round(1000 * SHORTEST),
         min_silence_duration_ms=round(1000 * pause),
     )
-    return [(one["start"] / RATE, one["end"] / RATE) for one in found]
+    return [(one["start"] / RATE, one["end"] / RATE) for one in segments]
 
 
 @functools.cache

@@ -29,7 +29,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class AccentLossConfig:
-    """Accent of every frame, from the stream `input`, against the label of the utterance."""
+    """Accent of every frame, from the head `input`, against the label of the utterance."""
 
     weight: float
     input: str = "accent"

@@ -40,7 +40,7 @@ IMPOSSIBLE = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class AxeConfig:
-    """Aligned cross entropy on the stream `input`."""
+    """Aligned cross entropy on the head `input`."""
 
     weight: float
     input: str = "aligned"
@@ -109,13 +109,13 @@ def aligned_cross_entropy(
     known = targets.to(torch.int64).masked_fill(~tokens.mask, blank)
     with torch.no_grad():
         path = cheapest_path(frames, Padded(known, target_lengths), blank, skip_penalty)
-        rated = tokens.mask & (lengths > 0)[:, None]
+        counted = tokens.mask & (lengths > 0)[:, None]
         weights = torch.ones_like(known, dtype=torch.float64).masked_fill(~path.own, skip_penalty)
-        weights = torch.cat([weights.masked_fill(~rated, 0.0), path.blank.double()], 1)
-        places = torch.cat(
+        weights = torch.cat([weights.masked_fill(~counted, 0.0), path.blank.double()], 1)
+        index = torch.cat(
             [path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1
         )
-    costs = -log_probs.flatten(1).gather(1, places)  # (B, U + T)
+    costs = -log_probs.flatten(1).gather(1, index)  # (B, U + T)
     costs = costs if costs.dtype == torch.float64 else costs.float()
     return (costs.masked_fill(weights == 0, 0.0) * weights.to(costs.dtype)).sum(1)
 
@@ -169,5 +169,5 @@ def _costs(log_probs: Tensor) -> Tensor:
 def _column(log_probs: Tensor, token: int) -> Tensor:
     """Places (B, T) of a token's log-probabilities in log_probs.flatten(1)."""
     _, frames, vocabulary = log_probs.shape
-    places = torch.arange(frames, device=log_probs.device) * vocabulary + token
-    return places.expand(len(log_probs), -1)
+    index = torch.arange(frames, device=log_probs.device) * vocabulary + token
+    return index.expand(len(log_probs), -1)

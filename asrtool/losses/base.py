@@ -18,7 +18,7 @@ class Loss:
     than tokens and repeats) gets 0 and is named by `skipped`.
     """
 
-    head: str  # the stream of ModelOutput that it reads; the model builds a head for it
+    head: str  # the head whose output it reads; the model builds it
     # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
 

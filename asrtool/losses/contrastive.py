@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from asrtool.losses.base import LOSSES, Loss
-from asrtool.losses.matching import attended, streams
+from asrtool.losses.matching import attended, speech_and_text
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -48,12 +48,13 @@ class ContrastiveLoss(Loss):
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         speech, text = (
-            Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config)
+            Padded(part.data.float(), part.lengths)
+            for part in speech_and_text(outputs, self.config)
         )
-        found = attended(*text, *speech, scaled=self.config.scaled)
+        context = attended(*text, *speech, scaled=self.config.scaled)
         known = text.data.detach().masked_fill(~text.mask[:, :, None], 0)
         products = (
-            normalize(found, dim=2)
+            normalize(context, dim=2)
             @ normalize(known, dim=2).transpose(1, 2)
             / self.config.temperature
         )

@@ -21,9 +21,7 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig:
-    """Next-token cross entropy on the stream `input`, whose row u rates token u and whose last row
-    rates eos.
-    """
+    """Next-token cross entropy on the head `input`: row u scores token u, the last row eos."""
 
     weight: float
     input: str = "attention"

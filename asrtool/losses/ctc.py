@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006) on any stream of frame logits.
+"""Connectionist temporal classification (Graves et al. 2006) on any head with frame logits.
 
     L = -log sum over paths pi with B(pi) = y of  prod_t p(pi_t | x)
 
@@ -34,7 +34,7 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class CtcConfig:
-    """CTC on the stream `input`."""
+    """CTC on the head `input`."""
 
     weight: float
     input: str = "ctc"

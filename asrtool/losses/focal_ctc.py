@@ -25,7 +25,7 @@ _LEAST = 1e-12  # of 1 - p: for gamma < 1 its power has no finite derivative at 
 
 @dataclass(frozen=True, kw_only=True)
 class FocalCtcConfig:
-    """Focal CTC on the stream `input`."""
+    """Focal CTC on the head `input`."""
 
     weight: float
     input: str = "ctc"

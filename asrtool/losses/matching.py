@@ -58,7 +58,7 @@ class MatchingLoss(Loss):
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         config = self.config
         speech, text = (
-            Padded(part.data.float(), part.lengths) for part in streams(outputs, config)
+            Padded(part.data.float(), part.lengths) for part in speech_and_text(outputs, config)
         )
         return matching_loss(
             *text, *speech, scaled=config.scaled, mse=config.mse, cosine=config.cosine
@@ -70,7 +70,8 @@ class MatchingLoss(Loss):
         everywhere alike, 0: at one row. `monotonic` (B,): share of neighbouring tokens of which the
         later one looks later, on average; 0.5 is chance, and the value of texts of one token."""
         speech, text = (
-            Padded(part.data.float(), part.lengths) for part in streams(outputs, self.config)
+            Padded(part.data.float(), part.lengths)
+            for part in speech_and_text(outputs, self.config)
         )
         weights = matching_attention(*text, *speech, scaled=self.config.scaled)
         entropy = torch.special.entr(weights).sum(2).masked_fill(~text.mask, 0)
@@ -80,7 +81,7 @@ class MatchingLoss(Loss):
         }
 
 
-def streams(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
+def speech_and_text(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
     """The adapter's rows and the transcript's embeddings that a loss's config names."""
     return outputs.head(config.input), outputs.head(config.text)
 
@@ -101,14 +102,14 @@ def matching_loss(
     with zeros.
     """
     check_weights(mse, cosine)
-    found = attended(text, text_lengths, speech, speech_lengths, scaled)
+    context = attended(text, text_lengths, speech, speech_lengths, scaled)
     valid = Padded(text, text_lengths).mask
     text = text.detach().to(speech.dtype).masked_fill(~valid[:, :, None], 0)
-    loss = speech.new_zeros(()) * found.sum()
+    loss = speech.new_zeros(()) * context.sum()
     if mse:
-        loss = loss + mse * (found - text).square().sum(2)
+        loss = loss + mse * (context - text).square().sum(2)
     if cosine:
-        loss = loss + cosine * (1 - cosine_similarity(found, text, dim=2))
+        loss = loss + cosine * (1 - cosine_similarity(context, text, dim=2))
     return (loss * valid).sum(1)
 
 
@@ -140,8 +141,8 @@ def monotonic(weights: Tensor, text_lengths: Tensor) -> Tensor:
     """A (B, U, S), (B,) -> (B,): the share of neighbouring tokens whose mean places in the speech
     are in order.
     """
-    places = weights @ torch.arange(weights.shape[2], device=weights.device, dtype=weights.dtype)
-    later = (places[:, 1:] > places[:, :-1]) & Padded(places, text_lengths).mask[:, 1:]
+    centres = weights @ torch.arange(weights.shape[2], device=weights.device, dtype=weights.dtype)
+    later = (centres[:, 1:] > centres[:, :-1]) & Padded(centres, text_lengths).mask[:, 1:]
     pairs = (text_lengths - 1).clamp(min=0)
     return torch.where(pairs > 0, later.sum(1) / pairs.clamp(min=1), 0.5).to(weights.dtype)
 

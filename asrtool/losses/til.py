@@ -26,7 +26,7 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class TilConfig:
-    """Time independence loss on the stream `input`."""
+    """Time independence loss on the head `input`."""
 
     weight: float
     input: str = "aligned"
@@ -69,12 +69,16 @@ def time_independence_loss(
         return log_probs.sum((1, 2))  # nothing, with a gradient
     frames, tokens = Padded(log_probs, lengths), Padded(targets, target_lengths)
     wanted = F.pad(targets.to(torch.int64).masked_fill(~tokens.mask, blank), (0, 1), value=blank)
-    found = log_probs.gather(2, wanted[:, None].expand(-1, log_probs.shape[1], -1))  # (B, T, U + 1)
-    found = found if found.dtype == torch.float64 else found.float()
-    found = found.masked_fill(~frames.mask[:, :, None], -torch.inf).masked_fill(
-        (lengths == 0)[:, None, None], 0.0
+    target_log_probs = log_probs.gather(
+        2, wanted[:, None].expand(-1, log_probs.shape[1], -1)
+    )  # (B, T, U + 1)
+    target_log_probs = (
+        target_log_probs if target_log_probs.dtype == torch.float64 else target_log_probs.float()
     )
-    mean = found.logsumexp(1) - lengths.clamp(min=1).log()[:, None]
+    target_log_probs = target_log_probs.masked_fill(
+        ~frames.mask[:, :, None], -torch.inf
+    ).masked_fill((lengths == 0)[:, None, None], 0.0)
+    mean = target_log_probs.logsumexp(1) - lengths.clamp(min=1).log()[:, None]
     blanks = (lengths - target_lengths).clamp(min=0)[:, None]
     counts = (
         torch.cat([tokens.mask, blanks], 1).to(mean.dtype).masked_fill((lengths == 0)[:, None], 0.0)

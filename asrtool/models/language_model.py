@@ -21,7 +21,7 @@ from asrtool.models.base import MODELS
 from asrtool.models.text import OUTPUT, TextModel, check_output
 from asrtool.nn.attention import KeyValue, RotarySelfAttention
 from asrtool.nn.masks import attention_mask, causal_mask
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import TransformerLayer
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
@@ -143,10 +143,10 @@ class LanguageModel(TextModel):
         the new caches.
         """
         x = self.dropout(self.embedding(tokens) * self.embedding.embedding_dim**0.5)
-        places = turns(positions, self.layers[0].attention.num_frequencies)
+        angles = rotations(positions, self.layers[0].attention.num_frequencies)
         seen = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, cache = layer(x, mask, places, cache)
+            x, cache = layer(x, mask, angles, cache)
             seen.append(cache)
         return self.norm(x), tuple(seen)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from asrtool.nn.positions import turn
+from asrtool.nn.positions import rotate
 from asrtool.nn.windows import windowed_attention
 
 __all__ = [
@@ -142,7 +142,7 @@ class SelfAttention(Attention):
         self,
         x: Tensor,
         mask: Tensor | None,
-        turns: Tensor | None = None,
+        rotations: Tensor | None = None,
         cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K
@@ -153,7 +153,7 @@ class SelfAttention(Attention):
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)
-        return self.merge(self.attend(query, seen, mask, turns)), seen
+        return self.merge(self.attend(query, seen, mask, rotations)), seen
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D) -> its queries, keys and values, by one product where all are plain linears
@@ -168,7 +168,7 @@ class SelfAttention(Attention):
         return query, KeyValue(key, value)
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
         return attention(query, seen.key, seen.value, mask)
 
@@ -183,10 +183,10 @@ class RotarySelfAttention(SelfAttention):
         self.num_frequencies = dim // num_heads // 2
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
-        query = turn(query, turns[:, :, -query.shape[2] :]).to(seen.value.dtype)
-        return attention(query, turn(seen.key, turns).to(seen.value.dtype), seen.value, mask)
+        query = rotate(query, rotations[:, :, -query.shape[2] :]).to(seen.value.dtype)
+        return attention(query, rotate(seen.key, rotations).to(seen.value.dtype), seen.value, mask)
 
 
 class RelativeSelfAttention(SelfAttention):
@@ -206,12 +206,14 @@ class RelativeSelfAttention(SelfAttention):
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, turns: Tensor | None
+        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
         weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))  # (H, D / H, D)
-        coefficients = turn((query + self.position_bias) @ weight, turns[:, :, -query.shape[2] :])
-        places = torch.view_as_real(turns).flatten(-2)  # (B, 1, K, D)
-        bias = coefficients.flatten(1, 2) @ places.squeeze(1).transpose(1, 2)  # (B, H Q, K)
+        coefficients = rotate(
+            (query + self.position_bias) @ weight, rotations[:, :, -query.shape[2] :]
+        )
+        sinusoids = torch.view_as_real(rotations).flatten(-2)  # (B, 1, K, D)
+        bias = coefficients.flatten(1, 2) @ sinusoids.squeeze(1).transpose(1, 2)  # (B, H Q, K)
         return attention(
             query + self.content_bias,
             seen.key,

@@ -61,7 +61,7 @@ class Scope:
 
     valid: Tensor  # (B, S)
     visible: Tensor  # (B, 1, S or 1, K): K = cached keys + S
-    turns: Tensor  # (B, 1, K, n) positions of the keys; the queries are the last S
+    rotations: Tensor  # (B, 1, K, n) positions of the keys; the queries are the last S
     # places of the valid frames among B * S, for layers that skip the rest
     rows: Tensor | None = None
     keep: Tensor | None = None  # (B, K') the keys that the caches go on with
@@ -135,7 +135,7 @@ class ConformerLayer(nn.Module):
         """
         x = self._half_step(x, self.first_norm, self.first, scope.rows)
         past = (None, None) if cache is None else (cache.attention, cache.convolution)
-        y, seen = self.attention(self.attention_norm(x), scope.visible, scope.turns, past[0])
+        y, seen = self.attention(self.attention_norm(x), scope.visible, scope.rotations, past[0])
         x = x + self.dropout(y)
         y, history = self.convolution(self.convolution_norm(x), scope.valid, past[1])
         x = x + self.dropout(y)

@@ -24,7 +24,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _SMALL = 1e-3
 
 
-class Tally:
+class RunningStatistics:
     """Mean, deviation and the share of extreme values of what a module computes in evaluation,
     since the last look.
     """
@@ -43,16 +43,16 @@ class Tally:
         self._squares = self._squares + (values.square() * inside).sum()
         self._extreme = self._extreme + (((values < low) | (values > high)) & inside).sum()
 
-    def take(self) -> dict[str, float] | None:
+    def pop(self) -> dict[str, float] | None:
         """The numbers so far, and begin anew; None where there are none."""
         count = float(self._count)
         if not count:
             return None
         mean = float(self._sum) / count
         deviation = max(0.0, float(self._squares) / count - mean * mean) ** 0.5
-        found = {"mean": mean, "deviation": deviation, "extreme": float(self._extreme) / count}
+        statistics = {"mean": mean, "deviation": deviation, "extreme": float(self._extreme) / count}
         self.__init__()
-        return found
+        return statistics
 
 
 class DualFocusGate(nn.Module):
@@ -70,7 +70,7 @@ class DualFocusGate(nn.Module):
         super().__init__()
         self.fixed = fixed
         self.from_outputs = from_outputs
-        self.tally = Tally()
+        self.statistics = RunningStatistics()
         if fixed is None:
             self.hidden = nn.Linear(2 * dim if from_outputs else dim, max(1, dim // 4))
             self.out = nn.Linear(max(1, dim // 4), dim if per_channel else 1)
@@ -85,11 +85,11 @@ class DualFocusGate(nn.Module):
             seen = torch.cat([full, windowed], dim=-1) if self.from_outputs else x
             gate = torch.sigmoid(self.out(nn.functional.gelu(self.hidden(seen))))
         if not self.training:
-            self.tally.add(gate, valid, 0.05, 0.95)
+            self.statistics.add(gate, valid, 0.05, 0.95)
         return gate
 
     def observed(self) -> dict[str, float] | None:
-        return self.tally.take()
+        return self.statistics.pop()
 
 
 class Spans(nn.Module):
@@ -108,7 +108,7 @@ class Spans(nn.Module):
         super().__init__()
         self.window, self.ramp = window, max(1.0, ramp * window)
         self.predict = nn.Linear(dim, num_heads)
-        self.tally = Tally()
+        self.statistics = RunningStatistics()
         nn.init.normal_(self.predict.weight, std=_SMALL)
         nn.init.constant_(self.predict.bias, bias)
 
@@ -116,11 +116,11 @@ class Spans(nn.Module):
         """x (B, T, D) -> (B, H, T)."""
         spans = (self.window / 2 + self.ramp - 1) * torch.sigmoid(self.predict(x)) - (self.ramp - 1)
         if not self.training:
-            self.tally.add(spans, valid, 1.0, self.window / 2 - 1.0)
+            self.statistics.add(spans, valid, 1.0, self.window / 2 - 1.0)
         return spans.transpose(1, 2)
 
     def observed(self) -> dict[str, float] | None:
-        return self.tally.take()
+        return self.statistics.pop()
 
 
 class EchoMsa(nn.Module):
@@ -152,7 +152,7 @@ class EchoMsa(nn.Module):
         x: Tensor,
         valid: Tensor,
         shared: Mapping[str, nn.Linear],
-        place: Callable[[Tensor], Tensor] | None = None,
+        rotary: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x (B, T, D) -> (B, T, D); `shared`: the other attention's projections; `place` turns
         queries and keys.
@@ -162,8 +162,8 @@ class EchoMsa(nn.Module):
             projections[name](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for name in PROJECTIONS[:3]
         )
-        if place is not None:
-            query, key = place(query).to(value.dtype), place(key).to(value.dtype)
+        if rotary is not None:
+            query, key = rotary(query).to(value.dtype), rotary(key).to(value.dtype)
         heads = self._attend(x, query, key, value, valid)
         return projections["o_proj"](heads.transpose(1, 2).flatten(2))
 

@@ -77,9 +77,9 @@ def span_mask(lengths: Tensor, size: int, share: float, length: int) -> Tensor:
         .long()
         .minimum(starts)
     )
-    places = torch.arange(size, device=lengths.device)
+    index = torch.arange(size, device=lengths.device)
     order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(
-        places >= starts[:, None], 2.0
+        index >= starts[:, None], 2.0
     )
     first = order.argsort(dim=1).argsort(dim=1) < number[:, None]
     begun = first.cumsum(dim=1)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 
-def turns(positions: Tensor, num_frequencies: int) -> Tensor:
+def rotations(positions: Tensor, num_frequencies: int) -> Tensor:
     """positions (B, S) -> unit numbers (B, 1, S, n) at the angles position * 10000 ** (-k / n); the
     1 is for heads.
     """
@@ -32,7 +32,7 @@ def turns(positions: Tensor, num_frequencies: int) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def turn(x: Tensor, by: Tensor) -> Tensor:
+def rotate(x: Tensor, by: Tensor) -> Tensor:
     """x (B, H, S, 2 n) turned by unit numbers (B, 1, S, n): neighbouring channels are a complex
     number. float32.
     """

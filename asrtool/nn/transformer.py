@@ -81,10 +81,10 @@ class TransformerLayer(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None,
-        turns: Tensor | None = None,
+        rotations: Tensor | None = None,
         cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (N, U, D), mask and turns as in `SelfAttention` -> (N, U, D), all keys and values."""
-        y, seen = self.attention(self.attention_norm(x), mask, turns, cache)
+        y, seen = self.attention(self.attention_norm(x), mask, rotations, cache)
         x = x + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x))), seen

@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw(recognizer, f"{name}   {text}", inputs, seen(), out)
     logger.info("wrote %s", out)
     if args.survey:
-        found = survey(recognizer, args.data)
-        atomic.write_text(out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
-        print(table(found))
+        results = survey(recognizer, args.data)
+        atomic.write_text(out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+        print(table(results))
 
 
 def load(exp: Path, phase: str | None) -> Recognizer:
@@ -81,12 +81,12 @@ def load(exp: Path, phase: str | None) -> Recognizer:
 
 @contextlib.contextmanager
 def watching(model: torch.nn.Module) -> Iterator:
-    """Gives a function that tells what gates and spans were in the last forward pass."""
+    """Gives a function that returns the gates and spans of the last forward pass."""
     gates: dict[str, Tensor] = {}
     spans: dict[str, Tensor] = {}
 
-    def hook(found: dict[str, Tensor], name: str, dim: int):
-        return lambda module, inputs, output: found.__setitem__(
+    def hook(outputs: dict[str, Tensor], name: str, dim: int):
+        return lambda module, inputs, output: outputs.__setitem__(
             name, output.detach().float().mean(dim).cpu()
         )
 
@@ -121,16 +121,16 @@ def survey(recognizer: Recognizer, data: Path) -> dict:
     for batch in EvalLoader(dataset):
         with watching(recognizer.model) as seen:
             frames = recognizer.model.encode(batch.inputs.to(recognizer.device)).frames
-        found, mask = seen(), frames.mask.cpu()
-        for place, name in enumerate(batch.ids):
+        layers, mask = seen(), frames.mask.cpu()
+        for index, name in enumerate(batch.ids):
             row = {
                 "id": name,
                 "seconds": seconds[name],
-                "tokens_per_second": int(batch.targets.lengths[place]) / max(seconds[name], 1e-9),
-                "gate": float(found.gates[:, place, mask[place]].mean()),
+                "tokens_per_second": int(batch.targets.lengths[index]) / max(seconds[name], 1e-9),
+                "gate": float(layers.gates[:, index, mask[index]].mean()),
             }
-            if found.spans is not None:
-                row["span"] = float(found.spans[:, place, mask[place]].mean())
+            if layers.spans is not None:
+                row["span"] = float(layers.spans[:, index, mask[index]].mean())
             rows.append(row)
     if not rows:
         raise PlotError(f"{data} is empty")
@@ -147,18 +147,18 @@ def thirds(rows: list[dict], values: list[str]) -> dict[str, list[dict]]:
     """Means over the slowest, middle and fastest third of the utterances, and over thirds by
     length.
     """
-    found = {}
+    results = {}
     for by in ("tokens_per_second", "seconds"):
         ranked = sorted(rows, key=lambda row: row[by])
         parts = [
             ranked[len(ranked) * part // 3 : len(ranked) * (part + 1) // 3] for part in range(3)
         ]
-        found[by] = [
+        results[by] = [
             {name: sum(row[name] for row in part) / len(part) for name in (by, *values)}
             for part in parts
             if part
         ]
-    return found
+    return results
 
 
 def correlation(one: list[float], other: list[float]) -> float | None:
@@ -169,14 +169,14 @@ def correlation(one: list[float], other: list[float]) -> float | None:
     return float(torch.corrcoef(pair)[0, 1])
 
 
-def table(found: dict) -> str:
-    """What `survey` found, for a terminal."""
+def table(results: dict) -> str:
+    """What `survey` returns, for a terminal."""
     lines = []
-    for by, parts in found["thirds"].items():
+    for by, parts in results["thirds"].items():
         for part in parts:
             others = "  ".join(f"{name} {value:.3f}" for name, value in part.items() if name != by)
             lines.append(f"{by} {part[by]:6.2f}:  {others}")
-    for name, value in found["correlations"].items():
+    for name, value in results["correlations"].items():
         lines.append(
             f"correlation of {name}: "
             f"{'none, one of them is constant' if value is None else f'{value:.2f}'}"

@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     recognizer = load(args.exp, args.phase)
-    found = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
-    out = args.out or args.exp / file_names.of(found.name, ".png", "keyframes-")
-    draw(found, recognizer.tokenizer.tokens, out)
-    logger.info("wrote %s: %d of %d frames kept", out, len(found.kept), len(found.heard))
+    view = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
+    out = args.out or args.exp / file_names.of(view.name, ".png", "keyframes-")
+    draw(view, recognizer.tokenizer.tokens, out)
+    logger.info("wrote %s: %d of %d frames kept", out, len(view.kept), len(view.heard))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,10 +116,10 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
         if ALIGNED in model.heads
         else []
     )
-    found = recognizer.search(Padded.stack([inputs]))[0][0].text
+    recognized = recognizer.search(Padded.stack([inputs]))[0][0].text
     return KeyFrames(
         name=name,
-        text=text or found,
+        text=text or recognized,
         features=inputs,
         seconds=len(inputs) * recognizer.step,
         step=shift,
@@ -130,10 +130,10 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
     )
 
 
-def draw(found: KeyFrames, tokens: Sequence[str], out: Path) -> None:
+def draw(view: KeyFrames, tokens: Sequence[str], out: Path) -> None:
     """Spectrogram, inter-CTC peaks, kept frames, one above the other."""
     plt = pyplot()
-    named = readable([found.text, *(tokens[token] for _, token in found.key)])
+    named = readable([view.text, *(tokens[token] for _, token in view.key)])
 
     def label(token: int) -> str:
         return tokens[token] if named else str(token)
@@ -141,50 +141,48 @@ def draw(found: KeyFrames, tokens: Sequence[str], out: Path) -> None:
     figure, panels = plt.subplots(
         3,
         1,
-        figsize=(min(24, 4 + 2 * found.seconds), 7),
+        figsize=(min(24, 4 + 2 * view.seconds), 7),
         layout="constrained",
         sharex=True,
         height_ratios=(3, 2, 1),
     )
     spectrogram, peaks, kept = panels
-    figure.suptitle(f"{found.name}   {found.text if named else ''}")
-    waveform = found.features.dim() == 1
+    figure.suptitle(f"{view.name}   {view.text if named else ''}")
+    waveform = view.features.dim() == 1
     if waveform:
-        times = torch.arange(len(found.features)) * found.seconds / max(len(found.features), 1)
-        spectrogram.plot(times.numpy(), found.features.numpy(), linewidth=0.5)
+        times = torch.arange(len(view.features)) * view.seconds / max(len(view.features), 1)
+        spectrogram.plot(times.numpy(), view.features.numpy(), linewidth=0.5)
     else:
-        extent = (0, found.seconds, 0, found.features.shape[1])
+        extent = (0, view.seconds, 0, view.features.shape[1])
         spectrogram.imshow(
-            found.features.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma"
+            view.features.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma"
         )
     spectrogram.set_ylabel("samples" if waveform else "mel bin")
-    for time in found.kept:
+    for time in view.kept:
         spectrogram.axvline(
             time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7
         )
-    peaks.plot(
-        (torch.arange(len(found.heard)) * found.step).numpy(), found.heard.numpy(), linewidth=1
-    )
+    peaks.plot((torch.arange(len(view.heard)) * view.step).numpy(), view.heard.numpy(), linewidth=1)
     peaks.set_ylabel("inter-CTC: not blank")
     peaks.set_ylim(0, 1.25)
-    for time, token in found.key:
+    for time, token in view.key:
         peaks.axvline(time, color="gray", linewidth=0.6, linestyle=":")
         peaks.text(time, 1.05, label(token), fontsize=9)
-    stems(kept, found, label)
+    stems(kept, view, label)
     kept.set_xlabel("seconds")
-    kept.set_xlim(0, found.seconds)
+    kept.set_xlim(0, view.seconds)
     save(figure, out)
 
 
-def stems(panel: Any, found: KeyFrames, label: Any) -> None:
+def stems(panel: Any, view: KeyFrames, label: Any) -> None:
     """The kept frames and what the aligned head reads in them."""
-    panel.vlines(found.kept, 0, 1, linewidth=1.2)
+    panel.vlines(view.kept, 0, 1, linewidth=1.2)
     panel.set_ylim(0, 2)
     panel.set_yticks([])
     panel.set_ylabel("kept frames")
-    share = 1 - len(found.kept) / max(len(found.heard), 1)
+    share = 1 - len(view.kept) / max(len(view.heard), 1)
     panel.set_title(
-        f"{len(found.kept)} of {len(found.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left"
+        f"{len(view.kept)} of {len(view.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left"
     )
-    for time, token in zip(found.kept, found.aligned, strict=False):
+    for time, token in zip(view.kept, view.aligned, strict=False):
         panel.text(time, 1.1, label(token) if token else "-", fontsize=9)

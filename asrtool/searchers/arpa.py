@@ -81,8 +81,8 @@ def read(path: Path) -> Arpa:
     if not path.is_file():
         raise ArpaError(f"{path}: there is no such n-gram model; make it or correct the path")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        lines = enumerate(stream, 1)
+    with opener(path, "rb") as file:
+        lines = enumerate(file, 1)
         counts = _counts(path, lines)
         ids: dict[bytes, int] = {}
         orders = [_order(path, lines, n, count, ids) for n, count in enumerate(counts, 1)]
@@ -189,9 +189,9 @@ def _locate(tables: list[np.ndarray], words: np.ndarray, num_words: int) -> np.n
     indices = np.zeros(len(words), dtype=np.int64)
     for table, column in zip(tables, words.T, strict=False):
         keys = indices * num_words + column
-        found = np.searchsorted(table, keys)
-        same = table[np.minimum(found, len(table) - 1)] == keys
-        indices = np.where(same & (indices >= 0), found, -1)
+        row = np.searchsorted(table, keys)
+        same = table[np.minimum(row, len(table) - 1)] == keys
+        indices = np.where(same & (indices >= 0), row, -1)
     return indices
 
 
@@ -237,9 +237,9 @@ def longest(trie: Trie, node: int, word: int) -> int:
     the history.
     """
     while True:
-        found = child(trie, node, word)
-        if 0 <= found < len(trie.backoff):
-            return found
+        extended = child(trie, node, word)
+        if 0 <= extended < len(trie.backoff):
+            return extended
         if node == 0:
             return 0
         node = trie.suffix[node]
@@ -259,7 +259,7 @@ def _suffixes(trie: Trie, parent: np.ndarray) -> None:
             while True:
                 value += trie.backoff[shorter]
                 shorter = trie.suffix[shorter]
-                found = child(trie, shorter, word)
-                if found >= 0:
-                    trie.prob[node] = value + trie.prob[found]
+                extended = child(trie, shorter, word)
+                if extended >= 0:
+                    trie.prob[node] = value + trie.prob[extended]
                     break

@@ -170,15 +170,15 @@ class Beam(Searcher):
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         lengths = encoded.frames.lengths.tolist()
         limits = self.config.constraints.limits(encoded, self.model.frame_shift)
-        found: list[list[Hypothesis]] = [[] for _ in lengths]
+        finished: list[list[Hypothesis]] = [[] for _ in lengths]
         live = self._start(encoded, limits) if any(lengths) else None
         while live is not None:
             extensions, live = self._extend(live)
-            self._finish(live, extensions, found)
-            live = self._advance(live, extensions, limits, found)
+            self._finish(live, extensions, finished)
+            live = self._advance(live, extensions, limits, finished)
         return [
             hypotheses or [self._empty(-INF if length else 0.0)]
-            for hypotheses, length in zip(found, lengths, strict=True)
+            for hypotheses, length in zip(finished, lengths, strict=True)
         ]
 
     def _start(self, encoded: EncoderOutput, limits: list[int]) -> Live:
@@ -278,7 +278,7 @@ class Beam(Searcher):
             tokens=tokens.view(utterances, -1).gather(1, chosen),
         )
 
-    def _finish(self, live: Live, extensions: Extensions, found: list[list[Hypothesis]]) -> None:
+    def _finish(self, live: Live, extensions: Extensions, finished: list[list[Hypothesis]]) -> None:
         """Collect the ends among the best `beam` extensions of each utterance."""
         beam = self.config.beam
         if extensions.scores[:, 0].isnan().any():
@@ -296,7 +296,7 @@ class Beam(Searcher):
             strict=True,
         )
         for block, tokens, score, parts in ended:
-            hypotheses = found[live.utterances[block]]
+            hypotheses = finished[live.utterances[block]]
             hypothesis = Hypothesis(
                 tokens=tuple(tokens),
                 score=self.config.constraints.ranked(score, len(tokens)),
@@ -306,7 +306,11 @@ class Beam(Searcher):
             del hypotheses[beam:]
 
     def _advance(
-        self, live: Live, extensions: Extensions, limits: list[int], found: list[list[Hypothesis]]
+        self,
+        live: Live,
+        extensions: Extensions,
+        limits: list[int],
+        finished: list[list[Hypothesis]],
     ) -> Live | None:
         """The prefixes of the best `beam` extensions that are no ends, for the utterances that are
         not done.
@@ -321,7 +325,7 @@ class Beam(Searcher):
             for block, (utterance, best) in enumerate(
                 zip(live.utterances, scores[:, 0].tolist(), strict=True)
             )
-            if self._is_open(best, num_tokens, limits[utterance], found[utterance])
+            if self._is_open(best, num_tokens, limits[utterance], finished[utterance])
         ]
         if not going:
             return None

@@ -46,7 +46,7 @@ class LlmBeam(Beam):
     """
 
     def _advance(
-        self, live: Live, extensions, limits: list[int], found: list[list[Hypothesis]]
+        self, live: Live, extensions, limits: list[int], finished: list[list[Hypothesis]]
     ) -> Live | None:
         # tokens of the extended prefixes
         beam, num_tokens = self.config.beam, live.prefixes.shape[1]
@@ -68,9 +68,9 @@ class LlmBeam(Beam):
                         zip(self.names, extensions.parts[block, rank].tolist(), strict=True)
                     ),
                 )
-                insort(found[utterance], hypothesis, key=lambda other: -other.score)
-            del found[utterance][beam:]
-        return super()._advance(live, extensions, limits, found)
+                insort(finished[utterance], hypothesis, key=lambda other: -other.score)
+            del finished[utterance][beam:]
+        return super()._advance(live, extensions, limits, finished)
 
     def _is_open(
         self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]

@@ -44,8 +44,8 @@ def load(path: Path | str) -> Ngram:
     path = Path(path)
     if not path.is_file():
         raise ArpaError(f"{path}: there is no such n-gram model; make it or correct the path")
-    with open(path, "rb") as stream:
-        binary = stream.read(len(KENLM_MAGIC)) == KENLM_MAGIC
+    with open(path, "rb") as file:
+        binary = file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
     return KenlmModel(path) if binary else ArpaModel(path)
 
 
@@ -70,13 +70,15 @@ def word_hash(word: str) -> int:
 def score(trie: Trie, state: int, word: int) -> tuple[float, int]:
     """(1): log p(word | state) and the next state, by word id."""
     total, node = 0.0, state
-    found = arpa.child(trie, node, word)
-    while found < 0:
+    extended = arpa.child(trie, node, word)
+    while extended < 0:
         total += trie.backoff[node]
         node = trie.suffix[node]
-        found = arpa.child(trie, node, word)
-    following = found if found < len(trie.backoff) else arpa.longest(trie, trie.suffix[node], word)
-    return total + trie.prob[found], following
+        extended = arpa.child(trie, node, word)
+    following = (
+        extended if extended < len(trie.backoff) else arpa.longest(trie, trie.suffix[node], word)
+    )
+    return total + trie.prob[extended], following
 
 
 @compiled

@@ -98,13 +98,13 @@ class Rescoring(Searcher):
         targets = Padded.stack([torch.tensor(row, dtype=torch.int64) for row in rows]).to(device)
         parts = {}
         for name, scorer in self.scorers.items():
-            found = sequence_scores(scorer, encoded, targets, self.model.eos).double()
-            if found[(encoded.frames.lengths > 0).repeat_interleave(width)].isnan().any():
+            scores = sequence_scores(scorer, encoded, targets, self.model.eos).double()
+            if scores[(encoded.frames.lengths > 0).repeat_interleave(width)].isnan().any():
                 raise ValueError(
                     f"attention_rescoring: the scorer '{name}' gave NaN; check the model and its "
                     "input"
                 )
-            parts[name] = found.view(-1, width).tolist()
+            parts[name] = scores.view(-1, width).tolist()
         return [
             self._ranked(nbest, {name: rows[row] for name, rows in parts.items()})
             if length
@@ -115,15 +115,15 @@ class Rescoring(Searcher):
         ]
 
     def _ranked(self, nbest: list[Hypothesis], more: Mapping[str, list[float]]) -> list[Hypothesis]:
-        weights, found = self.config.weights, []
+        weights, rescored = self.config.weights, []
         for rank, hypothesis in enumerate(nbest):
             parts = {**hypothesis.parts, **{name: row[rank] for name, row in more.items()}}
             score = sum(weights[name] * value for name, value in parts.items() if weights.get(name))
             score += self.config.length_bonus * len(hypothesis.tokens)
-            found.append(
+            rescored.append(
                 replace(hypothesis, score=score if hypothesis.score > -inf else -inf, parts=parts)
             )
-        return sorted(found, key=lambda hypothesis: -hypothesis.score)
+        return sorted(rescored, key=lambda hypothesis: -hypothesis.score)
 
 
 def sequence_scores(

@@ -19,7 +19,7 @@ from asrtool.searchers.fusion import NOTHING, Tables, end_ngram, extend_ngram
 
 NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
 ROUNDING = 1e-12  # relative, far above what a sum of float64 loses
-SORTED = 256  # more candidates than this are found by sorting the frame
+SORTED = 256  # with more candidates than this the whole frame is sorted
 LANES = 64  # fewest groups; a power of two
 
 
@@ -260,20 +260,20 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 
 @compiled
 def shares(
-    nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, found: np.ndarray
+    nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, sums: np.ndarray
 ) -> None:
-    """found (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the
+    """sums (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the
     end adds.
     """
     for rank in range(size):
         node = beam.node[rank]
-        found[rank, 0] = beam.total[rank]
-        found[rank, 1] = nodes.ngram[node]
-        found[rank, 2] = nodes.bonus[node]
+        sums[rank, 0] = beam.total[rank]
+        sums[rank, 1] = nodes.ngram[node]
+        sums[rank, 2] = nodes.bonus[node]
         if final and tables.unit != NOTHING:
-            found[rank, 1] += end_ngram(tables, nodes.state[node], nodes.pending[node])
+            sums[rank, 1] += end_ngram(tables, nodes.state[node], nodes.pending[node])
         if final and tables.biased:
-            found[rank, 2] += hotwords.settle(tables.automaton, nodes.biased[node])
+            sums[rank, 2] += hotwords.settle(tables.automaton, nodes.biased[node])
 
 
 @compiled
@@ -340,7 +340,7 @@ def stay(
     row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch, weights: Weights
 ) -> int:
     """(2), (3) for the prefixes that stay what they are; how many of them are possible."""
-    before, found = scratch.before, 0
+    before, num_best = scratch.before, 0
     for i in range(size):
         node = before.node[i]
         scratch.blank[i], scratch.label[i], scratch.parent[i] = (
@@ -360,17 +360,19 @@ def stay(
         value = scratch.total[i] = log_add(scratch.blank[i], scratch.label[i])
         if value > -inf:
             score = weights.ctc * value + nodes.extra[node]
-            found = insert(scratch.score, scratch.source, scratch.token, found, score, i, -1)
-    return found
+            num_best = insert(scratch.score, scratch.source, scratch.token, num_best, score, i, -1)
+    return num_best
 
 
 @compiled
-def least_useful(nodes: Nodes, size: int, found: int, scratch: Scratch, weights: Weights) -> float:
+def least_useful(
+    nodes: Nodes, size: int, num_best: int, scratch: Scratch, weights: Weights
+) -> float:
     """No prefix that grows by a token of this log-probability or a lower one comes into the beam,
     as `stay` left it.
     """
     before, most = scratch.before, len(scratch.score)
-    if found < most:
+    if num_best < most:
         return -inf
     best = -inf
     for i in range(size):
@@ -385,7 +387,7 @@ def grow(
     log_probs: np.ndarray,
     nodes: Nodes,
     size: int,
-    found: int,
+    num_best: int,
     present: np.ndarray,
     scratch: Scratch,
     tables: Tables,
@@ -393,7 +395,7 @@ def grow(
 ) -> int:
     """(2) for the prefixes that grow by a token and are not in the beam yet.
 
-    tokens, log_probs: the candidates of this frame, best first. found: how many prefixes `stay`
+    tokens, log_probs: the candidates of this frame, best first. num_best: how many prefixes `stay`
     left in the list of the best; returns how many there are then. present (V,): the rank of the
     last prefix that has this token's extension in the beam; NONE everywhere before and after.
     """
@@ -408,7 +410,7 @@ def grow(
             token = tokens[k]
             # candidates are sorted: none of those that follow can enter the list either
             bound = weights.ctc * (total + log_probs[k]) + nodes.extra[node] + weights.gain
-            if found == most and bound <= scratch.score[most - 1]:
+            if num_best == most and bound <= scratch.score[most - 1]:
                 break
             arrival = before.blank[i] if token == nodes.token[node] else total
             if present[token] == i or arrival == -inf:
@@ -418,10 +420,12 @@ def grow(
                 score += added(nodes, node, token, tables, weights)
             else:
                 score += weights.bonus
-            found = insert(scratch.score, scratch.source, scratch.token, found, score, i, token)
+            num_best = insert(
+                scratch.score, scratch.source, scratch.token, num_best, score, i, token
+            )
     for i in range(size):
         present[max(nodes.token[before.node[i]], 0)] = NONE
-    return found
+    return num_best
 
 
 @compiled
@@ -475,15 +479,15 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
             before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
             before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
         # Which prefixes are the best: first those that stay, since what they need bounds the rest.
-        found = stay(row, blank, nodes, size, scratch, weights)
-        least = least_useful(nodes, size, found, scratch, weights)
+        num_best = stay(row, blank, nodes, size, scratch, weights)
+        least = least_useful(nodes, size, num_best, scratch, weights)
         chosen = top(row, maxima, least, skip, tokens, log_probs)
-        found = grow(
+        num_best = grow(
             tokens[:chosen],
             log_probs[:chosen],
             nodes,
             size,
-            found,
+            num_best,
             present,
             scratch,
             tables,
@@ -492,7 +496,7 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
         # The new beam. Nodes and links are made only for prefixes that enter it.
         for i in range(size):
             nodes.rank[before.node[i]] = NONE
-        for rank in range(found):
+        for rank in range(num_best):
             i, token = scratch.source[rank], scratch.token[rank]
             node = before.node[i]
             beam.best_blank[rank], beam.link_blank[rank] = -inf, NONE
@@ -535,7 +539,7 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
                 if node != ROOT:
                     beam.best_label[rank], beam.link_label[rank] = value + row[token], link
             beam.node[rank] = node
-        size, frame = found, frame + 1
+        size, frame = num_best, frame + 1
         for rank in range(size):
             nodes.rank[beam.node[rank]] = rank
     complete = frame - counts[NUM_FRAMES] == len(rows)

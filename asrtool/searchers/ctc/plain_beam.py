@@ -153,8 +153,8 @@ class PlainPrefixBeam:
 
     def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
         """The best prefixes, best first; final: with what the end of the text adds."""
-        found = [self._scored(entry, final) for entry in self.entries]
-        return sorted(found, key=self.settings.score, reverse=True)[:most]
+        prefixes = [self._scored(entry, final) for entry in self.entries]
+        return sorted(prefixes, key=self.settings.score, reverse=True)[:most]
 
     def _scored(self, entry: Entry, final: bool) -> ScoredPrefix:
         shares = entry.shares

@@ -194,9 +194,7 @@ class PrefixBeamState:
 
 @SEARCHERS.register("ctc_prefix_beam", CtcPrefixBeamConfig)
 class CtcPrefixBeam(StreamingSearcher):
-    """Prefix beam search over the stream `input`; sos/eos is never part of a hypothesis, as no text
-    holds it.
-    """
+    """Prefix beam search over the head `input`. No hypothesis contains sos/eos."""
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class CtcPrefixState:
 
 
 class CtcPrefixScorer:
-    """Scores extensions by the CTC head `stream` of a model; eos gets the probability that the
+    """Scores extensions by the CTC head `head` of a model; eos gets the probability that the
     prefix is everything.
 
     A label that shares its id with eos is never proposed as a token; probability that the head
@@ -129,7 +129,7 @@ class CtcPrefixScorer:
         """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
         token = prefixes[:, -1]
         if self._compiles(token):
-            found = tuple(
+            updated = tuple(
                 torch.empty_like(part)
                 for part in (state.other, state.repeat, state.end, state.score)
             )
@@ -137,9 +137,9 @@ class CtcPrefixScorer:
                 *_arrays(state.log_probs, state.lengths, state.utterance, token, prefixes[:, -2]),
                 self.model.blank,
                 *_arrays(state.other, state.repeat),
-                _arrays(*found),
+                _arrays(*updated),
             )
-            other, repeat, end, score = found
+            other, repeat, end, score = updated
             return replace(
                 state,
                 other=other,
@@ -200,13 +200,13 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
 
 def _compiled_log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor) -> Tensor:
     """As `_log_sums`, on CPU."""
-    found = torch.empty(candidates.shape, dtype=torch.float64)
+    log_sums = torch.empty(candidates.shape, dtype=torch.float64)
     fill_log_sums(
         *_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival),
         SMALL,
-        found.numpy(),
+        log_sums.numpy(),
     )
-    return found
+    return log_sums
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
@@ -233,15 +233,15 @@ def extend_rows(
     blank: int,
     other: np.ndarray,
     repeat: np.ndarray,
-    found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    updated: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """(3), (4), (5), and (2) for the token that each row was extended by; found: the new other,
+    """(3), (4), (5), and (2) for the token that each row was extended by; updated: the new other,
     repeat, end, score.
 
     log_probs (B, V, S), lengths (B,), utterance, token, previous (N,), other, repeat (N, S)
     float64.
     """
-    new_other, new_repeat, end, score = found
+    new_other, new_repeat, end, score = updated
     for n in range(len(token)):
         of_token, of_blank = log_probs[utterance[n], token[n]], log_probs[utterance[n], blank]
         arrival = repeat[n] if token[n] == previous[n] else other[n]
@@ -278,25 +278,26 @@ def fill_log_sums(
     candidates: np.ndarray,
     arrival: np.ndarray,
     smallest: float,
-    found: np.ndarray,
+    log_sums: np.ndarray,
 ) -> None:
-    """(2) for candidates (N, K) into found (N, K); arrival (N, S) float64. Sums too small: in the
-    log domain.
+    """(2) for candidates (N, K) into log_sums (N, K); arrival (N, S) float64.
+
+    Sums below `smallest` are computed again in the log domain.
     """
     weights = np.empty(arrival.shape[1])
     for n in range(len(candidates)):
         scale = arrival[n].max()
         if scale == -inf:
-            found[n] = -inf
+            log_sums[n] = -inf
             continue
         for t in range(len(weights)):
             weights[t] = exp(arrival[n, t] - scale)
         for k in range(candidates.shape[1]):
             total = product(weights, probs[utterance[n], candidates[n, k]])
             if total >= smallest:
-                found[n, k] = scale + log(total)
+                log_sums[n, k] = scale + log(total)
                 continue
             row, value = log_probs[utterance[n], candidates[n, k]], -inf
             for t in range(len(weights)):
                 value = log_add(value, arrival[n, t] + row[t])
-            found[n, k] = value
+            log_sums[n, k] = value

@@ -153,14 +153,14 @@ def test_probability_0_costs_infinity_only_where_it_must():
 @pytest.mark.parametrize("config", [AxeConfig(weight=1.0), TilConfig(weight=1.0)])
 def test_fewer_frames_than_tokens_everywhere_is_no_reason_to_skip(config):
     logits = torch.zeros(3, 2, 5, requires_grad=True)  # an untrained head
-    stream = Padded(logits, torch.tensor([2, 1, 0]))
+    rows = Padded(logits, torch.tensor([2, 1, 0]))
     outputs = ModelOutput(
-        encoder=EncoderOutput(frames=stream, positions=torch.zeros(3, 2)),
-        heads={"aligned": stream},
+        encoder=EncoderOutput(frames=rows, positions=torch.zeros(3, 2)),
+        heads={"aligned": rows},
     )
     targets = Padded(torch.randint(1, 5, (3, 9)), torch.tensor([9, 5, 3]))
     loss = LOSSES.build(config, eos=4)
-    batch = Batch(ids=("a", "b", "c"), inputs=stream, targets=targets)
+    batch = Batch(ids=("a", "b", "c"), inputs=rows, targets=targets)
     values = loss(outputs, batch)
     values.sum().backward()
     assert values.isfinite().all() and (values[:2] > 0).all() and values[2] == 0

@@ -14,7 +14,7 @@ from asrtool.nn.attention import (
     attention,
 )
 from asrtool.nn.masks import attention_mask, causal_mask
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 
 POSITIONS = torch.tensor([[0, 1, 4, 5, 9], [0, 2, 3, 4, 5]])
 kinds = pytest.mark.parametrize("kind", [RotarySelfAttention, RelativeSelfAttention])
@@ -46,7 +46,7 @@ def test_relative_attention_is_transformer_xl_written_out():
     torch.nn.init.normal_(module.content_bias)
     torch.nn.init.normal_(module.position_bias)
     x = torch.randn(2, 5, 16)
-    got, _ = module(x, None, turns(POSITIONS, 8))
+    got, _ = module(x, None, rotations(POSITIONS, 8))
 
     split = lambda y: y.view(2, 5, 2, 8)  # noqa: E731
     query, key, value = split(module.q_proj(x)), split(module.k_proj(x)), split(module.v_proj(x))
@@ -57,8 +57,8 @@ def test_relative_attention_is_transformer_xl_written_out():
         2, 5, 5, 2, 8
     )
     content = torch.einsum("bihd,bjhd->bhij", query + module.content_bias[:, 0], key)
-    place = torch.einsum("bihd,bijhd->bhij", query + module.position_bias[:, 0], table)
-    weights = ((content + place) / 8**0.5).softmax(-1)
+    position = torch.einsum("bihd,bijhd->bhij", query + module.position_bias[:, 0], table)
+    weights = ((content + position) / 8**0.5).softmax(-1)
     expected = module.o_proj(torch.einsum("bhij,bjhd->bihd", weights, value).flatten(2))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
@@ -66,16 +66,16 @@ def test_relative_attention_is_transformer_xl_written_out():
 @kinds
 def test_moving_all_positions_changes_nothing(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16)
-    here, _ = module(x, None, turns(POSITIONS, module.num_frequencies))
-    there, _ = module(x, None, turns(POSITIONS + 50, module.num_frequencies))
+    here, _ = module(x, None, rotations(POSITIONS, module.num_frequencies))
+    there, _ = module(x, None, rotations(POSITIONS + 50, module.num_frequencies))
     torch.testing.assert_close(here, there, atol=1e-5, rtol=0)  # float32 angles near 50
 
 
 @kinds
 def test_stretching_positions_changes_the_result(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16)
-    here, _ = module(x, None, turns(POSITIONS, module.num_frequencies))
-    there, _ = module(x, None, turns(POSITIONS * 3, module.num_frequencies))
+    here, _ = module(x, None, rotations(POSITIONS, module.num_frequencies))
+    there, _ = module(x, None, rotations(POSITIONS * 3, module.num_frequencies))
     assert (here - there).abs().max() > 1e-3
 
 
@@ -83,12 +83,12 @@ def test_stretching_positions_changes_the_result(kind):
 def test_frame_by_frame_with_a_cache_equals_the_whole_under_a_causal_mask(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16)
     whole, _ = module(
-        x, causal_mask(POSITIONS, POSITIONS)[:, None], turns(POSITIONS, module.num_frequencies)
+        x, causal_mask(POSITIONS, POSITIONS)[:, None], rotations(POSITIONS, module.num_frequencies)
     )
     cache, steps = None, []
     for end in range(1, 6):
         step, cache = module(
-            x[:, end - 1 : end], None, turns(POSITIONS[:, :end], module.num_frequencies), cache
+            x[:, end - 1 : end], None, rotations(POSITIONS[:, :end], module.num_frequencies), cache
         )
         steps.append(step)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-6, rtol=0)
@@ -98,7 +98,7 @@ def test_frame_by_frame_with_a_cache_equals_the_whole_under_a_causal_mask(kind):
 def test_an_utterance_without_frames_gives_no_nan_and_no_nan_gradient(kind):
     module, x = kind(16, 2), torch.randn(2, 5, 16, requires_grad=True)
     mask = attention_mask(torch.tensor([[True] * 5, [False] * 5]))
-    y, _ = module(x, mask, turns(POSITIONS, module.num_frequencies))
+    y, _ = module(x, mask, rotations(POSITIONS, module.num_frequencies))
     y.sum().backward()
     assert y.isfinite().all() and x.grad.isfinite().all()
 
@@ -129,7 +129,7 @@ def test_lora_goes_into_the_projections():
     torchaudio_adapter.load()  # before peft, which imports transformers, which imports torchaudio
     peft = pytest.importorskip("peft")
     module, x = RotarySelfAttention(16, 2), torch.randn(2, 5, 16)
-    at = turns(POSITIONS, module.num_frequencies)
+    at = rotations(POSITIONS, module.num_frequencies)
     before, _ = module(x, None, at)
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), module)
     # LoRA starts as nothing

@@ -9,7 +9,7 @@ from asrtool.nn.attention import RotarySelfAttention
 from asrtool.nn.conformer import ROWS, ConformerLayer, Scope, packed_rows
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.masks import attention_mask
-from asrtool.nn.positions import turns
+from asrtool.nn.positions import rotations
 
 
 def mask(*lengths: int) -> torch.Tensor:
@@ -38,7 +38,7 @@ def test_packing_changes_no_valid_frame_and_no_gradient() -> None:
     shared = (
         valid,
         attention_mask(valid),
-        turns(torch.arange(200).expand(2, -1), layer.attention.num_frequencies),
+        rotations(torch.arange(200).expand(2, -1), layer.attention.num_frequencies),
     )
     found = []
     for rows in (None, packed_rows(valid)):

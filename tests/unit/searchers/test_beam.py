@@ -134,8 +134,8 @@ def test_float32_models_give_the_same_tokens():
     model = ToyModel(vocabulary=9, seed=3)
     expected = search(JointBeamConfig(beam=4), model)
     exact = model.log_probs
-    model.log_probs = lambda encoded, stream: (lambda out: out._replace(data=out.data.float()))(
-        exact(encoded, stream)
+    model.log_probs = lambda encoded, head: (lambda out: out._replace(data=out.data.float()))(
+        exact(encoded, head)
     )
     for found, nbest in zip(search(JointBeamConfig(beam=4), model), expected, strict=True):
         assert found[0].tokens == nbest[0].tokens

@@ -9,7 +9,7 @@ from tests.toy_search import heads
 
 
 class Frames:
-    """A model whose stream is given as the most probable token of each frame, with its
+    """A model whose head is given as the most probable token of each frame, with its
     posterior.
     """
 

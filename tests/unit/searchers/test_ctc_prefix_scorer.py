@@ -27,7 +27,7 @@ class Table:
         self.table = log_probs
         self.eos = log_probs.shape[2] - 1
 
-    def log_probs(self, encoded: EncoderOutput | None, stream: str = "ctc") -> Padded:
+    def log_probs(self, encoded: EncoderOutput | None, head: str = "ctc") -> Padded:
         return Padded(self.table, torch.full((len(self.table),), self.table.shape[1]))
 
 

@@ -170,7 +170,7 @@ def test_from_yaml_settings_to_a_text_with_the_hotword(path, tmp_path):
     )
 
     class Model(ToyModel):
-        def log_probs(self, encoded, stream="ctc"):
+        def log_probs(self, encoded, head="ctc"):
             return encoded.frames._replace(data=probabilities.log()[None])
 
     model, encoded = Model(vocabulary=7), utterances((2,))

@@ -124,8 +124,8 @@ def test_a_row_holds_what_every_word_would_get(tmp_path):
 
 def test_compressed_files_and_memory(tmp_path):
     path = tmp_path / "model.arpa.gz"
-    with gzip.open(path, "wt", encoding="utf-8") as stream:
-        stream.write(SMALL)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write(SMALL)
     trie = arpa.read(path).trie
     assert trie.word.nbytes + trie.prob.nbytes == 8 * 10  # nine n-grams and the empty history
     assert trie.backoff.nbytes + trie.begin.nbytes + trie.suffix.nbytes == 12 * 9 + 4

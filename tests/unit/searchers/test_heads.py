@@ -1,4 +1,4 @@
-"""Which search may read which stream, where frames were dropped between them."""
+"""Which search may read which head, where frames were dropped between them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def model():
         downsamplers={0: Conv2dConfig(channels=4), 1: KeyframeConfig()},
     )
     decoder = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
-    streams = frozenset({"inter_ctc", "aligned", "attention"})
+    heads = frozenset({"inter_ctc", "aligned", "attention"})
     config = HybridConfig(encoder=encoder, decoder=decoder)
     return MODELS.build(
-        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, heads=streams
+        config, input_dim=20, vocab_size=VOCABULARY, frame_shift=0.01, heads=heads
     ).eval()
 
 
