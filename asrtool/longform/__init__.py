@@ -215,7 +215,7 @@ def _level(energy: np.ndarray, contrast: float) -> float | None:
 
 
 def _runs(loud: np.ndarray, pause: int, least: int) -> list[tuple[int, int]]:
-    """Start and end of runs of at least `least` loud steps, with fewer than `pause` between them."""
+    """(start, end) of runs of at least `least` loud steps, with gaps of at most `pause` steps."""
     indices = np.flatnonzero(loud)
     if not len(indices):
         return []

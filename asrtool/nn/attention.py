@@ -31,8 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeyValue:
-    """Keys and values (B, H, K, D / H) of what was seen. Keys carry no position, so it may be
-    counted anew.
+    """Keys and values (B, H, K, D / H) of past frames or tokens.
+
+    Positions are applied when attention is computed, so the cached keys hold none, and positions
+    may be counted from another origin at every call.
     """
 
     key: Tensor
@@ -44,20 +46,18 @@ class KeyValue:
         )
 
     def rows(self, rows: Tensor) -> KeyValue:
-        """Rows (N,) of the batch: beams reorder their caches so."""
+        """Rows (N,) of the batch, as when beams are reordered."""
         return KeyValue(self.key[rows], self.value[rows])
 
     def take(self, index: Tensor) -> KeyValue:
-        """Keys index (B, K') of each row."""
+        """The keys at index (B, K') of each row."""
         index = index[:, None, :, None].expand(-1, self.key.shape[1], -1, self.key.shape[3])
         return KeyValue(self.key.gather(2, index), self.value.gather(2, index))
 
 
 @dataclass
 class Room:
-    """A buffer (B, H, places, D / H) for keys and one for values, of which the first `used` places
-    are taken.
-    """
+    """Buffers (B, H, capacity, D / H) for keys and values, of which the first `used` are filled."""
 
     key: Tensor
     value: Tensor
@@ -66,18 +66,17 @@ class Room:
 
 @dataclass(frozen=True)
 class GrowingKeyValue(KeyValue):
-    """Keys and values at the front of a buffer, so that `append` copies only the new ones; for
-    search, not training.
+    """Keys and values in a buffer with room behind them: `append` copies the new ones only.
 
-    They stay as they are: what appends to something that was appended to before gets a buffer of
-    its own.
+    For search, not for training. Instances never change: appending twice to the same one copies it
+    into another buffer.
     """
 
     room: Room
 
     @classmethod
     def empty(cls, like: KeyValue) -> GrowingKeyValue:
-        """Without keys yet; batch, heads, width and type are those of `like`."""
+        """No keys yet; batch size, heads, width and dtype are those of `like`."""
         return cls.of(KeyValue(like.key[:, :, :0], like.value[:, :, :0]))
 
     @classmethod
@@ -88,6 +87,8 @@ class GrowingKeyValue(KeyValue):
     def append(self, new: KeyValue) -> GrowingKeyValue:
         room, used = self.room, self.key.shape[2]
         total = used + new.key.shape[2]
+        # the room behind these keys is taken (somebody else appended there), or too small: move to
+        # another buffer, twice as large as needed, so that a row is copied O(1) times on average
         if room.used != used or total > room.key.shape[2]:
             shape = (*new.key.shape[:2], 2 * total, new.key.shape[3])
             room = Room(new.key.new_empty(shape), new.value.new_empty(shape), used)
@@ -104,9 +105,7 @@ class GrowingKeyValue(KeyValue):
 
 
 class Attention(nn.Module):
-    """Projections around scaled dot-product attention; subclasses decide how positions enter
-    `attend`.
-    """
+    """Projections around scaled dot-product attention; subclasses add positions in `attend`."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -134,9 +133,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself and to what the cache holds; no positions: somebody added
-    them to x.
-    """
+    """Attention of a sequence to itself and to cached keys; x must carry its positions."""
 
     def forward(
         self,
@@ -145,23 +142,22 @@ class SelfAttention(Attention):
         rotations: Tensor | None = None,
         cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """x (B, Q, D), mask broadcastable to (B, H, Q, K), K = cached keys + Q -> (B, Q, D), all K
-        keys and values.
+        """x (B, Q, D), mask broadcastable to (B, H, Q, K) -> (B, Q, D), all K keys and values.
 
-        turns (B, 1, K, n): the positions of all K keys (asrtool.nn.positions); the queries are the
-        last of them.
+        K counts the cached keys and the Q new ones. rotations (B, 1, K, n): the positions of all K
+        keys (asrtool.nn.positions), of which the last Q are those of the queries.
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)
         return self.merge(self.attend(query, seen, mask, rotations)), seen
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
-        """x (B, Q, D) -> its queries, keys and values, by one product where all are plain linears
-        (LoRA's are not).
-        """
+        """x (B, Q, D) -> queries (B, H, Q, D / H), keys and values."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
+        # LoRA wraps linears: those are called one by one
         if any(type(projection) is not nn.Linear for projection in projections):
             return self.split(self.q_proj(x)), self.project(x)
+        # one product (D, 3 D) instead of three (D, D): fewer passes over x
         weight = torch.cat([projection.weight for projection in projections])
         bias = torch.cat([projection.bias for projection in projections])
         query, key, value = map(self.split, linear(x, weight, bias).chunk(3, dim=-1))
@@ -174,9 +170,7 @@ class SelfAttention(Attention):
 
 
 class RotarySelfAttention(SelfAttention):
-    """Rotary positions (arXiv 2104.09864): queries and keys are turned by their positions'
-    angles.
-    """
+    """Rotary positions (arXiv 2104.09864): queries and keys are rotated by their positions."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
@@ -185,6 +179,7 @@ class RotarySelfAttention(SelfAttention):
     def attend(
         self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
+        # rotations are float32 under autocast too; products are computed in the type of the values
         query = rotate(query, rotations[:, :, -query.shape[2] :]).to(seen.value.dtype)
         return attention(query, rotate(seen.key, rotations).to(seen.value.dtype), seen.value, mask)
 
@@ -208,10 +203,13 @@ class RelativeSelfAttention(SelfAttention):
     def attend(
         self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
+        # second term: W_kR^T (q_i + v) are D / 2 complex coefficients, rotated by the query's
+        # position; their product with the sinusoids of the keys gives cos and sin of (i - j) w
         weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))  # (H, D / H, D)
         coefficients = rotate(
             (query + self.position_bias) @ weight, rotations[:, :, -query.shape[2] :]
         )
+        # now (B, H, Q, D): cos and sin of all frequencies, side by side as in `sinusoids`
         sinusoids = torch.view_as_real(rotations).flatten(-2)  # (B, 1, K, D)
         bias = coefficients.flatten(1, 2) @ sinusoids.squeeze(1).transpose(1, 2)  # (B, H Q, K)
         return attention(
@@ -226,19 +224,21 @@ class RelativeSelfAttention(SelfAttention):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
-    """softmax((query key^T + bias) / sqrt(D / H)) value, heads (B, H, Q or K, D / H); bias (B, H,
-    Q, K).
+    """softmax((query key^T + bias) / sqrt(D / H)) value.
 
-    torch's fused kernel, except on CPU where it has no gradient for a bias and is half as fast as
-    the plain products in bfloat16.
+    query (B, H, Q, D / H), key and value (B, H, K, D / H), mask broadcastable to (B, H, Q, K), bias
+    (B, H, Q, K) -> (B, H, Q, D / H). Uses torch's fused kernel, except on CPU with a bias (it has
+    no gradient for that) or with bfloat16 (it is half as fast as plain products).
     """
     scale = query.shape[-1] ** -0.5
     if query.device.type != "cpu" or (bias is None and query.dtype != torch.bfloat16):
         if bias is not None:
+            # the kernel scales the products only, and takes one mask: the bias with -inf in it
             bias = bias * scale
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         return scaled_dot_product_attention(query, key, value, mask)
     shape = (*query.shape[:3], key.shape[2])
+    # scale * bias + scale * query key^T in one call, over B H matrices
     start = query.new_zeros(()) if bias is None else bias.to(query.dtype)
     scores = torch.baddbmm(
         start.expand(shape).flatten(0, 1),
@@ -255,9 +255,7 @@ def attention(
 
 
 class CrossAttention(Attention):
-    """Attention to another sequence, whose keys and values are projected once (`project`) and given
-    as `memory`.
-    """
+    """Attention to another sequence, given as `memory`: keys and values from `project`."""
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor | None) -> Tensor:
         """x (N, Q, D), memory of B utterances, mask (B, 1, 1, S) -> (N, Q, D).
@@ -265,6 +263,7 @@ class CrossAttention(Attention):
         N is a multiple of B: rows are utterance-major, and the N / B rows of an utterance (its
         beams) share one memory.
         """
+        # (N, Q, D) -> (B, N / B Q, D): beams are more queries of one utterance
         together = x.reshape(memory.key.shape[0], -1, x.shape[-1])
         heads = attention(self.split(self.q_proj(together)), memory.key, memory.value, mask)
         return self.merge(heads).view_as(x)

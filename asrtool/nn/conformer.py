@@ -1,6 +1,4 @@
-"""The Conformer layer (arXiv 2005.08100, section 2.4): attention and convolution between half
-feed-forwards.
-"""
+"""The Conformer layer (arXiv 2005.08100, section 2.4)."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.feed_forward import FeedForward
 
-ROWS = 64  # packed frames come in multiples
+ROWS = 64  # packed frames are padded to a multiple of this
 WORTH_PACKING = 0.95  # share of all frames up to which packing is faster than computing padding
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Which cached keys there are: positions and valid, both (B, K)."""
+    """What is known of the cached keys: their positions, and which are valid; both (B, K)."""
 
     positions: Tensor
     valid: Tensor
@@ -37,68 +35,65 @@ class Memory:
         )
 
     def keep(self, chunk: int, left_chunks: int | None) -> Tensor:
-        """Index (B, K') of the keys that the next chunk may see, right-aligned; shorter rows are
-        filled with others.
+        """Index (B, K') of the keys that the next chunk may see, right-aligned.
+
+        K' is the number of the longest row. Shorter rows are filled with keys that the next chunk
+        does not see: its mask hides them.
         """
         kept = self.valid
         if left_chunks is not None:
+            # the first position after the last valid one, rounded up: where the next chunk begins
             end = ((self.positions + 1) * self.valid).amax(dim=1, keepdim=True)
             next_chunk = (end + chunk - 1) // chunk
             kept = kept & (self.positions // chunk >= next_chunk - left_chunks)
         longest = int(kept.sum(dim=1).max())
+        # stable: False before True, each in order of time
         return kept.int().argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
 
     def take(self, index: Tensor) -> Memory:
-        """Keys index (B, K') of each row."""
+        """The keys at index (B, K') of each row."""
         return Memory(self.positions.gather(1, index), self.valid.gather(1, index))
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What layers of one frame rate share: which frames are valid, what each may see, and where all
-    of them are.
-    """
+    """What all layers of one frame rate share: valid frames, their positions, what each may see."""
 
     valid: Tensor  # (B, S)
     visible: Tensor  # (B, 1, S or 1, K): K = cached keys + S
-    rotations: Tensor  # (B, 1, K, n) positions of the keys; the queries are the last S
-    # places of the valid frames among B * S, for layers that skip the rest
+    rotations: Tensor  # (B, 1, K, n): positions of the keys, the last S of them of the queries too
+    # (N,): indices of the valid frames among B * S, where feed-forwards skip the padding
     rows: Tensor | None = None
-    keep: Tensor | None = None  # (B, K') the keys that the caches go on with
+    keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
 
 
 @dataclass(frozen=True)
 class ConformerLayerCache:
-    """What a layer remembers of the past: keys and values, and the convolution's left context (B,
-    kernel - 1, D).
-    """
+    """A layer's past: keys and values, and the convolution's left context (B, kernel - 1, D)."""
 
     attention: KeyValue
     convolution: Tensor
 
 
 def packed_rows(valid: Tensor) -> Tensor | None:
-    """Which of the B * S frames the feed-forwards compute, (N,), all valid (B, S) ones among them;
-    None: every frame.
+    """valid (B, S) -> indices (N,) of the frames among B * S that feed-forwards compute.
 
-    Copying rows out and back costs as much time as a few percent of padding. Some padding makes N a
-    multiple of `ROWS`, so that it recurs: kernels are made for a size. On a GPU counting the rows
-    would make it wait for the CPU, and a graph that is compiled or exported cannot depend on their
-    number.
+    None: all of them. All valid frames are among the N. Copying rows out and back costs as much
+    time as a few percent of padding, so packing must save more than that. N is a multiple of `ROWS`
+    so that sizes recur: kernels are set up for each size. On a GPU, counting the rows would wait
+    for the device, and a compiled or exported graph cannot depend on their number.
     """
     if valid.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     number = -(-int(valid.sum()) // ROWS) * ROWS
     if number > WORTH_PACKING * valid.numel():
         return None
-    # the valid ones come first
+    # stable: valid frames come first, in order; the rest fills up the multiple
     return (~valid).flatten().to(torch.uint8).argsort(stable=True)[:number]
 
 
 class ConformerLayer(nn.Module):
-    """x + half feed-forward, + attention, + convolution, + half feed-forward, a norm before each
-    and at the end.
-    """
+    """Half feed-forward, attention, convolution, half feed-forward; pre-norm, and a norm behind."""
 
     def __init__(
         self,
@@ -130,9 +125,7 @@ class ConformerLayer(nn.Module):
         scope: Scope,
         cache: ConformerLayerCache | None = None,
     ) -> tuple[Tensor, ConformerLayerCache | None]:
-        """x (B, S, D) -> (B, S, D) and the next cache. Without a cache (offline) none comes
-        back.
-        """
+        """x (B, S, D) -> (B, S, D), next cache; offline, without a cache, that is None."""
         x = self._half_step(x, self.first_norm, self.first, scope.rows)
         past = (None, None) if cache is None else (cache.attention, cache.convolution)
         y, seen = self.attention(self.attention_norm(x), scope.visible, scope.rotations, past[0])
@@ -147,8 +140,9 @@ class ConformerLayer(nn.Module):
     def _half_step(
         self, x: Tensor, norm: nn.LayerNorm, ffn: FeedForward, rows: Tensor | None
     ) -> Tensor:
+        # x + 1/2 FFN(norm(x)); with `rows`, padding keeps its x
         if rows is None:
             return torch.add(x, self.dropout(ffn(norm(x))), alpha=0.5)
-        flat = x.flatten(0, 1)
+        flat = x.flatten(0, 1)  # (B S, D)
         y = self.dropout(ffn(norm(flat.index_select(0, rows))))
         return flat.index_add(0, rows, y.to(x.dtype), alpha=0.5).view_as(x)

@@ -1,6 +1,4 @@
-"""The Conformer's convolution module (arXiv 2005.08100, figure 2), and the left context of causal
-convolutions.
-"""
+"""The Conformer's convolution module (arXiv 2005.08100, figure 2), causal or not."""
 
 from __future__ import annotations
 
@@ -10,13 +8,15 @@ from torch.nn.functional import conv2d, glu, pad, silu
 
 
 def continue_from(x: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Put `history` in front of x, and say what the next piece will need in front of it.
+    """Put `history` in front of x; returns the history of the next piece too.
 
-    x (B, S, ...) with lengths (B,), history (B, K, ...) -> (B, K + S, ...), the last K frames of
-    each row (B, K, ...).
+    x (B, S, ...) with lengths (B,), history (B, K, ...) -> (B, K + S, ...), and the last K valid
+    frames of each row (B, K, ...).
     """
     joined = torch.cat([history, x], dim=1)
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    # frame s of x is at K + s, so the last K valid ones are at lengths ... lengths + K - 1; a row
+    # without new frames (length 0) keeps its history
     last = lengths[:, None] + torch.arange(history.shape[1], device=x.device)
     return joined, joined[rows, last]
 
@@ -24,14 +24,14 @@ def continue_from(x: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, 
 class ConvolutionModule(nn.Module):
     """Pointwise, gated linear unit, depthwise over time, layer norm, SiLU, pointwise.
 
-    Layer norm instead of batch norm: an utterance's numbers do not depend on its batch, on
+    Layer norm instead of batch norm, so that an utterance's output does not depend on its batch, on
     micro-batches or on chunks.
     """
 
     def __init__(self, dim: int, kernel: int, causal: bool = False, stride: int = 1) -> None:
         super().__init__()
         self.causal = causal
-        self.stride = stride  # of the depthwise convolution: every so many frames one comes out
+        self.stride = stride  # of the depthwise convolution
         self.kernel = kernel
         self.in_proj = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
@@ -47,9 +47,11 @@ class ConvolutionModule(nn.Module):
     def forward(
         self, x: Tensor, valid: Tensor, cache: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) of a causal form -> (B, ceil(S /
-        stride), D), cache.
+        """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) or None -> (B, S / stride, D), cache.
+
+        S / stride is rounded up. A cache takes the place of the zeros before a causal convolution.
         """
+        # zeros in the padding, as at the ends: the depthwise convolution reads across it
         x = glu(self.in_proj(x)).masked_fill(~valid[:, :, None], 0)
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), valid.sum(dim=1))
@@ -60,9 +62,8 @@ class ConvolutionModule(nn.Module):
         return self.out_proj(silu(self.norm(self.convolve(x)))), cache
 
     def convolve(self, x: Tensor) -> Tensor:
-        """(B, S + kernel - 1, D) -> (B, S, D), as a 2-D convolution with D last in memory: much
-        faster on CPU.
-        """
+        """(B, S + kernel - 1, D) -> (B, S / stride, D)."""
+        # a 2-D convolution over (B, D, 1, S) with D last in memory: much faster than 1-D on CPU
         weight, stride = self.depthwise.weight.unsqueeze(2), (1, self.stride)
         y = conv2d(x.transpose(1, 2).unsqueeze(2), weight, stride=stride, groups=x.shape[-1])
         return y.squeeze(2).transpose(1, 2) + self.depthwise.bias

@@ -1,6 +1,4 @@
-"""Dropout with cheap masks on CPU, where those of torch take a fifth of a Conformer's training
-step.
-"""
+"""Dropout with cheap masks on CPU, where torch's take a fifth of a Conformer's training step."""
 
 from __future__ import annotations
 
@@ -9,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+BYTE_VALUES = 256
+
 
 class Dropout(nn.Module):
-    """torch.nn.Dropout; on CPU the probability is rounded to a multiple of 1/256, at least one (0.1
-    becomes 0.1016).
+    """torch.nn.Dropout; on CPU the probability is rounded to a multiple of 1/256 (0.1 to 0.1016).
 
-    A mask is then a random byte an element, from a generator seeded by one draw of torch's, so that
-    torch's seed and state still decide everything.
+    A mask there is one random byte per element, from a generator that is seeded by one draw of
+    torch's: torch's seed and state still decide everything.
     """
 
     def __init__(self, probability: float, inplace: bool = False) -> None:
@@ -39,10 +38,12 @@ class Dropout(nn.Module):
 
 def random_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
     """A CPU tensor of zeros, and of 1 / (1 - probability) elsewhere."""
-    dropped = min(max(round(probability * 256), 1), 255)  # of the 256 values of a byte
+    # of the 256 values of a byte so many drop an element: never none, never all
+    dropped = min(max(round(probability * BYTE_VALUES), 1), BYTE_VALUES - 1)
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
     words = generator.integers(
         0, 2**64 - 1, size=-(-shape.numel() // 8), dtype=np.uint64, endpoint=True
     )
-    kept = torch.from_numpy(words.view(np.int8))[: shape.numel()].ge_(dropped - 128)
-    return kept.to(dtype).mul_(256 / (256 - dropped)).view(shape)
+    # signed bytes -128 ... 127: those from dropped - 128 on keep
+    kept = torch.from_numpy(words.view(np.int8))[: shape.numel()].ge_(dropped - BYTE_VALUES // 2)
+    return kept.to(dtype).mul_(BYTE_VALUES / (BYTE_VALUES - dropped)).view(shape)

@@ -1,13 +1,14 @@
-"""Echo-MSA and the dual focus gate (Echotune, arXiv 2309.07765): windowed attention beside a
-layer's own attention.
+"""Echo-MSA and the dual focus gate (Echotune, arXiv 2309.07765).
+
+Windowed attention beside a layer's own attention:
 
     O1 = the layer's attention over the utterance
     O2 = attention of each frame over a window W_tau around it, heads and widths as in O1
     g  = sigmoid(W2 GELU(W1 x + b1) + b2)
     y  = g O1 + (1 - g) O2
 
-The paper names the parts and draws them; it gives no equation for the window, the gate's layers or
-its start. What is read into it stands beside each choice, and each is a setting.
+The paper draws the parts and gives no equation for the window, for the layers of the gate or for
+its initialisation. Our choices are explained where they are made, and each is a setting.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from torch import Tensor, nn
 from asrtool.nn.windows import adaptive_attention, windowed_attention
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-# deviation of what must start near 0, yet not at it, where what lies before it would not learn
+# standard deviation of weights that start near 0; at 0, the layers before would get no gradient
 _SMALL = 1e-3
+EXTREME_GATE = 0.05  # a gate nearer than this to 0 or 1 counts as extreme
+EXTREME_SPAN = 1.0  # frames: a span nearer than this to 0 or to half of the window likewise
 
 
 class RunningStatistics:
-    """Mean, deviation and the share of extreme values of what a module computes in evaluation,
-    since the last look.
-    """
+    """Mean, deviation and share of extreme values of a module's outputs in evaluation."""
 
     def __init__(self) -> None:
         self._count = self._sum = self._squares = self._extreme = 0.0
 
     def add(self, values: Tensor, valid: Tensor, low: float, high: float) -> None:
-        """values (B, T, C), valid (B, T); extreme: below `low` or above `high`. Nothing is waited
-        for on a GPU.
+        """values (B, T, C), valid (B, T); extreme: below `low` or above `high`.
+
+        Sums stay on the device, so that a GPU is not waited for.
         """
         values = values.detach().double()
         inside = valid[:, :, None]
@@ -44,7 +46,7 @@ class RunningStatistics:
         self._extreme = self._extreme + (((values < low) | (values > high)) & inside).sum()
 
     def pop(self) -> dict[str, float] | None:
-        """The numbers so far, and begin anew; None where there are none."""
+        """The statistics since the last call, or None without any values."""
         count = float(self._count)
         if not count:
             return None
@@ -56,12 +58,11 @@ class RunningStatistics:
 
 
 class DualFocusGate(nn.Module):
-    """g (B, T, 1), or (B, T, D) per channel, in (0, 1): how much of the layer's own attention a
-    frame gets.
+    """The share in (0, 1) of the layer's own attention: g (B, T, 1), or (B, T, D) per channel.
 
-    One number a frame by default, for the paper's gate weighs two kinds of attention, not channels.
-    It starts at sigmoid(2) = 0.88: near the pre-trained model, yet with a gradient. `fixed` puts a
-    constant in its place.
+    One number a frame by default, as the paper's gate weighs two kinds of attention, not channels.
+    It starts at sigmoid(2) = 0.88: near the pre-trained model, yet with a gradient. `fixed` makes
+    it a constant.
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class DualFocusGate(nn.Module):
             nn.init.constant_(self.out.bias, bias)
 
     def forward(self, x: Tensor, full: Tensor, windowed: Tensor, valid: Tensor) -> Tensor:
-        """Layer input and the two outputs, all (B, T, D); valid (B, T)."""
+        """x, the layer's input, and the two outputs, all (B, T, D); valid (B, T)."""
         if self.fixed is not None:
             gate = x.new_full((1, 1, 1), self.fixed).expand(*x.shape[:2], 1)
         else:
             seen = torch.cat([full, windowed], dim=-1) if self.from_outputs else x
             gate = torch.sigmoid(self.out(nn.functional.gelu(self.hidden(seen))))
         if not self.training:
-            self.statistics.add(gate, valid, 0.05, 0.95)
+            self.statistics.add(gate, valid, EXTREME_GATE, 1 - EXTREME_GATE)
         return gate
 
     def observed(self) -> dict[str, float] | None:
@@ -93,15 +94,14 @@ class DualFocusGate(nn.Module):
 
 
 class Spans(nn.Module):
-    """Each frame's and head's half-width z, in frames (Adaptive Attention Span, arXiv 1905.07799,
-    section 2.2):
+    """Half-widths z of each frame's and head's window, in frames (arXiv 1905.07799, section 2.2).
 
-        z = (k / 2 + R - 1) sigmoid(u x + c) - (R - 1),  k the largest window, R the ramp over which
-            weights fade
+        z = (k / 2 + R - 1) sigmoid(u x + c) - (R - 1)
 
-    from the frame alone to the whole window. The relative starts at 0 and learns one span a head;
-    this one depends on the frame, as the paper's window adjusts to its input, and starts wide, near
-    the fixed window.
+    for the largest window k and the ramp R over which weights fade: from 1 - R, the frame alone, to
+    k / 2, the whole window. Adaptive Attention Span learns one span per head, which starts at 0;
+    this one depends on the frame, as Echotune's window adjusts to its input, and starts near the
+    largest.
     """
 
     def __init__(self, dim: int, num_heads: int, window: int, ramp: float, bias: float) -> None:
@@ -116,7 +116,7 @@ class Spans(nn.Module):
         """x (B, T, D) -> (B, H, T)."""
         spans = (self.window / 2 + self.ramp - 1) * torch.sigmoid(self.predict(x)) - (self.ramp - 1)
         if not self.training:
-            self.statistics.add(spans, valid, 1.0, self.window / 2 - 1.0)
+            self.statistics.add(spans, valid, EXTREME_SPAN, self.window / 2 - EXTREME_SPAN)
         return spans.transpose(1, 2)
 
     def observed(self) -> dict[str, float] | None:
@@ -124,10 +124,10 @@ class Spans(nn.Module):
 
 
 class EchoMsa(nn.Module):
-    """Windowed attention with projections of its own, or those of the attention it stands beside.
+    """Windowed attention with projections of its own, or those of the attention beside it.
 
-    windows: one for all heads, or one for each group of heads. Attention dropout and relative
-    position biases (WavLM) are left out of this branch: a window says itself what is near.
+    windows: one for all heads, or one for each group of heads. This branch has no attention dropout
+    and no relative position bias (WavLM): the window itself tells what is near.
     """
 
     def __init__(
@@ -154,8 +154,10 @@ class EchoMsa(nn.Module):
         shared: Mapping[str, nn.Linear],
         rotary: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); `shared`: the other attention's projections; `place` turns
-        queries and keys.
+        """x (B, T, D), valid (B, T) -> (B, T, D).
+
+        shared: the projections of the attention beside it; rotary: rotates queries and keys
+        (B, H, T, D / H) by their positions.
         """
         projections = {name: getattr(self, name) for name in PROJECTIONS} if self.own else shared
         query, key, value = (
@@ -176,6 +178,7 @@ class EchoMsa(nn.Module):
             return adaptive_attention(
                 query, key, value, lengths, self.windows[0], spans, self.spans.ramp
             )
+        # (B, H, T, D / H) cut into groups of heads, each with its window
         groups = zip(
             *(part.split(self.groups, dim=1) for part in (query, key, value)),
             self.windows,

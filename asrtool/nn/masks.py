@@ -1,4 +1,4 @@
-"""Who may see whom. Every mask is boolean, True = valid or visible.
+"""Attention masks. Every mask is boolean, True = valid or visible.
 
 Structure masks compare *positions*, not row numbers, so they hold for gappy frames, for strides
 between layers and for cached keys alike.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+NEVER = 2.0  # above every random number of 0 ... 1
+
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
     """lengths (B,) -> (B, size)."""
@@ -19,24 +21,18 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
-    """positions (B, Q) and (B, K) -> (B, Q, K): a query sees the keys that are not later than
-    itself.
-    """
+    """positions (B, Q) and (B, K) -> (B, Q, K): a query sees keys up to its own position."""
     return keys[:, None, :] <= queries[:, :, None]
 
 
 def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
-    """positions (B, Q) and (B, K) -> (B, Q, K): position i sees i - window // 2 ... i + (window +
-    1) // 2 - 1.
-    """
+    """positions (B, Q), (B, K) -> (B, Q, K): i sees i - window // 2 ... i + (window - 1) // 2."""
     offset = keys[:, None, :] - queries[:, :, None]
     return (offset >= -(window // 2)) & (offset < (window + 1) // 2)
 
 
 def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | None = None) -> Tensor:
-    """positions (B, Q), (B, K) -> (B, Q, K): a query sees its own chunk and `left_chunks` before it
-    (None: all).
-    """
+    """positions (B, Q), (B, K) -> (B, Q, K): own chunk and `left_chunks` before it (None: all)."""
     behind = (queries // chunk)[:, :, None] - (keys // chunk)[:, None, :]
     visible = behind >= 0
     return visible if left_chunks is None else visible & (behind <= left_chunks)
@@ -45,18 +41,18 @@ def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | Non
 def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
     """valid (B, K) keys, structure (B, Q, K) -> (B, 1, Q or 1, K), ready for attention over heads.
 
-    A query that sees nothing (padding, an empty utterance) would make softmax NaN, so it may see
-    everything; its output is meaningless but finite, and whoever owns the frames drops it.
+    A query that sees nothing (padding, an empty utterance) would give NaN in softmax, so it is let
+    see everything: its output is meaningless but finite, and the caller masks it.
     """
     visible = valid[:, None, :] if structure is None else valid[:, None, :] & structure
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
 
 
 def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None:
-    """A chunk size for dynamic chunk training (arXiv 2012.05481): None (all) half the time, else 1
-    ... `longest`, or one of `sizes`.
+    """A chunk size for dynamic chunk training (arXiv 2012.05481).
 
-    Drawn from Python's `random`, which the trainer seeds alike on all ranks.
+    None (the whole utterance) half the time, else 1 ... `longest`, or one of `sizes`. Drawn
+    from Python's `random`, which the trainer seeds alike on all ranks.
     """
     if sizes is not None:
         return random.choice(sizes) if random.random() < 0.5 else None
@@ -65,22 +61,25 @@ def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None
 
 
 def span_mask(lengths: Tensor, size: int, share: float, length: int) -> Tensor:
-    """lengths (B,) -> (B, size): random spans of `length` places, True = masked.
+    """lengths (B,) -> (B, size): random spans of `length` frames, True = masked.
 
-    A row of n places gets about share * n / length spans (rounded up or down at random), whose
+    A row of n frames gets about share * n / length spans (rounded up or down at random), whose
     starts are drawn without replacement; they may overlap, so `share` is an upper bound (wav2vec
     2.0, arXiv 2006.11477, section 3.1). Rows shorter than a span get none.
     """
     starts = (lengths - length + 1).clamp(min=0)
+    # share * n / length, rounded up with the probability of its fraction
     number = (
         (share * lengths / length + torch.rand(lengths.shape, device=lengths.device))
         .long()
         .minimum(starts)
     )
     index = torch.arange(size, device=lengths.device)
+    # random keys in 0 ... 1, and 2 where a span would not fit: the `number` lowest are starts
     order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(
-        index >= starts[:, None], 2.0
+        index >= starts[:, None], NEVER
     )
     first = order.argsort(dim=1).argsort(dim=1) < number[:, None]
+    # frame t is masked where a span began among t - length + 1 ... t
     begun = first.cumsum(dim=1)
     return begun > torch.nn.functional.pad(begun, (length, 0))[:, :size]

@@ -1,16 +1,16 @@
-"""Where frames are: rotary and relative positions, both for arbitrary (also gappy) integer
-positions.
+"""Rotary and relative positions, both for arbitrary integer positions, with gaps too.
 
-Both turn pairs of channels, read as complex numbers, by angles p w that grow with the position p,
-for a few frequencies w. Rotary (arXiv 2104.09864) turns queries and keys, so that their product
+Both rotate pairs of channels, read as complex numbers, by angles p w that grow with the position p,
+for a few frequencies w. Rotary (arXiv 2104.09864) rotates queries and keys, so that their product
 depends on the distance i - j alone:
 
-    Re(q e^(i w) conj(k e^(j w))) = Re(q conj(k) e^((i - j) w))                   (e^x: the unit
-        number at angle x)
+    Re(q e^(i w) conj(k e^(j w))) = Re(q conj(k) e^((i - j) w))
 
-Relative (Transformer-XL, arXiv 1901.02860) rates a query against cos((i - j) w) and sin((i - j) w),
-with coefficients c projected from the query. That is the same product with a key of 1, so no table
-of distances is needed:
+where e^x is the complex number of modulus 1 and angle x.
+
+Relative (Transformer-XL, arXiv 1901.02860) scores a query against cos((i - j) w) and
+sin((i - j) w), with coefficients c projected from the query. That is the same product with a key of
+1, so no table of distances is needed:
 
     Re(c e^(i w) conj(e^(j w))) = Re(c) cos((i - j) w) - Im(c) sin((i - j) w)
 """
@@ -22,8 +22,9 @@ from torch import Tensor
 
 
 def rotations(positions: Tensor, num_frequencies: int) -> Tensor:
-    """positions (B, S) -> unit numbers (B, 1, S, n) at the angles position * 10000 ** (-k / n); the
-    1 is for heads.
+    """positions (B, S) -> complex (B, 1, S, n) of modulus 1: angles position * 10000^(-k / n).
+
+    The dimension of size 1 broadcasts over heads.
     """
     frequencies = 10000 ** -(
         torch.arange(num_frequencies, device=positions.device) / num_frequencies
@@ -33,8 +34,9 @@ def rotations(positions: Tensor, num_frequencies: int) -> Tensor:
 
 
 def rotate(x: Tensor, by: Tensor) -> Tensor:
-    """x (B, H, S, 2 n) turned by unit numbers (B, 1, S, n): neighbouring channels are a complex
-    number. float32.
+    """x (B, H, S, 2 n) rotated by complex (B, 1, S, n), in float32.
+
+    Channels 2 k and 2 k + 1 are the real and imaginary part of a complex number.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * by).flatten(-2)

@@ -1,6 +1,4 @@
-"""Transformer layers (arXiv 1706.03762, layer norm in front), with caches for label-synchronous
-search.
-"""
+"""Pre-norm Transformer layers (arXiv 1706.03762), with caches for label-synchronous search."""
 
 from __future__ import annotations
 
@@ -16,18 +14,18 @@ from asrtool.nn.feed_forward import FeedForward
 
 @dataclass(frozen=True)
 class DecoderLayerCache:
-    """Keys and values of what the layer has seen."""
+    """Keys and values of a layer."""
 
     prefix: KeyValue | None  # of the tokens; None before the first one
     memory: KeyValue  # of the frames
 
     def rows(self, rows: Tensor) -> DecoderLayerCache:
-        """Utterances rows (B',)."""
+        """The caches of utterances rows (B',)."""
         return DecoderLayerCache(self.prefix and self.prefix.rows(rows), self.memory.rows(rows))
 
 
 class TransformerDecoderLayer(nn.Module):
-    """x + self-attention, + cross-attention, + feed-forward; each with layer norm in front."""
+    """Self-attention, cross-attention and feed-forward, each pre-norm and residual."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -51,11 +49,10 @@ class TransformerDecoderLayer(nn.Module):
         memory_mask: Tensor | None,
         cache: DecoderLayerCache,
     ) -> tuple[Tensor, DecoderLayerCache]:
-        """x (N, U, D): new tokens, whatever `mask` lets them see of each other and of the cache; N
-        is B, or a multiple.
+        """x (N, U, D), the new tokens -> (N, U, D), the cache with them; N is a multiple of B.
 
-        mask, broadcastable to (N, H, U, cached + U), None: everything is seen; memory_mask (B, 1,
-        1, S).
+        mask, broadcastable to (N, H, U, cached + U): which cached and new tokens each may see;
+        None: all. memory_mask (B, 1, 1, S).
         """
         y, prefix = self.attention(self.attention_norm(x), mask, cache=cache.prefix)
         x = x + self.dropout(y)
@@ -65,9 +62,7 @@ class TransformerDecoderLayer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """x + self-attention, + feed-forward; each with layer norm in front. The attention decides how
-    positions enter.
-    """
+    """Self-attention and feed-forward, each pre-norm and residual."""
 
     def __init__(self, dim: int, attention: SelfAttention, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -84,7 +79,7 @@ class TransformerLayer(nn.Module):
         rotations: Tensor | None = None,
         cache: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """x (N, U, D), mask and turns as in `SelfAttention` -> (N, U, D), all keys and values."""
+        """x (N, U, D), the rest as in `SelfAttention` -> (N, U, D), all keys and values."""
         y, seen = self.attention(self.attention_norm(x), mask, rotations, cache)
         x = x + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x))), seen

@@ -2,10 +2,11 @@
 
     frame i sees the frames i - k // 2 ... i + (k + 1) // 2 - 1 of its utterance,  k = window
 
-The frames are cut into blocks of b queries. A block's keys are b + k - 1 neighbouring frames: a
-view of the whole sequence, never copied, so torch's fused attention runs over all blocks of all
-utterances at once, with one mask of (b, b + k - 1) and one of the valid keys. What a key of several
-blocks gets of gradients is added up block by block.
+The frames are cut into N blocks of b queries. The keys of a block are b + k - 1 neighbouring
+frames, rounded up to a multiple of b: overlapping views of the sequence, never copied. torch's
+fused attention then runs over all blocks of all utterances at once, as a batch of B N, with one
+mask for the band (b, b + k - 1) and one for the valid keys. Gradients of a key that is in several
+blocks are summed block by block.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from asrtool.nn.masks import valid_mask
 
 _SHORT = 128  # frames up to which blocks cost more than they save
-# of a block: up to which window it was the fastest
+# block size -> largest window for which it was the fastest of the four
 _SIZES = {16: 31, 32: 127, 64: 511, 128: sys.maxsize}
-_PORTION = 1 << 21  # numbers in the keys of the blocks that are computed at once
-# smaller factors of a fading weight are 0, so that the gradient of their log stays finite
+_PORTION = 1 << 21  # elements of the keys of the blocks that are computed at once on a CPU
+# smaller factors m of a weight count as 0, so that the gradient of log m stays finite
 _FAINTEST = 1e-6
+# all pairs are cheaper below so many times the keys of a block, and so many frames more
+_WORTH_BLOCKS, _WORTH_FRAMES = 1.4, 32
+_KEPT_ELEMENTS = 1 << 20  # masks up to this size are cached
+_LOWEST = -1e30  # to add to a score so that its exp is 0, within the range of the type
 
 
 def windowed_attention(
     query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, window: int
 ) -> Tensor:
-    """softmax(query key^T / sqrt(D)) value over each frame's window: heads (B, H, T, D), lengths
-    (B,) -> (B, H, T, D).
+    """softmax(query key^T / sqrt(D)) value over the window of each frame.
 
-    lengths None: all T frames. Rows beyond the length are 0, and what stands there (NaN too)
-    changes nothing. Even windows see one frame more before than behind; a window is clipped at both
-    ends of the utterance.
+    query, key, value (B, H, T, D), lengths (B,) or None for all T frames -> (B, H, T, D). Output is
+    0 in the padding, whose input, even NaN, has no effect. An even window has one frame more before
+    than after; a window is clipped at both ends of the utterance.
     """
     _check(query, key, value, lengths, window)
     if not query.numel():
@@ -47,6 +51,7 @@ def windowed_attention(
     if blocks is None:
         heads = scaled_dot_product_attention(query, key, value, _dense_mask(query, valid, window))
     else:
+        # (B N, H, b, D) queries, (B N, H, ratio b, D) keys, in portions along B N
         parts = zip(
             blocks.queries(query).split(blocks.portion(query)),
             blocks.keys(key),
@@ -67,14 +72,13 @@ def adaptive_attention(
     spans: Tensor,
     ramp: float,
 ) -> Tensor:
-    """As `windowed_attention`, with weights that fade out at each frame's and head's own distance,
-    spans (B, H, T).
+    """As `windowed_attention`, with weights that fade out at a distance: spans (B, H, T), frames.
 
-        m(i, t) = clamp((ramp + spans_i - |i - t|) / ramp, 0, 1), 1 for t = i;  weights ~ m
-            exp(query key^T / sqrt(D))
+        m(i, t) = clamp((ramp + spans_i - |i - t|) / ramp, 0, 1), and 1 for t = i
+        weights ~ m exp(query key^T / sqrt(D))
 
-    (Adaptive Attention Span, arXiv 1905.07799, equation 5). Gradients reach `spans` from keys on
-    the ramp.
+    (Adaptive Attention Span, arXiv 1905.07799, equation 5.) Gradients reach `spans` from keys on
+    the ramp. Raises `ValueError` for shapes that do not fit and a ramp that is not above 0.
     """
     _check(query, key, value, lengths, window)
     if spans.shape != query.shape[:3]:
@@ -88,13 +92,15 @@ def adaptive_attention(
     if valid is not None:
         spans = spans.masked_fill(~valid[..., 0], 0)
         lengths = lengths.repeat_interleave(shape[1])
-    # Each head is an utterance of one head from here on: its blocks are then matrices that torch
-    # multiplies in place.
+    # (B, H, T, D) -> (B H, 1, T, D): each head becomes an utterance of one head, so that its blocks
+    # are matrices which torch multiplies without a copy
     query, key, value, spans = (
         x.flatten(0, 1)[:, None] for x in (query * shape[3] ** -0.5, key, value, spans)
     )
     blocks = Blocks.of(query, window, always=True)
     portion = blocks.portion(query)
+    # m before the clamp is reach - distance: (ramp + spans_i) / ramp of each query (B H N, 1, b,
+    # 1), |i - t| / ramp of each pair (b, ratio b), the same in all blocks
     reaches, distances = blocks.queries(spans[..., None] / ramp + 1), blocks.distances(spans) / ramp
     heads = blocks.join(
         [
@@ -114,9 +120,9 @@ def adaptive_attention(
 
 
 def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
-    """Blocks (N, 1, b, D) of scaled queries, (N, 1, K, D); reach (N, 1, b, K): m before it is cut
-    off at 0 and 1.
-    """
+    """query (N, 1, b, D) scaled, key and value (N, 1, K, D), reach (N, 1, b, K): m unclamped."""
+    # m exp(score) = exp(score + log m); where m is 0, -inf afterwards instead of log 0, whose
+    # gradient would be NaN
     scores = (
         (query @ key.transpose(2, 3))
         .add_(hidden)
@@ -127,9 +133,7 @@ def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Te
 
 @dataclass(frozen=True)
 class Blocks:
-    """How sequences (B, H, T, D) are cut: `number` blocks N of `size` b queries, whose keys are
-    `ratio` * b frames.
-    """
+    """How (B, H, T, D) is cut: N = `number` blocks of b = `size` queries and `ratio` * b keys."""
 
     batch: int
     frames: int
@@ -145,9 +149,10 @@ class Blocks:
         if frames <= _SHORT and not always:
             return None
         window = min(window, 2 * frames)  # wider ones see no more
+        # keys of a block: b + window - 1 frames, in whole blocks
         size = next(size for size, widest in _SIZES.items() if window <= widest)
         ratio = -(-(size + window - 1) // size)
-        if not always and frames < 1.4 * ratio * size + 32:
+        if not always and frames < _WORTH_BLOCKS * ratio * size + _WORTH_FRAMES:
             return None
         return cls(batch, frames, window, size, -(-frames // size), ratio)
 
@@ -156,19 +161,20 @@ class Blocks:
         return self._rows(x).unflatten(0, (-1, self.size)).transpose(1, 2)
 
     def portion(self, x: Tensor) -> int:
-        """Blocks at once: on a CPU larger buffers would be fetched from the system, and cleared,
-        for every call.
+        """How many blocks to compute at once: on a GPU all, on a CPU what fits a reused buffer.
+
+        The system would allocate and clear larger buffers anew for every call.
         """
         each = x.shape[1] * x.shape[3] * self.size * self.ratio
         return max(1, _PORTION // each) if x.device.type == "cpu" else self.batch * self.number
 
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, H, T, D) -> portions of (B N, H, ratio b, D): block n's begin window // 2 frames
-        before it.
+        """(B, H, T, D) -> (B N, H, ratio b, D), in portions along B N.
 
-        Those of an utterance's first and last block reach into its neighbours in the batch, which
-        the mask hides.
+        The keys of block n begin window // 2 frames before its queries. In the first and the last
+        block of an utterance they reach into its neighbours in the batch, which `hidden` masks.
         """
+        # the utterances lie one after the other: only the ends of the batch need padding
         before, total = self.window // 2, (self.ratio - 1) * self.size
         rows = pad(self._rows(x), (0, 0, 0, 0, before, total - before))
         return _Overlap.apply(rows, self.size, self.ratio, self.portion(x))
@@ -180,32 +186,35 @@ class Blocks:
 
     def join(self, heads: Sequence[Tensor]) -> Tensor:
         """Portions of (B N, H, b, D) -> (B, H, T, D)."""
-        turned = [part.transpose(1, 2) for part in heads]
-        rows = turned[0] if len(turned) == 1 else torch.cat(turned)
+        parts = [part.transpose(1, 2) for part in heads]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         rows = rows.reshape(self.batch, self.number * self.size, *rows.shape[2:])
         return rows[:, : self.frames].transpose(1, 2)
 
     def mask(self, like: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B N, 1, b, ratio b) to add to scores; lengths None: all T frames."""
+        """(B N, 1, b, ratio b) to add to scores: the band, and keys outside of the utterance."""
         band = _band(self.size, self.ratio * self.size, self.window, 0, like.dtype, like.device)
         return band + self.hidden(like, lengths)
 
     def hidden(self, like: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B N, 1, 1, ratio b) to add to scores, for keys outside of their utterance alone."""
+        """(B N, 1, 1, ratio b) to add to scores: keys outside of the utterance alone."""
         if lengths is None:
             lengths = torch.full((self.batch,), self.frames, device=like.device)
+        # index within the utterance of each block's first key (N,), and of all of them (N, ratio b)
         first = torch.arange(self.number, device=like.device) * self.size - self.window // 2
         keys = first[:, None] + torch.arange(self.ratio * self.size, device=like.device)
         hidden = (keys < 0) | (keys >= lengths[:, None, None])
         return _hide(hidden, like)
 
     def distances(self, like: Tensor) -> Tensor:
-        """(b, ratio b): frames from query to key, inf outside the window, -inf to itself, which no
-        span excludes.
+        """(b, ratio b): frames from query to key; inf outside the window, -inf to itself.
+
+        A frame always sees itself, whatever its span.
         """
         offset = torch.arange(self.ratio * self.size, device=like.device)
         offset = offset - torch.arange(self.size, device=like.device)[:, None]
         before = self.window // 2
+        # offset 0 is the first key of the window, `before` the query itself
         apart = (
             (offset - before)
             .abs()
@@ -216,8 +225,9 @@ class Blocks:
 
 
 class _Overlap(torch.autograd.Function):
-    """rows ((N + ratio - 1) b, H, D) -> overlapping views (N, H, ratio b, D), one every b rows, in
-    portions of N.
+    """rows ((N + ratio - 1) b, H, D) -> views (N, H, ratio b, D), one every b rows, in portions.
+
+    Its gradient adds whole blocks; that of torch's `as_strided` would add element by element.
     """
 
     @staticmethod
@@ -226,6 +236,7 @@ class _Overlap(torch.autograd.Function):
         total, heads, dim = rows.shape
         rows = rows.contiguous()
         shape = (total // size - ratio + 1, heads, ratio * size, dim)
+        # block n, head h, key j, channel d: row n b + j of the sequence
         whole = rows.as_strided(
             shape, (size * heads * dim, dim, heads * dim, 1), rows.storage_offset()
         )
@@ -237,6 +248,7 @@ class _Overlap(torch.autograd.Function):
         number = sum(len(gradient) for gradient in gradients)
         rows = gradients[0].new_zeros(number + ctx.ratio - 1, ctx.size, heads, dim)
         for begin, gradient in zip(range(0, number, ctx.portion), gradients, strict=True):
+            # (N, H, ratio b, D) -> (N, ratio, b, H, D): piece p of block n is piece n + p of `rows`
             pieces = gradient.transpose(1, 2).unflatten(1, (ctx.ratio, ctx.size))
             for piece in range(ctx.ratio):
                 rows[begin + piece : begin + piece + len(gradient)] += pieces[:, piece]
@@ -250,17 +262,18 @@ def _check(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, wi
     if lengths is not None and lengths.shape != query.shape[:1]:
         raise ValueError(f"lengths {tuple(lengths.shape)} must be (B,) = ({query.shape[0]},)")
     if window < 1:
-        raise ValueError(f"a window has at least 1 frame, got {window}")
+        raise ValueError(f"window must be at least 1 frame, got {window}")
 
 
 def _clean(
     query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Heads with 0 in the padding, lengths, and (B, 1, T, 1) valid frames; None for both where all
-    frames are valid.
+    """query, key, value with 0 in the padding, lengths (B,), valid (B, 1, T, 1).
+
+    The last two are None where all frames are known to be valid.
     """
     frames = query.shape[2]
-    # a GPU would wait
+    # on a GPU the answer would have to be waited for, so lengths are taken to matter
     if lengths is None or lengths.device.type == "cpu" and not bool((lengths < frames).any()):
         return query, key, value, None, None
     valid = valid_mask(lengths, frames)[:, None, :, None]
@@ -272,26 +285,25 @@ def _clean(
 
 
 def _hide(hidden: Tensor, like: Tensor) -> Tensor:
-    """hidden (B, N, K) -> (B N, 1, 1, K) to add to scores: so little that exp gives 0.
+    """hidden (B, N, K) -> (B N, 1, 1, K) to add to scores: so low that exp gives 0.
 
-    Not -inf: a frame of the padding, whose output is dropped, may see nothing else, and would give
-    NaN gradients.
+    Not -inf: a frame of the padding may see no other key, and its softmax would have NaN gradients,
+    even though its output is dropped.
     """
-    least = max(torch.finfo(like.dtype).min / 4, -1e30)
+    # a quarter of the lowest number: a score and the band may be added without overflow
+    lowest = max(torch.finfo(like.dtype).min / 4, _LOWEST)
     return (
         torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-        .masked_fill_(hidden, least)
+        .masked_fill_(hidden, lowest)
         .flatten(0, 1)[:, None, None]
     )
 
 
 def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | None:
-    """What all T x T products need: (T, T) or (B, 1, 1 or T, T) to add to scores; None: everybody
-    sees everybody.
-    """
+    """(T, T) or (B, 1, 1 or T, T) to add to scores of all pairs; None: all frames see all."""
     frames, mask = query.shape[2], None
     if window // 2 < frames - 1 or (window + 1) // 2 < frames:
-        # one mask serves many lengths
+        # rounded up, so that one cached mask serves many lengths
         size = frames if frames <= _SHORT else -(-frames // _SHORT) * _SHORT
         mask = _band(size, size, window, window // 2, query.dtype, query.device)
         mask = mask if size == frames else mask[:frames, :frames]
@@ -302,16 +314,21 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | No
 
 
 def _band(queries: int, keys: int, *rest: object) -> Tensor:
-    """As `_new_band`; small ones are kept."""
-    make = _new_band if queries * keys > 1 << 20 or torch.compiler.is_compiling() else _kept_band
+    """As `_new_band`; small ones are cached."""
+    make = (
+        _new_band
+        if queries * keys > _KEPT_ELEMENTS or torch.compiler.is_compiling()
+        else _kept_band
+    )
     return make(queries, keys, *rest)
 
 
 def _new_band(
     queries: int, keys: int, window: int, before: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """(queries, keys): 0 where query i sees key j, -inf elsewhere; it sees i - before ... i -
-    before + window - 1.
+    """(queries, keys): 0 where query i sees key j, -inf elsewhere.
+
+    It sees i - before ... i - before + window - 1.
     """
     offset = (
         torch.arange(keys, device=device) - torch.arange(queries, device=device)[:, None] + before
@@ -322,5 +339,6 @@ def _new_band(
 
 @functools.lru_cache(maxsize=256)
 def _kept_band(*rest: object) -> Tensor:
-    with torch.inference_mode(False):  # what validation makes must do for training
+    # a tensor made in inference mode, by validation, could not be used in training
+    with torch.inference_mode(False):
         return _new_band(*rest)
