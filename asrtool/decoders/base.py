@@ -11,26 +11,23 @@ from asrtool.types import EncoderOutput, Padded
 
 
 class Decoder(nn.Module):
-    """A label-synchronous network over encoder frames; in a search it is a `Scorer`
-    (asrtool/searchers/base.py).
+    """A label-synchronous network over encoder frames; in a search it is a `Scorer`.
 
-    Built by `DECODERS.build(config, dim=D, vocab_size=V)`; the last token of the vocabulary is sos
-    and eos.
+    Built by `DECODERS.build(config, dim=D, vocab_size=V)`. The last token of the vocabulary is sos
+    and eos. See asrtool/searchers/base.py for `Scorer`.
     """
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u rates token u, row U the
-        end.
+        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u scores token u, row U eos.
 
-        There may be n rows of targets for each utterance, side by side: (B * n, U).
+        Targets (B * n, U) hold n sequences of each utterance, side by side.
         """
         raise NotImplementedError
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
-        each utterance.
-        """
+        """targets (B * n, U) -> (B * n,) float64 log-probabilities of the sequences with eos."""
         logits, lengths = self(encoded, targets)
+        # token u + 1 at row u, and eos (the last of the vocabulary) behind the last token
         following = F.pad(targets.data, (0, 1)).scatter(
             1, targets.lengths[:, None], logits.shape[-1] - 1
         )
@@ -53,17 +50,18 @@ class Decoder(nn.Module):
 
 
 class Reversed:
-    """A decoder that was trained on reversed sequences (`flip`): it rates a sequence from its end
-    to its start.
-    """
+    """A decoder that was trained on reversed sequences: it scores from the end to the start."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
 
     def logits(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """As `Decoder.forward`, in the order of `targets`: row u rates token u by those after it,
-        row U the start.
+        """As `Decoder.forward`, in the order of `targets`.
+
+        Row u scores token u, given those after it; row U scores the start.
         """
+        # row r of the decoder is about token U - 1 - r, and its last row about the start: all but
+        # the last are flipped back
         logits, lengths = self.decoder(encoded, flip(targets))
         return Padded(
             torch.cat([flip(Padded(logits[:, :-1], targets.lengths)).data, logits[:, -1:]], 1),
@@ -76,7 +74,7 @@ class Reversed:
 
 
 def flip(sequences: Padded) -> Padded:
-    """Every row (B, U, ...) from its last token to its first, padding where it was."""
+    """Every row (B, U, ...) reversed within its length; the padding stays where it is."""
     data, lengths = sequences
     index = torch.arange(data.shape[1], device=data.device).expand(len(data), -1)
     index = torch.where(sequences.mask, lengths[:, None] - 1 - index, index)

@@ -1,14 +1,14 @@
-"""Transformer attention decoder (arXiv 1706.03762, layer norm in front); in a search it is a
-`Scorer` with caches.
+"""Transformer attention decoder (arXiv 1706.03762, pre-norm), in a search a `Scorer` with caches.
 
-    p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the last token
-        of the vocabulary
+    p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos,  y_{U+1} = eos
 
-One layer loop serves training (all tokens at once, causal mask), search (the newest token of each
-beam, its past in the cache) and rescoring (every prefix of an n-best list once). In the latter two,
-an utterance's tokens form a tree, and a mask lets each see its ancestors: beams share their past,
-nothing is copied when they change places, and keys and values of the frames are projected once per
-utterance.
+The last token of the vocabulary is both sos and eos.
+
+One loop over the layers serves training (all tokens at once, causal mask), search (the newest token
+of each beam, its past in the cache) and rescoring (every prefix of an n-best list once). In the
+last two, the tokens of an utterance form a tree, and a mask lets each see its ancestors. So beams
+share their past, no cache is copied when beams are reordered, and the frames are projected to keys
+and values once per utterance.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
-# share of the prefixes of an n-best list that differ, above which each sequence is rated by itself
+# share of the prefixes of an n-best list that differ up to which a tree is faster than sequences
 WORTHWHILE = 0.7
-PRUNED = 8  # tokens after which nodes of dead beams are removed
+PRUNED = 8  # steps after which nodes of dead beams are removed
+FEW_ALIVE = 0.7  # share of nodes alive up to which removing the others is worth a copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +46,19 @@ class TransformerDecoderConfig:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Of a search: the tokens of all beams that an utterance ever had form a tree, K nodes in the
-    order they came.
-    """
+    """Of a search: a tree of the tokens of all beams so far, K nodes in order of their creation."""
 
     layers: tuple[DecoderLayerCache, ...]  # keys and values of the nodes and of the frames
     memory_mask: Tensor  # (B, 1, 1, S)
-    seen: Tensor  # (B, beam, K) bool: the nodes that the prefix of each beam consists of
+    seen: Tensor  # (B, beam, K) bool: the nodes of the prefix of each beam
     pruned: int = 0  # K when nodes of dead beams were last removed
 
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
 class TransformerDecoder(Decoder):
-    """Embedding (tied to the output layer), sinusoidal positions, layers, softmax over the
-    vocabulary.
-    """
+    """Embedding tied to the output layer, sinusoidal positions, layers, logits."""
 
-    partial = False  # Scorer: rates the whole vocabulary
+    partial = False  # Scorer: scores the whole vocabulary
 
     def __init__(self, config: TransformerDecoderConfig, *, dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -85,11 +82,9 @@ class TransformerDecoder(Decoder):
         return Padded(self._layers(tokens, positions, mask, memory_mask, layers)[0], lengths)
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
-        each utterance.
+        """targets (B * n, U) -> (B * n,) float64 log-probabilities of the sequences with eos.
 
-        Sequences of an utterance share the layers' work where they begin alike, if they do so
-        enough to be worth it.
+        Sequences of an utterance share the work for common prefixes, where that is faster.
         """
         utterances = len(encoded.frames.lengths)
         rows = [row.tolist() for row in targets.unpad()]
@@ -99,6 +94,7 @@ class TransformerDecoder(Decoder):
             for first in range(0, len(rows), max(beam, 1))
         ]
         most = WORTHWHILE * beam * (targets.data.shape[1] + 1)
+        # the utterances whose sequences have few enough distinct prefixes, and then the others
         alike = torch.tensor([len(tree.tokens) <= most for tree in trees], dtype=torch.bool)
         scores = torch.zeros((utterances, beam), dtype=torch.float64, device=targets.data.device)
         for together in (True, False):
@@ -122,15 +118,17 @@ class TransformerDecoder(Decoder):
     def _tree_scores(
         self, encoded: EncoderOutput, trees: Sequence[PrefixTree], beam: int
     ) -> Tensor:
-        """As `sequence_scores`, every prefix of an utterance once; a tree of `beam` sequences for
-        each utterance.
-        """
+        """As `sequence_scores`, every prefix once: a tree of `beam` sequences per utterance."""
         device, size = encoded.frames.data.device, max(len(tree.tokens) for tree in trees)
+        # tokens, positions (B, K) and seen (B, K, K) of the nodes, padded to the largest tree. The
+        # position of a node is its depth, and `seen` takes the place of a causal mask.
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
         memory_mask, layers = self._read(encoded)
         logits, _ = self._layers(tokens, positions, seen[:, None], memory_mask, layers)
+        # logits (B, K, V): node k scores what follows it. All steps of all sequences, one after the
+        # other: in which utterance, from which node, to which token (or eos).
         steps = [(row, *step) for row, tree in enumerate(trees) for step in tree.steps]
         where, node, token = (
             torch.tensor(column, device=device) for column in zip(*steps, strict=True)
@@ -138,6 +136,7 @@ class TransformerDecoder(Decoder):
         values = (
             logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]
         ).double()
+        # index of the sequence that each step belongs to, among B * beam: its steps are summed
         sequence = (
             torch.tensor([i for tree in trees for i in tree.sequences], device=device)
             + where * beam
@@ -159,15 +158,19 @@ class TransformerDecoder(Decoder):
     def score(
         self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None
     ) -> tuple[Tensor, DecoderState]:
-        """The newest token of prefixes (N, U) goes through the layers, its past is cached: (N, V)
-        log-probabilities.
+        """prefixes (N, U) -> log-probabilities (N, V) or of candidates (N, K), and the state.
+
+        Only the newest token goes through the layers; keys and values of the others are cached.
         """
         utterances, beam, _ = state.seen.shape
+        # each newest token is a new node: it sees the nodes of its prefix and itself, (B, beam, K +
+        # beam)
         itself = torch.eye(beam, dtype=torch.bool, device=prefixes.device).expand(
             utterances, -1, -1
         )
         seen = torch.cat([state.seen, itself], 2)
         positions = torch.full((1, 1), prefixes.shape[1] - 1, device=prefixes.device)
+        # the beams of an utterance are one sequence of `beam` queries over its tree
         newest = prefixes[:, -1].view(utterances, beam)
         logits, layers = self._layers(
             newest, positions, seen[:, None], state.memory_mask, state.layers
@@ -177,7 +180,10 @@ class TransformerDecoder(Decoder):
         return log_probs, DecoderState(layers, state.memory_mask, seen, state.pruned)
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
-        """rows (N,): whole utterances may be left out, beams never leave theirs."""
+        """rows (N',): utterances may be left out as a whole; a beam never leaves its utterance.
+
+        Nodes stay where they are: reordering beams changes only which nodes each one sees.
+        """
         layers, memory_mask, beam = state.layers, state.memory_mask, state.seen.shape[1]
         utterances = rows[::beam] // beam
         if len(utterances) < len(memory_mask):
@@ -193,7 +199,7 @@ class TransformerDecoder(Decoder):
     # -- all of them ----------------------------------------------------------
 
     def _read(self, encoded: EncoderOutput) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
-        """Mask of the frames (B, 1, 1, S); the layers' keys and values of them."""
+        """Mask of the frames (B, 1, 1, S), and the layers' keys and values of the frames."""
         memory_mask = attention_mask(encoded.frames.mask)
         return memory_mask, tuple(layer.init_cache(encoded.frames.data) for layer in self.layers)
 
@@ -205,7 +211,7 @@ class TransformerDecoder(Decoder):
         memory_mask: Tensor,
         caches: tuple[DecoderLayerCache, ...],
     ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
-        """tokens (N, U), positions (N or 1, U or 1) -> logits (N, U, V)."""
+        """tokens (N, U), positions (N or 1, U or 1), mask (N, 1, U, K) -> (N, U, V), caches."""
         sinusoids = torch.view_as_real(
             rotations(positions, self.embedding.embedding_dim // 2)
         ).flatten(-2)[:, 0]
@@ -221,13 +227,15 @@ class TransformerDecoder(Decoder):
 def _pruned(
     layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor
 ) -> DecoderState:
-    """Without the nodes that no beam has in its past any more, if they are many; all utterances
-    keep as many.
+    """The state without nodes that no beam sees any more, if these are many.
+
+    All utterances keep as many nodes as the one with most, so that (B, K) stays rectangular.
     """
     alive = seen.any(1)  # (B, K)
     most = int(alive.sum(1).max())
-    if most > 0.7 * seen.shape[2]:
+    if most > FEW_ALIVE * seen.shape[2]:
         return DecoderState(layers, memory_mask, seen, seen.shape[2])
+    # stable: nodes alive first, in order; dead ones, which no beam sees, fill up shorter rows
     kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
     layers = tuple(
         DecoderLayerCache(GrowingKeyValue.of(layer.prefix.take(kept)), layer.memory)
@@ -239,10 +247,10 @@ def _pruned(
 
 
 class PrefixTree:
-    """The prefixes of some sequences, each once; node 0 is sos.
+    """The prefixes of several sequences, each once; node 0 is sos.
 
-    tokens, depths: of each node. steps: (node, token that follows) for every token and end of every
-    sequence; sequences: whose step it is.
+    tokens, depths, parents: of each node. steps: (node, token that follows) for every token and the
+    eos of every sequence; sequences: which sequence each step belongs to.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], sos: int) -> None:
@@ -267,10 +275,9 @@ class PrefixTree:
         return values + [0] * (size - len(values))
 
     def seen(self, size: int) -> Tensor:
-        """(size, size) bool: every node sees its ancestors and itself; so does padding, each
-        alone.
-        """
+        """(size, size) bool: every node sees its ancestors and itself, padding itself alone."""
         seen = np.eye(size, dtype=bool)
+        # parents come before their children, so what a parent sees is complete
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 seen[node] |= seen[parent]

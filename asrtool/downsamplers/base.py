@@ -9,31 +9,27 @@ from asrtool.types import DownsamplerOutput, Padded
 
 
 class Downsampler(nn.Module):
-    """Frames (B, T, D_in) -> fewer frames (B, S, D_out), in front of an encoder layer or of an LLM.
+    """Frames (B, T, D_in) -> fewer frames (B, S, D_out), before an encoder layer or an LLM.
 
     Built by `DOWNSAMPLERS.build(config, dim_in=..., dim_out=..., vocab_size=V)`. Output lengths are
-    never 0 and never above the input's; masked frames never leak into kept ones; positions increase
-    strictly.
+    never 0 and never above those of the input; the padding never changes a valid frame; positions
+    increase strictly.
     """
 
     factor: int  # input frames per output frame; 1 where it depends on the data
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        """positions (B, T) of the inputs on the grid after the stem; None for a stem, which makes
-        that grid.
-        """
+        """positions (B, T): of the inputs, counted in frames after the stem; None for the stem."""
         raise NotImplementedError
 
 
 class StreamingDownsampler(Downsampler):
-    """A downsampler that can go on where the last piece ended: output s sees inputs up to factor *
-    s, none later.
-    """
+    """A downsampler that can be fed piece by piece: output s sees inputs up to factor * s only."""
 
     causal: bool  # False: configured to look ahead, so it cannot stream
 
     def init_cache(self, batch_size: int) -> object:
-        """What there is before the first frame; a frozen dataclass, never changed in place."""
+        """The state before the first frame: a frozen dataclass, never changed in place."""
         raise NotImplementedError
 
     def forward_chunk(
@@ -42,8 +38,9 @@ class StreamingDownsampler(Downsampler):
         positions: Tensor | None,
         cache: object,
     ) -> tuple[DownsamplerOutput, object]:
-        """`forward` for the next piece. Lengths are multiples of `factor`, except in a row's last
-        piece; 0 is legal.
+        """`forward` for the next piece.
+
+        Lengths are multiples of `factor`, except in the last piece of a row; 0 is legal.
         """
         raise NotImplementedError
 

@@ -1,14 +1,12 @@
-"""Conv1dMLP: a strided convolution and a small network between a speech encoder and an LLM (arXiv
-2406.17272).
+"""Conv1dMLP (arXiv 2406.17272): a strided convolution and an MLP between an encoder and an LLM.
 
-    z_s = ReLU(sum_k W_k x_{s r + k} + b),   k = 0 ... kernel - 1          one row for every r
-        frames
-    y_s = W_2 ReLU(W_1 z_s + b_1) + b_2                                    of the LLM's width
+    z_s = ReLU(sum_k W_k x_{s r + k} + b),   k = 0 ... kernel - 1     one row for every r frames
+    y_s = W_2 ReLU(W_1 z_s + b_1) + b_2                               of the width of the LLM
 
-The paper names the adapter and gives no widths; those of SLAM-LLM's `cov1d` projector are taken
-(kernel and stride 5, hidden width 2,048), which has 15.7 M parameters between HuBERT-large and a 7B
-model. SLAM-LLM drops the frames of the last, incomplete block; here it is completed by zeros, so
-that no audio is lost and one frame gives one row.
+The paper gives no widths; these are of SLAM-LLM's `cov1d` projector (kernel and stride 5, hidden
+width 2,048), which has 15.7 M parameters between HuBERT-large and a 7B model. SLAM-LLM drops the
+frames of the last, incomplete block. Here zeros complete it, so that no audio is lost and a single
+frame gives one row.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ from asrtool.types import DownsamplerOutput, Padded
 class Conv1dMlpConfig:
     """Strided convolution, then two linear layers."""
 
-    # frames per row that the LLM reads: 4, 5 and 8 are usual, any number from 1 on works
+    # frames per row that the LLM reads: 4, 5 and 8 are usual, any number above 0 works
     rate: int = 5
-    kernel: int | None = None  # frames that a row is made of; null: `rate`
+    kernel: int | None = None  # frames that a row reads; null: `rate`
     hidden_dim: int = 2048
 
     def __post_init__(self) -> None:
@@ -55,9 +53,7 @@ class Conv1dMlp(Downsampler):
 
 
 class BlockConvolution(nn.Module):
-    """The convolution alone: row s is made of frames s * rate ... s * rate + kernel - 1, zeros
-    beyond the end.
-    """
+    """The convolution: row s reads frames s * rate ... s * rate + kernel - 1, zeros at the end."""
 
     def __init__(self, dim: int, rate: int, kernel: int | None) -> None:
         super().__init__()
@@ -71,15 +67,17 @@ class BlockConvolution(nn.Module):
 
 
 def whole_blocks(inputs: Padded, rate: int, more: int = 0) -> Padded:
-    """Zeros instead of padding, and behind the last frame until T is a multiple of `rate`, plus
-    `more`; lengths of the blocks, ceil(length / rate)."""
+    """(B, T, D) with zeros in the padding, and T filled up to a multiple of `rate`, plus `more`.
+
+    The lengths are those of the blocks: ceil(length / rate).
+    """
     x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)
     x = pad(x, (0, 0, 0, -x.shape[1] % rate + more))
     return Padded(x, (inputs.lengths + rate - 1).div(rate, rounding_mode="floor"))
 
 
 def block_positions(inputs: Padded, positions: Tensor | None, rate: int) -> Tensor:
-    """(B, S): where each block begins on the grid of `positions`, or on that of the inputs."""
+    """(B, S): the position of the first frame of each block; None: positions are 0, 1, 2, ..."""
     if positions is None:
         positions = inputs.lengths.new_tensor(range(inputs.data.shape[1])).expand(
             inputs.data.shape[:2]
@@ -89,8 +87,8 @@ def block_positions(inputs: Padded, positions: Tensor | None, rate: int) -> Tens
 
 def check_blocks(rate: int, kernel: int | None) -> None:
     if rate < 1:
-        raise ValueError(f"rate is a number of frames from 1 on, not {rate}")
+        raise ValueError(f"rate must be at least 1 frame, got {rate}")
     if kernel is not None and kernel < rate:
         raise ValueError(
-            f"kernel {kernel} is below rate {rate}: frames between two blocks would never be heard"
+            f"kernel {kernel} must be at least rate {rate}, or frames between blocks are lost"
         )

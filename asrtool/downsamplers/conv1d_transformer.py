@@ -1,8 +1,7 @@
-"""Conv1dTransformer: a strided convolution, then Transformer layers that see the whole utterance
-(arXiv 2406.17272).
+"""Conv1dTransformer (arXiv 2406.17272): a strided convolution, then Transformer layers.
 
-The paper names the adapter alone. Here: the convolution of Conv1dMLP, ReLU, layers with norms in
-front and rotary positions, a last norm, and a linear layer to the LLM's width.
+The paper gives no details. Here: the convolution of Conv1dMLP, ReLU, pre-norm layers with rotary
+positions that see the whole utterance, a norm, and a linear layer to the width of the LLM.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from asrtool.types import DownsamplerOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class Conv1dTransformerConfig:
-    """Strided convolution, then Transformer layers of the encoder's width."""
+    """Strided convolution, then Transformer layers of the width of the encoder."""
 
     rate: int = 5  # frames per row that the LLM reads
-    kernel: int | None = None  # frames that a row is made of; null: `rate`
+    kernel: int | None = None  # frames that a row reads; null: `rate`
     num_layers: int = 2
     num_heads: int = 8
     ffn_dim: int = 2048

@@ -14,8 +14,10 @@ from asrtool.nn.convolution import continue_from
 from asrtool.nn.masks import valid_mask
 from asrtool.types import DownsamplerOutput, Padded
 
-# over time; over frequency every stride is 2
+# factor -> strides over time; over frequency every stride is 2
 _STRIDES = {2: (2, 1), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
+
+FEW_CHANNELS = 128  # up to which channels last is faster in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,7 @@ class Conv2dConfig:
 
 @dataclass(frozen=True)
 class Conv2dCache:
-    """Left context (B, kernel - 1, C, F) of each convolution, and how many frames each row has
-    given (B,).
-    """
+    """Left contexts (B, kernel - 1, C, F) of the convolutions; output frames so far (B,)."""
 
     histories: tuple[Tensor, ...]
     emitted: Tensor
@@ -43,17 +43,15 @@ class Conv2dCache:
 
 @DOWNSAMPLERS.register("conv2d", Conv2dConfig)
 class Conv2d(StreamingDownsampler):
-    """Frames (B, T, F) -> (B, ceil(T / factor), D). Causal: output s sees inputs up to factor *
-    s.
-    """
+    """Frames (B, T, F) -> (B, ceil(T / factor), D); causal: s sees inputs up to factor * s."""
 
     def __init__(self, config: Conv2dConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
         self.factor = config.factor
         self.causal = config.causal
         self.bins = [dim_in]  # mel bins in front of each convolution, and after the last
-        # Channels last is twice as fast on CPU, but for the weight gradient of many channels.
-        layout = torch.channels_last if config.channels <= 128 else torch.contiguous_format
+        # channels last is twice as fast on CPU, except for the weight gradient of many channels
+        layout = torch.channels_last if config.channels <= FEW_CHANNELS else torch.contiguous_format
         self.convolutions = nn.ModuleList()
         for stride in _STRIDES[config.factor]:
             kernel = 3 if stride < 3 else 5
@@ -87,6 +85,7 @@ class Conv2d(StreamingDownsampler):
         x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)[:, None]  # (B, C, T, F)
         lengths, histories = inputs.lengths, []
         for index, layer in enumerate(self.convolutions):
+            # time in front: (B, C, T, F) <-> (B, T, C, F), as `continue_from` joins dimension 1
             if cache is not None:
                 x, history = continue_from(
                     x.transpose(1, 2), cache.histories[index].to(x.dtype), lengths
@@ -97,6 +96,8 @@ class Conv2d(StreamingDownsampler):
                 x = pad(x, (0, 0, layer.kernel_size[0] - 1, 0))
             x = layer(x)
             lengths = (lengths + layer.stride[0] - 1) // layer.stride[0]
+            # the padding of each row is 0 again (the convolution adds its bias there), so that the
+            # next one sees what it would see at the end of an utterance alone
             x = relu_(x.mul_(valid_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype)))
         x = x.permute(0, 2, 3, 1)  # (B, S, F, C)
         frames = Padded(self.out_proj(x.flatten(2)), lengths)

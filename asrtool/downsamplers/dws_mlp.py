@@ -1,10 +1,9 @@
-"""DwsMLP: frames side by side, then a small network (arXiv 2406.17272; the `linear` projector of
-SLAM-LLM).
+"""DwsMLP (arXiv 2406.17272): stacked frames, then an MLP; SLAM-LLM's `linear` projector.
 
     y_s = W_2 ReLU(W_1 [x_{s r}; ...; x_{s r + r - 1}] + b_1) + b_2
 
-The paper names the adapter alone; its widths are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M
-parameters between HuBERT-large and a 7B model). The last, incomplete block is completed by zeros.
+The paper gives no widths; these are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M parameters
+between HuBERT-large and a 7B model). Zeros complete the last block.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class DwsMlp(Downsampler):
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
         x, lengths = whole_blocks(inputs, self.factor)
-        x = x.unflatten(1, (-1, self.factor)).flatten(2)
+        x = x.unflatten(1, (-1, self.factor)).flatten(2)  # (B, S r, D) -> (B, S, r D)
         x = self.out_proj(relu(self.up_proj(x)))
         return DownsamplerOutput(
             frames=Padded(x, lengths), positions=block_positions(inputs, positions, self.factor)

@@ -1,17 +1,13 @@
-"""Key frames: of all encoder frames only those in which an intermediate CTC head hears a new token
-(arXiv 2510.10453).
+"""Key frames (arXiv 2510.10453): only frames where an intermediate CTC head reads a new token.
 
-    a_t   = argmax over v of p_t(v),  p = softmax(head(h))                   the tap `inter_ctc` is
-        head(h)
-    key_t = a_t is not blank, and t = 0 or a_t != a_{t-1}                    the first frame of each
-        run          (1)
-    f_t   = sum over |i| <= radius of w_i(t) h_{t+i}                         fused before the others
-        are dropped  (2)
+    a_t   = argmax over v of p_t(v),  p = softmax(head(h))        head(h) is the tap `inter_ctc`
+    key_t = a_t is not blank, and t = 0 or a_t != a_{t-1}         first frame of each run      (1)
+    f_t   = sum over |i| <= radius of w_i(t) h_{t+i}              frame fusion                 (2)
 
-so that an utterance keeps as many frames as its best CTC path has tokens, about 7 in 8 fewer. The
-selection comes from the predecessor (arXiv 2310.14954), which keeps chunks of five frames around
-each (`keep: 5`). It has no gradient: the loss on `inter_ctc` trains the head. Kept frames keep
-their positions. Fusion in (2) is one of
+Frames are fused before the others are dropped. An utterance keeps as many frames as its best CTC
+path has tokens, about one in eight. The selection comes from the predecessor (arXiv 2310.14954),
+which keeps chunks of five frames around each (`keep: 5`). It has no gradient: the loss on
+`inter_ctc` trains the head. Kept frames keep their positions. Fusion in (2) is one of
 
     attention   w_i(t) = softmax over i of (u^T tanh(W h_{t+i}) + b_i)
     weighted    w_i = softmax of one number for each i
@@ -37,38 +33,36 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.types import DownsamplerOutput, Padded
 
-# of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
+# b_0 of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
 CENTRE_BIAS = 2.0
-CENTRE_WEIGHT = 0.8  # of `weighted` at the start
+CENTRE_WEIGHT = 0.8  # w_0 of `weighted` at the start
 BLANK = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyframeConfig:
-    """Intermediate CTC, key frames, frame fusion: in front of a layer, not a stem."""
+    """Intermediate CTC, key frames, frame fusion: before a layer, not as a stem."""
 
     fusion: Literal["attention", "weighted", "concat", "none"] = "attention"
     radius: int = 1  # frames fused on either side; causal: before
     drop: bool = True  # false: every frame stays, and is fused
-    keep: int = 1  # frames kept around each key frame: t - keep // 2 and so on
+    keep: int = 1  # frames kept around each key frame, from t - keep // 2 on
     causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
         if self.radius < 0:
-            raise ValueError(f"radius {self.radius} is a number of frames from 0 on")
+            raise ValueError(f"radius must be at least 0 frames, got {self.radius}")
         if self.keep < 1:
-            raise ValueError(f"keep {self.keep} is a number of frames from 1 on")
+            raise ValueError(f"keep must be at least 1 frame, got {self.keep}")
         if self.causal and self.keep > 1:
             raise ValueError(
-                f"keep: {self.keep} looks ahead, which causal: true excludes; use keep: 1"
+                f"keep: {self.keep} looks ahead, which causal: true rules out; use keep: 1"
             )
 
 
 @dataclass(frozen=True)
 class KeyframeCache:
-    """The last `radius` frames (B, radius, D) and which there are, the last token (B, 1), frames
-    seen (B,).
-    """
+    """The last frames (B, radius, D), which are valid, the last token (B, 1), frames seen (B,)."""
 
     frames: Tensor
     valid: Tensor
@@ -78,7 +72,7 @@ class KeyframeCache:
 
 @DOWNSAMPLERS.register("keyframe", KeyframeConfig)
 class Keyframe(StreamingDownsampler):
-    """Frames (B, T, D_in) -> (B, M, D_out), M the most kept frames of an utterance.
+    """Frames (B, T, D_in) -> (B, M, D_out), M: the most frames that an utterance keeps.
 
     Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1
     at a key frame.
@@ -119,16 +113,20 @@ class Keyframe(StreamingDownsampler):
         lengths, valid = inputs.lengths, inputs.mask
         x = inputs.data.masked_fill(~valid[:, :, None], 0)
         logits = self.head(x)
+        # (B, 1 + T): the token of the frame before this piece comes first, as (1) compares
+        # neighbours
         tokens, last = continue_from(logits.detach().argmax(-1), cache.token, lengths)
         key = run_starts(tokens) & valid
-        # a piece may have none: it needs a shape
+        # at (B, M): the kept frames of each row, padded with 0. M is at least 1, as layers need a
+        # frame to run on: where no row keeps one, `counts` is 0 and masks it.
         at, counts = indices_of(self._kept(key, valid, cache.seen), least=1)
         at = at.clamp(min=0)
+        # (B, radius + T, D): frame t of this piece is at t + radius, behind the frames of the past
         joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
         there, known = continue_from(valid, cache.valid, lengths)
         inner = at + self.config.radius
         picked = take(joined, inner) if self.fusion is None else self.fusion(joined, there, inner)
-        frames = Padded(self.out_proj(picked), counts)
+        frames = Padded(self.out_proj(picked), counts)  # (B, M, D_out)
         frames = Padded(frames.data.masked_fill(~frames.mask[:, :, None], 0), counts)
         if positions is None:
             positions = cache.seen[:, None] + torch.arange(x.shape[1], device=x.device)
@@ -140,12 +138,11 @@ class Keyframe(StreamingDownsampler):
         return output, KeyframeCache(history, known, last, cache.seen + lengths)
 
     def _kept(self, key: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
-        """Key frames and valid frames (B, T), frames before them (B,) -> the frames that stay (B,
-        T).
-        """
+        """key, valid (B, T) bool, seen (B,): frames before them -> the frames to keep (B, T)."""
         if not self.config.drop:
             return valid
         if self.causal:
+            # always the first frame of an utterance: whether it has a key frame is known at its end
             first = (seen == 0)[:, None] & valid
             first[:, 1:] = False
             return key | first
@@ -153,9 +150,7 @@ class Keyframe(StreamingDownsampler):
 
 
 class FrameFusion(nn.Module):
-    """(2): weights over a frame and its neighbours at `offsets`, or one linear map of them side by
-    side.
-    """
+    """(2): a weighted sum of a frame and its neighbours at `offsets`, or a linear map of them."""
 
     def __init__(self, dim: int, kind: str, offsets: tuple[int, ...]) -> None:
         super().__init__()
@@ -164,6 +159,7 @@ class FrameFusion(nn.Module):
         centre = self.centre = offsets.index(0)
         if kind == "concat":
             self.proj = nn.Linear(len(offsets) * dim, dim)
+            # f_t = h_t at the start: identity for the frame itself, 0 for its neighbours
             with torch.no_grad():
                 self.proj.weight.zero_()[:, centre * dim : (centre + 1) * dim].fill_diagonal_(1.0)
                 self.proj.bias.zero_()
@@ -177,14 +173,17 @@ class FrameFusion(nn.Module):
             others = max(len(offsets) - 1, 1)
             start = torch.full((len(offsets),), (1 - CENTRE_WEIGHT) / others)
             start[centre] = CENTRE_WEIGHT
-            start = start.log()
+            start = start.log()  # softmax of the logarithms gives the weights
         self.bias = nn.Parameter(start)
 
     def forward(self, frames: Tensor, valid: Tensor, at: Tensor) -> Tensor:
-        """frames (B, S, D), valid (B, S); at (B, M) the frames to fuse -> (B, M, D)."""
+        """frames (B, S, D), valid (B, S), at (B, M): indices of the frames to fuse -> (B, M, D)."""
+        # index (B, M, n) of the n neighbours of each frame; there: whether they exist and are
+        # valid. Otherwise they get no weight, or are the frame itself for `concat`.
         index = at[:, :, None] + torch.tensor(self.offsets, device=at.device)
         inside = index.clamp(0, frames.shape[1] - 1)
         there = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
+        # also in the padding of `at`: softmax over no neighbour would be NaN
         there[:, :, self.centre] = True
         inside = torch.where(there, inside, at[:, :, None])
         neighbours = [take(frames, inside[:, :, n]) for n in range(len(self.offsets))]
@@ -192,6 +191,7 @@ class FrameFusion(nn.Module):
             return self.proj(torch.cat(neighbours, -1))
         scores = self.bias.expand(inside.shape)
         if self.kind == "attention":
+            # u^T tanh(W h) of all frames (B, S), then of the neighbours (B, M, n)
             energies = self.score(self.proj(frames).tanh()).squeeze(2)
             scores = scores + energies.gather(1, inside.flatten(1)).view_as(inside)
         weights = scores.float().masked_fill(~there, -torch.inf).softmax(-1).to(frames.dtype)
@@ -199,12 +199,11 @@ class FrameFusion(nn.Module):
 
 
 def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
-    """ids (B, T) of the best token of each frame, lengths (B,) -> indices (B, M) padded with -1,
-    counts (B,).
+    """ids (B, T), lengths (B,) -> indices (B, M) of key frames padded with -1, counts (B,).
 
-    The first frame of each run that is no blank; frame 0 where there is none, and nothing of an
-    utterance without frames. M is the largest count. Raises ValueError for shapes and lengths that
-    do not fit.
+    ids: the most probable token of each frame. Key frames are the first frames of all runs but
+    those of blanks; frame 0 where there are none, and nothing for an utterance without frames. M is
+    the largest count. Raises `ValueError` for shapes and lengths that do not fit.
     """
     if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
         shapes = f"{tuple(ids.shape)} and {tuple(lengths.shape)}"
@@ -219,33 +218,34 @@ def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tens
 
 
 def run_starts(tokens: Tensor, blank: int = BLANK) -> Tensor:
-    """tokens (B, 1 + T), the first of them from before -> (B, T) bool: no blank, and another token
-    than before.
-    """
+    """(1): tokens (B, 1 + T), the first from before -> (B, T) bool: not blank, not repeated."""
     return (tokens[:, 1:] != blank) & (tokens[:, 1:] != tokens[:, :-1])
 
 
 def with_fallback(key: Tensor, valid: Tensor) -> Tensor:
-    """Key frames (B, T), and frame 0 of an utterance that has none."""
+    """Key frames (B, T), with frame 0 for an utterance that has none."""
     first = valid & ~key.any(dim=1, keepdim=True)
     first[:, 1:] = False
     return key | first
 
 
 def widened(kept: Tensor, size: int) -> Tensor:
-    """kept (B, T) with the frames around each: t - size // 2 ... t + (size + 1) // 2 - 1."""
+    """kept (B, T) with the frames t - size // 2 ... t + (size - 1) // 2 around each."""
     frames = kept.shape[1]
+    # the OR of `size` shifted copies
     around = nn.functional.pad(kept, ((size + 1) // 2 - 1, size // 2))
     return torch.stack([around[:, shift : shift + frames] for shift in range(size)]).any(dim=0)
 
 
 def indices_of(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
-    """kept (B, T) bool -> their places (B, M) in order, padded with -1, and their numbers (B,).
+    """kept (B, T) bool -> indices (B, M) in order, padded with -1, and counts (B,).
 
-    M is the largest number, or `least` where that is more.
+    M is the largest count, but at least `least`.
     """
     counts = kept.sum(dim=1)
     most = max(int(counts.max()) if len(counts) else 0, least)
+    # each kept frame writes its index to column `rank`; all others write to a column `most`, which
+    # is cut off
     rank = torch.where(kept, kept.cumsum(dim=1) - 1, most)
     steps = torch.arange(kept.shape[1], device=kept.device).expand_as(rank)
     indices = torch.full((len(kept), most + 1), -1, device=kept.device)
@@ -253,5 +253,5 @@ def indices_of(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def take(frames: Tensor, at: Tensor) -> Tensor:
-    """Frames (B, S, D) at places (B, M) -> (B, M, D)."""
+    """Frames (B, S, D) at indices (B, M) -> (B, M, D)."""
     return frames.gather(1, at[:, :, None].expand(-1, -1, frames.shape[2]))

@@ -1,7 +1,6 @@
-"""A strided convolution between two encoder layers: progressive sub-sampling (Efficient Conformer,
-arXiv 2109.01163).
+"""Strided convolution between encoder layers: progressive downsampling (arXiv 2109.01163).
 
-The Conformer's convolution module with a stride, beside the mean of the frames that become one:
+The convolution module of the Conformer with a stride, added to the mean of the frames:
 
     y_s = mean(x_{g(s)}) + C(norm(x))_s        g(s): the frames that s stands for
 
@@ -27,9 +26,7 @@ from asrtool.types import DownsamplerOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class StridedConvConfig:
-    """A convolution module with a stride beside the mean of the frames: in front of a layer, not a
-    stem.
-    """
+    """A strided convolution module, added to the mean of the frames: before a layer, no stem."""
 
     factor: int = 2  # input frames per output frame
     kernel: int = 15  # frames of the depthwise convolution
@@ -37,17 +34,17 @@ class StridedConvConfig:
 
     def __post_init__(self) -> None:
         if self.factor < 2:
-            raise ValueError(f"factor {self.factor}: a strided convolution needs at least 2")
+            raise ValueError(f"factor must be at least 2, got {self.factor}")
         if self.kernel < 1:
-            raise ValueError(f"kernel {self.kernel}: a convolution sees at least 1 frame")
+            raise ValueError(f"kernel must be at least 1 frame, got {self.kernel}")
 
 
 @dataclass(frozen=True)
 class StridedConvCache:
-    """Left context of the convolution (B, kernel - 1, D), the last frames (B, factor - 1, D + 1),
-    frames given (B,).
+    """The state between two pieces.
 
-    The last channel of the frames is 1 where there was one.
+    convolution: left context (B, kernel - 1, D); frames: the last ones (B, factor - 1, D + 1), with
+    a last channel that is 1 for a valid frame; emitted: output frames so far (B,).
     """
 
     convolution: Tensor
@@ -89,7 +86,7 @@ class StridedConv(StreamingDownsampler):
         cache: StridedConvCache | None,
     ) -> tuple[DownsamplerOutput, StridedConvCache | None]:
         x, valid = inputs.data.masked_fill(~inputs.mask[:, :, None], 0), inputs.mask
-        # how many there are in the last
+        # (B, T, D + 1): a last channel of 1 for valid frames, whose sum is the divisor of the mean
         counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)
         if cache is not None:
             counted, frames = continue_from(counted, cache.frames.to(x.dtype), inputs.lengths)

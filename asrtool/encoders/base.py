@@ -20,36 +20,38 @@ class Encoder(nn.Module):
     ctc_tap: str | None = None  # the tap that CTC reads; None: the frames
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        """inputs (B, T, F) or (B, T). `chunk`: visible look-ahead in encoder frames, None for the
-        whole utterance.
+        """inputs (B, T, F) or (B, T). chunk: encoder frames, None for the whole utterance.
+
+        A frame sees its own chunk to the end, and the chunks before it.
         """
         raise NotImplementedError
 
 
 class StreamingEncoder(Encoder):
-    """An encoder that can be fed piece by piece; the frames are those of `forward(inputs, chunk)`
-    on the whole.
+    """An encoder that can be fed piece by piece.
+
+    Its frames are those of `forward(inputs, chunk)` on the whole utterance.
     """
 
     input_frames: int  # input frames per encoder frame
     seconds_per_frame: float  # of encoder frames: positions may be finer
     left_chunks: int | None  # how many chunks before its own a frame sees; None: all
-    obstacle: str | None  # why this one cannot stream, if it cannot
+    obstacle: str | None  # why this configuration cannot stream; None: it can
 
     def init_cache(self, batch_size: int, chunk: int) -> object:
-        """What there is before the first frame; a frozen dataclass, never changed in place. `chunk`
-        as in `forward`.
+        """The state before the first frame: a frozen dataclass, never changed in place.
+
+        chunk: as in `forward`.
         """
         raise NotImplementedError
 
     def forward_chunk(
         self, inputs: Padded, cache: object, final: Tensor
     ) -> tuple[EncoderOutput, object]:
-        """The next piece (B, T, F), of any length in each row, 0 included; final (B,): the row ends
-        with this piece.
+        """The next piece (B, T, F) of each row, of any length, even 0; final (B,): it is the last.
 
-        Frames come out when their chunk is complete or the row ends; a row that has ended gives
-        length 0.
+        Frames are returned when their chunk is complete or the row ends. A row that has ended
+        returns length 0.
         """
         raise NotImplementedError
 

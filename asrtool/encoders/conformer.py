@@ -1,5 +1,4 @@
-"""The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers in front of any of its
-layers.
+"""The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers before any layer.
 
 Streaming is chunk-wise attention with explicit caches (arXiv 2012.05481) and causal convolutions.
 There is one code path: offline is one piece with no cache and a chunk mask.
@@ -32,9 +31,10 @@ _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
-    """Chunks that a streaming encoder is trained for."""
+    """Chunks for which a streaming encoder is trained."""
 
-    dynamic: bool = True  # half the batches whole, the others in random chunks; false: the longest
+    # half of the batches whole, the others in random chunks; false: always the longest chunk
+    dynamic: bool = True
     max_seconds: float = 1.0  # the longest chunk
     # of dynamic chunks, in frames; null: every one up to the longest
     sizes: tuple[int, ...] | None = None
@@ -43,8 +43,7 @@ class ChunkConfig:
     def __post_init__(self) -> None:
         if self.sizes is not None and (not self.dynamic or min(self.sizes, default=0) < 1):
             raise ValueError(
-                "chunk.sizes goes with dynamic: true and names sizes of at least 1; got "
-                f"{self.sizes}"
+                f"chunk.sizes needs dynamic: true and sizes of at least 1; got {self.sizes}"
             )
 
 
@@ -71,33 +70,33 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         if 0 not in self.downsamplers:
-            raise ValueError("downsamplers needs an entry 0, the stem in front of the first layer")
+            raise ValueError("downsamplers needs an entry 0, the stem before the first layer")
         for layer in self.downsamplers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(f"downsamplers: there is no layer {layer} among {self.num_layers}")
         if self.chunk is not None and not self.causal:
             raise ValueError(
-                "chunk needs causal: true, for a convolution that looks ahead cannot stream"
+                "chunk needs causal: true, since a convolution that looks ahead cannot stream"
             )
 
 
 @dataclass(frozen=True)
 class ConformerCache:
-    """All that is remembered between two pieces."""
+    """The state between two pieces."""
 
     chunk: int  # encoder frames
     pending: Padded  # input frames of a chunk that is not complete yet
     downsamplers: Mapping[int, object]
-    memories: Mapping[int, Memory]  # the cached keys of the layers behind each downsampler
+    memories: Mapping[int, Memory]  # of the cached keys, by the downsampler in front of the layers
     layers: tuple[ConformerLayerCache, ...]
-    head: object = None  # of what stands behind the layers (`_finish`)
+    head: object = None  # of what follows the layers (`_finish`)
 
 
 @ENCODERS.register("conformer", ConformerConfig)
 class Conformer(StreamingEncoder):
     """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers."""
 
-    kept: frozenset[int] = frozenset()  # layers whose outputs `_finish` gets
+    kept: frozenset[int] = frozenset()  # layers whose outputs are passed to `_finish`
 
     def __init__(
         self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float
@@ -106,7 +105,7 @@ class Conformer(StreamingEncoder):
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
-        self.left_chunks = config.chunk and config.chunk.left_chunks  # may be set anew for decoding
+        self.left_chunks = config.chunk and config.chunk.left_chunks  # may be changed for decoding
         self.downsamplers = nn.ModuleDict(
             {
                 str(layer): DOWNSAMPLERS.build(
@@ -145,7 +144,7 @@ class Conformer(StreamingEncoder):
             raise ValueError(f"chunk: {self.obstacle}")
 
     def _obstacle(self, causal: bool) -> str | None:
-        """Why this encoder cannot stream, if it cannot."""
+        """Why this encoder cannot stream; None if it can."""
         if not causal:
             return "the encoder cannot stream: it is not causal"
         if any(isinstance(layer.attention, EchoSelfAttention) for layer in self.layers):
@@ -188,6 +187,8 @@ class Conformer(StreamingEncoder):
         cache: ConformerCache,
         final: Tensor,
     ) -> tuple[EncoderOutput, ConformerCache]:
+        # Per row: pending and new input frames, of which whole chunks are computed now, or all of
+        # them at the end of the row. The others wait.
         rows = [torch.cat(pair) for pair in zip(cache.pending.unpad(), inputs.unpad(), strict=True)]
         step = cache.chunk * self.input_frames
         usable = [
@@ -201,7 +202,7 @@ class Conformer(StreamingEncoder):
         return self._run(ready, cache.chunk, replace(cache, pending=pending))
 
     def _nothing(self, inputs: Padded) -> EncoderOutput:
-        """What comes out while no chunk is complete."""
+        """The output while no chunk is complete: no frames."""
         nothing = inputs.data.new_zeros(len(inputs.lengths), 0, self.dim)
         empty = Padded(nothing, torch.zeros_like(inputs.lengths))
         return EncoderOutput(frames=empty, positions=nothing[..., 0].long())
@@ -212,8 +213,12 @@ class Conformer(StreamingEncoder):
         chunk: int | None,
         cache: ConformerCache | None,
     ) -> tuple[EncoderOutput, ConformerCache | None]:
-        """All layers over one piece; with no cache the piece is the whole."""
+        """All layers over one piece (B, T, F); without a cache the piece is the whole utterance."""
+        # frames: (B, T, F) in front of the stem, (B, S, D) behind it; each downsampler makes S
+        # smaller, and with it positions (B, S), lengths (B,) and the scope of the layers that
+        # follow
         frames, positions, taps = inputs, None, {}
+        # the parts of the next cache, and the outputs of the layers in `self.kept`
         stems, memories, layers, kept = {}, {}, [], {}
         for index, layer in enumerate(self.layers):
             if str(index) in self.downsamplers:
@@ -225,17 +230,21 @@ class Conformer(StreamingEncoder):
                         frames, positions, cache.downsamplers[index]
                     )
                 positions, taps = output.positions, {**taps, **output.taps}
-                x = output.frames.data.float()  # residuals are summed in float32 under autocast too
+                # residuals are summed in float32, under autocast too
+                x = output.frames.data.float()
+                # the other downsamplers follow a layer, which has dropout already
                 frames = Padded(x if index else self.dropout(x), output.frames.lengths)
                 scope, memories[index] = self._scope(
                     frames, positions, chunk, cache and cache.memories[index]
                 )
             if self.training and self._left_out():
-                # gradients 0, not None
+                # Gradients are 0 and not None: DDP waits for every parameter, and the optimizer
+                # treats the layer as in any other step.
                 x = frames.data + 0 * sum(parameter.sum() for parameter in layer.parameters())
             else:
                 x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
                 layers.append(layer_cache)
+            # x holds numbers in the padding from here on: masks hide them from valid frames
             frames = Padded(x, frames.lengths)
             if index in self.kept:
                 kept[index] = x
@@ -255,15 +264,15 @@ class Conformer(StreamingEncoder):
         scope: Scope,
         cache: object,
     ) -> tuple[EncoderOutput, object]:
-        """For what a subclass does behind the layers: their output, those of the layers `kept`, its
-        cache.
+        """A hook for what follows the layers: returns the output and the cache of that part.
+
+        kept: layer -> its output (B, S, D), padding included, for the layers `self.kept`; scope: of
+        the last layers.
         """
         return output, cache
 
     def _left_out(self) -> bool:
-        """Whether to drop a layer now; drawn from Python's `random`, which the trainer seeds alike
-        on all ranks.
-        """
+        """Whether to leave out a layer; from Python's `random`, seeded alike on all ranks."""
         return self.layer_drop > 0 and random.random() < self.layer_drop
 
     def _scope(
@@ -273,14 +282,19 @@ class Conformer(StreamingEncoder):
         chunk: int | None,
         memory: Memory | None,
     ) -> tuple[Scope, Memory | None]:
-        """What the layers behind a downsampler see: this piece's frames and what `memory` holds."""
+        """What the layers behind a downsampler see: the frames of this piece and the cached keys.
+
+        frames (B, S, D), positions (B, S) -> scope, and the memory for the next piece.
+        """
         new = Memory(positions, frames.mask)
         keys = new if memory is None else memory.append(new)
+        # positions count on the grid after the stem, `chunk` counts frames behind all downsamplers
         structure, keep = None, None
         if chunk is not None:
             structure = chunk_mask(positions, keys.positions, chunk * self._span, self.left_chunks)
             keep = None if memory is None else keys.keep(chunk * self._span, self.left_chunks)
-        # counted from this piece: hours of audio lose no precision
+        # counted from the first frame of this piece: float32 angles of positions after hours of
+        # audio would lose precision, and only distances matter
         near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)

@@ -1,8 +1,7 @@
-"""`attention: {type: echo}`: Echo-MSA around the attention of pre-trained encoders' and the own
-Conformer's layers.
+"""`attention: {type: echo}`: Echo-MSA in the layers of pre-trained encoders and the Conformer.
 
-The parts are in asrtool/nn/echo.py. What the paper leaves open is a setting, with its reason there
-or here:
+The parts are in asrtool/nn/echo.py. What the paper leaves open is a setting, explained there or
+here:
 
 * `mode`. adaptive: the summary of the paper says that the window adjusts to each time step, so it
   is predicted, up to the largest size. single: kernel sizes are ablated one by one. heads, layers:
@@ -52,21 +51,20 @@ class EchoConfig:
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 1:
-            raise ValueError(f"windows need at least 1 frame each, got {list(self.windows)}")
+            raise ValueError(f"windows must be at least 1 frame each, got {list(self.windows)}")
         if self.mode in ("adaptive", "single") and len(self.windows) != 1:
             raise ValueError(f"mode: {self.mode} takes one window, got {list(self.windows)}")
         if self.gate_fixed is not None and not 0 <= self.gate_fixed <= 1:
-            raise ValueError(f"gate_fixed is a share between 0 and 1, got {self.gate_fixed}")
+            raise ValueError(f"gate_fixed must be between 0 and 1, got {self.gate_fixed}")
         if not 0 < self.ramp <= 1:
-            raise ValueError(f"ramp is a share above 0 and at most 1, got {self.ramp}")
+            raise ValueError(f"ramp must be above 0 and at most 1, got {self.ramp}")
 
 
 @ATTENTIONS.register("echo", EchoConfig)
 class EchoAttention(nn.Module):
-    """Around one attention module. Built by `ATTENTIONS.build(config, full=attention, index=layer,
-    num_layers=L)`.
+    """Echo-MSA around one attention module, called as that one: by the layers of `transformers`.
 
-    Called as that attention is: by the layers of `transformers`, or by those of the Conformer.
+    Built by `ATTENTIONS.build(config, full=attention, index=layer, num_layers=L)`.
     """
 
     def __init__(self, config: EchoConfig, *, full: nn.Module, index: int, num_layers: int) -> None:
@@ -95,7 +93,7 @@ class EchoAttention(nn.Module):
         )
 
     def _projections(self) -> Mapping[str, nn.Linear]:
-        """Those of the attention inside; `transformers` calls the last one out_proj."""
+        """Those of the attention inside, of which `transformers` calls the last one out_proj."""
         last = "o_proj" if hasattr(self.full, "o_proj") else "out_proj"
         return {
             name: getattr(self.full, last if name == "o_proj" else name) for name in PROJECTIONS
@@ -104,7 +102,7 @@ class EchoAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: object
     ) -> tuple:
-        """As the attention of `transformers`: (B, T, D) -> (B, T, D) and whatever else it gives."""
+        """As the attention of `transformers`: (B, T, D) -> (B, T, D) and what else it returns."""
         full, *others = self.full(hidden_states, attention_mask=attention_mask, **options)
         return self._mix(hidden_states, full, _lengths(attention_mask, hidden_states)), *others
 
@@ -115,15 +113,19 @@ class EchoAttention(nn.Module):
         lengths: Tensor,
         rotary: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x and full (B, T, D), lengths (B,) -> (B, T, D). A gate of 1 gives `full` exactly."""
+        """x, full (B, T, D), lengths (B,) -> g full + (1 - g) windowed (B, T, D).
+
+        A gate of 1 gives `full` exactly.
+        """
         valid = valid_mask(lengths, x.shape[1])
         windowed = self.echo(x, valid, self._projections(), rotary).to(full.dtype)
         return torch.lerp(windowed, full, self.gate(x, full, windowed, valid).to(full.dtype))
 
 
 class EchoSelfAttention(EchoAttention):
-    """Around an attention of the Conformer, whose rotary positions the branch uses too; relative
-    ones it leaves out.
+    """Echo-MSA around an attention of the Conformer.
+
+    The branch uses rotary positions too; relative ones it leaves out.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class EchoSelfAttention(EchoAttention):
 
 
 def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
-    """Which of `num_layers` layers get it."""
+    """The layers that get Echo-MSA, of `num_layers`."""
     chosen = range(num_layers) if config.layers is None else config.layers
     wrong = [index for index in chosen if not 0 <= index < num_layers]
     if wrong:
@@ -161,9 +163,7 @@ def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
 
 
 def wrap(model: nn.Module, config: EchoConfig) -> nn.Module:
-    """Put Echo-MSA around the attention of a `transformers` speech model's layers, in place; gives
-    the model.
-    """
+    """Put Echo-MSA into the layers of a `transformers` speech model, in place; returns it."""
     layers = model.encoder.layers
     for index in echo_layers(config, len(layers)):
         layers[index].attention = ATTENTIONS.build(
@@ -173,7 +173,7 @@ def wrap(model: nn.Module, config: EchoConfig) -> nn.Module:
 
 
 def _windows(config: EchoConfig, num_heads: int, index: int, num_layers: int) -> tuple[int, ...]:
-    """Of layer `index`: one, or one for each group of heads."""
+    """The windows of layer `index`: one, or one for each group of heads."""
     if config.mode == "layers":
         return (config.windows[index * len(config.windows) // num_layers],)
     if config.mode == "heads" and len(config.windows) > num_heads:
@@ -182,11 +182,11 @@ def _windows(config: EchoConfig, num_heads: int, index: int, num_layers: int) ->
 
 
 def _lengths(mask: Tensor | None, x: Tensor) -> Tensor:
-    """(B,) from what an attention is told of its keys: (B, T), or (B, 1, 1 or T, T); bool, or to
-    add to scores.
-    """
+    """Lengths (B,) from an attention mask (B, T) or (B, 1, 1 or T, T), bool or additive."""
     if mask is None:
         return torch.full(x.shape[:1], x.shape[1], device=x.device)
+    # what query 0 sees: valid keys, as these attentions have no other structure
     keys = mask if mask.ndim == 2 else mask[:, 0, 0]
+    # numbers (B, T) are 1 for valid keys; an additive mask is 0 for them, and negative elsewhere
     visible = keys if keys.dtype == torch.bool else keys > 0 if mask.ndim == 2 else keys >= 0
     return visible.sum(1).expand(len(x))

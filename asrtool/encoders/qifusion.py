@@ -1,17 +1,15 @@
-"""Qifusion-Net (arXiv 2407.03026): a streaming Conformer that hears the accent and lets the decoder
-know.
+"""Qifusion-Net (arXiv 2407.03026): a streaming Conformer with an accent embedding.
 
-    U_l = softmax(w)_l E_l                                     l in `layers`: outputs of Conformer
-        layers (B, S, D)
-    G   = relu(norm(conv5x5(stack_l U_l)))                     layer-adapted fusion: the accent
-        embedding (B, S, D)
-    q   = softmax(conv3(G))                                    accent of each frame (B, S, A)
-    M   = norm(Z + ffn(Z)),  Z = norm(E + attention(G, E, E))  fusion: query G, key and value E, the
-        last layer's output
+    U_l = softmax(w)_l E_l                     outputs of the Conformer layers l in `layers`
+    G   = relu(norm(conv5x5(stack_l U_l)))     layer-adapted fusion: the accent embedding
+    q   = softmax(conv3(G))                    accent of each frame
+    Z   = norm(E + attention(G, E, E))         fusion: query G, key and value E
+    M   = norm(Z + ffn(Z))
 
-E is the tap `acoustic`, which CTC reads; M are the frames, which the attention decoder reads; taps
-`accent` (logits of q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S
-frames and D channels as its plane.
+q is (B, S, A), all others are (B, S, D). E is the output of the last layer and the tap `acoustic`,
+which CTC reads; M are the frames, which the attention decoder reads. The other taps are `accent`
+(logits of q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S frames
+and D channels as its plane.
 
 From the paper and the authors' release: the equations, 5x5, 3, CTC on E and decoder on M,
 post-norm, 4 frames of context. Where they are silent or wrong we choose:
@@ -46,20 +44,20 @@ from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.types import EncoderOutput, Padded
 
 HEAD_KERNEL = 3  # frames that the accent head sees
-LONGEST = 25  # frames of the release's random chunks
+LONGEST = 25  # frames of the longest random chunk of the release
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccentConfig:
-    """Which layers make the accent embedding, and what becomes of it."""
+    """The accent embedding: its layers, and how it is used."""
 
-    classes: int = 9  # accents that the head tells apart; 0: no head, for training without labels
+    classes: int = 9  # accents of the head; 0: no head, for training without labels
     # from 0, all behind the last downsampler; null: the upper half
     layers: tuple[int, ...] | None = None
-    kernel: int = 5  # of the convolution over frames and channels; 1: neither
+    kernel: int = 5  # of the convolution over frames and channels; 1: pointwise
     fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
     query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
-    compat: bool = False  # as the authors' release, which cannot stream
+    compat: bool = False  # compute as the authors' release, which cannot stream
 
     def __post_init__(self) -> None:
         if self.classes < 0 or self.classes == 1:
@@ -72,15 +70,13 @@ class AccentConfig:
             not self.layers or len(set(self.layers)) < len(self.layers)
         ):
             raise ValueError(
-                f"accent.layers names at least one layer, each once; got {list(self.layers)}"
+                f"accent.layers needs at least one layer, each once; got {list(self.layers)}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QifusionConfig(ConformerConfig):
-    """Qifusion-Net (arXiv 2407.03026): a causal Conformer with accent embedding, accent head and
-    fusion.
-    """
+    """Qifusion-Net (arXiv 2407.03026): a causal Conformer with an accent embedding."""
 
     causal: bool = True  # convolutions of the Conformer layers look back only
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
@@ -97,8 +93,7 @@ class QifusionConfig(ConformerConfig):
         if wrong:
             raise ValueError(
                 f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the "
-                "layers behind the last "
-                "downsampler; the others have other frames"
+                "layers behind the last downsampler; earlier layers have more frames"
             )
 
     @property
@@ -110,8 +105,9 @@ class QifusionConfig(ConformerConfig):
 
 @dataclass(frozen=True)
 class QifusionCache:
-    """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D);
-    keys of the fusion.
+    """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D).
+
+    seen: keys and values of the fusion.
     """
 
     layers: Tensor
@@ -120,9 +116,7 @@ class QifusionCache:
 
 
 class LayerFusion(nn.Module):
-    """G = relu(norm(conv(softmax(w)_l E_l))): outputs of L layers (B, S, D, L) -> accent embedding
-    (B, S, D).
-    """
+    """G = relu(norm(conv(softmax(w)_l E_l))): (B, S, D, L) of L layers -> (B, S, D)."""
 
     def __init__(self, dim: int, num_layers: int, kernel: int, compat: bool) -> None:
         super().__init__()
@@ -135,7 +129,9 @@ class LayerFusion(nn.Module):
     def forward(
         self, x: Tensor, lengths: Tensor, cache: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, S, D, L) with zeros behind the lengths (B,), cache (B, kernel - 1, D, L)."""
+        """x (B, S, D, L) with zeros beyond the lengths (B,), cache (B, kernel - 1, D, L)."""
+        # context over frames is on the left, as this has to stream (compat: on the right); over the
+        # channels it is on both sides (compat: on the right)
         around = self.kernel - 1
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), lengths)
@@ -144,8 +140,9 @@ class LayerFusion(nn.Module):
         sides = (0, around) if self.compat else (around // 2, around // 2)
         if self.weights is not None:
             x = x * self.weights.softmax(0)
+        # (B, S, D, L) -> (B, L, S, D): layers are the channels of a plane of frames and channels
         y = self.convolution(pad(x.permute(0, 3, 1, 2), sides))[:, 0]  # (B, S, D)
-        if self.norm is None:  # every number of the utterance, padding included
+        if self.norm is None:  # statistics over frames and channels, padding included
             return relu(layer_norm(y, y.shape[1:])), cache
         return relu(self.norm(y)), cache
 
@@ -161,7 +158,7 @@ class AccentHead(nn.Module):
     def forward(
         self, x: Tensor, lengths: Tensor, cache: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (B, S, D) with zeros behind the lengths (B,), cache (B, 2, D)."""
+        """x (B, S, D) with zeros beyond the lengths (B,), cache (B, 2, D)."""
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), lengths)
         else:
@@ -171,9 +168,7 @@ class AccentHead(nn.Module):
 
 
 class AccentFusion(nn.Module):
-    """A Transformer layer with its norms behind: attention between accent embedding G and acoustic
-    frames E.
-    """
+    """A post-norm Transformer layer: attention between accent embedding G and frames E."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, query: str) -> None:
         super().__init__()
@@ -192,9 +187,7 @@ class AccentFusion(nn.Module):
         visible: Tensor,
         past: KeyValue | None,
     ) -> tuple[Tensor, KeyValue]:
-        """Both (B, S, D), visible (B, 1, S or 1, cached + S) -> frames (B, S, D), all keys and
-        values.
-        """
+        """E, G (B, S, D), visible (B, 1, S or 1, K) -> M (B, S, D), all K keys and values."""
         query, memory = (accent, acoustic) if self.query == "accent" else (acoustic, accent)
         seen = self.attention.project(memory)
         seen = seen if past is None else past.append(seen)
@@ -208,8 +201,9 @@ class AccentFusion(nn.Module):
 
 @ENCODERS.register("qifusion", QifusionConfig)
 class Qifusion(Conformer):
-    """Features (B, T, F) -> frames M (B, S, D) and the taps `acoustic`, `accent_embedding`, and
-    `accent` (B, S, A).
+    """Features (B, T, F) -> frames M (B, S, D).
+
+    Taps: `acoustic` and `accent_embedding` (B, S, D), `accent` (B, S, A).
     """
 
     ctc_tap = "acoustic"
@@ -263,6 +257,7 @@ class Qifusion(Conformer):
         cache: QifusionCache | None,
     ) -> tuple[EncoderOutput, QifusionCache | None]:
         acoustic, lengths = output.frames
+        # zeros in the padding at every step: the convolutions read across it
         outside = ~scope.valid[:, :, None]
         stacked = torch.stack([kept[layer] for layer in sorted(kept)], dim=-1).masked_fill(
             outside[..., None], 0
@@ -290,7 +285,7 @@ class Qifusion(Conformer):
         return output, None if cache is None else QifusionCache(layers, head, seen)
 
     def _released_mask(self, output: EncoderOutput, valid: Tensor) -> Tensor:
-        """A random chunk's, drawn without regard to the encoder's."""
+        """The mask of a random chunk of its own, as the release draws it: (B, 1, S or 1, S)."""
         chunk = random_chunk(LONGEST)
         at = output.positions
         return attention_mask(

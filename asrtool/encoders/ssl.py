@@ -1,19 +1,20 @@
-"""Pre-trained encoders that read waveforms, from `transformers`: data2vec (arXiv 2202.03555),
-wav2vec 2.0 (2006.11477), HuBERT (2106.07447) and WavLM (2110.13900).
+"""Pre-trained encoders of waveforms, from `transformers`.
 
-    samples (B, T) -> normalise -> strided convolutions -> S frames of 20 ms -> + convolutional
-        positions -> layers
+data2vec (arXiv 2202.03555), wav2vec 2.0 (2006.11477), HuBERT (2106.07447), WavLM (2110.13900):
 
-The modules and weights are those of `transformers`; the way through them is written out here, for
-three reasons:
+    samples (B, T) -> normalise -> strided convolutions: frames (B, S, C) of 20 ms
+    -> projection (B, S, D) -> + convolutional positions -> layers (B, S, D)
 
-* Padding changes no number. `transformers` lets it in at two places: the base models' group norm
-  takes its statistics over the padding too, and data2vec's second to fifth positional convolutions
-  see what those before wrote into it. For an utterance alone the numbers are those of
+Modules and weights are those of `transformers`; the forward pass is written out here, for three
+reasons:
+
+* Padding must not change a number. In `transformers` it does so twice: the group norm of the base
+  models takes its statistics over the padding too, and the second to fifth positional convolutions
+  of data2vec read what the ones before wrote into it. For an utterance alone the output is that of
   `transformers`.
-* What is random (masks, layer drop) comes from the generators that the trainer seeds, the same on
-  all ranks where ranks must agree, and a layer that is left out keeps gradients of zero.
-* Utterances shorter than one frame's 400 samples, and empty ones, are legal.
+* Random choices (masks, layer drop) come from the generators that the trainer seeds, alike on all
+  ranks where ranks must agree, and a layer that is left out keeps gradients of zero.
+* Utterances shorter than the 400 samples of one frame, and empty ones, are legal.
 
 `attention: {type: echo}` puts another attention beside that of each layer
 (asrtool/encoders/echo.py).
@@ -37,7 +38,7 @@ from asrtool.encoders.echo import ATTENTIONS, wrap
 from asrtool.nn.masks import span_mask, valid_mask
 from asrtool.types import EncoderOutput, Padded
 
-# What a model is where no weights say it: width, layers, heads, feed-forward width.
+# Shapes of models from scratch: width, layers, heads, feed-forward width.
 _SIZES = {"tiny": (32, 2, 2, 64), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
 _CLASSES = {
     "data2vec": "Data2VecAudio",
@@ -45,6 +46,7 @@ _CLASSES = {
     "hubert": "Hubert",
     "wavlm": "WavLM",
 }
+VARIANCE_FLOOR = 1e-7  # as the feature extractors of `transformers`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class SslConfig:
     size: Literal["tiny", "base", "large"] | None = None
     # samples to mean 0, variance 1; false for wavlm-base, which was trained so
     normalize: bool = True
-    # around that of the layers; null: theirs alone
+    # put around the attention of the layers; null: theirs alone
     attention: Annotated[object, ATTENTIONS] | None = None
     time_mask: float = 0.0  # share of frames in masked spans, before overlaps; 0: none
     time_mask_length: int = 10  # frames of a span
@@ -89,7 +91,7 @@ class SslConfig:
         for name in shares:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
-                    f"{name} is a share of at least 0 and below 1, got {getattr(self, name)}"
+                    f"{name} must be at least 0 and below 1, got {getattr(self, name)}"
                 )
         if self.time_mask_length < 1 or self.channel_mask_length < 1:
             raise ValueError("time_mask_length and channel_mask_length must be at least 1")
@@ -116,8 +118,9 @@ class WavlmConfig(SslConfig):
 
 
 class SslEncoder(Encoder):
-    """Samples (B, T) -> frames (B, S, D). `model`: the `transformers` model, whose parameter names
-    stay as they are.
+    """Samples (B, T) -> frames (B, S, D).
+
+    `model` is the `transformers` model; its parameters keep their names.
     """
 
     def __init__(
@@ -148,9 +151,10 @@ class SslEncoder(Encoder):
         if chunk is not None:
             raise ValueError(
                 f"encoder {ENCODERS.name_of(self.config)} cannot stream: every frame sees the "
-                "utterance"
+                "whole utterance"
             )
-        frames = self._extract(self._samples(inputs))
+        frames = self._extract(self._samples(inputs))  # (B, S, C)
+        # (B, S, D); the projection of wav2vec 2.0 returns its normalised input too
         x = self.model.feature_projection(frames.data)
         x = self._mask(x[0] if isinstance(x, tuple) else x, frames.lengths)
         x = self.final_dropout(self._layers(x, frames.lengths))
@@ -159,24 +163,27 @@ class SslEncoder(Encoder):
         return EncoderOutput(frames=frames, positions=positions)
 
     def _samples(self, inputs: Padded) -> Padded:
-        """Normalised samples, 0 in the padding, as many as one frame needs at least."""
+        """Normalised samples (B, max(T, field)), 0 in the padding; field: of one frame."""
         valid, lengths = inputs.mask, inputs.lengths
         data = inputs.data.masked_fill(~valid, 0)
         if self.config.normalize:
+            # mean and variance of each row over its own samples
             count = lengths.clamp(min=1)[:, None]
             data = (data - data.sum(1, keepdim=True) / count).masked_fill(~valid, 0)
-            data = data / (data.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
+            data = data / (data.square().sum(1, keepdim=True) / count + VARIANCE_FLOOR).sqrt()
         short = self._field - data.shape[1]
         return Padded(pad(data, (0, short)) if short > 0 else data, lengths)
 
     def _extract(self, samples: Padded) -> Padded:
-        """Samples (B, T) -> the strided convolutions' frames (B, S, C)."""
+        """Samples (B, T) -> frames (B, S, C) of the strided convolutions."""
         x = samples.data[:, None]
+        # shorter utterances are padded to one frame; empty ones get length 0 at the end
         lengths = samples.lengths.clamp(min=self._field)
         for layer, (kernel, stride) in zip(
             self.model.feature_extractor.conv_layers, self._steps, strict=True
         ):
             lengths = (lengths - kernel) // stride + 1
+            # base models normalise each channel over time, behind the first convolution
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
                 x = layer.activation(_norm_over_time(layer.conv(x), lengths, layer.layer_norm))
             else:
@@ -184,13 +191,15 @@ class SslEncoder(Encoder):
         return Padded(x.transpose(1, 2), lengths.masked_fill(samples.lengths == 0, 0))
 
     def _mask(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Training: spans of frames become the learnt vector, spans of channels 0 (fairseq's form
-        of SpecAugment).
+        """Training: spans of frames become a learnt vector, spans of channels 0; x (B, S, D).
+
+        This is the SpecAugment of fairseq.
         """
         if not self.training:
             return x
         embedding = self.model.masked_spec_embed.to(x.dtype)
-        x = x + 0 * embedding.sum()  # it takes part even where no span is drawn
+        # the vector needs a gradient, even 0, where no span is drawn: DDP waits for it
+        x = x + 0 * embedding.sum()
         config = self.config
         if config.time_mask:
             spans = span_mask(lengths, x.shape[1], config.time_mask, config.time_mask_length)
@@ -202,24 +211,28 @@ class SslEncoder(Encoder):
         return x
 
     def _layers(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Positions and Transformer layers over x (B, S, D)."""
+        """Positions and Transformer layers: x (B, S, D) -> (B, S, D)."""
         encoder = self.model.encoder
         norm_at_end = getattr(self.model.config, "do_stable_layer_norm", False)
         valid = valid_mask(lengths, x.shape[1])
+        # the positional convolution reads across the padding, which must hold zeros
         x = x.masked_fill(~valid[:, :, None], 0)
         x = x + self._positions(x, valid)
         x = encoder.dropout(x if norm_at_end else encoder.layer_norm(x))
-        # a GPU would have to wait for the answer
+        # without padding no mask is needed, and attention is faster; on a GPU the answer would have
+        # to be waited for
         whole = bool(valid.all()) if valid.device.type == "cpu" else False
-        # nobody may see nothing
+        # an empty row sees its first frame: softmax over no key would be NaN
         visible = None if whole else valid_mask(lengths.clamp(min=1), x.shape[1])
         wavlm = isinstance(self.config, WavlmConfig)
         if visible is not None and not wavlm:
-            visible = visible[:, None, None, :]
-        bias = None  # WavLM: made by the first layer, for all
+            visible = visible[:, None, None, :]  # (B, 1, 1, S); WavLM takes (B, S)
+        # WavLM: relative position bias, made by the first layer for all, so that this one always
+        # runs
+        bias = None
         for index, layer in enumerate(encoder.layers):
             if self.training and self._left_out() and not (wavlm and index == 0):
-                # gradients 0, not None
+                # gradients are 0 and not None: DDP waits for every parameter
                 x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())
             elif wavlm:
                 x, bias = layer(x, attention_mask=visible, position_bias=bias, index=index)[:2]
@@ -229,7 +242,7 @@ class SslEncoder(Encoder):
         return encoder.layer_norm(x) if norm_at_end else x
 
     def _left_out(self) -> bool:
-        """Drawn from Python's `random`, which the trainer seeds alike on all ranks."""
+        """Whether to leave out a layer; from Python's `random`, seeded alike on all ranks."""
         return self.config.layer_drop > 0 and random.random() < self.config.layer_drop
 
     def _positions(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -237,7 +250,8 @@ class SslEncoder(Encoder):
         if not hasattr(embedding, "layers"):
             return embedding(x)
         x = x.transpose(1, 2)
-        for layer in embedding.layers:  # data2vec: several convolutions one after the other
+        # data2vec: several convolutions in a row, each of which must find zeros in the padding
+        for layer in embedding.layers:
             x = layer(x).masked_fill(~valid[:, None], 0)
         return x.transpose(1, 2)
 
@@ -263,7 +277,7 @@ class Wavlm(SslEncoder):
 
 
 def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """`norm`, one channel a group, of x (B, C, S), with statistics over each row's own frames."""
+    """`norm` with a group per channel, over the valid frames of each row: x (B, C, S)."""
     valid = valid_mask(lengths, x.shape[2])[:, None]
     count = lengths[:, None, None].to(x.dtype)
     mean = x.masked_fill(~valid, 0).sum(2, keepdim=True) / count
@@ -273,7 +287,7 @@ def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def _model(name: str, config: SslConfig) -> nn.Module:
-    """The `transformers` model: with the weights, or with random ones of the configured size."""
+    """The `transformers` model, with its weights or random ones of the configured size."""
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     try:
         import transformers
@@ -282,6 +296,7 @@ def _model(name: str, config: SslConfig) -> nn.Module:
             f"encoder {name} needs transformers: pip install 'asrtool[ssl]' ({error})"
         ) from error
     kind = getattr(transformers, _CLASSES[name] + "Model")
+    # on the meta device only shapes are needed: nothing is downloaded for them
     shape_only = torch.get_default_device().type == "meta"
     if config.weights is None or (
         shape_only and config.size is not None and not Path(config.weights).is_dir()
@@ -306,7 +321,7 @@ def _model(name: str, config: SslConfig) -> nn.Module:
 
 
 def _read_settings(kind: type, name: str, config: SslConfig) -> object:
-    """The config.json of the weights, checked against what is asked for."""
+    """The config.json of the weights, checked against `config`."""
     from transformers import AutoConfig
 
     try:
@@ -314,8 +329,7 @@ def _read_settings(kind: type, name: str, config: SslConfig) -> object:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"weights {config.weights}: neither a folder with the config.json of a `transformers` "
-            "model nor a name that"
-            f" the hub knows ({str(error).strip().splitlines()[0]})"
+            f"model nor a name that the hub knows ({str(error).strip().splitlines()[0]})"
         ) from error
     if not isinstance(settings, kind.config_class):
         raise ValueError(
@@ -330,21 +344,18 @@ def _read_settings(kind: type, name: str, config: SslConfig) -> object:
     if config.size is not None and shape != _SIZES[config.size]:
         raise ValueError(
             f"weights {config.weights}: width, layers, heads, feed-forward width are {shape}; "
-            "size: "
-            f"{config.size} means {_SIZES[config.size]}"
+            f"size: {config.size} means {_SIZES[config.size]}"
         )
     if getattr(settings, "add_adapter", False):
         raise ValueError(
             f"weights {config.weights} have a strided adapter behind the layers, which is not "
-            "supported"
+            "supported; take weights without one"
         )
     return settings
 
 
 def _of_size(kind: type, name: str, size: str) -> object:
-    """Settings of the published models of that size; those of large ones differ from `kind`'s
-    defaults.
-    """
+    """Settings of the published models of that size: large ones differ from the defaults."""
     dim, layers, heads, ffn_dim = _SIZES[size]
     settings = kind(
         hidden_size=dim,
@@ -362,7 +373,7 @@ def _of_size(kind: type, name: str, size: str) -> object:
 
 
 def _configured(settings: object, config: SslConfig) -> object:
-    """Dropouts as configured; `transformers`' own masks and layer drop stay out of it."""
+    """Dropouts as configured; masks and layer drop of `transformers` are switched off."""
     settings.hidden_dropout, settings.attention_dropout = config.dropout, config.attention_dropout
     settings.activation_dropout, settings.feat_proj_dropout = config.activation_dropout, 0.0
     settings.layerdrop, settings.mask_feature_prob = 0.0, 0.0

@@ -175,7 +175,7 @@ def test_projections_are_copied_shared_or_fresh(projections):
         ({"windows": (0,)}, "at least 1 frame"),
         ({"windows": (4, 16)}, "adaptive takes one window"),
         ({"gate_fixed": 1.5}, "between 0 and 1"),
-        ({"ramp": 0.0}, "ramp is a share"),
+        ({"ramp": 0.0}, "ramp must be above 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options, says):

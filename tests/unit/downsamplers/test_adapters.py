@@ -63,7 +63,7 @@ def test_a_rate_below_1_and_a_kernel_with_gaps_are_errors(name):
     with pytest.raises(ValueError, match="rate is a number of frames"):
         kind(rate=0)
     if name != "dws_mlp":
-        with pytest.raises(ValueError, match="kernel 3 is below rate 4"):
+        with pytest.raises(ValueError, match="kernel 3 must be at least rate 4"):
             kind(rate=4, kernel=3)
 
 

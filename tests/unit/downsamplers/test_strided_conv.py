@@ -66,7 +66,7 @@ def test_positions_are_those_of_the_frames_that_stay():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"factor": 1}, "needs at least 2"), ({"kernel": 0}, "at least 1 frame")],
+    [({"factor": 1}, "factor must be at least 2"), ({"kernel": 0}, "at least 1 frame")],
 )
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -288,5 +288,5 @@ def test_settings_of_the_accent_are_checked(options, message):
     "options", [{"sizes": ()}, {"sizes": (4, 0)}, {"sizes": (4,), "dynamic": False}]
 )
 def test_chunk_sizes_are_checked(options):
-    with pytest.raises(ValueError, match="chunk.sizes goes with dynamic: true"):
+    with pytest.raises(ValueError, match="chunk.sizes needs dynamic: true"):
         ChunkConfig(**options)
