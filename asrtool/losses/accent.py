@@ -1,10 +1,10 @@
-"""Accent recognition frame by frame (Qifusion-Net, arXiv 2407.03026), for utterances whose accent
-is known.
+"""Accent of each frame (Qifusion-Net, arXiv 2407.03026), for utterances with a known accent.
 
-    q_{t,a} = softmax_a(z_t),  y: one-hot accent of the utterance, the same in every frame
-    bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ],   e
-        = 1e-6
+    bce            L = mean_t sum_a [ -y_a log(q_{t,a} + e) - (1 - y_a) log(1 - q_{t,a} + e) ]
     cross_entropy  L = mean_t [ -log q_{t,y} ]
+
+where q_t = softmax(z_t), y is the one-hot accent of the utterance, the same for every frame, and
+e = 1e-6.
 
 `bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean
 over frames, not the sum: an utterance has one accent, however long it is. An utterance without a
@@ -24,12 +24,12 @@ from torch import Tensor
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.types import Batch, ModelOutput, Padded
 
-EPSILON = 1e-6
+EPSILON = 1e-6  # e
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccentLossConfig:
-    """Accent of every frame, from the head `input`, against the label of the utterance."""
+    """Accent of every frame of the head `input`, against the label of the utterance."""
 
     weight: float
     input: str = "accent"
@@ -41,8 +41,8 @@ class AccentLossConfig:
 class AccentLoss(Loss):
     """Mean over the frames of an utterance, in nats: (B,).
 
-    Monitors: `accuracy`, 1 where the utterance's accent is recognised, 0 where it is not, or not
-    known.
+    Monitors: `accuracy` is 1 where the accent of the utterance is recognised, and 0 where it is not
+    or where it is not known.
     """
 
     monitors = ("accuracy",)
@@ -57,12 +57,14 @@ class AccentLoss(Loss):
         truth = self._truth(batch, logits)
         known = (truth >= 0) & (logits.lengths > 0)
         mask = logits.mask & known[:, None]
+        # padding and utterances without a label have finite logits, and weigh 0 below
         log_probs = logits.data.float().masked_fill(~mask[:, :, None], 0.0).log_softmax(-1)
         index = truth.clamp(min=0)[:, None, None].expand(-1, log_probs.shape[1], 1)
         if self.form == "cross_entropy":
             frames = -log_probs.gather(2, index)[:, :, 0]
         else:
             probs = log_probs.exp()
+            # each class is its own yes-or-no question: q for the accent, 1 - q for all others
             right = torch.zeros_like(probs, dtype=torch.bool).scatter(2, index, True)
             frames = -(torch.where(right, probs, 1 - probs) + EPSILON).clamp(max=1.0).log().sum(2)
         return (frames * mask).sum(1) / logits.lengths.clamp(min=1)
@@ -83,15 +85,12 @@ class AccentLoss(Loss):
         if len(truth) and int(truth.max()) >= classes:
             raise ValueError(
                 f"the label '{self.label}' has at least {int(truth.max()) + 1} values, but the "
-                f"model tells {classes} "
-                "apart; set model.encoder.accent.classes"
+                f"model has {classes} classes; set model.encoder.accent.classes"
             )
         return truth
 
 
 def mean_posteriors(logits: Padded) -> Tensor:
-    """Frame logits (B, S, A) -> (B, A) float32: the mean of the frames' probabilities; 0 where
-    there is no frame.
-    """
+    """Frame logits (B, S, A) -> mean probabilities (B, A) float32; 0 without any frame."""
     probs = logits.data.float().softmax(-1).masked_fill(~logits.mask[:, :, None], 0.0)
     return probs.sum(1) / logits.lengths[:, None].clamp(min=1)

@@ -1,8 +1,7 @@
-"""Aligned cross entropy (Ghazvininejad et al., arXiv 2004.01655): cross entropy along the cheapest
-monotonic alignment.
+"""Aligned cross entropy (arXiv 2004.01655): along the cheapest monotonic alignment.
 
-With P_j the predictions 1..m, Y_i the targets 1..n, a_ij = -log P_j(Y_i), e_j = -log P_j(blank), d
-= `skip_penalty`:
+With predictions P_j, j = 1..m, targets Y_i, i = 1..n, a_ij = -log P_j(Y_i), e_j = -log P_j(blank)
+and d = `skip_penalty`:
 
     A[0,0] = 0,   A[i,0] = A[i-1,0] + d a_i1,   A[0,j] = A[0,j-1] + e_j                        (1)
     A[i,j] = min( A[i-1,j-1] + a_ij,      align target i with prediction j
@@ -10,16 +9,15 @@ With P_j the predictions 1..m, Y_i the targets 1..n, a_ij = -log P_j(Y_i), e_j =
                   A[i-1,j]   + d a_ij )   target i has no prediction of its own                (2)
     loss   = A[n,m]
 
-It serves where there are about as many frames as tokens, which leaves CTC no room: n may be above
-m. A row of (2) is a scan over j without a loop: with E_j = e_1 + ... + e_j, the best of the first
-and the third line c_ij, and R = A - E,
+It serves where there are about as many frames as tokens, too few for CTC: n may be above m. A row
+of (2) needs no loop over j. With E_j = e_1 + ... + e_j, c_ij the minimum of the first and the third
+line, and R = A - E,
 
     R[i,j] = min over k <= j of (c_ik - E_k)                                                   (3)
 
-so the programme is n cumulative minima, whose arguments hold the way back. The cost is then summed
-again along the path that was found: only this sum has a gradient, which is the sub-gradient of the
-minimum. Between equally cheap paths the paper leaves the choice open; we take whichever rounding
-prefers.
+so a row is one cumulative minimum, whose arguments are kept for the way back. The costs are then
+summed again along the cheapest path. Only this sum has a gradient: the sub-gradient of the minimum.
+The paper leaves the choice between equally cheap paths open; here rounding decides.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from torch.nn import functional as F
 from asrtool.losses.base import LOSSES, Loss, check_sequences
 from asrtool.types import Batch, ModelOutput, Padded
 
-# stands for the cost of probability 0 while paths are compared, for inf - inf would be NaN
+# the cost of probability 0 while paths are compared, where inf - inf would be NaN
 IMPOSSIBLE = 1e9
 
 
@@ -44,7 +42,7 @@ class AxeConfig:
 
     weight: float
     input: str = "aligned"
-    skip_penalty: float = 1.0  # what a target without a prediction of its own costs more
+    skip_penalty: float = 1.0  # factor d on the cost of a target without a prediction of its own
 
     def __post_init__(self) -> None:
         if not self.skip_penalty > 0:
@@ -53,9 +51,7 @@ class AxeConfig:
 
 @LOSSES.register("axe", AxeConfig)
 class AxeLoss(Loss):
-    """Sum over the path, in nats: (B,). An utterance with tokens but no frames gets 0 and is named
-    by `skipped`.
-    """
+    """Sum over the path, in nats: (B,); 0 and `skipped` for tokens without frames."""
 
     def __init__(self, config: AxeConfig, *, eos: int, blank: int = 0) -> None:
         self.head = config.input
@@ -76,9 +72,9 @@ class AxeLoss(Loss):
 class Path(NamedTuple):
     """The cheapest alignments of a batch."""
 
-    predictions: Tensor  # (B, U) int64: the prediction that rates each target, from 0
-    own: Tensor  # (B, U) bool: it is the target's own, else the target is skipped
-    blank: Tensor  # (B, T) bool: predictions that no target owns
+    predictions: Tensor  # (B, U) int64: the prediction that scores each target, from 0
+    own: Tensor  # (B, U) bool: aligned with it; False: the target is skipped, at cost d a
+    blank: Tensor  # (B, T) bool: predictions without a target, which should be blank
 
 
 def aligned_cross_entropy(
@@ -89,12 +85,11 @@ def aligned_cross_entropy(
     blank: int = 0,
     skip_penalty: float = 1.0,
 ) -> Tensor:
-    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) ->
-    loss (B,).
+    """log_probs (B, T, V), lengths (B,), targets (B, U), target_lengths (B,) -> loss (B,).
 
-    Any T and U: without targets every prediction is blank; without predictions there is nothing to
-    rate, and the loss is 0. float32, or float64 where log_probs are. Raises ValueError for shapes
-    and lengths that do not fit.
+    log_probs are natural logarithms. Any T and U: without targets every prediction should be blank;
+    without predictions the loss is 0. float32, or float64 if log_probs are. Raises `ValueError` for
+    shapes and lengths that do not fit.
     """
     lengths, targets, target_lengths = (
         part.to(log_probs.device) for part in (lengths, targets, target_lengths)
@@ -105,24 +100,29 @@ def aligned_cross_entropy(
     if not log_probs.shape[1]:
         return log_probs.sum((1, 2))  # nothing, with a gradient
     frames, tokens = Padded(log_probs, lengths), Padded(targets, target_lengths)
-    # whatever stands in the padding
+    # ids in the padding may be anything: blank is safe to gather
     known = targets.to(torch.int64).masked_fill(~tokens.mask, blank)
     with torch.no_grad():
         path = cheapest_path(frames, Padded(known, target_lengths), blank, skip_penalty)
         counted = tokens.mask & (lengths > 0)[:, None]
+        # factor of each cost in the sum: 1 for a target with its own prediction, d for a skipped
+        # one, 1 for a prediction that is blank, 0 for all else; (B, U + T)
         weights = torch.ones_like(known, dtype=torch.float64).masked_fill(~path.own, skip_penalty)
         weights = torch.cat([weights.masked_fill(~counted, 0.0), path.blank.double()], 1)
+        # index of each cost in log_probs.flatten(1): first those of the targets, then the blanks
         index = torch.cat(
             [path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1
         )
     costs = -log_probs.flatten(1).gather(1, index)  # (B, U + T)
     costs = costs if costs.dtype == torch.float64 else costs.float()
+    # masked, as 0 * inf would be NaN
     return (costs.masked_fill(weights == 0, 0.0) * weights.to(costs.dtype)).sum(1)
 
 
 def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: float) -> Path:
-    """(1) to (3) for frames (B, T, V), T above 0, and tokens (B, U); ids in the padding must be
-    those of tokens.
+    """(1) to (3) for frames (B, T, V) with T > 0 and tokens (B, U).
+
+    Ids in the padding of tokens must be within the vocabulary.
     """
     log_probs, lengths = frames
     targets, target_lengths = tokens
@@ -132,16 +132,24 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
     empty = _costs(log_probs[:, :, blank]).masked_fill(~frames.mask, 0.0)  # (B, T), e_j
     skip = skip_penalty * F.pad(align, (1, 0))  # (U, B, T + 1): column 0 is that of (1)
     skip[:, :, 0] = skip[:, :, 1:2].squeeze(2)
+    # c_ij - E_j of (3) is the smaller of R[i-1, j-1] + a_ij - e_j (the first line of (2)) and
+    # R[i-1, j] + d a_ij (the third)
     align = align - empty
     rows = align.new_empty(num_tokens + 1, batch, skip.shape[2])  # R[i, j]
     rows[0] = 0.0
     best = torch.empty(skip.shape, dtype=torch.int64, device=skip.device)  # argument of (3)
+    # row i + 1 from row i, for all columns j of all utterances at once; utterances with fewer
+    # tokens compute rows that they do not need
     for i in range(num_tokens):
         reached = rows[i] + skip[i]
         torch.minimum(reached[:, 1:], rows[i][:, :-1] + align[i], out=reached[:, 1:])
         torch.cummin(reached, 1, out=(rows[i + 1], best[i]))
+    # (U, B, T + 1): whether the first line is at most as expensive as the third; never in column 0
     own = F.pad(rows[:-1, :, :-1] + align <= rows[:-1, :, 1:] + skip[:, :, 1:], (1, 0))
-    before = best - own.gather(2, best).to(torch.int64)  # where the path comes from
+    # (U, B, T + 1): the column of row i from which the path comes to each column of row i + 1. It
+    # goes back along blanks to the minimum, and one more if that prediction is the target's own.
+    before = best - own.gather(2, best).to(torch.int64)
+    # the way back begins in column m, and stays there in the rows beyond the last target
     column, columns = lengths.to(torch.int64)[:, None], []
     there = tokens.mask[:, :, None]
     for i in reversed(range(num_tokens)):
@@ -150,8 +158,10 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
     if not columns:
         return Path(targets, targets.bool(), frames.mask)
     last = torch.stack(columns[::-1])  # (U, B, 1) the column in which target i ends
-    chosen = best.gather(2, last)
+    chosen = best.gather(2, last)  # without the blanks behind it: the column of the minimum
     owned = own.gather(2, chosen)[:, :, 0].T & tokens.mask
+    # columns count from 1; a target skipped in column 0 has the cost of the first prediction, as in
+    # (1)
     predictions = (chosen[:, :, 0].T - 1).clamp(min=0)
     taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(
         1, predictions, owned.to(torch.int64)
@@ -167,7 +177,7 @@ def _costs(log_probs: Tensor) -> Tensor:
 
 
 def _column(log_probs: Tensor, token: int) -> Tensor:
-    """Places (B, T) of a token's log-probabilities in log_probs.flatten(1)."""
+    """Indices (B, T) of the log-probabilities of a token in log_probs.flatten(1)."""
     _, frames, vocabulary = log_probs.shape
     index = torch.arange(frames, device=log_probs.device) * vocabulary + token
     return index.expand(len(log_probs), -1)

@@ -11,15 +11,15 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 
 class Loss:
-    """One number per utterance; the objective weighs, the trainer sums and divides.
+    """One number per utterance: the objective weights it, the trainer sums and divides.
 
-    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is a sum over tokens (or
-    frames) of each utterance, computed in float32; an utterance it cannot rate (CTC: fewer frames
-    than tokens and repeats) gets 0 and is named by `skipped`.
+    Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is the sum over the tokens
+    (or frames) of an utterance, in float32. An utterance without a finite loss (CTC: fewer frames
+    than tokens and repeats) gets 0, and `skipped` is true for it.
     """
 
     head: str  # the head whose output it reads; the model builds it
-    # what `monitor` gives: logged beside the loss as <loss>.<name>, never trained on
+    # names of what `monitor` returns: logged as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
@@ -27,16 +27,14 @@ class Loss:
         raise NotImplementedError
 
     def count(self, counts: Sequence[int] | None) -> None:
-        """Be told how often each of the V tokens occurs in the training text; None: nobody
-        counted.
-        """
+        """Receives how often each of the V tokens occurs in the training text; None: unknown."""
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        """(B,) bool: utterances that got 0 because no finite loss exists for them."""
+        """(B,) bool: utterances that got 0 because they have no finite loss."""
         return outputs.head(self.head).lengths.new_zeros(len(batch)).bool()
 
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """(B,) without gradient for each name of `monitors`."""
+        """name -> (B,) without gradient, for each name of `monitors`."""
         return {}
 
 
@@ -51,9 +49,7 @@ def check_sequences(
     target_lengths: Tensor,
     blank: int,
 ) -> None:
-    """Raise ValueError where the arguments of a loss over frames and tokens do not fit each
-    other.
-    """
+    """Raise `ValueError` where the arguments of a loss over frames and tokens do not fit."""
     if log_probs.dim() != 3 or targets.dim() != 2 or len(targets) != len(log_probs):
         shapes = f"{tuple(log_probs.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"{name}: expected log_probs (B, T, V) and targets (B, U), got {shapes}")

@@ -1,12 +1,11 @@
-"""Weights of tokens by their frequency, for class-weighted CTC: those of a rare letter outweigh
-those of a common one.
+"""Weights of tokens by their frequency, for class-weighted CTC: rare tokens count more.
 
-    w_c = (N / (V n_c)) ** power, limited to [low, high];  n_c how often token c occurs among N, V
-        tokens that occur
+    w_c = (N / (V n_c)) ** power, limited to [low, high]
 
-A token as frequent as the average has weight 1, and so has the blank. The Echotune paper (arXiv
-2309.07765) has a class-weighted CTC and says neither how weights are found nor what they weigh;
-inverse frequency with a power is the common choice.
+for a token c that occurs n_c times among the N of the training text, in which V different tokens
+occur. A token of average frequency has weight 1, and so has the blank. The Echotune paper (arXiv
+2309.07765) has a class-weighted CTC and says neither how the weights are computed nor what they
+apply to; a power of the inverse frequency is the common choice.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ def inverse_frequency(
     if counts is None:
         raise ValueError(
             "class_weights: inverse_frequency needs the counts of the tokens, which the "
-            "vocabulary folder lacks; make "
-            "it again (stage 2)"
+            "vocabulary folder lacks; make it again (stage 2)"
         )
     numbers = torch.tensor(counts, dtype=torch.float64)
     numbers[blank] = 0
@@ -40,25 +38,31 @@ def inverse_frequency(
 
 
 def utterance_weights(weights: Tensor, targets: Padded) -> Tensor:
-    """(V,) -> (B,): the mean weight of an utterance's tokens; 1 where it has none."""
+    """(V,) -> (B,): the mean weight of the tokens of an utterance; 1 where it has none."""
     tokens = weights[targets.data.clamp(min=0)] * targets.mask
     mean = tokens.sum(1) / targets.lengths.clamp(min=1)
     return torch.where(targets.lengths > 0, mean, 1.0)
 
 
 def reweighted(loss: Tensor, log_probs: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
-    """CTC `loss` (B,) of log-softmax log_probs (B, S, V), its gradient towards re-weighted
-    posteriors; valid (B, S).
+    """CTC `loss` (B,) with the gradient p - g_W of cross entropy with reweighted posteriors g_W.
 
-    torch's gradient of CTC is p - g, taken for the logits behind the log-probabilities, so g is at
-    hand without another pass over the paths.
+    log_probs (B, S, V) must be a log-softmax; valid (B, S), weights (V,). The value stays that of
+    `loss` (Li et al., arXiv 1904.10619).
     """
     if not log_probs.requires_grad:
         return loss
+    # The gradient that torch gives for CTC is p - g, with respect to the logits already, although
+    # its arguments are log-probabilities: g, the posterior of token c at frame t over all paths,
+    # comes without another pass over them.
     (gradient,) = torch.autograd.grad(loss.sum(), log_probs, retain_graph=True)
     posterior = (log_probs.detach().exp() - gradient).clamp(min=0) * weights
+    # g_W (B, S, V): w_c g normalised over tokens; frames without any posterior (padding, utterances
+    # that CTC cannot align) stay 0
     target = posterior / posterior.sum(-1, keepdim=True).clamp(
         min=torch.finfo(posterior.dtype).tiny
     )
+    # cross entropy with fixed targets g_W, whose gradient for the logits is p - g_W
     entropy = -(target * log_probs).sum(-1).masked_fill(~valid, 0.0).sum(1)
+    # the value of `loss`, the gradient of `entropy`
     return loss.detach() + entropy - entropy.detach()

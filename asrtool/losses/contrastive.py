@@ -1,13 +1,11 @@
-"""A contrastive term in the place of the matching loss: a token's speech is nearer to it than to
-the others.
+"""A contrastive alternative to the matching loss: speech is nearer to its own token than to others.
 
-    L = - sum_i log  sum_{j: y_j = y_i} exp(cos(E'_i, E_t,j) / tau)  /  sum_j exp(cos(E'_i, E_t,j) /
-        tau)
+    L = - sum_i log ( sum_{j: y_j = y_i} s_ij / sum_j s_ij ),   s_ij = exp(cos(E'_i, E_t,j) / tau)
 
-E' is what the matching loss's attention finds (arXiv 2406.17272); the form is InfoNCE (van den Oord
-et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss depends on the batch.
-Equal tokens are one class. It answers whether the distance itself matters, or only that tokens can
-be told apart.
+E' is the attention output of the matching loss (arXiv 2406.17272). The form is InfoNCE (van den
+Oord et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss depends on the
+batch. Equal tokens are one class. It tells whether the distance itself matters, or only that tokens
+can be distinguished.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """Which token of the transcript a token's speech belongs to."""
+    """Contrast of each token's speech with the other tokens of the transcript."""
 
     weight: float
     input: str = "speech"  # the adapter's rows
@@ -35,7 +33,7 @@ class ContrastiveConfig:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
 
 @LOSSES.register("contrastive", ContrastiveConfig)
@@ -58,10 +56,12 @@ class ContrastiveLoss(Loss):
             @ normalize(known, dim=2).transpose(1, 2)
             / self.config.temperature
         )
+        # products (B, U, U); `same` has the diagonal set in the padding too, so no row is empty
         tokens = batch.targets.data
         same = (tokens[:, :, None] == tokens[:, None]) | torch.eye(
             tokens.shape[1], dtype=bool, device=tokens.device
         )
+        # not -inf, as a row of padding would be NaN
         lowest = torch.finfo(products.dtype).min
         products = products.masked_fill(~text.mask[:, None], lowest)
         values = products.logsumexp(2) - products.masked_fill(~same, lowest).logsumexp(2)

@@ -1,11 +1,9 @@
-"""Cross entropy of the next token with label smoothing (Szegedy et al. 2016), for attention
-decoders.
+"""Next-token cross entropy with label smoothing (Szegedy et al. 2016), for attention decoders.
 
-    L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ],
-        y_{U+1} = eos
+    L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ]
 
-The sum over tokens, not the mean: CTC sums over the same utterance, so the weights of the two mean
-the same for every length.
+with y_{U+1} = eos. It is the sum over tokens, not the mean: CTC is a sum over the utterance too, so
+the weights of the two mean the same for every length.
 """
 
 from __future__ import annotations
@@ -29,12 +27,12 @@ class CrossEntropyConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.smoothing < 1.0:
-            raise ValueError(f"smoothing is a share between 0 and 1, got {self.smoothing}")
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
 
 
 @LOSSES.register("cross_entropy", CrossEntropyConfig)
 class CrossEntropyLoss(Loss):
-    """Sum over the tokens of an utterance and its eos, in nats: (B,)."""
+    """Sum over the tokens of an utterance and eos, in nats: (B,)."""
 
     def __init__(self, config: CrossEntropyConfig, *, eos: int) -> None:
         self.head = config.input
@@ -54,6 +52,6 @@ class CrossEntropyLoss(Loss):
 
 
 def append(targets: Padded, eos: int) -> Padded:
-    """(B, U) -> (B, U + 1) with eos after the last token of each row."""
+    """(B, U) -> (B, U + 1), with eos after the last token of each row."""
     data = F.pad(targets.data, (0, 1))
     return Padded(data.scatter(1, targets.lengths[:, None], eos), targets.lengths + 1)

@@ -2,19 +2,18 @@
 
     L = -log sum over paths pi with B(pi) = y of  prod_t p(pi_t | x)
 
-B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y);
-an utterance without one gets 0 and is named by `skipped`: with an infinite loss it would poison the
-batch, and with a silent zero nobody would know.
+B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y).
+An utterance without one gets 0 and is reported by `skipped`: an infinite loss would spoil the
+batch, and a silent zero would go unnoticed.
 
 With class weights w (asrtool/losses/class_weights.py) rare tokens count more, in one of two ways:
 
     utterance   L_W = L * mean_u w_{y_u}
-    gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c),  g(t, c) the posterior of token
-        c at frame t
+    gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c)
 
-The second is that of Li et al. (arXiv 1904.10619): cross entropy with the re-weighted posteriors as
-fixed targets. Its value stays L, which runs with other weights may be compared with. Weights of 1
-give plain CTC in both.
+where g(t, c) is the posterior of token c at frame t. The second is that of Li et al. (arXiv
+1904.10619): cross entropy with the reweighted posteriors as fixed targets. Its value stays L, so
+that runs with other weights can be compared. Weights of 1 give plain CTC in both.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ class CtcConfig:
     input: str = "ctc"
     # of tokens, by their counts in the text
     class_weights: Literal["none", "inverse_frequency"] = "none"
-    class_weighting: Literal["utterance", "gradient"] = "utterance"  # what they weigh
+    class_weighting: Literal["utterance", "gradient"] = "utterance"  # what they apply to
     class_power: float = 0.5  # 0: all alike, 1: the inverse of the frequency
     class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
 
     def __post_init__(self) -> None:
         if not 0 < self.class_limits[0] <= 1 <= self.class_limits[1]:
             raise ValueError(
-                "class_limits are a number up to 1 and one from 1 on, got "
+                "class_limits must be one number up to 1 and one of at least 1, got "
                 f"{list(self.class_limits)}"
             )
         if self.class_power < 0:
@@ -83,8 +82,7 @@ class CtcLoss(Loss):
         if self.config.class_weights != "none":
             if self.weights is None:
                 raise ValueError(
-                    "loss ctc has class_weights, but was not told the counts of the tokens: call "
-                    "`count`"
+                    "loss ctc: class_weights need the counts of the tokens: call `count` first"
                 )
             weights = self.weights.to(log_probs)
             if self.config.class_weighting == "utterance":
@@ -95,10 +93,13 @@ class CtcLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """Of an intermediate head (B,): tokens on its best path by tokens of the reference, which
-        must come to 1 before frames can be dropped by it; and the share of its frames that the
-        encoder has dropped."""
+        """Of an intermediate head: `key_frames_per_token` and `frame_reduction`, both (B,).
+
+        The first is the number of tokens on its best path over that of the reference; it must come
+        near 1 before frames can be dropped by it. The second is the share of dropped frames.
+        """
         logits, lengths = outputs.head(self.head)
+        # (B, S + 1): a blank in front, so that the first frame is compared too
         best = F.pad(logits.argmax(-1), (1, 0), value=self.blank)
         starts = (
             (best[:, 1:] != self.blank)
@@ -129,9 +130,7 @@ def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tens
 
 
 def frames_needed(targets: Padded) -> Tensor:
-    """(B,) the fewest frames that a CTC path for each target needs: its tokens and a blank between
-    equal neighbours.
-    """
+    """(B,) the fewest frames of a CTC path: the tokens, and a blank between equal neighbours."""
     tokens, lengths = targets
     repeats = (tokens[:, 1:] == tokens[:, :-1]) & targets.mask[:, 1:]
     return lengths + repeats.sum(1).to(torch.int64)

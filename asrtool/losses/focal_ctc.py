@@ -1,11 +1,10 @@
-"""Focal CTC (Feng et al. 2019, after focal loss, arXiv 1708.02002): what is well recognised counts
-less.
+"""Focal CTC (Feng et al. 2019; focal loss: arXiv 1708.02002): easy utterances count less.
 
     F = alpha (1 - p) ** gamma L,   L = -log p(y | x) by CTC
 
 p is the probability of the transcript (`sentence`), or its geometric mean over tokens, exp(-L / U)
-(`length`). That of a sentence is next to 0 until training is nearly over, and F then nothing but
-alpha L; so `length` is the default. The Echotune paper (arXiv 2309.07765) adds F to class-weighted
+(`length`). The probability of a sentence stays near 0 for most of the training, where F is just
+alpha L, so `length` is the default. The Echotune paper (arXiv 2309.07765) adds F to class-weighted
 CTC, lambda L_W + (1 - lambda) F, by the weights of both.
 """
 
@@ -29,18 +28,20 @@ class FocalCtcConfig:
 
     weight: float
     input: str = "ctc"
-    alpha: float = 0.25  # arXiv 1708.02002, as gamma
+    alpha: float = 0.25  # as gamma, the value of arXiv 1708.02002
     gamma: float = 2.0
     probability: Literal["length", "sentence"] = "length"
 
     def __post_init__(self) -> None:
         if self.alpha <= 0 or self.gamma < 0:
-            raise ValueError("alpha must be above 0 and gamma at least 0")
+            raise ValueError(
+                f"alpha must be above 0 and gamma at least 0, got {self.alpha} and {self.gamma}"
+            )
 
 
 @LOSSES.register("focal_ctc", FocalCtcConfig)
 class FocalCtcLoss(Loss):
-    """In nats, less where p is large: (B,)."""
+    """In nats: (B,)."""
 
     def __init__(self, config: FocalCtcConfig, *, eos: int, blank: int = 0) -> None:
         self.head = config.input

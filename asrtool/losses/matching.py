@@ -1,18 +1,15 @@
-"""Matching loss: what an LLM is told of speech shall look like the text that it knows (arXiv
-2406.17272).
+"""Matching loss (arXiv 2406.17272): speech should look to the LLM like the text it knows.
 
-    A  = softmax(E_t E_a^T s) over the rows of speech,   s = 1 / sqrt(D) (scaled) or 1
-        attention, text as query
-    E' = A E_a                                                                               one row
-        per token
+    A  = softmax(E_t E_a^T s)      attention (U, S), text as query;  s = 1 / sqrt(D) (scaled) or 1
+    E' = A E_a                     one row per token (U, D)
     L  = sum_i [ a |E'_i - E_t,i|^2 + b (1 - cos(E'_i, E_t,i)) ]
 
-E_t (U, D): the LLM's input embeddings of the transcript, without gradient (with one, both sides
-would fall to a point); E_a (S, D): the adapter's rows. Training only; nothing changes when speech
-is recognised. The attention has no projections: the summary of the paper that this follows names
-none. The squares are summed over D, as embeddings of LLMs have a standard deviation near 0.02 and
-their mean square would weigh nothing beside the cosine; the sum over tokens is what cross entropy
-does, so that weights mean the same for every length.
+E_t (U, D): the input embeddings of the transcript, without a gradient (with one, both sides would
+collapse to a point); E_a (S, D): the rows of the adapter. The loss is for training only and changes
+nothing in recognition. The attention has no projections: the summary of the paper that this follows
+names none. Squares are summed over D, as embeddings of LLMs have a standard deviation near 0.02,
+and their mean square would be negligible beside the cosine. The sum over tokens is that of cross
+entropy, so that weights mean the same for every length.
 """
 
 from __future__ import annotations
@@ -30,9 +27,7 @@ from asrtool.types import Batch, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Distance between the transcript's embeddings and what attention finds for them in the
-    speech.
-    """
+    """Distance between embeddings of the transcript and what attention picks from the speech."""
 
     weight: float
     input: str = "speech"  # the adapter's rows
@@ -66,9 +61,11 @@ class MatchingLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """`entropy` (B,): mean over tokens, in nats, of where the attention looks; log S:
-        everywhere alike, 0: at one row. `monotonic` (B,): share of neighbouring tokens of which the
-        later one looks later, on average; 0.5 is chance, and the value of texts of one token."""
+        """`entropy` and `monotonic` of the attention, both (B,).
+
+        entropy: mean over tokens, in nats; log S for uniform attention, 0 for a single row.
+        monotonic: share of neighbouring tokens in order (`monotonic`); 0.5 is chance.
+        """
         speech, text = (
             Padded(part.data.float(), part.lengths)
             for part in speech_and_text(outputs, self.config)
@@ -82,7 +79,7 @@ class MatchingLoss(Loss):
 
 
 def speech_and_text(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
-    """The adapter's rows and the transcript's embeddings that a loss's config names."""
+    """The rows of the adapter and the embeddings of the transcript, as the config names them."""
     return outputs.head(config.input), outputs.head(config.text)
 
 
@@ -95,17 +92,16 @@ def matching_loss(
     mse: float = 1.0,
     cosine: float = 1.0,
 ) -> Tensor:
-    """text (B, U, D), speech (B, S, D), right-padded, whatever the padding holds -> (B,), in the
-    type of `speech`.
+    """text (B, U, D), speech (B, S, D), right-padded -> (B,) in the type of `speech`.
 
-    No gradient reaches `text`. An utterance without text gives 0; one without speech is matched
-    with zeros.
+    The padding may hold anything. No gradient reaches `text`. An utterance without text gives 0;
+    one without speech is matched with zeros.
     """
     check_weights(mse, cosine)
     context = attended(text, text_lengths, speech, speech_lengths, scaled)
     valid = Padded(text, text_lengths).mask
     text = text.detach().to(speech.dtype).masked_fill(~valid[:, :, None], 0)
-    loss = speech.new_zeros(()) * context.sum()
+    loss = speech.new_zeros(()) * context.sum()  # 0 with a gradient, then terms (B, U)
     if mse:
         loss = loss + mse * (context - text).square().sum(2)
     if cosine:
@@ -124,9 +120,7 @@ def attended(
 def matching_attention(
     text: Tensor, text_lengths: Tensor, speech: Tensor, speech_lengths: Tensor, scaled: bool = True
 ) -> Tensor:
-    """A (B, U, S): each token's row sums to 1 over the speech; 0 beyond the text and beyond the
-    speech.
-    """
+    """A (B, U, S): the row of a token sums to 1 over the speech; 0 in the padding of both."""
     check_shapes(text, text_lengths, speech, speech_lengths)
     valid, heard = Padded(text, text_lengths).mask, Padded(speech, speech_lengths).mask
     query = text.detach().to(speech.dtype).masked_fill(~valid[:, :, None], 0)
@@ -138,8 +132,10 @@ def matching_attention(
 
 
 def monotonic(weights: Tensor, text_lengths: Tensor) -> Tensor:
-    """A (B, U, S), (B,) -> (B,): the share of neighbouring tokens whose mean places in the speech
-    are in order.
+    """A (B, U, S), text_lengths (B,) -> (B,): the share of neighbouring tokens in order.
+
+    Two tokens are in order if the mean row that the later one attends to is the later one too.
+    Texts of one token get 0.5.
     """
     centres = weights @ torch.arange(weights.shape[2], device=weights.device, dtype=weights.dtype)
     later = (centres[:, 1:] > centres[:, :-1]) & Padded(centres, text_lengths).mask[:, 1:]
@@ -162,8 +158,7 @@ def check_shapes(
     if not fits:
         raise ValueError(
             "text (B, U, D) and speech (B, S, D) must have the same B and D, got "
-            f"{tuple(text.shape)} and "
-            f"{tuple(speech.shape)}"
+            f"{tuple(text.shape)} and {tuple(speech.shape)}"
         )
     for name, data, lengths in (("text", text, text_lengths), ("speech", speech, speech_lengths)):
         if lengths.shape != data.shape[:1]:

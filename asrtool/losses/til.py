@@ -1,15 +1,14 @@
-"""Time independence loss of similar-length speech and text (arXiv 2510.10453): which tokens there
-are, not where.
+"""Time independence loss (arXiv 2510.10453): which tokens occur, not when.
 
-The paper's equation was not at hand; the known loss that forgets time is aggregation cross entropy
-(Xie et al., CVPR 2019), which this is. With m frames, n targets, N_k the count of token k among
-them, D = max(m, n), N_blank = D - n:
+The equation of the paper was not available. This is aggregation cross entropy (Xie et al., CVPR
+2019), the known loss that ignores time. With m frames, n targets, N_k the count of token k among
+them, D = max(m, n) and N_blank = D - n:
 
     p_k = 1/m sum over t of P_t(k)                    the mean posterior                       (1)
     L   = D * ( - sum over k of N_k / D log p_k )                                              (2)
 
-(2) is the cross entropy of the two distributions times D: as the other sequence losses, it grows
-with the text, so that weights mean the same. Any order of the targets gives the same loss.
+(2) is the cross entropy of the two distributions times D. It grows with the text, as the other
+sequence losses do, so that weights mean the same. The order of the targets does not matter.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ class TilConfig:
 
 @LOSSES.register("til", TilConfig)
 class TilLoss(Loss):
-    """(2), in nats: (B,). An utterance with tokens but without frames gets 0 and is named by
-    `skipped`.
-    """
+    """(2), in nats: (B,); 0 and `skipped` for tokens without frames."""
 
     def __init__(self, config: TilConfig, *, eos: int, blank: int = 0) -> None:
         self.head = config.input
@@ -55,11 +52,11 @@ class TilLoss(Loss):
 def time_independence_loss(
     log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int = 0
 ) -> Tensor:
-    """log_probs (B, T, V) natural logarithms, lengths (B,), targets (B, U), target_lengths (B,) ->
-    loss (B,).
+    """log_probs (B, T, V), lengths (B,), targets (B, U), target_lengths (B,) -> loss (B,).
 
-    Any T and U: without targets every frame should be blank; without frames the loss is 0. float32,
-    or float64 where log_probs are. Raises ValueError for shapes and lengths that do not fit.
+    log_probs are natural logarithms. Any T and U: without targets every frame should be blank;
+    without frames the loss is 0. float32, or float64 if log_probs are. Raises `ValueError` for
+    shapes and lengths that do not fit.
     """
     lengths, targets, target_lengths = (
         part.to(log_probs.device) for part in (lengths, targets, target_lengths)
@@ -68,19 +65,21 @@ def time_independence_loss(
     if not log_probs.shape[1]:
         return log_probs.sum((1, 2))  # nothing, with a gradient
     frames, tokens = Padded(log_probs, lengths), Padded(targets, target_lengths)
+    # (2) is summed over targets instead of tokens k: a token that occurs N_k times has N_k columns
+    # of weight 1. The last column is blank, with weight N_blank; so is the padding, with weight 0.
     wanted = F.pad(targets.to(torch.int64).masked_fill(~tokens.mask, blank), (0, 1), value=blank)
-    target_log_probs = log_probs.gather(
-        2, wanted[:, None].expand(-1, log_probs.shape[1], -1)
-    )  # (B, T, U + 1)
-    target_log_probs = (
-        target_log_probs if target_log_probs.dtype == torch.float64 else target_log_probs.float()
+    index = wanted[:, None].expand(-1, log_probs.shape[1], -1)
+    posteriors = log_probs.gather(2, index)  # (B, T, U + 1) log P_t(y_u)
+    posteriors = posteriors if posteriors.dtype == torch.float64 else posteriors.float()
+    # frames in the padding add exp(-inf) = 0 to the mean; an utterance without frames keeps zeros,
+    # as logsumexp over nothing but -inf would have NaN gradients
+    posteriors = posteriors.masked_fill(~frames.mask[:, :, None], -torch.inf).masked_fill(
+        (lengths == 0)[:, None, None], 0.0
     )
-    target_log_probs = target_log_probs.masked_fill(
-        ~frames.mask[:, :, None], -torch.inf
-    ).masked_fill((lengths == 0)[:, None, None], 0.0)
-    mean = target_log_probs.logsumexp(1) - lengths.clamp(min=1).log()[:, None]
-    blanks = (lengths - target_lengths).clamp(min=0)[:, None]
+    mean = posteriors.logsumexp(1) - lengths.clamp(min=1).log()[:, None]  # (1): log p (B, U + 1)
+    blanks = (lengths - target_lengths).clamp(min=0)[:, None]  # N_blank = D - n
     counts = (
         torch.cat([tokens.mask, blanks], 1).to(mean.dtype).masked_fill((lengths == 0)[:, None], 0.0)
     )
+    # masked, as 0 * inf would be NaN
     return -(mean.masked_fill(counts == 0, 0.0) * counts).sum(1)

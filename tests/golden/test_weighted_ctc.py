@@ -186,7 +186,7 @@ def test_an_utterance_that_no_path_fits_gets_nothing():
 def test_weights_need_counts():
     outputs, batch, _ = case()
     config = CtcConfig(weight=1.0, class_weights="inverse_frequency")
-    with pytest.raises(ValueError, match="was not told the counts"):
+    with pytest.raises(ValueError, match="need the counts of the tokens"):
         LOSSES.build(config, eos=5)(outputs, batch)
     with pytest.raises(ValueError, match="make it again"):
         LOSSES.build(config, eos=5).count(None)

@@ -60,7 +60,7 @@ def test_a_row_of_dws_mlp_is_the_formula():
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_rate_below_1_and_a_kernel_with_gaps_are_errors(name):
     kind = DOWNSAMPLERS.config_type(name)
-    with pytest.raises(ValueError, match="rate is a number of frames"):
+    with pytest.raises(ValueError, match="rate must be at least 1 frame"):
         kind(rate=0)
     if name != "dws_mlp":
         with pytest.raises(ValueError, match="kernel 3 must be at least rate 4"):

@@ -212,8 +212,8 @@ def test_another_width_is_a_linear_map_away():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius": -1}, "radius -1"),
-        ({"keep": 0}, "keep 0"),
+        ({"radius": -1}, "radius must be at least 0"),
+        ({"keep": 0}, "keep must be at least 1"),
         ({"keep": 3, "causal": True}, "keep: 3 looks ahead"),
     ],
 )
