@@ -136,8 +136,8 @@ def _join(where: str, key: str) -> str:
 def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     """Turn `node` into a value of type `kind`, or raise `ConfigError`."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:  # Annotated[object, REGISTRY]
-        return _component(args[1], node, where)
+    if origin is Annotated:  # Annotated[object, REGISTRY], or with the type where none is given
+        return _component(*args[1:], node=node, where=where)
     if origin in (Union, types.UnionType):  # X | None
         if (
             isinstance(node, yaml.ScalarNode)
@@ -170,8 +170,12 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     return _scalar(kind, origin, args, node, where)
 
 
-def _component(registry: Registry, node: yaml.Node, where: str) -> Any:
+def _component(
+    registry: Registry, default: str | None = None, *, node: yaml.Node, where: str
+) -> Any:
     node, kind_node = split(node, "type", where)
+    if kind_node is None and default is not None:
+        return _dataclass(registry.config_type(default), node, where)
     if kind_node is None:
         raise ConfigError(
             node,
@@ -247,7 +251,9 @@ def encode(kind: Any, value: Any) -> Any:
     if value is None:
         return None
     if origin is Annotated:
-        return {"type": args[1].name_of(value), **encode(type(value), value)}
+        registry, *default = args[1:]
+        name, fields = registry.name_of(value), encode(type(value), value)
+        return fields if name in default else {"type": name, **fields}
     if origin in (Union, types.UnionType):
         return encode(*[a for a in args if a is not type(None)], value)
     if dataclasses.is_dataclass(kind):

@@ -18,7 +18,7 @@ from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS
 from asrtool.system import file_names
 from asrtool.train.config import TrainerConfig
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import DEFAULT, OPTIMIZERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class TrainConfig:
     data: DataConfig
     model: Annotated[object, MODELS]
     losses: dict[str, Annotated[object, LOSSES]]
-    optim: OptimConfig
+    optim: Annotated[object, OPTIMIZERS, DEFAULT]
     trainer: TrainerConfig
     init: InitConfig = field(default_factory=InitConfig)
     seed: int = 0

@@ -17,7 +17,7 @@ from asrtool.encoders import ConformerConfig
 from asrtool.losses import LOSSES, CrossEntropyConfig, CtcConfig
 from asrtool.models import MODELS, HybridConfig
 from asrtool.train.objective import Objective
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import AdamWConfig
 from asrtool.train.step import Stepper
 from asrtool.types import Batch, Padded
 from tests.toy_ranks import join
@@ -66,7 +66,7 @@ def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
     configs = {"ctc": CtcConfig(weight=0.3), "attention": CrossEntropyConfig(weight=0.7)}
     losses = {name: LOSSES.build(config, eos=VOCABULARY - 1) for name, config in configs.items()}
     objective = Objective(losses, {name: config.weight for name, config in configs.items()})
-    config = OptimConfig(lr=1e-3, clip=float("inf"), betas=(0.5, 0.9))
+    config = AdamWConfig(lr=1e-3, clip=float("inf"), betas=(0.5, 0.9))
     device = torch.device("cpu")
     stepper = Stepper(
         config, model, objective, planned=1, precision="float32", device=device, seed=0

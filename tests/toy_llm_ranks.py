@@ -13,7 +13,7 @@ from asrtool import distributed
 from asrtool.losses import LOSSES
 from asrtool.train import checkpoint, parallel
 from asrtool.train.objective import Objective
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import AdamWConfig
 from asrtool.train.step import Stepper
 from tests import toy_llm
 from tests.toy_ranks import join
@@ -35,7 +35,7 @@ def steps(
     }
     terms = {name: LOSSES.build(loss, eos=model.eos) for name, loss in losses.items()}
     stepper = Stepper(
-        OptimConfig(lr=0.01, clip=1.0),
+        AdamWConfig(lr=0.01, clip=1.0),
         model,
         Objective(terms, {"lm": 1.0, "matching": 0.1}),
         planned=2,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from asrtool.train.config import TrainerConfig
 from asrtool.train.objective import Objective
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import OPTIMIZERS, AdamWConfig
 from asrtool.train.step import Stepper
 from asrtool.train.trainer import Trainer
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
@@ -167,13 +167,17 @@ def toy_trainer(
     objective: Objective | None = None,
     **settings,
 ) -> Trainer:
-    """A trainer for `folder`; settings are those of TrainerConfig."""
+    """A trainer for `folder`; settings are those of TrainerConfig. optim: of the optimizer `type`,
+    by default adamw.
+    """
     if "epochs" not in settings and "steps" not in settings:
         settings["epochs"] = 3
+    optim = {"lr": 0.05, **(optim or {})}
+    kind = optim.pop("type", "adamw")
     data = data or ToySteps()
     return Trainer(
         TrainerConfig(**{"average": 2, **settings}),
-        OptimConfig(**{"lr": 0.05, **(optim or {})}),
+        OPTIMIZERS.config_type(kind)(**optim),
         model or ToyModel(),
         objective or toy_objective(),
         data,
@@ -193,7 +197,7 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
 def toy_stepper(
     model: nn.Module | None = None, precision: str = "float32", shared: str = "ddp", **settings
 ) -> Stepper:
-    config = OptimConfig(**{"lr": 0.1, "clip": float("inf"), **settings})
+    config = AdamWConfig(**{"lr": 0.1, "clip": float("inf"), **settings})
     return Stepper(
         config,
         model or ToyModel(dropout=0.0),

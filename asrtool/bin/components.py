@@ -17,6 +17,7 @@ from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.registry import Registry, suggest
 from asrtool.searchers import SEARCHERS
+from asrtool.train.optim import OPTIMIZERS
 from asrtool.train.schedules import SCHEDULES
 
 REGISTRIES = (
@@ -28,6 +29,7 @@ REGISTRIES = (
     LOSSES,
     SEARCHERS,
     TOKENIZERS,
+    OPTIMIZERS,
     SCHEDULES,
 )
 

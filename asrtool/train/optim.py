@@ -1,4 +1,4 @@
-"""AdamW with parameter groups chosen by name pattern, freezing, and a schedule.
+"""Optimizers, parameter groups chosen by name pattern, freezing, and a schedule.
 
 Weight decay applies to matrices and kernels only. Biases and normalisation gains (fewer than two
 dimensions, or named `*bias*`) are not decayed, nor are embedding tables: decay would shrink the row
@@ -16,6 +16,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from asrtool.registry import Registry
 from asrtool.train.renamed import present_name
 from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
 
@@ -50,29 +51,88 @@ class GroupConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW (arXiv 1711.05101).
+    """What every optimizer has.
 
     groups: name pattern -> settings; the first pattern that matches a parameter applies.
     """
 
     lr: float  # peak rate of the schedule
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
     weight_decay: float = 1e-2
     clip: float = 5.0  # maximum norm of the gradient; .inf for no limit
     schedule: Annotated[object, SCHEDULES] = field(default_factory=ConstantConfig)
     groups: dict[str, GroupConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.eps <= 0 or self.clip <= 0 or self.weight_decay < 0:
-            raise ValueError("lr, eps and clip must be greater than 0, weight_decay at least 0")
+        if self.lr <= 0 or self.clip <= 0 or self.weight_decay < 0:
+            raise ValueError("lr and clip must be greater than 0, weight_decay at least 0")
+
+
+# An entry is built by `OPTIMIZERS.build(config, groups=...)`; groups: of parameters, as
+# `torch.optim` takes them, each with its own lr and weight_decay. Its config is an OptimConfig. Its
+# state must be tensors, for checkpoints are.
+OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer")
+DEFAULT = "adamw"  # where a config gives no type
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(OptimConfig):
+    """AdamW (arXiv 1711.05101): weight decay beside the gradient."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps <= 0:
+            raise ValueError("eps must be greater than 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be at least 0 and below 1")
 
 
+@OPTIMIZERS.register("adamw", AdamWConfig)
+class AdamW(torch.optim.AdamW):
+    def __init__(self, config: AdamWConfig, *, groups: list[dict]) -> None:
+        super().__init__(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig(AdamWConfig):
+    """Adam (arXiv 1412.6980): weight decay is part of the gradient (L2)."""
+
+    weight_decay: float = 0.0
+
+
+@OPTIMIZERS.register("adam", AdamConfig)
+class Adam(torch.optim.Adam):
+    def __init__(self, config: AdamConfig, *, groups: list[dict]) -> None:
+        super().__init__(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgdConfig(OptimConfig):
+    """Stochastic gradient descent; weight decay is part of the gradient (L2)."""
+
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum must be at least 0 and below 1")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true needs a momentum above 0")
+
+
+@OPTIMIZERS.register("sgd", SgdConfig)
+class Sgd(torch.optim.SGD):
+    def __init__(self, config: SgdConfig, *, groups: list[dict]) -> None:
+        super().__init__(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
 def build(
     config: OptimConfig, model: nn.Module, planned: int
-) -> tuple[torch.optim.AdamW, Schedule]:
+) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimizer over all parameters that are ever trained, and the schedule.
 
     planned: number of steps of the whole run.
@@ -95,9 +155,7 @@ def build(
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale}
         for (scale, decay), parameters in buckets.items()
     ]
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
+    optimizer = OPTIMIZERS.build(config, groups=groups)
     return optimizer, SCHEDULES.build(config.schedule, planned=planned)
 
 

@@ -15,7 +15,7 @@ from asrtool.models.tuning import EncoderTuning, Tuning, is_adapter
 from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.train import checkpoint, optim
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import AdamWConfig
 from tests import toy_llm
 
 pytestmark = pytest.mark.hf
@@ -87,7 +87,7 @@ def test_encoder_and_language_model_are_frozen_adapted_or_trained_whole(
         llm=dataclasses.replace(parts.llm, tuning=Tuning(mode=language, rank=2)),
     )
     model, batch = toy_llm.build(parts).train(), toy_llm.batch(True)
-    optim.freeze(OptimConfig(lr=1e-3), model, 1)
+    optim.freeze(AdamWConfig(lr=1e-3), model, 1)
     losses(model, batch).sum().backward()
     for name, value in model.named_parameters():
         part = name.partition(".")[0]

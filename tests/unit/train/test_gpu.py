@@ -9,7 +9,7 @@ import torch
 
 from asrtool import distributed
 from asrtool.train.config import TrainError
-from asrtool.train.optim import OptimConfig
+from asrtool.train.optim import AdamWConfig
 from asrtool.train.step import Clock, Stepper
 from tests.toy_llama import ToyLlama
 from tests.toy_ranks import free_port
@@ -31,7 +31,7 @@ def stepper(
     precision: str = "float32", model: torch.nn.Module | None = None, shared: str = "ddp"
 ) -> Stepper:
     return Stepper(
-        OptimConfig(lr=0.1, clip=float("inf")),
+        AdamWConfig(lr=0.1, clip=float("inf")),
         model or ToyModel(dropout=0.0),
         toy_objective(),
         planned=10,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from asrtool.train import optim
-from asrtool.train.optim import GroupConfig, OptimConfig, OptimError
+from asrtool.train.optim import AdamWConfig, GroupConfig, OptimError
 
 
 class Model(nn.Module):
@@ -31,7 +31,7 @@ def settings_of(
 
 def test_biases_norms_and_embeddings_do_not_decay():
     model = Model()
-    optimizer, _ = optim.build(OptimConfig(lr=1.0, weight_decay=0.1), model, 10)
+    optimizer, _ = optim.build(AdamWConfig(lr=1.0, weight_decay=0.1), model, 10)
     decaying = {name for name, (_, decay) in settings_of(model, optimizer).items() if decay}
     assert decaying == {"encoder.0.weight"}
 
@@ -42,7 +42,7 @@ def test_the_first_matching_pattern_wins():
         "encoder.*": GroupConfig(lr_scale=0.5, weight_decay=0.3),
     }
     model = Model()
-    optimizer, _ = optim.build(OptimConfig(lr=1.0, groups=groups), model, 10)
+    optimizer, _ = optim.build(AdamWConfig(lr=1.0, groups=groups), model, 10)
     scales = {name: scale for name, (scale, _) in settings_of(model, optimizer).items()}
     assert scales["encoder.0.weight"] == 0.1
     assert scales["encoder.1.weight"] == 0.5
@@ -51,7 +51,7 @@ def test_the_first_matching_pattern_wins():
 
 def test_a_group_may_decay_differently():
     model = Model()
-    config = OptimConfig(lr=1.0, groups={"encoder.*": GroupConfig(weight_decay=0.3)})
+    config = AdamWConfig(lr=1.0, groups={"encoder.*": GroupConfig(weight_decay=0.3)})
     optimizer, _ = optim.build(config, model, 10)
     assert settings_of(model, optimizer)["encoder.0.weight"] == (1.0, 0.3)
     assert settings_of(model, optimizer)["encoder.0.bias"] == (1.0, 0.0)
@@ -61,7 +61,7 @@ def test_a_pattern_that_matches_nothing_suggests_one_that_does():
     with pytest.raises(
         OptimError, match=r"'encodr\.\*' matches no parameter; did you mean " r"'encoder\.\*'"
     ):
-        optim.build(OptimConfig(lr=1.0, groups={"encodr.*": GroupConfig()}), Model(), 10)
+        optim.build(AdamWConfig(lr=1.0, groups={"encodr.*": GroupConfig()}), Model(), 10)
 
 
 def test_a_pattern_hidden_by_one_above_it_is_refused():
@@ -69,12 +69,12 @@ def test_a_pattern_hidden_by_one_above_it_is_refused():
     with pytest.raises(
         OptimError, match=r"matches 'encoder\.0\.\*' is taken by an earlier pattern"
     ):
-        optim.build(OptimConfig(lr=1.0, groups=groups), Model(), 10)
+        optim.build(AdamWConfig(lr=1.0, groups=groups), Model(), 10)
 
 
 def test_a_model_frozen_altogether_is_refused():
     with pytest.raises(OptimError, match="nothing is left to train"):
-        optim.build(OptimConfig(lr=1.0, groups={"*": GroupConfig(freeze=True)}), Model(), 10)
+        optim.build(AdamWConfig(lr=1.0, groups={"*": GroupConfig(freeze=True)}), Model(), 10)
 
 
 def test_a_rate_of_zero_asks_for_freeze_instead():
@@ -84,7 +84,7 @@ def test_a_rate_of_zero_asks_for_freeze_instead():
 
 def test_freeze_until_lets_go_after_that_step():
     model = Model()
-    config = OptimConfig(lr=1.0, groups={"encoder.*": GroupConfig(freeze_until=5)})
+    config = AdamWConfig(lr=1.0, groups={"encoder.*": GroupConfig(freeze_until=5)})
     optim.freeze(config, model, 1)
     assert not model.encoder[0].weight.requires_grad
     assert not optim.freeze(config, model, 5)
@@ -95,7 +95,7 @@ def test_freeze_until_lets_go_after_that_step():
 
 def test_the_scheduled_rate_is_scaled_by_group():
     model = Model()
-    config = OptimConfig(lr=1.0, groups={"encoder.*": GroupConfig(lr_scale=0.5)})
+    config = AdamWConfig(lr=1.0, groups={"encoder.*": GroupConfig(lr_scale=0.5)})
     optimizer, _ = optim.build(config, model, 10)
     optim.set_rate(optimizer, 0.2)
     rates = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
@@ -106,9 +106,9 @@ def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
     model = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
     model.frozen = frozenset({"base.weight", "base.bias"})
     chosen = optim.assign(
-        optim.OptimConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model
+        optim.AdamWConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model
     )
     assert {name for name, group in chosen.items() if group.freeze} == model.frozen
-    frozen = optim.OptimConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
+    frozen = optim.AdamWConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
     with pytest.raises(optim.OptimError, match="nothing is left to train"):
         optim.assign(frozen, model)
