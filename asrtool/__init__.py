@@ -9,8 +9,8 @@ def load(path, **options):
     """A trained experiment or packed model, ready to recognise:
     `asrtool.load(path).recognize("a.wav").text`.
 
-    options: `decode`, `device`, `weights`, `lm`, as `asrtool.recognizer.Recognizer.load` explains
-    them.
+    options: `decode`, `device`, `weights`, `lm`, `imports`, as
+    `asrtool.recognizer.Recognizer.load` explains them.
     """
     # torch takes seconds: whoever wants the version does not wait for it
     from asrtool.recognizer import Recognizer

@@ -3,6 +3,10 @@
 `read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set
 a.b=value` into them, `decode` turns nodes into a config dataclass, and `encode` is its inverse.
 Every error gives file, line, dotted key and a suggestion.
+
+A field `import_` is the key `import`: Python reserves some names. A field with `OMIT` as its
+metadata is not written where it has its default, so that files from before it existed stay the
+same.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ import os
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from asrtool.registry import Registry, UnknownName, suggest
+
+OMIT = MappingProxyType({"omit": True})
 
 
 class ConfigError(ValueError):
@@ -192,7 +199,7 @@ def _component(
 def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
     items = entries(node, where)
     hints = get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {_key(f): f for f in dataclasses.fields(kind)}
     for key, (key_node, _) in items.items():
         if key not in fields:
             raise ConfigError(
@@ -209,11 +216,18 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
     ]
     if missing:
         raise ConfigError(node, where, f"{kind.__name__} is missing: {', '.join(missing)}")
-    values = {k: decode(hints[k], v, _join(where, k)) for k, (_, v) in items.items()}
+    values = {
+        fields[k].name: decode(hints[fields[k].name], v, _join(where, k))
+        for k, (_, v) in items.items()
+    }
     try:
         return kind(**values)
     except ValueError as error:  # raised by a __post_init__ check
         raise ConfigError(node, where, str(error)) from None
+
+
+def _key(field: dataclasses.Field) -> str:
+    return field.name.removesuffix("_")
 
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
@@ -259,7 +273,9 @@ def encode(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         return {
-            f.name: encode(hints[f.name], getattr(value, f.name)) for f in dataclasses.fields(kind)
+            _key(f): encode(hints[f.name], getattr(value, f.name))
+            for f in dataclasses.fields(kind)
+            if not (f.metadata == OMIT and getattr(value, f.name) == f.default)
         }
     if origin in (list, tuple):
         return [encode(args[0], item) for item in value]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
-from asrtool import config
+from asrtool import config, imports
 from asrtool.data.config import DataConfig
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
@@ -45,6 +45,8 @@ class TrainConfig:
     trainer: TrainerConfig
     init: InitConfig = field(default_factory=InitConfig)
     seed: int = 0
+    # modules of the user's own, which are imported before the rest of the config is read
+    import_: tuple[str, ...] = field(default=(), metadata=config.OMIT)
 
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
@@ -92,11 +94,50 @@ def split_overrides(texts: Sequence[str]) -> list[str]:
     return [part for text in texts for part in shlex.split(text)]
 
 
-def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainConfig]:
+def load_phases(
+    path: Path, overrides: Sequence[str] = (), import_from: Collection[Path] = ()
+) -> dict[str, TrainConfig]:
     """One config per phase, in order; a file without `phases:` is the single phase 'train'.
 
-    Overrides come last, over every resolved phase; `phases.<name>.a.b=value` addresses one.
+    Overrides come last, over every resolved phase; `phases.<name>.a.b=value` addresses one. The
+    modules that `import:` names are imported first, from the folders `import_from` too. So this is
+    for a user's own config; that of a trained model is read by `read_phases`.
     """
+    nodes = _phases(path, overrides)
+    imports.load(_imports(nodes), import_from)
+    return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
+
+
+def read_phases(path: Path) -> dict[str, TrainConfig]:
+    """The same of a trained model. Nothing is imported: raises `NotImported` where it names modules
+    that nobody has imported yet.
+    """
+    nodes = _phases(path)
+    if missing := imports.not_loaded(_imports(nodes)):
+        raise NotImported(missing)
+    return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
+
+
+class NotImported(LookupError):
+    """A config needs `modules`."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        super().__init__(f"needs the modules {', '.join(modules)}")
+        self.modules = tuple(modules)
+
+
+def _imports(nodes: Mapping[str, yaml.MappingNode]) -> list[str]:
+    """What the phases name by `import:`, each once."""
+    found = {}
+    for node in nodes.values():
+        named = config.split(node, "import")[1]
+        if named is not None:
+            found |= dict.fromkeys(config.decode(tuple[str, ...], named, "import"))
+    return list(found)
+
+
+def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.MappingNode]:
+    """The resolved node of each phase."""
     base, phases = config.split(config.read(path), "phases")
     names = list(config.entries(phases, "phases")) if phases is not None else ["train"]
     nodes = {name: base for name in names}
@@ -125,7 +166,7 @@ def load_phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, TrainCon
             targets = [name]
         for name in targets:
             nodes[name] = config.override(nodes[name], [inner])
-    return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
+    return nodes
 
 
 def search_config(search: Mapping[str, object]) -> object:

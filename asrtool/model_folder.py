@@ -17,7 +17,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from asrtool.data.lengths import Lengths
 from asrtool.encoders import SslConfig, StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of
+from asrtool.imports import load as import_modules
 from asrtool.log import logger
 from asrtool.models import (
     MODELS,
@@ -66,10 +67,14 @@ class Experiment:
     packed: bool
 
     @classmethod
-    def open(cls, folder: Path | str) -> Experiment:
-        """Raises `ExperimentError` where the folder holds no trained model, and where a file of a
-        packed one is not what was packed.
+    def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
+        """imports: modules of the user's own that the model needs.
+
+        Raises `ExperimentError` where the folder holds no trained model, where a file of a packed
+        one is not what was packed, and where it needs modules that are not imported: a folder
+        imports nothing by itself.
         """
+        import_modules(imports)
         folder = Path(folder)
         packed = (folder / CARD).exists()
         if not (folder / CONFIG).exists():
@@ -78,7 +83,14 @@ class Experiment:
             )
         if packed:
             check_packed(folder)
-        return cls(folder, experiment.load_phases(folder / CONFIG), packed)
+        try:
+            return cls(folder, experiment.read_phases(folder / CONFIG), packed)
+        except experiment.NotImported as error:
+            raise ExperimentError(
+                f"{folder} needs {', '.join(error.modules)}, which a model does not import by "
+                f"itself; if you trust it, give {' '.join(f'--import {m}' for m in error.modules)} "
+                f"(Python: imports={list(error.modules)})"
+            ) from None
 
     def phase(self, name: str | None = None) -> tuple[str, TrainConfig]:
         """Name and config of a phase, by default the last."""

@@ -80,14 +80,16 @@ class Recognizer:
         device: torch.device | str = "cpu",
         weights: Path | None = None,
         lm: Path | None = None,
+        imports: Iterable[str] = (),
     ) -> Recognizer:
         """From the folder that training wrote, or a packed one.
 
         decode: how to search; by default as the model was packed, or what suits its heads. weights:
         a file instead of the average that `decode` asks for. lm: folder of a language model, as
-        training wrote it.
+        training wrote it. imports: modules of your own that the model needs, as in
+        "my_package.my_encoder".
         """
-        found = Experiment.open(exp)
+        found = Experiment.open(exp, imports)
         decode = decode or found.decode_config()
         phase, config = found.phase(decode.phase)
         if isinstance(config.model, TEXT_MODELS):

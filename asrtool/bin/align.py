@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from asrtool import distributed, log, work
+from asrtool import distributed, imports, log, work
 from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
 from asrtool.data.kaldi import datadir
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if (args.out if args.audio is None else args.text) is None:
         options.error("--data needs --out" if args.audio is None else "--audio needs --text")
     log.set_up()
+    imports.take(args)
     with distributed.process_group(), torch.inference_mode():
         recognizer = load(args.exp)
         if args.audio is not None:
@@ -73,6 +74,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     options.add_argument("--text", help="what is said in --audio")
     options.add_argument("--channel", type=int, help="of --audio, from 0; default: the mean of all")
     options.add_argument("--force", action="store_true", help="align again even if nothing changed")
+    imports.add_options(options)
     return options, options.parse_args(argv)
 
 

@@ -8,14 +8,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import experiment
+from asrtool import experiment, imports
 from asrtool.bin.extract_features import load_config
 from asrtool.data.features import feature_id
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    data = load_config(args.train_config, args.train_args)
+    data = load_config(args.train_config, args.train_args, args.import_from)
     if args.decode_config is not None:
         experiment.load_decode(args.decode_config, experiment.split_overrides(args.decode_args))
     print(feature_id(data))
@@ -29,6 +29,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.add_argument(
             f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides"
         )
+    imports.add_options(options, modules=False)
     return options.parse_args(argv)
 
 

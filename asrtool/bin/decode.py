@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asrtool import config, distributed, experiment, log, work
+from asrtool import config, distributed, experiment, imports, log, work
 from asrtool.bin.recognize import warm_up
 from asrtool.classes import Classes
 from asrtool.data.loader import Dataset
@@ -36,6 +36,7 @@ from asrtool.types import Batch, Hypothesis, Utterance
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     overrides = experiment.split_overrides(args.set)
     with distributed.process_group(), torch.inference_mode():
         decode(
@@ -69,6 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--force", action="store_true", help="decode again even if nothing changed"
     )
+    imports.add_options(options)
     return options.parse_args(argv)
 
 

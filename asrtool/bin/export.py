@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrtool import log
+from asrtool import imports, log
 from asrtool.data import tokenizers
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
@@ -49,6 +49,7 @@ class ExportError(RuntimeError):
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
         raise ExportError(
@@ -81,6 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"
     )
+    imports.add_options(options)
     return options.parse_args(argv)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asrtool import experiment, log, torchaudio_adapter
+from asrtool import experiment, imports, log, torchaudio_adapter
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
@@ -41,6 +41,7 @@ from asrtool.train import checkpoint
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     settings = DecodeConfig(searcher=LlmBeamConfig(), average=args.average, phase=args.phase)
     found = Experiment.open(args.exp)
     phase, config = found.phase(settings.phase)
@@ -69,6 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"
     )
+    imports.add_options(options)
     return options.parse_args(argv)
 
 

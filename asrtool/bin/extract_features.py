@@ -5,10 +5,11 @@ mean and variance.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from asrtool import imports
 from asrtool.data import features
 from asrtool.data.config import DataConfig
 from asrtool.data.extraction import ExtractionError, Summary, extract
@@ -23,7 +24,7 @@ TOLERATED = 0.1  # share of utterances that may be unusable
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
-    config = load_config(args.config, args.set)
+    config = load_config(args.config, args.set, args.import_from)
     run(args, config)
 
 
@@ -46,20 +47,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--force", action="store_true", help="make it again even if nothing changed"
     )
+    imports.add_options(options, modules=False)
     args = options.parse_args(argv)
     if args.nj < 1:
         options.error(f"--nj is {args.nj}, expected at least 1")
     return args
 
 
-def load_config(path: Path, overrides: Sequence[str]) -> DataConfig:
+def load_config(
+    path: Path, overrides: Sequence[str], import_from: Collection[Path] = ()
+) -> DataConfig:
     """The data part of the first phase; all phases must want the same features, since they share
     the folder.
     """
     # here, since worker processes import this module and need no model
     from asrtool import experiment
 
-    phases = experiment.load_phases(path, experiment.split_overrides(overrides))
+    phases = experiment.load_phases(path, experiment.split_overrides(overrides), import_from)
     ids = {name: features.feature_id(phase.data) for name, phase in phases.items()}
     if len(set(ids.values())) > 1:
         wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())

@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-from asrtool import __version__, config, experiment, log
+from asrtool import __version__, config, experiment, imports, log
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import (
@@ -43,6 +43,7 @@ FORMAT = 1
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     found = Experiment.open(args.exp)
     if args.config is None:
         decode = found.decode_config()
@@ -69,6 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     options.add_argument("--lm", type=Path, help="experiment of a language model to pack with it")
     options.add_argument("--name", help="title of the model card; default: the experiment's folder")
+    imports.add_options(options)
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asrtool import experiment
+from asrtool import experiment, imports
 from asrtool.model_folder import build_model
 from asrtool.models import SpeechLlm
 from asrtool.models.tuning import is_adapter
@@ -30,7 +30,9 @@ class PhaseError(ValueError):
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    phases = experiment.load_phases(args.config, experiment.split_overrides(args.set))
+    phases = experiment.load_phases(
+        args.config, experiment.split_overrides(args.set), args.import_from
+    )
     if args.phase is not None and args.phase not in phases:
         raise PhaseError(f"{args.config} has no phase '{args.phase}'; it has: {', '.join(phases)}")
     for name in [args.phase] if args.phase is not None else phases:
@@ -55,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--set", action="append", default=[], metavar="'KEY=VALUE ...'", help="overrides"
     )
+    imports.add_options(options, modules=False)
     return options.parse_args(argv)
 
 

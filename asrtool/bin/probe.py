@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from asrtool import experiment, log
+from asrtool import experiment, imports, log
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -37,6 +37,7 @@ class ProbeError(ValueError):
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     result = read(args.folder)
     settings = experiment.load_decode(args.config, experiment.split_overrides(args.set))
     count = probe(result, args.exp, settings, args.data, choose(result, args.worst, args.also))
@@ -66,6 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
     )
+    imports.add_options(options)
     return options.parse_args(argv)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asrtool import experiment, log
+from asrtool import experiment, imports, log
 from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
@@ -45,6 +45,7 @@ class OutputError(ValueError):
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     targets = outputs(args.audio, args.format, args.out)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recognizer = Recognizer.load(args.model, settings(args), device, lm=args.lm)
@@ -87,6 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
     )
+    imports.add_options(options)
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")

@@ -25,7 +25,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from asrtool import experiment, log
+from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
 from asrtool.experiment import DecodeConfig
@@ -42,6 +42,7 @@ HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw sample
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
+    imports.take(args)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recognizer = with_chunks(Recognizer.load(args.model, settings(args), device), args)
     if args.check is not None:
@@ -108,6 +109,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--seed", type=int, default=0, help="of --check: of the sizes of the pieces"
     )
+    imports.add_options(options)
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")

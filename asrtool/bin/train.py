@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import distributed, experiment
+from asrtool import distributed, experiment, imports
 from asrtool.log import set_up
 from asrtool.training import Sources, train
 
@@ -18,7 +18,9 @@ from asrtool.training import Sources, train
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
-    phases = experiment.load_phases(args.config, experiment.split_overrides(args.set))
+    phases = experiment.load_phases(
+        args.config, experiment.split_overrides(args.set), args.import_from
+    )
     sources = Sources(
         train=args.train, valid=args.valid, vocab=args.vocab, text=tuple(args.text), init=args.init
     )
@@ -64,6 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="false",
         help="train anew where --exp holds another training",
     )
+    imports.add_options(options, modules=False)
     return options.parse_args(argv)
 
 

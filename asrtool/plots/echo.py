@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asrtool import imports
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -52,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/echo-<id>.png"
     )
+    imports.add_options(options)
     args = options.parse_args(argv)
     set_up()
+    imports.take(args)
     recognizer = load(args.exp, args.phase)
     name, text, inputs = chosen(recognizer, args.data, args.utterance, None)
     with watching(recognizer.model) as seen:

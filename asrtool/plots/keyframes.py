@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from asrtool import imports
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
@@ -45,6 +46,7 @@ class KeyFrames:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
+    imports.take(args)
     recognizer = load(args.exp, args.phase)
     view = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
     out = args.out or args.exp / file_names.of(view.name, ".png", "keyframes-")
@@ -62,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/keyframes-<id>.png"
     )
+    imports.add_options(options)
     args = options.parse_args(argv)
     if (args.data is None) == (args.audio is None):
         options.error("give either --data or --audio")
