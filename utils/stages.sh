@@ -21,6 +21,8 @@ lm_text=               # a file of further sentences for it, one a line
 decode_tag=            # name of the decoding's folder; default: that of the decoding config
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
+imports=               # your own modules that the training config names by import:, as in "my_package.my_encoder"
+import_from=           # the folder that they lie in, unless they are installed
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
 mini=false             # take a synthesised miniature of the corpus and small configs
 mini_size=default      # size of the miniature: tiny, small, default, study or hours of training speech
@@ -68,7 +70,7 @@ check_name() {      # <what> <name>: it becomes that of a folder
   esac
 }
 
-for name in corpus data_dirs train_config decode_config lm_config lm_text; do locate "$name"; done
+for name in corpus data_dirs train_config decode_config lm_config lm_text import_from; do locate "$name"; done
 # The folder below data, dump and exp of what shall not mix with other runs.
 variant=
 if declare -F settings > /dev/null; then settings; fi
@@ -101,6 +103,10 @@ check_name --tag "$tag"; check_name --decode-tag "$decode_tag"
 # shellcheck disable=SC2086    # sets are words
 for name in $train_set $valid_set $test_sets $extra_sets; do check_name "the set" "$name"; done
 lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
+# What commands get that read a training config, and those that read a trained model, which imports nothing by itself.
+own_config=(); if [[ -n $import_from ]]; then own_config=(--import-from "$import_from"); fi
+own_model=(${own_config[@]+"${own_config[@]}"})
+for name in $imports; do own_model+=(--import "$name"); done
 
 # -- running ---------------------------------------------------------------
 
@@ -242,7 +248,7 @@ default_features() {
   for split in $(splits); do
     training=; if [[ $split == "$train_set" ]]; then training=true; fi
     tool extract_features --config "$train_config" ${train_args:+--set "$train_args"} --nj "$nj" \
-      --data "$data/$split" --out "$dump/$split" ${training:+--training}
+      --data "$data/$split" --out "$dump/$split" ${training:+--training} ${own_config[@]+"${own_config[@]}"}
   done
 }
 
@@ -254,17 +260,17 @@ default_train() {
   local anew=; if [[ $force == true ]]; then anew=true; fi
   if [[ -n $lm_config ]]; then
     launch train --config "$lm_config" --train "$data/$train_set" --valid "$data/$valid_set" --vocab "$vocab" \
-      --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${anew:+--force true}
+      --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
   fi
   launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
-    --exp "$exp" ${train_args:+--set "$train_args"} ${anew:+--force true}
+    --exp "$exp" ${train_args:+--set "$train_args"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
 }
 
 default_decode() {
   local split
   for split in $test_sets; do
     launch decode --exp "$exp" --config "$decode_config" ${decode_args:+--set "$decode_args"} ${lm_config:+--lm "$lm_exp"} \
-      --data "$dump/$split" --out "$exp/$decode_tag/$split"
+      --data "$dump/$split" --out "$exp/$decode_tag/$split" ${own_model[@]+"${own_model[@]}"}
   done
 }
 
@@ -314,7 +320,7 @@ if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=;
 dump=dump$variant
 if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its folder
   dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
-    --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"})
+    --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${own_config[@]+"${own_config[@]}"})
 fi
 find_test_sets
 

@@ -43,7 +43,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
         "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag "
         "decode_args lm_config lm_text"
     )
-    engine += " data_dirs extra_sets missing mini mini_size force dry_run"
+    engine += " data_dirs extra_sets imports import_from missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
     assert " ".join(sorted(listed)) == " ".join(sorted(f"{engine} {own}".replace("_", "-").split()))
     assert "A recipe that only writes down its commands" in done.stdout
@@ -425,3 +425,16 @@ def test_every_shell_file_is_clean_for_shellcheck() -> None:
         [shellcheck, "-x", "-P", "SCRIPTDIR:.", *scripts], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_a_users_own_modules_reach_every_command_that_needs_them(recipe: Recipe) -> None:
+    folder = recipe.folder / "mine"
+    folder.mkdir()
+    options = ("--stage", "1", "--stop-stage", "4", "--ngpu", "0", "--ranks", "1", "--nj", "1")
+    assert recipe.run(*options, "--imports", "a.b c", "--import-from", "mine").returncode == 0
+    for call in recipe.calls():
+        command = next(word for word in call if word.startswith("asrtool.bin."))
+        reads = command.removeprefix("asrtool.bin.") in ("extract_features", "train", "decode")
+        assert ("--import-from" in call) == reads
+        named = [call[at + 1] for at, word in enumerate(call) if word == "--import"]
+        assert named == (["a.b", "c"] if "decode" in command else [])
