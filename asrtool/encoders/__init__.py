@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder
+from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
@@ -33,4 +33,5 @@ __all__ = [
     "StreamingEncoder",
     "Wav2vec2Config",
     "WavlmConfig",
+    "check_encoder",
 ]

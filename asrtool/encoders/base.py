@@ -18,6 +18,7 @@ class Encoder(nn.Module):
     dim: int  # D
     frame_shift: float  # seconds per position
     ctc_tap: str | None = None  # the tap that CTC reads; None: the frames
+    reads_samples = False  # inputs are (B, T) samples, no (B, T, F) features
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         """inputs (B, T, F) or (B, T). chunk: encoder frames, None for the whole utterance.
@@ -54,6 +55,16 @@ class StreamingEncoder(Encoder):
         returns length 0.
         """
         raise NotImplementedError
+
+
+def check_encoder(encoder: Encoder) -> None:
+    """Raise `TypeError` where an encoder does not say what models ask of it."""
+    for need, what in (("dim", "width of its frames"), ("frame_shift", "seconds per position")):
+        if not hasattr(encoder, need):
+            raise TypeError(
+                f"the encoder {type(encoder).__name__} has no `{need}`, the {what}: set "
+                f"self.{need} in its __init__"
+            )
 
 
 ENCODERS: Registry[Encoder] = Registry("encoder")

@@ -123,6 +123,8 @@ class SslEncoder(Encoder):
     `model` is the `transformers` model; its parameters keep their names.
     """
 
+    reads_samples = True
+
     def __init__(
         self, config: SslConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:

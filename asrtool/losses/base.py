@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from asrtool.registry import Registry
@@ -28,6 +29,14 @@ class Loss:
 
     def count(self, counts: Sequence[int] | None) -> None:
         """Receives how often each of the V tokens occurs in the training text; None: unknown."""
+
+    def example(
+        self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """What heads give for one utterance, (rows, V) by the name of the head, drawn at random:
+        what the contracts (tests/contracts) try the loss on. By default `head` has a row per frame.
+        """
+        return {self.head: torch.randn(frames, vocab_size, generator=generator)}
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) bool: utterances that got 0 because they have no finite loss."""

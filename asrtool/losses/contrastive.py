@@ -10,6 +10,7 @@ can be distinguished.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from asrtool.losses.base import LOSSES, Loss
-from asrtool.losses.matching import attended, speech_and_text
+from asrtool.losses.matching import attended, rows, speech_and_text
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -66,3 +67,8 @@ class ContrastiveLoss(Loss):
         products = products.masked_fill(~text.mask[:, None], lowest)
         values = products.logsumexp(2) - products.masked_fill(~same, lowest).logsumexp(2)
         return values.masked_fill(~text.mask, 0).sum(1)
+
+    def example(
+        self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        return rows(self.config, frames, tokens, vocab_size, generator)

@@ -8,8 +8,10 @@ the weights of the two mean the same for every length.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,6 +51,11 @@ class CrossEntropyLoss(Loss):
             reduction="none",
         )  # (B, U + 1)
         return (loss * targets.mask).sum(1)
+
+    def example(
+        self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        return {self.head: torch.randn(tokens + 1, vocab_size, generator=generator)}
 
 
 def append(targets: Padded, eos: int) -> Padded:

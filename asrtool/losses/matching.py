@@ -59,6 +59,11 @@ class MatchingLoss(Loss):
             *text, *speech, scaled=config.scaled, mse=config.mse, cosine=config.cosine
         )
 
+    def example(
+        self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        return rows(self.config, frames, tokens, vocab_size, generator)
+
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         """`entropy` and `monotonic` of the attention, both (B,).
@@ -81,6 +86,14 @@ class MatchingLoss(Loss):
 def speech_and_text(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
     """The rows of the adapter and the embeddings of the transcript, as the config names them."""
     return outputs.head(config.input), outputs.head(config.text)
+
+
+def rows(
+    config: object, frames: int, tokens: int, dim: int, generator: torch.Generator
+) -> Mapping[str, Tensor]:
+    """Both drawn at random, for one utterance."""
+    sizes = {config.input: frames, config.text: tokens}
+    return {name: torch.randn(size, dim, generator=generator) for name, size in sizes.items()}
 
 
 def matching_loss(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from asrtool.decoders import DECODERS
-from asrtool.encoders import ENCODERS
+from asrtool.encoders import ENCODERS, check_encoder
 from asrtool.heads import HEADS, AttentionHeadConfig, CtcHeadConfig, ReverseHeadConfig
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.types import EncoderOutput, Padded
@@ -70,6 +70,7 @@ class Hybrid(AsrModel):
         self.encoder = ENCODERS.build(
             config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
         )
+        check_encoder(self.encoder)
         self.dim = self.encoder.dim
         self.frame_shift = self.encoder.frame_shift
         self.vocab_size, self.eos = vocab_size, vocab_size - 1

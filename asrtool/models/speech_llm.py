@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig
-from asrtool.encoders import ENCODERS
+from asrtool.encoders import ENCODERS, check_encoder
 from asrtool.models import llm, prompt, tuning
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
@@ -68,6 +68,7 @@ class SpeechLlm(AsrModel):
         self.encoder = ENCODERS.build(
             config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
         )
+        check_encoder(self.encoder)
         if config.encoder_weights is not None and not tuning.on_meta():
             load_encoder(self.encoder, Path(config.encoder_weights))
         self.frame_shift = self.encoder.frame_shift

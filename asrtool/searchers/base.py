@@ -157,7 +157,17 @@ def require_head(
 
 def positions_of(encoded: EncoderOutput, output: Padded) -> Tensor:
     """(B, S) of the frames of a head; one with frames of its own (a tap from before frames were
-    dropped) is taken to lie on the grid after the stem."""
+    dropped) is taken to lie on the grid after the stem.
+
+    Raises `ValueError` for an encoder that gives no position for each of its frames.
+    """
+    shape = getattr(encoded.positions, "shape", None)
+    if shape != encoded.frames.data.shape[:2]:
+        raise ValueError(
+            f"the encoder gives positions {None if shape is None else tuple(shape)} for frames "
+            f"{tuple(encoded.frames.data.shape)}; expected (B, S), the place of each frame on the "
+            "grid after the stem"
+        )
     own, frames = encoded.frames.lengths, output.data.shape[1]
     if frames == encoded.positions.shape[1] and torch.equal(output.lengths.to(own.device), own):
         return encoded.positions

@@ -11,7 +11,7 @@ import yaml
 
 from asrtool import config
 from asrtool.downsamplers import Conv2dConfig
-from asrtool.encoders import ENCODERS, ChunkConfig, StreamingEncoder
+from asrtool.encoders import ENCODERS, ChunkConfig, StreamingEncoder, check_encoder
 from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (61, 1, 24, 38)
@@ -29,7 +29,15 @@ def small(name: str, **options) -> object:
 
 
 def reads_samples(name: str) -> bool:
-    return name in ("data2vec", "hubert", "wav2vec2", "wavlm")
+    return ENCODERS.type_of(small(name)).reads_samples
+
+
+def streams(name: str) -> bool:
+    return issubclass(ENCODERS.type_of(small(name)), StreamingEncoder)
+
+
+def has(name: str, option: str) -> bool:
+    return option in {field.name for field in dataclasses.fields(ENCODERS.config_type(name))}
 
 
 def build(name: str, **options):
@@ -40,9 +48,9 @@ def build(name: str, **options):
     ).eval()
 
 
-every_streaming_encoder = pytest.mark.parametrize(
-    "name", [name for name in ENCODERS.names() if not reads_samples(name)]
-)
+POSITIONS = ({"positions": "rotary"}, {"positions": "relative"})
+STREAMING = [name for name in ENCODERS.names() if streams(name)]
+every_streaming_encoder = pytest.mark.parametrize("name", STREAMING)
 
 
 def streaming(name: str, left_chunks: int | None, **options) -> StreamingEncoder:
@@ -77,6 +85,29 @@ def test_shapes_are_as_promised(name):
         assert output.frames.lengths.tolist() == [
             -(-length // encoder.input_frames) for length in LENGTHS
         ]
+
+
+@every_encoder
+def test_positions_are_places_that_increase_by_whole_numbers_from_0(name):
+    output = build(name)(batch(name=name))
+    assert not output.positions.is_floating_point()
+    for row, length in zip(output.positions, output.frames.lengths.tolist(), strict=True):
+        assert (row[:length] >= 0).all() and (row[:length].diff() > 0).all()
+
+
+@every_encoder
+def test_it_says_what_models_ask_of_it(name):
+    encoder = build(name)
+    check_encoder(encoder)
+    assert encoder.frame_shift >= 0.01
+
+
+@every_encoder
+def test_one_that_cannot_stream_refuses_chunks(name):
+    encoder = build(name)
+    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
+        with pytest.raises(ValueError, match="cannot stream"):
+            encoder(batch(name=name), chunk=4)
 
 
 @every_encoder
@@ -157,12 +188,22 @@ def pieces(encoder: StreamingEncoder, chunk: int, seed: int):
         yield output
 
 
-@pytest.mark.parametrize("positions", ["rotary", "relative"])
 @pytest.mark.parametrize("left_chunks", [None, 0, 1, 2])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 9])
-@every_streaming_encoder
-def test_streaming_equals_the_chunk_mask(name, chunk, left_chunks, positions):
-    encoder = streaming(name, left_chunks, positions=positions)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(name, options, id="-".join((name, *options.values())))
+        for name in STREAMING
+        for options in (
+            ({"positions": "rotary"}, {"positions": "relative"})
+            if has(name, "positions")
+            else ({},)
+        )
+    ],
+)
+def test_streaming_equals_the_chunk_mask(name, options, chunk, left_chunks):
+    encoder = streaming(name, left_chunks, **options)
     whole = encoder(batch(), chunk=chunk)
     outputs = list(pieces(encoder, chunk, seed=chunk))
     for row, expected in enumerate(whole.frames.unpad()):
