@@ -47,6 +47,10 @@ class Registry(Generic[T]):
             raise UnknownName(f"unknown {self.kind} '{name}'" + suggest(name, self.names()))
         return self._configs[name]
 
+    def class_of(self, name: str) -> type[T]:
+        """The class that is registered by a name."""
+        return self._classes[self.config_type(name)][1]
+
     def name_of(self, config: object) -> str:
         return self._classes[type(config)][0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asrtool.searchers.base import SEARCHERS, Searcher, StreamingSearcher
+from asrtool.searchers.base import SEARCHERS, FrameSearcher, Searcher, StreamingSearcher
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc.greedy import CtcGreedy, CtcGreedyConfig
@@ -23,6 +23,7 @@ __all__ = [
     "CtcGreedyConfig",
     "CtcPrefixBeam",
     "CtcPrefixBeamConfig",
+    "FrameSearcher",
     "JointBeamConfig",
     "LlmBeam",
     "LlmBeamConfig",

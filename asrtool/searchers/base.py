@@ -91,23 +91,19 @@ class Searcher:
 
 
 class StreamingSearcher(Searcher):
-    """A frame-synchronous search: `search` is `finish(advance(start(), everything))`, so any cut
-    gives the same.
+    """A search that goes along with the encoder: `search` is `finish(listen(start(), everything))`,
+    so any cut gives the same.
 
-    A state belongs to one batch of utterances; `advance` changes it and gives it back.
-    `config.input` is the head.
+    A state belongs to one batch of utterances; `listen` changes it and gives it back.
     """
-
-    model: SearchModel
-    config: Any
 
     def start(self, batch: int) -> Any:
         """The state of `batch` utterances of which nothing was heard yet."""
         raise NotImplementedError
 
-    def advance(self, state: Any, log_probs: Padded, positions: Tensor) -> Any:
-        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their
-        positions (B, S).
+    def listen(self, state: Any, encoded: EncoderOutput) -> tuple[Any, Padded]:
+        """The state after the next frames of the encoder, perhaps none of some utterances, and
+        which of them hold speech: (B, S) bool.
         """
         raise NotImplementedError
 
@@ -119,10 +115,25 @@ class StreamingSearcher(Searcher):
         """As `search`; the state may not be used again."""
         raise NotImplementedError
 
-    def listen(self, state: Any, encoded: EncoderOutput) -> tuple[Any, Padded]:
-        """The state after the next frames of the encoder, and which of them hold speech: (B, S)
-        bool.
+    @torch.inference_mode()
+    def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
+        state, _ = self.listen(self.start(len(encoded.frames.lengths)), encoded)
+        return self.finish(state)
+
+
+class FrameSearcher(StreamingSearcher):
+    """A frame-synchronous search over the log-probabilities of the head `config.input`."""
+
+    model: SearchModel
+    config: Any
+
+    def advance(self, state: Any, log_probs: Padded, positions: Tensor) -> Any:
+        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their
+        positions (B, S).
         """
+        raise NotImplementedError
+
+    def listen(self, state: Any, encoded: EncoderOutput) -> tuple[Any, Padded]:
         log_probs = self.model.log_probs(encoded, self.config.input)
         spoken = log_probs.data.argmax(-1) != self.model.blank
         state = self.advance(state, log_probs, positions_of(encoded, log_probs))

@@ -144,9 +144,13 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
     if isinstance(searcher, StreamingSearcher):
         return searcher, None
     name = SEARCHERS.name_of(recognizer.settings.searcher)
+    able = [
+        other
+        for other in SEARCHERS.names()
+        if issubclass(SEARCHERS.class_of(other), StreamingSearcher | Rescoring)
+    ]
     raise ExperimentError(
-        f"{name} searches whole utterances; to stream take ctc_greedy, ctc_prefix_beam or "
-        "attention_rescoring"
+        f"{name} searches whole utterances; to stream take one of {', '.join(able)}"
     )
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from asrtool.searchers.base import (
     SEARCHERS,
+    FrameSearcher,
     Scorer,
     SearchModel,
-    StreamingSearcher,
     require_head,
 )
 from asrtool.types import Hypothesis, Padded
@@ -46,7 +46,7 @@ class Path:
 
 
 @SEARCHERS.register("ctc_greedy", CtcGreedyConfig)
-class CtcGreedy(StreamingSearcher):
+class CtcGreedy(FrameSearcher):
     """One hypothesis per utterance; its score is the log-probability of the best path.
 
     A token's position is that of its most probable frame and its confidence the posterior there.

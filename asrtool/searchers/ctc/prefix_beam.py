@@ -35,9 +35,9 @@ from asrtool import compiled
 from asrtool.searchers import fusion
 from asrtool.searchers.base import (
     SEARCHERS,
+    FrameSearcher,
     Scorer,
     SearchModel,
-    StreamingSearcher,
     require_head,
 )
 from asrtool.searchers.ctc.compiled_beam import CompiledPrefixBeam
@@ -193,7 +193,7 @@ class PrefixBeamState:
 
 
 @SEARCHERS.register("ctc_prefix_beam", CtcPrefixBeamConfig)
-class CtcPrefixBeam(StreamingSearcher):
+class CtcPrefixBeam(FrameSearcher):
     """Prefix beam search over the head `input`. No hypothesis contains sos/eos."""
 
     def __init__(
