@@ -45,6 +45,19 @@ class Padded(NamedTuple):
     def unpad(self) -> list[Tensor]:
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
 
+    def take(self, rows: Tensor) -> Padded:
+        """Rows (N,) alone, in that order."""
+        return Padded(self.data[rows], self.lengths[rows])
+
+    def join(self, other: Padded) -> Padded:
+        """The rows of `other` behind these, the shorter ones padded by zeros."""
+        size = max(self.data.shape[1], other.data.shape[1])
+        parts = [
+            pad(data, [*(0, 0) * (data.ndim - 2), 0, size - data.shape[1]])
+            for data in (self.data, other.data)
+        ]
+        return Padded(torch.cat(parts), torch.cat([self.lengths, other.lengths]))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Padded:
         return Padded(
             self.data.to(device, non_blocking=non_blocking),

@@ -26,6 +26,7 @@ from asrtool.heads import HEADS, Head, Search
 from asrtool.losses import LOSSES, Loss
 from asrtool.model_folder import build_model
 from asrtool.models import AsrModel
+from asrtool.nn.rows import PerRow
 from asrtool.searchers import SEARCHERS, StreamingSearcher
 from asrtool.train import parallel
 from asrtool.train.objective import Objective
@@ -39,23 +40,12 @@ from tests.toy_training import ToyStep
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Predicted(PerRow):
     """What the predictor knows of each row: its output g and the LSTM's state, each (B, D)."""
 
     output: Tensor
     hidden: Tensor
     cell: Tensor
-
-    def take(self, rows: Tensor) -> Predicted:
-        return Predicted(self.output[rows], self.hidden[rows], self.cell[rows])
-
-    def join(self, other: Predicted) -> Predicted:
-        pairs = zip(
-            (self.output, self.hidden, self.cell),
-            (other.output, other.hidden, other.cell),
-            strict=True,
-        )
-        return Predicted(*(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +162,20 @@ class TransducerState:
     positions: list[list[int]]
     scores: list[float]
     predicted: Predicted
+
+    def take(self, rows: Tensor) -> TransducerState:
+        lists = (self.tokens, self.positions, self.scores)
+        return TransducerState(
+            *([part[row] for row in rows.tolist()] for part in lists), self.predicted.take(rows)
+        )
+
+    def join(self, other: TransducerState) -> TransducerState:
+        return TransducerState(
+            self.tokens + other.tokens,
+            self.positions + other.positions,
+            self.scores + other.scores,
+            self.predicted.join(other.predicted),
+        )
 
 
 class TransducerGreedy(StreamingSearcher):

@@ -188,7 +188,7 @@ class TransformerDecoder(Decoder):
         utterances = rows[::beam] // beam
         if len(utterances) < len(memory_mask):
             layers, memory_mask = (
-                tuple(layer.rows(utterances) for layer in layers),
+                tuple(layer.take(utterances) for layer in layers),
                 memory_mask[utterances],
             )
         seen = state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam))
@@ -238,7 +238,7 @@ def _pruned(
     # stable: nodes alive first, in order; dead ones, which no beam sees, fill up shorter rows
     kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
     layers = tuple(
-        DecoderLayerCache(GrowingKeyValue.of(layer.prefix.take(kept)), layer.memory)
+        DecoderLayerCache(GrowingKeyValue.of(layer.prefix.gather(kept)), layer.memory)
         for layer in layers
     )
     return DecoderState(

@@ -29,7 +29,9 @@ class StreamingDownsampler(Downsampler):
     causal: bool  # False: configured to look ahead, so it cannot stream
 
     def init_cache(self, batch_size: int) -> object:
-        """The state before the first frame: a frozen dataclass, never changed in place."""
+        """What there is before the first frame: a frozen dataclass that is a `PerRow`
+        (asrtool/nn/rows.py) and never changed in place.
+        """
         raise NotImplementedError
 
     def forward_chunk(

@@ -12,6 +12,7 @@ from torch.nn.functional import pad, relu_
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.nn.masks import valid_mask
+from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
 # factor -> strides over time; over frequency every stride is 2
@@ -34,7 +35,7 @@ class Conv2dConfig:
 
 
 @dataclass(frozen=True)
-class Conv2dCache:
+class Conv2dCache(PerRow):
     """Left contexts (B, kernel - 1, C, F) of the convolutions; output frames so far (B,)."""
 
     histories: tuple[Tensor, ...]

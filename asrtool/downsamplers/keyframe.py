@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
+from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
 # b_0 of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
@@ -61,7 +62,7 @@ class KeyframeConfig:
 
 
 @dataclass(frozen=True)
-class KeyframeCache:
+class KeyframeCache(PerRow):
     """The last frames (B, radius, D), which are valid, the last token (B, 1), frames seen (B,)."""
 
     frames: Tensor

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import ConvolutionModule, continue_from
+from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
 
@@ -40,7 +41,7 @@ class StridedConvConfig:
 
 
 @dataclass(frozen=True)
-class StridedConvCache:
+class StridedConvCache(PerRow):
     """The state between two pieces.
 
     convolution: left context (B, kernel - 1, D); frames: the last ones (B, factor - 1, D + 1), with

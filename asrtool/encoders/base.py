@@ -40,9 +40,8 @@ class StreamingEncoder(Encoder):
     obstacle: str | None  # why this configuration cannot stream; None: it can
 
     def init_cache(self, batch_size: int, chunk: int) -> object:
-        """The state before the first frame: a frozen dataclass, never changed in place.
-
-        chunk: as in `forward`.
+        """What there is before the first frame: a frozen dataclass that is a `PerRow`
+        (asrtool/nn/rows.py) and never changed in place. `chunk` as in `forward`.
         """
         raise NotImplementedError
 

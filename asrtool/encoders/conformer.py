@@ -24,6 +24,7 @@ from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.nn.positions import rotations
+from asrtool.nn.rows import PerRow
 from asrtool.types import EncoderOutput, Padded
 
 _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
@@ -81,7 +82,7 @@ class ConformerConfig:
 
 
 @dataclass(frozen=True)
-class ConformerCache:
+class ConformerCache(PerRow):
     """The state between two pieces."""
 
     chunk: int  # encoder frames
@@ -299,4 +300,4 @@ class Conformer(StreamingEncoder):
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)
         scope = Scope(new.valid, visible, angles, packed_rows(new.valid), keep)
-        return scope, None if memory is None else keys.take(keep)
+        return scope, None if memory is None else keys.gather(keep)

@@ -41,6 +41,7 @@ from asrtool.nn.conformer import Scope
 from asrtool.nn.convolution import continue_from
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
+from asrtool.nn.rows import PerRow
 from asrtool.types import EncoderOutput, Padded
 
 HEAD_KERNEL = 3  # frames that the accent head sees
@@ -104,7 +105,7 @@ class QifusionConfig(ConformerConfig):
 
 
 @dataclass(frozen=True)
-class QifusionCache:
+class QifusionCache(PerRow):
     """Left contexts of the layer fusion (B, kernel - 1, D, L) and of the accent head (B, 2, D).
 
     seen: keys and values of the fusion.
@@ -277,7 +278,7 @@ class Qifusion(Conformer):
         if self.accent_fusion is not None:
             visible = self._released_mask(output, scope.valid) if self.compat else scope.visible
             frames, seen = self.accent_fusion(acoustic, embedding, visible, seen)
-            seen = seen if cache is None else seen.take(scope.keep)
+            seen = seen if cache is None else seen.gather(scope.keep)
         elif self.sum_norm is not None:
             frames = self.sum_norm(acoustic + embedding)
         frames = Padded(frames.masked_fill(outside, 0), lengths)

@@ -108,7 +108,7 @@ class LanguageModel(TextModel):
 
     def select(self, state: LanguageModelState, rows: Tensor) -> LanguageModelState:
         return LanguageModelState(
-            tuple(layer and layer.rows(rows) for layer in state.layers), len(rows)
+            tuple(layer and layer.take(rows) for layer in state.layers), len(rows)
         )
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from asrtool.nn.positions import rotate
+from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import windowed_attention
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class KeyValue:
+class KeyValue(PerRow):
     """Keys and values (B, H, K, D / H) of past frames or tokens.
 
     Positions are applied when attention is computed, so the cached keys hold none, and positions
@@ -45,12 +46,22 @@ class KeyValue:
             torch.cat([self.key, new.key], dim=2), torch.cat([self.value, new.value], dim=2)
         )
 
-    def rows(self, rows: Tensor) -> KeyValue:
-        """Rows (N,) of the batch, as when beams are reordered."""
+    def take(self, rows: Tensor) -> KeyValue:
+        """Rows (N,) of the batch: beams reorder their caches so."""
         return KeyValue(self.key[rows], self.value[rows])
 
-    def take(self, index: Tensor) -> KeyValue:
-        """The keys at index (B, K') of each row."""
+    def join(self, other: KeyValue) -> KeyValue:
+        """The rows of both, with their keys on the right; zeros stand in front of shorter ones."""
+        keys = max(self.key.shape[2], other.key.shape[2])
+        return KeyValue(
+            *(
+                torch.cat([pad(part, (0, 0, keys - part.shape[2], 0)) for part in pair])
+                for pair in ((self.key, other.key), (self.value, other.value))
+            )
+        )
+
+    def gather(self, index: Tensor) -> KeyValue:
+        """Keys index (B, K') of each row."""
         index = index[:, None, :, None].expand(-1, self.key.shape[1], -1, self.key.shape[3])
         return KeyValue(self.key.gather(2, index), self.value.gather(2, index))
 
@@ -100,8 +111,8 @@ class GrowingKeyValue(KeyValue):
         )
         return GrowingKeyValue(room.key[:, :, :total], room.value[:, :, :total], room)
 
-    def rows(self, rows: Tensor) -> GrowingKeyValue:
-        return self.of(super().rows(rows))
+    def take(self, rows: Tensor) -> GrowingKeyValue:
+        return self.of(super().take(rows))
 
 
 class Attention(nn.Module):

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from asrtool.nn.attention import KeyValue, SelfAttention
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.feed_forward import FeedForward
+from asrtool.nn.rows import PerRow
 
 ROWS = 64  # packed frames are padded to a multiple of this
 WORTH_PACKING = 0.95  # share of all frames up to which packing is faster than computing padding
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(PerRow):
     """What is known of the cached keys: their positions, and which are valid; both (B, K)."""
 
     positions: Tensor
@@ -50,8 +52,19 @@ class Memory:
         # stable: False before True, each in order of time
         return kept.int().argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
 
-    def take(self, index: Tensor) -> Memory:
-        """The keys at index (B, K') of each row."""
+    def join(self, other: Memory) -> Memory:
+        """The rows of both, right-aligned as the keys themselves; what stands in front of shorter
+        rows is not valid.
+        """
+        keys = max(self.positions.shape[1], other.positions.shape[1])
+
+        def joined(one: Tensor, more: Tensor) -> Tensor:
+            return torch.cat([pad(part, (keys - part.shape[1], 0)) for part in (one, more)])
+
+        return Memory(joined(self.positions, other.positions), joined(self.valid, other.valid))
+
+    def gather(self, index: Tensor) -> Memory:
+        """Keys index (B, K') of each row."""
         return Memory(self.positions.gather(1, index), self.valid.gather(1, index))
 
 
@@ -68,7 +81,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class ConformerLayerCache:
+class ConformerLayerCache(PerRow):
     """A layer's past: keys and values, and the convolution's left context (B, kernel - 1, D)."""
 
     attention: KeyValue
@@ -134,7 +147,7 @@ class ConformerLayer(nn.Module):
         x = x + self.dropout(y)
         x = self._half_step(x, self.second_norm, self.second, scope.rows)
         return self.final_norm(x), None if cache is None else ConformerLayerCache(
-            seen.take(scope.keep), history
+            seen.gather(scope.keep), history
         )
 
     def _half_step(

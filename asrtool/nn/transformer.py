@@ -19,9 +19,9 @@ class DecoderLayerCache:
     prefix: KeyValue | None  # of the tokens; None before the first one
     memory: KeyValue  # of the frames
 
-    def rows(self, rows: Tensor) -> DecoderLayerCache:
-        """The caches of utterances rows (B',)."""
-        return DecoderLayerCache(self.prefix and self.prefix.rows(rows), self.memory.rows(rows))
+    def take(self, rows: Tensor) -> DecoderLayerCache:
+        """Utterances rows (B',)."""
+        return DecoderLayerCache(self.prefix and self.prefix.take(rows), self.memory.take(rows))
 
 
 class TransformerDecoderLayer(nn.Module):

@@ -90,14 +90,26 @@ class Searcher:
         raise NotImplementedError
 
 
+class SearchState(Protocol):
+    """What a streaming search knows of each utterance of a batch."""
+
+    def take(self, rows: Tensor) -> SearchState:
+        """The state of rows (N,) alone, each at most once, in that order. Both states may share
+        what belongs to a row: a row goes on in one of them.
+        """
+
+    def join(self, other: SearchState) -> SearchState:
+        """The rows of `other` behind those of this one."""
+
+
 class StreamingSearcher(Searcher):
     """A search that goes along with the encoder: `search` is `finish(listen(start(), everything))`,
     so any cut gives the same.
 
-    A state belongs to one batch of utterances; `listen` changes it and gives it back.
+    A state belongs to the rows of a batch of utterances; `listen` changes it and gives it back.
     """
 
-    def start(self, batch: int) -> Any:
+    def start(self, batch: int) -> SearchState:
         """The state of `batch` utterances of which nothing was heard yet."""
         raise NotImplementedError
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from asrtool.data.fbank import Fbank
 from asrtool.encoders import StreamingEncoder
 from asrtool.recognizer import ExperimentError, Recognizer
 from asrtool.searchers import SEARCHERS, Rescoring
-from asrtool.searchers.base import StreamingSearcher
+from asrtool.searchers.base import SearchState, StreamingSearcher
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
@@ -60,6 +62,9 @@ class FeatureStream:
 class Session:
     """A batch of utterances that are heard piece by piece; what comes out is what
     `Recognizer.search` gives.
+
+    Rows may `leave` and others may `enter` between two pieces; no row's result depends on the rows
+    beside it.
     """
 
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
@@ -68,15 +73,49 @@ class Session:
             raise ExperimentError(
                 "streaming needs an encoder that can stream, and the size of its chunks"
             )
-        self.recognizer, self.batch = recognizer, batch
+        self.recognizer = recognizer
         self._first, self._second = passes(recognizer)
         self._cache = encoder.init_cache(batch, chunk)
-        self.restart()
+        self._begin(batch)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return len(self._heard)
 
     def restart(self) -> None:
         """The next text of the same audio: the search begins anew, the encoder goes on."""
-        self._state = self._first.start(self.batch)
-        self._heard: list[EncoderOutput] = []
+        self._begin(self.batch)
+
+    def _begin(self, batch: int) -> None:
+        self._state = self._first.start(batch)
+        self._heard: list[list[Heard]] = [[] for _ in range(batch)]  # the pieces of each row
+
+    def enter(self, count: int) -> range:
+        """Take in `count` utterances behind those that are there; gives their rows."""
+        before = self.batch
+        encoder, chunk = self.recognizer.model.encoder, self.recognizer.settings.chunk
+        self._cache = self._cache.join(encoder.init_cache(count, chunk))
+        self._state = self._state.join(self._first.start(count))
+        self._heard += [[] for _ in range(count)]
+        return range(before, self.batch)
+
+    def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
+        """What `finish` gives of these rows, in their order, and the end of them: the rows behind
+        move up. Raises `ValueError` for a row that is not there, or named twice.
+        """
+        rows = list(rows)
+        if len(set(rows)) < len(rows) or not set(rows) <= set(range(self.batch)):
+            raise ValueError(
+                f"rows {rows} cannot leave: expected different ones of the {self.batch} rows"
+            )
+        found = self._results(self._state.take(_index(rows)), [self._heard[row] for row in rows])
+        left = set(rows)
+        others = [row for row in range(self.batch) if row not in left]
+        self._cache = self._cache.take(_index(others))
+        self._state = self._state.take(_index(others))
+        self._heard = [self._heard[row] for row in others]
+        return found
 
     @torch.inference_mode()
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
@@ -86,54 +125,102 @@ class Session:
         none.
         """
         model, device = self.recognizer.model, self.recognizer.device
+        if not len(inputs.lengths) == len(final) == self.batch:
+            raise ValueError(
+                f"{len(inputs.lengths)} rows of features and {len(final)} ends for a session of "
+                f"{self.batch} rows"
+            )
+        if not self.batch:
+            return None
         output, self._cache = model.encoder.forward_chunk(
             inputs.to(device), self._cache, final.to(device)
         )
         if not output.frames.data.shape[1]:
             return None
         self._state, spoken = self._first.listen(self._state, output)
-        self._heard.append(output)
+        for pieces, piece in zip(self._heard, _rows_of(output), strict=True):
+            pieces.append(piece)
         return spoken
 
     def partial(self) -> list[Hypothesis]:
         """The best text of each row so far, by the first pass."""
         return [self._named(found) for found in self._first.partial(self._state)]
 
-    @torch.inference_mode()
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
         """N-best lists of what was heard since the (re)start, and labels; `restart` before more is
         accepted.
         """
-        nbests = self._first.finish(self._state)
-        if not self._heard:
-            return [[self._named(one) for one in nbest] for nbest in nbests], [{} for _ in nbests]
-        encoded = self.encoded()
-        if self._second is not None:
-            nbests = self._second.rescore(encoded, nbests)
-        return [[self._named(one) for one in nbest] for nbest in nbests], classify(
-            self.recognizer.classifiers, encoded
-        )
+        return self._results(self._state, self._heard)
 
     def encoded(self) -> EncoderOutput:
         """What the encoder gave since the (re)start, in one piece."""
-        lengths = [output.frames.lengths.tolist() for output in self._heard]
+        return _joined(self._heard)
 
-        def joined(parts: list[Tensor]) -> Padded:
-            pieces = list(zip(parts, lengths, strict=True))
-            rows = [
-                torch.cat([part[row, : size[row]] for part, size in pieces])
-                for row in range(self.batch)
+    @torch.inference_mode()
+    def _results(
+        self, state: SearchState, heard: Sequence[Sequence[Heard]]
+    ) -> tuple[list[list[Hypothesis]], list[Classes]]:
+        nbests = self._first.finish(state)
+        classes: list[Classes] = [{} for _ in nbests]
+        if any(heard):
+            encoded = _joined(heard)
+            if self._second is not None:
+                nbests = self._second.rescore(encoded, nbests)
+            classes = [
+                found if length else {}
+                for found, length in zip(
+                    classify(self.recognizer.classifiers, encoded),
+                    encoded.frames.lengths.tolist(),
+                    strict=True,
+                )
             ]
-            return Padded.stack(rows)
-
-        frames = joined([output.frames.data for output in self._heard])
-        positions = joined([output.positions for output in self._heard]).data
-        names = self._heard[0].taps
-        taps = {name: joined([output.taps[name].data for output in self._heard]) for name in names}
-        return EncoderOutput(frames=frames, positions=positions, taps=taps)
+        return [[self._named(one) for one in nbest] for nbest in nbests], classes
 
     def _named(self, found: Hypothesis) -> Hypothesis:
         return replace(found, text=self.recognizer.tokenizer.decode(found.tokens))
+
+
+class Heard(NamedTuple):
+    """What the encoder gave of one row in one piece: frames (S, D), positions (S,), and taps."""
+
+    frames: Tensor
+    positions: Tensor
+    taps: dict[str, Tensor]
+
+
+def _rows_of(output: EncoderOutput) -> list[Heard]:
+    """A piece, row by row, without padding."""
+    frames = output.frames.unpad()
+    positions = Padded(output.positions, output.frames.lengths).unpad()
+    taps = {name: tap.unpad() for name, tap in output.taps.items()}
+    return [
+        Heard(frames[row], positions[row], {name: tap[row] for name, tap in taps.items()})
+        for row in range(len(frames))
+    ]
+
+
+def _joined(heard: Sequence[Sequence[Heard]]) -> EncoderOutput:
+    """The pieces of each row, one behind the other; at least one row has some."""
+    like = next(pieces[0] for pieces in heard if pieces)
+
+    def joined(part: Callable[[Heard], Tensor]) -> Padded:
+        # a row that has just entered has no piece, but needs the shape of one
+        return Padded.stack(
+            [
+                torch.cat([part(piece) for piece in pieces]) if pieces else part(like)[:0]
+                for pieces in heard
+            ]
+        )
+
+    return EncoderOutput(
+        frames=joined(lambda piece: piece.frames),
+        positions=joined(lambda piece: piece.positions).data,
+        taps={name: joined(lambda piece, name=name: piece.taps[name]) for name in like.taps},
+    )
+
+
+def _index(rows: Sequence[int]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]:

@@ -45,6 +45,19 @@ class Path:
     last: int | None = None  # token of the last frame
 
 
+@dataclass
+class CtcGreedyState:
+    """Of a batch: the best path of each utterance."""
+
+    paths: list[Path]
+
+    def take(self, rows: Tensor) -> CtcGreedyState:
+        return CtcGreedyState([self.paths[row] for row in rows.tolist()])
+
+    def join(self, other: CtcGreedyState) -> CtcGreedyState:
+        return CtcGreedyState([*self.paths, *other.paths])
+
+
 @SEARCHERS.register("ctc_greedy", CtcGreedyConfig)
 class CtcGreedy(FrameSearcher):
     """One hypothesis per utterance; its score is the log-probability of the best path.
@@ -71,14 +84,16 @@ class CtcGreedy(FrameSearcher):
         self.model = model
         self.collapse = joins if config.collapse is None else config.collapse
 
-    def start(self, batch: int) -> list[Path]:
-        return [Path() for _ in range(batch)]
+    def start(self, batch: int) -> CtcGreedyState:
+        return CtcGreedyState([Path() for _ in range(batch)])
 
     @torch.inference_mode()
-    def advance(self, state: list[Path], log_probs: Padded, positions: Tensor) -> list[Path]:
+    def advance(
+        self, state: CtcGreedyState, log_probs: Padded, positions: Tensor
+    ) -> CtcGreedyState:
         best, tokens = log_probs.data.max(-1)
         rows = zip(
-            state,
+            state.paths,
             best.tolist(),
             tokens.tolist(),
             positions.tolist(),
@@ -103,11 +118,11 @@ class CtcGreedy(FrameSearcher):
                     path.peaks[-1], path.positions[-1] = value, position
             path.last = token
 
-    def partial(self, state: list[Path]) -> list[Hypothesis]:
-        return [self._hypothesis(path) for path in state]
+    def partial(self, state: CtcGreedyState) -> list[Hypothesis]:
+        return [self._hypothesis(path) for path in state.paths]
 
-    def finish(self, state: list[Path]) -> list[list[Hypothesis]]:
-        return [[self._hypothesis(path)] for path in state]
+    def finish(self, state: CtcGreedyState) -> list[list[Hypothesis]]:
+        return [[self._hypothesis(path)] for path in state.paths]
 
     def _hypothesis(self, path: Path) -> Hypothesis:
         if path.score != path.score:

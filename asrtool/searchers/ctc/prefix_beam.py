@@ -186,10 +186,23 @@ class CtcPrefixBeamConfig:
 
 @dataclass
 class PrefixBeamState:
-    """Of a batch: one search and the positions of the frames read so far for each utterance."""
+    """Of a batch: the search of each utterance, None before its first frames, which tell V, and the
+    positions of the frames read so far.
+    """
 
-    searches: list[PrefixBeam]
+    searches: list[PrefixBeam | None]
     positions: list[list[int]]
+
+    def take(self, rows: Tensor) -> PrefixBeamState:
+        chosen = rows.tolist()
+        return PrefixBeamState(
+            [self.searches[row] for row in chosen], [self.positions[row] for row in chosen]
+        )
+
+    def join(self, other: PrefixBeamState) -> PrefixBeamState:
+        return PrefixBeamState(
+            [*self.searches, *other.searches], [*self.positions, *other.positions]
+        )
 
 
 @SEARCHERS.register("ctc_prefix_beam", CtcPrefixBeamConfig)
@@ -211,14 +224,13 @@ class CtcPrefixBeam(FrameSearcher):
         self.settings: Settings | None = None  # known with the first frames, which tell V
 
     def start(self, batch: int) -> PrefixBeamState:
-        return PrefixBeamState([], [[] for _ in range(batch)])
+        return PrefixBeamState([None] * batch, [[] for _ in range(batch)])
 
     def advance(
         self, state: PrefixBeamState, log_probs: Padded, positions: Tensor
     ) -> PrefixBeamState:
-        if not state.searches:
-            settings = self._settings(log_probs.data.shape[2])
-            state.searches = [start(settings) for _ in state.positions]
+        settings = self._settings(log_probs.data.shape[2])
+        state.searches = [search or start(settings) for search in state.searches]
         try:
             side_by_side(
                 lambda search, rows: search.advance(rows), state.searches, split(log_probs)
@@ -257,17 +269,16 @@ class CtcPrefixBeam(FrameSearcher):
     def _hypotheses(
         self, state: PrefixBeamState, final: bool, most: int | None = None
     ) -> list[list[Hypothesis]]:
-        if not state.searches:  # not a frame yet
-            parts = {
-                "ctc": 0.0,
-                **{name: score.end(score.start()) * final for name, score in self.scores.items()},
-            }
-            score = sum(self.config.weights[name] * value for name, value in parts.items())
-            return [
-                [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())]
-                for _ in state.positions
-            ]
         return [
-            hypotheses(search, final, positions, most)
+            self._nothing(final) if search is None else hypotheses(search, final, positions, most)
             for search, positions in zip(state.searches, state.positions, strict=True)
         ]
+
+    def _nothing(self, final: bool) -> list[Hypothesis]:
+        """Of an utterance before its first frame."""
+        parts = {
+            "ctc": 0.0,
+            **{name: score.end(score.start()) * final for name, score in self.scores.items()},
+        }
+        score = sum(self.config.weights[name] * value for name, value in parts.items())
+        return [Hypothesis(tokens=(), score=score, parts=parts, positions=(), confidences=())]

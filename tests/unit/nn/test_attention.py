@@ -116,7 +116,7 @@ def test_beams_share_the_memory_of_their_utterance():
 
 def test_rows_of_a_cache_follow_their_beams():
     cache = KeyValue(torch.arange(3.0).view(3, 1, 1, 1), torch.arange(3.0).view(3, 1, 1, 1))
-    assert cache.rows(torch.tensor([2, 0, 0])).key.flatten().tolist() == [2, 0, 0]
+    assert cache.take(torch.tensor([2, 0, 0])).key.flatten().tolist() == [2, 0, 0]
 
 
 def test_a_width_that_heads_cannot_share_is_refused():
@@ -148,5 +148,5 @@ def test_a_growing_cache_holds_what_a_copied_one_holds_and_branches():
         torch.testing.assert_close((growing.key, growing.value), (copied.key, copied.value))
         torch.testing.assert_close(other.key[:, :, -2:], pieces[0].key)
     rows = torch.tensor([1])
-    more = growing.rows(rows).append(pieces[1].rows(rows))
+    more = growing.take(rows).append(pieces[1].take(rows))
     torch.testing.assert_close(more.value, copied.append(pieces[1]).value[1:])

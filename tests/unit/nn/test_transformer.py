@@ -48,7 +48,7 @@ def test_a_cache_gives_its_utterances_up():
     module, x, memory = layer(), torch.randn(2, 1, 16), torch.randn(2, 6, 16)
     _, cache = module(x, None, FRAMES, module.init_cache(memory))
     both, _ = module(x, None, FRAMES, cache)
-    second, _ = module(x[1:], None, FRAMES[1:], cache.rows(torch.tensor([1])))
+    second, _ = module(x[1:], None, FRAMES[1:], cache.take(torch.tensor([1])))
     torch.testing.assert_close(second, both[1:])
 
 
