@@ -261,7 +261,7 @@ def test_the_training_sets_of_libri_light_lie_inside_or_beside(
 def test_libri_light_that_is_not_there_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(
         corpus.CorpusError,
-        match=r"there is no .*/LibriSpeech/librispeech_finetuning/1h; '.*' " r"holds SPEAK",
+        match=r"there is no .*/LibriSpeech/librispeech_finetuning/1h; '.*' " r"contains SPEAK",
     ):
         prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_1h")
 

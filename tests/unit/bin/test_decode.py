@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_at_the_very_end_costs_no_decoding(toy, tmp_path, mo
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(stamp.StageError, match="out: no space left on device; make"),
+        pytest.raises(stamp.StageError, match="out: no space left on device; free"),
     ):
         patch.setattr(atomic, "replace_folder", full)
         run(toy, tmp_path / "out")

@@ -190,7 +190,8 @@ def test_a_warm_start_from_a_damaged_average_is_refused(data, copy, tmp_path):
     weights = copy / "train" / "average-1.safetensors"
     damage(weights)
     with pytest.raises(
-        checkpoint.CheckpointError, match=f"--init {weights} cannot be used: .*SHA-256 is another"
+        checkpoint.CheckpointError,
+        match=f"--init {weights} cannot be used: .*SHA-256 does not match",
     ):
         train(data, tmp_path / "other", "--init", str(weights))
     assert not (tmp_path / "other").exists()
