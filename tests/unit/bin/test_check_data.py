@@ -113,7 +113,7 @@ def test_with_audio_every_unusable_file_is_named(made: Path, capsys: pytest.Capt
         "wav.scp:3: s-2: ": "2 channels",
         "wav.scp:6: s-5: ": "NaN",
         "wav.scp:7: s-6: ": "no samples",
-        "utt2dur:4: ": "2 utterances not as long",
+        "utt2dur:4: ": "2 utterances whose duration differs",
         "note: ": "1 utterance at 8000 Hz; stage 1 resamples to 16000 Hz",
     }
     lines = output.splitlines()
