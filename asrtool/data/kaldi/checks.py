@@ -450,10 +450,7 @@ REMEMBERED = 256  # folders
 
 
 class Listing:
-    """`path in listing`: whether a path of wav.scp is a file; relative paths start at `base`.
-
-    Each folder is listed once: a network disk is slow at a million separate queries.
-    """
+    """`path in listing`: whether a path of wav.scp is a file; each folder is listed only once."""
 
     def __init__(self, base: Path | None = None) -> None:
         self._base = "" if base is None else str(base)
