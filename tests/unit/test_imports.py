@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,9 +116,14 @@ def test_a_command_in_the_folder_of_a_model_runs_none_of_its_code(tmp_path, modu
     name = module(tmp_path / "exp", "strange_seven", "print('the model ran its code')\n")
     (tmp_path / "exp" / "config.yaml").write_text(BASE + f"import: [{name}]\n")
     command = [sys.executable, "-m", "asrtool.bin.recognize", ".", "a.wav"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     for more, said in (([], "give --import strange_seven"), (["--import", name], "no module")):
         done = subprocess.run(
-            [*command, *more], cwd=tmp_path / "exp", capture_output=True, text=True
+            [*command, *more],
+            cwd=tmp_path / "exp",
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
         assert "ran its code" not in done.stdout + done.stderr
