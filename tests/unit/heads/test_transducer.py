@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from math import exp, log
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from asrtool.bin import train as train_command
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS
+from asrtool.streaming import Session
 from asrtool.train.parallel import gather
 from asrtool.training import ErrorRates, validation_metrics
 from asrtool.types import EncoderOutput, Padded
@@ -207,3 +209,10 @@ def test_the_commands_train_measure_and_decode_it(tmp_path):
     alone = [recognizer.search(Padded.stack([one]))[0] for one in inputs]
     assert [n[0].tokens for n in together] == [n[0].tokens for n in alone]
     assert recognizer.timed is None
+    session = Session(Recognizer.load(exp, replace(recognizer.settings, chunk=2)), 1)
+    whole = session.recognizer.search(Padded.stack(inputs[:1]))
+    for begin in range(0, 60, 17):
+        part = inputs[0][begin : begin + 17]
+        session.accept(Padded.stack([part]), torch.tensor([begin + 17 >= 60]))
+    (streamed,), _ = session.finish()
+    assert [h.tokens for h in streamed] == [h.tokens for h in whole[0]]
