@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asrtool import config, distributed
-from asrtool.experiment import TrainConfig
+from asrtool.experiment import TrainConfig, search_config
 from asrtool.heads import HEADS, Head, Search
 from asrtool.losses import LOSSES, Loss
 from asrtool.model_folder import build_model
 from asrtool.models import AsrModel
 from asrtool.nn.rows import PerRow
 from asrtool.searchers import SEARCHERS, StreamingSearcher
-from asrtool.train import parallel
+from asrtool.train import parallel, validation
 from asrtool.train.objective import Objective
 from asrtool.train.step import Stepper
 from asrtool.types import Batch, EncoderOutput, Hypothesis, Lattice, ModelOutput, Padded
@@ -350,6 +350,20 @@ def train(shares: Sequence[Sequence[Sequence[int]]], rank: int = 0, shared: str 
     return stepper
 
 
+def validate(stepper: Stepper) -> list[float]:
+    """Scores of two utterances by the search that the head names for validation."""
+    scores = []
+
+    def search(built: AsrModel, outputs: ModelOutput, batch: Batch) -> dict:
+        settings = search_config(built.heads["transducer"].greedy_search())
+        nbests = SEARCHERS.build(settings, model=built).search(outputs.encoder)
+        scores.extend(nbest[0].score for nbest in nbests)
+        return {}
+
+    validation.measure_batch(stepper, batch([2, 4]), search)
+    return scores
+
+
 def work(rank: int, world: int, port: int, folder: Path, shares: list[list[list[int]]]) -> None:
     """On each of several ranks: weights after training, and what is found by them in validation."""
     join(rank, world, port)
@@ -357,5 +371,6 @@ def work(rank: int, world: int, port: int, folder: Path, shares: list[list[list[
     with distributed.process_group(), registered(), double_precision():
         for shared in ("ddp", "fsdp"):
             stepper = train(shares, rank, shared)
+            found[f"{shared} scores"] = validate(stepper)
             found[shared] = parallel.gather(stepper.model.state_dict(), keep=True)
     torch.save(found, folder / f"{rank}.pt")
