@@ -1,6 +1,4 @@
-"""When each token and word of a known text was spoken: CTC forced alignment, and the files it is
-written to.
-"""
+"""Times of the tokens and words of a known text: CTC forced alignment, and its files."""
 
 from __future__ import annotations
 

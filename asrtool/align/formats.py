@@ -1,4 +1,4 @@
-"""Files of times: ctm (NIST), TextGrid (Praat), srt (subtitles)."""
+"""File formats for times: ctm (NIST), TextGrid (Praat), srt (subtitles)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def ctm(recording: str, parts: Iterable[Timed | Word], start: float = 0.0) -> st
     """Lines `<recording> 1 <start> <duration> <word> <confidence>`; `start`: of the utterance in
     its recording.
 
-    White space in the name of the recording, as in that of a file, becomes `_`: a line has six
-    fields.
+    White space in the name of the recording becomes `_`, as a line must have six fields.
     """
     recording = re.sub(r"\s+", "_", recording, flags=re.ASCII)
     rows = [

@@ -1,15 +1,14 @@
-"""CTC forced alignment: the most probable path among those that read a given text (Graves et al.,
-ICML 2006, eq. 5).
+"""CTC forced alignment: the most probable path of a given text (Graves et al. 2006, eq. 5).
 
 A path runs through the states of  blank y_1 blank y_2 ... y_U blank,  numbered j = 0 ... 2 U;
 p_t(j) is the posterior of state j's label in frame t:
 
-    v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) where y differs from the token
-        before )     (1)
+    v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) )                          (1)
 
-It begins in state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the earlier one
-of (1) is taken, and of the ends state 2 U - 1. NumPy works through the frames, in each through all
-states of all utterances at once, in float64: nothing has to be compiled before the first utterance.
+where the last one is allowed only for a token that differs from the token before. A path begins in
+state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the first of (1) is taken, and
+of the ends state 2 U - 1. NumPy computes all states of all utterances at once, frame by frame, in
+float64: nothing has to be compiled before the first utterance.
 """
 
 from __future__ import annotations
@@ -39,18 +38,17 @@ class Alignment:
 def align(
     log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0
 ) -> list[Alignment | None]:
-    """log_probs (B, S, V), tokens of each utterance -> alignments; None where no path can read the
-    tokens.
+    """log_probs (B, S, V), tokens of each utterance -> alignments, or None where there is no path.
 
-    That is so where an utterance has fewer frames than tokens and blanks between repeated ones, or
-    where every path has probability 0.
+    There is none in an utterance with fewer frames than tokens and blanks between repeated ones, or
+    if every path has probability 0. Raises `ValueError` for a text with blanks.
     """
     rows = [row.detach() for row in log_probs.unpad()]
     wanted = [list(map(int, row)) for row in tokens]
     for row in wanted:
         if blank in row:
             raise ValueError(
-                f"align: the text holds the blank (token {blank}), which no frame can read"
+                f"align: the text contains the blank (token {blank}); use another token"
             )
     possible = [frames_needed(row) <= len(frames) for row, frames in zip(wanted, rows, strict=True)]
     chosen = [index for index, yes in enumerate(possible) if yes]
@@ -86,8 +84,9 @@ def _describe(log_probs: Tensor, path: np.ndarray, blank: int) -> Alignment | No
 def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:
     """(1): rows (S_b, V), tokens of each -> the label of each frame (S_b,)."""
     labels, emitted, columns = _states(rows, tokens, blank)
+    # (S, B, 2 U + 1): 0, 1 or 2, by how many states the best path moved
     moves = np.zeros((len(emitted), *labels.shape), dtype=np.int8)
-    barrier = np.full(labels.shape, -INF)  # where (1) allows no step over a state
+    barrier = np.full(labels.shape, -INF)  # -inf where (1) does not allow a step of two states
     barrier[:, 3::2][labels[:, 3::2] != labels[:, 1:-2:2]] = 0.0
     values = np.full((len(rows), labels.shape[1] + 2), -INF)  # state j in column j + 2
     values[:, 2:4] = emitted[0].take(columns[:, :2])
@@ -105,9 +104,12 @@ def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list
 def _states(
     rows: list[Tensor], tokens: list[list[int]], blank: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The label of each state (B, 2 U + 1), blank behind a row's end; the log-probabilities of the
-    labels that occur, of all utterances side by side (S, B * K) float64; in which column of these
-    each state's is (B, 2 U + 1)."""
+    """Labels, emissions and columns of the states.
+
+    labels (B, 2 U + 1): of each state, blank behind the end of a row; emitted (S, B * K) float64:
+    the log-probabilities of the labels that occur, of all utterances side by side; columns (B, 2 U
+    + 1): the column of emitted of each state.
+    """
     labels = np.full((len(rows), 2 * max(map(len, tokens)) + 1), blank, dtype=np.int64)
     for row, wanted in zip(labels, tokens, strict=True):
         row[1 : 2 * len(wanted) : 2] = wanted
@@ -122,9 +124,7 @@ def _states(
 
 
 def _advance(values: np.ndarray, barrier: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """The maximum of (1) for all states (B, 2 U + 1), and in `moves` how many states back it comes
-    from.
-    """
+    """The maximum of (1) for all states (B, 2 U + 1); `moves` gets how many states back it is."""
     stay, step, skip = values[:, 2:], values[:, 1:-1], values[:, :-2] + barrier
     np.greater(step, stay, out=moves, casting="unsafe")
     best = np.maximum(stay, step)

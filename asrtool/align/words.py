@@ -1,8 +1,8 @@
 """From aligned tokens to times in seconds, and from tokens to words.
 
-A word is what spaces separate; Han characters, which are written without spaces, are words of their
-own. CTC marks a token by one or a few frames around its peak, so a word's end is early rather than
-late: it is the end of the last frame in which the best path reads its last token.
+Words are separated by spaces; Han characters, which are written without spaces, are words of their
+own. CTC emits a token in one or a few frames around its peak, so the end of a word is early rather
+than late: it is the end of the last frame in which the best path emits its last token.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ HAN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A token in time: its id and text, start and end in seconds of the audio, confidence from 0 to
-    1.
-    """
+    """A token with its start and end in seconds of the audio, and its confidence from 0 to 1."""
 
     token: int
     text: str
@@ -46,7 +44,7 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """A word in time, and its tokens. `glued`: no space stands between it and the word before."""
+    """A word with its times and tokens; glued: without a space between it and the word before."""
 
     text: str
     start: float
@@ -64,8 +62,10 @@ def times_of(
     frame_shift: float,
     duration: float,
 ) -> list[Timed]:
-    """tokens (U,), pieces (U,): their texts; frame s begins at positions[s] * frame_shift, nothing
-    ends after `duration`."""
+    """tokens (U,) and their texts, pieces (U,) -> their times.
+
+    Frame s begins at positions[s] * frame_shift seconds; nothing ends after `duration`.
+    """
 
     def at(position: float) -> float:
         return round(min(position * frame_shift, duration), 3)
@@ -83,9 +83,9 @@ def times_of(
 def words_of(timed: Sequence[Timed]) -> list[Word]:
     """The words of a sequence of tokens.
 
-    The text of a token tells whether it begins a word: by a space in front, or as (or after) a Han
-    character. A token that is nothing but space belongs to the word behind it and counts for
-    neither time nor confidence.
+    A token begins a word if its text starts with a space or a Han character, or if it follows one.
+    A token of spaces alone belongs to the word after it, and has no effect on its times and
+    confidence.
     """
     groups: list[tuple[list[Timed], bool]] = []  # a word's tokens, whether it is glued
     spaces: list[Timed] = []  # tokens of nothing but space, since the last visible character
@@ -117,7 +117,7 @@ def _word(parts: Sequence[Timed], glued: bool) -> Word:
 
 
 def text_of(words: Sequence[Word]) -> str:
-    """What the words read."""
+    """The text of the words."""
     return "".join(
         ("" if word.glued or index == 0 else " ") + word.text for index, word in enumerate(words)
     )

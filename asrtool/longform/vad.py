@@ -1,6 +1,6 @@
-"""Where somebody speaks, by Silero's network (silero-vad, run by onnxruntime): the extra `vad`.
+"""Voice activity detection by Silero's network (silero-vad on onnxruntime): the extra `vad`.
 
-It hears speech in loud noise, music and steps, where the energy alone does not tell a pause.
+It detects speech in loud noise and music, where the energy alone does not show pauses.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import functools
 import numpy as np
 import torch
 
-RATE = 16000  # Hz of the samples that the network hears
-SHORTEST = 0.1  # seconds of speech that count
+RATE = 16000  # Hz of the samples that the network reads
+SHORTEST = 0.1  # seconds: shorter stretches of speech are ignored
 
 
 class VadError(RuntimeError):
-    """The network is not there."""
+    """The network is not installed."""
 
 
 def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
-    """samples (T,) float32 at RATE -> start and end in seconds of what is said, with at least
-    `pause` seconds between.
+    """samples (T,) float32 at RATE -> (start, end) in seconds of speech, `pause` or more apart.
 
-    Raises `VadError` where the package is missing.
+    Raises `VadError` if the package is missing.
     """
     model, timestamps = _network()
     segments = timestamps(
@@ -45,8 +44,7 @@ def _network() -> tuple:
     except ImportError as error:
         raise VadError(
             f"windows.detector: silero needs silero-vad and onnxruntime ({error}): pip install -e "
-            "'.[vad]', or take "
-            "windows.detector: energy"
+            "'.[vad]', or set windows.detector: energy"
         ) from None
     finally:
         torch.set_num_threads(threads)  # the package sets it to 1 when it is imported

@@ -1,8 +1,7 @@
-"""Draw an utterance's gates and adaptive windows, layer by layer, over its spectrogram (encoders
-with attention echo).
+"""Draw the gates and adaptive windows of an utterance over its spectrogram, layer by layer.
 
-`--survey` looks at all utterances of a set as well, and says whether windows follow the speaking
-rate and the length: a mechanism that adjusts to its input must, and one that does not is not used.
+For encoders with attention echo. `--survey` also computes over all utterances of a set whether
+windows follow speaking rate and length, as those of a mechanism that adjusts to its input must.
 """
 
 from __future__ import annotations
@@ -34,8 +33,10 @@ from asrtool.types import Padded
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the layers with echo, in order: gates (L, B, S), means over channels; half-windows in
-    frames (L, B, S), means over heads, None where windows are fixed."""
+    """Of the layers with echo, in order: gates and half-windows in frames, both (L, B, S).
+
+    Gates are means over channels, half-windows over heads; None where windows are fixed.
+    """
 
     gates: Tensor
     spans: Tensor | None
@@ -78,7 +79,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
         exp, DecodeConfig(searcher=settings.searcher, average=average, phase=phase, unfinished=True)
     )
     if not any(isinstance(module, DualFocusGate) for module in recognizer.model.modules()):
-        raise PlotError(f"{exp}: the encoder has no attention of the type echo")
+        raise PlotError(f"{exp}: the encoder has no attention of type echo")
     return recognizer
 
 
@@ -114,9 +115,7 @@ def watching(model: torch.nn.Module) -> Iterator:
 
 
 def survey(recognizer: Recognizer, data: Path) -> dict:
-    """Means of gates and half-windows of each utterance, and their correlations with rate and
-    length.
-    """
+    """Means of gates and half-windows of each utterance, and correlations with rate and length."""
     utterances = datadir.read(data)
     dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     seconds = {utterance.id: utterance.duration for utterance in utterances}
@@ -147,9 +146,7 @@ def survey(recognizer: Recognizer, data: Path) -> dict:
 
 
 def thirds(rows: list[dict], values: list[str]) -> dict[str, list[dict]]:
-    """Means over the slowest, middle and fastest third of the utterances, and over thirds by
-    length.
-    """
+    """Means over thirds of the utterances, by speaking rate and by length."""
     results = {}
     for by in ("tokens_per_second", "seconds"):
         ranked = sorted(rows, key=lambda row: row[by])

@@ -30,11 +30,11 @@ LN10 = log(10.0)
 
 
 class ArpaError(ValueError):
-    """The file is no ARPA model, or not the one that is needed."""
+    """The file is not an ARPA model, or not a suitable one."""
 
 
 class Trie(NamedTuple):
-    """M nodes may have children (all but the highest order)."""
+    """The n-grams as arrays; M nodes, all but the highest order, may have children."""
 
     word: np.ndarray  # (nodes,) int32
     prob: np.ndarray  # (nodes,) float32, log p(word | history)
@@ -54,9 +54,7 @@ class Arpa:
 
 @dataclass
 class Order:
-    """The n-grams of one order: words (C, n) int32, natural logarithms of probabilities and backoff
-    weights (C,).
-    """
+    """The C n-grams of one order: words (C, n) int32, log-probabilities and backoffs (C,)."""
 
     words: np.ndarray
     prob: np.ndarray
@@ -66,7 +64,7 @@ class Order:
         return Order(self.words[rows], self.prob[rows], self.backoff[rows])
 
     def extended(self, words: np.ndarray) -> Order:
-        """With further n-grams, whose probability is not known yet (NaN)."""
+        """With more n-grams, whose probability is not known yet (NaN)."""
         nothing = np.zeros(len(words), dtype=np.float32)
         return Order(
             np.concatenate([self.words, words]),
@@ -76,10 +74,10 @@ class Order:
 
 
 def read(path: Path) -> Arpa:
-    """Raises `ArpaError` with the file and the line of what is not as expected."""
+    """Raises `ArpaError`, with file and line, where the file is not as expected."""
     path = Path(path)
     if not path.is_file():
-        raise ArpaError(f"{path}: there is no such n-gram model; make it or correct the path")
+        raise ArpaError(f"{path}: no such n-gram model; make it or correct the path")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
         lines = enumerate(file, 1)
@@ -118,7 +116,7 @@ def _counts(path: Path, lines: Iterator[tuple[int, bytes]]) -> list[int]:
 def _order(
     path: Path, lines: Iterable[tuple[int, bytes]], n: int, count: int, ids: dict[bytes, int]
 ) -> Order:
-    """The section of one order, up to and with the title of the next one."""
+    """The section of one order, including the title line of the next one."""
     words = np.zeros((count, n), dtype=np.int32)
     prob, backoff = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.float32)
     row = 0
@@ -137,8 +135,7 @@ def _order(
                 words[row, column] = ids.setdefault(word, row) if n == 1 else ids[word]
             if n == 1 and len(ids) != row + 1:
                 raise ArpaError(
-                    f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' is there "
-                    "twice"
+                    f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' occurs twice"
                 )
             prob[row] = float(fields[0]) * LN10
             backoff[row] = float(fields[n + 1]) * LN10 if len(fields) == n + 2 else 0.0
@@ -153,14 +150,14 @@ def _order(
             what = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
             raise ArpaError(f"{path}:{number}: expected {what}, {count} lines in all") from None
         row += 1
-    raise ArpaError(f"{path}: the file ends within its {n}-grams; it is cut short")
+    raise ArpaError(f"{path}: the file ends within its {n}-grams; it is truncated")
 
 
 # -- the trie ---------------------------------------------------------------
 
 
 def build(orders: list[Order], num_words: int) -> Trie:
-    """Sort the n-grams into a trie; orders[0] has all words, each once."""
+    """Sort the n-grams into a trie; orders[0] must have all words, each once."""
     orders = list(orders)
     level = 0
     # per order: history node (within its order) * num_words + word, ascending
@@ -170,6 +167,7 @@ def build(orders: list[Order], num_words: int) -> Trie:
         order = orders[level]
         histories = _locate(tables, order.words[:, :-1], num_words)
         if (histories < 0).any():
+            # histories that the file lacks become n-grams of the order below, which is sorted again
             lacking = np.unique(order.words[histories < 0, :-1], axis=0)
             orders[level - 1] = orders[level - 1].extended(lacking)
             level -= 1
@@ -185,7 +183,7 @@ def build(orders: list[Order], num_words: int) -> Trie:
 
 
 def _locate(tables: list[np.ndarray], words: np.ndarray, num_words: int) -> np.ndarray:
-    """words (C, k) -> (C,) int64 index of each within its order, -1 where there is none."""
+    """words (C, k) -> (C,) int64: index of each k-gram within its order, or -1."""
     indices = np.zeros(len(words), dtype=np.int64)
     for table, column in zip(tables, words.T, strict=False):
         keys = indices * num_words + column
@@ -217,9 +215,10 @@ def _link(orders: list[Order], parents: list[np.ndarray]) -> Trie:
 
 @compiled
 def child(trie: Trie, node: int, word: int) -> int:
-    """The node of history + word, -1 where there is none."""
+    """The node of history + word, or -1."""
     if node == 0:
         return 1 + word
+    # children are sorted by word: binary search
     low, high = trie.begin[node], trie.begin[node + 1]
     end = high
     while low < high:
@@ -233,8 +232,9 @@ def child(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def longest(trie: Trie, node: int, word: int) -> int:
-    """The node of the longest suffix of history + word that may be a history; `node` is a suffix of
-    the history.
+    """The node of the longest suffix of history + word that has children or may have.
+
+    node: a suffix of the history.
     """
     while True:
         extended = child(trie, node, word)
@@ -247,14 +247,13 @@ def longest(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def _suffixes(trie: Trie, parent: np.ndarray) -> None:
-    """Fill in the suffixes, and the probabilities that are not known (NaN), shorter histories
-    first.
-    """
+    """Fill in suffixes and unknown probabilities (NaN), shorter n-grams first."""
     for node in range(1, len(trie.word)):
         history, word = parent[node], trie.word[node]
         if node < len(trie.suffix) and history != 0:
             trie.suffix[node] = longest(trie, trie.suffix[history], word)
         if trie.prob[node] != trie.prob[node]:
+            # NaN: back off until a shorter history has the word
             value, shorter = 0.0, history
             while True:
                 value += trie.backoff[shorter]

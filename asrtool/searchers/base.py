@@ -1,6 +1,6 @@
 """What a searcher, a scorer and a constraint are, and the registry of searchers.
 
-Search sees a model only through `SearchModel`; a test may search over a table of numbers.
+A search sees a model only through `SearchModel`, so a test can search over a table of numbers.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ class Scorer(Protocol):
         """State of N empty prefixes."""
 
     def score(self, prefixes: Tensor, state: Any, candidates: Tensor | None) -> tuple[Tensor, Any]:
-        """prefixes (N, U) incl. sos at 0, candidates (N, K) or None -> log-probabilities (N, V) or
-        (N, K), state.
+        """prefixes (N, U) with sos, candidates (N, K) or None -> log-probabilities, state.
 
-        The state returned holds what is needed to `select` and go on; it is not yet extended by a
-        chosen token: the next call sees the longer prefixes.
+        Log-probabilities are (N, K), or (N, V) without candidates. The state is that of these
+        prefixes, to `select` from; the next call gets prefixes that are one token longer.
         """
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """State with row i taken from row rows[i], rows (N',).
+        """The state with row i taken from row rows[i], rows (N',).
 
-        Whole utterances may be missing, for a search drops those that are done; the others keep
-        their order, and a beam never leaves its utterance: utterance i of the new state is
-        utterance rows[i * beam] // beam of the old one.
+        Utterances that are done are left out as a whole. The others keep their order, and a beam
+        never leaves its utterance: utterance i of the new state is utterance rows[i * beam] // beam
+        of the old one.
         """
 
 
@@ -68,21 +67,21 @@ class Constraint(Protocol):
     """Forbids or limits extensions."""
 
     def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
-        """scores (N, V), prefixes (N, U) with sos -> scores with forbidden extensions at -inf,
-        perhaps in place.
+        """scores (N, V), prefixes (N, U) with sos -> scores, forbidden tokens at -inf.
+
+        May change `scores`.
         """
 
     def select(self, rows: Tensor) -> Constraint:
-        """The constraint for rows (N',), as `Scorer.select`; itself if rows are all alike to it."""
+        """The constraint for rows (N',), as `Scorer.select`; itself if it treats all rows alike."""
 
 
 class Searcher:
-    """Built by `SEARCHERS.build(config, model=a SearchModel, tokens=names of the vocabulary,
-    scorers=more scorers)`.
+    """Built by `SEARCHERS.build(config, model=..., tokens=..., scorers=...)`.
 
-    `tokens` is needed for n-gram models and hotwords; `scorers` (name -> Scorer) join those of the
-    model, such as a language model. Both may be left out. Results never depend on the batch an
-    utterance is in.
+    model: a `SearchModel`. tokens: names of the vocabulary, for n-gram models and hotwords.
+    scorers: name -> Scorer in addition to those of the model, such as a language model. The last
+    two may be left out. The result of an utterance never depends on its batch.
     """
 
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
@@ -164,8 +163,9 @@ SEARCHERS: Registry[Searcher] = Registry("searcher")
 def require_head(
     model: SearchModel, name: str, searcher: str, alignments: Collection[str] = ("ctc",)
 ) -> None:
-    """Raise `LookupError` before any audio is read where no loss trained the head that a searcher
-    reads, or where its frames are aligned in a way that the searcher cannot read.
+    """Raise `LookupError` where the model lacks the head of a searcher, or it is unsuitable.
+
+    A head is suitable if its alignment is one of `alignments`.
     """
     if name not in model.heads:
         has = ", ".join(sorted(model.heads)) or "none"

@@ -1,18 +1,18 @@
 """Label-synchronous beam search over any sum of scorers, batched over utterances.
 
-Per step, every live prefix g of an utterance is extended by its best tokens and by the end:
+In each step, every live prefix g of an utterance is extended by its best tokens and by eos:
 
     s(g c) = s(g) + sum over scorers of weight * log p(c | g, x) + length_bonus                  (1)
     s(g eos) = s(g) + sum over scorers of weight * log p(eos | g, x)                             (2)
 
-Of all extensions of an utterance, ends among the best `beam` are finished hypotheses, and the best
-`beam` others live on. An utterance is done when no continuation of a live prefix can beat its
-finished hypotheses any more: as log-probabilities are never above 0, s(g) with the most that length
-terms may still add bounds them all (3). Its rows then leave the batch.
+Of all extensions of an utterance, those by eos among the best `beam` are finished hypotheses, and
+the best `beam` others live on. An utterance is done when no continuation of a live prefix can beat
+its finished hypotheses: log-probabilities are never above 0, so s(g) with the most that length
+terms may still add bounds all continuations (3). Its rows then leave the batch.
 
-Scorers of the whole vocabulary go first and propose `candidates` extensions; partial scorers score
-only those (Watanabe et al., IEEE JSTSP 2017). Where the vocabulary is no larger, or all scorers are
-partial, they score everything.
+Scorers of the whole vocabulary propose `candidates` extensions, and partial scorers score only
+these (Watanabe et al., IEEE JSTSP 2017). If the vocabulary is not larger than that, or all scorers
+are partial, these score all tokens.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from asrtool.searchers.fusion import NgramConfig, NgramScorer
 from asrtool.types import EncoderOutput, Hypothesis
 
 INF = float("inf")
-NEVER_PROPOSED = 2  # tokens that are no candidates: blank and eos
+NEVER_PROPOSED = 2  # tokens that are never candidates: blank and eos
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
-    """How wide to search, by which scorers, within which limits."""
+    """Beam, scorers and limits of a search."""
 
     beam: int = 10
     # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
     weights: dict[str, float]
-    # extensions of a prefix that partial scorers rate; none: 1.5 beams
+    # extensions of a prefix that partial scorers score; null: 1.5 * beam
     candidates: int | None = None
-    # hypotheses that must be certain before the search ends; up to `beam` are returned
+    # hypotheses that must be final before the search ends; up to `beam` are returned
     nbest: int = 1
     constraints: ConstraintsConfig = ConstraintsConfig()
     ngram: NgramConfig | None = None  # the scorer `ngram`
@@ -53,13 +53,11 @@ class BeamConfig:
     def __post_init__(self) -> None:
         fusion.check_weights(self.weights, ngram=self.ngram)
         if self.beam < 1:
-            raise ValueError(f"beam must be at least 1, not {self.beam}")
+            raise ValueError(f"beam must be at least 1, got {self.beam}")
         if not 1 <= self.nbest <= self.beam:
-            raise ValueError(f"nbest must be between 1 and beam ({self.beam}), not {self.nbest}")
+            raise ValueError(f"nbest must be between 1 and beam ({self.beam}), got {self.nbest}")
         if self.candidates is not None and self.candidates < self.beam:
-            raise ValueError(
-                f"candidates ({self.candidates}) must not be fewer than beam ({self.beam})"
-            )
+            raise ValueError(f"candidates ({self.candidates}) must be at least beam ({self.beam})")
         if min(self.weights.values(), default=0) < 0 or not any(self.weights.values()):
             raise ValueError(
                 f"weights must not be negative, and one must be above 0; got {self.weights}"
@@ -82,8 +80,9 @@ class JointBeamConfig(BeamConfig):
 
 @dataclass(frozen=True)
 class Live:
-    """The prefixes of the utterances that go on; dead rows have score -inf. M scorers, B
-    utterances, N = B * beam.
+    """The prefixes of the utterances that are not done; dead rows have score -inf.
+
+    B utterances, N = B * beam rows, M scorers.
     """
 
     utterances: tuple[int, ...]  # their rows in the batch
@@ -94,8 +93,9 @@ class Live:
     constraints: tuple[Constraint, ...]
 
     def select(self, blocks: Sequence[int], rows: Tensor, scorers: Sequence[Scorer]) -> Live:
-        """Keep the utterances at `blocks`, take row i from row rows[i]; the caller replaces scores
-        and parts.
+        """Keep the utterances at `blocks`, and take row i from row rows[i].
+
+        The caller replaces scores and parts.
         """
         return replace(
             self,
@@ -111,8 +111,10 @@ class Live:
 
 @dataclass(frozen=True)
 class Extensions:
-    """The best 2 * beam extensions of each utterance, best first: all (B, 2 * beam), parts (B, 2 *
-    beam, M).
+    """The best 2 * beam extensions of each utterance, best first.
+
+    At most `beam` of them end, so that `beam` others remain. All (B, 2 * beam), parts with M
+    behind.
     """
 
     scores: Tensor
@@ -126,9 +128,9 @@ class Extensions:
 class Beam(Searcher):
     """Beam search; beam 1 without partial scorers and length terms is greedy search.
 
-    Hypotheses carry each scorer's unweighted log-probability in `parts`; their score is defined in
-    constraints.py. An utterance without frames gets the empty hypothesis with score 0; one for
-    which the constraints leave nothing that is possible gets the empty hypothesis with score -inf.
+    Hypotheses have the unweighted log-probability of each scorer in `parts`; their score is defined
+    in constraints.py. An utterance without frames gets the empty hypothesis with score 0. One for
+    which the constraints allow no hypothesis gets the empty one with score -inf.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Beam(Searcher):
         ]
 
     def _start(self, encoded: EncoderOutput, limits: list[int]) -> Live:
-        """The empty prefix of every utterance that has frames; one of its rows lives."""
+        """The empty prefix of every utterance with frames, in one row; its others are dead."""
         beam, device, count = self.config.beam, encoded.frames.data.device, len(limits)
         scores = torch.full((count, beam), -INF, dtype=torch.float64, device=device)
         scores[:, 0] = 0.0
@@ -202,6 +204,7 @@ class Beam(Searcher):
         if len(kept) == count:
             return live
         rows = (kept[:, None] * beam + torch.arange(beam, device=device)).flatten()
+        # utterances without frames leave the batch at once
         moved = live.select(kept.tolist(), rows, self.scorers)
         return replace(moved, scores=live.scores[kept], parts=live.parts[kept])
 
@@ -262,6 +265,8 @@ class Beam(Searcher):
 
     def _best(self, live: Live, tokens: Tensor, parts: Tensor, possible: Tensor) -> Extensions:
         """tokens (N, K), their unweighted parts (N, K, M), which are possible (N, K)."""
+        # (1) and (2): weighted sum over scorers (N, K), then (B, beam, K) with the score of the
+        # prefix
         utterances, beam = live.scores.shape
         scores = (parts * parts.new_tensor(self.weights)).sum(2)
         scores = scores + self.config.constraints.length_bonus * (tokens != self.model.eos).double()
@@ -269,6 +274,7 @@ class Beam(Searcher):
             scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
         )
         width = scores.shape[2]
+        # over all extensions of all beams of an utterance: index = beam * K + column
         scores, chosen = scores.flatten(1).topk(2 * beam)
         parts = (parts.view(utterances, beam, width, -1) + live.parts[:, :, None]).flatten(1, 2)
         return Extensions(
@@ -312,11 +318,10 @@ class Beam(Searcher):
         limits: list[int],
         finished: list[list[Hypothesis]],
     ) -> Live | None:
-        """The prefixes of the best `beam` extensions that are no ends, for the utterances that are
-        not done.
-        """
+        """The prefixes of the best `beam` extensions that do not end, without done utterances."""
         beam, device = self.config.beam, live.prefixes.device
         is_end = extensions.tokens == self.model.eos
+        # stable: extensions by tokens come first, still best first
         kept = is_end.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]
         scores = extensions.scores.masked_fill(is_end, -INF).gather(1, kept)
         num_tokens = live.prefixes.shape[1]

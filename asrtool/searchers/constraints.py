@@ -1,12 +1,10 @@
-"""What a hypothesis may look like, and how its length counts.
+"""Constraints on hypotheses, and length terms in their scores.
 
-Constraints forbid extensions during a label-synchronous search; length terms act where hypotheses
-are ranked:
+Constraints forbid extensions during a label-synchronous search. Length terms rank hypotheses:
 
     score = (sum of weight * part + length_bonus * U) / (U + 1) ** length_penalty
 
-for U tokens, where the one counts the end. Both are 0 by default, and the score is the weighted
-sum.
+for U tokens and eos. Both terms are 0 by default, and the score is the weighted sum.
 """
 
 from __future__ import annotations
@@ -22,19 +20,21 @@ from asrtool.types import EncoderOutput
 
 INF = float("inf")
 
+ROUNDING = 1e-6  # of products of floats
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintsConfig:
-    """Limits on tokens (the smallest one counts), and what length is worth."""
+    """Limits on tokens, of which the smallest applies, and length terms."""
 
     max_tokens: int | None = None
-    # encoder frames; where some were dropped, those before
+    # of encoder frames, counted before any were dropped
     max_tokens_per_frame: float | None = 1.0
     max_tokens_per_second: float | None = None
     min_tokens: int = 0
-    no_repeat_ngram: int = 0  # no n tokens in a row occur twice; 0: anything may
+    no_repeat_ngram: int = 0  # no sequence of n tokens occurs twice; 0: no such limit
     length_bonus: float = 0.0  # added per token
-    # exponent of the division by length; 1: the mean per token; below 0: shorter wins
+    # exponent of the length that divides the score; 1: mean per token; below 0: favours short ones
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,9 +53,7 @@ class ConstraintsConfig:
             )
 
     def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
-        """The most tokens that each utterance may have: rates are rounded up, and min_tokens are
-        always allowed.
-        """
+        """The most tokens of each utterance: rates are rounded up, min_tokens always allowed."""
         limits = []
         taps = [tap.lengths.to(encoded.frames.lengths.device) for tap in encoded.taps.values()]
         most = torch.stack([encoded.frames.lengths, *taps]).amax(0).tolist()
@@ -87,10 +85,10 @@ class ConstraintsConfig:
         return score / (num_tokens + 1) ** self.length_penalty
 
     def best_possible(self, score: float, num_tokens: int, limit: int) -> float:
-        """The best final score that any continuation of a prefix can reach.
+        """An upper bound on the final scores of all continuations of a prefix.
 
-        Log-probabilities only sink, so a continuation of n tokens in all has at most score + bonus
-        * (n - num_tokens).
+        Log-probabilities are at most 0, so a continuation to n tokens scores at most
+        score + length_bonus * (n - num_tokens).
         """
         if self.length_penalty == 0:
             return score + max(0.0, self.length_bonus * (limit - num_tokens))
@@ -99,11 +97,11 @@ class ConstraintsConfig:
 
 
 def _round_up(value: float) -> int:
-    return math.ceil(value - 1e-6)  # 0.1 * 30 is 3, not 4
+    return math.ceil(value - ROUNDING)  # 0.1 * 30 is 3, not 4
 
 
 class MaxTokens:
-    """Only the end may follow a prefix that has as many tokens as its row allows."""
+    """Only eos may follow a prefix that has as many tokens as its row allows."""
 
     def __init__(self, limits: Tensor, *, eos: int, smallest: int = 0) -> None:
         self.limits = limits  # (N,)
@@ -122,7 +120,7 @@ class MaxTokens:
 
 
 class MinTokens:
-    """The end may not follow a prefix of fewer tokens."""
+    """eos may not follow a prefix of fewer tokens."""
 
     def __init__(self, num_tokens: int, *, eos: int) -> None:
         self.num_tokens = num_tokens
@@ -139,7 +137,7 @@ class MinTokens:
 
 
 class NoRepeatNgram:
-    """A token may not complete a sequence of n tokens that the prefix has already."""
+    """A token may not complete a sequence of n tokens that occurs in the prefix."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -148,9 +146,12 @@ class NoRepeatNgram:
         tokens = prefixes[:, 1:]
         if tokens.shape[1] < self.n:
             return scores
+        # all n-grams of the prefix, of which those that begin with its last n - 1 tokens (context)
+        # forbid their last token
         ngrams = tokens.unfold(1, self.n, 1)  # (N, U - n + 1, n)
         context = tokens[:, tokens.shape[1] - self.n + 1 :]
         seen = (ngrams[:, :, :-1] == context[:, None]).all(2)
+        # the lowest of several: a token may end one n-gram that matches and others that do not
         penalties = torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(seen, -INF)
         return scores.scatter_reduce(
             1, ngrams[:, :, -1], penalties + scores.gather(1, ngrams[:, :, -1]), "amin"
@@ -161,5 +162,5 @@ class NoRepeatNgram:
 
 
 def _others(scores: Tensor, eos: int) -> Tensor:
-    """(1, V) bool, True for every token but the end."""
+    """(1, V) bool, True for every token but eos."""
     return (torch.arange(scores.shape[1], device=scores.device) != eos)[None]

@@ -1,8 +1,9 @@
-"""What an n-gram model and hotwords add to the prefixes of a search, token by token.
+"""Shallow fusion: what an n-gram model and hotwords add to the score of a prefix, token by token.
 
 A token-level model scores tokens by their names in the vocabulary. A word-level model scores a word
 when it is complete: when the next token begins with a space, or at the end. The text of a token is
-its name, with a space for sentencepiece's word sign and for `<space>`; blank and sos/eos have none.
+its name, with a space for the word sign of sentencepiece and for `<space>`; blank and sos/eos have
+no text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from asrtool.types import EncoderOutput
 
 WORD_SIGN, SPACE_TOKEN = "\u2581", "<space>"
 SPACE = ord(" ")
-ROWS = 4096  # states whose probabilities of all tokens are remembered
+ROWS = 4096  # states whose probabilities of all tokens are cached
 NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
 
 
@@ -37,18 +38,18 @@ class NgramConfig:
 
 
 class PrefixScore(Protocol):
-    """A number for every prefix of tokens, known from what it gains with each token."""
+    """A score for every prefix of tokens, as a sum of what each token adds."""
 
     def start(self) -> Hashable: ...
 
     def extend(self, state: Hashable, token: int) -> tuple[float, Hashable]: ...
 
     def end(self, state: Hashable) -> float:
-        """What is added when the prefix is everything."""
+        """What the end of the text adds."""
 
 
 class Tables(NamedTuple):
-    """Everything that the compiled search needs; `unit` NOTHING: there is no n-gram model."""
+    """The arrays of the compiled search; unit NOTHING: there is no n-gram model."""
 
     unit: int
     start: int  # state of the n-gram model
@@ -77,8 +78,9 @@ def spell(tokens: Sequence[str], blank: int, eos: int | None) -> list[str]:
 
 @compiled
 def extend_ngram(tables: Tables, state: int, pending: int, token: int) -> tuple[float, int, int]:
-    """What a token adds; `pending`: the hash of the word that is not complete yet. The next state
-    and pending word.
+    """What a token adds, the next state and pending word.
+
+    pending: the hash of the characters of a word that is not complete yet; 0: none.
     """
     if tables.unit == TOKENS:
         value, state = ngram.score(tables.trie, state, tables.token_words[token])
@@ -115,13 +117,11 @@ class NgramFusion:
         if unit == "token" and 2 * sum(map(model.knows, inner)) < len(inner):
             raise ValueError(
                 f"ngram: the model knows {sum(map(model.knows, inner))} of the {len(inner)} "
-                "tokens of the vocabulary; "
-                "it must be made of text that is cut into the same tokens, or be used with unit: "
-                "word"
+                "tokens of the vocabulary; train it on text in the same tokens, or set unit: word"
             )
         if unit == "word" and not any(" " in text for text in texts):
             raise ValueError(
-                "ngram: unit: word needs tokens that tell where words begin; use unit: token"
+                "ngram: unit: word needs tokens that mark where words begin; set unit: token"
             )
 
     def start(self) -> Hashable:
@@ -147,7 +147,7 @@ class NgramFusion:
         return total + self.model.end(inner)
 
     def row(self, state: Hashable, eos: int) -> np.ndarray:
-        """(V,) what each token would add; the end's at `eos`."""
+        """(V,) what each token would add; at `eos`, what the end would."""
         if self.unit == "token" and isinstance(self.model, ArpaModel):
             row = np.empty(len(self.tokens))
             scratch = np.empty(self.model.num_words)
@@ -176,7 +176,7 @@ class HotwordFusion:
     def __init__(self, model: Hotwords, texts: Sequence[str]) -> None:
         self.model = model
         self.texts = list(texts)
-        self.most = model.most * max(map(len, texts))  # a bound of what one token can add
+        self.most = model.most * max(map(len, texts))  # a bound on what one token can add
 
     def start(self) -> Hashable:
         return self.model.start()
@@ -189,7 +189,7 @@ class HotwordFusion:
 
 
 def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
-    """None where there is no machine code for one of them (KenLM's files)."""
+    """None where one of them has no compiled form (KenLM's binary files)."""
     words, biased = scores.get("ngram"), scores.get("hotwords")
     if words is not None and not isinstance(words.model, ArpaModel):
         return None
@@ -224,14 +224,12 @@ def load(
     blank: int,
     eos: int | None,
 ) -> dict[str, PrefixScore]:
-    """`ngram` and `hotwords`, as far as they are configured; `tokens`: the names of the
-    vocabulary.
-    """
+    """`ngram` and `hotwords`, if configured; tokens: the names of the vocabulary."""
     if ngram_config is None and hotwords_config is None:
         return {}
     if tokens is None:
         raise ValueError(
-            "ngram and hotwords need the names of the tokens: give the searcher `tokens`"
+            "ngram and hotwords need the names of the tokens: pass `tokens` to the searcher"
         )
     scores: dict[str, PrefixScore] = {}
     texts = spell(tokens, blank, eos)
@@ -246,12 +244,14 @@ def load(
 
 
 def check_weights(weights: Mapping[str, float], **configured: object) -> None:
-    """Raise where a part has a weight but no settings, or settings but no weight."""
+    """Raise `ValueError` for a part with a weight but no settings, or the other way round."""
     for name, config in configured.items():
         if config is not None and not weights.get(name):
-            raise ValueError(f"{name} is set, but weights.{name} is not; give it one, such as 0.5")
+            raise ValueError(
+                f"{name} is set, but weights.{name} is not; set it, for example to 0.5"
+            )
         if config is None and weights.get(name):
-            raise ValueError(f"weights.{name} is set, but {name} is not; say which file to read")
+            raise ValueError(f"weights.{name} is set, but {name} is not; set the file to read")
 
 
 class NgramScorer:
@@ -270,7 +270,7 @@ class NgramScorer:
     def score(
         self, prefixes: Tensor, state: tuple[Hashable, ...], candidates: Tensor | None
     ) -> tuple[Tensor, tuple[Hashable, ...]]:
-        """prefixes (N, U) incl. sos -> float64 (N, V) or (N, K), states of these prefixes."""
+        """prefixes (N, U) with sos -> float64 (N, V) or (N, K), states of these prefixes."""
         newest = prefixes[:, -1].tolist()
         if prefixes.shape[1] == 1:
             state = (self.fusion.start(),) * len(newest)

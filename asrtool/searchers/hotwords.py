@@ -1,20 +1,20 @@
-"""Context biasing: phrases that are expected to occur, and what each is worth.
+"""Context biasing: phrases that are expected in the audio, each with a bonus.
 
-A file holds one phrase a line, optionally with a tab and its weight:
+A file has one phrase per line, optionally followed by a tab and its weight:
 
     new york
     Bartholomew<tab>4.5
 
 An Aho-Corasick automaton over characters (Aho and Corasick, CACM 1975) follows the text of a
-hypothesis, so that it does not matter into which tokens a phrase is cut. With d of a phrase's L
-characters read, the hypothesis holds d / L of its weight in advance:
+hypothesis, so that the tokens of a phrase do not matter. When d of the L characters of a phrase are
+read, the hypothesis has d / L of its weight in advance:
 
     bonus(text) = sum of the weights of the phrases in it + advance(state)      (1)
     advance(state) = max over phrases that go through the state of weight * d / L
 
-A phrase that is not completed loses its advance again, so the order of final hypotheses depends on
-whole phrases only. Where the vocabulary writes spaces, a phrase must begin and end at word
-boundaries; else it may stand anywhere. A phrase within a longer one counts as well.
+A phrase that is not completed loses its advance again, so final scores depend on whole phrases
+only. If the vocabulary has spaces, a phrase must begin and end at word boundaries; else it may
+occur anywhere. A phrase within a longer one counts as well.
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ class HotwordsConfig:
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
-            raise ValueError(f"the weight of hotwords must be above 0, not {self.weight}")
+            raise ValueError(f"the weight of hotwords must be above 0, got {self.weight}")
 
 
 class Automaton(NamedTuple):
-    """Node 0 has read nothing; the children of node i are begin[i] ... begin[i + 1] - 1, by
-    character.
-    """
+    """Node 0 is the start; the children of node i are begin[i] ... begin[i + 1] - 1, sorted."""
 
     character: np.ndarray  # (nodes,) int32
     begin: np.ndarray  # (nodes + 1,) int32
@@ -76,7 +74,7 @@ def step(automaton: Automaton, node: int, character: int) -> int:
 
 @compiled
 def follow(automaton: Automaton, node: int, characters: np.ndarray) -> tuple[float, int]:
-    """The change of (1) by more characters, and the next state."""
+    """How more characters change (1), and the next state."""
     value, before = 0.0, automaton.advance[node]
     for character in characters:
         node = step(automaton, node, character)
@@ -86,9 +84,7 @@ def follow(automaton: Automaton, node: int, characters: np.ndarray) -> tuple[flo
 
 @compiled
 def settle(automaton: Automaton, node: int) -> float:
-    """The change of (1) when the text ends: what is complete counts, the rest of the advance
-    goes.
-    """
+    """How the end of the text changes (1): only complete phrases count."""
     value = -automaton.advance[node]
     if automaton.spaced:
         value += automaton.gain[step(automaton, node, SPACE)]
@@ -96,7 +92,7 @@ def settle(automaton: Automaton, node: int) -> float:
 
 
 class Hotwords:
-    """`phrases`: text -> weight in nats, above 0; `spaced`: the vocabulary writes spaces."""
+    """phrases: text -> weight in nats, above 0; spaced: the vocabulary has spaces."""
 
     def __init__(self, phrases: Mapping[str, float], *, spaced: bool) -> None:
         patterns: dict[str, float] = {}
@@ -117,9 +113,7 @@ class Hotwords:
     def load(cls, config: HotwordsConfig, *, spaced: bool) -> Hotwords:
         path = Path(config.path)
         if not path.is_file():
-            raise ValueError(
-                f"{path}: there is no such file of hotwords; make it or correct hotwords.path"
-            )
+            raise ValueError(f"{path}: no such file of hotwords; make it or correct hotwords.path")
         phrases: dict[str, float] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             phrase, _, weight = line.partition("\t")
@@ -141,7 +135,7 @@ class Hotwords:
         return self.initial
 
     def extend(self, state: int, text: str) -> tuple[float, int]:
-        """The change of the bonus by more text, the next state."""
+        """How more text changes the bonus, and the next state."""
         characters = np.array([ord(character) for character in text], dtype=np.int32)
         value, state = follow(self.automaton, state, characters)
         return float(value), int(state)
@@ -151,7 +145,7 @@ class Hotwords:
 
 
 def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
-    """Nodes in order of their depth, so that every suffix comes before what it is a suffix of."""
+    """Nodes sorted by depth, so that a suffix comes before the longer texts."""
     children: list[dict[int, int]] = [{}]
     advance, gain = [0.0], [0.0]
     for text, weight in patterns.items():

@@ -1,12 +1,12 @@
-"""Beam search with a language model that hears speech, as `transformers` searches.
+"""Beam search with a language model that reads speech, as `transformers` searches.
 
-It is the beam search of beam.py with one difference at the limit on tokens: there a prefix ends as
-it is, and nothing is added for the end that it never came to. So for the same limits the tokens are
-those of `generate(num_beams=...)` with `early_stopping="never"`, which, like the search here, goes
-on while a longer text can still win.
+It is the beam search of beam.py with one difference at the limit on tokens: a prefix that reaches
+it is finished as it is, without eos and its score. So for the same limits the tokens are those of
+`generate(num_beams=...)` with `early_stopping="never"`, which, like the search here, goes on while
+a longer text can still win.
 
 Against insertions (arXiv 2406.17272): no n-gram twice, a length penalty, and limits on tokens, in
-all and per second of audio. They count generated tokens alone, never those of the prompt.
+total and per second of audio. They count generated tokens only, not those of the prompt.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from asrtool.types import Hypothesis
 
 @dataclass(frozen=True, kw_only=True)
 class LlmConstraintsConfig(ConstraintsConfig):
-    """Limits on generated tokens: by default on their number alone, since an adapter's rows are
-    few.
-    """
+    """Limits on generated tokens: by default on their number, as an adapter gives few rows."""
 
     max_tokens: int | None = 256
     max_tokens_per_frame: float | None = None  # rows that the language model reads of the speech
@@ -41,14 +39,12 @@ class LlmBeamConfig(BeamConfig):
 
 @SEARCHERS.register("llm_beam", LlmBeamConfig)
 class LlmBeam(Beam):
-    """A hypothesis that the limit cut has as many tokens as the limit, and no share of an end in
-    its score.
-    """
+    """A hypothesis at the limit has as many tokens as that, and no eos in its score."""
 
     def _advance(
         self, live: Live, extensions, limits: list[int], finished: list[list[Hypothesis]]
     ) -> Live | None:
-        # tokens of the extended prefixes
+        # num_tokens: of the extended prefixes, as prefixes have sos in front
         beam, num_tokens = self.config.beam, live.prefixes.shape[1]
         for block, utterance in enumerate(live.utterances):
             if limits[utterance] > num_tokens:

@@ -43,7 +43,7 @@ def load(path: Path | str) -> Ngram:
     """KenLM's binary files need the package kenlm; everything else is read as ARPA, without it."""
     path = Path(path)
     if not path.is_file():
-        raise ArpaError(f"{path}: there is no such n-gram model; make it or correct the path")
+        raise ArpaError(f"{path}: no such n-gram model; make it or correct the path")
     with open(path, "rb") as file:
         binary = file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
     return KenlmModel(path) if binary else ArpaModel(path)
@@ -51,9 +51,7 @@ def load(path: Path | str) -> Ngram:
 
 @compiled
 def hash_step(value: int, character: int) -> int:
-    """The hash of a word that is one character (code point) longer; 0 is the empty word. 62
-    bits.
-    """
+    """The 62-bit hash of a word with one more character (code point); 0: the empty word."""
     high = ((value >> 31) * BASES[0] + character + 1) % MODULUS
     low = ((value & MODULUS) * BASES[1] + character + 1) % MODULUS
     return (high << 31) | low
@@ -69,6 +67,7 @@ def word_hash(word: str) -> int:
 @compiled
 def score(trie: Trie, state: int, word: int) -> tuple[float, int]:
     """(1): log p(word | state) and the next state, by word id."""
+    # back off to shorter histories until one of them has the word; all words are 1-grams
     total, node = 0.0, state
     extended = arpa.child(trie, node, word)
     while extended < 0:

@@ -1,11 +1,10 @@
-"""Two passes: the n-best of the CTC prefix beam search, scored again by networks that see whole
-sequences.
+"""Two passes: the n-best of the CTC prefix beam search, rescored by networks.
 
     s(g) = sum of weight * log p(g) over the parts of both passes + length_bonus * |g|
 
-The second pass knows the end of a sequence, so a right-to-left decoder (Wu et al., arXiv
-2106.05642) and a language model may join: their weights are those of `reverse` and of the language
-model's name. Frames are projected once per utterance, and shared by its hypotheses.
+The second pass sees whole sequences, so a right-to-left decoder (Wu et al., arXiv 2106.05642) and a
+language model may take part: `weights` names them `reverse` and as the language model is called.
+Frames are projected once per utterance, and shared by its hypotheses.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ class SequenceScorer(Protocol):
     """Scores whole sequences at once. Without this method, a `Scorer` is called token by token."""
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """targets (B * n, U), n sequences of each utterance side by side -> (B * n,)
-        log-probabilities with the end.
-        """
+        """targets (B * n, U), n of each utterance side by side -> (B * n,) log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +49,8 @@ class RescoringConfig:
 class Rescoring(Searcher):
     """Hypotheses keep positions and confidences of the first pass; parts are those of both passes.
 
-    A first-pass part without a weight counts in the first pass only. An utterance without frames
-    keeps its first pass.
+    A part of the first pass without a weight counts in the first pass only. An utterance without
+    frames keeps the result of its first pass.
     """
 
     def __init__(
@@ -92,6 +89,7 @@ class Rescoring(Searcher):
         self, encoded: EncoderOutput, nbests: list[list[Hypothesis]]
     ) -> list[list[Hypothesis]]:
         """The second pass over the n-best lists of the first."""
+        # n-best lists are filled up to the longest by repeating their first hypothesis
         width = max(map(len, nbests), default=0)
         rows = [h.tokens for nbest in nbests for h in (*nbest, *[nbest[0]] * (width - len(nbest)))]
         device = encoded.frames.data.device
@@ -129,11 +127,12 @@ class Rescoring(Searcher):
 def sequence_scores(
     scorer: SequenceScorer | Scorer, encoded: EncoderOutput, targets: Padded, eos: int
 ) -> Tensor:
-    """targets (B * n, U) -> (B * n,) log-probabilities of the sequences with their ends."""
+    """targets (B * n, U) -> (B * n,) log-probabilities of the sequences with eos."""
     if hasattr(scorer, "sequence_scores"):
         return scorer.sequence_scores(encoded, targets)
     prefixes = F.pad(targets.data, (1, 0), value=eos)
     following = F.pad(targets.data, (0, 1), value=eos).scatter(1, targets.lengths[:, None], eos)
+    # a `Scorer` without that method, token by token; rows that have ended add nothing more
     state = scorer.start(encoded, len(prefixes) // max(len(encoded.frames.lengths), 1))
     total = prefixes.new_zeros(len(prefixes), dtype=torch.float64)
     for step in range(prefixes.shape[1]):

@@ -1,5 +1,4 @@
-"""CTC best path: the most probable token of every frame, repetitions joined, blanks removed;
-streaming.
+"""CTC best path: the most probable token of each frame, without repetitions and blanks.
 
 Graves et al., "Connectionist temporal classification", ICML 2006, section 3.2.
 """
@@ -34,9 +33,7 @@ class CtcGreedyConfig:
 
 @dataclass
 class Path:
-    """The best path of one utterance so far; each token with its highest log-probability and the
-    position there.
-    """
+    """The best path of one utterance so far: tokens, their peaks and the positions of these."""
 
     tokens: list[int] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)

@@ -1,9 +1,7 @@
-"""The prefix beam search of prefix_beam.py in plain Python, for one utterance: the recurrences
-as one reads them.
+"""The prefix beam search of prefix_beam.py in plain Python, for one utterance.
 
-It gives the results of the compiled search, equal scores apart from rounding, at a fraction of its
-speed, and stands in where numba cannot be imported or a language model has no compiled form
-(KenLM's binary files).
+It has the results of the compiled search, up to rounding, at a fraction of its speed. It is used
+where numba cannot be imported or a language model has no compiled form (KenLM's binary files).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import numpy as np
 
 from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 
-# the link before or None, frame, log-probability: a token on a best path
+# a token on a best path: the link of the token before or None, frame, log-probability
 Link = tuple[Any, int, float]
 
 
@@ -38,9 +36,7 @@ class Entry:
     total: float = field(default=-inf)
 
     def arrival(self, token: int) -> tuple[float, float, Link | None]:
-        """log phi (1) for a token that follows, the best path it may follow, and that path's last
-        token.
-        """
+        """log phi (1) of a token that follows, the best path before it, and its last token."""
         if self.tokens[-1:] == (token,):
             return self.blank, self.best_blank, self.link_blank
         return self.total, *self.best()
@@ -97,8 +93,9 @@ class PlainPrefixBeam:
         return self.settings.weights["ctc"] * entry.total + entry.extra
 
     def _stay(self, entry: Entry, parent: Entry | None, row: list[float]) -> Entry:
-        """(2), (3) for a prefix that stays what it is; `parent`: the prefix before its last token,
-        if in the beam.
+        """(2), (3) for a prefix that does not grow.
+
+        parent: the prefix without its last token, if that is in the beam.
         """
         best, link = entry.best()
         after = Entry(

@@ -15,8 +15,8 @@ After each frame the `beam` prefixes with the highest scores stay, equals in the
     s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g) + length_bonus * |g|     (4)
 
 Scores are an n-gram language model and hotwords (fusion.py). Without them, all tokens of a frame
-count. With them only the `candidates` most probable ones may extend a prefix: the one approximation
-beside the beam.
+are candidates. With them, only the `candidates` most probable ones may extend a prefix: the only
+approximation besides the beam.
 """
 
 from __future__ import annotations
@@ -66,15 +66,16 @@ def ctc_prefix_beam_search(
     threads: int | None = None,
     plain: bool = False,
 ) -> list[list[Hypothesis]]:
-    """log_probs (B, T, V) natural logarithms, lengths (B,) -> up to `nbest` (none: `beam`)
-    hypotheses each, best first.
+    """log_probs (B, T, V), lengths (B,) -> up to `nbest` hypotheses of each utterance, best first.
 
-    A hypothesis' score is (4), its parts are unweighted; positions are frames, where the token is
-    most probable on the best path, and confidences the posteriors there. excluded: tokens that no
-    hypothesis may hold. candidates: the most probable tokens of a frame that may extend a prefix;
-    none: all. scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them.
-    threads: utterances side by side; none: torch's number. plain: without numba. Raises ValueError
-    for NaN and for shapes that do not fit.
+    The score of a hypothesis is (4), its parts are unweighted. Positions are the frames in which
+    its tokens are most probable on the best path, and confidences the posteriors there.
+
+    log_probs: natural logarithms. nbest: None for `beam`. excluded: tokens of no hypothesis.
+    candidates: how many of the most probable tokens of a frame may extend a prefix; None: all.
+    scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them. threads:
+    utterances at a time; None: as many as torch uses. plain: without numba. Raises `ValueError` for
+    NaN and for shapes that do not fit.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         shapes = f"{tuple(log_probs.shape)} and {tuple(lengths.shape)}"
@@ -101,7 +102,7 @@ def ctc_prefix_beam_search(
 
 
 def start(settings: Settings, plain: bool = False) -> PrefixBeam:
-    """The search of one utterance before its first frame."""
+    """The search of one utterance, before its first frame."""
     if plain or settings.tables is None or not compiled.available():
         return PlainPrefixBeam(settings)
     return CompiledPrefixBeam(settings)
@@ -122,7 +123,7 @@ def split(log_probs: Padded) -> list[np.ndarray]:
 def side_by_side(
     function: Callable[..., T], *items: Sequence, threads: int | None = None
 ) -> list[T]:
-    """As `map`, by several threads (none: torch's number)."""
+    """As `map`, in several threads; None: as many as torch uses."""
     workers = min(threads or torch.get_num_threads(), len(items[0]))
     if workers < 2:
         return [function(*row) for row in zip(*items, strict=True)]
@@ -133,8 +134,10 @@ def side_by_side(
 def hypotheses(
     search: PrefixBeam, final: bool, positions: Sequence[int] | None = None, most: int | None = None
 ) -> list[Hypothesis]:
-    """Best first, at most so many; final: with what the end of the text adds. positions: of the
-    frames, if not 0, 1, 2, ..."""
+    """At most `most` hypotheses, best first; final: with what the end of the text adds.
+
+    positions: of the frames, if they are not 0, 1, 2, ...
+    """
     settings = search.settings
     nbest = [_hypothesis(prefix, settings, positions) for prefix in search.results(final, most)]
     if not nbest:
@@ -159,9 +162,7 @@ def _hypothesis(
 
 @dataclass(frozen=True, kw_only=True)
 class CtcPrefixBeamConfig:
-    """Prefix beam search over a CTC head, with an n-gram language model and hotwords where
-    configured.
-    """
+    """Prefix beam search over a CTC head, optionally with an n-gram model and hotwords."""
 
     input: str = "ctc"  # head to read
     beam: int = 10
@@ -176,7 +177,7 @@ class CtcPrefixBeamConfig:
         fusion.check_weights(self.weights, ngram=self.ngram, hotwords=self.hotwords)
         if self.weights.get("ctc", 0) <= 0 or not set(self.weights) <= {"ctc", "ngram", "hotwords"}:
             raise ValueError(
-                f"weights are those of ctc (above 0), ngram and hotwords; got {self.weights}"
+                f"weights may name ctc (above 0), ngram and hotwords; got {self.weights}"
             )
         if self.beam < 1 or self.candidates < 1:
             raise ValueError(

@@ -12,10 +12,10 @@ in frame t:
     b_t(g c)      = (b_{t-1}(g c) + n_{t-1}(g c)) p_t(blank)                         (4)
     psi(g eos)    = n_S(g) + b_S(g)                            nothing follows       (5)
 
-The score of extension c is log psi(g c) - log psi(g): probabilities of all extensions and the end
-add up to one. Two observations make it fast. (2) needs no recursion and is a matrix product over
-frames, so (3) and (4) are computed only for the extensions that a search keeps. And (3), (4) are
-linear recurrences, which a cumulative sum in the log domain solves without a loop over frames.
+The score of extension c is log psi(g c) - log psi(g): the probabilities of all extensions and eos
+sum to 1. Two observations make it fast. (2) needs no recursion and is a matrix product over frames,
+so (3) and (4) are computed only for extensions that the search keeps. And (3) and (4) are linear
+recurrences, which a cumulative sum in the log domain solves without a loop over frames.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ from asrtool.searchers.base import SearchModel
 from asrtool.searchers.ctc.kernel import log_add
 from asrtool.types import EncoderOutput
 
-# stands for log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames comes
-# near it
+# log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames is near it
 ZERO = -1e6
-# below it a float32 product has lost terms, and (2) is computed again in the log domain
+# sums below it may have lost terms in float32, so (2) is computed again in the log domain
 SMALL = 1e-25
 BLOCK = 1 << 22  # elements of the largest temporary of that computation
 
 
 @dataclass(frozen=True)
 class CtcPrefixState:
-    """What is known of N prefixes; log_probs and probs are shared by all beams and never copied."""
+    """The state of N prefixes; log_probs and probs are shared by all beams and never copied."""
 
     log_probs: Tensor  # (B, V, S), -inf beyond the end
     probs: Tensor  # (B, V, S), 0 beyond the end
@@ -58,15 +57,13 @@ class CtcPrefixState:
 
 
 class CtcPrefixScorer:
-    """Scores extensions by the CTC head `head` of a model; eos gets the probability that the
-    prefix is everything.
+    """Scores extensions by a CTC head of a model; eos gets the probability of the prefix alone.
 
-    A label that shares its id with eos is never proposed as a token; probability that the head
-    gives to it is lost.
+    A label with the id of eos is never proposed as a token: what the head gives to it is lost.
     """
 
     partial = True
-    machine_code = True  # on CPU, where numba imports; else the same by torch
+    machine_code = True  # on CPU with numba; else the same is computed by torch
 
     def __init__(self, model: SearchModel, head: str = "ctc") -> None:
         self.model = model
@@ -77,6 +74,8 @@ class CtcPrefixScorer:
         log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if bool((frames.lengths < log_probs.shape[2]).any()):
             log_probs.masked_fill_(~frames.mask[:, None], -inf)
+        # of the empty prefix, n_t = 0 and b_t = prod p(blank): (N, S + 1), the first before any
+        # frame
         blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(
             beam, 0
         )
@@ -96,11 +95,10 @@ class CtcPrefixScorer:
     def score(
         self, prefixes: Tensor, state: CtcPrefixState, candidates: Tensor | None
     ) -> tuple[Tensor, CtcPrefixState]:
-        """prefixes (N, U) incl. sos, candidates (N, K) or None -> float64 log-probabilities (N, K)
-        or (N, V), state.
-        """
+        """prefixes (N, U) with sos -> float64 log-probabilities (N, K) or (N, V), state."""
         if prefixes.shape[1] - 1 > state.num_tokens:
             state = self._extend(prefixes, state)
+        # (2) for all tokens by the second line of (1), and for a repeated token by the first
         last = prefixes[:, -1:]
         sums = _compiled_log_sums if self._compiles(last) else _log_sums
         extended = (sums if candidates is not None else _log_sums)(state, state.other, candidates)
@@ -166,10 +164,9 @@ class CtcPrefixScorer:
 
 
 def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
-    """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, all in the log domain: (N, S), (N, S) -> (N, S
-    + 1).
-    """
+    """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, in the log domain: 2 * (N, S) -> (N, S + 1)."""
     log_probs = log_probs.clamp(min=ZERO)
+    # divided by P_t = p_1 ... p_t it is a sum: y_t / P_t = sum_{s <= t} arrival_s / P_{s-1}
     until = log_probs.cumsum(1)
     y = until + torch.logcumsumexp(arrival - (until - log_probs), 1)
     return F.pad(y.masked_fill_(y < ZERO / 2, -inf), (1, 0), value=-inf)
@@ -177,6 +174,7 @@ def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
 
 def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None) -> Tensor:
     """(2): log phi (N, S), candidates (N, K) or None -> float64 log psi (N, K) or (N, V)."""
+    # relative to the largest phi of each row, so that exp neither overflows nor gives only 0
     scale = arrival.amax(1, keepdim=True)
     scale = scale.masked_fill(scale == -inf, 0.0)
     weights = (arrival - scale).exp()
@@ -214,7 +212,7 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
 
 
 def _over_vocabulary(state: CtcPrefixState, weights: Tensor) -> Tensor:
-    """weights (N, S) -> (N, V): one matrix product per utterance, whose rows lie side by side."""
+    """weights (N, S) -> (N, V): one matrix product per utterance, whose rows are adjacent."""
     utterances, counts = state.utterance.unique_consecutive(return_counts=True)
     blocks = zip(weights.split(counts.tolist()), utterances.tolist(), strict=True)
     return torch.cat([block @ state.probs[utterance].T.double() for block, utterance in blocks])
@@ -235,11 +233,10 @@ def extend_rows(
     repeat: np.ndarray,
     updated: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """(3), (4), (5), and (2) for the token that each row was extended by; updated: the new other,
-    repeat, end, score.
+    """(3), (4), (5), and (2) for the token that extends each row, into `updated`.
 
     log_probs (B, V, S), lengths (B,), utterance, token, previous (N,), other, repeat (N, S)
-    float64.
+    float64; updated: the new other, repeat, end, score.
     """
     new_other, new_repeat, end, score = updated
     for n in range(len(token)):

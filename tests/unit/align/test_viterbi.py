@@ -149,5 +149,5 @@ def test_a_text_that_the_model_calls_impossible_has_no_alignment():
 
 
 def test_the_blank_cannot_be_aligned():
-    with pytest.raises(ValueError, match="holds the blank"):
+    with pytest.raises(ValueError, match="contains the blank"):
         viterbi.align(Padded.stack([torch.zeros(4, 3)]), [(1, 0)])

@@ -138,7 +138,7 @@ def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, 
 
 
 def test_an_encoder_without_echo_has_nothing_to_draw(toy):
-    with pytest.raises(PlotError, match="no attention of the type echo"):
+    with pytest.raises(PlotError, match="no attention of type echo"):
         plot.main(["echo", str(toy / "exp"), "--data", str(toy / "dump/test")])
 
 

@@ -139,7 +139,7 @@ def test_compressed_files_and_memory(tmp_path):
         (("-0.6\ta b", "-0.6\ta c"), ":15: the word 'c' is not among the 1-grams"),
         (("-0.6\ta b", "x\ta b"), ":15: expected log10 probability, 2 words"),
         (("-0.6\ta b", "-0.6\ta"), ":15: expected log10 probability, 2 words"),
-        (("-0.8\tb", "-0.8\ta"), ":11: the word 'a' is there twice"),
+        (("-0.8\tb", "-0.8\ta"), ":11: the word 'a' occurs twice"),
         (("\\end\\\n", ""), "ends within its 3-grams"),
         (("</s>", "</t>"), "has no </s>"),
     ],
