@@ -54,7 +54,7 @@ def batch():
     )
 
 
-def test_streams_have_the_frames_of_their_place(model, batch):
+def test_heads_have_frames_of_their_own(model, batch):
     outputs = model(batch)
     assert outputs.heads["inter_ctc"].lengths.tolist() == [40, 18]
     assert outputs.heads["aligned"].lengths.equal(outputs.encoder.frames.lengths)

@@ -68,7 +68,7 @@ def test_a_line_that_cannot_be_meant_is_named(line, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no.txt: there is no such file"):
+    with pytest.raises(ValueError, match="no.txt: no such file"):
         Hotwords.load(HotwordsConfig(path=str(tmp_path / "no.txt")), spaced=True)
     with pytest.raises(ValueError, match="must be above 0"):
         HotwordsConfig(path="x", weight=0.0)

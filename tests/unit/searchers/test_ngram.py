@@ -152,7 +152,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(change, message, tmp_pa
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ArpaError, match="no.arpa: there is no such"):
+    with pytest.raises(ArpaError, match="no.arpa: no such"):
         ngram.load(tmp_path / "no.arpa")
 
 
