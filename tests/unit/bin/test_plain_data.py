@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool import stream_check
 from asrtool.bin import (
     align,
     decode,
@@ -31,6 +30,7 @@ from asrtool.data.examples import DataError
 from asrtool.data.kaldi import datadir
 from asrtool.plots import keyframes
 from asrtool.recognizer import Recognizer
+from asrtool.streaming import check as stream_check
 from asrtool.train.config import TrainError
 from tests import toy_experiment as toys
 
