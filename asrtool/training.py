@@ -1,7 +1,9 @@
 """Train from Python: what `asrtool train` does, behind the reading of its command line.
 
-asrtool.train("exp/conformer", load_phases("conf/train_conformer.yaml"),
-              Sources(train="dump/fbank80/train", valid="dump/fbank80/dev", vocab="data/vocab"))
+from asrtool.training import Sources, train
+
+sources = Sources(train=dump / "train", valid=dump / "dev", vocab=data / "vocab_bpe5000")
+train(Path("exp/conformer"), load_phases(Path("conf/train_conformer.yaml")), sources)
 """
 
 from __future__ import annotations
