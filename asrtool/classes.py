@@ -46,9 +46,9 @@ def classifiers(config: TrainConfig, vocab: Path) -> tuple[Classifier, ...]:
 
 def classify(several: Sequence[Classifier], encoded: EncoderOutput) -> list[Classes]:
     """What each utterance is."""
-    found = [(one.label, one(encoded)) for one in several]
+    by_label = [(one.label, one(encoded)) for one in several]
     return [
-        {label: rows[place] for label, rows in found}
+        {label: rows[place] for label, rows in by_label}
         for place in range(len(encoded.frames.lengths))
     ]
 

@@ -128,12 +128,12 @@ class NotImported(LookupError):
 
 def _imports(nodes: Mapping[str, yaml.MappingNode]) -> list[str]:
     """What the phases name by `import:`, each once."""
-    found = {}
+    names = {}
     for node in nodes.values():
         named = config.split(node, "import")[1]
         if named is not None:
-            found |= dict.fromkeys(config.decode(tuple[str, ...], named, "import"))
-    return list(found)
+            names |= dict.fromkeys(config.decode(tuple[str, ...], named, "import"))
+    return list(names)
 
 
 def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.MappingNode]:

@@ -230,14 +230,14 @@ def build_model(config: TrainConfig, vocab_size: int) -> Model:
 
 def named_files(searcher: object) -> list[str]:
     """The files that a searcher's config names: every setting called `path`."""
-    found = []
+    paths = []
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
         if dataclasses.is_dataclass(value):
-            found += named_files(value)
+            paths += named_files(value)
         elif field.name == "path" and value:
-            found.append(value)
-    return found
+            paths.append(value)
+    return paths
 
 
 def moved(searcher: object, place: Callable[[str], str]) -> object:
@@ -258,20 +258,20 @@ def language_model(
     """The averaged language model of a folder and its file, for a recogniser with the vocabulary of
     folder `vocab`.
     """
-    found = Experiment.open(exp)
-    config = found.phase()[1]
+    trained = Experiment.open(exp)
+    config = trained.phase()[1]
     if not isinstance(config.model, LanguageModelConfig):
         raise ExperimentError(
             f"{exp} holds no language model: its config says model.type: "
             f"{MODELS.name_of(config.model)}"
         )
     tokenizer = tokenizers.load(vocab)
-    if (exp / "vocab").exists() and found.tokenizer.tokens != tokenizer.tokens:
+    if (exp / "vocab").exists() and trained.tokenizer.tokens != tokenizer.tokens:
         raise ExperimentError(
             f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )
     model = build_model(config, tokenizer.size)
-    weights = found.weights(
+    weights = trained.weights(
         DecodeConfig(searcher=CtcGreedyConfig(), average=config.trainer.average)
     )
     checkpoint.load_model(model, weights)
@@ -293,9 +293,9 @@ def check_packed(exp: Path) -> None:
         ) from None
     for name, digest in listed.items():
         if not (exp / name).exists():
-            raise ExperimentError(f"{exp} is not complete: {name} is missing")
+            raise ExperimentError(f"{exp} is incomplete: {name} is missing")
         if sha256(exp / name) != digest:
-            raise ExperimentError(f"{exp / name} is not what was packed: its SHA-256 is another")
+            raise ExperimentError(f"{exp / name} is not what was packed: SHA-256 does not match")
 
 
 def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:

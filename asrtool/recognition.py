@@ -72,13 +72,13 @@ class Recognition:
                 for w in self.words
             ]
         factor = round(self.elapsed / max(self.seconds, 1e-9), 4)
-        found = {
+        fields = {
             "text": self.text,
             "words": words,
             "seconds": round(self.seconds, 3),
             "rtf": factor,
         }
-        return found | ({"classes": self.classes} if self.classes else {})
+        return fields | ({"classes": self.classes} if self.classes else {})
 
 
 @dataclass(frozen=True, kw_only=True)

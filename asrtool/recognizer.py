@@ -89,35 +89,35 @@ class Recognizer:
         training wrote it. imports: modules of your own that the model needs, as in
         "my_package.my_encoder".
         """
-        found = Experiment.open(exp, imports)
-        decode = decode or found.decode_config()
-        phase, config = found.phase(decode.phase)
+        experiment = Experiment.open(exp, imports)
+        decode = decode or experiment.decode_config()
+        phase, config = experiment.phase(decode.phase)
         if isinstance(config.model, TEXT_MODELS):
             raise ExperimentError(
                 f"{exp} holds a language model, which recognises no speech; give it by --lm"
             )
-        weights = weights or found.weights(decode)
-        model = in_chunks(found.load(decode, weights).to(device), decode)
+        weights = weights or experiment.weights(decode)
+        model = in_chunks(experiment.load(decode, weights).to(device), decode)
         scorers, lm_weights = {}, None
-        if (lm or found.lm) is not None:
+        if (lm or experiment.lm) is not None:
             language, lm_weights = language_model(
-                Path(lm or found.lm), found.folder / "vocab", device
+                Path(lm or experiment.lm), experiment.folder / "vocab", device
             )
             scorers[LM_OUTPUT] = language
         searcher = SEARCHERS.build(
-            decode.searcher, model=model, tokens=found.tokenizer.tokens, scorers=scorers
+            decode.searcher, model=model, tokens=experiment.tokenizer.tokens, scorers=scorers
         )
         return cls(
             config=config,
             settings=decode,
             model=model,
             searcher=searcher,
-            tokenizer=found.tokenizer,
-            cmvn=found.cmvn,
+            tokenizer=experiment.tokenizer,
+            cmvn=experiment.cmvn,
             weights=weights,
             lm_weights=lm_weights,
-            classifiers=classifiers(config, found.folder / "vocab"),
-            lengths=found.lengths(phase),
+            classifiers=classifiers(config, experiment.folder / "vocab"),
+            lengths=experiment.lengths(phase),
         )
 
     # -- inputs as the loader gives them -------------------------------------
@@ -232,7 +232,9 @@ class Recognizer:
             return Heard(torch.from_numpy(samples), speech)
         features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))
         if not len(features):
-            raise RecognitionError(f"{len(samples) / self.rate:.3f} seconds of audio give no frame")
+            raise RecognitionError(
+                f"{len(samples) / self.rate:.3f} seconds of audio are shorter than one frame"
+            )
         return Heard(features if self.cmvn is None else self.cmvn.apply(features), speech)
 
     def heard(self, inputs: Tensor) -> Heard:
@@ -252,7 +254,7 @@ class Recognizer:
             for window in self._plan(one)
             if window.speech
         ]
-        found: list[list[Piece]] = [[] for _ in heard]
+        recognized: list[list[Piece]] = [[] for _ in heard]
         order = sorted(range(len(pieces)), key=lambda place: -len(pieces[place][2]))
         lengths = [len(pieces[place][2]) * self.step for place in order]
         for first, last in fill(lengths, self.settings.batch_seconds):
@@ -260,7 +262,7 @@ class Recognizer:
             for (index, start, _), piece in zip(
                 chosen, self._pieces([part for *_, part in chosen]), strict=True
             ):
-                found[index].append(replace(piece, start=start * self.step))
+                recognized[index].append(replace(piece, start=start * self.step))
         return [
             put_together(
                 sorted(parts, key=lambda part: part.start),
@@ -268,7 +270,7 @@ class Recognizer:
                 self.tokenizer.piece,
                 has_times=self.timed is not None,
             )
-            for one, parts in zip(heard, found, strict=True)
+            for one, parts in zip(heard, recognized, strict=True)
         ]
 
     def align(
@@ -278,13 +280,13 @@ class Recognizer:
         into the audio.
         """
         inputs = self.inputs(sound, rate, channel)
-        found = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
-        if found is None:
+        times = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
+        if times is None:
             seconds = len(inputs) * self.step
             raise RecognitionError(
                 f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'"
             )
-        return words_of(found)
+        return words_of(times)
 
     @torch.inference_mode()
     def align_inputs(
@@ -295,7 +297,7 @@ class Recognizer:
         """
         if self.timed is None:
             raise ExperimentError(
-                f"alignment needs a CTC head, which no loss trained (heads: "
+                f"alignment needs a CTC head, which no loss trained (it has: "
                 f"{names_of(self.model.heads)})"
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
@@ -370,14 +372,14 @@ class Recognizer:
     ) -> list[list[Timed] | None]:
         log_probs = self.model.log_probs(encoded, self.timed)
         positions = positions_of(encoded, log_probs).tolist()
-        found = []
+        times = []
         for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
             if alignment is None:
-                found.append(None)
+                times.append(None)
                 continue
             pieces = [self.tokenizer.piece(token) for token in tokens[row]]
             shift = self.model.frame_shift
-            found.append(
+            times.append(
                 times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
             )
-        return found
+        return times

@@ -64,10 +64,10 @@ class Sources:
 
     def roles(self) -> dict[str, Path]:
         """Every path by its role."""
-        found = {"train": self.train, "valid": self.valid, "vocab": self.vocab}
+        roles = {"train": self.train, "valid": self.valid, "vocab": self.vocab}
         if self.init is not None:
-            found["init"] = self.init
-        return found | {f"text {number}": path for number, path in enumerate(self.text)}
+            roles["init"] = self.init
+        return roles | {f"text {number}": path for number, path in enumerate(self.text)}
 
 
 def train(
@@ -108,7 +108,7 @@ def prepare(
         and sources.init.is_file()
         and (problem := records.damage(sources.init)) is not None
     ):
-        anew = "the command that trained it makes it anew"
+        anew = "run the command that trained it again"
         raise checkpoint.CheckpointError(f"--init {sources.init} cannot be used: {problem}; {anew}")
     folder.prepare(
         exp,

@@ -87,13 +87,13 @@ class AsrModel(Model):
 
     def scorers(self) -> Mapping[str, object]:
         """Label-synchronous networks by the name of their head; each is a Scorer by shape."""
-        found = {name: head.scorer() for name, head in self.heads.items()}
-        return {name: scorer for name, scorer in found.items() if scorer is not None}
+        scorers = {name: head.scorer() for name, head in self.heads.items()}
+        return {name: scorer for name, scorer in scorers.items() if scorer is not None}
 
     def rescorers(self) -> Mapping[str, object]:
         """Networks that score whole sequences: scorers, and what cannot go from left to right."""
-        found = {name: head.rescorer() for name, head in self.heads.items()}
-        return {name: scorer for name, scorer in found.items() if scorer is not None}
+        scorers = {name: head.rescorer() for name, head in self.heads.items()}
+        return {name: scorer for name, scorer in scorers.items() if scorer is not None}
 
     def default_search(self) -> Search | None:
         """How to search where nobody says it; None: no head says how."""

@@ -45,12 +45,12 @@ class HybridConfig:
     @property
     def configured(self) -> dict[str, object]:
         """Name -> config of the heads that are not left to their defaults."""
-        found = dict(self.heads)
+        configs = dict(self.heads)
         if self.decoder is not None:
-            found["attention"] = AttentionHeadConfig(decoder=self.decoder)
+            configs["attention"] = AttentionHeadConfig(decoder=self.decoder)
         if self.reverse_decoder is not None:
-            found["reverse"] = ReverseHeadConfig(decoder=self.reverse_decoder)
-        return found
+            configs["reverse"] = ReverseHeadConfig(decoder=self.reverse_decoder)
+        return configs
 
 
 @MODELS.register("hybrid", HybridConfig)

@@ -63,5 +63,5 @@ def _plain(tokenizer: object, text: str) -> tuple[int, ...]:
 
 def _start(tokenizer: object) -> list[int]:
     """What the tokenizer puts in front of every text."""
-    found = tokenizer("", add_special_tokens=True)["input_ids"]
-    return [token for token in found[:1] if token == tokenizer.bos_token_id]
+    ids = tokenizer("", add_special_tokens=True)["input_ids"]
+    return [token for token in ids[:1] if token == tokenizer.bos_token_id]

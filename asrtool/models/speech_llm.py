@@ -111,8 +111,8 @@ class SpeechLlm(AsrModel):
         parts = {"encoder": self.config.encoder_tuning, "llm": self.config.llm.tuning}
         frozen = set()
         for name, how in parts.items():
-            found = tuning.apply(how, getattr(self, name), f"model.{name}")
-            frozen |= {f"{name}.{key}" for key in found}
+            names = tuning.apply(how, getattr(self, name), f"model.{name}")
+            frozen |= {f"{name}.{key}" for key in names}
         for key, value in self.named_parameters():
             value.requires_grad_(key not in frozen)
         return frozenset(frozen)
@@ -127,11 +127,11 @@ class SpeechLlm(AsrModel):
             )
         }
         weights["llm"] = (config.llm.weights, config.llm.revision)
-        found = {part: place for part, place in weights.items() if place[0] is not None}
-        names = frozenset(key for key in self.frozen if key.partition(".")[0] in found)
+        known = {part: place for part, place in weights.items() if place[0] is not None}
+        names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
         if tuning.on_meta():
             return names, ()
-        return names, tuple(llm.fingerprint(*place, part) for part, place in found.items())
+        return names, tuple(llm.fingerprint(*place, part) for part, place in known.items())
 
     # -- training ------------------------------------------------------------
 

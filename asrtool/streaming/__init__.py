@@ -109,13 +109,13 @@ class Session:
             raise ValueError(
                 f"rows {rows} cannot leave: expected different ones of the {self.batch} rows"
             )
-        found = self._results(self._state.take(_index(rows)), [self._heard[row] for row in rows])
+        results = self._results(self._state.take(_index(rows)), [self._heard[row] for row in rows])
         left = set(rows)
         others = [row for row in range(self.batch) if row not in left]
         self._cache = self._cache.take(_index(others))
         self._state = self._state.take(_index(others))
         self._heard = [self._heard[row] for row in others]
-        return found
+        return results
 
     @torch.inference_mode()
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
@@ -176,8 +176,8 @@ class Session:
             ]
         return [[self._named(one) for one in nbest] for nbest in nbests], classes
 
-    def _named(self, found: Hypothesis) -> Hypothesis:
-        return replace(found, text=self.recognizer.tokenizer.decode(found.tokens))
+    def _named(self, hypothesis: Hypothesis) -> Hypothesis:
+        return replace(hypothesis, text=self.recognizer.tokenizer.decode(hypothesis.tokens))
 
 
 class Heard(NamedTuple):
@@ -299,8 +299,8 @@ class Latency:
             return {"median": round(median, 4), "95%": round(most, 4), "longest": round(longest, 4)}
 
         factor = round(sum(self.work) / max(self.seconds, 1e-9), 4)
-        found = {"seconds": round(self.seconds, 3), "rtf": factor, "pieces": len(self.work)}
-        return found | {"work": of(self.work), "lag": of(self.lag), "second_pass": of(self.finals)}
+        fields = {"seconds": round(self.seconds, 3), "rtf": factor, "pieces": len(self.work)}
+        return fields | {"work": of(self.work), "lag": of(self.lag), "second_pass": of(self.finals)}
 
 
 class Stream:
@@ -329,15 +329,15 @@ class Stream:
         spoken = self._session.accept(Padded.stack([features]), torch.tensor([final]))
         if spoken is not None:
             self._follow(spoken)
-        found = None
+        result = None
         if final or self._ends():
             second = time.perf_counter()
-            found = self._finish()
+            result = self._finish()
             self.latency.finals.append(time.perf_counter() - second)
         elif spoken is not None:
-            found = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
+            result = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
         self.latency.add(self._samples / self.recognizer.rate, time.perf_counter() - began)
-        return found
+        return result
 
     def _follow(self, spoken: Padded) -> None:
         frames = spoken.data[0].nonzero()
@@ -355,10 +355,10 @@ class Stream:
 
     def _finish(self) -> Result:
         nbests, classes = self._session.finish()
-        found = Result(final=True, **self._span(), hypothesis=nbests[0][0], classes=classes[0])
+        result = Result(final=True, **self._span(), hypothesis=nbests[0][0], classes=classes[0])
         self._session.restart()
         self._start = self._spoke = self._frames
-        return found
+        return result
 
     def _span(self) -> dict[str, float]:
         step = self.recognizer.model.encoder.seconds_per_frame

@@ -41,27 +41,27 @@ def check(
     recognizer: Recognizer, data: Path, batch: int = 8, seed: int = 0, tolerance: float = TOLERANCE
 ) -> bool:
     """Says what differs; whether it is nothing."""
-    found, draw = Difference(), random.Random(seed)
+    differences, draw = Difference(), random.Random(seed)
     rows = datadir.read(data)
     for start in range(0, len(rows), batch):
-        compare(recognizer, rows[start : start + batch], draw, found)
+        compare(recognizer, rows[start : start + batch], draw, differences)
     logger.info(
         "%s: %d utterances, %d frames, %d tokens in chunks of %d: the largest difference is %.1e "
         "in features, %.1e in "
         "the encoder's frames; %d utterances have other tokens, %d another label%s",
         *(
             data,
-            found.utterances,
-            found.frames,
-            found.tokens,
+            differences.utterances,
+            differences.frames,
+            differences.tokens,
             recognizer.settings.chunk,
-            found.features,
-            found.largest,
+            differences.features,
+            differences.largest,
         ),
-        *(len(found.texts), len(found.labels)),
-        "".join(f", {name}" for name in [*found.texts, *found.labels][:5]),
+        *(len(differences.texts), len(differences.labels)),
+        "".join(f", {name}" for name in [*differences.texts, *differences.labels][:5]),
     )
-    good = not found.texts and not found.labels and found.largest <= tolerance
+    good = not differences.texts and not differences.labels and differences.largest <= tolerance
     logger.info(
         "streaming %s",
         "changes nothing" if good else f"differs (more than {tolerance:g}, or other results)",

@@ -154,7 +154,7 @@ def test_a_path_is_never_run(recognizer, tmp_path, monkeypatch, name):
 
 
 def test_audio_without_a_frame_is_refused(recognizer):
-    with pytest.raises(RecognitionError, match="0.013 seconds of audio give no frame"):
+    with pytest.raises(RecognitionError, match="0.013 seconds of audio are shorter than one frame"):
         recognizer.recognize(np.zeros(100, dtype=np.float32))
 
 

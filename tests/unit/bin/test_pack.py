@@ -85,11 +85,12 @@ def test_a_changed_file_is_noticed(packed, tmp_path):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(
-        ExperimentError, match="model.safetensors is not what was packed: its SHA-256 is another"
+        ExperimentError,
+        match="model.safetensors is not what was packed: SHA-256 does not match",
     ):
         asrtool.load(copy)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ExperimentError, match="is not complete: model.safetensors is missing"):
+    with pytest.raises(ExperimentError, match="is incomplete: model.safetensors is missing"):
         asrtool.load(copy)
 
 
