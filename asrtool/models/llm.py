@@ -119,7 +119,7 @@ def check_tokenizer(
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"llm.weights {config.weights}: the tokenizer has no token that ends a text "
+            f"llm.weights {config.weights}: the tokenizer has no end-of-text token "
             "(eos_token), which every "
             "transcript needs; set one in its tokenizer_config.json"
         )

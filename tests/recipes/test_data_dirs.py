@@ -220,7 +220,7 @@ def test_directories_that_lie_in_the_recipe_stay_there(
     [
         (
             {"valid_set": "dev"},
-            "no data directory dev; there is held, noise, test_a, test_b, train; --train-set",
+            "no data directory dev; found: held, noise, test_a, test_b, train; choose others",
         ),
         ({"valid_set": "held", "test_sets": ["test_c"]}, "there is no data directory test_c"),
         ({"train_set": "../s5", "valid_set": "held"}, "there is no data directory ../s5"),
@@ -236,7 +236,7 @@ def test_a_set_that_is_not_there_is_named(
 
 def test_a_folder_that_is_one_data_directory_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CorpusError, match="there is no data directory train, dev; there is no <set>/wav.scp in it"
+        CorpusError, match="there is no data directory train, dev; found: no <set>/wav.scp in it"
     ):
         prepared.take(folder / "train", tmp_path / "data", "train", "dev")
 

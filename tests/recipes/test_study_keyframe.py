@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
-from asrtool.recognizer import build_model
+from asrtool.model_folder import build_model
 from tests.recipes.conftest import ROOT
 
 STUDIES = ROOT / "egs" / "aishell1" / "studies"

@@ -115,7 +115,7 @@ def test_a_moved_folder_is_read_where_it_lies(
 def test_a_reference_to_something_else_is_refused(packed: dict[str, Path]) -> None:
     row = datadir.read(packed["audio"])[0]
     archive, offset = audio.member(row.audio)
-    with pytest.raises(audio.AudioError, match="no member of the archive starts there"):
+    with pytest.raises(audio.AudioError, match="no member of the archive starts at this byte"):
         audio.read(f"{archive}:{offset + 7}")
     with pytest.raises(audio.AudioError, match="no such file"):
         audio.read(f"{archive}x.tar:512")

@@ -158,7 +158,7 @@ def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
     for name, cut, why in (
         ("cut.mp3", 0.6, "truncated"),
         ("cut.ogg", 0.9, "truncated, its last Ogg page is incomplete"),
-        ("cut.flac", 0.5, "damaged or truncated"),
+        ("cut.flac", 0.5, "damaged, truncated, or not audio"),
         ("cut.wav", 0.5, "truncated, the header promises"),
     ):
         soundfile.write(folder / name, samples, rate)
