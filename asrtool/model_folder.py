@@ -161,7 +161,7 @@ class Experiment:
             if not streaming or can_stream(decode.searcher):
                 return decode
         name, config = self.phase()
-        self._refuse_text(config)
+        self.refuse_text(config)
         with torch.device("meta"):
             model = build_model(config, self.tokenizer.size)
         search = model.default_streaming_search() if streaming else model.default_search()
@@ -174,7 +174,8 @@ class Experiment:
         average = config.trainer.average
         return DecodeConfig(searcher=experiment.search_config(search), average=average)
 
-    def _refuse_text(self, config: TrainConfig) -> None:
+    def refuse_text(self, config: TrainConfig) -> None:
+        """Raise `ExperimentError` where a phase trained a language model."""
         if isinstance(config.model, TEXT_MODELS):
             raise ExperimentError(
                 f"{self.folder} holds a language model, which recognises no speech; give it by --lm"

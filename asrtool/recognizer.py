@@ -35,7 +35,7 @@ from asrtool.model_folder import (
     language_model,
     sha256,
 )
-from asrtool.models import LM_OUTPUT, TEXT_MODELS, AsrModel
+from asrtool.models import LM_OUTPUT, AsrModel
 from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import positions_of
@@ -92,10 +92,7 @@ class Recognizer:
         experiment = Experiment.open(exp, imports)
         decode = decode or experiment.decode_config()
         phase, config = experiment.phase(decode.phase)
-        if isinstance(config.model, TEXT_MODELS):
-            raise ExperimentError(
-                f"{exp} holds a language model, which recognises no speech; give it by --lm"
-            )
+        experiment.refuse_text(config)
         weights = weights or experiment.weights(decode)
         model = in_chunks(experiment.load(decode, weights).to(device), decode)
         scorers, lm_weights = {}, None

@@ -63,4 +63,4 @@ class Registry(Generic[T]):
         return self._classes[type(config)][1]
 
     def build(self, config: object, **needs) -> T:
-        return self._classes[type(config)][1](config, **needs)
+        return self.type_of(config)(config, **needs)

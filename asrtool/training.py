@@ -32,7 +32,6 @@ from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
 from asrtool.log import logger
 from asrtool.losses import LOSSES, AccentLossConfig
-from asrtool.losses.cross_entropy import append
 from asrtool.model_folder import build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
 from asrtool.score import count_errors
@@ -421,7 +420,7 @@ class Perplexity:
         self, model: nn.Module, outputs: ModelOutput, batch: Batch
     ) -> dict[str, tuple[float, int]]:
         logits = outputs.head(LM_OUTPUT)
-        targets = append(batch.targets, self._eos)
+        targets = batch.targets.append(self._eos)
         values = logits.data.float().log_softmax(-1).gather(2, targets.data[:, :, None])[:, :, 0]
         return {"perplexity": (-float((values * targets.mask).sum()), int(targets.lengths.sum()))}
 

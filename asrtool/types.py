@@ -42,6 +42,11 @@ class Padded(NamedTuple):
             data = pad(data, [*(0, 0) * (data.ndim - 2), 0, size - data.shape[1]], value=padding)
         return cls(data, lengths)
 
+    def append(self, value: int) -> Padded:
+        """Rows (B, U) of tokens with `value` behind the last one of each: (B, U + 1)."""
+        data = pad(self.data, (0, 1)).scatter(1, self.lengths[:, None], value)
+        return Padded(data, self.lengths + 1)
+
     def unpad(self) -> list[Tensor]:
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Padded
@@ -28,9 +27,7 @@ class Decoder(nn.Module):
         """targets (B * n, U) -> (B * n,) float64 log-probabilities of the sequences with eos."""
         logits, lengths = self(encoded, targets)
         # token u + 1 at row u, and eos (the last of the vocabulary) behind the last token
-        following = F.pad(targets.data, (0, 1)).scatter(
-            1, targets.lengths[:, None], logits.shape[-1] - 1
-        )
+        following = targets.append(logits.shape[-1] - 1).data
         log_probs = logits.gather(2, following[:, :, None])[
             :, :, 0
         ].float() - logits.float().logsumexp(-1)

@@ -107,7 +107,7 @@ class FrameHead(Head):
 def tap(encoded: EncoderOutput, name: str, wanted_by: str) -> Padded:
     """A tap of the encoder. Raises `LookupError` where it has none of that name."""
     if name not in encoded.taps:
-        has = ", ".join(sorted(encoded.taps)) or "none"
+        has = names_of(encoded.taps)
         raise LookupError(f"{wanted_by}: the encoder has no tap '{name}' (it has: {has})")
     return encoded.taps[name]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class CrossEntropyLoss(Loss):
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, _ = outputs.head(self.head)  # (B, U + 1, V)
-        targets = append(batch.targets, self.eos)
+        targets = batch.targets.append(self.eos)
         loss = F.cross_entropy(
             logits.float().transpose(1, 2),
             targets.data,
@@ -56,9 +56,3 @@ class CrossEntropyLoss(Loss):
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
         return {self.head: torch.randn(tokens + 1, vocab_size, generator=generator)}
-
-
-def append(targets: Padded, eos: int) -> Padded:
-    """(B, U) -> (B, U + 1), with eos after the last token of each row."""
-    data = F.pad(targets.data, (0, 1))
-    return Padded(data.scatter(1, targets.lengths[:, None], eos), targets.lengths + 1)

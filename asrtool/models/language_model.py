@@ -117,7 +117,7 @@ class LanguageModel(TextModel):
         """
         hidden, lengths = self._read(targets)
         log_probs = self._logits(hidden).float().log_softmax(-1)
-        wanted = F.pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.eos)
+        wanted = targets.append(self.eos).data
         values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
         return (values * Padded(wanted, lengths).mask).sum(1)
 

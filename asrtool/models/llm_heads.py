@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch.nn.functional import pad
-
 from asrtool.heads import HEADS, Head, Search
 from asrtool.models.llm_scorer import LlmScorer, left_aligned
 from asrtool.types import Batch, EncoderOutput, Padded
@@ -60,10 +58,8 @@ class LlmHead(LlmPart):
 
     def measure(self, output: Padded, batch: Batch) -> Mapping[str, tuple[float, float]]:
         """Tokens that are not the most likely ones behind those before them, ends included."""
-        ends = pad(batch.targets.data, (0, 1)).scatter(
-            1, batch.targets.lengths[:, None], self.model.eos
-        )
-        wrong = (output.data.argmax(-1) != ends) & output.mask
+        targets = batch.targets.append(self.model.eos)
+        wrong = (output.data.argmax(-1) != targets.data) & output.mask
         return {"token_error": (int(wrong.sum()), int(output.lengths.sum()))}
 
 

@@ -111,7 +111,7 @@ class LlmScorer:
         embeddings, mask = self.model.read(speech, targets)
         keep = targets.data.shape[1] + 1
         logits = self.model.caller(self.model.llm, embeddings, mask, keep).logits
-        wanted = pad(targets.data, (0, 1)).scatter(1, targets.lengths[:, None], self.model.eos)
+        wanted = targets.append(self.model.eos).data
         log_probs = left_aligned(logits, targets.lengths).float().log_softmax(-1)
         values = log_probs.gather(2, wanted[:, :, None])[:, :, 0].double()
         return values.masked_fill(~Padded(wanted, targets.lengths + 1).mask, 0.0).sum(1)
