@@ -53,6 +53,9 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
             metavar="MODULE",
             help="of yours, with components that the model uses; may be repeated",
         )
+    else:
+        # argparse would take it for --import-from
+        options.add_argument("--import", action=_InConfig, help=argparse.SUPPRESS)
     options.add_argument(
         "--import-from",
         type=Path,
@@ -61,6 +64,16 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
         metavar="FOLDER",
         help="search it for your own modules; may be repeated",
     )
+
+
+class _InConfig(argparse.Action):
+    """Refuses --import where a training config names the modules."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(
+            "this command reads the modules from the training config: name them there, in "
+            "import: [...]; --import-from names a folder to search"
+        )
 
 
 def take(args: argparse.Namespace) -> None:

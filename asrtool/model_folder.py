@@ -202,7 +202,7 @@ class Experiment:
 
 def can_stream(searcher: object) -> bool:
     """Whether a searcher's config describes a search that can go along with the audio."""
-    return issubclass(SEARCHERS.type_of(searcher), StreamingSearcher | Rescoring)
+    return issubclass(SEARCHERS.class_of(searcher), StreamingSearcher | Rescoring)
 
 
 def without_published_weights(config: TrainConfig) -> TrainConfig:

@@ -47,7 +47,7 @@ class Registry(Generic[T]):
             raise UnknownName(f"unknown {self.kind} '{name}'" + suggest(name, self.names()))
         return self._configs[name]
 
-    def class_of(self, name: str) -> type[T]:
+    def class_named(self, name: str) -> type[T]:
         """The class that is registered by a name."""
         return self._classes[self.config_type(name)][1]
 
@@ -58,9 +58,9 @@ class Registry(Generic[T]):
         """How many entries were registered before that of `config`."""
         return list(self._classes).index(type(config))
 
-    def type_of(self, config: object) -> type[T]:
+    def class_of(self, config: object) -> type[T]:
         """The class that `build` makes an instance of."""
         return self._classes[type(config)][1]
 
     def build(self, config: object, **needs) -> T:
-        return self.type_of(config)(config, **needs)
+        return self.class_of(config)(config, **needs)

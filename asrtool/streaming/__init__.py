@@ -234,7 +234,7 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
     able = [
         other
         for other in SEARCHERS.names()
-        if issubclass(SEARCHERS.class_of(other), StreamingSearcher | Rescoring)
+        if issubclass(SEARCHERS.class_named(other), StreamingSearcher | Rescoring)
     ]
     raise ExperimentError(
         f"{name} searches whole utterances; to stream take one of {', '.join(able)}"

@@ -29,11 +29,11 @@ def small(name: str, **options) -> object:
 
 
 def reads_samples(name: str) -> bool:
-    return ENCODERS.type_of(small(name)).reads_samples
+    return ENCODERS.class_of(small(name)).reads_samples
 
 
 def streams(name: str) -> bool:
-    return issubclass(ENCODERS.type_of(small(name)), StreamingEncoder)
+    return issubclass(ENCODERS.class_of(small(name)), StreamingEncoder)
 
 
 def has(name: str, option: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -134,3 +135,12 @@ def test_the_current_folder_is_searched_where_the_user_names_it(tmp_path, module
     monkeypatch.chdir(tmp_path / "mine")
     imports.load([name], ["."])
     assert name in sys.modules
+
+
+def test_a_command_that_reads_a_training_config_says_where_modules_are_named(capsys):
+    options = argparse.ArgumentParser()
+    imports.add_options(options, modules=False)
+    with pytest.raises(SystemExit):
+        options.parse_args(["--import", "my_package"])
+    assert "name them there, in import: [...]" in capsys.readouterr().err
+    assert options.parse_args(["--import-from", "."]).import_from == [Path(".")]
