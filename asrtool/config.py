@@ -6,7 +6,7 @@ Every error gives file, line, dotted key and a suggestion.
 
 A field `import_` is the key `import`: Python reserves some names. A field with `OMIT` as its
 metadata is not written where it has its default, so that files from before it existed stay the
-same.
+same. A dataclass with a `SHORT`, the name of a field, may be given as that field's value alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import os
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from asrtool.registry import Registry, UnknownName, suggest
-
-OMIT = MappingProxyType({"omit": True})
+from asrtool.registry import OMIT, Registry, UnknownName, suggest
 
 
 class ConfigError(ValueError):
@@ -145,15 +142,14 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:  # Annotated[object, REGISTRY], or with the type where none is given
         return _component(*args[1:], node=node, where=where)
-    if origin in (Union, types.UnionType):  # X | None
+    if origin in (Union, types.UnionType):  # X | None, or X | Y | None of scalars
         if (
             isinstance(node, yaml.ScalarNode)
             and node.style is None
             and node.value in ("null", "~", "")
         ):
             return None
-        (inner,) = [a for a in args if a is not type(None)]
-        return decode(inner, node, where)
+        return _alternative([a for a in args if a is not type(None)], node, where)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, node, where)
     if origin in (list, tuple):
@@ -177,6 +173,28 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     return _scalar(kind, origin, args, node, where)
 
 
+def _alternative(kinds: Sequence[Any], node: yaml.Node, where: str) -> Any:
+    """The value of the first of several kinds that the node has."""
+    *others, last = kinds
+    for kind in others:
+        try:
+            return decode(kind, node, where)
+        except ConfigError:
+            continue
+    try:
+        return decode(last, node, where)
+    except ConfigError:
+        if not others:
+            raise
+        expected = " or ".join(map(_described, kinds))
+        got = f", got '{node.value}'" if isinstance(node, yaml.ScalarNode) else ""
+        raise ConfigError(node, where, f"expected {expected}{got}") from None
+
+
+def _described(kind: Any) -> str:
+    return " or ".join(map(repr, get_args(kind))) if get_args(kind) else _WORDS.get(kind, str(kind))
+
+
 def _component(
     registry: Registry, default: str | None = None, *, node: yaml.Node, where: str
 ) -> Any:
@@ -197,6 +215,9 @@ def _component(
 
 
 def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
+    short = getattr(kind, "SHORT", None)
+    if short is not None and isinstance(node, yaml.ScalarNode):
+        node = _mapping(node, {short: (yaml.ScalarNode("str", short, node.start_mark), node)})
     items = entries(node, where)
     hints = get_type_hints(kind, include_extras=True)
     fields = {_key(f): f for f in dataclasses.fields(kind)}
@@ -269,7 +290,8 @@ def encode(kind: Any, value: Any) -> Any:
         name, fields = registry.name_of(value), encode(type(value), value)
         return fields if name in default else {"type": name, **fields}
     if origin in (Union, types.UnionType):
-        return encode(*[a for a in args if a is not type(None)], value)
+        kinds = [a for a in args if a is not type(None)]
+        return encode(kinds[0], value) if len(kinds) == 1 else value  # several: all scalars
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind, include_extras=True)
         return {

@@ -28,7 +28,7 @@ from asrtool import experiment
 from asrtool.data import tokenizers
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
-from asrtool.encoders import SslConfig, StreamingEncoder
+from asrtool.encoders import PretrainedConfig, StreamingEncoder
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of
 from asrtool.imports import load as import_modules
@@ -210,10 +210,20 @@ def without_published_weights(config: TrainConfig) -> TrainConfig:
     known, the published weights that training began with are not needed any more.
     """
     model = config.model
-    encoder = model.encoder if isinstance(model, HybridConfig) else None
-    if not isinstance(encoder, SslConfig) or encoder.size is None:
+    if not isinstance(model, HybridConfig):
         return config
-    return replace(config, model=replace(model, encoder=replace(encoder, weights=None)))
+    return replace(config, model=replace(model, encoder=_without_weights(model.encoder)))
+
+
+def _without_weights(encoder: object) -> object:
+    """An encoder's config without published weights that its checkpoints hold."""
+    if isinstance(encoder, PretrainedConfig):
+        # of what is frozen checkpoints hold nothing
+        needed = encoder.size is None or encoder.tuning.mode != "full"
+        return encoder if needed else replace(encoder, weights=None)
+    if getattr(encoder, "frontend", None) is None:
+        return encoder
+    return replace(encoder, frontend=_without_weights(encoder.frontend))
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> Model:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Generic, TypeVar
+
+# metadata of a config's field that is not written where it has its default
+OMIT = MappingProxyType({"omit": True})
 
 T = TypeVar("T")
 

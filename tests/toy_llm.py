@@ -13,7 +13,7 @@ from asrtool.downsamplers import Conv1dMlpConfig
 from asrtool.encoders import ENCODERS
 from asrtool.models import SpeechLlm, SpeechLlmConfig
 from asrtool.models.llm import LlmConfig
-from asrtool.models.tuning import EncoderTuning, Tuning
+from asrtool.tuning import EncoderTuning, Tuning
 from asrtool.types import Batch, Padded
 from tests import toy_experiment
 

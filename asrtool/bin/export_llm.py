@@ -22,7 +22,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asrtool import experiment, imports, log, torchaudio_adapter
+from asrtool import experiment, imports, log, torchaudio_adapter, tuning
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
 from asrtool.experiment import DecodeConfig, TrainConfig
@@ -32,7 +32,7 @@ from asrtool.model_folder import (
     ExperimentError,
     sha256,
 )
-from asrtool.models import CausalLm, SpeechLlm, tuning
+from asrtool.models import CausalLm, SpeechLlm
 from asrtool.searchers import LlmBeamConfig
 from asrtool.system import stamp
 from asrtool.train import checkpoint

@@ -17,8 +17,8 @@ from torch import nn
 from asrtool import experiment, imports
 from asrtool.model_folder import build_model
 from asrtool.models import SpeechLlm
-from asrtool.models.tuning import is_adapter
 from asrtool.train import optim
+from asrtool.tuning import is_adapter
 
 # LoRA of arXiv 2406.17272, for networks of so many layers
 PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}

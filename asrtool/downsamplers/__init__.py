@@ -8,6 +8,7 @@ from asrtool.downsamplers.conv1d_transformer import Conv1dTransformer, Conv1dTra
 from asrtool.downsamplers.conv2d import Conv2d, Conv2dConfig
 from asrtool.downsamplers.dws_mlp import DwsMlp, DwsMlpConfig
 from asrtool.downsamplers.keyframe import Keyframe, KeyframeConfig, select_keyframes
+from asrtool.downsamplers.linear import Linear, LinearConfig
 from asrtool.downsamplers.strided_conv import StridedConv, StridedConvConfig
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "DwsMlpConfig",
     "Keyframe",
     "KeyframeConfig",
+    "Linear",
+    "LinearConfig",
     "StreamingDownsampler",
     "StridedConv",
     "StridedConvConfig",

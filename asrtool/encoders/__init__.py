@@ -5,6 +5,7 @@ from __future__ import annotations
 from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
+from asrtool.encoders.pretrained import PretrainedConfig, PretrainedEncoder
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
 from asrtool.encoders.ssl import (
     Data2vecConfig,
@@ -26,6 +27,8 @@ __all__ = [
     "EchoConfig",
     "Encoder",
     "HubertConfig",
+    "PretrainedConfig",
+    "PretrainedEncoder",
     "Qifusion",
     "QifusionConfig",
     "SslConfig",

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Padded
+
+
+class Source(NamedTuple):
+    """Where pre-trained weights come from that checkpoints leave out."""
+
+    part: str  # name of the submodule that they fill; "": the encoder itself
+    weights: str  # hub name or folder
+    revision: str | None
+
+    def below(self, name: str) -> Source:
+        """The same, seen from the module that has this encoder as its submodule `name`."""
+        return self._replace(part=f"{name}.{self.part}".rstrip("."))
 
 
 class Encoder(nn.Module):
@@ -19,6 +33,27 @@ class Encoder(nn.Module):
     frame_shift: float  # seconds per position
     ctc_tap: str | None = None  # the tap that CTC reads; None: the frames
     reads_samples = False  # inputs are (B, T) samples, no (B, T, F) features
+    look_ahead: float | None = None  # seconds behind a frame that it sees; None: the utterance
+    max_seconds: float | None = None  # of the longest utterance that it reads; None: any
+    # names of parameters that are never trained, and of tensors that checkpoints leave out, since
+    # they are those of `sources`
+    frozen: frozenset[str] = frozenset()
+    pretrained: frozenset[str] = frozenset()
+    sources: tuple[Source, ...] = ()
+    stored_dim: int | None = None  # numbers for each frame that is stored; None: it stores none
+
+    def stored(self, inputs: Padded) -> Padded:
+        """Samples (B, T) -> what can be stored of a frozen encoder (B, S, stored_dim): every number
+        is one of float16.
+
+        `from_stored` makes the encoder's output of it. Raises `ValueError` where the encoder is
+        trained.
+        """
+        raise ValueError(f"{type(self).__name__} has no frames that can be stored")
+
+    def from_stored(self, frames: Padded) -> EncoderOutput:
+        """What `stored` gave (B, S, stored_dim) -> the output of `forward`."""
+        raise ValueError(f"{type(self).__name__} has no frames that can be stored")
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         """inputs (B, T, F) or (B, T). chunk: encoder frames, None for the whole utterance.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsampler
-from asrtool.encoders.base import ENCODERS, StreamingEncoder
+from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
@@ -25,6 +25,7 @@ from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.nn.positions import rotations
 from asrtool.nn.rows import PerRow
+from asrtool.registry import OMIT
 from asrtool.types import EncoderOutput, Padded
 
 _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
@@ -68,6 +69,8 @@ class ConformerConfig:
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
         default_factory=lambda: {0: Conv2dConfig()}
     )
+    # an encoder of samples whose frames the stem gets in place of features; null: none
+    frontend: Annotated[object, ENCODERS] | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
         if 0 not in self.downsamplers:
@@ -75,6 +78,11 @@ class ConformerConfig:
         for layer in self.downsamplers:
             if not 0 <= layer < self.num_layers:
                 raise ValueError(f"downsamplers: there is no layer {layer} among {self.num_layers}")
+        if self.frontend is not None and isinstance(self.downsamplers[0], Conv2dConfig):
+            raise ValueError(
+                "downsamplers: the stem conv2d reads mel bins, not the frames of a front end; take "
+                "0: {type: linear}, which keeps every frame, or 0: {type: strided_conv, factor: 2}"
+            )
         if self.chunk is not None and not self.causal:
             raise ValueError(
                 "chunk needs causal: true, since a convolution that looks ahead cannot stream"
@@ -95,7 +103,10 @@ class ConformerCache(PerRow):
 
 @ENCODERS.register("conformer", ConformerConfig)
 class Conformer(StreamingEncoder):
-    """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers."""
+    """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers.
+
+    With a front end the inputs are samples (B, T), or what the front end's `stored` gave of them.
+    """
 
     kept: frozenset[int] = frozenset()  # layers whose outputs are passed to `_finish`
 
@@ -103,6 +114,10 @@ class Conformer(StreamingEncoder):
         self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:
         super().__init__()
+        self.frontend = None
+        if config.frontend is not None:
+            self.frontend = self._in_front(config.frontend, input_dim, vocab_size, frame_shift)
+            input_dim, frame_shift = self.frontend.dim, self.frontend.frame_shift
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
@@ -144,8 +159,30 @@ class Conformer(StreamingEncoder):
         if self.chunk is not None and self.obstacle:
             raise ValueError(f"chunk: {self.obstacle}")
 
+    def _in_front(
+        self, config: object, input_dim: int, vocab_size: int, frame_shift: float
+    ) -> Encoder:
+        """The front end; what it asks of models, this encoder asks of them too."""
+        name = ENCODERS.name_of(config)
+        frontend = ENCODERS.build(
+            config, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
+        )
+        check_encoder(frontend)
+        if not frontend.reads_samples:
+            raise ValueError(f"frontend: encoder {name} reads features, a front end reads samples")
+        self.reads_samples, self.max_seconds = True, frontend.max_seconds
+        self.frozen = frozenset(f"frontend.{key}" for key in frontend.frozen)
+        self.pretrained = frozenset(f"frontend.{key}" for key in frontend.pretrained)
+        self.sources = tuple(source.below("frontend") for source in frontend.sources)
+        return frontend
+
     def _obstacle(self, causal: bool) -> str | None:
         """Why this encoder cannot stream; None if it can."""
+        if self.frontend is not None:
+            ahead = self.frontend.look_ahead
+            sees = "the whole utterance" if ahead is None else f"{ahead:g} seconds ahead"
+            name = type(self.frontend).__name__
+            return f"the encoder cannot stream: its front end ({name}) sees {sees}"
         if not causal:
             return "the encoder cannot stream: it is not causal"
         if any(isinstance(layer.attention, EchoSelfAttention) for layer in self.layers):
@@ -164,6 +201,10 @@ class Conformer(StreamingEncoder):
             chunk = random_chunk(longest, self.chunk.sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
+        if self.frontend is not None:
+            # (B, T) samples, or (B, S, ...) of which the front end was computed before
+            computed = inputs.data.ndim == 3
+            inputs = (self.frontend.from_stored if computed else self.frontend)(inputs).frames
         return self._run(inputs, chunk, None)[0]
 
     def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:

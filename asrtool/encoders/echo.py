@@ -30,6 +30,15 @@ from asrtool.nn.positions import rotate
 from asrtool.registry import Registry
 
 ATTENTIONS: Registry[nn.Module] = Registry("attention")
+NEW = ("echo", "gate")  # names of what it adds to a layer
+# names of the projections of an attention inside: ours, those of most models of `transformers`,
+# those of wav2vec2-bert
+_NAMES = {
+    "q_proj": ("q_proj", "linear_q"),
+    "k_proj": ("k_proj", "linear_k"),
+    "v_proj": ("v_proj", "linear_v"),
+    "o_proj": ("o_proj", "out_proj", "linear_out"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +88,8 @@ class EchoAttention(nn.Module):
             own = {name: copy.deepcopy(linear) for name, linear in projections.items()}
             for linear in own.values() if config.projections == "fresh" else ():
                 nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
         spans = None
         if config.mode == "adaptive":
             spans = Spans(dim, self.num_heads, windows[0], config.ramp, config.span_bias)
@@ -93,10 +103,10 @@ class EchoAttention(nn.Module):
         )
 
     def _projections(self) -> Mapping[str, nn.Linear]:
-        """Those of the attention inside, of which `transformers` calls the last one out_proj."""
-        last = "o_proj" if hasattr(self.full, "o_proj") else "out_proj"
+        """Those of the attention inside."""
         return {
-            name: getattr(self.full, last if name == "o_proj" else name) for name in PROJECTIONS
+            name: next(getattr(self.full, one) for one in _NAMES[name] if hasattr(self.full, one))
+            for name in PROJECTIONS
         }
 
     def forward(
@@ -162,14 +172,15 @@ def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def wrap(model: nn.Module, config: EchoConfig) -> nn.Module:
-    """Put Echo-MSA into the layers of a `transformers` speech model, in place; returns it."""
-    layers = model.encoder.layers
+def wrap(layers: nn.ModuleList, config: EchoConfig, name: str = "attention") -> None:
+    """Put Echo-MSA into the layers of a `transformers` speech model, in place.
+
+    name: of the attention in a layer.
+    """
     for index in echo_layers(config, len(layers)):
-        layers[index].attention = ATTENTIONS.build(
-            config, full=layers[index].attention, index=index, num_layers=len(layers)
-        )
-    return model
+        full = getattr(layers[index], name)
+        echo = ATTENTIONS.build(config, full=full, index=index, num_layers=len(layers))
+        setattr(layers[index], name, echo)
 
 
 def _windows(config: EchoConfig, num_heads: int, index: int, num_layers: int) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ from asrtool.decoders import DECODERS
 from asrtool.encoders import ENCODERS, check_encoder
 from asrtool.heads import HEADS, AttentionHeadConfig, CtcHeadConfig, ReverseHeadConfig
 from asrtool.models.base import MODELS, AsrModel
+from asrtool.models.origins import fingerprints
+from asrtool.tuning import on_meta
 from asrtool.types import EncoderOutput, Padded
 
 # heads that a key of the model configures
@@ -83,6 +85,9 @@ class Hybrid(AsrModel):
         if "ctc" in heads:  # `ctc_input` may stand where one of several phases has no CTC loss
             configs.setdefault("ctc", CtcHeadConfig(input=config.ctc_input))
         self.heads = self.build_heads(frozenset(heads), configs)
+        self.frozen = frozenset(f"encoder.{key}" for key in self.encoder.frozen)
+        self.pretrained = frozenset(f"encoder.{key}" for key in self.encoder.pretrained)
+        self.sources = () if on_meta() else fingerprints(self.encoder)
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         return self.encoder(inputs, chunk)

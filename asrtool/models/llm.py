@@ -6,9 +6,7 @@ package sees logits.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from asrtool import torchaudio_adapter
 from asrtool.log import logger
 from asrtool.models.prompt import SPEECH, check_template
-from asrtool.models.tuning import Tuning, on_meta
+from asrtool.tuning import Tuning, on_meta
 
 Shape = Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"]
 # Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward
@@ -32,7 +30,6 @@ _SHAPES = {
     "llama-7b": (4096, 32, 32, 32, 11008, 4096),
 }
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-_SAMPLE = 1 << 20  # bytes at both ends of a file of weights that its fingerprint is made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,38 +193,3 @@ class Caller:
 def context_of(model: nn.Module) -> int | None:
     """The most positions that the model can read; None where it does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str | None]:
-    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of
-    its files.
-
-    Whole files of a large model would take a minute to read at each start.
-    """
-    import transformers.utils as hub
-
-    folder = Path(weights)
-    if folder.is_file():
-        files = [folder]
-    elif folder.is_dir():
-        files = sorted(
-            [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
-        )
-    else:
-        cached = hub.cached_file(weights, "config.json", revision=revision or "main")
-        kinds = (".safetensors", ".bin", ".json")
-        files = sorted(path for path in Path(cached).parent.iterdir() if path.suffix in kinds)
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(json.dumps([file.name, size]).encode())
-        with open(file, "rb") as stream:
-            digest.update(stream.read(_SAMPLE))
-            stream.seek(max(0, size - _SAMPLE))
-            digest.update(stream.read(_SAMPLE))
-    return {
-        "part": kind,
-        "weights": weights,
-        "revision": revision,
-        "fingerprint": digest.hexdigest(),
-    }

@@ -25,13 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from asrtool import tuning
 from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig
 from asrtool.encoders import ENCODERS, check_encoder
-from asrtool.models import llm, prompt, tuning
+from asrtool.models import llm, prompt
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import right_aligned
-from asrtool.models.tuning import EncoderTuning
+from asrtool.models.origins import fingerprint
+from asrtool.tuning import EncoderTuning
 from asrtool.types import Batch, EncoderOutput, Padded
 
 
@@ -131,7 +133,7 @@ class SpeechLlm(AsrModel):
         names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
         if tuning.on_meta():
             return names, ()
-        return names, tuple(llm.fingerprint(*place, part) for part, place in known.items())
+        return names, tuple(fingerprint(*place, part) for part, place in known.items())
 
     # -- training ------------------------------------------------------------
 

@@ -9,8 +9,7 @@ import copy
 import pytest
 import torch
 
-from asrtool.encoders import ENCODERS, EchoConfig
-from asrtool.encoders.echo import wrap
+from asrtool.encoders import ENCODERS, EchoConfig, echo
 from asrtool.types import Padded
 from tests.toy_ssl import FAMILIES, make, save, waveforms
 
@@ -25,6 +24,12 @@ SHUT = [
     {"gate_bias": 200.0, "mode": "layers", "windows": (4, 16, 64), "projections": "fresh"},
     {"gate_bias": 200.0, "mode": "single", "windows": (4,), "projections": "shared"},
 ]
+
+
+def wrap(model, config: EchoConfig):
+    """Echo-MSA in all layers of a model of `transformers`; returns the model."""
+    echo.wrap(model.encoder.layers, config)
+    return model
 
 
 def masked_batch() -> dict[str, torch.Tensor]:

@@ -11,11 +11,11 @@ from asrtool.losses import LOSSES
 from asrtool.models import MODELS, prompt
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import LlmScorer
-from asrtool.models.tuning import EncoderTuning, Tuning, is_adapter
 from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.train import checkpoint, optim
 from asrtool.train.optim import AdamWConfig
+from asrtool.tuning import EncoderTuning, Tuning, is_adapter
 from tests import toy_llm
 
 pytestmark = pytest.mark.hf
@@ -144,7 +144,7 @@ def test_adapters_are_saved_in_the_format_of_peft_and_merged(llm, hubert, tmp_pa
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from asrtool.models import tuning
+    from asrtool import tuning
 
     model = toy_llm.build(toy_llm.config(llm, hubert))
     tuning.save(model.config.llm.tuning, model.llm, tmp_path / "adapters", str(llm), "CAUSAL_LM")

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -32,7 +32,12 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a pre-trained part is trained, and by which adapters where by LoRA."""
+    """How a pre-trained part is trained, and by which adapters where by LoRA.
+
+    In yaml a mode alone may stand for all of it: `tuning: frozen`.
+    """
+
+    SHORT: ClassVar[str] = "mode"
 
     mode: Literal["frozen", "lora", "full"] = "lora"
     rank: int = 16
@@ -64,17 +69,27 @@ class EncoderTuning(Tuning):
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
-def apply(tuning: Tuning, module: nn.Module, name: str) -> frozenset[str]:
+def apply(
+    tuning: Tuning, module: nn.Module, name: str, new: tuple[str, ...] = ()
+) -> frozenset[str]:
     """Inject adapters where `tuning` wants them; gives the names of the parameters in `module` that
     are never trained.
 
-    name: of the part, for messages.
+    name: of the part, for messages. new: names of submodules that are not pre-trained: beside LoRA
+    they get no adapters and are trained whole.
     """
     if tuning.mode == "full":
         return frozenset()
+    keys = (key for key, _ in module.named_parameters())
     if tuning.mode == "lora":
-        _inject(tuning, module, name)
-    return frozenset(key for key, _ in module.named_parameters() if not is_adapter(key))
+        _inject(tuning, module, name, new)
+        keys = (key for key, _ in module.named_parameters() if not is_in(key, new))
+    return frozenset(key for key in keys if not is_adapter(key))
+
+
+def is_in(key: str, modules: tuple[str, ...]) -> bool:
+    """Whether a parameter of that name lies in a submodule that is called one of `modules`."""
+    return any(f".{module}." in f".{key}" for module in modules)
 
 
 def is_adapter(key: str) -> bool:
@@ -82,7 +97,7 @@ def is_adapter(key: str) -> bool:
     return ".lora_" in key
 
 
-def _inject(tuning: Tuning, module: nn.Module, name: str) -> None:
+def _inject(tuning: Tuning, module: nn.Module, name: str, new: tuple[str, ...]) -> None:
     torchaudio_adapter.load()  # before peft, which imports torchaudio
     from peft import inject_adapter_in_model
 
@@ -100,7 +115,10 @@ def _inject(tuning: Tuning, module: nn.Module, name: str) -> None:
             "layers of this network are "
             f"called {', '.join(sorted(linear))}"
         )
-    inject_adapter_in_model(settings(tuning), module)
+    config = settings(tuning)
+    if new:
+        config.exclude_modules = rf"(.*\.)?({'|'.join(new)})\..*"
+    inject_adapter_in_model(config, module)
     adapters = [(key, value) for key, value in module.named_parameters() if is_adapter(key)]
     if not adapters:
         raise ValueError(

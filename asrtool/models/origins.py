@@ -1,0 +1,52 @@
+"""Where the pre-trained weights of a model come from, which its checkpoints leave out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from asrtool.encoders import Encoder
+
+_SAMPLE = 1 << 20  # bytes at both ends of a file of weights that its fingerprint is made of
+
+
+def fingerprints(encoder: Encoder) -> tuple[dict[str, str | None], ...]:
+    """Of all weights that an encoder is built on and that never change."""
+    below = (source.below("encoder") for source in encoder.sources)
+    return tuple(fingerprint(source.weights, source.revision, source.part) for source in below)
+
+
+def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str | None]:
+    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of
+    its files.
+
+    Whole files of a large model would take a minute to read at each start.
+    """
+    import transformers.utils as hub
+
+    folder = Path(weights)
+    if folder.is_file():
+        files = [folder]
+    elif folder.is_dir():
+        files = sorted(
+            [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
+        )
+    else:
+        cached = hub.cached_file(weights, "config.json", revision=revision or "main")
+        kinds = (".safetensors", ".bin", ".json")
+        files = sorted(path for path in Path(cached).parent.iterdir() if path.suffix in kinds)
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with open(file, "rb") as stream:
+            digest.update(stream.read(_SAMPLE))
+            stream.seek(max(0, size - _SAMPLE))
+            digest.update(stream.read(_SAMPLE))
+    return {
+        "part": kind,
+        "weights": weights,
+        "revision": revision,
+        "fingerprint": digest.hexdigest(),
+    }
