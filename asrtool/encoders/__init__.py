@@ -15,6 +15,7 @@ from asrtool.encoders.ssl import (
     Wav2vec2Config,
     WavlmConfig,
 )
+from asrtool.encoders.whisper import Whisper, WhisperConfig
 
 __all__ = [
     "ATTENTIONS",
@@ -36,5 +37,7 @@ __all__ = [
     "StreamingEncoder",
     "Wav2vec2Config",
     "WavlmConfig",
+    "Whisper",
+    "WhisperConfig",
     "check_encoder",
 ]

@@ -328,14 +328,21 @@ def read_weights(
 
     optional: names of parameters that may be missing, and get random numbers.
     """
-    model, info = kind.from_pretrained(
-        config.weights,
-        revision=config.revision or "main",
-        config=settings,
-        dtype=torch.float32,
-        output_loading_info=True,
-        **options,
-    )
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it lists every tensor that is not read, such as a decoder's
+    try:
+        model, info = kind.from_pretrained(
+            config.weights,
+            revision=config.revision or "main",
+            config=settings,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     missing = sorted(key for key in info["missing_keys"] if key not in optional)
     if missing:
         raise ValueError(
