@@ -7,6 +7,7 @@ either recognizer.align("meeting.flac", "GOOD MORNING")     # words and their ti
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -175,13 +176,29 @@ class Recognizer:
         training saw in number.
         """
         asked, seen = self.settings.windows or WindowsConfig(), self.lengths
-        if seen is None:
-            return asked.within(None, self.config.data.max_seconds)
-        return asked.within(seen.quantile(SHORT), seen.quantile(LONG))
+        shortest = None if seen is None else seen.quantile(SHORT)
+        longest = self.config.data.max_seconds if seen is None else seen.quantile(LONG)
+        found, most = asked.within(shortest, longest), self.readable
+        if found.max_seconds <= most:
+            return found
+        return replace(found, max_seconds=None).within(None, most)
+
+    @property
+    def readable(self) -> float:
+        """Seconds of the longest audio that the encoder reads as a whole."""
+        seconds = self.model.encoder.max_seconds
+        return math.inf if seconds is None else seconds
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the longest utterance of a set that is searched as a whole."""
+        return self.readable if self.settings.windows is None else self.windows.max_seconds
 
     @property
     def why(self) -> str:
         """What the longest window comes from."""
+        if self.windows.max_seconds == self.readable:
+            return "the most that the encoder reads"
         if self.settings.windows is not None and self.settings.windows.max_seconds is not None:
             return "windows.max_seconds of the decoding config"
         if self.lengths is None:

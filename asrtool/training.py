@@ -25,7 +25,7 @@ from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.kaldi import datadir
 from asrtool.data.lengths import Lengths
-from asrtool.data.loader import Dataset, EvalLoader, StepLoader, select
+from asrtool.data.loader import Dataset, EvalLoader, StepLoader, readable, select
 from asrtool.data.shards.loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
 from asrtool.experiment import TrainConfig
@@ -184,9 +184,10 @@ def train_phase(
     stopped it.
     """
     tokenizer = tokenizers.load(exp / "vocab")
-    batches, validation = loaders(exp, phase, sources, sets, tokenizer)
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
+    longest = model.encoder.max_seconds if isinstance(model, AsrModel) else None
+    batches, validation = loaders(exp, phase, sources, sets, tokenizer, longest)
     if weights is not None:
         if any(where.glob("step-*")):
             logger.info(
@@ -255,8 +256,12 @@ def loaders(
     sources: Sources,
     sets: Sets,
     tokenizer: tokenizers.Tokenizer,
+    longest: float | None = None,
 ) -> tuple[StepLoader, EvalLoader]:
-    """Batches of a phase for training and for validation."""
+    """Batches of a phase for training and for validation.
+
+    longest: seconds of what the encoder reads; what is longer is left out. None: any length.
+    """
     if phase.data.input == "text":
         training = TextDataset(
             sets[0], tokenizer, phase.data, phase.seed, longest=phase.data.batch.size
@@ -274,13 +279,16 @@ def loaders(
         )
     cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
+    # the slowest copy of an utterance is the longest
+    slowest = min(1.0, *phase.data.augment.speeds)
+    kept = readable(kept, None if longest is None else longest * slowest, "training")
     noise = noise_sets(phase, sources.train.parent)
     kept = with_non_speech(kept, phase, noise)
     training = Dataset(
         kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise
     )
     return step_loader(training, sources.train), EvalLoader(
-        Dataset(sets[1], tokenizer, phase.data, cmvn, labels)
+        Dataset(readable(sets[1], longest, "validation"), tokenizer, phase.data, cmvn, labels)
     )
 
 

@@ -196,9 +196,10 @@ def recognize(
     recognizer: Recognizer, batch: Batch
 ) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None], list[Classes]]:
     """An n-best list, the number of encoder frames and the labels of each utterance; a
-    `Recognition` and None of those that the config wants cut into windows."""
+    `Recognition` and None of those that are cut into windows, as the config wants it or the encoder
+    needs it."""
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
-    if recognizer.settings.windows is None or max(seconds) <= recognizer.windows.max_seconds:
+    if max(seconds) <= recognizer.whole:
         return recognizer.search_counted(batch.inputs)
     found = recognizer.transcribe([recognizer.heard(inputs) for inputs in batch.inputs.unpad()])
     return found, [None] * len(batch), [result.classes for result in found]

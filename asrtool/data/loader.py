@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -290,6 +291,26 @@ class EvalLoader:
         tasks = (Task([utterances[i] for i in batch]) for batch in self._batches)
         for _, batch, problems in read_ahead(self.dataset, tasks):
             yield batch, problems
+
+
+def readable(utterances: Sequence[Utterance], seconds: float | None, kind: str) -> list[Utterance]:
+    """Those that last at most `seconds`, what the encoder reads (None: any length); logs which are
+    left out.
+
+    kind: training or validation, for the message. Raises `DataError` where none is kept.
+    """
+    most = math.inf if seconds is None else seconds
+    long = [utterance.id for utterance in utterances if utterance.duration > most]
+    if not long:
+        return list(utterances)
+    text = "%d of %d %s utterances are longer than the %g seconds that the encoder reads and left"
+    warn_once(text + " out: %s", len(long), len(utterances), kind, seconds, first_few(long))
+    if len(long) == len(utterances):
+        raise DataError(
+            f"all {len(long)} {kind} utterances are longer than the {seconds:g} seconds that the "
+            "encoder reads; cut them into shorter ones"
+        )
+    return [utterance for utterance in utterances if not utterance.duration > most]
 
 
 def select(

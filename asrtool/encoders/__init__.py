@@ -15,6 +15,7 @@ from asrtool.encoders.ssl import (
     Wav2vec2Config,
     WavlmConfig,
 )
+from asrtool.encoders.wav2vec2_bert import Wav2vec2Bert, Wav2vec2BertConfig
 from asrtool.encoders.whisper import Whisper, WhisperConfig
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "SslConfig",
     "SslEncoder",
     "StreamingEncoder",
+    "Wav2vec2Bert",
+    "Wav2vec2BertConfig",
     "Wav2vec2Config",
     "WavlmConfig",
     "Whisper",

@@ -1,7 +1,8 @@
 """The encoder of Whisper (arXiv 2212.04356), from `transformers`.
 
     samples (B, T) of 16 kHz -> log-mel (B, F, M), a frame every 10 ms
-    -> two convolutions, the second with stride 2: frames (B, S, D) of 20 ms -> + sinusoids -> layers
+    -> two convolutions, the second with stride 2: frames (B, S, D) of 20 ms
+    -> + sinusoids -> layers (B, S, D)
 
 The log-mel is that of `WhisperFeatureExtractor`: with P the mel power of a frame,
 
@@ -117,14 +118,14 @@ class Whisper(PretrainedEncoder):
         return Padded((torch.maximum(mel, top - RANGE) + 4.0) / 4.0, counts)
 
     def _enter(self, inputs: Padded) -> Padded:
-        longest = int(inputs.lengths.max())
-        if longest > self.most_frames * HOP:
+        longest, most = int(inputs.lengths.max()), self.most_frames * HOP
+        if longest >= most + HOP:  # less than a frame more is cut off
             seconds = longest * self.frame_shift / (2 * HOP)
             raise ValueError(
                 f"an utterance has {seconds:.1f} seconds: encoder {self.name} reads at most "
                 f"{self.max_seconds:g}; cut it into windows, or lower data.max_seconds in training"
             )
-        inputs = Padded(inputs.data[:, :longest], inputs.lengths)
+        inputs = Padded(inputs.data[:, : min(longest, most)], inputs.lengths.clamp(max=most))
         with torch.autocast(inputs.data.device.type, enabled=False):  # powers span 16 decades
             mel, counts = self.log_mel(inputs)
         x = gelu(self.model.conv2(gelu(self.model.conv1(mel)))).transpose(1, 2)
