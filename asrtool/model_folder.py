@@ -136,7 +136,8 @@ class Experiment:
         published weights that it needs are not those that training began with.
         """
         name, config = self.phase(phase)
-        model = build_model(without_published_weights(config), self.tokenizer.size)
+        config = without_published_weights(config, whole=self.packed)
+        model = build_model(config, self.tokenizer.size)
         self._check_pretrained(name, model)
         return model
 
@@ -205,25 +206,27 @@ def can_stream(searcher: object) -> bool:
     return issubclass(SEARCHERS.class_of(searcher), StreamingSearcher | Rescoring)
 
 
-def without_published_weights(config: TrainConfig) -> TrainConfig:
+def without_published_weights(config: TrainConfig, whole: bool = False) -> TrainConfig:
     """The config for weights that asrtool trained: where these hold the encoder too and its size is
     known, the published weights that training began with are not needed any more.
+
+    whole: they hold what is frozen too, as those of a packed model do.
     """
     model = config.model
     if not isinstance(model, HybridConfig):
         return config
-    return replace(config, model=replace(model, encoder=_without_weights(model.encoder)))
+    return replace(config, model=replace(model, encoder=_without_weights(model.encoder, whole)))
 
 
-def _without_weights(encoder: object) -> object:
-    """An encoder's config without published weights that its checkpoints hold."""
+def _without_weights(encoder: object, whole: bool) -> object:
+    """An encoder's config without published weights, where others hold them."""
     if isinstance(encoder, PretrainedConfig):
         # of what is frozen checkpoints hold nothing
-        needed = encoder.size is None or encoder.tuning.mode != "full"
+        needed = encoder.size is None or (encoder.tuning.mode != "full" and not whole)
         return encoder if needed else replace(encoder, weights=None)
     if getattr(encoder, "frontend", None) is None:
         return encoder
-    return replace(encoder, frontend=_without_weights(encoder.frontend))
+    return replace(encoder, frontend=_without_weights(encoder.frontend, whole))
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> Model:

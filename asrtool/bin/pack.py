@@ -16,6 +16,8 @@ import json
 import shutil
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from asrtool import __version__, config, experiment, imports, log
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
@@ -32,10 +34,10 @@ from asrtool.model_folder import (
     named_files,
     sha256,
 )
-from asrtool.models import LM_OUTPUT
+from asrtool.models import LM_OUTPUT, HybridConfig
 from asrtool.searchers import SEARCHERS
 from asrtool.system import atomic, stamp
-from asrtool.train import averaging
+from asrtool.train import averaging, checkpoint
 
 FORMAT = 1
 
@@ -130,7 +132,7 @@ def fill(
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
     if (lengths := found.lengths(decode.phase)) is not None:
         lengths.save(target)
-    shutil.copyfile(weights, target / WEIGHTS)
+    copy_weights(found, decode.phase, weights, target / WEIGHTS)
     (target / CONFIG).write_text(experiment.dump_phases(phases), encoding="utf-8")
     files = named_files(decode.searcher)
     if files:
@@ -144,6 +146,21 @@ def fill(
     (target / DECODE).write_text(
         experiment.dump(config.encode(DecodeConfig, decode)), encoding="utf-8"
     )
+
+
+def copy_weights(found: Experiment, phase: str, weights: Path, target: Path) -> None:
+    """The weights, with those of a frozen encoder, which checkpoints leave out.
+
+    A speech LLM goes on to read its own from where they are.
+    """
+    model = found.build(phase)
+    if not model.pretrained or not isinstance(found.phase(phase)[1].model, HybridConfig):
+        shutil.copyfile(weights, target)
+        return
+    checkpoint.load_model(model, weights)
+    model.pretrained = frozenset()
+    tensors = checkpoint.model_tensors(model)
+    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, target)
 
 
 def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:

@@ -111,7 +111,13 @@ class SpeechLlm(AsrModel):
 
     def _tune(self) -> frozenset[str]:
         parts = {"encoder": self.config.encoder_tuning, "llm": self.config.llm.tuning}
-        frozen = set()
+        inside = self.encoder.frozen
+        if inside and parts["encoder"].mode == "lora":
+            raise ValueError(
+                "the encoder has a tuning of its own, and encoder_tuning: lora would add adapters "
+                "to it again; set encoder_tuning: full, or leave the encoder's own out"
+            )
+        frozen = {f"encoder.{key}" for key in inside}
         for name, how in parts.items():
             names = tuning.apply(how, getattr(self, name), f"model.{name}")
             frozen |= {f"{name}.{key}" for key in names}
@@ -131,6 +137,12 @@ class SpeechLlm(AsrModel):
         weights["llm"] = (config.llm.weights, config.llm.revision)
         known = {part: place for part, place in weights.items() if place[0] is not None}
         names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
+        if (
+            config.encoder_weights is None
+        ):  # what the encoder freezes by itself, such as a front end
+            names |= {f"encoder.{key}" for key in self.encoder.pretrained}
+            inside = (source.below("encoder") for source in self.encoder.sources)
+            known |= {source.part: (source.weights, source.revision) for source in inside}
         if tuning.on_meta():
             return names, ()
         return names, tuple(fingerprint(*place, part) for part, place in known.items())
