@@ -137,11 +137,13 @@ class PretrainedEncoder(Encoder):
             if key in self.frozen:
                 value.requires_grad_(False)
         if config.weights is not None and self.frozen:
-            self.pretrained = self.frozen
-            if self.is_frozen:  # buffers never change either
-                self.pretrained = frozenset(f"model.{key}" for key in self.model.state_dict())
+            # buffers never change either, such as a table of sinusoids
+            buffers = self.model.state_dict().keys() - dict(self.model.named_parameters()).keys()
+            fixed = (f"model.{key}" for key in buffers if not tuning.is_in(key, NEW))
+            self.pretrained = self.frozen | frozenset(fixed)
             self.sources = (Source("", config.weights, config.revision),)
         self.final_dropout = nn.Dropout(config.final_dropout)
+        self.train(self.training)  # `transformers` gives weights in evaluation mode
 
     @abstractmethod
     def _build(self) -> nn.Module:
