@@ -186,3 +186,17 @@ def test_infinity_is_a_number_however_it_is_written(tmp_path, text):
     assert load(tmp_path, f"lr: {text}\nshape: {{type: circle}}").lr == float("inf")
     with pytest.raises(ConfigError, match="lr must be above 0"):
         load(tmp_path, "lr: -.inf\nshape: {type: circle}")
+
+
+def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_word(tmp_path):
+    from asrtool.encoders import Data2vecConfig
+
+    (tmp_path / "a.yaml").write_text("{size: tiny, tuning: frozen, layer: sum}")
+    found = config.decode(Data2vecConfig, config.read(tmp_path / "a.yaml"))
+    assert (found.tuning.mode, found.tuning.rank, found.layer) == ("frozen", 8, "sum")
+    (tmp_path / "b.yaml").write_text("{size: tiny, layer: 2}")
+    plain = config.decode(Data2vecConfig, config.read(tmp_path / "b.yaml"))
+    assert plain.layer == 2 and "tuning" not in config.encode(Data2vecConfig, plain)
+    (tmp_path / "c.yaml").write_text("{size: tiny, layer: last}")
+    with pytest.raises(config.ConfigError, match="layer: expected an integer or 'sum', got 'last'"):
+        config.decode(Data2vecConfig, config.read(tmp_path / "c.yaml"))
