@@ -152,8 +152,10 @@ class AugmentConfig:
 class DataConfig:
     batch: BatchConfig
     input: Literal["fbank", "waveform", "text"] = "fbank"  # text: for a language model
-    # online: computed from the audio in every epoch
-    features: Literal["stored", "online"] = "stored"
+    # online: computed from the audio in every epoch; waveforms always are read from their files.
+    # stored_frames, with input: waveform: stage 1 stores what the frozen model.encoder.frontend
+    # gives, and training reads that
+    features: Literal["stored", "online", "stored_frames"] = "stored"
     fbank: FbankConfig = field(default_factory=FbankConfig)
     min_seconds: float = 0.1  # training utterances outside are left out with a warning
     max_seconds: float = 30.0
@@ -173,6 +175,8 @@ class DataConfig:
                 raise ValueError(
                     f"augment.{' and '.join(needs)} works on waveforms: set data.features: online"
                 )
+        if self.features == "stored_frames":
+            self._check_stored_frames()
         if self.shards is not None and augment.non_speech is not None:
             raise ValueError(
                 "augment.non_speech adds utterances that are in no shard: remove data.shards"
@@ -183,3 +187,19 @@ class DataConfig:
             )
         if (self.input == "text") != (self.batch.tokens is not None):
             raise ValueError("use batch.tokens with data.input: text, and batch.seconds with audio")
+
+    def _check_stored_frames(self) -> None:
+        if self.input != "waveform":
+            raise ValueError(
+                "features: stored_frames stores what a front end makes of samples, but data.input "
+                f"is {self.input}: set data.input: waveform"
+            )
+        plain = AugmentConfig()
+        parts = ("gain_db", "noise", "room", "babble", "non_speech")
+        changed = [name for name in parts if getattr(self.augment, name) != getattr(plain, name)]
+        if changed:
+            raise ValueError(
+                f"augment.{' and '.join(changed)} changes waveforms, which training does not read "
+                "with data.features: stored_frames; leave it out (augment.speeds stores copies), "
+                "or take features: stored, which runs the front end in every step"
+            )

@@ -25,7 +25,9 @@ Content = bytes | str  # the file of an utterance, or why it cannot be read
 
 
 class Example(NamedTuple):
-    """The model's view of one utterance: inputs (T, F) or samples (T,), targets (U,) int64."""
+    """The model's view of one utterance: inputs (T, F), samples (T,) or a front end's frames (S, D)
+    float16, and targets (U,) int64.
+    """
 
     utterance: Utterance
     inputs: Tensor
@@ -33,11 +35,12 @@ class Example(NamedTuple):
 
 
 class Reader:
-    """Reads utterances: stored features, or audio that is augmented in training.
+    """Reads utterances: stored features or frames, or audio that is augmented in training.
 
     Features are normalised with `cmvn` if given, then masked (SpecAugment, in training); waveforms
-    stay as they are. `sets` holds the utterances of the noise and room sets by name. Outside of
-    training, missing stored features are computed.
+    and frames of a front end stay as they are. `sets` holds the utterances of the noise and room
+    sets by name. Outside of training, missing stored features are computed; of missing stored
+    frames the model gets the samples.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Reader:
         }
         self.training = training
         self.seed = seed
-        self.from_audio = config.input == "waveform" or config.features == "online"
+        self.from_audio = config.features == "online" or (
+            config.input == "waveform" and config.features != "stored_frames"
+        )
         self._unit = round(SECONDS * config.fbank.rate) if config.input == "waveform" else 1
         self._fbank = Fbank(config.fbank)
         self._augment = None
@@ -104,7 +109,9 @@ class Reader:
                 examples.append(self.example(utterance, epoch, content))
             except DataError as error:
                 problems[utterance.id] = str(error)
-        return (collate(examples, self.labels, self._unit) if examples else None), problems
+        # samples count in hundredths of a second, frames one by one
+        unit = self._unit if examples and examples[0].inputs.ndim == 1 else 1
+        return (collate(examples, self.labels, unit) if examples else None), problems
 
     def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
         if isinstance(content, str):
@@ -115,15 +122,20 @@ class Reader:
                 return inputs
             inputs = self._features(inputs, epoch, utterance.id)
         elif utterance.features is None:
-            raise DataError("it has no stored features (run stage 1, or set data.features: online)")
+            other = "stored" if self.config.input == "waveform" else "online"
+            raise DataError(
+                f"it has no stored features (run stage 1, or set data.features: {other})"
+            )
         else:
             reference = utterance.features
             stored = (
-                features.read_features(reference)
+                features.read_stored(reference)
                 if content is None
                 else features.decode(content, reference)
             )
-            inputs = self._louder(stored, epoch, utterance.id)
+            if self.config.features == "stored_frames":
+                return stored  # float16: half the memory and transfer; the model converts it
+            inputs = self._louder(stored.astype(np.float32, copy=False), epoch, utterance.id)
         if self.cmvn is not None:
             inputs = self.cmvn.apply(inputs)
         if self.training and self.config.augment.spec_augment is not None and len(inputs):

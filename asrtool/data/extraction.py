@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from asrtool.data.kaldi import datadir
 from asrtool.types import Utterance
 
 SHARD = 500  # utterances, before speed copies
+# of frames, which take far longer: small sets are shared among processes too
+FRAME_SHARDS, SMALLEST_FRAME_SHARD = 32, 20
 POLL = 0.3  # seconds between updates of the progress bar
 
 _progress = None  # in a worker: the shared count of finished utterances
@@ -40,6 +43,16 @@ _progress = None  # in a worker: the shared count of finished utterances
 
 class ExtractionError(Exception):
     """Stage 1 cannot continue; the message says why and what to do."""
+
+
+class FrameMaker(Protocol):
+    """A network whose frames are stored; it is sent to the worker processes."""
+
+    batch_seconds: float  # audio that is computed together; 0: one utterance after the other
+    max_seconds: float | None  # the longest audio that it takes
+
+    def __call__(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Samples (T,) of several utterances -> their frames (S, D), float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,7 @@ class Shard:
     final: Path  # final path of the archive
     config: DataConfig
     training: bool
+    frames: FrameMaker | None = None  # where its frames are stored instead of features
 
 
 @dataclass
@@ -87,18 +101,29 @@ class Summary:
 
 
 def extract(
-    data: Path, config: DataConfig, folder: Path, *, final: Path, training: bool, nj: int
+    data: Path,
+    config: DataConfig,
+    folder: Path,
+    *,
+    final: Path,
+    training: bool,
+    nj: int,
+    frames: FrameMaker | None = None,
 ) -> Summary:
     """Write the data directory `data` with features to `folder`, which will become `final`.
 
     A training set also gets copies at `augment.speeds` and the statistics for `Cmvn`. Where
     features are not stored (`features: online`, or waveforms), only lengths and statistics are
-    computed. Durations are those of the audio.
+    computed. Durations are those of the audio. frames: makes what `features: stored_frames` stores.
     """
     total, utterances = datadir.iterate(data)
     summary = Summary(total)
-    shards = cut(utterances, config, folder, final, training)
-    workers = min(nj, math.ceil(total / SHARD))
+    size = SHARD if frames is None else min(SHARD, max(SMALLEST_FRAME_SHARD, total // FRAME_SHARDS))
+    shards = (
+        replace(shard, frames=frames)
+        for shard in cut(utterances, config, folder, final, training, size)
+    )
+    workers = min(nj, math.ceil(total / size))
     segmented = (data / "segments").exists()
     bar = tqdm(total=total, unit="utt", desc=final.name, disable=None)
     with datadir.Writer(folder, segmented) as writer, bar:
@@ -110,12 +135,17 @@ def extract(
 
 
 def cut(
-    utterances: Iterable[Utterance], config: DataConfig, folder: Path, final: Path, training: bool
+    utterances: Iterable[Utterance],
+    config: DataConfig,
+    folder: Path,
+    final: Path,
+    training: bool,
+    size: int = SHARD,
 ) -> Iterator[Shard]:
-    """Shards of `SHARD` utterances."""
+    """Shards of `size` utterances."""
     rows = iter(utterances)
     for number in count(1):
-        part = list(islice(rows, SHARD))
+        part = list(islice(rows, size))
         if not part:
             return
         name = f"feats.{number}.ark"
@@ -189,6 +219,8 @@ def extract_shard(
     shard: Shard, advance: Callable[[int], object] = count_in_worker
 ) -> ExtractedShard:
     """Read, compute and write; unusable utterances are left out and listed in `skipped`."""
+    if shard.frames is not None:
+        return extract_frames(shard, shard.frames, advance)
     config, result = shard.config, ExtractedShard()
     fbank = Fbank(config.fbank) if config.input == "fbank" else None
     if fbank and shard.training:
@@ -222,6 +254,75 @@ def extract_shard(
                 result.rates[rate] += 1
             advance(1)
     return result
+
+
+def extract_frames(
+    shard: Shard, make: FrameMaker, advance: Callable[[int], object]
+) -> ExtractedShard:
+    """As `extract_shard`, of a network's frames, for so much audio at once as it asks for."""
+    result, made = ExtractedShard(), []
+    places = sorted(enumerate(shard.utterances), key=lambda item: (item[1].duration, item[0]))
+
+    def write(waiting: Sequence[tuple[int, Utterance, np.ndarray]]) -> None:
+        matrices = make([samples for *_, samples in waiting])
+        for (place, row, _), matrix in zip(waiting, matrices, strict=True):
+            if not np.isfinite(matrix).all():
+                reason = "the front end gives numbers that float16 cannot hold"
+                result.skipped.append((row.id, f"{row.audio}: {reason}"))
+                continue
+            row = replace(row, features=writer.write(row.id, matrix), num_frames=len(matrix))
+            made.append((place, row))
+
+    with features.ArkWriter(shard.archive, shard.final) as writer:
+        waiting: list[tuple[int, Utterance, np.ndarray]] = []
+        for place, utterance in places if make.batch_seconds else enumerate(shard.utterances):
+            versions = [(place, *version) for version in read_copies(shard, utterance, result)]
+            for version in versions:
+                waiting.append(version)
+                if len(waiting) * version[1].duration >= make.batch_seconds:
+                    write(waiting)
+                    waiting = []
+            advance(1)
+        if waiting:
+            write(waiting)
+    result.utterances = [row for _, row in sorted(made, key=lambda item: item[0])]
+    return result
+
+
+def read_copies(
+    shard: Shard, utterance: Utterance, result: ExtractedShard
+) -> Iterator[tuple[Utterance, np.ndarray]]:
+    """An utterance at every speed, and its samples (T,); what cannot be used is noted in
+    `result`.
+    """
+    rate = shard.config.fbank.rate
+    try:
+        samples, own_rate = read_samples(utterance, rate)
+    except audio.AudioError as error:
+        result.skipped.append((utterance.id, str(error)))
+        return
+    if own_rate != rate:
+        result.rates[own_rate] += 1
+    for speed in features.copies(shard.config) if shard.training else (1.0,):
+        row = at_speed(utterance, speed)
+        copy = samples if speed == 1.0 else audio.change_speed(samples, speed)
+        row = replace(row, duration=len(copy) / rate)
+        try:
+            check_length(row, shard.frames.max_seconds)
+        except audio.AudioError as error:
+            result.skipped.append((row.id, str(error)))
+            continue
+        yield row, copy
+
+
+def check_length(row: Utterance, limit: float | None) -> None:
+    """Raise AudioError for a length that the network does not take."""
+    if not row.duration:
+        raise audio.AudioError(f"{row.audio}: holds no samples")
+    if limit is not None and row.duration > limit:
+        raise audio.AudioError(
+            f"{row.audio}: {row.duration:.2f} s long, and the front end takes at most {limit:g} s"
+        )
 
 
 def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:

@@ -34,7 +34,7 @@ class FeatureError(ValueError):
 
 
 class ArkWriter:
-    """Writes matrices (T, F) as float32 to one Kaldi archive.
+    """Writes matrices (T, F) to one Kaldi archive: float16 as float16, others as float32.
 
     final: the final path of the archive, used in references; a stage writes to a temporary folder
     that is renamed at the end.
@@ -53,7 +53,7 @@ class ArkWriter:
     def write(self, key: str, matrix: np.ndarray) -> str:
         """Append a matrix; returns its reference for feats.scp, `<archive>:<offset>`."""
         offset = self._file.tell() + len(key.encode()) + 1
-        kaldiio.save_ark(self._file, {key: np.ascontiguousarray(matrix, dtype=np.float32)})
+        _save(self._file, key, matrix)
         return f"{self._final}:{offset}"
 
 
@@ -78,12 +78,24 @@ class _Handles(threading.local):
 _handles = _Handles()
 
 
+def _save(stream: BinaryIO, key: str, matrix: np.ndarray) -> None:
+    """Kaldi's matrices have no float16: kaldiio keeps it as an npy record, marked `NPY`."""
+    half = matrix.dtype == np.float16
+    matrix = np.ascontiguousarray(matrix, dtype=np.float16 if half else np.float32)
+    kaldiio.save_ark(stream, {key: matrix}, write_function="numpy" if half else None)
+
+
 def read_features(reference: str) -> np.ndarray:
-    """(T, F) float32 of `<archive>:<offset>`; compressed and double matrices are converted.
+    """(T, F) float32 of `<archive>:<offset>`; matrices of other types are converted.
 
     Raises OSError where the archive cannot be opened, FeatureError where there is no matrix at the
     offset.
     """
+    return np.asarray(read_stored(reference), dtype=np.float32)
+
+
+def read_stored(reference: str) -> np.ndarray:
+    """As `read_features`, but what is stored as float16 stays float16."""
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
         raise FeatureError(f"'{reference}' is not a reference <archive>:<offset>")
@@ -91,14 +103,14 @@ def read_features(reference: str) -> np.ndarray:
 
 
 def encode(matrix: np.ndarray) -> bytes:
-    """A matrix (T, F) in the format of a Kaldi file of its own, as float32."""
+    """A matrix (T, F) in the format of a Kaldi file of its own: float16 or else float32."""
     stream = io.BytesIO()
-    kaldiio.save_ark(stream, {"": np.ascontiguousarray(matrix, dtype=np.float32)})
+    _save(stream, "", matrix)
     return stream.getvalue()[1:]  # without the empty key and its space
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """The inverse of `encode`: (T, F) float32; `name` is used in error messages."""
+    """The inverse of `encode`: (T, F) float16 or float32; `name` is used in error messages."""
     return _matrix(io.BytesIO(data), 0, name)
 
 
@@ -112,7 +124,8 @@ def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
         raise FeatureError(f"{name}: not a Kaldi matrix ({error}); run stage 1 again") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
         raise FeatureError(f"{name}: expected a matrix of features")
-    return np.array(matrix, dtype=np.float32, copy=None if matrix.flags.writeable else True)
+    dtype = np.float16 if matrix.dtype == np.float16 else np.float32
+    return np.array(matrix, dtype=dtype, copy=None if matrix.flags.writeable else True)
 
 
 # -- normalisation ---------------------------------------------------------
@@ -193,19 +206,27 @@ class CmvnStats:
 # -- names -----------------------------------------------------------------
 
 
-def copies(config: DataConfig) -> tuple[float, ...]:
-    """The speeds at which the training set is stored; only (1.0,) for features computed online."""
-    return (
-        config.augment.speeds if config.input == "fbank" and config.features == "stored" else (1.0,)
+def are_stored(config: DataConfig) -> bool:
+    """Whether stage 1 writes archives: of fbank features, or of a front end's frames."""
+    return config.features == "stored_frames" or (
+        config.input == "fbank" and config.features == "stored"
     )
 
 
-def feature_id(config: DataConfig) -> str:
+def copies(config: DataConfig) -> tuple[float, ...]:
+    """The speeds at which the training set is stored; only (1.0,) where nothing is."""
+    return config.augment.speeds if are_stored(config) else (1.0,)
+
+
+def feature_id(config: DataConfig, frames: str | None = None) -> str:
     """Folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards` ...
 
-    Other settings that differ from the default add a hash.
+    frames: of stored frames, the name of what they come from, with a digest of its weights. Other
+    settings that differ from the default add a hash.
     """
-    if config.input == "waveform":
+    if config.features == "stored_frames":
+        name, relevant = frames, ("rate",)
+    elif config.input == "waveform":
         name, relevant = "waveform", ("rate",)
     else:
         name = f"fbank{config.fbank.num_mel_bins}" + (

@@ -70,13 +70,13 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
 
 
 def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> None:
-    """Put the output of stage 1 in `folder` into shards: stored features, or else audio.
+    """Put the output of stage 1 in `folder` into shards: stored features or frames, or else audio.
 
     Audio that is in shards already stays where it is.
     """
     size, seed = config.shards.size_mb, config.shards.seed
     rows = list(datadir.iterate(folder)[1])
-    if config.input == "fbank" and config.features == "stored":
+    if features.are_stored(config):
         # An older `final` may still exist, with archives of the same names.
         rows = [replace(row, features=str(folder / os.path.basename(row.features))) for row in rows]
         packed = write(shuffled(rows, seed), feature_content, folder, final=final, megabytes=size)
@@ -169,7 +169,7 @@ def audio_content(utterance: Utterance) -> Content:
 
 
 def feature_content(utterance: Utterance) -> Content:
-    return features.encode(features.read_features(utterance.features)), "mat", utterance.duration
+    return features.encode(features.read_stored(utterance.features)), "mat", utterance.duration
 
 
 # -- archives --------------------------------------------------------------
