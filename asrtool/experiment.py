@@ -56,6 +56,33 @@ class TrainConfig:
                 "data.input: text goes with model.type: language_model or causal_lm, and with no "
                 "other"
             )
+        if self.data.features == "stored_frames":
+            self._check_stored_frames()
+
+    def _check_stored_frames(self) -> None:
+        frontend = getattr(getattr(self.model, "encoder", None), "frontend", None)
+        if frontend is None:
+            raise ValueError(
+                "data.features: stored_frames stores what model.encoder.frontend gives, and there "
+                "is none: add one, or remove data.features"
+            )
+        mode = frontend.tuning.mode
+        if mode != "frozen":
+            raise ValueError(
+                f"model.encoder.frontend.tuning is {mode}, so that its frames change in training "
+                "and cannot be stored: set it to frozen, or remove data.features: stored_frames"
+            )
+        if frontend.weights is None:
+            raise ValueError(
+                "model.encoder.frontend has no weights, and frames of random ones are not worth "
+                "storing: name some, or remove data.features: stored_frames"
+            )
+        masks = [name for name in ("time_mask", "channel_mask") if getattr(frontend, name)]
+        if masks:
+            raise ValueError(
+                f"model.encoder.frontend.{masks[0]} masks frames inside the front end, which does "
+                "not run in training with data.features: stored_frames: remove one of the two"
+            )
 
     @property
     def heads(self) -> frozenset[str]:

@@ -40,6 +40,7 @@ from asrtool.models import LM_OUTPUT, AsrModel
 from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import positions_of
+from asrtool.stored_frames import from_audio
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 # of the training utterances last no longer than short pieces, and than the longest window
@@ -94,6 +95,7 @@ class Recognizer:
         decode = decode or experiment.decode_config()
         phase, config = experiment.phase(decode.phase)
         experiment.refuse_text(config)
+        config = replace(config, data=from_audio(config.data))
         weights = weights or experiment.weights(decode)
         model = in_chunks(experiment.load(decode, weights).to(device), decode)
         scorers, lm_weights = {}, None
@@ -122,8 +124,9 @@ class Recognizer:
 
     @torch.inference_mode()
     def search(self, inputs: Padded) -> list[list[Hypothesis]]:
-        """inputs (B, T, F) normalised features or (B, T) samples -> an n-best list per utterance,
-        best first, with text."""
+        """inputs (B, T, F) normalised features, (B, T) samples or (B, S, D) stored frames -> an
+        n-best list per utterance, best first, with text.
+        """
         return self.search_counted(inputs)[0]
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asrtool import config, distributed, experiment
+from asrtool import config, distributed, experiment, stored_frames
 from asrtool.data import augment, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import DataError
@@ -37,6 +37,7 @@ from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import SEARCHERS
+from asrtool.stored_frames import FrontEnd
 from asrtool.system import atomic, stamp
 from asrtool.train import averaging, checkpoint, folder, optim, records
 from asrtool.train.objective import Objective
@@ -89,6 +90,7 @@ def train(
             stack.enter_context(stamp.locked(exp))
             prepare(exp, phases, sources, command, force)
             check_phases(exp, phases, sources)
+            check_stored_frames(phases, sources)
         distributed.barrier()
         return train_phases(exp, phases, sources)
 
@@ -144,6 +146,14 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
             raise PhaseError(f"phase '{name}': {error}") from error
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
         origin = f"what phase '{name}' leaves"
+
+
+def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> None:
+    """Raise `StoredFramesError` where a phase reads frames that are not of its front end."""
+    for phase in phases.values():
+        front_end = FrontEnd.of(phase)
+        for path in (sources.train, sources.valid) if front_end is not None else ():
+            stored_frames.check(path, front_end)
 
 
 def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> int:
@@ -217,7 +227,7 @@ def train_phase(
         where,
         rates=validation_metrics(model, tokenizer),
         seed=phase.seed,
-        frame_seconds=frame_seconds(phase.data),
+        frame_seconds=frame_seconds(phase.data, model),
         logs=exp,
     )
     if distributed.is_main():
@@ -312,10 +322,12 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
             )
 
 
-def frame_seconds(data: DataConfig) -> float | None:
+def frame_seconds(data: DataConfig, model: Model) -> float | None:
     """Seconds from one input to the next; None where inputs are tokens."""
     if data.input == "text":
         return None
+    if data.features == "stored_frames":
+        return model.encoder.frontend.frame_shift
     return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
 
 

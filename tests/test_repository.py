@@ -94,6 +94,7 @@ LAYERS = {
         "searchers",
         "train",
     },
+    "stored_frames": {"config", "data", "encoders", "experiment", "system", "types"},
     "classes": {"experiment", "data", "losses", "types"},
     "model_folder": {
         "experiment",
@@ -118,6 +119,7 @@ LAYERS = {
         "models",
         "score",
         "searchers",
+        "stored_frames",
         "system",
         "train",
         "types",
@@ -145,6 +147,7 @@ LAYERS = {
         "data",
         "models",
         "searchers",
+        "stored_frames",
         "train",
         "types",
         "config",

@@ -15,10 +15,10 @@ from asrtool.data.features import feature_id
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    data = load_config(args.train_config, args.train_args, args.import_from)
+    data, front_end = load_config(args.train_config, args.train_args, args.import_from)
     if args.decode_config is not None:
         experiment.load_decode(args.decode_config, experiment.split_overrides(args.decode_args))
-    print(feature_id(data))
+    print(feature_id(data, front_end and front_end.name))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

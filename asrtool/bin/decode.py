@@ -21,15 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asrtool import config, distributed, experiment, imports, log, work
+from asrtool import config, distributed, experiment, imports, log, stored_frames, work
 from asrtool.bin.recognize import warm_up
 from asrtool.classes import Classes
+from asrtool.data.config import DataConfig
 from asrtool.data.loader import Dataset
-from asrtool.experiment import DecodeConfig
+from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
 from asrtool.model_folder import Experiment, ExperimentError
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
+from asrtool.stored_frames import FrontEnd
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -83,13 +85,34 @@ def decode(
     lm: Path | None = None,
 ) -> None:
     """Decode the set `data` into `out`."""
-    weights = Experiment.open(exp).weights(settings) if distributed.is_main() else None
+    found = Experiment.open(exp)
+    weights = found.weights(settings) if distributed.is_main() else None
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
-    work.through(Decoding(recognizer, str(out)), data, out, options, force)
+    inputs = what_is_read(found.phase(settings.phase)[1], settings, data)
+    work.through(Decoding(recognizer, str(out), inputs), data, out, options, force)
+
+
+def what_is_read(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataConfig:
+    """How a set is read: its stored frames where they are of the model's front end and are searched
+    whole, else its audio.
+    """
+    front_end = FrontEnd.of(phase)
+    if front_end is None:
+        return phase.data
+    found = stored_frames.named(data)
+    if settings.windows is None and found is not None and found["digest"] == front_end.digest:
+        logger.info("%s: the stored frames of %s are read", data, front_end.name)
+        return phase.data
+    why = "windows are cut from audio"
+    if settings.windows is None:
+        others = "no stored frames" if found is None else f"frames of {found['name']}"
+        why = f"it holds {others}, and the model reads those of {front_end.name}"
+    logger.info("%s: the audio is read: %s", data, why)
+    return stored_frames.from_audio(phase.data)
 
 
 def windows(recognizer: Recognizer) -> WindowsConfig:
@@ -109,6 +132,7 @@ class Decoding:
 
     recognizer: Recognizer
     title: str
+    inputs: DataConfig  # how the set is read
     name = "decode"
     file = "hyps.jsonl"
 
@@ -118,7 +142,7 @@ class Decoding:
 
     def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
         recognizer = self.recognizer
-        return Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
+        return Dataset(utterances, recognizer.tokenizer, self.inputs, recognizer.cmvn)
 
     @functools.cached_property
     def ready(self) -> Recognizer:
@@ -198,6 +222,8 @@ def recognize(
     """An n-best list, the number of encoder frames and the labels of each utterance; a
     `Recognition` and None of those that are cut into windows, as the config wants it or the encoder
     needs it."""
+    if recognizer.config.data.input == "waveform" and batch.inputs.data.ndim == 3:
+        return recognizer.search_counted(batch.inputs)  # stored frames, which nothing cuts
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if max(seconds) <= recognizer.whole:
         return recognizer.search_counted(batch.inputs)

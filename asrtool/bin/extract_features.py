@@ -1,22 +1,32 @@
-"""Stage 1: audio to stored features (or to lengths alone), speed copies, and the training set's
-mean and variance.
+"""Stage 1: audio to stored features, to the frames of a frozen front end, or to lengths alone;
+speed copies, and the training set's mean and variance.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from asrtool import imports
 from asrtool.data import features
 from asrtool.data.config import DataConfig
 from asrtool.data.extraction import ExtractionError, Summary, extract
+from asrtool.data.kaldi import datadir
 from asrtool.data.shards import packing
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
+if TYPE_CHECKING:
+    from asrtool.stored_frames import FrontEnd, Maker
+
+GIGABYTE = 1e9
 SHOWN = 5  # skipped utterances that the log names; skipped.txt names all
 TOLERATED = 0.1  # share of utterances that may be unusable
 
@@ -24,8 +34,7 @@ TOLERATED = 0.1  # share of utterances that may be unusable
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
-    config = load_config(args.config, args.set, args.import_from)
-    run(args, config)
+    run(args, *load_config(args.config, args.set, args.import_from))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,24 +65,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def load_config(
     path: Path, overrides: Sequence[str], import_from: Collection[Path] = ()
-) -> DataConfig:
-    """The data part of the first phase; all phases must want the same features, since they share
-    the folder.
+) -> tuple[DataConfig, FrontEnd | None]:
+    """The data part of the first phase, and the front end whose frames it stores; all phases must
+    want the same features, since they share the folder.
     """
     # here, since worker processes import this module and need no model
     from asrtool import experiment
+    from asrtool.stored_frames import FrontEnd
 
     phases = experiment.load_phases(path, experiment.split_overrides(overrides), import_from)
-    ids = {name: features.feature_id(phase.data) for name, phase in phases.items()}
+    front_ends = {name: FrontEnd.of(phase) for name, phase in phases.items()}
+    ids = {
+        name: features.feature_id(phase.data, front_ends[name] and front_ends[name].name)
+        for name, phase in phases.items()
+    }
     if len(set(ids.values())) > 1:
         wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
         raise ExtractionError(
             f"{path}: the phases want different features ({wanted}); use a config for each"
         )
-    return next(iter(phases.values())).data
+    first = next(iter(phases))
+    return phases[first].data, front_ends[first]
 
 
-def run(args: argparse.Namespace, config: DataConfig) -> None:
+def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None = None) -> None:
     """Build the folder, unless it is up to date."""
     options = {
         "input": config.input,
@@ -84,11 +99,20 @@ def run(args: argparse.Namespace, config: DataConfig) -> None:
     }
     if config.shards is not None and args.training:
         options["shards"] = [config.shards.size_mb, config.shards.seed]
+    if front_end is not None:
+        options["frames"] = front_end.digest
     with stamp.building(args.out, "features", [args.data], options, args.force) as target:
         if target is None:
             return
+        maker = None if front_end is None else make_room(args, config, front_end, target)
         summary = extract(
-            args.data, config, target, final=args.out, training=args.training, nj=args.nj
+            args.data,
+            config,
+            target,
+            final=args.out,
+            training=args.training,
+            nj=args.nj if maker is None or maker.device == "cpu" else 1,  # one network on a GPU
+            frames=maker,
         )
         report_rates(summary, args.data)
         report_skipped(args.data, summary.skipped, summary.total, target, args.out)
@@ -98,8 +122,41 @@ def run(args: argparse.Namespace, config: DataConfig) -> None:
             packing.pack_set(args.data, target, args.out, config)
     copied = f", {summary.rows} with speed copies" if len(options["speeds"]) > 1 else ""
     kept = summary.total - len(summary.skipped)
-    hours, name = summary.seconds / 3600, features.feature_id(config)
+    hours = summary.seconds / 3600
+    name = features.feature_id(config, front_end and front_end.name)
     logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, name)
+
+
+def make_room(
+    args: argparse.Namespace, config: DataConfig, front_end: FrontEnd, target: Path
+) -> Maker:
+    """What makes the frames. Says how large they will be; raises `ExtractionError` where the disk
+    has no room for them.
+    """
+    from asrtool.stored_frames import Maker
+
+    maker = Maker(front_end, "cuda" if torch.cuda.is_available() else "cpu")
+    known = [u.duration for u in datadir.iterate(args.data)[1] if not math.isnan(u.duration)]
+    total = datadir.iterate(args.data)[0]
+    seconds = sum(known) * total / max(1, len(known))  # unmeasured ones as long as the others
+    speeds = features.copies(config) if args.training else (1.0,)
+    size = maker.size(seconds * sum(1 / speed for speed in speeds))
+    free = shutil.disk_usage(target).free
+    logger.info(
+        "%s: frames of %s, %d numbers every %.0f ms of %.2f hours at %d speeds: %.2f GB, and %.1f "
+        "GB are free",
+        *(args.out, front_end.name, maker.dim, 1000 * maker.frame_shift, seconds / 3600),
+        *(len(speeds), size / GIGABYTE, free / GIGABYTE),
+    )
+    # while shards are written the archives are still there
+    needed = size * (2 if config.shards is not None and args.training else 1)
+    if needed > free:
+        raise ExtractionError(
+            f"{args.out}: the frames take {needed / GIGABYTE:.2f} GB, and {free / GIGABYTE:.2f} GB "
+            "are free: store one layer instead of the sum, fewer speeds, or free some disk space"
+        )
+    maker.note(target)
+    return maker
 
 
 def report_rates(summary: Summary, data: Path) -> None:

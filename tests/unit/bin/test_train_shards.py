@@ -72,7 +72,7 @@ def extract(root: Path, source: str, out: str, *overrides: str) -> Path:
     ]
     options += [word for value in overrides for word in ("--set", value)]
     args = extract_features.parse(options)
-    extract_features.run(args, load_config(args.config, args.set))
+    extract_features.run(args, *load_config(args.config, args.set))
     return root / out
 
 
@@ -120,7 +120,7 @@ def test_sets_that_are_not_trained_on_stay_as_they_are(data: Path) -> None:
     args = extract_features.parse(
         ["--config", f"{data}/config.yaml", "--data", f"{data}/set", "--out", f"{data}/dev"]
     )
-    extract_features.run(args, load_config(args.config, []))
+    extract_features.run(args, *load_config(args.config, []))
     assert not (data / "dev" / FILE).exists() and (data / "dev" / "feats.1.ark").exists()
 
 

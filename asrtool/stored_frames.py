@@ -1,0 +1,209 @@
+"""Frames of a frozen front end that stage 1 stores (`data.features: stored_frames`): what they are
+called, how they are made, and whether those of a folder are a model's own.
+
+`frames.json` of a folder says what its frames come from:
+
+    {"name": "whisper-layer4-5b0c5a31", "digest": "...", "dim": 512, "frame_shift": 0.02}
+
+The digest covers everything that decides a number: the type of the front end, its weights, the
+layer, the sampling rate. It does not cover what acts in training only (masks, dropout), nor where
+the weights lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asrtool import config
+from asrtool.data.config import DataConfig
+from asrtool.data.shapes import SECONDS, recurring
+from asrtool.encoders import ENCODERS, Encoder
+from asrtool.experiment import TrainConfig
+from asrtool.system import atomic
+from asrtool.types import Padded
+
+FILE = "frames.json"
+VERSION = 1  # raise it when the same weights give other frames
+GPU_SECONDS = 240.0  # audio that a GPU computes at once
+# settings of a front end that do not change what it gives in evaluation, or that the digest of the
+# weights stands for
+_WITHOUT = (
+    *("weights", "revision", "size", "tuning", "layer_drop", "time_mask", "time_mask_length"),
+    *("channel_mask", "channel_mask_length", "dropout", "attention_dropout", "activation_dropout"),
+    "final_dropout",
+)
+
+_built: dict[tuple[str, str], Encoder] = {}  # of this process, by digest and device
+
+
+class StoredFramesError(ValueError):
+    """Frames cannot be stored, or those of a folder are not the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEnd:
+    """A frozen front end whose frames are stored."""
+
+    config: object  # model.encoder.frontend
+    rate: int  # Hz of the samples that it reads
+
+    @classmethod
+    def of(cls, phase: TrainConfig) -> FrontEnd | None:
+        """That of a phase; None where the phase reads no stored frames."""
+        if phase.data.features != "stored_frames":
+            return None
+        return cls(config=phase.model.encoder.frontend, rate=phase.data.fbank.rate)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides its frames; the files of the weights are read."""
+        settings = config.encode(type(self.config), self.config)
+        decisive = {key: value for key, value in settings.items() if key not in _WITHOUT}
+        decisive |= {
+            "type": ENCODERS.name_of(self.config),
+            "weights": weights_digest(self.config.weights, self.config.revision),
+            "rate": self.rate,
+            "version": VERSION,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """As in `whisper-layer4-5b0c5a31`."""
+        layer = self.config.layer
+        which = f"layer{layer}" if isinstance(layer, int) else layer or "last"
+        return f"{ENCODERS.name_of(self.config)}-{which}-{self.digest[:8]}"
+
+    def build(self) -> Encoder:
+        """The front end with its weights; on the meta device its shape alone."""
+        return ENCODERS.build(
+            self.config, input_dim=1, vocab_size=1, frame_shift=1 / self.rate
+        ).eval()
+
+
+@dataclass
+class Maker:
+    """Makes frames in stage 1. Every process builds its own network, at its first utterance."""
+
+    front_end: FrontEnd
+    device: str
+    dim: int = field(init=False)  # numbers of a frame
+    frame_shift: float = field(init=False)  # seconds
+    max_seconds: float | None = field(init=False)
+    batch_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.device("meta"):
+            shape = self.front_end.build()
+        self.dim, self.frame_shift = shape.stored_dim, shape.frame_shift
+        self.max_seconds = shape.max_seconds
+        self.batch_seconds = GPU_SECONDS if self.device != "cpu" else 0.0
+
+    def __call__(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Samples (T,) of several utterances -> frames (S, dim), float16."""
+        rows = [torch.from_numpy(np.ascontiguousarray(one)) for one in samples]
+        # as the loader pads them, so that shapes recur
+        unit = round(SECONDS * self.front_end.rate)
+        size = unit * recurring(-(-max(map(len, rows)) // unit))
+        with torch.inference_mode():
+            frames = self._network().stored(Padded.stack(rows, size=size).to(self.device))
+        return [row.half().cpu().numpy() for row in frames.unpad()]
+
+    def size(self, seconds: float) -> int:
+        """Bytes of the frames of so much audio."""
+        return round(seconds / self.frame_shift) * self.dim * np.dtype(np.float16).itemsize
+
+    def note(self, folder: Path) -> None:
+        """Write frames.json."""
+        facts = {
+            "name": self.front_end.name,
+            "digest": self.front_end.digest,
+            "dim": self.dim,
+            "frame_shift": self.frame_shift,
+        }
+        atomic.write_text(folder / FILE, json.dumps(facts) + "\n")
+
+    def _network(self) -> Encoder:
+        key = self.front_end.digest, self.device
+        if key not in _built:
+            _built.clear()
+            _built[key] = self.front_end.build().to(self.device)
+        return _built[key]
+
+
+def named(folder: Path) -> dict | None:
+    """What `frames.json` of a folder says; None without one."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {"name": str(facts["name"]), "digest": str(facts["digest"])}
+    except (ValueError, KeyError, TypeError):
+        raise StoredFramesError(
+            f"{path}: expected a JSON object with name and digest; run stage 1 again"
+        ) from None
+
+
+def check(folder: Path, front_end: FrontEnd) -> None:
+    """Raise `StoredFramesError` where the frames in a folder of stage 1 are not of `front_end`."""
+    found = named(folder)
+    if found is None:
+        raise StoredFramesError(
+            f"{folder} holds no stored frames ({FILE} is missing), which data.features: "
+            "stored_frames reads; run stage 1 with this config"
+        )
+    if found["digest"] != front_end.digest:
+        raise StoredFramesError(
+            f"{folder} holds frames of {found['name']}, and model.encoder.frontend gives those of "
+            f"{front_end.name}; run stage 1 with this config"
+        )
+
+
+def from_audio(data: DataConfig) -> DataConfig:
+    """The config that reads the audio where `data` reads stored frames."""
+    return replace(data, features="stored") if data.features == "stored_frames" else data
+
+
+def weights_digest(weights: str, revision: str | None) -> str:
+    """Of the files of a folder, or of a hub name and its commit.
+
+    Raises `StoredFramesError` where there is neither.
+    """
+    folder = Path(weights)
+    if not folder.is_dir():
+        return hashlib.sha256(f"{weights}@{_commit(weights, revision)}".encode()).hexdigest()
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.json")])
+    kept = [file for file in files if file.suffix != ".json" or file.name in _SETTINGS]
+    digest = hashlib.sha256()
+    for file in kept:
+        with open(file, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+# json files beside the weights that decide numbers; others are of tokenizers
+_SETTINGS = ("config.json", "preprocessor_config.json")
+
+
+def _commit(weights: str, revision: str | None) -> str:
+    """The commit of the hub's model, as it lies in the cache or is downloaded to it."""
+    try:
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(weights, "config.json", revision=revision or "main")
+    except Exception as error:  # of the package, the network or the name
+        reason = str(error).strip().splitlines()[0]
+        raise StoredFramesError(
+            f"weights {weights}: neither a folder nor a name that the hub knows ({reason})"
+        ) from None
+    return Path(path).parent.name  # snapshots/<commit>/config.json
