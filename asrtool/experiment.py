@@ -66,18 +66,18 @@ class TrainConfig:
                 "data.features: stored_frames stores what model.encoder.frontend gives, and there "
                 "is none: add one, or remove data.features"
             )
-        mode = frontend.tuning.mode
+        mode = getattr(getattr(frontend, "tuning", None), "mode", "full")
         if mode != "frozen":
             raise ValueError(
                 f"model.encoder.frontend.tuning is {mode}, so that its frames change in training "
                 "and cannot be stored: set it to frozen, or remove data.features: stored_frames"
             )
-        if frontend.weights is None:
+        if getattr(frontend, "weights", None) is None:
             raise ValueError(
                 "model.encoder.frontend has no weights, and frames of random ones are not worth "
                 "storing: name some, or remove data.features: stored_frames"
             )
-        masks = [name for name in ("time_mask", "channel_mask") if getattr(frontend, name)]
+        masks = [name for name in ("time_mask", "channel_mask") if getattr(frontend, name, 0)]
         if masks:
             raise ValueError(
                 f"model.encoder.frontend.{masks[0]} masks frames inside the front end, which does "

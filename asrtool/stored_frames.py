@@ -69,7 +69,9 @@ class FrontEnd:
         decisive = {key: value for key, value in settings.items() if key not in _WITHOUT}
         decisive |= {
             "type": ENCODERS.name_of(self.config),
-            "weights": weights_digest(self.config.weights, self.config.revision),
+            "weights": weights_digest(
+                self.config.weights, getattr(self.config, "revision", None)
+            ),
             "rate": self.rate,
             "version": VERSION,
         }
@@ -78,7 +80,7 @@ class FrontEnd:
     @property
     def name(self) -> str:
         """As in `whisper-layer4-5b0c5a31`."""
-        layer = self.config.layer
+        layer = getattr(self.config, "layer", None)
         which = f"layer{layer}" if isinstance(layer, int) else layer or "last"
         return f"{ENCODERS.name_of(self.config)}-{which}-{self.digest[:8]}"
 
