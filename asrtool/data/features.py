@@ -225,7 +225,7 @@ def feature_id(config: DataConfig, frames: str | None = None) -> str:
     settings that differ from the default add a hash.
     """
     if config.features == "stored_frames":
-        name, relevant = frames, ("rate",)
+        name, relevant = frames, ()  # its digest covers the sampling rate
     elif config.input == "waveform":
         name, relevant = "waveform", ("rate",)
     else:
