@@ -3,7 +3,9 @@ called, how they are made, and whether those of a folder are a model's own.
 
 `frames.json` of a folder says what its frames come from:
 
-    {"name": "whisper-layer4-5b0c5a31", "digest": "...", "dim": 512, "frame_shift": 0.02}
+    {"name": "whisper-layer4-5b0c5a31", "digest": "...", "dim": 512, "frame_shift": 0.02, "long": 0}
+
+`long` counts utterances without frames, which are longer than the front end reads.
 
 The digest covers everything that decides a number: the type of the front end, its weights, the
 layer, the sampling rate. It does not cover what acts in training only (masks, dropout), nor where
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,9 +72,7 @@ class FrontEnd:
         decisive = {key: value for key, value in settings.items() if key not in _WITHOUT}
         decisive |= {
             "type": ENCODERS.name_of(self.config),
-            "weights": weights_digest(
-                self.config.weights, getattr(self.config, "revision", None)
-            ),
+            "weights": weights_digest(self.config.weights, getattr(self.config, "revision", None)),
             "rate": self.rate,
             "version": VERSION,
         }
@@ -123,13 +124,14 @@ class Maker:
         """Bytes of the frames of so much audio."""
         return round(seconds / self.frame_shift) * self.dim * np.dtype(np.float16).itemsize
 
-    def note(self, folder: Path) -> None:
-        """Write frames.json."""
+    def note(self, folder: Path, long: int) -> None:
+        """Write frames.json; long: utterances without frames."""
         facts = {
             "name": self.front_end.name,
             "digest": self.front_end.digest,
             "dim": self.dim,
             "frame_shift": self.frame_shift,
+            "long": long,
         }
         atomic.write_text(folder / FILE, json.dumps(facts) + "\n")
 
@@ -141,31 +143,39 @@ class Maker:
         return _built[key]
 
 
-def named(folder: Path) -> dict | None:
+class Origin(NamedTuple):
+    """Where the frames of a folder come from."""
+
+    name: str
+    digest: str
+    long: int  # utterances without frames
+
+
+def origin(folder: Path) -> Origin | None:
     """What `frames.json` of a folder says; None without one."""
     path = Path(folder) / FILE
     if not path.exists():
         return None
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {"name": str(facts["name"]), "digest": str(facts["digest"])}
+        return Origin(str(facts["name"]), str(facts["digest"]), int(facts["long"]))
     except (ValueError, KeyError, TypeError):
         raise StoredFramesError(
-            f"{path}: expected a JSON object with name and digest; run stage 1 again"
+            f"{path}: expected a JSON object with name, digest and long; run stage 1 again"
         ) from None
 
 
 def check(folder: Path, front_end: FrontEnd) -> None:
     """Raise `StoredFramesError` where the frames in a folder of stage 1 are not of `front_end`."""
-    found = named(folder)
+    found = origin(folder)
     if found is None:
         raise StoredFramesError(
             f"{folder} holds no stored frames ({FILE} is missing), which data.features: "
             "stored_frames reads; run stage 1 with this config"
         )
-    if found["digest"] != front_end.digest:
+    if found.digest != front_end.digest:
         raise StoredFramesError(
-            f"{folder} holds frames of {found['name']}, and model.encoder.frontend gives those of "
+            f"{folder} holds frames of {found.name}, and model.encoder.frontend gives those of "
             f"{front_end.name}; run stage 1 with this config"
         )
 

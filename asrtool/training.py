@@ -289,8 +289,9 @@ def loaders(
         )
     cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
-    # the slowest copy of an utterance is the longest
-    slowest = min(1.0, *phase.data.augment.speeds)
+    # the slowest copy of an utterance is the longest; stored ones are utterances of their own
+    stored = phase.data.features == "stored_frames"
+    slowest = 1.0 if stored else min(1.0, *phase.data.augment.speeds)
     kept = readable(kept, None if longest is None else longest * slowest, "training")
     noise = noise_sets(phase, sources.train.parent)
     kept = with_non_speech(kept, phase, noise)

@@ -103,14 +103,17 @@ def what_is_read(phase: TrainConfig, settings: DecodeConfig, data: Path) -> Data
     front_end = FrontEnd.of(phase)
     if front_end is None:
         return phase.data
-    found = stored_frames.named(data)
-    if settings.windows is None and found is not None and found["digest"] == front_end.digest:
+    found = stored_frames.origin(data)
+    if settings.windows is not None:
+        why = "windows are cut from audio"
+    elif found is None or found.digest != front_end.digest:
+        holds = "no stored frames" if found is None else f"frames of {found.name}"
+        why = f"it holds {holds}, and the model reads those of {front_end.name}"
+    elif found.long:
+        why = f"{found.long} utterances are longer than the front end reads"
+    else:
         logger.info("%s: the stored frames of %s are read", data, front_end.name)
         return phase.data
-    why = "windows are cut from audio"
-    if settings.windows is None:
-        others = "no stored frames" if found is None else f"frames of {found['name']}"
-        why = f"it holds {others}, and the model reads those of {front_end.name}"
     logger.info("%s: the audio is read: %s", data, why)
     return stored_frames.from_audio(phase.data)
 

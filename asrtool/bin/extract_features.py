@@ -116,6 +116,8 @@ def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None
         )
         report_rates(summary, args.data)
         report_skipped(args.data, summary.skipped, summary.total, target, args.out)
+        if maker is not None:
+            maker.note(target, summary.long)
         if summary.stats is not None:
             summary.stats.cmvn().save(target / "cmvn.json")
         if "shards" in options:
@@ -155,7 +157,6 @@ def make_room(
             f"{args.out}: the frames take {needed / GIGABYTE:.2f} GB, and {free / GIGABYTE:.2f} GB "
             "are free: store one layer instead of the sum, fewer speeds, or free some disk space"
         )
-    maker.note(target)
     return maker
 
 

@@ -48,6 +48,7 @@ class ExtractionError(Exception):
 class FrameMaker(Protocol):
     """A network whose frames are stored; it is sent to the worker processes."""
 
+    dim: int  # D
     batch_seconds: float  # audio that is computed together; 0: one utterance after the other
     max_seconds: float | None  # the longest audio that it takes
 
@@ -76,6 +77,7 @@ class ExtractedShard:
     # utterances that were resampled
     rates: Counter[int] = field(default_factory=Counter)
     stats: features.CmvnStats | None = None  # for a training set of fbank features
+    long: int = 0  # utterances without frames: longer than the network reads
 
 
 @dataclass
@@ -88,12 +90,14 @@ class Summary:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     rates: Counter[int] = field(default_factory=Counter)
     stats: features.CmvnStats | None = None
+    long: int = 0
 
     def add(self, result: ExtractedShard) -> None:
         self.rows += len(result.utterances)
         self.seconds += sum(row.duration for row in result.utterances)
         self.skipped += result.skipped
         self.rates += result.rates
+        self.long += result.long
         if self.stats is None:
             self.stats = result.stats
         elif result.stats is not None:
@@ -259,27 +263,37 @@ def extract_shard(
 def extract_frames(
     shard: Shard, make: FrameMaker, advance: Callable[[int], object]
 ) -> ExtractedShard:
-    """As `extract_shard`, of a network's frames, for so much audio at once as it asks for."""
+    """As `extract_shard`, of a network's frames, for so much audio at once as it asks for.
+
+    What is longer than it reads is left out of a training set; of others it is kept without a
+    frame, since the audio can be recognised in windows.
+    """
     result, made = ExtractedShard(), []
     places = sorted(enumerate(shard.utterances), key=lambda item: (item[1].duration, item[0]))
+
+    def keep(place: int, row: Utterance, matrix: np.ndarray) -> None:
+        if not np.isfinite(matrix).all():
+            result.skipped.append((row.id, f"{row.audio}: NaN in the frames"))
+            return
+        reference = writer.write(row.id, matrix)
+        # a data directory cannot say 0
+        made.append((place, replace(row, features=reference, num_frames=max(1, len(matrix)))))
 
     def write(waiting: Sequence[tuple[int, Utterance, np.ndarray]]) -> None:
         matrices = make([samples for *_, samples in waiting])
         for (place, row, _), matrix in zip(waiting, matrices, strict=True):
-            if not np.isfinite(matrix).all():
-                reason = "the front end gives numbers that float16 cannot hold"
-                result.skipped.append((row.id, f"{row.audio}: {reason}"))
-                continue
-            row = replace(row, features=writer.write(row.id, matrix), num_frames=len(matrix))
-            made.append((place, row))
+            keep(place, row, matrix)
 
     with features.ArkWriter(shard.archive, shard.final) as writer:
         waiting: list[tuple[int, Utterance, np.ndarray]] = []
         for place, utterance in places if make.batch_seconds else enumerate(shard.utterances):
-            versions = [(place, *version) for version in read_copies(shard, utterance, result)]
-            for version in versions:
-                waiting.append(version)
-                if len(waiting) * version[1].duration >= make.batch_seconds:
+            for row, samples in read_copies(shard, utterance, result):
+                if make.max_seconds is not None and row.duration > make.max_seconds:
+                    result.long += 1
+                    keep(place, row, np.zeros((0, make.dim), np.float16))
+                    continue
+                waiting.append((place, row, samples))
+                if len(waiting) * row.duration >= make.batch_seconds:
                     write(waiting)
                     waiting = []
             advance(1)
@@ -307,22 +321,14 @@ def read_copies(
         row = at_speed(utterance, speed)
         copy = samples if speed == 1.0 else audio.change_speed(samples, speed)
         row = replace(row, duration=len(copy) / rate)
-        try:
-            check_length(row, shard.frames.max_seconds)
-        except audio.AudioError as error:
-            result.skipped.append((row.id, str(error)))
-            continue
-        yield row, copy
-
-
-def check_length(row: Utterance, limit: float | None) -> None:
-    """Raise AudioError for a length that the network does not take."""
-    if not row.duration:
-        raise audio.AudioError(f"{row.audio}: holds no samples")
-    if limit is not None and row.duration > limit:
-        raise audio.AudioError(
-            f"{row.audio}: {row.duration:.2f} s long, and the front end takes at most {limit:g} s"
-        )
+        limit = shard.frames.max_seconds
+        if not len(copy):
+            result.skipped.append((row.id, f"{row.audio}: holds no samples"))
+        elif shard.training and limit is not None and row.duration > limit:
+            what = f"{row.duration:.2f} s long, and the front end reads at most {limit:g} s"
+            result.skipped.append((row.id, f"{row.audio}: {what}"))
+        else:
+            yield row, copy
 
 
 def read_samples(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import asrtool
 from asrtool import experiment
 from asrtool.bin import check_config, decode, extract_features, pack, train
 from asrtool.config import ConfigError
-from asrtool.data import audio, features
+from asrtool.data import audio, extraction, features
 from asrtool.data.extraction import ExtractionError
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
@@ -134,6 +135,45 @@ def test_the_folder_is_named_by_the_layer_and_the_content_of_the_weights(toy, tm
     assert len({first, *others}) == 4 and others[1].startswith("hubert-sum-")
 
 
+class Counter:
+    """Makes a frame for every tenth of a second, which holds how many utterances it came with."""
+
+    dim, max_seconds = 2, 2.0
+
+    def __init__(self, batch_seconds: float) -> None:
+        self.batch_seconds = batch_seconds
+
+    def __call__(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((len(one) // 800, 2), len(samples), np.float16) for one in samples]
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 6.0])
+def test_audio_is_grouped_by_length_where_asked_and_long_audio_has_no_frames(
+    toy, tmp_path, batch_seconds
+):
+    config = experiment.load_phases(toy / "train.yaml")["train"].data
+    found = {}
+    for training in (False, True):
+        out = tmp_path / str(training)
+        maker = Counter(batch_seconds)
+        summary = extraction.extract(
+            toy / "data" / "test", config, out, final=out, training=training, nj=1, frames=maker
+        )
+        found[training] = {row.id: row for row in datadir.read(out)}
+        long = [row for row in found[training].values() if row.duration > 2]
+        assert summary.long == len(long)
+    rows = found[False]
+    assert len(rows) == 12 and long == [] and {*rows} > {*found[True]}
+    assert [key for key, _ in summary.skipped] == [k for k, row in rows.items() if row.duration > 2]
+    assert "the front end reads at most 2 s" in summary.skipped[0][1]
+    counts = []
+    for row in rows.values():
+        stored = features.read_stored(row.features)
+        assert stored.shape == (0 if row.duration > 2 else int(row.duration * 10), 2)
+        counts += stored[:1, 0].tolist()
+    assert (max(counts) > 1) == bool(batch_seconds)
+
+
 # -- both roads ------------------------------------------------------------
 
 
@@ -155,6 +195,17 @@ def test_stored_frames_and_audio_give_the_same_texts(toy, tmp_path, capsys):
     assert [result.text for result in recognizer.recognize(files)] == said
     exp = tmp_path / "packed"
     assert texts(toy, tmp_path / "again", toy / "dump" / "test", exp=exp) == stored
+
+
+def test_a_set_with_audio_longer_than_the_front_end_reads_is_recognised_in_windows(
+    toy, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("asrtool.encoders.ssl.SslEncoder.max_seconds", 2.0)
+    extract(toy, tmp_path / "test")
+    stored = texts(toy, tmp_path / "stored", tmp_path / "test")
+    assert "utterances are longer than the front end reads" in capsys.readouterr().err
+    assert stored == texts(toy, tmp_path / "audio", toy / "data" / "test")
+    assert len(stored.splitlines()) == 12
 
 
 def test_log_probabilities_are_those_from_audio_in_batches_of_any_size(toy):
@@ -282,5 +333,7 @@ def test_frames_of_other_weights_are_not_trained_on_and_decoding_reads_the_audio
 def test_a_damaged_note_is_one_sentence(toy, tmp_path):
     shutil.copytree(toy / "dump" / "test", tmp_path / "test")
     (tmp_path / "test" / "frames.json").write_text(json.dumps({"name": "hubert"}))
-    with pytest.raises(StoredFramesError, match="expected a JSON object with name and digest"):
+    with pytest.raises(
+        StoredFramesError, match="expected a JSON object with name, digest and long"
+    ):
         texts(toy, tmp_path / "out", tmp_path / "test")
