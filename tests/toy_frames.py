@@ -14,7 +14,7 @@ data:
   input: waveform
   features: {features}
   fbank: {{rate: 8000}}
-  batch: {{seconds: 60}}
+  batch: {{seconds: 20}}
   workers: 0
 model:
   type: hybrid
@@ -24,7 +24,7 @@ losses:
   ctc: {{type: ctc, weight: 1.0}}
 optim: {{lr: 5e-3, schedule: {{type: one_cycle}}}}
 trainer: {{epochs: {epochs}, average: 1, best: valid/cer, average_by: last,
-  validate_every: 40}}
+  validate_every: 95}}
 """
 
 

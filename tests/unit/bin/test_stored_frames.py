@@ -164,7 +164,8 @@ def test_audio_is_grouped_by_length_where_asked_and_long_audio_has_no_frames(
         assert summary.long == len(long)
     rows = found[False]
     assert len(rows) == 12 and long == [] and {*rows} > {*found[True]}
-    assert [key for key, _ in summary.skipped] == [k for k, row in rows.items() if row.duration > 2]
+    long = [key for key, row in rows.items() if row.duration > 2]
+    assert sorted(key for key, _ in summary.skipped) == long
     assert "the front end reads at most 2 s" in summary.skipped[0][1]
     counts = []
     for row in rows.values():
@@ -189,7 +190,7 @@ def test_stored_frames_and_audio_give_the_same_texts(toy, tmp_path, capsys):
     assert texts(toy, tmp_path / "windows", toy / "dump" / "test", *cut) == stored
     pack.main([str(toy / "exp"), "--out", str(tmp_path / "packed")])
     said = [line.partition(" ")[2] for line in stored.splitlines()]
-    assert len(set(said)) > 6
+    assert len(set(said)) > 4
     recognizer = asrtool.load(tmp_path / "packed")
     files = [row.audio for row in datadir.read(toy / "data" / "test")]
     assert [result.text for result in recognizer.recognize(files)] == said
