@@ -95,7 +95,9 @@ class DecodeConfig:
     """How a trained model is searched."""
 
     searcher: Annotated[object, SEARCHERS]
-    average: int = 10  # checkpoints whose weights are averaged; 1 = the best one
+    # checkpoints whose weights are averaged; null: as many as training did (trainer.average), so
+    # that the weights are those that training chose; 1: the best or the last one
+    average: int | None = None
     phase: str | None = None  # None: the last
     unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
@@ -108,6 +110,11 @@ class DecodeConfig:
     windows: WindowsConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.average is not None and self.average < 1:
+            raise ValueError(
+                f"average is {self.average}: give at least 1 checkpoint, or null for as many as "
+                "training averaged"
+            )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(
                 f"chunk is {self.chunk}: give at least 1 frame, or null for whole utterances"

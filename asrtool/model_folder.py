@@ -118,14 +118,15 @@ class Experiment:
         """The file of the averaged weights, made if it is not there yet or damaged."""
         if (self.folder / WEIGHTS).exists():
             return self.folder / WEIGHTS
-        phase = self.folder / self.phase(decode.phase)[0]
+        name, config = self.phase(decode.phase)
+        phase = self.folder / name
         if not decode.unfinished and not folder.finished(phase):
             raise ExperimentError(
                 f"the training in {phase} is not finished; go on with it (stage 3 again), or "
                 "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
                 "run.sh)"
             )
-        return averaging.average(phase, decode.average)
+        return averaging.average(phase, decode.average or config.trainer.average)
 
     def lengths(self, phase: str) -> Lengths | None:
         """How long the utterances were that a phase was trained on; None where nothing says it."""
@@ -172,8 +173,7 @@ class Experiment:
                 f"{self.folder}: no head of phase '{name}' ({names_of(model.heads)}) can be {how} "
                 "by itself; say how by --config decode_*.yaml"
             )
-        average = config.trainer.average
-        return DecodeConfig(searcher=experiment.search_config(search), average=average)
+        return DecodeConfig(searcher=experiment.search_config(search))
 
     def refuse_text(self, config: TrainConfig) -> None:
         """Raise `ExperimentError` where a phase trained a language model."""
@@ -285,9 +285,7 @@ def language_model(
             f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )
     model = build_model(config, tokenizer.size)
-    weights = trained.weights(
-        DecodeConfig(searcher=CtcGreedyConfig(), average=config.trainer.average)
-    )
+    weights = trained.weights(DecodeConfig(searcher=CtcGreedyConfig()))
     checkpoint.load_model(model, weights)
     return model.to(device).eval(), weights
 

@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, required=True, help="folder to write")
     options.add_argument("--phase", help="of the training (default: the last)")
     options.add_argument(
-        "--average", type=int, default=1, help="checkpoints to average (default: the best one)"
+        "--average", type=int, help="checkpoints to average (default: as many as training did)"
     )
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"

@@ -21,7 +21,6 @@ from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
-from asrtool.model_folder import Experiment
 from asrtool.nn.echo import DualFocusGate, Spans
 from asrtool.plots import PlotError, pyplot, save
 from asrtool.plots.keyframes import chosen
@@ -74,10 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def load(exp: Path, phase: str | None) -> Recognizer:
     """The averaged model of a phase, finished or not."""
     settings = DecodeConfig(searcher=CtcGreedyConfig(), phase=phase, unfinished=True)
-    average = Experiment.open(exp).phase(settings.phase)[1].trainer.average
-    recognizer = Recognizer.load(
-        exp, DecodeConfig(searcher=settings.searcher, average=average, phase=phase, unfinished=True)
-    )
+    recognizer = Recognizer.load(exp, settings)
     if not any(isinstance(module, DualFocusGate) for module in recognizer.model.modules()):
         raise PlotError(f"{exp}: the encoder has no attention of type echo")
     return recognizer

@@ -79,12 +79,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
         raise PlotError(
             f"{exp}: phase '{name}' has no loss on the head '{INTER}', so no key frames"
         )
-    return Recognizer.load(
-        exp,
-        DecodeConfig(
-            searcher=settings.searcher, average=config.trainer.average, phase=phase, unfinished=True
-        ),
-    )
+    return Recognizer.load(exp, settings)
 
 
 def chosen(

@@ -153,6 +153,7 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
 @pytest.mark.parametrize("path", DECODE, ids=name)
 def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
     settings = load_decode(path)
+    assert settings.average is None  # the weights are those that training chose
     searched = 0
     for model, encoded in encoded_by(configs(path)):
         try:

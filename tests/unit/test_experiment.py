@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 
 from asrtool.config import ConfigError
-from asrtool.experiment import load_phases, split_overrides
+from asrtool.experiment import DecodeConfig, load_phases, split_overrides
+from asrtool.model_folder import Experiment
+from asrtool.searchers import CtcGreedyConfig
+from asrtool.train import averaging
 
 BASE = """
 data: {batch: {seconds: 10}}
@@ -83,3 +86,20 @@ def test_a_loss_of_weight_0_reads_no_head(config):
         config, ["losses.aligned={type: axe, weight: 1}", "losses.ctc.weight=0"]
     ).values()
     assert phase.heads == {"aligned"}
+
+
+@pytest.mark.parametrize(("average", "expected"), [(None, 1), (3, 3)])
+def test_decoding_averages_as_many_checkpoints_as_training_unless_told(
+    config, monkeypatch, average, expected
+):
+    phases = load_phases(config, ["trainer.average=1"])
+    asked = []
+    monkeypatch.setattr(averaging, "average", lambda phase, count: asked.append((phase, count)))
+    trained = Experiment(config.parent, phases, packed=False)
+    trained.weights(DecodeConfig(searcher=CtcGreedyConfig(), average=average, unfinished=True))
+    assert asked == [(config.parent / list(phases)[-1], expected)]
+
+
+def test_an_average_of_no_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="average is 0"):
+        DecodeConfig(searcher=CtcGreedyConfig(), average=0)

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = options.parse_args(argv)
     torch.manual_seed(0)
-    settings = DecodeConfig(searcher=CtcGreedyConfig(input="inter_ctc"), average=3)
+    settings = DecodeConfig(searcher=CtcGreedyConfig(input="inter_ctc"))
     recognizer = Recognizer.load(args.exp, settings)
     rows = [collect(*found) for found in frames(recognizer, args.data, args.layer)]
     fit, held_out = rows[::2], rows[1::2]

@@ -17,7 +17,6 @@ layer=2                                 # in front of which key frames are picke
 seeds="0 1 2"                           # a training for each
 variants="baseline axe til nofusion"    # also radius2 concat skip2 skip5 causal keep5 unsupervised early
 epochs=                                 # epochs of every phase, to try it out; default: those of the configs
-average=3                               # checkpoints that decoding averages
 unit=char                               # what the model writes: char or bpe
 vocab_size=0                            # of bpe
 test_set="test"                         # set to decode
@@ -125,7 +124,7 @@ for seed in $seeds; do
       decoded=$test_set                 # noise by attention only
       if [[ $decoding == decode_attention || $decoding == keyframe/decode_keyframe ]]; then decoded=$sets; fi
       "${run[@]}" --stage 4 --test-sets "$decoded" --train-config "$train_config" --tag "$tag" --train-args "$overrides" \
-        --decode-config "conf/$decoding.yaml" --decode-args "average=$average"
+        --decode-config "conf/$decoding.yaml"
     done
   done
   if [[ " $variants " == *" axe "* ]]; then
