@@ -61,7 +61,7 @@ class ConformerConfig:
     dropout: float = 0.1
     layer_drop: float = 0.0  # probability that a training step leaves a layer out
     positions: Literal["rotary", "relative"] = "rotary"
-    # beside each layer's own; it cannot stream
+    # beside each layer's own; with look: back it streams
     attention: Annotated[object, ATTENTIONS] | None = None
     causal: bool = False  # convolutions look back only
     # train for streaming; needs causal: true here and in every downsampler
@@ -185,8 +185,12 @@ class Conformer(StreamingEncoder):
             return f"the encoder cannot stream: its front end ({name}) sees {sees}"
         if not causal:
             return "the encoder cannot stream: it is not causal"
-        if any(isinstance(layer.attention, EchoSelfAttention) for layer in self.layers):
-            return "the encoder cannot stream: the windows of attention echo look ahead"
+        attentions = [layer.attention for layer in self.layers]
+        if any(isinstance(one, EchoSelfAttention) and not one.echo.back for one in attentions):
+            return (
+                "the encoder cannot stream: the windows of attention echo look ahead; look: back "
+                "gives windows that do not"
+            )
         for layer, downsampler in self.downsamplers.items():
             if not (isinstance(downsampler, StreamingDownsampler) and downsampler.causal):
                 return (
@@ -340,5 +344,5 @@ class Conformer(StreamingEncoder):
         near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)
-        scope = Scope(new.valid, visible, angles, packed_rows(new.valid), keep)
+        scope = Scope(new.valid, visible, angles, packed_rows(new.valid), keep, new)
         return scope, None if memory is None else keys.gather(keep)

@@ -16,15 +16,16 @@ Parameter names: a layer's own attention moves to `attention.full.*`; `attention
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from asrtool.nn.attention import KeyValue, RotarySelfAttention, SelfAttention
-from asrtool.nn.echo import PROJECTIONS, DualFocusGate, EchoMsa, Spans
+from asrtool.nn.conformer import Memory
+from asrtool.nn.echo import PROJECTIONS, DualFocusGate, EchoCache, EchoMsa, Spans
 from asrtool.nn.masks import valid_mask
 from asrtool.nn.positions import rotate
 from asrtool.registry import Registry
@@ -48,6 +49,8 @@ class EchoConfig:
     mode: Literal["adaptive", "single", "heads", "layers"] = "adaptive"
     # frames; heads, layers: one for each group, e.g. [4, 16, 64, 256]
     windows: tuple[int, ...] = (64,)
+    # windows lie around a frame, or end at it: then a causal Conformer streams
+    look: Literal["both", "back"] = "both"
     projections: Literal["copy", "shared", "fresh"] = "copy"
     layers: tuple[int, ...] | None = None  # which get it, counted from 0; null: all
     gate: Literal["frame", "channel"] = "frame"  # one number a frame, or one for each channel
@@ -92,8 +95,11 @@ class EchoAttention(nn.Module):
                     nn.init.zeros_(linear.bias)
         spans = None
         if config.mode == "adaptive":
-            spans = Spans(dim, self.num_heads, windows[0], config.ramp, config.span_bias)
-        self.echo = EchoMsa(self.num_heads, windows, own=own, spans=spans)
+            settings = (config.ramp, config.span_bias, config.look == "back")
+            spans = Spans(dim, self.num_heads, windows[0], *settings)
+        self.echo = EchoMsa(
+            self.num_heads, windows, own=own, spans=spans, back=config.look == "back"
+        )
         self.gate = DualFocusGate(
             dim,
             per_channel=config.gate == "channel",
@@ -114,21 +120,16 @@ class EchoAttention(nn.Module):
     ) -> tuple:
         """As the attention of `transformers`: (B, T, D) -> (B, T, D) and what else it returns."""
         full, *others = self.full(hidden_states, attention_mask=attention_mask, **options)
-        return self._mix(hidden_states, full, _lengths(attention_mask, hidden_states)), *others
+        valid = valid_mask(_lengths(attention_mask, hidden_states), hidden_states.shape[1])
+        windowed = self.echo(hidden_states, valid, self._projections())
+        return self._mix(hidden_states, full, windowed, valid), *others
 
-    def _mix(
-        self,
-        x: Tensor,
-        full: Tensor,
-        lengths: Tensor,
-        rotary: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """x, full (B, T, D), lengths (B,) -> g full + (1 - g) windowed (B, T, D).
+    def _mix(self, x: Tensor, full: Tensor, windowed: Tensor, valid: Tensor) -> Tensor:
+        """x, full, windowed (B, T, D), valid (B, T) -> g full + (1 - g) windowed (B, T, D).
 
         A gate of 1 gives `full` exactly.
         """
-        valid = valid_mask(lengths, x.shape[1])
-        windowed = self.echo(x, valid, self._projections(), rotary).to(full.dtype)
+        windowed = windowed.to(full.dtype)
         return torch.lerp(windowed, full, self.gate(x, full, windowed, valid).to(full.dtype))
 
 
@@ -144,23 +145,33 @@ class EchoSelfAttention(EchoAttention):
         super().__init__(config, full=full, index=index, num_layers=num_layers)
         self.num_frequencies = full.num_frequencies
 
+    def split(self, x: Tensor) -> Tensor:
+        return self.full.split(x)
+
+    def init_cache(self, nothing: Tensor) -> EchoCache:
+        return self.echo.init_cache(self.full.init_cache(nothing))
+
     def forward(
         self,
         x: Tensor,
         mask: Tensor | None,
-        rotations: Tensor | None = None,
-        cache: KeyValue | None = None,
-    ) -> tuple[Tensor, KeyValue]:
-        """As `SelfAttention`, without a cache: windows look ahead."""
-        if cache is not None:
-            raise ValueError("attention echo cannot stream: its windows look ahead")
-        full, seen = self.full(x, mask, rotations)
-        rotary = (
-            (lambda heads: rotate(heads, rotations))
-            if isinstance(self.full, RotarySelfAttention)
-            else None
-        )
-        return self._mix(x, full, _lengths(mask, x), rotary), seen
+        rotations: Tensor,
+        cache: EchoCache | None,
+        frames: Memory,
+    ) -> tuple[Tensor, KeyValue | EchoCache]:
+        """As `SelfAttention`; with a cache, windows look back only."""
+        rotary = isinstance(self.full, RotarySelfAttention)
+        if cache is None:
+            full, seen = self.full(x, mask, rotations)
+            turn = (lambda heads: rotate(heads, rotations)) if rotary else None
+            windowed = self.echo(x, frames.valid, self._projections(), turn)
+        else:
+            full, keys = self.full(x, mask, rotations, cache.full)
+            frequencies = self.num_frequencies if rotary else None
+            windowed, seen = self.echo.forward_chunk(
+                x, frames, self._projections(), replace(cache, full=keys), frequencies
+            )
+        return self._mix(x, full, windowed, frames.valid), seen
 
 
 def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ Projections are separate linears under the names that LoRA configurations use (`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from asrtool.nn.positions import rotate
 from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import windowed_attention
+
+if TYPE_CHECKING:
+    from asrtool.nn.conformer import Memory
 
 __all__ = [
     "Attention",
@@ -146,17 +150,23 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Attention of a sequence to itself and to cached keys; x must carry its positions."""
 
+    def init_cache(self, nothing: Tensor) -> KeyValue:
+        """No keys yet; nothing (B, 0, D)."""
+        return KeyValue(self.split(nothing), self.split(nothing))
+
     def forward(
         self,
         x: Tensor,
         mask: Tensor | None,
         rotations: Tensor | None = None,
         cache: KeyValue | None = None,
+        frames: Memory | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D), mask broadcastable to (B, H, Q, K) -> (B, Q, D), all K keys and values.
 
         K counts the cached keys and the Q new ones. rotations (B, 1, K, n): the positions of all K
-        keys (asrtool.nn.positions), of which the last Q are those of the queries.
+        keys (asrtool.nn.positions), of which the last Q are those of the queries. frames: the
+        new ones, of which attention within windows needs to know.
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)

@@ -78,11 +78,15 @@ class Scope:
     # (N,): indices of the valid frames among B * S, where feed-forwards skip the padding
     rows: Tensor | None = None
     keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
+    frames: Memory | None = None  # the new ones: positions and valid
 
 
 @dataclass(frozen=True)
 class ConformerLayerCache(PerRow):
-    """A layer's past: keys and values, and the convolution's left context (B, kernel - 1, D)."""
+    """A layer's past: that of its attention, and the convolution's left context (B, kernel - 1, D).
+
+    The attention's is whatever it makes, of which `gather` keeps the keys that it is told.
+    """
 
     attention: KeyValue
     convolution: Tensor
@@ -129,8 +133,8 @@ class ConformerLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def init_cache(self, batch_size: int) -> ConformerLayerCache:
-        empty = self.attention.split(self.convolution.init_cache(batch_size)[:, :0])
-        return ConformerLayerCache(KeyValue(empty, empty), self.convolution.init_cache(batch_size))
+        convolution = self.convolution.init_cache(batch_size)
+        return ConformerLayerCache(self.attention.init_cache(convolution[:, :0]), convolution)
 
     def forward(
         self,
@@ -141,7 +145,9 @@ class ConformerLayer(nn.Module):
         """x (B, S, D) -> (B, S, D), next cache; offline, without a cache, that is None."""
         x = self._half_step(x, self.first_norm, self.first, scope.rows)
         past = (None, None) if cache is None else (cache.attention, cache.convolution)
-        y, seen = self.attention(self.attention_norm(x), scope.visible, scope.rotations, past[0])
+        y, seen = self.attention(
+            self.attention_norm(x), scope.visible, scope.rotations, past[0], scope.frames
+        )
         x = x + self.dropout(y)
         y, history = self.convolution(self.convolution_norm(x), scope.valid, past[1])
         x = x + self.dropout(y)

@@ -13,12 +13,17 @@ its initialisation. Our choices are explained where they are made, and each is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from asrtool.nn.windows import adaptive_attention, windowed_attention
+from asrtool.nn.attention import KeyValue
+from asrtool.nn.conformer import Memory
+from asrtool.nn.positions import rotate, rotations
+from asrtool.nn.rows import PerRow
+from asrtool.nn.windows import adaptive_attention, streamed_attention, windowed_attention
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 # standard deviation of weights that start near 0; at 0, the layers before would get no gradient
@@ -94,40 +99,63 @@ class DualFocusGate(nn.Module):
 
 
 class Spans(nn.Module):
-    """Half-widths z of each frame's and head's window, in frames (arXiv 1905.07799, section 2.2).
+    """How far z each frame and head sees, in frames (arXiv 1905.07799, section 2.2).
 
-        z = (k / 2 + R - 1) sigmoid(u x + c) - (R - 1)
+        z = (Z + R - 1) sigmoid(u x + c) - (R - 1),  Z = k / 2, or k for windows that look back only
 
     for the largest window k and the ramp R over which weights fade: from 1 - R, the frame alone, to
-    k / 2, the whole window. Adaptive Attention Span learns one span per head, which starts at 0;
+    Z, the whole window. Adaptive Attention Span learns one span per head, which starts at 0;
     this one depends on the frame, as Echotune's window adjusts to its input, and starts near the
     largest.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: int, ramp: float, bias: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, window: int, ramp: float, bias: float, back: bool = False
+    ) -> None:
         super().__init__()
         self.window, self.ramp = window, max(1.0, ramp * window)
+        self.farthest = window if back else window / 2
         self.predict = nn.Linear(dim, num_heads)
         self.statistics = RunningStatistics()
         nn.init.normal_(self.predict.weight, std=_SMALL)
         nn.init.constant_(self.predict.bias, bias)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, H, T)."""
-        spans = (self.window / 2 + self.ramp - 1) * torch.sigmoid(self.predict(x)) - (self.ramp - 1)
+        """x (B, T, D) -> (B, H, T), in float32: under autocast, bfloat16 would tell spans of 64
+        frames apart by a quarter of a frame only.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            share = torch.sigmoid(self.predict(x.to(self.predict.weight.dtype)))
+        spans = (self.farthest + self.ramp - 1) * share - (self.ramp - 1)
         if not self.training:
-            self.statistics.add(spans, valid, EXTREME_SPAN, self.window / 2 - EXTREME_SPAN)
+            self.statistics.add(spans, valid, EXTREME_SPAN, self.farthest - EXTREME_SPAN)
         return spans.transpose(1, 2)
 
     def observed(self) -> dict[str, float] | None:
         return self.statistics.pop()
 
 
+@dataclass(frozen=True)
+class EchoCache(PerRow):
+    """Between two pieces of a stream: the keys of the attention beside it, and as many frames as
+    the widest window has before its own, however few of its chunks the attention beside it sees.
+    """
+
+    full: KeyValue
+    near: KeyValue  # right-aligned, without positions
+    frames: Memory  # of `near`
+
+    def gather(self, index: Tensor) -> EchoCache:
+        """Keys index (B, K) of the attention beside it; windows keep what they need."""
+        return replace(self, full=self.full.gather(index))
+
+
 class EchoMsa(nn.Module):
     """Windowed attention with projections of its own, or those of the attention beside it.
 
-    windows: one for all heads, or one for each group of heads. This branch has no attention dropout
-    and no relative position bias (WavLM): the window itself tells what is near.
+    windows: one for all heads, or one for each group of heads; back: they end at the frame. This
+    branch has no attention dropout and no relative position bias (WavLM): the window itself tells
+    what is near.
     """
 
     def __init__(
@@ -137,12 +165,14 @@ class EchoMsa(nn.Module):
         *,
         own: Mapping[str, nn.Linear] | None,
         spans: Spans | None,
+        back: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.groups = [len(part) for part in torch.arange(num_heads).tensor_split(len(windows))]
         self.windows = tuple(windows)
         self.spans = spans
+        self.back = back
         self.own = own is not None
         for name in PROJECTIONS if self.own else ():
             self.add_module(name, own[name])
@@ -159,15 +189,53 @@ class EchoMsa(nn.Module):
         shared: the projections of the attention beside it; rotary: rotates queries and keys
         (B, H, T, D / H) by their positions.
         """
-        projections = {name: getattr(self, name) for name in PROJECTIONS} if self.own else shared
-        query, key, value = (
-            projections[name](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for name in PROJECTIONS[:3]
-        )
+        projections = self._projections(shared)
+        query, key, value = self._heads(x, projections)
         if rotary is not None:
             query, key = rotary(query).to(value.dtype), rotary(key).to(value.dtype)
         heads = self._attend(x, query, key, value, valid)
         return projections["o_proj"](heads.transpose(1, 2).flatten(2))
+
+    def init_cache(self, full: KeyValue) -> EchoCache:
+        """full: of the attention beside it, without keys."""
+        return EchoCache(full, full, Memory.empty(len(full.key), full.key.device))
+
+    def forward_chunk(
+        self,
+        x: Tensor,
+        frames: Memory,
+        shared: Mapping[str, nn.Linear],
+        cache: EchoCache,
+        num_frequencies: int | None,
+    ) -> tuple[Tensor, EchoCache]:
+        """The next piece x (B, S, D) of a stream -> (B, S, D), next cache; for `back` only.
+
+        num_frequencies: of rotary positions, None for none.
+        """
+        projections = self._projections(shared)
+        query, key, value = self._heads(x, projections)
+        near, known = cache.near.append(KeyValue(key, value)), cache.frames.append(frames)
+        key = near.key
+        if num_frequencies is not None:
+            # counted from the first frame of this piece, as in the attention beside it
+            angles = rotations(known.positions - frames.positions[:, :1], num_frequencies)
+            query = rotate(query, angles[:, :, angles.shape[2] - x.shape[1] :]).to(value.dtype)
+            key = rotate(key, angles).to(value.dtype)
+        heads = self._attend_back(x, query, key, near.value, known.valid, frames.valid)
+        keep = known.keep(1, None)  # all valid ones, of which the last are wanted
+        keep = keep[:, max(0, keep.shape[1] + 1 - max(self.windows)) :]
+        cache = EchoCache(cache.full, near.gather(keep), known.gather(keep))
+        return projections["o_proj"](heads.transpose(1, 2).flatten(2)), cache
+
+    def _projections(self, shared: Mapping[str, nn.Linear]) -> Mapping[str, nn.Linear]:
+        return {name: getattr(self, name) for name in PROJECTIONS} if self.own else shared
+
+    def _heads(self, x: Tensor, projections: Mapping[str, nn.Linear]) -> tuple[Tensor, ...]:
+        """x (B, T, D) -> query, key and value (B, H, T, D / H)."""
+        return tuple(
+            projections[name](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for name in PROJECTIONS[:3]
+        )
 
     def _attend(
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, valid: Tensor
@@ -176,14 +244,28 @@ class EchoMsa(nn.Module):
         if self.spans is not None:
             spans = self.spans(x, valid)
             return adaptive_attention(
-                query, key, value, lengths, self.windows[0], spans, self.spans.ramp
+                query, key, value, lengths, self.windows[0], spans, self.spans.ramp, self.back
             )
-        # (B, H, T, D / H) cut into groups of heads, each with its window
-        groups = zip(
-            *(part.split(self.groups, dim=1) for part in (query, key, value)),
-            self.windows,
-            strict=True,
-        )
-        return torch.cat(
-            [windowed_attention(q, k, v, lengths, window) for q, k, v, window in groups], dim=1
-        )
+        groups = self._groups(query, key, value)
+        parts = [windowed_attention(q, k, v, lengths, w, self.back) for q, k, v, w in groups]
+        return torch.cat(parts, dim=1)
+
+    def _attend_back(
+        self,
+        x: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        known: Tensor,
+        valid: Tensor,
+    ) -> Tensor:
+        """known (B, K): which keys are frames; valid (B, S): which queries are."""
+        if self.spans is not None:
+            settings = (self.windows[0], self.spans(x, valid), self.spans.ramp)
+            return streamed_attention(query, key, value, known, *settings)
+        groups = self._groups(query, key, value)
+        return torch.cat([streamed_attention(q, k, v, known, w) for q, k, v, w in groups], dim=1)
+
+    def _groups(self, *parts: Tensor) -> Iterator[tuple]:
+        """parts (B, H, T, D / H) cut into groups of heads, each with its window."""
+        return zip(*(part.split(self.groups, dim=1) for part in parts), self.windows, strict=True)

@@ -1,6 +1,7 @@
 """Self-attention within a window around each frame, in O(T k) time and memory instead of O(T^2).
 
-    frame i sees the frames i - k // 2 ... i + (k + 1) // 2 - 1 of its utterance,  k = window
+    frame i sees the frames i - k // 2 ... i + (k + 1) // 2 - 1 of its utterance,  k = window,
+    or, looking back only, i - k + 1 ... i
 
 The frames are cut into N blocks of b queries. The keys of a block are b + k - 1 neighbouring
 frames, rounded up to a multiple of b: overlapping views of the sequence, never copied. torch's
@@ -35,21 +36,27 @@ _LOWEST = -1e30  # to add to a score so that its exp is 0, within the range of t
 
 
 def windowed_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, window: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor | None,
+    window: int,
+    back: bool = False,
 ) -> Tensor:
     """softmax(query key^T / sqrt(D)) value over the window of each frame.
 
     query, key, value (B, H, T, D), lengths (B,) or None for all T frames -> (B, H, T, D). Output is
     0 in the padding, whose input, even NaN, has no effect. An even window has one frame more before
-    than after; a window is clipped at both ends of the utterance.
+    than after, and with `back` it ends at the frame itself; it is clipped at the utterance's ends.
     """
     _check(query, key, value, lengths, window)
     if not query.numel():
         return query.new_zeros(query.shape)
     query, key, value, lengths, valid = _clean(query, key, value, lengths)
-    blocks = Blocks.of(query, window)
+    blocks = Blocks.of(query, window, back)
     if blocks is None:
-        heads = scaled_dot_product_attention(query, key, value, _dense_mask(query, valid, window))
+        mask = _dense_mask(query, valid, window, before(window, back))
+        heads = scaled_dot_product_attention(query, key, value, mask)
     else:
         # (B N, H, b, D) queries, (B N, H, ratio b, D) keys, in portions along B N
         parts = zip(
@@ -71,6 +78,7 @@ def adaptive_attention(
     window: int,
     spans: Tensor,
     ramp: float,
+    back: bool = False,
 ) -> Tensor:
     """As `windowed_attention`, with weights that fade out at a distance: spans (B, H, T), frames.
 
@@ -97,7 +105,7 @@ def adaptive_attention(
     query, key, value, spans = (
         x.flatten(0, 1)[:, None] for x in (query * shape[3] ** -0.5, key, value, spans)
     )
-    blocks = Blocks.of(query, window, always=True)
+    blocks = Blocks.of(query, window, back, always=True)
     portion = blocks.portion(query)
     # m before the clamp is reach - distance: (ramp + spans_i) / ramp of each query (B H N, 1, b,
     # 1), |i - t| / ramp of each pair (b, ratio b), the same in all blocks
@@ -119,16 +127,54 @@ def adaptive_attention(
     return heads if valid is None else heads.masked_fill(~valid, 0)
 
 
+def streamed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor,
+    window: int,
+    spans: Tensor | None = None,
+    ramp: float = 1.0,
+) -> Tensor:
+    """Windows that look back, of the last S of K frames: what the two above give for these.
+
+    query (B, H, S, D), key and value (B, H, K, D), valid (B, K): the keys of a row are without
+    gaps, some may be missing on both sides. spans (B, H, S), ramp: as in `adaptive_attention`; None
+    for windows of one width. -> (B, H, S, D), with any numbers where no frame is.
+    """
+    places = torch.arange(key.shape[2], device=key.device)
+    first = key.shape[2] - query.shape[2]
+    distances = places[first:, None] - places  # (S, K): frames from query to key
+    outside = (distances < 0) | (distances >= window)
+    if spans is None:
+        # a query in the padding sees itself: softmax over nothing is NaN
+        visible = ~outside & valid[:, None, :] | (distances == 0)
+        return scaled_dot_product_attention(query, key, value, visible[:, None])
+    apart = distances.to(spans.dtype).masked_fill(outside, torch.inf)
+    apart = apart.masked_fill(distances == 0, -torch.inf)
+    reach = ((ramp + spans)[..., None] - apart) / ramp
+    hidden = _hide(~valid[:, None], query)
+    return _fading(query * query.shape[-1] ** -0.5, key, value, hidden, reach)
+
+
 def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
     """query (N, 1, b, D) scaled, key and value (N, 1, K, D), reach (N, 1, b, K): m unclamped."""
     # m exp(score) = exp(score + log m); where m is 0, -inf afterwards instead of log 0, whose
-    # gradient would be NaN
+    # gradient would be NaN. In the type of m, float32 under autocast too: the gradient of log m is
+    # a sum of differences that nearly cancel.
     scores = (
         (query @ key.transpose(2, 3))
+        .to(reach.dtype)
         .add_(hidden)
-        .add_(reach.clamp(_FAINTEST, 1).log().to(query.dtype))
+        .add_(reach.clamp(_FAINTEST, 1).log())
     )
-    return torch.softmax(scores.masked_fill_(reach <= _FAINTEST, -torch.inf), dim=-1) @ value
+    weights = torch.softmax(scores.masked_fill_(reach <= _FAINTEST, -torch.inf), dim=-1)
+    return weights.to(value.dtype) @ value
+
+
+def before(window: int, back: bool) -> int:
+    """How many frames a window has before its own."""
+    return window - 1 if back else window // 2
 
 
 @dataclass(frozen=True)
@@ -138,12 +184,13 @@ class Blocks:
     batch: int
     frames: int
     window: int
+    before: int  # frames of a window before its own
     size: int
     number: int
     ratio: int
 
     @classmethod
-    def of(cls, query: Tensor, window: int, always: bool = False) -> Blocks | None:
+    def of(cls, query: Tensor, window: int, back: bool, always: bool = False) -> Blocks | None:
         """None where one product of all frames with all is cheaper."""
         batch, _, frames, _ = query.shape
         if frames <= _SHORT and not always:
@@ -154,7 +201,8 @@ class Blocks:
         ratio = -(-(size + window - 1) // size)
         if not always and frames < _WORTH_BLOCKS * ratio * size + _WORTH_FRAMES:
             return None
-        return cls(batch, frames, window, size, -(-frames // size), ratio)
+        number = -(-frames // size)
+        return cls(batch, frames, window, before(window, back), size, number, ratio)
 
     def queries(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B N, H, b, D)."""
@@ -171,12 +219,12 @@ class Blocks:
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) -> (B N, H, ratio b, D), in portions along B N.
 
-        The keys of block n begin window // 2 frames before its queries. In the first and the last
+        The keys of block n begin `before` frames before its queries. In the first and the last
         block of an utterance they reach into its neighbours in the batch, which `hidden` masks.
         """
         # the utterances lie one after the other: only the ends of the batch need padding
-        before, total = self.window // 2, (self.ratio - 1) * self.size
-        rows = pad(self._rows(x), (0, 0, 0, 0, before, total - before))
+        total = (self.ratio - 1) * self.size
+        rows = pad(self._rows(x), (0, 0, 0, 0, self.before, total - self.before))
         return _Overlap.apply(rows, self.size, self.ratio, self.portion(x))
 
     def _rows(self, x: Tensor) -> Tensor:
@@ -201,7 +249,7 @@ class Blocks:
         if lengths is None:
             lengths = torch.full((self.batch,), self.frames, device=like.device)
         # index within the utterance of each block's first key (N,), and of all of them (N, ratio b)
-        first = torch.arange(self.number, device=like.device) * self.size - self.window // 2
+        first = torch.arange(self.number, device=like.device) * self.size - self.before
         keys = first[:, None] + torch.arange(self.ratio * self.size, device=like.device)
         hidden = (keys < 0) | (keys >= lengths[:, None, None])
         return _hide(hidden, like)
@@ -213,15 +261,14 @@ class Blocks:
         """
         offset = torch.arange(self.ratio * self.size, device=like.device)
         offset = offset - torch.arange(self.size, device=like.device)[:, None]
-        before = self.window // 2
         # offset 0 is the first key of the window, `before` the query itself
         apart = (
-            (offset - before)
+            (offset - self.before)
             .abs()
             .to(like.dtype)
             .masked_fill((offset < 0) | (offset >= self.window), torch.inf)
         )
-        return apart.masked_fill(offset == before, -torch.inf)
+        return apart.masked_fill(offset == self.before, -torch.inf)
 
 
 class _Overlap(torch.autograd.Function):
@@ -299,13 +346,13 @@ def _hide(hidden: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def _dense_mask(query: Tensor, valid: Tensor | None, window: int) -> Tensor | None:
+def _dense_mask(query: Tensor, valid: Tensor | None, window: int, before: int) -> Tensor | None:
     """(T, T) or (B, 1, 1 or T, T) to add to scores of all pairs; None: all frames see all."""
     frames, mask = query.shape[2], None
-    if window // 2 < frames - 1 or (window + 1) // 2 < frames:
+    if before < frames - 1 or window - before < frames:
         # rounded up, so that one cached mask serves many lengths
         size = frames if frames <= _SHORT else -(-frames // _SHORT) * _SHORT
-        mask = _band(size, size, window, window // 2, query.dtype, query.device)
+        mask = _band(size, size, window, before, query.dtype, query.device)
         mask = mask if size == frames else mask[:frames, :frames]
     if valid is not None:
         hidden = _hide(~valid[..., 0], query)

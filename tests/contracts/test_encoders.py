@@ -11,7 +11,7 @@ import yaml
 
 from asrtool import config
 from asrtool.downsamplers import Conv2dConfig
-from asrtool.encoders import ENCODERS, ChunkConfig, StreamingEncoder, check_encoder
+from asrtool.encoders import ENCODERS, ChunkConfig, EchoConfig, StreamingEncoder, check_encoder
 from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (61, 1, 24, 38)
@@ -48,7 +48,19 @@ def build(name: str, **options):
     ).eval()
 
 
-POSITIONS = ({"positions": "rotary"}, {"positions": "relative"})
+# what changes how a streaming encoder attends, by a name for it
+WAYS = {
+    "rotary": {"positions": "rotary"},
+    "relative": {"positions": "relative"},
+    "spans": {"attention": EchoConfig(windows=(5,), look="back", ramp=0.5, span_bias=0.0)},
+    "window": {"attention": EchoConfig(mode="single", windows=(4,), look="back")},
+    "windows": {
+        "positions": "relative",
+        "attention": EchoConfig(
+            mode="heads", windows=(1, 12), look="back", projections="shared", gate="channel"
+        ),
+    },
+}
 STREAMING = [name for name in ENCODERS.names() if streams(name)]
 every_streaming_encoder = pytest.mark.parametrize("name", STREAMING)
 
@@ -193,13 +205,10 @@ def pieces(encoder: StreamingEncoder, chunk: int, seed: int):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param(name, options, id="-".join((name, *options.values())))
+        pytest.param(name, options, id=f"{name}-{way}")
         for name in STREAMING
-        for options in (
-            ({"positions": "rotary"}, {"positions": "relative"})
-            if has(name, "positions")
-            else ({},)
-        )
+        for way, options in WAYS.items()
+        if way == "rotary" or all(has(name, option) for option in options)
     ],
 )
 def test_streaming_equals_the_chunk_mask(name, options, chunk, left_chunks):
