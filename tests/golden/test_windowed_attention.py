@@ -13,14 +13,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asrtool.nn import windows
 from asrtool.nn.attention import windowed_attention
-from asrtool.nn.windows import adaptive_attention
+from asrtool.nn.windows import adaptive_attention, streamed_attention
 
 
 def masked(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int, spans=None, ramp=1.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    window: int,
+    spans=None,
+    ramp=1.0,
+    back=False,
 ) -> Tensor:
     """The definition, frame by frame over all T x T pairs."""
-    rows = []
+    rows, before = [], window - 1 if back else window // 2
     for row, length in enumerate(lengths.tolist()):
         heads = 0 * value[row]
         if length:
@@ -28,7 +35,7 @@ def masked(
             offset = torch.arange(length) - torch.arange(length)[:, None]
             scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
             scores = scores.masked_fill(
-                (offset < -(window // 2)) | (offset >= (window + 1) // 2), -torch.inf
+                (offset < -before) | (offset >= window - before), -torch.inf
             )
             weights = scores.softmax(-1)
             if spans is not None:
@@ -67,20 +74,47 @@ def compare(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...], atol: f
 
 @pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("seed", range(24))
-def test_a_window_is_a_mask(seed, dtype, atol):
+@pytest.mark.parametrize("back", [False, True], ids=["around", "back"])
+def test_a_window_is_a_mask(seed, dtype, atol, back):
     heads, lengths, window = drawn(seed, dtype)
-    compare(
-        windowed_attention(*heads, lengths, window), masked(*heads, lengths, window), heads, atol
-    )
+    found = windowed_attention(*heads, lengths, window, back)
+    compare(found, masked(*heads, lengths, window, back=back), heads, atol)
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_span_is_a_mask_that_fades(seed):
+@pytest.mark.parametrize("back", [False, True], ids=["around", "back"])
+def test_a_span_is_a_mask_that_fades(seed, back):
     heads, lengths, window = drawn(seed, torch.float64)
-    spans = torch.rand(heads[0].shape[:3], dtype=torch.float64) * (window / 2 + 3) - 3
+    farthest = window if back else window / 2
+    spans = torch.rand(heads[0].shape[:3], dtype=torch.float64) * (farthest + 3) - 3
     spans.requires_grad_()
-    found = adaptive_attention(*heads, lengths, window, spans, 3.0)
-    compare(found, masked(*heads, lengths, window, spans, 3.0), (*heads, spans), 1e-9)
+    found = adaptive_attention(*heads, lengths, window, spans, 3.0, back)
+    compare(found, masked(*heads, lengths, window, spans, 3.0, back), (*heads, spans), 1e-9)
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["window", "spans"])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_piece_of_a_stream_sees_what_the_whole_utterance_shows_it(seed, adaptive):
+    heads, _, window = drawn(seed, torch.float64)
+    frames = heads[0].shape[2]
+    cut = random.randrange(frames)
+    spans = torch.rand(heads[0].shape[:3], dtype=torch.float64) * (window + 3) - 3
+    settings = (window, spans, 3.0, True) if adaptive else (window, True)
+    way = adaptive_attention if adaptive else windowed_attention
+    expected = way(*heads, None, *settings)[:, :, cut:]
+    # the cache holds window - 1 frames, or nothing of what would be in front of the utterance
+    first = max(0, cut - window + 1)
+    empty = window - 1 - (cut - first)
+    key, value = (
+        torch.nn.functional.pad(x[:, :, first:], (0, 0, empty, 2), value=9.0) for x in heads[1:]
+    )
+    query = torch.nn.functional.pad(heads[0][:, :, cut:], (0, 0, 0, 2))
+    valid = torch.zeros(key.shape[0], key.shape[2], dtype=torch.bool)
+    valid[:, empty : key.shape[2] - 2] = True
+    after = torch.nn.functional.pad(spans[:, :, cut:], (0, 2))
+    found = streamed_attention(query, key, value, valid, window, after if adaptive else None, 3.0)
+    torch.testing.assert_close(found[:, :, : frames - cut], expected, atol=1e-12, rtol=0)
+    assert found.isfinite().all()
 
 
 @pytest.mark.parametrize("seed", range(0, 24, 3))

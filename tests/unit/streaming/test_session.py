@@ -14,7 +14,7 @@ from torch import Tensor
 from asrtool.classes import Classifier
 from asrtool.decoders import TransformerDecoderConfig
 from asrtool.downsamplers import Conv2dConfig, Keyframe, KeyframeConfig, StridedConvConfig
-from asrtool.encoders import ChunkConfig, ConformerConfig
+from asrtool.encoders import ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
 from asrtool.experiment import DecodeConfig
 from asrtool.models import MODELS, HybridConfig
@@ -34,11 +34,9 @@ STRIDED = {
 KEY_FRAMES = {**STEM, 1: KeyframeConfig(causal=True)}
 
 
-def conformer(downsamplers: dict, left_chunks: int | None, positions: str = "rotary") -> object:
+def conformer(downsamplers: dict, left_chunks: int | None, **options) -> object:
     chunk = ChunkConfig(left_chunks=left_chunks)
-    return ConformerConfig(
-        **SHAPE, causal=True, chunk=chunk, downsamplers=downsamplers, positions=positions
-    )
+    return ConformerConfig(**SHAPE, causal=True, chunk=chunk, downsamplers=downsamplers, **options)
 
 
 def qifusion(left_chunks: int | None) -> object:
@@ -52,8 +50,9 @@ def qifusion(left_chunks: int | None) -> object:
 
 ENCODERS = {
     "conformer": conformer(STEM, None),
-    "conformer, 2 left chunks": conformer(STRIDED, 2, "relative"),
+    "conformer, 2 left chunks": conformer(STRIDED, 2, positions="relative"),
     "key frames": conformer(KEY_FRAMES, 2),
+    "echo": conformer(STRIDED, 1, attention=EchoConfig(windows=(9,), look="back")),
     "qifusion": qifusion(None),
     "qifusion, 1 left chunk": qifusion(1),
 }
