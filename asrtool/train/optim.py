@@ -35,6 +35,8 @@ class GroupConfig:
     )
     freeze: bool = False  # never trained
     freeze_until: int = 0  # frozen in steps 1 to this one
+    # false: the pattern may match nothing, in a config whose variants lack the part
+    required: bool = True
 
     def __post_init__(self) -> None:
         if self.lr_scale <= 0:
@@ -198,7 +200,7 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
     chosen: dict[str, GroupConfig] = {}
     for pattern, group in config.groups.items():
         matching = [name for name in known if fnmatchcase(name, present_name(pattern))]
-        if not matching:
+        if not matching and group.required:
             raise OptimError(
                 f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
             )
@@ -207,7 +209,7 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
         ):  # one pattern for all phases, of a model that trains fewer parameters
             continue
         taken = [name for name in matching if name not in chosen and name not in frozen]
-        if not taken:
+        if not taken and group.required:
             raise OptimError(
                 f"optim.groups: every parameter that matches '{pattern}' is taken by an earlier "
                 "pattern"

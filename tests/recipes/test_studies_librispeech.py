@@ -3,6 +3,7 @@ tier one from end to end."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -17,6 +18,7 @@ import torch
 
 from asrtool.experiment import load_phases, split_overrides
 from asrtool.model_folder import build_model
+from asrtool.train.optim import assign
 from tests.recipes.conftest import ROOT, run_in
 
 RECIPE = ROOT / "egs" / "librispeech"
@@ -47,21 +49,21 @@ def stage(tmp_path: Path) -> Path:
 
 
 def calls(stage: Path, study: str, *options: str) -> list[dict[str, str]]:
-    """The options of every call of run.sh."""
+    """The options of every call of run.sh; the study is called two folders above its recipe."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     subprocess.run(
         ["bash", str(stage / "studies" / study), *options],
         check=True,
         capture_output=True,
         env=environment,
+        cwd=stage.parents[1],
     )
     lines = [shlex.split(line) for line in (stage / "calls").read_text().splitlines()]
     return [dict(zip(line[::2], line[1::2], strict=True)) for line in lines]
 
 
-@pytest.mark.parametrize(
-    "study, options", [*((study, ()) for study in STUDIES), ("echo_backbones.sh", CORPUS)]
-)
+@pytest.mark.parametrize("options", [(), CORPUS], ids=["miniature", "corpus"])
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_system_of_a_study_can_be_built(stage, study, options):
     found = calls(stage, study, "--seeds", "4 7", *options)
     assert len({call["--tag"] for call in found}) == len(found) == 2 * SYSTEMS[study]
@@ -73,6 +75,71 @@ def test_every_system_of_a_study_can_be_built(stage, study, options):
             assert phase.seed == 4
             with torch.device("meta"):
                 build_model(phase, 30)
+
+
+SPLITS = {"10min": "10m", "1h": "1h", "10h": "10h", "100": "100h", "460": "960h"}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_corpus_is_studied_with_the_pretrained_encoder_of_its_training_set(stage, split):
+    for study in ("echo_windows.sh", "echo_losses.sh"):
+        (stage / "calls").unlink(missing_ok=True)
+        for call in calls(stage, study, "--seeds", "0", *CORPUS[:3], f"train_{split}"):
+            expected = f"conf/echotune/train_echotune_{SPLITS[split]}.yaml"
+            assert call["--train-config"] == expected
+
+
+def test_any_config_with_echo_is_studied_from_wherever_its_path_is_typed(stage, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"extends: {RECIPE}/conf/echotune/train_echotune_10h.yaml\n"
+        "model: {encoder: {size: tiny, weights: null, attention: {gate_bias: 1.0}}}\n"
+    )
+    found = calls(stage, "echo_windows.sh", "--seeds", "0", "--train-config", "own.yaml")
+    assert len(found) == SYSTEMS["echo_windows.sh"]
+    for call in found:
+        assert call["--train-config"] == str(own)
+        phase = load_phases(own, split_overrides([call["--train-args"]]))["train"]
+        model = build_model(phase, 30)
+        assign(phase.optim, model)  # every pattern of the groups fits, or need not
+        attention = phase.model.encoder.attention
+        assert (attention is None) == (call["--tag"] == "plain-s0")
+        assert attention is None or attention.gate_bias == 1.0
+
+
+def test_losses_are_compared_on_a_skewed_half_and_an_even_one(stage):
+    whole, *found = calls(stage, "echo_losses.sh", "--seeds", "0", "--subset", "skewed", *CORPUS)
+    assert whole["--stop-stage"] == "0" and whole["--train-set"] == "train_1h"
+    count = SYSTEMS["echo_losses.sh"]
+    assert [call["--train-set"] for call in found] == (
+        ["train_1h_skewed"] * count + ["train_1h_even"] * count
+    )
+    assert len({call["--tag"] for call in found}) == len(found)
+    assert {call["--stage"] for call in found} == {"1"}
+
+
+def test_the_skewed_half_has_the_fewest_rare_letters(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "train"
+    data.mkdir()
+    texts = ["AE ZE", "AEAE", "QUA", "EAAE E", "EA", "AE QE", "AAA", "EEE"]
+    ids = [f"u{number}" for number in range(len(texts))]
+    for name, values in {
+        "text": texts,
+        "utt2spk": ids,
+        "utt2dur": ["1.0"] * len(ids),
+        "wav.scp": [f"{key}.wav" for key in ids],
+    }.items():
+        lines = [f"{key} {value}\n" for key, value in zip(ids, values, strict=True)]
+        (data / name).write_text("".join(lines))
+    monkeypatch.setattr(sys, "argv", ["skewed_subset", "--data", str(data), "--rare", "0.2"])
+    runpy.run_path(str(RECIPE / "studies/skewed_subset.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "Rare letters: Q U Z" in said and "| train_skewed | 4 | 0.00 | 0.00 |" in said
+    chosen = (tmp_path / "train_skewed/text").read_text().splitlines()
+    assert [line.split()[0] for line in chosen] == ["u1", "u3", "u4", "u6"]
+    order = sorted(ids, key=lambda key: hashlib.sha256(key.encode()).hexdigest())[:4]
+    even = (tmp_path / "train_even/text").read_text().splitlines()
+    assert [line.split()[0] for line in even] == sorted(order)
 
 
 def test_systems_that_must_be_equally_large_are(stage):

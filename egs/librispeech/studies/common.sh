@@ -5,14 +5,20 @@ size=study              # of the miniature
 corpus=                 # LibriSpeech itself instead of the miniature
 train_set=train_100     # with --corpus: train, train_100, train_10h, train_1h or train_10min
 ngpu=1                  # GPUs
+train_config=           # config with attention: {type: echo}, which the systems vary; default: the miniature's Conformer, with --corpus data2vec as scheduled for the training set
+attention=model.encoder.attention       # where that config has it
 seeds="0 1 2"           # a training for each
 train_args=             # further changes of every training, as in "trainer.epochs=4"
 out=                    # file for the tables; default: exp/.../<study>.md
 
+called_from=$OLDPWD
 option_files=("$PWD/${0##*/}" "$PWD/common.sh")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh
 study=$(basename "$0" .sh)
+for name in corpus train_config; do     # paths are looked for where they were typed, then in the recipe's folder
+  if [[ -n ${!name} && ${!name} != /* && -e $called_from/${!name} ]]; then printf -v "$name" '%s' "$called_from/${!name}"; fi
+done
 cd ..
 # shellcheck source=utils/path.sh
 . ../../utils/path.sh
@@ -27,15 +33,29 @@ else
   what="Miniature $size: synthetic voices compare methods with each other, and say nothing about people"
   base=(--mini true --mini-size "$size" --ngpu "$ngpu")
 fi
+# the default of the miniature is a Conformer from scratch, which can be made as large without echo
+from_scratch=false
+if [[ -z $train_config && -z $corpus ]]; then
+  from_scratch=true
+  train_config=conf/echotune/train_echo_mini.yaml
+elif [[ -z $train_config ]]; then
+  case $train_set in
+    train_10min) split=10m ;; train_1h) split=1h ;; train_10h) split=10h ;; train_100) split=100h ;; *) split=960h ;;
+  esac
+  train_config=conf/echotune/train_echotune_$split.yaml
+fi
+what+=", \`$train_config\`"
+# systems without echo, or with a gate that does not learn, lack parameters that the config may name
+echo_groups="'optim.groups={\"*.echo.*\": {required: false}, \"*.gate.*\": {required: false}}'"
 exp=exp$variant
 out=${out:-$exp/$study.md}
 
 recipe() { ./run.sh "${base[@]}" --test-sets "$sets" "$@"; }
 
-run_system() {          # <tag> <config, below conf/> [changes]: stages 0 to 5, for every seed
+run_system() {          # <tag> <config> [changes]: stages 0 to 5, for every seed
   local seed
   for seed in $seeds; do
-    recipe --tag "$1-s$seed" --train-config "conf/$2.yaml" --decode-config conf/decode_greedy.yaml --decode-tag greedy \
+    recipe --tag "$1-s$seed" --train-config "$2" --decode-config conf/decode_greedy.yaml --decode-tag greedy \
       --train-args "seed=$seed ${*:3} $train_args"
   done
 }

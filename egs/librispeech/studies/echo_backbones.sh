@@ -8,12 +8,15 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/librispeech/studies/common.sh
 . ./common.sh
 
+[[ $given != *" train_config "* ]] || usage_error "this study has its own configs, with the schedule of an hour; there is no --train-config"
+config=conf/echotune/train_echotune_1h
+what=${what%, *}
 begin "Backbones of Echotune"
-config=echotune/train_echotune_1h
 backbone() {            # <type> <published weights>: the type's part of the encoder
   if [[ -n $corpus ]]; then echo "type: $1, size: base, weights: $2"; else echo "type: $1, size: tiny, weights: null"; fi
 }
-small=                  # the miniature has no published weights to start from: it shows that all of this runs
+# the miniature has no published weights to start from: it shows that all of this runs
+small=
 if [[ -z $corpus ]]; then
   small="trainer.steps=4 trainer.validate_every=4 trainer.precision=float32 data.batch.seconds=60 data.batch.max_seconds_per_device=60"
 fi
@@ -23,11 +26,11 @@ systems=()
 while read -r type weights; do
   encoder=$(backbone "$type" "$weights")
   # shellcheck disable=SC2086    # small is words
-  run_system "$type" echotune/train_echotune_1h_plain "'model.encoder={$encoder, attention: null, $masks}'" $small
+  run_system "$type" "${config}_plain.yaml" "'model.encoder={$encoder, attention: null, $masks}'" $small
   # shellcheck disable=SC2086
-  run_system "${type}_echo" $config "'model.encoder={$encoder, $masks, $echo_on}'" $small
+  run_system "${type}_echo" "$config.yaml" "'model.encoder={$encoder, $masks, $echo_on}'" $small
   # shellcheck disable=SC2086
-  run_system "${type}_frozen" $config "'model.encoder={$encoder, $masks, $echo_on}'" \
+  run_system "${type}_frozen" "$config.yaml" "'model.encoder={$encoder, $masks, $echo_on}'" \
     "'optim.groups={\"encoder.model.*\": {freeze: true, freeze_until: 0}}'" $small
   systems+=("$type={$type}" "$type with echo={${type}_echo}" "$type, only echo trained={${type}_frozen}")
 done <<- END

@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
-# Does Echo-MSA help a Conformer from scratch of as many parameters? Which window, which reading of it, which gate?
+# Does Echo-MSA help? Which window, which reading of it, which gate? The miniature trains a Conformer, beside one of as many
+# parameters without echo; --corpus trains data2vec, and --train-config any other config, both beside the same without echo.
 #
 #   studies/echo_windows.sh                               three seeds of each of twelve systems
+#   studies/echo_windows.sh --corpus <corpus> --train-set train_1h --ngpu 2
 #   studies/echo_windows.sh --size tiny --seeds 0 --train-args "trainer.epochs=1"
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/librispeech/studies/common.sh
 . ./common.sh
 
-begin "Echo-MSA in a Conformer"
-ctc="losses.ctc.weight=1.0 losses.ctc.class_weights=none losses.focal.weight=0"
-run_system plain train_mini model.encoder.ffn_dim=443     # what Echo-MSA has in parameters, put into the layers
-systems=("plain, equal parameters={plain}")
+begin "Windows and gates of Echo-MSA"
+ctc="losses.ctc.weight=1.0 losses.ctc.class_weights=none 'losses.focal={type: focal_ctc, weight: 0}'"
+if [[ $from_scratch == true ]]; then
+  baseline="plain, equal parameters"
+  run_system plain conf/train_mini.yaml model.encoder.ffn_dim=443     # what Echo-MSA has in parameters, put into the layers
+else
+  baseline="without echo"
+  run_system plain "$train_config" "$ctc" "$echo_groups" "$attention=null"
+fi
+systems=("$baseline={plain}")
 attention() {           # <tag> <name> <settings>: one system with plain CTC
-  run_system "$1" echotune/train_echo_mini "$ctc" "'model.encoder.attention={$3}'"
+  run_system "$1" "$train_config" "$ctc" "$echo_groups" "'$attention={type: echo, $3}'"
   systems+=("$2={$1}")
 }
 attention adaptive16 "adaptive, up to 16" "mode: adaptive, windows: [16]"
@@ -26,11 +34,12 @@ attention layers "4, 16, 64, 256 over layers" "mode: layers, windows: [4, 16, 64
 attention gate0 "windows of 16 alone (gate 0)" "mode: single, windows: [16], gate_fixed: 0.0"
 attention gate0_64 "windows of 64 alone (gate 0)" "mode: single, windows: [64], gate_fixed: 0.0"
 attention gate1 "own attention alone (gate 1)" "mode: single, windows: [16], gate_fixed: 1.0"
-table "Word error rate" --against "plain, equal parameters" "${systems[@]}"
+table "Word error rate" --against "$baseline" "${systems[@]}"
+features=$(python -m asrtool.bin.check_config --train-config "$train_config" --decode-config conf/decode_greedy.yaml)
 for seed in $seeds; do
   for tag in adaptive16 adaptive64; do
     { printf '\n## Windows by speaking rate and length: %s, seed %s\n\n```\n' "$tag" "$seed"
-      python -m asrtool plot echo "$exp/$tag-s$seed" --data "dump$variant/fbank80/dev" --survey \
+      python -m asrtool plot echo "$exp/$tag-s$seed" --data "dump$variant/$features/dev" --survey \
         --out "$exp/$tag-s$seed/echo.png"
       printf '```\n'; } | tee -a "$out"
   done

@@ -72,6 +72,18 @@ def test_a_pattern_hidden_by_one_above_it_is_refused():
         optim.build(AdamWConfig(lr=1.0, groups=groups), Model(), 10)
 
 
+def test_a_pattern_that_is_not_required_may_decide_nothing():
+    groups = {
+        "encoder.*": GroupConfig(lr_scale=0.5),
+        "encoder.0.*": GroupConfig(required=False),
+        "absent.*": GroupConfig(freeze=True, required=False),
+    }
+    model = Model()
+    found = optim.assign(AdamWConfig(lr=1.0, groups=groups), model)
+    assert {group.lr_scale for name, group in found.items() if name.startswith("encoder")} == {0.5}
+    assert not any(group.freeze for group in found.values())
+
+
 def test_a_model_frozen_altogether_is_refused():
     with pytest.raises(OptimError, match="nothing is left to train"):
         optim.build(AdamWConfig(lr=1.0, groups={"*": GroupConfig(freeze=True)}), Model(), 10)
