@@ -1,0 +1,119 @@
+#!/usr/bin/env python
+"""LibriSpeech, speechocean762 and Common Voice -> data directories train, dev, test_<corpus>.
+
+--corpus holds the corpora as their publishers unpack them or as ready data directories
+(`layouts.py` says how both are found). Which utterances a set has is said by
+lists/<corpus>/<set>.txt, so anyone with a corpus gets the same hours; a Common Voice release with
+client ids is divided as it divides itself. Labels: corpus, and accent where one is declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import layouts
+
+from asrtool.data import corpus, tree
+from asrtool.log import logger
+from asrtool.types import Utterance
+
+LISTS = Path(__file__).resolve().parents[1] / "lists"
+# corpus -> set -> its lists; train and dev are of all corpora, test sets of one
+TESTS = {
+    "librispeech": {"test_librispeech": "test", "test_librispeech_other": "test_other"},
+    "speechocean762": {"test_speechocean762": "test"},
+    "commonvoice": {"test_commonvoice": "test"},
+}
+
+
+class Part(NamedTuple):
+    """What one corpus gives to one set."""
+
+    layout: layouts.Layout
+    name: str  # of the list, without .txt
+
+    @property
+    def listing(self) -> Path:
+        return LISTS / self.layout.corpus / f"{self.name}.txt"
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [*self.layout.inputs, *([] if self.layout.divides else [self.listing])]
+
+
+def main() -> None:
+    options = corpus.parser(__doc__)
+    options.add_argument(
+        "--parts", default=" ".join(TESTS), help=f"corpora to take (default: {' '.join(TESTS)})"
+    )
+    args = options.parse_args()
+    names = args.parts.split()
+    unknown = [name for name in names if name not in TESTS]
+    if unknown or not names:
+        raise corpus.CorpusError(
+            f"--parts '{args.parts}': expected some of {', '.join(TESTS)}, separated by spaces"
+        )
+    found = [layouts.find(args.corpus, name) for name in names]
+    sets = {name: [Part(layout, name) for layout in found] for name in ("train", "dev")}
+    for layout in found:
+        for name, own in TESTS[layout.corpus].items():
+            sets[name] = [Part(layout, own)]
+    code = [Path(__file__), Path(layouts.__file__)]
+    corpus.write_sets(
+        args.out,
+        {
+            name: corpus.Source(
+                partial(build, parts),
+                [*code, *(path for part in parts for path in part.inputs)],
+                {"corpora": [str(part.layout.folder) for part in parts]},
+            )
+            for name, parts in sets.items()
+        },
+    )
+    corpus.write_test_sets(args.out, [name for name in sets if name.startswith("test")])
+
+
+def build(parts: Sequence[Part], _: Path) -> corpus.CorpusSet:
+    utterances: list[Utterance] = []
+    left_out: list[str] = []
+    for part in parts:
+        own = chosen(part)
+        for row in own.utterances:
+            labels = {"corpus": part.layout.corpus, **row.labels}
+            utterances.append(replace(row, labels=labels))
+        left_out += own.left_out
+        hours = sum(row.duration for row in own.utterances) / 3600
+        logger.info(
+            "%s, %s: %d utterances, %.2f hours",
+            part.layout.corpus,
+            part.name,
+            len(own.utterances),
+            hours,
+        )
+    return corpus.CorpusSet(utterances, left_out)
+
+
+def chosen(part: Part) -> corpus.CorpusSet:
+    """The utterances of a part, with a sentence for each that its list names and nobody finds."""
+    if part.layout.divides:
+        return part.layout.read(part.name, ())
+    wanted = [line for _, line in tree.lines(part.listing)]
+    found = part.layout.read(part.name, wanted)
+    known = {row.id for row in found.utterances}
+    known |= {sentence.partition(":")[0] for sentence in found.left_out}
+    lost = [key for key in wanted if key not in known]
+    if tree.too_many(len(lost), len(wanted)):
+        raise corpus.CorpusError(
+            f"'{part.layout.folder}' lacks {len(lost)} of {len(wanted)} utterances of "
+            f"{part.listing}; first {lost[0]}; is the corpus unpacked completely?"
+        )
+    missing = [f"{key}: is listed, but '{part.layout.folder}' has no such audio" for key in lost]
+    return corpus.CorpusSet(found.utterances, found.left_out + missing)
+
+
+if __name__ == "__main__":
+    corpus.run(main)

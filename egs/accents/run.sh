@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# English with real accents: LibriSpeech, speechocean762 (natives of Mandarin) and Common Voice (declared accents).
+#
+#   ./run.sh --corpus <corpora>                      Conformer baseline on the listed hours, every stage
+#   ./run.sh --corpus <corpora> --train-config conf/qifusion/train_qifusion.yaml --decode-config conf/decode_rescoring.yaml
+set -euo pipefail
+cd "$(dirname "$0")"
+root=../..
+recipe=accents
+
+corpus=downloads/accents                      # folder that holds LibriSpeech/, speechocean762/ and cv_corpus_v1/ or cv-corpus-<release>/
+parts="librispeech speechocean762 commonvoice"      # corpora to take
+train_set=train                               # training set, of all corpora
+valid_set=dev                                 # validation set, of all corpora
+test_sets="test_librispeech test_librispeech_other test_speechocean762 test_commonvoice"      # sets to decode and score, of one corpus each
+
+unit=char                                     # what the model writes: char or bpe
+vocab_size=0                                  # units of the vocabulary; 0 for every character of the training text
+metric=wer                                    # error rate: wer or cer
+normalize=en                                  # text normaliser before scoring: none, en or zh
+group_by=accent                               # labels of utterances to break the score down by, in the sets that have them
+
+train_config=conf/train_conformer.yaml        # training config
+decode_config=conf/decode_greedy.yaml         # decoding config
+
+settings() {
+  prepare_args=(--parts "$parts")
+  # a folder of several corpora, each with data directories of its own, is divided by the lists
+  if [[ -n $data_dirs && -d $data_dirs && ! -e $data_dirs/$train_set/wav.scp ]]; then corpus=$data_dirs data_dirs=; fi
+}
+
+stage_score() {                               # LibriSpeech declares no accents
+  local asked=$group_by sets=$test_sets split label
+  for split in $sets; do
+    group_by=
+    for label in ${asked//,/ }; do
+      if [[ $dry_run == true || -e $data/$split/utt2$label || -e $data/$split/spk2$label ]]; then group_by+=${group_by:+,}$label; fi
+    done
+    group_by=${group_by:-none} test_sets=$split
+    default_score
+  done
+  group_by=$asked test_sets=$sets
+}
+
+# shellcheck source=utils/stages.sh
+. $root/utils/stages.sh
