@@ -26,7 +26,9 @@ decode_config=conf/decode_greedy.yaml         # decoding config
 settings() {
   prepare_args=(--parts "$parts")
   # a folder of several corpora, each with data directories of its own, is divided by the lists
-  if [[ -n $data_dirs && -d $data_dirs && ! -e $data_dirs/$train_set/wav.scp ]]; then corpus=$data_dirs data_dirs=; fi
+  if [[ -n $data_dirs && ! -e $data_dirs/$train_set/wav.scp ]] && compgen -G "$data_dirs/*/*/wav.scp" > /dev/null; then
+    corpus=$data_dirs data_dirs=
+  fi
 }
 
 stage_score() {                               # LibriSpeech declares no accents
