@@ -32,9 +32,10 @@ from asrtool.types import Padded
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the layers with echo, in order: gates and half-windows in frames, both (L, B, S).
+    """Of the layers with echo, in order: gates and spans in frames, both (L, B, S).
 
-    Gates are means over channels, half-windows over heads; None where windows are fixed.
+    Gates are means over channels, spans over heads; None where windows are fixed. A span is half of
+    the window, or all of one that looks back.
     """
 
     gates: Tensor
@@ -111,7 +112,7 @@ def watching(model: torch.nn.Module) -> Iterator:
 
 
 def survey(recognizer: Recognizer, data: Path) -> dict:
-    """Means of gates and half-windows of each utterance, and correlations with rate and length."""
+    """Means of gates and spans of each utterance, and correlations with rate and length."""
     utterances = datadir.read(data)
     dataset = Dataset(utterances, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     seconds = {utterance.id: utterance.duration for utterance in utterances}
@@ -181,12 +182,12 @@ def table(results: dict) -> str:
 
 
 def draw(recognizer: Recognizer, title: str, inputs: Tensor, seen: Seen, out: Path) -> None:
-    """Spectrogram, gates, half-windows, one above the other."""
+    """Spectrogram, gates, spans, one above the other."""
     plt = pyplot()
     seconds = len(inputs) * recognizer.step
     panels = [("gate: 1 is the layer's own attention", seen.gates[:, 0], (0.0, 1.0))]
     if seen.spans is not None:
-        panels.append(("half-window, frames", seen.spans[:, 0], (None, None)))
+        panels.append(("span, frames", seen.spans[:, 0], (None, None)))
     figure, axes = plt.subplots(
         1 + len(panels),
         1,
