@@ -2,7 +2,7 @@
 
     L = - sum_i log ( sum_{j: y_j = y_i} s_ij / sum_j s_ij ),   s_ij = exp(cos(E'_i, E_t,j) / tau)
 
-E' is the attention output of the matching loss (arXiv 2406.17272). The form is InfoNCE (van den
+E' is the attention output of the matching loss (arXiv 2406.17272, `products` as there). The form is InfoNCE (van den
 Oord et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss depends on the
 batch. Equal tokens are one class. It tells whether the distance itself matters, or only that tokens
 can be distinguished.
@@ -11,14 +11,22 @@ can be distinguished.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from asrtool.losses.base import LOSSES, Loss
-from asrtool.losses.matching import attended, rows, speech_and_text
+from asrtool.losses.matching import (
+    Products,
+    attended,
+    attention,
+    check_temperature,
+    rows,
+    speech_and_text,
+    take_former,
+)
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -29,12 +37,18 @@ class ContrastiveConfig:
     weight: float
     input: str = "speech"  # the adapter's rows
     text: str = "text"  # the transcript's embeddings
-    scaled: bool = True  # products of the attention divided by sqrt(D)
-    temperature: float = 0.1
+    # of text and rows in the attention: cosine, scaled or dot as in `matching`; null: cosine
+    products: Products | None = None
+    # what they are divided by; null: 0.05 of cosines, 1 of others
+    attention_temperature: float | None = None
+    temperature: float = 0.1  # of the contrast
+    # former key of products: true is scaled, false is dot
+    scaled: bool | None = field(default=None, metadata={"omit": True})
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        take_former(self)
+        check_temperature(self.temperature)
+        check_temperature(self.attention_temperature)
 
 
 @LOSSES.register("contrastive", ContrastiveConfig)
@@ -46,16 +60,15 @@ class ContrastiveLoss(Loss):
         self.head = config.input
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        speech, text = (
-            Padded(part.data.float(), part.lengths)
-            for part in speech_and_text(outputs, self.config)
-        )
-        context = attended(*text, *speech, scaled=self.config.scaled)
-        known = text.data.detach().masked_fill(~text.mask[:, :, None], 0)
+        config = self.config
+        speech, text = speech_and_text(outputs, config)
+        weights = attention(text, speech, config.products, config.attention_temperature)
+        context = attended(weights, speech)
+        known = text.data.masked_fill(~text.mask[:, :, None], 0)
         products = (
             normalize(context, dim=2)
             @ normalize(known, dim=2).transpose(1, 2)
-            / self.config.temperature
+            / config.temperature
         )
         # products (B, U, U); `same` has the diagonal set in the padding too, so no row is empty
         tokens = batch.targets.data

@@ -1,13 +1,16 @@
 """The heads of a `speech_llm`: what its language model writes, and the two sides of the matching
 loss.
 
-They own no module: the language model is the model's own, which prompts and feeds it.
+The language model is the model's own, which prompts and feeds it; only the projections of the
+matching loss are modules of their heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from asrtool.heads import HEADS, Head, Search
 from asrtool.models.llm_scorer import LlmScorer, left_aligned
@@ -86,5 +89,51 @@ class TextHead(LlmPart):
     """(B, U, D) without gradient."""
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
-        text = self.model.llm.get_input_embeddings()(batch.targets.data).detach()
-        return Padded(text, batch.targets.lengths)
+        return embedded(self.model, batch.targets)
+
+
+class Projection(LlmPart):
+    """A linear map without bias, in its own precision: language models may be bf16."""
+
+    def __init__(self, config: object, *, name: str, model: object) -> None:
+        super().__init__(config, name=name, model=model)
+        self.linear = nn.Linear(model.dim, config.dim, bias=False)
+
+    def project(self, part: Padded) -> Padded:
+        """(B, N, D) -> (B, N, K)."""
+        return Padded(self.linear(part.data.to(self.linear.weight.dtype)), part.lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextQueryHeadConfig:
+    """Learned projection of the transcript's embeddings, for the matching loss."""
+
+    dim: int = 256  # K, that of speech_key
+
+
+@HEADS.register("text_query", TextQueryHeadConfig)
+class TextQueryHead(Projection):
+    """(B, U, K); the embeddings get no gradient, the projection does."""
+
+    def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
+        return self.project(embedded(self.model, batch.targets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechKeyHeadConfig:
+    """Learned projection of the adapter's rows, for the matching loss."""
+
+    dim: int = 256  # K, that of text_query
+
+
+@HEADS.register("speech_key", SpeechKeyHeadConfig)
+class SpeechKeyHead(Projection):
+    """(B, S, K)."""
+
+    def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
+        return self.project(encoded.frames)
+
+
+def embedded(model: object, targets: Padded) -> Padded:
+    """Tokens (B, U) -> what the language model reads of them (B, U, D), without a gradient."""
+    return Padded(model.llm.get_input_embeddings()(targets.data).detach(), targets.lengths)

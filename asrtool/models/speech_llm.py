@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from asrtool import tuning
 from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig
 from asrtool.encoders import ENCODERS, check_encoder
+from asrtool.heads import HEADS
 from asrtool.models import llm, prompt
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
@@ -47,12 +48,17 @@ class SpeechLlmConfig:
     encoder_tuning: EncoderTuning = field(default_factory=EncoderTuning)
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
+    # settings of heads by name, such as speech_key: {type: speech_key, dim: 64}
+    heads: dict[str, Annotated[object, HEADS]] | None = field(
+        default=None, metadata={"omit": True}
+    )
 
 
 @MODELS.register("speech_llm", SpeechLlmConfig)
 class SpeechLlm(AsrModel):
     """Heads: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows, and `text` (B, U, D), the
-    transcript's embeddings without gradient; `ctc` and `aligned` (B, S, V) over the adapter's rows;
+    transcript's embeddings without gradient, `speech_key` and `text_query`, projections of the two
+    (B, ., K); `ctc` and `aligned` (B, S, V) over the adapter's rows;
     and those that pass on the encoder's taps.
     """
 
@@ -84,7 +90,7 @@ class SpeechLlm(AsrModel):
         )
         if "speech" in heads:  # what it is compared with
             heads = heads | {"text"}
-        self.heads = self.build_heads(frozenset(heads), {})
+        self.heads = self.build_heads(frozenset(heads), config.heads or {})
         self.blank = self._blank(tokenizer)
         self.frozen = self._tune()
         self.pretrained, self.sources = self._sources()
