@@ -58,9 +58,19 @@ def test_phases_train_and_checkpoints_hold_no_pretrained_weights(trained):
     ]
     events = [json.loads(line) for line in (trained / "exp/log.jsonl").read_text().splitlines()]
     valid = [event for event in events if event.get("event") == "valid"]
-    assert {"valid/token_error", "valid/lm", "valid/matching", "valid/matching.entropy"} <= set(
-        valid[-1]
-    )
+    assert {"valid/token_error", "valid/lm", "valid/matching"} <= set(valid[-1])
+    entropy, bound = (valid[-1][f"valid/matching.{name}"] for name in ("entropy", "entropy_bound"))
+    assert 0 <= entropy <= bound
+
+
+def test_a_later_phase_adds_projections_of_the_matching_loss(trained, tmp_path):
+    changes = "phases.both.losses.matching.projected=true"
+    command = [*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp")]
+    new = "'phases.both.init.missing=[\"heads.text_query.*\", \"heads.speech_key.*\"]'"
+    train.main([*command, "--set", f"{changes} {new} trainer.steps=2"])
+    names = checkpoint.shapes(tmp_path / "exp/both/average-1.safetensors")
+    assert {"heads.text_query.linear.weight", "heads.speech_key.linear.weight"} <= set(names)
+    assert Recognizer.load(tmp_path / "exp") is not None
 
 
 def test_it_decodes(trained):

@@ -38,14 +38,21 @@ def product(token: Tensor, row: Tensor, products: str) -> float:
 
 
 def by_hand(
-    text: Tensor, speech: Tensor, products: str, temperature: float, mse: float, cosine: float
+    text: Tensor,
+    speech: Tensor,
+    products: str,
+    temperature: float,
+    mse: float,
+    cosine: float,
+    relative: bool = True,
 ) -> float:
     total = 0.0
     for token in text:
         scores = [product(token, row, products) / temperature for row in speech]
         weights = [math.exp(score - max(scores)) for score in scores]
         found = sum(w * row for w, row in zip(weights, speech, strict=True)) / sum(weights)
-        total += mse * float((found - token).square().sum())
+        size = float(token.square().sum()) if relative else 1.0
+        total += mse * float((found - token).square().sum()) / size
         total += cosine * (1 - float(found @ token / found.norm() / token.norm()))
     return total
 
@@ -66,6 +73,23 @@ def test_it_is_the_formula(products, temperature, taken, mse, cosine):
     ]
     assert loss.shape == (3,) and loss.dtype == torch.float64
     torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_squared_distances_are_relative_unless_told_otherwise():
+    text, speech = case()
+    plain = matching_loss(*text, *speech, cosine=0.0, relative=False)
+    expected = [
+        by_hand(t, s, "cosine", 0.05, 1.0, 0.0, relative=False)
+        for t, s in zip(text.unpad(), speech.unpad(), strict=True)
+    ]
+    torch.testing.assert_close(plain, torch.tensor(expected, dtype=torch.float64))
+    scaled = Padded(26 * text.data, text.lengths), Padded(26 * speech.data, speech.lengths)
+    torch.testing.assert_close(
+        matching_loss(*scaled[0], *scaled[1]), matching_loss(*text, *speech), rtol=1e-6, atol=0
+    )
+    zero = torch.zeros(1, 2, DIM)
+    lengths = torch.tensor([2])
+    assert torch.isfinite(matching_loss(zero, lengths, zero, lengths)).all()
 
 
 # -- does it reward alignment? --------------------------------------------------
@@ -135,7 +159,7 @@ def test_no_text_and_no_speech_are_legal():
     assert torch.isfinite(speech.grad).all()
     text = torch.randn(1, 2, DIM)
     silent = matching_loss(text, torch.tensor([2]), torch.randn(1, 3, DIM), torch.tensor([0]))
-    torch.testing.assert_close(silent, text.square().sum((1, 2)) + 2)
+    torch.testing.assert_close(silent, torch.tensor([4.0]))  # mse and cosine of two tokens
     empty = matching_loss(text, torch.tensor([2]), torch.randn(1, 0, DIM), torch.tensor([0]))
     torch.testing.assert_close(empty, silent)
     assert matching_loss(
@@ -217,7 +241,7 @@ def test_learned_projections_enter_the_products_alone():
     text, speech = (found.head(name).unpad()[1] for name in ("text", "speech"))
     cosines = torch.nn.functional.cosine_similarity(query[:, None], key[None], dim=2)
     context = (cosines / 0.05).softmax(1) @ speech
-    expected = (context - text).square().sum(1) + 1
+    expected = (context - text).square().sum(1) / text.square().sum(1) + 1
     expected -= torch.nn.functional.cosine_similarity(context, text, dim=1)
     assert loss(both, batch)[1].item() == pytest.approx(expected.sum().item(), rel=1e-5)
     with pytest.raises(LookupError, match="text_query"):

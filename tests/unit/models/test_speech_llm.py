@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from asrtool.heads import HEADS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, prompt
 from asrtool.models.llm import LlmConfig
@@ -71,6 +72,23 @@ def test_streams_of_the_matching_loss(llm, hubert):
     )
     assert streams["speech"].data.shape[2] == streams["text"].data.shape[2] == 16
     assert not streams["text"].data.requires_grad
+
+
+def test_projections_of_the_matching_loss_learn_and_embeddings_do_not(llm):
+    kind = LOSSES.config_type("matching")(weight=1.0, projected=True)
+    heads = {name: HEADS.config_type(name)(dim=5) for name in ("text_query", "speech_key")}
+    settings = LlmConfig(weights=str(llm), prompt=toy_llm.PROMPT, tuning=Tuning(mode="full"))
+    parts = dataclasses.replace(toy_llm.config(llm), llm=settings, heads=heads)
+    model = toy_llm.build(parts, ("llm", *kind.inputs))
+    batch = toy_llm.batch(False)
+    outputs = model(batch)
+    assert outputs.head("text_query").data.shape == (4, 11, 5)
+    assert outputs.head("speech_key").data.shape[2] == 5
+    LOSSES.build(kind, eos=2)(outputs, batch).sum().backward()
+    for name in heads:
+        assert model.heads[name].linear.weight.grad.abs().max() > 0
+    assert model.llm.get_input_embeddings().weight.grad is None
+    assert model.adapter.out_proj.weight.grad.abs().max() > 0
 
 
 GRID = [(one, other) for one in ("frozen", "lora", "full") for other in ("frozen", "lora", "full")]
