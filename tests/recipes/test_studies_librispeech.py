@@ -4,6 +4,7 @@ tier one from end to end."""
 from __future__ import annotations
 
 import hashlib
+import dataclasses
 import json
 import os
 import runpy
@@ -23,7 +24,12 @@ from tests.recipes.conftest import ROOT, run_in
 
 RECIPE = ROOT / "egs" / "librispeech"
 STUDIES = sorted(path.name for path in (RECIPE / "studies").glob("echo_*.sh"))
-SYSTEMS = {"echo_windows.sh": 12, "echo_losses.sh": 9, "echo_backbones.sh": 12}
+SYSTEMS = {
+    "echo_windows.sh": 12,
+    "echo_losses.sh": 9,
+    "echo_backbones.sh": 12,
+    "echo_splits.sh": 10,
+}
 
 CORPUS = ("--corpus", "there", "--train-set", "train_1h")
 
@@ -141,6 +147,36 @@ def test_the_skewed_half_has_the_fewest_rare_letters(tmp_path, monkeypatch, caps
     order = sorted(ids, key=lambda key: hashlib.sha256(key.encode()).hexdigest())[:4]
     even = (tmp_path / "train_even/text").read_text().splitlines()
     assert [line.split()[0] for line in even] == sorted(order)
+def test_plain_data2vec_of_every_split_is_echotune_without_its_parts(stage):
+    found = {
+        call["--tag"]: call for call in calls(stage, "echo_splits.sh", "--seeds", "0", *CORPUS[:2])
+    }
+    sets = {"10m": "train_10min", "1h": "train_1h", "10h": "train_10h", "100h": "train_100"}
+    for split, train_set in {**sets, "960h": "train"}.items():
+        plain, echo = (found[f"{system}_{split}-s0"] for system in ("plain", "echo"))
+        assert plain["--train-set"] == echo["--train-set"] == train_set
+        one, other = (
+            load_phases(RECIPE / call["--train-config"], split_overrides([call["--train-args"]]))
+            for call in (plain, echo)
+        )
+        one, other = one["train"], other["train"]
+        assert one.model.encoder.attention is None and other.model.encoder.attention is not None
+        assert one.losses["ctc"].weight == 1 and one.losses["focal"].weight == 0
+        assert one.losses["ctc"].class_weights == "none"
+        without = dataclasses.replace(other.model.encoder, attention=None)
+        assert one.model.encoder == without and one.trainer == other.trainer
+        assert one.data == other.data
+        kept = {key: group for key, group in other.optim.groups.items() if "encoder.model" in key}
+        assert one.optim == dataclasses.replace(other.optim, groups=kept)
+
+
+def test_one_split_and_one_system_are_one_training(stage):
+    options = ("--splits", "10h", "--systems", "plain", "--seeds", "3")
+    (call,) = calls(stage, "echo_splits.sh", *CORPUS[:2], *options)
+    assert call["--tag"] == "plain_10h-s3" and call["--train-set"] == "train_10h"
+    for wrong in (("--splits", "5h"), ("--systems", "none")):
+        with pytest.raises(subprocess.CalledProcessError):
+            calls(stage, "echo_splits.sh", *wrong)
 
 
 def test_systems_that_must_be_equally_large_are(stage):
