@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tools/download_noise.sh <folder> [musan|rirs_noises ...]: noises (https://www.openslr.org/17, 11 GB) as <folder>/musan, rooms and noises
 # (https://www.openslr.org/28, 1.3 GB, Apache License 2.0) as <folder>/RIRS_NOISES; without names both. What is there is left alone, an
-# interrupted download goes on. OPENSLR=<address> takes a mirror.
+# interrupted download goes on. egs/librispeech/local/prepare_noise.py makes data directories of both. OPENSLR=<address> takes a mirror.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../utils/path.sh"

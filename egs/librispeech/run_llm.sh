@@ -2,7 +2,7 @@
 # LibriSpeech with a pre-trained speech encoder and a large language model (arXiv 2406.17272).
 #
 #   ./run_llm.sh --mini true                         minutes on a laptop: small parts are trained first
-#   ./run_llm.sh --corpus <corpus> --noise <musan> --ngpu 8
+#   ./run_llm.sh --corpus <corpus> --noise <musan> --rooms <RIRS_NOISES> --ngpu 8
 set -euo pipefail
 cd "$(dirname "$0")"
 root=../..
@@ -10,6 +10,7 @@ recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
 noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
+rooms=                                    # folder of RIRS_NOISES: three utterances of ten are heard in a room of room_train, whatever the noise
 noise_levels=                             # in dB, as in "20 10 0": the first test set with noise_eval added, as test_noisy
 train_set=train                           # training set, as for run.sh
 valid_set=dev                             # validation set
@@ -34,9 +35,11 @@ mini_vocab_size=0
 mini_pieces=500                           # word pieces of the small language model
 
 settings() {
+  locate noise; locate rooms
   prepare_args=(--train-set "$train_set")
   more="noise_eval${noise_levels:+ test_noisy}"     # decoded beside the test sets; their insertions are counted
-  extra_sets="${extra_sets:-noise_train} $more"
+  extra_sets="${extra_sets:-noise_train${rooms:+ room_train}} $more"
+  if [[ -n $rooms ]]; then train_args="'data.augment.room={set: room_train}'${train_args:+ $train_args}"; fi
   asked=$train_args                       # what the command line changes in the training config
 }
 
@@ -45,7 +48,7 @@ stage_download() {
 }
 
 stage_data() {
-  run python local/prepare_noise.py --out "$data" ${noise:+--corpus "$noise"}
+  run python local/prepare_noise.py --out "$data" ${noise:+--corpus "$noise"} ${rooms:+--rooms "$rooms"}
   local all=$extra_sets
   extra_sets=${extra_sets% test_noisy} default_data
   extra_sets=$all
@@ -94,15 +97,16 @@ take_parts() {
 train_language_model() {
   tool make_vocab --text "$data/$train_set/text" --unit bpe --size "$mini_pieces" --out "$data/vocab_llm"
   launch train --config conf/speech_llm/train_llm_mini.yaml --train "$data/$train_set" --valid "$data/$valid_set" \
-    --vocab "$data/vocab_llm" --exp "${exp%/*}/llm_train"
-  tool export_llm "${exp%/*}/llm_train" --out "$tokenizer"
+    --vocab "$data/vocab_llm" --exp "${exp%/*}/llm_train" ${own_config[@]+"${own_config[@]}"}
+  tool export_llm "${exp%/*}/llm_train" --out "$tokenizer" ${own_model[@]+"${own_model[@]}"}
 }
 
 train_encoder() {          # on stored features, which cost nothing in an epoch; speech LLMs compute theirs, noises are cut anew
   local config=conf/speech_llm/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
   train_config=$config train_args='' dump=$stored test_sets='' extra_sets='' default_features
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"
-  launch train --config $config --train "$stored/$train_set" --valid "$stored/$valid_set" --vocab "$data/vocab_char" --exp "$parts"
+  launch train --config $config --train "$stored/$train_set" --valid "$stored/$valid_set" --vocab "$data/vocab_char" --exp "$parts" \
+    ${own_config[@]+"${own_config[@]}"}
 }
 
 # shellcheck source=utils/stages.sh

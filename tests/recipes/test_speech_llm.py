@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 
 from asrtool.data import audio, augment
+from asrtool.data.config import AugmentConfig, RoomConfig
 from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.types import Utterance
@@ -60,6 +62,40 @@ def test_a_real_run_takes_the_tokenizer_of_the_language_model():
     assert "train_llm_mini" not in done.stdout
 
 
+def test_every_command_gets_the_modules_of_the_user(tmp_path):
+    options = ("--imports", "mine.a b", "--import-from", str(tmp_path))
+    done = script("--mini", "true", "--dry-run", "true", *options)
+    assert done.returncode == 0, done.stderr
+    reads = {"train": False, "extract_features": False, "decode": True, "export_llm": True}
+    counts = dict.fromkeys(reads, 0)
+    for line in done.stdout.splitlines():
+        name = next((name for name in reads if f"asrtool.bin.{name} " in line), None)
+        if name is not None:
+            counts[name] += 1
+            assert f"--import-from {tmp_path}" in line, line
+            assert ("--import mine.a --import b" in line) == reads[name], line
+    assert counts["train"] == 3 and counts["export_llm"] == 1 and counts["decode"] > 0
+
+
+def test_rooms_are_a_set_that_training_takes(tmp_path):
+    (tmp_path / "rirs").mkdir()
+    command = ("--mini", "true", "--dry-run", "true", "--train-args", "seed=3")
+    plain = script(*command).stdout
+    assert "room_train" not in plain and "--rooms" not in plain
+    lines = script(*command, "--rooms", str(tmp_path / "rirs")).stdout.splitlines()
+    assert any("prepare_noise.py" in line and f"--rooms {tmp_path}/rirs" in line for line in lines)
+    (trained,) = (
+        line for line in lines if "bin.train" in line and "train_speech_llm_mini.yaml" in line
+    )
+    given = shlex.split(trained)
+    changes = split_overrides([given[given.index("--set") + 1]])
+    assert "data.augment.room={set: room_train}" in changes and "seed=3" in changes
+    config = RECIPE / "conf" / "speech_llm" / "train_speech_llm_mini.yaml"
+    for phase in load_phases(config, changes).values():
+        assert "room_train" in phase.data.augment.sets
+    assert any("dump/mini" in line and line.endswith("/room_train") for line in lines)
+
+
 # -- noises ----------------------------------------------------------------
 
 
@@ -82,28 +118,90 @@ def test_without_a_corpus_there_are_synthesised_noises(tmp_path):
     assert len(found.utterances) == 24 and all(row.text == "" for row in found.utterances)
 
 
-def test_musan_is_split_by_its_files_and_speech_left_out(tmp_path):
-    musan = tmp_path / "musan"
+def write_sound(path: Path, samples: int = 1600) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(samples, 0.1), 16000)
+
+
+def write_musan(musan: Path) -> None:
+    """30 files of each kind; of the music, every third has vocals and one no line."""
     for kind in ("noise", "music", "speech"):
-        (musan / kind / "free").mkdir(parents=True)
         for number in range(30):
-            soundfile.write(
-                musan / kind / "free" / f"{kind}-{number:04}.wav", np.zeros(1600), 16000
-            )
-    done = prepare("--corpus", str(musan), "--out", str(tmp_path / "data"))
+            write_sound(musan / kind / "free" / f"{kind}-free-{number:04}.wav")
+    lines = [
+        f"music-free-{number:04} folk,pop {'N' if number % 3 else 'Y'} Someone_{number}\n"
+        for number in range(29)
+    ]
+    (musan / "music" / "free" / "ANNOTATIONS").write_text("".join(lines))
+
+
+def write_rirs(rirs: Path) -> None:
+    """Rooms of three sizes with the same names, real ones, and point-source noises."""
+    for size in ("small", "medium", "large"):
+        folder = rirs / "simulated_rirs" / f"{size}room"
+        lines = []
+        for number in range(4):
+            write_sound(folder / "Room001" / f"Room001-{number:05}.wav")
+            place = f"RIRS_NOISES/simulated_rirs/{size}room/Room001/Room001-{number:05}.wav"
+            lines.append(f"--rir-id {size}-{number} --room-id {size}-Room001 {place}\n")
+        (folder / "rir_list").write_text("".join(lines[:3]) if size == "small" else "".join(lines))
+    write_sound(rirs / "real_rirs_isotropic_noises" / "a_rir_1.wav")
+    for number in range(25, 60):
+        write_sound(rirs / "pointsource_noises" / f"noise-free-{number:04}.wav")
+
+
+def ids(folder: Path) -> set[str]:
+    return {row.id for row in datadir.read(folder)}
+
+
+def test_musan_is_split_by_its_files_and_voices_left_out(tmp_path):
+    write_musan(tmp_path / "musan")
+    done = prepare("--corpus", str(tmp_path / "musan"), "--out", str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     train, held = (datadir.read(tmp_path / "data" / name) for name in ("noise_train", "noise_eval"))
     names = {row.id for row in train} | {row.id for row in held}
-    assert len(train) + len(held) == 60 == len(names) and 0 < len(held) < 15
-    assert not any("speech" in row.id or row.text for row in [*train, *held])
+    music = {f"music-free-{number:04}" for number in range(29) if number % 3}
+    assert names == {f"noise-free-{number:04}" for number in range(30)} | music
+    assert len(train) + len(held) == len(names) and 0 < len(held) < 15
+    assert not any(row.text for row in [*train, *held])
+    skipped = "".join(path.read_text() for path in sorted((tmp_path / "data").rglob("skipped.txt")))
+    assert "music-free-0003: has vocals, says ANNOTATIONS" in skipped
+    assert "music-free-0029: may have vocals, it is not in ANNOTATIONS" in skipped
+    assert skipped.count("music-free") == 11
 
 
-def test_a_folder_without_noises_is_one_sentence(tmp_path):
-    done = prepare("--corpus", str(tmp_path), "--out", str(tmp_path / "data"))
-    assert (
-        done.returncode
-        and "holds neither noise/ and music/ of MUSAN" in done.stderr.splitlines()[-1]
+def test_rooms_and_point_source_noises_join_those_of_musan(tmp_path):
+    write_musan(tmp_path / "musan")
+    write_rirs(tmp_path / "RIRS_NOISES")
+    places = ("--corpus", str(tmp_path), "--rooms", str(tmp_path), "--out", str(tmp_path / "data"))
+    done = prepare(*places)
+    assert done.returncode == 0, done.stderr
+    train, held = (ids(tmp_path / "data" / name) for name in ("noise_train", "noise_eval"))
+    assert {f"noise-free-{number:04}" for number in range(60)} <= train | held
+    assert not train & held and len(train) + len(held) == 60 + 19
+    rows = datadir.read(tmp_path / "data" / "room_train")
+    small = {f"smallroom-Room001-{number:05}" for number in range(3)}
+    medium = {f"mediumroom-Room001-{number:05}" for number in range(4)}
+    assert {row.id for row in rows} == small | medium
+    rooms = augment.WaveformAugment(
+        AugmentConfig(room=RoomConfig(set="room_train", share=1.0)), {"room_train": rows}, 16000, 0
     )
+    assert np.isfinite(rooms(np.ones(800, np.float32), 0, "u")).all()
+    alone = tmp_path / "alone"
+    assert prepare(*places[2:4], "--out", str(alone)).returncode == 0
+    assert ids(alone / "noise_train") | ids(alone / "noise_eval") == {
+        f"noise-free-{number:04}" for number in range(25, 60)
+    }
+    assert ids(alone / "noise_eval") <= held  # a noise is held out in every corpus that has it
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--corpus", "holds neither noise/ and music/ of MUSAN"), ("--rooms", "pointsource_noises")],
+)
+def test_a_folder_without_noises_is_one_sentence(tmp_path, option, message):
+    done = prepare(option, str(tmp_path), "--out", str(tmp_path / "data"))
+    assert done.returncode and message in done.stderr.splitlines()[-1]
 
 
 def test_noise_levels_are_labels_of_a_set(tmp_path):
