@@ -16,6 +16,7 @@ train_set=train                           # training set, as for run.sh
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
 
+llm=                                      # hub name or folder of the language model, with its tokenizer; default: those of the config
 unit=hf                                   # what the model writes: the units of the language model
 tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language model, for unit hf
 text_case=lower                           # how the language model is to write: keep or lower
@@ -35,7 +36,11 @@ mini_vocab_size=0
 mini_pieces=500                           # word pieces of the small language model
 
 settings() {
-  locate noise; locate rooms
+  locate noise; locate rooms; locate llm
+  if [[ -n $llm ]]; then
+    [[ $mini == false ]] || usage_error "--llm goes with a corpus: the miniature trains a language model of its own"
+    tokenizer=$llm train_args="model.llm.weights=$llm model.llm.shape=null${train_args:+ $train_args}"
+  fi
   prepare_args=(--train-set "$train_set")
   more="noise_eval${noise_levels:+ test_noisy}"     # decoded beside the test sets; their insertions are counted
   extra_sets="${extra_sets:-noise_train${rooms:+ room_train}} $more"

@@ -4,6 +4,7 @@ size (slow).
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shlex
@@ -240,7 +241,7 @@ def test_every_variant_of_every_study_is_a_config_that_can_be_read(mini):
     study = load(RECIPE / "studies" / "speech_llm.py")
     config = study.CONFIGS[mini]
     phases = list(load_phases(config))
-    for name, variants in study.studies(phases, mini == "true").items():
+    for name, variants in study.studies(config).items():
         if mini == "true" and name in ("encoders", "llm_sizes"):  # published weights
             continue
         for variant, (training, decoding) in variants.items():
@@ -249,6 +250,59 @@ def test_every_variant_of_every_study_is_a_config_that_can_be_read(mini):
                 RECIPE / "conf" / "speech_llm" / "decode_llm_mini.yaml", split_overrides([decoding])
             )
             assert settings.phase in (None, *phases)
+
+
+@pytest.mark.parametrize("mini", ["true", "false"])
+def test_two_systems_differ_in_augmentation_alone(mini):
+    study = load(RECIPE / "studies" / "speech_llm.py")
+    config = study.CONFIGS[mini]
+    variants = study.studies(config)["insertions"]
+    with_, without = (
+        load_phases(config, split_overrides([variants[f"{name}_augmentation"][0]]))
+        for name in ("with", "without")
+    )
+    for phase, one in with_.items():
+        other = without[phase]
+        assert one.data.augment.noise and one.data.augment.babble
+        bare = dataclasses.replace(one.data.augment, speeds=(1.0,), noise=None, babble=None)
+        assert other.data.augment == bare
+        data = dataclasses.replace(one.data, augment=bare)
+        assert other == dataclasses.replace(one, data=data)
+    last = list(with_)[-1]
+    assert with_[last].data.augment.non_speech == without[last].data.augment.non_speech is not None
+    nothing = load_phases(config, split_overrides([variants["nothing"][0]]))[last].data.augment
+    noise = load_phases(config, split_overrides([variants["noise"][0]]))[last].data.augment
+    assert nothing.sets == () and noise.sets == ("noise_train",) and noise.speeds == (1.0,)
+
+
+def test_studies_of_a_corpus_take_the_sizes_of_its_config(tmp_path):
+    study = load(RECIPE / "studies" / "speech_llm.py")
+    own = tmp_path / "mine.yaml"
+    own.write_text(
+        f"extends: {study.CONFIGS['false']}\nmodel: {{adapter: {{hidden_dim: 1024}}}}\n"
+    )
+    configs = {own: 1024, study.CONFIGS["false"]: 2048, study.CONFIGS["true"]: 384}
+    for config, width in configs.items():
+        adapters = study.studies(config)["adapters"]
+        assert f"hidden_dim: {width}" in adapters["conv1d_mlp_5"][0]
+    command = [sys.executable, study.__file__, "llm_sizes", "--train-config", str(own), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(study.LANGUAGE_MODELS)
+    for line, name in zip(lines, study.LANGUAGE_MODELS, strict=True):
+        assert f"--train-config {own}" in line and f"--tokenizer {name}" in line
+
+
+def test_another_language_model_brings_its_tokenizer():
+    options = ("--corpus", str(RECIPE), "--dry-run", "true", "--stage", "2", "--stop-stage", "3")
+    done = script(*options, "--llm", "Qwen/Qwen2.5-0.5B")
+    assert "--unit hf --tokenizer Qwen/Qwen2.5-0.5B" in done.stdout, done.stderr
+    (trained,) = (line for line in done.stdout.splitlines() if "bin.train" in line)
+    given = shlex.split(trained)
+    changes = split_overrides([given[given.index("--set") + 1]])
+    assert changes == ["model.llm.weights=Qwen/Qwen2.5-0.5B", "model.llm.shape=null"]
+    refused = script("--mini", "true", "--dry-run", "true", "--llm", "a")
+    assert refused.returncode and "--llm goes with a corpus" in refused.stderr
 
 
 def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):

@@ -6,9 +6,13 @@
     python egs/librispeech/studies/speech_llm.py matching --mini true
     python egs/librispeech/studies/speech_llm.py grid --seeds 0 1 2 -- --corpus <corpus> --noise
         <musan> --ngpu 8
+    python egs/librispeech/studies/speech_llm.py adapters --train-config my_train.yaml -- --corpus
+        <corpus> --llm <folder>
 
 Every variant is one call of egs/librispeech/run_llm.sh with a tag of its own, so that a study that
-was interrupted goes on where it was; what stands behind `--` is for that script. Phases that a
+was interrupted goes on where it was; what stands behind `--` is for that script. With a corpus the
+config is train_speech_llm.yaml, or the one of --train-config, whose phases and sizes are taken;
+only --mini true has the miniature's. Phases that a
 variant does not change are those of the unchanged system, which is trained once for all studies.
 The table has the word error rate with its interval and the errors apart, and insertions per minute
 and hallucinations on noise_eval. It is printed and written to exp/<variant>/STUDY_<study>.md.
@@ -35,6 +39,13 @@ CONFIGS = {
 }
 LIMITS = "searcher.constraints"
 NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
+DEFAULT_WIDTH = 2048  # of an adapter that has no hidden_dim
+# of waveforms, in every phase: that of train_speech_llm.yaml
+AUGMENTED = (
+    "'data.augment.speeds=[0.9, 1.0, 1.1]' "
+    "'data.augment.noise={set: noise_train, share: 0.3, snr_db: [0, 15]}' "
+    "'data.augment.babble={set: train, share: 0.1}'"
+)
 MODES = ("frozen", "lora", "full")
 ENCODERS = {
     "hubert": "facebook/hubert-large-ll60k",
@@ -55,14 +66,17 @@ LANGUAGE_MODELS = (
 Variants = dict[str, tuple[str, str]]
 
 
-def studies(phases: Sequence[str], mini: bool) -> dict[str, Variants]:
-    """All of them, for a config with these phases."""
+def studies(config: Path) -> dict[str, Variants]:
+    """All of them, for a training config: with its phases, as wide as its adapter."""
+    settings = load_phases(config)
+    phases = list(settings)
+    hidden = getattr(settings[phases[0]].model.adapter, "hidden_dim", DEFAULT_WIDTH)
     return {
         "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
         "matching": matching_losses(phases),
         "weights": matching_weights(phases),
         "alignment": alignments(phases),
-        "adapters": adapters(mini),
+        "adapters": adapters(hidden),
         "insertions": insertions(phases),
         "ngram": {f"ngram{n}": ("", f"{LIMITS}.no_repeat_ngram={n}") for n in (0, 2, 3, 5, 10)},
         "encoder_tuning": {mode: (tuned(mode, "lora"), "") for mode in MODES},
@@ -101,6 +115,12 @@ def matching(phases: Sequence[str], **changes: object) -> str:
     )
 
 
+def projected(phases: Sequence[str]) -> str:
+    """The matching loss with learned projections, which are new in the first phase that has it."""
+    new = "'[heads.text_query.*, heads.speech_key.*]'"
+    return f"{matching(phases, weight=0.1, projected='true')} phases.{phases[2]}.init.missing={new}"
+
+
 def matching_losses(phases: Sequence[str]) -> Variants:
     return {
         "configured": ("", ""),  # as the config has it; others take their first phases from it
@@ -110,7 +130,12 @@ def matching_losses(phases: Sequence[str]) -> Variants:
         "throughout": ("losses.matching.weight=0.1", ""),
         "mse": (matching(phases, weight=0.1, cosine=0), ""),
         "cosine": (matching(phases, weight=0.1, mse=0), ""),
-        "dot_product": (matching(phases, weight=0.1, scaled="false"), ""),
+        "scaled_dot_product": (matching(phases, weight=0.1, products="scaled"), ""),
+        "dot_product": (matching(phases, weight=0.1, products="dot"), ""),
+        "sharp": (matching(phases, weight=0.1, temperature=0.02), ""),
+        "soft": (matching(phases, weight=0.1, temperature=0.2), ""),
+        "projected": (projected(phases), ""),
+        "sum_of_squares": (matching(phases, weight=0.1, relative="false"), ""),
     }
 
 
@@ -139,10 +164,11 @@ def alignments(phases: Sequence[str]) -> Variants:
     }
 
 
-def adapters(mini: bool) -> Variants:
+def adapters(hidden: int) -> Variants:
     """Every kind at every rate, as wide as the config's own adapter."""
-    mlp = f"hidden_dim: {384 if mini else 2048}"
-    transformer = "num_heads: 4, ffn_dim: 384" if mini else "num_heads: 16, ffn_dim: 4096"
+    mlp = f"hidden_dim: {hidden}"
+    large = hidden >= 1024
+    transformer = f"num_heads: {16 if large else 4}, ffn_dim: {2 * hidden if large else hidden}"
     kinds = {"conv1d_mlp": mlp, "dws_mlp": mlp, "conv1d_transformer": transformer}
     return {
         f"{kind}_{rate}": (f"'model.adapter={{type: {kind}, rate: {rate}, {sizes}}}'", "")
@@ -153,13 +179,14 @@ def adapters(mini: bool) -> Variants:
 
 def insertions(phases: Sequence[str]) -> Variants:
     """What helps against them. before: what the last phase starts from; nothing: that phase without
-    any of the methods, more epochs alone.
+    any of the methods, more epochs alone; noise, babble, speeds: one method alone. with and without
+    augmentation: two systems that differ in nothing else, from the first phase on.
     """
     before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
 
     def last(more: str = "") -> str:
         """The last phase with another augmentation in the place of non-speech."""
-        return f"{augment}.non_speech=null {more}".rstrip()
+        return f"{augment}.non_speech=null {plain(augment)} {more}".rstrip()
 
     return {
         "before": ("", before),
@@ -170,12 +197,20 @@ def insertions(phases: Sequence[str]) -> Variants:
         "noise": (last(f"'{augment}.noise={{set: noise_train}}'"), ""),
         "babble": (last(f"'{augment}.babble={{set: train}}'"), ""),
         "speeds": (last(f"'{augment}.speeds=[0.9, 1.0, 1.1]'"), ""),
+        "with_augmentation": (AUGMENTED, ""),
+        "without_augmentation": (plain("data.augment"), ""),
         **{
             f"before_penalty_{alpha:g}": ("", f"{before} {LIMITS}.length_penalty={alpha:g}")
-            for alpha in (-1, -0.5, 0.5, 1)
+            for alpha in (-1, -0.5, 0, 0.5, 1)
         },
-        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 1)},
+        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 0, 1)},
     }
+
+
+def plain(augment: str) -> str:
+    """No augmentation of waveforms; empty transcripts and SpecAugment stay as they are."""
+    absent = " ".join(f"{augment}.{kind}=null" for kind in ("noise", "babble", "room"))
+    return f"{augment}.speeds=[1.0] {absent}"
 
 
 def main() -> None:
@@ -192,6 +227,9 @@ def main() -> None:
     )
     options.add_argument("--mini-size", default="default")
     options.add_argument(
+        "--train-config", type=Path, help="training config of every variant, with a corpus"
+    )
+    options.add_argument(
         "--train-args",
         default="",
         help="further changes of every training, as in 'trainer.epochs=1'",
@@ -201,7 +239,9 @@ def main() -> None:
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
-    available = studies(list(load_phases(CONFIGS[args.mini])), args.mini == "true")
+    if args.train_config is not None and args.mini == "true":
+        options.error("--train-config goes with a corpus: the miniature has a config of its own")
+    available = studies(args.train_config or CONFIGS[args.mini])
     if args.list or args.study is None:
         for study, variants in available.items():
             print(f"{study}: {', '.join(variants)}")
@@ -220,8 +260,8 @@ def main() -> None:
         training, decoding = variants[variant]
         for seed in args.seeds:
             tag, command = run_of(args, variant, training, decoding, seed)
-            if prepared:
-                command += ["--stage", "3"]
+            if prepared:  # but for the vocabulary of another language model
+                command += ["--stage", "2" if "--tokenizer" in command else "3"]
             print("+", " ".join(command + rest), flush=True)
             if args.dry_run:
                 continue
@@ -254,6 +294,12 @@ def run_of(
     ]
     if args.mini == "true":
         command += ["--mini", "true", "--mini-size", args.mini_size]
+    if args.train_config is not None:
+        command += ["--train-config", str(args.train_config.absolute())]
+    for change in split_overrides([training]):
+        key, _, weights = change.partition("=")
+        if key == "model.llm.weights":
+            command += ["--tokenizer", weights]
     if decoding:
         command += ["--decode-args", decoding]
     return tag, command
