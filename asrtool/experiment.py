@@ -87,7 +87,9 @@ class TrainConfig:
     @property
     def heads(self) -> frozenset[str]:
         """What losses read (those of weight 0 do not): the model builds a head for each."""
-        read = (getattr(loss, "inputs", (loss.input,)) for loss in self.losses.values() if loss.weight)
+        read = (
+            getattr(loss, "inputs", (loss.input,)) for loss in self.losses.values() if loss.weight
+        )
         return frozenset(name for names in read for name in names)
 
 

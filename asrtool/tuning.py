@@ -61,9 +61,7 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderTuning(Tuning):
-    """The defaults of arXiv 2406.17272 for the encoder; the targets are not in the paper
-    (docs/papers).
-    """
+    """Rank and alpha of arXiv 2406.17272 for the encoder; its targets are not known."""
 
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")

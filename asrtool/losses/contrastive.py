@@ -2,10 +2,10 @@
 
     L = - sum_i log ( sum_{j: y_j = y_i} s_ij / sum_j s_ij ),   s_ij = exp(cos(E'_i, E_t,j) / tau)
 
-E' is the attention output of the matching loss (arXiv 2406.17272, `products` as there). The form is InfoNCE (van den
-Oord et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss depends on the
-batch. Equal tokens are one class. It tells whether the distance itself matters, or only that tokens
-can be distinguished.
+E' is the attention output of the matching loss (arXiv 2406.17272, `products` as there). The form
+is InfoNCE (van den Oord et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss
+depends on the batch. Equal tokens are one class. It tells whether the distance itself matters, or
+only that tokens can be distinguished.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from asrtool.losses.matching import (
     speech_and_text,
     take_former,
 )
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,7 @@ class ContrastiveLoss(Loss):
         context = attended(weights, speech)
         known = text.data.masked_fill(~text.mask[:, :, None], 0)
         products = (
-            normalize(context, dim=2)
-            @ normalize(known, dim=2).transpose(1, 2)
-            / config.temperature
+            normalize(context, dim=2) @ normalize(known, dim=2).transpose(1, 2) / config.temperature
         )
         # products (B, U, U); `same` has the diagonal set in the padding too, so no row is empty
         tokens = batch.targets.data

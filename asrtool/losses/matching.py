@@ -13,8 +13,8 @@ What the summary of the paper says: cross attention with text as query makes a s
 the text; squared and cosine distance with weights a and b; products as they are (`dot`) or divided
 by sqrt(D) (`scaled`). It names neither a normalisation nor projections.
 
-What was chosen: cosines with t = 0.05 (`cosine`). Embeddings of LLMs are short, a deviation of 0.017
-in 4,096 columns, so their products are near 0 and the other two attend to all rows alike: an
+What was chosen: cosines with t = 0.05 (`cosine`). Embeddings of LLMs are short, a deviation of
+0.017 in 4,096 columns, so their products are near 0 and the other two attend to all rows alike: an
 adapter that gives each token its embedding then costs as much as one that gives all tokens their
 mean, and the least loss needs rows 30 times as long as any embedding. With cosines the first costs
 nothing, at every width and length of rows. `projected` takes learned projections (the heads
@@ -39,7 +39,6 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.types import Batch, ModelOutput, Padded
-
 
 Products = Literal["cosine", "scaled", "dot"]
 TEMPERATURES = {"cosine": 0.05, "scaled": 1.0, "dot": 1.0}  # where none is given

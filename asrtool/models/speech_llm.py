@@ -49,9 +49,7 @@ class SpeechLlmConfig:
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
     # settings of heads by name, such as speech_key: {type: speech_key, dim: 64}
-    heads: dict[str, Annotated[object, HEADS]] | None = field(
-        default=None, metadata={"omit": True}
-    )
+    heads: dict[str, Annotated[object, HEADS]] | None = field(default=None, metadata={"omit": True})
 
 
 @MODELS.register("speech_llm", SpeechLlmConfig)

@@ -278,9 +278,7 @@ def test_two_systems_differ_in_augmentation_alone(mini):
 def test_studies_of_a_corpus_take_the_sizes_of_its_config(tmp_path):
     study = load(RECIPE / "studies" / "speech_llm.py")
     own = tmp_path / "mine.yaml"
-    own.write_text(
-        f"extends: {study.CONFIGS['false']}\nmodel: {{adapter: {{hidden_dim: 1024}}}}\n"
-    )
+    own.write_text(f"extends: {study.CONFIGS['false']}\nmodel: {{adapter: {{hidden_dim: 1024}}}}\n")
     configs = {own: 1024, study.CONFIGS["false"]: 2048, study.CONFIGS["true"]: 384}
     for config, width in configs.items():
         adapters = study.studies(config)["adapters"]

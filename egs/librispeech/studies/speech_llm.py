@@ -203,7 +203,9 @@ def insertions(phases: Sequence[str]) -> Variants:
             f"before_penalty_{alpha:g}": ("", f"{before} {LIMITS}.length_penalty={alpha:g}")
             for alpha in (-1, -0.5, 0, 0.5, 1)
         },
-        **{f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 0, 1)},
+        **{
+            f"penalty_{alpha:g}": ("", f"{LIMITS}.length_penalty={alpha:g}") for alpha in (-1, 0, 1)
+        },
     }
 
 

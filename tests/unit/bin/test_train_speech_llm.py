@@ -66,7 +66,7 @@ def test_phases_train_and_checkpoints_hold_no_pretrained_weights(trained):
 def test_a_later_phase_adds_projections_of_the_matching_loss(trained, tmp_path):
     changes = "phases.both.losses.matching.projected=true"
     command = [*toy_llm.arguments(trained)[:-2], "--exp", str(tmp_path / "exp")]
-    new = "'phases.both.init.missing=[\"heads.text_query.*\", \"heads.speech_key.*\"]'"
+    new = '\'phases.both.init.missing=["heads.text_query.*", "heads.speech_key.*"]\''
     train.main([*command, "--set", f"{changes} {new} trainer.steps=2"])
     names = checkpoint.shapes(tmp_path / "exp/both/average-1.safetensors")
     assert {"heads.text_query.linear.weight", "heads.speech_key.linear.weight"} <= set(names)
