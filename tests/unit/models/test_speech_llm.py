@@ -213,6 +213,16 @@ ARCHITECTURES = {
         "num_key_value_heads": 1,
         "head_dim": 8,
     },
+    "Gemma3": {  # embeddings are scaled, layers alternate between a window and everything
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "OPT": {
         "hidden_size": 16,
         "ffn_dim": 32,
@@ -236,7 +246,9 @@ def test_other_causal_language_models_do_as_well(tmp_path, name):
         "eos_token_id": 2,
         "pad_token_id": None,
     }
-    settings = getattr(transformers, f"{name}Config")(**shape)
+    settings = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")(
+        **shape
+    )
     kind = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
     kind(settings).eval().save_pretrained(str(tmp_path))
     toy_llm.tokenizer().save_pretrained(str(tmp_path))
