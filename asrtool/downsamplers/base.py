@@ -24,7 +24,10 @@ class Downsampler(nn.Module):
 
 
 class StreamingDownsampler(Downsampler):
-    """A downsampler that can be fed piece by piece: output s sees inputs up to factor * s only."""
+    """A downsampler that can be fed piece by piece.
+
+    Output s sees no input behind factor * s + factor - 1, the last of those that it stands for.
+    """
 
     causal: bool  # False: configured to look ahead, so it cannot stream
 

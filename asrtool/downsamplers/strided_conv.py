@@ -2,13 +2,14 @@
 
 The convolution module of the Conformer with a stride, added to the mean of the frames:
 
-    y_s = mean(x_{g(s)}) + C(norm(x))_s        g(s): the frames that s stands for
+    y_s = mean(x_{g(s)}) + C(norm(x))_s        g(s) = factor s ... factor s + factor - 1
 
 C is pointwise, gated linear unit, depthwise convolution with stride `factor`, layer norm, SiLU,
 pointwise. Efficient Conformer puts the stride into the convolution module of a layer; here it is a
-module of its own in front of the next layer, so that any encoder with downsamplers can have it.
-Causal: g(s) = factor s - factor + 1 ... factor s, and C sees nothing later than factor s. Else g(s)
-= factor s ... factor s + factor - 1.
+module of its own in front of the next layer, so that any encoder with downsamplers can have it. The
+depthwise convolution is centred at frame factor s; causal, it ends at the last frame of g(s), so
+that it looks back only and every frame counts. The last group of an utterance may lack frames: the
+mean is of those that are there, the convolution sees zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
-from asrtool.nn.convolution import ConvolutionModule, continue_from
+from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
@@ -44,12 +45,11 @@ class StridedConvConfig:
 class StridedConvCache(PerRow):
     """The state between two pieces.
 
-    convolution: left context (B, kernel - 1, D); frames: the last ones (B, factor - 1, D + 1), with
-    a last channel that is 1 for a valid frame; emitted: output frames so far (B,).
+    convolution: left context (B, kernel - 1, D); emitted: output frames so far (B,). Groups lie
+    within one piece, so that no frames are kept for the mean.
     """
 
     convolution: Tensor
-    frames: Tensor
     emitted: Tensor
 
 
@@ -71,9 +71,8 @@ class StridedConv(StreamingDownsampler):
 
     def init_cache(self, batch_size: int) -> StridedConvCache:
         zeros = self.norm.weight.new_zeros
-        frames = zeros(batch_size, self.factor - 1, self.norm.weight.shape[0] + 1)
         return StridedConvCache(
-            self.convolution.init_cache(batch_size), frames, zeros(batch_size, dtype=torch.int64)
+            self.convolution.init_cache(batch_size), zeros(batch_size, dtype=torch.int64)
         )
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
@@ -89,12 +88,7 @@ class StridedConv(StreamingDownsampler):
         x, valid = inputs.data.masked_fill(~inputs.mask[:, :, None], 0), inputs.mask
         # (B, T, D + 1): a last channel of 1 for valid frames, whose sum is the divisor of the mean
         counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)
-        if cache is not None:
-            counted, frames = continue_from(counted, cache.frames.to(x.dtype), inputs.lengths)
-        else:
-            counted = pad(
-                counted, (0, 0, *((self.factor - 1, 0) if self.causal else (0, self.factor - 1)))
-            )
+        counted = pad(counted, (0, 0, 0, -counted.shape[1] % self.factor))
         sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)  # (B, S, D + 1)
         y, history = self.convolution(self.norm(x), valid, cache and cache.convolution)
         data = self.out_proj(sums[..., :-1] / sums[..., -1:].clamp(min=1) + y)
@@ -106,6 +100,4 @@ class StridedConv(StreamingDownsampler):
         output = DownsamplerOutput(
             frames=kept, positions=at if positions is None else positions[:, :: self.factor]
         )
-        return output, None if cache is None else StridedConvCache(
-            history, frames, cache.emitted + lengths
-        )
+        return output, None if cache is None else StridedConvCache(history, cache.emitted + lengths)

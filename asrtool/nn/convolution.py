@@ -49,7 +49,8 @@ class ConvolutionModule(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) or None -> (B, S / stride, D), cache.
 
-        S / stride is rounded up. A cache takes the place of the zeros before a causal convolution.
+        S / stride is rounded up. A cache takes the place of the zeros before a causal convolution,
+        which sees up to the last of the `stride` frames that an output stands for.
         """
         # zeros in the padding, as at the ends: the depthwise convolution reads across it
         x = glu(self.in_proj(x)).masked_fill(~valid[:, :, None], 0)
@@ -59,6 +60,9 @@ class ConvolutionModule(nn.Module):
             x = pad(x, (0, 0, self.kernel - 1, 0))
         else:
             x = pad(x, (0, 0, self.kernel // 2, (self.kernel - 1) // 2))
+        if self.causal and self.stride > 1:
+            # to the last frame of each group; the group at the end may lack frames
+            x = pad(x[:, self.stride - 1 :], (0, 0, 0, -valid.shape[1] % self.stride))
         return self.out_proj(silu(self.norm(self.convolve(x)))), cache
 
     def convolve(self, x: Tensor) -> Tensor:
