@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,14 @@ class ConformerCache(PerRow):
     memories: Mapping[int, Memory]  # of the cached keys, by the downsampler in front of the layers
     layers: tuple[ConformerLayerCache, ...]
     head: object = None  # of what follows the layers (`_finish`)
+
+
+class Kept(NamedTuple):
+    """The output of a layer: frames (B, S, D), padding included, positions and valid (B, S)."""
+
+    frames: Tensor
+    positions: Tensor
+    valid: Tensor
 
 
 @ENCODERS.register("conformer", ConformerConfig)
@@ -293,7 +301,7 @@ class Conformer(StreamingEncoder):
             # x holds numbers in the padding from here on: masks hide them from valid frames
             frames = Padded(x, frames.lengths)
             if index in self.kept:
-                kept[index] = x
+                kept[index] = Kept(x, positions, scope.valid)
         frames = Padded(frames.data.masked_fill(~scope.valid[:, :, None], 0), frames.lengths)
         output = EncoderOutput(frames=frames, positions=positions, taps=taps)
         output, head = self._finish(output, kept, scope, cache and cache.head)
@@ -306,14 +314,13 @@ class Conformer(StreamingEncoder):
     def _finish(
         self,
         output: EncoderOutput,
-        kept: Mapping[int, Tensor],
+        kept: Mapping[int, Kept],
         scope: Scope,
         cache: object,
     ) -> tuple[EncoderOutput, object]:
         """A hook for what follows the layers: returns the output and the cache of that part.
 
-        kept: layer -> its output (B, S, D), padding included, for the layers `self.kept`; scope: of
-        the last layers.
+        kept: layer -> its output, for the layers `self.kept`; scope: of the last layers.
         """
         return output, cache
 

@@ -6,6 +6,10 @@
     Z   = norm(E + attention(G, E, E))         fusion: query G, key and value E
     M   = norm(Z + ffn(Z))
 
+Layers of more frames than the last of `layers` (those below a downsampler) give the frames at its
+positions; so does G where the fusion has fewer frames than G: accents may be heard on all frames,
+and key frames read what was heard.
+
 q is (B, S, A), all others are (B, S, D). E is the output of the last layer and the tap `acoustic`,
 which CTC reads; M are the frames, which the attention decoder reads. The other taps are `accent`
 (logits of q) and `accent_embedding` (G). The 5x5 convolution sees L layers as channels, S frames
@@ -35,7 +39,7 @@ from torch.nn.functional import layer_norm, pad, relu
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
 from asrtool.encoders.base import ENCODERS
-from asrtool.encoders.conformer import Conformer, ConformerCache, ConformerConfig
+from asrtool.encoders.conformer import Conformer, ConformerCache, ConformerConfig, Kept
 from asrtool.nn.attention import Attention, KeyValue, attention
 from asrtool.nn.conformer import Scope
 from asrtool.nn.convolution import continue_from
@@ -46,6 +50,7 @@ from asrtool.types import EncoderOutput, Padded
 
 HEAD_KERNEL = 3  # frames that the accent head sees
 LONGEST = 25  # frames of the longest random chunk of the release
+NO_POSITION = torch.iinfo(torch.int64).max  # above every position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +58,13 @@ class AccentConfig:
     """The accent embedding: its layers, and how it is used."""
 
     classes: int = 9  # accents of the head; 0: no head, for training without labels
-    # from 0, all behind the last downsampler; null: the upper half
+    # counted from 0: the paper's "6th to 12th" are [5, ..., 11]; null: the upper half, behind the
+    # last downsampler
     layers: tuple[int, ...] | None = None
     kernel: int = 5  # of the convolution over frames and channels; 1: pointwise
     fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
     query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
+    num_heads: int | None = None  # of the attention; null: as the layers; the release has 4
     compat: bool = False  # compute as the authors' release, which cannot stream
 
     def __post_init__(self) -> None:
@@ -87,15 +94,14 @@ class QifusionConfig(ConformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        first = max(self.downsamplers)
-        wrong = [
-            layer for layer in self.accent.layers or () if not first <= layer < self.num_layers
-        ]
-        if wrong:
+        heads, layers = self.accent.num_heads, self.accent.layers or ()
+        if wrong := [layer for layer in layers if not 0 <= layer < self.num_layers]:
             raise ValueError(
-                f"accent.layers: {wrong[0]} is not among {first} to {self.num_layers - 1}, the "
-                "layers behind the last downsampler; earlier layers have more frames"
+                f"accent.layers: there is no layer {wrong[0]}, layers count from 0 to "
+                f"{self.num_layers - 1}"
             )
+        if heads is not None and (heads < 1 or self.dim % heads):
+            raise ValueError(f"accent.num_heads is {heads}, expected a divisor of dim, {self.dim}")
 
     @property
     def fused_layers(self) -> tuple[int, ...]:
@@ -114,6 +120,16 @@ class QifusionCache(PerRow):
     layers: Tensor
     head: Tensor
     seen: KeyValue
+
+
+def picked(source: Kept, wanted: Kept) -> Tensor:
+    """The frames (B, S, D) of `source` at the positions of `wanted`, which are among its own."""
+    if source.positions is wanted.positions:
+        return source.frames
+    # padding of positions may hold anything; behind all others, the search does not find it
+    at = source.positions.masked_fill(~source.valid, NO_POSITION).contiguous()
+    index = torch.searchsorted(at, wanted.positions.contiguous()).clamp(max=at.shape[1] - 1)
+    return source.frames.gather(1, index[:, :, None].expand(-1, -1, source.frames.shape[2]))
 
 
 class LayerFusion(nn.Module):
@@ -223,7 +239,11 @@ class Qifusion(Conformer):
         self.accent_fusion, self.sum_norm = None, None
         if accent.fusion == "attention":
             self.accent_fusion = AccentFusion(
-                dim, config.num_heads, config.ffn_dim, config.dropout, accent.query
+                dim,
+                accent.num_heads or config.num_heads,
+                config.ffn_dim,
+                config.dropout,
+                accent.query,
             )
         elif accent.fusion == "add":
             self.sum_norm = nn.LayerNorm(dim)
@@ -236,7 +256,8 @@ class Qifusion(Conformer):
         fusion, zeros = self.layer_fusion.convolution, self.layers[0].final_norm.weight.new_zeros
         layers = zeros(batch_size, self.layer_fusion.kernel - 1, self.dim, fusion.in_channels)
         frames = zeros(batch_size, HEAD_KERNEL - 1, self.dim)
-        none = self.layers[0].attention.split(frames[:, :0])
+        fused = self.accent_fusion or self.layers[0]
+        none = fused.attention.split(frames[:, :0])
         head = QifusionCache(layers, frames, KeyValue(none, none))
         return replace(super().init_cache(batch_size, chunk), head=head)
 
@@ -253,34 +274,37 @@ class Qifusion(Conformer):
     def _finish(
         self,
         output: EncoderOutput,
-        kept: Mapping[int, Tensor],
+        kept: Mapping[int, Kept],
         scope: Scope,
         cache: QifusionCache | None,
     ) -> tuple[EncoderOutput, QifusionCache | None]:
         acoustic, lengths = output.frames
+        heard = kept[max(kept)]  # at whose frames the accent is heard
+        stacked = torch.stack([picked(kept[layer], heard) for layer in sorted(kept)], dim=-1)
         # zeros in the padding at every step: the convolutions read across it
-        outside = ~scope.valid[:, :, None]
-        stacked = torch.stack([kept[layer] for layer in sorted(kept)], dim=-1).masked_fill(
-            outside[..., None], 0
-        )
-        embedding, layers = self.layer_fusion(stacked, lengths, cache and cache.layers)
-        embedding = embedding.masked_fill(outside, 0)
+        beyond, count = ~heard.valid[:, :, None], heard.valid.sum(dim=1)
+        stacked = stacked.masked_fill(beyond[..., None], 0)
+        embedding, layers = self.layer_fusion(stacked, count, cache and cache.layers)
+        embedding = embedding.masked_fill(beyond, 0)
         taps = {
             **output.taps,
             "acoustic": output.frames,
-            "accent_embedding": Padded(embedding, lengths),
+            "accent_embedding": Padded(embedding, count),
         }
         head, seen = cache and cache.head, cache and cache.seen
         if self.accent_head is not None:
-            logits, head = self.accent_head(embedding, lengths, head)
-            taps["accent"] = Padded(logits.masked_fill(outside, 0), lengths)
+            logits, head = self.accent_head(embedding, count, head)
+            taps["accent"] = Padded(logits.masked_fill(beyond, 0), count)
+        outside = ~scope.valid[:, :, None]
+        last = Kept(acoustic, output.positions, scope.valid)
+        accent = picked(heard._replace(frames=embedding), last).masked_fill(outside, 0)
         frames = acoustic
         if self.accent_fusion is not None:
             visible = self._released_mask(output, scope.valid) if self.compat else scope.visible
-            frames, seen = self.accent_fusion(acoustic, embedding, visible, seen)
+            frames, seen = self.accent_fusion(acoustic, accent, visible, seen)
             seen = seen if cache is None else seen.gather(scope.keep)
         elif self.sum_norm is not None:
-            frames = self.sum_norm(acoustic + embedding)
+            frames = self.sum_norm(acoustic + accent)
         frames = Padded(frames.masked_fill(outside, 0), lengths)
         output = replace(output, frames=frames, taps=taps)
         return output, None if cache is None else QifusionCache(layers, head, seen)

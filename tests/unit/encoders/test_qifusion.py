@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import relu
 
-from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
+from asrtool.downsamplers import Conv2dConfig, KeyframeConfig, StridedConvConfig
 from asrtool.encoders import (
     ENCODERS,
     AccentConfig,
@@ -18,6 +18,8 @@ from asrtool.encoders import (
     QifusionConfig,
     StreamingEncoder,
 )
+from asrtool.encoders.conformer import Kept
+from asrtool.encoders.qifusion import picked
 from asrtool.types import Padded
 
 SIZE = {"num_layers": 4, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3, "dropout": 0.0}
@@ -226,6 +228,71 @@ def test_left_chunks_may_be_limited_after_training():
     torch.testing.assert_close(found["frames"], limited.frames.data[0], atol=1e-5, rtol=0)
 
 
+KEY_FRAMES = {0: STEMS[0], 3: KeyframeConfig(causal=True, drop=True)}
+BELOW = [
+    pytest.param(KEY_FRAMES, (1, 2), id="all below key frames"),
+    pytest.param(KEY_FRAMES, (1, 3), id="below and behind key frames"),
+    pytest.param(STEMS, (0, 2, 3), id="below and behind a stride"),
+    pytest.param({**STEMS, **KEY_FRAMES}, (0, 1, 3), id="below a stride and key frames"),
+]
+
+
+@pytest.mark.parametrize("query", ["accent", "acoustic"])
+@pytest.mark.parametrize(("downsamplers", "layers"), BELOW)
+@torch.inference_mode()
+def test_accents_are_heard_below_key_frames(downsamplers, layers, query):
+    accent = AccentConfig(classes=4, layers=layers, query=query)
+    encoder, inputs = build(accent, downsamplers=downsamplers), batch()
+    output = encoder(inputs)
+    heard = output.taps["accent_embedding"]
+    assert torch.equal(heard.lengths, output.taps["accent"].lengths)
+    frames = {name: part.unpad() for name, part in {"": output.frames, **output.taps}.items()}
+    if max(layers) < 3:  # on all frames, of which only some are key frames
+        assert torch.equal(heard.lengths, output.taps["key_frames"].lengths)
+        assert (heard.lengths >= output.frames.lengths).all() and heard.lengths[0] > 1
+    for row, one in enumerate(inputs.unpad()):
+        alone = encoder(Padded.stack([one]))
+        for name, part in {"": alone.frames, **alone.taps}.items():
+            torch.testing.assert_close(frames[name][row], part.unpad()[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+@pytest.mark.parametrize(("downsamplers", "layers"), BELOW)
+@torch.inference_mode()
+def test_streaming_below_key_frames_gives_what_the_chunk_mask_gives(downsamplers, layers, chunk):
+    accent = AccentConfig(classes=4, layers=layers)
+    encoder = build(accent, chunk=ChunkConfig(left_chunks=2), downsamplers=downsamplers)
+    inputs = batch(301, 3, 148)
+    whole = encoder(inputs, chunk=chunk)
+    for row, found in enumerate(streamed(encoder, inputs, chunk, seed=chunk)):
+        for name, part in {"frames": whole.frames, **whole.taps}.items():
+            torch.testing.assert_close(found[name], part.unpad()[row], atol=1e-5, rtol=0)
+
+
+def test_the_embedding_is_read_at_the_positions_of_the_key_frames():
+    positions = torch.tensor([[0, 2, 4, 6], [0, 2, 7, 7]])
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    source = Kept(torch.arange(8.0).view(2, 4, 1), positions, valid)
+    wanted = Kept(
+        torch.empty(0),
+        torch.tensor([[0, 6], [2, 9]]),
+        torch.tensor([[True, True], [True, False]]),
+    )
+    found = picked(source, wanted)[:, :, 0]
+    assert found[0].tolist() == [0, 3] and found[1, 0] == 5
+
+
+def test_heads_of_the_fusion_are_a_setting():
+    encoder = build(AccentConfig(classes=4, num_heads=4))
+    assert encoder.accent_fusion.attention.num_heads == 4
+    assert encoder.layers[0].attention.num_heads == 2
+    assert build().accent_fusion.attention.num_heads == 2
+    inputs = batch(301)
+    whole = encoder(inputs, chunk=2)
+    found = streamed(encoder, inputs, 2, seed=0)[0]
+    torch.testing.assert_close(found["frames"], whole.frames.data[0], atol=1e-5, rtol=0)
+
+
 def test_without_labels_there_is_no_head_and_without_fusion_the_frames_are_the_acoustic_ones():
     encoder = build(AccentConfig(classes=0, fusion="none"))
     output = encoder(batch())
@@ -260,8 +327,9 @@ def test_compat_draws_a_mask_of_its_own_for_the_fusion():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accent": AccentConfig(layers=(0, 2))}, "accent.layers: 0 is not among 1 to 3"),
-        ({"accent": AccentConfig(layers=(4,))}, "accent.layers: 4 is not among"),
+        ({"accent": AccentConfig(layers=(4,))}, "accent.layers: there is no layer 4, .* 0 to 3"),
+        ({"accent": AccentConfig(layers=(-1,))}, "accent.layers: there is no layer -1"),
+        ({"accent": AccentConfig(num_heads=3)}, "num_heads is 3, expected a divisor of dim, 16"),
         ({"causal": False, "chunk": ChunkConfig()}, "chunk needs causal: true"),
     ],
 )
