@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def train_phase(
         phase.trainer,
         phase.optim,
         model,
-        make_objective(phase, tokenizer, exp / "vocab"),
+        make_objective(phase, tokenizer, exp / "vocab", sets[0]),
         batches,
         validation,
         where,
@@ -347,11 +348,29 @@ def describe(model: Model, where: Path) -> None:
     atomic.write_text(where / "model.json", json.dumps(facts) + "\n")
 
 
-def make_objective(phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path) -> Objective:
+def make_objective(
+    phase: TrainConfig,
+    tokenizer: tokenizers.Tokenizer,
+    vocab: Path,
+    utterances: Iterable[Utterance] = (),
+) -> Objective:
+    """The weighted losses of a phase; utterances: of the training set, whose labels are counted."""
     losses = {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()}
+    labels = {}
+    if any(isinstance(loss, AccentLossConfig) for loss in phase.losses.values()):
+        labels = count_labels(tokenizers.load_labels(vocab), utterances)
     for loss in losses.values():
         loss.count(tokenizers.load_counts(vocab))
+        loss.count_labels(labels)
     return Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
+
+
+def count_labels(
+    labels: Mapping[str, Sequence[str]], utterances: Iterable[Utterance]
+) -> dict[str, list[int]]:
+    """Label -> how many utterances have each of its values, in the order of the model's classes."""
+    found = Counter(item for utterance in utterances for item in utterance.labels.items())
+    return {name: [found[name, value] for value in values] for name, values in labels.items()}
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:

@@ -10,11 +10,17 @@ e = 1e-6.
 over frames, not the sum: an utterance has one accent, however long it is. An utterance without a
 label (-1), or without frames, gets 0: sets with and without labels may be mixed. The utterance's
 accent is the most probable one of q's mean over its frames.
+
+With `class_weights: inverse_frequency` L is multiplied by the weight of the utterance's accent
+(asrtool/losses/class_weights.py), rare ones above 1 and frequent ones below: else a model may call
+everything by the largest class. The release has no weights, and so has the default. `class_power`
+1 gives every accent the same share of the loss; but then a class of 1 % has gradients of few
+speakers, each counted many times. 0.5 is between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +28,7 @@ import torch
 from torch import Tensor
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.class_weights import check_weights, label_weights
 from asrtool.types import Batch, ModelOutput, Padded
 
 EPSILON = 1e-6  # e
@@ -35,6 +42,13 @@ class AccentLossConfig:
     input: str = "accent"
     label: str = "accent"  # of the data directory: utt2accent; subdialect for KeSpeech
     form: Literal["bce", "cross_entropy"] = "bce"
+    # of accents, by their utterances in the training set
+    class_weights: Literal["none", "inverse_frequency"] = "none"
+    class_power: float = 0.5  # 0: all alike, 1: every accent has the same share of the loss
+    class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
+
+    def __post_init__(self) -> None:
+        check_weights(self.class_power, self.class_limits)
 
 
 @LOSSES.register("accent", AccentLossConfig)
@@ -51,6 +65,15 @@ class AccentLoss(Loss):
         self.head = config.input
         self.label = config.label
         self.form = config.form
+        self.config = config
+        self.weights: Tensor | None = None  # (A,) of the accents
+
+    def count_labels(self, counts: Mapping[str, Sequence[int]]) -> None:
+        if self.config.class_weights != "none":
+            numbers = counts.get(self.label, ())
+            self.weights = label_weights(
+                numbers, self.config.class_power, *self.config.class_limits
+            )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits = outputs.head(self.head)  # (B, S, A)
@@ -67,7 +90,21 @@ class AccentLoss(Loss):
             # each class is its own yes-or-no question: q for the accent, 1 - q for all others
             right = torch.zeros_like(probs, dtype=torch.bool).scatter(2, index, True)
             frames = -(torch.where(right, probs, 1 - probs) + EPSILON).clamp(max=1.0).log().sum(2)
-        return (frames * mask).sum(1) / logits.lengths.clamp(min=1)
+        return self._weigh((frames * mask).sum(1) / logits.lengths.clamp(min=1), truth)
+
+    def _weigh(self, loss: Tensor, truth: Tensor) -> Tensor:
+        """loss (B,) times the weights of the accents `truth` (B,)."""
+        if self.config.class_weights == "none":
+            return loss
+        if self.weights is None:
+            raise ValueError(
+                "loss accent: class_weights need the counts of the accents: call `count_labels` "
+                "first"
+            )
+        if not len(self.weights):  # no utterance of the training set has the label
+            return loss
+        # a class that the training set's labels do not number has no utterance
+        return loss * self.weights.to(loss)[truth.clamp(min=0, max=len(self.weights) - 1)]
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:

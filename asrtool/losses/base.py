@@ -30,6 +30,9 @@ class Loss:
     def count(self, counts: Sequence[int] | None) -> None:
         """Receives how often each of the V tokens occurs in the training text; None: unknown."""
 
+    def count_labels(self, counts: Mapping[str, Sequence[int]]) -> None:
+        """Receives label -> how many utterances of the training set have each of its values."""
+
     def example(
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
     ) -> Mapping[str, Tensor]:

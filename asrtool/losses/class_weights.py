@@ -1,4 +1,5 @@
-"""Weights of tokens by their frequency, for class-weighted CTC: rare tokens count more.
+"""Weights of classes by their frequency: rare tokens count more in CTC, rare accents in the accent
+loss.
 
     w_c = (N / (V n_c)) ** power, limited to [low, high]
 
@@ -6,6 +7,9 @@ for a token c that occurs n_c times among the N of the training text, in which V
 occur. A token of average frequency has weight 1, and so has the blank. The Echotune paper (arXiv
 2309.07765) has a class-weighted CTC and says neither how the weights are computed nor what they
 apply to; a power of the inverse frequency is the common choice.
+
+Labels of utterances (`label_weights`): w_a = C n_a ** -power, where C makes the mean weight of the
+training utterances 1, so that weights move no share between the loss and the others.
 """
 
 from __future__ import annotations
@@ -16,6 +20,16 @@ import torch
 from torch import Tensor
 
 from asrtool.types import Padded
+
+
+def check_weights(power: float, limits: tuple[float, float]) -> None:
+    """Raise `ValueError` where settings of class weights make no sense."""
+    if not 0 < limits[0] <= 1 <= limits[1]:
+        raise ValueError(
+            f"class_limits must be one number up to 1 and one of at least 1, got {list(limits)}"
+        )
+    if power < 0:
+        raise ValueError(f"class_power must be at least 0, got {power}")
 
 
 def inverse_frequency(
@@ -35,6 +49,19 @@ def inverse_frequency(
     weights = ((average / numbers) ** power).clamp(low, high)
     weights[blank] = 1.0
     return weights.float()
+
+
+def label_weights(counts: Sequence[int], power: float, low: float, high: float) -> Tensor:
+    """(A,) float32 of the A values of a label, limited to [low, high]; a value that never occurs
+    has the largest. Empty where none occurs.
+    """
+    numbers = torch.tensor(counts, dtype=torch.float64)
+    present = numbers > 0
+    if not present.any():
+        return torch.empty(0)
+    inverse = numbers.where(present, torch.ones(())) ** -power
+    scale = numbers.sum() / (numbers * inverse).sum()
+    return (scale * inverse).masked_fill(~present, high).clamp(low, high).float()
 
 
 def utterance_weights(weights: Tensor, targets: Padded) -> Tensor:

@@ -27,7 +27,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss
-from asrtool.losses.class_weights import inverse_frequency, reweighted, utterance_weights
+from asrtool.losses.class_weights import (
+    check_weights,
+    inverse_frequency,
+    reweighted,
+    utterance_weights,
+)
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -44,13 +49,7 @@ class CtcConfig:
     class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
 
     def __post_init__(self) -> None:
-        if not 0 < self.class_limits[0] <= 1 <= self.class_limits[1]:
-            raise ValueError(
-                "class_limits must be one number up to 1 and one of at least 1, got "
-                f"{list(self.class_limits)}"
-            )
-        if self.class_power < 0:
-            raise ValueError(f"class_power must be at least 0, got {self.class_power}")
+        check_weights(self.class_power, self.class_limits)
 
 
 @LOSSES.register("ctc", CtcConfig)

@@ -14,7 +14,8 @@ from asrtool import experiment
 from asrtool.classes import classifiers, mean
 from asrtool.log import logger
 from asrtool.searchers import CtcGreedyConfig
-from asrtool.training import PhaseError, check_labels
+from asrtool.training import PhaseError, check_labels, count_labels
+from asrtool.types import Utterance
 
 CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
 
@@ -59,3 +60,14 @@ def test_chunks_of_decoding_are_checked(options):
     good = experiment.DecodeConfig(searcher=CtcGreedyConfig(), chunk=4, left_chunks=-1)
     with pytest.raises(ValueError, match="chunk"):
         replace(good, **{"chunk": None, "left_chunks": None, **options})
+
+
+def test_labels_of_the_training_set_are_counted_in_the_order_of_the_classes():
+    rows = [
+        Utterance(id=str(i), audio="", duration=1.0, speaker="s", labels={"accent": value})
+        for i, value in enumerate("cacax")
+    ]
+    assert count_labels({"accent": ["a", "b", "c"], "region": ["n"]}, rows) == {
+        "accent": [2, 0, 2],
+        "region": [0],
+    }

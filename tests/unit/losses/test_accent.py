@@ -9,6 +9,7 @@ import torch
 
 from asrtool.losses import AccentLoss, AccentLossConfig
 from asrtool.losses.accent import mean_posteriors
+from asrtool.losses.class_weights import label_weights
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 LENGTHS, TRUTH = (4, 2, 3, 0), (2, 0, -1, 1)
@@ -94,3 +95,40 @@ def test_the_utterance_is_what_its_frames_are_in_the_mean():
     assert found[3].tolist() == [0.0] * 3
     outputs, batch = case(truth=(int(found[0].argmax()), (int(found[1].argmax()) + 1) % 3, -1, -1))
     assert loss().monitor(outputs, batch)["accuracy"].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_rare_accents_weigh_more_and_the_mean_weight_of_the_training_set_is_1():
+    counts = [80, 15, 5]
+    for power, expected in ((1.0, [100 / 3 / n for n in counts]), (0.0, [1.0] * 3)):
+        weights = label_weights(counts, power, 0.01, 100.0)
+        assert weights.tolist() == pytest.approx(expected)
+    weights = label_weights(counts, 0.5, 0.01, 100.0)
+    assert weights[2] / weights[0] == pytest.approx(4.0)
+    assert (weights * torch.tensor(counts)).sum() == pytest.approx(100)
+    assert label_weights([80, 15, 0], 1.0, 0.5, 3.0)[[0, 2]].tolist() == pytest.approx(
+        [47.5 / 80, 3]
+    )
+    assert (
+        label_weights([0, 0], 1.0, 0.5, 3.0).tolist() == label_weights([], 1, 0.5, 3).tolist() == []
+    )
+
+
+@pytest.mark.parametrize("form", ["bce", "cross_entropy"])
+def test_class_weights_multiply_the_loss_of_each_utterance(form):
+    outputs, batch = case()
+    plain, weighted = loss(form=form), loss(form=form, class_weights="inverse_frequency")
+    weighted.count_labels({"accent": [10, 20, 40], "other": [1]})
+    weights = label_weights([10, 20, 40], 0.5, 0.2, 5.0)[[2, 0, 0, 1]]
+    torch.testing.assert_close(weighted(outputs, batch), plain(outputs, batch) * weights)
+    assert weighted(outputs, batch)[2:].tolist() == [0.0, 0.0]  # no label; no frames
+    weighted.count_labels({})  # no utterance has the label: validation may have one
+    torch.testing.assert_close(weighted(outputs, batch), plain(outputs, batch))
+
+
+def test_class_weights_without_counts_and_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="call `count_labels` first"):
+        loss(class_weights="inverse_frequency")(*case())
+    with pytest.raises(ValueError, match="class_power must be at least 0"):
+        loss(class_power=-1.0)
+    with pytest.raises(ValueError, match="class_limits must be one number up to 1"):
+        loss(class_limits=(2.0, 5.0))
