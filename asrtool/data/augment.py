@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from asrtool.data import audio
-from asrtool.data.config import AugmentConfig, NonSpeechConfig, SpecAugmentConfig
+from asrtool.data.config import AugmentConfig, NonSpeechConfig, SpecAugmentConfig, SpecSubConfig
 from asrtool.types import Utterance
 
 SILENCE = 1e-10  # mean square below which a recording is silent
@@ -53,6 +53,21 @@ def spec_augment(
     for _ in range(config.num_time_masks):
         start, end = _stretch(num_frames, min(config.time_width, share), rng)
         out[start:end] = 0
+    return out
+
+
+def spec_sub(features: np.ndarray, config: SpecSubConfig, rng: np.random.Generator) -> np.ndarray:
+    """SpecSub (U2++, arXiv 2106.05642) of features (T, F): stretches become copies of earlier ones.
+
+    Returns a new array. A stretch starts at any frame t, is 1 to `time_width` frames long (less at
+    the end), and gets the frames of `features` that begin at a random frame of 0 ... t.
+    """
+    out, num_frames = features.copy(), len(features)
+    for _ in range(config.num_substitutions):
+        start = int(rng.integers(0, num_frames))
+        end = min(start + int(rng.integers(1, config.time_width, endpoint=True)), num_frames)
+        source = int(rng.integers(0, start, endpoint=True))
+        out[start:end] = features[source : source + end - start]
     return out
 
 

@@ -77,6 +77,25 @@ class SpecAugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpecSubConfig:
+    """SpecSub (U2++, arXiv 2106.05642): put earlier frames of the utterance in the place of others.
+
+    A stretch that starts at frame t gets the frames that begin at a random one up to t. After
+    SpecAugment.
+    """
+
+    num_substitutions: int = 3
+    time_width: int = 30  # of a stretch, maximum, in frames
+
+    def __post_init__(self) -> None:
+        if self.num_substitutions < 0 or self.time_width < 1:
+            raise ValueError(
+                "spec_sub: num_substitutions is 0 or more and time_width at least 1 frame; got "
+                f"{self.num_substitutions} and {self.time_width}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """Add recordings of a noise set at a random signal-to-noise ratio."""
 
@@ -136,6 +155,7 @@ class AugmentConfig:
     speeds: tuple[float, ...] = (1.0,)
     gain_db: tuple[float, float] = (0.0, 0.0)  # random gain, drawn per utterance and epoch
     spec_augment: SpecAugmentConfig | None = None
+    spec_sub: SpecSubConfig | None = None
     noise: NoiseConfig | None = None
     room: RoomConfig | None = None
     babble: BabbleConfig | None = None
@@ -181,10 +201,11 @@ class DataConfig:
             raise ValueError(
                 "augment.non_speech adds utterances that are in no shard: remove data.shards"
             )
-        if self.input != "fbank" and augment.spec_augment is not None:
-            raise ValueError(
-                f"augment.spec_augment masks fbank features, but data.input is {self.input}"
-            )
+        for name in ("spec_augment", "spec_sub"):
+            if self.input != "fbank" and getattr(augment, name) is not None:
+                raise ValueError(
+                    f"augment.{name} changes fbank features, but data.input is {self.input}"
+                )
         if (self.input == "text") != (self.batch.tokens is not None):
             raise ValueError("use batch.tokens with data.input: text, and batch.seconds with audio")
 

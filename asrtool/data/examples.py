@@ -141,6 +141,9 @@ class Reader:
         if self.training and self.config.augment.spec_augment is not None and len(inputs):
             rng = augment.generator(self.seed, epoch, utterance.id, "mask")
             inputs = augment.spec_augment(inputs, self.config.augment.spec_augment, rng)
+        if self.training and self.config.augment.spec_sub is not None and len(inputs):
+            rng = augment.generator(self.seed, epoch, utterance.id, "substitute")
+            inputs = augment.spec_sub(inputs, self.config.augment.spec_sub, rng)
         return np.require(inputs, np.float32, ["C", "W"])
 
     def _samples(self, utterance: Utterance, epoch: int, content: bytes | None) -> np.ndarray:

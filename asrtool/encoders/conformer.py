@@ -59,6 +59,7 @@ class ConformerConfig:
     ffn_dim: int = 2048
     kernel: int = 15  # frames of the depthwise convolution
     dropout: float = 0.1
+    attention_dropout: float = 0.0  # of the attention's weights
     layer_drop: float = 0.0  # probability that a training step leaves a layer out
     positions: Literal["rotary", "relative"] = "rotary"
     # beside each layer's own; with look: back it streams
@@ -145,7 +146,9 @@ class Conformer(StreamingEncoder):
             ConformerLayer(
                 config.dim,
                 config.ffn_dim,
-                _ATTENTIONS[config.positions](config.dim, config.num_heads),
+                _ATTENTIONS[config.positions](
+                    config.dim, config.num_heads, config.attention_dropout
+                ),
                 ConvolutionModule(config.dim, config.kernel, config.causal),
                 config.dropout,
             )

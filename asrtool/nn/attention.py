@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
+from asrtool.nn.dropout import random_mask
 from asrtool.nn.positions import rotate
 from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import windowed_attention
@@ -148,7 +149,21 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself and to cached keys; x must carry its positions."""
+    """Attention of a sequence to itself and to cached keys; x must carry its positions.
+
+    dropout: probability that a weight of the softmax is 0 in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout} of attention is not a probability below 1")
+        self.probability = dropout
+
+    @property
+    def dropout(self) -> float:
+        """Probability at present: 0 outside training."""
+        return self.probability if self.training else 0.0
 
     def init_cache(self, nothing: Tensor) -> KeyValue:
         """No keys yet; nothing (B, 0, D)."""
@@ -187,14 +202,14 @@ class SelfAttention(Attention):
     def attend(
         self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
-        return attention(query, seen.key, seen.value, mask)
+        return attention(query, seen.key, seen.value, mask, dropout=self.dropout)
 
 
 class RotarySelfAttention(SelfAttention):
     """Rotary positions (arXiv 2104.09864): queries and keys are rotated by their positions."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__(dim, num_heads)
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
         self.num_frequencies = dim // num_heads // 2
 
     def attend(
@@ -202,7 +217,8 @@ class RotarySelfAttention(SelfAttention):
     ) -> Tensor:
         # rotations are float32 under autocast too; products are computed in the type of the values
         query = rotate(query, rotations[:, :, -query.shape[2] :]).to(seen.value.dtype)
-        return attention(query, rotate(seen.key, rotations).to(seen.value.dtype), seen.value, mask)
+        key = rotate(seen.key, rotations).to(seen.value.dtype)
+        return attention(query, key, seen.value, mask, dropout=self.dropout)
 
 
 class RelativeSelfAttention(SelfAttention):
@@ -214,8 +230,8 @@ class RelativeSelfAttention(SelfAttention):
     frequencies.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__(dim, num_heads)
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
         self.num_frequencies = dim // 2
         self.p_proj = nn.Linear(dim, dim, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
@@ -239,25 +255,33 @@ class RelativeSelfAttention(SelfAttention):
             seen.value,
             mask,
             bias.unflatten(1, query.shape[1:3]),
+            self.dropout,
         )
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """softmax((query key^T + bias) / sqrt(D / H)) value.
+    """dropout(softmax((query key^T + bias) / sqrt(D / H))) value.
 
     query (B, H, Q, D / H), key and value (B, H, K, D / H), mask broadcastable to (B, H, Q, K), bias
     (B, H, Q, K) -> (B, H, Q, D / H). Uses torch's fused kernel, except on CPU with a bias (it has
-    no gradient for that) or with bfloat16 (it is half as fast as plain products).
+    no gradient for that), with bfloat16 (it is half as fast as plain products) or with dropout (it
+    has none).
     """
     scale = query.shape[-1] ** -0.5
-    if query.device.type != "cpu" or (bias is None and query.dtype != torch.bfloat16):
+    plain = bias is not None or query.dtype == torch.bfloat16 or dropout > 0
+    if query.device.type != "cpu" or not plain:
         if bias is not None:
             # the kernel scales the products only, and takes one mask: the bias with -inf in it
             bias = bias * scale
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        return scaled_dot_product_attention(query, key, value, mask)
+        return scaled_dot_product_attention(query, key, value, mask, dropout)
     shape = (*query.shape[:3], key.shape[2])
     # scale * bias + scale * query key^T in one call, over B H matrices
     start = query.new_zeros(()) if bias is None else bias.to(query.dtype)
@@ -272,7 +296,10 @@ def attention(
         scores = scores.add_(
             torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         )
-    return torch.softmax(scores, dim=-1) @ value
+    weights = torch.softmax(scores, dim=-1)
+    if dropout:
+        weights = weights * random_mask(weights.shape, dropout, weights.dtype)
+    return weights @ value
 
 
 class CrossAttention(Attention):

@@ -9,7 +9,13 @@ import pytest
 import soundfile
 
 from asrtool.data import augment
-from asrtool.data.config import AugmentConfig, NoiseConfig, RoomConfig, SpecAugmentConfig
+from asrtool.data.config import (
+    AugmentConfig,
+    NoiseConfig,
+    RoomConfig,
+    SpecAugmentConfig,
+    SpecSubConfig,
+)
 from asrtool.types import Utterance
 
 RATE = 16000
@@ -113,6 +119,34 @@ def test_masking_leaves_its_input_alone() -> None:
 def test_the_shortest_utterances_can_be_masked_and_warped(num_frames: int) -> None:
     config = SpecAugmentConfig(warp=5, frequency_width=200)
     assert augment.spec_augment(ones(num_frames), config, rng()).shape == (num_frames, 80)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 400])
+def test_substituted_stretches_are_copies_of_earlier_ones(num_frames: int) -> None:
+    features = np.arange(num_frames, dtype=np.float32)[:, None].repeat(3, 1)
+    config = SpecSubConfig(num_substitutions=1, time_width=30)
+    widths = set()
+    for seed in range(200):
+        out = augment.spec_sub(features, config, rng(seed))
+        assert out.shape == features.shape and (out[:, :1] == out).all()
+        changed = np.flatnonzero(out[:, 0] != features[:, 0])
+        back = (features - out)[changed, 0]  # how far back the frames were, the same for all
+        assert (back > 0).all() and len(set(back)) <= 1 and len(changed) <= 30
+        if len(changed):
+            assert np.ptp(changed) + 1 == len(changed)
+        widths.add(len(changed))
+    assert len(widths) > min(num_frames, 20) - 1
+    assert (features[:, 0] == np.arange(num_frames)).all()
+
+
+def test_substitution_is_a_function_of_its_generator_and_none_changes_nothing() -> None:
+    features = rng(9).normal(size=(120, 4)).astype(np.float32)
+    first, again = (augment.spec_sub(features, SpecSubConfig(), rng(5)) for _ in range(2))
+    assert np.array_equal(first, again) and not np.array_equal(first, features)
+    none = augment.spec_sub(features, SpecSubConfig(num_substitutions=0), rng(5))
+    assert np.array_equal(none, features)
+    with pytest.raises(ValueError, match="time_width at least 1"):
+        SpecSubConfig(time_width=0)
 
 
 def test_warping_moves_frames_by_at_most_its_limit_and_keeps_the_ends() -> None:

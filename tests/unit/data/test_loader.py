@@ -18,6 +18,7 @@ from asrtool.data.config import (
     DataConfig,
     NoiseConfig,
     SpecAugmentConfig,
+    SpecSubConfig,
 )
 from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
@@ -238,6 +239,31 @@ def test_a_run_goes_on_where_it_was_interrupted(
     again = StepLoader(Dataset(stored, tokenizer, augmented, training=True))
     assert_same(batches_of(expected[3:]), batches_of(islice(again.steps(0, 3), first + 2)))
     assert_same(batches_of(expected[first + 2 :]), batches_of(islice(again.steps(1, 2), 3)))
+
+
+def test_substituted_frames_do_not_depend_on_the_batch(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    augmented = AugmentConfig(spec_sub=SpecSubConfig(time_width=5))
+    rows = []
+    for seconds in (4.0, 9.0):  # other batches, other padding, the same frames of each utterance
+        dataset = Dataset(
+            stored, tokenizer, config(per_device=seconds, augment=augmented), training=True
+        )
+        steps = StepLoader(dataset)
+        found = batches_of(islice(steps.steps(), steps.num_steps(0)))
+        rows.append(
+            {
+                name: frames
+                for batch in found
+                for name, frames in zip(batch.ids, batch.inputs.unpad(), strict=True)
+            }
+        )
+    assert rows[0].keys() == rows[1].keys()
+    assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
+    plain = Dataset(stored, tokenizer, config(), training=True)
+    one = next(iter(batches_of(islice(StepLoader(plain).steps(), 1))))
+    assert not torch.equal(one.inputs.unpad()[0], rows[0][one.ids[0]])
 
 
 def test_loading_leaves_torchs_generator_alone(

@@ -150,3 +150,38 @@ def test_a_growing_cache_holds_what_a_copied_one_holds_and_branches():
     rows = torch.tensor([1])
     more = growing.take(rows).append(pieces[1].take(rows))
     torch.testing.assert_close(more.value, copied.append(pieces[1]).value[1:])
+
+
+@kinds
+def test_dropout_of_the_weights_keeps_their_mean_and_the_seed_decides_it(kind):
+    module, exact = kind(16, 2, 0.3), kind(16, 2)
+    exact.load_state_dict(module.state_dict())
+    x, mask = torch.randn(2, 5, 16), attention_mask(torch.arange(5) < torch.tensor([[5], [3]]))
+    angles = rotations(POSITIONS, module.num_frequencies)
+    expected = exact(x, mask, angles)[0]
+    assert torch.equal(module.eval()(x, mask, angles)[0], expected)
+    module.train()
+    found = []
+    for seed in [*range(400), 0]:
+        torch.manual_seed(seed)
+        found.append(module(x, mask, angles)[0])
+    assert torch.equal(found[0], found[-1]) and not torch.allclose(found[0], found[1])
+    torch.testing.assert_close(torch.stack(found[:-1]).mean(0), expected, atol=0.05, rtol=0)
+
+
+@kinds
+def test_padding_changes_nothing_under_dropout(kind):
+    module = kind(16, 2, 0.3).train()
+    valid = torch.arange(5) < torch.tensor([[5], [3]])
+    angles, x = rotations(POSITIONS, module.num_frequencies), torch.randn(2, 5, 16)
+    found = []
+    for filler in (0.0, 7.0):
+        torch.manual_seed(1)
+        filled = x.masked_fill(~valid[:, :, None], filler)
+        found.append(module(filled, attention_mask(valid), angles)[0][valid])
+    assert torch.equal(*found)
+
+
+def test_a_dropout_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match="dropout 1.0 of attention is not a probability"):
+        SelfAttention(16, 2, 1.0)
