@@ -105,12 +105,13 @@ class DecodeConfig:
     unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
-    # frames of a chunk, for an encoder that can stream; null: utterances are seen whole
-    chunk: int | None = None
+    # milliseconds of a chunk, for an encoder that can stream; null: utterances are seen whole
+    chunk_ms: float | None = None
     # how many chunks before its own a frame sees; -1: all; null: as in training
     left_chunks: int | None = None
     # cut what is longer; null: sets are decoded whole, files by data.max_seconds
     windows: WindowsConfig | None = None
+    chunk: int | None = field(default=None, metadata=config.OMIT)  # before `chunk_ms`: frames
 
     def __post_init__(self) -> None:
         if self.average is not None and self.average < 1:
@@ -118,12 +119,18 @@ class DecodeConfig:
                 f"average is {self.average}: give at least 1 checkpoint, or null for as many as "
                 "training averaged"
             )
-        if self.chunk is not None and self.chunk < 1:
+        if self.chunk is not None:
             raise ValueError(
-                f"chunk is {self.chunk}: give at least 1 frame, or null for whole utterances"
+                f"chunk: {self.chunk} counts frames, which are 40 ms long in one model and 80 ms "
+                "in another: write chunk_ms, in milliseconds, as in chunk_ms: 640"
             )
-        if self.left_chunks is not None and (self.chunk is None or self.left_chunks < -1):
-            raise ValueError("left_chunks goes with chunk, and is -1 for all, 0 or more")
+        if self.chunk_ms is not None and not self.chunk_ms > 0:
+            raise ValueError(
+                f"chunk_ms is {self.chunk_ms:g}: give milliseconds above 0, or null for whole "
+                "utterances"
+            )
+        if self.left_chunks is not None and (self.chunk_ms is None or self.left_chunks < -1):
+            raise ValueError("left_chunks goes with chunk_ms, and is -1 for all, 0 or more")
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:

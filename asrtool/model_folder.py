@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from asrtool import experiment
 from asrtool.data import tokenizers
@@ -312,22 +313,41 @@ def check_packed(exp: Path) -> None:
 
 def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
     """The model with the left context of a decoding config: the same weights; `model` itself is not
-    changed. Raises `ExperimentError` where its encoder cannot stream.
+    changed. Raises `ExperimentError` where its encoder cannot stream, or not in such chunks.
     """
-    if decode.chunk is None:
+    if decode.chunk_ms is None:
         return model
     encoder = model.encoder
-    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
-        why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
-        raise ExperimentError(f"chunk: {decode.chunk}: {why}")
-    logger.info(
-        "chunks of %d frames, %.0f ms",
-        decode.chunk,
-        1000 * decode.chunk * encoder.seconds_per_frame,
-    )
+    chunk = chunk_frames(encoder, decode)
+    frame = 1000 * encoder.seconds_per_frame
+    logger.info("chunks of %d frames, %.0f ms", chunk, chunk * frame)
+    longest = encoder.longest_chunk
+    if longest is None:
+        logger.warning("the model was trained on whole utterances, and on no chunks")
+    elif chunk > longest:
+        logger.warning(
+            "chunks of %g ms are longer than any of training, %g ms at most",
+            decode.chunk_ms,
+            longest * frame,
+        )
     if decode.left_chunks is None:
         return model
     limited, changed = copy.copy(encoder), copy.copy(model)
     limited.left_chunks = None if decode.left_chunks == -1 else decode.left_chunks
     changed._modules = {**model._modules, "encoder": limited}
     return changed
+
+
+def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
+    """Encoder frames of the chunks of a decoding config; None: utterances are seen whole. Raises
+    `ExperimentError` where the encoder cannot stream, or a chunk is no multiple of its frames.
+    """
+    if decode.chunk_ms is None:
+        return None
+    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
+        why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
+        raise ExperimentError(f"chunk_ms: {decode.chunk_ms:g}: {why}")
+    try:
+        return encoder.frames_of(decode.chunk_ms)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from None

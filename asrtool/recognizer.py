@@ -32,6 +32,7 @@ from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
 from asrtool.model_folder import (
     Experiment,
     ExperimentError,
+    chunk_frames,
     in_chunks,
     language_model,
     sha256,
@@ -141,9 +142,14 @@ class Recognizer:
             classify(self.classifiers, encoded),
         )
 
+    @property
+    def chunk(self) -> int | None:
+        """Encoder frames of a chunk; None where utterances are seen whole."""
+        return chunk_frames(self.model.encoder, self.settings)
+
     def encode(self, inputs: Padded) -> EncoderOutput:
         """inputs as of `search`, in chunks where the decoding config has them."""
-        return self.model.encode(inputs.to(self.device), self.settings.chunk)
+        return self.model.encode(inputs.to(self.device), self.chunk)
 
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """What `search` gives, of an encoder's output."""

@@ -22,7 +22,7 @@ model:
     ffn_dim: 64
     kernel: 7
     dropout: 0.0
-    chunk: {dynamic: true, max_seconds: 0.4, left_chunks: 4}
+    chunk: {dynamic: true, max_ms: 400, left_chunks: 4}
     downsamplers:
       0: {type: conv2d, factor: 2, channels: 8, causal: true}
       1: {type: strided_conv, factor: 2, kernel: 5, causal: true}

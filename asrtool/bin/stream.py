@@ -1,7 +1,7 @@
 """Recognise audio while it comes in: partial results chunk by chunk, a final one at every pause,
 with its latency.
 
-    asrtool stream exp/train_qifusion a.wav --chunk 16 --left-chunks 4
+    asrtool stream exp/train_qifusion a.wav --chunk-ms 640 --left-chunks 4
     arecord -q -t raw -f S16_LE -r 16000 | asrtool stream exp/train_qifusion -
     asrtool stream exp/train_qifusion --check dump/fbank80/test
 
@@ -28,6 +28,7 @@ import torch
 from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
+from asrtool.encoders import Encoder, StreamingEncoder
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment, in_chunks
@@ -35,7 +36,7 @@ from asrtool.recognizer import Recognizer
 from asrtool.streaming import EndConfig, Result, Stream, passes
 from asrtool.streaming.check import check
 
-CHUNK = 16  # encoder frames: what U2++ and its successors report
+CHUNK_MS = 640.0  # what U2++ and its successors report
 HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw samples
 
 
@@ -71,11 +72,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     options.add_argument("audio", nargs="*", help="files, or - for raw samples from standard input")
     options.add_argument(
-        "--chunk", type=int, help=f"encoder frames of a chunk (default: of --config, else {CHUNK})"
+        "--chunk-ms",
+        type=float,
+        help="milliseconds of a chunk, a multiple of the model's frames (default: of --config, "
+        f"else {CHUNK_MS:g}, or less where no such chunk was trained)",
     )
-    options.add_argument(
-        "--chunk-ms", type=float, help="the same in milliseconds, rounded to frames"
-    )
+    # it counted frames; without it, argparse would take --chunk for --chunk-ms
+    options.add_argument("--chunk", help=argparse.SUPPRESS)
     options.add_argument(
         "--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all"
     )
@@ -113,8 +116,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = options.parse_args(argv)
     if args.set and args.config is None:
         options.error("--set changes a decoding config: give it by --config")
-    if args.chunk is not None and args.chunk_ms is not None:
-        options.error("give --chunk or --chunk-ms, not both")
+    if args.chunk is not None:
+        options.error("--chunk counted frames: give --chunk-ms, milliseconds, as in --chunk-ms 640")
+    if args.chunk_ms is not None and not args.chunk_ms > 0:
+        options.error("--chunk-ms is above 0")
     if (args.check is None) == (not args.audio):
         options.error("give either audio or --check")
     if args.batch < 1:
@@ -131,12 +136,9 @@ def settings(args: argparse.Namespace) -> DecodeConfig:
 
 def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     """With the chunks that the command line or the config asks for."""
-    chunk = args.chunk or recognizer.settings.chunk or CHUNK
-    if args.chunk_ms is not None:
-        frame = getattr(recognizer.model.encoder, "seconds_per_frame", recognizer.model.frame_shift)
-        chunk = max(1, round(args.chunk_ms / 1000 / frame))
+    chunk = args.chunk_ms or recognizer.settings.chunk_ms or usual(recognizer.model.encoder)
     left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
-    changed = replace(recognizer.settings, chunk=chunk, left_chunks=left)
+    changed = replace(recognizer.settings, chunk_ms=chunk, left_chunks=left)
     model = in_chunks(recognizer.model, changed)
     if model.encoder.left_chunks is None:
         logger.info(
@@ -146,6 +148,17 @@ def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     recognizer = replace(recognizer, settings=changed, model=model)
     passes(recognizer)
     return recognizer
+
+
+def usual(encoder: Encoder) -> float:
+    """Milliseconds of a chunk where nobody says: whole frames, and no longer than any of
+    training.
+    """
+    if not isinstance(encoder, StreamingEncoder):
+        return CHUNK_MS
+    frame = 1000 * encoder.seconds_per_frame
+    frames = max(1, round(CHUNK_MS / frame))
+    return frame * min(frames, encoder.longest_chunk or frames)
 
 
 def warm_up(recognizer: Recognizer) -> None:
@@ -170,8 +183,8 @@ def hear(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
 
 def listen(stream: Stream, path: str) -> Iterator[Result]:
     """All results of a file or of standard input."""
-    encoder, settings = stream.recognizer.model.encoder, stream.recognizer.settings
-    seconds = settings.chunk * encoder.seconds_per_frame
+    settings = stream.recognizer.settings
+    seconds = settings.chunk_ms / 1000
     pieces = (
         raw(sys.stdin.buffer, round(seconds * stream.recognizer.rate))
         if path == "-"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Padded
+
+CHUNK_TOLERANCE = 0.01  # milliseconds by which a chunk may miss a multiple of a frame
 
 
 class Source(NamedTuple):
@@ -72,7 +75,24 @@ class StreamingEncoder(Encoder):
     input_frames: int  # input frames per encoder frame
     seconds_per_frame: float  # of encoder frames: positions may be finer
     left_chunks: int | None  # how many chunks before its own a frame sees; None: all
+    longest_chunk: int | None = None  # frames of the longest chunk of training; None: in no chunks
     obstacle: str | None  # why this configuration cannot stream; None: it can
+
+    def frames_of(self, milliseconds: float, key: str = "chunk_ms") -> int:
+        """Encoder frames of a chunk that is given in milliseconds.
+
+        Raises `ValueError` where it is no multiple of a frame; `key` is what the user wrote.
+        """
+        frame = 1000 * self.seconds_per_frame
+        frames = round(milliseconds / frame)
+        if frames < 1 or abs(frames * frame - milliseconds) > CHUNK_TOLERANCE:
+            below = math.floor(milliseconds / frame) * frame
+            near = " or ".join(f"{x:g}" for x in (below, below + frame) if x > 0)
+            raise ValueError(
+                f"{key} is {milliseconds:g} ms, but a frame of this encoder is {frame:g} ms: "
+                f"expected a multiple of that, such as {near}"
+            )
+        return frames
 
     def init_cache(self, batch_size: int, chunk: int) -> object:
         """What there is before the first frame: a frozen dataclass that is a `PerRow`

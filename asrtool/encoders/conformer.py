@@ -6,17 +6,23 @@ There is one code path: offline is one piece with no cache and a chunk mask.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsampler
-from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
+from asrtool.encoders.base import (
+    CHUNK_TOLERANCE,
+    ENCODERS,
+    Encoder,
+    StreamingEncoder,
+    check_encoder,
+)
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
@@ -37,16 +43,27 @@ class ChunkConfig:
 
     # half of the batches whole, the others in random chunks; false: always the longest chunk
     dynamic: bool = True
-    max_seconds: float = 1.0  # the longest chunk
-    # of dynamic chunks, in frames; null: every one up to the longest
-    sizes: tuple[int, ...] | None = None
+    max_ms: float = 1000.0  # the longest chunk
+    # of dynamic chunks; null: every number of frames up to the longest
+    sizes_ms: tuple[float, ...] | None = None
     left_chunks: int | None = None  # how many chunks before its own a frame sees; null: all
+    # what trainings before `max_ms` and `sizes_ms` have in their place: seconds, and frames
+    max_seconds: float | None = field(default=None, metadata={"omit": True})
+    sizes: tuple[int, ...] | None = field(default=None, metadata={"omit": True})
 
     def __post_init__(self) -> None:
-        if self.sizes is not None and (not self.dynamic or min(self.sizes, default=0) < 1):
-            raise ValueError(
-                f"chunk.sizes needs dynamic: true and sizes of at least 1; got {self.sizes}"
-            )
+        if self.max_seconds is not None:
+            object.__setattr__(self, "max_ms", 1000 * self.max_seconds)
+            object.__setattr__(self, "max_seconds", None)
+        if not self.max_ms > 0:
+            raise ValueError(f"chunk.max_ms is {self.max_ms:g}, expected more than 0")
+        for name, sizes in (("sizes_ms", self.sizes_ms), ("sizes", self.sizes)):
+            if sizes is not None and (not self.dynamic or not min(sizes, default=0) > 0):
+                raise ValueError(
+                    f"chunk.{name} needs dynamic: true and sizes above 0; got {list(sizes)}"
+                )
+        if self.sizes_ms is not None and self.sizes is not None:
+            raise ValueError("chunk.sizes counts frames: give chunk.sizes_ms alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +178,9 @@ class Conformer(StreamingEncoder):
             )
         self.dropout = Dropout(config.dropout)
         self.frame_shift = frame_shift * self.downsamplers["0"].factor
-        self.input_frames = prod(downsampler.factor for downsampler in self.downsamplers.values())
+        self.input_frames = math.prod(
+            downsampler.factor for downsampler in self.downsamplers.values()
+        )
         # positions per encoder frame
         self._span = self.input_frames // self.downsamplers["0"].factor
         self.seconds_per_frame = self.frame_shift * self._span
@@ -169,6 +188,25 @@ class Conformer(StreamingEncoder):
         self.obstacle = self._obstacle(config.causal)
         if self.chunk is not None and self.obstacle:
             raise ValueError(f"chunk: {self.obstacle}")
+        self.longest_chunk, self.chunk_sizes = self._trained_chunks()
+
+    def _trained_chunks(self) -> tuple[int | None, tuple[int, ...] | None]:
+        """Frames of the longest chunk of training, and of all where only some are trained."""
+        if self.chunk is None:
+            return None, None
+        sizes = self.chunk.sizes
+        if self.chunk.sizes_ms is not None:
+            sizes = tuple(self.frames_of(size, "chunk.sizes_ms") for size in self.chunk.sizes_ms)
+        if sizes is not None:
+            return max(sizes), sizes
+        frame = 1000 * self.seconds_per_frame
+        longest = math.floor((self.chunk.max_ms + CHUNK_TOLERANCE) / frame)
+        if not longest:
+            raise ValueError(
+                f"chunk.max_ms is {self.chunk.max_ms:g}, shorter than a frame of this encoder, "
+                f"{frame:g} ms"
+            )
+        return longest, None
 
     def _in_front(
         self, config: object, input_dim: int, vocab_size: int, frame_shift: float
@@ -212,8 +250,8 @@ class Conformer(StreamingEncoder):
 
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is None and self.chunk is not None and self.training:
-            longest = max(1, round(self.chunk.max_seconds / self.seconds_per_frame))
-            chunk = random_chunk(longest, self.chunk.sizes) if self.chunk.dynamic else longest
+            longest = self.longest_chunk
+            chunk = random_chunk(longest, self.chunk_sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
         if self.frontend is not None:

@@ -68,10 +68,10 @@ class Session:
     """
 
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
-        chunk, encoder = recognizer.settings.chunk, recognizer.model.encoder
+        chunk, encoder = recognizer.chunk, recognizer.model.encoder
         if chunk is None or not isinstance(encoder, StreamingEncoder):
             raise ExperimentError(
-                "streaming needs an encoder that can stream, and the size of its chunks"
+                "streaming needs an encoder that can stream, and the size of its chunks (chunk_ms)"
             )
         self.recognizer = recognizer
         self._first, self._second = passes(recognizer)
@@ -94,7 +94,7 @@ class Session:
     def enter(self, count: int) -> range:
         """Take in `count` utterances behind those that are there; gives their rows."""
         before = self.batch
-        encoder, chunk = self.recognizer.model.encoder, self.recognizer.settings.chunk
+        encoder, chunk = self.recognizer.model.encoder, self.recognizer.chunk
         self._cache = self._cache.join(encoder.init_cache(count, chunk))
         self._state = self._state.join(self._first.start(count))
         self._heard += [[] for _ in range(count)]

@@ -46,15 +46,15 @@ def check(
     for start in range(0, len(rows), batch):
         compare(recognizer, rows[start : start + batch], draw, differences)
     logger.info(
-        "%s: %d utterances, %d frames, %d tokens in chunks of %d: the largest difference is %.1e "
-        "in features, %.1e in "
+        "%s: %d utterances, %d frames, %d tokens in chunks of %g ms: the largest difference is "
+        "%.1e in features, %.1e in "
         "the encoder's frames; %d utterances have other tokens, %d another label%s",
         *(
             data,
             differences.utterances,
             differences.frames,
             differences.tokens,
-            recognizer.settings.chunk,
+            recognizer.settings.chunk_ms,
             differences.features,
             differences.largest,
         ),

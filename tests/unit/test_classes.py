@@ -54,12 +54,12 @@ def test_pieces_of_an_audio_count_by_their_length():
 
 
 @pytest.mark.parametrize(
-    "options", [{"left_chunks": 4}, {"chunk": 4, "left_chunks": -2}, {"chunk": 0}]
+    "options", [{"left_chunks": 4}, {"chunk_ms": 160, "left_chunks": -2}, {"chunk_ms": 0}]
 )
 def test_chunks_of_decoding_are_checked(options):
-    good = experiment.DecodeConfig(searcher=CtcGreedyConfig(), chunk=4, left_chunks=-1)
+    good = experiment.DecodeConfig(searcher=CtcGreedyConfig(), chunk_ms=160, left_chunks=-1)
     with pytest.raises(ValueError, match="chunk"):
-        replace(good, **{"chunk": None, "left_chunks": None, **options})
+        replace(good, **{"chunk_ms": None, "left_chunks": None, **options})
 
 
 def test_labels_of_the_training_set_are_counted_in_the_order_of_the_classes():

@@ -25,7 +25,8 @@ from asrtool.experiment import load_phases
 from asrtool.model_folder import build_model
 from asrtool.types import Padded
 
-CASES = [(None, None), (16, None), (16, 4), (16, 1), (8, 8), (4, 16), (4, 4)]  # chunk, left chunks
+# milliseconds of a chunk, left chunks
+CASES = [(None, None), (640, None), (640, 4), (640, 1), (320, 8), (160, 16), (160, 4)]
 
 
 def main() -> None:
@@ -42,11 +43,12 @@ def main() -> None:
     inputs = torch.randn(1, frames, phase.data.fbank.num_mel_bins)
     print(f"{args.config.name}, {args.seconds:g} s\n")
     print(
-        "| chunk | left chunks | ms | waiting ms, mean | multiply-adds, G per s | CPU s per s | "
-        "cache, MB |"
+        "| chunk, ms | left chunks | frames | waiting ms, mean | multiply-adds, G per s | "
+        "CPU s per s | cache, MB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for chunk, left in CASES:
+    for chunk_ms, left in CASES:
+        chunk = chunk_ms and encoder.frames_of(chunk_ms)
         encoder.left_chunks = left
         flops = FlopCounterMode(display=False)
         with torch.inference_mode():
@@ -57,9 +59,8 @@ def main() -> None:
             used = (time.process_time() - started) / args.seconds
         adds = flops.get_total_flops() / 2e9 / args.seconds
         size = f"{4 * numbers(cache) / 1e6:.2f}" if chunk else ""
-        wait = 1000 * (chunk or 0) * encoder.seconds_per_frame
-        cells = (chunk or "whole", "all" if left is None else left, f"{wait:.0f}" if chunk else "")
-        waiting = f"{wait / 2:.0f}" if chunk else f"{500 * args.seconds:.0f}"
+        cells = (chunk_ms or "whole", "all" if left is None else left, chunk or "")
+        waiting = f"{(chunk_ms or 1000 * args.seconds) / 2:.0f}"
         print(
             f"| {' | '.join(map(str, cells))} | {waiting} | {adds:.2f} | {used:.4f} | {size} |",
             flush=True,

@@ -12,7 +12,9 @@ import pytest
 import soundfile
 import torch
 
+from asrtool import experiment
 from asrtool.bin import decode, score, stream
+from asrtool.config import ConfigError
 from asrtool.data import audio
 from asrtool.encoders.qifusion import AccentHead
 from asrtool.model_folder import Experiment, ExperimentError
@@ -40,18 +42,21 @@ def sounds(toy: Path) -> dict[Path, str]:
     }
 
 
-def recognizer(toy: Path, chunk: int = 4, searcher: object = None, **options) -> Recognizer:
+def recognizer(toy: Path, chunk_ms: float = 160, searcher: object = None, **options) -> Recognizer:
     searcher = searcher or RescoringConfig(weights={"ctc": 0.5, "attention": 0.5})
     return Recognizer.load(
         toy / "exp",
         replace(
-            Experiment.open(toy / "exp").decode_config(), searcher=searcher, chunk=chunk, **options
+            Experiment.open(toy / "exp").decode_config(),
+            searcher=searcher,
+            chunk_ms=chunk_ms,
+            **options,
         ),
     )
 
 
 @pytest.mark.parametrize(
-    "options", [("--chunk", 1), ("--chunk", 4, "--left-chunks", 1), ("--chunk-ms", 330)]
+    "options", [("--chunk-ms", 40), ("--chunk-ms", 160, "--left-chunks", 1), ()]
 )
 def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
@@ -80,14 +85,14 @@ def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch)
         monkeypatch.setattr(
             FeatureStream, "__call__", lambda self, samples: plain(self, samples[1:])
         )
-    assert run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk", 2) == 1
+    assert run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", 80) == 1
     said = capsys.readouterr().err
     assert what in said and "streaming differs" in said
 
 
 def test_text_has_times_and_the_accent(toy_stream, capsys):
     files = sounds(toy_stream)
-    assert run(toy_stream, *files, "--chunk", 4, "--pause", 9) == 0
+    assert run(toy_stream, *files, "--chunk-ms", 160, "--pause", 9) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [text for _, text, _ in lines] == list(files.values())
     labels = [
@@ -99,7 +104,7 @@ def test_text_has_times_and_the_accent(toy_stream, capsys):
 
 def test_json_has_partial_results_the_final_one_and_the_latency(toy_stream, capsys):
     path, text = next(iter(sounds(toy_stream).items()))
-    run(toy_stream, path, "--chunk", 4, "--pause", 9, "--format", "json")
+    run(toy_stream, path, "--chunk-ms", 160, "--pause", 9, "--format", "json")
     captured = capsys.readouterr()
     *partial, final, end = [json.loads(line) for line in captured.out.splitlines()]
     assert {line["event"] for line in partial} == {"partial"} and len(partial) > 10
@@ -136,7 +141,7 @@ def test_a_pipe_gives_what_the_file_gives_and_results_come_before_it_ends(
     monkeypatch.setattr(
         stream, "show", lambda *given: seen.append((pipe.taken, given[2])) or plain(*given)
     )
-    run(toy_stream, "-", "--chunk", 4, "--pause", 9)
+    run(toy_stream, "-", "--chunk-ms", 160, "--pause", 9)
     assert capsys.readouterr().out.split("\t")[1] == text
     early = [found for taken, found in seen if taken < len(pipe.data.getvalue()) * 0.8]
     assert any(found.hypothesis.text for found in early)
@@ -147,7 +152,7 @@ def test_another_rate_is_resampled_and_says_so(toy_stream, tmp_path, capsys):
     soundfile.write(
         tmp_path / "fast.wav", audio.resample(*soundfile.read(path, dtype="float32"), 16000), 16000
     )
-    run(toy_stream, tmp_path / "fast.wav", "--chunk", 4, "--pause", 9)
+    run(toy_stream, tmp_path / "fast.wav", "--chunk-ms", 160, "--pause", 9)
     captured = capsys.readouterr()
     assert captured.out.split("\t")[1] == text and "16000 Hz made 8000 Hz" in captured.err
 
@@ -188,7 +193,7 @@ def test_what_cannot_be_read_to_its_end_is_named_and_the_others_go_on(
     path, text = next(iter(sounds(toy_stream).items()))
     samples = audio.resample(soundfile.read(path, dtype="float32")[0], 8000, rate)
     bad = broken(tmp_path, samples, rate)
-    assert run(toy_stream, *bad, path, "--chunk", 4, "--pause", 9) == 1
+    assert run(toy_stream, *bad, path, "--chunk-ms", 160, "--pause", 9) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].split("\t")[1] == text
     for name, why in bad.items():
@@ -218,7 +223,7 @@ def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path,
 )
 def test_standard_input_that_is_no_raw_audio_is_refused(toy_stream, capsys, monkeypatch, data, why):
     monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": Pipe(data)}))
-    assert run(toy_stream, "-", "--chunk", 4) == 1
+    assert run(toy_stream, "-", "--chunk-ms", 160) == 1
     assert f"standard input: {why}" in capsys.readouterr().err
 
 
@@ -305,7 +310,7 @@ def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, t
             "--out",
             str(tmp_path / "out"),
             "--set",
-            "chunk=4 left_chunks=2",
+            "chunk_ms=160 left_chunks=2",
         ]
     )
     line = json.loads((tmp_path / "out/hyps.jsonl").read_text().splitlines()[0])
@@ -329,9 +334,37 @@ def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, t
 
 def test_a_model_that_cannot_stream_says_why(toy):
     with pytest.raises(
-        ExperimentError, match="chunk: 16: the encoder cannot stream: it is not causal"
+        ExperimentError, match="chunk_ms: 640: the encoder cannot stream: it is not causal"
     ):
         run(toy, "--check", toy / "data" / "test")
+
+
+@pytest.mark.parametrize(("chunk_ms", "near"), [(330, "320 or 360"), (16, "such as 40")])
+def test_a_chunk_that_is_no_multiple_of_a_frame_is_refused(toy_stream, chunk_ms, near):
+    expected = f"chunk_ms is {chunk_ms} ms, but a frame of this encoder is 40 ms: .*{near}"
+    with pytest.raises(ExperimentError, match=expected):
+        run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", chunk_ms)
+
+
+def test_chunks_are_whole_frames_no_longer_than_in_training_where_nobody_says(toy_stream, capsys):
+    run(toy_stream, "--check", toy_stream / "data" / "test")
+    said = capsys.readouterr().err
+    assert "chunks of 10 frames, 400 ms" in said and "longer than any of training" not in said
+    run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", 440)
+    expected = "chunks of 440 ms are longer than any of training, 400 ms at most"
+    assert expected in capsys.readouterr().err
+
+
+def test_options_and_keys_that_counted_frames_name_those_in_milliseconds(
+    toy_stream, tmp_path, capsys
+):
+    assert run(toy_stream, "-", "--chunk", 16) == 2
+    assert "--chunk counted frames: give --chunk-ms" in capsys.readouterr().err
+    (tmp_path / "decode.yaml").write_text("searcher: {type: ctc_greedy}\nchunk: 16\n")
+    with pytest.raises(ConfigError, match="chunk: 16 counts frames.*: write chunk_ms"):
+        run(toy_stream, "-", "--config", tmp_path / "decode.yaml")
+    (tmp_path / "decode.yaml").write_text("searcher: {type: ctc_greedy}\nchunk: null\n")
+    assert experiment.load_decode(tmp_path / "decode.yaml").chunk_ms is None
 
 
 def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
@@ -350,7 +383,7 @@ def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("-", "--check", "x"), ("-", "--chunk", "2", "--chunk-ms", "80")]
+    "options", [(), ("-", "--check", "x"), ("-", "--chunk", "2"), ("-", "--chunk-ms", "0")]
 )
 def test_options_that_exclude_each_other(toy_stream, options):
     assert run(toy_stream, *options) == 2
@@ -377,7 +410,7 @@ def test_two_hours_through_the_command_end_as_they_began(toy_stream, tmp_path, c
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1) as file:
         for _ in range(rounds):
             file.write(one)
-    options = ("--chunk", 4, "--left-chunks", 4, "--pause", 1.6, "--format", "json")
+    options = ("--chunk-ms", 160, "--left-chunks", 4, "--pause", 1.6, "--format", "json")
     assert run(toy_stream, tmp_path / "long.wav", *options) == 0
     *lines, end = map(json.loads, capsys.readouterr().out.splitlines())
     texts = list(sounds(toy_stream).values())

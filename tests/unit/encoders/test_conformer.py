@@ -70,7 +70,7 @@ def test_left_chunks_limit_the_past():
 
 
 def test_dynamic_chunks_are_drawn_in_training_alone():
-    encoder = build(dropout=0.0, chunk=ChunkConfig(max_seconds=0.2), **CAUSAL)
+    encoder = build(dropout=0.0, chunk=ChunkConfig(max_ms=200), **CAUSAL)
     random.seed(0)
     trained = {float(encoder.train()(batch(64)).frames.data.detach().sum()) for _ in range(12)}
     evaluated = {float(encoder.eval()(batch(64)).frames.data.detach().sum()) for _ in range(4)}

@@ -7,8 +7,10 @@ from collections import defaultdict
 
 import pytest
 import torch
+import yaml
 from torch.nn.functional import relu
 
+from asrtool import config
 from asrtool.downsamplers import Conv2dConfig, KeyframeConfig, StridedConvConfig
 from asrtool.encoders import (
     ENCODERS,
@@ -353,8 +355,38 @@ def test_settings_of_the_accent_are_checked(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"sizes": ()}, {"sizes": (4, 0)}, {"sizes": (4,), "dynamic": False}]
+    ("options", "message"),
+    [
+        ({"sizes_ms": ()}, "chunk.sizes_ms needs dynamic: true and sizes above 0"),
+        ({"sizes_ms": (160, 0)}, "chunk.sizes_ms needs dynamic: true and sizes above 0"),
+        ({"sizes_ms": (160,), "dynamic": False}, "chunk.sizes_ms needs dynamic: true"),
+        ({"sizes": (0,)}, "chunk.sizes needs dynamic: true"),
+        ({"sizes": (4,), "sizes_ms": (160,)}, "chunk.sizes counts frames"),
+        ({"max_ms": 0}, "chunk.max_ms is 0, expected more than 0"),
+    ],
 )
-def test_chunk_sizes_are_checked(options):
-    with pytest.raises(ValueError, match="chunk.sizes needs dynamic: true"):
+def test_chunk_sizes_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
         ChunkConfig(**options)
+
+
+def test_chunks_of_training_are_milliseconds_at_any_frame_rate():
+    for stems, frame, longest in ((STEMS, 80, 12), ({0: STEMS[0]}, 40, 25)):
+        encoder = build(chunk=ChunkConfig(), downsamplers=stems)
+        assert encoder.longest_chunk == longest and encoder.chunk_sizes is None
+        encoder = build(chunk=ChunkConfig(sizes_ms=(160, 320, 640)), downsamplers=stems)
+        assert encoder.chunk_sizes == (160 // frame, 320 // frame, 640 // frame)
+        assert encoder.longest_chunk == 640 // frame == encoder.frames_of(640)
+    with pytest.raises(ValueError, match="chunk.sizes_ms is 120 ms, but a frame .* 80 or 160"):
+        build(chunk=ChunkConfig(sizes_ms=(120,)))
+    with pytest.raises(ValueError, match="chunk.max_ms is 50, shorter than a frame .*80 ms"):
+        build(chunk=ChunkConfig(max_ms=50))
+    assert build().longest_chunk is None
+
+
+def test_chunks_of_earlier_trainings_still_load():
+    node = yaml.compose("{dynamic: true, max_seconds: 0.4, sizes: null, left_chunks: null}")
+    assert config.decode(ChunkConfig, node) == ChunkConfig(max_ms=400)
+    node = yaml.compose("{max_seconds: 1.0, sizes: [4, 8]}")
+    assert build(chunk=config.decode(ChunkConfig, node)).chunk_sizes == (4, 8)
+    assert "sizes" not in config.encode(ChunkConfig, ChunkConfig())

@@ -212,7 +212,7 @@ def test_the_commands_train_measure_and_decode_it(tmp_path):
     alone = [recognizer.search(Padded.stack([one]))[0] for one in inputs]
     assert [n[0].tokens for n in together] == [n[0].tokens for n in alone]
     assert recognizer.timed is None
-    session = Session(Recognizer.load(exp, replace(recognizer.settings, chunk=2)), 1)
+    session = Session(Recognizer.load(exp, replace(recognizer.settings, chunk_ms=80)), 1)
     whole = session.recognizer.search(Padded.stack(inputs[:1]))
     for begin in range(0, 60, 17):
         part = inputs[0][begin : begin + 17]

@@ -106,7 +106,9 @@ def recognizer(encoder: str, search: str) -> Recognizer:
     accents = Classifier("accent", "accent", ("a", "b", "c"))
     return Recognizer(
         config=None,
-        settings=DecodeConfig(searcher=searcher, chunk=CHUNK),
+        settings=DecodeConfig(
+            searcher=searcher, chunk_ms=1000 * CHUNK * model.encoder.seconds_per_frame
+        ),
         model=model,
         searcher=SEARCHERS.build(searcher, model=model),
         tokenizer=SimpleNamespace(decode=lambda tokens: " ".join(map(str, tokens))),
