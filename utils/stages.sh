@@ -16,6 +16,8 @@ num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks pro
 master=                # <host>:<port> of the first of several machines; utils/slurm.sh needs none
 tag=                   # name of the experiment's folder; default: that of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
+init_from=             # folder of a trained model, of any recipe: stage 2 takes its vocabulary, stage 3 starts from its weights
+tune=true              # false, with --init-from: no stages 2 and 3; stage 4 decodes that model as it is
 lm_config=             # config of a language model, which stage 3 trains first and stage 4 decodes with
 lm_text=               # a file of further sentences for it, one a line
 decode_tag=            # name of the decoding's folder; default: that of the decoding config
@@ -70,7 +72,7 @@ check_name() {      # <what> <name>: it becomes that of a folder
   esac
 }
 
-for name in corpus data_dirs train_config decode_config lm_config lm_text import_from; do locate "$name"; done
+for name in corpus data_dirs init_from train_config decode_config lm_config lm_text import_from; do locate "$name"; done
 # The folder below data, dump and exp of what shall not mix with other runs.
 variant=
 if declare -F settings > /dev/null; then settings; fi
@@ -96,6 +98,11 @@ fi
 data=data$variant
 vocab=$data/vocab_$unit
 if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
+if [[ -n $init_from ]]; then vocab=$init_from/vocab; fi
+if [[ $tune == false ]]; then
+  [[ -n $init_from ]] || usage_error "--tune false decodes the model that --init-from names; give its folder"
+  tag=${tag:-from_$(basename "$init_from")}
+fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
 decode_tag=${decode_tag:-$(basename "${decode_config%.yaml}")}
@@ -253,23 +260,26 @@ default_features() {
 }
 
 default_vocabulary() {
+  if [[ -n $init_from ]]; then log "the vocabulary is that of $init_from"; return; fi
   tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
 }
 
 default_train() {
+  if [[ $tune == false ]]; then log "nothing to train: stage 4 decodes $init_from"; return; fi
   local anew=; if [[ $force == true ]]; then anew=true; fi
   if [[ -n $lm_config ]]; then
     launch train --config "$lm_config" --train "$data/$train_set" --valid "$data/$valid_set" --vocab "$vocab" \
       --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
   fi
   launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
-    --exp "$exp" ${train_args:+--set "$train_args"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
+    --exp "$exp" ${init_from:+--init "$init_from"} ${train_args:+--set "$train_args"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
 }
 
 default_decode() {
-  local split
+  local split model=$exp
+  if [[ $tune == false ]]; then model=$init_from; fi
   for split in $test_sets; do
-    launch decode --exp "$exp" --config "$decode_config" ${decode_args:+--set "$decode_args"} ${lm_config:+--lm "$lm_exp"} \
+    launch decode --exp "$model" --config "$decode_config" ${decode_args:+--set "$decode_args"} ${lm_config:+--lm "$lm_exp"} \
       --data "$dump/$split" --out "$exp/$decode_tag/$split" ${own_model[@]+"${own_model[@]}"}
   done
 }

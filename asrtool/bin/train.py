@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asrtool import distributed, experiment, imports
 from asrtool.log import set_up
+from asrtool.model_folder import CONFIG, Experiment
 from asrtool.training import Sources, train
 
 
@@ -21,13 +22,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     phases = experiment.load_phases(
         args.config, experiment.split_overrides(args.set), args.import_from
     )
-    sources = Sources(
-        train=args.train, valid=args.valid, vocab=args.vocab, text=tuple(args.text), init=args.init
-    )
     with distributed.process_group():
+        sources = Sources(
+            train=args.train,
+            valid=args.valid,
+            vocab=args.vocab,
+            text=tuple(args.text),
+            init=distributed.broadcast_object(
+                weights(args.init) if distributed.is_main() else None
+            ),
+        )
         ended = train(args.exp, phases, sources, shlex.join(sys.argv), args.force == "true")
     if ended == signal.SIGINT:
         sys.exit(130)
+
+
+def weights(init: Path | None) -> Path | None:
+    """What a warm start reads: of a trained model the averaged weights of its last phase."""
+    if init is None or not (init / CONFIG).is_file():
+        return init
+    model = Experiment.open(init)
+    return model.weights(model.decode_config())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,7 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--init",
         type=Path,
-        help="warm start of the first phase: a checkpoint folder or .safetensors file",
+        help="warm start of the first phase: a checkpoint folder, a .safetensors file, or the "
+        "folder of a trained model",
     )
     options.add_argument(
         "--force",

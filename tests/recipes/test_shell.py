@@ -41,7 +41,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
     engine = (
         "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag "
-        "decode_args lm_config lm_text"
+        "decode_args lm_config lm_text init_from tune"
     )
     engine += " data_dirs extra_sets imports import_from missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
@@ -152,6 +152,30 @@ def test_stages_0_to_4_call_their_commands_in_order_with_their_folders(recipe: R
             for name in ("test", "other")
         ],
     ]
+
+
+def test_a_training_starts_from_a_model_of_another_recipe_with_its_vocabulary(
+    recipe: Recipe,
+) -> None:
+    (recipe.folder.parent / "other" / "exp" / "big").mkdir(parents=True)
+    options = ("--dry-run", "true", "--ngpu", "1", "--init-from", "../other/exp/big")
+    text = recipe.run(*options).stdout
+    assert "make_vocab" not in text and "the vocabulary is that of ../other/exp/big" in text
+    assert "--vocab ../other/exp/big/vocab --exp exp/train_full --init ../other/exp/big" in text
+    assert "asrtool.bin.decode --exp exp/train_full " in text
+
+
+def test_a_model_of_another_recipe_is_decoded_as_it_is(recipe: Recipe) -> None:
+    (recipe.folder.parent / "other" / "exp" / "big").mkdir(parents=True)
+    options = ("--dry-run", "true", "--ngpu", "1", "--init-from", "../other/exp/big")
+    text = recipe.run(*options, "--tune", "false").stdout
+    assert "asrtool.bin.train" not in text and "nothing to train" in text
+    assert "asrtool.bin.decode --exp ../other/exp/big " in text
+    assert "--out exp/from_big/decode_full/test" in text and "score.sh" in text
+    done = recipe.run("--dry-run", "true", "--tune", "false")
+    assert (
+        done.returncode and "--tune false decodes the model that --init-from names" in done.stderr
+    )
 
 
 def test_mini_takes_small_configs_and_folders_of_its_own(recipe: Recipe) -> None:

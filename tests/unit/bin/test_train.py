@@ -242,6 +242,14 @@ def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_pat
         train(data, tmp_path / "exp", *options)
 
 
+def test_a_warm_start_from_a_trained_model_takes_its_averaged_weights(
+    data, trained, tmp_path, capsys
+):
+    train(data, tmp_path / "exp", "--init", str(trained), "--set", "trainer.epochs=1")
+    weights = trained / "train" / "average-1.safetensors"
+    assert f"starts from the weights {weights} with a fresh" in capsys.readouterr().err
+
+
 def test_a_warm_start_takes_over_the_weights_and_says_that_it_is_no_resume(
     data, trained, tmp_path, capsys
 ):
