@@ -12,16 +12,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
-from asrtool.model_folder import build_model
+from asrtool.model_folder import build_model, chunk_frames
 from tests.recipes.conftest import ROOT
 
 RECIPE = ROOT / "egs" / "kespeech"
 NOTE = '#!/usr/bin/env bash\nprintf "%q " "${0##*/}" "$@" >> "$CALLS"; echo >> "$CALLS"\n'
 
 
-def calls(script: str, folder: Path) -> list[list[str]]:
+MINIATURE = ("--size", "tiny", "--seeds", "0 3")
+CORPUS = ("--corpus", "speech", "--ngpu", "8")
+
+
+def calls(script: str, folder: Path, *given: str) -> list[list[str]]:
     """The commands of a study, in a copy where they only write themselves down."""
     recipe = folder / "egs" / "kespeech"
     shutil.copytree(RECIPE / "studies", recipe / "studies")
@@ -36,14 +41,12 @@ def calls(script: str, folder: Path) -> list[list[str]]:
         [
             "bash",
             str(recipe / "studies" / script),
-            "--size",
-            "tiny",
-            "--seeds",
-            "0 3",
+            *given,
             "--train-args",
             "trainer.epochs=1",
         ],
         env=environment,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
@@ -55,27 +58,40 @@ def options(call: list[str]) -> dict[str, str]:
     return dict(zip(call[1::2], call[2::2], strict=True))
 
 
-@pytest.mark.parametrize(
-    "script", ["accents.sh", "baseline.sh", "chunks.sh", "layers.sh", "probes.sh", "weights.sh"]
-)
-def test_a_study_asks_for_what_exists(script, tmp_path):
+def cases():
+    for script in ("accents", "baseline", "chunks", "layers", "probes", "weights"):
+        yield pytest.param(f"{script}.sh", MINIATURE, id=script)
+        if script != "accents":
+            yield pytest.param(f"{script}.sh", CORPUS, id=f"{script} of the corpus")
+
+
+@pytest.mark.parametrize(("script", "chosen"), cases())
+def test_a_study_asks_for_what_exists(script, chosen, tmp_path):
     trained, decoded, read = set(), set(), set()
-    for call in calls(script, tmp_path):
+    (tmp_path / "speech").mkdir()
+    seeds = (0, 3) if chosen == MINIATURE else (0,)
+    for call in calls(script, tmp_path, *chosen):
         if call[0] == "run.sh":
             given = options(call)
-            assert given["--mini"] == "true" and given["--mini-size"] == "tiny"
+            if chosen == MINIATURE:
+                assert given["--mini"] == "true" and given["--mini-size"] == "tiny"
+            else:
+                assert "--mini" not in given and given["--ngpu"] == "8"
+                assert given["--corpus"] == str(tmp_path / "speech")
             if given.get("--stop-stage") == "3":
                 phases = load_phases(
                     RECIPE / given["--train-config"], split_overrides([given["--train-args"]])
                 )
                 for phase in phases.values():
                     assert phase.trainer.epochs == 1 and str(phase.seed) == given["--tag"][-1]
-                    build_model(phase, 50)
+                    with torch.device("meta"):
+                        encoder = build_model(phase, 50).encoder
                 trained.add(given["--tag"])
             elif given.get("--stage") == "4":
-                load_decode(
+                decode = load_decode(
                     RECIPE / given["--decode-config"], split_overrides([given["--decode-args"]])
                 )
+                chunk_frames(encoder, decode)  # of the last one: all have the same frame rate
                 assert given["--tag"] in trained and given["--train-config"].endswith(
                     f"{given['--tag']}/config.yaml"
                 )
@@ -85,18 +101,17 @@ def test_a_study_asks_for_what_exists(script, tmp_path):
             names = {match[1] for match in systems if match}
             assert len(names) > 1 and call[call.index("--against") + 1] in names
             read |= {
-                (f"{match[2]}-s{seed}", match[3]) for match in systems if match for seed in (0, 3)
+                (f"{match[2]}-s{seed}", match[3]) for match in systems if match for seed in seeds
             }
         elif call[1].endswith("probes.py"):
-            assert f"{call[call.index('--tag') + 1]}-s3" in trained
-    assert read <= decoded and {tag[-1] for tag in trained} == {"0", "3"}
+            assert f"{call[call.index('--tag') + 1]}-s{seeds[-1]}" in trained
+    assert read <= decoded and {tag[-1] for tag in trained} == set(map(str, seeds))
     assert script == "probes.sh" or {tag for tag, _ in read} == trained
 
 
 def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
-    change = re.search(
-        r"train wide u2pp/train_u2pp_mini (\S+)", (RECIPE / "studies" / "baseline.sh").read_text()
-    )[1]
+    width = re.search(r"wider=(\d+)", (RECIPE / "studies" / "common.sh").read_text())[1]
+    change = f"model.encoder.ffn_dim={width}"
     wide = load_phases(RECIPE / "conf" / "u2pp" / "train_u2pp_mini.yaml", [change])["train"]
     qifusion = load_phases(RECIPE / "conf" / "qifusion" / "train_qifusion_mini.yaml")["train"]
     sizes = [
@@ -104,3 +119,13 @@ def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
         for phase in (wide, qifusion)
     ]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.005)
+
+
+def test_a_study_of_the_miniature_says_so(tmp_path):
+    with pytest.raises(AssertionError, match="this study is of the miniature"):
+        calls("accents.sh", tmp_path, *CORPUS)
+
+
+def test_the_corpus_has_the_accents_that_it_has(tmp_path):
+    with pytest.raises(AssertionError, match="--size, --accents and --skew are of the miniature"):
+        calls("baseline.sh", tmp_path, *CORPUS, "--skew", "1")

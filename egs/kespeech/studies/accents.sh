@@ -8,6 +8,8 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
+if [[ -n $corpus ]]; then usage_error "the corpus has the accents that it has: this study is of the miniature"; fi
+
 begin "Nine and twenty accents"
 for accents in 9 20; do
   locate_exp

@@ -1,8 +1,10 @@
 # What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
-# Everything runs on the miniature; what is done already is skipped, so a study that was stopped goes on.
+# They run on the miniature, or with --corpus on the real one; what is done already is skipped, so a study that was stopped goes on.
 # shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
+corpus=                 # the real corpus; default: the miniature
+ngpu=                   # as of run.sh
 size=study              # of the miniature
-seeds="0 1 2"           # a training for each
+seeds="0 1 2"           # a training for each; default with --corpus: 0
 accents=9               # of the miniature
 skew=1                  # how uneven the training set's accents are; 0: even
 train_args=             # further changes of every training, as in "trainer.epochs=4"
@@ -11,13 +13,31 @@ out=                    # file for the tables; default: exp/.../<study>.md
 option_files=("$PWD/${0##*/}" "$PWD/common.sh")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh
+if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # as it was typed
 study=$(basename "$0" .sh)
 cd ..
 # shellcheck source=utils/path.sh
 . ../../utils/path.sh
 
-locate_exp() {          # where run.sh puts the experiments of the chosen miniature
+if [[ -n $corpus ]]; then
+  if [[ $given == *" accents "* || $given == *" skew "* || $given == *" size "* ]]; then
+    usage_error "--size, --accents and --skew are of the miniature; --corpus has the accents that it has"
+  fi
+  if [[ $given != *" seeds "* ]]; then seeds=0; fi
+fi
+
+# Configs of the miniature, and of the corpus: Qifusion-Net, a Conformer of the same heads, kernel and frame rate, widths of its
+# feed-forwards (as Qifusion-Net has, and so that it has as many parameters).
+qifusion=qifusion/train_qifusion_mini baseline=u2pp/train_u2pp_mini width=288 wider=362
+decode_config=conf/u2pp/decode_mini_rescoring.yaml
+if [[ -n $corpus ]]; then
+  qifusion=qifusion/train_qifusion baseline=qifusion/train_qifusion_baseline width=2048 wider=2156
+  decode_config=conf/u2pp/decode_rescoring.yaml
+fi
+
+locate_exp() {          # where run.sh puts the experiments of the corpus or the chosen miniature
   local variant=
+  if [[ -n $corpus ]]; then data=data dump=dump/fbank80 exp=exp; return; fi
   if [[ "$accents $skew" != "9 0" ]]; then variant=/accents${accents}_skew$skew; fi
   if [[ $size == default ]]; then variant+=/mini; else variant+=/mini_$size; fi
   data=data$variant dump=dump$variant/fbank80 exp=exp$variant
@@ -25,7 +45,11 @@ locate_exp() {          # where run.sh puts the experiments of the chosen miniat
 locate_exp
 out=${out:-$exp/$study.md}
 
-recipe() { ./run.sh --mini true --mini-size "$size" --accents "$accents" --skew "$skew" "$@"; }
+recipe() {
+  local from=(--mini true --mini-size "$size" --accents "$accents" --skew "$skew")
+  if [[ -n $corpus ]]; then from=(--corpus "$corpus"); fi
+  ./run.sh "${from[@]}" ${ngpu:+--ngpu "$ngpu"} "$@"
+}
 
 train() {               # <tag> <config, below conf/> [changes]: stages 0 to 3, for every seed
   local seed
@@ -38,7 +62,7 @@ decode() {              # <tag> <folder> [changes of the decoding config]: stage
   local seed
   for seed in $seeds; do
     recipe --stage 4 --tag "$1-s$seed" --train-config "$exp/$1-s$seed/config.yaml" \
-      --decode-config conf/u2pp/decode_mini_rescoring.yaml --decode-tag "$2" --decode-args "${*:3}" ${test_sets:+--test-sets "$test_sets"}
+      --decode-config "$decode_config" --decode-tag "$2" --decode-args "${*:3}" ${test_sets:+--test-sets "$test_sets"}
   done
 }
 
@@ -50,7 +74,11 @@ table() {               # <title> <options of table.py>: a table at the end of t
 begin() {               # <title>: a new file of tables
   mkdir -p "$(dirname "$out")"
   { printf '# %s\n\n' "$1"
-    printf 'Miniature %s, %s accents, skew %s, seeds %s, changes "%s", commit %s.\n' \
-      "$size" "$accents" "$skew" "$seeds" "$train_args" "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
-    printf 'Synthetic voices: the numbers compare methods with each other, and say nothing about people.\n'; } > "$out"
+    local what="Miniature $size, $accents accents, skew $skew"
+    if [[ -n $corpus ]]; then what="KeSpeech"; fi
+    printf '%s, seeds %s, changes "%s", commit %s.\n' \
+      "$what" "$seeds" "$train_args" "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
+    if [[ -z $corpus ]]; then
+      printf 'Synthetic voices: the numbers compare methods with each other, and say nothing about people.\n'
+    fi; } > "$out"
 }

@@ -3,28 +3,38 @@
 #
 #   studies/layers.sh                                     three seeds
 #   studies/layers.sh --size tiny --seeds 0 --train-args trainer.epochs=1
+#   studies/layers.sh --corpus <corpus> --ngpu 8             KeSpeech itself, one seed
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-layers=model.encoder.accent.layers
+# As keys count, from 0; tables count from 1, as the paper does.
+fused=(1 2 3) alone=(0 1 2 3) left_out=(1 2 3)
+if [[ -n $corpus ]]; then fused=(5 6 7 8 9 10 11) alone=(5 7 9 11) left_out=(5 7 9 11); fi
+key=model.encoder.accent.layers
+
+without() { printf '%s\n' "${fused[@]}" | grep -vx "$1" | paste -sd, -; }
+
 begin "Layers and parts"
-train qifusion qifusion/train_qifusion_mini
-for layer in 0 1 2 3; do train "layer$layer" qifusion/train_qifusion_mini "$layers=[$layer]"; done
-train without1 qifusion/train_qifusion_mini "$layers=[2,3]"
-train without2 qifusion/train_qifusion_mini "$layers=[1,3]"
-train without3 qifusion/train_qifusion_mini "$layers=[1,2]"
-train laf qifusion/train_qifusion_mini model.encoder.accent.fusion=none
-train attention qifusion/train_qifusion_mini "$layers=[3] model.encoder.accent.kernel=1"
-train acoustic qifusion/train_qifusion_mini model.encoder.accent.query=acoustic
-train added qifusion/train_qifusion_mini model.encoder.accent.fusion=add
-train entropy qifusion/train_qifusion_mini losses.accent.form=cross_entropy
-all="layer0 layer1 layer2 layer3 without1 without2 without3 laf attention acoustic added entropy"
-for tag in qifusion $all; do decode "$tag" whole; done
-table "Each layer alone, counted from 0" --against 1,2,3 --by subdialect "1,2,3={qifusion}/whole" "0={layer0}/whole" "1={layer1}/whole" \
-  "2={layer2}/whole" "3={layer3}/whole"
-table "Without one layer" --against 1,2,3 "1,2,3={qifusion}/whole" "without 1={without1}/whole" "without 2={without2}/whole" \
-  "without 3={without3}/whole"
+train qifusion "$qifusion"
+tags=() each=() less=()
+for layer in "${alone[@]}"; do
+  train "layer$layer" "$qifusion" "$key=[$layer]"
+  tags+=("layer$layer") each+=("layer $((layer + 1))={layer$layer}/whole")
+done
+for layer in "${left_out[@]}"; do
+  train "without$layer" "$qifusion" "$key=[$(without "$layer")]"
+  tags+=("without$layer") less+=("without layer $((layer + 1))={without$layer}/whole")
+done
+train laf "$qifusion" model.encoder.accent.fusion=none
+train attention "$qifusion" "$key=[${fused[-1]}] model.encoder.accent.kernel=1"
+train acoustic "$qifusion" model.encoder.accent.query=acoustic
+train added "$qifusion" model.encoder.accent.fusion=add
+train entropy "$qifusion" losses.accent.form=cross_entropy
+for tag in qifusion "${tags[@]}" laf attention acoustic added entropy; do decode "$tag" whole; done
+all="layers $((fused[0] + 1)) to $((fused[-1] + 1))"
+table "Each layer alone, counted from 1" --against "$all" --by subdialect "$all={qifusion}/whole" "${each[@]}"
+table "Without one layer" --against "$all" "$all={qifusion}/whole" "${less[@]}"
 table "Parts" --against whole "whole={qifusion}/whole" "fusion of layers only={laf}/whole" "cross attention only={attention}/whole" \
   "query acoustic={acoustic}/whole" "sum in the place of attention={added}/whole" "cross entropy of accents={entropy}/whole"
