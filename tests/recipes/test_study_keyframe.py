@@ -23,7 +23,7 @@ STUDIES = ROOT / "egs" / "aishell1" / "studies"
 VARIANTS = "baseline axe til early nofusion radius2 concat skip2 skip5 causal keep5 unsupervised"
 
 
-def calls(folder: Path, recipe: str) -> list[dict[str, str]]:
+def calls(folder: Path, recipe: str, corpus: bool = False) -> list[dict[str, str]]:
     """The options of every call of run.sh, of which the study's own config writer is real."""
     for part in (f"egs/{recipe}/conf", "egs/aishell1/studies", "utils"):
         if not (folder / part).exists():
@@ -31,17 +31,28 @@ def calls(folder: Path, recipe: str) -> list[dict[str, str]]:
     fakes = {
         folder / "fake/python": f'[[ $1 != *_variants.py ]] || exec {sys.executable} "$@"',
         folder / "egs" / recipe / "run.sh": 'printf "%q " "$@" >> calls; echo >> calls\n'
-        'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp/mini_tiny/$2"; shift; done',
+        'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp$VARIANT/$2"; shift; done',
     }
     for path, body in fakes.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!/usr/bin/env bash\n{body}\n")
         path.chmod(0o755)
     (folder / "utils/path.sh").write_text(f'export PATH="{folder}/fake:$PATH"\n')
-    options = ("--mini-size", "tiny", "--seeds", "3", "--epochs", "1", "--variants", VARIANTS)
+    options = ("--seeds", "3", "--epochs", "1", "--variants", VARIANTS)
+    if corpus:  # the command of the documentation, from another folder
+        (folder / "speech").mkdir()
+        config = ("--config", "conf/keyframe/train_keyframe.yaml", "--layer", "6", "--ngpu", "4")
+        options += ("--corpus", "speech", *config)
+    else:
+        options += ("--mini-size", "tiny")
     done = subprocess.run(
         ["bash", str(folder / "egs/aishell1/studies/keyframe.sh"), "--recipe", recipe, *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "VARIANT": "" if corpus else "/mini_tiny",
+        },
+        cwd=folder,
         capture_output=True,
         text=True,
     )
@@ -50,11 +61,14 @@ def calls(folder: Path, recipe: str) -> list[dict[str, str]]:
     return [dict(zip(*2 * [iter(shlex.split(line))], strict=True)) for line in lines]
 
 
-@pytest.mark.parametrize("recipe", ["aishell1", "librispeech"])
-def test_every_variant_of_the_study_can_be_built_and_decoded(recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "corpus"), [("aishell1", False), ("librispeech", False), ("aishell1", True)]
+)
+def test_every_variant_of_the_study_can_be_built_and_decoded(recipe, corpus, tmp_path):
     trained = set()
-    for call in calls(tmp_path, recipe):
+    for call in calls(tmp_path, recipe, corpus):
         folder = tmp_path / "egs" / recipe
+        assert call.get("--corpus") == (str(tmp_path / "speech") if corpus else None)
         if call["--stage"] == "3":
             changes = split_overrides([call["--train-args"]])
             for phase in load_phases(folder / call["--train-config"], changes).values():

@@ -28,6 +28,7 @@ root=../../..
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh
 . $root/utils/parse_options.sh
+if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # as it was typed
 # shellcheck source=utils/path.sh
 . $root/utils/path.sh
 studies=$PWD

@@ -277,7 +277,8 @@ def test_what_is_remembered_does_not_grow(toy_stream):
             sizes.append(remembered(one))
     assert one.latency.seconds > 90
     half = len(sizes) // 2
-    assert max(sizes[half:]) <= max(sizes[:half])
+    # a text may end a chunk later in one round than in another
+    assert max(sizes[half:]) <= 1.05 * max(sizes[:half])
 
 
 def remembered(one: Stream) -> int:
