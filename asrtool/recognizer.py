@@ -145,6 +145,8 @@ class Recognizer:
     @property
     def chunk(self) -> int | None:
         """Encoder frames of a chunk; None where utterances are seen whole."""
+        if self.settings.chunk_ms is None:
+            return None
         return chunk_frames(self.model.encoder, self.settings)
 
     def encode(self, inputs: Padded) -> EncoderOutput:
