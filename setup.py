@@ -45,6 +45,7 @@ setup(
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
+        "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
         "dev": [
             "pytest>=8.0",
             "pytest-xdist>=3.6",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,13 @@ from asrtool.data.config import DataConfig
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
-from asrtool.searchers import SEARCHERS
+from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
+from asrtool.searchers.fusion import NgramConfig
 from asrtool.system import file_names
 from asrtool.train.config import TrainerConfig
 from asrtool.train.optim import DEFAULT, OPTIMIZERS
+
+NGRAM_WEIGHT, WORD_SCORE = 0.5, 1.0  # of an n-gram model that the command line adds to a search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +222,64 @@ def search_config(search: Mapping[str, object]) -> object:
     return config.decode(Annotated[object, SEARCHERS], yaml.compose(yaml.safe_dump(dict(search))))
 
 
-def load_decode(path: Path, overrides: Sequence[str] = ()) -> DecodeConfig:
-    return config.decode(DecodeConfig, config.override(config.read(path), overrides))
+def load_decode(
+    path: Path, overrides: Sequence[str] = (), ngram: Path | None = None, unit: str = "word"
+) -> DecodeConfig:
+    """ngram: an n-gram model that the search takes too, as `with_ngram`; overrides come last."""
+    node = config.read(path)
+    if ngram is None:
+        return config.decode(DecodeConfig, config.override(node, overrides))
+    kinds = [text for text in overrides if text.split("=")[0] in ("searcher", "searcher.type")]
+    settings = config.decode(DecodeConfig, config.override(node, kinds))
+    settings = replace(settings, searcher=with_ngram(settings.searcher, str(ngram), unit))
+    node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
+    rest = [text for text in overrides if text not in kinds]
+    return config.decode(DecodeConfig, config.override(node, rest))
+
+
+def add_ngram_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--ngram",
+        type=Path,
+        help="n-gram model (ARPA) that the search takes too, for weights.ngram",
+    )
+    options.add_argument(
+        "--ngram-unit", choices=("word", "token"), default="word", help="what it counts (word)"
+    )
+
+
+def ngram_of(searcher: Any) -> str | None:
+    """The file of the n-gram model of a search."""
+    searcher = getattr(searcher, "first_pass", searcher)
+    return searcher.ngram.path if getattr(searcher, "ngram", None) is not None else None
+
+
+def with_ngram(searcher: Any, path: str, unit: str) -> Any:
+    """The searcher with the n-gram model of a file.
+
+    Weights that it lacks are NGRAM_WEIGHT and, for words, WORD_SCORE. Greedy search becomes a
+    prefix beam search, rescoring has the model in its first pass and keeps its share.
+    """
+    if isinstance(searcher, CtcGreedyConfig):
+        searcher = CtcPrefixBeamConfig(input=searcher.input)
+    if isinstance(searcher, RescoringConfig):
+        first = with_ngram(searcher.first_pass, path, unit)
+        weights = {"ngram": NGRAM_WEIGHT, **searcher.weights}
+        return replace(searcher, first_pass=first, weights=weights)
+    if not hasattr(searcher, "ngram"):
+        raise ValueError(
+            f"the searcher '{SEARCHERS.name_of(searcher)}' takes no n-gram model; choose "
+            "ctc_prefix_beam, joint_beam or attention_rescoring"
+        )
+    more = {}
+    if isinstance(searcher, CtcPrefixBeamConfig) and searcher.ngram is None and unit == "word":
+        more = {"word_score": searcher.word_score or WORD_SCORE}
+    return replace(
+        searcher,
+        ngram=NgramConfig(path=path, unit=unit),
+        weights={"ngram": NGRAM_WEIGHT, **searcher.weights},
+        **more,
+    )
 
 
 def dump_phases(phases: dict[str, TrainConfig]) -> str:

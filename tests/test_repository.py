@@ -35,6 +35,7 @@ LAYERS = {
     "nn": {"nn"},
     "work": {"data", "distributed", "system", "log", "types"},
     "config": {"registry"},
+    "lm": {"lm"},
     "align": {"align", "types"},
     "longform": {"longform", "align"},
     "data": {"data", "types", "registry", "distributed", "torchaudio_adapter", "system", "log"},

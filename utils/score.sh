@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Score hypotheses against references:
 #
-#   utils/score.sh [--metric wer|cer|mer] [--normalize none|en|zh|zh-...] [--group-by <label>] [--missing error|deletions]
+#   utils/score.sh [--metric wer|cer|mer] [--normalize none|en|zh|zh-...|whisper|whisper-basic] [--group-by <label>] [--missing error|deletions]
 #                  [--alignment levenshtein|sclite] [--out <folder>] <ref> <hyp>
 #
 # <ref> and <hyp>: a Kaldi text file, a folder that holds one, a .trn file, or hyps.jsonl. Of a data directory, utt2spk gives the

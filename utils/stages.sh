@@ -19,7 +19,8 @@ train_args=            # changes to the training config, as in "optim.lr=1e-4 tr
 init_from=             # folder of a trained model, of any recipe: stage 2 takes its vocabulary, stage 3 starts from its weights
 tune=true              # false, with --init-from: no stages 2 and 3; stage 4 decodes that model as it is
 lm_config=             # config of a language model, which stage 3 trains first and stage 4 decodes with
-lm_text=               # a file of further sentences for it, one a line
+lm=                    # ngram:<order>: an n-gram model, which stage 2 estimates and stage 4 decodes with
+lm_text=               # a file of sentences, one a line: further ones for the model of lm_config, all of those for ngram (default: the transcripts)
 decode_tag=            # name of the decoding's folder; default: that of the decoding config
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
@@ -105,6 +106,14 @@ if [[ $tune == false ]]; then
 fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
+ngram=; ngram_options=()
+if [[ -n $lm ]]; then
+  [[ $lm =~ ^ngram:([1-9])$ ]] || usage_error "--lm is ngram:<order>, with an order from 1 to 9, not '$lm'; --lm-config trains a network"
+  # where words are counted the vocabulary writes spaces; else the model is over its tokens
+  lm_unit=token; if [[ $metric == wer ]]; then lm_unit=word; fi
+  ngram=$data/lm_$(basename "$vocab")/${BASH_REMATCH[1]}gram_$lm_unit.arpa.gz
+  ngram_options=(--ngram "$ngram" --ngram-unit "$lm_unit")
+fi
 decode_tag=${decode_tag:-$(basename "${decode_config%.yaml}")}
 check_name --tag "$tag"; check_name --decode-tag "$decode_tag"
 # shellcheck disable=SC2086    # sets are words
@@ -264,6 +273,12 @@ default_vocabulary() {
   tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
 }
 
+make_ngram() {      # of --lm-text, else of the transcripts
+  local from=(--transcripts "$data/$train_set/text")
+  if [[ -n $lm_text ]]; then from=(--text "$lm_text"); fi
+  tool ngram "${from[@]}" --order "${lm#ngram:}" --unit "$lm_unit" --vocab "$vocab" --discount-fallback 0.5 1 1.5 --out "$ngram"
+}
+
 default_train() {
   if [[ $tune == false ]]; then log "nothing to train: stage 4 decodes $init_from"; return; fi
   local anew=; if [[ $force == true ]]; then anew=true; fi
@@ -280,6 +295,7 @@ default_decode() {
   if [[ $tune == false ]]; then model=$init_from; fi
   for split in $test_sets; do
     launch decode --exp "$model" --config "$decode_config" ${decode_args:+--set "$decode_args"} ${lm_config:+--lm "$lm_exp"} \
+      ${ngram_options[@]+"${ngram_options[@]}"} \
       --data "$dump/$split" --out "$exp/$decode_tag/$split" ${own_model[@]+"${own_model[@]}"}
   done
 }
@@ -330,7 +346,8 @@ if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=;
 dump=dump$variant
 if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its folder
   dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
-    --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${own_config[@]+"${own_config[@]}"})
+    --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${ngram_options[@]+"${ngram_options[@]}"} \
+    ${own_config[@]+"${own_config[@]}"})
 fi
 find_test_sets
 
@@ -340,5 +357,6 @@ for (( i = stage; i <= stop_stage; i++ )); do
   running="$i ($name)"
   log "stage $i: $name"
   if declare -F "stage_$name" > /dev/null; then "stage_$name"; else "default_$name"; fi
+  if [[ $name == vocabulary && -n $lm ]]; then make_ngram; fi
 done
 if [[ $stop_stage == 5 && $dry_run == false ]]; then show_results; fi

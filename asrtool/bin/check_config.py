@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     data, front_end = load_config(args.train_config, args.train_args, args.import_from)
     if args.decode_config is not None:
-        experiment.load_decode(args.decode_config, experiment.split_overrides(args.decode_args))
+        overrides = experiment.split_overrides(args.decode_args)
+        experiment.load_decode(args.decode_config, overrides, args.ngram, args.ngram_unit)
     print(feature_id(data, front_end and front_end.name))
 
 
@@ -29,6 +30,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.add_argument(
             f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides"
         )
+    experiment.add_ngram_options(options)
     imports.add_options(options, modules=False)
     return options.parse_args(argv)
 

@@ -32,6 +32,7 @@ from asrtool.longform import WindowsConfig
 from asrtool.model_folder import Experiment, ExperimentError
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.stored_frames import FrontEnd
+from asrtool.system import stamp
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.process_group(), torch.inference_mode():
         decode(
             args.exp,
-            experiment.load_decode(args.config, overrides),
+            experiment.load_decode(args.config, overrides, args.ngram, args.ngram_unit),
             args.data,
             args.out,
             args.force,
@@ -62,6 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
+    experiment.add_ngram_options(options)
     options.add_argument(
         "--set",
         action="append",
@@ -90,6 +92,8 @@ def decode(
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
+    if ngram := experiment.ngram_of(settings.searcher):
+        options["ngram"] = stamp.digest(Path(ngram))  # one estimated anew has the same path
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     inputs = what_is_read(found.phase(settings.phase)[1], settings, data)

@@ -9,6 +9,8 @@ a metric counts.
 | `zh-aishell2` | U+2B5AF replaced by U+982B, U+2B689 removed; then `zh` |
 | `zh-kespeech` | the tag `<SPOKEN_NOISE>` removed; then `zh` |
 | `zh-magicdata` | FIL, SPK and tags as `[LAUGHTER]` or `[+]` removed; then `zh` |
+| `whisper` | Whisper's normaliser of English, by the package whisper-normalizer |
+| `whisper-basic` | Whisper's normaliser of all other languages, by the same package |
 
 Punctuation is every character of the Unicode categories P* and S*. A tag in angle brackets, such as
 `<unk>`, stays as it is.
@@ -22,6 +24,7 @@ Punctuation is every character of the Unicode categories P* and S*. A tag in ang
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -52,9 +55,13 @@ class _Punctuation(dict):
 _punctuation = _Punctuation()
 
 
+class NormalizerError(ValueError):
+    """A normaliser needs a package that is not installed."""
+
+
 def normalizer(name: str) -> Callable[[str], str]:
-    """The normaliser of that name."""
-    return _named(NORMALIZERS, name, "normalizer")
+    """The normaliser of that name; raises `NormalizerError` where its package is missing."""
+    return _whisper(name) if name in WHISPER else _named(NORMALIZERS, name, "normalizer")
 
 
 def splitter(metric: str) -> Callable[[str], list[str]]:
@@ -103,6 +110,22 @@ def _around_tags(normalize: Callable[[str], str], text: str) -> str:
     return " ".join(piece for piece in pieces if piece)
 
 
+@functools.cache
+def _whisper(name: str) -> Callable[[str], str]:
+    try:
+        from whisper_normalizer.basic import BasicTextNormalizer
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError:
+        raise NormalizerError(
+            f"the normaliser '{name}' needs the package whisper-normalizer: pip install "
+            "whisper-normalizer"
+        ) from None
+    normalize = EnglishTextNormalizer() if name == "whisper" else BasicTextNormalizer()
+    # it may leave spaces at the ends
+    return lambda text: " ".join(normalize(text).split())
+
+
+WHISPER = ("whisper", "whisper-basic")
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "none": _unchanged,
     "en": _english,
@@ -110,6 +133,8 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
     "zh-aishell2": lambda text: _mandarin(text.translate(_aishell2)),
     "zh-kespeech": lambda text: _mandarin(text.replace("<SPOKEN_NOISE>", " ")),
     "zh-magicdata": lambda text: _mandarin(_bracket_tags.sub(" ", text)),
+    "whisper": lambda text: _whisper("whisper")(text),
+    "whisper-basic": lambda text: _whisper("whisper-basic")(text),
 }
 METRICS: dict[str, Callable[[str], list[str]]] = {
     "wer": str.split,

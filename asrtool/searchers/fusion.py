@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from asrtool.compiled import compiled
-from asrtool.searchers import hotwords, ngram
+from asrtool.searchers import hotwords, lexicon, ngram
 from asrtool.searchers.hotwords import Automaton, Hotwords
+from asrtool.searchers.lexicon import Lexicon, Spelling
 from asrtool.searchers.ngram import EOS, ArpaModel, Ngram
 from asrtool.types import EncoderOutput
 
@@ -65,6 +66,7 @@ class Tables(NamedTuple):
     biased: int  # 1: there are hotwords
     biased_start: int
     automaton: Automaton
+    spelling: Spelling
 
 
 def spell(tokens: Sequence[str], blank: int, eos: int | None) -> list[str]:
@@ -188,13 +190,19 @@ class HotwordFusion:
         return self.model.end(state)
 
 
-def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
+def tables(
+    scores: Mapping[str, PrefixScore], num_tokens: int, words_of: Lexicon | None = None
+) -> Tables | None:
     """None where one of them has no compiled form (KenLM's binary files)."""
     words, biased = scores.get("ngram"), scores.get("hotwords")
     if words is not None and not isinstance(words.model, ArpaModel):
         return None
     none = np.zeros(0, dtype=np.int32)
-    texts = words.texts if words is not None else biased.texts if biased is not None else []
+    given = next((score for score in (words, biased) if score is not None), None)
+    if given is not None:
+        texts = given.texts
+    else:
+        texts = ["".join(map(chr, codes)) for codes in words_of.codes] if words_of else []
     no_trie = ngram.Trie(none, none.astype(np.float32), none.astype(np.float32), none, none)
     no_words = Automaton(none, none, none, np.zeros(0), np.zeros(0), 0)
     model = words.model if words is not None else None
@@ -214,6 +222,7 @@ def tables(scores: Mapping[str, PrefixScore], num_tokens: int) -> Tables | None:
         biased=int(biased is not None),
         biased_start=0 if biased is None else biased.start(),
         automaton=no_words if biased is None else biased.model.automaton,
+        spelling=lexicon.nothing() if words_of is None else words_of.spelling,
     )
 
 

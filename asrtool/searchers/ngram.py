@@ -117,6 +117,7 @@ class ArpaModel:
     def __init__(self, path: Path | str) -> None:
         model = arpa.read(Path(path))
         self.trie = model.trie
+        self.words = model.words
         self.unknown = model.unknown
         hashes = np.array([word_hash(word) for word in model.words], dtype=np.int64)
         self.ids = np.argsort(hashes).astype(np.int32)

@@ -20,6 +20,8 @@ NODE_TYPES = (
     np.int64,
     np.float64,
     np.int32,
+    np.int32,
+    np.int32,
 )
 LINK_TYPES = (np.int32, np.int32, np.float64)
 PARTS = ("ctc", "ngram", "hotwords")  # columns of `kernel.shares`
@@ -84,25 +86,35 @@ class CompiledPrefixBeam:
         nodes, weights = self.tree.nodes, self.options.weights
         size = int(self.tree.counts[kernel.BEAM_SIZE])
         length = int(self.tree.counts[kernel.NUM_FRAMES])  # no prefix has more tokens
-        shares = np.empty((size, len(PARTS)))
+        shares = np.empty((size, len(PARTS) + 1))
         kernel.shares(nodes, self.beam, size, self.settings.tables, final, shares)
         names = ("ctc", *self.settings.scores)
         columns = [PARTS.index(name) for name in names]
         room = tuple(np.empty(length, dtype) for dtype in (np.int64, np.int64, np.float64))
+        words = shares[:, -1]
+        possible = ~np.isnan(words)
+        if not possible.any():  # the word that is not complete stays
+            words, possible = nodes.words[self.beam.node[:size]].astype(float), ~possible
         order = range(size)
-        if self.settings.scores:  # the end may change the order
+        if self.options.weights.fused:  # the end may change the order
             entered = self.beam.node[:size]
             change = shares[:, 1] - nodes.ngram[entered], shares[:, 2] - nodes.bonus[entered]
             score = weights.ctc * shares[:, 0] + nodes.extra[entered]
             score += weights.ngram * change[0] + weights.hotwords * change[1]
-            order = np.argsort(-score, kind="stable").tolist()
+            score += weights.word * (words - nodes.words[entered])
+            order = [rank for rank in np.argsort(-score, kind="stable").tolist() if possible[rank]]
         return [
-            self._scored(rank, dict(zip(names, shares[rank, columns].tolist(), strict=True)), room)
+            self._scored(
+                rank,
+                dict(zip(names, shares[rank, columns].tolist(), strict=True)),
+                int(words[rank]),
+                room,
+            )
             for rank in order[:most]
         ]
 
     def _scored(
-        self, rank: int, parts: dict[str, float], room: tuple[np.ndarray, ...]
+        self, rank: int, parts: dict[str, float], words: int, room: tuple[np.ndarray, ...]
     ) -> ScoredPrefix:
         beam = self.beam
         link = (
@@ -113,7 +125,7 @@ class CompiledPrefixBeam:
         node = int(beam.node[rank])
         count = kernel.trace(self.tree.nodes, self.tree.links, node, int(link), *room)
         tokens, frames, log_probs = (part[:count][::-1].tolist() for part in room)
-        return ScoredPrefix(tuple(tokens), parts, frames, log_probs)
+        return ScoredPrefix(tuple(tokens), parts, frames, log_probs, words)
 
 
 def _beam(size: int) -> kernel.Beam:
@@ -148,11 +160,14 @@ def _weights(settings: Settings) -> kernel.Weights:
     gain = max(settings.bonus, 0.0)
     if "hotwords" in settings.scores:
         gain += settings.weights["hotwords"] * settings.scores["hotwords"].most
+    if settings.lexicon is not None:
+        gain += max(settings.word_score, 0.0) * settings.lexicon.most
     return kernel.Weights(
         ctc=float(settings.weights["ctc"]),
         ngram=float(settings.weights.get("ngram", 0.0)),
         hotwords=float(settings.weights.get("hotwords", 0.0)),
         bonus=float(settings.bonus),
+        word=float(settings.word_score),
         gain=float(gain),
-        fused=int(bool(settings.scores)),
+        fused=int(bool(settings.scores) or settings.lexicon is not None),
     )

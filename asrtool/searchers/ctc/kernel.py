@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asrtool.compiled import compiled
-from asrtool.searchers import hotwords
+from asrtool.searchers import hotwords, lexicon
 from asrtool.searchers.fusion import NOTHING, Tables, end_ngram, extend_ngram
 
 NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
@@ -35,6 +35,8 @@ class Nodes(NamedTuple):
     pending: np.ndarray  # int64: hash of the word that is not complete
     bonus: np.ndarray  # float64: hotwords, unweighted
     biased: np.ndarray  # int32: state of the hotwords
+    words: np.ndarray  # int32: how many are complete
+    spelled: np.ndarray  # int32: state of the lexicon
 
 
 class Links(NamedTuple):
@@ -85,8 +87,9 @@ class Weights(NamedTuple):
     ngram: float
     hotwords: float
     bonus: float  # per token
+    word: float  # per word
     gain: float  # the most that one token can add beside CTC
-    fused: int  # 1: n-gram model or hotwords
+    fused: int  # 1: n-gram model, hotwords or lexicon
 
 
 class Table(NamedTuple):
@@ -226,6 +229,7 @@ def add_node(
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
     nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
     nodes.bonus[count], nodes.biased[count] = nodes.bonus[parent], 0
+    nodes.words[count], nodes.spelled[count] = nodes.words[parent], 0
     if not weights.fused:
         return
     if tables.unit != NOTHING:
@@ -241,12 +245,24 @@ def add_node(
         nodes.bonus[count] += value
         nodes.biased[count] = state
         nodes.extra[count] += weights.hotwords * value
+    if tables.spelling.used:
+        text = tables.text[tables.begin[token] : tables.begin[token + 1]]
+        words, state = lexicon.follow(tables.spelling, nodes.spelled[parent], text)
+        nodes.words[count] += words
+        nodes.spelled[count] = state
+        nodes.extra[count] += weights.word * words
 
 
 @compiled
 def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weights) -> float:
-    """What `add_node` would write to `extra`, less the parent's."""
+    """What `add_node` would write to `extra`, less the parent's; -inf: the lexicon forbids it."""
     value = weights.bonus
+    if tables.spelling.used:
+        text = tables.text[tables.begin[token] : tables.begin[token + 1]]
+        words, state = lexicon.follow(tables.spelling, nodes.spelled[parent], text)
+        if state == lexicon.FORBIDDEN:
+            return -inf
+        value += weights.word * words
     if tables.unit != NOTHING:
         value += (
             weights.ngram
@@ -262,8 +278,8 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 def shares(
     nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, sums: np.ndarray
 ) -> None:
-    """sums (size, 3): log-probability by CTC and by the n-gram model, bonus; final: with what the
-    end adds.
+    """sums (size, 4): log-probability by CTC and by the n-gram model, bonus, number of words; final:
+    with what the end adds, and NaN words where it may not follow.
     """
     for rank in range(size):
         node = beam.node[rank]
@@ -274,6 +290,10 @@ def shares(
             sums[rank, 1] += end_ngram(tables, nodes.state[node], nodes.pending[node])
         if final and tables.biased:
             sums[rank, 2] += hotwords.settle(tables.automaton, nodes.biased[node])
+        sums[rank, 3] = nodes.words[node]
+        if final and tables.spelling.used:
+            last = lexicon.settle(tables.spelling, nodes.spelled[node])
+            sums[rank, 3] = np.nan if last == lexicon.FORBIDDEN else nodes.words[node] + last
 
 
 @compiled
@@ -418,6 +438,8 @@ def grow(
             score = weights.ctc * (arrival + log_probs[k]) + nodes.extra[node]
             if weights.fused:
                 score += added(nodes, node, token, tables, weights)
+                if score == -inf:
+                    continue
             else:
                 score += weights.bonus
             num_best = insert(

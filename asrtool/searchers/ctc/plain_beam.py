@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
+from asrtool.searchers.lexicon import FORBIDDEN, OUTSIDE
 
 # a token on a best path: the link of the token before or None, frame, log-probability
 Link = tuple[Any, int, float]
@@ -33,6 +34,8 @@ class Entry:
     extra: float = 0.0  # weighted scores and bonuses beside CTC's
     shares: tuple[float, ...] = ()  # of the scores beside CTC's, unweighted
     states: tuple[Any, ...] = ()
+    words: int = 0  # that are complete
+    spelled: int = OUTSIDE  # state of the lexicon
     total: float = field(default=-inf)
 
     def arrival(self, token: int) -> tuple[float, float, Link | None]:
@@ -103,6 +106,8 @@ class PlainPrefixBeam:
             extra=entry.extra,
             shares=entry.shares,
             states=entry.states,
+            words=entry.words,
+            spelled=entry.spelled,
             blank=entry.total + row[self.settings.blank],
             best_blank=best + row[self.settings.blank],
             link_blank=link,
@@ -130,6 +135,11 @@ class PlainPrefixBeam:
         arrival, best, before = entry.arrival(token)
         if arrival == -inf:
             return Entry()
+        words, spelled = 0, OUTSIDE
+        if self.settings.lexicon is not None:
+            words, spelled = self.settings.lexicon.extend(entry.spelled, token)
+            if spelled == FORBIDDEN:
+                return Entry()
         gains, states = [], []
         for score, state in zip(self.scores, entry.states, strict=True):
             gain, state = score.extend(state, token)
@@ -142,15 +152,23 @@ class PlainPrefixBeam:
             link_label=(before, self.frame, log_prob),
             total=arrival + log_prob,
             states=tuple(states),
+            words=entry.words + words,
+            spelled=spelled,
             extra=entry.extra
             + self.settings.bonus
+            + self.settings.word_score * words
             + sum(w * gain for w, gain in zip(self.weights, gains, strict=True)),
             shares=tuple(share + gain for share, gain in zip(entry.shares, gains, strict=True)),
         )
 
     def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
         """The best prefixes, best first; final: with what the end of the text adds."""
-        prefixes = [self._scored(entry, final) for entry in self.entries]
+        entries = self.entries
+        if final and self.settings.lexicon is not None:
+            end = self.settings.lexicon.end
+            # where the beam has nothing else, the word that is not complete stays
+            entries = [e for e in entries if end(e.spelled) != FORBIDDEN] or entries
+        prefixes = [self._scored(entry, final) for entry in entries]
         return sorted(prefixes, key=self.settings.score, reverse=True)[:most]
 
     def _scored(self, entry: Entry, final: bool) -> ScoredPrefix:
@@ -167,4 +185,7 @@ class PlainPrefixBeam:
             frames.append(frame)
             log_probs.append(value)
         parts = dict(zip(("ctc", *self.settings.scores), (entry.total, *shares), strict=True))
-        return ScoredPrefix(entry.tokens, parts, frames[::-1], log_probs[::-1])
+        words = entry.words
+        if final and self.settings.lexicon is not None:
+            words += max(self.settings.lexicon.end(entry.spelled), 0)
+        return ScoredPrefix(entry.tokens, parts, frames[::-1], log_probs[::-1], words)

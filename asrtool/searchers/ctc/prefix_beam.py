@@ -12,11 +12,13 @@ prefixes that are kept. For a prefix g, with p_t(c) the posterior of token c in 
 
 After each frame the `beam` prefixes with the highest scores stay, equals in the order they had:
 
-    s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g) + length_bonus * |g|     (4)
+    s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g)
+           + length_bonus * |g| + word_score * words(g)                                          (4)
 
-Scores are an n-gram language model and hotwords (fusion.py). Without them, all tokens of a frame
-are candidates. With them, only the `candidates` most probable ones may extend a prefix: the only
-approximation besides the beam.
+A word counts when it is complete: at a space, or at the end. With a lexicon no other words may be
+completed (lexicon.py). Scores are an n-gram language model and hotwords (fusion.py). Without all of
+these, all tokens of a frame are candidates. With them, only the `candidates` most probable ones may
+extend a prefix: the only approximation besides the beam.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import torch
 from torch import Tensor
 
 from asrtool import compiled
-from asrtool.searchers import fusion
+from asrtool.searchers import fusion, lexicon
 from asrtool.searchers.base import (
     SEARCHERS,
     FrameSearcher,
@@ -45,6 +47,7 @@ from asrtool.searchers.ctc.plain_beam import PlainPrefixBeam
 from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 from asrtool.searchers.fusion import NgramConfig, PrefixScore
 from asrtool.searchers.hotwords import HotwordsConfig
+from asrtool.searchers.lexicon import Lexicon
 from asrtool.types import Hypothesis, Padded
 
 PrefixBeam = CompiledPrefixBeam | PlainPrefixBeam
@@ -63,6 +66,8 @@ def ctc_prefix_beam_search(
     scores: Mapping[str, PrefixScore] | None = None,
     weights: Mapping[str, float] | None = None,
     length_bonus: float = 0.0,
+    word_score: float = 0.0,
+    words: Lexicon | None = None,
     threads: int | None = None,
     plain: bool = False,
 ) -> list[list[Hypothesis]]:
@@ -73,7 +78,8 @@ def ctc_prefix_beam_search(
 
     log_probs: natural logarithms. nbest: None for `beam`. excluded: tokens of no hypothesis.
     candidates: how many of the most probable tokens of a frame may extend a prefix; None: all.
-    scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them. threads:
+    scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them. words: what
+    word_score counts and which words may be completed (lexicon.py). threads:
     utterances at a time; None: as many as torch uses. plain: without numba. Raises `ValueError` for
     NaN and for shapes that do not fit.
     """
@@ -91,6 +97,8 @@ def ctc_prefix_beam_search(
         scores=scores,
         weights=weights,
         bonus=length_bonus,
+        word_score=word_score,
+        lexicon=words,
     )
 
     def search(rows: np.ndarray) -> list[Hypothesis]:
@@ -170,6 +178,9 @@ class CtcPrefixBeamConfig:
     candidates: int = 50
     weights: dict[str, float] = field(default_factory=lambda: {"ctc": 1.0})  # ctc, ngram, hotwords
     length_bonus: float = 0.0  # added per token
+    word_score: float = 0.0  # added per word
+    # the only words that may be completed: a file, one a line, or `ngram` for those of its model
+    lexicon: str | None = None
     ngram: NgramConfig | None = None
     hotwords: HotwordsConfig | None = None
 
@@ -179,6 +190,8 @@ class CtcPrefixBeamConfig:
             raise ValueError(
                 f"weights may name ctc (above 0), ngram and hotwords; got {self.weights}"
             )
+        if self.lexicon == lexicon.OF_NGRAM and (self.ngram is None or self.ngram.unit != "word"):
+            raise ValueError("lexicon: ngram needs the n-gram model, with unit: word")
         if self.beam < 1 or self.candidates < 1:
             raise ValueError(
                 f"beam ({self.beam}) and candidates ({self.candidates}) must be at least 1"
@@ -222,7 +235,20 @@ class CtcPrefixBeam(FrameSearcher):
         self.config = config
         self.model = model
         self.scores = fusion.load(config.ngram, config.hotwords, tokens, model.blank, model.eos)
+        self.lexicon = self._lexicon(tokens)
         self.settings: Settings | None = None  # known with the first frames, which tell V
+
+    def _lexicon(self, tokens: Sequence[str] | None) -> Lexicon | None:
+        config = self.config
+        if not config.word_score and config.lexicon is None:
+            return None
+        if tokens is None:
+            raise ValueError(
+                "word_score and lexicon need the names of the tokens: pass `tokens` to the searcher"
+            )
+        model = self.scores["ngram"].model if "ngram" in self.scores else None
+        texts = fusion.spell(tokens, self.model.blank, self.model.eos)
+        return lexicon.load(config.lexicon, texts, model)
 
     def start(self, batch: int) -> PrefixBeamState:
         return PrefixBeamState([None] * batch, [[] for _ in range(batch)])
@@ -254,10 +280,12 @@ class CtcPrefixBeam(FrameSearcher):
                 beam=self.config.beam,
                 blank=self.model.blank,
                 excluded=(self.model.eos,),
-                candidates=self.config.candidates if self.scores else None,
+                candidates=self.config.candidates if self.scores or self.lexicon else None,
                 scores=self.scores,
                 weights=self.config.weights,
                 bonus=self.config.length_bonus,
+                word_score=self.config.word_score,
+                lexicon=self.lexicon,
             )
         return self.settings
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from asrtool.searchers import fusion
 from asrtool.searchers.fusion import PrefixScore, Tables
+from asrtool.searchers.lexicon import Lexicon
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Settings:
     scores: Mapping[str, PrefixScore]  # beside CTC
     weights: Mapping[str, float]  # of `ctc` and of each score
     bonus: float  # per token
+    word_score: float  # per word
+    lexicon: Lexicon | None = field(repr=False)  # None: words neither count nor are limited
     tables: Tables | None = field(repr=False)
 
     @classmethod
@@ -37,6 +40,8 @@ class Settings:
         scores: Mapping[str, PrefixScore] | None = None,
         weights: Mapping[str, float] | None = None,
         bonus: float = 0.0,
+        word_score: float = 0.0,
+        lexicon: Lexicon | None = None,
     ) -> Settings:
         """Raises ValueError for what cannot be meant.
 
@@ -58,15 +63,19 @@ class Settings:
         skip = np.zeros(num_tokens, dtype=np.bool_)
         skip[[blank, *excluded]] = True
         width = num_tokens if candidates is None else min(candidates, num_tokens)
-        if not scores:
+        if word_score and lexicon is None:
+            raise ValueError("word_score needs a lexicon, which counts words")
+        if not scores and lexicon is None:
             width = min(width, beam + 1)
-        tables = fusion.tables(scores, num_tokens)
-        return cls(beam, blank, skip, width, scores, weights, bonus, tables)
+        if lexicon is not None and len(lexicon.codes) != num_tokens:
+            raise ValueError(f"the lexicon has {len(lexicon.codes)} tokens, the model {num_tokens}")
+        tables = fusion.tables(scores, num_tokens, lexicon)
+        return cls(beam, blank, skip, width, scores, weights, bonus, word_score, lexicon, tables)
 
     def score(self, prefix: ScoredPrefix) -> float:
         """(4) of prefix_beam.py."""
         weighted = sum(self.weights[name] * value for name, value in prefix.parts.items())
-        return weighted + self.bonus * len(prefix.tokens)
+        return weighted + self.bonus * len(prefix.tokens) + self.word_score * prefix.words
 
 
 class ScoredPrefix(NamedTuple):
@@ -78,3 +87,4 @@ class ScoredPrefix(NamedTuple):
     parts: dict[str, float]
     frames: list[int]
     log_probs: list[float]
+    words: int = 0  # that count for word_score

@@ -1,0 +1,273 @@
+"""Interpolated modified Kneser-Ney estimation of back-off n-gram models.
+
+Chen and Goodman, "An empirical study of smoothing techniques for language modeling", Harvard
+TR-10-98 (1998), as Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL
+2013, set it out and KenLM's `lmplz` computes it:
+
+    a(g)      = c(g), how often g occurs, for the highest order and where g begins with <s>
+              = the number of different words before g, for all others                     (1)
+    D_k       = k - (k + 1) n_1 / (n_1 + 2 n_2) n_{k+1} / n_k,   D_3 for all k >= 3        (2)
+    u(w | h)  = (a(h w) - D_a(h w)) / sum over v of a(h v)                                 (3)
+    gamma(h)  = (sum of D over the h v that are kept + sum of a over those that are not)
+                / sum over v of a(h v)                                                     (4)
+    p(w | h)  = u(w | h) + gamma(h) p(w | h'),   h' = h without its first word             (5)
+
+with n_k the number of n-grams of an order with a = k, pruned ones among them, and the uniform
+distribution over all words with </s> and <unk>, without <s>, below the unigrams. An n-gram is
+pruned where c(g) is at most the threshold of its order. Arithmetic is in float32 as there, so that
+the files agree to the last digits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+import numpy as np
+
+UNK, BOS, EOS = "<unk>", "<s>", "</s>"
+NUM_SPECIAL = 3  # their ids are 0, 1, 2
+FALLBACK = (0.5, 1.0, 1.5)  # lmplz's discounts where (2) cannot be computed
+ROWS = 1 << 16  # lines that are written at a time
+
+
+class EstimationError(ValueError):
+    """The text or the settings give no model."""
+
+
+@dataclass
+class Grams:
+    """The C n-grams of one order: `prob` and `backoff` are log10, (C,) float32."""
+
+    words: np.ndarray  # (C, n) int32 word ids
+    prob: np.ndarray
+    backoff: np.ndarray
+
+
+@dataclass
+class Counts:
+    """The C n-grams of one order, pruned ones among them, as `estimate` gathers them."""
+
+    history: np.ndarray  # (C,) index of the n-gram without its last word, in the order below
+    suffix: np.ndarray  # (C,) the same without its first word
+    word: np.ndarray  # (C,) id of the last word
+    count: np.ndarray  # (C,) how often it occurs
+    begins: np.ndarray  # (C,) bool: its first word is <s>
+    adjusted: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (1)
+
+
+def estimate(
+    sentences: Iterable[Sequence[str]],
+    order: int,
+    *,
+    prune: Sequence[int] = (0,),
+    fallback: Sequence[float] | None = None,
+) -> tuple[list[str], list[Grams]]:
+    """The words by id, and the n-grams of orders 1 ... `order`.
+
+    prune: a threshold for each order, the last one for all that follow. fallback: discounts of an
+    order for which (2) cannot be computed, for counts of 1, 2, and 3 or more. Raises
+    `EstimationError` for settings that cannot be meant, a text without words, one that holds <s>,
+    </s> or <unk>, and one too small for (2) where there is no fallback.
+    """
+    thresholds = check(order, prune, fallback)
+    words, ids, depth = number(sentences)
+    orders = [unigrams(ids, len(words))]
+    grams = ids.astype(np.int64)  # at each place of the text: which n-gram ends there
+    for n in range(2, order + 1):
+        grams = extend(orders, grams, ids, depth, n, len(words))
+    adjust(orders)
+    return words, interpolate(orders, thresholds, fallback)
+
+
+def check(order: int, prune: Sequence[int], fallback: Sequence[float] | None) -> list[int]:
+    """The pruning threshold of each order."""
+    if order < 1:
+        raise EstimationError(f"the order is {order}; give 1 or more")
+    if not prune or len(prune) > order or list(prune) != sorted(prune) or min(prune) < 0:
+        raise EstimationError(
+            f"pruning thresholds are {list(prune)}: give at most {order} for orders 1 to {order}, "
+            "none below 0 and none lower than the one before it"
+        )
+    if fallback is not None and (
+        len(fallback) != 3 or not all(0 <= d <= k for k, d in enumerate(fallback, 1))
+    ):
+        raise EstimationError(
+            f"fallback discounts are {list(fallback)}: give three, from 0 to 1, 2 and 3"
+        )
+    return [*prune, *[prune[-1]] * (order - len(prune))]
+
+
+def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The words; the text as ids (T,), each sentence between <s> and </s>; and the place of each
+    word within its sentence, 1 for <s>.
+    """
+    table: defaultdict[str, int] = defaultdict(lambda: len(table))
+    for special in (UNK, BOS, EOS):
+        table[special]  # noqa: B018 - the look-up numbers it
+    flat, lengths = array("i"), array("i")
+    for words in sentences:
+        flat.append(1)
+        flat.extend(map(table.__getitem__, words))
+        flat.append(2)
+        lengths.append(len(words) + 2)
+    ids, sizes = np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64)
+    found = np.bincount(ids, minlength=NUM_SPECIAL)
+    if found[0] or found[1] != len(sizes) or found[2] != len(sizes):
+        raise EstimationError(
+            f"the text holds the word {BOS}, {EOS} or {UNK}, which the model keeps for itself; "
+            "remove it"
+        )
+    if len(table) == NUM_SPECIAL:
+        raise EstimationError("there are no words to estimate an n-gram model from")
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    depth = (np.arange(len(ids)) - starts + 1).astype(np.int32)
+    return list(table), ids, depth
+
+
+def unigrams(ids: np.ndarray, num_words: int) -> Counts:
+    count = np.bincount(ids, minlength=num_words)
+    count[1] = 0  # <s> is given, never predicted
+    none = np.zeros(num_words, dtype=np.int32)
+    every = np.arange(num_words, dtype=np.int32)
+    return Counts(none, none, every, count, np.zeros(num_words, dtype=bool))
+
+
+def extend(
+    orders: list[Counts],
+    grams: np.ndarray,
+    ids: np.ndarray,
+    depth: np.ndarray,
+    n: int,
+    num_words: int,
+) -> np.ndarray:
+    """Add the n-grams of order n; grams (T,): the (n - 1)-gram that ends at each place. Returns the
+    same for n.
+    """
+    ends = np.flatnonzero(depth >= n)
+    keys = grams[ends - 1] * num_words + ids[ends]
+    keys, first, inverse, count = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    first = ends[first]
+    orders.append(
+        Counts(
+            history=(keys // num_words).astype(np.int32),
+            suffix=grams[first].astype(np.int32),
+            word=ids[first],
+            count=count,
+            begins=depth[first] == n,
+        )
+    )
+    following = np.full(len(ids), -1, dtype=np.int64)
+    following[ends] = inverse
+    return following
+
+
+def adjust(orders: list[Counts]) -> None:
+    """(1)."""
+    for lower, higher in zip(orders, orders[1:], strict=False):
+        different = np.bincount(higher.suffix, minlength=len(lower.count))
+        lower.adjusted = np.where(lower.begins, lower.count, different)
+    orders[-1].adjusted = orders[-1].count
+
+
+def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) -> np.ndarray:
+    """(2): (4,) float32, for adjusted counts of 0, 1, 2, and 3 or more."""
+    seen = [int((adjusted == k).sum()) for k in range(5)]
+    found = np.zeros(4, dtype=np.float32)
+    why = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
+    if not why:
+        f32 = np.float32
+        y = f32(seen[1]) / f32(seen[1] + 2.0 * seen[2])
+        for k in (1, 2, 3):
+            found[k] = f32(k) - f32(k + 1) * y * f32(seen[k + 1]) / f32(seen[k])
+            if not 0 <= found[k] <= k:
+                why = f"that of {n}-grams with the count {k} would be {found[k]:.3f}"
+                break
+    if why and fallback is None:
+        raise EstimationError(
+            f"the discounts of Kneser-Ney cannot be computed, because {why}; the text is small or "
+            "repeats itself: give more of it, or fixed discounts by --discount-fallback"
+        )
+    return np.array([0.0, *fallback], dtype=np.float32) if why else found
+
+
+def interpolate(
+    orders: list[Counts], thresholds: Sequence[int], fallback: Sequence[float] | None
+) -> list[Grams]:
+    """(3), (4), (5), and only the n-grams that are kept."""
+    found: list[Grams] = []
+    lower = words = renumbered = None
+    for n, (counts, threshold) in enumerate(zip(orders, thresholds, strict=True), 1):
+        kept = counts.count > threshold
+        if n == 1:
+            kept[:NUM_SPECIAL] = True
+            lower = np.full(1, np.float32(1.0) / np.float32(kept.sum() - 1))
+        discount = discounts(counts.adjusted, n, fallback)
+        contexts = int(counts.history.max()) + 1 if n == 1 else len(orders[n - 2].count)
+        total, gamma = masses(counts, kept, discount, contexts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            prob = counts.adjusted.astype(np.float32) - discount[np.minimum(counts.adjusted, 3)]
+            prob = prob / total[counts.history]
+            prob = prob + gamma[counts.history] * lower[counts.suffix]
+        if n == 1:
+            prob[1] = 1.0
+            words = np.arange(len(kept), dtype=np.int32)[:, None]
+        else:
+            # the backoff weights of the order below are known only now
+            seen = np.flatnonzero(total)
+            rows = renumbered[seen]
+            found[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
+            words = np.concatenate([words[counts.history], counts.word[:, None]], 1)
+        renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
+        logs = np.minimum(np.log10(np.maximum(prob[kept], np.float32(1e-37))), np.float32(0))
+        found.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
+        lower = prob
+    return found
+
+
+def masses(
+    counts: Counts, kept: np.ndarray, discount: np.ndarray, contexts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The denominator of (3) and gamma (4) of each history, (contexts,) float32."""
+    total = np.bincount(counts.history, counts.adjusted, contexts).astype(np.float32)
+    gamma = np.zeros(contexts, dtype=np.float32)
+    classes = np.minimum(counts.adjusted, 3)
+    for k in (1, 2, 3):
+        rows = counts.history[kept & (classes == k)]
+        gamma += discount[k] * np.bincount(rows, minlength=contexts).astype(np.float32)
+    lost = np.bincount(counts.history[~kept], counts.adjusted[~kept], contexts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total, (gamma + lost.astype(np.float32)) / total
+
+
+def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None:
+    """In ARPA format: log10 p, the words, and log10 of the backoff weight but for the highest
+    order.
+    """
+    stream.write("\\data\\\n")
+    for n, grams in enumerate(orders, 1):
+        stream.write(f"ngram {n}={len(grams.prob)}\n")
+    for n, grams in enumerate(orders, 1):
+        stream.write(f"\n\\{n}-grams:\n")
+        last = n == len(orders)
+        for begin in range(0, len(grams.prob), ROWS):
+            rows = slice(begin, begin + ROWS)
+            texts = [[words[i] for i in column] for column in grams.words[rows].T.tolist()]
+            lines = map(
+                "%.8g\t%s".__mod__, zip(grams.prob[rows].tolist(), joined(texts), strict=True)
+            )
+            if not last:
+                ends = map("\t%.8g".__mod__, grams.backoff[rows].tolist())
+                lines = map("".join, zip(lines, ends, strict=True))
+            stream.write("\n".join(lines) + "\n")
+    stream.write("\n\\end\\\n")
+
+
+def joined(columns: Sequence[Sequence[str]]) -> Iterable[str]:
+    """The texts of rows of words, one list of words a column."""
+    return map(" ".join, zip(*columns, strict=True))
