@@ -275,6 +275,15 @@ def test_a_language_model_is_trained_first_and_decoded_with(recipe: Recipe) -> N
     assert {value(call, "--lm") for call in decodings} == {"exp/lm"}
 
 
+def test_an_ngram_model_is_estimated_in_stage_2_and_decoded_with(recipe: Recipe) -> None:
+    recipe.run("--stage", "2", "--stop-stage", "4", "--ngpu", "1", "--lm", "ngram:3")
+    made = recipe.call("ngram")
+    assert value(made, "--order") == "3" and value(made, "--transcripts").endswith("/text")
+    assert value(recipe.call("decode"), "--ngram") == value(made, "--out")
+    done = recipe.run("--lm", "lstm")
+    assert done.returncode == 2 and "--lm is ngram:<order>" in done.stderr
+
+
 def test_the_test_sets_are_those_that_stage_0_found(recipe: Recipe) -> None:
     recipe.write("data/test_sets", "test\n")
     recipe.run("--stage", "4", "--stop-stage", "4", "--ngpu", "1")

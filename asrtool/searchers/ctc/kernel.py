@@ -278,8 +278,8 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 def shares(
     nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, sums: np.ndarray
 ) -> None:
-    """sums (size, 4): log-probability by CTC and by the n-gram model, bonus, number of words; final:
-    with what the end adds, and NaN words where it may not follow.
+    """sums (size, 4): log-probability by CTC and by the n-gram model, bonus, words; final: with
+    what the end adds, and NaN words where it may not follow.
     """
     for rank in range(size):
         node = beam.node[rank]
