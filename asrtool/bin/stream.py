@@ -62,6 +62,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = describe()
+    args = options.parse_args(argv)
+    if args.set and args.config is None:
+        options.error("--set changes a decoding config: give it by --config")
+    if args.chunk is not None:
+        options.error("--chunk counted frames: give --chunk-ms, milliseconds, as in --chunk-ms 640")
+    if args.chunk_ms is not None and not args.chunk_ms > 0:
+        options.error("--chunk-ms is above 0")
+    if (args.check is None) == (not args.audio):
+        options.error("give either audio or --check")
+    if args.batch < 1:
+        options.error("--batch is at least 1")
+    return args
+
+
+def describe() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="asrtool stream",
         description=__doc__,
@@ -113,18 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seed", type=int, default=0, help="of --check: of the sizes of the pieces"
     )
     imports.add_options(options)
-    args = options.parse_args(argv)
-    if args.set and args.config is None:
-        options.error("--set changes a decoding config: give it by --config")
-    if args.chunk is not None:
-        options.error("--chunk counted frames: give --chunk-ms, milliseconds, as in --chunk-ms 640")
-    if args.chunk_ms is not None and not args.chunk_ms > 0:
-        options.error("--chunk-ms is above 0")
-    if (args.check is None) == (not args.audio):
-        options.error("give either audio or --check")
-    if args.batch < 1:
-        options.error("--batch is at least 1")
-    return args
+    return options
 
 
 def settings(args: argparse.Namespace) -> DecodeConfig:

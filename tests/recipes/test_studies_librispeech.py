@@ -3,8 +3,8 @@ tier one from end to end."""
 
 from __future__ import annotations
 
-import hashlib
 import dataclasses
+import hashlib
 import json
 import os
 import runpy
@@ -147,6 +147,8 @@ def test_the_skewed_half_has_the_fewest_rare_letters(tmp_path, monkeypatch, caps
     order = sorted(ids, key=lambda key: hashlib.sha256(key.encode()).hexdigest())[:4]
     even = (tmp_path / "train_even/text").read_text().splitlines()
     assert [line.split()[0] for line in even] == sorted(order)
+
+
 def test_plain_data2vec_of_every_split_is_echotune_without_its_parts(stage):
     found = {
         call["--tag"]: call for call in calls(stage, "echo_splits.sh", "--seeds", "0", *CORPUS[:2])

@@ -23,9 +23,9 @@ from asrtool.encoders import ENCODERS
 from asrtool.models import SpeechLlm, SpeechLlmConfig
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import LlmScorer
-from asrtool.tuning import EncoderTuning, Tuning
 from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
+from asrtool.tuning import EncoderTuning, Tuning
 from asrtool.types import Padded
 
 VOCABULARY = 18000
