@@ -81,12 +81,6 @@ class TrainConfig:
                 "model.encoder.frontend has no weights, and frames of random ones are not worth "
                 "storing: name some, or remove data.features: stored_frames"
             )
-        masks = [name for name in ("time_mask", "channel_mask") if getattr(frontend, name, 0)]
-        if masks:
-            raise ValueError(
-                f"model.encoder.frontend.{masks[0]} masks frames inside the front end, which does "
-                "not run in training with data.features: stored_frames: remove one of the two"
-            )
 
     @property
     def heads(self) -> frozenset[str]:

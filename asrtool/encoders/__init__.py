@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
+from asrtool.encoders.cnn import Cnn, CnnConfig
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.pretrained import PretrainedConfig, PretrainedEncoder
@@ -23,6 +24,8 @@ __all__ = [
     "ENCODERS",
     "AccentConfig",
     "ChunkConfig",
+    "Cnn",
+    "CnnConfig",
     "Conformer",
     "ConformerConfig",
     "Data2vecConfig",

@@ -19,11 +19,10 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsample
 from asrtool.encoders.base import (
     CHUNK_TOLERANCE,
     ENCODERS,
-    Encoder,
     StreamingEncoder,
-    check_encoder,
 )
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
+from asrtool.encoders.frontend import put_in_front, through
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
 from asrtool.nn.convolution import ConvolutionModule
@@ -142,8 +141,9 @@ class Conformer(StreamingEncoder):
         super().__init__()
         self.frontend = None
         if config.frontend is not None:
-            self.frontend = self._in_front(config.frontend, input_dim, vocab_size, frame_shift)
-            input_dim, frame_shift = self.frontend.dim, self.frontend.frame_shift
+            input_dim, frame_shift = put_in_front(
+                self, config.frontend, input_dim, vocab_size, frame_shift
+            )
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
@@ -208,23 +208,6 @@ class Conformer(StreamingEncoder):
             )
         return longest, None
 
-    def _in_front(
-        self, config: object, input_dim: int, vocab_size: int, frame_shift: float
-    ) -> Encoder:
-        """The front end; what it asks of models, this encoder asks of them too."""
-        name = ENCODERS.name_of(config)
-        frontend = ENCODERS.build(
-            config, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
-        )
-        check_encoder(frontend)
-        if not frontend.reads_samples:
-            raise ValueError(f"frontend: encoder {name} reads features, a front end reads samples")
-        self.reads_samples, self.max_seconds = True, frontend.max_seconds
-        self.frozen = frozenset(f"frontend.{key}" for key in frontend.frozen)
-        self.pretrained = frozenset(f"frontend.{key}" for key in frontend.pretrained)
-        self.sources = tuple(source.below("frontend") for source in frontend.sources)
-        return frontend
-
     def _obstacle(self, causal: bool) -> str | None:
         """Why this encoder cannot stream; None if it can."""
         if self.frontend is not None:
@@ -254,11 +237,7 @@ class Conformer(StreamingEncoder):
             chunk = random_chunk(longest, self.chunk_sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
-        if self.frontend is not None:
-            # (B, T) samples, or (B, S, ...) of which the front end was computed before
-            computed = inputs.data.ndim == 3
-            inputs = (self.frontend.from_stored if computed else self.frontend)(inputs).frames
-        return self._run(inputs, chunk, None)[0]
+        return self._run(through(self.frontend, inputs), chunk, None)[0]
 
     def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:
         if self.obstacle:

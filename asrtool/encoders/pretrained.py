@@ -9,9 +9,10 @@ layers are built and come out, what of them is trained, masks and dropouts.
                                         learned, h_L has its final norm
 
 `tuning` says what is trained: everything (full), low-rank adapters (lora), or nothing (frozen).
-What is frozen runs as in evaluation, without dropout, masks or layer drop, in float32 and without a
-gradient. Its output is rounded to float16, so that frames that are stored give the numbers of those
-that are computed: `stored` is what can be written down, `from_stored` what is left to do.
+What is frozen runs as in evaluation, without dropout or layer drop, in float32 and without a
+gradient; masks are put on the frames that come out. Its output is rounded to float16, so that
+frames that are stored give the numbers of those that are computed: `stored` is what can be written
+down, `from_stored` what is left to do.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class PretrainedConfig:
     tuning: EncoderTuning = field(default=EncoderTuning(mode="full"), metadata=OMIT)
     # put around the attention of the layers; null: theirs alone
     attention: Annotated[object, ATTENTIONS] | None = None
-    time_mask: float = 0.0  # share of frames in masked spans, before overlaps; 0: none
+    # share of frames in masked spans, before overlaps, of what enters the layers, or of what comes
+    # out of frozen ones; 0: none
+    time_mask: float = 0.0
     time_mask_length: int = 10  # frames of a span
     channel_mask: float = 0.0  # likewise over channels
     channel_mask_length: int = 64
@@ -211,6 +214,8 @@ class PretrainedEncoder(Encoder):
         if self.layer_weights is not None:
             weights = self.layer_weights.softmax(0)
             x = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+        if self.is_frozen and self.training:
+            x = self._spans(x, lengths)
         x = self.final_dropout(x)
         x = x.masked_fill(~valid_mask(lengths, x.shape[1])[:, :, None], 0)
         positions = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
@@ -230,6 +235,9 @@ class PretrainedEncoder(Encoder):
             embedding = embedding.to(x.dtype)
             # the vector needs a gradient, even 0, where no span is drawn: DDP waits for it
             x = x + 0 * embedding.sum()
+        return self._spans(x, lengths, embedding)
+
+    def _spans(self, x: Tensor, lengths: Tensor, embedding: Tensor | None = None) -> Tensor:
         config = self.config
         if config.time_mask:
             spans = span_mask(lengths, x.shape[1], config.time_mask, config.time_mask_length)

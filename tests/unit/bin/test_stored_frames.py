@@ -290,7 +290,6 @@ def test_training_reads_shards_of_frames(toy, tmp_path):
         ("model.encoder.frontend.tuning=lora", "tuning is lora, so that its frames change"),
         ("model.encoder.frontend.tuning=full", "tuning is full, so that its frames change"),
         ("model.encoder.frontend={size: tiny, weights: null}", "has no weights"),
-        ("model.encoder.frontend.time_mask=0.1", "time_mask masks frames inside the front end"),
     ],
 )
 def test_what_stored_frames_cannot_do_is_a_config_error(toy, change, message):

@@ -1,0 +1,90 @@
+"""Residual convolutions over time, a light reader of the frames of a front end.
+
+    x -> stem -> x + dropout(GELU(conv(norm(x)))) for each layer -> norm
+
+Frames of a pre-trained encoder know their context already: with a few hours of labels a reader that
+sees 0.1 to 0.3 s of them is better than one that attends to all, and cheaper (docs/log.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, LinearConfig
+from asrtool.encoders.base import ENCODERS, Encoder
+from asrtool.encoders.frontend import put_in_front, through
+from asrtool.nn.dropout import Dropout
+from asrtool.types import EncoderOutput, Padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CnnConfig:
+    """Residual convolutions over time."""
+
+    num_layers: int = 2
+    dim: int = 512
+    kernel: int = 5  # frames of a convolution, an odd number
+    dropout: float = 0.2
+    stem: Annotated[object, DOWNSAMPLERS] = LinearConfig()
+    # an encoder that reads samples, whose frames the stem reads; null: features
+    frontend: Annotated[object, ENCODERS] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be an odd number of frames, got {self.kernel}")
+        if self.frontend is not None and isinstance(self.stem, Conv2dConfig):
+            raise ValueError(
+                "stem: conv2d reads mel bins, not the frames of a front end; take {type: linear} "
+                "or {type: strided_conv, factor: 2}"
+            )
+
+
+@ENCODERS.register("cnn", CnnConfig)
+class Cnn(Encoder):
+    """Features (B, T, F) -> frames (B, S, D), S as the stem says.
+
+    With a front end the inputs are samples (B, T), or what the front end's `stored` gave of them.
+    """
+
+    def __init__(
+        self, config: CnnConfig, input_dim: int, vocab_size: int, frame_shift: float
+    ) -> None:
+        super().__init__()
+        self.frontend = None
+        if config.frontend is not None:
+            input_dim, frame_shift = put_in_front(
+                self, config.frontend, input_dim, vocab_size, frame_shift
+            )
+        self.dim = config.dim
+        self.stem = DOWNSAMPLERS.build(
+            config.stem, dim_in=input_dim, dim_out=config.dim, vocab_size=vocab_size
+        )
+        self.frame_shift = frame_shift * self.stem.factor
+        self.norms = nn.ModuleList(nn.LayerNorm(config.dim) for _ in range(config.num_layers))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.dim, config.dim, config.kernel, padding=config.kernel // 2)
+            for _ in range(config.num_layers)
+        )
+        self.final_norm = nn.LayerNorm(config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
+        if chunk is not None:
+            raise ValueError("encoder cnn cannot stream: its convolutions look ahead")
+        output = self.stem(through(self.frontend, inputs))
+        # residuals are summed in float32, under autocast too
+        x, outside = self.dropout(output.frames.data.float()), ~output.frames.mask[:, :, None]
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            # a convolution reads across the padding, which must hold zeros
+            x = x + self._branch(norm(x).masked_fill(outside, 0), convolution)
+        frames = Padded(self.final_norm(x).masked_fill(outside, 0), output.frames.lengths)
+        return EncoderOutput(frames=frames, positions=output.positions, taps=output.taps)
+
+    def _branch(self, x: Tensor, convolution: nn.Conv1d) -> Tensor:
+        return self.dropout(gelu(convolution(x.transpose(1, 2)).transpose(1, 2)))
