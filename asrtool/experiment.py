@@ -242,10 +242,15 @@ def add_ngram_options(options: argparse.ArgumentParser) -> None:
     )
 
 
-def ngram_of(searcher: Any) -> str | None:
-    """The file of the n-gram model of a search."""
+def word_files(searcher: Any) -> dict[str, str]:
+    """The files of words that a search reads: of its n-gram model and its lexicon."""
     searcher = getattr(searcher, "first_pass", searcher)
-    return searcher.ngram.path if getattr(searcher, "ngram", None) is not None else None
+    files = {}
+    if getattr(searcher, "ngram", None) is not None:
+        files["ngram"] = searcher.ngram.path
+    if getattr(searcher, "lexicon", None) not in (None, "ngram"):
+        files["lexicon"] = searcher.lexicon
+    return files
 
 
 def with_ngram(searcher: Any, path: str, unit: str) -> Any:

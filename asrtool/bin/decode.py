@@ -92,8 +92,8 @@ def decode(
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
-    if ngram := experiment.ngram_of(settings.searcher):
-        options["ngram"] = stamp.digest(Path(ngram))  # one estimated anew has the same path
+    for what, path in experiment.word_files(settings.searcher).items():
+        options[what] = stamp.digest(Path(path))  # one made anew has the same path
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     inputs = what_is_read(found.phase(settings.phase)[1], settings, data)

@@ -81,6 +81,11 @@ class Whisper(PretrainedEncoder):
         self, config: WhisperConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:
         super().__init__(config, input_dim, vocab_size, frame_shift)
+        if abs(frame_shift * RATE - 1) > 1e-6:
+            raise ValueError(
+                f"encoder {self.name} reads samples at {RATE} Hz, got {1 / frame_shift:g} Hz: set "
+                f"data.fbank.rate to {RATE}; audio of other rates is resampled"
+            )
         settings = self.model.config
         self.frame_shift = frame_shift * HOP * 2
         self.most_frames = 2 * settings.max_source_positions  # of mel

@@ -42,9 +42,9 @@ def has(name: str, option: str) -> bool:
 
 def build(name: str, **options):
     torch.manual_seed(0)
-    dim = 1 if reads_samples(name) else BINS
+    dim, shift = (1, 1 / 16000) if reads_samples(name) else (BINS, 0.01)
     return ENCODERS.build(
-        small(name, **options), input_dim=dim, vocab_size=5, frame_shift=0.01
+        small(name, **options), input_dim=dim, vocab_size=5, frame_shift=shift
     ).eval()
 
 

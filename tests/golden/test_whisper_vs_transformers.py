@@ -108,6 +108,12 @@ def test_longer_audio_is_refused(tiny):
     assert encoder(Padded.stack([torch.zeros(480100)])).frames.lengths.tolist() == [1500]
 
 
+def test_another_sampling_rate_is_refused(tiny):
+    config = WhisperConfig(weights=str(tiny[1]))
+    with pytest.raises(ValueError, match="reads samples at 16000 Hz, got 8000 Hz"):
+        ENCODERS.build(config, input_dim=1, vocab_size=5, frame_shift=1 / 8000)
+
+
 def test_masks_and_layer_drop_follow_the_seeds_and_leave_evaluation_alone(tiny):
     import random
 

@@ -25,7 +25,7 @@ WHISPER = EGS / "librispeech/conf/whisper"
 SMALL = """
 extends: {extends}
 data:
-  fbank: {{rate: 8000}}
+  features: stored  # of audio: not of frames
   max_seconds: 100
   batch: {{seconds: 20, max_seconds_per_device: null}}
   workers: 0
@@ -51,6 +51,7 @@ CASES = {  # config, and what is added to SMALL
         "losses: {accent: {label: accent}}\n",
     ),
     "lora": (WHISPER / "train_whisper_lora.yaml", ""),
+    "cnn": (WHISPER / "train_whisper_cnn.yaml", ""),
 }
 
 
@@ -60,7 +61,7 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("frontend")
     accents = {"low": 1.0, "high": 1.2}
     (root / "waveform.yaml").write_text(
-        "data: {input: waveform, fbank: {rate: 8000}, batch: {seconds: 20}}\n"
+        "data: {input: waveform, batch: {seconds: 20}}\n"
         "model: {type: hybrid, encoder: {type: data2vec, size: tiny}}\n"
         "losses: {ctc: {type: ctc, weight: 1.0}}\noptim: {lr: 1e-3}\ntrainer: {epochs: 1}\n"
     )
@@ -70,7 +71,6 @@ def data(tmp_path_factory) -> Path:
         rows = datadir.read(folder)
         if name != "dev":
             samples, _ = soundfile.read(rows[0].audio, dtype="float32")
-            # whisper's 30 s of 16 kHz are 60 s of 8 kHz
             long = torch.from_numpy(samples).repeat(100)[: 61 * 8000].numpy()
             path = folder / "audio" / "long.wav"
             soundfile.write(path, long, 8000)
@@ -102,6 +102,8 @@ def fit(data: Path, name: str, folder: Path) -> Path:
     config, more = CASES[name]
     weights = f"{{weights: {data / 'weights'}, size: null}}"
     encoder = weights if name == "lora" else CONFORMER % weights
+    if name == "cnn":
+        encoder = f"{{dim: 16, frontend: {weights}}}"
     text = SMALL.format(extends=config, encoder=encoder) + more
     (folder / "train.yaml").write_text(text)
     train.main(
@@ -132,7 +134,7 @@ def test_two_steps_resumed_decoded_and_packed(data, name, tmp_path, capfd):
         data / "weights"
     )
     assert (
-        "longer than the 60 seconds that the encoder reads and left out: long"
+        "longer than the 30 seconds that the encoder reads and left out: long"
         in capfd.readouterr().err
     )
     (tmp_path / "decode.yaml").write_text("searcher: {type: ctc_greedy}\naverage: 1\n")

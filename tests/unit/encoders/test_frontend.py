@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asrtool.downsamplers import Conv2dConfig, LinearConfig
-from asrtool.encoders import ENCODERS, ChunkConfig, ConformerConfig, Data2vecConfig
+from asrtool.encoders import ENCODERS, ChunkConfig, CnnConfig, ConformerConfig, Data2vecConfig
 from asrtool.tuning import EncoderTuning
 from asrtool.types import Padded
 
@@ -50,6 +50,48 @@ def test_stored_frames_give_the_numbers_of_computed_ones(layer):
     halves = Padded(stored.data.half(), stored.lengths)
     assert torch.equal(halves.data.float(), stored.data)
     assert torch.equal(encoder(halves).frames.data, encoder(batch()).frames.data)
+
+
+def test_masks_of_frozen_frames_hide_what_comes_out_in_training_alone():
+    encoder = build(layer="sum", dropout=0.0)
+    masked = Data2vecConfig(
+        size="tiny",
+        layer="sum",
+        tuning=EncoderTuning(mode="frozen"),
+        time_mask=0.5,
+        channel_mask=0.3,
+    )
+    torch.manual_seed(0)
+    frontend = ENCODERS.build(masked, input_dim=1, vocab_size=5, frame_shift=1 / 16000)
+    plain = encoder.frontend(batch()).frames.data
+    assert torch.equal(frontend.eval()(batch()).frames.data, plain)
+    hidden = frontend.train()(batch()).frames.data
+    assert ((hidden == plain) | (hidden == 0)).all() and not torch.equal(hidden, plain)
+    assert torch.equal(frontend.stored(batch()).data, encoder.frontend.stored(batch()).data)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_convolutions_read_stored_frames_too(layer):
+    torch.manual_seed(0)
+    frontend = Data2vecConfig(size="tiny", layer=layer, tuning=EncoderTuning(mode="frozen"))
+    config = CnnConfig(dim=8, frontend=frontend)
+    cnn = ENCODERS.build(config, input_dim=1, vocab_size=5, frame_shift=1 / 16000).eval()
+    assert cnn.reads_samples and cnn.frame_shift == pytest.approx(0.02) and cnn.frozen
+    stored = cnn.frontend.stored(batch())
+    assert torch.equal(cnn(stored).frames.data, cnn(batch()).frames.data)
+    with pytest.raises(ValueError, match="cnn cannot stream"):
+        cnn(batch(), chunk=4)
+
+
+def test_settings_of_convolutions_that_cannot_be_are_refused():
+    frontend = Data2vecConfig(size="tiny")
+    for options, message in (
+        ({"kernel": 4}, "kernel must be an odd number of frames, got 4"),
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"frontend": frontend, "stem": Conv2dConfig()}, "conv2d reads mel bins"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CnnConfig(**options)
 
 
 def test_trained_frames_cannot_be_stored():
