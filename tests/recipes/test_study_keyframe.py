@@ -77,7 +77,8 @@ def test_every_variant_of_the_study_can_be_built_and_decoded(recipe, corpus, tmp
                     build_model(phase, 50)
             trained.add(call["--tag"])
         elif call["--stage"] == "4":
-            load_decode(folder / call["--decode-config"], [call["--decode-args"]])
+            changes = split_overrides([call.get("--decode-args", "")])
+            load_decode(folder / call["--decode-config"], changes)
             assert call["--tag"] in trained
     assert trained == {f"study_{name}_3" for name in VARIANTS.split()}
 

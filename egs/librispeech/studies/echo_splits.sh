@@ -36,7 +36,7 @@ run_split() {           # <split> <system>
   local config=$1 more=
   if [[ $2 == plain ]]; then config=${plain_of[$1]} more=${changes[$1]:-}; fi
   # shellcheck disable=SC2086    # changes are words
-  run_system "$2_$1" "echotune/train_echotune_$config" $more $small
+  run_system "$2_$1" "conf/echotune/train_echotune_$config.yaml" $more $small
 }
 
 if [[ -n $corpus ]]; then what="LibriSpeech"; fi
