@@ -6,4 +6,4 @@ tools/setup.sh --if-needed true
 # shellcheck source=utils/path.sh
 . utils/path.sh
 export OMP_NUM_THREADS=1
-exec python -m pytest -c tests/pytest.ini --rootdir . -n 2 "$@"
+exec python -m pytest -c tests/pytest.ini --rootdir . -n 2 --dist loadfile "$@"
