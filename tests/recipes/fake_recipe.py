@@ -37,13 +37,21 @@ MINI = (
     "mini_unit=char mini_vocab_size=0"
 )
 
+
+def noted(file: str, words: str = '"$@"') -> str:
+    """Bash that appends `words` to a file as a line: in one write, as processes that run at the
+    same time would mix the parts of theirs.
+    """
+    return f'printf "%s\\n" "$(printf "%q " {words})" >> {file}\n'
+
+
+NOTE = noted('"$CALLS"', '"${0##*/}" "$@"')  # the command too
 PATH_SH = 'export PATH="$PWD/fake:$PATH"\n'
 FAKE = """\
 #!/usr/bin/env bash
 if [[ $1 == -c || $1 == - ]]; then exec {python} "$@"; fi
 if [[ $* == *check_config* ]]; then echo fbank80; exit; fi
-printf '%q ' "${{0##*/}}" "$@" >> "$CALLS"; echo >> "$CALLS"
-"""
+{note}"""
 
 
 class Recipe:
@@ -56,7 +64,7 @@ class Recipe:
             (self.folder / name).mkdir(parents=True)
         self.write("run.sh", RECIPE.format(root=ROOT, more=more))
         self.write("local/path.sh", PATH_SH)
-        self.fake = FAKE.format(python=shlex.quote(sys.executable))
+        self.fake = FAKE.format(note=NOTE, python=shlex.quote(sys.executable))
         self.write("fake/python", self.fake)
 
     def write(self, name: str, text: str) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.recipes.fake_recipe import NOTE
 from tests.recipes.test_shell import MINI, Recipe
 from tests.recipes.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ["--num-nodes", "2", "--ngpu", "4"]
-NOTE = 'printf "%q " "${0##*/}" "$@" >> "$CALLS"; echo >> "$CALLS"\n'
 FAKES = {
     "sbatch": 'echo "Submitted batch job 70001"',
     "scontrol": "if [[ $1 == show ]]; then echo 127.0.0.1; fi",

@@ -21,6 +21,7 @@ from asrtool.experiment import load_phases, split_overrides
 from asrtool.model_folder import build_model
 from asrtool.train.optim import assign
 from tests.recipes.conftest import ROOT, run_in
+from tests.recipes.fake_recipe import noted
 
 RECIPE = ROOT / "egs" / "librispeech"
 STUDIES = sorted(path.name for path in (RECIPE / "studies").glob("echo_*.sh"))
@@ -46,7 +47,7 @@ def stage(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     fakes = {
         tmp_path / "bin/python": f'[[ $1 != -c ]] || exec {sys.executable} "$@"',
-        recipe / "run.sh": 'printf "%q " "$@" >> calls; echo >> calls',
+        recipe / "run.sh": noted("calls"),
     }
     for path, body in fakes.items():
         path.write_text(f"#!/usr/bin/env bash\n{body}\n")

@@ -18,6 +18,7 @@ import torch
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.model_folder import build_model
 from tests.recipes.conftest import ROOT
+from tests.recipes.fake_recipe import noted
 
 STUDIES = ROOT / "egs" / "aishell1" / "studies"
 VARIANTS = "baseline axe til early nofusion radius2 concat skip2 skip5 causal keep5 unsupervised"
@@ -30,8 +31,8 @@ def calls(folder: Path, recipe: str, corpus: bool = False) -> list[dict[str, str
             shutil.copytree(ROOT / part, folder / part)
     fakes = {
         folder / "fake/python": f'[[ $1 != *_variants.py ]] || exec {sys.executable} "$@"',
-        folder / "egs" / recipe / "run.sh": 'printf "%q " "$@" >> calls; echo >> calls\n'
-        'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp$VARIANT/$2"; shift; done',
+        folder / "egs" / recipe / "run.sh": noted("calls")
+        + 'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp$VARIANT/$2"; shift; done',
     }
     for path, body in fakes.items():
         path.parent.mkdir(exist_ok=True)

@@ -17,9 +17,9 @@ import torch
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.model_folder import build_model, chunk_frames
 from tests.recipes.conftest import ROOT
+from tests.recipes.fake_recipe import NOTE
 
 RECIPE = ROOT / "egs" / "kespeech"
-NOTE = '#!/usr/bin/env bash\nprintf "%q " "${0##*/}" "$@" >> "$CALLS"; echo >> "$CALLS"\n'
 
 
 MINIATURE = ("--size", "tiny", "--seeds", "0 3")
@@ -33,7 +33,7 @@ def calls(script: str, folder: Path, *given: str) -> list[list[str]]:
     shutil.copytree(ROOT / "utils", folder / "utils")
     for path in (recipe / "run.sh", folder / "fake" / "python"):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(NOTE)
+        path.write_text(f"#!/usr/bin/env bash\n{NOTE}")
         path.chmod(0o755)
     (folder / "utils" / "path.sh").write_text(f'export PATH="{folder / "fake"}:$PATH"\n')
     environment = {**os.environ, "CALLS": str(folder / "calls")}
