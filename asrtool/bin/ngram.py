@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {name: getattr(args, name) for name in names}
     options["transcripts"] = len(args.transcripts)
     made, note = stamp.describe("ngram", inputs, options), stamp_of(args.out)
-    if not args.force and args.out.is_file() and content(note) == made:
+    if not args.force and args.out.is_file() and stamp.load(note) == made:
         logger.info("ngram: %s is up to date", args.out)
         return
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +109,6 @@ def of_directory(path: Path) -> Path:
 def stamp_of(out: Path) -> Path:
     """The stamp of a file lies beside it."""
     return out.with_name(f".{out.name}.stage.json")
-
-
-def content(note: Path) -> dict | None:
-    try:
-        return json.loads(note.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def make(target: Path, args: argparse.Namespace) -> None:

@@ -31,6 +31,11 @@ class StreamingDownsampler(Downsampler):
 
     causal: bool  # False: configured to look ahead, so it cannot stream
 
+    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
+        """The whole utterance is one piece."""
+        output, _ = self.forward_chunk(inputs, positions, self.init_cache(len(inputs.lengths)))
+        return output
+
     def init_cache(self, batch_size: int) -> object:
         """What there is before the first frame: a frozen dataclass that is a `PerRow`
         (asrtool/nn/rows.py) and never changed in place.

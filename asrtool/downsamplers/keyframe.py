@@ -101,10 +101,6 @@ class Keyframe(StreamingDownsampler):
             zeros(batch_size, dtype=torch.int64),
         )
 
-    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        output, _ = self.forward_chunk(inputs, positions, self.init_cache(len(inputs.lengths)))
-        return output
-
     def forward_chunk(
         self,
         inputs: Padded,

@@ -45,10 +45,6 @@ class Linear(StreamingDownsampler):
     def init_cache(self, batch_size: int) -> LinearCache:
         return LinearCache(self.proj.weight.new_zeros(batch_size, dtype=torch.int64))
 
-    def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        output, _ = self.forward_chunk(inputs, positions, self.init_cache(len(inputs.lengths)))
-        return output
-
     def forward_chunk(
         self,
         inputs: Padded,

@@ -56,11 +56,9 @@ class Cnn(Encoder):
         self, config: CnnConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:
         super().__init__()
-        self.frontend = None
-        if config.frontend is not None:
-            input_dim, frame_shift = put_in_front(
-                self, config.frontend, input_dim, vocab_size, frame_shift
-            )
+        input_dim, frame_shift = put_in_front(
+            self, config.frontend, input_dim, vocab_size, frame_shift
+        )
         self.dim = config.dim
         self.stem = DOWNSAMPLERS.build(
             config.stem, dim_in=input_dim, dim_out=config.dim, vocab_size=vocab_size

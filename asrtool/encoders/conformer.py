@@ -7,7 +7,6 @@ There is one code path: offline is one piece with no cache and a chunk mask.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
@@ -27,6 +26,7 @@ from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
 from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
+from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.nn.positions import rotations
 from asrtool.nn.rows import PerRow
@@ -139,11 +139,9 @@ class Conformer(StreamingEncoder):
         self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:
         super().__init__()
-        self.frontend = None
-        if config.frontend is not None:
-            input_dim, frame_shift = put_in_front(
-                self, config.frontend, input_dim, vocab_size, frame_shift
-            )
+        input_dim, frame_shift = put_in_front(
+            self, config.frontend, input_dim, vocab_size, frame_shift
+        )
         self.dim = config.dim
         self.layer_drop = config.layer_drop
         self.chunk = config.chunk
@@ -311,10 +309,8 @@ class Conformer(StreamingEncoder):
                 scope, memories[index] = self._scope(
                     frames, positions, chunk, cache and cache.memories[index]
                 )
-            if self.training and self._left_out():
-                # Gradients are 0 and not None: DDP waits for every parameter, and the optimizer
-                # treats the layer as in any other step.
-                x = frames.data + 0 * sum(parameter.sum() for parameter in layer.parameters())
+            if self.training and drops(self.layer_drop):
+                x = without(layer, frames.data)
             else:
                 x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
                 layers.append(layer_cache)
@@ -343,10 +339,6 @@ class Conformer(StreamingEncoder):
         kept: layer -> its output, for the layers `self.kept`; scope: of the last layers.
         """
         return output, cache
-
-    def _left_out(self) -> bool:
-        """Whether to leave out a layer; from Python's `random`, seeded alike on all ranks."""
-        return self.layer_drop > 0 and random.random() < self.layer_drop
 
     def _scope(
         self,

@@ -11,12 +11,16 @@ from asrtool.types import Padded
 
 
 def put_in_front(
-    encoder: Encoder, config: object, input_dim: int, vocab_size: int, frame_shift: float
+    encoder: Encoder, config: object | None, input_dim: int, vocab_size: int, frame_shift: float
 ) -> tuple[int, float]:
-    """Build the front end of `encoder`; what it asks of models, `encoder` asks of them too.
+    """Build `encoder.frontend`; what it asks of models, `encoder` asks of them too.
 
-    Returns the width of its frames and the seconds between them.
+    Returns the width of its frames and the seconds between them; without a front end those of the
+    inputs.
     """
+    encoder.frontend = None
+    if config is None:
+        return input_dim, frame_shift
     frontend = ENCODERS.build(
         config, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
     )

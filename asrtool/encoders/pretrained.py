@@ -17,9 +17,8 @@ down, `from_stored` what is left to do.
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from asrtool import torchaudio_adapter, tuning
 from asrtool.encoders.base import ENCODERS, Encoder, Source
 from asrtool.encoders.echo import ATTENTIONS, NEW, wrap
+from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
 from asrtool.registry import OMIT
 from asrtool.tuning import EncoderTuning
@@ -112,6 +112,7 @@ class PretrainedEncoder(Encoder):
 
     reads_samples = True
     attention_name = "attention"  # of a layer: what `attention` is put around
+    rate: int | None = None  # Hz of the samples, where its filters are made for one rate
 
     def __init__(
         self, config: PretrainedConfig, input_dim: int, vocab_size: int, frame_shift: float
@@ -122,6 +123,11 @@ class PretrainedEncoder(Encoder):
             raise ValueError(
                 f"encoder {self.name} reads samples, not {input_dim} bins of fbank: set "
                 "data.input: waveform"
+            )
+        if self.rate is not None and abs(frame_shift * self.rate - 1) > 1e-6:
+            raise ValueError(
+                f"encoder {self.name} reads samples at {self.rate} Hz, got {1 / frame_shift:g} Hz: "
+                f"set data.fbank.rate to {self.rate}; audio of other rates is resampled"
             )
         self.model = self._build()
         layers = self._layer_list()
@@ -261,18 +267,12 @@ class PretrainedEncoder(Encoder):
         """
         outputs = []
         for index, layer in enumerate(layers):
-            if self.model.training and self._left_out() and index not in always:
-                # gradients are 0 and not None: DDP waits for every parameter
-                x = x + 0 * sum(parameter.sum() for parameter in layer.parameters())
-            else:
-                x = call(index, layer, x)
+            # drawn for each layer, so that `always` moves no other choice
+            left_out = self.model.training and drops(self.config.layer_drop)
+            x = without(layer, x) if left_out and index not in always else call(index, layer, x)
             if self.layer_weights is not None:
                 outputs.append(x)
         return outputs or [x]
-
-    def _left_out(self) -> bool:
-        """Whether to leave out a layer; from Python's `random`, seeded alike on all ranks."""
-        return self.config.layer_drop > 0 and random.random() < self.config.layer_drop
 
 
 def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
@@ -297,6 +297,41 @@ def transformers(name: str) -> object:
             f"encoder {name} needs transformers: pip install 'asrtool[ssl]' ({error})"
         ) from error
     return transformers
+
+
+def build_network(
+    kind: type,
+    config: PretrainedConfig,
+    shape: Sequence[str],
+    sizes: Mapping[str, tuple[int, ...]],
+    *,
+    from_scratch: Callable[[str], object],
+    configured: Callable[[object], object],
+    **options: object,
+) -> nn.Module:
+    """The network of class `kind`: with the weights of `config`, with random ones of its size, or
+    on the meta device its shape alone.
+
+    shape: what the settings of `transformers` call width, layers, heads and feed-forward width,
+    with which the rows of `sizes` begin. from_scratch: size -> settings. configured: settings ->
+    settings, with what `config` changes. options: of `read_weights`.
+    """
+    if shapes_only(config):
+        return kind(configured(from_scratch(config.size)))
+    name = ENCODERS.name_of(config)
+    settings = read_settings(kind.config_class, name, config)
+    found = tuple(getattr(settings, key) for key in shape)
+    if config.size is not None and found != sizes[config.size][: len(shape)]:
+        raise ValueError(
+            f"weights {config.weights}: width, layers, heads, feed-forward width are {found}; "
+            f"size: {config.size} means {sizes[config.size][: len(shape)]}"
+        )
+    settings = configured(settings)
+    return (
+        kind(settings)
+        if tuning.on_meta()
+        else read_weights(kind, name, config, settings, **options)
+    )
 
 
 def shapes_only(config: PretrainedConfig) -> bool:
@@ -359,12 +394,3 @@ def read_weights(
             f"weights {config.weights}: {len(missing)} tensors of {name} are missing: {missing[:5]}"
         )
     return model
-
-
-def check_size(config: PretrainedConfig, shape: tuple, expected: tuple) -> None:
-    """Raise `ValueError` where the weights have another shape than `size` means."""
-    if shape != expected:
-        raise ValueError(
-            f"weights {config.weights}: width, layers, heads, feed-forward width are {shape}; "
-            f"size: {config.size} means {expected}"
-        )

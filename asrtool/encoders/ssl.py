@@ -23,6 +23,7 @@ What they share with other pre-trained encoders is in asrtool/encoders/pretraine
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -33,18 +34,15 @@ from asrtool.encoders.base import ENCODERS
 from asrtool.encoders.pretrained import (
     PretrainedConfig,
     PretrainedEncoder,
-    check_size,
-    read_settings,
-    read_weights,
-    shapes_only,
+    build_network,
     transformers,
     visible_keys,
 )
 from asrtool.nn.masks import valid_mask
-from asrtool.tuning import on_meta
 from asrtool.types import Padded
 
-# Shapes of models from scratch: width, layers, heads, feed-forward width.
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# of models from scratch
 _SIZES = {"tiny": (32, 2, 2, 64), "base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}
 _CLASSES = {
     "data2vec": "Data2VecAudio",
@@ -206,52 +204,26 @@ def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def _model(name: str, config: SslConfig) -> nn.Module:
-    """The `transformers` model, with its weights or random ones of the configured size."""
+    """The network of `transformers`."""
     kind = getattr(transformers(name), _CLASSES[name] + "Model")
-    if shapes_only(config):
-        settings = _configured(_of_size(kind.config_class, name, config.size), config)
-        model = kind(settings)
-    else:
-        settings = _configured(_read_settings(kind.config_class, name, config), config)
-        model = (
-            kind(settings)
-            if on_meta()
-            else read_weights(kind, name, config, settings, optional=("masked_spec_embed",))
-        )
-    norm_at_end = getattr(settings, "do_stable_layer_norm", False)
+    model = build_network(
+        kind,
+        config,
+        _SHAPE,
+        _SIZES,
+        from_scratch=partial(_of_size, kind.config_class, name),
+        configured=partial(_configured, config=config),
+        optional=("masked_spec_embed",),
+    )
+    norm_at_end = getattr(model.config, "do_stable_layer_norm", False)
     if norm_at_end and isinstance(config.layer, int):
         model.encoder.layer_norm = nn.Identity()
     return model
 
 
-def _read_settings(kind: type, name: str, config: SslConfig) -> object:
-    """The config.json of the weights, checked against `config`."""
-    settings = read_settings(kind, name, config)
-    shape = (
-        settings.hidden_size,
-        settings.num_hidden_layers,
-        settings.num_attention_heads,
-        settings.intermediate_size,
-    )
-    if config.size is not None:
-        check_size(config, shape, _SIZES[config.size])
-    if getattr(settings, "add_adapter", False):
-        raise ValueError(
-            f"weights {config.weights} have a strided adapter behind the layers, which is not "
-            "supported; take weights without one"
-        )
-    return settings
-
-
 def _of_size(kind: type, name: str, size: str) -> object:
     """Settings of the published models of that size: large ones differ from the defaults."""
-    dim, layers, heads, ffn_dim = _SIZES[size]
-    settings = kind(
-        hidden_size=dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn_dim,
-    )
+    settings = kind(**dict(zip(_SHAPE, _SIZES[size], strict=True)))
     if size == "large" and name != "data2vec":
         settings.feat_extract_norm, settings.do_stable_layer_norm = "layer", True
         settings.conv_bias = name != "wavlm"
@@ -265,6 +237,11 @@ def _configured(settings: object, config: SslConfig) -> object:
     """Layers and dropouts as configured; masks and layer drop of `transformers` are switched
     off.
     """
+    if getattr(settings, "add_adapter", False):
+        raise ValueError(
+            f"weights {config.weights} have a strided adapter behind the layers, which is not "
+            "supported; take weights without one"
+        )
     settings.num_hidden_layers = config.num_layers(settings.num_hidden_layers)
     settings.hidden_dropout, settings.attention_dropout = config.dropout, config.attention_dropout
     settings.activation_dropout, settings.feat_proj_dropout = config.activation_dropout, 0.0

@@ -11,6 +11,7 @@ least one frame: a shorter one is filled up with zeros.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,18 +22,16 @@ from asrtool.encoders.base import ENCODERS
 from asrtool.encoders.pretrained import (
     PretrainedConfig,
     PretrainedEncoder,
-    check_size,
-    read_settings,
-    read_weights,
-    shapes_only,
+    build_network,
     transformers,
 )
 from asrtool.nn.masks import valid_mask
 from asrtool.registry import OMIT
-from asrtool.tuning import EncoderTuning, on_meta
+from asrtool.tuning import EncoderTuning
 from asrtool.types import Padded
 
-# Shapes of models from scratch: width, layers, heads, feed-forward width.
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# of models from scratch
 _SIZES = {"tiny": (32, 2, 2, 64), "large": (1024, 24, 16, 4096)}
 RATE, WINDOW, HOP, FFT, BINS = 16000, 400, 160, 512, 80
 PAIR = 2  # frames of fbank that are one frame of the network
@@ -62,6 +61,7 @@ class Wav2vec2Bert(PretrainedEncoder):
     """Samples (B, T) -> frames (B, S, D), one every 320 samples."""
 
     attention_name = "self_attn"
+    rate = RATE
 
     def __init__(
         self, config: Wav2vec2BertConfig, input_dim: int, vocab_size: int, frame_shift: float
@@ -135,40 +135,22 @@ def _filters() -> Tensor:
 
 
 def _model(name: str, config: Wav2vec2BertConfig) -> nn.Module:
-    """The `transformers` model, with its weights or random ones of the configured size."""
-    library = transformers(name)
-    kind, of = library.Wav2Vec2BertModel, library.Wav2Vec2BertConfig
-    if shapes_only(config):
-        return kind(_configured(_of_size(of, config.size), config))
-    settings = _configured(_read_settings(of, name, config), config)
-    if on_meta():
-        return kind(settings)
-    return read_weights(kind, name, config, settings, optional=("masked_spec_embed",))
-
-
-def _read_settings(kind: type, name: str, config: Wav2vec2BertConfig) -> object:
-    """The config.json of the weights, checked against `config`."""
-    settings = read_settings(kind, name, config)
-    shape = (
-        settings.hidden_size,
-        settings.num_hidden_layers,
-        settings.num_attention_heads,
-        settings.intermediate_size,
+    """The network of `transformers`."""
+    kind = transformers(name).Wav2Vec2BertModel
+    return build_network(
+        kind,
+        config,
+        _SHAPE,
+        _SIZES,
+        from_scratch=partial(_of_size, kind.config_class),
+        configured=partial(_configured, config=config),
+        optional=("masked_spec_embed",),
     )
-    if config.size is not None:
-        check_size(config, shape, _SIZES[config.size])
-    return settings
 
 
 def _of_size(kind: type, size: str) -> object:
-    dim, layers, heads, ffn_dim = _SIZES[size]
-    return kind(
-        hidden_size=dim,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn_dim,
-        position_embeddings_type="relative_key",
-    )
+    shape = dict(zip(_SHAPE, _SIZES[size], strict=True))
+    return kind(**shape, position_embeddings_type="relative_key")
 
 
 def _configured(settings: object, config: Wav2vec2BertConfig) -> object:

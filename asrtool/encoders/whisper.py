@@ -27,6 +27,7 @@ the weights, which may be those of the whole model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -37,17 +38,14 @@ from asrtool.encoders.base import ENCODERS
 from asrtool.encoders.pretrained import (
     PretrainedConfig,
     PretrainedEncoder,
-    check_size,
-    read_settings,
-    read_weights,
-    shapes_only,
+    build_network,
     transformers,
     visible_keys,
 )
-from asrtool.tuning import on_meta
 from asrtool.types import Padded
 
-# Shapes of the published encoders: width, layers, heads, feed-forward width, mel bins.
+# Shapes of the published encoders: _SHAPE and mel bins.
+_SHAPE = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
 _SIZES = {
     "tiny": (384, 4, 6, 1536, 80),
     "base": (512, 6, 8, 2048, 80),
@@ -76,16 +74,12 @@ class Whisper(PretrainedEncoder):
     """Samples (B, T) of at most 30 s -> frames (B, S, D), one every 320 samples."""
 
     attention_name = "self_attn"
+    rate = RATE
 
     def __init__(
         self, config: WhisperConfig, input_dim: int, vocab_size: int, frame_shift: float
     ) -> None:
         super().__init__(config, input_dim, vocab_size, frame_shift)
-        if abs(frame_shift * RATE - 1) > 1e-6:
-            raise ValueError(
-                f"encoder {self.name} reads samples at {RATE} Hz, got {1 / frame_shift:g} Hz: set "
-                f"data.fbank.rate to {RATE}; audio of other rates is resampled"
-            )
         settings = self.model.config
         self.frame_shift = frame_shift * HOP * 2
         self.most_frames = 2 * settings.max_source_positions  # of mel
@@ -167,23 +161,19 @@ def mel_filters(bins: int) -> Tensor:
 
 
 def _model(name: str, config: WhisperConfig) -> nn.Module:
-    """The encoder of `transformers`, with its weights or random ones of the configured size."""
+    """The encoder of `transformers`."""
     transformers(name)
-    from transformers import WhisperConfig as Settings
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    if shapes_only(config):
-        settings = _configured(_of_size(Settings, config.size), config)
-        model = WhisperEncoder(settings)
-    else:
-        settings = _configured(_read_settings(Settings, name, config), config)
-        model = (
-            WhisperEncoder(settings)
-            if on_meta()
-            else read_weights(
-                WhisperEncoder, name, config, settings, key_mapping={r"^(model\.)?encoder\.": ""}
-            )
-        )
+    model = build_network(
+        WhisperEncoder,
+        config,
+        _SHAPE,
+        _SIZES,
+        from_scratch=partial(_of_size, WhisperEncoder.config_class),
+        configured=partial(_configured, config=config),
+        key_mapping={r"^(model\.)?encoder\.": ""},
+    )
     if isinstance(config.layer, int):
         model.layer_norm = nn.Identity()
     # sinusoids, which are not trained
@@ -193,29 +183,8 @@ def _model(name: str, config: WhisperConfig) -> nn.Module:
     return model
 
 
-def _read_settings(kind: type, name: str, config: WhisperConfig) -> object:
-    """The config.json of the weights, checked against `config`."""
-    settings = read_settings(kind, name, config)
-    shape = (
-        settings.d_model,
-        settings.encoder_layers,
-        settings.encoder_attention_heads,
-        settings.encoder_ffn_dim,
-    )
-    if config.size is not None:
-        check_size(config, shape, _SIZES[config.size][:4])
-    return settings
-
-
 def _of_size(kind: type, size: str) -> object:
-    dim, layers, heads, ffn_dim, bins = _SIZES[size]
-    return kind(
-        d_model=dim,
-        encoder_layers=layers,
-        encoder_attention_heads=heads,
-        encoder_ffn_dim=ffn_dim,
-        num_mel_bins=bins,
-    )
+    return kind(**dict(zip((*_SHAPE, "num_mel_bins"), _SIZES[size], strict=True)))
 
 
 def _configured(settings: object, config: WhisperConfig) -> object:

@@ -107,8 +107,13 @@ def describe(
 
 def read(out: Path) -> dict | None:
     """The stamp of a folder; None where it is missing or damaged."""
+    return load(out / NAME)
+
+
+def load(path: Path) -> dict | None:
+    """A stamp by its own path, such as one beside a file."""
     try:
-        return json.loads((out / NAME).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
