@@ -138,8 +138,8 @@ def make_room(
     from asrtool.stored_frames import Maker
 
     maker = Maker(front_end, "cuda" if torch.cuda.is_available() else "cpu")
-    known = [u.duration for u in datadir.iterate(args.data)[1] if not math.isnan(u.duration)]
-    total = datadir.iterate(args.data)[0]
+    total, utterances = datadir.iterate(args.data)
+    known = [row.duration for row in utterances if not math.isnan(row.duration)]
     seconds = sum(known) * total / max(1, len(known))  # unmeasured ones as long as the others
     speeds = features.copies(config) if args.training else (1.0,)
     size = maker.size(seconds * sum(1 / speed for speed in speeds))

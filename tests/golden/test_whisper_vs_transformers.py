@@ -108,9 +108,7 @@ def test_longer_audio_is_refused(tiny):
     assert encoder(Padded.stack([torch.zeros(480100)])).frames.lengths.tolist() == [1500]
 
 
-@pytest.mark.parametrize(
-    "config", [WhisperConfig(size="tiny"), Wav2vec2BertConfig(size="tiny")]
-)
+@pytest.mark.parametrize("config", [WhisperConfig(size="tiny"), Wav2vec2BertConfig(size="tiny")])
 def test_another_sampling_rate_is_refused(config):
     with pytest.raises(ValueError, match="reads samples at 16000 Hz, got 8000 Hz"):
         ENCODERS.build(config, input_dim=1, vocab_size=5, frame_shift=1 / 8000)
