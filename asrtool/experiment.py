@@ -246,11 +246,27 @@ def word_files(searcher: Any) -> dict[str, str]:
     """The files of words that a search reads: of its n-gram model and its lexicon."""
     searcher = getattr(searcher, "first_pass", searcher)
     files = {}
-    if getattr(searcher, "ngram", None) is not None:
-        files["ngram"] = searcher.ngram.path
+    ngram = getattr(searcher, "ngram", None)
+    if ngram is not None and ngram.path is not None:
+        files["ngram"] = ngram.path
     if getattr(searcher, "lexicon", None) not in (None, "ngram"):
         files["lexicon"] = searcher.lexicon
     return files
+
+
+def check_ngram(path: Path, searcher: Any) -> None:
+    """Raise `ConfigError` where the search of a decoding config has an n-gram model that nothing
+    names.
+    """
+    searcher = getattr(searcher, "first_pass", searcher)
+    ngram = getattr(searcher, "ngram", None)
+    if ngram is not None and ngram.path is None:
+        raise config.ConfigError(
+            config.read(path),
+            "searcher.ngram",
+            "the model is left open; give one with --ngram <file>, with --lm ngram:<order> in a "
+            "recipe, or set searcher.ngram.path",
+        )
 
 
 def with_ngram(searcher: Any, path: str, unit: str) -> Any:

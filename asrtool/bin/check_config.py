@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, front_end = load_config(args.train_config, args.train_args, args.import_from)
     if args.decode_config is not None:
         overrides = experiment.split_overrides(args.decode_args)
-        experiment.load_decode(args.decode_config, overrides, args.ngram, args.ngram_unit)
+        settings = experiment.load_decode(
+            args.decode_config, overrides, args.ngram, args.ngram_unit
+        )
+        experiment.check_ngram(args.decode_config, settings.searcher)
     print(feature_id(data, front_end and front_end.name))
 
 

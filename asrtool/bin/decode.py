@@ -41,15 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     imports.take(args)
     overrides = experiment.split_overrides(args.set)
+    settings = experiment.load_decode(args.config, overrides, args.ngram, args.ngram_unit)
+    experiment.check_ngram(args.config, settings.searcher)
     with distributed.process_group(), torch.inference_mode():
-        decode(
-            args.exp,
-            experiment.load_decode(args.config, overrides, args.ngram, args.ngram_unit),
-            args.data,
-            args.out,
-            args.force,
-            args.lm,
-        )
+        decode(args.exp, settings, args.data, args.out, args.force, args.lm)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -34,7 +34,8 @@ NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
 class NgramConfig:
     """An n-gram language model: ARPA (`.gz` too), or a binary file of KenLM."""
 
-    path: str
+    # null: the file that `--ngram` names, or `--lm` in a recipe
+    path: str | None = None
     unit: Literal["token", "word"] = "word"
 
 
@@ -243,6 +244,8 @@ def load(
     scores: dict[str, PrefixScore] = {}
     texts = spell(tokens, blank, eos)
     if ngram_config is not None:
+        if ngram_config.path is None:
+            raise ValueError("ngram: the model is left open; set ngram.path to the file to read")
         scores["ngram"] = NgramFusion(
             ngram.load(ngram_config.path), ngram_config.unit, tokens, texts
         )

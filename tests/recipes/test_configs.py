@@ -25,6 +25,20 @@ DECODE = sorted(EGS.glob("*/conf/**/decode_*.yaml"))
 TOY = {"num_layers": 2, "dim": 16, "ffn_dim": 32, "num_heads": 2, "kernel": 3, "channels": 4}
 TOY |= {"size": "tiny", "weights": None}
 VOCABULARY = 12
+TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDEFGH", "<sos/eos>"]
+WORDS = """\\data\\
+ngram 1=6
+
+\\1-grams:
+-99 <s> 0
+-1 </s> 0
+-2 <unk> 0
+-1 A 0
+-1 AB 0
+-1 HEAD 0
+
+\\end\\
+"""
 # pre-trained networks: small ones of the same kind, from scratch; fields that a config has
 SCRATCH = {
     "weights": None,
@@ -157,14 +171,20 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
 
 
 @pytest.mark.parametrize("path", DECODE, ids=name)
-def test_a_decoding_config_searches_with_a_model_of_its_recipe(path):
+def test_a_decoding_config_searches_with_a_model_of_its_recipe(path, tmp_path):
     settings = load_decode(path)
+    if "ngram: {}" in path.read_text():  # the command line names the model
+        (tmp_path / "words.arpa").write_text(WORDS)
+        settings = load_decode(path, (), tmp_path / "words.arpa")
     assert settings.average is None  # the weights are those that training chose
     searched = 0
     for model, encoded in encoded_by(configs(path)):
         try:
             searcher = SEARCHERS.build(
-                settings.searcher, model=model, scorers=language_models(configs(path))
+                settings.searcher,
+                model=model,
+                tokens=TOKENS,
+                scorers=language_models(configs(path)),
             )
         except (ValueError, LookupError):
             continue  # this model lacks what the searcher needs; another one must have it

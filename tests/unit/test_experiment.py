@@ -3,9 +3,15 @@ from __future__ import annotations
 import pytest
 
 from asrtool.config import ConfigError
-from asrtool.experiment import DecodeConfig, load_phases, split_overrides
+from asrtool.experiment import (
+    DecodeConfig,
+    check_ngram,
+    load_decode,
+    load_phases,
+    split_overrides,
+)
 from asrtool.model_folder import Experiment
-from asrtool.searchers import CtcGreedyConfig
+from asrtool.searchers import CtcGreedyConfig, fusion
 from asrtool.train import averaging
 
 BASE = """
@@ -103,3 +109,20 @@ def test_decoding_averages_as_many_checkpoints_as_training_unless_told(
 def test_an_average_of_no_checkpoint_is_refused():
     with pytest.raises(ValueError, match="average is 0"):
         DecodeConfig(searcher=CtcGreedyConfig(), average=0)
+
+
+def test_a_config_may_leave_the_ngram_model_to_the_command_line(tmp_path):
+    path = tmp_path / "decode.yaml"
+    path.write_text(
+        "searcher: {type: ctc_prefix_beam, ngram: {}, lexicon: ngram, word_score: 3,\n"
+        "  weights: {ctc: 1.0, ngram: 1.3}}\n"
+    )
+    open_model = load_decode(path).searcher
+    with pytest.raises(ConfigError, match="decode.yaml:1: searcher.ngram: the model is left open"):
+        check_ngram(path, open_model)
+    with pytest.raises(ValueError, match="left open; set ngram.path"):
+        fusion.load(open_model.ngram, None, ["<blank>", "a"], 0, None)
+    searcher = load_decode(path, ["searcher.weights.ngram=2"], tmp_path / "x.arpa").searcher
+    check_ngram(path, searcher)
+    assert searcher.ngram.path == str(tmp_path / "x.arpa")
+    assert (searcher.weights["ngram"], searcher.word_score, searcher.lexicon) == (2, 3, "ngram")
