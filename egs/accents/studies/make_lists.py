@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""The sets of the studies, lists/studies/*.txt, from the ids and lengths of a training set.
+
+    python studies/make_lists.py --data data/train
+
+The lists are committed, so anyone with the corpora trains on the same utterances; this script says
+how they were drawn. Only LibriSpeech is taken.
+
+* `dev_speakers`: 20 speakers of one utterance each (those of the lists that were drawn one sentence
+  a speaker), the first by the SHA-256 of the id. They are left out of every training list.
+* `train`: all other utterances.
+* `train_1h`, `train_10min`: nested subsets. Speakers take turns, each with its next utterance by
+  the SHA-256 of the id, until the hours are reached; so no speaker has more than one utterance
+  more than another one that has any left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from asrtool.data.kaldi import datadir
+from asrtool.system import atomic
+from asrtool.types import Utterance
+
+LISTS = Path(__file__).resolve().parents[1] / "lists" / "studies"
+HELD_OUT = 20  # speakers
+SUBSETS = {"train_1h": 3600.0, "train_10min": 600.0}  # seconds
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--data", type=Path, required=True, help="training set of stage 0")
+    options.add_argument("--out", type=Path, default=LISTS)
+    args = options.parse_args()
+    rows = [row for row in datadir.read(args.data) if row.labels["corpus"] == "librispeech"]
+    for name, ids in draw(rows).items():
+        atomic.write_text(args.out / f"{name}.txt", "".join(f"{key}\n" for key in sorted(ids)))
+
+
+def draw(rows: Sequence[Utterance]) -> dict[str, list[str]]:
+    """List -> ids of utterances."""
+    by_speaker = defaultdict(list)
+    for row in sorted(rows, key=lambda row: digest(row.id)):
+        by_speaker[row.speaker].append(row)
+    single = sorted((own[0].id for own in by_speaker.values() if len(own) == 1), key=digest)
+    held_out = single[:HELD_OUT]
+    lists = {"dev_speakers": held_out}
+    order = [row for row in in_turn(by_speaker) if row.id not in held_out]
+    lists["train"] = [row.id for row in order]
+    for name, seconds in SUBSETS.items():
+        lists[name] = []
+        for row in order:
+            if seconds <= 0:
+                break
+            lists[name].append(row.id)
+            seconds -= row.duration
+    return lists
+
+
+def in_turn(by_speaker: Mapping[str, Sequence[Utterance]]) -> Iterator[Utterance]:
+    """The first utterance of every speaker, then the second, and so on."""
+    speakers = sorted(by_speaker, key=digest)
+    for turn in range(max(map(len, by_speaker.values()))):
+        yield from (by_speaker[name][turn] for name in speakers if turn < len(by_speaker[name]))
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

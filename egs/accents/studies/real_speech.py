@@ -1,0 +1,229 @@
+#!/usr/bin/env python
+"""The studies on real speech: each system is trained, decoded and kept as a row (docs/studies.md).
+
+    python studies/real_speech.py recogniser --corpus <corpora> --weights <folder of models>
+    python studies/real_speech.py keyframes --systems baseline axe --seeds 0 1 2 --corpus ...
+    python studies/real_speech.py keyframes --budget small --corpus ...
+    python studies/real_speech.py keyframes --table
+
+A row is one system with one seed: <results>/<study>/<system>-s<seed>.json, with the errors of every
+test utterance, the commands, commit, machine and CPU time. Rows that are there are skipped, and a
+training that was stopped goes on, so a study can be run again and again until it is complete.
+
+--weights is a folder that holds whisper-base and whisper-tiny.en as `transformers` saves them; by
+default both come from the hub. --lm-text is a file of sentences for systems that decode with an
+n-gram model. --budget small trains the one system of the study that takes 40 minutes of two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import rows
+from systems import STUDIES, System
+
+from asrtool.score.align import count_pairs
+from asrtool.score.normalize import normalizer, splitter
+from asrtool.score.transcripts import read_transcripts
+from asrtool.system import atomic
+
+RECIPE = Path(__file__).resolve().parents[1]
+ROOT = RECIPE.parents[1]
+MODELS = ("whisper-base", "whisper-tiny.en")
+# set of the studies -> set of the recipe, list that it is cut down to
+SETS = {
+    "study_train": ("train", "train"),
+    "study_train_1h": ("train", "train_1h"),
+    "study_train_10min": ("train", "train_10min"),
+    "study_dev_speakers": ("train", "dev_speakers"),
+}
+DEV, DEV_SPEAKERS = "dev", "study_dev_speakers"
+TESTS = ("test_librispeech", "test_librispeech_other")  # pooled
+BESIDE = ("test_speechocean762",)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    systems = STUDIES[args.study]
+    if args.table:
+        print(rows.table(args.results / args.study, systems, TESTS, BESIDE))
+        return
+    names = args.systems or [
+        name for name, system in systems.items() if system.small or args.budget == "full"
+    ]
+    prepare(args)
+    for seed in args.seeds:
+        for name in names:
+            path = args.results / args.study / f"{name}-s{seed}.json"
+            if path.exists():
+                print(f"{path}: is there", flush=True)
+                continue
+            row = measure(args, name, systems[name], seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(path, json.dumps(row, indent=1, sort_keys=True) + "\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("study", choices=STUDIES)
+    options.add_argument("--systems", nargs="+", help="some of the study (default: all)")
+    options.add_argument("--seeds", nargs="+", type=int, default=[0], help="a training for each")
+    options.add_argument("--budget", choices=("full", "small"), default="full")
+    options.add_argument("--corpus", type=Path, help="as of run.sh")
+    options.add_argument("--weights", type=Path, help="folder of pre-trained models")
+    options.add_argument("--lm-text", type=Path, help="sentences for the n-gram model")
+    options.add_argument("--ranks", type=int, help="as of run.sh")
+    options.add_argument("--ngpu", type=int, help="as of run.sh")
+    options.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
+    options.add_argument("--table", action="store_true", help="print the table of the rows")
+    args = options.parse_args(argv)
+    unknown = set(args.systems or ()) - set(STUDIES[args.study])
+    if unknown:
+        options.error(
+            f"--systems {' '.join(sorted(unknown))}: the study {args.study} has "
+            f"{', '.join(STUDIES[args.study])}"
+        )
+    if args.corpus is None and not args.table:
+        options.error("--corpus: give the folder of the corpora, as to run.sh")
+    for name in ("corpus", "weights", "lm_text", "results"):
+        if (value := getattr(args, name)) is not None:
+            setattr(args, name, value.resolve())
+    return args
+
+
+# -- running ---------------------------------------------------------------------------------
+
+
+def recipe(args: argparse.Namespace, *options: str) -> list[str]:
+    """Run the recipe; returns the command."""
+    machine = [] if args.ranks is None else ["--ranks", str(args.ranks)]
+    machine += [] if args.ngpu is None else ["--ngpu", str(args.ngpu)]
+    command = ["./run.sh", "--corpus", str(args.corpus), *machine, *options]
+    subprocess.run(command, cwd=RECIPE, check=True)
+    return command
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """The sets of the studies in `data`."""
+    recipe(args, "--stop-stage", "0")
+    for name, (source, listing) in SETS.items():
+        if (RECIPE / "data" / name).is_dir():
+            continue
+        subprocess.run(
+            [
+                str(ROOT / "utils" / "subset_data_dir.sh"),
+                "--utt-list",
+                str(RECIPE / "lists" / "studies" / f"{listing}.txt"),
+                str(RECIPE / "data" / source),
+                str(RECIPE / "data" / name),
+            ],
+            check=True,
+        )
+
+
+def measure(args: argparse.Namespace, name: str, system: System, seed: int) -> dict:
+    """Train and decode a system; its row."""
+    tag = f"{args.study}_{name}_s{seed}"
+    changes = [f"seed={seed}", *system.changes, *weights_of(args, system)]
+    sets = [DEV, DEV_SPEAKERS, *TESTS, *BESIDE]
+    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", DEV]
+    common += ["--test-sets", " ".join(sets), "--unit", system.unit]
+    common += ["--vocab-size", str(system.vocab_size), "--train-config", system.config]
+    common += ["--train-args", " ".join(map(shlex.quote, changes))]
+    resumed = (RECIPE / "exp" / tag).exists()
+    commands, begun, cpu = [], time.monotonic(), used()
+    commands.append(recipe(args, *common, "--stage", "1", "--stop-stage", "3"))
+    trained, trained_cpu = time.monotonic(), used()
+    decodings = {}
+    for key, decoding in system.decodings.items():
+        given = [*common, "--decode-config", decoding.config, "--decode-tag", key]
+        if decoding.lm is not None:
+            if args.lm_text is None:
+                continue
+            given += ["--lm", decoding.lm, "--lm-text", str(args.lm_text)]
+            commands.append(recipe(args, *given, "--stage", "2", "--stop-stage", "2"))
+        commands.append(recipe(args, *given, "--stage", "4"))
+        decodings[key] = {one: errors(RECIPE / "exp" / tag / key / one, one) for one in sets}
+    return {
+        "study": args.study,
+        "system": name,
+        "seed": seed,
+        "commands": [shown(args, command) for command in commands],
+        "commit": output(["git", "rev-parse", "HEAD"]),
+        "machine": f"{processor()}, torch {metadata.version('torch')}",
+        "resumed": resumed,  # then the times below are those of the last part alone
+        "train_seconds": round(trained - begun),
+        "train_cpu_seconds": round(trained_cpu - cpu),
+        "decode_seconds": round(time.monotonic() - trained),
+        "decode_cpu_seconds": round(used() - trained_cpu),
+        "training": training(RECIPE / "exp" / tag),
+        "decodings": decodings,
+    }
+
+
+def weights_of(args: argparse.Namespace, system: System) -> list[str]:
+    if args.weights is None or system.weights is None:
+        return []
+    return [f"{key}={args.weights / model}" for key, model in system.weights.items()]
+
+
+def errors(folder: Path, name: str) -> dict[str, list[int]]:
+    """Utterance -> correct words, substitutions, deletions, insertions."""
+    norm, split = normalizer("en"), splitter("wer")
+    references = read_transcripts(RECIPE / "data" / name / "text")
+    hypotheses = read_transcripts(folder / "text")
+    pairs = [(split(norm(text)), split(norm(hypotheses[key]))) for key, text in references.items()]
+    return dict(zip(references, count_pairs(pairs).tolist(), strict=True))
+
+
+def training(exp: Path) -> dict:
+    """The validations of the log."""
+    events = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
+    valid = [event for event in events if event.get("event") == "valid"]
+    return {"validations": [{k: v for k, v in event.items() if k != "time"} for event in valid]}
+
+
+# -- facts -----------------------------------------------------------------------------------
+
+
+def used() -> float:
+    """CPU seconds of all commands so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def shown(args: argparse.Namespace, command: Iterable[str]) -> str:
+    """The command, without the folders of this machine."""
+    text = shlex.join(command)
+    given = {"<corpora>": args.corpus, "<models>": args.weights, "<lm_text>": args.lm_text}
+    for name, path in given.items():
+        if path is not None:
+            text = text.replace(str(path), name)
+    return text
+
+
+def output(command: Sequence[str]) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The studies on real speech: every system's commands name configs and sets that exist, rows are
+kept once, and the table's numbers and intervals are right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asrtool.experiment import load_decode, load_phases, split_overrides
+from tests.recipes.conftest import ROOT
+
+STUDIES = ROOT / "egs" / "accents" / "studies"
+RECIPE = STUDIES.parent
+RUN = """#!/usr/bin/env bash
+printf '%q ' "$@" >> "$CALLS"; echo >> "$CALLS"
+python - "$@" << 'END'
+import sys
+from pathlib import Path
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+for name in ("train", "dev", "test_librispeech", "test_librispeech_other", "test_speechocean762"):
+    Path("data", name).mkdir(parents=True, exist_ok=True)
+    Path("data", name, "text").write_text("1-1 A B\\n2-1 C\\n")
+exp = Path("exp", given.get("--tag", "none"))
+if given.get("--stop-stage") == "3":
+    exp.mkdir(parents=True)
+    (exp / "log.jsonl").write_text('{"event": "valid", "time": 1.0, "valid/wer": 0.5}\\n')
+if given.get("--stage") == "4":
+    for name in given["--test-sets"].split():
+        folder = exp / given["--decode-tag"] / name
+        folder.mkdir(parents=True)
+        (folder / "text").write_text("1-1 A X\\n2-1 C\\n")
+END
+"""
+SUBSET = (
+    '#!/usr/bin/env bash\nmkdir -p "$4"; echo "1-1 A B" > "$4/text"; echo "2-1 C" >> "$4/text"\n'
+)
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """The scripts of the studies, as they import each other."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    names = ("systems", "rows", "real_speech", "make_lists")
+    yield {name: importlib.import_module(name) for name in names}
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A copy in which run.sh only writes its commands and made-up texts."""
+    recipe = tmp_path / "egs" / "accents"
+    shutil.copytree(STUDIES, recipe / "studies")
+    (recipe / "run.sh").write_text(RUN)
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "subset_data_dir.sh").write_text(SUBSET)
+    for path in (recipe / "run.sh", tmp_path / "utils" / "subset_data_dir.sh"):
+        path.chmod(0o755)
+    return recipe
+
+
+def run(recipe: Path, *given: str) -> subprocess.CompletedProcess:
+    corpora = recipe / "corpora"
+    corpora.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "studies/real_speech.py", *given, "--corpus", str(corpora)],
+        cwd=recipe,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CALLS": str(recipe / "calls")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def calls(recipe: Path) -> list[dict[str, str]]:
+    lines = [shlex.split(line) for line in (recipe / "calls").read_text().splitlines()]
+    return [dict(zip(line[::2], line[1::2], strict=True)) for line in lines]
+
+
+def test_every_command_of_a_study_names_what_exists(recipe, modules):
+    text = recipe / "text.txt"
+    text.write_text("A B\n")
+    for study, systems in modules["systems"].STUDIES.items():
+        done = run(recipe, study, "--seeds", "0", "7", "--lm-text", str(text))
+        assert done.returncode == 0, done.stderr
+        kept = {path.stem for path in (recipe.parents[1] / "docs/results" / study).glob("*.json")}
+        assert kept == {f"{name}-s{seed}" for name, seed in product(systems, (0, 7))}
+    for call in calls(recipe):
+        if call.get("--stop-stage") == "3":
+            phases = load_phases(
+                RECIPE / call["--train-config"], split_overrides([call["--train-args"]])
+            )
+            assert {phase.seed for phase in phases.values()} <= {0, 7}
+        if call.get("--stage") == "4":
+            load_decode(RECIPE / call["--decode-config"])
+
+
+def test_a_row_says_what_was_run_and_is_measured_once(recipe):
+    assert run(recipe, "keyframes", "--systems", "axe").returncode == 0
+    path = recipe.parents[1] / "docs/results/keyframes/axe-s0.json"
+    row = json.loads(path.read_text())
+    assert row["decodings"]["aligned"]["test_librispeech"] == {
+        "1-1": [1, 1, 0, 0],
+        "2-1": [1, 0, 0, 0],
+    }
+    assert row["training"]["validations"] == [{"event": "valid", "valid/wer": 0.5}]
+    assert all("--corpus <corpora>" in command for command in row["commands"])
+    assert str(recipe) not in path.read_text()
+    before = len(calls(recipe))
+    done = run(recipe, "keyframes", "--systems", "axe")
+    assert "is there" in done.stdout and len(calls(recipe)) == before + 1  # stage 0 alone
+    table = run(recipe, "keyframes", "--table").stdout
+    assert "| key frames, AXE | aligned | 1 | 33.33 | 33.33 | 33.33 |" in table
+
+
+def test_the_small_budget_has_one_system_in_each_study(modules):
+    for systems in modules["systems"].STUDIES.values():
+        assert sum(system.small for system in systems.values()) == 1
+        assert all(one.against is None or one.against in systems for one in systems.values())
+        assert all(system.primary in system.decodings for system in systems.values())
+
+
+def test_an_unknown_system_is_named(recipe):
+    done = run(recipe, "keyframes", "--systems", "zipformer")
+    assert done.returncode == 2 and "--systems zipformer: the study keyframes has" in done.stderr
+
+
+def row(seed: int, errors: dict[str, tuple[int, int]]) -> dict:
+    found = {key: [words - wrong, wrong, 0, 0] for key, (wrong, words) in errors.items()}
+    return {"seed": seed, "decodings": {"greedy": {"test": found}}}
+
+
+def test_a_contrast_pairs_seeds_and_speakers(modules):
+    rows = modules["rows"]
+    rng = np.random.default_rng(1)
+    words = {f"{speaker}-{n}": 20 for speaker in range(30) for n in range(2)}
+    hard = {key: int(rng.integers(2, 12)) for key in words}
+    # the second system makes one error less in every utterance, whoever speaks
+    first = {s: row(s, {k: (hard[k] + s, 20) for k in words}) for s in range(4)}
+    second = {s: row(s, {k: (hard[k] + s - 1, 20) for k in words}) for s in range(4)}
+    found = rows.contrast(first, second, ("greedy", "greedy"), ["test"])
+    assert found.difference == pytest.approx(-5.0)
+    assert (found.low, found.high) == (pytest.approx(-5.0), pytest.approx(-5.0))
+    assert found.units == "speakers" and found.seeds == 4
+    assert found.verdict(None) == "confirmed"
+    assert rows.contrast(second, first, ("greedy", "greedy"), ["test"]).verdict(-1.0) == "denied"
+
+
+def test_an_interval_covers_seeds_and_speakers(modules):
+    """Against the deviation of the mean that both kinds of chance give."""
+    rows = modules["rows"]
+    rng = np.random.default_rng(2)
+    first, second = {}, {}
+    by_speaker = rng.normal(0, 1.0, 40)
+    for seed in range(5):
+        shift = rng.normal(0, 0.5)
+        first[seed] = row(seed, {f"{n}-0": (200, 1000) for n in range(40)})
+        second[seed] = row(
+            seed, {f"{n}-0": (200 + round(10 * (by_speaker[n] + shift)), 1000) for n in range(40)}
+        )
+    found = rows.contrast(first, second, ("greedy", "greedy"), ["test"])
+    expected = 1.96 * np.hypot(1.0 / 40**0.5, 0.5 / 5**0.5)
+    assert expected * 0.6 < (found.high - found.low) / 2 < expected * 2.5
+    alone = rows.contrast({0: first[0]}, {0: second[0]}, ("greedy", "greedy"), ["test"])
+    assert (alone.high - alone.low) / 2 == pytest.approx(1.96 / 40**0.5, rel=0.3)
+
+
+def test_fewer_than_ten_speakers_draw_utterances(modules):
+    rows = modules["rows"]
+    few = {0: row(0, {f"{speaker}-{n}": (3, 10) for speaker in range(9) for n in range(4)})}
+    assert rows.table_of([few[0]], "greedy", ["test"])[1] == "utterances"
+    assert rows.contrast(few, few, ("greedy", "greedy"), ["test"]).units == "utterances"
+
+
+def test_the_lists_are_nested_balanced_and_without_the_held_out(modules):
+    lists = {path.stem: path.read_text().split() for path in (RECIPE / "lists/studies").iterdir()}
+    train, hour, minutes = lists["train"], lists["train_1h"], lists["train_10min"]
+    assert set(minutes) < set(hour) < set(train) and not set(train) & set(lists["dev_speakers"])
+    assert set(train) | set(lists["dev_speakers"]) == set(
+        (RECIPE / "lists/librispeech/train.txt").read_text().split()
+    )
+    count = {name: Counter(key.partition("-")[0] for key in ids) for name, ids in lists.items()}
+    for name in ("train_1h", "train_10min"):
+        most = max(count[name].values())
+        for speaker, available in count["train"].items():
+            assert count[name][speaker] in (most, most - 1, available)
+    assert len(lists["dev_speakers"]) == 20
+    held_out = {key.partition("-")[0] for key in lists["dev_speakers"]}
+    assert not held_out & {key.partition("-")[0] for key in train}
