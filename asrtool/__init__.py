@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from asrtool.errors import UserError
+
+__all__ = ["UserError", "load"]
+
 __version__ = "0.1.0"
 
 

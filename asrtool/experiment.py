@@ -13,6 +13,7 @@ import yaml
 
 from asrtool import config, imports
 from asrtool.data.config import DataConfig
+from asrtool.errors import UserError
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
@@ -160,7 +161,7 @@ def read_phases(path: Path) -> dict[str, TrainConfig]:
     return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
 
 
-class NotImported(LookupError):
+class NotImported(UserError):
     """A config needs `modules`."""
 
     def __init__(self, modules: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from asrtool.data import tokenizers
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
 from asrtool.encoders import PretrainedConfig, StreamingEncoder
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of
 from asrtool.imports import load as import_modules
@@ -55,10 +56,6 @@ CARD, CONFIG, DECODE, WEIGHTS, LM = (
 )
 
 
-class ExperimentError(ValueError):
-    """The folder does not hold what is asked of it."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """The folder of a trained model, read by `open`."""
@@ -71,7 +68,7 @@ class Experiment:
     def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
         """imports: modules of the user's own that the model needs.
 
-        Raises `ExperimentError` where the folder holds no trained model, where a file of a packed
+        Raises `UserError` where the folder holds no trained model, where a file of a packed
         one is not what was packed, and where it needs modules that are not imported: a folder
         imports nothing by itself.
         """
@@ -79,7 +76,7 @@ class Experiment:
         folder = Path(folder)
         packed = (folder / CARD).exists()
         if not (folder / CONFIG).exists():
-            raise ExperimentError(
+            raise UserError(
                 f"{folder} holds no {CONFIG}: train first (stage 3), or give another folder"
             )
         if packed:
@@ -87,7 +84,7 @@ class Experiment:
         try:
             return cls(folder, experiment.read_phases(folder / CONFIG), packed)
         except experiment.NotImported as error:
-            raise ExperimentError(
+            raise UserError(
                 f"{folder} needs {', '.join(error.modules)}, which a model does not import by "
                 f"itself; if you trust it, give {' '.join(f'--import {m}' for m in error.modules)} "
                 f"(Python: imports={list(error.modules)})"
@@ -98,7 +95,7 @@ class Experiment:
         name = name or list(self.phases)[-1]
         if name not in self.phases:
             has = ", ".join(self.phases)
-            raise ExperimentError(f"{self.folder} has no phase '{name}'; it has: {has}")
+            raise UserError(f"{self.folder} has no phase '{name}'; it has: {has}")
         return name, self.phases[name]
 
     @cached_property
@@ -122,7 +119,7 @@ class Experiment:
         name, config = self.phase(decode.phase)
         phase = self.folder / name
         if not decode.unfinished and not folder.finished(phase):
-            raise ExperimentError(
+            raise UserError(
                 f"the training in {phase} is not finished; go on with it (stage 3 again), or "
                 "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
                 "run.sh)"
@@ -134,7 +131,7 @@ class Experiment:
         return Lengths.load(self.folder if self.packed else self.folder / phase)
 
     def build(self, phase: str | None = None) -> Model:
-        """The model of a phase, to be filled with trained weights. Raises `ExperimentError` where
+        """The model of a phase, to be filled with trained weights. Raises `UserError` where
         published weights that it needs are not those that training began with.
         """
         name, config = self.phase(phase)
@@ -151,7 +148,7 @@ class Experiment:
 
     def decode_config(self, streaming: bool = False) -> DecodeConfig:
         """How to search where nobody says it: as a packed model was packed; else by what the
-        model's heads say. Raises `ExperimentError` where no head says how.
+        model's heads say. Raises `UserError` where no head says how.
 
         streaming: in a way that goes along with the audio.
         """
@@ -170,21 +167,21 @@ class Experiment:
         search = model.default_streaming_search() if streaming else model.default_search()
         how = "streamed" if streaming else "searched"
         if search is None or (streaming and not can_stream(experiment.search_config(search))):
-            raise ExperimentError(
+            raise UserError(
                 f"{self.folder}: no head of phase '{name}' ({names_of(model.heads)}) can be {how} "
                 "by itself; say how by --config decode_*.yaml"
             )
         return DecodeConfig(searcher=experiment.search_config(search))
 
     def refuse_text(self, config: TrainConfig) -> None:
-        """Raise `ExperimentError` where a phase trained a language model."""
+        """Raise `UserError` where a phase trained a language model."""
         if isinstance(config.model, TEXT_MODELS):
-            raise ExperimentError(
+            raise UserError(
                 f"{self.folder} holds a language model, which recognises no speech; give it by --lm"
             )
 
     def _check_pretrained(self, phase: str, model: Model) -> None:
-        """Raise `ExperimentError` where the pre-trained weights that the model was built on are not
+        """Raise `UserError` where the pre-trained weights that the model was built on are not
         those of the training.
 
         Checkpoints leave out what never changes; `model.json` of the phase says what it was.
@@ -195,7 +192,7 @@ class Experiment:
         for source in trained.get("pretrained", []):
             other = now.get(source["part"], {})
             if other.get("fingerprint") != source["fingerprint"]:
-                raise ExperimentError(
+                raise UserError(
                     f"{self.folder / phase} was trained on {source['part']} weights "
                     f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, those "
                     f"there now have {str(other.get('fingerprint'))[:16]}: they were changed since"
@@ -276,13 +273,13 @@ def language_model(
     trained = Experiment.open(exp)
     config = trained.phase()[1]
     if not isinstance(config.model, LanguageModelConfig):
-        raise ExperimentError(
+        raise UserError(
             f"{exp} holds no language model: its config says model.type: "
             f"{MODELS.name_of(config.model)}"
         )
     tokenizer = tokenizers.load(vocab)
     if (exp / "vocab").exists() and trained.tokenizer.tokens != tokenizer.tokens:
-        raise ExperimentError(
+        raise UserError(
             f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )
     model = build_model(config, tokenizer.size)
@@ -297,23 +294,21 @@ def sha256(file: Path) -> str:
 
 
 def check_packed(exp: Path) -> None:
-    """Raise `ExperimentError` where a file of a packed model is not what was packed."""
+    """Raise `UserError` where a file of a packed model is not what was packed."""
     try:
         listed = json.loads((exp / CARD).read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError):
-        raise ExperimentError(
-            f"{exp / CARD} is damaged; pack the model again (asrtool pack)"
-        ) from None
+        raise UserError(f"{exp / CARD} is damaged; pack the model again (asrtool pack)") from None
     for name, digest in listed.items():
         if not (exp / name).exists():
-            raise ExperimentError(f"{exp} is incomplete: {name} is missing")
+            raise UserError(f"{exp} is incomplete: {name} is missing")
         if sha256(exp / name) != digest:
-            raise ExperimentError(f"{exp / name} is not what was packed: SHA-256 does not match")
+            raise UserError(f"{exp / name} is not what was packed: SHA-256 does not match")
 
 
 def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
     """The model with the left context of a decoding config: the same weights; `model` itself is not
-    changed. Raises `ExperimentError` where its encoder cannot stream, or not in such chunks.
+    changed. Raises `UserError` where its encoder cannot stream, or not in such chunks.
     """
     if decode.chunk_ms is None:
         return model
@@ -340,14 +335,14 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
 
 def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
     """Encoder frames of the chunks of a decoding config; None: utterances are seen whole. Raises
-    `ExperimentError` where the encoder cannot stream, or a chunk is no multiple of its frames.
+    `UserError` where the encoder cannot stream, or a chunk is no multiple of its frames.
     """
     if decode.chunk_ms is None:
         return None
     if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
         why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
-        raise ExperimentError(f"chunk_ms: {decode.chunk_ms:g}: {why}")
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {why}")
     try:
         return encoder.frames_of(decode.chunk_ms)
     except ValueError as error:
-        raise ExperimentError(str(error)) from None
+        raise UserError(str(error)) from None

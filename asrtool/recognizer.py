@@ -19,26 +19,27 @@ import torch
 from torch import Tensor
 
 from asrtool.align import Timed, Word, align, times_of, words_of
-from asrtool.classes import Classes, Classifier, classifiers, classify
 from asrtool.data import audio, tokenizers
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
 from asrtool.data.sampler import fill
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
 from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
-from asrtool.model_folder import (
-    Experiment,
-    ExperimentError,
-    chunk_frames,
-    in_chunks,
-    language_model,
-    sha256,
-)
+from asrtool.model_folder import Experiment, chunk_frames, in_chunks, language_model, sha256
 from asrtool.models import LM_OUTPUT, AsrModel
-from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
+from asrtool.recognition import (
+    Classes,
+    Classifier,
+    Piece,
+    Recognition,
+    classifiers,
+    classify,
+    put_together,
+)
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import positions_of
 from asrtool.stored_frames import from_audio
@@ -257,7 +258,7 @@ class Recognizer:
             return Heard(torch.from_numpy(samples), speech)
         features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))
         if not len(features):
-            raise RecognitionError(
+            raise UserError(
                 f"{len(samples) / self.rate:.3f} seconds of audio are shorter than one frame"
             )
         return Heard(features if self.cmvn is None else self.cmvn.apply(features), speech)
@@ -267,7 +268,7 @@ class Recognizer:
         if self.config.data.input == "waveform":
             return Heard(inputs, self._speech(inputs.numpy()))
         if self.windows.detector == "silero":
-            raise ExperimentError(SAMPLES)
+            raise UserError(SAMPLES)
         return Heard(inputs)
 
     @torch.inference_mode()
@@ -301,14 +302,14 @@ class Recognizer:
     def align(
         self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
     ) -> list[Word]:
-        """When each word of `text` was said. Raises `RecognitionError` where the text does not fit
+        """When each word of `text` was said. Raises `UserError` where the text does not fit
         into the audio.
         """
         inputs = self.inputs(sound, rate, channel)
         times = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
         if times is None:
             seconds = len(inputs) * self.step
-            raise RecognitionError(
+            raise UserError(
                 f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'"
             )
         return words_of(times)
@@ -321,7 +322,7 @@ class Recognizer:
         fit.
         """
         if self.timed is None:
-            raise ExperimentError(
+            raise UserError(
                 f"alignment needs a CTC head, which no loss trained (it has: "
                 f"{names_of(self.model.heads)})"
             )

@@ -22,13 +22,13 @@ from torch import nn
 from asrtool import config, distributed, experiment, stored_frames
 from asrtool.data import augment, tokenizers
 from asrtool.data.config import DataConfig
-from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.kaldi import datadir
 from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, readable, select
 from asrtool.data.shards.loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
+from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
 from asrtool.log import logger
@@ -47,10 +47,6 @@ from asrtool.types import Batch, ModelOutput, Utterance
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
 MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
-
-
-class PhaseError(ValueError):
-    """A phase of the config cannot be trained; found before the first one starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +78,7 @@ def train(
     finished one is left alone.
 
     command: what is noted in command.txt. force: where `exp` holds another training, move it aside
-    instead of raising `FolderError`. Gives the signal that stopped the training, or 0. In a
+    instead of raising `UserError`. Gives the signal that stopped the training, or 0. In a
     `distributed.process_group`, every rank calls it.
     """
     exp = Path(exp)
@@ -102,16 +98,14 @@ def prepare(
     """Write the experiment's folder, or make sure that it is this training's."""
     for role, path in sources.roles().items():
         if not path.exists():
-            raise folder.FolderError(
-                f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}"
-            )
+            raise UserError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
     if (
         sources.init is not None
         and sources.init.is_file()
         and (problem := records.damage(sources.init)) is not None
     ):
         anew = "run the command that trained it again"
-        raise checkpoint.CheckpointError(f"--init {sources.init} cannot be used: {problem}; {anew}")
+        raise UserError(f"--init {sources.init} cannot be used: {problem}; {anew}")
     folder.prepare(
         exp,
         {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
@@ -143,14 +137,14 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
             if before is not None:
                 before = checkpoint.copied(before, model, phase.init.copy)
                 checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
-        except (ValueError, RuntimeError, datadir.DataDirError) as error:
-            raise PhaseError(f"phase '{name}': {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"phase '{name}': {error}") from error
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
         origin = f"what phase '{name}' leaves"
 
 
 def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> None:
-    """Raise `StoredFramesError` where a phase reads frames that are not of its front end."""
+    """Raise `UserError` where a phase reads frames that are not of its front end."""
     for phase in phases.values():
         front_end = FrontEnd.of(phase)
         for path in (sources.train, sources.valid) if front_end is not None else ():
@@ -257,7 +251,7 @@ def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
     if phase.data.input == "text":
         return Sentences([sources.train, *sources.text]), Sentences([sources.valid])
     if sources.text:
-        raise folder.FolderError("--text is for language models (data.input: text)")
+        raise UserError("--text is for language models (data.input: text)")
     return datadir.read(sources.train), datadir.read(sources.valid)
 
 
@@ -285,7 +279,7 @@ def loaders(
             "stage 1 (asrtool extract_features --training) makes it, whether features are "
             "stored or not"
         )
-        raise DataError(
+        raise UserError(
             f"{sources.train} has no cmvn.json, mean and variance of the training set; {made}"
         )
     cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
@@ -317,7 +311,7 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
             logger.warning(text, name, loss.label, has)
         classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
         if len(values) > classes:
-            raise PhaseError(
+            raise UserError(
                 f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
                 "training set, but "
                 f"model.encoder.accent.classes is {classes}; set it to {len(values)}"

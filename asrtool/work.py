@@ -24,6 +24,7 @@ from tqdm import tqdm
 from asrtool import distributed
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.system import stamp
 from asrtool.system.journal import Journal
@@ -39,10 +40,6 @@ FAILED = "failed.jsonl"
 HOPELESS = 20  # so many failures without one success end the command
 # of a batch: out of memory, NaN, audio without frames
 PROBLEMS = (RuntimeError, ValueError, MemoryError)
-
-
-class WorkError(RuntimeError):
-    """No utterance of this set can be processed; the message gives the last reason."""
 
 
 class Task(Protocol):
@@ -218,7 +215,7 @@ def _count(lines: Sequence[Mapping], counts: dict[str, int]) -> None:
     counts["done"] += len(lines) - len(failures)
     counts["failed"] += len(failures)
     if not counts["done"] and counts["failed"] >= HOPELESS:
-        raise WorkError(
+        raise UserError(
             f"none of {counts['failed']} utterances succeeded so far; the last reason: "
             f"{failures[-1]['error']}"
         )
@@ -241,7 +238,7 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
 
     first = next(lines := good(), None)
     if first is None:
-        raise WorkError(
+        raise UserError(
             f"{out}: none of {total} utterances succeeded; the last reason: {failed[-1]['error']}"
         )
     task.write(target, itertools.chain([first], lines))
@@ -250,7 +247,7 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
             f"{total - joined} of {total} utterances have neither a result nor an error in "
             f"{journal.folder}"
         )
-        raise WorkError(f"{out}: {what}; run the same command again")
+        raise UserError(f"{out}: {what}; run the same command again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:

@@ -23,13 +23,14 @@ import torch
 
 from asrtool import config, distributed, experiment, imports, log, stored_frames, work
 from asrtool.bin.recognize import warm_up
-from asrtool.classes import Classes
 from asrtool.data.config import DataConfig
 from asrtool.data.loader import Dataset
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
-from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.model_folder import Experiment
+from asrtool.recognition import Classes
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.stored_frames import FrontEnd
 from asrtool.system import stamp
@@ -126,7 +127,7 @@ def windows(recognizer: Recognizer) -> WindowsConfig:
     """How what is long is cut, which is said."""
     found = recognizer.windows
     if found.detector == "silero" and recognizer.config.data.input == "fbank":
-        raise ExperimentError(SAMPLES)
+        raise UserError(SAMPLES)
     logger.info(
         "what lasts more than %.2f s (%s) is cut into windows", found.max_seconds, recognizer.why
     )

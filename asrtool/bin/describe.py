@@ -12,21 +12,16 @@ from pathlib import Path
 
 from asrtool.data import describe, tokenizers
 from asrtool.data.describe import Statistics
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 BAR = 40  # characters of the longest bar
 
 
-class DescribeError(ValueError):
-    """What was asked for cannot be had here."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise DescribeError(
-            "--plot needs matplotlib, which is not installed: pip install -e '.[plot]'"
-        )
+        raise UserError("--plot needs matplotlib, which is not installed: pip install -e '.[plot]'")
     sets = [describe.describe(folder, args.base, args.content) for folder in args.folders]
     report = make_report(sets, args.vocab)
     if args.json is not None:

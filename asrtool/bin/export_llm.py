@@ -25,13 +25,10 @@ from torch import Tensor
 from asrtool import experiment, imports, log, torchaudio_adapter, tuning
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
-from asrtool.model_folder import (
-    Experiment,
-    ExperimentError,
-    sha256,
-)
+from asrtool.model_folder import Experiment, sha256
 from asrtool.models import CausalLm, SpeechLlm
 from asrtool.searchers import LlmBeamConfig
 from asrtool.system import stamp
@@ -78,7 +75,7 @@ def export(found: Experiment, phase: str, config: TrainConfig, weights: Path, ta
     exp, tokenizer = found.folder, found.tokenizer
     model = found.build(phase)
     if not isinstance(model, SpeechLlm | CausalLm):
-        raise ExperimentError(
+        raise UserError(
             f"{exp} holds no language model of `transformers`: model.type is {type(model).__name__}"
         )
     checkpoint.load_model(model, weights)
@@ -146,7 +143,7 @@ def as_transformers(tokenizer: Tokenizer) -> object:
     unknown, end = names[tokenizer.unk], names[tokenizer.eos]
     if isinstance(tokenizer, BpeTokenizer):
         if tokenizer.kind != "unigram":
-            raise ExperimentError(
+            raise UserError(
                 "of sentencepiece's models only `unigram` can be exported as a tokenizer"
             )
         scores = tokenizer.scores()

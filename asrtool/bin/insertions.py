@@ -17,7 +17,7 @@ from pathlib import Path
 
 from asrtool.bin.score import MEASURES
 from asrtool.data.kaldi import datadir
-from asrtool.score import METRICS, NORMALIZERS, TranscriptError, read_transcripts
+from asrtool.score import METRICS, NORMALIZERS, read_transcripts
 from asrtool.score.insertions import KINDS, Insertions, measure
 from asrtool.score.labels import labels_for
 from asrtool.score.stored import replace_text
@@ -144,7 +144,4 @@ def render(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TranscriptError as error:
-        raise SystemExit(f"insertions: {error}") from None
+    main()

@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from asrtool import __version__, config, experiment, imports, log
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import (
@@ -28,7 +29,6 @@ from asrtool.model_folder import (
     LM,
     WEIGHTS,
     Experiment,
-    ExperimentError,
     language_model,
     moved,
     named_files,
@@ -83,12 +83,12 @@ def pack(found: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, na
     """Write the folder `out`, all of it or nothing."""
     exp = found.folder
     if found.packed:
-        raise ExperimentError(f"{exp} is a packed model already; copy the folder")
+        raise UserError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
         stamp.sweep(out)
-        raise ExperimentError(f"{out} is there already; give another --out, or remove it")
+        raise UserError(f"{out} is there already; give another --out, or remove it")
     if getattr(decode.searcher, "weights", {}).get(LM_OUTPUT) and lm is None:
-        raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
+        raise UserError("the decoding config uses a language model: give its folder by --lm")
     phase, train = found.phase(decode.phase)
     weights = found.weights(decode)
     with stamp.locked(out), atomic.replacing_folder(out) as target:

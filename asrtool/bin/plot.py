@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from asrtool.log import logger, set_up
-from asrtool.plots import PlotError, pyplot, save
+from asrtool.plots import pyplot, save
 from asrtool.train import curves
 from asrtool.train.curves import Curve, Curves
 
-__all__ = ["PlotError", "draw", "main"]
 PICTURES = ("echo", "keyframes")  # modules of asrtool.plots
 
 

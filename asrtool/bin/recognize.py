@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from asrtool import experiment, imports, log
 from asrtool.data.audio import AudioError
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment
@@ -36,10 +37,6 @@ from asrtool.types import Padded
 # seconds of audio that are read before they are recognised, so that short files fill batches
 TOGETHER = 600.0
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
-
-
-class OutputError(ValueError):
-    """The results cannot be written as asked."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -105,14 +102,14 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
     """Where the result of each file goes; None: standard output."""
     if out is None:
         if kind == "srt" and len(audio) > 1:
-            raise OutputError("subtitles of several files need --out <folder>")
+            raise UserError("subtitles of several files need --out <folder>")
         return [None] * len(audio)
     targets = [out / (Path(path).stem + ENDINGS[kind]) for path in audio]
     twice = next(
         (target for place, target in enumerate(targets) if target in targets[:place]), None
     )
     if twice is not None:
-        raise OutputError(
+        raise UserError(
             f"two of the files would both be written to {twice}; recognise them into two folders"
         )
     out.mkdir(parents=True, exist_ok=True)

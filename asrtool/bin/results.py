@@ -8,7 +8,6 @@ import argparse
 import json
 from pathlib import Path
 
-from asrtool.score import TranscriptError
 from asrtool.score.results_page import collect, markdown
 from asrtool.score.stored import replace_text
 from asrtool.system import stamp
@@ -17,10 +16,7 @@ from asrtool.train.folder import NEUTRAL
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    try:
-        found = collect(options.exp, options.baseline)
-    except (TranscriptError, OSError) as error:
-        raise SystemExit(f"results: {error}") from None
+    found = collect(options.exp, options.baseline)
     if options.format == "json":
         text = (
             json.dumps(

@@ -31,6 +31,7 @@ from asrtool.data import audio, features
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 SHARD = 500  # utterances, before speed copies
@@ -39,10 +40,6 @@ FRAME_SHARDS, SMALLEST_FRAME_SHARD = 32, 20
 POLL = 0.3  # seconds between updates of the progress bar
 
 _progress = None  # in a worker: the shared count of finished utterances
-
-
-class ExtractionError(Exception):
-    """Stage 1 cannot continue; the message says why and what to do."""
 
 
 class FrameMaker(Protocol):
@@ -189,7 +186,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
                 yield waiting.popleft().result()
                 waiting.extend(pool.submit(extract_shard, shard) for shard in islice(shards, 1))
         except BrokenProcessPool:
-            raise ExtractionError(
+            raise UserError(
                 "a worker process was killed, possibly for lack of memory; lower --nj"
             ) from None
         finally:

@@ -28,14 +28,12 @@ from typing import TextIO
 
 import numpy as np
 
+from asrtool.errors import UserError
+
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 NUM_SPECIAL = 3  # their ids are 0, 1, 2
 FALLBACK = (0.5, 1.0, 1.5)  # lmplz's discounts where (2) cannot be computed
 ROWS = 1 << 16  # lines that are written at a time
-
-
-class EstimationError(ValueError):
-    """The text or the settings give no model."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ def estimate(
 
     prune: a threshold for each order, the last one for all that follow. fallback: discounts of an
     order for which (2) cannot be computed, for counts of 1, 2, and 3 or more. Raises
-    `EstimationError` for settings that cannot be meant, a text without words, one that holds <s>,
+    `UserError` for settings that cannot be meant, a text without words, one that holds <s>,
     </s> or <unk>, and one too small for (2) where there is no fallback.
     """
     thresholds = check(order, prune, fallback)
@@ -86,16 +84,16 @@ def estimate(
 def check(order: int, prune: Sequence[int], fallback: Sequence[float] | None) -> list[int]:
     """The pruning threshold of each order."""
     if order < 1:
-        raise EstimationError(f"the order is {order}; give 1 or more")
+        raise UserError(f"the order is {order}; give 1 or more")
     if not prune or len(prune) > order or list(prune) != sorted(prune) or min(prune) < 0:
-        raise EstimationError(
+        raise UserError(
             f"pruning thresholds are {list(prune)}: give at most {order} for orders 1 to {order}, "
             "none below 0 and none lower than the one before it"
         )
     if fallback is not None and (
         len(fallback) != 3 or not all(0 <= d <= k for k, d in enumerate(fallback, 1))
     ):
-        raise EstimationError(
+        raise UserError(
             f"fallback discounts are {list(fallback)}: give three, from 0 to 1, 2 and 3"
         )
     return [*prune, *[prune[-1]] * (order - len(prune))]
@@ -117,12 +115,12 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
     ids, sizes = np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64)
     found = np.bincount(ids, minlength=NUM_SPECIAL)
     if found[0] or found[1] != len(sizes) or found[2] != len(sizes):
-        raise EstimationError(
+        raise UserError(
             f"the text holds the word {BOS}, {EOS} or {UNK}, which the model keeps for itself; "
             "remove it"
         )
     if len(table) == NUM_SPECIAL:
-        raise EstimationError("there are no words to estimate an n-gram model from")
+        raise UserError("there are no words to estimate an n-gram model from")
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     depth = (np.arange(len(ids)) - starts + 1).astype(np.int32)
     return list(table), ids, depth
@@ -189,7 +187,7 @@ def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) ->
                 why = f"that of {n}-grams with the count {k} would be {found[k]:.3f}"
                 break
     if why and fallback is None:
-        raise EstimationError(
+        raise UserError(
             f"the discounts of Kneser-Ney cannot be computed, because {why}; the text is small or "
             "repeats itself: give more of it, or fixed discounts by --discount-fallback"
         )

@@ -15,10 +15,11 @@ import torch
 from asrtool import imports
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
 from asrtool.model_folder import Experiment
-from asrtool.plots import PlotError, pyplot, readable, save
+from asrtool.plots import pyplot, readable, save
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
 from asrtool.system import file_names
@@ -76,7 +77,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
     settings = DecodeConfig(searcher=CtcGreedyConfig(input=INTER), phase=phase, unfinished=True)
     name, config = Experiment.open(exp).phase(phase)
     if INTER not in config.heads:
-        raise PlotError(
+        raise UserError(
             f"{exp}: phase '{name}' has no loss on the head '{INTER}', so no key frames"
         )
     return Recognizer.load(exp, settings)
@@ -91,7 +92,7 @@ def chosen(
     utterances = {utterance.id: utterance for utterance in datadir.read(data, measure=False)}
     name = name or next(iter(utterances), None)
     if name not in utterances:
-        raise PlotError(f"{data} has no utterance {name}" if name else f"{data} is empty")
+        raise UserError(f"{data} has no utterance {name}" if name else f"{data} is empty")
     row = datadir.measured([utterances[name]], data)
     dataset = Dataset(row, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     (batch,) = EvalLoader(dataset)
@@ -104,7 +105,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
     model, shift = recognizer.model, recognizer.model.frame_shift
     encoded = model.encode(Padded.stack([inputs]).to(recognizer.device))
     if "key_frames" not in encoded.taps:
-        raise PlotError("the encoder has no downsampler of the type keyframe")
+        raise UserError("the encoder has no downsampler of the type keyframe")
     log_probs = model.log_probs(encoded, INTER).data[0]
     tokens = log_probs.argmax(-1).tolist()
     key = encoded.taps["key_frames"].data[0].nonzero()[:, 0].tolist()

@@ -30,6 +30,7 @@ import torch
 
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank, FbankConfig
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 PLAYABLE = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"}  # by browsers
@@ -100,10 +101,6 @@ def grey_png(pixels: np.ndarray) -> bytes:
 
 
 # -- what the model gave away -----------------------------------------------
-
-
-class TapError(ValueError):
-    """Raised for a field that does not follow docs/report.md; the message names the utterance."""
 
 
 def given(name: str, line: Mapping) -> dict:
@@ -192,6 +189,6 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def _expect(name: str, key: str, good: bool, what: str) -> None:
     if not good:
-        raise TapError(
+        raise UserError(
             f"utterance {name}: field '{key}' of hyps.jsonl or taps.jsonl: expected {what}"
         )

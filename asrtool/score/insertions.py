@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import Interval, draw_sums, interval, ratio
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import check_coverage, members_of
-from asrtool.score.transcripts import TranscriptError
 
 KINDS = ("silence", "length", "repetition")
 RATIO = 2  # words of the hypothesis by words of the reference
@@ -69,7 +69,7 @@ def measure(
     lost = [name for name in references if not seconds.get(name, 0) > 0]
     if lost:
         needed = "insertions per minute need the duration of each utterance (utt2dur)"
-        raise TranscriptError(f"{needed}; '{lost[0]}' has none")
+        raise UserError(f"{needed}; '{lost[0]}' has none")
     prepare, split = normalizer(normalize), splitter(metric)
     ids = list(references)
     pairs = [

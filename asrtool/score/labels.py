@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.normalize import normalizer, splitter
-from asrtool.score.transcripts import TranscriptError, first_of, read_transcripts
+from asrtool.score.transcripts import first_of, read_transcripts
 
 SPEAKERS = "spk"  # utt2spk
 DERIVED = ("length", "speaking_rate", "snr")
@@ -58,7 +59,7 @@ def labels_for(
             )
         elif folder is None:
             why = "the labels come from a data directory, but the reference is a file"
-            raise TranscriptError(f"--group-by {name}: {why}")
+            raise UserError(f"--group-by {name}: {why}")
         else:
             read_labels(folder, name, references)  # says what is there
     return found
@@ -70,7 +71,7 @@ def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
     if not files:
         there = ", ".join(labels_of(folder)) or "none"
         why = f"no label '{label}' (no file utt2{label} or spk2{label})"
-        raise TranscriptError(
+        raise UserError(
             f"{folder}: {why}; the folder has: {there}; always there: {', '.join(DERIVED)}"
         )
     ids = list(ids)
@@ -80,7 +81,7 @@ def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
         values = {name: values.get(speakers[name], "") for name in ids}
     lost = [name for name in ids if not values.get(name)]
     if lost:
-        raise TranscriptError(
+        raise UserError(
             f"{files[0]}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}"
         )
     return {name: values[name] for name in ids}
@@ -118,7 +119,7 @@ def _derived(
 ) -> dict[str, float]:
     if name == "snr":
         if folder is None:
-            raise TranscriptError(
+            raise UserError(
                 "--group-by snr: it is measured from a data directory, but the reference is a file"
             )
         return dict(measures["snr"](folder, list(references)))
@@ -128,7 +129,7 @@ def _derived(
         return lengths
     if folder is None:
         what = "it needs a data directory, with utt2dur or with audio, but the reference is a file"
-        raise TranscriptError(f"--group-by speaking_rate: {what}")
+        raise UserError(f"--group-by speaking_rate: {what}")
     if _files(folder, "dur"):
         seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
     else:
@@ -148,7 +149,7 @@ def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
             found[name] = float(value)
         except ValueError:
             if wanted:
-                raise TranscriptError(
+                raise UserError(
                     f"--group-by {wanted}: '{value}' of utterance {name} is not a number"
                 ) from None
             return None
@@ -165,13 +166,11 @@ def _ranges(name: str, values: Mapping[str, float], given: str) -> dict[str, str
         try:
             edges = [float(edge) for edge in given.split("/")]
         except ValueError:
-            raise TranscriptError(
+            raise UserError(
                 f"--group-by {name}:{given}: edges are numbers, as in {name}:5/10/20"
             ) from None
         if not all(map(math.isfinite, edges)) or sorted(set(edges)) != edges:
-            raise TranscriptError(
-                f"--group-by {name}:{given}: edges must rise, as in {name}:5/10/20"
-            )
+            raise UserError(f"--group-by {name}:{given}: edges must rise, as in {name}:5/10/20")
     texts = [f"{edge:g}" for edge in edges]
     names = [
         f"under {texts[0]}",

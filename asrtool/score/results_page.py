@@ -16,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from asrtool.errors import UserError
 from asrtool.score.stored import StoredScore, find
 from asrtool.score.summary import percent
-from asrtool.score.transcripts import TranscriptError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 SHORT = 8  # characters of a hash that are shown
@@ -38,7 +38,7 @@ class TrainedExperiment:
         except yaml.YAMLError:
             config = None
         if not isinstance(config, dict) or not isinstance(config.get("phases"), dict):
-            raise TranscriptError(
+            raise UserError(
                 f"{folder / 'config.yaml'}: not a config that training wrote (no phases)"
             )
         return cls(folder, config)
@@ -196,21 +196,21 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
         root = folder if home is None else home.parent
         try:
             if home is None:
-                raise TranscriptError(
+                raise UserError(
                     f"{path}: it lies in no experiment (no folder above it has a config.yaml)"
                 )
             result = StoredScore.read(path)
             result.file("hypothesis")  # is still what was scored
             row = ResultRow(read(home), result, *_decoding(result))
             rows.setdefault(root, []).append(row)
-        except (TranscriptError, OSError) as error:  # also: written anew at this moment
+        except (UserError, OSError) as error:  # also: written anew at this moment
             left_out.setdefault(root, []).append(str(error))
     if not rows:
         reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
-        raise TranscriptError(f"{folder}: no result in it{reasons}")
+        raise UserError(f"{folder}: no result in it{reasons}")
     known = sorted({row.experiment.tag for group in rows.values() for row in group})
     if baseline and baseline not in known:
-        raise TranscriptError(
+        raise UserError(
             f"{folder}: no experiment '{baseline}' with results; there are: {', '.join(known)}"
         )
     found = []
@@ -283,7 +283,7 @@ def _decoding(result: StoredScore) -> tuple[float, float, int | None]:
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    raise TranscriptError(f"{path}:{number}: not JSON; decode again") from None
+                    raise UserError(f"{path}:{number}: not JSON; decode again") from None
                 seconds += row.get("seconds", 0.0)
                 elapsed += row.get("elapsed", 0.0)
                 counted = counted and "frames" in row

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import (
     CONFIDENCE,
@@ -25,7 +26,7 @@ from asrtool.score.bootstrap import (
     sums_by,
 )
 from asrtool.score.normalize import normalizer, splitter
-from asrtool.score.transcripts import TranscriptError, first_of
+from asrtool.score.transcripts import first_of
 
 NONE = "(none)"  # answer of an utterance without a hypothesis
 
@@ -302,13 +303,13 @@ def score(
 def check_coverage(
     references: Mapping[str, str], hypotheses: Mapping[str, str], missing: str
 ) -> tuple[str, ...]:
-    """Return the ids without a hypothesis; raise `TranscriptError` if ids do not match."""
+    """Return the ids without a hypothesis; raise `UserError` if ids do not match."""
     if missing not in ("error", "deletions"):
         raise ValueError(
             f"unknown treatment of missing hypotheses '{missing}' (valid: error, deletions)"
         )
     if not references:
-        raise TranscriptError("the reference holds no utterance")
+        raise UserError("the reference holds no utterance")
     absent = [name for name in references if name not in hypotheses]
     extra = [name for name in hypotheses if name not in references]
     problems = []
@@ -322,7 +323,7 @@ def check_coverage(
             f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {first_of(extra)}"
         )
     if problems:
-        raise TranscriptError("; ".join(problems))
+        raise UserError("; ".join(problems))
     return tuple(absent)
 
 
@@ -401,7 +402,7 @@ def _recognition(
 ) -> LabelScore:
     silent = [name for name in ids if name not in answers and name not in absent]
     if silent:
-        raise TranscriptError(
+        raise UserError(
             f"{len(silent)} of {len(ids)} hypotheses have no label '{label}': {first_of(silent)}"
         )
     several = units if units is not None and units.max() > 0 else None

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrtool.classes import Classes, classify
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank
 from asrtool.encoders import StreamingEncoder
-from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.errors import UserError
+from asrtool.recognition import Classes, classify
+from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, Rescoring
 from asrtool.searchers.base import SearchState, StreamingSearcher
 from asrtool.types import EncoderOutput, Hypothesis, Padded
@@ -36,7 +37,7 @@ class FeatureStream:
 
     def __init__(self, recognizer: Recognizer) -> None:
         if recognizer.config.data.input != "fbank":
-            raise ExperimentError(
+            raise UserError(
                 "streaming needs data.input: fbank; this model reads waveforms as a whole"
             )
         self._fbank = Fbank(recognizer.config.data.fbank)
@@ -70,7 +71,7 @@ class Session:
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
         chunk, encoder = recognizer.chunk, recognizer.model.encoder
         if chunk is None or not isinstance(encoder, StreamingEncoder):
-            raise ExperimentError(
+            raise UserError(
                 "streaming needs an encoder that can stream, and the size of its chunks (chunk_ms)"
             )
         self.recognizer = recognizer
@@ -236,9 +237,7 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
         for other in SEARCHERS.names()
         if issubclass(SEARCHERS.class_named(other), StreamingSearcher | Rescoring)
     ]
-    raise ExperimentError(
-        f"{name} searches whole utterances; to stream take one of {', '.join(able)}"
-    )
+    raise UserError(f"{name} searches whole utterances; to stream take one of {', '.join(able)}")
 
 
 # -- one audio ----------------------------------------------------------------

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asrtool.classes import classify
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.log import logger
+from asrtool.recognition import classify
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session
 from asrtool.types import Hypothesis, Padded, Utterance

@@ -20,14 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from asrtool.errors import UserError
+
 GRACE = 3.0  # seconds between the news that a rank died and the end
 PATIENCE = 15.0  # seconds between the news of an error and the end
 JOIN = 60.0  # seconds in which all ranks must connect
 BYE, FAIL, LOST = "bye", "fail", "lost"
-
-
-class PeerError(RuntimeError):
-    """The ranks cannot connect to each other."""
 
 
 @contextmanager
@@ -114,7 +112,7 @@ class _Hub:
                 except TimeoutError:
                     missing = sorted(set(range(1, self._world)) - set(self._others))
                     ranks = ", ".join(map(str, missing))
-                    raise PeerError(
+                    raise UserError(
                         f"no connection from rank {ranks} within {JOIN:g} seconds"
                     ) from None
                 connection.settimeout(None)
@@ -173,7 +171,7 @@ class _Spoke:
                 f"rank {self._rank} cannot reach rank 0 at {address}:{port} ({error}); do the "
                 "machines' firewalls"
             )
-            raise PeerError(f"{text} let their ports through to each other?") from error
+            raise UserError(f"{text} let their ports through to each other?") from error
         _mind(self._hub)
 
     def watch(self) -> None:

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 from asrtool.train import checkpoint, parallel, records
-from asrtool.train.checkpoint import MODEL, CheckpointError, TornError
+from asrtool.train.checkpoint import MODEL, TornError
 
 
 def average(folder: Path, count: int) -> Path:
@@ -62,7 +63,7 @@ def first(folder: Path, count: int) -> list[Path]:
             if ended
             else "; continue the training first"
         )
-        raise CheckpointError(f"{folder} has no intact checkpoint with a value of {metric}{kept}")
+        raise UserError(f"{folder} has no intact checkpoint with a value of {metric}{kept}")
     if len(chosen) < count:
         text = "%s has only %d checkpoints with a value of %s; expected %d to average"
         logger.warning(text, folder, len(chosen), metric, count)
@@ -80,9 +81,7 @@ def ranking(folder: Path) -> tuple[str, str]:
             return entry["metric"], entry["average_by"]
     best = records.pointer(folder, "best") or {}  # older versions only wrote it there
     if "metric" not in best or "average_by" not in best:
-        raise CheckpointError(
-            f"{folder} has no validated checkpoint yet; continue the training first"
-        )
+        raise UserError(f"{folder} has no validated checkpoint yet; continue the training first")
     return best["metric"], best["average_by"]
 
 
@@ -128,7 +127,7 @@ def _is_current(out: Path, sources: str) -> bool:
 
 
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
-    """The checkpoints of a final average; raises `CheckpointError` where some are gone."""
+    """The checkpoints of a final average; raises `UserError` where some are gone."""
     chosen = [out.parent / name for name in sources.split(",")]
     lost = {
         path.name: defect
@@ -137,7 +136,7 @@ def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
     }
     if lost:
         listed = "; ".join(f"{name}: {defect}" for name, defect in lost.items())
-        raise CheckpointError(
+        raise UserError(
             f"{out} cannot be used: {problem}; it cannot be computed again either ({listed}). "
             f"Restore it from a backup, or move {out.parent} away to train the phase again"
         )
@@ -159,7 +158,7 @@ def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
             )
         records.note(out)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error
+        raise UserError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error
 
 
 # -- of every step ---------------------------------------------------------

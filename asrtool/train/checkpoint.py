@@ -27,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.system import atomic, stamp
 from asrtool.train import parallel, records
-from asrtool.train.records import CheckpointError, TornError
+from asrtool.train.records import TornError
 from asrtool.train.renamed import present_name
 
 MODEL = "model.safetensors"
@@ -72,7 +73,7 @@ def save(
                 json.dumps({**state, "files": files}, indent=1) + "\n", encoding="utf-8"
             )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
+        raise UserError(
             f"cannot write checkpoint {out}: {error}; earlier checkpoints are intact: {cure(error)}"
         ) from error
     return out
@@ -130,7 +131,7 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
                     continue
                 if not leftovers and not entry.is_dir():
                     what = "a broken link" if entry.is_symlink() else "a file"
-                    raise CheckpointError(
+                    raise UserError(
                         f"{entry.path} is {what}, but has the name of a checkpoint, which is a "
                         "folder; move it away, then run the same command again"
                     )
@@ -171,7 +172,7 @@ def latest(folder: Path) -> Path | None:
     listed = "; ".join(
         f"{name}: {problem}" for name, problem in (torn or {last["path"]: "it is missing"}).items()
     )
-    raise CheckpointError(
+    raise UserError(
         f"{folder}: training cannot resume from any of its checkpoints ({listed}). Nothing was "
         f"changed. Restore one from a backup, or move {folder} away to train this phase again"
     )
@@ -184,7 +185,7 @@ def defect(
 ) -> str | None:
     """How a checkpoint is torn, or None.
 
-    names: the files of it to check; facts: what to compare of them. Raises `CheckpointError` where
+    names: the files of it to check; facts: what to compare of them. Raises `UserError` where
     it cannot be read.
     """
     try:
@@ -227,7 +228,7 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         tensors = load_file(file, device)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     return {present_name(name): value for name, value in tensors.items()}
 
 
@@ -258,11 +259,11 @@ def load_model(
 
     `missing`: patterns of names that may be absent from the file (they keep their initialisation);
     `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`. Any
-    other difference in names or shapes is a `CheckpointError` that lists them.
+    other difference in names or shapes is a `UserError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
-        raise CheckpointError(f"{path} cannot be used: {problem}")
+        raise UserError(f"{path} cannot be used: {problem}")
     source = copied(load(path / MODEL if path.is_dir() else path), model, copy or {})
     own = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
@@ -319,7 +320,7 @@ def compare(
         _listed("of a different shape: ", shapes),
     ]
     if any(problems):
-        raise CheckpointError(
+        raise UserError(
             f"{what} does not fit the model: {'; '.join(filter(None, problems))}. Intended "
             "differences are allowed by name patterns in init.missing and init.unused"
         )
@@ -334,7 +335,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
             names = stream.keys()
             return {present_name(name): tuple(stream.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -356,7 +357,7 @@ def load_optimizer(
     numbers = {names[id(parameter)]: number for number, parameter in enumerate(own)}
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(numbers))
     if unknown:
-        raise CheckpointError(
+        raise UserError(
             f"the optimizer state belongs to another model; it also has {first_few(unknown, 8)}"
         )
     state: dict[int, dict[str, Tensor]] = {}

@@ -12,10 +12,6 @@ if TYPE_CHECKING:  # reading a config needs no training code
     from asrtool.types import Batch
 
 
-class TrainError(RuntimeError):
-    """Training cannot continue; the message says why and what to change."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How long to train, in which precision, and what to keep. Give either `epochs` or `steps`."""

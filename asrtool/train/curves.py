@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asrtool.errors import UserError
+
 NO_LOSS = {
     "time",
     "epoch",
@@ -17,10 +19,6 @@ NO_LOSS = {
     "data_wait",
     "gpu_gb",
 }
-
-
-class CurvesError(ValueError):
-    """The log of a folder has nothing to draw."""
 
 
 @dataclass
@@ -60,7 +58,7 @@ def read(exp: Path) -> Curves:
     """
     log = exp / "log.jsonl"
     if not log.exists():
-        raise CurvesError(f"{exp} has no log.jsonl; training (stage 3) writes it")
+        raise UserError(f"{exp} has no log.jsonl; training (stage 3) writes it")
     curves, offset, last = Curves(), 0, 0
     for phase, records in _by_phase(log).items():
         offset = last
@@ -69,7 +67,7 @@ def read(exp: Path) -> Curves:
             last = max(last, offset + step)
             (_add_step if event == "step" else _add_validation)(curves, offset + step, record)
     if not last:
-        raise CurvesError(
+        raise UserError(
             f"{log} has no record of a step or a validation yet; records are written every "
             "trainer.log_every steps"
         )

@@ -20,6 +20,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 from asrtool.train import records
@@ -36,10 +37,6 @@ NEUTRAL = (
 )
 
 
-class FolderError(ValueError):
-    """The folder holds a different training."""
-
-
 def prepare(
     exp: Path,
     phases: Mapping[str, Mapping],
@@ -52,7 +49,7 @@ def prepare(
 
     phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role ->
     folder or file; "vocab" and parts of "train" are copied. With `force` a different training in
-    the folder is moved away; otherwise it raises `FolderError`, unless it has no checkpoint yet.
+    the folder is moved away; otherwise it raises `UserError`, unless it has no checkpoint yet.
     """
     now = {
         "phases": phases,
@@ -66,7 +63,7 @@ def prepare(
         changes = _unlike(exp / "config.yaml", yaml_text) if trained else []
     if changes and trained and not force:
         listed = "\n".join(f"  {change}" for change in changes)
-        raise FolderError(
+        raise UserError(
             f"{exp} holds a different training; differences:\n{listed}\nGive this training its own"
             " name (--tag, or another --exp), or start again with --force true"
         )
@@ -93,7 +90,7 @@ def finished(phase: Path) -> bool:
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
     """Begin the experiment `target` with finished phases of `source`, to train after them."""
     if target.exists():
-        raise FolderError(f"{target} already exists; choose another name, or remove it")
+        raise UserError(f"{target} already exists; choose another name, or remove it")
     with atomic.replacing_folder(target) as new:
         for phase in phases:
             shutil.copytree(source / phase, new / phase)

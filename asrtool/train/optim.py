@@ -16,13 +16,10 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from asrtool.errors import UserError
 from asrtool.registry import Registry
 from asrtool.train.renamed import present_name
 from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
-
-
-class OptimError(ValueError):
-    """A pattern of `optim.groups` has no effect, or nothing is left to train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +198,7 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
     for pattern, group in config.groups.items():
         matching = [name for name in known if fnmatchcase(name, present_name(pattern))]
         if not matching and group.required:
-            raise OptimError(
+            raise UserError(
                 f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
             )
         if frozen.issuperset(
@@ -210,13 +207,13 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
             continue
         taken = [name for name in matching if name not in chosen and name not in frozen]
         if not taken and group.required:
-            raise OptimError(
+            raise UserError(
                 f"optim.groups: every parameter that matches '{pattern}' is taken by an earlier "
                 "pattern"
             )
         chosen.update(dict.fromkeys(taken, group))
     if (names or frozen) and all(name in chosen and chosen[name].freeze for name in names):
-        raise OptimError(
+        raise UserError(
             "optim.groups freezes every parameter of the model; nothing is left to train"
         )
     rest = GroupConfig()

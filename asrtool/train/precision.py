@@ -6,26 +6,22 @@ import platform
 
 import torch
 
+from asrtool.errors import UserError
+
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class PrecisionError(ValueError):
-    """The device does not support this precision."""
 
 
 def choose(precision: str, device: torch.device) -> str:
     """The precision for a device: `auto` is bf16 where the hardware multiplies it, else float32.
 
-    Raises `PrecisionError` for a precision that the device does not support.
+    Raises `UserError` for a precision that the device does not support.
     """
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "float32"
     if precision == "fp16" and device.type != "cuda":
-        raise PrecisionError(
-            "trainer.precision: fp16 needs a GPU; use auto, float32 or bf16 on a CPU"
-        )
+        raise UserError("trainer.precision: fp16 needs a GPU; use auto, float32 or bf16 on a CPU")
     if precision == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
-        raise PrecisionError(
+        raise UserError(
             "trainer.precision: this GPU does not support bf16; use auto, fp16 or float32"
         )
     return precision

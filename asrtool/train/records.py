@@ -12,16 +12,13 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 Facts = Callable[[Path], dict[str, object]]
 
 
-class CheckpointError(ValueError):
-    """Weights are missing, torn or do not fit the model, or cannot be read or written."""
-
-
-class TornError(CheckpointError):
+class TornError(UserError):
     """A file is not what was written."""
 
 
@@ -96,8 +93,8 @@ def read(file: Path) -> dict:
     return content
 
 
-def unreadable(file: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
+def unreadable(file: Path, error: OSError) -> UserError:
+    return UserError(
         f"{file} cannot be read: {error.strerror or error}. It was not changed; run the same "
         "command again when it can be read, or move it away"
     )

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from asrtool import distributed
+from asrtool.errors import UserError
 from asrtool.log import first_few
 from asrtool.train import optim, parallel
-from asrtool.train.config import TrainError
 from asrtool.train.objective import Objective, cosine
 from asrtool.train.precision import DTYPES
 from asrtool.train.troubles import describe
@@ -120,7 +120,7 @@ class Stepper:
             # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
-            raise TrainError(
+            raise UserError(
                 f"the longest batch ({shape}) does not fit into memory: lower "
                 "data.batch.max_seconds_per_device, which splits the same step into smaller "
                 "parts, or data.max_seconds; without data.batch.max_seconds_per_device, lower "
@@ -207,7 +207,7 @@ class Stepper:
         if self.ranks.lockstep:
             number = distributed.largest(number)
         if number > len(group.batches) and self.spare is None:
-            raise TrainError("no utterance of the first step can be read; see the messages above")
+            raise UserError("no utterance of the first step can be read; see the messages above")
         return [*group.batches, *[self.spare] * (number - len(group.batches))]
 
     def _prepare(self, step: int) -> None:
@@ -275,7 +275,7 @@ class Stepper:
             if value.requires_grad and value.grad is None
         ]
         if idle:
-            raise TrainError(
+            raise UserError(
                 f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; freeze"
                 " them in optim.groups, remove their module, or give a weight to the loss that "
                 "uses them"

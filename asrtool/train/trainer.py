@@ -26,12 +26,13 @@ import torch
 from torch import nn
 
 from asrtool import distributed
+from asrtool.errors import UserError
 from asrtool.log import JsonLines, logger
 from asrtool.registry import suggest
 from asrtool.system.signals import StopSignals
 from asrtool.train import averaging, checkpoint, parallel, records
 from asrtool.train.averaging import Ema
-from asrtool.train.config import Steps, TrainerConfig, TrainError, TrainState
+from asrtool.train.config import Steps, TrainerConfig, TrainState
 from asrtool.train.objective import Objective
 from asrtool.train.optim import OptimConfig
 from asrtool.train.precision import choose, multiplies_bf16
@@ -68,7 +69,7 @@ class Trainer:
         self.state = TrainState()
         self._check(objective)
         if train.num_steps(0) == 0:
-            raise TrainError(
+            raise UserError(
                 "the training set is empty: no utterance is between data.min_seconds and "
                 "data.max_seconds"
             )
@@ -100,7 +101,7 @@ class Trainer:
         check_metric(config.best, objective.terms, self.rates)
         term = config.gradient_cosine
         if term is not None and term not in objective.losses:
-            raise TrainError(
+            raise UserError(
                 "trainer.gradient_cosine: there is no loss "
                 f"'{term}'{suggest(term, objective.losses)}"
             )
@@ -328,7 +329,7 @@ class Trainer:
         try:
             self.state = TrainState(**saved["state"])
         except (KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(
+            raise UserError(
                 f"{newest} was written by another version of asrtool: {error}"
             ) from error
         self._saved_step = self.state.step
@@ -411,4 +412,4 @@ def check_metric(best: str, terms: Iterable[str], rates: Rates | None) -> None:
     """Raise where `trainer.best` is not measured; terms: names of the losses."""
     known = names(terms, rates)
     if best not in known:
-        raise TrainError(f"trainer.best: '{best}' is not measured{suggest(best, known)}")
+        raise UserError(f"trainer.best: '{best}' is not measured{suggest(best, known)}")

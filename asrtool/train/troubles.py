@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from asrtool import distributed
+from asrtool.errors import UserError
 from asrtool.log import JsonLines, first_few, warn_once
 from asrtool.train import parallel
-from asrtool.train.config import TrainError, TrainState
+from asrtool.train.config import TrainState
 from asrtool.types import Batch, LossReport
 
 if TYPE_CHECKING:  # step uses this module
@@ -49,7 +50,7 @@ class Troubles:
             first_few(guilty),
         )
         if state.bad_row >= self._limit:
-            raise TrainError(
+            raise UserError(
                 f"{state.bad_row} steps in a row were not finite; {self._file} lists the "
                 "utterances and the first module with non-finite output. If the inputs are "
                 "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from asrtool import distributed
+from asrtool.errors import UserError
 from asrtool.train import parallel
-from asrtool.train.config import TrainError
 from asrtool.train.step import Stepper
 from asrtool.types import Batch, ModelOutput
 
@@ -78,7 +78,7 @@ def measure(
     if sums["stopped"]:
         return None
     if sums["utterances"] == 0:
-        raise TrainError("the validation set is empty")
+        raise UserError("the validation set is empty")
     metrics = {f"valid/{name}": sums[name] / sums["utterances"] for name in ("loss", *terms)}
     for name in rates.names if rates else ():
         both = sums[f"{name} errors"], max(1.0, sums[f"{name} reference"])

@@ -17,13 +17,14 @@ import numpy as np
 import soundfile
 
 from asrtool.data.audio import headers
+from asrtool.errors import UserError
 
 BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
 UNKNOWN = 1 << 60  # from here on, libsndfile's lengths mean "not known"
 
 
-class AudioError(Exception):
+class AudioError(UserError):
     """Audio cannot be used; the message names the file or command and the reason."""
 
 

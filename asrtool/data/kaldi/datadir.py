@@ -19,14 +19,14 @@ from asrtool.data import audio
 from asrtool.data.kaldi import form, tables
 from asrtool.data.kaldi.checks import check, consistency, load
 from asrtool.data.kaldi.fix import FixReport, fix
-from asrtool.data.kaldi.form import DataDirError, Irregular, Segment, is_label
+from asrtool.data.kaldi.form import Irregular, Segment, is_label
 from asrtool.data.kaldi.tables import Problem
 from asrtool.data.kaldi.writer import Writer, write
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
 __all__ = [
-    "DataDirError",
     "FixReport",
     "Problem",
     "Writer",
@@ -50,7 +50,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
 
     Audio is opened where no file gives its length. `base` is where relative paths start, by default
     the current folder. With `measure=False`, a length that no file gives is NaN (`measured` fills
-    it in). Raises DataDirError where the files contradict each other; `check` lists all problems.
+    it in). Raises UserError where the files contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
     loaded = load(folder)
@@ -67,7 +67,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
             if errors[1:]
             else ""
         )
-        raise DataDirError(f"{errors[0]}{more}")
+        raise UserError(f"{errors[0]}{more}")
     files = {name: table.values() for name, table in loaded.items()}
     segmented = "segments" in files
     make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
@@ -237,13 +237,13 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
 
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """The utterances with all lengths measured; raises DataDirError where one cannot be."""
+    """The utterances with all lengths measured; raises UserError where one cannot be."""
     tell(rows, folder)
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
         count = tables.plural(len(bad), "utterance")
-        raise DataDirError(
+        raise UserError(
             f"{folder}: no file gives the length of {count}, and the audio cannot be measured; "
             f"first {key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
         )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asrtool.data.kaldi import checks, tables
-from asrtool.data.kaldi.form import DataDirError, Segment
+from asrtool.data.kaldi.form import Segment
 from asrtool.data.kaldi.tables import Table, fields
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 Files = dict[str, dict[str, str]]  # file name -> id -> value
@@ -54,13 +55,13 @@ class FixReport:
 def fix(folder: Path, base: Path | None = None) -> FixReport:
     """Sort and intersect the files of `folder`; the original files go to `.backup/`.
 
-    Valid files are not touched. Raises DataDirError, and changes nothing, where a file is not UTF-8
+    Valid files are not touched. Raises UserError, and changes nothing, where a file is not UTF-8
     or no utterance would be left.
     """
     folder = Path(folder)
     loaded = checks.load(folder)
     if "wav.scp" not in loaded:
-        raise DataDirError(str(checks.consistency(folder, loaded)[0]))
+        raise UserError(str(checks.consistency(folder, loaded)[0]))
     unreadable = [
         problem
         for table in loaded.values()
@@ -68,16 +69,14 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
         if "UTF-8" in problem.what
     ]
     if unreadable:
-        raise DataDirError(f"{unreadable[0]}; nothing was changed")
+        raise UserError(f"{unreadable[0]}; nothing was changed")
     report = FixReport(total=len(checks.utterance_ids(loaded)))
     files = well_formed(loaded, report)
     lengths = checks.recording_lengths(loaded, base)
     drop_recordings(loaded, files, report, base, lengths)
     intersect(files, report, lengths)
     if not report.kept:
-        raise DataDirError(
-            f"{folder}: no utterance would be left, so nothing was changed\n{report}"
-        )
+        raise UserError(f"{folder}: no utterance would be left, so nothing was changed\n{report}")
     replace(folder, loaded, files, report)
     return report
 

@@ -6,6 +6,7 @@ import pytest
 
 from asrtool.bin import make_vocab
 from asrtool.data import tokenizers
+from asrtool.errors import UserError
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_labels_can_be_chosen(data: Path) -> None:
 
 
 def test_a_label_that_is_nowhere_is_an_error(data: Path) -> None:
-    with pytest.raises(make_vocab.VocabularyError, match="no file utt2style"):
+    with pytest.raises(UserError, match="no file utt2style"):
         run(data, "--unit", "char", "--labels", "accent", "style")
 
 
@@ -101,14 +102,14 @@ def test_characters_without_a_token_are_counted(
 
 
 def test_a_failure_leaves_no_folder(data: Path) -> None:
-    with pytest.raises(tokenizers.TokenizerError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         run(data, "--unit", "bpe", "--size", "5")
     assert not (data.parent / "vocab").exists()
 
 
 def test_a_text_that_is_not_utf8_is_refused_with_file_and_line(data: Path) -> None:
     (data / "text").write_bytes(b"u1 hello\nu2 w\xe4lt\n")
-    with pytest.raises(make_vocab.VocabularyError, match="text:2: .*UTF-8"):
+    with pytest.raises(UserError, match="text:2: .*UTF-8"):
         run(data, "--unit", "char")
 
 

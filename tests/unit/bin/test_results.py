@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from asrtool.bin import compare, decode, results, score
+from asrtool.errors import UserError
 from asrtool.score.results_page import PUBLISHED, difference
 
 BASE = {
@@ -84,9 +85,9 @@ def printed(capsys, command, *arguments) -> str:
 
 
 def failure(command, *arguments) -> str:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(UserError) as stopped:
         command.main([str(argument) for argument in arguments])
-    return str(stopped.value.code)
+    return str(stopped.value)
 
 
 def test_results_has_a_row_for_each_experiment_and_set_with_what_made_it(recipe, capsys):
@@ -228,7 +229,7 @@ def test_compare_takes_bare_files_with_a_reference(recipe, capsys):
 def test_compare_refuses_what_cannot_be_compared(recipe, capsys):
     score.main(["data/test_clean", "exp/new/decode_x/test_clean", "--metric", "cer"])
     assert failure(compare, "exp/base", "exp/new") == (
-        "compare: test_clean: metric is wer in A and cer in B; score both alike"
+        "test_clean: metric is wer in A and cer in B; score both alike"
     )
     (recipe / "data/test_clean/text").write_text("s0-00 other\n")
     assert "data/test_clean/text has changed since" in failure(compare, "exp/base", "exp/base")

@@ -17,7 +17,8 @@ from asrtool.bin import decode, score, stream
 from asrtool.config import ConfigError
 from asrtool.data import audio
 from asrtool.encoders.qifusion import AccentHead
-from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.errors import UserError
+from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig, RescoringConfig
 from asrtool.streaming import EndConfig, FeatureStream, Stream
@@ -335,7 +336,7 @@ def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, t
 
 def test_a_model_that_cannot_stream_says_why(toy):
     with pytest.raises(
-        ExperimentError, match="chunk_ms: 640: the encoder cannot stream: it is not causal"
+        UserError, match="chunk_ms: 640: the encoder cannot stream: it is not causal"
     ):
         run(toy, "--check", toy / "data" / "test")
 
@@ -343,7 +344,7 @@ def test_a_model_that_cannot_stream_says_why(toy):
 @pytest.mark.parametrize(("chunk_ms", "near"), [(330, "320 or 360"), (16, "such as 40")])
 def test_a_chunk_that_is_no_multiple_of_a_frame_is_refused(toy_stream, chunk_ms, near):
     expected = f"chunk_ms is {chunk_ms} ms, but a frame of this encoder is 40 ms: .*{near}"
-    with pytest.raises(ExperimentError, match=expected):
+    with pytest.raises(UserError, match=expected):
         run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", chunk_ms)
 
 
@@ -371,7 +372,7 @@ def test_options_and_keys_that_counted_frames_name_those_in_milliseconds(
 def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
     (tmp_path / "decode.yaml").write_text("searcher: {type: joint_beam}\naverage: 1\n")
     with pytest.raises(
-        ExperimentError,
+        UserError,
         match="joint_beam searches whole utterances; to stream take one of .*ctc_greedy",
     ):
         run(

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from asrtool.classes import Classifier
 from asrtool.decoders import TransformerDecoderConfig
 from asrtool.downsamplers import Conv2dConfig, Keyframe, KeyframeConfig, StridedConvConfig
 from asrtool.encoders import ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
 from asrtool.experiment import DecodeConfig
 from asrtool.models import MODELS, HybridConfig
+from asrtool.recognition import Classifier
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, CtcPrefixBeamConfig
 from asrtool.streaming import Session

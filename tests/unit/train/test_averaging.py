@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from asrtool.errors import UserError
 from asrtool.system import stamp
 from asrtool.train import averaging, checkpoint, folder, records
-from asrtool.train.checkpoint import CheckpointError
 
 
 def save(
@@ -77,16 +77,16 @@ def test_a_checkpoint_that_cannot_be_read_is_not_left_out(tmp_path):
     file = save(tmp_path, 2, 2.0, 0.4) / checkpoint.MODEL
     file.unlink()
     file.mkdir()
-    with pytest.raises(CheckpointError, match=f"{file} cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=f"{file} cannot be read: Is a directory"):
         averaging.average(tmp_path, 2)
 
 
 def test_averaging_before_the_first_validation_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match="no validated checkpoint yet"):
+    with pytest.raises(UserError, match="no validated checkpoint yet"):
         averaging.average(tmp_path, 3)
     save(tmp_path, 1)
     with pytest.raises(
-        CheckpointError,
+        UserError,
         match="no intact checkpoint with a value of valid/loss; continue the training first",
     ):
         averaging.average(tmp_path, 3)
@@ -160,7 +160,7 @@ def test_the_average_of_a_finished_phase_needs_no_checkpoints(phase):
         shutil.rmtree(path)
     assert averaging.average(phase, 2).read_bytes() == content
     with pytest.raises(
-        CheckpointError, match="it is finished, and has the average average-2.safetensors"
+        UserError, match="it is finished, and has the average average-2.safetensors"
     ):
         (phase / "best.json").write_text(
             '{"path": "", "metric": "valid/loss", "average_by": "best"}'
@@ -174,7 +174,7 @@ def test_the_average_of_a_finished_phase_is_not_made_of_fewer_checkpoints(phase)
     shutil.rmtree(phase / "step-00000003")
     assert averaging.average(phase, 2).read_bytes() == content
     flip(average)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(UserError) as error:
         averaging.average(phase, 2)
     assert "average-2.safetensors is not what was written (its SHA-256 does not match)" in str(
         error.value
@@ -189,7 +189,7 @@ def test_an_average_that_cannot_be_read_is_not_made_anew(phase):
     average = finish(phase)
     average.unlink()
     average.mkdir()
-    with pytest.raises(CheckpointError, match=f"{average} cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=f"{average} cannot be read: Is a directory"):
         averaging.average(phase, 2)
 
 
@@ -211,7 +211,7 @@ def test_an_average_that_another_process_writes_is_left_alone(phase, monkeypatch
     (phase / "average-5.safetensors.lock").touch()
 
     def taken(*_: object) -> None:
-        raise stamp.LockedError
+        raise stamp.StageError
 
     with monkeypatch.context() as patch:
         patch.setattr(stamp, "_take", taken)
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_the_average_that_was_there(phase, monkeypatch):
 
     monkeypatch.setattr(averaging, "save_file", full)
     with pytest.raises(
-        CheckpointError,
+        UserError,
         match="cannot write .*No space left on device; free some disk space and run the same",
     ):
         averaging.average(phase, 2)
@@ -242,5 +242,5 @@ def test_a_phase_whose_end_cannot_be_read_is_not_unfinished(phase):
     (phase / "finished.json").unlink()
     assert not folder.finished(phase)
     (phase / "finished.json").mkdir()
-    with pytest.raises(CheckpointError, match="finished.json cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="finished.json cannot be read: Is a directory"):
         folder.finished(phase)

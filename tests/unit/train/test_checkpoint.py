@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from asrtool.errors import UserError
 from asrtool.train import checkpoint
-from asrtool.train.checkpoint import CheckpointError
 
 
 def save(folder, step, value=0.0, metrics=None):
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_after_any_byte_leaves_the_earlier_one(tmp_path):
     for room in [*range(0, whole, 7), whole - 1]:
         said = fill_the_disk(tmp_path, room)
         assert re.match(
-            "CheckpointError: cannot write checkpoint .*step-00000002.*earlier checkpoints are",
+            "UserError: cannot write checkpoint .*step-00000002.*earlier checkpoints are",
             said,
         ), room
         assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"], room
@@ -131,7 +131,7 @@ def test_what_the_system_does_not_read_is_not_torn(tmp_path, monkeypatch, name, 
     save(tmp_path, 1)
     victim = save(tmp_path, 2) / name
     refuse(monkeypatch, victim, number)
-    with pytest.raises(CheckpointError, match=f"{victim} cannot be read: {os.strerror(number)}"):
+    with pytest.raises(UserError, match=f"{victim} cannot be read: {os.strerror(number)}"):
         checkpoint.latest(tmp_path)
 
 
@@ -140,14 +140,14 @@ def test_a_folder_in_the_place_of_a_file_is_not_torn(tmp_path, name):
     victim = save(tmp_path, 1) / name
     victim.unlink()
     victim.mkdir()
-    with pytest.raises(CheckpointError, match=f"{victim} cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=f"{victim} cannot be read: Is a directory"):
         checkpoint.latest(tmp_path)
 
 
 def test_a_phase_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
     save(tmp_path, 1)
     refuse(monkeypatch, tmp_path, errno.EIO)
-    with pytest.raises(CheckpointError, match=f"{tmp_path} cannot be read: Input/output error"):
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be read: Input/output error"):
         checkpoint.latest(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_said(tmp_path, what, 
         path.touch()
     else:
         path.symlink_to("/nowhere")
-    with pytest.raises(CheckpointError, match=f"{path} is {what}, .*; move it away"):
+    with pytest.raises(UserError, match=f"{path} is {what}, .*; move it away"):
         find(tmp_path)
     assert path.is_file() or path.is_symlink()
 
@@ -188,7 +188,7 @@ def test_a_save_that_fails_says_what_to_do(tmp_path, monkeypatch, number, advice
 
     monkeypatch.setattr(checkpoint, "save_file", failing)
     with pytest.raises(
-        CheckpointError, match=f"{os.strerror(number)}; .*: {advice} and run the same command again"
+        UserError, match=f"{os.strerror(number)}; .*: {advice} and run the same command again"
     ):
         save(tmp_path, 2)
     assert not list(tmp_path.iterdir())
@@ -235,9 +235,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_earlier_one(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(
-        CheckpointError, match="No space left on device.*earlier checkpoints are intact"
-    ):
+    with pytest.raises(UserError, match="No space left on device.*earlier checkpoints are intact"):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000001"]
 
@@ -269,7 +267,7 @@ def test_a_mismatch_lists_names_and_shapes(tmp_path):
     path = checkpoint.save(
         tmp_path, 1, {checkpoint.MODEL: {"weight": torch.zeros(3, 5), "old": torch.zeros(1)}}, {}
     )
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(UserError) as error:
         checkpoint.load_model(nn.Linear(2, 3), path, missing=["nothing"])
     assert "not in the file: bias" in str(error.value)
     assert "not in the model: old" in str(error.value)
@@ -325,8 +323,8 @@ def test_a_module_may_start_as_a_copy_of_another_that_is_gone(tmp_path):
     assert torch.equal(new["aligned"].weight, old["ctc"].weight) and torch.equal(
         new["aligned"].bias, old["ctc"].bias
     )
-    with pytest.raises(CheckpointError, match="not in the file: aligned"):
+    with pytest.raises(UserError, match="not in the file: aligned"):
         checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "attention"})
     wider = nn.ModuleDict({"aligned": nn.Linear(4, 3)})
-    with pytest.raises(CheckpointError, match="of a different shape: aligned.weight"):
+    with pytest.raises(UserError, match="of a different shape: aligned.weight"):
         checkpoint.load_model(wider, path, unused=["ctc.*"], copy={"aligned": "ctc"})

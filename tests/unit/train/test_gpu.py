@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asrtool import distributed
-from asrtool.train.config import TrainError
+from asrtool.errors import UserError
 from asrtool.train.optim import AdamWConfig
 from asrtool.train.step import Clock, Stepper
 from tests.toy_llama import ToyLlama
@@ -83,7 +83,7 @@ def test_the_dry_run_tells_the_memory_and_a_lack_of_it_brings_advice():
     assert " GB" in ours.dry_run(toy_step(NUMBERS).batches[0])
     ours.objective = lambda outputs, batch: torch.empty(1 << 50, device="cuda")
     with pytest.raises(
-        TrainError, match="does not fit into memory: lower data.batch.max_seconds_per_device"
+        UserError, match="does not fit into memory: lower data.batch.max_seconds_per_device"
     ):
         ours.dry_run(toy_step(NUMBERS).batches[0])
 

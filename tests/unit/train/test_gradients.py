@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from asrtool.train.config import TrainerConfig, TrainError
+from asrtool.errors import UserError
+from asrtool.train.config import TrainerConfig
 from asrtool.train.objective import Objective, cosine
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 from tests.toy_training import ToyLoss, toy_batch, toy_trainer, weights_of
@@ -88,7 +89,7 @@ def test_training_logs_it_and_ends_with_the_same_weights(tmp_path):
 
 def test_a_term_that_is_none_is_refused(tmp_path):
     with pytest.raises(
-        TrainError, match="gradient_cosine: there is no loss 'clases'; did you mean 'classes'"
+        UserError, match="gradient_cosine: there is no loss 'clases'; did you mean 'classes'"
     ):
         toy_trainer(tmp_path, gradient_cosine="clases")
 

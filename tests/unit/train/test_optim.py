@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from asrtool.errors import UserError
 from asrtool.train import optim
-from asrtool.train.optim import AdamWConfig, GroupConfig, OptimError
+from asrtool.train.optim import AdamWConfig, GroupConfig
 
 
 class Model(nn.Module):
@@ -59,16 +60,14 @@ def test_a_group_may_decay_differently():
 
 def test_a_pattern_that_matches_nothing_suggests_one_that_does():
     with pytest.raises(
-        OptimError, match=r"'encodr\.\*' matches no parameter; did you mean " r"'encoder\.\*'"
+        UserError, match=r"'encodr\.\*' matches no parameter; did you mean " r"'encoder\.\*'"
     ):
         optim.build(AdamWConfig(lr=1.0, groups={"encodr.*": GroupConfig()}), Model(), 10)
 
 
 def test_a_pattern_hidden_by_one_above_it_is_refused():
     groups = {"encoder.*": GroupConfig(), "encoder.0.*": GroupConfig(freeze=True)}
-    with pytest.raises(
-        OptimError, match=r"matches 'encoder\.0\.\*' is taken by an earlier pattern"
-    ):
+    with pytest.raises(UserError, match=r"matches 'encoder\.0\.\*' is taken by an earlier pattern"):
         optim.build(AdamWConfig(lr=1.0, groups=groups), Model(), 10)
 
 
@@ -85,7 +84,7 @@ def test_a_pattern_that_is_not_required_may_decide_nothing():
 
 
 def test_a_model_frozen_altogether_is_refused():
-    with pytest.raises(OptimError, match="nothing is left to train"):
+    with pytest.raises(UserError, match="nothing is left to train"):
         optim.build(AdamWConfig(lr=1.0, groups={"*": GroupConfig(freeze=True)}), Model(), 10)
 
 
@@ -122,5 +121,5 @@ def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
     )
     assert {name for name, group in chosen.items() if group.freeze} == model.frozen
     frozen = optim.AdamWConfig(lr=1.0, groups={"added.*": optim.GroupConfig(freeze=True)})
-    with pytest.raises(optim.OptimError, match="nothing is left to train"):
+    with pytest.raises(UserError, match="nothing is left to train"):
         optim.assign(frozen, model)

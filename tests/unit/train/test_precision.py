@@ -5,7 +5,8 @@ import platform
 import pytest
 import torch
 
-from asrtool.train.precision import PrecisionError, choose, multiplies_bf16
+from asrtool.errors import UserError
+from asrtool.train.precision import choose, multiplies_bf16
 from tests.toy_training import toy_trainer
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def test_auto_is_bf16_where_the_device_multiplies_it(monkeypatch, has: bool, cho
 
 
 def test_fp16_needs_a_gpu() -> None:
-    with pytest.raises(PrecisionError, match="fp16 needs a GPU"):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
         choose("fp16", CPU)
 
 

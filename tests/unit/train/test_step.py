@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from asrtool.errors import UserError
 from asrtool.train import optim
-from asrtool.train.config import TrainError
 from asrtool.train.objective import Objective
 from asrtool.train.optim import GroupConfig
 from tests.toy_training import (
@@ -106,7 +106,7 @@ def test_bad_batches_are_written_down_and_training_goes_on(tmp_path, caplog):
 def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path):
     data = ToySteps(change=lambda number, inputs: inputs * float("nan"))
     trainer = toy_trainer(tmp_path, data, nonfinite_limit=2)
-    with pytest.raises(TrainError, match="2 steps in a row were not finite.*lower optim.lr"):
+    with pytest.raises(UserError, match="2 steps in a row were not finite.*lower optim.lr"):
         trainer.run()
     assert trainer.state.step == 2
 
@@ -115,7 +115,7 @@ def test_a_parameter_that_no_loss_reads_is_an_error():
     model = ToyModel()
     model.unread = nn.Linear(2, 2)
     with pytest.raises(
-        TrainError,
+        UserError,
         match="2 trainable parameters got no gradient: unread.weight, unread.bias; freeze",
     ):
         toy_stepper(model).update(toy_step(NUMBERS), 1)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from asrtool.errors import UserError
 from asrtool.train import checkpoint, records
-from asrtool.train.config import TrainerConfig, TrainError
-from asrtool.train.precision import PrecisionError
+from asrtool.train.config import TrainerConfig
 from tests.toy_training import ToyModel, ToySteps, toy_batch, toy_trainer, weights_of
 
 
@@ -140,7 +140,7 @@ def test_a_run_none_of_whose_checkpoints_is_whole_stops_and_changes_nothing(tmp_
     for path in checkpoint.every(tmp_path):
         (path / checkpoint.MODEL).write_bytes(b"")
     before = contents(tmp_path)
-    with pytest.raises(checkpoint.CheckpointError) as error:
+    with pytest.raises(UserError) as error:
         toy_trainer(tmp_path).run()
     for step in (6, 9):
         assert (
@@ -154,7 +154,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path):
     toy_trainer(tmp_path).run()
     for path in checkpoint.every(tmp_path):
         shutil.rmtree(path)
-    with pytest.raises(checkpoint.CheckpointError, match="step-00000009: it is missing"):
+    with pytest.raises(UserError, match="step-00000009: it is missing"):
         toy_trainer(tmp_path).run()
 
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path):
     newest.symlink_to(newest)  # a file that no system can open
     before = set(tmp_path.rglob("*"))
     with pytest.raises(
-        checkpoint.CheckpointError,
+        UserError,
         match=f"{newest} cannot be read: Too many levels of symbolic links",
     ):
         toy_trainer(tmp_path).run()
@@ -265,13 +265,13 @@ def test_an_utterance_without_a_finite_loss_is_named_once(tmp_path, caplog):
 
 def test_a_metric_that_is_not_measured_is_refused_before_training(tmp_path):
     with pytest.raises(
-        TrainError, match="'valid/cer' is not measured.*valid/classes, valid/loss, valid/wer"
+        UserError, match="'valid/cer' is not measured.*valid/classes, valid/loss, valid/wer"
     ):
         toy_trainer(tmp_path, best="valid/cer")
 
 
 def test_fp16_on_a_cpu_is_refused(tmp_path):
-    with pytest.raises(PrecisionError, match="fp16 needs a GPU"):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
         toy_trainer(tmp_path, precision="fp16")
 
 
