@@ -252,15 +252,15 @@ def named_files(searcher: object) -> list[str]:
     return paths
 
 
-def moved(searcher: object, place: Callable[[str], str]) -> object:
+def moved(searcher: object, move: Callable[[str], str]) -> object:
     """The same config with place(path) for every `path`."""
     changed = {}
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
         if dataclasses.is_dataclass(value):
-            changed[field.name] = moved(value, place)
+            changed[field.name] = moved(value, move)
         elif field.name == "path" and value:
-            changed[field.name] = place(value)
+            changed[field.name] = move(value)
     return dataclasses.replace(searcher, **changed)
 
 
@@ -340,8 +340,8 @@ def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
     if decode.chunk_ms is None:
         return None
     if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
-        why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
-        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {why}")
+        reason = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {reason}")
     try:
         return encoder.frames_of(decode.chunk_ms)
     except ValueError as error:

@@ -54,8 +54,7 @@ def classify(several: Sequence[Classifier], encoded: EncoderOutput) -> list[Clas
     """What each utterance is."""
     by_label = [(one.label, one(encoded)) for one in several]
     return [
-        {label: rows[place] for label, rows in by_label}
-        for place in range(len(encoded.frames.lengths))
+        {label: rows[row] for label, rows in by_label} for row in range(len(encoded.frames.lengths))
     ]
 
 
@@ -167,19 +166,22 @@ def put_together(
     if has_times:
         shifted = [[part.later(piece.start) for part in _spread(piece, spell)] for piece in pieces]
         timed = join(
-            [(piece.start, piece.end, found) for piece, found in zip(pieces, shifted, strict=True)]
+            [
+                (piece.start, piece.end, timed_tokens)
+                for piece, timed_tokens in zip(pieces, shifted, strict=True)
+            ]
         )
         words, tokens = tuple(words_of(timed)), tuple(part.token for part in timed)
-        text, sure = text_of(words), tuple(part.confidence for part in timed)
+        text, confidences = text_of(words), tuple(part.confidence for part in timed)
     else:
-        words, sure = None, None
+        words, confidences = None, None
         text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
         tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
     whole = Hypothesis(
         tokens=tokens,
         score=sum(hypothesis.score for hypothesis in best),
         parts={name: sum(h.parts[name] for h in best) for name in (best[0].parts if best else ())},
-        confidences=sure,
+        confidences=confidences,
         text=text,
     )
     return Recognition(text=text, words=words, nbest=(whole,), **about)

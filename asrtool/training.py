@@ -160,26 +160,32 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     sets: Sets | None = None
     weights = sources.init
     for name, phase in phases.items():
-        where = exp / name
-        finished = distributed.broadcast_object(distributed.is_main() and folder.finished(where))
-        if not finished or needs_lengths(where, phase):
+        phase_folder = exp / name
+        finished = distributed.broadcast_object(
+            distributed.is_main() and folder.finished(phase_folder)
+        )
+        if not finished or needs_lengths(phase_folder, phase):
             sets = sets or read_sets(sources, phase)
-            keep_lengths(where, phase, sets[0])
+            keep_lengths(phase_folder, phase, sets[0])
         if not finished:
-            ended = train_phase(exp, where, phase, sources, sets, weights)
+            ended = train_phase(exp, phase_folder, phase, sources, sets, weights)
             if ended:
                 return ended
         # made anew where it is damaged
-        average = averaging.average(where, phase.trainer.average) if distributed.is_main() else None
+        average = (
+            averaging.average(phase_folder, phase.trainer.average)
+            if distributed.is_main()
+            else None
+        )
         weights = distributed.broadcast_object(average)
         if finished:
-            logger.info("%s is finished; its weights are %s", where, weights)
+            logger.info("%s is finished; its weights are %s", phase_folder, weights)
     return 0
 
 
 def train_phase(
     exp: Path,
-    where: Path,
+    folder: Path,
     phase: TrainConfig,
     sources: Sources,
     sets: Sets,
@@ -194,20 +200,20 @@ def train_phase(
     longest = model.encoder.max_seconds if isinstance(model, AsrModel) else None
     batches, validation = loaders(exp, phase, sources, sets, tokenizer, longest)
     if weights is not None:
-        if any(where.glob("step-*")):
+        if any(folder.glob("step-*")):
             logger.info(
-                "%s began from the weights %s and goes on from its own checkpoints", where, weights
+                "%s began from the weights %s and goes on from its own checkpoints", folder, weights
             )
         else:
             fresh = (
                 "a fresh optimizer and step 1: this is a start, not the resuming of another "
                 "training"
             )
-            logger.info("%s starts from the weights %s with %s", where, weights, fresh)
+            logger.info("%s starts from the weights %s with %s", folder, weights, fresh)
         checkpoint.load_model(
             model, weights, phase.init.missing, phase.init.unused, phase.init.copy
         )
-    logger.info("%s: %s", where, batches.describe())
+    logger.info("%s: %s", folder, batches.describe())
     if isinstance(model, AsrModel):
         model.check_room(
             (u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances
@@ -219,31 +225,31 @@ def train_phase(
         make_objective(phase, tokenizer, exp / "vocab", sets[0]),
         batches,
         validation,
-        where,
+        folder,
         rates=validation_metrics(model, tokenizer),
         seed=phase.seed,
         frame_seconds=frame_seconds(phase.data, model),
         logs=exp,
     )
     if distributed.is_main():
-        describe(model, where)
+        describe(model, folder)
     return trainer.run()
 
 
-def needs_lengths(where: Path, phase: TrainConfig) -> bool:
+def needs_lengths(folder: Path, phase: TrainConfig) -> bool:
     """Whether it is not kept yet how long the utterances are that the phase is trained on."""
-    return phase.data.input != "text" and Lengths.load(where) is None
+    return phase.data.input != "text" and Lengths.load(folder) is None
 
 
-def keep_lengths(where: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
-    if distributed.is_main() and needs_lengths(where, phase):
+def keep_lengths(folder: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
+    if distributed.is_main() and needs_lengths(folder, phase):
         chosen = [
             u.duration
             for u in utterances
             if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
         ]
-        where.mkdir(parents=True, exist_ok=True)
-        Lengths.of(chosen).save(where)
+        folder.mkdir(parents=True, exist_ok=True)
+        Lengths.of(chosen).save(folder)
 
 
 def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
@@ -327,7 +333,7 @@ def frame_seconds(data: DataConfig, model: Model) -> float | None:
     return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
 
 
-def describe(model: Model, where: Path) -> None:
+def describe(model: Model, folder: Path) -> None:
     """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained,
     seconds per position.
     """
@@ -338,8 +344,8 @@ def describe(model: Model, where: Path) -> None:
         "frame_shift": model.frame_shift,
         "pretrained": list(model.sources),
     }
-    where.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(where / "model.json", json.dumps(facts) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / "model.json", json.dumps(facts) + "\n")
 
 
 def make_objective(
@@ -363,8 +369,8 @@ def count_labels(
     labels: Mapping[str, Sequence[str]], utterances: Iterable[Utterance]
 ) -> dict[str, list[int]]:
     """Label -> how many utterances have each of its values, in the order of the model's classes."""
-    found = Counter(item for utterance in utterances for item in utterance.labels.items())
-    return {name: [found[name, value] for value in values] for name, values in labels.items()}
+    counts = Counter(item for utterance in utterances for item in utterance.labels.items())
+    return {name: [counts[name, value] for value in values] for name, values in labels.items()}
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:

@@ -80,12 +80,12 @@ def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], f
         started = None
         if distributed.is_main():
             about = stamp.describe(task.name, [data], options)
-            again = not force and stamp.read(out) == about and (out / FAILED).exists()
+            retry = not force and stamp.read(out) == about and (out / FAILED).exists()
             target = stack.enter_context(
-                stamp.building(out, task.name, [data], options, force or again)
+                stamp.building(out, task.name, [data], options, force or retry)
             )
             if target is not None:
-                started = (target, _begin(task, out, data, about, force, again))
+                started = (target, _begin(task, out, data, about, force, retry))
         started = distributed.broadcast_object(started)
         if started is None:
             return
@@ -109,14 +109,14 @@ def _clear(out: Path) -> None:
             shutil.rmtree(_part(out))
 
 
-def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:
+def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry: bool) -> int:
     """The number of this run; `again`: keep the results in `out` and retry only failures."""
-    if force or again:
+    if force or retry:
         shutil.rmtree(_part(out), ignore_errors=True)
     number = Journal.begin(_part(out), about)
     if number:
         logger.info("%s: resuming an earlier run that was stopped", out)
-    if not again:
+    if not retry:
         return number
     with open(out / FAILED, encoding="utf-8") as failed:
         logger.info("%s: %d utterances failed; trying them again", out, sum(1 for _ in failed))
@@ -153,10 +153,12 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
         for group, window in _windows(data):
             done = journal.done(group)
             bar.update(len(done))
-            reported = reported or (distributed.is_main() and datadir.tell(window, data))
+            reported = reported or (distributed.is_main() and datadir.log_unmeasured(window, data))
             window, unmeasured = datadir.complete(window)
             if distributed.is_main():
-                lines = [{"id": key, "error": f"{key}: {why}"} for key, why in unmeasured.items()]
+                lines = [
+                    {"id": key, "error": f"{key}: {reason}"} for key, reason in unmeasured.items()
+                ]
                 journal.write(group, lines)
                 _count(lines, counts)
             if not window:
@@ -165,7 +167,7 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
             for batch, unreadable in EvalLoader(
                 task.dataset(window), task.batch_seconds, done=done
             ).each():
-                lines = [{"id": key, "error": why} for key, why in unreadable.items()]
+                lines = [{"id": key, "error": reason} for key, reason in unreadable.items()]
                 lines += _attempt(task, batch, seconds) if batch is not None else []
                 journal.write(group, lines)
                 _count(lines, counts)
@@ -243,11 +245,11 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
         )
     task.write(target, itertools.chain([first], lines))
     if joined != total:
-        what = (
+        text = (
             f"{total - joined} of {total} utterances have neither a result nor an error in "
             f"{journal.folder}"
         )
-        raise UserError(f"{out}: {what}; run the same command again")
+        raise UserError(f"{out}: {text}; run the same command again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:

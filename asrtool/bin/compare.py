@@ -23,15 +23,15 @@ ALIKE = ("metric", "normalizer", "alignment", "missing")
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    found = dict(_compare_files(options) if options.reference else _compare_results(options))
+    comparisons = dict(_compare_files(options) if options.reference else _compare_results(options))
     printed = f"A {options.first}\nB {options.second}\n"
-    for name, comparison in found.items():
+    for name, comparison in comparisons.items():
         printed += f"\n== {name}\n{text(comparison)}"
     print(printed, end="")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         stored = {"first": str(options.first), "second": str(options.second)}
-        stored["sets"] = {name: comparison.json() for name, comparison in found.items()}
+        stored["sets"] = {name: comparison.json() for name, comparison in comparisons.items()}
         replace_text(options.out / "compare.txt", printed)
         replace_text(
             options.out / "compare.json", json.dumps(stored, ensure_ascii=False, indent=1) + "\n"

@@ -168,7 +168,7 @@ def inputs(
     the one before.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor([max(1, frames - 7 * place) for place in range(utterances)])
+    lengths = torch.tensor([max(1, frames - 7 * index) for index in range(utterances)])
     if recognizer.config.data.input == "waveform":
         scale = round(0.01 / recognizer.step)
         return 0.1 * torch.randn(utterances, scale * frames, generator=generator), scale * lengths
@@ -193,19 +193,19 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
         features, lengths = inputs(recognizer, utterances, frames, seed)
         with torch.inference_mode():
             expected = Padded(*graph(features, lengths))
-        found, found_lengths = session.run(
+        computed, computed_lengths = session.run(
             None, {"inputs": features.numpy(), "lengths": lengths.numpy()}
         )
-        if not np.array_equal(found_lengths, expected.lengths.numpy()):
-            what = f"{found_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
+        if not np.array_equal(computed_lengths, expected.lengths.numpy()):
+            mismatch = f"{computed_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
             raise UserError(
-                f"the graph gives other lengths for {utterances} x {frames} inputs: {what}"
+                f"the graph gives other lengths for {utterances} x {frames} inputs: {mismatch}"
             )
-        difference = (torch.from_numpy(found) - expected.data)[expected.mask].abs().max().item()
+        difference = (torch.from_numpy(computed) - expected.data)[expected.mask].abs().max().item()
         if not difference <= TOLERANCE:
-            where = f"{utterances} x {frames} inputs"
+            shape = f"{utterances} x {frames} inputs"
             raise UserError(
-                f"the graph differs by {difference:.1e} for {where}, more than {TOLERANCE:g}"
+                f"the graph differs by {difference:.1e} for {shape}, more than {TOLERANCE:g}"
             )
         largest = max(largest, difference)
     return largest

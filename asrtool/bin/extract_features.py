@@ -172,15 +172,15 @@ def report_skipped(
     """Say what was left out, and write it to skipped.txt; too much of it stops the stage."""
     if not skipped:
         return
-    for key, why in skipped[:SHOWN]:
-        logger.warning("left out %s: %s", key, why)
+    for key, reason in skipped[:SHOWN]:
+        logger.warning("left out %s: %s", key, reason)
     share = f"{len(skipped)} of {total} utterances"
     if len(skipped) > TOLERATED * total:
-        first, why = skipped[0]
+        first, reason = skipped[0]
         advice = f"`asrtool check_data {data} --audio` lists all"
-        raise UserError(f"{data}: {share} cannot be used, first {first}: {why}; {advice}")
+        raise UserError(f"{data}: {share} cannot be used, first {first}: {reason}; {advice}")
     logger.warning("%s: left out %s, see %s", data, share, out / "skipped.txt")
-    text = "".join(f"{key} {why}\n" for key, why in skipped)
+    text = "".join(f"{key} {reason}\n" for key, reason in skipped)
     (target / "skipped.txt").write_text(text, encoding="utf-8")
 
 

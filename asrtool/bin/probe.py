@@ -77,15 +77,17 @@ def probe(
     """
     recognizer = Recognizer.load(exp, settings)
     utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
-    lost = [name for name in chosen if name not in utterances]
-    if lost:
+    missing = [name for name in chosen if name not in utterances]
+    if missing:
         raise UserError(
-            f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded"
+            f"{data} has no utterance {missing[0]}, which {result.folder} has; give the set that "
+            "was decoded"
         )
     rows = datadir.measured(list(utterances.values()), data)
-    found = lines(recognizer, result, rows, settings.batch_seconds)
+    probed = lines(recognizer, result, rows, settings.batch_seconds)
     replace_text(
-        result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+        result.folder / TAPS,
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in probed),
     )
     return len(utterances)
 

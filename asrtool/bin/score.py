@@ -135,16 +135,16 @@ def _recognized(
     """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth;
     and what has none.
     """
-    found, notes = {}, []
+    recognized, notes = {}, []
     source = hypotheses.with_name("hyps.jsonl") if hypotheses.name == "text" else hypotheses
     for label, answers in read_recognized(source).items():
         try:
             if folder is None:
                 raise UserError("the reference is a file, not a data directory")
-            found[label] = (read_labels(folder, label, references), answers)
+            recognized[label] = (read_labels(folder, label, references), answers)
         except UserError as error:
             notes.append(f"the label '{label}' of the hypotheses is not scored: {error}")
-    return found, notes
+    return recognized, notes
 
 
 def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
@@ -190,9 +190,10 @@ def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance
         rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
     except UserError as error:
         raise UserError(f"--group-by {label}: {error}") from None
-    if lost := [name for name in ids if name not in rows]:
+    if missing := [name for name in ids if name not in rows]:
         raise UserError(
-            f"--group-by {label}: {folder} has no audio of {len(lost)} utterances, first {lost[0]}"
+            f"--group-by {label}: {folder} has no audio of {len(missing)} utterances, "
+            f"first {missing[0]}"
         )
     return rows
 

@@ -102,22 +102,22 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 
 
 def compare(
-    what: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
+    name: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
 ) -> None:
     """Warn where the counts of a set differ from the official ones; white space is not counted."""
     if len(rows) != utterances:
-        logger.warning("%s: %d utterances, officially %d", what, len(rows), utterances)
+        logger.warning("%s: %d utterances, officially %d", name, len(rows), utterances)
     elif characters is not None:
         count = sum(len("".join(row.text.split())) for row in rows)
         if count != characters:
             logger.warning(
                 "%s: %d characters, officially %d; is the text as published?",
-                what,
+                name,
                 count,
                 characters,
             )
         else:
-            logger.info("%s: %d characters, as expected", what, count)
+            logger.info("%s: %d characters, as expected", name, count)
 
 
 # -- writing ---------------------------------------------------------------
@@ -141,14 +141,14 @@ def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
 
 def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
     if corpus_set.left_out:
-        some = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
+        shown = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
         where = f", all listed in {out / SKIPPED}" if corpus_set.utterances else ""
         rest = (
             f"\n  and {len(corpus_set.left_out) - SHOWN} more{where}"
             if len(corpus_set.left_out) > SHOWN
             else ""
         )
-        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), some, rest)
+        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), shown, rest)
     if not corpus_set.utterances:
         raise UserError(f"{out}: none of the utterances can be used; nothing was written")
     datadir.write(target, corpus_set.utterances)

@@ -59,19 +59,18 @@ def fetch(
         _persist(url, part, wait)
         atomic.put(part, target)
     expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
-    for what, value in expected.items():
+    for key, value in expected.items():
         if value is None:
             continue
         actual = (
             _size(target)
-            if what == "size in bytes"
-            else _checksum(target, what.replace("-", "").lower())
+            if key == "size in bytes"
+            else _checksum(target, key.replace("-", "").lower())
         )
         if actual != value:
             target.unlink()
             raise UserError(
-                f"{url}: {what} of the file is {actual}, expected {value}; it was removed, try "
-                "again"
+                f"{url}: {key} of the file is {actual}, expected {value}; it was removed, try again"
             )
 
 
@@ -234,11 +233,11 @@ def _merge(source: Path, goal: Path) -> None:
             _merge(path, there)
 
 
-def _check_space(folder: Path, needed: int, what: str) -> None:
+def _check_space(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB left"
+            f"{purpose} needs {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB left"
         )
 
 

@@ -371,8 +371,8 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
         counts.update(unknown)
         texts += bool(unknown)
     listed = first_few([f"'{character}' ({count}x)" for character, count in counts.most_common()])
-    what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
-    warn_once("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
+    text = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
+    warn_once("%s are not in the vocabulary and become %s: %s", text, UNK, listed)
 
 
 # -- loader processes ------------------------------------------------------

@@ -82,9 +82,9 @@ def take(
     names = list(
         dict.fromkeys([train_set, valid_set, *tests, *(name for name in more if name in sets)])
     )
-    lost = [name for name in names if name not in sets]
-    if lost or not tests:
-        missing = ", ".join(lost) or "test sets, whose names start with test"
+    absent = [name for name in names if name not in sets]
+    if absent or not tests:
+        missing = ", ".join(absent) or "test sets, whose names start with test"
         known = ", ".join(sets) or "no <set>/wav.scp in it"
         raise UserError(
             f"{folder}: there is no data directory {missing}; found: {known}; choose others with"

@@ -37,18 +37,18 @@ def need(path: Path) -> Path:
     """`path`; raises UserError where it does not exist."""
     if path.exists():
         return path
-    lost = path
-    while not lost.parent.is_dir():
-        lost = lost.parent
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
     packed = [
         name
-        for name in _names(lost.parent)
-        if name.endswith(ARCHIVES) and name.startswith(lost.name)
+        for name in _names(missing.parent)
+        if name.endswith(ARCHIVES) and name.startswith(missing.name)
     ]
     hint = (
-        f"{lost.parent / packed[0]} must be unpacked first"
+        f"{missing.parent / packed[0]} must be unpacked first"
         if packed
-        else (f"'{lost.parent}' contains {listing(lost.parent)}")
+        else (f"'{missing.parent}' contains {listing(missing.parent)}")
     )
     raise UserError(f"there is no {path}; {hint}")
 

@@ -113,8 +113,8 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
         flat.append(2)
         lengths.append(len(words) + 2)
     ids, sizes = np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64)
-    found = np.bincount(ids, minlength=NUM_SPECIAL)
-    if found[0] or found[1] != len(sizes) or found[2] != len(sizes):
+    counts = np.bincount(ids, minlength=NUM_SPECIAL)
+    if counts[0] or counts[1] != len(sizes) or counts[2] != len(sizes):
         raise UserError(
             f"the text holds the word {BOS}, {EOS} or {UNK}, which the model keeps for itself; "
             "remove it"
@@ -176,29 +176,29 @@ def adjust(orders: list[Counts]) -> None:
 def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) -> np.ndarray:
     """(2): (4,) float32, for adjusted counts of 0, 1, 2, and 3 or more."""
     seen = [int((adjusted == k).sum()) for k in range(5)]
-    found = np.zeros(4, dtype=np.float32)
-    why = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
-    if not why:
+    computed = np.zeros(4, dtype=np.float32)
+    reason = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
+    if not reason:
         f32 = np.float32
         y = f32(seen[1]) / f32(seen[1] + 2.0 * seen[2])
         for k in (1, 2, 3):
-            found[k] = f32(k) - f32(k + 1) * y * f32(seen[k + 1]) / f32(seen[k])
-            if not 0 <= found[k] <= k:
-                why = f"that of {n}-grams with the count {k} would be {found[k]:.3f}"
+            computed[k] = f32(k) - f32(k + 1) * y * f32(seen[k + 1]) / f32(seen[k])
+            if not 0 <= computed[k] <= k:
+                reason = f"that of {n}-grams with the count {k} would be {computed[k]:.3f}"
                 break
-    if why and fallback is None:
+    if reason and fallback is None:
         raise UserError(
-            f"the discounts of Kneser-Ney cannot be computed, because {why}; the text is small or "
-            "repeats itself: give more of it, or fixed discounts by --discount-fallback"
+            f"the discounts of Kneser-Ney cannot be computed, because {reason}; the text is small "
+            "or repeats itself: give more of it, or fixed discounts by --discount-fallback"
         )
-    return np.array([0.0, *fallback], dtype=np.float32) if why else found
+    return np.array([0.0, *fallback], dtype=np.float32) if reason else computed
 
 
 def interpolate(
     orders: list[Counts], thresholds: Sequence[int], fallback: Sequence[float] | None
 ) -> list[Grams]:
     """(3), (4), (5), and only the n-grams that are kept."""
-    found: list[Grams] = []
+    interpolated: list[Grams] = []
     lower = words = renumbered = None
     for n, (counts, threshold) in enumerate(zip(orders, thresholds, strict=True), 1):
         kept = counts.count > threshold
@@ -219,13 +219,13 @@ def interpolate(
             # the backoff weights of the order below are known only now
             seen = np.flatnonzero(total)
             rows = renumbered[seen]
-            found[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
+            interpolated[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
             words = np.concatenate([words[counts.history], counts.word[:, None]], 1)
         renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
         logs = np.minimum(np.log10(np.maximum(prob[kept], np.float32(1e-37))), np.float32(0))
-        found.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
+        interpolated.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
         lower = prob
-    return found
+    return interpolated
 
 
 def masses(
@@ -238,9 +238,9 @@ def masses(
     for k in (1, 2, 3):
         rows = counts.history[kept & (classes == k)]
         gamma += discount[k] * np.bincount(rows, minlength=contexts).astype(np.float32)
-    lost = np.bincount(counts.history[~kept], counts.adjusted[~kept], contexts)
+    removed = np.bincount(counts.history[~kept], counts.adjusted[~kept], contexts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return total, (gamma + lost.astype(np.float32)) / total
+        return total, (gamma + removed.astype(np.float32)) / total
 
 
 def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None:

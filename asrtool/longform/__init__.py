@@ -208,9 +208,9 @@ def _level(energy: np.ndarray, contrast: float) -> float | None:
     """What speech exceeds; None where loud and quiet differ by less than `contrast`."""
     if not len(energy):
         return None
-    heard = energy[energy > energy.max() - DEEP]
-    middle = (heard.min() + heard.max()) / 2
-    floor, top = np.median(heard[heard <= middle]), np.median(heard[heard >= middle])
+    audible = energy[energy > energy.max() - DEEP]
+    middle = (audible.min() + audible.max()) / 2
+    floor, top = np.median(audible[audible <= middle]), np.median(audible[audible >= middle])
     return floor + LEVEL * (top - floor) if top - floor >= contrast else None
 
 

@@ -102,11 +102,11 @@ class MatchingLoss(Loss):
     def example(
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        found = rows(self.config, frames, tokens, vocab_size, generator)
+        outputs = rows(self.config, frames, tokens, vocab_size, generator)
         if self.config.projected:
             sizes = zip(PROJECTIONS, (tokens, frames), strict=True)
-            found |= {name: torch.randn(n, 4, generator=generator) for name, n in sizes}
-        return found
+            outputs |= {name: torch.randn(n, 4, generator=generator) for name, n in sizes}
+        return outputs
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
@@ -204,14 +204,14 @@ def attention(
     """
     check_shapes(query, key)
     check_temperature(temperature)
-    valid, heard = query.mask, key.mask
+    valid, key_mask = query.mask, key.mask
     left = query.data.masked_fill(~valid[:, :, None], 0)
-    right = key.data.masked_fill(~heard[:, :, None], 0)
+    right = key.data.masked_fill(~key_mask[:, :, None], 0)
     if products == "cosine":
         left, right = normalize(left, dim=2), normalize(right, dim=2)
     scale = left.shape[2] ** -0.5 if products == "scaled" else 1.0
     scores = left @ right.transpose(1, 2) * (scale / (temperature or TEMPERATURES[products]))
-    both = valid[:, :, None] & heard[:, None, :]
+    both = valid[:, :, None] & key_mask[:, None, :]
     lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any speech would be NaN
     return scores.masked_fill(~both, lowest).softmax(2).masked_fill(~both, 0)
 

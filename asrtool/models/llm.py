@@ -80,15 +80,15 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
     )
     if not known:
         return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
-    where = {"revision": config.revision or "main"}
+    hub = {"revision": config.revision or "main"}
     try:
-        settings = AutoConfig.from_pretrained(config.weights, **where)
-        tokenizer = AutoTokenizer.from_pretrained(config.weights, **where)
+        settings = AutoConfig.from_pretrained(config.weights, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(config.weights, **hub)
         if on_meta():
             return AutoModelForCausalLM.from_config(settings), tokenizer
         dtype = _DTYPES[config.precision]
         model = AutoModelForCausalLM.from_pretrained(
-            config.weights, dtype=dtype, low_cpu_mem_usage=True, **where
+            config.weights, dtype=dtype, low_cpu_mem_usage=True, **hub
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -175,17 +175,17 @@ class Caller:
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)[
             :, mask.shape[1] - embeddings.shape[1] :
         ]
-        given = {"inputs_embeds": embeddings, "use_cache": cache is not None}
+        arguments = {"inputs_embeds": embeddings, "use_cache": cache is not None}
         # a GPU would have to wait for the answer
         if mask.device.type != "cpu" or not bool(mask.all()):
-            given["attention_mask"] = mask.long()
+            arguments["attention_mask"] = mask.long()
         optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
-        given |= {
+        arguments |= {
             name: value
             for name, value in optional.items()
             if name in self.takes and value is not None
         }
-        output = model(**given)
+        output = model(**arguments)
         output.logits = output.logits[:, -keep:]
         return output
 

@@ -33,11 +33,11 @@ class KeyFrames:
     """What one utterance shows; times in seconds."""
 
     name: str
-    text: str  # the reference, or what was heard
+    text: str  # the reference, or what was recognised
     features: torch.Tensor  # (T, F)
     seconds: float
     step: float  # from one frame to the next
-    heard: torch.Tensor  # (S,) probability that a frame is no blank
+    speech: torch.Tensor  # (S,) probability that a frame is no blank
     key: list[tuple[float, int]]  # key frames and their tokens
     kept: list[float]  # frames that stayed
     # the token that the aligned head reads in each of them, 0 for blank; empty without one
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     view = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
     out = args.out or args.exp / file_names.of(view.name, ".png", "keyframes-")
     draw(view, recognizer.tokenizer.tokens, out)
-    logger.info("wrote %s: %d of %d frames kept", out, len(view.kept), len(view.heard))
+    logger.info("wrote %s: %d of %d frames kept", out, len(view.kept), len(view.speech))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -122,7 +122,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
         features=inputs,
         seconds=len(inputs) * recognizer.step,
         step=shift,
-        heard=1 - log_probs[:, model.blank].exp(),
+        speech=1 - log_probs[:, model.blank].exp(),
         key=[(frame * shift, tokens[frame]) for frame in key],
         kept=[position * shift for position in encoded.positions[0, :kept].tolist()],
         aligned=aligned[:kept],
@@ -161,7 +161,9 @@ def draw(view: KeyFrames, tokens: Sequence[str], out: Path) -> None:
         spectrogram.axvline(
             time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7
         )
-    peaks.plot((torch.arange(len(view.heard)) * view.step).numpy(), view.heard.numpy(), linewidth=1)
+    peaks.plot(
+        (torch.arange(len(view.speech)) * view.step).numpy(), view.speech.numpy(), linewidth=1
+    )
     peaks.set_ylabel("inter-CTC: not blank")
     peaks.set_ylim(0, 1.25)
     for time, token in view.key:
@@ -179,9 +181,9 @@ def stems(panel: Any, view: KeyFrames, label: Any) -> None:
     panel.set_ylim(0, 2)
     panel.set_yticks([])
     panel.set_ylabel("kept frames")
-    share = 1 - len(view.kept) / max(len(view.heard), 1)
+    share = 1 - len(view.kept) / max(len(view.speech), 1)
     panel.set_title(
-        f"{len(view.kept)} of {len(view.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left"
+        f"{len(view.kept)} of {len(view.speech)} frames, {share:.0%} fewer", fontsize=9, loc="left"
     )
     for time, token in zip(view.kept, view.aligned, strict=False):
         panel.text(time, 1.1, label(token) if token else "-", fontsize=9)

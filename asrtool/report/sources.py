@@ -52,8 +52,10 @@ def read(folder: Path, data: Path | None = None) -> ScoredSet:
     data: the data directory; by default, the folder of the reference.
     """
     if not (folder / SCORE).is_file():
-        what = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
-        raise UserError(f"{folder}: {what}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>")
+        problem = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"{folder}: {problem}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>"
+        )
     folder = folder.resolve()
     scored = StoredScore.read(folder / SCORE)
     references, hypotheses = scored.texts("reference"), scored.texts("hypothesis")
@@ -103,11 +105,11 @@ def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapp
         utterance.id: utterance
         for utterance in datadir.read(data, base=_base(folder, data), measure=False)
     }
-    lost = [name for name in references if name not in utterances]
-    if lost:
+    missing = [name for name in references if name not in utterances]
+    if missing:
         raise UserError(
-            f"{data}: {len(lost)} of {len(references)} scored utterances are not in it: "
-            f"{first_of(lost)}; name the right data directory by --data"
+            f"{data}: {len(missing)} of {len(references)} scored utterances are not in it: "
+            f"{first_of(missing)}; name the right data directory by --data"
         )
     return {name: utterances[name] for name in references}
 
@@ -154,13 +156,13 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
 
 def log_records(path: Path) -> list[dict]:
     """The records of log.jsonl; a last line that a kill tore off is left out."""
-    found = []
+    records = []
     for text in path.read_text(encoding="utf-8").split("\n"):
         try:
-            found.append(json.loads(text))
+            records.append(json.loads(text))
         except json.JSONDecodeError:
             continue  # JsonLines ends a torn line and starts a new one
-    return found
+    return records
 
 
 def choose(result: ScoredSet, worst: int, also: Sequence[str]) -> list[str]:

@@ -54,16 +54,16 @@ class LabelScore:
 
     @property
     def utterances(self) -> int:
-        return sum(found.utterances for found in self.classes.values())
+        return sum(score.utterances for score in self.classes.values())
 
     @property
     def accuracy(self) -> float:
-        return sum(found.correct for found in self.classes.values()) / self.utterances
+        return sum(score.correct for score in self.classes.values()) / self.utterances
 
     @property
     def mean_recall(self) -> float:
         """Each class counts once: a rare accent as much as a common one."""
-        return sum(found.recall for found in self.classes.values()) / len(self.classes)
+        return sum(score.recall for score in self.classes.values()) / len(self.classes)
 
     def json(self) -> dict:
         return {
@@ -74,12 +74,12 @@ class LabelScore:
             "mean_recall": self.mean_recall,
             "classes": {
                 name: {
-                    "utterances": found.utterances,
-                    "correct": found.correct,
-                    "recall": found.recall,
-                    "interval": found.interval,
+                    "utterances": score.utterances,
+                    "correct": score.correct,
+                    "recall": score.recall,
+                    "interval": score.interval,
                 }
-                for name, found in self.classes.items()
+                for name, score in self.classes.items()
             },
             "confusion": {name: dict(row) for name, row in self.confusion.items()},
         }
@@ -216,7 +216,7 @@ class ScoreReport:
                 }
                 for label, macro in self.macro.items()
             },
-            "recognition": {label: found.json() for label, found in self.recognized.items()},
+            "recognition": {label: score.json() for label, score in self.recognized.items()},
             "worst": list(self.worst),
             "runaway": list(self.runaway),
         }
@@ -345,8 +345,8 @@ def members_of(values: list[str]) -> dict[str, np.ndarray]:
     """Value -> numbers of the utterances that have it, values in the order of `rank`."""
     names, inverse = np.unique(np.array(values), return_inverse=True)
     rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    found = dict(zip(names.tolist(), rows, strict=True))
-    return {name: found[name] for name in sorted(found, key=rank)}
+    rows_of = dict(zip(names.tolist(), rows, strict=True))
+    return {name: rows_of[name] for name in sorted(rows_of, key=rank)}
 
 
 def _group(

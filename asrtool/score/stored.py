@@ -142,21 +142,21 @@ def pairs(first: Path, second: Path) -> tuple[list[tuple[StoredScore, StoredScor
     sides = [_by_set(path) for path in (first, second)]
     both = [name for name in sides[0] if name in sides[1]]
     if not both:
-        found = [", ".join(side) or "no score.json" for side in sides]
-        raise UserError(f"no set in common: {first} has {found[0]}, {second} has {found[1]}")
+        listed = [", ".join(side) or "no score.json" for side in sides]
+        raise UserError(f"no set in common: {first} has {listed[0]}, {second} has {listed[1]}")
     alone = sorted(sides[0].keys() ^ sides[1].keys())
     return [(sides[0][name], sides[1][name]) for name in both], alone
 
 
 def _by_set(path: Path) -> dict[str, StoredScore]:
-    found: dict[str, StoredScore] = {}
+    results: dict[str, StoredScore] = {}
     for file in find(path):
         result = StoredScore.read(file)
-        if result.set in found:
-            both = f"{found[result.set].folder} and {result.folder}"
+        if result.set in results:
+            both = f"{results[result.set].folder} and {result.folder}"
             raise UserError(
                 f"{path} holds several results of {result.set}: {both}; name one folder of "
                 "decodings"
             )
-        found[result.set] = result
-    return found
+        results[result.set] = result
+    return results

@@ -60,9 +60,9 @@ def read_recognized(path: Path) -> dict[str, dict[str, str]]:
     A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which
     the largest counts.
     """
-    found: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
     if path.suffix.lower() != ".jsonl" or not path.is_file():
-        return found
+        return answers
     for number, line in _lines(path):
         # most files have none, and JSON takes its time
         if '"labels"' not in line and '"classes"' not in line:
@@ -83,8 +83,8 @@ def read_recognized(path: Path) -> dict[str, dict[str, str]]:
             )
             raise UserError(f"{path}:{number}: expected {expected}")
         for label, value in labels.items():
-            found.setdefault(label, {})[row["id"]] = value
-    return found
+            answers.setdefault(label, {})[row["id"]] = value
+    return answers
 
 
 def first_of(names: list[str], limit: int = 5) -> str:

@@ -144,8 +144,8 @@ def _order(
         except UserError:
             raise
         except ValueError:
-            what = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
-            raise UserError(f"{path}:{number}: expected {what}, {count} lines in all") from None
+            expected = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
+            raise UserError(f"{path}:{number}: expected {expected}, {count} lines in all") from None
         row += 1
     raise UserError(f"{path}: the file ends within its {n}-grams; it is truncated")
 

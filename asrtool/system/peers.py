@@ -76,17 +76,17 @@ def _send(connection: socket.socket, words: str) -> None:
         connection.sendall(f"{words}\n".encode())
 
 
-def _end(what: str, lost: int, host: str, rank: int) -> None:
+def _end(event: str, rank_lost: int, host: str, rank: int) -> None:
     """End this process, whatever its main thread waits for."""
-    time.sleep(GRACE if what == LOST else PATIENCE)
-    speaks = rank == (1 if lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
-    if what == LOST and speaks:
+    time.sleep(GRACE if event == LOST else PATIENCE)
+    speaks = rank == (1 if rank_lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
+    if event == LOST and speaks:
         text = (
-            f"{Path(sys.argv[0]).stem}: rank {lost} on {host} died (killed, out of memory, or "
+            f"{Path(sys.argv[0]).stem}: rank {rank_lost} on {host} died (killed, out of memory, or "
             "its machine failed)"
         )
-        again = "all ranks stop; the same command continues from the last checkpoint"
-        print(f"{text}; {again}", file=sys.stderr, flush=True)
+        advice = "all ranks stop; the same command continues from the last checkpoint"
+        print(f"{text}; {advice}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -135,17 +135,17 @@ class _Hub:
     def _heard(self, rank: int, words: list[str]) -> None:
         if BYE in words or self._left:
             return
-        what, host = FAIL if FAIL in words else LOST, self._others[rank][1]
-        self._pass_on(f"{what} {rank} {host}")
-        _end(what, rank, host, rank=0)
+        event, host = FAIL if FAIL in words else LOST, self._others[rank][1]
+        self._pass_on(f"{event} {rank} {host}")
+        _end(event, rank, host, rank=0)
 
     def _pass_on(self, words: str) -> None:
         for connection, _ in self._others.values():
             _send(connection, words)
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         self._left = True
-        self._pass_on(f"{what} 0 {socket.gethostname()}")
+        self._pass_on(f"{message} 0 {socket.gethostname()}")
 
     def close(self) -> None:
         for connection, _ in self._others.values():
@@ -176,13 +176,15 @@ class _Spoke:
 
     def watch(self) -> None:
         words = _receive(self._hub)
-        what, lost, host = words[0].split() if words else (LOST, "0", os.environ["MASTER_ADDR"])
-        if what != BYE and not self._left:
-            _end(what, int(lost), host, self._rank)
+        event, rank_lost, host = (
+            words[0].split() if words else (LOST, "0", os.environ["MASTER_ADDR"])
+        )
+        if event != BYE and not self._left:
+            _end(event, int(rank_lost), host, self._rank)
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         self._left = True
-        _send(self._hub, what)
+        _send(self._hub, message)
 
     def close(self) -> None:
         self._hub.close()

@@ -129,13 +129,13 @@ def _is_current(out: Path, sources: str) -> bool:
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
     """The checkpoints of a final average; raises `UserError` where some are gone."""
     chosen = [out.parent / name for name in sources.split(",")]
-    lost = {
+    missing = {
         path.name: defect
         for path in chosen
         if (defect := checkpoint.defect(path, [MODEL])) is not None
     }
-    if lost:
-        listed = "; ".join(f"{name}: {defect}" for name, defect in lost.items())
+    if missing:
+        listed = "; ".join(f"{name}: {defect}" for name, defect in missing.items())
         raise UserError(
             f"{out} cannot be used: {problem}; it cannot be computed again either ({listed}). "
             f"Restore it from a backup, or move {out.parent} away to train the phase again"

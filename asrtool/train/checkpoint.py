@@ -81,8 +81,8 @@ def save(
 
 def cure(error: Exception) -> str:
     """What to do about a write error."""
-    said = re.search(r"os error (\d+)", str(error))  # safetensors' format
-    number = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+    code = re.search(r"os error (\d+)", str(error))  # safetensors' format
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
     return (
         f"{'free some disk space' if number in stamp.FULL else 'fix this'} and run the same "
         "command again"
@@ -130,9 +130,9 @@ def _named(folder: Path, leftovers: bool = False) -> list[Path]:
                 if match is None or bool(match[2]) != leftovers:
                     continue
                 if not leftovers and not entry.is_dir():
-                    what = "a broken link" if entry.is_symlink() else "a file"
+                    kind = "a broken link" if entry.is_symlink() else "a file"
                     raise UserError(
-                        f"{entry.path} is {what}, but has the name of a checkpoint, which is a "
+                        f"{entry.path} is {kind}, but has the name of a checkpoint, which is a "
                         "folder; move it away, then run the same command again"
                     )
                 paths.append(folder / entry.name)
@@ -265,32 +265,32 @@ def load_model(
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
         raise UserError(f"{path} cannot be used: {problem}")
     source = copied(load(path / MODEL if path.is_dir() else path), model, copy or {})
-    own = model.state_dict(keep_vars=True)
+    state = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
-    for what, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
+    for text, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
         if names:
-            logger.info("%s: %d tensors %s: %s", path, len(names), what, first_few(names, 8))
-    for name in own:
+            logger.info("%s: %d tensors %s: %s", path, len(names), text, first_few(names, 8))
+    for name in state:
         if name in source:
-            parallel.fill(own[name], source[name])
+            parallel.fill(state[name], source[name])
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
     """`source` by name; modules only in `model` take the weights that `copy` names for them."""
-    own = model.state_dict(keep_vars=True)
+    state = model.state_dict(keep_vars=True)
     copy = {present_name(f"{new}."): present_name(f"{old}.") for new, old in copy.items()}
     pairs = [
         (key, old + key[len(new) :])
         for new, old in copy.items()
-        for key in own
+        for key in state
         if key.startswith(new)
     ]
     return {**{name: source[origin] for name, origin in pairs if origin in source}, **source}
 
 
 def compare(
-    what: str,
+    source_name: str,
     source: Mapping[str, tuple[int, ...]],
     model: nn.Module,
     missing: Collection[str] = (),
@@ -300,19 +300,19 @@ def compare(
 
     what: where the source comes from, for the message.
     """
-    own = model.state_dict(keep_vars=True)
-    firsts = _first_names(own)
+    state = model.state_dict(keep_vars=True)
+    firsts = _first_names(state)
     elsewhere = getattr(model, "pretrained", frozenset())
     absent = [
         name
-        for name in own
+        for name in state
         if firsts[name] == name and name not in source and name not in elsewhere
     ]
-    extra = [name for name in source if name not in own]
+    extra = [name for name in source if name not in state]
     shapes = [
-        f"{name} {tuple(shape)}, expected {tuple(own[name].shape)}"
+        f"{name} {tuple(shape)}, expected {tuple(state[name].shape)}"
         for name, shape in source.items()
-        if name in own and tuple(shape) != tuple(own[name].shape)
+        if name in state and tuple(shape) != tuple(state[name].shape)
     ]
     problems = [
         _listed("not in the file: ", [name for name in absent if not _allowed(name, missing)]),
@@ -321,7 +321,7 @@ def compare(
     ]
     if any(problems):
         raise UserError(
-            f"{what} does not fit the model: {'; '.join(filter(None, problems))}. Intended "
+            f"{source_name} does not fit the model: {'; '.join(filter(None, problems))}. Intended "
             "differences are allowed by name patterns in init.missing and init.unused"
         )
     return absent, extra
@@ -352,9 +352,9 @@ def load_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
     """The inverse of `optimizer_tensors`; parameters without an entry have been frozen so far."""
-    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    numbers = {names[id(parameter)]: number for number, parameter in enumerate(own)}
+    numbers = {names[id(parameter)]: number for number, parameter in enumerate(parameters)}
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(numbers))
     if unknown:
         raise UserError(
@@ -363,7 +363,7 @@ def load_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
-        parameter = own[numbers[name]]
+        parameter = parameters[numbers[name]]
         # fused AdamW pairs elements by their position in memory: strides must agree
         if value.shape == parameter.shape:
             value = parallel.like(value, parameter)
@@ -391,5 +391,5 @@ def _allowed(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, present_name(pattern)) for pattern in patterns)
 
 
-def _listed(what: str, names: list[str]) -> str:
-    return what + first_few(names, 8) if names else ""
+def _listed(label: str, names: list[str]) -> str:
+    return label + first_few(names, 8) if names else ""

@@ -172,11 +172,11 @@ def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path])
     atomic.write_text(exp / stamp.NAME, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 
 
-def _flat(value: object, where: str = "") -> dict[str, object]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(value, Mapping):
-        return {where: value}
+        return {prefix: value}
     flat: dict[str, object] = {}
     for key, inner in value.items():
-        flat.update(_flat(inner, f"{where}.{key}" if where else str(key)))
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
     return flat

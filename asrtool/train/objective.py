@@ -45,7 +45,7 @@ class Objective:
         beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
         self.terms = (
             *self._losses,
-            *(f"{name}.{what}" for name, parts in beside.items() for what in parts),
+            *(f"{name}.{monitor}" for name, parts in beside.items() for monitor in parts),
         )
         if not self._losses:
             raise ValueError(
@@ -64,10 +64,10 @@ class Objective:
                 )
         total = sum(self._weights[name] * value.sum() for name, value in values.items())
         values |= {
-            f"{name}.{what}": value
+            f"{name}.{monitor}": value
             for name, loss in self._losses.items()
             if getattr(loss, "monitors", ())
-            for what, value in loss.monitor(outputs, batch).items()
+            for monitor, value in loss.monitor(outputs, batch).items()
         }
         masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]
         anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]

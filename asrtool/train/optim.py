@@ -205,13 +205,13 @@ def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
             matching
         ):  # one pattern for all phases, of a model that trains fewer parameters
             continue
-        taken = [name for name in matching if name not in chosen and name not in frozen]
-        if not taken and group.required:
+        free = [name for name in matching if name not in chosen and name not in frozen]
+        if not free and group.required:
             raise UserError(
                 f"optim.groups: every parameter that matches '{pattern}' is taken by an earlier "
                 "pattern"
             )
-        chosen.update(dict.fromkeys(taken, group))
+        chosen.update(dict.fromkeys(free, group))
     if (names or frozen) and all(name in chosen and chosen[name].freeze for name in names):
         raise UserError(
             "optim.groups freezes every parameter of the model; nothing is left to train"

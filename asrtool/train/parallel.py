@@ -34,11 +34,11 @@ class Replicas:
         if not dist.is_initialized():
             return model
         gc.collect()  # frees the hooks of the former wrapper
-        where = [device.index] if device.type == "cuda" else None
+        device_ids = [device.index] if device.type == "cuda" else None
         # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1,
         # which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        return DistributedDataParallel(model, device_ids=where, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
     def accumulating(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Sum gradients over ranks only in the last backward pass of a step."""
@@ -63,12 +63,12 @@ def settle(model: nn.Module) -> None:
             module.reshard()
 
 
-def _loaded(where: str, kind: str, value: object) -> bool:
+def _loaded(module: str, kind: str, value: object) -> bool:
     """Whether a value is of a class that only a sharded run imports.
 
     Before that import, no value can be of it.
     """
-    return where in sys.modules and isinstance(value, getattr(sys.modules[where], kind))
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], kind))
 
 
 # -- tensors, whole or sharded ---------------------------------------------
@@ -90,23 +90,23 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fill(own: Tensor, value: Tensor) -> Tensor:
+def fill(target: Tensor, value: Tensor) -> Tensor:
     """Copy a whole tensor, or this rank's shard of it, into `own`."""
-    if is_share(own):
+    if is_share(target):
         from torch.distributed.tensor import distribute_tensor
 
-        mine = distribute_tensor(
-            value.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+        shard = distribute_tensor(
+            value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         )
-        own.to_local().copy_(mine.to_local())
+        target.to_local().copy_(shard.to_local())
     else:
-        own.copy_(value)
-    return own
+        target.copy_(value)
+    return target
 
 
-def like(value: Tensor, own: Tensor) -> Tensor:
+def like(value: Tensor, target: Tensor) -> Tensor:
     """A whole tensor with the device, shards and memory layout of `own`, of the same shape."""
-    return fill(torch.empty_like(own, requires_grad=False), value)
+    return fill(torch.empty_like(target, requires_grad=False), value)
 
 
 def number(value: Tensor) -> float:

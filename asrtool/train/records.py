@@ -72,8 +72,8 @@ def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint)
     except OSError as error:
         raise unreadable(file, error) from error
     if actual["size"] != noted.get("size"):
-        what = f"its size is {actual['size']} bytes, expected {noted.get('size')}"
-        raise TornError(f"{file.name} is not what was written ({what})")
+        difference = f"its size is {actual['size']} bytes, expected {noted.get('size')}"
+        raise TornError(f"{file.name} is not what was written ({difference})")
     if any(noted.get(name) != value for name, value in actual.items()):
         raise TornError(f"{file.name} is not what was written (its SHA-256 does not match)")
 

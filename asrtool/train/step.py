@@ -183,9 +183,10 @@ class Stepper:
         # A non-finite step changed nothing; run it again with the same seed to find the cause.
         self._seed(step)
         known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
-        mine = known[: len(group.batches)]
+        own_batches = known[: len(group.batches)]
         return replace(
-            result, bad=[entry for entries in distributed.gather_objects(mine) for entry in entries]
+            result,
+            bad=[entry for entries in distributed.gather_objects(own_batches) for entry in entries],
         )
 
     def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:

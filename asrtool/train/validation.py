@@ -130,9 +130,9 @@ def _turns(
         for batch in batches:
             yield (None, False) if stopped() else (batch, True)
         return
-    own = iter(batches)
+    mine = iter(batches)
     while True:
-        batch = next(own, None)
+        batch = next(mine, None)
         most = distributed.largest(2 if stopped() else 1 if batch is not None else 0)
         if most != 1:
             if most == 2:

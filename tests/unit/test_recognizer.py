@@ -234,10 +234,13 @@ def test_windows_are_no_longer_than_what_training_saw(recognizer, toy):
 def test_without_the_lengths_of_training_the_config_says_how_long_windows_are(recognizer):
     older = replace(recognizer, lengths=None)
     assert older.windows == WindowsConfig(max_seconds=30.0, min_seconds=15.0)
-    assert "the lengths of the training set are not kept here; stage 3 again adds them" in older.why
-    assert "99% of the 80 training utterances" in recognizer.why
+    assert (
+        "the lengths of the training set are not kept here; stage 3 again adds them"
+        in older.windows_reason
+    )
+    assert "99% of the 80 training utterances" in recognizer.windows_reason
     asked = with_windows(recognizer, max_seconds=2.0)
-    assert asked.windows.max_seconds == 2.0 and asked.why == (
+    assert asked.windows.max_seconds == 2.0 and asked.windows_reason == (
         "windows.max_seconds of the decoding config"
     )
     assert (
@@ -316,7 +319,7 @@ def test_another_detector_is_asked_about_long_recordings_only(recognizer, monkey
     with pytest.raises(
         UserError, match="silero hears samples, these are features; take detector: energy"
     ):
-        network.heard(recognizer.inputs(toys.sound("abc")))
+        network.prepare_inputs(recognizer.inputs(toys.sound("abc")))
 
 
 # -- folders -------------------------------------------------------------------

@@ -38,7 +38,7 @@ __all__ = [
     "lengths",
     "measured",
     "read",
-    "tell",
+    "log_unmeasured",
     "write",
 ]
 
@@ -143,10 +143,10 @@ class _Assembler:
         speaker = values.get("utt2spk", key)
         labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
         labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
-        where = _from_base(path, self.base)
+        path_from_base = _from_base(path, self.base)
         return Utterance(
             id=key,
-            audio=self.locate(where) if audio.member(where) else where,
+            audio=self.locate(path_from_base) if audio.member(path_from_base) else path_from_base,
             duration=duration,
             text=values.get("text", ""),
             speaker=speaker,
@@ -217,8 +217,8 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
     if seconds <= 0:
         return audio.AudioError(f"{row.audio}: holds no samples")
     if row.start >= seconds:
-        what = f"the segment from {row.start:.3f} s to the end is outside the recording"
-        return audio.AudioError(f"{row.audio}: {what}, which is {seconds:.3f} s long")
+        text = f"the segment from {row.start:.3f} s to the end is outside the recording"
+        return audio.AudioError(f"{row.audio}: {text}, which is {seconds:.3f} s long")
     return seconds - row.start
 
 
@@ -238,7 +238,7 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
     """The utterances with all lengths measured; raises UserError where one cannot be."""
-    tell(rows, folder)
+    log_unmeasured(rows, folder)
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
@@ -250,7 +250,7 @@ def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
     return made
 
 
-def tell(rows: Sequence[Utterance], folder: Path) -> bool:
+def log_unmeasured(rows: Sequence[Utterance], folder: Path) -> bool:
     """Log what must be measured; returns whether anything must."""
     unknown = [row for row in rows if math.isnan(row.duration)]
     if unknown:

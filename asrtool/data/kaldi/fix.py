@@ -113,19 +113,21 @@ def drop_recordings(
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
     if "feats.scp" in files:
-        lost = {row.id for row in checks.without_archive(loaded["feats.scp"])} & files[
+        dropped = {row.id for row in checks.without_archive(loaded["feats.scp"])} & files[
             "feats.scp"
         ].keys()
-        report.drop("the features do not exist", lost)
-        files["feats.scp"] = without(files["feats.scp"], lost)
+        report.drop("the features do not exist", dropped)
+        files["feats.scp"] = without(files["feats.scp"], dropped)
     if "segments" not in files:
         return
     segments = {key: Segment.parse(value) for key, value in files["segments"].items()}
-    lost = {key for key, segment in segments.items() if segment.recording not in files["wav.scp"]}
+    dropped = {
+        key for key, segment in segments.items() if segment.recording not in files["wav.scp"]
+    }
     late = {key for key, segment in segments.items() if segment.is_beyond(lengths)}
-    report.drop("no audio for its recording", lost)
-    report.drop("the segment ends after the recording", late - lost)
-    files["segments"] = without(files["segments"], lost | late)
+    report.drop("no audio for its recording", dropped)
+    report.drop("the segment ends after the recording", late - dropped)
+    files["segments"] = without(files["segments"], dropped | late)
 
 
 def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:

@@ -110,7 +110,7 @@ def seconds(value: float) -> str:
 def about(
     table: Table,
     rows: Iterable[Row],
-    what: str,
+    text: str,
     remedy: str,
     kind: str = "error",
     noun: str = "utterance",
@@ -122,7 +122,7 @@ def about(
     return [
         Problem(
             where=f"{table.path}:{rows[0].line}",
-            what=what.replace("{n}", plural(len(rows), noun)),
+            what=text.replace("{n}", plural(len(rows), noun)),
             kind=kind,
             remedy=remedy.replace("{fix}", fix_command(table.path.parent)),
             count=len(rows),

@@ -181,14 +181,14 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
                 folder.rmdir()
 
 
-def say(folder: Path, speakers: dict[str, str], what: str) -> None:
+def say(folder: Path, speakers: dict[str, str], action: str) -> None:
     count = tables.plural(len(speakers), "utterance")
     logger.info(
         "%s: %s of %s, %s",
         folder,
         count,
         tables.plural(len(set(speakers.values())), "speaker"),
-        what,
+        action,
     )
 
 
@@ -279,11 +279,11 @@ def transfer(
     for name in source.names:
         if name in ("spk2utt", "utt2spk"):
             continue
-        what = source.kind(name)
+        kind = source.kind(name)
         values = source.values(name)
         for (out, _), kept in zip(parts, keep, strict=True):
             rows = (
-                (rename[what](key), value) for key, value in values.items() if key in kept[what]
+                (rename[kind](key), value) for key, value in values.items() if key in kept[kind]
             )
             out.write(name, unique(name, rows))
     former = source.values("utt2uniq") if "utt2uniq" in source.names else {}
@@ -491,9 +491,9 @@ def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
     known = set(speakers.values()) if of_speakers else speakers.keys()
     unknown = [name for name in names if name not in known]
     if unknown:
-        what = "speaker" if of_speakers else "utterance"
+        kind = "speaker" if of_speakers else "utterance"
         raise UserError(
-            f"{path}: {tables.plural(len(unknown), what)} not in {source.folder}; first "
+            f"{path}: {tables.plural(len(unknown), kind)} not in {source.folder}; first "
             f"{unknown[0]}"
         )
     wanted = set(names)
@@ -544,12 +544,12 @@ def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | No
         return None
     total = sum(map(len, groups))
     parts: list[list[str]] = [[]]
-    taken = 0
+    count = 0
     for index, group in enumerate(groups):
         left = len(groups) - index
-        full = taken + len(group) / 2 > total * len(parts) / number
+        full = count + len(group) / 2 > total * len(parts) / number
         if parts[-1] and len(parts) < number and (full or left == number - len(parts)):
             parts.append([])
         parts[-1] += group
-        taken += len(group)
+        count += len(group)
     return parts

@@ -62,8 +62,8 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
         shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes
     )
     if not packed.members:
-        key, why = next(iter(packed.skipped.items()))
-        raise UserError(f"{data}: none of {total} utterances can be read; first {key}: {why}")
+        key, reason = next(iter(packed.skipped.items()))
+        raise UserError(f"{data}: none of {total} utterances can be read; first {key}: {reason}")
     source = ops.Source(data)
     ops.transfer(source, [(ops.Target(folder), packed.members.keys())])
     replace_audio(folder, packed)
@@ -125,9 +125,9 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
 
 def refuse(packed: Packed, data: Path) -> None:
     """Raise UserError where something that was readable before is no longer."""
-    for key, why in packed.skipped.items():
+    for key, reason in packed.skipped.items():
         raise UserError(
-            f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {why}"
+            f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {reason}"
         )
 
 

@@ -278,10 +278,10 @@ def test_a_chat_template_goes_around_the_prompt(tmp_path):
     whole = prompt.encode("{speech} write it", found, chat=True)
     assert (
         found.decode(whole.before) == "<s>user: "
-        and found.decode(whole.behind) == " write it assistant:"
+        and found.decode(whole.after) == " write it assistant:"
     )
     plain = prompt.encode("{speech} write it", found, chat=False)
-    assert plain.before == (1,) and found.decode(plain.behind) == " write it"
+    assert plain.before == (1,) and found.decode(plain.after) == " write it"
     with pytest.raises(ValueError, match="this tokenizer has no chat template"):
         prompt.encode("{speech}", toy_llm.tokenizer(), chat=True)
 
