@@ -20,8 +20,8 @@ from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.searchers.fusion import NgramConfig
 from asrtool.system import file_names
-from asrtool.train.config import TrainerConfig
-from asrtool.train.optim import DEFAULT, OPTIMIZERS
+from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.optim import DEFAULT, OPTIMIZERS
 
 NGRAM_WEIGHT, WORD_SCORE = 0.5, 1.0  # of an n-gram model that the command line adds to a search
 

@@ -45,7 +45,7 @@ from asrtool.models import (
     Model,
 )
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
-from asrtool.train import averaging, checkpoint, folder
+from asrtool.trainer import averaging, checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "model.json",

@@ -40,9 +40,9 @@ from asrtool.score.normalize import splitter
 from asrtool.searchers import SEARCHERS
 from asrtool.stored_frames import FrontEnd
 from asrtool.system import atomic, stamp
-from asrtool.train import averaging, checkpoint, folder, optim, records
-from asrtool.train.objective import Objective
-from asrtool.train.trainer import Trainer, check_metric
+from asrtool.trainer import averaging, checkpoint, folder, optim, records
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation

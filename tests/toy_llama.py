@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asrtool import distributed
-from asrtool.train import checkpoint, parallel
-from asrtool.train.optim import GroupConfig
+from asrtool.trainer import checkpoint, parallel
+from asrtool.trainer.optim import GroupConfig
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 from tests.toy_ranks import join, one_step
 from tests.toy_training import (

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asrtool.train.config import TrainerConfig
-from asrtool.train.objective import Objective
-from asrtool.train.optim import OPTIMIZERS, AdamWConfig
-from asrtool.train.step import Stepper
-from asrtool.train.trainer import Trainer
+from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import OPTIMIZERS, AdamWConfig
+from asrtool.trainer.step import Stepper
+from asrtool.trainer.trainer import Trainer
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 FEATURES, CLASSES = 6, 5

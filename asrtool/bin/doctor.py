@@ -127,7 +127,7 @@ def check_cpu_bf16() -> Finding:
     """
     import torch
 
-    from asrtool.train.precision import multiplies_bf16
+    from asrtool.trainer.precision import multiplies_bf16
 
     if multiplies_bf16(torch.device("cpu")):
         return Finding("bf16 on the CPU", OK, "in hardware")

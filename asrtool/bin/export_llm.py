@@ -32,7 +32,7 @@ from asrtool.model_folder import Experiment, sha256
 from asrtool.models import CausalLm, SpeechLlm
 from asrtool.searchers import LlmBeamConfig
 from asrtool.system import stamp
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -37,7 +37,7 @@ from asrtool.model_folder import (
 from asrtool.models import LM_OUTPUT, HybridConfig
 from asrtool.searchers import SEARCHERS
 from asrtool.system import atomic, stamp
-from asrtool.train import averaging, checkpoint
+from asrtool.trainer import averaging, checkpoint
 
 FORMAT = 1
 

@@ -18,7 +18,7 @@ from asrtool import experiment, imports
 from asrtool.errors import UserError
 from asrtool.model_folder import build_model
 from asrtool.models import SpeechLlm
-from asrtool.train import optim
+from asrtool.trainer import optim
 from asrtool.tuning import is_adapter
 
 # LoRA of arXiv 2406.17272, for networks of so many layers

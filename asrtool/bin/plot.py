@@ -18,8 +18,8 @@ from typing import Any
 
 from asrtool.log import logger, set_up
 from asrtool.plots import pyplot, save
-from asrtool.train import curves
-from asrtool.train.curves import Curve, Curves
+from asrtool.trainer import curves
+from asrtool.trainer.curves import Curve, Curves
 
 PICTURES = ("echo", "keyframes")  # modules of asrtool.plots
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from asrtool.score.results_page import collect, markdown
 from asrtool.score.stored import replace_text
 from asrtool.system import stamp
-from asrtool.train.folder import NEUTRAL
+from asrtool.trainer.folder import NEUTRAL
 
 
 def main(argv: list[str] | None = None) -> None:

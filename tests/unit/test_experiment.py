@@ -6,7 +6,7 @@ from asrtool.config import ConfigError
 from asrtool.experiment import DecodeConfig, load_phases, split_overrides
 from asrtool.model_folder import Experiment
 from asrtool.searchers import CtcGreedyConfig
-from asrtool.train import averaging
+from asrtool.trainer import averaging
 
 BASE = """
 data: {batch: {seconds: 10}}

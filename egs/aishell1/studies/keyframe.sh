@@ -84,7 +84,7 @@ share() {           # <variant> <seed>: the phases that train as those of `axe` 
   esac
   if [[ -e $to || ! -f $from/keyframe/finished.json ]]; then return; fi
   # shellcheck disable=SC2086    # a list
-  python -c "import sys, pathlib as p; from asrtool.train.folder import take_phases as take
+  python -c "import sys, pathlib as p; from asrtool.trainer.folder import take_phases as take
 take(p.Path(sys.argv[1]), p.Path(sys.argv[2]), sys.argv[3:])" "$from" "$to" $phases
 }
 

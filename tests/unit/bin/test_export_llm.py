@@ -14,7 +14,7 @@ from asrtool.data import tokenizers
 from asrtool.errors import UserError
 from asrtool.model_folder import Experiment, build_model
 from asrtool.recognizer import Recognizer
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from asrtool.types import Batch, Padded
 from tests import toy_experiment, toy_llm
 

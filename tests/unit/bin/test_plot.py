@@ -10,7 +10,7 @@ import pytest
 from asrtool.bin import plot
 from asrtool.errors import UserError
 from asrtool.report import sources
-from asrtool.train import curves
+from asrtool.trainer import curves
 from tests.toy_training import toy_trainer
 
 SECONDS = {"data": 0.1, "forward": 0.2, "backward": 0.5, "wait": 0.1, "update": 0.1, "other": 0.0}

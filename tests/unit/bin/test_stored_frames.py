@@ -23,7 +23,7 @@ from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.errors import UserError
 from asrtool.stored_frames import FrontEnd
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from asrtool.types import Padded
 from tests import toy_frames
 

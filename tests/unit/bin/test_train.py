@@ -15,7 +15,7 @@ import pytest
 from asrtool.bin.train import main
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from tests.toy_corpus import CONFIG, arguments, write_corpus
 
 PHASES = """

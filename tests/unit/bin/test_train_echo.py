@@ -18,8 +18,8 @@ from asrtool.errors import UserError
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
 from asrtool.model_folder import build_model, without_published_weights
-from asrtool.train.objective import Objective
-from asrtool.train.step import Stepper
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, Padded
 from tests import toy_experiment, toy_ssl
 from tests.toy_training import ToyStep

@@ -24,7 +24,7 @@ from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.score import count_errors
 from asrtool.searchers import AttentionBeamConfig
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 CONF = Path(__file__).parents[3] / "egs" / "aishell1" / "conf"

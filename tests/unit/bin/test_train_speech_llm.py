@@ -13,7 +13,7 @@ from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir, tables
 from asrtool.errors import UserError
 from asrtool.recognizer import Recognizer
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from tests import toy_llm
 
 pytestmark = pytest.mark.hf

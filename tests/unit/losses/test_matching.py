@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asrtool.losses import LOSSES, matching_loss
 from asrtool.losses.matching import attention, monotonic
-from asrtool.train.objective import Objective
+from asrtool.trainer.objective import Objective
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 DIM = 6

@@ -14,8 +14,8 @@ from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import LlmScorer
 from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
-from asrtool.train import checkpoint, optim
-from asrtool.train.optim import AdamWConfig
+from asrtool.trainer import checkpoint, optim
+from asrtool.trainer.optim import AdamWConfig
 from asrtool.tuning import EncoderTuning, Tuning, is_adapter
 from tests import toy_llm
 

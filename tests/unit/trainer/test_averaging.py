@@ -12,7 +12,7 @@ import torch
 
 from asrtool.errors import UserError
 from asrtool.system import stamp
-from asrtool.train import averaging, checkpoint, folder, records
+from asrtool.trainer import averaging, checkpoint, folder, records
 
 
 def save(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 
 
 def save(folder, step, value=0.0, metrics=None):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from asrtool.train.averaging import Ema
+from asrtool.trainer.averaging import Ema
 
 
 def model_of(value: float) -> nn.Module:

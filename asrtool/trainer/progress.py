@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from asrtool.log import JsonLines, logger
-from asrtool.train.step import GIGABYTE, PARTS, StepResult
+from asrtool.trainer.step import GIGABYTE, PARTS, StepResult
 
 LINE_SECONDS = 10.0
 AUDIO = "audio_seconds_per_second"

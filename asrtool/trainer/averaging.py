@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
-from asrtool.train import checkpoint, parallel, records
-from asrtool.train.checkpoint import MODEL, TornError
+from asrtool.trainer import checkpoint, parallel, records
+from asrtool.trainer.checkpoint import MODEL, TornError
 
 
 def average(folder: Path, count: int) -> Path:

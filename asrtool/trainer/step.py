@@ -25,10 +25,10 @@ from torch import nn
 from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.log import first_few
-from asrtool.train import optim, parallel
-from asrtool.train.objective import Objective, cosine
-from asrtool.train.precision import DTYPES
-from asrtool.train.troubles import describe
+from asrtool.trainer import optim, parallel
+from asrtool.trainer.objective import Objective, cosine
+from asrtool.trainer.precision import DTYPES
+from asrtool.trainer.troubles import describe
 from asrtool.types import Batch, LossReport, Padded
 
 GIGABYTE = 1e9

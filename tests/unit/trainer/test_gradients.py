@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.train.config import TrainerConfig
-from asrtool.train.objective import Objective, cosine
+from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.objective import Objective, cosine
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 from tests.toy_training import ToyLoss, toy_batch, toy_trainer, weights_of
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:  # reading a config needs no training code
-    from asrtool.train.step import StepBatches
+    from asrtool.trainer.step import StepBatches
     from asrtool.types import Batch
 
 

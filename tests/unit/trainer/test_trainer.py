@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from asrtool.errors import UserError
-from asrtool.train import checkpoint, records
-from asrtool.train.config import TrainerConfig
+from asrtool.trainer import checkpoint, records
+from asrtool.trainer.config import TrainerConfig
 from tests.toy_training import ToyModel, ToySteps, toy_batch, toy_trainer, weights_of
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.train import optim
-from asrtool.train.optim import AdamWConfig, GroupConfig
+from asrtool.trainer import optim
+from asrtool.trainer.optim import AdamWConfig, GroupConfig
 
 
 class Model(nn.Module):

@@ -9,8 +9,8 @@ import torch
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.train.optim import AdamWConfig
-from asrtool.train.step import Clock, Stepper
+from asrtool.trainer.optim import AdamWConfig
+from asrtool.trainer.step import Clock, Stepper
 from tests.toy_llama import ToyLlama
 from tests.toy_ranks import free_port
 from tests.toy_training import (

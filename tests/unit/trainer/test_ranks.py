@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from tests import toy_conformer
 from tests.toy_ranks import WORLD, go_on, one_gradient, spawn, start, work
 from tests.toy_training import (

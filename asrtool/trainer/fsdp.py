@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from asrtool.train.parallel import Replicas
+from asrtool.trainer.parallel import Replicas
 
 
 class Shards(Replicas):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asrtool import experiment, training
 from asrtool.data import tokenizers
 from asrtool.model_folder import build_model
-from asrtool.train.step import Stepper
+from asrtool.trainer.step import Stepper
 from tests.toy_corpus import CONFIG, write_corpus, write_set
 
 PRODUCTS = {

@@ -18,8 +18,8 @@ from torch import nn
 
 from asrtool.errors import UserError
 from asrtool.registry import Registry
-from asrtool.train.renamed import present_name
-from asrtool.train.schedules import SCHEDULES, ConstantConfig, Schedule
+from asrtool.trainer.renamed import present_name
+from asrtool.trainer.schedules import SCHEDULES, ConstantConfig, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.train import optim
-from asrtool.train.objective import Objective
-from asrtool.train.optim import GroupConfig
+from asrtool.trainer import optim
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import GroupConfig
 from tests.toy_training import (
     ToyLoss,
     ToyModel,

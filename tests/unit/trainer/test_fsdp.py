@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from asrtool.train import checkpoint
-from asrtool.train.config import TrainerConfig
+from asrtool.trainer import checkpoint
+from asrtool.trainer.config import TrainerConfig
 from tests import toy_interruptions as interruptions
 from tests.toy_corpus import write_corpus
 from tests.toy_llama import GROUPS, LOPSIDED, SHARES, ToyLlama, run, work

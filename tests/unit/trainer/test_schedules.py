@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asrtool.train.schedules import (
+from asrtool.trainer.schedules import (
     SCHEDULES,
     ConstantConfig,
     CosineConfig,

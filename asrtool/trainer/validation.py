@@ -11,8 +11,8 @@ from torch import nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.train import parallel
-from asrtool.train.step import Stepper
+from asrtool.trainer import parallel
+from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, ModelOutput
 
 DENSE_BATCHES = 64  # maximum number of batches checked before the first step

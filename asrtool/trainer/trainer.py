@@ -4,7 +4,7 @@
     until the planned steps or epochs are done (`Trainer._loop`):
         validate and save when due
         read the data of a step
-        forward, losses, backward, clip, update (asrtool/train/step.py)
+        forward, losses, backward, clip, update (asrtool/trainer/step.py)
         log; save when the last checkpoint is old; stop on a signal
     average the best checkpoints
 
@@ -30,16 +30,16 @@ from asrtool.errors import UserError
 from asrtool.log import JsonLines, logger
 from asrtool.registry import suggest
 from asrtool.system.signals import StopSignals
-from asrtool.train import averaging, checkpoint, parallel, records
-from asrtool.train.averaging import Ema
-from asrtool.train.config import Steps, TrainerConfig, TrainState
-from asrtool.train.objective import Objective
-from asrtool.train.optim import OptimConfig
-from asrtool.train.precision import choose, multiplies_bf16
-from asrtool.train.progress import Progress, open_board, parameter_table
-from asrtool.train.step import StepBatches, Stepper, StepResult
-from asrtool.train.troubles import Troubles
-from asrtool.train.validation import Rates, is_rate, measure, names, observed, rehearse, unscored
+from asrtool.trainer import averaging, checkpoint, parallel, records
+from asrtool.trainer.averaging import Ema
+from asrtool.trainer.config import Steps, TrainerConfig, TrainState
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import OptimConfig
+from asrtool.trainer.precision import choose, multiplies_bf16
+from asrtool.trainer.progress import Progress, open_board, parameter_table
+from asrtool.trainer.step import StepBatches, Stepper, StepResult
+from asrtool.trainer.troubles import Troubles
+from asrtool.trainer.validation import Rates, is_rate, measure, names, observed, rehearse, unscored
 from asrtool.types import Batch
 
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.system import atomic, stamp
-from asrtool.train import parallel, records
-from asrtool.train.records import TornError
-from asrtool.train.renamed import present_name
+from asrtool.trainer import parallel, records
+from asrtool.trainer.records import TornError
+from asrtool.trainer.renamed import present_name
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"

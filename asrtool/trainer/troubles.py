@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.log import JsonLines, first_few, warn_once
-from asrtool.train import parallel
-from asrtool.train.config import TrainState
+from asrtool.trainer import parallel
+from asrtool.trainer.config import TrainState
 from asrtool.types import Batch, LossReport
 
 if TYPE_CHECKING:  # step uses this module
-    from asrtool.train.progress import Progress
-    from asrtool.train.step import StepBatches, StepResult
+    from asrtool.trainer.progress import Progress
+    from asrtool.trainer.step import StepBatches, StepResult
 
 
 class Troubles:

@@ -4,7 +4,7 @@
     vocab/  cmvn.json    copies, so that the folder alone recognises speech
     git.txt  command.txt    one line per start
     log.jsonl  bad_batches.jsonl    what happened
-    <phase>/    checkpoints (asrtool/train/checkpoint.py)
+    <phase>/    checkpoints (asrtool/trainer/checkpoint.py)
 
 A long training never starts again by accident: a different config, data set or vocabulary for the
 same folder is an error that lists the differences.
@@ -23,7 +23,7 @@ from pathlib import Path
 from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
-from asrtool.train import records
+from asrtool.trainer import records
 
 # What changes neither the weights nor the scores of a run, or no more than another number of ranks
 # does

@@ -51,7 +51,7 @@ def choose(name: str) -> Replicas:
     """The class for `trainer.parallel`; a single process shares nothing."""
     if name != "fsdp" or not dist.is_initialized():
         return Replicas()
-    from asrtool.train.fsdp import Shards
+    from asrtool.trainer.fsdp import Shards
 
     return Shards()
 

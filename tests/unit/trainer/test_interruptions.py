@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from tests.toy_corpus import arguments, write_corpus
 from tests.toy_interruptions import MOMENTS, Interruption, run
 from tests.toy_ranks import start
