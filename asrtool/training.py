@@ -1,17 +1,11 @@
-"""Train from Python: what `asrtool train` does, behind the reading of its command line.
-
-from asrtool.training import Sources, train
-
-sources = Sources(train=dump / "train", valid=dump / "dev", vocab=data / "vocab_bpe5000")
-train(Path("exp/conformer"), load_phases(Path("conf/train_conformer.yaml")), sources)
-"""
+"""Train the phases of a config: what `asrtool train` and `asrtool.train` do."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +27,7 @@ from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
 from asrtool.log import logger
 from asrtool.losses import LOSSES, AccentLossConfig
-from asrtool.model_folder import build_model
+from asrtool.model_folder import CONFIG, Experiment, build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
@@ -67,7 +61,48 @@ class Sources:
         return roles | {f"text {number}": path for number, path in enumerate(self.text)}
 
 
-def train(
+def run(
+    config_file: Path | str,
+    *,
+    train: Path | str,
+    valid: Path | str,
+    vocab: Path | str,
+    exp: Path | str,
+    overrides: Sequence[str] = (),
+    text: Sequence[Path | str] = (),
+    init: Path | str | None = None,
+    import_from: Collection[Path] = (),
+    command: str = "",
+    force: bool = False,
+) -> int:
+    """Train the phases of a config, as `asrtool train` does; `asrtool.train` is this function.
+
+    overrides: as in `--set`: "optim.lr=1e-3". text: files of further text, for language models.
+    init: weights, or a trained experiment whose averaged weights are taken. import_from: folders
+    with the modules that the config imports. For the rest and the result see `train_into`.
+    """
+    phases = experiment.load_phases(Path(config_file), overrides, import_from)
+    with distributed.process_group():
+        weights = initial_weights(Path(init)) if init and distributed.is_main() else None
+        sources = Sources(
+            train=Path(train),
+            valid=Path(valid),
+            vocab=Path(vocab),
+            text=tuple(map(Path, text)),
+            init=distributed.broadcast_object(weights),
+        )
+        return train_into(Path(exp), phases, sources, command, force)
+
+
+def initial_weights(init: Path) -> Path:
+    """The file that a warm start reads: of an experiment the averaged weights of its last phase."""
+    if not (init / CONFIG).is_file():
+        return init
+    trained = Experiment.open(init)
+    return trained.weights(trained.decode_config())
+
+
+def train_into(
     exp: Path,
     phases: Mapping[str, TrainConfig],
     sources: Sources,

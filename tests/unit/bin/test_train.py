@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import asrtool
 from asrtool.bin.train import main
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
@@ -42,6 +43,15 @@ def trained(data, tmp_path_factory) -> Path:
     exp = tmp_path_factory.mktemp("trained") / "exp"
     train(data, exp)
     return exp
+
+
+def test_python_trains_with_the_same_function(data, copy):
+    paths = {"train": data / "train", "valid": data / "valid", "vocab": data / "vocab"}
+    before = sorted(copy.rglob("*.safetensors"))
+    assert asrtool.train(str(data / "config.yaml"), exp=str(copy), **paths) == 0
+    assert sorted(copy.rglob("*.safetensors")) == before  # finished: left alone
+    with pytest.raises(UserError, match=r"optim.lr: 0.001 there, 0.002 now"):
+        asrtool.train(data / "config.yaml", exp=copy, overrides=["optim.lr=2e-3"], **paths)
 
 
 @pytest.fixture
