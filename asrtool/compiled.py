@@ -173,7 +173,7 @@ def _locked(folder: Path | None) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("waiting for another process, which compiles the same")
+            logger.info("waiting for another process that compiles the same code")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a network disk without locks
             pass

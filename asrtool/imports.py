@@ -49,7 +49,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
             action="append",
             default=[],
             metavar="MODULE",
-            help="of yours, with components that the model uses; may be repeated",
+            help="your own module with components that the model uses; may be repeated",
         )
     else:
         # argparse would take it for --import-from
@@ -60,7 +60,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="search it for your own modules; may be repeated",
+        help="folder to search for your own modules; may be repeated",
     )
 
 
@@ -95,8 +95,8 @@ def _load(name: str) -> None:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise UserError(f"the module '{name}' cannot be imported: {error}") from error
             raise UserError(
-                f"there is no module '{error.name}' to import: install it, or name the folder that "
-                "it lies in by --import-from; the current folder is not searched"
+                f"there is no module '{error.name}' to import: install it, or give its folder by "
+                "--import-from; the current folder is not searched"
             ) from None
         except Exception as error:
             kind = type(error).__name__

@@ -77,7 +77,7 @@ class Experiment:
         packed = (folder / CARD).exists()
         if not (folder / CONFIG).exists():
             raise UserError(
-                f"{folder} holds no {CONFIG}: train first (stage 3), or give another folder"
+                f"{folder} holds no {CONFIG}: train a model first (stage 3), or give another folder"
             )
         if packed:
             check_packed(folder)
@@ -120,7 +120,7 @@ class Experiment:
         phase = self.folder / name
         if not decode.unfinished and not folder.finished(phase):
             raise UserError(
-                f"the training in {phase} is not finished; go on with it (stage 3 again), or "
+                f"the training in {phase} is not finished; continue it (stage 3 again), or "
                 "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
                 "run.sh)"
             )
@@ -169,7 +169,7 @@ class Experiment:
         if search is None or (streaming and not can_stream(experiment.search_config(search))):
             raise UserError(
                 f"{self.folder}: no head of phase '{name}' ({names_of(model.heads)}) can be {how} "
-                "by itself; say how by --config decode_*.yaml"
+                "without a config; give one by --config decode_*.yaml"
             )
         return DecodeConfig(searcher=experiment.search_config(search))
 
@@ -177,7 +177,8 @@ class Experiment:
         """Raise `UserError` where a phase trained a language model."""
         if isinstance(config.model, TEXT_MODELS):
             raise UserError(
-                f"{self.folder} holds a language model, which recognises no speech; give it by --lm"
+                f"{self.folder} holds a language model, which cannot recognise speech; give it by "
+                "--lm"
             )
 
     def _check_pretrained(self, phase: str, model: Model) -> None:
@@ -194,8 +195,8 @@ class Experiment:
             if other.get("fingerprint") != source["fingerprint"]:
                 raise UserError(
                     f"{self.folder / phase} was trained on {source['part']} weights "
-                    f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, those "
-                    f"there now have {str(other.get('fingerprint'))[:16]}: they were changed since"
+                    f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, which "
+                    f"now have {str(other.get('fingerprint'))[:16]}: they were changed since"
                 )
 
 
@@ -318,10 +319,10 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
     logger.info("chunks of %d frames, %.0f ms", chunk, chunk * frame)
     longest = encoder.longest_chunk
     if longest is None:
-        logger.warning("the model was trained on whole utterances, and on no chunks")
+        logger.warning("the model was trained on whole utterances, never on chunks")
     elif chunk > longest:
         logger.warning(
-            "chunks of %g ms are longer than any of training, %g ms at most",
+            "chunks of %g ms are longer than in training, which had at most %g ms",
             decode.chunk_ms,
             longest * frame,
         )

@@ -325,7 +325,7 @@ class Recognizer:
         """
         if self.timed is None:
             raise UserError(
-                f"alignment needs a CTC head, which no loss trained (it has: "
+                f"alignment needs a CTC head, which this model does not have (it has: "
                 f"{names_of(self.model.heads)})"
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]

@@ -49,9 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     imports.take(args)
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
-        raise UserError(
-            f"export needs {missing}, which a plain installation has not: pip install -e '.[onnx]'"
-        )
+        raise UserError(f"export needs {missing}, which is not installed: pip install -e '.[onnx]'")
     recognizer = Recognizer.load(args.model)
     with stamp.building(
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force

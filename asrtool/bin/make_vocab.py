@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     label_files = find_labels(args.text.parent, args.labels)
     if (args.unit == "hf") != (args.tokenizer is not None):
         raise UserError(
-            "--unit hf is a tokenizer as it is: give its name by --tokenizer; other units have none"
+            "--unit hf takes an existing tokenizer: give its name by --tokenizer. Other units "
+            "take no --tokenizer"
         )
     options = {
         "unit": args.unit,
@@ -111,7 +112,7 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
         logger.info(
-            "%d characters (%.3f %% of the text) are left to %s",
+            "%d characters (%.3f %% of the text) become %s",
             len(lacking),
             100 * share,
             tokenizers.UNK,

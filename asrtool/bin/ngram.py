@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("there is no text: give files by --text or --transcripts")
     for path in files:
         if not path.is_file():
-            raise UserError(f"{path}: no such text; make it or correct the path")
+            raise UserError(f"{path}: no such file of text; create it, or correct the path")
     inputs = [*files, *([args.vocab / "tokens.txt"] if args.vocab else [])]
     names = ("order", "unit", "prune", "discount_fallback")
     options = {name: getattr(args, name) for name in names}

@@ -86,7 +86,7 @@ def pack(trained: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, 
         raise UserError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
         stamp.sweep(out)
-        raise UserError(f"{out} is there already; give another --out, or remove it")
+        raise UserError(f"{out} already exists; give another --out, or remove it")
     if getattr(decode.searcher, "weights", {}).get(LM_OUTPUT) and lm is None:
         raise UserError("the decoding config uses a language model: give its folder by --lm")
     phase, train = trained.phase(decode.phase)

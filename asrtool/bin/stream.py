@@ -147,8 +147,8 @@ def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     model = in_chunks(recognizer.model, changed)
     if model.encoder.left_chunks is None:
         logger.info(
-            "a frame sees all that was said before: memory and time grow with it; --left-chunks 4 "
-            "bounds them"
+            "every frame attends to the whole past, so memory and time grow with the audio; "
+            "--left-chunks 4 limits them"
         )
     recognizer = replace(recognizer, settings=changed, model=model)
     passes(recognizer)
@@ -208,14 +208,15 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
         data = rest + data
         if not count and data.startswith(HEADERS):
             raise audio.AudioError(
-                "standard input: has a header, expected raw samples of 16 bits; name its file"
+                "standard input: has a header, but raw 16-bit samples are expected; give the file "
+                "by its name"
             )
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
     if rest:
         raise audio.AudioError(
-            "standard input: ends within a sample, expected raw samples of 16 bits"
+            "standard input: ends in the middle of a sample; expected raw 16-bit samples"
         )
     if not count:
         raise audio.AudioError("standard input: holds no samples")
@@ -231,7 +232,7 @@ def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
         yield from (piece for piece, _ in pieces)
         return
     samples = np.concatenate([first, *(piece for piece, _ in pieces)])
-    logger.info("%s: %d Hz made %d Hz, all of it before the first chunk", path, file_rate, rate)
+    logger.info("%s: resampled from %d Hz to %d Hz before the first chunk", path, file_rate, rate)
     samples, size = audio.resample(samples, file_rate, rate), round(seconds * rate)
     yield from (samples[at : at + size] for at in range(0, len(samples), size))
 

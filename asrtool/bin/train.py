@@ -70,7 +70,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--force",
         choices=("true", "false"),
         default="false",
-        help="train anew where --exp holds another training",
+        help="start again if --exp holds a different training",
     )
     imports.add_options(options, modules=False)
     return options.parse_args(argv)

@@ -192,7 +192,7 @@ class CmvnStats:
 
     def cmvn(self) -> Cmvn:
         if not self.frames:
-            raise UserError("there are no frames to compute mean and variance of")
+            raise UserError("there are no frames, so mean and variance cannot be computed")
         mean, square = self.sums / self.frames
         std = np.sqrt(np.maximum(square - mean**2, SMALLEST_STD**2))
         return Cmvn(mean.astype(np.float32), std.astype(np.float32), self.frames)

@@ -217,7 +217,8 @@ def load_hf(name: str, revision: str | None = None) -> object:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{name}: neither a folder with a tokenizer nor a name on the hub: {reason}"
+            f"{name}: no folder with a tokenizer and no tokenizer on the hub has this name: "
+            f"{reason}"
         ) from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: the tokenizer has no end-of-text token (eos_token)")

@@ -116,8 +116,7 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
     counts = np.bincount(ids, minlength=NUM_SPECIAL)
     if counts[0] or counts[1] != len(sizes) or counts[2] != len(sizes):
         raise UserError(
-            f"the text holds the word {BOS}, {EOS} or {UNK}, which the model keeps for itself; "
-            "remove it"
+            f"the text contains the word {BOS}, {EOS} or {UNK}, which is reserved; remove it"
         )
     if len(table) == NUM_SPECIAL:
         raise UserError("there are no words to estimate an n-gram model from")

@@ -66,7 +66,7 @@ class WindowsConfig:
 
     def __post_init__(self) -> None:
         if min(self.min_seconds or 0, self.overlap_seconds or 0) < 0:
-            raise ValueError("min_seconds and overlap_seconds are 0 at least")
+            raise ValueError("min_seconds and overlap_seconds must be at least 0")
         if self.max_seconds is None:
             return
         if self.max_seconds <= 0:

@@ -244,7 +244,8 @@ def take_former(config: object) -> None:
     """Let `products` of a config say what its former key `scaled` says; without either, cosine."""
     if config.scaled is not None and config.products is not None:
         raise ValueError(
-            f"scaled is the former key of products: products is {config.products}, leave scaled out"
+            f"scaled is the old name of products, which is given too ({config.products}): remove "
+            "scaled"
         )
     former = {None: config.products or "cosine", True: "scaled", False: "dot"}
     object.__setattr__(config, "products", former[config.scaled])

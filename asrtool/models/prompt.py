@@ -25,9 +25,10 @@ def check_template(template: str) -> None:
     """Raise `ValueError` where the template does not say, once, where the speech is."""
     count = template.count(SPEECH)
     if count != 1:
-        problem = "is nowhere" if not count else f"is there {count} times"
+        problem = "does not contain it" if not count else f"contains it {count} times"
         raise ValueError(
-            f"prompt: '{template}' must say once where the speech goes, by {SPEECH}; it {problem}"
+            f"prompt: '{template}' must contain {SPEECH} exactly once, where the speech goes; it "
+            f"{problem}"
         )
 
 
@@ -44,8 +45,8 @@ def encode(template: str, tokenizer: object | None, chat: bool) -> Prompt:
     if chat:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "llm.chat: this tokenizer has no chat template; say chat: false and write the "
-                "prompt out"
+                "llm.chat: this tokenizer has no chat template; set chat: false and write out the "
+                "whole prompt"
             )
         message = [{"role": "user", "content": template}]
         template = tokenizer.apply_chat_template(

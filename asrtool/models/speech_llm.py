@@ -108,7 +108,7 @@ class SpeechLlm(AsrModel):
             token = tokenizer.convert_ids_to_tokens(0)
             raise ValueError(
                 f"the head '{aligned[0]}' takes token 0 as its blank, which is the text '{token}' "
-                "in this tokenizer; leave the loss out, or take a language model whose token 0 is "
+                "in this tokenizer; remove the loss, or use a language model whose token 0 is "
                 "special"
             )
         return 0
@@ -119,7 +119,7 @@ class SpeechLlm(AsrModel):
         if inside and parts["encoder"].mode == "lora":
             raise ValueError(
                 "the encoder has a tuning of its own, and encoder_tuning: lora would add adapters "
-                "to it again; set encoder_tuning: full, or leave the encoder's own out"
+                "to it again; set encoder_tuning: full, or remove the encoder's own tuning"
             )
         frozen = {f"encoder.{key}" for key in inside}
         for name, how in parts.items():
@@ -182,9 +182,8 @@ class SpeechLlm(AsrModel):
                 raise ValueError(
                     f"{name}: prompt, speech and transcript take about {len(self.prompt)} + "
                     f"{rows} + {len(tokens)} "
-                    f"positions, the language model reads {context}; lower data.max_seconds, or "
-                    "take an adapter with a "
-                    "higher rate"
+                    f"positions, but the language model reads at most {context}; lower "
+                    "data.max_seconds, or use an adapter with a higher rate"
                 )
 
     def check_batch(self, speech_lengths: Tensor, batch: Batch) -> None:
@@ -197,9 +196,8 @@ class SpeechLlm(AsrModel):
         raise ValueError(
             f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + "
             f"{int(speech_lengths[row])} + "
-            f"{int(batch.targets.lengths[row])} positions, the language model reads {context}; "
-            "lower data.max_seconds, "
-            "or take an adapter with a higher rate"
+            f"{int(batch.targets.lengths[row])} positions, but the language model reads at most "
+            f"{context}; lower data.max_seconds, or use an adapter with a higher rate"
         )
 
     # -- recognition ---------------------------------------------------------

@@ -59,7 +59,7 @@ def readable(tokens: Iterable[str]) -> bool:
     known = {font.name for font in font_manager.fontManager.ttflist}
     fonts = [name for name in HAN_FONTS if name in known]
     if not fonts:
-        logger.info("no font of this machine has Han characters: tokens are written as numbers")
+        logger.info("no installed font has Chinese characters: tokens are shown as numbers")
         return False
     rcParams["font.family"] = [*fonts, "DejaVu Sans"]
     return True

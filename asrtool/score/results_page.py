@@ -199,7 +199,7 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
         try:
             if home is None:
                 raise UserError(
-                    f"{path}: it lies in no experiment (no folder above it has a config.yaml)"
+                    f"{path}: it is not inside an experiment (no folder above it has a config.yaml)"
                 )
             result = StoredScore.read(path)
             result.file("hypothesis")  # is still what was scored

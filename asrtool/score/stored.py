@@ -64,7 +64,8 @@ def read_score(path: Path) -> dict:
     result = path.with_name(RESULT)
     if not result.is_file() or sha256(result) != stored.get("result_sha256"):
         raise UserError(
-            f"{path}: the {RESULT} beside it is missing or not the one it belongs to; score again"
+            f"{path}: the {RESULT} beside it is missing or belongs to another score.json; score "
+            "again"
         )
     return stored
 
@@ -113,13 +114,14 @@ class StoredScore:
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
             raise UserError(
-                f"{self.folder / SCORE}: its {side} {path} is not there any more; score again"
+                f"{self.folder / SCORE}: its {side} {path} no longer exists; score again"
             )
         for candidate in existing:
             if sha256(candidate) == stored["sha256"]:
                 return candidate
         raise UserError(
-            f"{existing[0]} has changed since {self.folder / SCORE} was made of it; score again"
+            f"{existing[0]} has changed since {self.folder / SCORE} was computed from it; score "
+            "again"
         )
 
     def texts(self, side: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ def read_transcripts(path: Path) -> dict[str, str]:
         if name in texts:
             first = _line_of(name, path, parse)
             raise UserError(
-                f"{path}:{number}: utterance '{name}' is there twice, first in line {first}"
+                f"{path}:{number}: utterance '{name}' occurs twice, first in line {first}"
             )
         texts[name] = text
     return texts

@@ -74,7 +74,7 @@ def read(path: Path) -> Arpa:
     """Raises `UserError`, with file and line, where the file is not as expected."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such n-gram model; make it or correct the path")
+        raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
         lines = enumerate(file, 1)

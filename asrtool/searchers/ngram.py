@@ -44,7 +44,7 @@ def load(path: Path | str) -> Ngram:
     """KenLM's binary files need the package kenlm; everything else is read as ARPA, without it."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such n-gram model; make it or correct the path")
+        raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
     with open(path, "rb") as file:
         binary = file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
     return KenlmModel(path) if binary else ArpaModel(path)
@@ -124,7 +124,7 @@ class ArpaModel:
         self.ids = np.argsort(hashes).astype(np.int32)
         self.hashes = hashes[self.ids]
         if (self.hashes[1:] == self.hashes[:-1]).any():
-            raise UserError(f"{path}: two words have the same hash, or one is there twice")
+            raise UserError(f"{path}: two words have the same hash, or one occurs twice")
         self.num_words = len(model.words)
         if not self.knows(EOS):
             raise UserError(f"{path}: the model has no {EOS}, so no sentence can end")

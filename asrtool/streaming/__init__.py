@@ -239,7 +239,9 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
         for other in SEARCHERS.names()
         if issubclass(SEARCHERS.class_named(other), StreamingSearcher | Rescoring)
     ]
-    raise UserError(f"{name} searches whole utterances; to stream take one of {', '.join(able)}")
+    raise UserError(
+        f"{name} can only search whole utterances; to stream, use one of {', '.join(able)}"
+    )
 
 
 # -- one audio ----------------------------------------------------------------

@@ -48,7 +48,7 @@ def check(
     logger.info(
         "%s: %d utterances, %d frames, %d tokens in chunks of %g ms: the largest difference is "
         "%.1e in features, %.1e in "
-        "the encoder's frames; %d utterances have other tokens, %d another label%s",
+        "the encoder's frames; %d utterances have different tokens, %d a different label%s",
         *(
             data,
             differences.utterances,

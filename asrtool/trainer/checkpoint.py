@@ -358,7 +358,7 @@ def load_optimizer(
     unknown = sorted({key.rpartition("/")[0] for key in tensors} - set(numbers))
     if unknown:
         raise UserError(
-            f"the optimizer state belongs to another model; it also has {first_few(unknown, 8)}"
+            f"the optimizer state belongs to a different model; it also has {first_few(unknown, 8)}"
         )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

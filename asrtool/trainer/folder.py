@@ -73,7 +73,7 @@ def prepare(
     elif changes:
         aside = exp.with_name(f"{exp.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
         os.rename(exp, aside)
-        logger.info("the former training was moved to %s", aside)
+        logger.info("the previous training was moved to %s", aside)
         before = None
     if before is None:
         _write(exp, now, yaml_text, sources)

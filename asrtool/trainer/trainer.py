@@ -330,7 +330,7 @@ class Trainer:
             self.state = TrainState(**saved["state"])
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{newest} was written by another version of asrtool: {error}"
+                f"{newest} was written by a different version of asrtool: {error}"
             ) from error
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, newest)

@@ -311,7 +311,7 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
         (
             "DataPartition/dev.tsv",
             "CTS-CN-F2F-2019-11-15-107.wav\t1",
-            "dev.tsv: .*-107 is there twice; remove one",
+            "dev.tsv: .*-107 occurs twice; remove one",
         ),
         (
             "DataPartition/dev.tsv",

@@ -352,5 +352,5 @@ def test_a_damaged_average_is_made_anew_or_refused(toy, tmp_path, checkpoints):
 def test_a_training_that_is_not_finished_is_refused(toy, tmp_path):
     copy = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
     (copy / "train" / "finished.json").unlink()
-    with pytest.raises(UserError, match="is not finished; go on with it"):
+    with pytest.raises(UserError, match="is not finished; continue it"):
         asrtool.load(copy)

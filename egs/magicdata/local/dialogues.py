@@ -32,7 +32,7 @@ def recordings(partition: Path) -> list[str]:
         )
     twice = sorted({key for key in ids if ids.count(key) > 1})
     if twice:
-        raise UserError(f"{partition}: {twice[0]} is there twice; remove one")
+        raise UserError(f"{partition}: {twice[0]} occurs twice; remove one")
     return ids
 
 

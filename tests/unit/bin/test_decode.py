@@ -173,7 +173,7 @@ def test_what_was_begun_with_other_options_is_not_taken_over(toy, tmp_path, caps
     (tmp_path / "out.part" / "stage.json").write_text("{}")
     (tmp_path / "out.part" / "0.0.0.jsonl").write_text('{"id": "u000", "text": "wrong"}\n')
     run(toy, tmp_path / "out")
-    assert "started with other inputs or options; starting again" in capsys.readouterr().err
+    assert "started with different inputs or options; starting again" in capsys.readouterr().err
     assert "wrong" not in (tmp_path / "out" / "text").read_text()
 
 

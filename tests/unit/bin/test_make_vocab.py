@@ -98,7 +98,7 @@ def test_characters_without_a_token_are_counted(
     arguments = ["--text", str(data / "text"), "--unit", "char", "--size", "5", "--out", "x"]
     with caplog.at_level("INFO", logger="asrtool"):
         make_vocab.make(data.parent, make_vocab.parse(arguments), [])
-    assert "9 characters (57.143 % of the text) are left to <unk>" in caplog.text
+    assert "9 characters (57.143 % of the text) become <unk>" in caplog.text
 
 
 def test_a_failure_leaves_no_folder(data: Path) -> None:

@@ -66,7 +66,7 @@ def test_an_unchanged_text_is_not_counted_again(corpus, capfd):
     ("text", "options", "sentence"),
     [
         ("a b\n", [], "discounts of Kneser-Ney cannot be computed"),
-        ("a <s> b\n", ["--discount-fallback"], "holds the word <s>"),
+        ("a <s> b\n", ["--discount-fallback"], "contains the word <s>"),
         ("\n", ["--discount-fallback"], "there are no words"),
         ("a b\n", ["--prune", "1", "0"], "pruning thresholds are"),
         ("a b\n", ["--order", "0"], "the order is 0"),

@@ -97,5 +97,5 @@ def test_a_changed_file_is_noticed(packed, tmp_path):
 @pytest.mark.parametrize("what", ["there", "packed"])
 def test_nothing_is_overwritten_and_nothing_packed_twice(packed, toy, tmp_path, what):
     source, out = (toy / "exp", packed) if what == "there" else (packed, tmp_path / "new")
-    with pytest.raises(UserError, match="is there already|is a packed model already"):
+    with pytest.raises(UserError, match="already exists|is a packed model already"):
         pack.main([str(source), "--out", str(out)])

@@ -151,8 +151,8 @@ def test_a_score_that_cannot_be_trusted_is_left_out_and_named(recipe, capsys):
     text = printed(capsys, results)
     assert "| new |" not in text and "| base" not in text and "| again (baseline) |" in text
     assert "exp/new/decode_x/test_clean/text has changed since" in text
-    assert "the result.txt beside it is missing or not the one it belongs to" in text
-    assert "exp/stray/score.json: it lies in no experiment" in text
+    assert "the result.txt beside it is missing or belongs to another score.json" in text
+    assert "exp/stray/score.json: it is not inside an experiment" in text
 
 
 def test_results_can_be_written_read_by_programs_and_have_another_baseline(recipe, capsys):

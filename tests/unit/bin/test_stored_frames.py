@@ -287,9 +287,9 @@ def test_training_reads_shards_of_frames(toy, tmp_path):
         ("data.augment.room={set: rooms}", r"augment.room changes waveforms"),
         ("data.augment.babble={set: train}", r"augment.babble changes waveforms"),
         ("data.augment.non_speech={set: noises}", r"augment.non_speech changes waveforms"),
-        ("model.encoder.frontend.tuning=lora", "tuning is lora, so that its frames change"),
-        ("model.encoder.frontend.tuning=full", "tuning is full, so that its frames change"),
-        ("model.encoder.frontend={size: tiny, weights: null}", "has no weights"),
+        ("model.encoder.frontend.tuning=lora", "tuning is lora: frames that change"),
+        ("model.encoder.frontend.tuning=full", "tuning is full: frames that change"),
+        ("model.encoder.frontend={size: tiny, weights: null}", "has no pre-trained weights"),
     ],
 )
 def test_what_stored_frames_cannot_do_is_a_config_error(toy, change, message):
@@ -299,7 +299,7 @@ def test_what_stored_frames_cannot_do_is_a_config_error(toy, change, message):
 
 def test_stored_frames_need_a_front_end(toy):
     change = "model.encoder={type: hubert, size: tiny}"
-    with pytest.raises(ConfigError, match="gives, and there is none"):
+    with pytest.raises(ConfigError, match="but the model has no front end"):
         experiment.load_phases(toy / "train.yaml", [change])
 
 

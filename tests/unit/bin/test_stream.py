@@ -62,13 +62,16 @@ def recognizer(toy: Path, chunk_ms: float = 160, searcher: object = None, **opti
 def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
     said = capsys.readouterr().err
-    assert "12 utterances" in said and "0 utterances have other tokens, 0 another label" in said
+    assert (
+        "12 utterances" in said
+        and "0 utterances have different tokens, 0 a different label" in said
+    )
     assert "streaming changes nothing" in said
 
 
 @pytest.mark.parametrize(
     ("module", "what"),
-    [(AccentHead, "0 utterances have other tokens"), (FeatureStream, "other results")],
+    [(AccentHead, "0 utterances have different tokens"), (FeatureStream, "other results")],
 )
 def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch):
     """A head that forgets its left context; features that lose a sample at each cut."""
@@ -217,8 +220,8 @@ def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path,
     ("data", "why"),
     [
         (b"", "holds no samples"),
-        (bytes(1001), "ends within a sample, expected raw samples of 16 bits"),
-        (b"RIFF" + bytes(2000), "has a header, expected raw samples of 16 bits"),
+        (bytes(1001), "ends in the middle of a sample; expected raw 16-bit samples"),
+        (b"RIFF" + bytes(2000), "has a header, but raw 16-bit samples are expected"),
         (b"fLaC" + bytes(2000), "has a header"),
     ],
 )
@@ -351,9 +354,9 @@ def test_a_chunk_that_is_no_multiple_of_a_frame_is_refused(toy_stream, chunk_ms,
 def test_chunks_are_whole_frames_no_longer_than_in_training_where_nobody_says(toy_stream, capsys):
     run(toy_stream, "--check", toy_stream / "data" / "test")
     said = capsys.readouterr().err
-    assert "chunks of 10 frames, 400 ms" in said and "longer than any of training" not in said
+    assert "chunks of 10 frames, 400 ms" in said and "longer than in training" not in said
     run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", 440)
-    expected = "chunks of 440 ms are longer than any of training, 400 ms at most"
+    expected = "chunks of 440 ms are longer than in training, which had at most 400 ms"
     assert expected in capsys.readouterr().err
 
 
@@ -373,7 +376,7 @@ def test_a_search_of_whole_utterances_is_refused(toy_stream, tmp_path):
     (tmp_path / "decode.yaml").write_text("searcher: {type: joint_beam}\naverage: 1\n")
     with pytest.raises(
         UserError,
-        match="joint_beam searches whole utterances; to stream take one of .*ctc_greedy",
+        match="joint_beam can only search whole utterances; to stream, use one of .*ctc_greedy",
     ):
         run(
             toy_stream,

@@ -93,7 +93,7 @@ def test_it_is_packed_with_the_recogniser(toy, lm, tmp_path):
     [
         (
             lambda toy, lm: {"path": lm / "exp"},
-            "holds a language model, which recognises no speech",
+            "holds a language model, which cannot recognise speech",
         ),
         (
             lambda toy, lm: {"path": toy / "exp", "lm": toy / "exp"},

@@ -127,7 +127,7 @@ def test_a_set_of_noise_that_is_not_there_is_named(trained, tmp_path):
 
 def test_a_name_that_is_no_tokenizer_is_one_sentence(trained, tmp_path):
     text = ["--text", str(trained / "data/train/text"), "--out", str(tmp_path / "vocab")]
-    with pytest.raises(UserError, match="neither a folder with a tokenizer"):
+    with pytest.raises(UserError, match="no folder with a tokenizer and no tokenizer on the hub"):
         make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(tmp_path)])
     with pytest.raises(UserError, match="give its name by --tokenizer"):
         make_vocab.main([*text, "--unit", "hf"])

@@ -254,7 +254,7 @@ def test_the_former_key_of_products():
         found = [kind(weight=1.0, scaled=former).products for former in (None, True, False)]
         assert found == ["cosine", "scaled", "dot"]
         assert kind(weight=1.0, scaled=True).scaled is None  # written under its new name
-        with pytest.raises(ValueError, match="scaled is the former key of products"):
+        with pytest.raises(ValueError, match="scaled is the old name of products"):
             kind(weight=1.0, scaled=True, products="dot")
 
 

@@ -291,21 +291,23 @@ def test_a_chat_template_goes_around_the_prompt(tmp_path):
 
 @pytest.mark.parametrize("prompt", ["USER: write it down.", "{speech} and {speech}"])
 def test_a_prompt_must_say_once_where_the_speech_is(prompt):
-    with pytest.raises(ValueError, match="must say once where the speech goes, by {speech}; it is"):
+    with pytest.raises(ValueError, match="must contain {speech} exactly once"):
         LlmConfig(weights="x", prompt=prompt)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(tmp_path):
     folder = toy_llm.save_llm(tmp_path / "llm")
     toy_llm.tokenizer(pad=True).save_pretrained(str(folder))
-    with pytest.raises(ValueError, match="the tokenizer has 34 tokens, the model rows for 33"):
+    with pytest.raises(
+        ValueError, match="the tokenizer has 34 tokens, but the model has embeddings for 33"
+    ):
         toy_llm.build(toy_llm.config(folder))
 
 
 def test_a_vocabulary_of_another_tokenizer_is_an_error(llm):
     with pytest.raises(
         ValueError,
-        match="the vocabulary has 50 tokens.*has 33: make the vocabulary of this tokenizer",
+        match="the vocabulary has 50 tokens.*has 33: make the vocabulary from this tokenizer",
     ):
         MODELS.build(
             toy_llm.config(llm),
@@ -346,7 +348,7 @@ def test_a_folder_that_is_none_and_a_target_that_is_none_are_named(tmp_path, llm
     parts = toy_llm.config(llm)
     wrong = dataclasses.replace(parts.llm, tuning=Tuning(targets=("query",)))
     with pytest.raises(
-        ValueError, match=r"model\.llm: LoRA has the target 'query'.*called " r".*q_proj"
+        ValueError, match=r"model\.llm: the LoRA target 'query' matches no module.*" r".*q_proj"
     ):
         toy_llm.build(dataclasses.replace(parts, llm=wrong))
 

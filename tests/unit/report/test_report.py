@@ -244,11 +244,11 @@ def test_files_that_changed_since_they_were_scored(folder, tmp_path, side):
     path.write_text(path.read_text() + "\n")
     with pytest.raises(
         UserError,
-        match=r"text has changed since .*score\.json was made of " r"it; score again",
+        match=r"text has changed since .*score\.json was computed from " r"it; score again",
     ):
         report.main([str(folder)])
     path.unlink()
-    with pytest.raises(UserError, match=f"its {side} .*text is not there any more; score again"):
+    with pytest.raises(UserError, match=f"its {side} .*text no longer exists; score again"):
         report.main([str(folder)])
 
 

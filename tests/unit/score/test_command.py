@@ -205,7 +205,7 @@ def test_a_result_that_was_changed_later_is_not_taken_for_the_score_beside_it(da
     with open(hyps / "result.txt", "a") as file:
         file.write("better\n")
     with pytest.raises(
-        UserError, match="the result.txt beside it is missing or not the one it belongs to"
+        UserError, match="the result.txt beside it is missing or belongs to another score.json"
     ):
         read_score(hyps / "score.json")
 

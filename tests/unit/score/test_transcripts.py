@@ -64,7 +64,7 @@ def test_an_empty_file_has_no_utterances(write):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' is there twice, first in line 1"),
+        ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' occurs twice, first in line 1"),
         ("text", b"u1 a\nu2 \xe9\n", "text:2: not UTF-8 (byte 0xe9); convert the file to UTF-8"),
         (
             "text",
