@@ -280,7 +280,7 @@ def test_ready_data_directories_take_the_place_of_a_corpus(engine: Recipe, tmp_p
 def test_missing_data_directories_are_one_sentence(engine: Recipe) -> None:
     done = engine.run("--data-dirs", "mine")
     assert (done.returncode, engine.calls()) == (1, [])
-    assert "no folder of data directories at 'mine' (looked in " in done.stderr
+    assert "no folder with data directories at 'mine' (looked in " in done.stderr
 
 
 @pytest.mark.parametrize(
