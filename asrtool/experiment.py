@@ -87,10 +87,12 @@ class TrainConfig:
     @property
     def heads(self) -> frozenset[str]:
         """What losses read (those of weight 0 do not): the model builds a head for each."""
-        read = (
-            getattr(loss, "inputs", (loss.input,)) for loss in self.losses.values() if loss.weight
+        return frozenset(
+            name
+            for loss in self.losses.values()
+            if loss.weight
+            for name in LOSSES.class_of(loss).heads_of(loss)
         )
-        return frozenset(name for names in read for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -340,9 +340,10 @@ def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
     """
     if decode.chunk_ms is None:
         return None
-    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
-        reason = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
-        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {reason}")
+    if not isinstance(encoder, StreamingEncoder):
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: the encoder cannot stream")
+    if encoder.obstacle:
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {encoder.obstacle}")
     try:
         return encoder.frames_of(decode.chunk_ms)
     except ValueError as error:

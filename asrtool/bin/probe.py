@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from asrtool import experiment, imports, log
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.encoders import StreamingEncoder
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
@@ -183,10 +184,9 @@ def stride_of(model: AsrModel) -> int:
     """Positions from one frame to the next, where no frame is dropped: of strides behind the
     stem.
     """
-    return round(
-        getattr(getattr(model, "encoder", None), "seconds_per_frame", model.frame_shift)
-        / model.frame_shift
-    )
+    if not isinstance(model.encoder, StreamingEncoder):
+        return 1
+    return round(model.encoder.seconds_per_frame / model.frame_shift)
 
 
 def regular(positions: Sequence[int], stride: int = 1) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ class Loss:
     head: str  # the head whose output it reads; the model builds it
     # names of what `monitor` returns: logged as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
+
+    @classmethod
+    def heads_of(cls, config: Any) -> tuple[str, ...]:
+        """The heads that the loss of this config reads: the model builds them."""
+        return (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""

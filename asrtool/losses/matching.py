@@ -69,11 +69,6 @@ class MatchingConfig:
         take_former(self)
         check_temperature(self.temperature)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The heads that the loss reads."""
-        return (self.input, *PROJECTIONS) if self.projected else (self.input,)
-
 
 @LOSSES.register("matching", MatchingConfig)
 class MatchingLoss(Loss):
@@ -84,6 +79,10 @@ class MatchingLoss(Loss):
     def __init__(self, config: MatchingConfig, *, eos: int) -> None:
         self.config = config
         self.head = config.input
+
+    @classmethod
+    def heads_of(cls, config: MatchingConfig) -> tuple[str, ...]:
+        return (config.input, *PROJECTIONS) if config.projected else (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         config = self.config

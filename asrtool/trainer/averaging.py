@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 from asrtool.trainer import checkpoint, parallel, records
 from asrtool.trainer.checkpoint import MODEL, TornError
+from asrtool.types import Trainable
 
 
 def average(folder: Path, count: int) -> Path:
@@ -172,11 +173,10 @@ class Ema:
     in decoding.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Trainable, decay: float) -> None:
         self.decay = decay
-        frozen = getattr(model, "frozen", frozenset())  # frozen weights need no average
         self._parameters = {
-            name: value for name, value in model.named_parameters() if name not in frozen
+            name: value for name, value in model.named_parameters() if name not in model.frozen
         }
         self._shadow = {
             name: parameter.detach().clone() for name, parameter in self._parameters.items()

@@ -33,6 +33,7 @@ from asrtool.system import atomic, stamp
 from asrtool.trainer import parallel, records
 from asrtool.trainer.records import TornError
 from asrtool.trainer.renamed import present_name
+from asrtool.types import Trainable
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -232,24 +233,23 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
     return {present_name(name): value for name, value in tensors.items()}
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+def model_tensors(model: Trainable) -> dict[str, Tensor]:
     """The model's state by name.
 
     Tied weights are listed once, under their first name. Weights stored elsewhere are left out
     (`pretrained`: frozen weights that are loaded when the model is built).
     """
     tensors = model.state_dict(keep_vars=True)
-    elsewhere = getattr(model, "pretrained", frozenset())
     firsts = _first_names(tensors)
     return {
         name: tensors[name]
         for name, first in firsts.items()
-        if name == first and name not in elsewhere
+        if name == first and name not in model.pretrained
     }
 
 
 def load_model(
-    model: nn.Module,
+    model: Trainable,
     path: Path,
     missing: Collection[str] = (),
     unused: Collection[str] = (),
@@ -292,7 +292,7 @@ def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, st
 def compare(
     source_name: str,
     source: Mapping[str, tuple[int, ...]],
-    model: nn.Module,
+    model: Trainable,
     missing: Collection[str] = (),
     unused: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
@@ -302,11 +302,10 @@ def compare(
     """
     state = model.state_dict(keep_vars=True)
     firsts = _first_names(state)
-    elsewhere = getattr(model, "pretrained", frozenset())
     absent = [
         name
         for name in state
-        if firsts[name] == name and name not in source and name not in elsewhere
+        if firsts[name] == name and name not in source and name not in model.pretrained
     ]
     extra = [name for name in source if name not in state]
     shapes = [

@@ -18,13 +18,16 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss; `monitors` and `monitor` are optional."""
+    """What the objective needs of a loss."""
 
     head: str
+    monitors: tuple[str, ...]  # names of what `monitor` returns
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
+
+    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]: ...
 
 
 class Objective:
@@ -42,10 +45,9 @@ class Objective:
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
         self.losses = tuple(self._losses)  # without the monitors
-        beside = {name: getattr(loss, "monitors", ()) for name, loss in self._losses.items()}
         self.terms = (
             *self._losses,
-            *(f"{name}.{monitor}" for name, parts in beside.items() for monitor in parts),
+            *(f"{name}.{m}" for name, loss in self._losses.items() for m in loss.monitors),
         )
         if not self._losses:
             raise ValueError(
@@ -66,7 +68,7 @@ class Objective:
         values |= {
             f"{name}.{monitor}": value
             for name, loss in self._losses.items()
-            if getattr(loss, "monitors", ())
+            if loss.monitors
             for monitor, value in loss.monitor(outputs, batch).items()
         }
         masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]

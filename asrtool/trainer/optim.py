@@ -20,6 +20,7 @@ from asrtool.errors import UserError
 from asrtool.registry import Registry
 from asrtool.trainer.renamed import present_name
 from asrtool.trainer.schedules import SCHEDULES, ConstantConfig, Schedule
+from asrtool.types import Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ class Sgd(torch.optim.SGD):
 
 
 def build(
-    config: OptimConfig, model: nn.Module, planned: int
+    config: OptimConfig, model: Trainable, planned: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimizer over all parameters that are ever trained, and the schedule.
 
@@ -164,7 +165,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def freeze(config: OptimConfig, model: nn.Module, step: int) -> bool:
+def freeze(config: OptimConfig, model: Trainable, step: int) -> bool:
     """Set `requires_grad` for update number `step`; returns whether anything changed."""
     chosen = assign(config, model)
     changed = False
@@ -184,14 +185,14 @@ def unfreeze_steps(config: OptimConfig) -> list[int]:
     )
 
 
-def assign(config: OptimConfig, model: nn.Module) -> Mapping[str, GroupConfig]:
+def assign(config: OptimConfig, model: Trainable) -> Mapping[str, GroupConfig]:
     """Parameter name -> its group.
 
     Raises for a pattern without effect, and where nothing is left to train. Parameters that the
     model itself freezes (`frozen`: names, such as weights below LoRA) stay frozen whatever the
     patterns say.
     """
-    frozen = getattr(model, "frozen", frozenset())
+    frozen = model.frozen
     known = [name for name, _ in model.named_parameters()]
     names = [name for name in known if name not in frozen]
     chosen: dict[str, GroupConfig] = {}

@@ -29,7 +29,7 @@ from asrtool.trainer import optim, parallel
 from asrtool.trainer.objective import Objective, cosine
 from asrtool.trainer.precision import DTYPES
 from asrtool.trainer.troubles import describe
-from asrtool.types import Batch, LossReport, Padded
+from asrtool.types import Batch, LossReport, Padded, Trainable
 
 GIGABYTE = 1e9
 
@@ -69,7 +69,7 @@ class Stepper:
     def __init__(
         self,
         config: optim.OptimConfig,
-        model: nn.Module,
+        model: Trainable,
         objective: Objective,
         *,
         planned: int,

@@ -23,7 +23,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
@@ -40,7 +39,7 @@ from asrtool.trainer.progress import Progress, open_board, parameter_table
 from asrtool.trainer.step import StepBatches, Stepper, StepResult
 from asrtool.trainer.troubles import Troubles
 from asrtool.trainer.validation import Rates, is_rate, measure, names, observed, rehearse, unscored
-from asrtool.types import Batch
+from asrtool.types import Batch, Trainable
 
 
 class Trainer:
@@ -50,7 +49,7 @@ class Trainer:
         self,
         config: TrainerConfig,
         optim: OptimConfig,
-        model: nn.Module,
+        model: Trainable,
         objective: Objective,
         train: Steps,
         valid: Iterable[Batch],

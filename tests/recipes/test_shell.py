@@ -173,9 +173,7 @@ def test_a_model_of_another_recipe_is_decoded_as_it_is(recipe: Recipe) -> None:
     assert "asrtool.bin.decode --exp ../other/exp/big " in text
     assert "--out exp/from_big/decode_full/test" in text and "score.sh" in text
     done = recipe.run("--dry-run", "true", "--tune", "false")
-    assert (
-        done.returncode and "--tune false needs --init-from" in done.stderr
-    )
+    assert done.returncode and "--tune false needs --init-from" in done.stderr
 
 
 def test_mini_takes_small_configs_and_folders_of_its_own(recipe: Recipe) -> None:

@@ -62,10 +62,7 @@ def recognizer(toy: Path, chunk_ms: float = 160, searcher: object = None, **opti
 def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
     said = capsys.readouterr().err
-    assert (
-        "12 utterances" in said
-        and "0 utterances have different tokens, 0 a" in said
-    )
+    assert "12 utterances" in said and "0 utterances have different tokens, 0 a" in said
     assert "streaming changes nothing" in said
 
 

@@ -226,8 +226,9 @@ def test_the_entropy_of_its_attention_is_logged_beside_it():
 def test_learned_projections_enter_the_products_alone():
     kind = LOSSES.config_type("matching")
     config = kind(weight=1.0, projected=True)
-    assert config.inputs == ("speech", "text_query", "speech_key")
-    assert kind(weight=1.0).inputs == ("speech",)
+    assert LOSSES.class_of(config).heads_of(config) == ("speech", "text_query", "speech_key")
+    plain = kind(weight=1.0)
+    assert LOSSES.class_of(plain).heads_of(plain) == ("speech",)
     found, batch = outputs()
     generator = torch.Generator().manual_seed(1)
     sides = {"text_query": (found.head("text"), 3), "speech_key": (found.head("speech"), 3)}

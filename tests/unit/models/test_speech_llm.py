@@ -298,9 +298,7 @@ def test_a_prompt_must_say_once_where_the_speech_is(prompt):
 def test_a_tokenizer_with_more_tokens_than_the_model_is_an_error(tmp_path):
     folder = toy_llm.save_llm(tmp_path / "llm")
     toy_llm.tokenizer(pad=True).save_pretrained(str(folder))
-    with pytest.raises(
-        ValueError, match="34 tokens, but the model has embeddings for 33"
-    ):
+    with pytest.raises(ValueError, match="34 tokens, but the model has embeddings for 33"):
         toy_llm.build(toy_llm.config(folder))
 
 

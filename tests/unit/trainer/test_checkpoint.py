@@ -18,6 +18,8 @@ from torch import nn
 
 from asrtool.errors import UserError
 from asrtool.trainer import checkpoint
+from asrtool.types import Trainable
+from tests.toy_training import ToyLinear, ToyModules
 
 
 def save(folder, step, value=0.0, metrics=None):
@@ -26,7 +28,7 @@ def save(folder, step, value=0.0, metrics=None):
     return checkpoint.save(folder, step, files, {"metrics": metrics or {}})
 
 
-class Tied(nn.Module):
+class Tied(Trainable):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(4, 3)
@@ -247,7 +249,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 
 
 def test_a_model_comes_back_from_a_folder_and_from_a_file(tmp_path):
-    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    model, other = ToyLinear(2, 3), ToyLinear(2, 3)
     path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: checkpoint.model_tensors(model)}, {})
     for source in (path, path / checkpoint.MODEL):
         checkpoint.load_model(other, source)
@@ -268,7 +270,7 @@ def test_a_mismatch_lists_names_and_shapes(tmp_path):
         tmp_path, 1, {checkpoint.MODEL: {"weight": torch.zeros(3, 5), "old": torch.zeros(1)}}, {}
     )
     with pytest.raises(UserError) as error:
-        checkpoint.load_model(nn.Linear(2, 3), path, missing=["nothing"])
+        checkpoint.load_model(ToyLinear(2, 3), path, missing=["nothing"])
     assert "not in the file: bias" in str(error.value)
     assert "not in the model: old" in str(error.value)
     assert "weight (3, 5), expected (3, 2)" in str(error.value)
@@ -278,7 +280,7 @@ def test_allowed_differences_pass(tmp_path):
     path = checkpoint.save(
         tmp_path, 1, {checkpoint.MODEL: {"weight": torch.ones(3, 2), "old": torch.zeros(1)}}, {}
     )
-    model = nn.Linear(2, 3)
+    model = ToyLinear(2, 3)
     checkpoint.load_model(model, path, missing=["b*"], unused=["old"])
     assert torch.equal(model.weight, torch.ones(3, 2))
 
@@ -317,7 +319,7 @@ def test_nothing_in_a_checkpoint_needs_unpickling(tmp_path):
 
 
 def test_a_module_may_start_as_a_copy_of_another_that_is_gone(tmp_path):
-    old, new = nn.ModuleDict({"ctc": nn.Linear(2, 3)}), nn.ModuleDict({"aligned": nn.Linear(2, 3)})
+    old, new = nn.ModuleDict({"ctc": nn.Linear(2, 3)}), ToyModules({"aligned": nn.Linear(2, 3)})
     path = checkpoint.save(tmp_path, 1, {checkpoint.MODEL: old.state_dict()}, {})
     checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "ctc"})
     assert torch.equal(new["aligned"].weight, old["ctc"].weight) and torch.equal(
@@ -325,6 +327,6 @@ def test_a_module_may_start_as_a_copy_of_another_that_is_gone(tmp_path):
     )
     with pytest.raises(UserError, match="not in the file: aligned"):
         checkpoint.load_model(new, path, unused=["ctc.*"], copy={"aligned": "attention"})
-    wider = nn.ModuleDict({"aligned": nn.Linear(4, 3)})
+    wider = ToyModules({"aligned": nn.Linear(4, 3)})
     with pytest.raises(UserError, match="of a different shape: aligned.weight"):
         checkpoint.load_model(wider, path, unused=["ctc.*"], copy={"aligned": "ctc"})

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from asrtool.trainer.averaging import Ema
+from tests.toy_training import ToyLinear, ToyModules
 
 
 def model_of(value: float) -> nn.Module:
-    model = nn.Linear(1, 1, bias=False)
+    model = ToyLinear(1, 1, bias=False)
     nn.init.constant_(model.weight, value)
     return model
 
@@ -53,7 +54,7 @@ def test_a_restored_average_goes_on_as_before():
 
 
 def test_what_is_never_trained_has_no_average():
-    model = nn.Sequential(model_of(1.0), model_of(2.0))
+    model = ToyModules({"0": model_of(1.0), "1": model_of(2.0)})
     model.frozen = frozenset({"0.weight"})
     with Ema(model, 0.5).averaged() as trained:
         assert set(trained) == {"1.weight"}

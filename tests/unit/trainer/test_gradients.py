@@ -11,14 +11,15 @@ from torch import nn
 from asrtool.errors import UserError
 from asrtool.trainer.config import TrainerConfig
 from asrtool.trainer.objective import Objective, cosine
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, Trainable
 from tests.toy_training import ToyLoss, toy_batch, toy_trainer, weights_of
 
 
 class Pull:
     """A loss whose gradient on the shared weights is `along`, for one utterance."""
 
-    stream = "x"
+    head = "x"
+    monitors = ()
 
     def __init__(self, *along: float) -> None:
         self.along = torch.tensor(along)
@@ -27,7 +28,7 @@ class Pull:
         return (outputs.head("x").data[0, 0] * self.along).sum()[None]
 
 
-class Model(nn.Module):
+class Model(Trainable):
     def __init__(self) -> None:
         super().__init__()
         self.shared = nn.Parameter(torch.zeros(2))

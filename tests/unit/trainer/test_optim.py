@@ -9,9 +9,11 @@ from torch import nn
 from asrtool.errors import UserError
 from asrtool.trainer import optim
 from asrtool.trainer.optim import AdamWConfig, GroupConfig
+from asrtool.types import Trainable
+from tests.toy_training import ToyModules
 
 
-class Model(nn.Module):
+class Model(Trainable):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(4, 3)
@@ -114,7 +116,7 @@ def test_the_scheduled_rate_is_scaled_by_group():
 
 
 def test_what_a_model_holds_is_frozen_whatever_the_groups_say():
-    model = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
+    model = ToyModules({"base": torch.nn.Linear(2, 2), "added": torch.nn.Linear(2, 2)})
     model.frozen = frozenset({"base.weight", "base.bias"})
     chosen = optim.assign(
         optim.AdamWConfig(lr=1.0, groups={"base.*": optim.GroupConfig(lr_scale=0.1)}), model
