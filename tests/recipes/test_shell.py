@@ -87,9 +87,9 @@ def test_a_variable_that_is_no_option_cannot_be_set(recipe: Recipe, name: str) -
         (["--nj", "0"], "option --nj must be a whole number of at least 1, not '0'"),
         (["--ngpu", "1.5"], "option --ngpu must be a whole number of at least 0, not '1.5'"),
         (["--stage", "4", "--stop-stage", "3"], "nothing to run from --stage 4 to --stop-stage 3"),
-        (["--mini", "true", "--corpus", "x"], "exclude each other"),
-        (["--data-dirs", "x", "--corpus", "y"], "--data-dirs and --corpus exclude each other"),
-        (["--data-dirs", "x", "--mini", "true"], "--data-dirs and --mini true exclude each other"),
+        (["--mini", "true", "--corpus", "x"], "cannot be combined"),
+        (["--data-dirs", "x", "--corpus", "y"], "--data-dirs and --corpus cannot be combined"),
+        (["--data-dirs", "x", "--mini", "true"], "--data-dirs and --mini true cannot be combined"),
         (["--tag", "../x"], "--tag '../x' is not a valid folder name"),
         (["--decode-tag", "a/b"], "--decode-tag 'a/b' is not a valid folder name"),
         (["--test-sets", "test .."], "the set '..' is not a valid folder name"),
@@ -160,7 +160,7 @@ def test_a_training_starts_from_a_model_of_another_recipe_with_its_vocabulary(
     (recipe.folder.parent / "other" / "exp" / "big").mkdir(parents=True)
     options = ("--dry-run", "true", "--ngpu", "1", "--init-from", "../other/exp/big")
     text = recipe.run(*options).stdout
-    assert "make_vocab" not in text and "the vocabulary is that of ../other/exp/big" in text
+    assert "make_vocab" not in text and "using the vocabulary of ../other/exp/big" in text
     assert "--vocab ../other/exp/big/vocab --exp exp/train_full --init ../other/exp/big" in text
     assert "asrtool.bin.decode --exp exp/train_full " in text
 
@@ -280,7 +280,7 @@ def test_an_ngram_model_is_estimated_in_stage_2_and_decoded_with(recipe: Recipe)
     decoded = [call for call in recipe.calls() if "asrtool.bin.decode" in call]
     assert [value(call, "--ngram") for call in decoded] == 2 * [value(made, "--out")]
     done = recipe.run("--lm", "lstm")
-    assert done.returncode == 2 and "--lm is ngram:<order>" in done.stderr
+    assert done.returncode == 2 and "--lm must be ngram:<order>" in done.stderr
 
 
 def test_the_test_sets_are_those_that_stage_0_found(recipe: Recipe) -> None:
