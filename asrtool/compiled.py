@@ -62,12 +62,12 @@ class Compiled:
             return self.function(*arguments)
         with _one_at_a_time, _told():
             try:
-                found = self._alone(arguments)
+                result = self._alone(arguments)
             except OSError as error:  # of the kept files: such functions raise none
                 _keep_nothing(self.package, error)
-                found = self.machine_code(*arguments)
+                result = self.machine_code(*arguments)
         self.ready.add(kinds)
-        return found
+        return result
 
     @functools.cached_property
     def machine_code(self) -> Callable:
@@ -145,17 +145,17 @@ def _version(package: Path) -> Path:
     user = os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "asrtool"
     )
-    where = Path(os.environ.get("NUMBA_CACHE_DIR") or user)
-    if where.parts[:1] == ("~",):
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or user)
+    if folder.parts[:1] == ("~",):
         raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
-    return where / f"{package.name}-{version.hexdigest()[:16]}"
+    return folder / f"{package.name}-{version.hexdigest()[:16]}"
 
 
 def _keep_nothing(package: Path, error: OSError) -> None:
     """Compile for this process alone."""
-    why = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    reason = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     logger.warning(
-        "compiled code cannot be kept (%s); name a folder for it by NUMBA_CACHE_DIR", why
+        "compiled code cannot be kept (%s); name a folder for it by NUMBA_CACHE_DIR", reason
     )
     _folders[package] = None
     for function in _functions:
@@ -173,7 +173,7 @@ def _locked(folder: Path | None) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("waiting for another process, which compiles the same")
+            logger.info("waiting for another process that compiles the same code")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a network disk without locks
             pass

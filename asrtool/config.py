@@ -20,10 +20,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from asrtool.errors import UserError
 from asrtool.registry import OMIT, Registry, UnknownName, suggest
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """An invalid YAML file or override; the message starts with file:line and the dotted key."""
 
     def __init__(self, node: yaml.Node, where: str, problem: str) -> None:

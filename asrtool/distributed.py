@@ -49,14 +49,14 @@ def process_group() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    where = device()
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    chosen = device()
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     # Python does not handle Ctrl-C while this waits for the other ranks.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
     hook = sys.excepthook
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     sys.excepthook = hook  # torch's own would print the rank before each line
     if ours:
         signal.signal(signal.SIGINT, handler)
@@ -65,7 +65,7 @@ def process_group() -> Iterator[None]:
             yield
     except BaseException:
         # gloo returns at once; nccl would wait for ranks that wait for this one
-        if where.type == "cpu":
+        if chosen.type == "cpu":
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()

@@ -13,14 +13,15 @@ import yaml
 
 from asrtool import config, imports
 from asrtool.data.config import DataConfig
+from asrtool.errors import UserError
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.searchers.fusion import NgramConfig
 from asrtool.system import file_names
-from asrtool.train.config import TrainerConfig
-from asrtool.train.optim import DEFAULT, OPTIMIZERS
+from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.optim import DEFAULT, OPTIMIZERS
 
 NGRAM_WEIGHT, WORD_SCORE = 0.5, 1.0  # of an n-gram model that the command line adds to a search
 
@@ -54,11 +55,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
-            raise ValueError("losses: at least one needs a weight that is not 0")
+            raise ValueError("losses: at least one weight must not be 0")
         if (self.data.input == "text") != isinstance(self.model, TEXT_MODELS):
             raise ValueError(
-                "data.input: text goes with model.type: language_model or causal_lm, and with no "
-                "other"
+                "data.input: text is for model.type: language_model and causal_lm, and for no "
+                "other model"
             )
         if self.data.features == "stored_frames":
             self._check_stored_frames()
@@ -67,28 +68,31 @@ class TrainConfig:
         frontend = getattr(getattr(self.model, "encoder", None), "frontend", None)
         if frontend is None:
             raise ValueError(
-                "data.features: stored_frames stores what model.encoder.frontend gives, and there "
-                "is none: add one, or remove data.features"
+                "data.features: stored_frames stores the frames of model.encoder.frontend, but "
+                "the model has no front end: add one, or remove data.features"
             )
         mode = getattr(getattr(frontend, "tuning", None), "mode", "full")
         if mode != "frozen":
             raise ValueError(
-                f"model.encoder.frontend.tuning is {mode}, so that its frames change in training "
-                "and cannot be stored: set it to frozen, or remove data.features: stored_frames"
+                f"model.encoder.frontend.tuning is {mode}: frames that change in training cannot "
+                "be stored. Set it to frozen, or remove data.features: stored_frames"
             )
         if getattr(frontend, "weights", None) is None:
             raise ValueError(
-                "model.encoder.frontend has no weights, and frames of random ones are not worth "
-                "storing: name some, or remove data.features: stored_frames"
+                "model.encoder.frontend has no pre-trained weights, and frames of a random "
+                "network are not worth storing: give weights, or remove data.features: "
+                "stored_frames"
             )
 
     @property
     def heads(self) -> frozenset[str]:
         """What losses read (those of weight 0 do not): the model builds a head for each."""
-        read = (
-            getattr(loss, "inputs", (loss.input,)) for loss in self.losses.values() if loss.weight
+        return frozenset(
+            name
+            for loss in self.losses.values()
+            if loss.weight
+            for name in LOSSES.class_of(loss).heads_of(loss)
         )
-        return frozenset(name for names in read for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ class DecodeConfig:
         if self.chunk is not None:
             raise ValueError(
                 f"chunk: {self.chunk} counts frames, which are 40 ms long in one model and 80 ms "
-                "in another: write chunk_ms, in milliseconds, as in chunk_ms: 640"
+                "in another: use chunk_ms, in milliseconds, as in chunk_ms: 640"
             )
         if self.chunk_ms is not None and not self.chunk_ms > 0:
             raise ValueError(
@@ -128,7 +132,9 @@ class DecodeConfig:
                 "utterances"
             )
         if self.left_chunks is not None and (self.chunk_ms is None or self.left_chunks < -1):
-            raise ValueError("left_chunks goes with chunk_ms, and is -1 for all, 0 or more")
+            raise ValueError(
+                "left_chunks needs chunk_ms, and must be -1 (all chunks) or at least 0"
+            )
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:
@@ -160,7 +166,7 @@ def read_phases(path: Path) -> dict[str, TrainConfig]:
     return {name: config.decode(TrainConfig, node) for name, node in nodes.items()}
 
 
-class NotImported(LookupError):
+class NotImported(UserError):
     """A config needs `modules`."""
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -186,9 +192,9 @@ def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.Mapping
     if phases is not None:
         for name, (key, _) in config.entries(phases, "phases").items():
             if file_names.of(name) != name:
-                expected = "letters, digits, - and _, since it names a folder of the experiment"
+                expected = "letters, digits, - and _, because it names a folder of the experiment"
                 raise config.ConfigError(
-                    key, f"phases.{name}", f"no name for a phase; expected {expected}"
+                    key, f"phases.{name}", f"invalid name of a phase; expected {expected}"
                 )
         nodes = {
             name: config.merge(base, node)

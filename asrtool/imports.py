@@ -15,20 +15,18 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-class ImportsError(ValueError):
-    """A module that the user names cannot be imported."""
+from asrtool.errors import UserError
 
 
 def load(names: Iterable[str], folders: Collection[Path | str] = ()) -> None:
     """Import modules by name. folders: further ones to search, from now on.
 
-    Raises `ImportsError` for a name that is no module and for a module that fails.
+    Raises `UserError` for a name that is no module and for a module that fails.
     """
     for folder in folders:
         folder = Path(folder).resolve()
         if not folder.is_dir():
-            raise ImportsError(f"--import-from {folder}: there is no such folder")
+            raise UserError(f"--import-from {folder}: there is no such folder")
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # at the end: it hides no installed module
         _named.add(str(folder))
@@ -51,7 +49,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
             action="append",
             default=[],
             metavar="MODULE",
-            help="of yours, with components that the model uses; may be repeated",
+            help="your own module with components that the model uses; may be repeated",
         )
     else:
         # argparse would take it for --import-from
@@ -62,7 +60,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="search it for your own modules; may be repeated",
+        help="folder to search for your own modules; may be repeated",
     )
 
 
@@ -86,7 +84,7 @@ _named: set[str] = set()  # folders that the user gave
 
 def _load(name: str) -> None:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ImportsError(
+        raise UserError(
             f"cannot import '{name}': expected the name of a module, as in my_package.my_encoder"
         )
     importlib.invalidate_caches()
@@ -95,16 +93,14 @@ def _load(name: str) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise ImportsError(f"the module '{name}' cannot be imported: {error}") from error
-            raise ImportsError(
-                f"there is no module '{error.name}' to import: install it, or name the folder that "
-                "it lies in by --import-from; the current folder is not searched"
+                raise UserError(f"the module '{name}' cannot be imported: {error}") from error
+            raise UserError(
+                f"there is no module '{error.name}' to import: install it, or give its folder by "
+                "--import-from; the current folder is not searched"
             ) from None
         except Exception as error:
             kind = type(error).__name__
-            raise ImportsError(
-                f"the module '{name}' cannot be imported: {kind}: {error}"
-            ) from error
+            raise UserError(f"the module '{name}' cannot be imported: {kind}: {error}") from error
 
 
 @contextmanager

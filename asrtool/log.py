@@ -21,8 +21,8 @@ def set_up(verbose: bool = False) -> None:
     """
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
-    where = "" if rank == 0 else f" [rank {rank}]"
-    handler.setFormatter(logging.Formatter(f"%(asctime)s{where} %(message)s", datefmt="%H:%M:%S"))
+    suffix = "" if rank == 0 else f" [rank {rank}]"
+    handler.setFormatter(logging.Formatter(f"%(asctime)s{suffix} %(message)s", datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO if rank == 0 else logging.WARNING)

@@ -30,6 +30,7 @@ from asrtool.data import tokenizers
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
 from asrtool.encoders import PretrainedConfig, StreamingEncoder
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of
 from asrtool.imports import load as import_modules
@@ -44,7 +45,7 @@ from asrtool.models import (
     Model,
 )
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
-from asrtool.train import averaging, checkpoint, folder
+from asrtool.trainer import averaging, checkpoint, folder
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "model.json",
@@ -53,10 +54,6 @@ CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "model.safetensors",
     "lm",
 )
-
-
-class ExperimentError(ValueError):
-    """The folder does not hold what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Experiment:
     def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
         """imports: modules of the user's own that the model needs.
 
-        Raises `ExperimentError` where the folder holds no trained model, where a file of a packed
+        Raises `UserError` where the folder holds no trained model, where a file of a packed
         one is not what was packed, and where it needs modules that are not imported: a folder
         imports nothing by itself.
         """
@@ -79,15 +76,15 @@ class Experiment:
         folder = Path(folder)
         packed = (folder / CARD).exists()
         if not (folder / CONFIG).exists():
-            raise ExperimentError(
-                f"{folder} holds no {CONFIG}: train first (stage 3), or give another folder"
+            raise UserError(
+                f"{folder} holds no {CONFIG}: train a model first (stage 3), or give another folder"
             )
         if packed:
             check_packed(folder)
         try:
             return cls(folder, experiment.read_phases(folder / CONFIG), packed)
         except experiment.NotImported as error:
-            raise ExperimentError(
+            raise UserError(
                 f"{folder} needs {', '.join(error.modules)}, which a model does not import by "
                 f"itself; if you trust it, give {' '.join(f'--import {m}' for m in error.modules)} "
                 f"(Python: imports={list(error.modules)})"
@@ -98,7 +95,7 @@ class Experiment:
         name = name or list(self.phases)[-1]
         if name not in self.phases:
             has = ", ".join(self.phases)
-            raise ExperimentError(f"{self.folder} has no phase '{name}'; it has: {has}")
+            raise UserError(f"{self.folder} has no phase '{name}'; it has: {has}")
         return name, self.phases[name]
 
     @cached_property
@@ -122,8 +119,8 @@ class Experiment:
         name, config = self.phase(decode.phase)
         phase = self.folder / name
         if not decode.unfinished and not folder.finished(phase):
-            raise ExperimentError(
-                f"the training in {phase} is not finished; go on with it (stage 3 again), or "
+            raise UserError(
+                f"the training in {phase} is not finished; continue it (stage 3 again), or "
                 "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
                 "run.sh)"
             )
@@ -134,7 +131,7 @@ class Experiment:
         return Lengths.load(self.folder if self.packed else self.folder / phase)
 
     def build(self, phase: str | None = None) -> Model:
-        """The model of a phase, to be filled with trained weights. Raises `ExperimentError` where
+        """The model of a phase, to be filled with trained weights. Raises `UserError` where
         published weights that it needs are not those that training began with.
         """
         name, config = self.phase(phase)
@@ -151,7 +148,7 @@ class Experiment:
 
     def decode_config(self, streaming: bool = False) -> DecodeConfig:
         """How to search where nobody says it: as a packed model was packed; else by what the
-        model's heads say. Raises `ExperimentError` where no head says how.
+        model's heads say. Raises `UserError` where no head says how.
 
         streaming: in a way that goes along with the audio.
         """
@@ -170,21 +167,22 @@ class Experiment:
         search = model.default_streaming_search() if streaming else model.default_search()
         how = "streamed" if streaming else "searched"
         if search is None or (streaming and not can_stream(experiment.search_config(search))):
-            raise ExperimentError(
+            raise UserError(
                 f"{self.folder}: no head of phase '{name}' ({names_of(model.heads)}) can be {how} "
-                "by itself; say how by --config decode_*.yaml"
+                "without a config; give one by --config decode_*.yaml"
             )
         return DecodeConfig(searcher=experiment.search_config(search))
 
     def refuse_text(self, config: TrainConfig) -> None:
-        """Raise `ExperimentError` where a phase trained a language model."""
+        """Raise `UserError` where a phase trained a language model."""
         if isinstance(config.model, TEXT_MODELS):
-            raise ExperimentError(
-                f"{self.folder} holds a language model, which recognises no speech; give it by --lm"
+            raise UserError(
+                f"{self.folder} holds a language model, which cannot recognise speech; give it by "
+                "--lm"
             )
 
     def _check_pretrained(self, phase: str, model: Model) -> None:
-        """Raise `ExperimentError` where the pre-trained weights that the model was built on are not
+        """Raise `UserError` where the pre-trained weights that the model was built on are not
         those of the training.
 
         Checkpoints leave out what never changes; `model.json` of the phase says what it was.
@@ -195,10 +193,10 @@ class Experiment:
         for source in trained.get("pretrained", []):
             other = now.get(source["part"], {})
             if other.get("fingerprint") != source["fingerprint"]:
-                raise ExperimentError(
+                raise UserError(
                     f"{self.folder / phase} was trained on {source['part']} weights "
-                    f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, those "
-                    f"there now have {str(other.get('fingerprint'))[:16]}: they were changed since"
+                    f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, which "
+                    f"now have {str(other.get('fingerprint'))[:16]}: they were changed since"
                 )
 
 
@@ -255,15 +253,15 @@ def named_files(searcher: object) -> list[str]:
     return paths
 
 
-def moved(searcher: object, place: Callable[[str], str]) -> object:
+def moved(searcher: object, move: Callable[[str], str]) -> object:
     """The same config with place(path) for every `path`."""
     changed = {}
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
         if dataclasses.is_dataclass(value):
-            changed[field.name] = moved(value, place)
+            changed[field.name] = moved(value, move)
         elif field.name == "path" and value:
-            changed[field.name] = place(value)
+            changed[field.name] = move(value)
     return dataclasses.replace(searcher, **changed)
 
 
@@ -276,13 +274,13 @@ def language_model(
     trained = Experiment.open(exp)
     config = trained.phase()[1]
     if not isinstance(config.model, LanguageModelConfig):
-        raise ExperimentError(
+        raise UserError(
             f"{exp} holds no language model: its config says model.type: "
             f"{MODELS.name_of(config.model)}"
         )
     tokenizer = tokenizers.load(vocab)
     if (exp / "vocab").exists() and trained.tokenizer.tokens != tokenizer.tokens:
-        raise ExperimentError(
+        raise UserError(
             f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )
     model = build_model(config, tokenizer.size)
@@ -297,23 +295,21 @@ def sha256(file: Path) -> str:
 
 
 def check_packed(exp: Path) -> None:
-    """Raise `ExperimentError` where a file of a packed model is not what was packed."""
+    """Raise `UserError` where a file of a packed model is not what was packed."""
     try:
         listed = json.loads((exp / CARD).read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError):
-        raise ExperimentError(
-            f"{exp / CARD} is damaged; pack the model again (asrtool pack)"
-        ) from None
+        raise UserError(f"{exp / CARD} is damaged; pack the model again (asrtool pack)") from None
     for name, digest in listed.items():
         if not (exp / name).exists():
-            raise ExperimentError(f"{exp} is incomplete: {name} is missing")
+            raise UserError(f"{exp} is incomplete: {name} is missing")
         if sha256(exp / name) != digest:
-            raise ExperimentError(f"{exp / name} is not what was packed: SHA-256 does not match")
+            raise UserError(f"{exp / name} is not what was packed: SHA-256 does not match")
 
 
 def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
     """The model with the left context of a decoding config: the same weights; `model` itself is not
-    changed. Raises `ExperimentError` where its encoder cannot stream, or not in such chunks.
+    changed. Raises `UserError` where its encoder cannot stream, or not in such chunks.
     """
     if decode.chunk_ms is None:
         return model
@@ -323,10 +319,10 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
     logger.info("chunks of %d frames, %.0f ms", chunk, chunk * frame)
     longest = encoder.longest_chunk
     if longest is None:
-        logger.warning("the model was trained on whole utterances, and on no chunks")
+        logger.warning("the model was trained on whole utterances, never on chunks")
     elif chunk > longest:
         logger.warning(
-            "chunks of %g ms are longer than any of training, %g ms at most",
+            "chunks of %g ms are longer than in training, which had at most %g ms",
             decode.chunk_ms,
             longest * frame,
         )
@@ -340,14 +336,15 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
 
 def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
     """Encoder frames of the chunks of a decoding config; None: utterances are seen whole. Raises
-    `ExperimentError` where the encoder cannot stream, or a chunk is no multiple of its frames.
+    `UserError` where the encoder cannot stream, or a chunk is no multiple of its frames.
     """
     if decode.chunk_ms is None:
         return None
-    if not isinstance(encoder, StreamingEncoder) or encoder.obstacle:
-        why = getattr(encoder, "obstacle", None) or "the encoder cannot stream"
-        raise ExperimentError(f"chunk_ms: {decode.chunk_ms:g}: {why}")
+    if not isinstance(encoder, StreamingEncoder):
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: the encoder cannot stream")
+    if encoder.obstacle:
+        raise UserError(f"chunk_ms: {decode.chunk_ms:g}: {encoder.obstacle}")
     try:
         return encoder.frames_of(decode.chunk_ms)
     except ValueError as error:
-        raise ExperimentError(str(error)) from None
+        raise UserError(str(error)) from None

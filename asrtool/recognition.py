@@ -1,24 +1,73 @@
-"""What was said in one audio, and how it is put together from what was recognised in its
-windows.
-"""
+"""What was said in one audio, put together from its windows; and its labels, as the accent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from asrtool.align import Timed, Word, text_of, words_of
 from asrtool.align.formats import srt
-from asrtool.classes import Classes
-from asrtool.classes import mean as mean_classes
+from asrtool.data import tokenizers
+from asrtool.errors import UserError
+from asrtool.experiment import TrainConfig
 from asrtool.longform import join
-from asrtool.types import Hypothesis
+from asrtool.losses import AccentLossConfig
+from asrtool.losses.accent import mean_posteriors
+from asrtool.types import EncoderOutput, Hypothesis
+
+Classes = Mapping[str, Mapping[str, float]]  # label -> value -> probability
 
 
-class RecognitionError(ValueError):
-    """This audio cannot be recognised or aligned; the sentence says why."""
+@dataclass(frozen=True)
+class Classifier:
+    """One label: the tap of the encoder that tells it, and its values in the order of the model's
+    classes.
+    """
+
+    label: str
+    tap: str
+    values: tuple[str, ...]
+
+    def __call__(self, encoded: EncoderOutput) -> list[dict[str, float]]:
+        """Value -> mean probability over the frames, for each utterance."""
+        rows = mean_posteriors(encoded.taps[self.tap]).tolist()
+        return [dict(zip(self.values, row, strict=False)) for row in rows]
+
+
+def classifiers(config: TrainConfig, vocab: Path) -> tuple[Classifier, ...]:
+    """Those that a phase trains, with the values that the vocabulary folder numbers."""
+    values = tokenizers.load_labels(vocab)
+    losses = [
+        loss
+        for loss in config.losses.values()
+        if isinstance(loss, AccentLossConfig) and loss.weight
+    ]
+    return tuple(
+        Classifier(x.label, x.input, tuple(values[x.label])) for x in losses if x.label in values
+    )
+
+
+def classify(several: Sequence[Classifier], encoded: EncoderOutput) -> list[Classes]:
+    """What each utterance is."""
+    by_label = [(one.label, one(encoded)) for one in several]
+    return [
+        {label: rows[row] for label, rows in by_label} for row in range(len(encoded.frames.lengths))
+    ]
+
+
+def mean_classes(parts: Sequence[tuple[float, Classes]]) -> Classes:
+    """Of pieces of one audio: (weight, what the piece is)."""
+    total = sum(weight for weight, _ in parts) or 1.0
+    return {
+        label: {
+            value: sum(weight * classes[label][value] for weight, classes in parts) / total
+            for value in values
+        }
+        for label, values in (parts[0][1] if parts else {}).items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +107,7 @@ class Recognition:
     def srt(self) -> str:
         """Subtitles."""
         if self.words is None:
-            raise RecognitionError(
-                "subtitles need times, which come from a CTC head; this model has none"
-            )
+            raise UserError("subtitles need times, which come from a CTC head; this model has none")
         return srt(self.words)
 
     def json(self) -> dict:
@@ -119,19 +166,22 @@ def put_together(
     if has_times:
         shifted = [[part.later(piece.start) for part in _spread(piece, spell)] for piece in pieces]
         timed = join(
-            [(piece.start, piece.end, found) for piece, found in zip(pieces, shifted, strict=True)]
+            [
+                (piece.start, piece.end, timed_tokens)
+                for piece, timed_tokens in zip(pieces, shifted, strict=True)
+            ]
         )
         words, tokens = tuple(words_of(timed)), tuple(part.token for part in timed)
-        text, sure = text_of(words), tuple(part.confidence for part in timed)
+        text, confidences = text_of(words), tuple(part.confidence for part in timed)
     else:
-        words, sure = None, None
+        words, confidences = None, None
         text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
         tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
     whole = Hypothesis(
         tokens=tokens,
         score=sum(hypothesis.score for hypothesis in best),
         parts={name: sum(h.parts[name] for h in best) for name in (best[0].parts if best else ())},
-        confidences=sure,
+        confidences=confidences,
         text=text,
     )
     return Recognition(text=text, words=words, nbest=(whole,), **about)

@@ -19,26 +19,27 @@ import torch
 from torch import Tensor
 
 from asrtool.align import Timed, Word, align, times_of, words_of
-from asrtool.classes import Classes, Classifier, classifiers, classify
 from asrtool.data import audio, tokenizers
 from asrtool.data.fbank import Fbank
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
 from asrtool.data.sampler import fill
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
 from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
-from asrtool.model_folder import (
-    Experiment,
-    ExperimentError,
-    chunk_frames,
-    in_chunks,
-    language_model,
-    sha256,
-)
+from asrtool.model_folder import Experiment, chunk_frames, in_chunks, language_model, sha256
 from asrtool.models import LM_OUTPUT, AsrModel
-from asrtool.recognition import Piece, Recognition, RecognitionError, put_together
+from asrtool.recognition import (
+    Classes,
+    Classifier,
+    Piece,
+    Recognition,
+    classifiers,
+    classify,
+    put_together,
+)
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import positions_of
 from asrtool.stored_frames import from_audio
@@ -50,7 +51,7 @@ SAMPLES = "windows.detector: silero hears samples, these are features; take dete
 Audio = str | Path | np.ndarray | Tensor
 
 
-class Heard(NamedTuple):
+class Prepared(NamedTuple):
     """One audio as it is recognised."""
 
     inputs: Tensor  # normalised features (T, F), or samples (T,)
@@ -189,10 +190,10 @@ class Recognizer:
         asked, seen = self.settings.windows or WindowsConfig(), self.lengths
         shortest = None if seen is None else seen.quantile(SHORT)
         longest = self.config.data.max_seconds if seen is None else seen.quantile(LONG)
-        found, most = asked.within(shortest, longest), self.readable
-        if found.max_seconds <= most:
-            return found
-        return replace(found, max_seconds=None).within(None, most)
+        limits, most = asked.within(shortest, longest), self.readable
+        if limits.max_seconds <= most:
+            return limits
+        return replace(limits, max_seconds=None).within(None, most)
 
     @property
     def readable(self) -> float:
@@ -206,7 +207,7 @@ class Recognizer:
         return self.readable if self.settings.windows is None else self.windows.max_seconds
 
     @property
-    def why(self) -> str:
+    def windows_reason(self) -> str:
         """What the longest window comes from."""
         if self.windows.max_seconds == self.readable:
             return "the most that the encoder reads"
@@ -237,53 +238,55 @@ class Recognizer:
         words are joined.
         """
         if isinstance(sound, list | tuple):
-            return self.transcribe([self.hear(one, rate, channel) for one in sound])
-        return self.transcribe([self.hear(sound, rate, channel)])[0]
+            return self.transcribe([self.prepare(one, rate, channel) for one in sound])
+        return self.transcribe([self.prepare(sound, rate, channel)])[0]
 
     def inputs(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Tensor:
         """What the encoder reads of one audio: normalised features (T, F), or samples (T,)."""
-        return self.hear(sound, rate, channel).inputs
+        return self.prepare(sound, rate, channel).inputs
 
-    def hear(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Heard:
+    def prepare(
+        self, sound: Audio, rate: int | None = None, channel: int | None = None
+    ) -> Prepared:
         """One audio as `transcribe` takes it."""
         if isinstance(sound, str | Path):
             samples, rate, channels = audio.listen(str(sound), channel)
-            self._tell(sound, rate, channels, channel)
+            self._log_conversion(sound, rate, channels, channel)
         else:
             samples = audio.one_channel(sound, channel)
         samples = audio.resample(samples, self.rate if rate is None else rate, self.rate)
         speech = self._speech(samples)
         if self.config.data.input == "waveform":
-            return Heard(torch.from_numpy(samples), speech)
+            return Prepared(torch.from_numpy(samples), speech)
         features = Fbank(self.config.data.fbank)(torch.from_numpy(samples))
         if not len(features):
-            raise RecognitionError(
+            raise UserError(
                 f"{len(samples) / self.rate:.3f} seconds of audio are shorter than one frame"
             )
-        return Heard(features if self.cmvn is None else self.cmvn.apply(features), speech)
+        return Prepared(features if self.cmvn is None else self.cmvn.apply(features), speech)
 
-    def heard(self, inputs: Tensor) -> Heard:
+    def prepare_inputs(self, inputs: Tensor) -> Prepared:
         """Inputs as of the loader, (T, F) or (T,), as `transcribe` takes them."""
         if self.config.data.input == "waveform":
-            return Heard(inputs, self._speech(inputs.numpy()))
+            return Prepared(inputs, self._speech(inputs.numpy()))
         if self.windows.detector == "silero":
-            raise ExperimentError(SAMPLES)
-        return Heard(inputs)
+            raise UserError(SAMPLES)
+        return Prepared(inputs)
 
     @torch.inference_mode()
-    def transcribe(self, heard: Sequence[Heard]) -> list[Recognition]:
+    def transcribe(self, prepared: Sequence[Prepared]) -> list[Recognition]:
         """Audio of any length -> what was said in each."""
         pieces = [
             (index, window.start, one.inputs[window.start : window.end])
-            for index, one in enumerate(heard)
+            for index, one in enumerate(prepared)
             for window in self._plan(one)
             if window.speech
         ]
-        recognized: list[list[Piece]] = [[] for _ in heard]
-        order = sorted(range(len(pieces)), key=lambda place: -len(pieces[place][2]))
-        lengths = [len(pieces[place][2]) * self.step for place in order]
+        recognized: list[list[Piece]] = [[] for _ in prepared]
+        order = sorted(range(len(pieces)), key=lambda piece_index: -len(pieces[piece_index][2]))
+        lengths = [len(pieces[piece_index][2]) * self.step for piece_index in order]
         for first, last in fill(lengths, self.settings.batch_seconds):
-            chosen = [pieces[place] for place in order[first:last]]
+            chosen = [pieces[piece_index] for piece_index in order[first:last]]
             for (index, start, _), piece in zip(
                 chosen, self._pieces([part for *_, part in chosen]), strict=True
             ):
@@ -295,20 +298,20 @@ class Recognizer:
                 self.tokenizer.piece,
                 has_times=self.timed is not None,
             )
-            for one, parts in zip(heard, recognized, strict=True)
+            for one, parts in zip(prepared, recognized, strict=True)
         ]
 
     def align(
         self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
     ) -> list[Word]:
-        """When each word of `text` was said. Raises `RecognitionError` where the text does not fit
+        """When each word of `text` was said. Raises `UserError` where the text does not fit
         into the audio.
         """
         inputs = self.inputs(sound, rate, channel)
         times = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
         if times is None:
             seconds = len(inputs) * self.step
-            raise RecognitionError(
+            raise UserError(
                 f"{seconds:.2f} seconds of audio have too few frames for the text '{text}'"
             )
         return words_of(times)
@@ -321,14 +324,16 @@ class Recognizer:
         fit.
         """
         if self.timed is None:
-            raise ExperimentError(
-                f"alignment needs a CTC head, which no loss trained (it has: "
+            raise UserError(
+                f"alignment needs a CTC head, which this model does not have (it has: "
                 f"{names_of(self.model.heads)})"
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
         return self._times(self.encode(inputs), tokens, seconds)
 
-    def _tell(self, sound: str | Path, rate: int, channels: int, channel: int | None) -> None:
+    def _log_conversion(
+        self, sound: str | Path, rate: int, channels: int, channel: int | None
+    ) -> None:
         """Say what was changed about a file."""
         changes = []
         if channels > 1:
@@ -354,9 +359,9 @@ class Recognizer:
             return None
         return vad.speech(audio.resample(samples, self.rate, vad.RATE), PAUSE)
 
-    def _plan(self, heard: Heard) -> list[Window]:
+    def _plan(self, prepared: Prepared) -> list[Window]:
         """The windows of one audio, in its inputs."""
-        inputs, windows = heard.inputs, self.windows
+        inputs, windows = prepared.inputs, self.windows
         scale = None if self.cmvn is None else self.cmvn.std
         energy, step = contour(inputs.numpy(), self.step, scale)
         if self.timed is None:  # without times words cannot be joined: cut, but never overlap
@@ -364,7 +369,7 @@ class Recognizer:
         size = round(step / self.step)
         planned = [
             Window(w.start * size, w.end * size, w.speech)
-            for w in plan(energy, step, windows, heard.speech)
+            for w in plan(energy, step, windows, prepared.speech)
         ]
         planned[-1] = planned[-1]._replace(end=len(inputs))
         return planned

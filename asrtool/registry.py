@@ -7,13 +7,15 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from asrtool.errors import UserError
+
 # metadata of a config's field that is not written where it has its default
 OMIT = MappingProxyType({"omit": True})
 
 T = TypeVar("T")
 
 
-class UnknownName(LookupError):
+class UnknownName(UserError):
     """Raised for a name that is not registered; the message lists the valid ones."""
 
 

@@ -29,6 +29,7 @@ from asrtool import config
 from asrtool.data.config import DataConfig
 from asrtool.data.shapes import SECONDS, recurring
 from asrtool.encoders import ENCODERS, Encoder
+from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 from asrtool.system import atomic
 from asrtool.types import Padded
@@ -45,10 +46,6 @@ _WITHOUT = (
 )
 
 _built: dict[tuple[str, str], Encoder] = {}  # of this process, by digest and device
-
-
-class StoredFramesError(ValueError):
-    """Frames cannot be stored, or those of a folder are not the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,21 +157,21 @@ def origin(folder: Path) -> Origin | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return Origin(str(facts["name"]), str(facts["digest"]), int(facts["long"]))
     except (ValueError, KeyError, TypeError):
-        raise StoredFramesError(
+        raise UserError(
             f"{path}: expected a JSON object with name, digest and long; run stage 1 again"
         ) from None
 
 
 def check(folder: Path, front_end: FrontEnd) -> None:
-    """Raise `StoredFramesError` where the frames in a folder of stage 1 are not of `front_end`."""
+    """Raise `UserError` where the frames in a folder of stage 1 are not of `front_end`."""
     found = origin(folder)
     if found is None:
-        raise StoredFramesError(
+        raise UserError(
             f"{folder} holds no stored frames ({FILE} is missing), which data.features: "
             "stored_frames reads; run stage 1 with this config"
         )
     if found.digest != front_end.digest:
-        raise StoredFramesError(
+        raise UserError(
             f"{folder} holds frames of {found.name}, and model.encoder.frontend gives those of "
             f"{front_end.name}; run stage 1 with this config"
         )
@@ -188,7 +185,7 @@ def from_audio(data: DataConfig) -> DataConfig:
 def weights_digest(weights: str, revision: str | None) -> str:
     """Of the files of a folder, or of a hub name and its commit.
 
-    Raises `StoredFramesError` where there is neither.
+    Raises `UserError` where there is neither.
     """
     folder = Path(weights)
     if not folder.is_dir():
@@ -215,7 +212,7 @@ def _commit(weights: str, revision: str | None) -> str:
         path = hf_hub_download(weights, "config.json", revision=revision or "main")
     except Exception as error:  # of the package, the network or the name
         reason = str(error).strip().splitlines()[0]
-        raise StoredFramesError(
+        raise UserError(
             f"weights {weights}: neither a folder nor a name that the hub knows ({reason})"
         ) from None
     return Path(path).parent.name  # snapshots/<commit>/config.json

@@ -28,7 +28,7 @@ from typing import NamedTuple, NoReturn
 from asrtool import versions
 
 
-class Found(NamedTuple):
+class Loaded(NamedTuple):
     """What `load` found: the module, None where it is absent or broken; why it or its extension is
     missing, or nothing."""
 
@@ -37,25 +37,25 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def load() -> Found:
+def load() -> Loaded:
     """Import torchaudio, without its extension where that does not load."""
     spec = importlib.util.find_spec("torchaudio")
     if spec is None or not spec.submodule_search_locations:
-        return Found(None, "not installed")
+        return Loaded(None, "not installed")
     try:
-        return Found(importlib.import_module("torchaudio"), "")
+        return Loaded(importlib.import_module("torchaudio"), "")
     # a missing library, another ABI, another CUDA version
     except (ImportError, OSError, RuntimeError) as error:
-        why = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0]
     _forget()
     sys.modules["torchaudio._extension"] = _without_extension(
         Path(spec.submodule_search_locations[0])
     )
     try:
-        return Found(importlib.import_module("torchaudio"), why)
+        return Loaded(importlib.import_module("torchaudio"), reason)
     except Exception as error:  # broken beyond its extension: the same as absent
         _forget()
-        return Found(None, str(error).strip().split("\n")[0])
+        return Loaded(None, str(error).strip().split("\n")[0])
 
 
 def extension_available() -> bool:

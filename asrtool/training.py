@@ -1,17 +1,11 @@
-"""Train from Python: what `asrtool train` does, behind the reading of its command line.
-
-from asrtool.training import Sources, train
-
-sources = Sources(train=dump / "train", valid=dump / "dev", vocab=data / "vocab_bpe5000")
-train(Path("exp/conformer"), load_phases(Path("conf/train_conformer.yaml")), sources)
-"""
+"""Train the phases of a config: what `asrtool train` and `asrtool.train` do."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,35 +16,31 @@ from torch import nn
 from asrtool import config, distributed, experiment, stored_frames
 from asrtool.data import augment, tokenizers
 from asrtool.data.config import DataConfig
-from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.kaldi import datadir
 from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, readable, select
 from asrtool.data.shards.loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
+from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
 from asrtool.log import logger
 from asrtool.losses import LOSSES, AccentLossConfig
-from asrtool.model_folder import build_model
+from asrtool.model_folder import CONFIG, Experiment, build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import SEARCHERS
 from asrtool.stored_frames import FrontEnd
 from asrtool.system import atomic, stamp
-from asrtool.train import averaging, checkpoint, folder, optim, records
-from asrtool.train.objective import Objective
-from asrtool.train.trainer import Trainer, check_metric
+from asrtool.trainer import averaging, checkpoint, folder, optim, records
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
 MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
-
-
-class PhaseError(ValueError):
-    """A phase of the config cannot be trained; found before the first one starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +61,48 @@ class Sources:
         return roles | {f"text {number}": path for number, path in enumerate(self.text)}
 
 
-def train(
+def run(
+    config_file: Path | str,
+    *,
+    train: Path | str,
+    valid: Path | str,
+    vocab: Path | str,
+    exp: Path | str,
+    overrides: Sequence[str] = (),
+    text: Sequence[Path | str] = (),
+    init: Path | str | None = None,
+    import_from: Collection[Path] = (),
+    command: str = "",
+    force: bool = False,
+) -> int:
+    """Train the phases of a config, as `asrtool train` does; `asrtool.train` is this function.
+
+    overrides: as in `--set`: "optim.lr=1e-3". text: files of further text, for language models.
+    init: weights, or a trained experiment whose averaged weights are taken. import_from: folders
+    with the modules that the config imports. For the rest and the result see `train_into`.
+    """
+    phases = experiment.load_phases(Path(config_file), overrides, import_from)
+    with distributed.process_group():
+        weights = initial_weights(Path(init)) if init and distributed.is_main() else None
+        sources = Sources(
+            train=Path(train),
+            valid=Path(valid),
+            vocab=Path(vocab),
+            text=tuple(map(Path, text)),
+            init=distributed.broadcast_object(weights),
+        )
+        return train_into(Path(exp), phases, sources, command, force)
+
+
+def initial_weights(init: Path) -> Path:
+    """The file that a warm start reads: of an experiment the averaged weights of its last phase."""
+    if not (init / CONFIG).is_file():
+        return init
+    trained = Experiment.open(init)
+    return trained.weights(trained.decode_config())
+
+
+def train_into(
     exp: Path,
     phases: Mapping[str, TrainConfig],
     sources: Sources,
@@ -82,7 +113,7 @@ def train(
     finished one is left alone.
 
     command: what is noted in command.txt. force: where `exp` holds another training, move it aside
-    instead of raising `FolderError`. Gives the signal that stopped the training, or 0. In a
+    instead of raising `UserError`. Gives the signal that stopped the training, or 0. In a
     `distributed.process_group`, every rank calls it.
     """
     exp = Path(exp)
@@ -102,16 +133,14 @@ def prepare(
     """Write the experiment's folder, or make sure that it is this training's."""
     for role, path in sources.roles().items():
         if not path.exists():
-            raise folder.FolderError(
-                f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}"
-            )
+            raise UserError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
     if (
         sources.init is not None
         and sources.init.is_file()
         and (problem := records.damage(sources.init)) is not None
     ):
         anew = "run the command that trained it again"
-        raise checkpoint.CheckpointError(f"--init {sources.init} cannot be used: {problem}; {anew}")
+        raise UserError(f"--init {sources.init} cannot be used: {problem}; {anew}")
     folder.prepare(
         exp,
         {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
@@ -143,14 +172,14 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
             if before is not None:
                 before = checkpoint.copied(before, model, phase.init.copy)
                 checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
-        except (ValueError, RuntimeError, datadir.DataDirError) as error:
-            raise PhaseError(f"phase '{name}': {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"phase '{name}': {error}") from error
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
         origin = f"what phase '{name}' leaves"
 
 
 def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> None:
-    """Raise `StoredFramesError` where a phase reads frames that are not of its front end."""
+    """Raise `UserError` where a phase reads frames that are not of its front end."""
     for phase in phases.values():
         front_end = FrontEnd.of(phase)
         for path in (sources.train, sources.valid) if front_end is not None else ():
@@ -166,26 +195,32 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     sets: Sets | None = None
     weights = sources.init
     for name, phase in phases.items():
-        where = exp / name
-        finished = distributed.broadcast_object(distributed.is_main() and folder.finished(where))
-        if not finished or needs_lengths(where, phase):
+        phase_folder = exp / name
+        finished = distributed.broadcast_object(
+            distributed.is_main() and folder.finished(phase_folder)
+        )
+        if not finished or needs_lengths(phase_folder, phase):
             sets = sets or read_sets(sources, phase)
-            keep_lengths(where, phase, sets[0])
+            keep_lengths(phase_folder, phase, sets[0])
         if not finished:
-            ended = train_phase(exp, where, phase, sources, sets, weights)
+            ended = train_phase(exp, phase_folder, phase, sources, sets, weights)
             if ended:
                 return ended
         # made anew where it is damaged
-        average = averaging.average(where, phase.trainer.average) if distributed.is_main() else None
+        average = (
+            averaging.average(phase_folder, phase.trainer.average)
+            if distributed.is_main()
+            else None
+        )
         weights = distributed.broadcast_object(average)
         if finished:
-            logger.info("%s is finished; its weights are %s", where, weights)
+            logger.info("%s is finished; its weights are %s", phase_folder, weights)
     return 0
 
 
 def train_phase(
     exp: Path,
-    where: Path,
+    folder: Path,
     phase: TrainConfig,
     sources: Sources,
     sets: Sets,
@@ -200,20 +235,20 @@ def train_phase(
     longest = model.encoder.max_seconds if isinstance(model, AsrModel) else None
     batches, validation = loaders(exp, phase, sources, sets, tokenizer, longest)
     if weights is not None:
-        if any(where.glob("step-*")):
+        if any(folder.glob("step-*")):
             logger.info(
-                "%s began from the weights %s and goes on from its own checkpoints", where, weights
+                "%s began from the weights %s and goes on from its own checkpoints", folder, weights
             )
         else:
             fresh = (
                 "a fresh optimizer and step 1: this is a start, not the resuming of another "
                 "training"
             )
-            logger.info("%s starts from the weights %s with %s", where, weights, fresh)
+            logger.info("%s starts from the weights %s with %s", folder, weights, fresh)
         checkpoint.load_model(
             model, weights, phase.init.missing, phase.init.unused, phase.init.copy
         )
-    logger.info("%s: %s", where, batches.describe())
+    logger.info("%s: %s", folder, batches.describe())
     if isinstance(model, AsrModel):
         model.check_room(
             (u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances
@@ -225,31 +260,31 @@ def train_phase(
         make_objective(phase, tokenizer, exp / "vocab", sets[0]),
         batches,
         validation,
-        where,
+        folder,
         rates=validation_metrics(model, tokenizer),
         seed=phase.seed,
         frame_seconds=frame_seconds(phase.data, model),
         logs=exp,
     )
     if distributed.is_main():
-        describe(model, where)
+        describe(model, folder)
     return trainer.run()
 
 
-def needs_lengths(where: Path, phase: TrainConfig) -> bool:
+def needs_lengths(folder: Path, phase: TrainConfig) -> bool:
     """Whether it is not kept yet how long the utterances are that the phase is trained on."""
-    return phase.data.input != "text" and Lengths.load(where) is None
+    return phase.data.input != "text" and Lengths.load(folder) is None
 
 
-def keep_lengths(where: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
-    if distributed.is_main() and needs_lengths(where, phase):
+def keep_lengths(folder: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
+    if distributed.is_main() and needs_lengths(folder, phase):
         chosen = [
             u.duration
             for u in utterances
             if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
         ]
-        where.mkdir(parents=True, exist_ok=True)
-        Lengths.of(chosen).save(where)
+        folder.mkdir(parents=True, exist_ok=True)
+        Lengths.of(chosen).save(folder)
 
 
 def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
@@ -257,7 +292,7 @@ def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
     if phase.data.input == "text":
         return Sentences([sources.train, *sources.text]), Sentences([sources.valid])
     if sources.text:
-        raise folder.FolderError("--text is for language models (data.input: text)")
+        raise UserError("--text is for language models (data.input: text)")
     return datadir.read(sources.train), datadir.read(sources.valid)
 
 
@@ -285,7 +320,7 @@ def loaders(
             "stage 1 (asrtool extract_features --training) makes it, whether features are "
             "stored or not"
         )
-        raise DataError(
+        raise UserError(
             f"{sources.train} has no cmvn.json, mean and variance of the training set; {made}"
         )
     cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
@@ -317,7 +352,7 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
             logger.warning(text, name, loss.label, has)
         classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
         if len(values) > classes:
-            raise PhaseError(
+            raise UserError(
                 f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
                 "training set, but "
                 f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
@@ -333,7 +368,7 @@ def frame_seconds(data: DataConfig, model: Model) -> float | None:
     return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
 
 
-def describe(model: Model, where: Path) -> None:
+def describe(model: Model, folder: Path) -> None:
     """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained,
     seconds per position.
     """
@@ -344,8 +379,8 @@ def describe(model: Model, where: Path) -> None:
         "frame_shift": model.frame_shift,
         "pretrained": list(model.sources),
     }
-    where.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(where / "model.json", json.dumps(facts) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / "model.json", json.dumps(facts) + "\n")
 
 
 def make_objective(
@@ -369,8 +404,8 @@ def count_labels(
     labels: Mapping[str, Sequence[str]], utterances: Iterable[Utterance]
 ) -> dict[str, list[int]]:
     """Label -> how many utterances have each of its values, in the order of the model's classes."""
-    found = Counter(item for utterance in utterances for item in utterance.labels.items())
-    return {name: [found[name, value] for value in values] for name, values in labels.items()}
+    counts = Counter(item for utterance in utterances for item in utterance.labels.items())
+    return {name: [counts[name, value] for value in values] for name, values in labels.items()}
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:

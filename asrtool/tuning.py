@@ -50,12 +50,12 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1 or not self.targets:
             raise ValueError(
-                "LoRA needs a rank from 1 on, alpha above 0, dropout below 1, and at least one "
+                "LoRA needs a rank of at least 1, alpha above 0, dropout below 1, and at least one "
                 "target"
             )
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(
-                f"layers: the first and the last layer, from 0 on; got {list(self.layers)}"
+                f"layers must be [first, last], counted from 0; got {list(self.layers)}"
             )
 
 
@@ -109,9 +109,8 @@ def _inject(tuning: Tuning, module: nn.Module, name: str, new: tuple[str, ...]) 
     )
     if unknown:
         raise ValueError(
-            f"{name}: LoRA has the target '{unknown[0]}', which no module is called; linear "
-            "layers of this network are "
-            f"called {', '.join(sorted(linear))}"
+            f"{name}: the LoRA target '{unknown[0]}' matches no module; the linear layers of this "
+            f"network are {', '.join(sorted(linear))}"
         )
     config = settings(tuning)
     if new:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
@@ -161,6 +161,16 @@ class Lattice(NamedTuple):
 
 
 HeadOutput = Padded | Lattice
+
+
+class Trainable(nn.Module):
+    """A model as training and its checkpoints see it."""
+
+    # Names of parameters that no phase trains, and of tensors that checkpoints leave out because
+    # they never change and come from `sources`.
+    frozen: frozenset[str] = frozenset()
+    pretrained: frozenset[str] = frozenset()
+    sources: tuple[Mapping[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

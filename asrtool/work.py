@@ -24,6 +24,7 @@ from tqdm import tqdm
 from asrtool import distributed
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.system import stamp
 from asrtool.system.journal import Journal
@@ -39,10 +40,6 @@ FAILED = "failed.jsonl"
 HOPELESS = 20  # so many failures without one success end the command
 # of a batch: out of memory, NaN, audio without frames
 PROBLEMS = (RuntimeError, ValueError, MemoryError)
-
-
-class WorkError(RuntimeError):
-    """No utterance of this set can be processed; the message gives the last reason."""
 
 
 class Task(Protocol):
@@ -83,12 +80,12 @@ def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], f
         started = None
         if distributed.is_main():
             about = stamp.describe(task.name, [data], options)
-            again = not force and stamp.read(out) == about and (out / FAILED).exists()
+            retry = not force and stamp.read(out) == about and (out / FAILED).exists()
             target = stack.enter_context(
-                stamp.building(out, task.name, [data], options, force or again)
+                stamp.building(out, task.name, [data], options, force or retry)
             )
             if target is not None:
-                started = (target, _begin(task, out, data, about, force, again))
+                started = (target, _begin(task, out, data, about, force, retry))
         started = distributed.broadcast_object(started)
         if started is None:
             return
@@ -112,14 +109,14 @@ def _clear(out: Path) -> None:
             shutil.rmtree(_part(out))
 
 
-def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, again: bool) -> int:
+def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry: bool) -> int:
     """The number of this run; `again`: keep the results in `out` and retry only failures."""
-    if force or again:
+    if force or retry:
         shutil.rmtree(_part(out), ignore_errors=True)
     number = Journal.begin(_part(out), about)
     if number:
         logger.info("%s: resuming an earlier run that was stopped", out)
-    if not again:
+    if not retry:
         return number
     with open(out / FAILED, encoding="utf-8") as failed:
         logger.info("%s: %d utterances failed; trying them again", out, sum(1 for _ in failed))
@@ -156,10 +153,12 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
         for group, window in _windows(data):
             done = journal.done(group)
             bar.update(len(done))
-            reported = reported or (distributed.is_main() and datadir.tell(window, data))
+            reported = reported or (distributed.is_main() and datadir.log_unmeasured(window, data))
             window, unmeasured = datadir.complete(window)
             if distributed.is_main():
-                lines = [{"id": key, "error": f"{key}: {why}"} for key, why in unmeasured.items()]
+                lines = [
+                    {"id": key, "error": f"{key}: {reason}"} for key, reason in unmeasured.items()
+                ]
                 journal.write(group, lines)
                 _count(lines, counts)
             if not window:
@@ -168,7 +167,7 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
             for batch, unreadable in EvalLoader(
                 task.dataset(window), task.batch_seconds, done=done
             ).each():
-                lines = [{"id": key, "error": why} for key, why in unreadable.items()]
+                lines = [{"id": key, "error": reason} for key, reason in unreadable.items()]
                 lines += _attempt(task, batch, seconds) if batch is not None else []
                 journal.write(group, lines)
                 _count(lines, counts)
@@ -218,7 +217,7 @@ def _count(lines: Sequence[Mapping], counts: dict[str, int]) -> None:
     counts["done"] += len(lines) - len(failures)
     counts["failed"] += len(failures)
     if not counts["done"] and counts["failed"] >= HOPELESS:
-        raise WorkError(
+        raise UserError(
             f"none of {counts['failed']} utterances succeeded so far; the last reason: "
             f"{failures[-1]['error']}"
         )
@@ -241,16 +240,16 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
 
     first = next(lines := good(), None)
     if first is None:
-        raise WorkError(
+        raise UserError(
             f"{out}: none of {total} utterances succeeded; the last reason: {failed[-1]['error']}"
         )
     task.write(target, itertools.chain([first], lines))
     if joined != total:
-        what = (
+        text = (
             f"{total - joined} of {total} utterances have neither a result nor an error in "
             f"{journal.folder}"
         )
-        raise WorkError(f"{out}: {what}; run the same command again")
+        raise UserError(f"{out}: {text}; run the same command again")
     if not failed:
         return
     with open(target / FAILED, "w", encoding="utf-8") as stream:

@@ -22,6 +22,7 @@ KERNELS = {"asrtool/searchers/ctc/kernel.py advance"}
 
 # module -> what it may import from asrtool. docs/architecture.md explains the table.
 LAYERS = {
+    "errors": set(),  # which every module may import
     "types": {"types"},
     "registry": set(),
     "log": set(),
@@ -82,7 +83,7 @@ LAYERS = {
         "types",
     },
     "report": {"report", "score", "data", "types", "log", "system"},
-    "train": {"train", "types", "registry", "system", "log", "distributed"},
+    "trainer": {"trainer", "types", "registry", "system", "log", "distributed"},
     "experiment": {
         "config",
         "imports",
@@ -93,10 +94,9 @@ LAYERS = {
         "models",
         "losses",
         "searchers",
-        "train",
+        "trainer",
     },
     "stored_frames": {"config", "data", "encoders", "experiment", "system", "types"},
-    "classes": {"experiment", "data", "losses", "types"},
     "model_folder": {
         "experiment",
         "data",
@@ -106,7 +106,7 @@ LAYERS = {
         "log",
         "models",
         "searchers",
-        "train",
+        "trainer",
     },
     "training": {
         "config",
@@ -122,24 +122,23 @@ LAYERS = {
         "searchers",
         "stored_frames",
         "system",
-        "train",
+        "trainer",
         "types",
     },
-    "recognition": {"align", "classes", "longform", "types"},
+    "recognition": {"align", "data", "experiment", "longform", "losses", "types"},
     "streaming": {
         "streaming",
-        "classes",
         "data",
         "encoders",
         "log",
         "model_folder",
+        "recognition",
         "recognizer",
         "searchers",
         "types",
     },
     "recognizer": {
         "experiment",
-        "classes",
         "heads",
         "model_folder",
         "align",
@@ -149,7 +148,7 @@ LAYERS = {
         "models",
         "searchers",
         "stored_frames",
-        "train",
+        "trainer",
         "types",
         "config",
         "log",
@@ -188,7 +187,7 @@ def test_imports_go_down(path):
     assert name in LAYERS, (
         f"{path}: give the module '{name}' a row in LAYERS and in docs/architecture.md"
     )
-    assert imported(path) <= LAYERS[name]
+    assert imported(path) <= LAYERS[name] | {"errors"}
 
 
 def tracked() -> list[Path]:

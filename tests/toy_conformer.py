@@ -16,9 +16,9 @@ from asrtool.decoders import TransformerDecoderConfig
 from asrtool.encoders import ConformerConfig
 from asrtool.losses import LOSSES, CrossEntropyConfig, CtcConfig
 from asrtool.models import MODELS, HybridConfig
-from asrtool.train.objective import Objective
-from asrtool.train.optim import AdamWConfig
-from asrtool.train.step import Stepper
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import AdamWConfig
+from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, Padded
 from tests.toy_ranks import join
 from tests.toy_training import ToyStep

@@ -1,5 +1,5 @@
 """A training that dies, or finds the disk full, at its n-th change of the file system: see
-unit/train/test_crashes.py.
+unit/trainer/test_crashes.py.
 
 Every run is a forked process, so that a death is one: nothing of it runs afterwards, no `finally`
 and no `except`.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from asrtool.train import averaging, checkpoint
+from asrtool.trainer import averaging, checkpoint
 from tests.toy_training import ToySteps, toy_trainer
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

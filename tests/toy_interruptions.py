@@ -1,4 +1,4 @@
-"""A training that is interrupted at a chosen moment: what tests/unit/train/test_interruptions.py
+"""A training that is interrupted at a chosen moment: what tests/unit/trainer/test_interruptions.py
 starts.
 """
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from asrtool.bin import train
 from asrtool.system import atomic
-from asrtool.train import averaging, checkpoint, records, trainer, validation
-from asrtool.train.step import Stepper
+from asrtool.trainer import averaging, checkpoint, records, trainer, validation
+from asrtool.trainer.step import Stepper
 from tests.toy_corpus import arguments
 from tests.toy_ranks import join
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asrtool import distributed
-from asrtool.train import checkpoint, parallel
-from asrtool.train.optim import GroupConfig
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.trainer import checkpoint, parallel
+from asrtool.trainer.optim import GroupConfig
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, Trainable
 from tests.toy_ranks import join, one_step
 from tests.toy_training import (
     CLASSES,
@@ -70,7 +70,7 @@ class Layer(nn.Module):
         return x + self.base["down"](F.silu(self.base["gate"](y)) * self.base["up"](y))
 
 
-class ToyLlama(nn.Module):
+class ToyLlama(Trainable):
     """Frames -> layers -> stream `classes`, through a table that is tied to the head, as Llamas'
     are.
     """

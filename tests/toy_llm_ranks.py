@@ -11,10 +11,10 @@ import torch
 
 from asrtool import distributed
 from asrtool.losses import LOSSES
-from asrtool.train import checkpoint, parallel
-from asrtool.train.objective import Objective
-from asrtool.train.optim import AdamWConfig
-from asrtool.train.step import Stepper
+from asrtool.trainer import checkpoint, parallel
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import AdamWConfig
+from asrtool.trainer.step import Stepper
 from tests import toy_llm
 from tests.toy_ranks import join
 from tests.toy_training import ToyStep

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from asrtool import distributed
-from asrtool.train.optim import GroupConfig
+from asrtool.trainer.optim import GroupConfig
 from tests.toy_training import (
     ToyModel,
     ToyStep,

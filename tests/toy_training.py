@@ -12,17 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asrtool.train.config import TrainerConfig
-from asrtool.train.objective import Objective
-from asrtool.train.optim import OPTIMIZERS, AdamWConfig
-from asrtool.train.step import Stepper
-from asrtool.train.trainer import Trainer
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.optim import OPTIMIZERS, AdamWConfig
+from asrtool.trainer.step import Stepper
+from asrtool.trainer.trainer import Trainer
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, Trainable
 
 FEATURES, CLASSES = 6, 5
 
 
-class ToyModel(nn.Module):
+class ToyLinear(Trainable, nn.Linear):
+    """One layer that training takes for a model."""
+
+
+class ToyModules(Trainable, nn.ModuleDict):
+    """Modules by name that training takes for a model."""
+
+
+class ToyModel(Trainable):
     """Frames -> two layers with dropout -> stream `classes` (B, S, CLASSES)."""
 
     def __init__(self, dropout: float = 0.2) -> None:
@@ -50,6 +58,7 @@ class ToyLoss:
     """
 
     head = "classes"
+    monitors = ()
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, _ = outputs.head("classes")

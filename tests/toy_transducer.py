@@ -28,9 +28,9 @@ from asrtool.model_folder import build_model
 from asrtool.models import AsrModel
 from asrtool.nn.rows import PerRow
 from asrtool.searchers import SEARCHERS, StreamingSearcher
-from asrtool.train import parallel, validation
-from asrtool.train.objective import Objective
-from asrtool.train.step import Stepper
+from asrtool.trainer import parallel, validation
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, EncoderOutput, Hypothesis, Lattice, ModelOutput, Padded
 from tests.toy_conformer import double_precision
 from tests.toy_ranks import join

@@ -139,7 +139,7 @@ mend_torchaudio() {    # whose extension was compiled for another torch: `import
 # -- all of it -------------------------------------------------------------
 
 if ! up_to_date; then
-  trap 'say "stopped; the same command goes on from here" >&2' ERR
+  trap 'say "stopped; the same command continues from here" >&2' ERR
   make_environment
   rm -f "$stamp"
   install_torch

@@ -22,8 +22,8 @@ import asrtool
 from asrtool import training
 from asrtool.data import tokenizers
 from asrtool.model_folder import Experiment, build_model
-from asrtool.train.precision import choose
-from asrtool.train.step import Stepper
+from asrtool.trainer.precision import choose
+from asrtool.trainer.step import Stepper
 
 PACKAGE = Path(asrtool.__file__).parent
 

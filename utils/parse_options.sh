@@ -1,8 +1,8 @@
 # Source after the defaults: `--some-option value`, `--some-option=value` and `--some_option value` set `some_option`.
 #
 # An option is a line `name=default   # what it is` at the margin of one of `option_files` (default: the running script), so the
-# code, --help and the check of names cannot disagree. An option whose default is true or false takes only these two; without a
-# value it means true. `given` holds the names that were set, each between spaces.
+# code, --help and the check of names cannot disagree. An option whose default is true or false takes only these two values;
+# without a value it is set to true. `given` holds the names that were set, each between spaces.
 # shellcheck shell=bash
 . "$(dirname "${BASH_SOURCE[0]}")/nearest.sh"
 [[ -n ${option_files+set} ]] || option_files=("$0")
@@ -49,10 +49,10 @@ parse_options() {
     elif [[ ${!name} == true || ${!name} == false ]]; then
       value=true; shift
     else
-      usage_error "option $option needs a value; one that begins with -- is written $option=--value"
+      usage_error "option $option needs a value; write a value that begins with -- as $option=--value"
     fi
     if [[ ${!name} == true || ${!name} == false ]] && [[ $value != true && $value != false ]]; then
-      usage_error "option $option is true or false, not '$value'"
+      usage_error "option $option must be true or false, not '$value'"
     fi
     printf -v "$name" '%s' "$value"
     given+="$name "

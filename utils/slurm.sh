@@ -4,23 +4,23 @@
 #   utils/slurm.sh [options] <recipe> [the recipe's options]
 #   utils/slurm.sh --num-nodes 2 --ngpu 8 --time 2-00:00:00 librispeech --corpus <corpus>
 #
-# Stages 3 and 4 run on all machines (srun and torchrun), the others on the first. Before the time limit training saves and
-# stops, and the job goes back into the queue, to go on from there. The job's script and log lie in egs/<recipe>/exp/slurm.
+# Stages 3 and 4 run on all machines (srun and torchrun), the others on the first. Before the time limit, training saves and
+# stops, and the job is queued again to continue from there. The job's script and log are in egs/<recipe>/exp/slurm.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 num_nodes=1            # machines
 ngpu=1                 # GPUs of each machine, 0 for none
 cpus=8                 # cores of each machine
-mem=                   # memory of each machine, as in 64G; default: the cluster's
-time=                  # limit, as in 2-00:00:00; default: the partition's
+mem=                   # memory of each machine, as in 64G; default: that of the cluster
+time=                  # limit, as in 2-00:00:00; default: that of the partition
 partition=             # partition
 account=               # account
 job_name=              # default: the recipe's name
 sbatch_args=           # further options of sbatch: --sbatch-args="--constraint=a100 --exclusive"
 warn=180               # seconds before the limit at which training saves and stops
-requeue=true           # go on in a new job after that
-dry_run=false          # print the job's script and submit nothing
+requeue=true           # continue in a new job after that
+dry_run=false          # print the job's script without submitting it
 
 before=() recipe=
 while [[ $# -gt 0 ]]; do
@@ -36,10 +36,10 @@ option_files=("$0")
 set -- "${before[@]+"${before[@]}"}"
 # shellcheck source=utils/parse_options.sh
 . "$root/utils/parse_options.sh"
-[[ -n $recipe ]] || usage_error "name a recipe, as in: $0 --ngpu 4 librispeech --corpus <corpus> (--help lists the options)"
+[[ -n $recipe ]] || usage_error "give a recipe, as in: $0 --ngpu 4 librispeech --corpus <corpus> (--help lists the options)"
 [[ -f $root/egs/$recipe/run.sh ]] || usage_error "no recipe '$recipe' (./run.sh --help lists them)"
 for name in num_nodes ngpu cpus warn; do
-  [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "option --${name//_/-} is a whole number, not '${!name}'"
+  [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "option --${name//_/-} must be a whole number, not '${!name}'"
 done
 job_name=${job_name:-$recipe}
 folder=$root/egs/$recipe/exp/slurm
@@ -55,7 +55,7 @@ script() {
     echo "#SBATCH $option"
   done
   if [[ $requeue == true ]]; then echo '#SBATCH --requeue'; fi
-  printf 'cd %q\n' "$PWD"      # paths among the recipe's options count from here
+  printf 'cd %q\n' "$PWD"      # relative paths in the recipe's options start here
   printf '%q ' "$root/run.sh" "$recipe" "${options[@]+"${options[@]}"}" --num-nodes "$num_nodes" --ngpu "$ngpu"
   cat << 'END'
 &
@@ -74,7 +74,7 @@ END
 }
 
 if [[ $dry_run == true ]]; then script; exit; fi
-command -v sbatch > /dev/null || { echo "$0: there is no sbatch here: submit from a machine of a Slurm cluster" >&2; exit 1; }
+command -v sbatch > /dev/null || { echo "$0: sbatch is not installed: submit from a machine of a Slurm cluster" >&2; exit 1; }
 mkdir -p "$folder"
 script > "$folder/$job_name.sh"
 sbatch "$folder/$job_name.sh"

@@ -1,38 +1,38 @@
-# The recipe engine. A recipe sets its variables, then sources this file; "$@" is the recipe's.
+# The recipe engine. A recipe sets its variables and then sources this file; "$@" is the recipe's.
 #
 # Stages: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score. Each is one command (or one per set), printed
-# as it runs; a stage whose inputs and options are unchanged says so and returns, which the commands decide, not this file. A recipe
-# replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside. Where it defines `settings`, that is
-# called as soon as the options are known.
+# as it runs. The commands decide whether a stage is up to date; if its inputs and options are unchanged, it says so and returns. A
+# recipe replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside. If it defines `settings`,
+# that is called as soon as the options are known.
 # shellcheck shell=bash disable=SC2154    # recipe, root, corpus, train_set ... come from the recipe
 
 stage=0                # first stage: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score
 stop_stage=5           # last stage
-data_dirs=             # folder of ready Kaldi data directories <set>/{wav.scp,text,...}, which stage 0 takes in place of a corpus
+data_dirs=             # folder of existing Kaldi data directories <set>/{wav.scp,text,...}; stage 0 uses them instead of a corpus
 nj=                    # CPU processes of stages 0 to 2; default: one per core
-ngpu=                  # GPUs of stages 3 and 4, 0 for the CPU; default: 1 where there is one
+ngpu=                  # GPUs of stages 3 and 4; 0: the CPU; default: 1 if there is one, else 0
 ranks=                 # CPU processes of stages 3 and 4 when ngpu is 0; default: one per core, at most 4
 num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks processes
-master=                # <host>:<port> of the first of several machines; utils/slurm.sh needs none
-tag=                   # name of the experiment's folder; default: that of the training config
+master=                # <host>:<port> of the first of several machines; not needed with utils/slurm.sh
+tag=                   # name of the experiment's folder; default: the name of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
-init_from=             # folder of a trained model, of any recipe: stage 2 takes its vocabulary, stage 3 starts from its weights
-tune=true              # false, with --init-from: no stages 2 and 3; stage 4 decodes that model as it is
-lm_config=             # config of a language model, which stage 3 trains first and stage 4 decodes with
-lm=                    # ngram:<order>: an n-gram model, which stage 2 estimates and stage 4 decodes with
-lm_text=               # a file of sentences, one a line: further ones for the model of lm_config, all of those for ngram (default: the transcripts)
-decode_tag=            # name of the decoding's folder; default: that of the decoding config
+init_from=             # folder of a trained model of any recipe: stage 2 uses its vocabulary, stage 3 starts from its weights
+tune=true              # false, with --init-from: skip stages 2 and 3; stage 4 decodes that model without training
+lm_config=             # config of a language model that stage 3 trains first and stage 4 decodes with
+lm=                    # ngram:<order>: an n-gram model that stage 2 estimates and stage 4 decodes with
+lm_text=               # file with one sentence a line: added to the transcripts for lm_config, used instead of them for ngram
+decode_tag=            # name of the decoding's folder; default: the name of the decoding config
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
 extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
 imports=               # your own modules that the training config names by import:, as in "my_package.my_encoder"
-import_from=           # the folder that they lie in, unless they are installed
+import_from=           # folder that contains them, if they are not installed
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
-mini=false             # take a synthesised miniature of the corpus and small configs
+mini=false             # use a synthesised miniature of the corpus and small configs
 mini_size=default      # size of the miniature: tiny, small, default, study or hours of training speech
-force=false            # train anew where the experiment's folder holds another training
-dry_run=false          # print the commands and run none
+force=false            # start again if the experiment's folder holds a different training
+dry_run=false          # print the commands without running them
 
-# The recipe's `cd` to its own folder left behind where the user is.
+# The user's folder: the recipe has changed to its own.
 called_from=$OLDPWD
 # shellcheck disable=SC2034    # read by parse_options.sh
 option_files=("$PWD/${0##*/}" "$root/utils/stages.sh")
@@ -45,19 +45,19 @@ is_given() { [[ $given == *" $1 "* ]]; }
 
 check_number() {    # <option> <least>
   if [[ ! ${!1} =~ ^-?[0-9]+$ ]] || (( ${!1} < $2 )); then
-    usage_error "option --${1//_/-} is a whole number from $2 on, not '${!1}'"
+    usage_error "option --${1//_/-} must be a whole number of at least $2, not '${!1}'"
   fi
 }
 
-locate() {          # a path on the command line is looked for where it was typed, then in the recipe's folder
+locate() {          # a path on the command line is relative to the user's folder, or to the recipe's
   if is_given "$1" && [[ ${!1} != /* && $called_from != "$PWD" && -e $called_from/${!1} ]]; then
     printf -v "$1" '%s' "$called_from/${!1}"
   fi
 }
 
-take_mini() {       # small configs where the command line names none
+take_mini() {       # small configs, unless the command line names others
   [[ -n ${mini_train_config:-} ]] || usage_error "$recipe has no miniature; give the corpus by --corpus <folder>"
-  ! is_given corpus || usage_error "--corpus and --mini true exclude each other: the miniature is a corpus of its own"
+  ! is_given corpus || usage_error "--corpus and --mini true cannot be combined: the miniature is a corpus of its own"
   is_given train_config || train_config=$mini_train_config
   is_given decode_config || decode_config=$mini_decode_config
   is_given unit || unit=$mini_unit
@@ -69,18 +69,18 @@ take_mini() {       # small configs where the command line names none
 
 check_name() {      # <what> <name>: it becomes that of a folder
   case $2 in
-    "" | .* | -* | */* | *[[:space:]]*) usage_error "$1 '$2' is no name for a folder: expected letters, digits, _, - and full stops" ;;
+    "" | .* | -* | */* | *[[:space:]]*) usage_error "$1 '$2' is not a valid folder name: expected letters, digits, _, - and full stops" ;;
   esac
 }
 
 for name in corpus data_dirs init_from train_config decode_config lm_config lm_text import_from; do locate "$name"; done
-# The folder below data, dump and exp of what shall not mix with other runs.
+# The folder below data, dump and exp that keeps this kind of run apart from others.
 variant=
 if declare -F settings > /dev/null; then settings; fi
 if [[ $mini == true ]]; then take_mini; fi
 if [[ -n $data_dirs ]]; then
-  ! is_given corpus || usage_error "--data-dirs and --corpus exclude each other: ready data directories need no corpus"
-  [[ $mini == false ]] || usage_error "--data-dirs and --mini true exclude each other: the miniature is a corpus of its own"
+  ! is_given corpus || usage_error "--data-dirs and --corpus cannot be combined: data directories replace the corpus"
+  [[ $mini == false ]] || usage_error "--data-dirs and --mini true cannot be combined: the miniature is a corpus of its own"
 fi
 
 cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
@@ -101,15 +101,15 @@ vocab=$data/vocab_$unit
 if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
 if [[ -n $init_from ]]; then vocab=$init_from/vocab; fi
 if [[ $tune == false ]]; then
-  [[ -n $init_from ]] || usage_error "--tune false decodes the model that --init-from names; give its folder"
+  [[ -n $init_from ]] || usage_error "--tune false needs --init-from <folder>: the model to decode"
   tag=${tag:-from_$(basename "$init_from")}
 fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
 ngram=; ngram_options=()
 if [[ -n $lm ]]; then
-  [[ $lm =~ ^ngram:([1-9])$ ]] || usage_error "--lm is ngram:<order>, with an order from 1 to 9, not '$lm'; --lm-config trains a network"
-  # where words are counted the vocabulary writes spaces; else the model is over its tokens
+  [[ $lm =~ ^ngram:([1-9])$ ]] || usage_error "--lm must be ngram:<order> with an order from 1 to 9, not '$lm'; --lm-config trains a neural model"
+  # a word error rate means that the vocabulary writes spaces; otherwise the model counts tokens
   lm_unit=token; if [[ $metric == wer ]]; then lm_unit=word; fi
   ngram=$data/lm_$(basename "$vocab")/${BASH_REMATCH[1]}gram_$lm_unit.arpa.gz
   ngram_options=(--ngram "$ngram" --ngram-unit "$lm_unit")
@@ -119,7 +119,7 @@ check_name --tag "$tag"; check_name --decode-tag "$decode_tag"
 # shellcheck disable=SC2086    # sets are words
 for name in $train_set $valid_set $test_sets $extra_sets; do check_name "the set" "$name"; done
 lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
-# What commands get that read a training config, and those that read a trained model, which imports nothing by itself.
+# Options of the commands that read a training config, and of those that read a trained model, which imports nothing by itself.
 own_config=(); if [[ -n $import_from ]]; then own_config=(--import-from "$import_from"); fi
 own_model=(${own_config[@]+"${own_config[@]}"})
 for name in $imports; do own_model+=(--import "$name"); done
@@ -153,7 +153,7 @@ stop() {            # <signal> <exit status>
   if [[ -n $child ]]; then
     kill -s "$1" -- "-$child" 2> /dev/null || true
     wait "$child" || true
-    kill -KILL -- "-$child" 2> /dev/null || true     # whatever of the group did not listen
+    kill -KILL -- "-$child" 2> /dev/null || true     # whatever of the group ignored the signal
   fi
   exit "$2"
 }
@@ -167,9 +167,9 @@ finish() {
   local status=$? what=failed
   if [[ $status == 0 || -z $running ]]; then return; fi
   if (( status == 130 || status == 143 || status == 129 || status == 138 )); then what=interrupted; fi
-  if (( status == 137 )); then what="was killed, for lack of memory perhaps"; fi
-  local again="the same command goes on from here"
-  if [[ $what == failed ]]; then again="when the cause is mended, $again"; fi
+  if (( status == 137 )); then what="was killed, perhaps for lack of memory"; fi
+  local again="the same command continues from here"
+  if [[ $what == failed ]]; then again="after fixing the cause, $again"; fi
   log "stage $running $what; $again" >&2
 }
 trap finish EXIT
@@ -199,7 +199,7 @@ launch_on_nodes() { # <processes per machine> ...: srun starts torchrun on each 
   run "${start[@]}" --nnodes "$num_nodes" --nproc-per-node "$1" --rdzv-backend c10d --rdzv-endpoint "$address" --rdzv-id "$id" "${@:2}"
 }
 
-find_test_sets() {  # what stage 0 found in this corpus, where it says so
+find_test_sets() {  # the test sets that stage 0 found in this corpus, if it lists them
   if ! is_given test_sets && [[ -f $data/test_sets ]]; then test_sets=$(< "$data/test_sets"); fi
 }
 # shellcheck disable=SC2086    # sets are words
@@ -209,15 +209,15 @@ need_corpus() {
   if [[ $dry_run == true ]]; then return; fi
   if [[ -n $data_dirs ]]; then
     if [[ -d $data_dirs ]]; then return; fi
-    echo "$0: no folder of data directories at '$data_dirs' (looked in $called_from and $PWD)" >&2
+    echo "$0: no folder with data directories at '$data_dirs' (looked in $called_from and $PWD)" >&2
     exit 1
   fi
   if [[ -d $corpus ]]; then return; fi
   local ways="give its folder by --corpus <folder>"
   if [[ -n ${ask_at:-} ]]; then ways+=", ask for it at $ask_at (--stage -1 says how)"
   elif can_download; then ways+=", download it by --stage -1"; fi
-  ways+=", take ready data directories by --data-dirs <folder>"
-  if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised one by --mini true"; fi
+  ways+=", use existing data directories by --data-dirs <folder>"
+  if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised corpus by --mini true"; fi
   echo "$0: no corpus at '$corpus' (looked in $PWD): $ways" >&2
   exit 1
 }
@@ -230,7 +230,7 @@ default_download() {
   if [[ $mini == true ]]; then
     log "nothing to download: stage 0 makes the miniature"
   elif [[ -n $data_dirs ]]; then
-    log "nothing to download: stage 0 takes the data directories of $data_dirs"
+    log "nothing to download: stage 0 uses the data directories in $data_dirs"
   elif [[ -d $corpus ]]; then
     log "the corpus is in $corpus"
   elif [[ -f local/download_data.sh ]]; then
@@ -269,7 +269,7 @@ default_features() {
 }
 
 default_vocabulary() {
-  if [[ -n $init_from ]]; then log "the vocabulary is that of $init_from"; return; fi
+  if [[ -n $init_from ]]; then log "using the vocabulary of $init_from"; return; fi
   tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
 }
 
@@ -325,18 +325,18 @@ for name in sets:
     print(f"  {name:{width}}  {100 * total['rate']:7.2f}  {total['reference']:10}{counts}   {folder}/{name}/result.txt")
 END
   echo
-  echo "Everything lies in $PWD: $exp holds the model, its log and its configuration."
+  echo "The results are in $PWD: $exp holds the model, its log and its configuration."
   if [[ $mini == true ]]; then
-    echo "This model knows synthetic voices only. What to try next:"
+    echo "This model knows only synthetic voices. What to try next:"
     echo "  less $exp/$decode_tag/${test_sets%% *}/result.txt      which words it confuses (in $PWD)"
-    echo "  $0 --mini true --tag longer --train-args 'trainer.epochs=20'      another training, beside this one"
+    echo "  $0 --mini true --tag longer --train-args 'trainer.epochs=20'      another training, next to this one"
     echo "  $0 --corpus <folder>                                              the real corpus"
   fi
 }
 
 # -- the recipe ------------------------------------------------------------
 
-if [[ $stage == 0 && $mini == false ]]; then need_corpus; fi      # said at once, not after the seconds that torch needs
+if [[ $stage == 0 && $mini == false ]]; then need_corpus; fi      # fail at once, before torch takes seconds to import
 # shellcheck source=utils/path.sh
 . "$root/utils/path.sh"
 if [[ $dry_run == true ]]; then show cd "$PWD"; show . "$root/utils/path.sh"; fi
@@ -344,7 +344,7 @@ if (( ngpu == 0 )); then export CUDA_VISIBLE_DEVICES=; fi
 if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=; fi
 
 dump=dump$variant
-if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its folder
+if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its own folder
   dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
     --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${ngram_options[@]+"${ngram_options[@]}"} \
     ${own_config[@]+"${own_config[@]}"})

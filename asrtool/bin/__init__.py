@@ -1,11 +1,11 @@
 """The commands: one module each, with `main(argv)`. Run as `python -m asrtool.bin.<name>` or
 `asrtool <name>`.
 
-How every command ends is decided here, since this file is read before any of them: an error that
-asrtool raises on purpose, or that the system does (a missing file, a full disk), is one sentence;
-Ctrl-C and a closed pipe are silent; anything else is a bug and shows its traceback.
-ASRTOOL_TRACEBACK=1 shows it for all. Of several ranks with the same error only the first one
-speaks.
+This file also decides how every command ends, because Python imports it before any of them. An
+error that asrtool raises deliberately, or that the system raises (a missing file, a full disk), is
+printed as one sentence. Ctrl-C and a closed pipe print nothing. Any other error is a bug and shows
+its traceback; ASRTOOL_TRACEBACK=1 shows the traceback of every error. If several ranks fail with
+the same error, only the first one prints it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from asrtool.errors import UserError
 from asrtool.system import processes
 
 PACKAGE = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ LOST = "lost the connection to another rank, which ended or cannot be reached"
 
 
 def explain(error: BaseException) -> str | None:
-    """The sentence for an expected error, empty for one that ends silently, None for a bug."""
+    """The sentence of an expected error; empty to end silently, None for a bug."""
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return ""
     if isinstance(error, OSError) and error.strerror:
@@ -34,12 +35,18 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
         return LOST
     frames = traceback.extract_tb(error.__traceback__)
-    if type(error).__module__.split(".")[0] == "asrtool":
+    if isinstance(error, UserError):
         return str(error)
-    deliberate = isinstance(error, ValueError) or type(error) is LookupError
-    if deliberate and frames and Path(frames[-1].filename).is_relative_to(PACKAGE):
+    if type(error) in (ValueError, LookupError) and frames and _raised_here(frames[-1]):
         return f"{error} (ASRTOOL_TRACEBACK=1 shows where)"
     return None
+
+
+def _raised_here(frame: traceback.FrameSummary) -> bool:
+    """Whether asrtool raised the error by a `raise` of its own: it checked an argument. `int("x")`
+    fails in a line of asrtool too, but there it is a bug.
+    """
+    return Path(frame.filename).is_relative_to(PACKAGE) and (frame.line or "").startswith("raise ")
 
 
 def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -80,9 +80,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
 
 def load(exp: Path) -> Recognizer:
     """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
-    found = Experiment.open(exp)
-    decode = found.decode_config()
-    weights = found.weights(decode) if distributed.is_main() else None
+    experiment = Experiment.open(exp)
+    decode = experiment.decode_config()
+    weights = experiment.weights(decode) if distributed.is_main() else None
     return Recognizer.load(exp, decode, distributed.device(), distributed.broadcast_object(weights))
 
 
@@ -103,8 +103,8 @@ class Aligning:
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         tokens = [row.tolist() for row in batch.targets.unpad()]
-        found = self.recognizer.align_inputs(batch.inputs, tokens)
-        rows = zip(batch.ids, batch.texts, found, strict=True)
+        alignments = self.recognizer.align_inputs(batch.inputs, tokens)
+        rows = zip(batch.ids, batch.texts, alignments, strict=True)
         return [self._line(key, text, timed, seconds[key]) for key, text, timed in rows]
 
     def _line(self, key: str, text: str, timed: list[Timed] | None, seconds: float) -> dict:

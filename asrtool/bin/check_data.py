@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asrtool.data.audio.check import check_audio
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +49,7 @@ def check(folder: Path, args: argparse.Namespace) -> bool:
     if args.fix:
         try:
             print(f"{folder}: {datadir.fix(folder, args.base)}")
-        except datadir.DataDirError as error:
+        except UserError as error:
             print(error)
     problems = datadir.check(folder, args.base)
     if args.audio:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asrtool.bin.score import MEASURES
-from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, TranscriptError, read_transcripts
+from asrtool.errors import UserError
+from asrtool.score import ALIGNMENTS, METRICS, NORMALIZERS, read_transcripts
 from asrtool.score.compare import Comparison, compare, text
 from asrtool.score.labels import labels_for, read_speakers
 from asrtool.score.stored import StoredScore, pairs, replace_text
@@ -22,18 +23,15 @@ ALIKE = ("metric", "normalizer", "alignment", "missing")
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    try:
-        found = dict(_compare_files(options) if options.reference else _compare_results(options))
-    except (TranscriptError, OSError) as error:
-        raise SystemExit(f"compare: {error}") from None
+    comparisons = dict(_compare_files(options) if options.reference else _compare_results(options))
     printed = f"A {options.first}\nB {options.second}\n"
-    for name, comparison in found.items():
+    for name, comparison in comparisons.items():
         printed += f"\n== {name}\n{text(comparison)}"
     print(printed, end="")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         stored = {"first": str(options.first), "second": str(options.second)}
-        stored["sets"] = {name: comparison.json() for name, comparison in found.items()}
+        stored["sets"] = {name: comparison.json() for name, comparison in comparisons.items()}
         replace_text(options.out / "compare.txt", printed)
         replace_text(
             options.out / "compare.json", json.dumps(stored, ensure_ascii=False, indent=1) + "\n"
@@ -97,14 +95,14 @@ def _compare_pair(first: StoredScore, second: StoredScore, group_by: str) -> Com
     for key in ALIKE:
         values = [side.stored[key] for side in (first, second)]
         if values[0] != values[1]:
-            raise TranscriptError(
+            raise UserError(
                 f"{first.set}: {key} is {values[0]} in A and {values[1]} in B; score both alike"
             )
     if (
         first.stored["files"]["reference"]["sha256"]
         != second.stored["files"]["reference"]["sha256"]
     ):
-        raise TranscriptError(
+        raise UserError(
             f"{first.set}: A and B were scored against different references; score both alike"
         )
     scored_by = [name for name in first.stored["group_by"] if name in second.stored["group_by"]]

@@ -17,8 +17,8 @@ from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.registry import Registry, suggest
 from asrtool.searchers import SEARCHERS
-from asrtool.train.optim import OPTIMIZERS
-from asrtool.train.schedules import SCHEDULES
+from asrtool.trainer.optim import OPTIMIZERS
+from asrtool.trainer.schedules import SCHEDULES
 
 REGISTRIES = (
     MODELS,

@@ -23,13 +23,14 @@ import torch
 
 from asrtool import config, distributed, experiment, imports, log, stored_frames, work
 from asrtool.bin.recognize import warm_up
-from asrtool.classes import Classes
 from asrtool.data.config import DataConfig
 from asrtool.data.loader import Dataset
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig
-from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.model_folder import Experiment
+from asrtool.recognition import Classes
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.stored_frames import FrontEnd
 from asrtool.system import stamp
@@ -82,50 +83,52 @@ def decode(
     lm: Path | None = None,
 ) -> None:
     """Decode the set `data` into `out`."""
-    found = Experiment.open(exp)
-    weights = found.weights(settings) if distributed.is_main() else None
+    trained = Experiment.open(exp)
+    weights = trained.weights(settings) if distributed.is_main() else None
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
-    for what, path in experiment.word_files(settings.searcher).items():
-        options[what] = stamp.digest(Path(path))  # one made anew has the same path
+    for kind, path in experiment.word_files(settings.searcher).items():
+        options[kind] = stamp.digest(Path(path))  # one made anew has the same path
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
-    inputs = what_is_read(found.phase(settings.phase)[1], settings, data)
+    inputs = data_config(trained.phase(settings.phase)[1], settings, data)
     work.through(Decoding(recognizer, str(out), inputs), data, out, options, force)
 
 
-def what_is_read(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataConfig:
+def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataConfig:
     """How a set is read: its stored frames where they are of the model's front end and are searched
     whole, else its audio.
     """
     front_end = FrontEnd.of(phase)
     if front_end is None:
         return phase.data
-    found = stored_frames.origin(data)
+    stored = stored_frames.origin(data)
     if settings.windows is not None:
-        why = "windows are cut from audio"
-    elif found is None or found.digest != front_end.digest:
-        holds = "no stored frames" if found is None else f"frames of {found.name}"
-        why = f"it holds {holds}, and the model reads those of {front_end.name}"
-    elif found.long:
-        why = f"{found.long} utterances are longer than the front end reads"
+        reason = "windows are cut from audio"
+    elif stored is None or stored.digest != front_end.digest:
+        holds = "no stored frames" if stored is None else f"frames of {stored.name}"
+        reason = f"it holds {holds}, and the model reads those of {front_end.name}"
+    elif stored.long:
+        reason = f"{stored.long} utterances are longer than the front end reads"
     else:
         logger.info("%s: the stored frames of %s are read", data, front_end.name)
         return phase.data
-    logger.info("%s: the audio is read: %s", data, why)
+    logger.info("%s: the audio is read: %s", data, reason)
     return stored_frames.from_audio(phase.data)
 
 
 def windows(recognizer: Recognizer) -> WindowsConfig:
     """How what is long is cut, which is said."""
-    found = recognizer.windows
-    if found.detector == "silero" and recognizer.config.data.input == "fbank":
-        raise ExperimentError(SAMPLES)
+    limits = recognizer.windows
+    if limits.detector == "silero" and recognizer.config.data.input == "fbank":
+        raise UserError(SAMPLES)
     logger.info(
-        "what lasts more than %.2f s (%s) is cut into windows", found.max_seconds, recognizer.why
+        "what lasts more than %.2f s (%s) is cut into windows",
+        limits.max_seconds,
+        recognizer.windows_reason,
     )
-    return found
+    return limits
 
 
 @dataclass
@@ -162,11 +165,11 @@ class Decoding:
         """
         recognizer = self.ready
         began = time.perf_counter()
-        found, frames, classes = recognize(recognizer, batch)
+        results, frames, classes = recognize(recognizer, batch)
         latency = time.perf_counter() - began
         total = sum(seconds[key] for key in batch.ids)
         lines = []
-        for key, result, kept, labels in zip(batch.ids, found, frames, classes, strict=True):
+        for key, result, kept, labels in zip(batch.ids, results, frames, classes, strict=True):
             elapsed = latency * seconds[key] / total
             timing = {
                 "seconds": seconds[key],
@@ -229,8 +232,10 @@ def recognize(
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if max(seconds) <= recognizer.whole:
         return recognizer.search_counted(batch.inputs)
-    found = recognizer.transcribe([recognizer.heard(inputs) for inputs in batch.inputs.unpad()])
-    return found, [None] * len(batch), [result.classes for result in found]
+    results = recognizer.transcribe(
+        [recognizer.prepare_inputs(inputs) for inputs in batch.inputs.unpad()]
+    )
+    return results, [None] * len(batch), [result.classes for result in results]
 
 
 def rounded(classes: Classes) -> Classes:

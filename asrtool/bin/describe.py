@@ -12,21 +12,16 @@ from pathlib import Path
 
 from asrtool.data import describe, tokenizers
 from asrtool.data.describe import Statistics
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 BAR = 40  # characters of the longest bar
 
 
-class DescribeError(ValueError):
-    """What was asked for cannot be had here."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise DescribeError(
-            "--plot needs matplotlib, which is not installed: pip install -e '.[plot]'"
-        )
+        raise UserError("--plot needs matplotlib, which is not installed: pip install -e '.[plot]'")
     sets = [describe.describe(folder, args.base, args.content) for folder in args.folders]
     report = make_report(sets, args.vocab)
     if args.json is not None:
@@ -67,11 +62,11 @@ def make_report(sets: Sequence[Statistics], vocab: Path | None) -> dict:
     """
     reference = tokenizers.load(vocab) if vocab is not None else sets[0]
     missing = {
-        found.name: describe.unknown(found, reference)
-        for found in (sets if vocab is not None else sets[1:])
+        one_set.name: describe.unknown(one_set, reference)
+        for one_set in (sets if vocab is not None else sets[1:])
     }
     return {
-        "sets": [describe.summary(found) for found in sets],
+        "sets": [describe.summary(one_set) for one_set in sets],
         "unknown": {"reference": str(vocab or sets[0].name), "sets": missing},
         "overlaps": list(describe.overlaps(sets)),
     }
@@ -83,10 +78,12 @@ def render(report: dict) -> Iterator[str]:
     reference = report["unknown"]["reference"]
     for name, kinds in report["unknown"]["sets"].items():
         yield f"{name} against {reference}"
-        for what, found in kinds.items():
-            examples = ", ".join(f"{text} ({count}x)" for text, count in found["examples"].items())
-            share = f"{found['occurrences']} occurrences, {found['share']:.3%}"
-            yield f"  {what + ' that it lacks':24}{found['kinds']} ({share})" + (
+        for kind, unknown in kinds.items():
+            examples = ", ".join(
+                f"{text} ({count}x)" for text, count in unknown["examples"].items()
+            )
+            share = f"{unknown['occurrences']} occurrences, {unknown['share']:.3%}"
+            yield f"  {kind + ' that it lacks':24}{unknown['kinds']} ({share})" + (
                 f": {examples}" if examples else ""
             )
         yield ""
@@ -94,39 +91,39 @@ def render(report: dict) -> Iterator[str]:
         yield f"{pair['second']} shares with {pair['first']}"
         common = pair["speakers"]
         yield f"  {'speakers':24}{common['common']}" + listed(common["examples"], common["common"])
-        for what in ("texts", "audio"):
-            yield f"  {what:24}{pair[what]['utterances']} utterances, {pair[what]['share']:.2%}"
+        for kind in ("texts", "audio"):
+            yield f"  {kind:24}{pair[kind]['utterances']} utterances, {pair[kind]['share']:.2%}"
         yield ""
 
 
 def render_set(one: dict) -> Iterator[str]:
-    def line(what: str, value: object) -> str:
-        return f"  {what:24}{value}"
+    def line(label: str, value: object) -> str:
+        return f"  {label:24}{value}"
 
     yield one["name"]
     yield line("utterances", one["utterances"])
     yield line("hours", f"{one['hours']:.2f}")
     yield line("speakers", one["speakers"])
-    for what, unit in (
+    for key, unit in (
         ("seconds", "s"),
         ("minutes_per_speaker", "min"),
         ("characters_per_second", ""),
     ):
-        if one[what] is not None:
-            spread = ", ".join(f"{name} {value:g}" for name, value in one[what].items())
-            yield line(what.replace("_", " "), f"{spread} {unit}".rstrip())
+        if one[key] is not None:
+            spread = ", ".join(f"{name} {value:g}" for name, value in one[key].items())
+            yield line(key.replace("_", " "), f"{spread} {unit}".rstrip())
     different = (
         f"{one['different_characters']} different, {one['rare_characters']} of them fewer "
         "than 5 times"
     )
     yield line("characters", f"{one['characters']}, {different}")
     yield line("words", f"{one['words']}, {one['different_words']} different")
-    for what in ("empty_transcripts", "repeated_transcripts", "repeated_audio"):
-        if one[what]:
-            yield line(what.replace("_", " "), one[what])
-    for what, about in (("unmeasured", "without a length"), ("unread", "with unreadable audio")):
-        if one[what]:
-            yield line(about, f"{len(one[what])}{listed(one[what], len(one[what]))}")
+    for key in ("empty_transcripts", "repeated_transcripts", "repeated_audio"):
+        if one[key]:
+            yield line(key.replace("_", " "), one[key])
+    for key, about in (("unmeasured", "without a length"), ("unread", "with unreadable audio")):
+        if one[key]:
+            yield line(about, f"{len(one[key])}{listed(one[key], len(one[key]))}")
     for name, counts in one["labels"].items():
         values = ", ".join(f"{value} {count}" for value, count in counts.items() if count)
         yield line(f"label {name}", values)

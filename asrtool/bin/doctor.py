@@ -39,7 +39,7 @@ class Finding:
     mend: str = ""
 
 
-def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
+def load(package: str, absent: str, mend: str, reason: str = "") -> Finding:
     """Import a package (by its name for pip); a broken one is reported like an absent one, with its
     own words.
     """
@@ -50,7 +50,7 @@ def load(package: str, absent: str, mend: str, why: str = "") -> Finding:
         problem = f"{error.name} is not installed"
     except Exception as error:  # whatever a broken binary raises must not stop the other checks
         problem = f"does not load: {str(error).strip().splitlines()[0]}"
-    return Finding(package, absent, f"{problem}; {why}" if why else problem, mend)
+    return Finding(package, absent, f"{problem}; {reason}" if reason else problem, mend)
 
 
 def check_python() -> Finding:
@@ -69,9 +69,9 @@ def check_python() -> Finding:
 
 def check_torch() -> Iterator[Finding]:
     """torch, its build, CUDA, bf16, threads."""
-    found = load("torch", BAD, SETUP)
-    if found.state != OK:
-        yield found
+    finding = load("torch", BAD, SETUP)
+    if finding.state != OK:
+        yield finding
         return
     import torch
 
@@ -127,7 +127,7 @@ def check_cpu_bf16() -> Finding:
     """
     import torch
 
-    from asrtool.train.precision import multiplies_bf16
+    from asrtool.trainer.precision import multiplies_bf16
 
     if multiplies_bf16(torch.device("cpu")):
         return Finding("bf16 on the CPU", OK, "in hardware")
@@ -161,9 +161,9 @@ def check_audio() -> Iterator[Finding]:
     """soundfile, and a round trip through each format: what libsndfile was compiled with differs
     between systems.
     """
-    found = load("soundfile", BAD, SETUP)
-    if found.state != OK:
-        yield found
+    finding = load("soundfile", BAD, SETUP)
+    if finding.state != OK:
+        yield finding
         return
     import numpy as np
     import soundfile
@@ -199,9 +199,9 @@ def check_espeak() -> Finding:
     voices.
     """
     mend = 'pip install -e ".[mini]"'
-    found = load("espeakng-loader", NOTE, mend, "--mini true needs it")
-    if found.state != OK:
-        return found
+    finding = load("espeakng-loader", NOTE, mend, "--mini true needs it")
+    if finding.state != OK:
+        return finding
     import espeakng_loader
 
     try:
@@ -213,7 +213,7 @@ def check_espeak() -> Finding:
         return Finding("espeakng-loader", NOTE, f"no voices at {voices}", mend)
     library.espeak_Info.restype = ctypes.c_char_p
     return Finding(
-        "espeakng-loader", OK, f"{found.detail}, espeak-ng {library.espeak_Info(None).decode()}"
+        "espeakng-loader", OK, f"{finding.detail}, espeak-ng {library.espeak_Info(None).decode()}"
     )
 
 

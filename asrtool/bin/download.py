@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if done.exists():
         if args.nested:
             download.unpack_nested(done, args.nested)
-        logger.info("%s is there already", done)
+        logger.info("%s already exists", done)
         return
     args.into.parent.mkdir(parents=True, exist_ok=True)
     archive = args.into.with_name(f"{args.into.name}-{Path(urlsplit(args.url).path).name}")

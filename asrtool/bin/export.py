@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from asrtool import imports, log
 from asrtool.data import tokenizers
+from asrtool.errors import UserError
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
 from asrtool.model_folder import sha256
@@ -42,19 +43,13 @@ SHAPES = ((1, 37), (3, 250), (2, 811))
 TOLERANCE = 1e-4  # of a log-probability
 
 
-class ExportError(RuntimeError):
-    """The model cannot be exported, or the graph does not give the same."""
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
     imports.take(args)
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
-        raise ExportError(
-            f"export needs {missing}, which a plain installation has not: pip install -e '.[onnx]'"
-        )
+        raise UserError(f"export needs {missing}, which is not installed: pip install -e '.[onnx]'")
     recognizer = Recognizer.load(args.model)
     with stamp.building(
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
@@ -118,7 +113,7 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
     heads = [head.name for head in ranked(recognizer.model.heads) if head.exported]
     if not heads:
         has = names_of(recognizer.model.heads)
-        raise ExportError(
+        raise UserError(
             f"only an encoder with a frame-synchronous head can be exported; this model has: {has}"
         )
     graph = Graph(recognizer, heads[0]).eval()
@@ -138,7 +133,7 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
             program.save(target / "model.onnx")
     except Exception as error:  # whatever torch's exporter stumbles over
         reason = str(error).strip().split("\n")[0]
-        raise ExportError(
+        raise UserError(
             f"torch cannot export this encoder ({type(recognizer.model).__name__}): {reason}"
         ) from error
     largest = compare(graph, recognizer, target / "model.onnx")
@@ -171,7 +166,7 @@ def inputs(
     the one before.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor([max(1, frames - 7 * place) for place in range(utterances)])
+    lengths = torch.tensor([max(1, frames - 7 * index) for index in range(utterances)])
     if recognizer.config.data.input == "waveform":
         scale = round(0.01 / recognizer.step)
         return 0.1 * torch.randn(utterances, scale * frames, generator=generator), scale * lengths
@@ -196,19 +191,19 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
         features, lengths = inputs(recognizer, utterances, frames, seed)
         with torch.inference_mode():
             expected = Padded(*graph(features, lengths))
-        found, found_lengths = session.run(
+        computed, computed_lengths = session.run(
             None, {"inputs": features.numpy(), "lengths": lengths.numpy()}
         )
-        if not np.array_equal(found_lengths, expected.lengths.numpy()):
-            what = f"{found_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
-            raise ExportError(
-                f"the graph gives other lengths for {utterances} x {frames} inputs: {what}"
+        if not np.array_equal(computed_lengths, expected.lengths.numpy()):
+            mismatch = f"{computed_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
+            raise UserError(
+                f"the graph gives other lengths for {utterances} x {frames} inputs: {mismatch}"
             )
-        difference = (torch.from_numpy(found) - expected.data)[expected.mask].abs().max().item()
+        difference = (torch.from_numpy(computed) - expected.data)[expected.mask].abs().max().item()
         if not difference <= TOLERANCE:
-            where = f"{utterances} x {frames} inputs"
-            raise ExportError(
-                f"the graph differs by {difference:.1e} for {where}, more than {TOLERANCE:g}"
+            shape = f"{utterances} x {frames} inputs"
+            raise UserError(
+                f"the graph differs by {difference:.1e} for {shape}, more than {TOLERANCE:g}"
             )
         largest = max(largest, difference)
     return largest

@@ -25,17 +25,14 @@ from torch import Tensor
 from asrtool import experiment, imports, log, torchaudio_adapter, tuning
 from asrtool.data import tokenizers
 from asrtool.data.tokenizers import SPACE, BpeTokenizer, HfTokenizer, Tokenizer
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
-from asrtool.model_folder import (
-    Experiment,
-    ExperimentError,
-    sha256,
-)
+from asrtool.model_folder import Experiment, sha256
 from asrtool.models import CausalLm, SpeechLlm
 from asrtool.searchers import LlmBeamConfig
 from asrtool.system import stamp
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,13 +40,13 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     imports.take(args)
     settings = DecodeConfig(searcher=LlmBeamConfig(), average=args.average, phase=args.phase)
-    found = Experiment.open(args.exp)
-    phase, config = found.phase(settings.phase)
-    weights = found.weights(settings)
+    trained = Experiment.open(args.exp)
+    phase, config = trained.phase(settings.phase)
+    weights = trained.weights(settings)
     options = {"weights": str(weights), "sha256": sha256(weights)}
     with stamp.building(args.out, "export_llm", [], options, args.force) as target:
         if target is not None:
-            export(found, phase, config, weights, target)
+            export(trained, phase, config, weights, target)
             logger.info(
                 "%s: %s", args.out, ", ".join(sorted(path.name for path in target.iterdir()))
             )
@@ -74,11 +71,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
-def export(found: Experiment, phase: str, config: TrainConfig, weights: Path, target: Path) -> None:
-    exp, tokenizer = found.folder, found.tokenizer
-    model = found.build(phase)
+def export(
+    trained: Experiment, phase: str, config: TrainConfig, weights: Path, target: Path
+) -> None:
+    exp, tokenizer = trained.folder, trained.tokenizer
+    model = trained.build(phase)
     if not isinstance(model, SpeechLlm | CausalLm):
-        raise ExperimentError(
+        raise UserError(
             f"{exp} holds no language model of `transformers`: model.type is {type(model).__name__}"
         )
     checkpoint.load_model(model, weights)
@@ -88,14 +87,14 @@ def export(found: Experiment, phase: str, config: TrainConfig, weights: Path, ta
         as_transformers(tokenizer).save_pretrained(str(target))
         return
     save_parts(model, config, target)
-    hears = isinstance(tokenizer, HfTokenizer)
-    found = (
+    has_tokenizer = isinstance(tokenizer, HfTokenizer)
+    written = (
         tokenizers.load_hf(str(exp / "vocab" / tokenizers.HF))
-        if hears
+        if has_tokenizer
         else as_transformers(tokenizer)
     )
-    found.pad_token = found.pad_token or found.eos_token
-    found.save_pretrained(str(target / "llm"))
+    written.pad_token = written.pad_token or written.eos_token
+    written.save_pretrained(str(target / "llm"))
 
 
 def save_parts(model: SpeechLlm, config: TrainConfig, target: Path) -> None:
@@ -146,7 +145,7 @@ def as_transformers(tokenizer: Tokenizer) -> object:
     unknown, end = names[tokenizer.unk], names[tokenizer.eos]
     if isinstance(tokenizer, BpeTokenizer):
         if tokenizer.kind != "unigram":
-            raise ExperimentError(
+            raise UserError(
                 "of sentencepiece's models only `unigram` can be exported as a tokenizer"
             )
         scores = tokenizer.scores()
@@ -155,7 +154,7 @@ def as_transformers(tokenizer: Tokenizer) -> object:
         inner.decoder = decoders.Metaspace()
     else:
         inner = Inner(
-            models.WordLevel({name: place for place, name in enumerate(names)}, unk_token=unknown)
+            models.WordLevel({name: index for index, name in enumerate(names)}, unk_token=unknown)
         )
         inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
         inner.decoder = decoders.Fuse()

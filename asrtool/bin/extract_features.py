@@ -17,9 +17,10 @@ import torch
 from asrtool import imports
 from asrtool.data import features
 from asrtool.data.config import DataConfig
-from asrtool.data.extraction import ExtractionError, Summary, extract
+from asrtool.data.extraction import Summary, extract
 from asrtool.data.kaldi import datadir
 from asrtool.data.shards import packing
+from asrtool.errors import UserError
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
@@ -81,7 +82,7 @@ def load_config(
     }
     if len(set(ids.values())) > 1:
         wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
-        raise ExtractionError(
+        raise UserError(
             f"{path}: the phases want different features ({wanted}); use a config for each"
         )
     first = next(iter(phases))
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None
 def make_room(
     args: argparse.Namespace, config: DataConfig, front_end: FrontEnd, target: Path
 ) -> Maker:
-    """What makes the frames. Says how large they will be; raises `ExtractionError` where the disk
+    """What makes the frames. Says how large they will be; raises `UserError` where the disk
     has no room for them.
     """
     from asrtool.stored_frames import Maker
@@ -153,7 +154,7 @@ def make_room(
     # while shards are written the archives are still there
     needed = size * (2 if config.shards is not None and args.training else 1)
     if needed > free:
-        raise ExtractionError(
+        raise UserError(
             f"{args.out}: the frames take {needed / GIGABYTE:.2f} GB, and {free / GIGABYTE:.2f} GB "
             "are free: store one layer instead of the sum, fewer speeds, or free some disk space"
         )
@@ -171,15 +172,15 @@ def report_skipped(
     """Say what was left out, and write it to skipped.txt; too much of it stops the stage."""
     if not skipped:
         return
-    for key, why in skipped[:SHOWN]:
-        logger.warning("left out %s: %s", key, why)
+    for key, reason in skipped[:SHOWN]:
+        logger.warning("left out %s: %s", key, reason)
     share = f"{len(skipped)} of {total} utterances"
     if len(skipped) > TOLERATED * total:
-        first, why = skipped[0]
+        first, reason = skipped[0]
         advice = f"`asrtool check_data {data} --audio` lists all"
-        raise ExtractionError(f"{data}: {share} cannot be used, first {first}: {why}; {advice}")
+        raise UserError(f"{data}: {share} cannot be used, first {first}: {reason}; {advice}")
     logger.warning("%s: left out %s, see %s", data, share, out / "skipped.txt")
-    text = "".join(f"{key} {why}\n" for key, why in skipped)
+    text = "".join(f"{key} {reason}\n" for key, reason in skipped)
     (target / "skipped.txt").write_text(text, encoding="utf-8")
 
 

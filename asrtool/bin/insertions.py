@@ -17,7 +17,7 @@ from pathlib import Path
 
 from asrtool.bin.score import MEASURES
 from asrtool.data.kaldi import datadir
-from asrtool.score import METRICS, NORMALIZERS, TranscriptError, read_transcripts
+from asrtool.score import METRICS, NORMALIZERS, read_transcripts
 from asrtool.score.insertions import KINDS, Insertions, measure
 from asrtool.score.labels import labels_for
 from asrtool.score.stored import replace_text
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     hypotheses = read_transcripts(file)
     labels = None
     if args.group_by != "none":
-        found = labels_for(
+        groups = labels_for(
             args.data, [args.group_by], references, args.metric, args.normalize, MEASURES
         )
-        (labels,) = found.values()
+        (labels,) = groups.values()
     report = measure(
         references,
         hypotheses,
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         "metric": args.metric,
         "normalizer": args.normalize,
     }
-    content["groups"] = {value: found.json() for value, found in report.items()}
+    content["groups"] = {value: group.json() for value, group in report.items()}
     replace_text(out / "insertions.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     replace_text(out / "insertions.txt", text)
     print(text, end="")
@@ -115,19 +115,19 @@ def render(
         f"{label if label != 'none' else '':{width}}  "
         + "  ".join(f"{head:>10}" for head in heads),
     ]
-    for value, found in report.items():
-        e = found.errors
-        bounds = "-" if found.interval is None else "{:.2f}-{:.2f}".format(*found.interval)
+    for value, group in report.items():
+        e = group.errors
+        bounds = "-" if group.interval is None else "{:.2f}-{:.2f}".format(*group.interval)
         numbers = (
-            found.utterances,
-            f"{found.minutes:.2f}",
+            group.utterances,
+            f"{group.minutes:.2f}",
             e.reference,
             e.substitutions,
             e.deletions,
             e.insertions,
         )
-        kinds = [len(found.hallucinations[kind]) for kind in KINDS]
-        cells = (*numbers, f"{found.per_minute:.2f}", bounds, *kinds)
+        kinds = [len(group.hallucinations[kind]) for kind in KINDS]
+        cells = (*numbers, f"{group.per_minute:.2f}", bounds, *kinds)
         widths = [max(10, len(head)) for head in heads]
         lines.append(
             f"{value:{width}}  "
@@ -144,7 +144,4 @@ def render(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TranscriptError as error:
-        raise SystemExit(f"insertions: {error}") from None
+    main()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import form, tables
+from asrtool.errors import UserError
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
@@ -19,17 +20,14 @@ RARE = 5  # characters that occur less often are named
 SHOWN = 20
 
 
-class VocabularyError(ValueError):
-    """The text or a label file cannot be used."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
     label_files = find_labels(args.text.parent, args.labels)
     if (args.unit == "hf") != (args.tokenizer is not None):
-        raise VocabularyError(
-            "--unit hf is a tokenizer as it is: give its name by --tokenizer; other units have none"
+        raise UserError(
+            "--unit hf takes an existing tokenizer: give its name by --tokenizer. Other units "
+            "take no --tokenizer"
         )
     options = {
         "unit": args.unit,
@@ -85,9 +83,7 @@ def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
     wanted = {label(name) if form.is_label(name) else name for name in names}
     missing = wanted - {label(path.name) for path in files}
     if missing:
-        raise VocabularyError(
-            f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for"
-        )
+        raise UserError(f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for")
     return [path for path in files if label(path.name) in wanted]
 
 
@@ -116,7 +112,7 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
         logger.info(
-            "%d characters (%.3f %% of the text) are left to %s",
+            "%d characters (%.3f %% of the text) become %s",
             len(lacking),
             100 * share,
             tokenizers.UNK,
@@ -138,7 +134,7 @@ def read(path: Path) -> list[str]:
     table = tables.read(path)
     for problem in table.problems:
         if problem.kind == "error":
-            raise VocabularyError(str(problem))
+            raise UserError(str(problem))
     return [row.value for row in table.rows]
 
 

@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from asrtool.errors import UserError
 from asrtool.lm import kneser_ney, text
-from asrtool.lm.kneser_ney import EstimationError
 from asrtool.log import logger, set_up
 from asrtool.system import atomic, stamp
 
@@ -29,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up()
     kneser_ney.check(args.order, args.prune, args.discount_fallback)
     if args.unit == "token" and args.vocab is None:
-        raise EstimationError("--unit token needs the vocabulary folder: --vocab <folder>")
+        raise UserError("--unit token needs the vocabulary folder: --vocab <folder>")
     files = [*args.text, *map(of_directory, args.transcripts)]
     if not files:
-        raise EstimationError("there is no text: give files by --text or --transcripts")
+        raise UserError("there is no text: give files by --text or --transcripts")
     for path in files:
         if not path.is_file():
-            raise EstimationError(f"{path}: no such text; make it or correct the path")
+            raise UserError(f"{path}: no such file of text; create it, or correct the path")
     inputs = [*files, *([args.vocab / "tokens.txt"] if args.vocab else [])]
     names = ("order", "unit", "prune", "discount_fallback")
     options = {name: getattr(args, name) for name in names}
@@ -189,7 +189,7 @@ def by_lmplz(stream: object, args: argparse.Namespace) -> None:
     """The same by KenLM's program."""
     program = shutil.which("lmplz")
     if program is None:
-        raise EstimationError("there is no lmplz on the PATH; leave --estimator out, or install it")
+        raise UserError("there is no lmplz on the PATH; leave --estimator out, or install it")
     with tempfile.TemporaryDirectory() as folder:
         plain, arpa = Path(folder) / "text", Path(folder) / "arpa"
         with open(plain, "w", encoding="utf-8", newline="\n") as file:
@@ -201,7 +201,7 @@ def by_lmplz(stream: object, args: argparse.Namespace) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-            raise EstimationError(f"lmplz failed: {reason}")
+            raise UserError(f"lmplz failed: {reason}")
         with open(arpa, encoding="utf-8") as file:
             shutil.copyfileobj(file, stream)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from asrtool import __version__, config, experiment, imports, log
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger
 from asrtool.model_folder import (
@@ -28,7 +29,6 @@ from asrtool.model_folder import (
     LM,
     WEIGHTS,
     Experiment,
-    ExperimentError,
     language_model,
     moved,
     named_files,
@@ -37,7 +37,7 @@ from asrtool.model_folder import (
 from asrtool.models import LM_OUTPUT, HybridConfig
 from asrtool.searchers import SEARCHERS
 from asrtool.system import atomic, stamp
-from asrtool.train import averaging, checkpoint
+from asrtool.trainer import averaging, checkpoint
 
 FORMAT = 1
 
@@ -46,12 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
     imports.take(args)
-    found = Experiment.open(args.exp)
+    trained = Experiment.open(args.exp)
     if args.config is None:
-        decode = found.decode_config()
+        decode = trained.decode_config()
     else:
         decode = experiment.load_decode(args.config, experiment.split_overrides(args.set))
-    pack(found, decode, args.out, args.lm, args.name or args.exp.resolve().name)
+    pack(trained, decode, args.out, args.lm, args.name or args.exp.resolve().name)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -79,24 +79,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def pack(found: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
+def pack(trained: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
     """Write the folder `out`, all of it or nothing."""
-    exp = found.folder
-    if found.packed:
-        raise ExperimentError(f"{exp} is a packed model already; copy the folder")
+    exp = trained.folder
+    if trained.packed:
+        raise UserError(f"{exp} is a packed model already; copy the folder")
     if out.exists():
         stamp.sweep(out)
-        raise ExperimentError(f"{out} is there already; give another --out, or remove it")
+        raise UserError(f"{out} already exists; give another --out, or remove it")
     if getattr(decode.searcher, "weights", {}).get(LM_OUTPUT) and lm is None:
-        raise ExperimentError("the decoding config uses a language model: give its folder by --lm")
-    phase, train = found.phase(decode.phase)
-    weights = found.weights(decode)
+        raise UserError("the decoding config uses a language model: give its folder by --lm")
+    phase, train = trained.phase(decode.phase)
+    weights = trained.weights(decode)
     with stamp.locked(out), atomic.replacing_folder(out) as target:
         (target / "vocab").mkdir()
-        fill(target, found, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
+        fill(target, trained, dataclasses.replace(decode, phase=phase), {phase: train}, weights)
         if lm is not None:
             pack_language_model(lm, exp / "vocab", target / LM)
-        card = describe(name, found, phase, train, weights, target)
+        card = describe(name, trained, phase, train, weights, target)
         (target / "README.md").write_text(readme(name, card, exp, decode), encoding="utf-8")
         card["files"] = digests(target)
         (target / CARD).write_text(
@@ -114,7 +114,7 @@ def pack(found: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, na
 
 def fill(
     target: Path,
-    found: Experiment,
+    trained: Experiment,
     decode: DecodeConfig,
     phases: dict[str, TrainConfig],
     weights: Path,
@@ -122,7 +122,7 @@ def fill(
     """Everything but the cards. Files that the decoding config names are copied, and named from the
     folder on.
     """
-    exp = found.folder
+    exp = trained.folder
     for file in sorted((exp / "vocab").iterdir()):
         if file.name.startswith("."):
             continue
@@ -130,9 +130,9 @@ def fill(
         copy(file, target / "vocab" / file.name)
     if (exp / "cmvn.json").exists():
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
-    if (lengths := found.lengths(decode.phase)) is not None:
+    if (lengths := trained.lengths(decode.phase)) is not None:
         lengths.save(target)
-    copy_weights(found, decode.phase, weights, target / WEIGHTS)
+    copy_weights(trained, decode.phase, weights, target / WEIGHTS)
     (target / CONFIG).write_text(experiment.dump_phases(phases), encoding="utf-8")
     files = named_files(decode.searcher)
     if files:
@@ -148,13 +148,13 @@ def fill(
     )
 
 
-def copy_weights(found: Experiment, phase: str, weights: Path, target: Path) -> None:
+def copy_weights(trained: Experiment, phase: str, weights: Path, target: Path) -> None:
     """The weights, with those of a frozen encoder, which checkpoints leave out.
 
     A speech LLM goes on to read its own from where they are.
     """
-    model = found.build(phase)
-    if not model.pretrained or not isinstance(found.phase(phase)[1].model, HybridConfig):
+    model = trained.build(phase)
+    if not model.pretrained or not isinstance(trained.phase(phase)[1].model, HybridConfig):
         shutil.copyfile(weights, target)
         return
     checkpoint.load_model(model, weights)
@@ -172,10 +172,10 @@ def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
 
 
 def describe(
-    name: str, found: Experiment, phase: str, train: TrainConfig, weights: Path, target: Path
+    name: str, trained: Experiment, phase: str, train: TrainConfig, weights: Path, target: Path
 ) -> dict:
     """What model.json says, but for the digests of the files."""
-    exp, model = found.folder, found.build(phase)
+    exp, model = trained.folder, trained.build(phase)
     return {
         "format": FORMAT,
         "name": name,
@@ -205,15 +205,15 @@ def last_line(file: Path) -> str | None:
 
 def results(exp: Path) -> list[dict]:
     """Every score of the experiment: decoding, set, metric, rate, interval."""
-    found = []
+    scores = []
     for file in sorted(exp.glob("*/*/score.json")):
         score = json.loads(file.read_text(encoding="utf-8"))
         total = {name: score["total"][name] for name in ("rate", "reference")}
         names = {"decode": file.parts[-3], "set": file.parts[-2]}
-        found.append(
+        scores.append(
             {**names, "metric": score["metric"], "normalizer": score["normalizer"], **total}
         )
-    return found
+    return scores
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -15,17 +15,14 @@ import torch
 from torch import nn
 
 from asrtool import experiment, imports
+from asrtool.errors import UserError
 from asrtool.model_folder import build_model
 from asrtool.models import SpeechLlm
-from asrtool.train import optim
+from asrtool.trainer import optim
 from asrtool.tuning import is_adapter
 
 # LoRA of arXiv 2406.17272, for networks of so many layers
 PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}
-
-
-class PhaseError(ValueError):
-    """A phase that the config does not have."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         args.config, experiment.split_overrides(args.set), args.import_from
     )
     if args.phase is not None and args.phase not in phases:
-        raise PhaseError(f"{args.config} has no phase '{args.phase}'; it has: {', '.join(phases)}")
+        raise UserError(f"{args.config} has no phase '{args.phase}'; it has: {', '.join(phases)}")
     for name in [args.phase] if args.phase is not None else phases:
         with torch.device("meta"):
             model = build_model(phases[name], args.vocab_size)

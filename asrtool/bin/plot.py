@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from asrtool.log import logger, set_up
-from asrtool.plots import PlotError, pyplot, save
-from asrtool.train import curves
-from asrtool.train.curves import Curve, Curves
+from asrtool.plots import pyplot, save
+from asrtool.trainer import curves
+from asrtool.trainer.curves import Curve, Curves
 
-__all__ = ["PlotError", "draw", "main"]
 PICTURES = ("echo", "keyframes")  # modules of asrtool.plots
 
 
@@ -46,22 +45,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.info("wrote %s", out)
 
 
-def draw(found: Curves, out: Path, title: str) -> None:
+def draw(curves: Curves, out: Path, title: str) -> None:
     """Six panels over the steps, written aside and renamed."""
     plt = pyplot()
     figure, panels = plt.subplots(3, 2, figsize=(12, 11), layout="constrained", sharex=True)
     figure.suptitle(title)
     losses, rates, learning_rate, norm, time, speed = panels.flat
-    lines(losses, "loss per utterance", found.losses)
-    lines(rates, "error rate, %", {name: percent(curve) for name, curve in found.rates.items()})
+    lines(losses, "loss per utterance", curves.losses)
+    lines(rates, "error rate, %", {name: percent(curve) for name, curve in curves.rates.items()})
     rates.set_ylim(bottom=0)
-    lines(learning_rate, "learning rate", {"": found.learning_rate})
-    lines(norm, "norm of the gradient, before clipping", {"": found.norm})
-    shares(time, "where the time goes, %", found.time)
-    lines(speed, "seconds of audio a second", {"": found.speed})
+    lines(learning_rate, "learning rate", {"": curves.learning_rate})
+    lines(norm, "norm of the gradient, before clipping", {"": curves.norm})
+    shares(time, "where the time goes, %", curves.time)
+    lines(speed, "seconds of audio a second", {"": curves.speed})
     for panel in panels.flat:
-        for name, start in found.phases.items():
-            if len(found.phases) > 1:
+        for name, start in curves.phases.items():
+            if len(curves.phases) > 1:
                 panel.axvline(start, color="gray", linewidth=0.8, linestyle=":")
                 panel.text(
                     start,

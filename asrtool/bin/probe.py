@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from asrtool import experiment, imports, log
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.encoders import StreamingEncoder
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.models import AsrModel
@@ -28,10 +30,6 @@ from asrtool.score.stored import replace_text
 from asrtool.types import Batch, EncoderOutput, Padded, Utterance
 
 HEADS = 16  # a tap of at most so many numbers per frame is drawn
-
-
-class ProbeError(ValueError):
-    """The decoded set does not fit the model or the data; the message says which part."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,15 +78,17 @@ def probe(
     """
     recognizer = Recognizer.load(exp, settings)
     utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
-    lost = [name for name in chosen if name not in utterances]
-    if lost:
-        raise ProbeError(
-            f"{data}: has no utterance {lost[0]} of {result.folder}; name the set that was decoded"
+    missing = [name for name in chosen if name not in utterances]
+    if missing:
+        raise UserError(
+            f"{data} has no utterance {missing[0]}, which {result.folder} has; give the set that "
+            "was decoded"
         )
     rows = datadir.measured(list(utterances.values()), data)
-    found = lines(recognizer, result, rows, settings.batch_seconds)
+    probed = lines(recognizer, result, rows, settings.batch_seconds)
     replace_text(
-        result.folder / TAPS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+        result.folder / TAPS,
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in probed),
     )
     return len(utterances)
 
@@ -114,7 +114,7 @@ def with_targets(batch: Batch, tokens: Sequence[Sequence[str]], vocabulary: Sequ
     number = {token: index for index, token in enumerate(vocabulary)}
     for name, row in zip(batch.ids, tokens, strict=True):
         if unknown := [token for token in row if token not in number]:
-            raise ProbeError(
+            raise UserError(
                 f"utterance {name}: token '{unknown[0]}' is not in the vocabulary of the experiment"
             )
     rows = [torch.tensor([number[token] for token in row], dtype=torch.int64) for row in tokens]
@@ -184,10 +184,9 @@ def stride_of(model: AsrModel) -> int:
     """Positions from one frame to the next, where no frame is dropped: of strides behind the
     stem.
     """
-    return round(
-        getattr(getattr(model, "encoder", None), "seconds_per_frame", model.frame_shift)
-        / model.frame_shift
-    )
+    if not isinstance(model.encoder, StreamingEncoder):
+        return 1
+    return round(model.encoder.seconds_per_frame / model.frame_shift)
 
 
 def regular(positions: Sequence[int], stride: int = 1) -> bool:

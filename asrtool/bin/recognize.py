@@ -25,21 +25,18 @@ from tqdm import tqdm
 
 from asrtool import experiment, imports, log
 from asrtool.data.audio import AudioError
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment
 from asrtool.models import SpeechLlm
-from asrtool.recognizer import Heard, Recognition, Recognizer
+from asrtool.recognizer import Prepared, Recognition, Recognizer
 from asrtool.system import atomic
 from asrtool.types import Padded
 
 # seconds of audio that are read before they are recognised, so that short files fill batches
 TOGETHER = 600.0
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
-
-
-class OutputError(ValueError):
-    """The results cannot be written as asked."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -105,14 +102,14 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
     """Where the result of each file goes; None: standard output."""
     if out is None:
         if kind == "srt" and len(audio) > 1:
-            raise OutputError("subtitles of several files need --out <folder>")
+            raise UserError("subtitles of several files need --out <folder>")
         return [None] * len(audio)
     targets = [out / (Path(path).stem + ENDINGS[kind]) for path in audio]
     twice = next(
-        (target for place, target in enumerate(targets) if target in targets[:place]), None
+        (target for index, target in enumerate(targets) if target in targets[:index]), None
     )
     if twice is not None:
-        raise OutputError(
+        raise UserError(
             f"two of the files would both be written to {twice}; recognise them into two folders"
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -128,7 +125,7 @@ def warm_up(recognizer: Recognizer) -> None:
     """
     # what is wrong with a model, audio will tell
     with contextlib.suppress(RuntimeError, ValueError):
-        silence = recognizer.hear(np.zeros(recognizer.rate, np.float32))
+        silence = recognizer.prepare(np.zeros(recognizer.rate, np.float32))
         if isinstance(recognizer.model, SpeechLlm):
             recognizer.encode(Padded.stack([silence.inputs]))
         else:
@@ -149,14 +146,14 @@ def recognize(
     with tqdm(
         total=len(audio), desc="recognize", unit="file", disable=None if len(audio) > 1 else True
     ) as bar:
-        for places, inputs in groups(recognizer, audio, channel, failed):
-            results = attempt(recognizer, [audio[place] for place in places], inputs, failed)
-            for place, result in zip(places, results, strict=True):
+        for indices, inputs in groups(recognizer, audio, channel, failed):
+            results = attempt(recognizer, [audio[index] for index in indices], inputs, failed)
+            for index, result in zip(indices, results, strict=True):
                 if result is not None:
-                    write(audio[place], result, kind, targets[place], len(audio) > 1)
+                    write(audio[index], result, kind, targets[index], len(audio) > 1)
                     seconds, count = seconds + result.seconds, count + 1
-                    tell(recognizer, audio[place], result)
-            bar.update(len(places))
+                    log_windows(recognizer, audio[index], result)
+            bar.update(len(indices))
     wall = time.perf_counter() - began
     logger.info(
         "%d files, %.1f s of audio, real-time factor %.4f",
@@ -169,27 +166,27 @@ def recognize(
 
 def groups(
     recognizer: Recognizer, audio: Sequence[str], channel: int | None, failed: list[str]
-) -> Iterator[tuple[list[int], list[Heard]]]:
+) -> Iterator[tuple[list[int], list[Prepared]]]:
     """Places and inputs of files that are recognised together; those that cannot be read are
     named.
     """
-    places: list[int] = []
-    inputs: list[Heard] = []
-    for place, path in enumerate(audio):
+    indices: list[int] = []
+    inputs: list[Prepared] = []
+    for index, path in enumerate(audio):
         try:
-            inputs.append(recognizer.hear(path, channel=channel))
-            places.append(place)
+            inputs.append(recognizer.prepare(path, channel=channel))
+            indices.append(index)
         except (AudioError, ValueError) as error:
             report(path, error, failed)
         if sum(len(one.inputs) for one in inputs) * recognizer.step >= TOGETHER:
-            yield places, inputs
-            places, inputs = [], []
-    if places:
-        yield places, inputs
+            yield indices, inputs
+            indices, inputs = [], []
+    if indices:
+        yield indices, inputs
 
 
 def attempt(
-    recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Heard], failed: list[str]
+    recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Prepared], failed: list[str]
 ) -> list[Recognition | None]:
     """What fails together is tried apart; None for what fails alone."""
     try:
@@ -210,7 +207,7 @@ def report(path: str, error: Exception, failed: list[str]) -> None:
     failed.append(path)
 
 
-def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
+def log_windows(recognizer: Recognizer, path: str, result: Recognition) -> None:
     """How a long file was cut."""
     if not result.is_cut:
         return
@@ -222,7 +219,7 @@ def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
         *(path, result.seconds, result.windows, min(lengths), max(lengths)),
         *(
             recognizer.windows.max_seconds,
-            recognizer.why,
+            recognizer.windows_reason,
             result.silent,
             result.elapsed / result.seconds,
         ),

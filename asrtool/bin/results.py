@@ -8,34 +8,30 @@ import argparse
 import json
 from pathlib import Path
 
-from asrtool.score import TranscriptError
 from asrtool.score.results_page import collect, markdown
 from asrtool.score.stored import replace_text
 from asrtool.system import stamp
-from asrtool.train.folder import NEUTRAL
+from asrtool.trainer.folder import NEUTRAL
 
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    try:
-        found = collect(options.exp, options.baseline)
-    except (TranscriptError, OSError) as error:
-        raise SystemExit(f"results: {error}") from None
+    tables = collect(options.exp, options.baseline)
     if options.format == "json":
         text = (
             json.dumps(
-                [row.json() for one in found for row in one.rows], ensure_ascii=False, indent=1
+                [row.json() for one in tables for row in one.rows], ensure_ascii=False, indent=1
             )
             + "\n"
         )
     else:
-        text = markdown(found, NEUTRAL, options.recipe)
+        text = markdown(tables, NEUTRAL, options.recipe)
     if options.out is None:
         print(text, end="")
         return
     with stamp.locked(options.out, wait=True):  # recipes may end at the same time
         replace_text(options.out, text)
-    print(f"{sum(len(one.rows) for one in found)} results in {options.out}")
+    print(f"{sum(len(one.rows) for one in tables)} results in {options.out}")
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from asrtool.errors import UserError
 from asrtool.score import (
     ALIGNMENTS,
     METRICS,
     NORMALIZERS,
     ScoreReport,
-    TranscriptError,
     read_transcripts,
     score,
     summary,
@@ -33,10 +33,7 @@ if TYPE_CHECKING:  # it loads torch
 
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
-    try:
-        _run(options)
-    except (TranscriptError, stamp.StageError, OSError) as error:
-        raise SystemExit(f"score: {error}") from None
+    _run(options)
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -87,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
     files = {"reference": locate(options.reference), "hypothesis": locate(options.hypothesis)}
     references, hypotheses = (read_transcripts(path) for path in files.values())
     if not references:
-        raise TranscriptError(
+        raise UserError(
             f"{files['reference']}: the file holds no utterance; expected one line each"
         )
     folder = options.reference if options.reference.is_dir() else None
@@ -107,10 +104,8 @@ def _run(options: argparse.Namespace) -> None:
             recognized=recognized,
             speakers=speakers,
         )
-    except TranscriptError as error:
-        raise TranscriptError(
-            f"{files['hypothesis']} against {files['reference']}: {error}"
-        ) from None
+    except UserError as error:
+        raise UserError(f"{files['hypothesis']} against {files['reference']}: {error}") from None
     made_from = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
     # a data directory, with speakers and labels
     made_from["reference"]["folder"] = folder is not None
@@ -140,16 +135,16 @@ def _recognized(
     """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth;
     and what has none.
     """
-    found, notes = {}, []
+    recognized, notes = {}, []
     source = hypotheses.with_name("hyps.jsonl") if hypotheses.name == "text" else hypotheses
     for label, answers in read_recognized(source).items():
         try:
             if folder is None:
-                raise TranscriptError("the reference is a file, not a data directory")
-            found[label] = (read_labels(folder, label, references), answers)
-        except TranscriptError as error:
+                raise UserError("the reference is a file, not a data directory")
+            recognized[label] = (read_labels(folder, label, references), answers)
+        except UserError as error:
             notes.append(f"the label '{label}' of the hypotheses is not scored: {error}")
-    return found, notes
+    return recognized, notes
 
 
 def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
@@ -163,7 +158,7 @@ def measured_snr(folder: Path, ids: list[str]) -> dict[str, float]:
         try:
             return measure_snr(*audio.load(row.audio, *row.stretch))
         except audio.AudioError as error:
-            raise TranscriptError(f"--group-by snr: {name}: {error}") from None
+            raise UserError(f"--group-by snr: {name}: {error}") from None
 
     with ThreadPoolExecutor() as pool:
         return dict(
@@ -182,8 +177,8 @@ def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
     rows = list(_utterances(folder, ids, "speaking_rate").values())
     try:
         return {row.id: row.duration for row in datadir.measured(rows, folder)}
-    except datadir.DataDirError as error:
-        raise TranscriptError(f"--group-by speaking_rate: {error}") from None
+    except UserError as error:
+        raise UserError(f"--group-by speaking_rate: {error}") from None
 
 
 def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance]:
@@ -193,11 +188,12 @@ def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance
     wanted = set(ids)
     try:
         rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
-    except datadir.DataDirError as error:
-        raise TranscriptError(f"--group-by {label}: {error}") from None
-    if lost := [name for name in ids if name not in rows]:
-        raise TranscriptError(
-            f"--group-by {label}: {folder} has no audio of {len(lost)} utterances, first {lost[0]}"
+    except UserError as error:
+        raise UserError(f"--group-by {label}: {error}") from None
+    if missing := [name for name in ids if name not in rows]:
+        raise UserError(
+            f"--group-by {label}: {folder} has no audio of {len(missing)} utterances, "
+            f"first {missing[0]}"
         )
     return rows
 

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
     warm_up(recognizer)
-    failed = [path for path in args.audio if not hear(recognizer, ends, path, args.format)]
+    failed = [path for path in args.audio if not transcribe(recognizer, ends, path, args.format)]
     if failed:
         logger.error(
             "%d of %d files could not be recognised: %s",
@@ -147,8 +147,8 @@ def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
     model = in_chunks(recognizer.model, changed)
     if model.encoder.left_chunks is None:
         logger.info(
-            "a frame sees all that was said before: memory and time grow with it; --left-chunks 4 "
-            "bounds them"
+            "every frame attends to the whole past, so memory and time grow with the audio; "
+            "--left-chunks 4 limits them"
         )
     recognizer = replace(recognizer, settings=changed, model=model)
     passes(recognizer)
@@ -173,20 +173,20 @@ def warm_up(recognizer: Recognizer) -> None:
     stream.accept(np.zeros(0, np.float32), final=True)
 
 
-def hear(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
+def transcribe(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
     """Show all results of a file; False where it cannot be read to its end, which is said."""
     stream = Stream(recognizer, ends)
     try:
-        for result in listen(stream, path):
+        for result in results_of(stream, path):
             show(recognizer, path, result, kind)
     except audio.AudioError as error:
         logger.error("%s", error)
         return False
-    tell(path, stream, kind)
+    log_latency(path, stream, kind)
     return True
 
 
-def listen(stream: Stream, path: str) -> Iterator[Result]:
+def results_of(stream: Stream, path: str) -> Iterator[Result]:
     """All results of a file or of standard input."""
     settings = stream.recognizer.settings
     seconds = settings.chunk_ms / 1000
@@ -196,8 +196,8 @@ def listen(stream: Stream, path: str) -> Iterator[Result]:
         else read(stream, path, seconds)
     )
     for piece in pieces:
-        if (found := stream.accept(piece)) is not None:
-            yield found
+        if (result := stream.accept(piece)) is not None:
+            yield result
     yield stream.accept(np.zeros(0, np.float32), final=True)
 
 
@@ -208,14 +208,15 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
         data = rest + data
         if not count and data.startswith(HEADERS):
             raise audio.AudioError(
-                "standard input: has a header, expected raw samples of 16 bits; name its file"
+                "standard input: has a header, but raw 16-bit samples are expected; give the file "
+                "by its name"
             )
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
     if rest:
         raise audio.AudioError(
-            "standard input: ends within a sample, expected raw samples of 16 bits"
+            "standard input: ends in the middle of a sample; expected raw 16-bit samples"
         )
     if not count:
         raise audio.AudioError("standard input: holds no samples")
@@ -225,14 +226,14 @@ def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
     """A file in pieces; one of another rate is read and resampled as a whole."""
     rate = stream.recognizer.rate
     pieces = audio.blocks(path, seconds)
-    first, found = next(pieces)
-    if found == rate:
+    first, file_rate = next(pieces)
+    if file_rate == rate:
         yield first
         yield from (piece for piece, _ in pieces)
         return
     samples = np.concatenate([first, *(piece for piece, _ in pieces)])
-    logger.info("%s: %d Hz made %d Hz, all of it before the first chunk", path, found, rate)
-    samples, size = audio.resample(samples, found, rate), round(seconds * rate)
+    logger.info("%s: resampled from %d Hz to %d Hz before the first chunk", path, file_rate, rate)
+    samples, size = audio.resample(samples, file_rate, rate), round(seconds * rate)
     yield from (samples[at : at + size] for at in range(0, len(samples), size))
 
 
@@ -263,21 +264,21 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
         print("\t".join([f"{result.start:.2f}-{result.end:.2f}", text, *best]), flush=True)
 
 
-def tell(path: str, stream: Stream, kind: str) -> None:
+def log_latency(path: str, stream: Stream, kind: str) -> None:
     """How fast it was."""
-    found = stream.latency.json()
+    latency = stream.latency.json()
     if kind == "json":
-        print(json.dumps({"audio": path, "event": "end", **found}), flush=True)
+        print(json.dumps({"audio": path, "event": "end", **latency}), flush=True)
     logger.info(
         "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its "
         "result: median %.3f, 95 %% "
         "within %.3f, at most %.3f; second pass at most %.3f",
         *(
             path,
-            found["seconds"],
-            found["rtf"],
-            *found["lag"].values(),
-            found["second_pass"].get("longest", 0.0),
+            latency["seconds"],
+            latency["rtf"],
+            *latency["lag"].values(),
+            latency["second_pass"].get("longest", 0.0),
         ),
     )
 

@@ -10,39 +10,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrtool import distributed, experiment, imports
+from asrtool import experiment, imports
 from asrtool.log import set_up
-from asrtool.model_folder import CONFIG, Experiment
-from asrtool.training import Sources, train
+from asrtool.training import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     set_up()
-    phases = experiment.load_phases(
-        args.config, experiment.split_overrides(args.set), args.import_from
+    stopped_by = run(
+        args.config,
+        train=args.train,
+        valid=args.valid,
+        vocab=args.vocab,
+        exp=args.exp,
+        overrides=experiment.split_overrides(args.set),
+        text=args.text,
+        init=args.init,
+        import_from=args.import_from,
+        command=shlex.join(sys.argv),
+        force=args.force == "true",
     )
-    with distributed.process_group():
-        sources = Sources(
-            train=args.train,
-            valid=args.valid,
-            vocab=args.vocab,
-            text=tuple(args.text),
-            init=distributed.broadcast_object(
-                weights(args.init) if distributed.is_main() else None
-            ),
-        )
-        ended = train(args.exp, phases, sources, shlex.join(sys.argv), args.force == "true")
-    if ended == signal.SIGINT:
+    if stopped_by == signal.SIGINT:
         sys.exit(130)
-
-
-def weights(init: Path | None) -> Path | None:
-    """What a warm start reads: of a trained model the averaged weights of its last phase."""
-    if init is None or not (init / CONFIG).is_file():
-        return init
-    model = Experiment.open(init)
-    return model.weights(model.decode_config())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,7 +70,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--force",
         choices=("true", "false"),
         default="false",
-        help="train anew where --exp holds another training",
+        help="start again if --exp holds a different training",
     )
     imports.add_options(options, modules=False)
     return options.parse_args(argv)

@@ -16,14 +16,11 @@ import torch
 
 from asrtool.data import audio
 from asrtool.data.config import AugmentConfig, NonSpeechConfig, SpecAugmentConfig, SpecSubConfig
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 SILENCE = 1e-10  # mean square below which a recording is silent
 ROOMS_CACHED = 256  # impulse responses that each process keeps in memory
-
-
-class AugmentError(ValueError):
-    """A noise or room set cannot be used."""
 
 
 def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Generator:
@@ -128,7 +125,7 @@ def power(samples: np.ndarray) -> float:
 class WaveformAugment:
     """Speed, room, noise, babble and gain, in this order, as the config and the generators say.
 
-    `sets` holds the utterances of the noise, room and babble sets by name; raises `AugmentError`
+    `sets` holds the utterances of the noise, room and babble sets by name; raises `UserError`
     where one is missing or empty.
     """
 
@@ -178,7 +175,7 @@ def non_speech(
     Speed, gain and other augmentation vary between epochs as for any utterance.
     """
     if not recordings:
-        raise AugmentError(f"data.augment.non_speech.set: the set '{config.set}' has no recordings")
+        raise UserError(f"data.augment.non_speech.set: the set '{config.set}' has no recordings")
     stretches = []
     for number in range(count):
         rng = generator(seed, 0, str(number), "non_speech")
@@ -210,7 +207,7 @@ def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Genera
         samples = audio.read(noise.audio, *noise.stretch, rate)
         offset = int(rng.integers(max(len(samples), 1)))
     if not len(samples):
-        raise AugmentError(f"the noise {noise.id} ({noise.audio}) has no samples")
+        raise UserError(f"the noise {noise.id} ({noise.audio}) has no samples")
     return samples[(offset + np.arange(num_samples)) % len(samples)]
 
 
@@ -218,7 +215,7 @@ def excerpt(noise: Utterance, num_samples: int, rate: int, rng: np.random.Genera
 def _response(path: str, start: float, duration: float | None, rate: int) -> np.ndarray:
     response = audio.read(path, start, duration, rate)
     if power(response) == 0:
-        raise AugmentError(f"the room impulse response {path} is silent")
+        raise UserError(f"the room impulse response {path} is silent")
     return response
 
 
@@ -229,7 +226,7 @@ def _members(
         return ()
     if not sets.get(config.set):
         known = ", ".join(sorted(sets)) or "none"
-        raise AugmentError(
+        raise UserError(
             f"data.augment.{kind}.set: there is no set '{config.set}', or it has no recordings "
             f"(sets: {known})"
         )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from asrtool.data import audio, tree
 from asrtool.data.kaldi import datadir
-from asrtool.data.tree import CorpusError
+from asrtool.errors import UserError
 from asrtool.log import logger, set_up
 from asrtool.system import atomic, processes, stamp
 from asrtool.types import Utterance
@@ -62,13 +62,7 @@ def run(main: Callable[[], None]) -> None:
     set_up()
     try:
         main()
-    except (
-        CorpusError,
-        datadir.DataDirError,
-        audio.AudioError,
-        stamp.StageError,
-        OSError,
-    ) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -80,7 +74,7 @@ def run(main: Callable[[], None]) -> None:
 def measured(utterances: Sequence[Utterance]) -> CorpusSet:
     """The utterances with measured durations, without those that cannot be measured.
 
-    Raises CorpusError where these are more than a tenth.
+    Raises UserError where these are more than a tenth.
     """
     kept, left_out = [], []
     for utterance, duration in zip(utterances, datadir.lengths(utterances), strict=True):
@@ -89,7 +83,7 @@ def measured(utterances: Sequence[Utterance]) -> CorpusSet:
         else:
             kept.append(replace(utterance, duration=duration))
     if tree.too_many(len(left_out), len(utterances)):
-        raise CorpusError(
+        raise UserError(
             f"{len(left_out)} of {len(utterances)} audio files cannot be used; first "
             f"{left_out[0]}; are the archives unpacked completely?"
         )
@@ -108,22 +102,22 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 
 
 def compare(
-    what: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
+    name: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
 ) -> None:
     """Warn where the counts of a set differ from the official ones; white space is not counted."""
     if len(rows) != utterances:
-        logger.warning("%s: %d utterances, officially %d", what, len(rows), utterances)
+        logger.warning("%s: %d utterances, officially %d", name, len(rows), utterances)
     elif characters is not None:
         count = sum(len("".join(row.text.split())) for row in rows)
         if count != characters:
             logger.warning(
                 "%s: %d characters, officially %d; is the text as published?",
-                what,
+                name,
                 count,
                 characters,
             )
         else:
-            logger.info("%s: %d characters, as expected", what, count)
+            logger.info("%s: %d characters, as expected", name, count)
 
 
 # -- writing ---------------------------------------------------------------
@@ -147,16 +141,16 @@ def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
 
 def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
     if corpus_set.left_out:
-        some = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
+        shown = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
         where = f", all listed in {out / SKIPPED}" if corpus_set.utterances else ""
         rest = (
             f"\n  and {len(corpus_set.left_out) - SHOWN} more{where}"
             if len(corpus_set.left_out) > SHOWN
             else ""
         )
-        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), some, rest)
+        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), shown, rest)
     if not corpus_set.utterances:
-        raise CorpusError(f"{out}: none of the utterances can be used; nothing was written")
+        raise UserError(f"{out}: none of the utterances can be used; nothing was written")
     datadir.write(target, corpus_set.utterances)
     if corpus_set.left_out:
         (target / SKIPPED).write_text(
@@ -185,5 +179,7 @@ def _existing(text: str) -> Path:
     """The corpus folder as an absolute path, so that data directories do not depend on the cwd."""
     path = Path(os.path.abspath(text))
     if not path.is_dir():
-        raise CorpusError(f"there is no corpus folder '{text}' (current folder: {Path.cwd()})")
+        raise argparse.ArgumentTypeError(
+            f"there is no corpus folder '{text}' (current folder: {Path.cwd()})"
+        )
     return path

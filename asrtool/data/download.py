@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic
 
@@ -31,10 +32,6 @@ TRIES = 5  # attempts in a row without any data
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # HTTP errors that may be temporary
 CUT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
-
-
-class DownloadError(Exception):
-    """An archive cannot be downloaded or used; the message says what to do."""
 
 
 class _Interrupted(Exception):
@@ -51,7 +48,7 @@ def fetch(
 ) -> None:
     """Download `url` to `target`, resuming from `<target>.part`.
 
-    wait: seconds between attempts, doubled each time. Raises DownloadError when the server refuses,
+    wait: seconds between attempts, doubled each time. Raises UserError when the server refuses,
     when TRIES attempts bring nothing, when the disk is too small, and when size (in bytes) or
     checksum differ (the file is then removed).
     """
@@ -62,19 +59,18 @@ def fetch(
         _persist(url, part, wait)
         atomic.put(part, target)
     expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
-    for what, value in expected.items():
+    for key, value in expected.items():
         if value is None:
             continue
         actual = (
             _size(target)
-            if what == "size in bytes"
-            else _checksum(target, what.replace("-", "").lower())
+            if key == "size in bytes"
+            else _checksum(target, key.replace("-", "").lower())
         )
         if actual != value:
             target.unlink()
-            raise DownloadError(
-                f"{url}: {what} of the file is {actual}, expected {value}; it was removed, try "
-                "again"
+            raise UserError(
+                f"{url}: {key} of the file is {actual}, expected {value}; it was removed, try again"
             )
 
 
@@ -94,7 +90,7 @@ def _persist(url: str, part: Path, wait: float) -> None:
             if failures == TRIES:
                 reason = getattr(error, "reason", None) or error
                 there = f"{before} bytes are in {part}; the same command continues from there"
-                raise DownloadError(f"{url}: {reason} ({TRIES} attempts); {there}") from None
+                raise UserError(f"{url}: {reason} ({TRIES} attempts); {there}") from None
             logger.warning("%s: %s; continuing from byte %d", url, error, _size(part))
             time.sleep(wait * (2**failures - 1))
 
@@ -109,7 +105,7 @@ def _get(url: str, part: Path) -> None:
         if error.code in BUSY:
             raise _Interrupted(f"the server replied {error.code} {error.reason}") from None
         if error.code != 416:
-            raise DownloadError(f"{url}: the server replied {error.code} {error.reason}") from None
+            raise UserError(f"{url}: the server replied {error.code} {error.reason}") from None
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
             return  # the file was complete
         part.unlink()  # longer than on the server: a different file
@@ -149,13 +145,11 @@ def unpack(
         _extract(archive, temporary)
         top = _only_folder(archive, temporary)
         if makes is not None and not (top / makes).exists():
-            raise DownloadError(f"{archive}: {top.name}/{makes} is missing")
+            raise UserError(f"{archive}: {top.name}/{makes} is missing")
         if nested is not None:
             unpack_nested(top, nested, remove=True)
         if expect is not None and (count := sum(1 for _ in top.rglob(expect[0]))) != expect[1]:
-            raise DownloadError(
-                f"{archive}: contains {count} files {expect[0]}, expected {expect[1]}"
-            )
+            raise UserError(f"{archive}: contains {count} files {expect[0]}, expected {expect[1]}")
         _move(top, goal, makes)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -179,9 +173,9 @@ def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Unpack an archive; DownloadError where it is damaged, or has paths outside of `folder`."""
+    """Unpack an archive; UserError where it is damaged, or has paths outside of `folder`."""
     if not hasattr(tarfile, "data_filter"):
-        raise DownloadError("unpacking safely needs Python 3.11.4 or later")
+        raise UserError("unpacking safely needs Python 3.11.4 or later")
     try:
         if archive.suffix == ".zip":
             _extract_zip(archive, folder)
@@ -194,11 +188,9 @@ def _extract(archive: Path, folder: Path) -> None:
                 while stream.read(BLOCK):  # read up to the checksum, which gzip verifies
                     pass
     except tarfile.FilterError as error:
-        raise DownloadError(f"{archive}: refused, {error}; nothing was unpacked") from None
+        raise UserError(f"{archive}: refused, {error}; nothing was unpacked") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DownloadError(
-            f"{archive}: damaged ({error}); remove it and download it again"
-        ) from None
+        raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from None
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:
@@ -207,7 +199,7 @@ def _extract_zip(archive: Path, folder: Path) -> None:
         for name in packed.namelist():
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-                raise DownloadError(
+                raise UserError(
                     f"{archive}: refused, '{name}' would be extracted outside; nothing was unpacked"
                 )
         packed.extractall(folder)
@@ -217,7 +209,7 @@ def _only_folder(archive: Path, unpacked: Path) -> Path:
     entries = sorted(unpacked.iterdir())
     if len(entries) != 1 or not entries[0].is_dir():
         names = ", ".join(path.name for path in entries[:5])
-        raise DownloadError(f"{archive}: expected one folder inside, found {names or 'nothing'}")
+        raise UserError(f"{archive}: expected one folder inside, found {names or 'nothing'}")
     return entries[0]
 
 
@@ -241,11 +233,11 @@ def _merge(source: Path, goal: Path) -> None:
             _merge(path, there)
 
 
-def _check_space(folder: Path, needed: int, what: str) -> None:
+def _check_space(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DownloadError(
-            f"{what} needs {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB left"
+        raise UserError(
+            f"{purpose} needs {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB left"
         )
 
 

@@ -14,12 +14,8 @@ from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
 from asrtool.data.shapes import DIGITS, SECONDS, TARGET_DIGITS, recurring
 from asrtool.data.tokenizers import Tokenizer
+from asrtool.errors import UserError
 from asrtool.types import Batch, Padded, Utterance
-
-
-class DataError(ValueError):
-    """Data cannot be used for training or decoding; the message says which and why."""
-
 
 Content = bytes | str  # the file of an utterance, or why it cannot be read
 
@@ -74,21 +70,21 @@ class Reader:
     def example(
         self, utterance: Utterance, epoch: int = 0, content: Content | None = None
     ) -> Example:
-        """Read an utterance; `DataError` if it is unreadable, empty, or has NaN or infinite values.
+        """Read an utterance; `UserError` if it is unreadable, empty, or has NaN or infinite values.
 
         content: its file, if it has been read already.
         """
         try:
             inputs = self._inputs(utterance, epoch, content)
         except (audio.AudioError, OSError, EOFError, ValueError, RuntimeError) as error:
-            raise DataError(f"{utterance.id}: {error}") from error
+            raise UserError(f"{utterance.id}: {error}") from error
         if not len(inputs):
-            raise DataError(
+            raise UserError(
                 f"{utterance.id}: {utterance.duration:g} seconds of audio are too short for one "
                 "frame"
             )
         if not np.isfinite(inputs.sum(dtype=np.float64)):
-            raise DataError(
+            raise UserError(
                 f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}"
             )
         targets = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.int64)
@@ -107,7 +103,7 @@ class Reader:
         ):
             try:
                 examples.append(self.example(utterance, epoch, content))
-            except DataError as error:
+            except UserError as error:
                 problems[utterance.id] = str(error)
         # samples count in hundredths of a second, frames one by one
         unit = self._unit if examples and examples[0].inputs.ndim == 1 else 1
@@ -115,7 +111,7 @@ class Reader:
 
     def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
         if isinstance(content, str):
-            raise DataError(content)
+            raise UserError(content)
         if self.from_audio or (utterance.features is None and not self.training):
             inputs = self._samples(utterance, epoch, content)
             if self.config.input == "waveform":
@@ -123,7 +119,7 @@ class Reader:
             inputs = self._features(inputs, epoch, utterance.id)
         elif utterance.features is None:
             other = "stored" if self.config.input == "waveform" else "online"
-            raise DataError(
+            raise UserError(
                 f"it has no stored features (run stage 1, or set data.features: {other})"
             )
         else:

@@ -31,6 +31,7 @@ from asrtool.data import audio, features
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import Fbank
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 SHARD = 500  # utterances, before speed copies
@@ -39,10 +40,6 @@ FRAME_SHARDS, SMALLEST_FRAME_SHARD = 32, 20
 POLL = 0.3  # seconds between updates of the progress bar
 
 _progress = None  # in a worker: the shared count of finished utterances
-
-
-class ExtractionError(Exception):
-    """Stage 1 cannot continue; the message says why and what to do."""
 
 
 class FrameMaker(Protocol):
@@ -189,7 +186,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
                 yield waiting.popleft().result()
                 waiting.extend(pool.submit(extract_shard, shard) for shard in islice(shards, 1))
         except BrokenProcessPool:
-            raise ExtractionError(
+            raise UserError(
                 "a worker process was killed, possibly for lack of memory; lower --nj"
             ) from None
         finally:
@@ -269,30 +266,30 @@ def extract_frames(
     frame, since the audio can be recognised in windows.
     """
     result, made = ExtractedShard(), []
-    places = sorted(enumerate(shard.utterances), key=lambda item: (item[1].duration, item[0]))
+    ordered = sorted(enumerate(shard.utterances), key=lambda item: (item[1].duration, item[0]))
 
-    def keep(place: int, row: Utterance, matrix: np.ndarray) -> None:
+    def keep(index: int, row: Utterance, matrix: np.ndarray) -> None:
         if not np.isfinite(matrix).all():
             result.skipped.append((row.id, f"{row.audio}: NaN in the frames"))
             return
         reference = writer.write(row.id, matrix)
         # a data directory cannot say 0
-        made.append((place, replace(row, features=reference, num_frames=max(1, len(matrix)))))
+        made.append((index, replace(row, features=reference, num_frames=max(1, len(matrix)))))
 
     def write(waiting: Sequence[tuple[int, Utterance, np.ndarray]]) -> None:
         matrices = make([samples for *_, samples in waiting])
-        for (place, row, _), matrix in zip(waiting, matrices, strict=True):
-            keep(place, row, matrix)
+        for (index, row, _), matrix in zip(waiting, matrices, strict=True):
+            keep(index, row, matrix)
 
     with features.ArkWriter(shard.archive, shard.final) as writer:
         waiting: list[tuple[int, Utterance, np.ndarray]] = []
-        for place, utterance in places if make.batch_seconds else enumerate(shard.utterances):
+        for index, utterance in ordered if make.batch_seconds else enumerate(shard.utterances):
             for row, samples in read_copies(shard, utterance, result):
                 if make.max_seconds is not None and row.duration > make.max_seconds:
                     result.long += 1
-                    keep(place, row, np.zeros((0, make.dim), np.float16))
+                    keep(index, row, np.zeros((0, make.dim), np.float16))
                     continue
-                waiting.append((place, row, samples))
+                waiting.append((index, row, samples))
                 if len(waiting) * row.duration >= make.batch_seconds:
                     write(waiting)
                     waiting = []
@@ -325,8 +322,8 @@ def read_copies(
         if not len(copy):
             result.skipped.append((row.id, f"{row.audio}: holds no samples"))
         elif shard.training and limit is not None and row.duration > limit:
-            what = f"{row.duration:.2f} s long, and the front end reads at most {limit:g} s"
-            result.skipped.append((row.id, f"{row.audio}: {what}"))
+            reason = f"{row.duration:.2f} s long, and the front end reads at most {limit:g} s"
+            result.skipped.append((row.id, f"{row.audio}: {reason}"))
         else:
             yield row, copy
 

@@ -19,15 +19,12 @@ import torch
 
 from asrtool.data.config import DataConfig
 from asrtool.data.fbank import FbankConfig
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 HANDLES = 64  # archives kept open by a thread
 SMALLEST_STD = 1e-3  # minimum standard deviation, for a constant feature
-
-
-class FeatureError(ValueError):
-    """Features cannot be read or used; the message names the archive or file."""
 
 
 # -- archives --------------------------------------------------------------
@@ -88,7 +85,7 @@ def _save(stream: BinaryIO, key: str, matrix: np.ndarray) -> None:
 def read_features(reference: str) -> np.ndarray:
     """(T, F) float32 of `<archive>:<offset>`; matrices of other types are converted.
 
-    Raises OSError where the archive cannot be opened, FeatureError where there is no matrix at the
+    Raises OSError where the archive cannot be opened, UserError where there is no matrix at the
     offset.
     """
     return np.asarray(read_stored(reference), dtype=np.float32)
@@ -98,7 +95,7 @@ def read_stored(reference: str) -> np.ndarray:
     """As `read_features`, but what is stored as float16 stays float16."""
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
-        raise FeatureError(f"'{reference}' is not a reference <archive>:<offset>")
+        raise UserError(f"'{reference}' is not a reference <archive>:<offset>")
     return _matrix(_handles.get(archive), int(offset), reference)
 
 
@@ -121,9 +118,9 @@ def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
     except OSError:
         raise
     except Exception as error:  # kaldiio raises anything for a torn archive
-        raise FeatureError(f"{name}: not a Kaldi matrix ({error}); run stage 1 again") from None
+        raise UserError(f"{name}: not a Kaldi matrix ({error}); run stage 1 again") from None
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
-        raise FeatureError(f"{name}: expected a matrix of features")
+        raise UserError(f"{name}: expected a matrix of features")
     dtype = np.float16 if matrix.dtype == np.float16 else np.float32
     return np.array(matrix, dtype=dtype, copy=None if matrix.flags.writeable else True)
 
@@ -142,7 +139,7 @@ class Cmvn:
     def apply(self, features: Array) -> Array:
         """Normalise (..., F) to mean 0 and variance 1 over the training set."""
         if features.shape[-1] != len(self.mean):
-            raise FeatureError(
+            raise UserError(
                 f"cmvn has {len(self.mean)} values, but the features have {features.shape[-1]}"
             )
         if isinstance(features, torch.Tensor):
@@ -167,11 +164,9 @@ class Cmvn:
             mean, std = (np.array(content[name], dtype=np.float32) for name in ("mean", "std"))
             frames = int(content["frames"])
         except (ValueError, KeyError, TypeError):
-            raise FeatureError(
-                f"{path}: expected a JSON object with mean, std and frames"
-            ) from None
+            raise UserError(f"{path}: expected a JSON object with mean, std and frames") from None
         if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
-            raise FeatureError(
+            raise UserError(
                 f"{path}: mean and std must be lists of equal length, std greater than 0"
             )
         return cls(mean, std, frames)
@@ -197,7 +192,7 @@ class CmvnStats:
 
     def cmvn(self) -> Cmvn:
         if not self.frames:
-            raise FeatureError("there are no frames to compute mean and variance of")
+            raise UserError("there are no frames, so mean and variance cannot be computed")
         mean, square = self.sums / self.frames
         std = np.sqrt(np.maximum(square - mean**2, SMALLEST_STD**2))
         return Cmvn(mean.astype(np.float32), std.astype(np.float32), self.frames)

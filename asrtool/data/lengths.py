@@ -17,14 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 NAME = "lengths.json"
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-
-
-class LengthsError(ValueError):
-    """The file lengths.json is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ class Lengths:
 
     @classmethod
     def load(cls, folder: Path) -> Lengths | None:
-        """The lengths in a folder; None where it has none. Raises `LengthsError` if unreadable."""
+        """The lengths in a folder; None where it has none. Raises `UserError` if unreadable."""
         path = folder / NAME
         if not path.exists():
             return None
@@ -63,7 +60,7 @@ class Lengths:
             for share in QUANTILES:
                 float(lengths.quantile(share))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise LengthsError(
+            raise UserError(
                 f"{path}: expected a JSON object with utterances, hours and quantiles of "
                 "seconds; remove it, and stage 3 writes it again"
             ) from None

@@ -29,10 +29,11 @@ from torch.utils.data import DataLoader
 
 from asrtool import distributed
 from asrtool.data.config import BatchConfig, DataConfig
-from asrtool.data.examples import Content, DataError, Example, Reader
+from asrtool.data.examples import Content, Example, Reader
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
+from asrtool.errors import UserError
 from asrtool.log import first_few, logger, warn_once
 from asrtool.types import Batch, Utterance
 
@@ -61,10 +62,10 @@ class Dataset:
         sets: Mapping[str, Sequence[Utterance]] | None = None,
     ) -> None:
         if not utterances:
-            raise DataError("there are no utterances to load")
+            raise UserError("there are no utterances to load")
         for utterance in utterances:
             if not utterance.duration > 0:
-                raise DataError(
+                raise UserError(
                     f"{utterance.id}: the duration is {utterance.duration} seconds (utt2dur); "
                     "expected more than 0"
                 )
@@ -243,14 +244,14 @@ class StepLoader:
         )
         if self._num_skipped >= MANY and 2 * self._num_skipped > self._num_read:
             share = f"{self._num_skipped} of {self._num_read}"
-            raise DataError(f"{share} utterances could not be read; the last reason: {reasons[-1]}")
+            raise UserError(f"{share} utterances could not be read; the last reason: {reasons[-1]}")
 
 
 class EvalLoader:
     """All utterances once, in batches of similar length, longest first.
 
     Rank r gets every `world`-th batch. seconds: padded audio of a batch, by default the limit per
-    device in training. An unreadable utterance raises `DataError`, unless `each` is iterated
+    device in training. An unreadable utterance raises `UserError`, unless `each` is iterated
     instead. done: ids; batches with only such ids are left out, the others do not change.
     """
 
@@ -282,7 +283,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for batch, problems in self.each():
             for problem in problems.values():
-                raise DataError(f"an utterance cannot be read: {problem}")
+                raise UserError(f"an utterance cannot be read: {problem}")
             yield batch
 
     def each(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
@@ -297,7 +298,7 @@ def readable(utterances: Sequence[Utterance], seconds: float | None, kind: str) 
     """Those that last at most `seconds`, what the encoder reads (None: any length); logs which are
     left out.
 
-    kind: training or validation, for the message. Raises `DataError` where none is kept.
+    kind: training or validation, for the message. Raises `UserError` where none is kept.
     """
     most = math.inf if seconds is None else seconds
     long = [utterance.id for utterance in utterances if utterance.duration > most]
@@ -306,7 +307,7 @@ def readable(utterances: Sequence[Utterance], seconds: float | None, kind: str) 
     text = "%d of %d %s utterances are longer than the %g seconds that the encoder reads and left"
     warn_once(text + " out: %s", len(long), len(utterances), kind, seconds, first_few(long))
     if len(long) == len(utterances):
-        raise DataError(
+        raise UserError(
             f"all {len(long)} {kind} utterances are longer than the {seconds:g} seconds that the "
             "encoder reads; cut them into shorter ones"
         )
@@ -318,7 +319,7 @@ def select(
 ) -> tuple[list[Utterance], list[Utterance]]:
     """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
 
-    Logs how many are left out, and how many have no text; raises `DataError` where none is kept.
+    Logs how many are left out, and how many have no text; raises `UserError` where none is kept.
     """
     kept, short, long = [], [], []
     for utterance in utterances:
@@ -343,7 +344,7 @@ def select(
                 ids,
             )
     if not kept:
-        raise DataError(
+        raise UserError(
             f"none of {total} utterances is between {config.min_seconds:g} and "
             f"{config.max_seconds:g} seconds long (data.min_seconds, data.max_seconds)"
         )
@@ -370,8 +371,8 @@ def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
         counts.update(unknown)
         texts += bool(unknown)
     listed = first_few([f"'{character}' ({count}x)" for character, count in counts.most_common()])
-    what = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
-    warn_once("%s are not in the vocabulary and become %s: %s", what, UNK, listed)
+    text = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
+    warn_once("%s are not in the vocabulary and become %s: %s", text, UNK, listed)
 
 
 # -- loader processes ------------------------------------------------------
@@ -439,7 +440,7 @@ def read_ahead(
             process.join()  # the exit code can come a moment after the sentinel
             code = process.exitcode
             advice = f"is there enough memory, and shared memory, for data.workers: {workers}?"
-            raise DataError(f"a loader process died with exit code {code}; {advice}") from None
+            raise UserError(f"a loader process died with exit code {code}; {advice}") from None
         yield item
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.log import logger
 
 
@@ -46,7 +47,7 @@ def sources(sets: dict[str, Path], train_set: str = "train") -> dict[str, corpus
     """The training set, dev and all sets that start with test, as they are."""
     names = [train_set, "dev", *sorted(name for name in sets if name.startswith("test"))]
     if not {train_set, "dev"} <= sets.keys() or len(names) < 3:
-        raise corpus.CorpusError(
+        raise UserError(
             f"expected prepared sets {train_set}, dev and test (or test_...), got {', '.join(sets)}"
         )
     logger.info("using the prepared sets %s", ", ".join(names))
@@ -81,11 +82,11 @@ def take(
     names = list(
         dict.fromkeys([train_set, valid_set, *tests, *(name for name in more if name in sets)])
     )
-    lost = [name for name in names if name not in sets]
-    if lost or not tests:
-        missing = ", ".join(lost) or "test sets, whose names start with test"
+    absent = [name for name in names if name not in sets]
+    if absent or not tests:
+        missing = ", ".join(absent) or "test sets, whose names start with test"
         known = ", ".join(sets) or "no <set>/wav.scp in it"
-        raise corpus.CorpusError(
+        raise UserError(
             f"{folder}: there is no data directory {missing}; found: {known}; choose others with"
             " --train-set, --valid-set and --test-sets"
         )

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from asrtool.data.config import DataConfig
-from asrtool.data.examples import DataError, stack_tokens
+from asrtool.data.examples import stack_tokens
 from asrtool.data.kaldi import tables
 from asrtool.data.loader import StepLoader, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
+from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.types import Batch, Utterance
 
@@ -45,7 +46,7 @@ class Sentences(Sequence[Utterance]):
                 self._lines.append(lines)
         self._ends = np.cumsum([len(self._texts), *map(len, self._lines)])
         if not len(self):
-            raise DataError("there are no sentences to train on")
+            raise UserError("there are no sentences to train on")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -76,19 +77,19 @@ class Sentences(Sequence[Utterance]):
 def _of_directory(folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / "text"
     if not path.exists():
-        raise DataError(f"{folder} has no text to train on")
+        raise UserError(f"{folder} has no text to train on")
     return ((key, text) for key, text in sorted(tables.read(path).values().items()) if text.strip())
 
 
 def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
     if path.suffix == ".gz":
-        raise DataError(
+        raise UserError(
             f"{path}: decompress it first (`gunzip -k {path}`), because sentences are read in "
             "random order"
         )
     with open(path, "rb") as stream:
         if not path.stat().st_size:
-            raise DataError(f"{path} is empty")
+            raise UserError(f"{path} is empty")
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     starts, number = [], 0
     content.seek(0)
@@ -150,7 +151,7 @@ class TextDataset:
                 first_few(gone),
             )
         if not len(kept):
-            raise DataError(f"no sentence has at most {longest:g} tokens (data.batch.tokens)")
+            raise UserError(f"no sentence has at most {longest:g} tokens (data.batch.tokens)")
         self.utterances = _Chosen(sentences, kept)
         self.lengths = lengths[kept]
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from asrtool import torchaudio_adapter
+from asrtool.errors import UserError
 from asrtool.registry import Registry, UnknownName
 
 BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -36,10 +37,6 @@ WORD_START = (
     "\u2581"  # sentencepiece's sign for a space; the same character in a text is taken for a space
 )
 BYTE_SPACE = "\u0120"  # that of byte-level BPE
-
-
-class TokenizerError(ValueError):
-    """A vocabulary folder, or the text for a new one, cannot be used."""
 
 
 class Tokenizer:
@@ -110,7 +107,7 @@ class CharTokenizer(Tokenizer):
         self._texts[self.unk] = UNK
         odd = [text for text in self._ids if len(text) != 1]
         if odd:
-            raise TokenizerError(
+            raise UserError(
                 f"{folder / TOKENS}: '{odd[0]}' is more than one character, but the type is 'char'"
             )
 
@@ -143,9 +140,9 @@ class BpeTokenizer(Tokenizer):
                 if isinstance(error, OSError)
                 else ("it is not a sentencepiece model")
             )
-            raise TokenizerError(f"{path} cannot be read: {reason}; run stage 2 again") from None
+            raise UserError(f"{path} cannot be read: {reason}; run stage 2 again") from None
         if pieces(self._model) != self.tokens[1 : self.eos]:
-            raise TokenizerError(f"{folder}: {TOKENS} and {MODEL} do not match; run stage 2 again")
+            raise UserError(f"{folder}: {TOKENS} and {MODEL} do not match; run stage 2 again")
         self._characters = {" ", *(token for token in self.tokens if len(token) == 1)} - {
             WORD_START
         }
@@ -185,7 +182,7 @@ class HfTokenizer(Tokenizer):
         self._model = load_hf(str(folder / HF))
         self._lower = config.case == "lower"
         if len(self._model) != len(self.tokens):
-            raise TokenizerError(f"{folder}: {TOKENS} and {HF}/ do not match; run stage 2 again")
+            raise UserError(f"{folder}: {TOKENS} and {HF}/ do not match; run stage 2 again")
         self.unk = -1 if self._model.unk_token_id is None else self._model.unk_token_id
         self._special = frozenset(self._model.all_special_ids)
 
@@ -211,7 +208,7 @@ class HfTokenizer(Tokenizer):
 
 
 def load_hf(name: str, revision: str | None = None) -> object:
-    """A tokenizer by hub name or folder; raises `TokenizerError` where there is none."""
+    """A tokenizer by hub name or folder; raises `UserError` where there is none."""
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
 
@@ -219,20 +216,21 @@ def load_hf(name: str, revision: str | None = None) -> object:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise TokenizerError(
-            f"{name}: neither a folder with a tokenizer nor a name on the hub: {reason}"
+        raise UserError(
+            f"{name}: no folder with a tokenizer and no tokenizer on the hub has this name: "
+            f"{reason}"
         ) from None
     if tokenizer.eos_token_id is None:
-        raise TokenizerError(f"{name}: the tokenizer has no end-of-text token (eos_token)")
+        raise UserError(f"{name}: the tokenizer has no end-of-text token (eos_token)")
     return tokenizer
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer of a vocabulary folder; raises `TokenizerError` where the folder is not one."""
+    """The tokenizer of a vocabulary folder; raises `UserError` where the folder is not one."""
     folder = Path(folder)
     for name in (TOKENS, CONFIG):
         if not (folder / name).is_file():
-            raise TokenizerError(
+            raise UserError(
                 f"{folder} is not a vocabulary folder: {name} is missing (stage 2 makes it)"
             )
     tokens = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -240,13 +238,13 @@ def load(folder: Path) -> Tokenizer:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = TOKENIZERS.config_type(settings.pop("type"))(**settings)
     except (UnknownName, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise TokenizerError(f"{folder / CONFIG} does not describe a tokenizer: {error}") from None
+        raise UserError(f"{folder / CONFIG} does not describe a tokenizer: {error}") from None
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
-        raise TokenizerError(f"{folder / TOKENS}: the token '{twice[0]}' is listed twice")
+        raise UserError(f"{folder / TOKENS}: the token '{twice[0]}' is listed twice")
     special = tokens[:2] == [BLANK, UNK] and tokens[-1] == EOS and len(tokens) >= NUM_SPECIAL
     if not special and not isinstance(config, HfConfig):
-        raise TokenizerError(
+        raise UserError(
             f"{folder / TOKENS}: expected {BLANK} and {UNK} in lines 1 and 2, {EOS} in the last "
             "line"
         )
@@ -286,11 +284,11 @@ def train(
 ) -> Tokenizer:
     """Write a vocabulary of at most `size` tokens (0, for char: all); deterministic.
 
-    Raises `TokenizerError` where the text is empty or the size too small for its characters.
+    Raises `UserError` where the text is empty or the size too small for its characters.
     """
     lines = [text for text in map(single_spaced, lines) if text]
     if not lines:
-        raise TokenizerError("there is no text to make a vocabulary from")
+        raise UserError("there is no text to make a vocabulary from")
     if unit == "char":
         config, inner = CharConfig(), char_inventory(lines, size)
     elif unit == "bpe":
@@ -300,7 +298,7 @@ def train(
         )
     else:
         TOKENIZERS.config_type(unit)  # raises for an unknown name
-        raise TokenizerError(f"a vocabulary of the unit '{unit}' cannot be made from text")
+        raise UserError(f"a vocabulary of the unit '{unit}' cannot be made from text")
     (out_folder / TOKENS).write_text("\n".join([BLANK, UNK, *inner, EOS]) + "\n", encoding="utf-8")
     settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
     (out_folder / CONFIG).write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -336,7 +334,7 @@ def char_inventory(lines: Iterable[str], size: int) -> list[str]:
     for line in lines:
         counts.update(line)
     if size < 0 or 0 < size <= NUM_SPECIAL:
-        raise TokenizerError(
+        raise UserError(
             f"a char vocabulary of {size} tokens has no room for characters; 0 takes all "
             f"{len(counts)}"
         )
@@ -355,7 +353,7 @@ def train_sentencepiece(lines: Sequence[str], size: int, model: str, path: Path)
 
     needed = len({" "}.union(*lines)) + NUM_SPECIAL
     if size < needed:
-        raise TokenizerError(
+        raise UserError(
             f"a bpe vocabulary of {size} tokens is too small: the characters alone need {needed}"
         )
     out = io.BytesIO()

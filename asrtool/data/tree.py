@@ -1,6 +1,6 @@
 """Read a corpus in its publisher's layout: required files, audio by name, texts by id.
 
-A fault raises `CorpusError` with the file, what was expected and what is there. Texts are UTF-8; a
+A fault raises `UserError` with the file, what was expected and what is there. Texts are UTF-8; a
 byte-order mark, CR LF, blank lines and repeated white space do not matter. Results depend neither
 on the locale nor on the order of files on the disk. Links to folders are followed.
 """
@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asrtool.data.audio import is_pipe
+from asrtool.errors import UserError
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MINIATURE = "mini_corpus.json"  # tools/make_mini_corpus.py writes it into its trees
 LISTED = 8  # names of a folder that are listed
 FEW, SHARE = 3, 0.1  # utterances that may lack text or audio: whichever is more
-
-
-class CorpusError(Exception):
-    """The corpus folder is not what the recipe expects; the message says what is missing."""
 
 
 class Joined(NamedTuple):
@@ -37,23 +34,23 @@ class Joined(NamedTuple):
 
 
 def need(path: Path) -> Path:
-    """`path`; raises CorpusError where it does not exist."""
+    """`path`; raises UserError where it does not exist."""
     if path.exists():
         return path
-    lost = path
-    while not lost.parent.is_dir():
-        lost = lost.parent
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
     packed = [
         name
-        for name in _names(lost.parent)
-        if name.endswith(ARCHIVES) and name.startswith(lost.name)
+        for name in _names(missing.parent)
+        if name.endswith(ARCHIVES) and name.startswith(missing.name)
     ]
     hint = (
-        f"{lost.parent / packed[0]} must be unpacked first"
+        f"{missing.parent / packed[0]} must be unpacked first"
         if packed
-        else (f"'{lost.parent}' contains {listing(lost.parent)}")
+        else (f"'{missing.parent}' contains {listing(missing.parent)}")
     )
-    raise CorpusError(f"there is no {path}; {hint}")
+    raise UserError(f"there is no {path}; {hint}")
 
 
 def root(corpus: Path, name: str, holds: str) -> Path:
@@ -96,7 +93,7 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
         path = f"{parent}/{name}"
         if paths.setdefault(stem, path) != path:
             first, second = sorted((paths[stem], path))
-            raise CorpusError(
+            raise UserError(
                 f"two audio files have the name '{stem}'; remove one: {first}, {second}"
             )
     return paths
@@ -105,7 +102,7 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
 def listed(path: str) -> str:
     """The path of an audio file in a list of the corpus; raises for commands (they end in `|`)."""
     if is_pipe(path):
-        raise CorpusError(f"there is no file {path}; commands in a corpus's file lists are not run")
+        raise UserError(f"there is no file {path}; commands in a corpus's file lists are not run")
     return path
 
 
@@ -128,7 +125,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         content = need(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CorpusError(
+        raise UserError(
             f"{path}: expected UTF-8, but byte {error.start} is not; convert it with iconv"
         ) from None
     for number, line in enumerate(content.split("\n"), 1):
@@ -142,7 +139,7 @@ class Table(dict[str, str]):
     def __init__(
         self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None
     ) -> None:
-        """Raises CorpusError where an id does not match `pattern` or is repeated.
+        """Raises UserError where an id does not match `pattern` or is repeated.
 
         header: the first word of a line that is skipped.
         """
@@ -157,18 +154,18 @@ class Table(dict[str, str]):
                 if identity == header:
                     continue
                 if not matches(identity):
-                    raise CorpusError(
+                    raise UserError(
                         f"{path}:{number}: expected an utterance id like {pattern} and its text, "
                         f"got '{identity}'"
                     )
                 if identity in self:
                     first = self.where([identity])[identity]
-                    raise CorpusError(
+                    raise UserError(
                         f"{path}:{number}: {identity} already has a text, {first}; remove one"
                     )
                 self[identity] = " ".join(words)
             if len(self) == before:
-                raise CorpusError(f"{path}: the file has no entry; expected lines '<id> <text>'")
+                raise UserError(f"{path}: the file has no entry; expected lines '<id> <text>'")
 
     def where(self, ids: Iterable[str]) -> dict[str, str]:
         """`<file>:<line>` of each id.
@@ -197,12 +194,12 @@ def join(texts: Table, audio: Mapping[str, str]) -> Joined:
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     text_lines = texts.where(mute)
     if too_many(len(mute), len(texts)):
-        raise CorpusError(
+        raise UserError(
             f"{text_lines[mute[0]]}: {len(mute)} of {len(texts)} texts have no audio file; first"
             f" {mute[0]}; unpack the archives completely, or remove these lines"
         )
     if too_many(len(silent), len(audio)):
-        raise CorpusError(
+        raise UserError(
             f"{', '.join(map(str, texts.paths[:2]))}: no text for {len(silent)} of {len(audio)} "
             f"audio files; first {audio[silent[0]]}; is the file complete?"
         )

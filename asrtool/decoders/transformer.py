@@ -101,18 +101,22 @@ class TransformerDecoder(Decoder):
             chosen = alike == together
             if not chosen.any():
                 continue
-            some, mine = chosen.to(scores.device), chosen.repeat_interleave(beam).to(scores.device)
+            chosen_rows, beam_rows = (
+                chosen.to(scores.device),
+                chosen.repeat_interleave(beam).to(scores.device),
+            )
             part = EncoderOutput(
-                frames=Padded(*(x[some] for x in encoded.frames)), positions=encoded.positions[some]
+                frames=Padded(*(x[chosen_rows] for x in encoded.frames)),
+                positions=encoded.positions[chosen_rows],
             )
             if together:
                 shared = [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one]
                 part_scores = self._tree_scores(part, shared, beam)
             else:
                 part_scores = super().sequence_scores(
-                    part, Padded(targets.data[mine], targets.lengths[mine])
+                    part, Padded(targets.data[beam_rows], targets.lengths[beam_rows])
                 )
-            scores[some] = part_scores.view(-1, beam)
+            scores[chosen_rows] = part_scores.view(-1, beam)
         return scores.flatten()
 
     def _tree_scores(

@@ -28,14 +28,12 @@ from typing import TextIO
 
 import numpy as np
 
+from asrtool.errors import UserError
+
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 NUM_SPECIAL = 3  # their ids are 0, 1, 2
 FALLBACK = (0.5, 1.0, 1.5)  # lmplz's discounts where (2) cannot be computed
 ROWS = 1 << 16  # lines that are written at a time
-
-
-class EstimationError(ValueError):
-    """The text or the settings give no model."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ def estimate(
 
     prune: a threshold for each order, the last one for all that follow. fallback: discounts of an
     order for which (2) cannot be computed, for counts of 1, 2, and 3 or more. Raises
-    `EstimationError` for settings that cannot be meant, a text without words, one that holds <s>,
+    `UserError` for settings that cannot be meant, a text without words, one that holds <s>,
     </s> or <unk>, and one too small for (2) where there is no fallback.
     """
     thresholds = check(order, prune, fallback)
@@ -86,16 +84,16 @@ def estimate(
 def check(order: int, prune: Sequence[int], fallback: Sequence[float] | None) -> list[int]:
     """The pruning threshold of each order."""
     if order < 1:
-        raise EstimationError(f"the order is {order}; give 1 or more")
+        raise UserError(f"the order is {order}; give 1 or more")
     if not prune or len(prune) > order or list(prune) != sorted(prune) or min(prune) < 0:
-        raise EstimationError(
+        raise UserError(
             f"pruning thresholds are {list(prune)}: give at most {order} for orders 1 to {order}, "
             "none below 0 and none lower than the one before it"
         )
     if fallback is not None and (
         len(fallback) != 3 or not all(0 <= d <= k for k, d in enumerate(fallback, 1))
     ):
-        raise EstimationError(
+        raise UserError(
             f"fallback discounts are {list(fallback)}: give three, from 0 to 1, 2 and 3"
         )
     return [*prune, *[prune[-1]] * (order - len(prune))]
@@ -115,14 +113,13 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
         flat.append(2)
         lengths.append(len(words) + 2)
     ids, sizes = np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64)
-    found = np.bincount(ids, minlength=NUM_SPECIAL)
-    if found[0] or found[1] != len(sizes) or found[2] != len(sizes):
-        raise EstimationError(
-            f"the text holds the word {BOS}, {EOS} or {UNK}, which the model keeps for itself; "
-            "remove it"
+    counts = np.bincount(ids, minlength=NUM_SPECIAL)
+    if counts[0] or counts[1] != len(sizes) or counts[2] != len(sizes):
+        raise UserError(
+            f"the text contains the word {BOS}, {EOS} or {UNK}, which is reserved; remove it"
         )
     if len(table) == NUM_SPECIAL:
-        raise EstimationError("there are no words to estimate an n-gram model from")
+        raise UserError("there are no words to estimate an n-gram model from")
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     depth = (np.arange(len(ids)) - starts + 1).astype(np.int32)
     return list(table), ids, depth
@@ -178,29 +175,29 @@ def adjust(orders: list[Counts]) -> None:
 def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) -> np.ndarray:
     """(2): (4,) float32, for adjusted counts of 0, 1, 2, and 3 or more."""
     seen = [int((adjusted == k).sum()) for k in range(5)]
-    found = np.zeros(4, dtype=np.float32)
-    why = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
-    if not why:
+    computed = np.zeros(4, dtype=np.float32)
+    reason = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
+    if not reason:
         f32 = np.float32
         y = f32(seen[1]) / f32(seen[1] + 2.0 * seen[2])
         for k in (1, 2, 3):
-            found[k] = f32(k) - f32(k + 1) * y * f32(seen[k + 1]) / f32(seen[k])
-            if not 0 <= found[k] <= k:
-                why = f"that of {n}-grams with the count {k} would be {found[k]:.3f}"
+            computed[k] = f32(k) - f32(k + 1) * y * f32(seen[k + 1]) / f32(seen[k])
+            if not 0 <= computed[k] <= k:
+                reason = f"that of {n}-grams with the count {k} would be {computed[k]:.3f}"
                 break
-    if why and fallback is None:
-        raise EstimationError(
-            f"the discounts of Kneser-Ney cannot be computed, because {why}; the text is small or "
-            "repeats itself: give more of it, or fixed discounts by --discount-fallback"
+    if reason and fallback is None:
+        raise UserError(
+            f"the discounts of Kneser-Ney cannot be computed, because {reason}; the text is small "
+            "or repeats itself: give more of it, or fixed discounts by --discount-fallback"
         )
-    return np.array([0.0, *fallback], dtype=np.float32) if why else found
+    return np.array([0.0, *fallback], dtype=np.float32) if reason else computed
 
 
 def interpolate(
     orders: list[Counts], thresholds: Sequence[int], fallback: Sequence[float] | None
 ) -> list[Grams]:
     """(3), (4), (5), and only the n-grams that are kept."""
-    found: list[Grams] = []
+    interpolated: list[Grams] = []
     lower = words = renumbered = None
     for n, (counts, threshold) in enumerate(zip(orders, thresholds, strict=True), 1):
         kept = counts.count > threshold
@@ -221,13 +218,13 @@ def interpolate(
             # the backoff weights of the order below are known only now
             seen = np.flatnonzero(total)
             rows = renumbered[seen]
-            found[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
+            interpolated[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
             words = np.concatenate([words[counts.history], counts.word[:, None]], 1)
         renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
         logs = np.minimum(np.log10(np.maximum(prob[kept], np.float32(1e-37))), np.float32(0))
-        found.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
+        interpolated.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
         lower = prob
-    return found
+    return interpolated
 
 
 def masses(
@@ -240,9 +237,9 @@ def masses(
     for k in (1, 2, 3):
         rows = counts.history[kept & (classes == k)]
         gamma += discount[k] * np.bincount(rows, minlength=contexts).astype(np.float32)
-    lost = np.bincount(counts.history[~kept], counts.adjusted[~kept], contexts)
+    removed = np.bincount(counts.history[~kept], counts.adjusted[~kept], contexts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return total, (gamma + lost.astype(np.float32)) / total
+        return total, (gamma + removed.astype(np.float32)) / total
 
 
 def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None:

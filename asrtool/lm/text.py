@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from asrtool.lm.kneser_ney import EstimationError
+from asrtool.errors import UserError
 
 SPACE = "<space>"
 
@@ -15,7 +15,7 @@ SPACE = "<space>"
 def lines(files: Sequence[Path], with_ids: bool) -> Iterator[str]:
     """The lines that hold words, of plain files or `.gz`; with_ids: without their first field.
 
-    Raises `EstimationError` for a file that is no UTF-8.
+    Raises `UserError` for a file that is no UTF-8.
     """
     for path in files:
         opener = gzip.open if path.suffix == ".gz" else open
@@ -26,7 +26,7 @@ def lines(files: Sequence[Path], with_ids: bool) -> Iterator[str]:
                     if text.strip():
                         yield text
         except UnicodeDecodeError:
-            raise EstimationError(f"{path} is not UTF-8; convert it first") from None
+            raise UserError(f"{path} is not UTF-8; convert it first") from None
 
 
 def case_of(characters: set[str]) -> Callable[[str], str]:

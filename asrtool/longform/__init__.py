@@ -66,7 +66,7 @@ class WindowsConfig:
 
     def __post_init__(self) -> None:
         if min(self.min_seconds or 0, self.overlap_seconds or 0) < 0:
-            raise ValueError("min_seconds and overlap_seconds are 0 at least")
+            raise ValueError("min_seconds and overlap_seconds must be at least 0")
         if self.max_seconds is None:
             return
         if self.max_seconds <= 0:
@@ -208,9 +208,9 @@ def _level(energy: np.ndarray, contrast: float) -> float | None:
     """What speech exceeds; None where loud and quiet differ by less than `contrast`."""
     if not len(energy):
         return None
-    heard = energy[energy > energy.max() - DEEP]
-    middle = (heard.min() + heard.max()) / 2
-    floor, top = np.median(heard[heard <= middle]), np.median(heard[heard >= middle])
+    audible = energy[energy > energy.max() - DEEP]
+    middle = (audible.min() + audible.max()) / 2
+    floor, top = np.median(audible[audible <= middle]), np.median(audible[audible >= middle])
     return floor + LEVEL * (top - floor) if top - floor >= contrast else None
 
 

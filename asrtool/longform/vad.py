@@ -10,18 +10,16 @@ import functools
 import numpy as np
 import torch
 
+from asrtool.errors import UserError
+
 RATE = 16000  # Hz of the samples that the network reads
 SHORTEST = 0.1  # seconds: shorter stretches of speech are ignored
-
-
-class VadError(RuntimeError):
-    """The network is not installed."""
 
 
 def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
     """samples (T,) float32 at RATE -> (start, end) in seconds of speech, `pause` or more apart.
 
-    Raises `VadError` if the package is missing.
+    Raises `UserError` if the package is missing.
     """
     model, timestamps = _network()
     segments = timestamps(
@@ -42,7 +40,7 @@ def _network() -> tuple:
 
         return load_silero_vad(sequence=True), get_speech_timestamps_sequence
     except ImportError as error:
-        raise VadError(
+        raise UserError(
             f"windows.detector: silero needs silero-vad and onnxruntime ({error}): pip install -e "
             "'.[vad]', or set windows.detector: energy"
         ) from None

@@ -73,7 +73,7 @@ class Path(NamedTuple):
     """The cheapest alignments of a batch."""
 
     predictions: Tensor  # (B, U) int64: the prediction that scores each target, from 0
-    own: Tensor  # (B, U) bool: aligned with it; False: the target is skipped, at cost d a
+    aligned: Tensor  # (B, U) bool: aligned with it; False: the target is skipped, at cost d a
     blank: Tensor  # (B, T) bool: predictions without a target, which should be blank
 
 
@@ -107,7 +107,9 @@ def aligned_cross_entropy(
         counted = tokens.mask & (lengths > 0)[:, None]
         # factor of each cost in the sum: 1 for a target with its own prediction, d for a skipped
         # one, 1 for a prediction that is blank, 0 for all else; (B, U + T)
-        weights = torch.ones_like(known, dtype=torch.float64).masked_fill(~path.own, skip_penalty)
+        weights = torch.ones_like(known, dtype=torch.float64).masked_fill(
+            ~path.aligned, skip_penalty
+        )
         weights = torch.cat([weights.masked_fill(~counted, 0.0), path.blank.double()], 1)
         # index of each cost in log_probs.flatten(1): first those of the targets, then the blanks
         index = torch.cat(
@@ -145,10 +147,10 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
         torch.minimum(reached[:, 1:], rows[i][:, :-1] + align[i], out=reached[:, 1:])
         torch.cummin(reached, 1, out=(rows[i + 1], best[i]))
     # (U, B, T + 1): whether the first line is at most as expensive as the third; never in column 0
-    own = F.pad(rows[:-1, :, :-1] + align <= rows[:-1, :, 1:] + skip[:, :, 1:], (1, 0))
+    aligned = F.pad(rows[:-1, :, :-1] + align <= rows[:-1, :, 1:] + skip[:, :, 1:], (1, 0))
     # (U, B, T + 1): the column of row i from which the path comes to each column of row i + 1. It
     # goes back along blanks to the minimum, and one more if that prediction is the target's own.
-    before = best - own.gather(2, best).to(torch.int64)
+    before = best - aligned.gather(2, best).to(torch.int64)
     # the way back begins in column m, and stays there in the rows beyond the last target
     column, columns = lengths.to(torch.int64)[:, None], []
     there = tokens.mask[:, :, None]
@@ -159,14 +161,14 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
         return Path(targets, targets.bool(), frames.mask)
     last = torch.stack(columns[::-1])  # (U, B, 1) the column in which target i ends
     chosen = best.gather(2, last)  # without the blanks behind it: the column of the minimum
-    owned = own.gather(2, chosen)[:, :, 0].T & tokens.mask
+    aligned_target = aligned.gather(2, chosen)[:, :, 0].T & tokens.mask
     # columns count from 1; a target skipped in column 0 has the cost of the first prediction, as in
     # (1)
     predictions = (chosen[:, :, 0].T - 1).clamp(min=0)
     taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(
-        1, predictions, owned.to(torch.int64)
+        1, predictions, aligned_target.to(torch.int64)
     )
-    return Path(predictions, owned, frames.mask & (taken == 0))
+    return Path(predictions, aligned_target, frames.mask & (taken == 0))
 
 
 def _costs(log_probs: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ class Loss:
     head: str  # the head whose output it reads; the model builds it
     # names of what `monitor` returns: logged as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
+
+    @classmethod
+    def heads_of(cls, config: Any) -> tuple[str, ...]:
+        """The heads that the loss of this config reads: the model builds them."""
+        return (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         """(B,) float32."""
@@ -73,13 +79,13 @@ def check_sequences(
         ("lengths", lengths, log_probs.shape[1]),
         ("target_lengths", target_lengths, targets.shape[1]),
     )
-    for what, values, size in sizes:
+    for argument, values, size in sizes:
         if values.shape != log_probs.shape[:1]:
             raise ValueError(
-                f"{name}: {what} must have shape ({len(log_probs)},), got {tuple(values.shape)}"
+                f"{name}: {argument} must have shape ({len(log_probs)},), got {tuple(values.shape)}"
             )
         if len(values) and not bool(((values >= 0) & (values <= size)).all()):
-            raise ValueError(f"{name}: {what} {values.tolist()} do not fit a size of {size}")
+            raise ValueError(f"{name}: {argument} {values.tolist()} do not fit a size of {size}")
     inside = (targets >= 0) & (targets < log_probs.shape[2])
     if not bool((inside | ~Padded(targets, target_lengths).mask).all()):
         raise ValueError(f"{name}: targets hold ids outside the vocabulary of {log_probs.shape[2]}")

@@ -26,7 +26,8 @@ def check_weights(power: float, limits: tuple[float, float]) -> None:
     """Raise `ValueError` where settings of class weights make no sense."""
     if not 0 < limits[0] <= 1 <= limits[1]:
         raise ValueError(
-            f"class_limits must be one number up to 1 and one of at least 1, got {list(limits)}"
+            "class_limits must be [lowest, highest] with lowest at most 1 and highest at least 1, "
+            f"got {list(limits)}"
         )
     if power < 0:
         raise ValueError(f"class_power must be at least 0, got {power}")

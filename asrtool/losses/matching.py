@@ -69,11 +69,6 @@ class MatchingConfig:
         take_former(self)
         check_temperature(self.temperature)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The heads that the loss reads."""
-        return (self.input, *PROJECTIONS) if self.projected else (self.input,)
-
 
 @LOSSES.register("matching", MatchingConfig)
 class MatchingLoss(Loss):
@@ -84,6 +79,10 @@ class MatchingLoss(Loss):
     def __init__(self, config: MatchingConfig, *, eos: int) -> None:
         self.config = config
         self.head = config.input
+
+    @classmethod
+    def heads_of(cls, config: MatchingConfig) -> tuple[str, ...]:
+        return (config.input, *PROJECTIONS) if config.projected else (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         config = self.config
@@ -102,11 +101,11 @@ class MatchingLoss(Loss):
     def example(
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        found = rows(self.config, frames, tokens, vocab_size, generator)
+        outputs = rows(self.config, frames, tokens, vocab_size, generator)
         if self.config.projected:
             sizes = zip(PROJECTIONS, (tokens, frames), strict=True)
-            found |= {name: torch.randn(n, 4, generator=generator) for name, n in sizes}
-        return found
+            outputs |= {name: torch.randn(n, 4, generator=generator) for name, n in sizes}
+        return outputs
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
@@ -204,14 +203,14 @@ def attention(
     """
     check_shapes(query, key)
     check_temperature(temperature)
-    valid, heard = query.mask, key.mask
+    valid, key_mask = query.mask, key.mask
     left = query.data.masked_fill(~valid[:, :, None], 0)
-    right = key.data.masked_fill(~heard[:, :, None], 0)
+    right = key.data.masked_fill(~key_mask[:, :, None], 0)
     if products == "cosine":
         left, right = normalize(left, dim=2), normalize(right, dim=2)
     scale = left.shape[2] ** -0.5 if products == "scaled" else 1.0
     scores = left @ right.transpose(1, 2) * (scale / (temperature or TEMPERATURES[products]))
-    both = valid[:, :, None] & heard[:, None, :]
+    both = valid[:, :, None] & key_mask[:, None, :]
     lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any speech would be NaN
     return scores.masked_fill(~both, lowest).softmax(2).masked_fill(~both, 0)
 
@@ -244,7 +243,8 @@ def take_former(config: object) -> None:
     """Let `products` of a config say what its former key `scaled` says; without either, cosine."""
     if config.scaled is not None and config.products is not None:
         raise ValueError(
-            f"scaled is the former key of products: products is {config.products}, leave scaled out"
+            f"scaled is the old name of products, which is given too ({config.products}): remove "
+            "scaled"
         )
     former = {None: config.products or "cosine", True: "scaled", False: "dot"}
     object.__setattr__(config, "products", former[config.scaled])

@@ -9,10 +9,10 @@ from torch import nn
 from asrtool.encoders import Encoder
 from asrtool.heads import HEADS, Search, names_of, ranked
 from asrtool.registry import Registry, UnknownName
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, Trainable
 
 
-class Model(nn.Module):
+class Model(Trainable):
     """What is trained. Built by `MODELS.build(config, input_dim=F, vocab_size=V,
     frame_shift=seconds per input step, heads={"ctc", ...})`.
 
@@ -22,11 +22,6 @@ class Model(nn.Module):
 
     eos: int  # sos and eos: the last token
     frame_shift: float  # seconds per encoder position
-    # of parameters: no phase trains the frozen ones; checkpoints leave out the pretrained ones,
-    # which are those of `sources` and never change
-    frozen: frozenset[str] = frozenset()
-    pretrained: frozenset[str] = frozenset()
-    sources: tuple[Mapping[str, str | None], ...] = ()
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Training: the output of every head."""

@@ -56,8 +56,8 @@ class LlmConfig:
             )
         if self.weights is None and (self.chat or self.prompt != SPEECH):
             raise ValueError(
-                f"a language model from scratch reads no prompt: say prompt: '{SPEECH}' without "
-                "chat"
+                f"a language model from scratch cannot read a prompt: set prompt: '{SPEECH}' and "
+                "chat: false"
             )
         if self.tuning.mode == "full" and self.precision != "float32":
             raise ValueError(
@@ -80,22 +80,22 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
     )
     if not known:
         return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
-    where = {"revision": config.revision or "main"}
+    hub = {"revision": config.revision or "main"}
     try:
-        settings = AutoConfig.from_pretrained(config.weights, **where)
-        tokenizer = AutoTokenizer.from_pretrained(config.weights, **where)
+        settings = AutoConfig.from_pretrained(config.weights, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(config.weights, **hub)
         if on_meta():
             return AutoModelForCausalLM.from_config(settings), tokenizer
         dtype = _DTYPES[config.precision]
         model = AutoModelForCausalLM.from_pretrained(
-            config.weights, dtype=dtype, low_cpu_mem_usage=True, **where
+            config.weights, dtype=dtype, low_cpu_mem_usage=True, **hub
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"llm.weights {config.weights}: neither a folder that `transformers` can read "
-            "(config.json, a tokenizer, "
-            f"safetensors) nor a causal language model that the hub knows: {reason}"
+            f"llm.weights {config.weights}: no folder that `transformers` can read (config.json, a "
+            "tokenizer, safetensors) and no causal language model on the hub has this name: "
+            f"{reason}"
         ) from error
     check_tokenizer(config, tokenizer, model, vocab_size)
     return model, tokenizer
@@ -110,9 +110,8 @@ def check_tokenizer(
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
-            f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, the model "
-            f"rows for {rows}: "
-            "they do not belong together"
+            f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, but the "
+            f"model has embeddings for {rows}: they do not belong together"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -122,9 +121,9 @@ def check_tokenizer(
         )
     if vocab_size != len(tokenizer):
         raise ValueError(
-            f"the vocabulary has {vocab_size} tokens, the tokenizer of llm.weights "
+            f"the vocabulary has {vocab_size} tokens, but the tokenizer of llm.weights "
             f"{config.weights} has "
-            f"{len(tokenizer)}: make the vocabulary of this tokenizer (stage 2 with --unit hf "
+            f"{len(tokenizer)}: make the vocabulary from this tokenizer (stage 2 with --unit hf "
             "--tokenizer "
             f"{config.weights})"
         )
@@ -175,17 +174,17 @@ class Caller:
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)[
             :, mask.shape[1] - embeddings.shape[1] :
         ]
-        given = {"inputs_embeds": embeddings, "use_cache": cache is not None}
+        arguments = {"inputs_embeds": embeddings, "use_cache": cache is not None}
         # a GPU would have to wait for the answer
         if mask.device.type != "cpu" or not bool(mask.all()):
-            given["attention_mask"] = mask.long()
+            arguments["attention_mask"] = mask.long()
         optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
-        given |= {
+        arguments |= {
             name: value
             for name, value in optional.items()
             if name in self.takes and value is not None
         }
-        output = model(**given)
+        output = model(**arguments)
         output.logits = output.logits[:, -keep:]
         return output
 

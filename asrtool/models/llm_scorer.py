@@ -1,7 +1,7 @@
 """The language model of a `speech_llm` as a `Scorer` for label-synchronous search, with a cache of
 keys and values.
 
-    rows of an utterance:  [0 0 before speech behind | y_1 ... y_u]        padding on the left, so
+    rows of an utterance:  [0 0 before speech after | y_1 ... y_u]        padding on the left, so
         that all end together
 
 The prompt and the speech are computed once for each utterance, and their keys and values are then

@@ -12,22 +12,23 @@ SPEECH = "{speech}"
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids before and behind the speech."""
+    """Token ids before and after the speech."""
 
     before: tuple[int, ...] = ()
-    behind: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.before) + len(self.behind)
+        return len(self.before) + len(self.after)
 
 
 def check_template(template: str) -> None:
     """Raise `ValueError` where the template does not say, once, where the speech is."""
     count = template.count(SPEECH)
     if count != 1:
-        found = "is nowhere" if not count else f"is there {count} times"
+        problem = "does not contain it" if not count else f"contains it {count} times"
         raise ValueError(
-            f"prompt: '{template}' must say once where the speech goes, by {SPEECH}; it {found}"
+            f"prompt: '{template}' must contain {SPEECH} exactly once, where the speech goes; it "
+            f"{problem}"
         )
 
 
@@ -44,17 +45,17 @@ def encode(template: str, tokenizer: object | None, chat: bool) -> Prompt:
     if chat:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "llm.chat: this tokenizer has no chat template; say chat: false and write the "
-                "prompt out"
+                "llm.chat: this tokenizer has no chat template; set chat: false and write out the "
+                "whole prompt"
             )
         message = [{"role": "user", "content": template}]
         template = tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True
         )
         check_template(template)
-    before, behind = template.split(SPEECH)
+    before, after = template.split(SPEECH)
     start = [] if chat else _start(tokenizer)
-    return Prompt((*start, *_plain(tokenizer, before)), _plain(tokenizer, behind))
+    return Prompt((*start, *_plain(tokenizer, before)), _plain(tokenizer, after))
 
 
 def _plain(tokenizer: object, text: str) -> tuple[int, ...]:

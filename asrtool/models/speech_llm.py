@@ -1,9 +1,9 @@
 """A speech encoder, an adapter and a large language model (arXiv 2406.17272).
 
     x -> encoder -> frames -> adapter -> speech (B, S, D)
-    [before] [speech] [behind] [y_1 ... y_U]  -> language model -> logits of y_1 ... y_U and the end
+    [before] [speech] [after] [y_1 ... y_U]  -> language model -> logits of y_1 ... y_U and the end
 
-`before` and `behind` are the prompt around `{speech}`. Only the transcript and its end are trained
+`before` and `after` are the prompt around `{speech}`. Only the transcript and its end are trained
 on; an empty transcript teaches the model to end at once. Encoder and language model are each
 frozen, tuned by LoRA or tuned whole. Rows are padded on the left, so that all end together:
 training and search read the same numbers at the same places.
@@ -108,7 +108,7 @@ class SpeechLlm(AsrModel):
             token = tokenizer.convert_ids_to_tokens(0)
             raise ValueError(
                 f"the head '{aligned[0]}' takes token 0 as its blank, which is the text '{token}' "
-                "in this tokenizer; leave the loss out, or take a language model whose token 0 is "
+                "in this tokenizer; remove the loss, or use a language model whose token 0 is "
                 "special"
             )
         return 0
@@ -119,7 +119,7 @@ class SpeechLlm(AsrModel):
         if inside and parts["encoder"].mode == "lora":
             raise ValueError(
                 "the encoder has a tuning of its own, and encoder_tuning: lora would add adapters "
-                "to it again; set encoder_tuning: full, or leave the encoder's own out"
+                "to it again; set encoder_tuning: full, or remove the encoder's own tuning"
             )
         frozen = {f"encoder.{key}" for key in inside}
         for name, how in parts.items():
@@ -139,7 +139,7 @@ class SpeechLlm(AsrModel):
             )
         }
         weights["llm"] = (config.llm.weights, config.llm.revision)
-        known = {part: place for part, place in weights.items() if place[0] is not None}
+        known = {part: origin for part, origin in weights.items() if origin[0] is not None}
         names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
         if (
             config.encoder_weights is None
@@ -149,7 +149,7 @@ class SpeechLlm(AsrModel):
             known |= {source.part: (source.weights, source.revision) for source in inside}
         if tuning.on_meta():
             return names, ()
-        return names, tuple(fingerprint(*place, part) for part, place in known.items())
+        return names, tuple(fingerprint(*origin, part) for part, origin in known.items())
 
     # -- training ------------------------------------------------------------
 
@@ -159,14 +159,14 @@ class SpeechLlm(AsrModel):
         """
         table = self.llm.get_input_embeddings()
         device, dtype = speech.data.device, table.weight.dtype
-        before, behind = (
+        before, after = (
             table(torch.tensor(ids, dtype=torch.int64, device=device))
-            for ids in (self.prompt.before, self.prompt.behind)
+            for ids in (self.prompt.before, self.prompt.after)
         )
-        rows = [torch.cat([before, row.to(dtype), behind]) for row in speech.unpad()]
+        rows = [torch.cat([before, row.to(dtype), after]) for row in speech.unpad()]
         if targets is not None:
-            said = Padded(table(targets.data), targets.lengths).unpad()
-            rows = [torch.cat(pair) for pair in zip(rows, said, strict=True)]
+            texts = Padded(table(targets.data), targets.lengths).unpad()
+            rows = [torch.cat(pair) for pair in zip(rows, texts, strict=True)]
         # the last U + 1 positions exist in every row
         least = 0 if targets is None else targets.data.shape[1] + 1
         return right_aligned(rows, least)
@@ -182,9 +182,8 @@ class SpeechLlm(AsrModel):
                 raise ValueError(
                     f"{name}: prompt, speech and transcript take about {len(self.prompt)} + "
                     f"{rows} + {len(tokens)} "
-                    f"positions, the language model reads {context}; lower data.max_seconds, or "
-                    "take an adapter with a "
-                    "higher rate"
+                    f"positions, but the language model reads at most {context}; lower "
+                    "data.max_seconds, or use an adapter with a higher rate"
                 )
 
     def check_batch(self, speech_lengths: Tensor, batch: Batch) -> None:
@@ -197,9 +196,8 @@ class SpeechLlm(AsrModel):
         raise ValueError(
             f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + "
             f"{int(speech_lengths[row])} + "
-            f"{int(batch.targets.lengths[row])} positions, the language model reads {context}; "
-            "lower data.max_seconds, "
-            "or take an adapter with a higher rate"
+            f"{int(batch.targets.lengths[row])} positions, but the language model reads at most "
+            f"{context}; lower data.max_seconds, or use an adapter with a higher rate"
         )
 
     # -- recognition ---------------------------------------------------------
@@ -220,13 +218,13 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"encoder_weights {path} cannot be read: {error}") from error
-    own = {
+    state = {
         key.removeprefix("encoder."): value
         for key, value in tensors.items()
         if key.startswith("encoder.")
     }
     try:
-        encoder.load_state_dict(own)
+        encoder.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"encoder_weights {path} do not fit model.encoder: {reason}") from error

@@ -17,6 +17,6 @@ def check_output(heads: Collection[str]) -> None:
     """Raise `ValueError` where losses read something else."""
     if set(heads) != {OUTPUT}:
         raise ValueError(
-            f"a language model has the output '{OUTPUT}' alone; the losses read: "
+            f"a language model has only the output '{OUTPUT}', but the losses read: "
             f"{', '.join(sorted(heads))}"
         )

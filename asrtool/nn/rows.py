@@ -31,8 +31,8 @@ class PerRow:
         """The rows of `other` behind those of this one. Raises `ValueError` where the two were made
         with other settings, such as another size of chunks.
         """
-        own, more = _fields(self), _fields(other)
-        return dataclasses.replace(self, **{k: join(v, more[k]) for k, v in own.items()})
+        mine, more = _fields(self), _fields(other)
+        return dataclasses.replace(self, **{k: join(v, more[k]) for k, v in mine.items()})
 
 
 def take(value: Any, rows: Tensor) -> Any:

@@ -142,9 +142,9 @@ def streamed_attention(
     gaps, some may be missing on both sides. spans (B, H, S), ramp: as in `adaptive_attention`; None
     for windows of one width. -> (B, H, S, D), with any numbers where no frame is.
     """
-    places = torch.arange(key.shape[2], device=key.device)
+    indices = torch.arange(key.shape[2], device=key.device)
     first = key.shape[2] - query.shape[2]
-    distances = places[first:, None] - places  # (S, K): frames from query to key
+    distances = indices[first:, None] - indices  # (S, K): frames from query to key
     outside = (distances < 0) | (distances >= window)
     if spans is None:
         # a query in the padding sees itself: softmax over nothing is NaN

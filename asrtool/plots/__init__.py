@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic
 
@@ -21,16 +22,12 @@ HAN_FONTS = (
 )
 
 
-class PlotError(ValueError):
-    """Nothing can be drawn."""
-
-
 def pyplot() -> Any:
     """matplotlib.pyplot, drawing into files."""
     try:
         import matplotlib
     except ImportError:
-        raise PlotError("drawing needs matplotlib: pip install matplotlib") from None
+        raise UserError("drawing needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -38,7 +35,7 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write aside, rename, close. Raises `PlotError` for an ending that matplotlib does not
+    """Write aside, rename, close. Raises `UserError` for an ending that matplotlib does not
     write.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +43,7 @@ def save(figure: Any, out: Path) -> None:
         with atomic.replacing(out) as aside:
             figure.savefig(aside, dpi=120, format=out.suffix[1:] or "png")
     except ValueError as error:
-        raise PlotError(f"--out {out}: {error}") from error
+        raise UserError(f"--out {out}: {error}") from error
     finally:
         pyplot().close(figure)
 
@@ -62,7 +59,7 @@ def readable(tokens: Iterable[str]) -> bool:
     known = {font.name for font in font_manager.fontManager.ttflist}
     fonts = [name for name in HAN_FONTS if name in known]
     if not fonts:
-        logger.info("no font of this machine has Han characters: tokens are written as numbers")
+        logger.info("no installed font has Chinese characters: tokens are shown as numbers")
         return False
     rcParams["font.family"] = [*fonts, "DejaVu Sans"]
     return True

@@ -19,10 +19,11 @@ from torch import Tensor
 from asrtool import imports
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
 from asrtool.nn.echo import DualFocusGate, Spans
-from asrtool.plots import PlotError, pyplot, save
+from asrtool.plots import pyplot, save
 from asrtool.plots.keyframes import chosen
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
@@ -76,7 +77,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
     settings = DecodeConfig(searcher=CtcGreedyConfig(), phase=phase, unfinished=True)
     recognizer = Recognizer.load(exp, settings)
     if not any(isinstance(module, DualFocusGate) for module in recognizer.model.modules()):
-        raise PlotError(f"{exp}: the encoder has no attention of type echo")
+        raise UserError(f"{exp}: the encoder has no attention of type echo")
     return recognizer
 
 
@@ -132,7 +133,7 @@ def survey(recognizer: Recognizer, data: Path) -> dict:
                 row["span"] = float(layers.spans[:, index, mask[index]].mean())
             rows.append(row)
     if not rows:
-        raise PlotError(f"{data} is empty")
+        raise UserError(f"{data} is empty")
     values = [name for name in ("gate", "span") if name in rows[0]]
     correlations = {
         f"{value} and {by}": correlation([row[value] for row in rows], [row[by] for row in rows])

@@ -15,10 +15,11 @@ import torch
 from asrtool import imports
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
+from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger, set_up
 from asrtool.model_folder import Experiment
-from asrtool.plots import PlotError, pyplot, readable, save
+from asrtool.plots import pyplot, readable, save
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import CtcGreedyConfig
 from asrtool.system import file_names
@@ -32,11 +33,11 @@ class KeyFrames:
     """What one utterance shows; times in seconds."""
 
     name: str
-    text: str  # the reference, or what was heard
+    text: str  # the reference, or what was recognised
     features: torch.Tensor  # (T, F)
     seconds: float
     step: float  # from one frame to the next
-    heard: torch.Tensor  # (S,) probability that a frame is no blank
+    speech: torch.Tensor  # (S,) probability that a frame is no blank
     key: list[tuple[float, int]]  # key frames and their tokens
     kept: list[float]  # frames that stayed
     # the token that the aligned head reads in each of them, 0 for blank; empty without one
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     view = look(recognizer, *chosen(recognizer, args.data, args.utterance, args.audio))
     out = args.out or args.exp / file_names.of(view.name, ".png", "keyframes-")
     draw(view, recognizer.tokenizer.tokens, out)
-    logger.info("wrote %s: %d of %d frames kept", out, len(view.kept), len(view.heard))
+    logger.info("wrote %s: %d of %d frames kept", out, len(view.kept), len(view.speech))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -76,7 +77,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
     settings = DecodeConfig(searcher=CtcGreedyConfig(input=INTER), phase=phase, unfinished=True)
     name, config = Experiment.open(exp).phase(phase)
     if INTER not in config.heads:
-        raise PlotError(
+        raise UserError(
             f"{exp}: phase '{name}' has no loss on the head '{INTER}', so no key frames"
         )
     return Recognizer.load(exp, settings)
@@ -91,7 +92,7 @@ def chosen(
     utterances = {utterance.id: utterance for utterance in datadir.read(data, measure=False)}
     name = name or next(iter(utterances), None)
     if name not in utterances:
-        raise PlotError(f"{data} has no utterance {name}" if name else f"{data} is empty")
+        raise UserError(f"{data} has no utterance {name}" if name else f"{data} is empty")
     row = datadir.measured([utterances[name]], data)
     dataset = Dataset(row, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     (batch,) = EvalLoader(dataset)
@@ -104,7 +105,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
     model, shift = recognizer.model, recognizer.model.frame_shift
     encoded = model.encode(Padded.stack([inputs]).to(recognizer.device))
     if "key_frames" not in encoded.taps:
-        raise PlotError("the encoder has no downsampler of the type keyframe")
+        raise UserError("the encoder has no downsampler of the type keyframe")
     log_probs = model.log_probs(encoded, INTER).data[0]
     tokens = log_probs.argmax(-1).tolist()
     key = encoded.taps["key_frames"].data[0].nonzero()[:, 0].tolist()
@@ -121,7 +122,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
         features=inputs,
         seconds=len(inputs) * recognizer.step,
         step=shift,
-        heard=1 - log_probs[:, model.blank].exp(),
+        speech=1 - log_probs[:, model.blank].exp(),
         key=[(frame * shift, tokens[frame]) for frame in key],
         kept=[position * shift for position in encoded.positions[0, :kept].tolist()],
         aligned=aligned[:kept],
@@ -160,7 +161,9 @@ def draw(view: KeyFrames, tokens: Sequence[str], out: Path) -> None:
         spectrogram.axvline(
             time, color="white" if not waveform else "gray", linewidth=0.6, alpha=0.7
         )
-    peaks.plot((torch.arange(len(view.heard)) * view.step).numpy(), view.heard.numpy(), linewidth=1)
+    peaks.plot(
+        (torch.arange(len(view.speech)) * view.step).numpy(), view.speech.numpy(), linewidth=1
+    )
     peaks.set_ylabel("inter-CTC: not blank")
     peaks.set_ylim(0, 1.25)
     for time, token in view.key:
@@ -178,9 +181,9 @@ def stems(panel: Any, view: KeyFrames, label: Any) -> None:
     panel.set_ylim(0, 2)
     panel.set_yticks([])
     panel.set_ylabel("kept frames")
-    share = 1 - len(view.kept) / max(len(view.heard), 1)
+    share = 1 - len(view.kept) / max(len(view.speech), 1)
     panel.set_title(
-        f"{len(view.kept)} of {len(view.heard)} frames, {share:.0%} fewer", fontsize=9, loc="left"
+        f"{len(view.kept)} of {len(view.speech)} frames, {share:.0%} fewer", fontsize=9, loc="left"
     )
     for time, token in zip(view.kept, view.aligned, strict=False):
         panel.text(time, 1.1, label(token) if token else "-", fontsize=9)

@@ -30,6 +30,7 @@ import torch
 
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank, FbankConfig
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 PLAYABLE = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"}  # by browsers
@@ -102,13 +103,9 @@ def grey_png(pixels: np.ndarray) -> bytes:
 # -- what the model gave away -----------------------------------------------
 
 
-class TapError(ValueError):
-    """Raised for a field that does not follow docs/report.md; the message names the utterance."""
-
-
-def given(name: str, line: Mapping) -> dict:
+def fields_of(name: str, line: Mapping) -> dict:
     """The drawable fields of an utterance's line, checked and shortened."""
-    found: dict = {}
+    fields: dict = {}
     tokens = line.get("tokens")
     for key in ("times", "confidences"):
         if line.get(key) is not None:
@@ -118,14 +115,14 @@ def given(name: str, line: Mapping) -> dict:
                 tokens is not None and len(line[key]) == len(tokens),
                 "as many numbers as tokens",
             )
-            found[key] = _numbers(name, key, line[key])
+            fields[key] = _numbers(name, key, line[key])
     if tokens is not None:
-        found["tokens"] = tokens
+        fields["tokens"] = tokens
     if "key_frames" in line:
-        found["key_frames"] = _numbers(name, "key_frames", line["key_frames"])
+        fields["key_frames"] = _numbers(name, "key_frames", line["key_frames"])
     for kind, depth in (("curves", 1), ("maps", 2)):
         if line.get(kind):
-            found[kind] = {
+            fields[kind] = {
                 title: _grid(name, f"{kind}.{title}", value, depth)
                 for title, value in line[kind].items()
             }
@@ -138,8 +135,8 @@ def given(name: str, line: Mapping) -> dict:
         )
         numbers = _numbers(name, f"classes.{title}", list(shares.values()))
         ranked = sorted(zip(shares, numbers, strict=True), key=lambda pair: -pair[1])
-        found.setdefault("classes", {})[title] = [list(pair) for pair in ranked]
-    return found
+        fields.setdefault("classes", {})[title] = [list(pair) for pair in ranked]
+    return fields
 
 
 def _grid(name: str, key: str, value: Mapping, depth: int) -> dict:
@@ -161,16 +158,16 @@ def _grid(name: str, key: str, value: Mapping, depth: int) -> dict:
         values.ndim == depth and values.size > 0 and np.isfinite(values).all(),
         "`values`, finite numbers, a list" + (" of equally long lists" if depth == 2 else ""),
     )
-    found = {"start": value.get("start", 0.0), "step": step}
+    grid = {"start": value.get("start", 0.0), "step": step}
     if depth == 1:
-        return {**found, "values": _rounded(values.tolist())}
+        return {**grid, "values": _rounded(values.tolist())}
     rows = value.get("rows") or [str(number + 1) for number in range(len(values))]
     _expect(name, key, len(rows) == len(values), "as many `rows` as lists of values")
     top = max(float(values.max()), 1e-12)
     shades = (values / top).clip(0, 1) * 255
     image = base64.b64encode(grey_png(shades.round().astype(np.uint8))).decode()
     return {
-        **found,
+        **grid,
         "rows": rows,
         "columns": values.shape[1],
         "top": float(f"{top:.4g}"),
@@ -192,6 +189,6 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def _expect(name: str, key: str, good: bool, what: str) -> None:
     if not good:
-        raise TapError(
+        raise UserError(
             f"utterance {name}: field '{key}' of hyps.jsonl or taps.jsonl: expected {what}"
         )

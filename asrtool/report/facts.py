@@ -102,7 +102,7 @@ def _thin(series: Mapping[int, float]) -> list[list[float]]:
 
 def provenance(result: ScoredSet) -> list[tuple[str, str]]:
     """Return the name and value of all that is known of how the result was made."""
-    found = [
+    facts = [
         (f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
         for side, entry in result.score["files"].items()
     ]
@@ -117,13 +117,13 @@ def provenance(result: ScoredSet) -> list[tuple[str, str]]:
                 ]
                 if lines:
                     starts = f"\n(the last of {len(lines)} starts)" if len(lines) > 1 else ""
-                    found.append((title, lines[-1] + starts))
+                    facts.append((title, lines[-1] + starts))
     made = stamp.read(result.folder)
     if made is not None:
-        found.append(
+        facts.append(
             ("decoding", json.dumps(made.get("options", {}), ensure_ascii=False, indent=1))
         )
-    return found
+    return facts
 
 
 def speed(result: ScoredSet) -> str | None:

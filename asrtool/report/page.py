@@ -69,7 +69,7 @@ def render(result: ScoredSet, chosen: Sequence[str], page: Path, audio: str = "l
         ).replace("<", "\\u003c"),
         "script": script,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: pieces[found[1]], _template("report.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: pieces[match[1]], _template("report.html"))
 
 
 def _template(name: str) -> str:
@@ -114,23 +114,23 @@ def _columns(result: ScoredSet, alignments: Sequence[list[tuple]]) -> dict:
     one]}}.
     """
     ids = result.report.ids
-    found: dict = {"id": ids, "ops": [], "ref": [], "hyp": []}
+    columns: dict = {"id": ids, "ops": [], "ref": [], "hyp": []}
     for alignment in alignments:
         runs = (
             (tag, sum(1 for _ in run))
             for tag, run in groupby(alignment, key=lambda column: column[0])
         )
-        found["ops"].append("".join(f"{number}{tag}" for tag, number in runs))
-        found["ref"].append(" ".join(token for _, token, _ in alignment if token is not None))
-        found["hyp"].append(" ".join(token for _, _, token in alignment if token is not None))
+        columns["ops"].append("".join(f"{number}{tag}" for tag, number in runs))
+        columns["ref"].append(" ".join(token for _, token, _ in alignment if token is not None))
+        columns["hyp"].append(" ".join(token for _, _, token in alignment if token is not None))
     missing = set(result.report.missing)
-    found["missing"] = [row for row, name in enumerate(ids) if name in missing]
-    found["seconds"] = [_seconds(result, name) for name in ids]
+    columns["missing"] = [row for row, name in enumerate(ids) if name in missing]
+    columns["seconds"] = [_seconds(result, name) for name in ids]
     confidences = [_mean(result.lines.get(name, {}).get("confidences")) for name in ids]
     if any(value is not None for value in confidences):
-        found["confidence"] = confidences
-    found["labels"] = _labels(result)
-    return found
+        columns["confidence"] = confidences
+    columns["labels"] = _labels(result)
+    return columns
 
 
 def _seconds(result: ScoredSet, name: str) -> float | None:
@@ -150,21 +150,21 @@ def _labels(result: ScoredSet) -> dict[str, dict]:
     of: dict[str, list[str | None]] = {SPEAKER: [row.speaker if row else None for row in rows]}
     for label in sorted({label for row in rows if row for label in row.labels}):
         of.setdefault(label, [row.labels.get(label) if row else None for row in rows])
-    found = {}
+    labels = {}
     for label, values in of.items():
         kinds = sorted({value for value in values if value is not None})
         number = {value: index for index, value in enumerate(kinds)}
         if 1 < len(kinds) < len(values):
-            found[label] = {"values": kinds, "of": [number.get(value, -1) for value in values]}
-    return found
+            labels[label] = {"values": kinds, "of": [number.get(value, -1) for value in values]}
+    return labels
 
 
 def _details(result: ScoredSet, chosen: Sequence[str], embed: bool, notes: list[str]) -> list[dict]:
     """Row, picture, sound and taps of each chosen utterance, in their order."""
     row = {name: index for index, name in enumerate(result.report.ids)}
-    found, failed = [], {}
+    entries, failed = [], {}
     for name in chosen:
-        entry = {"row": row[name], **details.given(name, result.lines.get(name, {}))}
+        entry = {"row": row[name], **details.fields_of(name, result.lines.get(name, {}))}
         if name in result.utterances:
             try:
                 wave = details.samples(result.utterances[name])
@@ -174,11 +174,11 @@ def _details(result: ScoredSet, chosen: Sequence[str], embed: bool, notes: list[
                 entry.update(details.picture(wave))
                 if embed:
                     entry["sound"] = details.sound(wave)
-        found.append(entry)
+        entries.append(entry)
     if failed:
-        first, why = next(iter(failed.items()))
+        first, reason = next(iter(failed.items()))
         notes.append(
-            f"No spectrogram for {len(failed)} of {len(chosen)} utterances, first {first}: {why}"
+            f"No spectrogram for {len(failed)} of {len(chosen)} utterances, first {first}: {reason}"
         )
     if result.data is None and chosen:
         notes.append(
@@ -186,18 +186,20 @@ def _details(result: ScoredSet, chosen: Sequence[str], embed: bool, notes: list[
             "wav.scp, and "
             "no other was named (--data)."
         )
-    return found
+    return entries
 
 
 def _links(result: ScoredSet, page: Path, notes: list[str]) -> list[str | None]:
     if not result.utterances:
         return []
     links = [details.link(result.utterances[name], page) for name in result.report.ids]
-    lost = [name for name, address in zip(result.report.ids, links, strict=True) if address is None]
-    if lost:
+    missing = [
+        name for name, address in zip(result.report.ids, links, strict=True) if address is None
+    ]
+    if missing:
         notes.append(
-            f"The audio of {len(lost)} of {len(links)} utterances cannot be linked, since a "
-            "browser cannot "
-            f"play it (pipes, other formats); --audio embed plays the shown ones: {first_of(lost)}"
+            f"The audio of {len(missing)} of {len(links)} utterances cannot be linked, because "
+            "browsers do not play it (pipes, other formats); --audio embed embeds the utterances "
+            f"that are shown: {first_of(missing)}"
         )
-    return links if len(lost) < len(links) else []
+    return links if len(missing) < len(links) else []

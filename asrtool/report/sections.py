@@ -53,9 +53,9 @@ def summary(result: ScoredSet) -> str:
     errors = sum(total[kind] for kind in KINDS)
     bounds = [
         f'<span class="muted">by {unit}: too few for one</span>'
-        if found["rate"] is None
-        else f'{_range(found["rate"])} <span class="muted">by {unit}</span>'
-        for unit, found in intervals.items()
+        if interval["rate"] is None
+        else f'{_range(interval["rate"])} <span class="muted">by {unit}</span>'
+        for unit, interval in intervals.items()
     ]
     drawn = f"bootstrap, {stored['bootstrap']['draws']} draws, seed {stored['bootstrap']['seed']}"
     return (
@@ -75,25 +75,25 @@ def _counted(result: ScoredSet) -> list[tuple[str, str]]:
     coverage = f"{_count(number - len(report.missing))} of {_count(number)} utterances"
     if report.missing:
         coverage += f"; {_count(len(report.missing))} without a hypothesis, counted as deletions"
-    found = [
+    rows = [
         ("coverage", coverage),
         ("normaliser", stored["normalizer"]),
         ("alignment", stored["alignment"]),
     ]
     hypothesis = sum(stored["total"][name] for name in ("correct", "substitutions", "insertions"))
     correct = _count(stored["total"]["correct"])
-    found.append(
+    rows.append(
         ("recognised", f"{_count(hypothesis)} {TOKENS[stored['metric']]}, {correct} correct")
     )
     if stored.get("runaway"):
-        found.append(
+        rows.append(
             (
                 "more than twice as long as what was said",
                 f"{_count(len(stored['runaway']))} hypotheses",
             )
         )
     speed = facts.speed(result)
-    return found + ([("real-time factor", speed)] if speed else [])
+    return rows + ([("real-time factor", speed)] if speed else [])
 
 
 # -- groups ------------------------------------------------------------------
@@ -110,10 +110,12 @@ def groups(result: ScoredSet) -> str:
         _group(label, list(values.items()), macro.get(label), whole) for label, values in labels
     ]
     if SPEAKER in result.report.groups and not {"spk", SPEAKER} & set(stored["groups"]):
-        found = result.report.json()
-        rows = sorted(found["groups"][SPEAKER].items(), key=lambda row: -(row[1]["rate"] or 0.0))
-        tables.append(_group(SPEAKER, rows, found["macro_average"][SPEAKER], whole))
-    tables += [_recognised(label, found) for label, found in stored["recognition"].items()]
+        scored = result.report.json()
+        rows = sorted(scored["groups"][SPEAKER].items(), key=lambda row: -(row[1]["rate"] or 0.0))
+        tables.append(_group(SPEAKER, rows, scored["macro_average"][SPEAKER], whole))
+    tables += [
+        _recognised(label, label_score) for label, label_score in stored["recognition"].items()
+    ]
     if not tables:
         return (
             '<p class="muted">No groups: one speaker, and stage 5 was not asked for any '
@@ -171,12 +173,14 @@ def _group(
     return f"<h3>{escape(title)}</h3>{table}"
 
 
-def _recognised(label: str, found: Mapping) -> str:
+def _recognised(label: str, label_score: Mapping) -> str:
     """Accuracy and confusion matrix of a recognised label: a row for each true value."""
-    answers = sorted({answer for row in found["confusion"].values() for answer in row})
+    answers = sorted({answer for row in label_score["confusion"].values() for answer in row})
     rows = []
-    for value, row in found["classes"].items():
-        cells = {answer: _count(found["confusion"][value].get(answer, 0)) for answer in answers}
+    for value, row in label_score["classes"].items():
+        cells = {
+            answer: _count(label_score["confusion"][value].get(answer, 0)) for answer in answers
+        }
         shown = [f"<b>{cell}</b>" if answer == value else cell for answer, cell in cells.items()]
         rows.append(
             [
@@ -194,12 +198,13 @@ def _recognised(label: str, found: Mapping) -> str:
         "utterances",
         *(f"as {answer}" for answer in answers),
     ]
-    said = (
-        f"accuracy {percent(found['accuracy'])} % (95 % interval {_range(found['interval'])}), "
-        f"mean recall {percent(found['mean_recall'])} %"
+    note = (
+        f"accuracy {percent(label_score['accuracy'])} % "
+        f"(95 % interval {_range(label_score['interval'])}), "
+        f"mean recall {percent(label_score['mean_recall'])} %"
     )
     title = f"Recognised {label}"
-    return f'<h3>{escape(title)}</h3><p class="muted">{said}</p>{_table(head, rows, title)}'
+    return f'<h3>{escape(title)}</h3><p class="muted">{note}</p>{_table(head, rows, title)}'
 
 
 # -- errors ------------------------------------------------------------------
@@ -298,7 +303,7 @@ def _mark(letter: str) -> str:
 
 def _number(rate: float | None, intervals: Mapping[str, Mapping[str, Bounds]], key: str) -> dict:
     """A rate and its intervals, one for each unit that was drawn: utterances, speakers."""
-    return {"rate": rate, "bounds": [found[key] for found in intervals.values()]}
+    return {"rate": rate, "bounds": [interval[key] for interval in intervals.values()]}
 
 
 def _by(units: Iterable[str]) -> list[str]:

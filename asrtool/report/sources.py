@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.score import ScoreReport, score
 from asrtool.score.stored import SCORE, StoredScore
-from asrtool.score.transcripts import TranscriptError, first_of
+from asrtool.score.transcripts import first_of
 from asrtool.types import Utterance
 
 SPEAKER = "speaker"
 TAPS, FAILED = "taps.jsonl", "failed.jsonl"
-
-
-class ReportError(ValueError):
-    """The folder does not hold what a report needs; the message says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +52,9 @@ def read(folder: Path, data: Path | None = None) -> ScoredSet:
     data: the data directory; by default, the folder of the reference.
     """
     if not (folder / SCORE).is_file():
-        what = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
-        raise ReportError(
-            f"{folder}: {what}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>"
+        problem = f"the folder holds no {SCORE}" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"{folder}: {problem}; expected what stage 5 wrote, exp/<tag>/<decode>/<set>"
         )
     folder = folder.resolve()
     scored = StoredScore.read(folder / SCORE)
@@ -95,7 +92,7 @@ def _compare(folder: Path, stored: Mapping, report: ScoreReport) -> None:
         [counts[name] for name in names] for counts in (stored["total"], vars(report.total))
     )
     if then != now:
-        raise ReportError(
+        raise UserError(
             f"{folder / SCORE}: counts {then} of C, S, D, I, but its files give {now}; score again"
         )
 
@@ -108,11 +105,11 @@ def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapp
         utterance.id: utterance
         for utterance in datadir.read(data, base=_base(folder, data), measure=False)
     }
-    lost = [name for name in references if name not in utterances]
-    if lost:
-        raise ReportError(
-            f"{data}: {len(lost)} of {len(references)} scored utterances are not in it: "
-            f"{first_of(lost)}; name the right data directory by --data"
+    missing = [name for name in references if name not in utterances]
+    if missing:
+        raise UserError(
+            f"{data}: {len(missing)} of {len(references)} scored utterances are not in it: "
+            f"{first_of(missing)}; name the right data directory by --data"
         )
     return {name: utterances[name] for name in references}
 
@@ -130,7 +127,7 @@ def _lines(folder: Path, references: Mapping[str, str]) -> dict[str, dict]:
             for number, line in _objects(folder / name):
                 key = line.get("id")
                 if key not in references:
-                    raise ReportError(
+                    raise UserError(
                         f"{folder / name}:{number}: utterance '{key}' was not scored; score again"
                     )
                 line.pop("nbest", None)
@@ -147,11 +144,11 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ReportError(
+                raise UserError(
                     f"{path}:{number}: not JSON ({error.msg} at column {error.colno})"
                 ) from None
             if not isinstance(value, dict):
-                raise ReportError(
+                raise UserError(
                     f"{path}:{number}: expected an object, found {type(value).__name__}"
                 )
             yield number, value
@@ -159,20 +156,20 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
 
 def log_records(path: Path) -> list[dict]:
     """The records of log.jsonl; a last line that a kill tore off is left out."""
-    found = []
+    records = []
     for text in path.read_text(encoding="utf-8").split("\n"):
         try:
-            found.append(json.loads(text))
+            records.append(json.loads(text))
         except json.JSONDecodeError:
             continue  # JsonLines ends a torn line and starts a new one
-    return found
+    return records
 
 
 def choose(result: ScoredSet, worst: int, also: Sequence[str]) -> list[str]:
     """Return the utterances with the most errors, worst first, then those of `also`."""
     unknown = [name for name in also if name not in result.references]
     if unknown:
-        raise TranscriptError(f"{result.scored.file('reference')}: no utterance '{unknown[0]}'")
+        raise UserError(f"{result.scored.file('reference')}: no utterance '{unknown[0]}'")
     errors = result.report.counts[:, 1:].sum(axis=1)
     order = sorted(range(len(errors)), key=lambda row: -errors[row])[:worst]
     names = [result.report.ids[row] for row in order if errors[row]]

@@ -4,7 +4,7 @@ from asrtool.score.align import ALIGNMENTS, ErrorCounts, align, count_errors
 from asrtool.score.normalize import METRICS, NORMALIZERS
 from asrtool.score.sclite import write_result
 from asrtool.score.scoring import GroupScore, ScoreReport, score
-from asrtool.score.transcripts import TranscriptError, read_transcripts
+from asrtool.score.transcripts import read_transcripts
 
 __all__ = [
     "ALIGNMENTS",
@@ -13,7 +13,6 @@ __all__ = [
     "ErrorCounts",
     "GroupScore",
     "ScoreReport",
-    "TranscriptError",
     "align",
     "count_errors",
     "read_transcripts",

@@ -65,7 +65,8 @@ def count_errors(references: Sequence[Sequence], hypotheses: Sequence[Sequence])
     """Count the errors of paired token sequences: lists of ids or words, or strings."""
     if len(references) != len(hypotheses):
         raise ValueError(
-            f"{len(references)} references but {len(hypotheses)} hypotheses; expected as many"
+            f"{len(references)} references but {len(hypotheses)} hypotheses; expected the same "
+            "number"
         )
     return total(count_pairs(zip(references, hypotheses, strict=True)))
 

@@ -74,7 +74,7 @@ def matched_pairs(differences: Sequence[int]) -> MatchedPairs:
 
 def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list[int]:
     """Errors of `second` minus those of `first` in each segment of one utterance."""
-    found: list[int] = []
+    differences: list[int] = []
     difference, is_open, correct = 0, False, 0
     for (left_gap, left_wrong), (right_gap, right_wrong) in zip(
         _by_word(first), _by_word(second), strict=True
@@ -82,13 +82,13 @@ def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list
         for left, right, is_word in ((left_gap, right_gap, False), (left_wrong, right_wrong, True)):
             if left or right:
                 if is_open and correct >= BOUNDARY:
-                    found.append(difference)
+                    differences.append(difference)
                     difference = 0
                 difference += right - left
                 is_open, correct = True, 0
             elif is_word:
                 correct += 1
-    return [*found, difference] if is_open else found
+    return [*differences, difference] if is_open else differences
 
 
 def _by_word(alignment: Iterable[tuple]) -> list[tuple[int, int]]:
@@ -190,7 +190,7 @@ class Comparison:
             "alignment": self.alignment,
             "utterances": len(self.ids),
             "speakers": self.speakers,
-            "numbers": {name: found.json() for name, found in self.numbers.items()},
+            "numbers": {name: number.json() for name, number in self.numbers.items()},
             "matched_pairs": {
                 "segments": pairs.segments,
                 "mean": pairs.mean,
@@ -205,7 +205,7 @@ class Comparison:
                 "sign_test_p": self.sign_test,
             },
             "groups": {
-                label: {value: found.json() for value, found in values.items()}
+                label: {value: number.json() for value, number in values.items()}
                 for label, values in self.groups.items()
             },
             "words": {word: list(row) for word, row in self.words.items() if row[1] != row[2]},

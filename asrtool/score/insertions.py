@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import Interval, draw_sums, interval, ratio
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import check_coverage, members_of
-from asrtool.score.transcripts import TranscriptError
 
 KINDS = ("silence", "length", "repetition")
 RATIO = 2  # words of the hypothesis by words of the reference
@@ -66,10 +66,10 @@ def measure(
     labels: utterance id -> value, such as the noise level. `missing` as in `score`.
     """
     check_coverage(references, hypotheses, missing)
-    lost = [name for name in references if not seconds.get(name, 0) > 0]
-    if lost:
+    unmeasured = [name for name in references if not seconds.get(name, 0) > 0]
+    if unmeasured:
         needed = "insertions per minute need the duration of each utterance (utt2dur)"
-        raise TranscriptError(f"{needed}; '{lost[0]}' has none")
+        raise UserError(f"{needed}; '{unmeasured[0]}' has none")
     prepare, split = normalizer(normalize), splitter(metric)
     ids = list(references)
     pairs = [
@@ -101,7 +101,9 @@ def _of(
         per_minute=int(counts[:, 3].sum()) / minutes,
         interval=interval(ratio(sums[:, 0], sums[:, 1]) * 60000, len(ids)),
         hallucinations={
-            kind: tuple(name for name, found in zip(ids, kinds, strict=True) if kind in found)
+            kind: tuple(
+                name for name, of_utterance in zip(ids, kinds, strict=True) if kind in of_utterance
+            )
             for kind in KINDS
         },
     )
@@ -109,17 +111,17 @@ def _of(
 
 def kinds_of(reference: Sequence[str], hypothesis: Sequence[str]) -> set[str]:
     """Which kinds of hallucination a hypothesis is."""
-    found = set()
+    names = set()
     if hypothesis and not reference:
-        found.add("silence")
+        names.add("silence")
     if reference and len(hypothesis) > RATIO * len(reference):
-        found.add("length")
+        names.add("length")
     if any(
         times_in_row(hypothesis, n) >= TIMES > times_in_row(reference, n)
         for n in range(1, LONGEST + 1)
     ):
-        found.add("repetition")
-    return found
+        names.add("repetition")
+    return names
 
 
 def times_in_row(words: Sequence[str], n: int) -> int:

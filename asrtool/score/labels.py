@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.normalize import normalizer, splitter
-from asrtool.score.transcripts import TranscriptError, first_of, read_transcripts
+from asrtool.score.transcripts import first_of, read_transcripts
 
 SPEAKERS = "spk"  # utt2spk
 DERIVED = ("length", "speaking_rate", "snr")
@@ -44,24 +45,24 @@ def labels_for(
 
     measures: how to find `snr` (in dB) and `seconds` out where no file tells them.
     """
-    found = {}
+    labels = {}
     for text in names:
         name, _, edges = text.partition(":")
-        if folder is not None and name not in found and _files(folder, name):
+        if folder is not None and name not in labels and _files(folder, name):
             values = read_labels(folder, name, references)
             # ids may be numbers
             numeric = _numbers(values, text if edges else "") if name != SPEAKERS else None
-            found[name] = _ranges(name, numeric, edges) if numeric is not None else values
+            labels[name] = _ranges(name, numeric, edges) if numeric is not None else values
         elif name in DERIVED:
-            found[name] = _ranges(
+            labels[name] = _ranges(
                 name, _derived(name, folder, references, metric, normalize, measures), edges
             )
         elif folder is None:
-            why = "the labels come from a data directory, but the reference is a file"
-            raise TranscriptError(f"--group-by {name}: {why}")
+            reason = "the labels come from a data directory, but the reference is a file"
+            raise UserError(f"--group-by {name}: {reason}")
         else:
             read_labels(folder, name, references)  # says what is there
-    return found
+    return labels
 
 
 def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
@@ -69,19 +70,20 @@ def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
     files = _files(folder, label)
     if not files:
         there = ", ".join(labels_of(folder)) or "none"
-        why = f"no label '{label}' (no file utt2{label} or spk2{label})"
-        raise TranscriptError(
-            f"{folder}: {why}; the folder has: {there}; always there: {', '.join(DERIVED)}"
+        reason = f"no label '{label}' (no file utt2{label} or spk2{label})"
+        raise UserError(
+            f"{folder}: {reason}; the folder has: {there}; always there: {', '.join(DERIVED)}"
         )
     ids = list(ids)
     values = read_transcripts(files[0])
     if files[0].name.startswith("spk2"):
         speakers = read_labels(folder, SPEAKERS, ids)
         values = {name: values.get(speakers[name], "") for name in ids}
-    lost = [name for name in ids if not values.get(name)]
-    if lost:
-        raise TranscriptError(
-            f"{files[0]}: no {label} for {len(lost)} of {len(ids)} utterances: {first_of(lost)}"
+    missing = [name for name in ids if not values.get(name)]
+    if missing:
+        raise UserError(
+            f"{files[0]}: no {label} for {len(missing)} of {len(ids)} utterances: "
+            f"{first_of(missing)}"
         )
     return {name: values[name] for name in ids}
 
@@ -118,7 +120,7 @@ def _derived(
 ) -> dict[str, float]:
     if name == "snr":
         if folder is None:
-            raise TranscriptError(
+            raise UserError(
                 "--group-by snr: it is measured from a data directory, but the reference is a file"
             )
         return dict(measures["snr"](folder, list(references)))
@@ -127,8 +129,10 @@ def _derived(
     if name == "length":
         return lengths
     if folder is None:
-        what = "it needs a data directory, with utt2dur or with audio, but the reference is a file"
-        raise TranscriptError(f"--group-by speaking_rate: {what}")
+        reason = (
+            "it needs a data directory, with utt2dur or with audio, but the reference is a file"
+        )
+        raise UserError(f"--group-by speaking_rate: {reason}")
     if _files(folder, "dur"):
         seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
     else:
@@ -142,35 +146,35 @@ def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
     """The values as numbers; None where they are not, or are few. `wanted`: the label that must
     have numbers.
     """
-    found = {}
+    numbers = {}
     for name, value in values.items():
         try:
-            found[name] = float(value)
+            numbers[name] = float(value)
         except ValueError:
             if wanted:
-                raise TranscriptError(
+                raise UserError(
                     f"--group-by {wanted}: '{value}' of utterance {name} is not a number"
                 ) from None
             return None
-    return found if wanted or len(set(found.values())) > FEW else None
+    return numbers if wanted or len(set(numbers.values())) > FEW else None
 
 
-def _ranges(name: str, values: Mapping[str, float], given: str) -> dict[str, str]:
+def _ranges(name: str, values: Mapping[str, float], edges_text: str) -> dict[str, str]:
     """Utterance id -> `5 to 10`, which holds 5 and not 10."""
     array = np.array(list(values.values()))
     edges = EDGES.get(name) or sorted(
         {float(f"{edge:.3g}") for edge in np.quantile(array, [0.25, 0.5, 0.75])}
     )
-    if given:
+    if edges_text:
         try:
-            edges = [float(edge) for edge in given.split("/")]
+            edges = [float(edge) for edge in edges_text.split("/")]
         except ValueError:
-            raise TranscriptError(
-                f"--group-by {name}:{given}: edges are numbers, as in {name}:5/10/20"
+            raise UserError(
+                f"--group-by {name}:{edges_text}: edges are numbers, as in {name}:5/10/20"
             ) from None
         if not all(map(math.isfinite, edges)) or sorted(set(edges)) != edges:
-            raise TranscriptError(
-                f"--group-by {name}:{given}: edges must rise, as in {name}:5/10/20"
+            raise UserError(
+                f"--group-by {name}:{edges_text}: edges must rise, as in {name}:5/10/20"
             )
     texts = [f"{edge:g}" for edge in edges]
     names = [

@@ -29,6 +29,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from asrtool.errors import UserError
+
 HAN = "\u2e80-\u2fdf\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 TAG = r"<[A-Za-z][\w/|:.-]*>|</[A-Za-z][\w|:.-]*>"
 
@@ -55,12 +57,8 @@ class _Punctuation(dict):
 _punctuation = _Punctuation()
 
 
-class NormalizerError(ValueError):
-    """A normaliser needs a package that is not installed."""
-
-
 def normalizer(name: str) -> Callable[[str], str]:
-    """The normaliser of that name; raises `NormalizerError` where its package is missing."""
+    """The normaliser of that name; raises `UserError` where its package is missing."""
     return _whisper(name) if name in WHISPER else _named(NORMALIZERS, name, "normalizer")
 
 
@@ -116,7 +114,7 @@ def _whisper(name: str) -> Callable[[str], str]:
         from whisper_normalizer.basic import BasicTextNormalizer
         from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError:
-        raise NormalizerError(
+        raise UserError(
             f"the normaliser '{name}' needs the package whisper-normalizer: pip install "
             "whisper-normalizer"
         ) from None

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from asrtool.errors import UserError
 from asrtool.score.stored import StoredScore, find
 from asrtool.score.summary import percent
-from asrtool.score.transcripts import TranscriptError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 SHORT = 8  # characters of a hash that are shown
@@ -38,7 +38,7 @@ class TrainedExperiment:
         except yaml.YAMLError:
             config = None
         if not isinstance(config, dict) or not isinstance(config.get("phases"), dict):
-            raise TranscriptError(
+            raise UserError(
                 f"{folder / 'config.yaml'}: not a config that training wrote (no phases)"
             )
         return cls(folder, config)
@@ -164,12 +164,14 @@ class ResultTable:
 
     @property
     def experiments(self) -> list[TrainedExperiment]:
-        found = {row.experiment.folder: row.experiment for row in self.rows}
-        return sorted(found.values(), key=lambda experiment: (experiment.begun, experiment.tag))
+        experiments = {row.experiment.folder: row.experiment for row in self.rows}
+        return sorted(
+            experiments.values(), key=lambda experiment: (experiment.begun, experiment.tag)
+        )
 
     def sets(self) -> dict[tuple[str, str, str, str], list[ResultRow]]:
         """Rows that can be compared: of the same set, metric, normaliser and reference."""
-        found: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+        rows: dict[tuple[str, str, str, str], list[ResultRow]] = {}
         for row in self.rows:
             stored = row.result.stored
             key = (
@@ -178,8 +180,8 @@ class ResultTable:
                 stored["normalizer"],
                 stored["files"]["reference"]["sha256"],
             )
-            found.setdefault(key, []).append(row)
-        return {key: sorted(found[key], key=_by_rate) for key in sorted(found)}
+            rows.setdefault(key, []).append(row)
+        return {key: sorted(rows[key], key=_by_rate) for key in sorted(rows)}
 
 
 def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
@@ -196,31 +198,31 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
         root = folder if home is None else home.parent
         try:
             if home is None:
-                raise TranscriptError(
-                    f"{path}: it lies in no experiment (no folder above it has a config.yaml)"
+                raise UserError(
+                    f"{path}: it is not inside an experiment (no folder above it has a config.yaml)"
                 )
             result = StoredScore.read(path)
             result.file("hypothesis")  # is still what was scored
             row = ResultRow(read(home), result, *_decoding(result))
             rows.setdefault(root, []).append(row)
-        except (TranscriptError, OSError) as error:  # also: written anew at this moment
+        except (UserError, OSError) as error:  # also: written anew at this moment
             left_out.setdefault(root, []).append(str(error))
     if not rows:
         reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
-        raise TranscriptError(f"{folder}: no result in it{reasons}")
+        raise UserError(f"{folder}: no result in it{reasons}")
     known = sorted({row.experiment.tag for group in rows.values() for row in group})
     if baseline and baseline not in known:
-        raise TranscriptError(
+        raise UserError(
             f"{folder}: no experiment '{baseline}' with results; there are: {', '.join(known)}"
         )
-    found = []
+    tables = []
     for root in sorted(rows.keys() | left_out.keys()):
         experiments = [row.experiment for row in rows.get(root, [])]
         first = min(
             experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None
         )
-        found.append(ResultTable(root, rows.get(root, []), first, left_out.get(root, [])))
-    return found
+        tables.append(ResultTable(root, rows.get(root, []), first, left_out.get(root, [])))
+    return tables
 
 
 def difference(
@@ -253,17 +255,17 @@ def recipe_of(root: Path) -> str:
     return parts[-2] if len(parts) > 1 and parts[-1] == "exp" else ""
 
 
-def _differences(left: object, right: object, where: str) -> Iterator[tuple[str, str]]:
+def _differences(left: object, right: object, prefix: str) -> Iterator[tuple[str, str]]:
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         if left.get("type") != right.get("type"):
-            yield f"{where}.type", f"{where}: {right.get('type')} ({left.get('type')})"
+            yield f"{prefix}.type", f"{prefix}: {right.get('type')} ({left.get('type')})"
             return
         for key in [*right, *(key for key in left if key not in right)]:
-            inner = f"{where}.{key}" if where else str(key)
+            inner = f"{prefix}.{key}" if prefix else str(key)
             yield from _differences(left.get(key, "absent"), right.get(key, "absent"), inner)
     elif left != right:
         old, new = (_short(value) for value in (left, right))
-        yield where, f"{where}: {new} ({old})"
+        yield prefix, f"{prefix}: {new} ({old})"
 
 
 def _short(value: object) -> str:
@@ -283,7 +285,7 @@ def _decoding(result: StoredScore) -> tuple[float, float, int | None]:
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    raise TranscriptError(f"{path}:{number}: not JSON; decode again") from None
+                    raise UserError(f"{path}:{number}: not JSON; decode again") from None
                 seconds += row.get("seconds", 0.0)
                 elapsed += row.get("elapsed", 0.0)
                 counted = counted and "frames" in row
@@ -308,11 +310,11 @@ def _command(line: str) -> str:
 
 
 def _without_repeats(values: Iterator) -> list:
-    found: list = []
+    kept: list = []
     for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+        if value not in kept:
+            kept.append(value)
+    return kept
 
 
 HEADS = (
@@ -344,12 +346,12 @@ Made by `asrtool results`; edits are lost. Intervals are 95 %, from 1,000 bootst
 """
 
 
-def markdown(found: Sequence[ResultTable], neutral: Sequence[str] = (), recipe: str = "") -> str:
+def markdown(tables: Sequence[ResultTable], neutral: Sequence[str] = (), recipe: str = "") -> str:
     """All of RESULTS.md; `neutral`: config keys that change no result, `recipe`: whose published
     numbers to show.
     """
     parts = ["# Results\n", LEGEND]
-    for results in found:
+    for results in tables:
         name = recipe or recipe_of(results.root)
         rates, reductions = published(name) if name else ([], [])
         parts.append(f"## {results.root}\n")

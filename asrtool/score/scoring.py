@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from asrtool.errors import UserError
 from asrtool.score.align import ErrorCounts, count_pairs, total
 from asrtool.score.bootstrap import (
     CONFIDENCE,
@@ -25,7 +26,7 @@ from asrtool.score.bootstrap import (
     sums_by,
 )
 from asrtool.score.normalize import normalizer, splitter
-from asrtool.score.transcripts import TranscriptError, first_of
+from asrtool.score.transcripts import first_of
 
 NONE = "(none)"  # answer of an utterance without a hypothesis
 
@@ -53,16 +54,16 @@ class LabelScore:
 
     @property
     def utterances(self) -> int:
-        return sum(found.utterances for found in self.classes.values())
+        return sum(score.utterances for score in self.classes.values())
 
     @property
     def accuracy(self) -> float:
-        return sum(found.correct for found in self.classes.values()) / self.utterances
+        return sum(score.correct for score in self.classes.values()) / self.utterances
 
     @property
     def mean_recall(self) -> float:
         """Each class counts once: a rare accent as much as a common one."""
-        return sum(found.recall for found in self.classes.values()) / len(self.classes)
+        return sum(score.recall for score in self.classes.values()) / len(self.classes)
 
     def json(self) -> dict:
         return {
@@ -73,12 +74,12 @@ class LabelScore:
             "mean_recall": self.mean_recall,
             "classes": {
                 name: {
-                    "utterances": found.utterances,
-                    "correct": found.correct,
-                    "recall": found.recall,
-                    "interval": found.interval,
+                    "utterances": score.utterances,
+                    "correct": score.correct,
+                    "recall": score.recall,
+                    "interval": score.interval,
                 }
-                for name, found in self.classes.items()
+                for name, score in self.classes.items()
             },
             "confusion": {name: dict(row) for name, row in self.confusion.items()},
         }
@@ -215,7 +216,7 @@ class ScoreReport:
                 }
                 for label, macro in self.macro.items()
             },
-            "recognition": {label: found.json() for label, found in self.recognized.items()},
+            "recognition": {label: score.json() for label, score in self.recognized.items()},
             "worst": list(self.worst),
             "runaway": list(self.runaway),
         }
@@ -302,13 +303,13 @@ def score(
 def check_coverage(
     references: Mapping[str, str], hypotheses: Mapping[str, str], missing: str
 ) -> tuple[str, ...]:
-    """Return the ids without a hypothesis; raise `TranscriptError` if ids do not match."""
+    """Return the ids without a hypothesis; raise `UserError` if ids do not match."""
     if missing not in ("error", "deletions"):
         raise ValueError(
             f"unknown treatment of missing hypotheses '{missing}' (valid: error, deletions)"
         )
     if not references:
-        raise TranscriptError("the reference holds no utterance")
+        raise UserError("the reference holds no utterance")
     absent = [name for name in references if name not in hypotheses]
     extra = [name for name in hypotheses if name not in references]
     problems = []
@@ -322,7 +323,7 @@ def check_coverage(
             f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {first_of(extra)}"
         )
     if problems:
-        raise TranscriptError("; ".join(problems))
+        raise UserError("; ".join(problems))
     return tuple(absent)
 
 
@@ -344,8 +345,8 @@ def members_of(values: list[str]) -> dict[str, np.ndarray]:
     """Value -> numbers of the utterances that have it, values in the order of `rank`."""
     names, inverse = np.unique(np.array(values), return_inverse=True)
     rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    found = dict(zip(names.tolist(), rows, strict=True))
-    return {name: found[name] for name in sorted(found, key=rank)}
+    rows_of = dict(zip(names.tolist(), rows, strict=True))
+    return {name: rows_of[name] for name in sorted(rows_of, key=rank)}
 
 
 def _group(
@@ -401,7 +402,7 @@ def _recognition(
 ) -> LabelScore:
     silent = [name for name in ids if name not in answers and name not in absent]
     if silent:
-        raise TranscriptError(
+        raise UserError(
             f"{len(silent)} of {len(ids)} hypotheses have no label '{label}': {first_of(silent)}"
         )
     several = units if units is not None and units.max() > 0 else None

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from asrtool.errors import UserError
 from asrtool.score.sclite import write_result
 from asrtool.score.scoring import ScoreReport
-from asrtool.score.transcripts import TranscriptError, read_transcripts
+from asrtool.score.transcripts import read_transcripts
 from asrtool.system import atomic
 
 RESULT, SCORE = "result.txt", "score.json"
@@ -53,17 +54,18 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_score(path: Path) -> dict:
-    """A score.json that belongs to the result.txt beside it, else a `TranscriptError`."""
+    """A score.json that belongs to the result.txt beside it, else a `UserError`."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise TranscriptError(f"{path}: not a score.json ({error}); score again") from None
+        raise UserError(f"{path}: not a score.json ({error}); score again") from None
     if not isinstance(stored, dict) or "total" not in stored or "files" not in stored:
-        raise TranscriptError(f"{path}: not a score.json of this version; score again")
+        raise UserError(f"{path}: not a score.json of this version; score again")
     result = path.with_name(RESULT)
     if not result.is_file() or sha256(result) != stored.get("result_sha256"):
-        raise TranscriptError(
-            f"{path}: the {RESULT} beside it is missing or not the one it belongs to; score again"
+        raise UserError(
+            f"{path}: the {RESULT} beside it is missing or belongs to another score.json; score "
+            "again"
         )
     return stored
 
@@ -100,7 +102,7 @@ class StoredScore:
         )
 
     def file(self, side: str) -> Path:
-        """The reference or hypothesis that was scored, as it was then; a `TranscriptError` where it
+        """The reference or hypothesis that was scored, as it was then; a `UserError` where it
         has changed.
 
         A relative path starts where the score was made: here, or in a folder above the result.
@@ -111,14 +113,15 @@ class StoredScore:
         candidates += [path, *(parent / path for parent in self.folder.resolve().parents)]
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
-            raise TranscriptError(
-                f"{self.folder / SCORE}: its {side} {path} is not there any more; score again"
+            raise UserError(
+                f"{self.folder / SCORE}: its {side} {path} no longer exists; score again"
             )
         for candidate in existing:
             if sha256(candidate) == stored["sha256"]:
                 return candidate
-        raise TranscriptError(
-            f"{existing[0]} has changed since {self.folder / SCORE} was made of it; score again"
+        raise UserError(
+            f"{existing[0]} has changed since {self.folder / SCORE} was computed from it; score "
+            "again"
         )
 
     def texts(self, side: str) -> dict[str, str]:
@@ -130,7 +133,7 @@ def find(path: Path) -> list[Path]:
     if path.is_file() and path.name == SCORE:
         return [path]
     if not path.is_dir():
-        raise TranscriptError(
+        raise UserError(
             f"{path}: no such folder; expected one that stage 5 has scored, as exp/<tag>"
         )
     return sorted(path.rglob(SCORE))
@@ -141,21 +144,21 @@ def pairs(first: Path, second: Path) -> tuple[list[tuple[StoredScore, StoredScor
     sides = [_by_set(path) for path in (first, second)]
     both = [name for name in sides[0] if name in sides[1]]
     if not both:
-        found = [", ".join(side) or "no score.json" for side in sides]
-        raise TranscriptError(f"no set in common: {first} has {found[0]}, {second} has {found[1]}")
+        listed = [", ".join(side) or "no score.json" for side in sides]
+        raise UserError(f"no set in common: {first} has {listed[0]}, {second} has {listed[1]}")
     alone = sorted(sides[0].keys() ^ sides[1].keys())
     return [(sides[0][name], sides[1][name]) for name in both], alone
 
 
 def _by_set(path: Path) -> dict[str, StoredScore]:
-    found: dict[str, StoredScore] = {}
+    results: dict[str, StoredScore] = {}
     for file in find(path):
         result = StoredScore.read(file)
-        if result.set in found:
-            both = f"{found[result.set].folder} and {result.folder}"
-            raise TranscriptError(
+        if result.set in results:
+            both = f"{results[result.set].folder} and {result.folder}"
+            raise UserError(
                 f"{path} holds several results of {result.set}: {both}; name one folder of "
                 "decodings"
             )
-        found[result.set] = result
-    return found
+        results[result.set] = result
+    return results

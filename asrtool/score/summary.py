@@ -30,14 +30,14 @@ def text(report: ScoreReport) -> str:
         f"{_coverage(report)}",
     ]
     if report.runaway:
-        some = first_of(list(report.runaway))
+        first = first_of(list(report.runaway))
         lines.append(
-            f"{len(report.runaway)} with more than twice as many tokens as were spoken: {some}"
+            f"{len(report.runaway)} with more than twice as many tokens as were spoken: {first}"
         )
     for label in report.groups:
         lines += ["", *_groups(report, label)]
-    for label, found in report.recognized.items():
-        lines += ["", *_recognized(label, found)]
+    for label, label_score in report.recognized.items():
+        lines += ["", *_recognized(label, label_score)]
     return "\n".join(lines) + "\n"
 
 
@@ -103,7 +103,7 @@ def _groups(report: ScoreReport, label: str) -> list[str]:
         ]
         bounds = "".join(f"  {percent(group.intervals[unit]['rate']):<18}" for unit in units)
         lines.append(f"{value:<{width}}{''.join(f'{cell:>9}' for cell in cells)}{bounds}")
-    bounds = "".join(f"  {percent(found):<18}" for found in macro.intervals.values())
+    bounds = "".join(f"  {percent(interval):<18}" for interval in macro.intervals.values())
     lines.append(f"{'macro average':<{width}}{'':>45}{100 * macro.rate:>9.2f}{bounds}")
     return [line.rstrip() for line in lines]
 
@@ -114,7 +114,7 @@ def _recognized(label: str, recognized: LabelScore) -> list[str]:
     width = max(len(label), *(len(name) for name in recognized.classes))
     heads = "".join(f"  {answer:>{max(5, len(answer))}}" for answer in answers)
     bounds = ", ".join(
-        f"{percent(found)} by {unit}" for unit, found in recognized.intervals.items()
+        f"{percent(value)} by {unit}" for unit, value in recognized.intervals.items()
     )
     accuracy = f"{100 * recognized.accuracy:.2f} %"
     recall = f"{100 * recognized.mean_recall:.2f} %"
@@ -123,12 +123,12 @@ def _recognized(label: str, recognized: LabelScore) -> list[str]:
         f"{label:<{width}}    # Utt  Recall  95 % by utterance{heads}      (columns: "
         "recognised as)",
     ]
-    for name, found in recognized.classes.items():
+    for name, value in recognized.classes.items():
         cells = "".join(
             f"  {recognized.confusion[name].get(answer, 0):>{max(5, len(answer))}}"
             for answer in answers
         )
-        row = f"{found.utterances:>9}{100 * found.recall:>8.2f}  {percent(found.interval):<17}"
+        row = f"{value.utterances:>9}{100 * value.recall:>8.2f}  {percent(value.interval):<17}"
         lines.append(f"{name:<{width}}{row}{cells}")
     return lines
 

@@ -18,24 +18,22 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from asrtool.errors import UserError
+
 BLANK = " \t\r\f\v\u3000"  # what divides an id from its text
-
-
-class TranscriptError(ValueError):
-    """Something in the input files that a person has to mend; the message says where."""
 
 
 def locate(path: Path) -> Path:
     """The transcript file that `path` means: itself, or `text` (else `hyps.jsonl`) of a folder."""
     if not path.exists():
         expected = "a text, trn or jsonl file, or a folder that holds one"
-        raise TranscriptError(f"{path}: no such file or folder; expected {expected}")
+        raise UserError(f"{path}: no such file or folder; expected {expected}")
     if path.is_file():
         return path
     for name in ("text", "hyps.jsonl"):
         if (path / name).is_file():
             return path / name
-    raise TranscriptError(f"{path}: the folder holds neither text nor hyps.jsonl")
+    raise UserError(f"{path}: the folder holds neither text nor hyps.jsonl")
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
@@ -45,12 +43,12 @@ def read_transcripts(path: Path) -> dict[str, str]:
     for number, line in _lines(path):
         try:
             name, text = parse(line)
-        except TranscriptError as error:
-            raise TranscriptError(f"{path}:{number}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
         if name in texts:
             first = _line_of(name, path, parse)
-            raise TranscriptError(
-                f"{path}:{number}: utterance '{name}' is there twice, first in line {first}"
+            raise UserError(
+                f"{path}:{number}: utterance '{name}' occurs twice, first in line {first}"
             )
         texts[name] = text
     return texts
@@ -62,9 +60,9 @@ def read_recognized(path: Path) -> dict[str, dict[str, str]]:
     A line has `"labels": {label: value}`, or `"classes": {label: {value: probability}}`, of which
     the largest counts.
     """
-    found: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
     if path.suffix.lower() != ".jsonl" or not path.is_file():
-        return found
+        return answers
     for number, line in _lines(path):
         # most files have none, and JSON takes its time
         if '"labels"' not in line and '"classes"' not in line:
@@ -83,10 +81,10 @@ def read_recognized(path: Path) -> dict[str, dict[str, str]]:
                 '"labels": {"<label>": "<value>"} or "classes": {"<label>": {"<value>": '
                 "<probability>}}"
             )
-            raise TranscriptError(f"{path}:{number}: expected {expected}")
+            raise UserError(f"{path}:{number}: expected {expected}")
         for label, value in labels.items():
-            found.setdefault(label, {})[row["id"]] = value
-    return found
+            answers.setdefault(label, {})[row["id"]] = value
+    return answers
 
 
 def first_of(names: list[str], limit: int = 5) -> str:
@@ -101,9 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{data[error.start]:02x}"
-        raise TranscriptError(
-            f"{path}:{number}: not UTF-8 ({byte}); convert the file to UTF-8"
-        ) from None
+        raise UserError(f"{path}:{number}: not UTF-8 ({byte}); convert the file to UTF-8") from None
     del data
     comments = path.suffix.lower() == ".trn"
     # Only LF ends a line: str.splitlines would also cut at U+2028, U+0085 and form feeds inside a
@@ -123,9 +119,9 @@ def _trn(line: str) -> tuple[str, str]:
     text, bracket, name = line.rpartition("(")
     name = name.removesuffix(")").strip()
     if not bracket or not line.endswith(")") or not name:
-        raise TranscriptError("expected 'text (utterance id)'")
+        raise UserError("expected 'text (utterance id)'")
     if "{" in text and "/" in text:
-        raise TranscriptError("alternatives such as {a / b} are not supported; write one of them")
+        raise UserError("alternatives such as {a / b} are not supported; write one of them")
     return name, text.strip()
 
 
@@ -133,7 +129,7 @@ def _jsonl(line: str) -> tuple[str, str]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TranscriptError(
+        raise UserError(
             f"not JSON ({error.msg} at column {error.colno}); expected one object a line"
         ) from None
     if (
@@ -141,7 +137,7 @@ def _jsonl(line: str) -> tuple[str, str]:
         or not isinstance(row.get("id"), str)
         or not isinstance(row.get("text"), str)
     ):
-        raise TranscriptError('expected an object with the strings "id" and "text"')
+        raise UserError('expected an object with the strings "id" and "text"')
     return row["id"], row["text"]
 
 

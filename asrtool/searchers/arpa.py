@@ -23,14 +23,11 @@ from typing import NamedTuple
 import numpy as np
 
 from asrtool.compiled import compiled
+from asrtool.errors import UserError
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 MISSING_UNKNOWN = -100.0  # log10 p of unknown words where a file has no <unk>; KenLM's value
 LN10 = log(10.0)
-
-
-class ArpaError(ValueError):
-    """The file is not an ARPA model, or not a suitable one."""
 
 
 class Trie(NamedTuple):
@@ -74,10 +71,10 @@ class Order:
 
 
 def read(path: Path) -> Arpa:
-    """Raises `ArpaError`, with file and line, where the file is not as expected."""
+    """Raises `UserError`, with file and line, where the file is not as expected."""
     path = Path(path)
     if not path.is_file():
-        raise ArpaError(f"{path}: no such n-gram model; make it or correct the path")
+        raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
         lines = enumerate(file, 1)
@@ -105,9 +102,9 @@ def _counts(path: Path, lines: Iterator[tuple[int, bytes]]) -> list[int]:
             return counts
         if match := re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", line):
             if int(match[1]) != len(counts) + 1:
-                raise ArpaError(f"{path}:{number}: expected the count of {len(counts) + 1}-grams")
+                raise UserError(f"{path}:{number}: expected the count of {len(counts) + 1}-grams")
             counts.append(int(match[2]))
-    raise ArpaError(
+    raise UserError(
         f"{path} is no n-gram model in ARPA format: it has no \\data\\ header with counts before "
         "\\1-grams:"
     )
@@ -123,7 +120,7 @@ def _order(
     for number, line in lines:
         if line.startswith(b"\\"):
             if row != count:
-                raise ArpaError(f"{path}:{number}: {row} {n}-grams, but the header says {count}")
+                raise UserError(f"{path}:{number}: {row} {n}-grams, but the header says {count}")
             return Order(words, prob, backoff)
         fields = line.split()
         if not fields:
@@ -134,23 +131,23 @@ def _order(
             for column, word in enumerate(fields[1 : n + 1]):
                 words[row, column] = ids.setdefault(word, row) if n == 1 else ids[word]
             if n == 1 and len(ids) != row + 1:
-                raise ArpaError(
+                raise UserError(
                     f"{path}:{number}: the word '{fields[1].decode(errors='replace')}' occurs twice"
                 )
             prob[row] = float(fields[0]) * LN10
             backoff[row] = float(fields[n + 1]) * LN10 if len(fields) == n + 2 else 0.0
         except KeyError as error:
             word = error.args[0].decode(errors="replace")
-            raise ArpaError(
+            raise UserError(
                 f"{path}:{number}: the word '{word}' is not among the 1-grams"
             ) from None
-        except ArpaError:
+        except UserError:
             raise
         except ValueError:
-            what = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
-            raise ArpaError(f"{path}:{number}: expected {what}, {count} lines in all") from None
+            expected = f"log10 probability, {n} word{'s' * (n > 1)} and perhaps a backoff weight"
+            raise UserError(f"{path}:{number}: expected {expected}, {count} lines in all") from None
         row += 1
-    raise ArpaError(f"{path}: the file ends within its {n}-grams; it is truncated")
+    raise UserError(f"{path}: the file ends within its {n}-grams; it is truncated")
 
 
 # -- the trie ---------------------------------------------------------------

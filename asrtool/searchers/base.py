@@ -191,7 +191,9 @@ def positions_of(encoded: EncoderOutput, output: Padded) -> Tensor:
             f"{tuple(encoded.frames.data.shape)}; expected (B, S), the place of each frame on the "
             "grid after the stem"
         )
-    own, frames = encoded.frames.lengths, output.data.shape[1]
-    if frames == encoded.positions.shape[1] and torch.equal(output.lengths.to(own.device), own):
+    lengths, frames = encoded.frames.lengths, output.data.shape[1]
+    if frames == encoded.positions.shape[1] and torch.equal(
+        output.lengths.to(lengths.device), lengths
+    ):
         return encoded.positions
     return torch.arange(frames).expand(len(output.lengths), frames)

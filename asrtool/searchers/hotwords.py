@@ -113,7 +113,9 @@ class Hotwords:
     def load(cls, config: HotwordsConfig, *, spaced: bool) -> Hotwords:
         path = Path(config.path)
         if not path.is_file():
-            raise ValueError(f"{path}: no such file of hotwords; make it or correct hotwords.path")
+            raise ValueError(
+                f"{path}: no such file of hotwords; create it, or correct hotwords.path"
+            )
         phrases: dict[str, float] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             phrase, _, weight = line.partition("\t")

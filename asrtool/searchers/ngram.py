@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from asrtool.compiled import compiled
+from asrtool.errors import UserError
 from asrtool.searchers import arpa
-from asrtool.searchers.arpa import BOS, EOS, LN10, ArpaError, Trie
+from asrtool.searchers.arpa import BOS, EOS, LN10, Trie
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 MODULUS, BASES = (1 << 31) - 1, (1_000_003, 16_777_619)  # of the two halves of a word's hash
@@ -43,7 +44,7 @@ def load(path: Path | str) -> Ngram:
     """KenLM's binary files need the package kenlm; everything else is read as ARPA, without it."""
     path = Path(path)
     if not path.is_file():
-        raise ArpaError(f"{path}: no such n-gram model; make it or correct the path")
+        raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
     with open(path, "rb") as file:
         binary = file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
     return KenlmModel(path) if binary else ArpaModel(path)
@@ -123,10 +124,10 @@ class ArpaModel:
         self.ids = np.argsort(hashes).astype(np.int32)
         self.hashes = hashes[self.ids]
         if (self.hashes[1:] == self.hashes[:-1]).any():
-            raise ArpaError(f"{path}: two words have the same hash, or one is there twice")
+            raise UserError(f"{path}: two words have the same hash, or one occurs twice")
         self.num_words = len(model.words)
         if not self.knows(EOS):
-            raise ArpaError(f"{path}: the model has no {EOS}, so no sentence can end")
+            raise UserError(f"{path}: the model has no {EOS}, so no sentence can end")
         self._start = int(arpa.longest(self.trie, 0, self.id_of(BOS))) if self.knows(BOS) else 0
         self._end = self.id_of(EOS)
 
@@ -154,7 +155,7 @@ class KenlmModel:
         try:
             import kenlm
         except ImportError:
-            raise ArpaError(
+            raise UserError(
                 f"{path} is a binary file of KenLM: pip install kenlm, or give the ARPA file"
             ) from None
         self._kenlm = kenlm

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrtool.classes import Classes, classify
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank
 from asrtool.encoders import StreamingEncoder
-from asrtool.recognizer import ExperimentError, Recognizer
+from asrtool.errors import UserError
+from asrtool.recognition import Classes, classify
+from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, Rescoring
 from asrtool.searchers.base import SearchState, StreamingSearcher
 from asrtool.types import EncoderOutput, Hypothesis, Padded
@@ -36,7 +37,7 @@ class FeatureStream:
 
     def __init__(self, recognizer: Recognizer) -> None:
         if recognizer.config.data.input != "fbank":
-            raise ExperimentError(
+            raise UserError(
                 "streaming needs data.input: fbank; this model reads waveforms as a whole"
             )
         self._fbank = Fbank(recognizer.config.data.fbank)
@@ -70,7 +71,7 @@ class Session:
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
         chunk, encoder = recognizer.chunk, recognizer.model.encoder
         if chunk is None or not isinstance(encoder, StreamingEncoder):
-            raise ExperimentError(
+            raise UserError(
                 "streaming needs an encoder that can stream, and the size of its chunks (chunk_ms)"
             )
         self.recognizer = recognizer
@@ -81,7 +82,7 @@ class Session:
     @property
     def batch(self) -> int:
         """Number of rows."""
-        return len(self._heard)
+        return len(self._pieces)
 
     def restart(self) -> None:
         """The next text of the same audio: the search begins anew, the encoder goes on."""
@@ -89,7 +90,9 @@ class Session:
 
     def _begin(self, batch: int) -> None:
         self._state = self._first.start(batch)
-        self._heard: list[list[Heard]] = [[] for _ in range(batch)]  # the pieces of each row
+        self._pieces: list[list[EncodedPiece]] = [
+            [] for _ in range(batch)
+        ]  # the pieces of each row
 
     def enter(self, count: int) -> range:
         """Take in `count` utterances behind those that are there; gives their rows."""
@@ -97,7 +100,7 @@ class Session:
         encoder, chunk = self.recognizer.model.encoder, self.recognizer.chunk
         self._cache = self._cache.join(encoder.init_cache(count, chunk))
         self._state = self._state.join(self._first.start(count))
-        self._heard += [[] for _ in range(count)]
+        self._pieces += [[] for _ in range(count)]
         return range(before, self.batch)
 
     def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
@@ -109,12 +112,12 @@ class Session:
             raise ValueError(
                 f"rows {rows} cannot leave: expected different ones of the {self.batch} rows"
             )
-        results = self._results(self._state.take(_index(rows)), [self._heard[row] for row in rows])
+        results = self._results(self._state.take(_index(rows)), [self._pieces[row] for row in rows])
         left = set(rows)
         others = [row for row in range(self.batch) if row not in left]
         self._cache = self._cache.take(_index(others))
         self._state = self._state.take(_index(others))
-        self._heard = [self._heard[row] for row in others]
+        self._pieces = [self._pieces[row] for row in others]
         return results
 
     @torch.inference_mode()
@@ -138,37 +141,37 @@ class Session:
         if not output.frames.data.shape[1]:
             return None
         self._state, spoken = self._first.listen(self._state, output)
-        for pieces, piece in zip(self._heard, _rows_of(output), strict=True):
+        for pieces, piece in zip(self._pieces, _rows_of(output), strict=True):
             pieces.append(piece)
         return spoken
 
     def partial(self) -> list[Hypothesis]:
         """The best text of each row so far, by the first pass."""
-        return [self._named(found) for found in self._first.partial(self._state)]
+        return [self._named(hypothesis) for hypothesis in self._first.partial(self._state)]
 
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
         """N-best lists of what was heard since the (re)start, and labels; `restart` before more is
         accepted.
         """
-        return self._results(self._state, self._heard)
+        return self._results(self._state, self._pieces)
 
     def encoded(self) -> EncoderOutput:
         """What the encoder gave since the (re)start, in one piece."""
-        return _joined(self._heard)
+        return _joined(self._pieces)
 
     @torch.inference_mode()
     def _results(
-        self, state: SearchState, heard: Sequence[Sequence[Heard]]
+        self, state: SearchState, pieces: Sequence[Sequence[EncodedPiece]]
     ) -> tuple[list[list[Hypothesis]], list[Classes]]:
         nbests = self._first.finish(state)
         classes: list[Classes] = [{} for _ in nbests]
-        if any(heard):
-            encoded = _joined(heard)
+        if any(pieces):
+            encoded = _joined(pieces)
             if self._second is not None:
                 nbests = self._second.rescore(encoded, nbests)
             classes = [
-                found if length else {}
-                for found, length in zip(
+                hypotheses if length else {}
+                for hypotheses, length in zip(
                     classify(self.recognizer.classifiers, encoded),
                     encoded.frames.lengths.tolist(),
                     strict=True,
@@ -180,7 +183,7 @@ class Session:
         return replace(hypothesis, text=self.recognizer.tokenizer.decode(hypothesis.tokens))
 
 
-class Heard(NamedTuple):
+class EncodedPiece(NamedTuple):
     """What the encoder gave of one row in one piece: frames (S, D), positions (S,), and taps."""
 
     frames: Tensor
@@ -188,27 +191,27 @@ class Heard(NamedTuple):
     taps: dict[str, Tensor]
 
 
-def _rows_of(output: EncoderOutput) -> list[Heard]:
+def _rows_of(output: EncoderOutput) -> list[EncodedPiece]:
     """A piece, row by row, without padding."""
     frames = output.frames.unpad()
     positions = Padded(output.positions, output.frames.lengths).unpad()
     taps = {name: tap.unpad() for name, tap in output.taps.items()}
     return [
-        Heard(frames[row], positions[row], {name: tap[row] for name, tap in taps.items()})
+        EncodedPiece(frames[row], positions[row], {name: tap[row] for name, tap in taps.items()})
         for row in range(len(frames))
     ]
 
 
-def _joined(heard: Sequence[Sequence[Heard]]) -> EncoderOutput:
+def _joined(rows: Sequence[Sequence[EncodedPiece]]) -> EncoderOutput:
     """The pieces of each row, one behind the other; at least one row has some."""
-    like = next(pieces[0] for pieces in heard if pieces)
+    like = next(pieces[0] for pieces in rows if pieces)
 
-    def joined(part: Callable[[Heard], Tensor]) -> Padded:
+    def joined(part: Callable[[EncodedPiece], Tensor]) -> Padded:
         # a row that has just entered has no piece, but needs the shape of one
         return Padded.stack(
             [
                 torch.cat([part(piece) for piece in pieces]) if pieces else part(like)[:0]
-                for pieces in heard
+                for pieces in rows
             ]
         )
 
@@ -236,8 +239,8 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
         for other in SEARCHERS.names()
         if issubclass(SEARCHERS.class_named(other), StreamingSearcher | Rescoring)
     ]
-    raise ExperimentError(
-        f"{name} searches whole utterances; to stream take one of {', '.join(able)}"
+    raise UserError(
+        f"{name} can only search whole utterances; to stream, use one of {', '.join(able)}"
     )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asrtool.classes import classify
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.log import logger
+from asrtool.recognition import classify
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session
 from asrtool.types import Hypothesis, Padded, Utterance
@@ -48,7 +48,7 @@ def check(
     logger.info(
         "%s: %d utterances, %d frames, %d tokens in chunks of %g ms: the largest difference is "
         "%.1e in features, %.1e in "
-        "the encoder's frames; %d utterances have other tokens, %d another label%s",
+        "the encoder's frames; %d utterances have different tokens, %d a different label%s",
         *(
             data,
             differences.utterances,
@@ -71,7 +71,7 @@ def check(
 
 @torch.inference_mode()
 def compare(
-    recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, found: Difference
+    recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, differences: Difference
 ) -> None:
     """One batch, each utterance fed in pieces of its own sizes, from no sample to three seconds."""
     sounds = [samples_of(recognizer, row) for row in rows]
@@ -79,7 +79,7 @@ def compare(
     encoded = recognizer.encode(whole)
     expected, labels = recognizer.search_encoded(encoded), classify(recognizer.classifiers, encoded)
     session, parts = Session(recognizer, len(rows)), [FeatureStream(recognizer) for _ in rows]
-    at, heard = [0] * len(rows), [[] for _ in rows]
+    at, fed = [0] * len(rows), [[] for _ in rows]
     while True:
         sizes = [draw.choice((0, draw.randrange(3 * recognizer.rate))) for _ in rows]
         pieces = [
@@ -89,27 +89,31 @@ def compare(
         at = [a + size for a, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([a >= len(sound) for a, sound in zip(at, sounds, strict=True)])
         session.accept(Padded.stack(pieces), ended)
-        for row, piece in zip(heard, pieces, strict=True):
+        for row, piece in zip(fed, pieces, strict=True):
             row.append(piece)
         if ended.all():
             break
     streamed = session.encoded()
     nbests, classes = session.finish()
     for row, utterance in enumerate(rows):
-        features = torch.cat(heard[row])
-        found.features = max(found.features, difference(features, whole.data[row, : len(features)]))
+        features = torch.cat(fed[row])
+        differences.features = max(
+            differences.features, difference(features, whole.data[row, : len(features)])
+        )
         for name, part in {"": encoded.frames, **encoded.taps}.items():
             other = streamed.taps[name] if name else streamed.frames
-            found.largest = max(found.largest, difference(part.unpad()[row], other.unpad()[row]))
+            differences.largest = max(
+                differences.largest, difference(part.unpad()[row], other.unpad()[row])
+            )
         if tokens(nbests[row]) != tokens(expected[row]):
-            found.texts.append(utterance.id)
+            differences.texts.append(utterance.id)
         if [max(x, key=x.get) for x in labels[row].values()] != [
             max(x, key=x.get) for x in classes[row].values()
         ]:
-            found.labels.append(utterance.id)
-        found.tokens += len(expected[row][0].tokens)
-    found.utterances += len(rows)
-    found.frames += int(encoded.frames.lengths.sum())
+            differences.labels.append(utterance.id)
+        differences.tokens += len(expected[row][0].tokens)
+    differences.utterances += len(rows)
+    differences.frames += int(encoded.frames.lengths.sum())
 
 
 def samples_of(recognizer: Recognizer, row: Utterance) -> np.ndarray:

@@ -41,7 +41,7 @@ class Journal:
         """Create the folder, or continue a matching one; returns this run's number. Rank 0 only."""
         about = json.loads(json.dumps(about, default=str))
         if folder.exists() and _about(folder) != about:
-            logger.info("%s was started with other inputs or options; starting again", folder)
+            logger.info("%s was started with different inputs or options; starting again", folder)
             shutil.rmtree(folder)
         if not folder.exists():
             folder.mkdir(parents=True)

@@ -20,14 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from asrtool.errors import UserError
+
 GRACE = 3.0  # seconds between the news that a rank died and the end
 PATIENCE = 15.0  # seconds between the news of an error and the end
 JOIN = 60.0  # seconds in which all ranks must connect
 BYE, FAIL, LOST = "bye", "fail", "lost"
-
-
-class PeerError(RuntimeError):
-    """The ranks cannot connect to each other."""
 
 
 @contextmanager
@@ -78,17 +76,17 @@ def _send(connection: socket.socket, words: str) -> None:
         connection.sendall(f"{words}\n".encode())
 
 
-def _end(what: str, lost: int, host: str, rank: int) -> None:
+def _end(event: str, rank_lost: int, host: str, rank: int) -> None:
     """End this process, whatever its main thread waits for."""
-    time.sleep(GRACE if what == LOST else PATIENCE)
-    speaks = rank == (1 if lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
-    if what == LOST and speaks:
+    time.sleep(GRACE if event == LOST else PATIENCE)
+    speaks = rank == (1 if rank_lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
+    if event == LOST and speaks:
         text = (
-            f"{Path(sys.argv[0]).stem}: rank {lost} on {host} died (killed, out of memory, or "
+            f"{Path(sys.argv[0]).stem}: rank {rank_lost} on {host} died (killed, out of memory, or "
             "its machine failed)"
         )
-        again = "all ranks stop; the same command continues from the last checkpoint"
-        print(f"{text}; {again}", file=sys.stderr, flush=True)
+        advice = "all ranks stop; the same command continues from the last checkpoint"
+        print(f"{text}; {advice}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
@@ -114,7 +112,7 @@ class _Hub:
                 except TimeoutError:
                     missing = sorted(set(range(1, self._world)) - set(self._others))
                     ranks = ", ".join(map(str, missing))
-                    raise PeerError(
+                    raise UserError(
                         f"no connection from rank {ranks} within {JOIN:g} seconds"
                     ) from None
                 connection.settimeout(None)
@@ -137,17 +135,17 @@ class _Hub:
     def _heard(self, rank: int, words: list[str]) -> None:
         if BYE in words or self._left:
             return
-        what, host = FAIL if FAIL in words else LOST, self._others[rank][1]
-        self._pass_on(f"{what} {rank} {host}")
-        _end(what, rank, host, rank=0)
+        event, host = FAIL if FAIL in words else LOST, self._others[rank][1]
+        self._pass_on(f"{event} {rank} {host}")
+        _end(event, rank, host, rank=0)
 
     def _pass_on(self, words: str) -> None:
         for connection, _ in self._others.values():
             _send(connection, words)
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         self._left = True
-        self._pass_on(f"{what} 0 {socket.gethostname()}")
+        self._pass_on(f"{message} 0 {socket.gethostname()}")
 
     def close(self) -> None:
         for connection, _ in self._others.values():
@@ -173,18 +171,20 @@ class _Spoke:
                 f"rank {self._rank} cannot reach rank 0 at {address}:{port} ({error}); do the "
                 "machines' firewalls"
             )
-            raise PeerError(f"{text} let their ports through to each other?") from error
+            raise UserError(f"{text} let their ports through to each other?") from error
         _mind(self._hub)
 
     def watch(self) -> None:
         words = _receive(self._hub)
-        what, lost, host = words[0].split() if words else (LOST, "0", os.environ["MASTER_ADDR"])
-        if what != BYE and not self._left:
-            _end(what, int(lost), host, self._rank)
+        event, rank_lost, host = (
+            words[0].split() if words else (LOST, "0", os.environ["MASTER_ADDR"])
+        )
+        if event != BYE and not self._left:
+            _end(event, int(rank_lost), host, self._rank)
 
-    def say(self, what: str) -> None:
+    def say(self, message: str) -> None:
         self._left = True
-        _send(self._hub, what)
+        _send(self._hub, message)
 
     def close(self) -> None:
         self._hub.close()

@@ -43,9 +43,11 @@ class StopSignals:
             os.kill(os.getpid(), signal.SIGINT)
         elif not self.received:
             self.received = number
-            again = (
+            advice = (
                 "; press Ctrl-C again to end it at once without saving"
                 if number == signal.SIGINT
                 else ""
             )
-            logger.info("%s: finishing the step, then saving%s", signal.Signals(number).name, again)
+            logger.info(
+                "%s: finishing the step, then saving%s", signal.Signals(number).name, advice
+            )

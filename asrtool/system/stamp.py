@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic
 
@@ -35,12 +36,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
 
 
-class StageError(Exception):
+class StageError(UserError):
     """A folder cannot be written now; the message says why."""
-
-
-class LockedError(StageError):
-    """Another process is writing to the same folder."""
 
 
 def digest(path: Path) -> str:
@@ -161,7 +158,7 @@ def building(
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Lock `path`; where another process holds the lock, wait or raise `LockedError`.
+    """Lock `path`; where another process holds the lock, wait or raise `StageError`.
 
     Yields False where the file system does not support locks. A full disk raises `StageError`.
     """
@@ -209,7 +206,7 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
             with suppress(FileNotFoundError):
                 owner = lock.read_text(encoding="utf-8").strip()
             owner = owner or "another process"
-            raise LockedError(
+            raise StageError(
                 f"{path} is being written by {owner}; wait until it ends, or stop it"
             ) from None
         with suppress(FileNotFoundError):

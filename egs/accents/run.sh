@@ -14,8 +14,8 @@ train_set=train                               # training set, of all corpora
 valid_set=dev                                 # validation set, of all corpora
 test_sets="test_librispeech test_librispeech_other test_speechocean762 test_commonvoice"      # sets to decode and score, of one corpus each
 
-unit=char                                     # what the model writes: char or bpe
-vocab_size=0                                  # units of the vocabulary; 0 for every character of the training text
+unit=char                                     # unit of the vocabulary: char or bpe
+vocab_size=0                                  # size of the vocabulary; 0: every character of the training text
 metric=wer                                    # error rate: wer or cer
 normalize=en                                  # text normaliser before scoring: none, en or zh
 group_by=accent                               # labels of utterances to break the score down by, in the sets that have them

@@ -14,8 +14,8 @@ train_set=train                           # training set: train, or train_100 (h
 valid_set=dev                             # validation set
 test_sets="test_ios test_android test_mic"    # sets to decode and score
 
-unit=char                                 # what the model writes: char or bpe
-vocab_size=0                              # units of the vocabulary; 0 for every character of the training text
+unit=char                                 # unit of the vocabulary: char or bpe
+vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh-aishell2                     # text normaliser before scoring: none, en, zh, zh-aishell2 ...
 group_by=none                             # label of utterances to break the score down by
@@ -23,7 +23,7 @@ group_by=none                             # label of utterances to break the sco
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
 
-# the same with --mini true
+# settings of --mini true
 mini_train_config=conf/train_mini.yaml
 mini_decode_config=conf/decode_mini.yaml
 mini_unit=char

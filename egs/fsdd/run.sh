@@ -14,8 +14,8 @@ train_set=train                               # training set
 valid_set=dev                                 # validation set
 test_sets="test test_speaker"                 # sets to decode and score; test_speaker: a speaker held out of training
 
-unit=bpe                                      # what the model writes: char or bpe
-vocab_size=30                                 # units of the vocabulary; 30 make every digit a unit of its own
+unit=bpe                                      # unit of the vocabulary: char or bpe
+vocab_size=30                                 # size of the vocabulary; with 30, every digit is one unit
 metric=wer                                    # error rate: wer or cer
 normalize=en                                  # text normaliser before scoring: none, en or zh
 group_by=none                                 # label of utterances to break the score down by

@@ -14,8 +14,8 @@ train_set=train                           # training set: train, train_phase1 or
 valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
 
-unit=char                                 # what the model writes: char or bpe
-vocab_size=0                              # units of the vocabulary; 0 for every character of the training text
+unit=char                                 # unit of the vocabulary: char or bpe
+vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh-kespeech                     # text normaliser before scoring: none, en, zh, zh-kespeech ...
 group_by=subdialect                       # label of utterances to break the score down by: subdialect, phase, style ...
@@ -23,14 +23,14 @@ group_by=subdialect                       # label of utterances to break the sco
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
 
-# the same with --mini true
+# settings of --mini true
 mini_train_config=conf/train_mini.yaml
 mini_decode_config=conf/decode_mini.yaml
 mini_unit=char
 mini_vocab_size=0
 
 accents=9                                 # accents of the miniature, 1 to 20
-skew=0                                    # how uneven they are in its training set: the n-th has a share of n to the power of -skew
+skew=0                                    # imbalance of the accents in its training set: the n-th has a share of n to the power of -skew
 
 settings() {
   prepare_args=(--train-set "$train_set")

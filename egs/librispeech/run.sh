@@ -13,8 +13,8 @@ train_set=train                           # training set: train (960 h), train_4
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
 
-unit=bpe                                  # what the model writes: char or bpe
-vocab_size=5000                           # units of the vocabulary; 0 for every character of the training text
+unit=bpe                                  # unit of the vocabulary: char or bpe
+vocab_size=5000                           # size of the vocabulary; 0: every character of the training text
 metric=wer                                # error rate: wer or cer
 normalize=en                              # text normaliser before scoring: none, en or zh
 group_by=none                             # label of utterances to break the score down by
@@ -22,14 +22,14 @@ group_by=none                             # label of utterances to break the sco
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
 
-# the same with --mini true
+# settings of --mini true
 mini_train_config=conf/train_mini.yaml
 mini_decode_config=conf/decode_mini.yaml
 mini_unit=char
 mini_vocab_size=0
 
 settings() { prepare_args=(--train-set "$train_set"); }
-stage_download() {                        # what the training set needs and is missing, even where the folder is there
+stage_download() {                        # what the training set needs and is missing, even if the folder exists
   if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$train_set"; fi
 }
 

@@ -10,17 +10,17 @@ recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
 noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
-rooms=                                    # folder of RIRS_NOISES: three utterances of ten are heard in a room of room_train, whatever the noise
-noise_levels=                             # in dB, as in "20 10 0": the first test set with noise_eval added, as test_noisy
+rooms=                                    # folder of RIRS_NOISES: three of ten utterances get the reverberation of a room of room_train, with or without noise
+noise_levels=                             # in dB, as in "20 10 0": adds test_noisy, the first test set with noise_eval at these levels
 train_set=train                           # training set, as for run.sh
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
 
 llm=                                      # hub name or folder of the language model, with its tokenizer; default: those of the config
-unit=hf                                   # what the model writes: the units of the language model
+unit=hf                                   # unit of the vocabulary: that of the language model
 tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language model, for unit hf
-text_case=lower                           # how the language model is to write: keep or lower
-vocab_size=0                              # not used: a language model's tokenizer is what it is
+text_case=lower                           # case of the text that the language model writes: keep or lower
+vocab_size=0                              # not used: the vocabulary is that of the language model
 metric=wer                                # error rate: wer or cer
 normalize=en                              # text normaliser before scoring: none, en or zh
 group_by=none                             # label of utterances to break the score down by
@@ -28,7 +28,7 @@ group_by=none                             # label of utterances to break the sco
 train_config=conf/speech_llm/train_speech_llm.yaml   # training config
 decode_config=conf/speech_llm/decode_llm.yaml        # decoding config
 
-# the same with --mini true
+# settings of --mini true
 mini_train_config=conf/speech_llm/train_speech_llm_mini.yaml
 mini_decode_config=conf/speech_llm/decode_llm_mini.yaml
 mini_unit=hf
@@ -79,7 +79,7 @@ stage_train() {
   default_train
 }
 
-stage_decode() {                          # the noises too: what the model writes there was never said
+stage_decode() {                          # also of the noises, on which every word is a hallucination
   test_sets="$test_sets $more" default_decode
 }
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from asrtool import config
-from asrtool.train.optim import DEFAULT, OPTIMIZERS, OptimConfig, SgdConfig
+from asrtool.trainer.optim import DEFAULT, OPTIMIZERS, OptimConfig, SgdConfig
 from tests.toy_training import ToySteps, toy_stepper, toy_trainer, weights_of
 
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS.names())

@@ -184,10 +184,10 @@ def test_the_jobs_script_asks_for_what_was_asked() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "name a recipe"),
+        ([], "give a recipe"),
         (["librispech"], "no recipe 'librispech'"),
         (["--ngpus", "4", "librispeech"], "did you mean --ngpu?"),
-        (["--warn", "soon", "librispeech"], "option --warn is a whole number, not 'soon'"),
+        (["--warn", "soon", "librispeech"], "option --warn must be a whole number, not 'soon'"),
     ],
 )
 def test_wrong_options_of_the_job_are_one_sentence(options: list[str], sentence: str) -> None:
@@ -213,7 +213,7 @@ def test_a_job_is_submitted_with_a_script_in_the_recipes_folder(
 
 def test_without_slurm_the_script_says_where_it_belongs() -> None:
     done = slurm("librispeech")
-    assert (done.returncode, "there is no sbatch here" in done.stderr) == (1, True)
+    assert (done.returncode, "sbatch is not installed" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

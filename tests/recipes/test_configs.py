@@ -16,7 +16,7 @@ from asrtool.losses import LOSSES
 from asrtool.model_folder import build_model
 from asrtool.models import LM_OUTPUT, TEXT_MODELS, AsrModel, LanguageModel
 from asrtool.searchers import SEARCHERS
-from asrtool.train.objective import Objective
+from asrtool.trainer.objective import Objective
 from asrtool.types import Batch, EncoderOutput, Padded
 
 EGS = Path(__file__).parents[2] / "egs"

@@ -18,7 +18,7 @@ from asrtool.bin import data as command
 from asrtool.bin import extract_features, make_vocab
 from asrtool.data import prepared
 from asrtool.data.kaldi import datadir
-from asrtool.data.tree import CorpusError
+from asrtool.errors import UserError
 from tests.recipes.fake_recipe import MINI, ROOT, Recipe
 
 RATE = 16000
@@ -229,21 +229,21 @@ def test_directories_that_lie_in_the_recipe_stay_there(
 def test_a_set_that_is_not_there_is_named(
     folder: Path, tmp_path: Path, options: dict, message: str
 ) -> None:
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(UserError, match=message):
         prepared.take(folder, tmp_path / "data", **{"train_set": "train", **options})
     assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_that_is_one_data_directory_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CorpusError, match="there is no data directory train, dev; found: no <set>/wav.scp in it"
+        UserError, match="there is no data directory train, dev; found: no <set>/wav.scp in it"
     ):
         prepared.take(folder / "train", tmp_path / "data", "train", "dev")
 
 
 def test_a_fault_is_told_with_its_line_and_nothing_is_made(folder: Path, tmp_path: Path) -> None:
     (folder / "test_b" / "text").write_text("other C A\n")
-    with pytest.raises(datadir.DataDirError, match=r"test_b/text.*asrtool check_data .*test_b"):
+    with pytest.raises(UserError, match=r"test_b/text.*asrtool check_data .*test_b"):
         prepared.take(folder, tmp_path / "data", "train", "held")
     assert not list((tmp_path / "data").glob("*"))
 
@@ -280,7 +280,7 @@ def test_ready_data_directories_take_the_place_of_a_corpus(engine: Recipe, tmp_p
 def test_missing_data_directories_are_one_sentence(engine: Recipe) -> None:
     done = engine.run("--data-dirs", "mine")
     assert (done.returncode, engine.calls()) == (1, [])
-    assert "no folder of data directories at 'mine' (looked in " in done.stderr
+    assert "no folder with data directories at 'mine' (looked in " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,10 @@ def test_a_training_that_was_told_to_stop_is_not_decoded(trained: Workspace) -> 
     assert status == 1
     *_, refusal, end = trained.said().splitlines()
     assert refusal.startswith(
-        "decode: the training in exp/mini_tiny/told/train is not finished; go on with it (stage"
+        "decode: the training in exp/mini_tiny/told/train is not finished; continue it (stage"
     )
     assert (
-        "stage 4 (decode) failed; when the cause is mended, the same command goes on from here"
+        "stage 4 (decode) failed; after fixing the cause, the same command continues from here"
     ) in end
 
 

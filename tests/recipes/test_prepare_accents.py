@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 from tests.recipes.preparation import ROOT, content, load, real
 from tests.recipes.trees import silence
@@ -166,17 +166,17 @@ def test_what_is_listed_and_lost_is_named(official: Path, lists: Path, tmp_path:
     said = (tmp_path / "out/train/skipped.txt").read_text()
     assert said.startswith("11-7-0001: is listed, but '")
     lines(lists / "librispeech/train.txt", [f"99-1-{n:04d}" for n in range(9)])
-    with pytest.raises(corpus.CorpusError, match=r"lacks 9 of 9 utterances .*; first 99-1-0000"):
+    with pytest.raises(UserError, match=r"lacks 9 of 9 utterances .*; first 99-1-0000"):
         prepare(official, tmp_path / "again", lists)
 
 
 def test_a_corpus_that_is_not_there_is_named(official: Path, lists: Path, tmp_path: Path) -> None:
     (official / "speechocean762").rename(official / "elsewhere")
-    with pytest.raises(corpus.CorpusError, match="has no speechocean762: expected speechocean762"):
+    with pytest.raises(UserError, match="has no speechocean762: expected speechocean762"):
         prepare(official, tmp_path / "out", lists)
     found = prepare(official, tmp_path / "out", lists, "--parts", "librispeech commonvoice")
     assert "test_speechocean762" not in found
-    with pytest.raises(corpus.CorpusError, match="--parts 'libri': expected some of librispeech"):
+    with pytest.raises(UserError, match="--parts 'libri': expected some of librispeech"):
         prepare(official, tmp_path / "out", lists, "--parts", "libri")
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from tests.recipes.preparation import content, load, prepare, real
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -103,7 +103,7 @@ def test_indices_0_to_4_are_the_test_set_5_to_9_the_development_set(
     for path in damaged.rglob("*.wav"):
         if int(path.stem.split("_")[-1]) in INDICES[name]:
             path.unlink()
-    with pytest.raises(corpus.CorpusError, match=f"has no recording for the set {name};"):
+    with pytest.raises(UserError, match=f"has no recording for the set {name};"):
         prepare("fsdd", damaged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -123,14 +123,12 @@ def test_missing_and_unreadable_recordings_are_named_and_the_rest_goes_on(
 
 def test_a_recording_with_another_name_is_refused(damaged: Path, tmp_path: Path) -> None:
     (damaged / "recordings" / "7_lucas_4.wav").rename(damaged / "recordings" / "seven.wav")
-    with pytest.raises(
-        corpus.CorpusError, match=r"seven\.wav: expected a name like " r"7_theo_12\.wav"
-    ):
+    with pytest.raises(UserError, match=r"seven\.wav: expected a name like " r"7_theo_12\.wav"):
         prepare("fsdd", damaged, tmp_path / "out")
 
 
 def test_a_folder_without_recordings_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="has no folder recordings/ and no prepared sets"):
+    with pytest.raises(UserError, match="has no folder recordings/ and no prepared sets"):
         prepare("fsdd", tmp_path, tmp_path / "out")
 
 

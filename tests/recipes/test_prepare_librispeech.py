@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from tests.recipes.preparation import ROOT, content, prepare, real
 
 LIBRI_LIGHT = [
@@ -213,7 +213,7 @@ def test_a_broken_tree_is_one_sentence_and_nothing_is_written(
     tree: Path, tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:
     expected = damage(tree)
-    with pytest.raises(corpus.CorpusError) as error:
+    with pytest.raises(UserError) as error:
         prepare("librispeech", tree, tmp_path / "out")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
@@ -260,7 +260,7 @@ def test_the_training_sets_of_libri_light_lie_inside_or_beside(
 
 def test_libri_light_that_is_not_there_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        corpus.CorpusError,
+        UserError,
         match=r"there is no .*/LibriSpeech/librispeech_finetuning/1h; '.*' " r"contains SPEAK",
     ):
         prepare("librispeech", tree, tmp_path / "out", "--train-set", "train_1h")

@@ -16,6 +16,7 @@ import soundfile
 
 from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 from tests.recipes.preparation import load, prepare, real
 from tests.recipes.trees import SENTENCES, Tree, aishell1, aishell2, kespeech, ramc, read_speech
@@ -48,7 +49,7 @@ def test_aishell1_names_an_archive_of_a_speaker_that_is_still_packed(tmp_path: P
     rows(tree, tmp_path / "out", "train")  # its folder is there
     shutil.rmtree(packed.with_name("train") / "S0003")
     with pytest.raises(
-        corpus.CorpusError,
+        UserError,
         match=rf"{packed} is not unpacked: expected .*/S0003; " r"`local/download_data",
     ):
         rows(tree, tmp_path / "other", "train")
@@ -177,7 +178,7 @@ def test_aishell2_names_the_channel_that_is_still_packed(tmp_path: Path) -> None
     shutil.rmtree(place)
     place.with_name("test.tar.gz").touch()
     with pytest.raises(
-        corpus.CorpusError,
+        UserError,
         match=rf"there is no {place}/wav.scp; {place}\.tar\.gz " r"must be unpacked first",
     ):
         rows(tree, tmp_path / "out", "train")
@@ -310,7 +311,7 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
         (
             "DataPartition/dev.tsv",
             "CTS-CN-F2F-2019-11-15-107.wav\t1",
-            "dev.tsv: .*-107 is there twice; remove one",
+            "dev.tsv: .*-107 occurs twice; remove one",
         ),
         (
             "DataPartition/dev.tsv",
@@ -331,7 +332,7 @@ def test_ramc_files_that_contradict_each_other_are_named(
     tree = ramc(tmp_path / "corpus")
     path = tree.folder / "MagicData-RAMC" / name
     tree.write(path, [*path.read_text(encoding="utf-8").splitlines(), line])
-    with pytest.raises(corpus.CorpusError, match=said):
+    with pytest.raises(UserError, match=said):
         rows(tree, tmp_path / "out", "train")
 
 

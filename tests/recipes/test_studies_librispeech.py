@@ -19,7 +19,7 @@ import torch
 
 from asrtool.experiment import load_phases, split_overrides
 from asrtool.model_folder import build_model
-from asrtool.train.optim import assign
+from asrtool.trainer.optim import assign
 from tests.recipes.conftest import ROOT, run_in
 from tests.recipes.fake_recipe import noted
 

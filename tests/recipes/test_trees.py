@@ -15,6 +15,7 @@ import pytest
 
 from asrtool.data import corpus
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from tests.recipes.preparation import ROOT, content, prepare
 from tests.recipes.trees import TREES, Tree, silence
 
@@ -165,7 +166,7 @@ def test_a_wrong_tree_is_one_sentence_that_names_the_file_and_nothing_is_written
     tree: Tree, tmp_path: Path, damage: Callable[[Tree], list[str]]
 ) -> None:
     expected = damage(tree)
-    with pytest.raises(corpus.CorpusError) as error:
+    with pytest.raises(UserError) as error:
         run(tree, tmp_path / "out")
     assert all(part in str(error.value) for part in expected), str(error.value)
     assert "\n" not in str(error.value)
@@ -186,7 +187,7 @@ def test_an_error_in_the_last_set_leaves_nothing_of_the_others(tree: Tree, tmp_p
         pytest.skip("one transcript for all sets, or one for each recording")
     lines = path.read_text(encoding="utf-8").splitlines()
     tree.write(path, [*lines, lines[-1]])
-    with pytest.raises(corpus.CorpusError, match="remove one"):
+    with pytest.raises(UserError, match="remove one"):
         run(tree, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
 

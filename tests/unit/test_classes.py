@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from asrtool import experiment
-from asrtool.classes import classifiers, mean
+from asrtool.errors import UserError
 from asrtool.log import logger
+from asrtool.recognition import classifiers, mean_classes
 from asrtool.searchers import CtcGreedyConfig
-from asrtool.training import PhaseError, check_labels, count_labels
+from asrtool.training import check_labels, count_labels
 from asrtool.types import Utterance
 
 CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
@@ -27,7 +28,7 @@ def phase(*overrides: str) -> experiment.TrainConfig:
 def test_more_values_than_the_model_tells_apart_stop_training_before_it_starts():
     check_labels(phase(), {"accent": ["a", "b", "c", "d"]})
     with pytest.raises(
-        PhaseError, match="label 'accent' has 5 values .*accent.classes is 4; set it to 5"
+        UserError, match="label 'accent' has 5 values .*accent.classes is 4; set it to 5"
     ):
         check_labels(phase(), {"accent": list("abcde")})
     check_labels(phase("losses.accent.weight=0"), {"accent": list("abcde")})
@@ -50,7 +51,7 @@ def test_classifiers_are_the_trained_ones_whose_values_are_known(tmp_path):
 
 def test_pieces_of_an_audio_count_by_their_length():
     parts = [(3.0, {"accent": {"a": 1.0, "b": 0.0}}), (1.0, {"accent": {"a": 0.0, "b": 1.0}})]
-    assert mean(parts) == {"accent": {"a": 0.75, "b": 0.25}} and mean([]) == {}
+    assert mean_classes(parts) == {"accent": {"a": 0.75, "b": 0.25}} and mean_classes([]) == {}
 
 
 @pytest.mark.parametrize(

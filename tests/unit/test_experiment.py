@@ -12,7 +12,7 @@ from asrtool.experiment import (
 )
 from asrtool.model_folder import Experiment
 from asrtool.searchers import CtcGreedyConfig, fusion
-from asrtool.train import averaging
+from asrtool.trainer import averaging
 
 BASE = """
 data: {batch: {seconds: 10}}
@@ -50,7 +50,7 @@ def test_phases_are_partial_configs_in_order(config):
 def test_a_phase_whose_name_is_no_folder_is_refused(tmp_path, name):
     (tmp_path / "train.yaml").write_text(f"phases:\n  {name}: {{}}\n")
     with pytest.raises(
-        ConfigError, match=r"train.yaml:2: phases\..*no name for a phase; expected " r"letters"
+        ConfigError, match=r"train.yaml:2: phases\..*invalid name of a phase; expected " r"letters"
     ):
         load_phases(tmp_path / "train.yaml")
 

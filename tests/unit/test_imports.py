@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from asrtool import imports
+from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig, dump_phases, load_phases
-from asrtool.imports import ImportsError
-from asrtool.model_folder import Experiment, ExperimentError
+from asrtool.model_folder import Experiment
 from tests.unit.test_experiment import BASE, PHASES
 
 
@@ -71,21 +71,21 @@ def test_a_config_without_the_key_is_written_as_before(tmp_path):
     ],
 )
 def test_a_wrong_name_is_one_sentence(tmp_path, name, sentence):
-    with pytest.raises(ImportsError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         load_phases(config_of(tmp_path, f"import: [{name}]\n"))
 
 
 def test_a_module_that_fails_is_named_with_its_error(tmp_path, module):
     name = module(tmp_path / "mine", "strange_three", "import strange_missing\n")
-    with pytest.raises(ImportsError, match="'strange_three' cannot be imported: .*strange_missing"):
+    with pytest.raises(UserError, match="'strange_three' cannot be imported: .*strange_missing"):
         imports.load([name], [tmp_path / "mine"])
     name = module(tmp_path / "mine", "strange_four", "1 / 0\n")
-    with pytest.raises(ImportsError, match="'strange_four' cannot be imported: ZeroDivisionError"):
+    with pytest.raises(UserError, match="'strange_four' cannot be imported: ZeroDivisionError"):
         imports.load([name])
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ImportsError, match="--import-from .*nowhere: there is no such folder"):
+    with pytest.raises(UserError, match="--import-from .*nowhere: there is no such folder"):
         imports.load([], [tmp_path / "nowhere"])
 
 
@@ -93,7 +93,7 @@ def test_a_model_imports_nothing_and_says_what_it_needs(tmp_path, module):
     name = module(tmp_path / "exp", "strange_five", "raise SystemExit('the model ran its code')\n")
     (tmp_path / "exp" / "config.yaml").write_text(BASE + f"import: [{name}]\n")
     said = r"needs strange_five, which.*--import strange_five \(Python: imports=\['strange_five'\]"
-    with pytest.raises(ExperimentError, match=said):
+    with pytest.raises(UserError, match=said):
         Experiment.open(tmp_path / "exp")
     assert name not in sys.modules
 
@@ -104,7 +104,7 @@ def test_a_model_in_the_current_folder_gives_no_module(tmp_path, module, monkeyp
     (tmp_path / "exp" / "config.yaml").write_text(BASE + f"import: [{name}]\n")
     monkeypatch.chdir(tmp_path / "exp")
     sys.path.insert(0, str(tmp_path / "exp") if entry == "here" else entry)
-    with pytest.raises(ImportsError, match="no module 'strange_six'.*current folder is not"):
+    with pytest.raises(UserError, match="no module 'strange_six'.*current folder is not"):
         Experiment.open(tmp_path / "exp", imports=[name])
     assert name not in sys.modules and sys.path[0] in ("", ".", str(tmp_path / "exp"))
     # the same name from where the user has it

@@ -13,6 +13,9 @@ import pytest
 
 from asrtool import bin as commands
 from asrtool.__main__ import describe, main
+from asrtool.data.shards.index import Member
+from asrtool.errors import UserError
+from asrtool.registry import Registry
 
 
 def asrtool(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,9 +79,21 @@ def test_ctrl_c_ends_quietly_as_interrupted() -> None:
         (KeyboardInterrupt(), ""),
         (ZeroDivisionError("a bug"), None),
         (ValueError("raised by somebody else's code"), None),
+        (UserError("conf.yaml:3: lr must be above 0"), "conf.yaml:3: lr must be above 0"),
     ],
 )
 def test_expected_errors_are_one_sentence_and_bugs_are_not_hidden(
     error: BaseException, sentence: str | None
 ) -> None:
     assert commands.explain(error) == sentence
+
+
+def test_a_check_of_an_argument_is_a_sentence_and_a_bug_in_a_line_of_asrtool_is_not() -> None:
+    with pytest.raises(ValueError) as checked:
+        registry = Registry("encoder")
+        registry.register("blstm", int)(str)
+        registry.register("blstm", int)(str)
+    assert "'blstm' is already registered" in (commands.explain(checked.value) or "")
+    with pytest.raises(ValueError) as bug:
+        Member.parse("shard.tar x")
+    assert commands.explain(bug.value) is None

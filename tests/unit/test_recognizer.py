@@ -17,11 +17,9 @@ import torch
 import asrtool
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig, vad
-from asrtool.model_folder import ExperimentError
-from asrtool.recognizer import RecognitionError
-from asrtool.train.checkpoint import CheckpointError
 from tests import toy_experiment as toys
 
 TEXT = "abc de bad"
@@ -154,7 +152,7 @@ def test_a_path_is_never_run(recognizer, tmp_path, monkeypatch, name):
 
 
 def test_audio_without_a_frame_is_refused(recognizer):
-    with pytest.raises(RecognitionError, match="0.013 seconds of audio are shorter than one frame"):
+    with pytest.raises(UserError, match="0.013 seconds of audio are shorter than one frame"):
         recognizer.recognize(np.zeros(100, dtype=np.float32))
 
 
@@ -183,7 +181,7 @@ def test_words_have_the_times_at_which_they_were_made(recognizer):
 
 
 def test_a_text_that_does_not_fit_is_refused(recognizer):
-    with pytest.raises(RecognitionError, match="too few frames for the text 'abcdeabcdeabcdeabcde"):
+    with pytest.raises(UserError, match="too few frames for the text 'abcdeabcdeabcdeabcde"):
         recognizer.align(toys.sound("a"), "abcde" * 10)
 
 
@@ -236,10 +234,13 @@ def test_windows_are_no_longer_than_what_training_saw(recognizer, toy):
 def test_without_the_lengths_of_training_the_config_says_how_long_windows_are(recognizer):
     older = replace(recognizer, lengths=None)
     assert older.windows == WindowsConfig(max_seconds=30.0, min_seconds=15.0)
-    assert "the lengths of the training set are not kept here; stage 3 again adds them" in older.why
-    assert "99% of the 80 training utterances" in recognizer.why
+    assert (
+        "the lengths of the training set are not kept here; stage 3 again adds them"
+        in older.windows_reason
+    )
+    assert "99% of the 80 training utterances" in recognizer.windows_reason
     asked = with_windows(recognizer, max_seconds=2.0)
-    assert asked.windows.max_seconds == 2.0 and asked.why == (
+    assert asked.windows.max_seconds == 2.0 and asked.windows_reason == (
         "windows.max_seconds of the decoding config"
     )
     assert (
@@ -316,16 +317,16 @@ def test_another_detector_is_asked_about_long_recordings_only(recognizer, monkey
         [0.05, 0.95, 2.85, 5.15], abs=0.01
     )
     with pytest.raises(
-        ExperimentError, match="silero hears samples, these are features; take detector: energy"
+        UserError, match="silero hears samples, these are features; take detector: energy"
     ):
-        network.heard(recognizer.inputs(toys.sound("abc")))
+        network.prepare_inputs(recognizer.inputs(toys.sound("abc")))
 
 
 # -- folders -------------------------------------------------------------------
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(ExperimentError, match="holds no config.yaml: train first"):
+    with pytest.raises(UserError, match="holds no config.yaml: train first"):
         asrtool.load(tmp_path)
 
 
@@ -342,7 +343,7 @@ def test_a_damaged_average_is_made_anew_or_refused(toy, tmp_path, checkpoints):
     for path in copy.glob("train/step-*"):
         shutil.rmtree(path)
     with pytest.raises(
-        CheckpointError,
+        UserError,
         match="cannot be used: .*SHA-256 does not match.*it cannot be computed again",
     ):
         asrtool.load(copy)
@@ -351,5 +352,5 @@ def test_a_damaged_average_is_made_anew_or_refused(toy, tmp_path, checkpoints):
 def test_a_training_that_is_not_finished_is_refused(toy, tmp_path):
     copy = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
     (copy / "train" / "finished.json").unlink()
-    with pytest.raises(ExperimentError, match="is not finished; go on with it"):
+    with pytest.raises(UserError, match="is not finished; continue it"):
         asrtool.load(copy)

@@ -87,7 +87,7 @@ def run_tests(part: Part) -> None:
         "gpu",
     ]
     folders = (
-        ["tests/unit/train/test_gpu.py", "tests/unit/data/test_fbank.py"]
+        ["tests/unit/trainer/test_gpu.py", "tests/unit/data/test_fbank.py"]
         if part.tiny
         else ["tests"]
     )
@@ -110,7 +110,7 @@ def matrix_peak(part: Part) -> float:
     """TFLOP a second of a large product, in the precision of the steps."""
     import torch
 
-    from asrtool.train.precision import DTYPES
+    from asrtool.trainer.precision import DTYPES
 
     side = part.size(8192, 256)
     one, other = (
@@ -126,8 +126,8 @@ def training(part: Part, vocab_size: int):
     from asrtool import experiment
     from asrtool.losses import LOSSES
     from asrtool.model_folder import build_model
-    from asrtool.train.objective import Objective
-    from asrtool.train.step import Stepper
+    from asrtool.trainer.objective import Objective
+    from asrtool.trainer.step import Stepper
 
     small = [
         "model.encoder={dim: 32, num_heads: 2, ffn_dim: 32, num_layers: 1}",

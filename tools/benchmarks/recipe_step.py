@@ -65,7 +65,7 @@ def assemble(
     from asrtool import experiment
     from asrtool.data import tokenizers
     from asrtool.model_folder import build_model
-    from asrtool.train.step import DTYPES, Stepper
+    from asrtool.trainer.step import DTYPES, Stepper
 
     phases = experiment.load_phases(
         Path(config), experiment.split_overrides([settings] if settings else [])
@@ -79,7 +79,7 @@ def assemble(
     model = build_model(phase, tokenizer.size)
     precision = phase.trainer.precision
     if precision not in DTYPES:  # auto, which older checkouts do not know
-        from asrtool.train.precision import choose
+        from asrtool.trainer.precision import choose
 
         precision = choose(precision, torch.device("cpu"))
     stepper = Stepper(

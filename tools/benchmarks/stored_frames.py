@@ -31,7 +31,7 @@ from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, StepBatches, StepLoader
 from asrtool.experiment import TrainConfig
 from asrtool.model_folder import build_model
-from asrtool.train.objective import Objective
+from asrtool.trainer.objective import Objective
 from asrtool.training import make_objective
 from asrtool.types import Utterance
 

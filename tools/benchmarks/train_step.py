@@ -34,7 +34,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
 from asrtool.downsamplers.base import Downsampler
 from asrtool.encoders import ConformerConfig
 from asrtool.encoders.conformer import Conformer
-from asrtool.train.precision import DTYPES, choose
+from asrtool.trainer.precision import DTYPES, choose
 from asrtool.types import DownsamplerOutput, Padded
 
 BINS, DIM, HEADS, FFN, KERNEL, DROPOUT = 80, 256, 4, 2048, 15, 0.1

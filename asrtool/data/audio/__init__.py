@@ -85,9 +85,9 @@ def info(path: str) -> tuple[int, int, int]:
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
     """Seconds of each entry, or its error; files are decoded where the header does not say."""
 
-    def measure(some: Sequence[str]) -> list[float | AudioError]:
+    def measure(batch: Sequence[str]) -> list[float | AudioError]:
         measured: list[float | AudioError] = []
-        for path in some:
+        for path in batch:
             try:
                 rate, samples = _wav_header(path) or info(path)[::2]
                 measured.append(samples / rate)
@@ -152,11 +152,11 @@ def _usable(path: str, samples: np.ndarray, rate: int, start: float = 0.0) -> np
     lowest, highest = float(samples.min()), float(samples.max())
     if not math.isfinite(lowest) or not math.isfinite(highest):
         finite = np.isfinite(samples)
-        where = start + int(finite.argmin()) / rate
+        seconds = start + int(finite.argmin()) / rate
         bad = samples.size - int(finite.sum())
         raise AudioError(
             f"{path}: {bad} of {samples.size} samples are NaN or infinite; the first at "
-            f"{where:.3f} s"
+            f"{seconds:.3f} s"
         )
     if max(-lowest, highest) > LOUDEST:
         remedy = (
@@ -257,10 +257,10 @@ def _run(command: str) -> bytes:
     shell = ["bash", "-o", "pipefail", "-c", command.rstrip().removesuffix("|")]
     done = subprocess.run(shell, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+        message = done.stderr.decode(errors="replace").strip().split("\n")[-1]
         raise AudioError(
             f"{command}: the command failed with status {done.returncode}: "
-            f"{said or 'it printed no error'}"
+            f"{message or 'it printed no error'}"
         )
     if not done.stdout:
         raise AudioError(

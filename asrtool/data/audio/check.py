@@ -98,13 +98,13 @@ def wrong_durations(
     if not wrong:
         return []
     first = wrong[0]
-    what = f"{tables.plural(len(wrong), 'utterance')} whose duration differs from the audio"
+    text = f"{tables.plural(len(wrong), 'utterance')} whose duration differs from the audio"
     example = f"{first.id} lasts {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
     remedy = "remove utt2dur; missing durations are measured"
     return [
         Problem(
             where=f"{table.path}:{first.line}",
-            what=what,
+            what=text,
             remedy=remedy,
             count=len(wrong),
             examples=(example,),

@@ -17,13 +17,14 @@ import numpy as np
 import soundfile
 
 from asrtool.data.audio import headers
+from asrtool.errors import UserError
 
 BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
 UNKNOWN = 1 << 60  # from here on, libsndfile's lengths mean "not known"
 
 
-class AudioError(Exception):
+class AudioError(UserError):
     """Audio cannot be used; the message names the file or command and the reason."""
 
 
@@ -110,10 +111,10 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
         with ExitStack() as stack:
             yield _open(path, data, stack)
     except soundfile.LibsndfileError as error:
-        said = error.error_string.strip(". ") or "libsndfile reports an error"
+        reason = error.error_string.strip(". ") or "libsndfile reports an error"
         remedy = "if other programs play it, convert it to wav (`ffmpeg -i <file> new.wav`)"
         raise AudioError(
-            f"{path}: damaged, truncated, or not audio in a supported format ({said}); {remedy}"
+            f"{path}: damaged, truncated, or not audio in a supported format ({reason}); {remedy}"
         ) from None
     except headers.Damage as damage:
         raise AudioError(f"{path}: {damage}") from None
@@ -174,9 +175,9 @@ def _reading(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = (error.strerror or "cannot be opened").lower()
+        reason = (error.strerror or "cannot be opened").lower()
         if path.rstrip().endswith("|"):
-            why += "; commands are only run from wav.scp of a data directory"
+            reason += "; commands are only run from wav.scp of a data directory"
         elif not os.path.isabs(path):
-            why += f" (relative paths start at {os.getcwd()})"
-        raise AudioError(f"{path}: {why}") from None
+            reason += f" (relative paths start at {os.getcwd()})"
+        raise AudioError(f"{path}: {reason}") from None

@@ -96,7 +96,7 @@ class Layout(NamedTuple):
     name: int = 4  # bytes of a chunk's name
     width: int = 4  # bytes of its size
     align: int = 2
-    own: int = 0  # bytes of the chunk's header that its size includes
+    header_bytes: int = 0  # bytes of the chunk's header that its size includes
     inner: int = 0  # bytes of the chunk before the samples
     data: bytes = b"data"
 
@@ -106,7 +106,7 @@ LAYOUTS = {
     b"RIFX": Layout(12, "big"),
     b"RF64": Layout(12),
     b"BW64": Layout(12),
-    b"riff": Layout(40, name=16, width=8, align=8, own=24),
+    b"riff": Layout(40, name=16, width=8, align=8, header_bytes=24),
     b"FORM": Layout(12, "big", inner=8, data=b"SSND"),
     b"caff": Layout(8, "big", width=8, align=1, inner=4),
 }
@@ -153,7 +153,7 @@ def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
                 field, width = long_size, 8
                 stream.seek(field)
                 stated = int.from_bytes(stream.read(8), "little")
-            extra = layout.own + layout.inner
+            extra = layout.header_bytes + layout.inner
             return Samples(
                 layout, at + head + layout.inner, field, width, layout.order, stated, extra, form
             )
@@ -167,7 +167,9 @@ def _data_chunk(stream: BinaryIO, end: int, layout: Layout) -> Samples | None:
 
 def _next(layout: Layout, at: int, size: int) -> int:
     """Where the chunk after the one at `at` starts."""
-    return at + layout.name + layout.width + max(0, size - layout.own + -size % layout.align)
+    return (
+        at + layout.name + layout.width + max(0, size - layout.header_bytes + -size % layout.align)
+    )
 
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # wav's formats
@@ -195,11 +197,11 @@ def believed(stream: BinaryIO, size: int, layout: Samples) -> bool:
         raise Damage(
             f"truncated, the header promises {layout.size} bytes of samples, the file has {there}"
         )
-    behind = layout.start + layout.size
+    end = layout.start + layout.size
     if not layout.size:
-        return there <= 0 or _is_no_audio(stream, size, layout.layout, behind)
+        return there <= 0 or _is_no_audio(stream, size, layout.layout, end)
     if there - layout.size > BEHIND and not _is_no_audio(
-        stream, size, layout.layout, behind, padded=True
+        stream, size, layout.layout, end, padded=True
     ):
         raise Damage(
             f"the header promises {layout.size} bytes of samples, but {there - layout.size} more"
@@ -329,10 +331,10 @@ def _is_whole(stream: BinaryIO, size: int, first: int, xing: bytes) -> bool:
     """Whether a Xing header gives the number of frames, and no frame follows its end."""
     flags, *numbers = struct.unpack_from(">III", xing.ljust(12, b"\0"))
     promised = numbers.pop(0) if flags & 1 else 0
-    behind = first + numbers[0] if flags & 2 else size
-    if not promised or size - behind <= BEHIND:
+    end = first + numbers[0] if flags & 2 else size
+    if not promised or size - end <= BEHIND:
         return bool(promised)
-    stream.seek(behind)
+    stream.seek(end)
     return _first_frame(stream.read(SCANNED)) is None
 
 

@@ -63,12 +63,9 @@ def check(folder: Path, base: Path | None = None) -> list[Problem]:
 def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
     """Contradictions between the files, and malformed values."""
     if "wav.scp" not in loaded:
-        what = "there is no wav.scp" if folder.is_dir() else "the folder does not exist"
-        return [
-            Problem(
-                where=str(folder), what=what, remedy="stage 0 of a recipe writes data directories"
-            )
-        ]
+        text = "there is no wav.scp" if folder.is_dir() else "the folder does not exist"
+        remedy = "stage 0 of a recipe writes data directories"
+        return [Problem(where=str(folder), what=text, remedy=remedy)]
     problems = [problem for name, table in loaded.items() for problem in wrong_values(name, table)]
     ids = utterance_ids(loaded)
     source = "segments" if "segments" in loaded else "wav.scp"
@@ -107,12 +104,12 @@ def _lacking(table: Table, ids: Mapping[str, Row], source: str) -> list[Problem]
     lacking = [key for key in ids if key not in present]
     if not lacking:
         return []
-    what = f"{plural(len(lacking), 'utterance')} of {source} missing"
+    text = f"{plural(len(lacking), 'utterance')} of {source} missing"
     remedy = "removes the file" if table.path.name == "utt2dur" else "drops them"
     return [
         Problem(
             where=str(table.path),
-            what=what,
+            what=text,
             count=len(lacking),
             examples=first(sorted(lacking)),
             remedy=f"{fix_command(table.path.parent)} {remedy}",
@@ -169,8 +166,8 @@ def wrong_values(name: str, table: Table) -> list[Problem]:
         expected[name] = "<id> <positive integer>"
     elif name == shard_index.FILE:
         expected[name] = "<id> <archive> <offset> <size> <crc32>"
-    what = f"{{n}} not of the form {expected.get(name, '<id> <value>')}"
-    return about(table, malformed(name, table), what, "{fix} drops them", noun="line")
+    text = f"{{n}} not of the form {expected.get(name, '<id> <value>')}"
+    return about(table, malformed(name, table), text, "{fix} drops them", noun="line")
 
 
 def malformed(name: str, table: Table) -> list[Row]:
@@ -186,8 +183,8 @@ def missing_audio(table: Table, base: Path | None = None) -> list[Problem]:
     missing = missing_files(table, base)
     relative = any(not Path(row.value).is_absolute() for row in missing)
     start = f" (relative paths start at {base or Path.cwd()})" if relative else ""
-    what = f"{{n}} whose file does not exist, first {missing[0].value}{start}" if missing else ""
-    return about(table, missing, what, "{fix} drops them", noun="recording")
+    text = f"{{n}} whose file does not exist, first {missing[0].value}{start}" if missing else ""
+    return about(table, missing, text, "{fix} drops them", noun="recording")
 
 
 def missing_files(table: Table, base: Path | None = None) -> list[Row]:
@@ -290,11 +287,11 @@ def odd_characters(table: Table) -> list[Problem]:
     )
     return [
         problem
-        for pattern, what, remedy in kinds
+        for pattern, text, remedy in kinds
         for problem in about(
             table,
             (row for row in rows if pattern.search(row.value)),
-            what,
+            text,
             remedy,
             "untidy",
             "line",
@@ -328,9 +325,11 @@ def missing_archives(loaded: Mapping[str, Table]) -> list[Problem]:
     """Archives of feats.scp and utt2shard that do not exist or are too short."""
     problems = []
     if "feats.scp" in loaded:
-        lost = without_archive(loaded["feats.scp"])
-        what = "{n} whose features do not exist" + (f", first {lost[0].value}" if lost else "")
-        problems += about(loaded["feats.scp"], lost, what, "run stage 1 again, or {fix} drops them")
+        missing = without_archive(loaded["feats.scp"])
+        text = "{n} whose features do not exist"
+        text += f", first {missing[0].value}" if missing else ""
+        remedy = "run stage 1 again, or {fix} drops them"
+        problems += about(loaded["feats.scp"], missing, text, remedy)
     if shard_index.FILE in loaded:
         table, ends = loaded[shard_index.FILE], {}
         for row in table.rows:

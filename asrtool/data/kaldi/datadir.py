@@ -19,14 +19,14 @@ from asrtool.data import audio
 from asrtool.data.kaldi import form, tables
 from asrtool.data.kaldi.checks import check, consistency, load
 from asrtool.data.kaldi.fix import FixReport, fix
-from asrtool.data.kaldi.form import DataDirError, Irregular, Segment, is_label
+from asrtool.data.kaldi.form import Irregular, Segment, is_label
 from asrtool.data.kaldi.tables import Problem
 from asrtool.data.kaldi.writer import Writer, write
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
 __all__ = [
-    "DataDirError",
     "FixReport",
     "Problem",
     "Writer",
@@ -38,7 +38,7 @@ __all__ = [
     "lengths",
     "measured",
     "read",
-    "tell",
+    "log_unmeasured",
     "write",
 ]
 
@@ -50,7 +50,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
 
     Audio is opened where no file gives its length. `base` is where relative paths start, by default
     the current folder. With `measure=False`, a length that no file gives is NaN (`measured` fills
-    it in). Raises DataDirError where the files contradict each other; `check` lists all problems.
+    it in). Raises UserError where the files contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
     loaded = load(folder)
@@ -67,7 +67,7 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
             if errors[1:]
             else ""
         )
-        raise DataDirError(f"{errors[0]}{more}")
+        raise UserError(f"{errors[0]}{more}")
     files = {name: table.values() for name, table in loaded.items()}
     segmented = "segments" in files
     make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
@@ -143,10 +143,10 @@ class _Assembler:
         speaker = values.get("utt2spk", key)
         labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
         labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
-        where = _from_base(path, self.base)
+        path_from_base = _from_base(path, self.base)
         return Utterance(
             id=key,
-            audio=self.locate(where) if audio.member(where) else where,
+            audio=self.locate(path_from_base) if audio.member(path_from_base) else path_from_base,
             duration=duration,
             text=values.get("text", ""),
             speaker=speaker,
@@ -217,8 +217,8 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
     if seconds <= 0:
         return audio.AudioError(f"{row.audio}: holds no samples")
     if row.start >= seconds:
-        what = f"the segment from {row.start:.3f} s to the end is outside the recording"
-        return audio.AudioError(f"{row.audio}: {what}, which is {seconds:.3f} s long")
+        text = f"the segment from {row.start:.3f} s to the end is outside the recording"
+        return audio.AudioError(f"{row.audio}: {text}, which is {seconds:.3f} s long")
     return seconds - row.start
 
 
@@ -237,20 +237,20 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
 
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """The utterances with all lengths measured; raises DataDirError where one cannot be."""
-    tell(rows, folder)
+    """The utterances with all lengths measured; raises UserError where one cannot be."""
+    log_unmeasured(rows, folder)
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
         count = tables.plural(len(bad), "utterance")
-        raise DataDirError(
+        raise UserError(
             f"{folder}: no file gives the length of {count}, and the audio cannot be measured; "
             f"first {key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
         )
     return made
 
 
-def tell(rows: Sequence[Utterance], folder: Path) -> bool:
+def log_unmeasured(rows: Sequence[Utterance], folder: Path) -> bool:
     """Log what must be measured; returns whether anything must."""
     unknown = [row for row in rows if math.isnan(row.duration)]
     if unknown:

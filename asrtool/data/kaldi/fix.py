@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asrtool.data.kaldi import checks, tables
-from asrtool.data.kaldi.form import DataDirError, Segment
+from asrtool.data.kaldi.form import Segment
 from asrtool.data.kaldi.tables import Table, fields
+from asrtool.errors import UserError
 from asrtool.system import atomic
 
 Files = dict[str, dict[str, str]]  # file name -> id -> value
@@ -54,13 +55,13 @@ class FixReport:
 def fix(folder: Path, base: Path | None = None) -> FixReport:
     """Sort and intersect the files of `folder`; the original files go to `.backup/`.
 
-    Valid files are not touched. Raises DataDirError, and changes nothing, where a file is not UTF-8
+    Valid files are not touched. Raises UserError, and changes nothing, where a file is not UTF-8
     or no utterance would be left.
     """
     folder = Path(folder)
     loaded = checks.load(folder)
     if "wav.scp" not in loaded:
-        raise DataDirError(str(checks.consistency(folder, loaded)[0]))
+        raise UserError(str(checks.consistency(folder, loaded)[0]))
     unreadable = [
         problem
         for table in loaded.values()
@@ -68,16 +69,14 @@ def fix(folder: Path, base: Path | None = None) -> FixReport:
         if "UTF-8" in problem.what
     ]
     if unreadable:
-        raise DataDirError(f"{unreadable[0]}; nothing was changed")
+        raise UserError(f"{unreadable[0]}; nothing was changed")
     report = FixReport(total=len(checks.utterance_ids(loaded)))
     files = well_formed(loaded, report)
     lengths = checks.recording_lengths(loaded, base)
     drop_recordings(loaded, files, report, base, lengths)
     intersect(files, report, lengths)
     if not report.kept:
-        raise DataDirError(
-            f"{folder}: no utterance would be left, so nothing was changed\n{report}"
-        )
+        raise UserError(f"{folder}: no utterance would be left, so nothing was changed\n{report}")
     replace(folder, loaded, files, report)
     return report
 
@@ -114,19 +113,21 @@ def drop_recordings(
     report.drop("the audio file does not exist", missing)
     files["wav.scp"] = without(files["wav.scp"], missing)
     if "feats.scp" in files:
-        lost = {row.id for row in checks.without_archive(loaded["feats.scp"])} & files[
+        dropped = {row.id for row in checks.without_archive(loaded["feats.scp"])} & files[
             "feats.scp"
         ].keys()
-        report.drop("the features do not exist", lost)
-        files["feats.scp"] = without(files["feats.scp"], lost)
+        report.drop("the features do not exist", dropped)
+        files["feats.scp"] = without(files["feats.scp"], dropped)
     if "segments" not in files:
         return
     segments = {key: Segment.parse(value) for key, value in files["segments"].items()}
-    lost = {key for key, segment in segments.items() if segment.recording not in files["wav.scp"]}
+    dropped = {
+        key for key, segment in segments.items() if segment.recording not in files["wav.scp"]
+    }
     late = {key for key, segment in segments.items() if segment.is_beyond(lengths)}
-    report.drop("no audio for its recording", lost)
-    report.drop("the segment ends after the recording", late - lost)
-    files["segments"] = without(files["segments"], lost | late)
+    report.drop("no audio for its recording", dropped)
+    report.drop("the segment ends after the recording", late - dropped)
+    files["segments"] = without(files["segments"], dropped | late)
 
 
 def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> None:

@@ -13,15 +13,12 @@ from asrtool.data import audio
 from asrtool.data.kaldi import tables
 from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command, plural
 from asrtool.data.shards import index as shard_index
+from asrtool.errors import UserError
 
 KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
 SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}
 DIFFERENCE = 0.1  # seconds by which utt2dur may differ from segments
 NOT_LABELS = {"utt2spk", "spk2utt", "utt2dur", "utt2uniq", "utt2shard"} | COUNTS
-
-
-class DataDirError(Exception):
-    """A data directory cannot be read or written; the message says where, why, and what to do."""
 
 
 class Segment(NamedTuple):
@@ -113,7 +110,7 @@ def seconds(value: float) -> str:
 def about(
     table: Table,
     rows: Iterable[Row],
-    what: str,
+    text: str,
     remedy: str,
     kind: str = "error",
     noun: str = "utterance",
@@ -125,7 +122,7 @@ def about(
     return [
         Problem(
             where=f"{table.path}:{rows[0].line}",
-            what=what.replace("{n}", plural(len(rows), noun)),
+            what=text.replace("{n}", plural(len(rows), noun)),
             kind=kind,
             remedy=remedy.replace("{fix}", fix_command(table.path.parent)),
             count=len(rows),
@@ -142,7 +139,7 @@ REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}
 NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")  # beginnings of names
 
 
-class Irregular(DataDirError):
+class Irregular(UserError):
     """A file is not sorted or not complete, or has a malformed line; `tables` explains it."""
 
 

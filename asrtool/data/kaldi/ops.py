@@ -17,8 +17,9 @@ from pathlib import Path
 
 from asrtool.data import audio
 from asrtool.data.kaldi import checks, form, tables
-from asrtool.data.kaldi.form import DataDirError, Segment, seconds
+from asrtool.data.kaldi.form import Segment, seconds
 from asrtool.data.shards import index as shard_index
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 
@@ -36,12 +37,12 @@ def same(name: str) -> str:
 
 
 class Source:
-    """A data directory, read file by file. Raises DataDirError where a file cannot be read."""
+    """A data directory, read file by file. Raises UserError where a file cannot be read."""
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
         if not (self.folder / "wav.scp").is_file() and not (self.folder / "utt2spk").is_file():
-            raise DataDirError(
+            raise UserError(
                 f"{folder}: expected a data directory, which has at least wav.scp or utt2spk"
             )
         self.names = form.names(self.folder)
@@ -58,7 +59,7 @@ class Source:
         errors = [problem for problem in table.problems if problem.kind == "error"]
         wrong = checks.wrong_values(name, table)
         if errors or wrong:
-            raise DataDirError(str((errors + wrong)[0]))
+            raise UserError(str((errors + wrong)[0]))
         values = table.values()
         if (
             name == "feats.scp"
@@ -121,7 +122,7 @@ class Source:
         measured = dict(zip(paths, audio.durations(paths.values()), strict=True))
         for key, value in measured.items():
             if isinstance(value, audio.AudioError):
-                raise DataDirError(
+                raise UserError(
                     f"{self.folder}: no file gives the length of {key}, and it cannot be "
                     f"measured: {value}"
                 )
@@ -159,7 +160,7 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
     folder = Path(folder)
     for source in sources:
         if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
-            raise DataDirError(
+            raise UserError(
                 f"{folder}: source and destination are the same folder; choose another destination"
             )
     new = folder / ".new"
@@ -180,14 +181,14 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
                 folder.rmdir()
 
 
-def say(folder: Path, speakers: dict[str, str], what: str) -> None:
+def say(folder: Path, speakers: dict[str, str], action: str) -> None:
     count = tables.plural(len(speakers), "utterance")
     logger.info(
         "%s: %s of %s, %s",
         folder,
         count,
         tables.plural(len(set(speakers.values())), "speaker"),
-        what,
+        action,
     )
 
 
@@ -226,15 +227,15 @@ def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed
 def select(source: Path, target: Path, ids: Collection[str]) -> None:
     """The utterances `ids` of `source`, with their speakers and recordings.
 
-    Raises DataDirError for an unknown id.
+    Raises UserError for an unknown id.
     """
     directory = Source(source)
     unknown = sorted(set(ids) - directory.speakers().keys())
     if unknown:
         count = tables.plural(len(unknown), "utterance")
-        raise DataDirError(f"{source}: {count} not in this data directory; first {unknown[0]}")
+        raise UserError(f"{source}: {count} not in this data directory; first {unknown[0]}")
     if not ids:
-        raise DataDirError(f"{target}: no utterance of {source} was selected; nothing was written")
+        raise UserError(f"{target}: no utterance of {source} was selected; nothing was written")
     with writing(target, [directory]) as out:
         (kept,) = transfer(directory, [(out, set(ids))])
         left_behind(directory, {*directory.names, *WHOLE})
@@ -278,11 +279,11 @@ def transfer(
     for name in source.names:
         if name in ("spk2utt", "utt2spk"):
             continue
-        what = source.kind(name)
+        kind = source.kind(name)
         values = source.values(name)
         for (out, _), kept in zip(parts, keep, strict=True):
             rows = (
-                (rename[what](key), value) for key, value in values.items() if key in kept[what]
+                (rename[kind](key), value) for key, value in values.items() if key in kept[kind]
             )
             out.write(name, unique(name, rows))
     former = source.values("utt2uniq") if "utt2uniq" in source.names else {}
@@ -304,7 +305,7 @@ def unique(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     made: dict[str, str] = {}
     for key, value in pairs:
         if key in made:
-            raise DataDirError(f"{name}: two ids would both become '{key}'; expected unique names")
+            raise UserError(f"{name}: two ids would both become '{key}'; expected unique names")
         made[key] = value
     return made
 
@@ -325,7 +326,7 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
     for source in directories:
         for key in source.speakers():
             if key in seen:
-                raise DataDirError(
+                raise UserError(
                     f"utterance '{key}' is in both {seen[key].folder} and {source.folder}; "
                     "rename those of one with `asrtool data copy --utt-prefix <prefix> <data> "
                     "<new>`"
@@ -366,7 +367,7 @@ def merged(name: str, sources: Sequence[Source]) -> dict[str, str]:
         for key, value in values.items():
             if made.setdefault(key, value) != value:
                 both = f"'{made[key]}' in {origin[key].folder}, '{value}' in {source.folder}"
-                raise DataDirError(f"{name}: '{key}' has two values: {both}; rename one of them")
+                raise UserError(f"{name}: '{key}' has two values: {both}; rename one of them")
             origin.setdefault(key, source)
     return made
 
@@ -445,7 +446,7 @@ def choose(source: Source, number: int, way: str) -> list[str]:
     enough utterances.
     """
     if number < 1:
-        raise DataDirError(
+        raise UserError(
             f"{source.folder}: cannot take a subset of {number} utterances; expected at least 1"
         )
     speakers = source.speakers()
@@ -490,9 +491,9 @@ def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
     known = set(speakers.values()) if of_speakers else speakers.keys()
     unknown = [name for name in names if name not in known]
     if unknown:
-        what = "speaker" if of_speakers else "utterance"
-        raise DataDirError(
-            f"{path}: {tables.plural(len(unknown), what)} not in {source.folder}; first "
+        kind = "speaker" if of_speakers else "utterance"
+        raise UserError(
+            f"{path}: {tables.plural(len(unknown), kind)} not in {source.folder}; first "
             f"{unknown[0]}"
         )
     wanted = set(names)
@@ -525,7 +526,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
             if by == "utterance"
             else (f" whose {by}s are not split; split by utterance, or into fewer parts")
         )
-        raise DataDirError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
+        raise UserError(f"{folder}: cannot be split into {number} parts, it has {have}{advice}")
     with stamp.locked(out), atomic.replacing_folder(out) as new:
         targets = [new / str(part) for part in range(1, number + 1)]
         for target in targets:
@@ -543,12 +544,12 @@ def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | No
         return None
     total = sum(map(len, groups))
     parts: list[list[str]] = [[]]
-    taken = 0
+    count = 0
     for index, group in enumerate(groups):
         left = len(groups) - index
-        full = taken + len(group) / 2 > total * len(parts) / number
+        full = count + len(group) / 2 > total * len(parts) / number
         if parts[-1] and len(parts) < number and (full or left == number - len(parts)):
             parts.append([])
         parts[-1] += group
-        taken += len(group)
+        count += len(group)
     return parts

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from asrtool.data.kaldi import form, tables
-from asrtool.data.kaldi.form import DataDirError, seconds
+from asrtool.data.kaldi.form import seconds
+from asrtool.errors import UserError
 from asrtool.system import atomic
 from asrtool.types import Utterance
 
@@ -77,7 +78,7 @@ class Writer:
             recording = row.recording or row.id
             if self._recordings.setdefault(recording, row.audio) != row.audio:
                 both = f"'{self._recordings[recording]}' and '{row.audio}'"
-                raise DataDirError(
+                raise UserError(
                     f"{self.folder}: recording '{recording}' has two audio files: {both}"
                 )
             lines["segments"] = (
@@ -120,7 +121,7 @@ class Writer:
         before = None
         for line in heapq.merge(*runs, key=id_of):
             if id_of(line) == before:
-                raise DataDirError(
+                raise UserError(
                     f"{self.folder}: utterance id '{before}' occurs twice; expected unique ids"
                 )
             before = id_of(line)
@@ -182,28 +183,28 @@ def by_speaker(lines: Iterable[str]) -> Iterator[str]:
 
 
 def check(row: Utterance) -> None:
-    """Raise DataDirError for values that the files cannot hold."""
+    """Raise UserError for values that the files cannot hold."""
     words = {"id": row.id, "speaker": row.speaker, "recording": row.recording or row.id}
     for what, word in words.items():
         if tables.fields(word) != [word]:
-            raise DataDirError(f"utterance '{row.id}': {what} '{word}' must be a single word")
+            raise UserError(f"utterance '{row.id}': {what} '{word}' must be a single word")
     for name in row.labels:
         if not form.is_label(f"utt2{name}"):
             expected = "letters, digits and _, but no reserved name of Kaldi (spk, dur ...)"
-            raise DataDirError(
+            raise UserError(
                 f"utterance '{row.id}': label '{name}' cannot become a file utt2{name}; expected"
                 f" {expected}"
             )
     for what, line in {"audio": row.audio, "transcript": row.text, **row.labels}.items():
         if "\n" in line or "\r" in line:
-            raise DataDirError(f"utterance '{row.id}': {what} contains a line break")
+            raise UserError(f"utterance '{row.id}': {what} contains a line break")
     for what, value in {"audio": row.audio, **row.labels}.items():
         if not tables.fields(value) or value != value.strip(" \t"):
-            raise DataDirError(
+            raise UserError(
                 f"utterance '{row.id}': {what} must not be empty, or start or end with a space"
             )
     if not (math.isfinite(row.duration) and row.duration > 0 and row.start >= 0):
-        raise DataDirError(
+        raise UserError(
             f"utterance '{row.id}': {row.duration} s from {row.start} s; expected a finite start"
             " of at least 0 and a duration above 0"
         )

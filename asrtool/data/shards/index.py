@@ -15,12 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from asrtool.data.kaldi import tables
+from asrtool.errors import UserError
 
 FILE = "utt2shard"
-
-
-class ShardError(ValueError):
-    """Shards or their index cannot be used; the message says which and why."""
 
 
 class Member(NamedTuple):
@@ -59,7 +56,7 @@ class ShardIndex:
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
         path = folder / FILE
         if not path.exists():
-            raise ShardError(
+            raise UserError(
                 f"{folder} has no {FILE}, which data.shards needs; run stage 1 with this config "
                 "or asrtool make_shards"
             )
@@ -81,7 +78,7 @@ class ShardIndex:
                 try:
                     member = Member.parse(value)
                 except ValueError:
-                    raise ShardError(
+                    raise UserError(
                         f"{path}:{number}: expected <id> <archive> <offset> <size> <crc32>"
                     ) from None
                 if member.archive not in known:
@@ -92,7 +89,7 @@ class ShardIndex:
                 self.checksum[i] = member.checksum
         lacking = np.flatnonzero(self.archive < 0)
         if len(lacking):
-            raise ShardError(
+            raise UserError(
                 f"{path}: {len(lacking)} utterances are missing; first {ids[lacking[0]]}"
             )
         self._check()
@@ -101,12 +98,12 @@ class ShardIndex:
         return len(self.archive)
 
     def _check(self) -> None:
-        """Raise ShardError for an archive that is missing, or too short for its members."""
+        """Raise UserError for an archive that is missing, or too short for its members."""
         ends = np.zeros(len(self.archives), dtype=np.int64)
         np.maximum.at(ends, self.archive, self.offset + self.size)
         for archive, end in zip(self.archives, ends.tolist(), strict=True):
             if (problem := incomplete(archive, end)) is not None:
-                raise ShardError(problem)
+                raise UserError(problem)
 
 
 def incomplete(archive: str, end: int) -> str | None:

@@ -171,7 +171,7 @@ class Archives:
             int(index.offset[i]),
             int(index.size[i]),
         )
-        where = f"{index.archives[number]}, bytes {offset} to {offset + size}"
+        position = f"{index.archives[number]}, bytes {offset} to {offset + size}"
         try:
             if number != self._number:
                 self._open(number)
@@ -179,11 +179,11 @@ class Archives:
             data = self._file.read(size)
         except OSError as error:
             self._number = -1
-            return f"{where}: {(error.strerror or 'cannot be read').lower()}"
+            return f"{position}: {(error.strerror or 'cannot be read').lower()}"
         if len(data) < size:
-            return f"{where}: the archive ends too early; copy it again"
+            return f"{position}: the archive ends too early; copy it again"
         if zlib.crc32(data) != index.checksum[i]:
-            return f"{where}: damaged, its checksum does not match; copy the archive again"
+            return f"{position}: damaged, its checksum does not match; copy the archive again"
         return data
 
     def _open(self, number: int) -> None:

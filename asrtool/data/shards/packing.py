@@ -28,7 +28,8 @@ from tqdm import tqdm
 from asrtool.data import audio, features
 from asrtool.data.config import DataConfig
 from asrtool.data.kaldi import datadir, form, ops, tables
-from asrtool.data.shards.index import FILE, Member, ShardError
+from asrtool.data.shards.index import FILE, Member
+from asrtool.errors import UserError
 from asrtool.system import file_names
 from asrtool.types import Utterance
 
@@ -61,8 +62,8 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
         shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes
     )
     if not packed.members:
-        key, why = next(iter(packed.skipped.items()))
-        raise ShardError(f"{data}: none of {total} utterances can be read; first {key}: {why}")
+        key, reason = next(iter(packed.skipped.items()))
+        raise UserError(f"{data}: none of {total} utterances can be read; first {key}: {reason}")
     source = ops.Source(data)
     ops.transfer(source, [(ops.Target(folder), packed.members.keys())])
     replace_audio(folder, packed)
@@ -111,7 +112,7 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
     rows = list(datadir.iterate(data)[1])
     without = [row.id for row in rows if row.features is None]
     if without:
-        raise ShardError(
+        raise UserError(
             f"{data}: {len(without)} utterances have no stored features; first {without[0]}; run"
             " stage 1"
         )
@@ -123,10 +124,10 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
 
 
 def refuse(packed: Packed, data: Path) -> None:
-    """Raise ShardError where something that was readable before is no longer."""
-    for key, why in packed.skipped.items():
-        raise ShardError(
-            f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {why}"
+    """Raise UserError where something that was readable before is no longer."""
+    for key, reason in packed.skipped.items():
+        raise UserError(
+            f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {reason}"
         )
 
 
@@ -188,7 +189,7 @@ def write(
     def attempt(utterance: Utterance) -> tuple[Utterance, Content | Exception]:
         try:
             return utterance, content(utterance)
-        except (audio.AudioError, features.FeatureError, OSError) as error:
+        except (UserError, OSError) as error:
             return utterance, error
 
     packed = Packed()

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asrtool.data import corpus, prepared, tree
+from asrtool.errors import UserError
 from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
@@ -68,7 +69,7 @@ class Layout(ABC):
 
 
 def find(folder: Path, name: str) -> Layout:
-    """The corpus `name` below `folder`; raises CorpusError where none of its layouts is there."""
+    """The corpus `name` below `folder`; raises UserError where none of its layouts is there."""
     ready = [
         place
         for place in sorted(folder.glob(f"{name}*"))
@@ -88,7 +89,7 @@ def find(folder: Path, name: str) -> Layout:
         if place.is_dir():
             return kind(name, place)
     names = " or ".join(place.name for _, place in places)
-    raise corpus.CorpusError(
+    raise UserError(
         f"'{folder}' has no {name}: expected {names}, or ready data directories {name}*/<set>; it "
         f"contains {tree.listing(folder)}; --parts names the corpora to take"
     )
@@ -209,7 +210,7 @@ class CommonVoice(Layout):
             else:
                 left_out.append(f"{key}: there is no {path}")
         if tree.too_many(len(left_out), len(rows) + len(left_out)):
-            raise corpus.CorpusError(
+            raise UserError(
                 f"'{self.folder}': {len(left_out)} of {len(rows) + len(left_out)} clips of "
                 f"{name}.tsv cannot be used; first {left_out[0]}"
             )

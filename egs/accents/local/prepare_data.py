@@ -18,6 +18,7 @@ from typing import NamedTuple
 import layouts
 
 from asrtool.data import corpus, tree
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
@@ -54,7 +55,7 @@ def main() -> None:
     names = args.parts.split()
     unknown = [name for name in names if name not in TESTS]
     if unknown or not names:
-        raise corpus.CorpusError(
+        raise UserError(
             f"--parts '{args.parts}': expected some of {', '.join(TESTS)}, separated by spaces"
         )
     found = [layouts.find(args.corpus, name) for name in names]
@@ -107,7 +108,7 @@ def chosen(part: Part) -> corpus.CorpusSet:
     known |= {sentence.partition(":")[0] for sentence in found.left_out}
     lost = [key for key in wanted if key not in known]
     if tree.too_many(len(lost), len(wanted)):
-        raise corpus.CorpusError(
+        raise UserError(
             f"'{part.layout.folder}' lacks {len(lost)} of {len(wanted)} utterances of "
             f"{part.listing}; first {lost[0]}; is the corpus unpacked completely?"
         )

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from asrtool.data import corpus, prepared, tree
+from asrtool.errors import UserError
 from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
@@ -55,7 +56,7 @@ def check_unpacked(root: Path, folders: dict[str, Path]) -> None:
     for archive in sorted((root / "wav").glob("*.tar.gz")):
         speaker = archive.name.removesuffix(".tar.gz")
         if speaker not in there:
-            raise corpus.CorpusError(
+            raise UserError(
                 f"{archive} is not unpacked: expected "
                 f"{root / 'wav' / '{train,dev,test}' / speaker}; "
                 f"`local/download_data.sh {root}` unpacks what is left"

@@ -17,7 +17,7 @@ layer=2                                 # in front of which key frames are picke
 seeds="0 1 2"                           # a training for each
 variants="baseline axe til nofusion"    # also radius2 concat skip2 skip5 causal keep5 unsupervised early
 epochs=                                 # epochs of every phase, to try it out; default: those of the configs
-unit=char                               # what the model writes: char or bpe
+unit=char                               # unit of the vocabulary: char or bpe
 vocab_size=0                            # of bpe
 test_set="test"                         # set to decode
 noise=true                              # decode with noise and reverberation, too
@@ -84,7 +84,7 @@ share() {           # <variant> <seed>: the phases that train as those of `axe` 
   esac
   if [[ -e $to || ! -f $from/keyframe/finished.json ]]; then return; fi
   # shellcheck disable=SC2086    # a list
-  python -c "import sys, pathlib as p; from asrtool.train.folder import take_phases as take
+  python -c "import sys, pathlib as p; from asrtool.trainer.folder import take_phases as take
 take(p.Path(sys.argv[1]), p.Path(sys.argv[2]), sys.argv[3:])" "$from" "$to" $phases
 }
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import digit_strings
 
 from asrtool.data import corpus, prepared, tree
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
@@ -57,7 +58,7 @@ def main() -> None:
         sets[name][speaker, digit, index] = path
     for name, members in sets.items():
         if not members:
-            raise corpus.CorpusError(
+            raise UserError(
                 f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?"
             )
     places = {name: (args.out / name / "audio").absolute() for name in sets}
@@ -90,7 +91,7 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
     else:
         inputs = [folder / "recordings"]
         if not inputs[0].is_dir():
-            raise corpus.CorpusError(
+            raise UserError(
                 f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp"
             )
         paths = tree.audio_by_id(*inputs)
@@ -98,7 +99,7 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
     for name, path in paths.items():
         match = re.fullmatch(PREPARED if sets else OFFICIAL, name)
         if match is None:
-            raise corpus.CorpusError(
+            raise UserError(
                 f"{path}: expected a name like {'theo-7-12' if sets else '7_theo_12.wav'}"
             )
         found[match["speaker"], int(match["digit"]), int(match["index"])] = path

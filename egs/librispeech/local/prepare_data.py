@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from asrtool.data import corpus, prepared, tree
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
@@ -86,7 +87,7 @@ def check_parts(root: Path, sets: dict[str, list[Path]]) -> None:
     if not missing or (tree.is_miniature(root) and len(there) == len(sets)):
         return
     if not {train_set, "dev"} <= there or not {"test_clean", "test_other"} & there:
-        raise corpus.CorpusError(
+        raise UserError(
             f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development "
             "and a test part; the "
             f"folder holds {tree.listing(root)} (https://www.openslr.org/12; run.sh --stage -1 "
@@ -111,7 +112,7 @@ def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.CorpusSet:
     if unwritten:
         chapter = min(unwritten)
         name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
-        raise corpus.CorpusError(
+        raise UserError(
             f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?"
         )
     texts = tree.Table(transcripts, r"\d+-\d+-\d+")

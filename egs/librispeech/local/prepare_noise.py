@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 
 from asrtool.data import corpus, prepared
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 KINDS = ("white", "pink", "brown", "hum", "clicks", "silence")
@@ -83,7 +84,7 @@ def recorded(musan: Path | None, rooms: Path | None) -> dict[str, corpus.Source]
             if path.name not in known
         ]
     if not files:
-        raise corpus.CorpusError(
+        raise UserError(
             f"'{rooms}' holds no pointsource_noises/*.wav"
             if musan is None
             else f"'{musan}' holds neither noise/ and music/ of MUSAN nor train/wav.scp"
@@ -141,7 +142,7 @@ def responses(rooms: Path) -> dict[str, Path]:
         folder = rooms / "simulated_rirs" / size
         files = listed(folder / "rir_list", rooms) or sorted(folder.rglob("*.wav"))
         if not files:
-            raise corpus.CorpusError(
+            raise UserError(
                 f"'{folder}' has no responses (*.wav); --rooms is the folder RIRS_NOISES that "
                 "tools/download_noise.sh makes"
             )

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from asrtool.experiment import load_phases, split_overrides
 from asrtool.system import atomic
-from asrtool.train.folder import finished, take_phases
+from asrtool.trainer.folder import finished, take_phases
 
 RECIPE = Path(__file__).parents[1]
 CONFIGS = {

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 
 from asrtool.data import audio as audio_files
 from asrtool.data import corpus, tree
+from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
@@ -26,12 +27,12 @@ def recordings(partition: Path) -> list[str]:
     names = [PureWindowsPath(line.split("\t")[0].strip()).name for _, line in tree.lines(partition)]
     ids = [name.removesuffix(".wav") for name in names if name.endswith(".wav")]
     if not ids or len(ids) < len(names) - 1:
-        raise corpus.CorpusError(
+        raise UserError(
             f"{partition}: expected a folder in the first line, then '<file>.wav <size>' a line"
         )
     twice = sorted({key for key in ids if ids.count(key) > 1})
     if twice:
-        raise corpus.CorpusError(f"{partition}: {twice[0]} is there twice; remove one")
+        raise UserError(f"{partition}: {twice[0]} occurs twice; remove one")
     return ids
 
 
@@ -42,7 +43,7 @@ def check_apart(sets: dict[str, list[str]], texts: Path) -> None:
         for key in ids:
             tree.need(texts / f"{key}.txt")
             if key in seen:
-                raise corpus.CorpusError(
+                raise UserError(
                     f"DataPartition/{name}.tsv: {key} is in {seen[key]}.tsv too; remove one"
                 )
             seen[key] = name
@@ -64,7 +65,7 @@ def build(
             lost[key] = f"{key}: {error}"
     left_out = list(lost.values())
     if tree.too_many(len(lost), len(ids)):
-        raise corpus.CorpusError(
+        raise UserError(
             f"{len(lost)} of {len(ids)} recordings of {name} cannot be used, first {left_out[0]}; "
             "is the archive "
             "unpacked in full?"
@@ -87,7 +88,7 @@ def build(
                     f"{row.id}: {where}: is outside the recording, which is {seconds:.3f} s long"
                 )
             elif row.id in rows:
-                raise corpus.CorpusError(f"{where}: {row.id} has a text already; remove one")
+                raise UserError(f"{where}: {row.id} has a text already; remove one")
             else:
                 row.labels.update(labels.get(speaker, {}))
                 rows[row.id] = row
@@ -121,12 +122,12 @@ def parse(path: Path) -> list[tuple[str, re.Match]]:
     for number, line in tree.lines(path):
         match = LINE.fullmatch(line)
         if match is None:
-            raise corpus.CorpusError(
+            raise UserError(
                 f"{path}:{number}: expected '[start,end] speaker gender,accent text', got '{line}'"
             )
         found.append((f"{path}:{number}", match))
     if not found:
-        raise corpus.CorpusError(
+        raise UserError(
             f"{path}: no line in it; expected '[start,end] speaker gender,accent text' a line"
         )
     return found

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin import decode, score
-from asrtool.model_folder import ExperimentError
+from asrtool.errors import UserError
 from asrtool.recognizer import Recognizer
 from asrtool.system import atomic, stamp
-from asrtool.work import WorkError
 
 ALL = [f"u{number:03}" for number in range(12)]
 
@@ -132,7 +131,7 @@ def test_what_fails_together_is_tried_apart(toy, tmp_path, monkeypatch):
 
 def test_nothing_but_failures_ends_with_the_reason(toy, data, tmp_path):
     drop_features(data, *ALL)
-    with pytest.raises(WorkError, match="none of 12 utterances succeeded; the last reason: u011: "):
+    with pytest.raises(UserError, match="none of 12 utterances succeeded; the last reason: u011: "):
         run(toy, tmp_path / "out", data=data)
     assert not (tmp_path / "out").exists()
 
@@ -174,7 +173,7 @@ def test_what_was_begun_with_other_options_is_not_taken_over(toy, tmp_path, caps
     (tmp_path / "out.part" / "stage.json").write_text("{}")
     (tmp_path / "out.part" / "0.0.0.jsonl").write_text('{"id": "u000", "text": "wrong"}\n')
     run(toy, tmp_path / "out")
-    assert "started with other inputs or options; starting again" in capsys.readouterr().err
+    assert "started with different inputs or options; starting again" in capsys.readouterr().err
     assert "wrong" not in (tmp_path / "out" / "text").read_text()
 
 
@@ -225,5 +224,5 @@ def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_
 
 
 def test_a_detector_that_hears_samples_is_refused_where_there_are_features(toy, tmp_path):
-    with pytest.raises(ExperimentError, match="silero hears samples, these are features"):
+    with pytest.raises(UserError, match="silero hears samples, these are features"):
         run(toy, tmp_path / "out", "--set", "windows.detector=silero")

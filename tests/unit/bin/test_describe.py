@@ -12,6 +12,7 @@ import soundfile
 from asrtool.bin import describe
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 TRAIN = [
@@ -153,7 +154,7 @@ def test_without_matplotlib_one_sentence_says_so(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        describe.DescribeError,
+        UserError,
         match=r"^--plot needs matplotlib, which is not " r"installed: pip install",
     ):
         report(tmp_path, *sets, "--plot", tmp_path / "sets.png")

@@ -15,6 +15,7 @@ import torch
 import asrtool
 from asrtool.bin import export
 from asrtool.encoders.conformer import ChunkConfig
+from asrtool.errors import UserError
 from asrtool.model_folder import build_model
 from tests import toy_experiment as toys
 
@@ -22,7 +23,7 @@ from tests import toy_experiment as toys
 def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "loads", lambda name: name == "onnx")
     with pytest.raises(
-        export.ExportError, match=r"export needs onnxscript, onnxruntime, .* " r"'.\[onnx\]'"
+        UserError, match=r"export needs onnxscript, onnxruntime, .* " r"'.\[onnx\]'"
     ):
         export.main([str(toy / "exp"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
@@ -31,7 +32,7 @@ def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
 def test_a_model_without_a_ctc_head_is_refused(toy, tmp_path):
     recognizer = asrtool.load(toy / "exp")
     del recognizer.model.heads["ctc"]
-    with pytest.raises(export.ExportError, match="frame-synchronous head .*model has: none"):
+    with pytest.raises(UserError, match="frame-synchronous head .*model has: none"):
         export.export(recognizer, toy / "exp", tmp_path)
 
 

@@ -11,9 +11,10 @@ import torch
 
 from asrtool.bin import export_llm, make_vocab, train
 from asrtool.data import tokenizers
-from asrtool.model_folder import Experiment, ExperimentError, build_model
+from asrtool.errors import UserError
+from asrtool.model_folder import Experiment, build_model
 from asrtool.recognizer import Recognizer
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from asrtool.types import Batch, Padded
 from tests import toy_experiment, toy_llm
 
@@ -134,7 +135,7 @@ def test_the_parts_of_a_speech_llm_with_lora_merged_and_apart(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     root = toy_experiment.make(tmp_path, toy_experiment.CONFIG.replace("epochs: 20", "epochs: 1"))
-    with pytest.raises(ExperimentError, match="holds no language model of `transformers`"):
+    with pytest.raises(UserError, match="holds no language model of `transformers`"):
         export_llm.main([str(root / "exp"), "--out", str(root / "llm")])
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from asrtool.bin import make_vocab
 from asrtool.data import tokenizers
+from asrtool.errors import UserError
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_labels_can_be_chosen(data: Path) -> None:
 
 
 def test_a_label_that_is_nowhere_is_an_error(data: Path) -> None:
-    with pytest.raises(make_vocab.VocabularyError, match="no file utt2style"):
+    with pytest.raises(UserError, match="no file utt2style"):
         run(data, "--unit", "char", "--labels", "accent", "style")
 
 
@@ -97,18 +98,18 @@ def test_characters_without_a_token_are_counted(
     arguments = ["--text", str(data / "text"), "--unit", "char", "--size", "5", "--out", "x"]
     with caplog.at_level("INFO", logger="asrtool"):
         make_vocab.make(data.parent, make_vocab.parse(arguments), [])
-    assert "9 characters (57.143 % of the text) are left to <unk>" in caplog.text
+    assert "9 characters (57.143 % of the text) become <unk>" in caplog.text
 
 
 def test_a_failure_leaves_no_folder(data: Path) -> None:
-    with pytest.raises(tokenizers.TokenizerError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         run(data, "--unit", "bpe", "--size", "5")
     assert not (data.parent / "vocab").exists()
 
 
 def test_a_text_that_is_not_utf8_is_refused_with_file_and_line(data: Path) -> None:
     (data / "text").write_bytes(b"u1 hello\nu2 w\xe4lt\n")
-    with pytest.raises(make_vocab.VocabularyError, match="text:2: .*UTF-8"):
+    with pytest.raises(UserError, match="text:2: .*UTF-8"):
         run(data, "--unit", "char")
 
 

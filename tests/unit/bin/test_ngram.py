@@ -9,7 +9,7 @@ import pytest
 
 from asrtool.bin import ngram
 from asrtool.data import tokenizers
-from asrtool.lm.kneser_ney import EstimationError
+from asrtool.errors import UserError
 from asrtool.searchers.ngram import ArpaModel
 
 
@@ -66,7 +66,7 @@ def test_an_unchanged_text_is_not_counted_again(corpus, capfd):
     ("text", "options", "sentence"),
     [
         ("a b\n", [], "discounts of Kneser-Ney cannot be computed"),
-        ("a <s> b\n", ["--discount-fallback"], "holds the word <s>"),
+        ("a <s> b\n", ["--discount-fallback"], "contains the word <s>"),
         ("\n", ["--discount-fallback"], "there are no words"),
         ("a b\n", ["--prune", "1", "0"], "pruning thresholds are"),
         ("a b\n", ["--order", "0"], "the order is 0"),
@@ -75,6 +75,6 @@ def test_an_unchanged_text_is_not_counted_again(corpus, capfd):
 )
 def test_what_gives_no_model_is_one_sentence(tmp_path, text, options, sentence):
     (tmp_path / "t").write_text(text)
-    with pytest.raises(EstimationError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         ngram.main(["--text", str(tmp_path / "t"), "--out", str(tmp_path / "x.arpa"), *options])
     assert not (tmp_path / "x.arpa").exists()

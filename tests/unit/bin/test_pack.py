@@ -11,7 +11,7 @@ import soundfile
 
 import asrtool
 from asrtool.bin import decode, pack, recognize
-from asrtool.model_folder import ExperimentError
+from asrtool.errors import UserError
 from tests import toy_experiment as toys
 
 
@@ -85,17 +85,17 @@ def test_a_changed_file_is_noticed(packed, tmp_path):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(
-        ExperimentError,
+        UserError,
         match="model.safetensors is not what was packed: SHA-256 does not match",
     ):
         asrtool.load(copy)
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ExperimentError, match="is incomplete: model.safetensors is missing"):
+    with pytest.raises(UserError, match="is incomplete: model.safetensors is missing"):
         asrtool.load(copy)
 
 
 @pytest.mark.parametrize("what", ["there", "packed"])
 def test_nothing_is_overwritten_and_nothing_packed_twice(packed, toy, tmp_path, what):
     source, out = (toy / "exp", packed) if what == "there" else (packed, tmp_path / "new")
-    with pytest.raises(ExperimentError, match="is there already|is a packed model already"):
+    with pytest.raises(UserError, match="already exists|is a packed model already"):
         pack.main([str(source), "--out", str(out)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin import parameters
+from asrtool.errors import UserError
 
 CONF = Path(__file__).parents[3] / "egs" / "librispeech" / "conf"
 pytestmark = pytest.mark.hf
@@ -53,5 +54,5 @@ def test_another_model_and_a_phase_that_is_none(capsys):
     parameters.main([str(CONF / "train_mini.yaml"), "--vocab-size", "30"])
     text = capsys.readouterr().out
     assert "paper" not in text and rows(text)["total"][2] == 0
-    with pytest.raises(parameters.PhaseError, match="has no phase 'x'; it has: train"):
+    with pytest.raises(UserError, match="has no phase 'x'; it has: train"):
         parameters.main([str(CONF / "train_mini.yaml"), "--phase", "x"])

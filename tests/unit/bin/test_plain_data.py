@@ -26,12 +26,11 @@ from asrtool.bin import (
     train,
 )
 from asrtool.data import audio
-from asrtool.data.examples import DataError
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.plots import keyframes
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import check as stream_check
-from asrtool.train.config import TrainError
 from tests import toy_experiment as toys
 
 ALL = [f"u{number:03}" for number in range(12)]
@@ -172,7 +171,7 @@ def test_training_computes_features_where_the_config_says_so(
 ):
     arguments = ["--train", str(minimal), "--vocab", str(toy / "vocab"), "--valid", str(to_end)]
     arguments += ["--exp", str(tmp_path / "exp"), "--config", str(toy / "train.yaml")]
-    with pytest.raises(DataError, match="minimal has no cmvn.json, mean and variance .*; stage 1 "):
+    with pytest.raises(UserError, match="minimal has no cmvn.json, mean and variance .*; stage 1 "):
         train.main([*arguments, "--set", "data.features=online"])
     shutil.rmtree(tmp_path / "exp")
     shutil.copy(toy / "dump" / "train" / "cmvn.json", minimal)
@@ -181,7 +180,7 @@ def test_training_computes_features_where_the_config_says_so(
     )
     assert list((tmp_path / "exp" / "train").glob("average-*.safetensors"))
     capsys.readouterr()
-    with pytest.raises(TrainError, match="no utterance of the first step"):
+    with pytest.raises(UserError, match="no utterance of the first step"):
         train.main([*arguments, "--set", "trainer.epochs=20", "--force", "true"])
     assert (
         "it has no stored features (run stage 1, or set data.features: online)"

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from asrtool.bin import plot
-from asrtool.bin.plot import PlotError
+from asrtool.errors import UserError
 from asrtool.report import sources
-from asrtool.train import curves
-from asrtool.train.curves import CurvesError
+from asrtool.trainer import curves
 from tests.toy_training import toy_trainer
 
 SECONDS = {"data": 0.1, "forward": 0.2, "backward": 0.5, "wait": 0.1, "update": 0.1, "other": 0.0}
@@ -103,9 +102,9 @@ def test_a_training_is_drawn(tmp_path, name):
 
 def test_a_missing_log_an_empty_one_and_a_strange_ending_are_one_sentence(tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(CurvesError, match="has no log.jsonl; training .stage 3. writes it"):
+    with pytest.raises(UserError, match="has no log.jsonl; training .stage 3. writes it"):
         plot.main([str(tmp_path)])
-    with pytest.raises(CurvesError, match="no record of a step or a validation yet"):
+    with pytest.raises(UserError, match="no record of a step or a validation yet"):
         plot.main([str(write(tmp_path))])
-    with pytest.raises(PlotError, match="--out .*curves.mp3"):
+    with pytest.raises(UserError, match="--out .*curves.mp3"):
         plot.main([str(write(tmp_path, step(1))), "--out", str(tmp_path / "curves.mp3")])

@@ -14,6 +14,7 @@ from asrtool.decoders import TransformerDecoderConfig
 from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
 from asrtool.encoders import AccentConfig, QifusionConfig
 from asrtool.encoders.conformer import ConformerConfig
+from asrtool.errors import UserError
 from asrtool.models import MODELS, HybridConfig
 from asrtool.nn.attention import CrossAttention
 from asrtool.types import Batch, EncoderOutput, Padded
@@ -108,7 +109,7 @@ def test_kept_frames_and_taps(model, monkeypatch):
 
 
 def test_a_token_of_another_vocabulary_is_refused():
-    with pytest.raises(probe.ProbeError, match="utterance u2: token 'z' is not in the vocabulary"):
+    with pytest.raises(UserError, match="utterance u2: token 'z' is not in the vocabulary"):
         probe.with_targets(batch(), [["a"], ["z"], []], VOCABULARY)
 
 

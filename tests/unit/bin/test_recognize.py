@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from asrtool.bin import decode, recognize
+from asrtool.errors import UserError
 from tests import toy_experiment as toys
 
 
@@ -60,12 +61,12 @@ def test_subtitles_go_into_a_folder(toy, files, tmp_path):
 
 
 def test_subtitles_of_several_files_need_a_folder(toy, files):
-    with pytest.raises(recognize.OutputError, match="need --out"):
+    with pytest.raises(UserError, match="need --out"):
         run(toy, *files, "--format", "srt")
 
 
 def test_two_files_of_the_same_name_are_refused_before_any_work(toy, tmp_path):
-    with pytest.raises(recognize.OutputError, match="would both be written to .*a.txt"):
+    with pytest.raises(UserError, match="would both be written to .*a.txt"):
         run(toy, "x/a.wav", "y/a.flac", "--out", str(tmp_path / "out"))
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from asrtool.bin import compare, decode, results, score
+from asrtool.errors import UserError
 from asrtool.score.results_page import PUBLISHED, difference
 
 BASE = {
@@ -84,9 +85,9 @@ def printed(capsys, command, *arguments) -> str:
 
 
 def failure(command, *arguments) -> str:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(UserError) as stopped:
         command.main([str(argument) for argument in arguments])
-    return str(stopped.value.code)
+    return str(stopped.value)
 
 
 def test_results_has_a_row_for_each_experiment_and_set_with_what_made_it(recipe, capsys):
@@ -150,8 +151,8 @@ def test_a_score_that_cannot_be_trusted_is_left_out_and_named(recipe, capsys):
     text = printed(capsys, results)
     assert "| new |" not in text and "| base" not in text and "| again (baseline) |" in text
     assert "exp/new/decode_x/test_clean/text has changed since" in text
-    assert "the result.txt beside it is missing or not the one it belongs to" in text
-    assert "exp/stray/score.json: it lies in no experiment" in text
+    assert "the result.txt beside it is missing or belongs to another score.json" in text
+    assert "exp/stray/score.json: it is not inside an experiment" in text
 
 
 def test_results_can_be_written_read_by_programs_and_have_another_baseline(recipe, capsys):
@@ -228,7 +229,7 @@ def test_compare_takes_bare_files_with_a_reference(recipe, capsys):
 def test_compare_refuses_what_cannot_be_compared(recipe, capsys):
     score.main(["data/test_clean", "exp/new/decode_x/test_clean", "--metric", "cer"])
     assert failure(compare, "exp/base", "exp/new") == (
-        "compare: test_clean: metric is wer in A and cer in B; score both alike"
+        "test_clean: metric is wer in A and cer in B; score both alike"
     )
     (recipe / "data/test_clean/text").write_text("s0-00 other\n")
     assert "data/test_clean/text has changed since" in failure(compare, "exp/base", "exp/base")

@@ -19,11 +19,11 @@ from asrtool import experiment
 from asrtool.bin import check_config, decode, extract_features, pack, train
 from asrtool.config import ConfigError
 from asrtool.data import audio, extraction, features
-from asrtool.data.extraction import ExtractionError
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
-from asrtool.stored_frames import FrontEnd, StoredFramesError
-from asrtool.train import checkpoint
+from asrtool.errors import UserError
+from asrtool.stored_frames import FrontEnd
+from asrtool.trainer import checkpoint
 from asrtool.types import Padded
 from tests import toy_frames
 
@@ -112,7 +112,7 @@ def test_a_sum_of_layers_stores_all_of_them_and_a_training_set_its_speed_copies(
 def test_a_disk_without_room_is_refused_before_anything_is_computed(toy, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 10, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ExtractionError, match=r"the frames take 0.00 GB, and 0.00 GB are free"):
+    with pytest.raises(UserError, match=r"the frames take 0.00 GB, and 0.00 GB are free"):
         extract(toy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -287,9 +287,9 @@ def test_training_reads_shards_of_frames(toy, tmp_path):
         ("data.augment.room={set: rooms}", r"augment.room changes waveforms"),
         ("data.augment.babble={set: train}", r"augment.babble changes waveforms"),
         ("data.augment.non_speech={set: noises}", r"augment.non_speech changes waveforms"),
-        ("model.encoder.frontend.tuning=lora", "tuning is lora, so that its frames change"),
-        ("model.encoder.frontend.tuning=full", "tuning is full, so that its frames change"),
-        ("model.encoder.frontend={size: tiny, weights: null}", "has no weights"),
+        ("model.encoder.frontend.tuning=lora", "tuning is lora: frames that change"),
+        ("model.encoder.frontend.tuning=full", "tuning is full: frames that change"),
+        ("model.encoder.frontend={size: tiny, weights: null}", "has no pre-trained weights"),
     ],
 )
 def test_what_stored_frames_cannot_do_is_a_config_error(toy, change, message):
@@ -299,14 +299,14 @@ def test_what_stored_frames_cannot_do_is_a_config_error(toy, change, message):
 
 def test_stored_frames_need_a_front_end(toy):
     change = "model.encoder={type: hubert, size: tiny}"
-    with pytest.raises(ConfigError, match="gives, and there is none"):
+    with pytest.raises(ConfigError, match="but the model has no front end"):
         experiment.load_phases(toy / "train.yaml", [change])
 
 
 def test_phases_must_agree_on_the_front_end(toy, tmp_path):
     phases = "phases: {one: {}, two: {model: {encoder: {frontend: {layer: 2}}}}}\n"
     config = written(tmp_path / "two.yaml", (toy / "train.yaml").read_text() + phases)
-    with pytest.raises(ExtractionError, match=r"different features \(one: hubert-layer1-"):
+    with pytest.raises(UserError, match=r"different features \(one: hubert-layer1-"):
         extract(toy, tmp_path / "out", config=config)
 
 
@@ -319,21 +319,19 @@ def test_frames_of_other_weights_are_not_trained_on_and_decoding_reads_the_audio
         *("--config", str(config), "--vocab", str(toy / "vocab"), "--exp", str(tmp_path / "exp")),
         *("--train", str(toy / "dump" / "train"), "--valid"),
     ]
-    with pytest.raises(StoredFramesError, match=r"holds frames of hubert-layer1-\w+, and model"):
+    with pytest.raises(UserError, match=r"holds frames of hubert-layer1-\w+, and model"):
         train.main([*arguments, str(toy / "dump" / "dev")])
     extract(toy, tmp_path / "test", config=config)
     stored = texts(toy, tmp_path / "stored", toy / "dump" / "test")
     assert texts(toy, tmp_path / "others", tmp_path / "test") == stored
     assert "the audio is read: it holds frames of hubert-layer1-" in capsys.readouterr().err
     config.write_text((toy / "train.yaml").read_text())
-    with pytest.raises(StoredFramesError, match=r"frames.json is missing\)"):
+    with pytest.raises(UserError, match=r"frames.json is missing\)"):
         train.main([*arguments[:-2], str(toy / "data" / "train"), "--valid", str(tmp_path)])
 
 
 def test_a_damaged_note_is_one_sentence(toy, tmp_path):
     shutil.copytree(toy / "dump" / "test", tmp_path / "test")
     (tmp_path / "test" / "frames.json").write_text(json.dumps({"name": "hubert"}))
-    with pytest.raises(
-        StoredFramesError, match="expected a JSON object with name, digest and long"
-    ):
+    with pytest.raises(UserError, match="expected a JSON object with name, digest and long"):
         texts(toy, tmp_path / "out", tmp_path / "test")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import asrtool
 from asrtool.bin.train import main
 from asrtool.data.kaldi import datadir
-from asrtool.train import checkpoint
-from asrtool.train.folder import FolderError
-from asrtool.training import PhaseError
+from asrtool.errors import UserError
+from asrtool.trainer import checkpoint
 from tests.toy_corpus import CONFIG, arguments, write_corpus
 
 PHASES = """
@@ -43,6 +43,15 @@ def trained(data, tmp_path_factory) -> Path:
     exp = tmp_path_factory.mktemp("trained") / "exp"
     train(data, exp)
     return exp
+
+
+def test_python_trains_with_the_same_function(data, copy):
+    paths = {"train": data / "train", "valid": data / "valid", "vocab": data / "vocab"}
+    before = sorted(copy.rglob("*.safetensors"))
+    assert asrtool.train(str(data / "config.yaml"), exp=str(copy), **paths) == 0
+    assert sorted(copy.rglob("*.safetensors")) == before  # finished: left alone
+    with pytest.raises(UserError, match=r"optim.lr: 0.001 there, 0.002 now"):
+        asrtool.train(data / "config.yaml", exp=copy, overrides=["optim.lr=2e-3"], **paths)
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def test_a_finished_training_says_so_and_does_nothing(data, copy, capsys):
 
 
 def test_another_config_is_refused_and_the_difference_is_printed(data, copy):
-    with pytest.raises(FolderError, match=r"(?s)optim.lr: 0.001 there, 0.002 now.*--force true"):
+    with pytest.raises(UserError, match=r"(?s)optim.lr: 0.001 there, 0.002 now.*--force true"):
         train(data, copy, "--set", "optim.lr=2e-3")
 
 
@@ -127,7 +136,7 @@ def test_other_data_are_refused(data, copy, tmp_path):
     other = Path(shutil.copytree(data, tmp_path / "other"))
     with open(other / "train" / "text", "a") as stream:
         stream.write("u999 abc\n")
-    with pytest.raises(FolderError, match="the content of --train"):
+    with pytest.raises(UserError, match="the content of --train"):
         train(other, copy)
 
 
@@ -145,7 +154,7 @@ def test_weights_are_not_deleted_for_another_config_whatever_else_is_lost(data, 
     for path in (path for pattern in lost for path in copy.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(
-        FolderError, match=r"(?s)holds a different training; differences:.*--force " r"true"
+        UserError, match=r"(?s)holds a different training; differences:.*--force " r"true"
     ):
         train(data, copy, "--set", "optim.lr=2e-3")
     assert (copy / "train" / "average-1.safetensors").exists()
@@ -190,7 +199,7 @@ def test_a_warm_start_from_a_damaged_average_is_refused(data, copy, tmp_path):
     weights = copy / "train" / "average-1.safetensors"
     damage(weights)
     with pytest.raises(
-        checkpoint.CheckpointError,
+        UserError,
         match=f"--init {weights} cannot be used: .*SHA-256 does not match",
     ):
         train(data, tmp_path / "other", "--init", str(weights))
@@ -226,7 +235,7 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_pa
 )
 def test_what_would_stop_a_later_phase_stops_before_the_first(data, tmp_path, override, sentence):
     changes = [shlex.quote(f"phases.second.{part}") for part in override.split(" phases.second.")]
-    with pytest.raises(PhaseError, match=f"phase 'second': .*{sentence}"):
+    with pytest.raises(UserError, match=f"phase 'second': .*{sentence}"):
         train(data, tmp_path / "exp", "--set", " ".join(changes), config="phases.yaml")
     assert not (tmp_path / "exp" / "first").exists()
 
@@ -238,7 +247,7 @@ def test_a_warm_start_that_does_not_fit_names_the_tensors(data, trained, tmp_pat
         "--set",
         "model.encoder.dim=24",
     )
-    with pytest.raises(checkpoint.CheckpointError, match="of a different shape: .*expected"):
+    with pytest.raises(UserError, match="of a different shape: .*expected"):
         train(data, tmp_path / "exp", *options)
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from asrtool.bin import decode, plot
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.experiment import load_phases
 from asrtool.losses import LOSSES
 from asrtool.model_folder import build_model, without_published_weights
-from asrtool.plots import PlotError
-from asrtool.train.objective import Objective
-from asrtool.train.step import Stepper
+from asrtool.trainer.objective import Objective
+from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, Padded
 from tests import toy_experiment, toy_ssl
 from tests.toy_training import ToyStep
@@ -138,7 +138,7 @@ def test_gates_and_windows_are_drawn_and_measured_over_a_set(trained, tmp_path, 
 
 
 def test_an_encoder_without_echo_has_nothing_to_draw(toy):
-    with pytest.raises(PlotError, match="no attention of type echo"):
+    with pytest.raises(UserError, match="no attention of type echo"):
         plot.main(["echo", str(toy / "exp"), "--data", str(toy / "dump/test")])
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from asrtool.bin import decode, plot, score, train
-from asrtool.bin.plot import PlotError
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.experiment import load_decode
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.score import count_errors
 from asrtool.searchers import AttentionBeamConfig
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 CONF = Path(__file__).parents[3] / "egs" / "aishell1" / "conf"
@@ -219,7 +219,7 @@ def test_kept_frames_are_drawn(toy, exp, tmp_path):
         ]
     )
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(PlotError, match="has no utterance nobody"):
+    with pytest.raises(UserError, match="has no utterance nobody"):
         plot.main(
             ["keyframes", str(exp), "--data", str(toy / "dump" / "dev"), "--utterance", "nobody"]
         )
@@ -227,7 +227,7 @@ def test_kept_frames_are_drawn(toy, exp, tmp_path):
 
 def test_a_model_without_key_frames_has_none_to_draw(toy):
     pytest.importorskip("matplotlib")
-    with pytest.raises(PlotError, match="phase 'train' has no loss on the head 'inter_ctc'"):
+    with pytest.raises(UserError, match="phase 'train' has no loss on the head 'inter_ctc'"):
         plot.main(["keyframes", str(toy / "exp"), "--data", str(toy / "dump" / "dev")])
 
 

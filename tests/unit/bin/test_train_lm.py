@@ -11,7 +11,7 @@ import pytest
 import asrtool
 from asrtool.bin import decode, pack, train
 from asrtool.data import tokenizers
-from asrtool.model_folder import ExperimentError
+from asrtool.errors import UserError
 from tests import toy_experiment as toys
 
 CONFIG = """
@@ -93,7 +93,7 @@ def test_it_is_packed_with_the_recogniser(toy, lm, tmp_path):
     [
         (
             lambda toy, lm: {"path": lm / "exp"},
-            "holds a language model, which recognises no speech",
+            "holds a language model, which cannot recognise speech",
         ),
         (
             lambda toy, lm: {"path": toy / "exp", "lm": toy / "exp"},
@@ -102,7 +102,7 @@ def test_it_is_packed_with_the_recogniser(toy, lm, tmp_path):
     ],
 )
 def test_the_wrong_folder_is_refused(toy, lm, change, message):
-    with pytest.raises(ExperimentError, match=message):
+    with pytest.raises(UserError, match=message):
         asrtool.load(**change(toy, lm))
 
 
@@ -112,7 +112,7 @@ def test_a_language_model_of_another_vocabulary_is_refused(toy, lm, tmp_path):
     (copy / "vocab").mkdir()
     tokenizers.train(["xyz"], "char", 0, copy / "vocab")
     with pytest.raises(
-        ExperimentError,
+        UserError,
         match="vocabulary of the language .* differs from the recogniser's",
     ):
         asrtool.load(toy / "exp", lm=copy)

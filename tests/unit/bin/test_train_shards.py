@@ -14,7 +14,7 @@ from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import StepLoader
 from asrtool.data.shards.index import FILE
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from asrtool.types import Utterance
 
 CONFIG = """

@@ -16,6 +16,7 @@ from asrtool.data.config import (
     SpecAugmentConfig,
     SpecSubConfig,
 )
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 RATE = 16000
@@ -282,6 +283,6 @@ def test_without_augmentation_samples_stay_as_they_are() -> None:
 
 def test_a_missing_noise_set_is_named_with_its_key() -> None:
     with pytest.raises(
-        augment.AugmentError, match=r"data\.augment\.noise\.set.*'musan', .* \(sets: " r"rooms\)"
+        UserError, match=r"data\.augment\.noise\.set.*'musan', .* \(sets: " r"rooms\)"
     ):
         waveform_augment({"rooms": []}, noise=NoiseConfig(set="musan"))

@@ -13,6 +13,7 @@ import soundfile
 
 from asrtool.data import corpus, prepared
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 
@@ -67,7 +68,7 @@ def test_more_than_a_tenth_of_unusable_audio_is_an_error(tmp_path: Path) -> None
     good = record(tmp_path / "good.flac")
     rows = [utterance(good if n < 6 else tmp_path / f"{n}.wav", f"a-{n}") for n in range(10)]
     with pytest.raises(
-        corpus.CorpusError,
+        UserError,
         match=r"4 of 10 audio files cannot be used; first a-6: " r".*/6\.wav: no such",
     ):
         corpus.measured(rows)
@@ -123,7 +124,7 @@ def test_what_is_left_out_is_counted_and_listed_beside_the_set(
     assert [row.id for row in datadir.read(tmp_path / "train")] == ["a-1"]
 
 
-@pytest.mark.parametrize("error", [corpus.CorpusError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt()])
 def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
     tmp_path: Path, error: BaseException
 ) -> None:
@@ -142,7 +143,7 @@ def test_a_set_that_fails_leaves_the_old_one_and_nothing_new(
 
 
 def test_a_set_without_a_usable_utterance_is_an_error_and_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="train: none of the utterances can be used"):
+    with pytest.raises(UserError, match="train: none of the utterances can be used"):
         write(tmp_path, corpus.CorpusSet([], ["a-1: no good"]))
     assert list(tmp_path.iterdir()) == []
 
@@ -197,17 +198,18 @@ def test_data_directories_without_a_train_are_not_taken_for_a_prepared_corpus(
     assert prepared.find(tmp_path) == {}
 
 
-def test_a_corpus_folder_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(
-        corpus.CorpusError, match="there is no corpus folder 'nowhere' \\(current folder: "
-    ):
+def test_a_corpus_folder_that_does_not_exist_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
         corpus.parser("Some corpus.").parse_args(["--corpus", "nowhere", "--out", str(tmp_path)])
+    assert "there is no corpus folder 'nowhere' (current folder: " in capsys.readouterr().err
 
 
 def test_a_missing_prepared_set_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, ("train", "test"))
     with pytest.raises(
-        corpus.CorpusError,
+        UserError,
         match=r"expected prepared sets train, dev and test .*, " r"got test, train",
     ):
         write_prepared(tmp_path, tmp_path / "out")

@@ -14,6 +14,7 @@ import pytest
 
 from asrtool.bin.download import main
 from asrtool.data import download
+from asrtool.errors import UserError
 from tests.toy_server import Server, archive, names, serve, zipped
 
 
@@ -81,9 +82,7 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 
 def test_a_wrong_checksum_removes_the_file_and_says_so(server: Server, tmp_path: Path) -> None:
     server.files["/x"] = DATA[:-1] + b"?"
-    with pytest.raises(
-        download.DownloadError, match=f"expected {SHA256}; it was removed, try again"
-    ):
+    with pytest.raises(UserError, match=f"expected {SHA256}; it was removed, try again"):
         download.fetch(f"{server.address}/x", tmp_path / "x", SHA256)
     assert names(tmp_path) == []
 
@@ -91,7 +90,7 @@ def test_a_wrong_checksum_removes_the_file_and_says_so(server: Server, tmp_path:
 def test_a_file_that_the_server_does_not_have_is_an_error_at_once(
     server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(download.DownloadError, match=r"/x: the server replied 404"):
+    with pytest.raises(UserError, match=r"/x: the server replied 404"):
         download.fetch(f"{server.address}/x", tmp_path / "x")
     assert len(server.asked) == 1
 
@@ -101,7 +100,7 @@ def test_a_server_that_never_sends_anything_is_given_up_and_the_beginning_is_kep
 ) -> None:
     server.files["/x"], server.cuts = DATA, [1000] + [0] * download.TRIES
     with pytest.raises(
-        download.DownloadError, match=r"1000 bytes are in .*x\.part; the same " r"command continues"
+        UserError, match=r"1000 bytes are in .*x\.part; the same " r"command continues"
     ):
         download.fetch(f"{server.address}/x", tmp_path / "x", wait=0)
     assert (tmp_path / "x.part").read_bytes() == DATA[:1000]
@@ -137,7 +136,7 @@ def test_a_member_that_points_outside_is_refused_and_nothing_is_unpacked(
     path = tmp_path / "in" / "x.tar.gz"
     path.parent.mkdir()
     path.write_bytes(archive(("top/good", b"1"), member))
-    with pytest.raises(download.DownloadError, match="refused, .*; nothing was unpacked"):
+    with pytest.raises(UserError, match="refused, .*; nothing was unpacked"):
         download.unpack(path, tmp_path / "in" / "goal")
     assert names(tmp_path) == ["in/x.tar.gz"]
 
@@ -154,7 +153,7 @@ def test_a_member_that_points_outside_is_refused_and_nothing_is_unpacked(
 def test_a_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path: Path, damage) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(damage(archive(("top/a", os.urandom(500)), ("top/b", os.urandom(500)))))
-    with pytest.raises(download.DownloadError, match=r"x\.tar\.gz: damaged"):
+    with pytest.raises(UserError, match=r"x\.tar\.gz: damaged"):
         download.unpack(path, tmp_path / "goal")
     assert names(tmp_path) == ["x.tar.gz"]
 
@@ -162,9 +161,7 @@ def test_a_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path: Path, dama
 def test_an_archive_with_a_wrong_number_of_files_is_not_put_in_place(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_bytes(archive(("top/recordings/1.wav", b""), ("top/recordings/2.wav", b"")))
-    with pytest.raises(
-        download.DownloadError, match=r"contains 2 files recordings/\*\.wav, expected " r"3"
-    ):
+    with pytest.raises(UserError, match=r"contains 2 files recordings/\*\.wav, expected " r"3"):
         download.unpack(path, tmp_path / "goal", expect=("recordings/*.wav", 3))
     assert names(tmp_path) == ["x.tar.gz"]
 
@@ -236,7 +233,7 @@ def test_a_bad_archive_within_an_archive_leaves_nothing(
     tmp_path: Path, inner: bytes, said: str
 ) -> None:
     (tmp_path / "x.tgz").write_bytes(archive(("top/wav/S1.tar.gz", inner)))
-    with pytest.raises(download.DownloadError, match=rf"S1\.tar\.gz: {said}"):
+    with pytest.raises(UserError, match=rf"S1\.tar\.gz: {said}"):
         download.unpack(tmp_path / "x.tgz", tmp_path / "goal", nested="wav/*.tar.gz")
     assert names(tmp_path) == ["x.tgz"]
 
@@ -274,7 +271,7 @@ def test_a_zip_file_is_unpacked(tmp_path: Path) -> None:
 def test_a_zip_file_that_points_outside_is_refused(tmp_path: Path, member: str) -> None:
     (tmp_path / "x.zip").write_bytes(zipped("top/good", member))
     with pytest.raises(
-        download.DownloadError, match="refused, .* would be extracted outside; nothing was unpacked"
+        UserError, match="refused, .* would be extracted outside; nothing was unpacked"
     ):
         download.unpack(tmp_path / "x.zip", tmp_path / "goal")
     assert names(tmp_path) == ["x.zip"]
@@ -284,7 +281,7 @@ def test_a_damaged_zip_file_is_named(tmp_path: Path) -> None:
     data = zipped("top/a")
     for damaged in (data[:-30], data.replace(b"1" * 100, b"1" * 99 + b"2")):
         (tmp_path / "x.zip").write_bytes(damaged)
-        with pytest.raises(download.DownloadError, match=r"x\.zip: damaged"):
+        with pytest.raises(UserError, match=r"x\.zip: damaged"):
             download.unpack(tmp_path / "x.zip", tmp_path / "goal")
         assert names(tmp_path) == ["x.zip"]
 
@@ -300,7 +297,7 @@ def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
     server: Server, tmp_path: Path, expected: dict, said: str
 ) -> None:
     server.files["/x"] = DATA
-    with pytest.raises(download.DownloadError, match=said):
+    with pytest.raises(UserError, match=said):
         download.fetch(f"{server.address}/x", tmp_path / "x", **expected)
     assert names(tmp_path) == []
     download.fetch(

@@ -11,6 +11,7 @@ import torch
 from asrtool.data import features
 from asrtool.data.config import AugmentConfig, BatchConfig, DataConfig, NoiseConfig
 from asrtool.data.fbank import FbankConfig
+from asrtool.errors import UserError
 
 
 def matrices(count: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
@@ -107,11 +108,11 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path) -> None:
     reference = write(tmp_path, matrices(1))["utt-0"]
     archive = tmp_path / "feats.1.ark"
     archive.write_bytes(archive.read_bytes()[:-8])
-    with pytest.raises(features.FeatureError, match=r"feats.1.ark:6: not a Kaldi matrix"):
+    with pytest.raises(UserError, match=r"feats.1.ark:6: not a Kaldi matrix"):
         features.read_features(reference)
-    with pytest.raises(features.FeatureError, match="feats.1.ark:5: not a Kaldi matrix"):
+    with pytest.raises(UserError, match="feats.1.ark:5: not a Kaldi matrix"):
         features.read_features(f"{archive}:5")
-    with pytest.raises(features.FeatureError, match="is not a reference <archive>:<offset>"):
+    with pytest.raises(UserError, match="is not a reference <archive>:<offset>"):
         features.read_features(str(archive))
     with pytest.raises(FileNotFoundError):
         features.read_features(f"{tmp_path}/gone.ark:5")
@@ -172,9 +173,9 @@ def test_tensors_are_normalised_like_arrays() -> None:
 
 def test_wrong_normalisations_are_refused(tmp_path: Path) -> None:
     cmvn = statistics(list(matrices().values())).cmvn()
-    with pytest.raises(features.FeatureError, match="cmvn has 4 values, but the features have 5"):
+    with pytest.raises(UserError, match="cmvn has 4 values, but the features have 5"):
         cmvn.apply(np.zeros((3, 5), dtype=np.float32))
-    with pytest.raises(features.FeatureError, match="there are no frames"):
+    with pytest.raises(UserError, match="there are no frames"):
         features.CmvnStats(4).cmvn()
     for content in (
         "nothing",
@@ -183,7 +184,7 @@ def test_wrong_normalisations_are_refused(tmp_path: Path) -> None:
         '{"mean": [], "std": [1], "frames": 1}',
     ):
         (tmp_path / "cmvn.json").write_text(content)
-        with pytest.raises(features.FeatureError, match="cmvn.json: "):
+        with pytest.raises(UserError, match="cmvn.json: "):
             features.Cmvn.load(tmp_path / "cmvn.json")
 
 

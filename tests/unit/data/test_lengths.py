@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from asrtool.data.lengths import NAME, Lengths, LengthsError
+from asrtool.data.lengths import NAME, Lengths
+from asrtool.errors import UserError
 
 
 def test_quantiles_are_kept_and_read_back(tmp_path):
@@ -30,11 +31,9 @@ def test_a_folder_without_the_file_has_none(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"utterances": 1}', "null"])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(
-        LengthsError, match=f"{NAME}: expected a JSON object with utterances, hours"
-    ):
+    with pytest.raises(UserError, match=f"{NAME}: expected a JSON object with utterances, hours"):
         Lengths.load(tmp_path)
     whole = {"utterances": 1, "hours": 1, "seconds": {"0.5": 1}}
     (tmp_path / NAME).write_text(json.dumps(whole))
-    with pytest.raises(LengthsError, match="stage 3 writes it again"):
+    with pytest.raises(UserError, match="stage 3 writes it again"):
         Lengths.load(tmp_path)

@@ -20,9 +20,9 @@ from asrtool.data.config import (
     SpecAugmentConfig,
     SpecSubConfig,
 )
-from asrtool.data.examples import DataError
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader
+from asrtool.errors import UserError
 from asrtool.types import Batch, Utterance
 
 BINS = 20
@@ -362,7 +362,7 @@ def test_unreadable_utterances_are_left_out_named_and_still_counted(
 def test_decoding_stops_at_an_unreadable_utterance_with_one_sentence(
     workers: int, damaged: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    with pytest.raises(DataError, match=r"^an utterance cannot be read: u0[57]: [^\n]*$"):
+    with pytest.raises(UserError, match=r"^an utterance cannot be read: u0[57]: [^\n]*$"):
         list(EvalLoader(Dataset(damaged, tokenizer, config(workers=workers))))
 
 
@@ -370,14 +370,14 @@ def test_training_on_next_to_nothing_stops(
     stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
     gone = [replace(utterance, features="/nowhere/feats.ark:5") for utterance in stored]
-    with pytest.raises(DataError, match="utterances could not be read; the last reason: u"):
+    with pytest.raises(UserError, match="utterances could not be read; the last reason: u"):
         list(islice(StepLoader(Dataset(gone, tokenizer, config(), training=True)).steps(), 100))
 
 
 def test_training_without_features_says_what_to_do(
     spoken: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    with pytest.raises(DataError, match="a0: it has no stored features .*data.features: online"):
+    with pytest.raises(UserError, match="a0: it has no stored features .*data.features: online"):
         Dataset(spoken, tokenizer, config(), training=True).example(0)
 
 
@@ -394,7 +394,7 @@ def test_decoding_without_features_computes_them(
 def test_an_utterance_without_a_duration_is_named(
     seconds: float, stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    with pytest.raises(DataError, match="u03: the duration is .* expected more than 0"):
+    with pytest.raises(UserError, match="u03: the duration is .* expected more than 0"):
         Dataset([*stored[:3], replace(stored[3], duration=seconds)], tokenizer, config())
 
 
@@ -406,7 +406,7 @@ def test_audio_too_short_for_one_frame_is_named(
         id="click", audio=str(tmp_path / "click.wav"), duration=100 / 16000, speaker="s"
     )
     with pytest.raises(
-        DataError, match="click: 0.00625 seconds of audio are too short for one frame"
+        UserError, match="click: 0.00625 seconds of audio are too short for one frame"
     ):
         Dataset([click], tokenizer, config(features="online")).example(0)
 
@@ -453,7 +453,7 @@ def test_utterances_outside_the_limits_are_left_out_counted_and_named(
 
 def test_limits_that_leave_nothing_are_an_error(stored: list[Utterance]) -> None:
     with pytest.raises(
-        DataError, match="none of 40 utterances is between 100 and 200 seconds long"
+        UserError, match="none of 40 utterances is between 100 and 200 seconds long"
     ):
         loader.select(stored, config(min_seconds=100.0, max_seconds=200.0))
 

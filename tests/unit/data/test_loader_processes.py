@@ -16,7 +16,7 @@ import soundfile
 
 from asrtool.data import loader, tokenizers
 from asrtool.data.config import BatchConfig, DataConfig
-from asrtool.data.examples import DataError
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfd and /proc are Linux's")
@@ -119,7 +119,7 @@ def test_a_dead_loader_process_is_one_sentence(tmp_path: Path) -> None:
     (worker,) = children() - before
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(
-        DataError, match="a loader process died with exit code -9; is there enough memory"
+        UserError, match="a loader process died with exit code -9; is there enough memory"
     ):
         for _ in range(100):
             next(steps)

@@ -16,6 +16,7 @@ from asrtool.data.config import (
     DataConfig,
     NonSpeechConfig,
 )
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 RATE = 8000
@@ -59,7 +60,7 @@ def test_a_part_of_a_longer_recording_stays_within_its_part():
 
 
 def test_an_empty_set_is_an_error():
-    with pytest.raises(augment.AugmentError, match="the set 'noises' has no recordings"):
+    with pytest.raises(UserError, match="the set 'noises' has no recordings"):
         augment.non_speech([], NonSpeechConfig(set="noises"), 1, seed=0)
 
 

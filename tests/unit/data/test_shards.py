@@ -22,8 +22,9 @@ from asrtool.data.config import (
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, StepLoader
 from asrtool.data.shards import loader as shard_loader
-from asrtool.data.shards.index import FILE, ShardError, ShardIndex
+from asrtool.data.shards.index import FILE, ShardIndex
 from asrtool.data.shards.loader import ShardLoader, one_ahead, step_loader
+from asrtool.errors import UserError
 from asrtool.types import Batch
 from tests.unit.data.sharded import NUM, make, write_packed, write_source
 
@@ -295,14 +296,14 @@ def test_archives_that_are_missing_or_torn_are_told_before_the_first_step(
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
-        ShardError,
+        UserError,
         match=r"shard-00001.tar: incomplete, it has \d+ bytes but its last member ends "
         r"at byte \d+; copy",
     ):
         loader(folder, tokenizer)
     path.unlink()
     with pytest.raises(
-        ShardError, match="shard-00001.tar: no such file or directory; copy the shard there again"
+        UserError, match="shard-00001.tar: no such file or directory; copy the shard there again"
     ):
         loader(folder, tokenizer)
 
@@ -326,7 +327,7 @@ def test_a_set_without_shards_says_what_writes_them(
 ) -> None:
     config = DataConfig(batch=BatchConfig(seconds=3), shards=ShardConfig())
     with pytest.raises(
-        ShardError, match=r"has no utt2shard, which data.shards needs; run stage 1 with this config"
+        UserError, match=r"has no utt2shard, which data.shards needs; run stage 1 with this config"
     ):
         step_loader(Dataset(datadir.read(source), tokenizer, config, training=True), source)
     plain = replace(config, shards=None)

@@ -8,9 +8,9 @@ import pytest
 
 from asrtool.data import tokenizers
 from asrtool.data.config import BatchConfig, DataConfig
-from asrtool.data.examples import DataError
 from asrtool.data.loader import EvalLoader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
+from asrtool.errors import UserError
 
 LINES = ["ab cab", "a", "", "  bb  a ", "c" * 30]
 
@@ -90,7 +90,7 @@ def test_what_is_left_out_is_named(sources, tokenizer, caplog, monkeypatch):
 def test_what_holds_no_text_is_refused(tmp_path, make, message):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "a.txt.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         Sentences([make(tmp_path)])
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrtool.data import tokenizers
+from asrtool.errors import UserError
 from asrtool.registry import UnknownName
 
 LINES = ["hello world foo bar", "the quick brown fox", "你好 世界 dé"] * 3
@@ -116,7 +117,7 @@ def test_a_tiny_corpus_gets_the_pieces_it_has(tmp_path: Path) -> None:
 def test_what_cannot_be_made_is_refused_with_a_reason(
     lines: list[str], unit: str, size: int, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(tokenizers.TokenizerError, match=message):
+    with pytest.raises(UserError, match=message):
         tokenizers.train(lines, unit, size, tmp_path)
 
 
@@ -144,7 +145,7 @@ def test_a_damaged_folder_is_refused_with_a_reason(
 ) -> None:
     tokenizers.train(LINES, "char", 0, tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(tokenizers.TokenizerError, match=message):
+    with pytest.raises(UserError, match=message):
         tokenizers.load(tmp_path)
 
 
@@ -152,12 +153,12 @@ def test_tokens_of_another_model_are_refused(tmp_path: Path) -> None:
     tokenizers.train(LINES, "bpe", 60, tmp_path)
     tokens = (tmp_path / "tokens.txt").read_text(encoding="utf-8").replace("\no\n", "\nooo\n")
     (tmp_path / "tokens.txt").write_text(tokens, encoding="utf-8")
-    with pytest.raises(tokenizers.TokenizerError, match="do not match"):
+    with pytest.raises(UserError, match="do not match"):
         tokenizers.load(tmp_path)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(tokenizers.TokenizerError, match="tokens.txt is missing"):
+    with pytest.raises(UserError, match="tokens.txt is missing"):
         tokenizers.load(tmp_path / "missing")
 
 

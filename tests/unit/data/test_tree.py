@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asrtool.data import tree
-from asrtool.data.tree import CorpusError
+from asrtool.errors import UserError
 
 
 def touch(path: Path) -> str:
@@ -30,7 +30,7 @@ def save(path: Path, content: str | bytes) -> Path:
 def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> None:
     touch(tmp_path / "Transcript" / "a.txt")
     with pytest.raises(
-        CorpusError, match=r"there is no .*/transcript/a\.txt; '.*' contains " r"Transcript$"
+        UserError, match=r"there is no .*/transcript/a\.txt; '.*' contains " r"Transcript$"
     ):
         tree.need(tmp_path / "transcript" / "a.txt")
 
@@ -38,7 +38,7 @@ def test_a_missing_file_is_named_with_what_is_there_instead(tmp_path: Path) -> N
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "test.tar.gz")
     with pytest.raises(
-        CorpusError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz must be unpacked first$"
+        UserError, match=r"there is no .*/test/wav\.scp; .*/test\.tar\.gz must be unpacked first$"
     ):
         tree.need(tmp_path / "test" / "wav.scp")
 
@@ -48,7 +48,7 @@ def test_the_folder_of_a_corpus_may_be_the_one_above(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "data_aishell"):
         assert tree.root(folder, "data_aishell", "wav") == tmp_path / "data_aishell"
     with pytest.raises(
-        CorpusError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' " r"contains wav"
+        UserError, match=r"there is no .*/data_aishell/audio; '.*/data_aishell' " r"contains wav"
     ):
         tree.root(tmp_path, "data_aishell", "audio")
 
@@ -71,7 +71,7 @@ def test_the_hidden_files_that_macos_adds_are_no_audio(tmp_path: Path) -> None:
 def test_two_audio_files_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "x" / "a-1.flac")
     touch(tmp_path / "y" / "a-1.wav")
-    with pytest.raises(CorpusError, match=r"two .* 'a-1'; remove one: .*x/a-1\.flac, .*y/a-1\.wav"):
+    with pytest.raises(UserError, match=r"two .* 'a-1'; remove one: .*x/a-1\.flac, .*y/a-1\.wav"):
         tree.audio_by_id(tmp_path / "y", tmp_path / "x")
 
 
@@ -79,7 +79,7 @@ def test_a_list_of_files_runs_no_command(tmp_path: Path) -> None:
     odd = touch(tmp_path / "odd|")
     assert tree.listed(odd) == odd and tree.listed(f"{tmp_path}/gone.wav") == f"{tmp_path}/gone.wav"
     with pytest.raises(
-        CorpusError, match="there is no file .*; commands in a corpus's file lists are not run"
+        UserError, match="there is no file .*; commands in a corpus's file lists are not run"
     ):
         tree.listed(f"{tmp_path}/x;touch {tmp_path}/ran|")
     assert not (tmp_path / "ran").exists()
@@ -106,22 +106,22 @@ def test_byte_order_mark_crlf_tabs_and_blank_lines_do_not_change_a_text(tmp_path
 def test_a_second_text_for_an_id_is_refused_and_both_lines_are_named(tmp_path: Path) -> None:
     first, second = save(tmp_path / "1", "a-1 ONE\n"), save(tmp_path / "2", "a-2 TWO\na-1 OTHER\n")
     with pytest.raises(
-        CorpusError, match=f"{second}:2: a-1 already has a text, {first}:1; remove one"
+        UserError, match=f"{second}:2: a-1 already has a text, {first}:1; remove one"
     ):
         tree.Table([first, second])
 
 
 def test_a_line_that_does_not_begin_with_an_id_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"text:2: expected an utterance id .* got 'TWO'"):
+    with pytest.raises(UserError, match=r"text:2: expected an utterance id .* got 'TWO'"):
         tree.Table([save(tmp_path / "text", "a-1 ONE\nTWO\n")], r"a-\d")
 
 
 def test_a_text_file_that_is_missing_empty_or_in_another_encoding_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="text: expected UTF-8, but byte 4 is not"):
+    with pytest.raises(UserError, match="text: expected UTF-8, but byte 4 is not"):
         tree.Table([save(tmp_path / "text", b"a-1 \xe9")])
-    with pytest.raises(CorpusError, match="text: the file has no entry; expected"):
+    with pytest.raises(UserError, match="text: the file has no entry; expected"):
         tree.Table([save(tmp_path / "text", "\n\n")])
-    with pytest.raises(CorpusError, match="there is no .*/gone; "):
+    with pytest.raises(UserError, match="there is no .*/gone; "):
         tree.Table([tmp_path / "gone"])
 
 
@@ -152,12 +152,12 @@ def test_more_than_a_tenth_without_the_other_is_an_error(tmp_path: Path) -> None
         assert len(tree.join(tree.Table([path]), audio).ids) == len(audio)
     audio.popitem()
     with pytest.raises(
-        CorpusError, match=f"{path}:17: 4 of 20 texts have no audio file; first a-16; unpack"
+        UserError, match=f"{path}:17: 4 of 20 texts have no audio file; first a-16; unpack"
     ):
         tree.join(tree.Table([path]), audio)
     audio = {key: f"{key}.wav" for key in [*ids, "b-1", "b-2", "b-3", "b-4"]}
     with pytest.raises(
-        CorpusError, match=f"{path}: no text for 4 of 24 audio files; first b-1.wav; is the file"
+        UserError, match=f"{path}: no text for 4 of 24 audio files; first b-1.wav; is the file"
     ):
         tree.join(tree.Table([path]), audio)
 

@@ -17,7 +17,7 @@ from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS
 from asrtool.streaming import Session
-from asrtool.train.parallel import gather
+from asrtool.trainer.parallel import gather
 from asrtool.training import ErrorRates, validation_metrics
 from asrtool.types import EncoderOutput, Padded
 from tests import toy_transducer

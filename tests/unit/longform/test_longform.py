@@ -314,8 +314,8 @@ def test_what_is_not_given_is_what_training_saw():
         ),
         ({"max_seconds": 0}, "max_seconds must be above 0"),
         ({"max_seconds": 10, "min_seconds": 11}, "min_seconds must lie between 0 and max_seconds"),
-        ({"min_seconds": -1}, "min_seconds and overlap_seconds are 0 at least"),
-        ({"overlap_seconds": -1}, "min_seconds and overlap_seconds are 0 at least"),
+        ({"min_seconds": -1}, "min_seconds and overlap_seconds must be at least 0"),
+        ({"overlap_seconds": -1}, "min_seconds and overlap_seconds must be at least 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from asrtool.data import audio
+from asrtool.errors import UserError
 from asrtool.longform import vad
 from tests.recipes.preparation import real
 
@@ -57,6 +58,6 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        vad.VadError, match=r"windows.detector: silero needs .* pip install -e " r"'.\[vad\]'"
+        UserError, match=r"windows.detector: silero needs .* pip install -e " r"'.\[vad\]'"
     ):
         vad.speech(np.zeros(vad.RATE, np.float32), pause=0.3)

@@ -130,5 +130,5 @@ def test_class_weights_without_counts_and_settings_that_make_no_sense_are_refuse
         loss(class_weights="inverse_frequency")(*case())
     with pytest.raises(ValueError, match="class_power must be at least 0"):
         loss(class_power=-1.0)
-    with pytest.raises(ValueError, match="class_limits must be one number up to 1"):
+    with pytest.raises(ValueError, match="class_limits must be .lowest, highest. with"):
         loss(class_limits=(2.0, 5.0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asrtool.losses import LOSSES, matching_loss
 from asrtool.losses.matching import attention, monotonic
-from asrtool.train.objective import Objective
+from asrtool.trainer.objective import Objective
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 DIM = 6
@@ -226,8 +226,9 @@ def test_the_entropy_of_its_attention_is_logged_beside_it():
 def test_learned_projections_enter_the_products_alone():
     kind = LOSSES.config_type("matching")
     config = kind(weight=1.0, projected=True)
-    assert config.inputs == ("speech", "text_query", "speech_key")
-    assert kind(weight=1.0).inputs == ("speech",)
+    assert LOSSES.class_of(config).heads_of(config) == ("speech", "text_query", "speech_key")
+    plain = kind(weight=1.0)
+    assert LOSSES.class_of(plain).heads_of(plain) == ("speech",)
     found, batch = outputs()
     generator = torch.Generator().manual_seed(1)
     sides = {"text_query": (found.head("text"), 3), "speech_key": (found.head("speech"), 3)}
@@ -254,7 +255,7 @@ def test_the_former_key_of_products():
         found = [kind(weight=1.0, scaled=former).products for former in (None, True, False)]
         assert found == ["cosine", "scaled", "dot"]
         assert kind(weight=1.0, scaled=True).scaled is None  # written under its new name
-        with pytest.raises(ValueError, match="scaled is the former key of products"):
+        with pytest.raises(ValueError, match="scaled is the old name of products"):
             kind(weight=1.0, scaled=True, products="dot")
 
 

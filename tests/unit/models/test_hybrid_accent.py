@@ -10,7 +10,7 @@ import torch
 from asrtool.encoders import AccentConfig, QifusionConfig
 from asrtool.losses import LOSSES, AccentLossConfig, CrossEntropyConfig, CtcConfig
 from asrtool.models import MODELS, HybridConfig
-from asrtool.train.objective import Objective
+from asrtool.trainer.objective import Objective
 from tests.unit.models.test_hybrid import DECODER, VOCABULARY, batch
 
 ENCODER = QifusionConfig(

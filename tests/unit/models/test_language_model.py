@@ -110,7 +110,7 @@ def test_searches_take_it_as_a_scorer(lm, name):
 
 
 def test_a_loss_that_reads_another_output_is_refused():
-    with pytest.raises(ValueError, match="has the output 'lm' alone; the losses read: attention"):
+    with pytest.raises(ValueError, match="has only the output 'lm', but the losses read: a"):
         MODELS.build(
             SMALL, input_dim=1, vocab_size=5, frame_shift=1.0, heads=frozenset({"attention"})
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asrtool.train import checkpoint
+from asrtool.trainer import checkpoint
 from tests import toy_llm
 from tests.toy_llm_ranks import steps, work
 from tests.toy_ranks import spawn

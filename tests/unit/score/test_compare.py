@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from asrtool.score import TranscriptError, align, score
+from asrtool.errors import UserError
+from asrtool.score import align, score
 from asrtool.score.compare import compare, matched_pairs, segment_differences, text, verdict
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -159,6 +160,6 @@ def test_groups_are_compared_each(references, speakers):
 def test_a_missing_hypothesis_is_an_error_unless_it_shall_count(references):
     texts = dict(references)
     del texts["s0-000"]
-    with pytest.raises(TranscriptError, match="1 of 120 utterances have no hypothesis: s0-000"):
+    with pytest.raises(UserError, match="1 of 120 utterances have no hypothesis: s0-000"):
         compare(references, references, texts)
     assert compare(references, references, texts, missing="deletions").wins[1] == 1

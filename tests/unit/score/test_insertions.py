@@ -7,7 +7,7 @@ import json
 import pytest
 
 from asrtool.bin import insertions as command
-from asrtool.score import TranscriptError
+from asrtool.errors import UserError
 from asrtool.score.insertions import kinds_of, measure, times_in_row
 
 REFERENCES = {"noise1": "", "noise2": "", "said": "one two three", "rain": "very very very wet"}
@@ -67,11 +67,11 @@ def test_the_interval_holds_the_rate():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(TranscriptError, match="1 of 4 utterances have no hypothesis"):
+    with pytest.raises(UserError, match="1 of 4 utterances have no hypothesis"):
         measure(
             REFERENCES, {key: value for key, value in HYPOTHESES.items() if key != "said"}, SECONDS
         )
-    with pytest.raises(TranscriptError, match="need the duration of each utterance.*'said'"):
+    with pytest.raises(UserError, match="need the duration of each utterance.*'said'"):
         measure(REFERENCES, HYPOTHESES, {**SECONDS, "said": 0.0})
 
 

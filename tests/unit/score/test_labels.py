@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asrtool.score import TranscriptError, score, summary
+from asrtool.errors import UserError
+from asrtool.score import score, summary
 from asrtool.score.labels import (
     HIGHEST,
     LOWEST,
@@ -44,7 +45,7 @@ def test_an_unknown_label_lists_those_there(write, tmp_path):
     for name in ("utt2spk", "utt2accent", "utt2dur", "spk2utt", "spk2gender"):
         write(name, "u1 1\n")
     with pytest.raises(
-        TranscriptError,
+        UserError,
         match=r"no label 'acent' .*; the folder has: accent, " r"gender, spk; always",
     ):
         read_labels(tmp_path, "acent", ["u1"])
@@ -52,9 +53,7 @@ def test_an_unknown_label_lists_those_there(write, tmp_path):
 
 def test_utterances_without_a_label_are_named(write, tmp_path):
     write("utt2accent", "u1 north\nu2\n")
-    with pytest.raises(
-        TranscriptError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"
-    ):
+    with pytest.raises(UserError, match="utt2accent: no accent for 2 of 3 utterances: u2, u3"):
         read_labels(tmp_path, "accent", ["u1", "u2", "u3"])
 
 
@@ -91,16 +90,14 @@ def test_speaking_rate_is_measured_where_no_file_tells(tmp_path):
 
 
 def test_speaking_rate_needs_a_data_directory():
-    with pytest.raises(
-        TranscriptError, match="it needs a data directory, with utt2dur or with audio"
-    ):
+    with pytest.raises(UserError, match="it needs a data directory, with utt2dur or with audio"):
         find(None, "speaking_rate")
 
 
 def test_a_label_is_no_path(write, tmp_path):
     (tmp_path / "utt2a").mkdir()
     write("accent", "u1 north\n")
-    with pytest.raises(TranscriptError, match="no label 'a/../accent'"):
+    with pytest.raises(UserError, match="no label 'a/../accent'"):
         find(tmp_path, "a/../accent", references={"u1": "a"})
 
 
@@ -142,7 +139,7 @@ def test_snr_is_measured_unless_a_file_tells(write, tmp_path):
 )
 def test_edges_that_make_no_sense_are_refused(label, message, write, tmp_path):
     write("utt2accent", "".join(f"{name} north\n" for name in TEXTS))
-    with pytest.raises(TranscriptError, match=message):
+    with pytest.raises(UserError, match=message):
         find(tmp_path, label)
 
 
@@ -193,7 +190,7 @@ def test_an_utterance_without_hypothesis_was_not_recognised_and_one_without_labe
     report = score(TEXTS, texts, missing="deletions", recognized={"accent": (truth, answers)})
     assert report.recognized["accent"].confusion == {"north": {"(none)": 1, "north": 3}}
     del answers["u1"]
-    with pytest.raises(TranscriptError, match="1 of 4 hypotheses have no label 'accent': u1"):
+    with pytest.raises(UserError, match="1 of 4 hypotheses have no label 'accent': u1"):
         score(TEXTS, texts, missing="deletions", recognized={"accent": (truth, answers)})
 
 

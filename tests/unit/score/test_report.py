@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from asrtool.score import ErrorCounts, TranscriptError, score, summary, write_result
+from asrtool.errors import UserError
+from asrtool.score import ErrorCounts, score, summary, write_result
 
 MANY = {f"s{number % 9}-{number:02}": "a b c d" for number in range(36)}
 REFERENCES = {"u1": "the cat sat", "u2": "hello", "u3": "", "u4": "a b"}
@@ -30,7 +31,7 @@ def test_the_normaliser_acts_on_both_sides():
 
 
 def test_missing_and_extra_hypotheses_stop_with_names_and_counts():
-    with pytest.raises(TranscriptError) as error:
+    with pytest.raises(UserError) as error:
         score(REFERENCES, {"u1": "the cat sat", "x": "", "y": ""})
     assert str(error.value) == (
         "3 of 4 utterances have no hypothesis: u2, u3, u4 (--missing deletions counts them as "
@@ -53,7 +54,7 @@ def test_missing_hypotheses_count_as_deletions_when_asked_and_are_named():
 
 
 def test_an_extra_hypothesis_is_an_error_even_then():
-    with pytest.raises(TranscriptError, match="have no reference: x"):
+    with pytest.raises(UserError, match="have no reference: x"):
         score(REFERENCES, {**HYPOTHESES, "x": "a"}, missing="deletions")
 
 
@@ -165,5 +166,5 @@ def test_a_hypothesis_that_runs_away_is_named():
 
 
 def test_an_empty_reference_set_is_an_error():
-    with pytest.raises(TranscriptError, match="the reference holds no utterance"):
+    with pytest.raises(UserError, match="the reference holds no utterance"):
         score({}, {})

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from asrtool.score import TranscriptError, read_transcripts
+from asrtool.errors import UserError
+from asrtool.score import read_transcripts
 from asrtool.score.transcripts import locate, read_recognized
 
 
@@ -63,7 +64,7 @@ def test_an_empty_file_has_no_utterances(write):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' is there twice, first in line 1"),
+        ("text", "u1 a\nu2 b\nu1 c\n", "text:3: utterance 'u1' occurs twice, first in line 1"),
         ("text", b"u1 a\nu2 \xe9\n", "text:2: not UTF-8 (byte 0xe9); convert the file to UTF-8"),
         (
             "text",
@@ -95,7 +96,7 @@ def test_an_empty_file_has_no_utterances(write):
     ],
 )
 def test_a_bad_line_is_one_sentence_with_file_and_line(write, name, content, message):
-    with pytest.raises(TranscriptError) as error:
+    with pytest.raises(UserError) as error:
         read_transcripts(write(name, content))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -110,9 +111,9 @@ def test_a_folder_means_its_text_else_its_hyps(write, tmp_path):
 
 
 def test_a_missing_path_and_a_folder_without_text_say_so(tmp_path):
-    with pytest.raises(TranscriptError, match="nothing: no such file or folder; expected"):
+    with pytest.raises(UserError, match="nothing: no such file or folder; expected"):
         locate(tmp_path / "nothing")
-    with pytest.raises(TranscriptError, match="the folder holds neither text nor hyps.jsonl"):
+    with pytest.raises(UserError, match="the folder holds neither text nor hyps.jsonl"):
         locate(tmp_path)
 
 
@@ -135,7 +136,7 @@ def test_recognised_labels_are_those_of_the_lines_that_have_some(write):
 )
 def test_labels_of_another_form_are_refused(write, field):
     with pytest.raises(
-        TranscriptError,
+        UserError,
         match=r'h.jsonl:1: expected "labels": {"<label>": ' r'"<value>"} or "classes"',
     ):
         read_recognized(write("h.jsonl", f'{{"id": "u1", "text": "a", {field}}}'))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from asrtool.errors import UserError
 from asrtool.score import normalize, score
 
 
@@ -28,5 +29,5 @@ def test_a_missing_package_is_one_sentence(monkeypatch, name):
     normalize._whisper.cache_clear()
     for module in ("whisper_normalizer", "whisper_normalizer.basic", "whisper_normalizer.english"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(normalize.NormalizerError, match="pip install whisper-normalizer"):
+    with pytest.raises(UserError, match="pip install whisper-normalizer"):
         normalize.normalizer(name)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asrtool.errors import UserError
 from asrtool.searchers import arpa, ngram
-from asrtool.searchers.arpa import LN10, ArpaError
+from asrtool.searchers.arpa import LN10
 from asrtool.searchers.ngram import ArpaModel, KenlmModel, sentence
 
 KENLM = json.loads(
@@ -147,12 +148,12 @@ def test_compressed_files_and_memory(tmp_path):
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(change, message, tmp_path):
     path = write(tmp_path, SMALL.replace(*change))
-    with pytest.raises(ArpaError, match=message):
+    with pytest.raises(UserError, match=message):
         ngram.load(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ArpaError, match="no.arpa: no such"):
+    with pytest.raises(UserError, match="no.arpa: no such"):
         ngram.load(tmp_path / "no.arpa")
 
 
@@ -160,5 +161,5 @@ def test_a_binary_file_needs_kenlm(tmp_path, monkeypatch):
     path = tmp_path / "model.bin"
     path.write_bytes(ngram.KENLM_MAGIC + b" and so on")
     monkeypatch.setitem(__import__("sys").modules, "kenlm", None)
-    with pytest.raises(ArpaError, match="pip install kenlm"):
+    with pytest.raises(UserError, match="pip install kenlm"):
         ngram.load(path)

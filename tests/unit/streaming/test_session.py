@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from asrtool.classes import Classifier
 from asrtool.decoders import TransformerDecoderConfig
 from asrtool.downsamplers import Conv2dConfig, Keyframe, KeyframeConfig, StridedConvConfig
 from asrtool.encoders import ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
 from asrtool.experiment import DecodeConfig
 from asrtool.models import MODELS, HybridConfig
+from asrtool.recognition import Classifier
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, CtcPrefixBeamConfig
 from asrtool.streaming import Session
@@ -167,7 +167,7 @@ def alone(recognizer: Recognizer, utterance: Utterance, draw: random.Random) -> 
     while not utterance.done:
         piece, final = utterance.piece(draw.randrange(50))
         session.accept(Padded.stack([piece]), torch.tensor([final]))
-    heard = any(session._heard)
+    heard = any(session._pieces)
     (nbest,), (classes,) = session.finish()
     return parts(session.encoded(), 0) if heard else {}, nbest, classes
 
@@ -192,7 +192,7 @@ def together(recognizer: Recognizer, several: list[Utterance], draw: random.Rand
         draw.shuffle(leaving)
         if not leaving:
             continue
-        encoded = session.encoded() if any(session._heard) else None
+        encoded = session.encoded() if any(session._pieces) else None
         for row, nbest, classes in zip(leaving, *session.leave(leaving), strict=True):
             found[inside[row]] = (parts(encoded, row) if encoded else {}, nbest, classes)
         inside = [index for row, index in enumerate(inside) if row not in leaving]
@@ -248,7 +248,7 @@ def test_what_left_is_no_longer_remembered():
     session.accept(torch_rows(12), torch.tensor([False]))
     layer = session._cache.layers[0].attention
     assert layer.key.shape[0] == 1 and layer.key.shape[2] < 20
-    assert len(session._heard) == 1
+    assert len(session._pieces) == 1
 
 
 def torch_rows(*sizes: int) -> Padded:

@@ -21,7 +21,7 @@ from asrtool.data.kaldi import tables
 from asrtool.models import Model
 from asrtool.score import stored
 from asrtool.system import atomic, journal, stamp
-from asrtool.train import records
+from asrtool.trainer import records
 from tests.toy_crashes import DEATH, Faults, child, die
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from asrtool.errors import UserError
 from asrtool.system import peers
 
 ROOT = Path(__file__).parents[3]
@@ -70,5 +71,5 @@ def test_a_rank_that_is_done_ends_alone(tmp_path):
 def test_a_rank_that_cannot_reach_the_first_says_where_it_tried(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     sentence = "rank 3 cannot reach rank 0 at 127.0.0.1:1 .*firewalls"
-    with pytest.raises(peers.PeerError, match=sentence), peers.watched(3, 4, lambda _: 1):
+    with pytest.raises(UserError, match=sentence), peers.watched(3, 4, lambda _: 1):
         pass

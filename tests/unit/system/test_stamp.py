@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from asrtool.errors import UserError
 from asrtool.system import stamp
 
 
@@ -131,7 +132,7 @@ def holder(tmp_path):
 
 def test_a_folder_that_another_process_makes_is_refused_by_its_number(tmp_path, source, holder):
     with pytest.raises(
-        stamp.LockedError, match=f"out is being written by process {holder.pid} on .*; wait until"
+        UserError, match=f"out is being written by process {holder.pid} on .*; wait until"
     ):
         build(tmp_path / "out", source)
     holder.stdin.close()

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from asrtool.data.kaldi import datadir
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 RATE = 16000
@@ -186,24 +187,22 @@ def test_archives_of_a_moved_folder_are_found_beside_feats_scp(tmp_path: Path) -
 )
 def test_what_the_files_cannot_hold_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     good = Utterance(id="a", audio="a.wav", duration=1.0, speaker="s")
-    with pytest.raises(datadir.DataDirError, match=message):
+    with pytest.raises(UserError, match=message):
         datadir.write(tmp_path / "set", [replace(good, **change)])
     assert not (tmp_path / "set").exists()
 
 
 def test_an_id_or_a_recording_given_twice_is_refused(tmp_path: Path) -> None:
     good = Utterance(id="a", audio="a.wav", duration=1.0, speaker="s", recording="r")
-    with pytest.raises(datadir.DataDirError, match="'a' occurs twice"):
+    with pytest.raises(UserError, match="'a' occurs twice"):
         datadir.write(tmp_path, [good, good])
-    with pytest.raises(
-        datadir.DataDirError, match="recording 'r' has two audio files: 'a.wav' and 'b.wav'"
-    ):
+    with pytest.raises(UserError, match="recording 'r' has two audio files: 'a.wav' and 'b.wav'"):
         datadir.write(tmp_path, [good, replace(good, id="b", audio="b.wav")])
 
 
 def test_a_folder_whose_files_contradict_each_other_is_not_read(made: Path) -> None:
     edit(made, "text", "bob-1", "bob-9")
-    with pytest.raises(datadir.DataDirError, match=r"text.*missing \(bob-1\).*1 more"):
+    with pytest.raises(UserError, match=r"text.*missing \(bob-1\).*1 more"):
         datadir.read(made)
 
 
@@ -211,7 +210,7 @@ def test_audio_that_cannot_be_measured_is_named(made: Path) -> None:
     (made / "utt2dur").unlink()
     (made.parent / "audio" / "2.wav").unlink()
     with pytest.raises(
-        datadir.DataDirError,
+        UserError,
         match="no file gives the length of 1 utterance, and .*; first ann-2: .*: no such",
     ):
         datadir.read(made)
@@ -240,7 +239,7 @@ def test_unsorted_files_are_read_all_the_same(made: Path) -> None:
 def test_faults_are_told_before_the_first_utterance(made: Path, what: str) -> None:
     damage, message = BROKEN[what]
     damage(made)
-    with pytest.raises(datadir.DataDirError, match=message):
+    with pytest.raises(UserError, match=message):
         datadir.iterate(made)
 
 
@@ -263,7 +262,7 @@ def test_a_writer_that_fails_leaves_the_folder_as_it_was(made: Path) -> None:
     before = contents(made)
     row = datadir.read(made)[0]
     with (
-        pytest.raises(datadir.DataDirError, match="'ann-1' occurs twice"),
+        pytest.raises(UserError, match="'ann-1' occurs twice"),
         datadir.Writer(made, segmented=False) as writer,
     ):
         writer.add(row)
@@ -462,11 +461,9 @@ def test_nothing_is_changed_where_nothing_would_be_left_or_the_encoding_is_unkno
 ) -> None:
     edit(made, "wav.scp", str(made.parent), "/nowhere")
     before = contents(made)
-    with pytest.raises(
-        datadir.DataDirError, match="no utterance would be left, so nothing was changed"
-    ):
+    with pytest.raises(UserError, match="no utterance would be left, so nothing was changed"):
         datadir.fix(made)
     assert contents(made) == before
     with_bytes("text", "你".encode(), b"\xff")(made)
-    with pytest.raises(datadir.DataDirError, match="not in UTF-8.*nothing was changed"):
+    with pytest.raises(UserError, match="not in UTF-8.*nothing was changed"):
         datadir.fix(made)

@@ -11,6 +11,7 @@ import pytest
 
 from asrtool.data.kaldi import datadir, ops, tables
 from asrtool.data.shards import index as shard_index
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 # where str.split() cuts
@@ -108,6 +109,6 @@ def test_what_would_not_be_read_again_is_not_written(
     tmp_path: Path, change: dict, message: str
 ) -> None:
     row = replace(Utterance(id="a", audio="a.wav", duration=1.0, speaker="s"), **change)
-    with pytest.raises(datadir.DataDirError, match=message):
+    with pytest.raises(UserError, match=message):
         datadir.write(tmp_path / "set", [row])
     assert not (tmp_path / "set").exists()

@@ -18,6 +18,7 @@ from asrtool.data.config import BatchConfig, DataConfig
 from asrtool.data.extraction import extract
 from asrtool.data.kaldi import checks, datadir, ops
 from asrtool.data.shards.packing import pack_audio
+from asrtool.errors import UserError
 from asrtool.log import logger
 
 RATE = 16000
@@ -137,9 +138,7 @@ def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: s
         stream.write(f"u3 {audio}\n")
     with open(minimal / "text", "a") as stream:
         stream.write("u3 A\n")
-    with pytest.raises(
-        datadir.DataDirError, match="no file gives the length of 1 utterance, .*; first u3: "
-    ):
+    with pytest.raises(UserError, match="no file gives the length of 1 utterance, .*; first u3: "):
         datadir.read(minimal)
     rows, bad = datadir.complete(list(datadir.iterate(minimal)[1]))
     assert [row.id for row in rows] == ["u1", "u2"] and list(bad) == ["u3"]
@@ -240,7 +239,7 @@ def test_a_start_behind_the_end_of_a_command_is_named(to_end: Path) -> None:
     rows = (to_end / "segments").read_text().splitlines()
     (to_end / "segments").write_text("\n".join([*rows[:3], "a-4 r2 9 -1"]) + "\n")
     with pytest.raises(
-        datadir.DataDirError,
+        UserError,
         match=r"first a-4: .* from 9.000 s to the end .*, " r"which is 0.772 s long",
     ):
         datadir.read(to_end)

@@ -10,7 +10,7 @@ import soundfile
 from asrtool.bin import data
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir, ops
-from asrtool.data.kaldi.form import DataDirError
+from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 SPEAKERS = {"ann": 5, "bob": 3, "cyd": 2}
@@ -166,7 +166,7 @@ def test_a_subset_by_lists(made: Path, tmp_path: Path) -> None:
     run("subset", "--utt-list", tmp_path / "list", made, tmp_path / "new")
     assert ids(tmp_path / "new") == ["ann-3", "cyd-1"]
     (tmp_path / "list").write_text("zoe-1\n")
-    with pytest.raises(DataDirError, match="list: 1 utterance not in .*; first zoe-1"):
+    with pytest.raises(UserError, match="list: 1 utterance not in .*; first zoe-1"):
         run("subset", "--utt-list", tmp_path / "list", made, tmp_path / "new")
     assert ids(tmp_path / "new") == ["ann-3", "cyd-1"]
 
@@ -196,7 +196,7 @@ def test_a_split_keeps_speakers_or_recordings_whole(made: Path, segmented: Path)
     assert not speakers[0] & speakers[1] and speakers[0] | speakers[1] == set(SPEAKERS)
     run("split", "--per-reco", segmented, 2)
     assert [ids(segmented / "split2reco" / n) for n in "12"] == [["r1"], ["r2"]]
-    with pytest.raises(DataDirError, match="cannot be split into 4 parts.*speakers are not split"):
+    with pytest.raises(UserError, match="cannot be split into 4 parts.*speakers are not split"):
         run("split", made, 4)
     assert not (made / "split4").exists()
 
@@ -228,7 +228,7 @@ def test_combining_makes_up_what_one_source_lacks(
 def test_the_same_utterance_in_two_sources_is_refused(made: Path, tmp_path: Path) -> None:
     run("subset", "--first", made, 3, tmp_path / "part")
     with pytest.raises(
-        DataDirError, match="utterance 'ann-0' is in both .*part and .*set; .* --utt-prefix"
+        UserError, match="utterance 'ann-0' is in both .*part and .*set; .* --utt-prefix"
     ):
         run("combine", tmp_path / "both", tmp_path / "part", made)
     assert not (tmp_path / "both").exists()
@@ -259,14 +259,12 @@ def test_speed_of_a_command_and_of_a_name_with_a_space(tmp_path: Path) -> None:
 def test_a_faulty_source_is_refused_and_nothing_is_left(made: Path, tmp_path: Path) -> None:
     with open(made / "text", "a") as stream:
         stream.write("cyd-1 ANOTHER TEXT\n")
-    with pytest.raises(
-        DataDirError, match="text:11: 1 line with a different value for an earlier id"
-    ):
+    with pytest.raises(UserError, match="text:11: 1 line with a different value for an earlier id"):
         run("copy", made, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(DataDirError, match="nowhere: expected a data directory"):
+    with pytest.raises(UserError, match="nowhere: expected a data directory"):
         run("copy", tmp_path / "nowhere", tmp_path / "new")
-    with pytest.raises(DataDirError, match="source and destination are the same"):
+    with pytest.raises(UserError, match="source and destination are the same"):
         run("copy", made, made)
 
 

@@ -1,0 +1,102 @@
+"""The `trainer:` part of a training config, a run's state, and what the trainer needs of data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:  # reading a config needs no training code
+    from asrtool.trainer.step import StepBatches
+    from asrtool.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long to train, in which precision, and what to keep. Give either `epochs` or `steps`."""
+
+    epochs: int | None = None
+    steps: int | None = None
+    # auto: bf16 where the device supports it
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
+    # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
+    best: str = "valid/loss"
+    average: int = 10  # checkpoints averaged at the end (one is saved at each validation)
+    average_by: Literal["best", "last"] = "best"
+    validate_every: int | None = None  # steps; null: at the end of each epoch
+    early_stop: int | None = None  # stop after so many validations without a better value of `best`
+    save_every_seconds: float = (
+        600.0  # seconds between checkpoints, in addition to those of validations
+    )
+    log_every: int = 20  # steps per record in log.jsonl
+    nonfinite_limit: int = 10  # non-finite steps in a row that end the run
+    # decay of a moving average of the weights, which replaces them outside training
+    ema: float | None = None
+    compile: bool = False  # torch.compile each part of the model
+    # ddp: each rank holds the whole model; fsdp: a share of it
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    # name of a loss: log the cosine between its gradient and that of all other losses
+    gradient_cosine: str | None = None
+    tensorboard: bool = True  # also write TensorBoard event files, where it is installed
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, not both")
+        counts = {
+            name: getattr(self, name)
+            for name in (
+                "epochs",
+                "steps",
+                "average",
+                "validate_every",
+                "early_stop",
+                "log_every",
+                "nonfinite_limit",
+            )
+        }
+        wrong = [name for name, value in counts.items() if value is not None and value < 1]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} must be at least 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError("ema must be between 0 and 1")
+        if self.parallel == "fsdp" and self.gradient_cosine is not None:
+            raise ValueError("gradient_cosine needs whole gradients; use parallel: ddp")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "parallel: fsdp has no gradient scaler for fp16; use precision: auto, bf16 or "
+                "float32"
+            )
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError("compile does not work with parallel: fsdp; use parallel: ddp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """What a resumed run needs besides weights and optimizer."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished steps of the current epoch
+    step: int = 0  # finished steps
+    validated: int = 0  # the step of the last validation
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+    bad: int = 0  # non-finite steps, which changed nothing
+    bad_row: int = 0  # non-finite steps in a row up to now
+
+
+class Steps(Protocol):
+    """The training data as the trainer sees them."""
+
+    def num_steps(self, epoch: int) -> int:
+        """Steps of an epoch, the same on all ranks."""
+
+    def steps(self, epoch: int, index: int) -> Iterable[StepBatches]:
+        """Step `index` of `epoch`, both from 0, and so on without end."""
+
+    def longest(self) -> Batch | None:
+        """The micro-batch with the longest utterance, None where it cannot be read."""
+
+    def densest(self) -> Iterable[Batch]:
+        """Batches of the utterances with the most text per second, the same on all ranks."""

@@ -1,0 +1,130 @@
+"""The weighted sum of the configured losses.
+
+    total = sum over terms w of  weight_w * sum over utterances b of  loss_w(b)
+
+It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer
+step, so the gradient does not depend on how the step is split into micro-batches and ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from asrtool.types import Batch, LossReport, ModelOutput
+
+
+class Term(Protocol):
+    """What the objective needs of a loss."""
+
+    head: str
+    monitors: tuple[str, ...]  # names of what `monitor` returns
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
+
+    def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
+
+    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]: ...
+
+
+class Objective:
+    """Losses and their weights, by name. A loss with weight 0 is neither computed nor reported.
+
+    `terms`: the names of the computed losses in the order of the config, then what losses log in
+    addition (<loss>.<monitor>).
+    """
+
+    def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
+        if set(losses) != set(weights):
+            raise ValueError(
+                f"losses {sorted(losses)} and weights {sorted(weights)} must have the same names"
+            )
+        self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
+        self._weights = {name: float(weights[name]) for name in self._losses}
+        self.losses = tuple(self._losses)  # without the monitors
+        self.terms = (
+            *self._losses,
+            *(f"{name}.{m}" for name, loss in self._losses.items() for m in loss.monitors),
+        )
+        if not self._losses:
+            raise ValueError(
+                f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing "
+                "would be trained"
+            )
+
+    def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
+        """The losses of a batch; `skipped` lists utterances without a finite loss in some term."""
+        values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
+        for name, value in values.items():
+            if value.shape != (len(batch),):
+                raise ValueError(
+                    f"loss '{name}' returned shape {tuple(value.shape)}; expected "
+                    f"({len(batch)},), one value per utterance"
+                )
+        total = sum(self._weights[name] * value.sum() for name, value in values.items())
+        values |= {
+            f"{name}.{monitor}": value
+            for name, loss in self._losses.items()
+            if loss.monitors
+            for monitor, value in loss.monitor(outputs, batch).items()
+        }
+        masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]
+        anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]
+        return LossReport(
+            total=total,
+            terms={name: value.detach() for name, value in values.items()},
+            skipped=tuple(name for name, skip in zip(batch.ids, anywhere, strict=True) if skip),
+        )
+
+    def parts(self, outputs: ModelOutput, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """Weighted sums over the batch: of the term `name`, and of all others."""
+        values = {
+            key: self._weights[key] * loss(outputs, batch).sum()
+            for key, loss in self._losses.items()
+        }
+        one = values.pop(name)
+        return one, sum(values.values(), start=torch.zeros_like(one))
+
+
+# -- do two losses pull the same way? --------------------------------------
+
+
+def cosine(
+    model: nn.Module,
+    objective: Objective,
+    term: str,
+    outputs_of: Callable[[Batch], ModelOutput],
+    batch: Batch,
+) -> dict[str, float] | None:
+    """`cosine`, `norm` of the term's gradient and `norm_others`; None for a zero or infinite norm.
+
+        cos = <g_1, g_2> / (|g_1| |g_2|)     g: gradients of the weighted sums over a batch, on
+                                             parameters that both reach
+
+    Near 1 the losses agree, near 0 they are independent, below 0 one harms the other.
+
+    Runs the batch once more; gradients and weights do not change.
+    """
+    one, others = objective.parts(outputs_of(batch), batch, term)
+    if not (one.requires_grad and others.requires_grad):
+        return None
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    first = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
+    second = torch.autograd.grad(others, parameters, allow_unused=True)
+    shared = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    if not shared:
+        return None
+    product = sum(float((a.double() * b.double()).sum()) for a, b in shared)
+    norm, norm_others = (
+        sum(float(pair[side].double().square().sum()) for pair in shared) for side in (0, 1)
+    )
+    if not 0 < norm * norm_others < float("inf"):
+        return None
+    return {
+        "cosine": product / (norm * norm_others) ** 0.5,
+        "norm": norm**0.5,
+        "norm_others": norm_others**0.5,
+    }

@@ -1,0 +1,351 @@
+"""One optimizer step: forward and backward over micro-batches and ranks, clipping and the update.
+
+The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the
+step is split: every micro-batch adds its sum times world / count, and DDP's mean over ranks cancels
+world again.
+
+Randomness (such as dropout) is a function of (seed, step, rank), and Python's `random` one of
+(seed, step) alone, equal on all ranks and in every micro-batch: whatever decides which parameters
+take part must be drawn from `random`. So no random state needs to be saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from asrtool import distributed
+from asrtool.errors import UserError
+from asrtool.log import first_few
+from asrtool.trainer import optim, parallel
+from asrtool.trainer.objective import Objective, cosine
+from asrtool.trainer.precision import DTYPES
+from asrtool.trainer.troubles import describe
+from asrtool.types import Batch, LossReport, Padded, Trainable
+
+GIGABYTE = 1e9
+
+
+class StepBatches(Protocol):
+    """What the loader gives for one step.
+
+    count: utterances of the whole step, over all ranks.
+    """
+
+    count: int
+    batches: Sequence[Batch]  # this rank's micro-batches; may be empty
+    epoch: int
+    index: int  # index of the step in its epoch
+    last: bool  # last step of its epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """The result of one step, over all ranks."""
+
+    loss: float  # weighted, per utterance
+    terms: Mapping[str, float]  # unweighted, per utterance
+    norm: float  # of the gradient before clipping
+    utterances: int
+    frames: float  # input frames or samples without padding
+    flags: tuple[float, ...]  # what the ranks passed in, summed
+    skipped: tuple[str, ...]  # this rank's ids without a finite loss
+    seconds: Mapping[str, float]  # this rank's time by part (`PARTS`)
+    # details of a non-finite step, which changed nothing, by rank
+    bad: list[dict] | None = None
+
+
+class Stepper:
+    """Owns the model's wrapper, the optimizer and the gradient scaler."""
+
+    def __init__(
+        self,
+        config: optim.OptimConfig,
+        model: Trainable,
+        objective: Objective,
+        *,
+        planned: int,
+        precision: str,
+        device: torch.device,
+        seed: int,
+        shared: str = "ddp",  # `trainer.parallel`
+    ) -> None:
+        self.config, self.objective, self.device = config, objective, device
+        self.seed = seed
+        self.precision = DTYPES[precision]
+        self.ranks = parallel.choose(shared)
+        self.model = self.ranks.prepare(model, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.optimizer, self.schedule = optim.build(config, self.model, planned)
+        self._wrapped: nn.Module | None = None
+        self._unchecked = True
+        self._clock = Clock(device)
+        # one utterance, for ranks without any where all must take part
+        self.spare: Batch | None = None
+
+    def rate(self, step: int) -> float:
+        """Learning rate of update number `step`, before the groups' `lr_scale`."""
+        return self.config.lr * self.schedule.factor(step)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        )
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> tuple[object, LossReport]:
+        """The model's outputs and the losses; losses are computed outside autocast."""
+        with self.autocast():
+            outputs = model(batch)
+        return outputs, self.objective(outputs, batch)
+
+    def dry_run(self, batch: Batch) -> str:
+        """Forward and backward of the longest batch with all parameters; changes nothing."""
+        shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        self.spare = _first_utterance(batch)
+        optim.freeze(self.config, self.model, max(optim.unfreeze_steps(self.config), default=1))
+        self._seed(0)
+        try:
+            _, report = self.evaluate(self.model, batch.to(self.device))
+            self.scaler.scale(report.total).backward()
+        except RuntimeError as error:
+            # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                raise
+            raise UserError(
+                f"the longest batch ({shape}) does not fit into memory: lower "
+                "data.batch.max_seconds_per_device, which splits the same step into smaller "
+                "parts, or data.max_seconds; without data.batch.max_seconds_per_device, lower "
+                "data.batch.seconds"
+            ) from error
+        finally:
+            self.model.zero_grad(set_to_none=True)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        if self.device.type != "cuda":
+            return shape
+        peak = torch.cuda.max_memory_allocated(self.device) / GIGABYTE
+        whole = torch.cuda.get_device_properties(self.device).total_memory / GIGABYTE
+        return f"{shape}, {peak:.1f} of {whole:.1f} GB"
+
+    def update(self, group: StepBatches, step: int, flags: Sequence[float] = ()) -> StepResult:
+        """Update number `step`; `flags` are summed over the ranks in the same collective."""
+        self._prepare(step)
+        self._seed(step)
+        self._clock.start()
+
+        # Forward, losses and backward of each micro-batch; gradients add up in the parameters.
+        batches = self._batches(group)
+        reports = []
+        for number, batch in enumerate(batches):
+            real = number < len(group.batches)
+            share = distributed.world_size() / group.count if real else 0.0
+            batch = batch.to(self.device, non_blocking=True)
+            # so that `random` draws the same in every micro-batch (see above)
+            random.seed(f"{self.seed}/{step}")
+            with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
+                _, report = self.evaluate(self._wrapped, batch)
+                self._clock.lap("forward")
+                self.scaler.scale(report.total * share).backward()
+                self._clock.lap("backward")
+            reports.append((batch, replace(report, total=report.total.detach())))
+        if self._unchecked:
+            self._check_gradients()
+
+        # Sum what is logged over the ranks, then clip and update. All ranks see the same sums, so
+        # they agree on whether the step is finite.
+        counted = reports[: len(group.batches)]
+        sums, flags = self._sums(counted, flags)
+        self._clock.lap("wait")
+        norm = self._apply(step, math.isfinite(sums["loss"]))
+        self._clock.lap("update")
+
+        result = StepResult(
+            loss=sums.pop("loss") / group.count,
+            frames=sums.pop("frames"),
+            terms={name: value / group.count for name, value in sums.items()},
+            norm=norm,
+            utterances=group.count,
+            flags=flags,
+            skipped=tuple(name for _, report in counted for name in report.skipped),
+            seconds=self._clock.seconds(),
+        )
+        if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):
+            return result
+        # A non-finite step changed nothing; run it again with the same seed to find the cause.
+        self._seed(step)
+        known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
+        own_batches = known[: len(group.batches)]
+        return replace(
+            result,
+            bad=[entry for entries in distributed.gather_objects(own_batches) for entry in entries],
+        )
+
+    def cosine(self, term: str, batch: Batch) -> dict[str, float] | None:
+        """The cosine between a loss's gradient and that of the others, on this rank's batch."""
+
+        def outputs_of(batch: Batch) -> object:
+            with self.autocast():
+                return self.model(batch)
+
+        return cosine(self.model, self.objective, term, outputs_of, batch.to(self.device))
+
+    # -- inside a step ---------------------------------------------------------
+
+    def _batches(self, group: StepBatches) -> Sequence[Batch]:
+        """This rank's micro-batches, filled with a spare utterance up to the others' number."""
+        if group.batches:
+            self.spare = self.spare or _first_utterance(group.batches[0])
+        number = max(1, len(group.batches))
+        if self.ranks.lockstep:
+            number = distributed.largest(number)
+        if number > len(group.batches) and self.spare is None:
+            raise UserError("no utterance of the first step can be read; see the messages above")
+        return [*group.batches, *[self.spare] * (number - len(group.batches))]
+
+    def _prepare(self, step: int) -> None:
+        """Unfreeze the parameters that are trained from this step on, and wrap the model again."""
+        changed = (
+            optim.freeze(self.config, self.model, step)
+            if step in optim.unfreeze_steps(self.config)
+            else False
+        )
+        if self._wrapped is None:
+            optim.freeze(self.config, self.model, step)
+        if self._wrapped is not None and not changed:
+            return
+        self._unchecked = True
+        self._wrapped = None  # free the former wrapper before there is a new one
+        self._wrapped = self.ranks.wrap(self.model, self.device)
+
+    def _sums(
+        self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]
+    ) -> tuple[dict[str, float], tuple[float, ...]]:
+        """Sum loss, terms, frames and flags over utterances and ranks."""
+        terms = self.objective.terms
+        values = torch.zeros(2 + len(terms) + len(flags), dtype=torch.float64, device=self.device)
+        for batch, report in reports:
+            rows = [
+                report.total,
+                batch.inputs.lengths.sum(),
+                *(report.terms[name].sum() for name in terms),
+            ]
+            values[: len(rows)] += torch.stack([row.to(torch.float64) for row in rows])
+        if flags:
+            values[-len(flags) :] = torch.tensor(list(flags), dtype=torch.float64)
+        numbers = distributed.all_sum(values).tolist()
+        return dict(zip(("loss", "frames", *terms), numbers, strict=False)), tuple(
+            numbers[2 + len(terms) :]
+        )
+
+    def _apply(self, step: int, finite: bool) -> float:
+        """Clip and update, unless anything is not finite; returns the norm of the gradient."""
+        parameters = [
+            parameter for parameter in self.model.parameters() if parameter.grad is not None
+        ]
+        self.scaler.unscale_(self.optimizer)
+        norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
+        if finite and (math.isfinite(norm) or self._scaler_at_work()):
+            optim.set_rate(self.optimizer, self.rate(step))
+            # skips the update where its scale was too large
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self.scaler.is_enabled():
+            self.scaler.update(self.scaler.get_scale())  # the batch is to blame, not the scale
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _scaler_at_work(self) -> bool:
+        """Whether an overflow in fp16 is the scaler's usual search (it ends at scale 1)."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
+
+    def _check_gradients(self) -> None:
+        """Raise where a trainable parameter got no gradient: it would silently never be trained."""
+        self._unchecked = False
+        idle = [
+            name
+            for name, value in self.model.named_parameters()
+            if value.requires_grad and value.grad is None
+        ]
+        if idle:
+            raise UserError(
+                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; freeze"
+                " them in optim.groups, remove their module, or give a weight to the loss that "
+                "uses them"
+            )
+
+    def _seed(self, step: int) -> None:
+        text = f"{self.seed}/{step}/{distributed.rank()}"
+        torch.manual_seed(
+            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        )
+        random.seed(f"{self.seed}/{step}")
+
+
+def _first_utterance(batch: Batch) -> Batch:
+    """A batch of one utterance, for ranks that have none in a step; its loss is multiplied by 0."""
+    return replace(
+        batch,
+        ids=batch.ids[:1],
+        inputs=Padded(batch.inputs.data[:1], batch.inputs.lengths[:1]),
+        targets=Padded(batch.targets.data[:1], batch.targets.lengths[:1]),
+        labels={name: value[:1] for name, value in batch.labels.items()},
+        texts=batch.texts[:1],
+    )
+
+
+# -- where the time goes ---------------------------------------------------
+
+
+PARTS = (
+    "data",  # waiting for the loader (measured by the trainer)
+    "forward",  # forward pass and losses
+    # backward pass, with the sum of gradients over ranks where the backward pass does not hide it
+    "backward",
+    "wait",  # waiting for the other ranks after that
+    "update",  # clipping and optimizer
+)
+
+
+class Clock:
+    """Measures the time of consecutive parts.
+
+    On a GPU by events in its stream, which are read after the step's own synchronisation, so
+    nothing waits for them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        self._marks = [("", self._now())]
+
+    def lap(self, part: str) -> None:
+        """Assign the time since the last lap, or the start, to `part`."""
+        self._marks.append((part, self._now()))
+
+    def seconds(self) -> Mapping[str, float]:
+        """Part -> seconds since the start."""
+        if self._on_gpu:
+            self._marks[-1][1].synchronize()
+        total: dict[str, float] = {}
+        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+            elapsed = before.elapsed_time(after) / 1000 if self._on_gpu else after - before
+            total[part] = total.get(part, 0.0) + elapsed
+        return total
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -1,0 +1,154 @@
+"""Count and report what goes wrong in training.
+
+These are batches whose loss or gradient is not finite (`bad_batches.jsonl`), and utterances without
+a finite loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from asrtool import distributed
+from asrtool.errors import UserError
+from asrtool.log import JsonLines, first_few, warn_once
+from asrtool.trainer import parallel
+from asrtool.trainer.config import TrainState
+from asrtool.types import Batch, LossReport
+
+if TYPE_CHECKING:  # step uses this module
+    from asrtool.trainer.progress import Progress
+    from asrtool.trainer.step import StepBatches, StepResult
+
+
+class Troubles:
+    """Troubles of one phase. limit: non-finite steps in a row that end the run."""
+
+    def __init__(self, phase: str, logs: Path, limit: int) -> None:
+        self._phase, self._file, self._limit = phase, logs / "bad_batches.jsonl", limit
+        self._skipped: set[str] = set()
+        self._named: set[str] = set()
+
+    def bad(self, group: StepBatches, result: StepResult, state: TrainState) -> None:
+        """Report a non-finite step, which changed nothing; raise after too many in a row."""
+        if distributed.is_main():
+            lines = JsonLines(self._file)
+            for entry in result.bad:
+                lines.write(phase=self._phase, epoch=group.epoch + 1, step=state.step, **entry)
+            lines.close()
+        guilty = [name for entry in result.bad for name in entry["not_finite"]]
+        guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
+        warn_once(
+            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s",
+            state.step,
+            first_few(guilty),
+        )
+        if state.bad_row >= self._limit:
+            raise UserError(
+                f"{state.bad_row} steps in a row were not finite; {self._file} lists the "
+                "utterances and the first module with non-finite output. If the inputs are "
+                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
+            )
+
+    def unscored(self, ids: Iterable[str]) -> None:
+        """Remember this rank's utterances without a finite loss."""
+        self._skipped.update(ids)
+
+    def report(self, epoch: int, progress: Progress) -> None:
+        """Report them once; a collective. epoch 0: before the first step."""
+        gathered = distributed.gather_objects(sorted(self._skipped))
+        fresh = sorted({name for names in gathered for name in names} - self._named)
+        self._named.update(fresh)
+        self._skipped.clear()
+        if not fresh:
+            return
+        when = f"epoch {epoch}" if epoch else "before the first step"
+        text = (
+            "%s: %d utterances have no finite loss (fewer frames than their text needs) and "
+            "count as 0: %s"
+        )
+        warn_once(text, when, len(fresh), first_few(fresh))
+        progress.event("skipped", epoch=epoch, ids=fresh)
+
+
+# -- what is known about a batch -------------------------------------------
+
+
+def describe(
+    model: nn.Module,
+    autocast: Callable[[], AbstractContextManager],
+    batch: Batch,
+    report: LossReport,
+) -> dict[str, object]:
+    """Ids, losses per utterance, utterances at fault, and the first non-finite module."""
+    rows = batch.inputs.data.flatten(1).isfinite().all(1)
+    guilty = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
+    for values in report.terms.values():
+        guilty |= {
+            name
+            for name, fine in zip(batch.ids, values.isfinite().tolist(), strict=True)
+            if not fine
+        }
+    return {
+        "rank": distributed.rank(),
+        "ids": list(batch.ids),
+        "not_finite": sorted(guilty),
+        "inputs_finite": bool(rows.all()),
+        "terms": {
+            name: [_json(value) for value in values.tolist()]
+            for name, values in report.terms.items()
+        },
+        "module": first_module(model, autocast, batch),
+    }
+
+
+def first_module(
+    model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch
+) -> str | None:
+    """Name of the first module, in forward order, with non-finite output; None: all are finite."""
+    names: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not names and not all(bool(value.isfinite().all()) for value in _tensors(output)):
+                names.append(name or "the model's output")
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        with torch.no_grad(), autocast():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        parallel.settle(model)
+    return names[0] if names else None
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Every floating-point tensor inside tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        yield from (tensor for item in value.values() for tensor in _tensors(item))
+    elif isinstance(value, list | tuple):
+        yield from (tensor for item in value for tensor in _tensors(item))
+    elif dataclasses.is_dataclass(value):
+        yield from (
+            tensor
+            for field in dataclasses.fields(value)
+            for tensor in _tensors(getattr(value, field.name))
+        )
+
+
+def _json(value: float) -> float | str:
+    """A value for JSON, which has no NaN and no infinity."""
+    return value if abs(value) < float("inf") else str(value)

@@ -1,0 +1,164 @@
+"""The metrics of one validation: `valid/loss`, `valid/<loss term>` and `valid/<error rate>`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from asrtool import distributed
+from asrtool.errors import UserError
+from asrtool.trainer import parallel
+from asrtool.trainer.step import Stepper
+from asrtool.types import Batch, ModelOutput
+
+DENSE_BATCHES = 64  # maximum number of batches checked before the first step
+
+
+class Rates(Protocol):
+    """Metrics that are ratios of sums, such as error rates: name -> (errors, reference length).
+
+    A metric other than the plain ratio, which is no percentage, has a function `value` of both
+    sums.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> Mapping[str, tuple[float, int]]: ...
+
+
+def is_rate(name: str, rates: Rates | None) -> bool:
+    """Whether a metric is an error rate, which is shown in per cent."""
+    return (
+        rates is not None
+        and not hasattr(rates, "value")
+        and name.removeprefix("valid/") in rates.names
+    )
+
+
+def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
+    """Every metric that `measure` gives."""
+    return [f"valid/{name}" for name in ("loss", *terms, *(rates.names if rates else ()))]
+
+
+def measure(
+    stepper: Stepper, batches: Iterable[Batch], rates: Rates | None, stopped: Callable[[], bool]
+) -> tuple[dict[str, float], set[str]] | None:
+    """Metrics over all ranks' batches, and this rank's utterances without a finite loss.
+
+    None when any rank was `stopped`.
+    """
+    terms = stepper.objective.terms
+    parts = [
+        f"{name} {part}"
+        for name in (rates.names if rates else ())
+        for part in ("errors", "reference")
+    ]
+    sums = dict.fromkeys(("stopped", "utterances", "loss", *terms, *parts), 0.0)
+    skipped: set[str] = set()
+    for batch, counts in _turns(stepper, batches, stopped):
+        if batch is None:
+            sums["stopped"] = 1.0
+            break
+        values, without = measure_batch(stepper, batch, rates)
+        if not counts:
+            continue
+        skipped.update(without)
+        for name, value in values.items():
+            sums[name] += value
+    total = distributed.all_sum(
+        torch.tensor(list(sums.values()), dtype=torch.float64, device=stepper.device)
+    )
+    sums = dict(zip(sums, total.tolist(), strict=True))
+    if sums["stopped"]:
+        return None
+    if sums["utterances"] == 0:
+        raise UserError("the validation set is empty")
+    metrics = {f"valid/{name}": sums[name] / sums["utterances"] for name in ("loss", *terms)}
+    for name in rates.names if rates else ():
+        both = sums[f"{name} errors"], max(1.0, sums[f"{name} reference"])
+        metrics[f"valid/{name}"] = (
+            rates.value(*both) if hasattr(rates, "value") else both[0] / both[1]
+        )
+    return metrics, skipped
+
+
+def observed(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Module name -> statistics (its `observed`) since the last call, on this rank."""
+    reported = {
+        name: module.observed()
+        for name, module in model.named_modules()
+        if hasattr(module, "observed")
+    }
+    return {name: values for name, values in reported.items() if values is not None}
+
+
+def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
+    """Measure the first batch, only to see that it works."""
+    for batch, _ in _turns(stepper, itertools.islice(batches, 1), lambda: False):
+        measure_batch(stepper, batch, rates)
+
+
+def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
+    """Utterances without a finite loss, among the batches with the most text per second.
+
+    Stops at the first batch without any. All ranks see the same batches.
+    """
+    ids: set[str] = set()
+    for batch in itertools.islice(batches, DENSE_BATCHES):
+        _, skipped = measure_batch(stepper, batch, None)
+        if not skipped:
+            break
+        ids.update(skipped)
+    return ids
+
+
+def _turns(
+    stepper: Stepper, batches: Iterable[Batch], stopped: Callable[[], bool]
+) -> Iterator[tuple[Batch | None, bool]]:
+    """Each batch and whether it counts; (None, False) at the end when a rank was stopped.
+
+    In lockstep, a stop on any rank ends all, and a rank that has run out of batches goes on with
+    one utterance that does not count.
+    """
+    if not stepper.ranks.lockstep:
+        for batch in batches:
+            yield (None, False) if stopped() else (batch, True)
+        return
+    mine = iter(batches)
+    while True:
+        batch = next(mine, None)
+        most = distributed.largest(2 if stopped() else 1 if batch is not None else 0)
+        if most != 1:
+            if most == 2:
+                yield None, False
+            return
+        yield (stepper.spare if batch is None else batch), batch is not None
+
+
+# no_grad, not inference_mode: a tensor that a module caches here may be needed by the backward pass
+# of the next step
+@torch.no_grad()
+def measure_batch(
+    stepper: Stepper, batch: Batch, rates: Rates | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Sums over one batch, without dropout, and the ids without a finite loss."""
+    batch = batch.to(stepper.device, non_blocking=True)
+    stepper.model.eval()
+    try:
+        outputs, report = stepper.evaluate(stepper.model, batch)
+        with stepper.autocast():
+            counts = rates(stepper.model, outputs, batch) if rates else {}
+    finally:
+        stepper.model.train()
+        parallel.settle(stepper.model)
+    sums = {"utterances": len(batch), "loss": float(report.total)}
+    sums.update({name: float(values.sum()) for name, values in report.terms.items()})
+    for name, (errors, reference) in counts.items():
+        sums.update({f"{name} errors": errors, f"{name} reference": reference})
+    return sums, report.skipped
