@@ -16,6 +16,7 @@ from typing import NamedTuple
 from asrtool.data.audio import is_pipe
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
+EXTENSIONS |= {".m4a", ".mp4", ".webm", ".mka", ".aac", ".amr", ".3gp", ".wma"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MINIATURE = "mini_corpus.json"  # tools/make_mini_corpus.py writes it into its trees
 LISTED = 8  # names of a folder that are listed

@@ -1,4 +1,5 @@
-"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads.
+"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads; m4a, webm
+and others where PyAV or ffmpeg is there (`foreign`).
 
 An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
 content starts at this byte; or a shell command that ends in `|` and prints audio. `read`, `load`,
