@@ -27,7 +27,7 @@ from asrtool.data.lengths import Lengths
 from asrtool.data.sampler import fill
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of, ranked
-from asrtool.log import logger
+from asrtool.log import first_few, logger
 from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
 from asrtool.model_folder import (
     Experiment,
@@ -156,6 +156,7 @@ class Recognizer:
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """What `search` gives, of an encoder's output."""
         nbests = self.searcher.search(encoded)
+        self._tell_of_none(nbests, encoded)
         return [
             [replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests
         ]
@@ -302,10 +303,10 @@ class Recognizer:
         self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
     ) -> list[Word]:
         """When each word of `text` was said. Raises `RecognitionError` where the text does not fit
-        into the audio.
+        into the audio, or holds nothing that the model can write.
         """
         inputs = self.inputs(sound, rate, channel)
-        times = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
+        times = self.align_inputs(Padded.stack([inputs]), [self._writable(text)])[0]
         if times is None:
             seconds = len(inputs) * self.step
             raise RecognitionError(
@@ -327,6 +328,43 @@ class Recognizer:
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
         return self._times(self.encode(inputs), tokens, seconds)
+
+    def _tell_of_none(self, nbests: list[list[Hypothesis]], encoded: EncoderOutput) -> None:
+        """Say where the frames could not hold as many tokens as the decoding config demands."""
+        constraints = getattr(self.settings.searcher, "constraints", None)
+        least = 0 if constraints is None else constraints.min_tokens
+        lengths = encoded.frames.lengths.tolist()
+        none = [
+            length
+            for nbest, length in zip(nbests, lengths, strict=True)
+            if length and nbest[0].score == -math.inf
+        ]
+        if least and none:
+            logger.warning(
+                "%d of %d utterances, of at most %d frames, cannot hold constraints.min_tokens: %d "
+                "tokens, and have an empty text",
+                *(len(none), len(nbests), max(none), least),
+            )
+
+    def _writable(self, text: str) -> list[int]:
+        """The tokens of a text; says which of its characters the model cannot write, and raises
+        `RecognitionError` where that is all of them.
+        """
+        lacking = [one for one in self.tokenizer.unknown(text) if not one.isspace()]
+        if lacking:
+            listed = first_few([f"'{one}' (U+{ord(one):04X})" for one in sorted(set(lacking))])
+            said = f"the model cannot write {listed}: not in its vocabulary"
+            if len(lacking) == len("".join(text.split())):
+                raise RecognitionError(
+                    f"{said}, which has {self._letters()}; nothing is left of the text '{text}'"
+                )
+            logger.warning("%s; %s stands for it", said, tokenizers.UNK)
+        return self.tokenizer.encode(text)
+
+    def _letters(self) -> str:
+        """Some of what the model can write."""
+        texts = (self.tokenizer.piece(token).strip() for token in range(self.tokenizer.size))
+        return first_few([f"'{text}'" for text in texts if text and text != tokenizers.UNK], 5)
 
     def _tell(self, sound: str | Path, rate: int, channels: int, channel: int | None) -> None:
         """Say what was changed about a file."""

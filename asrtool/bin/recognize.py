@@ -234,7 +234,7 @@ def write(path: str, result: Recognition, kind: str, target: Path | None, severa
     their names.
     """
     if kind == "json":
-        text = json.dumps({"audio": path, **result.json()}, ensure_ascii=False) + "\n"
+        text = json.dumps({"audio": log.shown(path), **result.json()}, ensure_ascii=False) + "\n"
     elif kind == "srt":
         text = result.srt()
     else:

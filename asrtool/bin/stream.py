@@ -242,7 +242,7 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
     """
     text, live = result.hypothesis.text, sys.stderr.isatty()
     if kind == "json":
-        line = {"audio": path, "event": "final" if result.final else "partial"}
+        line = {"audio": log.shown(path), "event": "final" if result.final else "partial"}
         line |= {"start": round(result.start, 3), "end": round(result.end, 3), "text": text}
         if result.final:
             line |= {
@@ -254,7 +254,8 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
     if live:
-        print(f"\r\033[K{'' if result.final else text[-70:]}", end="", file=sys.stderr, flush=True)
+        tail = "" if result.final else log.shown(text[-70:])
+        print(f"\r\033[K{tail}", end="", file=sys.stderr, flush=True)
     if result.final and text:
         best = [
             f"{label} {max(row, key=row.get)} {max(row.values()):.2f}"
@@ -267,7 +268,7 @@ def tell(path: str, stream: Stream, kind: str) -> None:
     """How fast it was."""
     found = stream.latency.json()
     if kind == "json":
-        print(json.dumps({"audio": path, "event": "end", **found}), flush=True)
+        print(json.dumps({"audio": log.shown(path), "event": "end", **found}), flush=True)
     logger.info(
         "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its "
         "result: median %.3f, 95 %% "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asrtool.data.audio import is_pipe
+from asrtool.system import characters
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
 EXTENSIONS |= {".m4a", ".mp4", ".webm", ".mka", ".aac", ".amr", ".3gp", ".wma"}
@@ -95,6 +96,11 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
         if extension.lower() not in EXTENSIONS or name.startswith("."):
             continue
         path = f"{parent}/{name}"
+        if not characters.is_utf8(path):
+            raise CorpusError(
+                f"{path}: the name of the file is not UTF-8, as wav.scp must be; rename it (`convmv"
+                " -f <its encoding> -t utf-8 -r --notest <folder>`)"
+            )
         if paths.setdefault(stem, path) != path:
             first, second = sorted((paths[stem], path))
             raise CorpusError(

@@ -2,10 +2,10 @@
 and others where PyAV or ffmpeg is there (`foreign`).
 
 An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
-content starts at this byte; or a shell command that ends in `|` and prints audio. `read`, `load`,
-`info`, `durations` and `lengths` take entries, so they run commands. `listen` and `blocks` take
-paths and never run commands. Changes of speed (`speed_command`) are computed here, so sox need not
-be installed for them.
+content starts at this byte; `<file>.ark:<offset>`, a recording of a Kaldi archive; or a shell
+command that ends in `|` and prints audio. `read`, `load`, `info`, `durations` and `lengths` take
+entries, so they run commands. `listen` and `blocks` take paths and never run commands. Changes of
+speed (`speed_command`) are computed here, so sox need not be installed for them.
 
 These raise AudioError: a missing, empty, truncated or damaged file, NaN or infinite samples,
 samples far above full scale, an impossible sampling rate; in entries also more than one channel
@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ SLACK = 0.02  # seconds by which a segment may exceed its recording, from roundi
 PART = 256  # files per task of a thread
 HEAD = 4096  # bytes that hold the header of an ordinary wav file
 LOUDEST = 8.0  # 18 dB above full scale: float samples never reach it, integers stored as floats do
-MEMBER = re.compile(r"(.+\.tar):(\d+)")
+MEMBER = re.compile(r"(.+\.(?:tar|ark)):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
 WIDTHS = ("uint8", "int16", "int32")  # integer types whose full scale is known
 
@@ -130,7 +131,7 @@ def speed_command(path: str, factor: float) -> str:
 
 
 def member(path: str) -> tuple[str, int] | None:
-    """(archive, offset) of a reference `<archive>.tar:<offset>`; None for other paths."""
+    """(archive, offset) of `<archive>.tar:<offset>` or `.ark:<offset>`; None for other paths."""
     match = MEMBER.fullmatch(path)
     return (match[1], int(match[2])) if match else None
 
@@ -233,9 +234,11 @@ def _data(path: str) -> bytes | None:
 
 
 def _read_member(path: str, archive: str, offset: int) -> bytes:
-    """The content after a tar header."""
+    """The content after a tar header, or of a Kaldi archive after an id."""
     try:
         with open(archive, "rb") as stream:
+            if archive.endswith(".ark"):
+                return _of_kaldi(path, stream, offset)
             stream.seek(offset - tarfile.BLOCKSIZE)
             header = tarfile.TarInfo.frombuf(
                 stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape"
@@ -250,6 +253,29 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
     if len(data) < header.size:
         raise AudioError(
             f"{path}: truncated, the member should have {header.size} bytes but has {len(data)}"
+        )
+    return data
+
+
+def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
+    """A wav file, as wav-copy writes them, or what kaldiio marks as AUDIO."""
+    stream.seek(offset)
+    start = stream.read(8)
+    if start[:4] == b"RIFF":
+        stream.seek(offset)
+        size = 8 + int.from_bytes(start[4:], "little")
+    elif start[:5] == b"AUDIO":
+        stream.seek(offset + 6)
+        size = int.from_bytes(stream.read(start[5]), "little")
+    elif start[:4] == b"fLaC":  # its length is nowhere: the decoder ends by itself
+        return start + stream.read()
+    else:
+        holds = "features" if start[:2] == b"\0B" else "no wav file"
+        raise AudioError(f"{path}: the Kaldi archive has {holds} there, expected a wav file")
+    data = stream.read(size)
+    if len(data) < size:
+        raise AudioError(
+            f"{path}: truncated, the archive should have {size} bytes there but has {len(data)}"
         )
     return data
 

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from asrtool.data.audio import foreign, headers
+from asrtool.system import characters
 
 BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
@@ -152,8 +153,9 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         if (kind := foreign.kind(stream, size)) is not None:
             return Reader(path, foreign.decoder(path, kind, stream, stack, data is None), None)
         view = headers.view(stream, size)
-        # soundfile would ask for more arguments with such a name
-        if view is None and (data is not None or path.lower().endswith(".raw")):
+        # soundfile would ask for more arguments with such a name, or cannot encode it
+        odd = path.lower().endswith(".raw") or not characters.is_utf8(path)
+        if view is None and (data is not None or odd):
             view = headers.View(stream, size)
         try:
             file = stack.enter_context(_Forward(view or path))

@@ -95,6 +95,15 @@ def test_a_name_is_never_run(toy, files, tmp_path, capsys, monkeypatch):
     assert not Path("ran").exists()
 
 
+def test_a_name_may_be_no_text_at_all(toy, files, tmp_path, capsys):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9\x1b.wav")
+    Path(next(iter(files))).rename(odd)
+    run(toy, odd, "--format", "json")
+    assert json.loads(capsys.readouterr().out)["audio"].endswith("/\\xe9\\x1b.wav")
+    run(toy, odd, "--out", str(tmp_path / "out"))
+    assert Path(f"{tmp_path}/out/{Path(odd).stem}.txt").exists()
+
+
 def test_what_a_command_prints_is_read_from_its_pipe(toy, files, tmp_path, capsys):
     """As with `<(ffmpeg -i talk.m4a -f wav -)` in bash."""
     path, text = next(iter(files.items()))
