@@ -41,13 +41,7 @@ def read(path: Path) -> yaml.MappingNode:
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
-    with open(path, encoding="utf-8") as stream:
-        loader = yaml.SafeLoader(stream)
-        loader.name = str(path)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
+    node = _compose(path)
     node = node or yaml.MappingNode("map", [], yaml.Mark(str(path), 0, 0, 0, None, None))
     node, parent = split(node, "extends")
     if parent is None:
@@ -65,6 +59,29 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
     return merge(_read(target, (path, *children)), node)
 
 
+def _compose(path: Path) -> yaml.Node | None:
+    """The nodes of a file; raises ValueError for what is no YAML."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8, but byte {error.start} is not") from None
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        loader.name = str(path)
+        return loader.get_single_node()
+    except RecursionError:
+        raise ValueError(f"{path}: lists or mappings are nested too deeply for a config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise ValueError(f"{path}{line}: not YAML: {what}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
 def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNode:
     """`node` with `a.b=value` overrides merged over it; values are YAML, as in `x={lr: 1}`."""
     for text in overrides:
@@ -73,8 +90,9 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
             raise ValueError(f"--set {text}: expected key.key=value")
         try:
             leaf = yaml.compose(value, Loader=yaml.SafeLoader)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {text}: '{value}' is not YAML") from None
+        except (yaml.YAMLError, RecursionError):
+            short = value if len(value) < 80 else f"{value[:80]}..."
+            raise ValueError(f"--set {key}={short}: the value is not YAML") from None
         leaf = leaf or yaml.ScalarNode("str", "", yaml.Mark("", 0, 0, 0, None, None))
         _rename(leaf, f"--set {text}")
         for part in reversed(key.split(".")):

@@ -8,11 +8,12 @@ either recognizer.align("meeting.flac", "GOOD MORNING")     # words and their ti
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -47,7 +48,8 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 # of the training utterances last no longer than short pieces, and than the longest window
 SHORT, LONG = 0.25, 0.99
 SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
-Audio = str | Path | np.ndarray | Tensor
+# a path, the bytes of a file or what reads them, or samples
+Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor | Sequence[float]
 
 
 class Heard(NamedTuple):
@@ -230,14 +232,14 @@ class Recognizer:
     def recognize(
         self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
     ) -> Recognition | list[Recognition]:
-        """One audio or a list of them: paths, or samples (T,) or (T, C), floats in [-1, 1], uint8,
-        int16 or int32.
+        """One audio or a list of them: paths, the bytes of files, open files, or samples (T,) or
+        (T, C), floats in [-1, 1], uint8, int16 or int32.
 
         rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by
         default their mean. What is longer than `windows.max_seconds` is cut into windows whose
         words are joined.
         """
-        if isinstance(sound, list | tuple):
+        if isinstance(sound, list | tuple) and not _are_samples(sound):
             return self.transcribe([self.hear(one, rate, channel) for one in sound])
         return self.transcribe([self.hear(sound, rate, channel)])[0]
 
@@ -247,12 +249,18 @@ class Recognizer:
 
     def hear(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Heard:
         """One audio as `transcribe` takes it."""
+        if rate is not None:
+            rate = audio.check_rate(rate, "the samples")
         if isinstance(sound, str | Path):
             samples, rate, channels = audio.listen(str(sound), channel)
             self._tell(sound, rate, channels, channel)
+        elif (content := _bytes_of(sound)) is not None:
+            samples, rate, channels = audio.listen_to(content, channel)
+            self._tell(audio.BYTES, rate, channels, channel)
         else:
-            samples = audio.one_channel(sound, channel)
-        samples = audio.resample(samples, self.rate if rate is None else rate, self.rate)
+            rate = self.rate if rate is None else rate
+            samples = audio.one_channel(sound, channel, rate=rate)
+        samples = audio.resample(samples, rate, self.rate)
         speech = self._speech(samples)
         if self.config.data.input == "waveform":
             return Heard(torch.from_numpy(samples), speech)
@@ -446,3 +454,22 @@ class Recognizer:
                 times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
             )
         return times
+
+
+def _are_samples(sound: Sequence) -> bool:
+    """Whether a list holds numbers, and no audio."""
+    return bool(sound) and isinstance(sound[0], numbers.Real)
+
+
+def _bytes_of(sound: Audio) -> bytes | None:
+    """The bytes of a file, given as such or as an open file; None for all else."""
+    if isinstance(sound, bytes | bytearray | memoryview):
+        return bytes(sound)
+    if not hasattr(sound, "read"):
+        return None
+    content = sound.read()
+    if not isinstance(content, bytes):
+        raise audio.AudioError(
+            f"{getattr(sound, 'name', audio.BYTES)}: opened as text, expected open(..., 'rb')"
+        )
+    return content

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -37,7 +38,11 @@ from asrtool.streaming import EndConfig, Result, Stream, passes
 from asrtool.streaming.check import check
 
 CHUNK_MS = 640.0  # what U2++ and its successors report
-HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw samples
+HEAD = 12  # bytes in which a header shows
+HEADERS = re.compile(  # of files that are no raw samples
+    rb"RIF[FX]|RF64|BW64|riff|fLaC|OggS|ID3|FORM|caff|\.snd|NIST|wvpk|#!AMR|\x1a\x45\xdf\xa3|....ftyp",
+    re.DOTALL,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -179,8 +184,10 @@ def hear(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
     try:
         for result in listen(stream, path):
             show(recognizer, path, result, kind)
-    except audio.AudioError as error:
-        logger.error("%s", error)
+    # whatever it is, the other files go on
+    except (audio.AudioError, RuntimeError, ValueError, MemoryError, OSError) as error:
+        message = str(error).strip() or type(error).__name__
+        logger.error("%s", message if isinstance(error, audio.AudioError) else f"{path}: {message}")
         return False
     tell(path, stream, kind)
     return True
@@ -203,16 +210,24 @@ def listen(stream: Stream, path: str) -> Iterator[Result]:
 
 def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
     """Pieces of at most so many samples, as they come."""
-    rest, count = b"", 0
+    rest, count, begun = b"", 0, False
     while data := stream.read1(2 * size):
         data = rest + data
-        if not count and data.startswith(HEADERS):
+        if not begun and len(data) < HEAD:
+            rest = data
+            continue
+        if not begun and HEADERS.match(data):
             raise audio.AudioError(
-                "standard input: has a header, expected raw samples of 16 bits; name its file"
+                "standard input: has the header of an audio file, expected raw samples of 16 bits; "
+                "give `arecord` the option `-t raw`, or name the file"
             )
+        begun = True
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
+    if rest and not begun and len(rest) % 2 == 0:  # less than a header
+        yield np.frombuffer(rest, "<i2").astype(np.float32) / 32768
+        return
     if rest:
         raise audio.AudioError(
             "standard input: ends within a sample, expected raw samples of 16 bits"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -200,3 +201,26 @@ def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_wo
     (tmp_path / "c.yaml").write_text("{size: tiny, layer: last}")
     with pytest.raises(config.ConfigError, match="layer: expected an integer or 'sum', got 'last'"):
         config.decode(Data2vecConfig, config.read(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("lr: 1é".encode("latin-1"), "expected UTF-8, but byte 5 is not"),
+        (b"lr: " + b"[" * 20_000, "nested too deeply"),
+        (b"{" * 20_000, "nested too deeply"),
+        (b"lr: 1\nshape: [1,", "train.yaml:2: not YAML: "),
+        (b"lr: \x00", "not YAML: "),
+        (b"lr: *nothing", "train.yaml:1: not YAML: found undefined alias"),
+    ],
+)
+def test_what_is_no_yaml_is_one_sentence(tmp_path, content, problem):
+    (tmp_path / "train.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        config.read(tmp_path / "train.yaml")
+
+
+def test_an_override_may_be_no_yaml_either(tmp_path):
+    for value in ("[" * 20_000, "[1,"):
+        with pytest.raises(ValueError, match="--set lr=.*the value is not YAML"):
+            load(tmp_path, "lr: 1\nshape: {type: circle}", [f"lr={value}"])

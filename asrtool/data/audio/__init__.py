@@ -44,6 +44,7 @@ HEAD = 4096  # bytes that hold the header of an ordinary wav file
 LOUDEST = 8.0  # 18 dB above full scale: float samples never reach it, integers stored as floats do
 MEMBER = re.compile(r"(.+\.(?:tar|ark)):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
+BYTES = "the bytes"  # what messages call them
 WIDTHS = ("uint8", "int16", "int32")  # integer types whose full scale is known
 
 
@@ -243,7 +244,7 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
             header = tarfile.TarInfo.frombuf(
                 stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape"
             )
-            data = stream.read(header.size)
+            data = _at_most(stream, header.size)
     except (tarfile.HeaderError, ValueError):
         raise AudioError(
             f"{path}: no member of the archive starts at this byte; was the archive written again?"
@@ -255,6 +256,11 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
             f"{path}: truncated, the member should have {header.size} bytes but has {len(data)}"
         )
     return data
+
+
+def _at_most(stream: BinaryIO, size: int) -> bytes:
+    """`size` bytes, or fewer where the file ends; a header may promise more than memory holds."""
+    return stream.read(max(0, min(size, os.fstat(stream.fileno()).st_size - stream.tell())))
 
 
 def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
@@ -272,7 +278,7 @@ def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
     else:
         holds = "features" if start[:2] == b"\0B" else "no wav file"
         raise AudioError(f"{path}: the Kaldi archive has {holds} there, expected a wav file")
-    data = stream.read(size)
+    data = _at_most(stream, size)
     if len(data) < size:
         raise AudioError(
             f"{path}: truncated, the archive should have {size} bytes there but has {len(data)}"
@@ -339,8 +345,18 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
     in Hz and the number of channels.
     """
     with opened(path) as reader:
-        samples = reader.all()
-        return one_channel(samples, channel, path, reader.rate), reader.rate, reader.channels
+        return _heard(reader, channel)
+
+
+def listen_to(data: bytes, channel: int | None = None) -> tuple[np.ndarray, int, int]:
+    """As `listen`, of the bytes of a file."""
+    with opened(BYTES, data) as reader:
+        return _heard(reader, channel)
+
+
+def _heard(reader: decoding.Reader, channel: int | None) -> tuple[np.ndarray, int, int]:
+    samples = one_channel(reader.all(), channel, reader.name, reader.rate)
+    return samples, reader.rate, reader.channels
 
 
 def blocks(
@@ -379,7 +395,7 @@ def one_channel(
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
         raise AudioError(
             f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; expected an "
-            "array (T, channels)"
+            "array (T, channels), as samples.T makes it of (channels, T)"
         )
     samples = _floats(samples, name)
     if samples.ndim == 2:
@@ -391,15 +407,23 @@ def one_channel(
         samples = (
             samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
         )
-    return _usable(name, samples.astype(np.float32, copy=False), rate, start)
+    # torch takes no array that runs backwards, nor one that it must not write to
+    samples = np.require(samples, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
+    return _usable(name, samples, rate, start)
 
 
-def _array(samples: np.ndarray | torch.Tensor) -> np.ndarray:
+def _array(samples: np.ndarray | torch.Tensor | Sequence[float]) -> np.ndarray:
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
         # numpy has no bfloat16
         samples = samples.float() if samples.is_floating_point() else samples
-    return np.asarray(samples)
+    try:
+        return np.asarray(samples)
+    except ValueError:  # rows of different lengths
+        raise AudioError(
+            f"the samples: a {type(samples).__name__} of parts of different lengths, expected an "
+            "array (T,) or (T, channels)"
+        ) from None
 
 
 def _floats(samples: np.ndarray, name: str) -> np.ndarray:

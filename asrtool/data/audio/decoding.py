@@ -8,6 +8,7 @@ the end can tell. A path is never run as a command here.
 from __future__ import annotations
 
 import io
+import numbers
 import os
 import stat
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
 
 def check_rate(rate: float, name: str) -> int:
     """The sampling rate as an integer; AudioError where it is impossible."""
-    if not LOWEST <= rate <= HIGHEST or rate != int(rate):
+    if not isinstance(rate, numbers.Real) or not LOWEST <= rate <= HIGHEST or rate != int(rate):
         raise AudioError(
             f"{name}: the sampling rate is {rate} Hz, expected an integer from {LOWEST} to "
             f"{HIGHEST}"
