@@ -55,6 +55,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
             raise ValueError("losses: at least one needs a weight that is not 0")
+        negative = [name for name, loss in self.losses.items() if loss.weight < 0]
+        if negative:
+            raise ValueError(
+                f"losses.{negative[0]}: weight is {self.losses[negative[0]].weight:g}, which would "
+                "make the loss grow; expected 0 or more"
+            )
         if (self.data.input == "text") != isinstance(self.model, TEXT_MODELS):
             raise ValueError(
                 "data.input: text goes with model.type: language_model or causal_lm, and with no "

@@ -45,6 +45,7 @@ from asrtool.models import (
 )
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
 from asrtool.train import averaging, checkpoint, folder
+from asrtool.train.folder import changed_copy
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "model.json",
@@ -72,7 +73,8 @@ class Experiment:
         """imports: modules of the user's own that the model needs.
 
         Raises `ExperimentError` where the folder holds no trained model, where a file of a packed
-        one is not what was packed, and where it needs modules that are not imported: a folder
+        one is not what was packed or vocabulary or CMVN of an experiment not what training copied,
+        and where it needs modules that are not imported: a folder
         imports nothing by itself.
         """
         import_modules(imports)
@@ -84,6 +86,11 @@ class Experiment:
             )
         if packed:
             check_packed(folder)
+        elif (changed := changed_copy(folder)) is not None:
+            raise ExperimentError(
+                f"{folder / changed} is not what the training began with; restore it from a backup,"
+                " or from where stage 3 copied it (--vocab, --train)"
+            )
         try:
             return cls(folder, experiment.read_phases(folder / CONFIG), packed)
         except experiment.NotImported as error:
@@ -108,7 +115,26 @@ class Experiment:
     @property
     def cmvn(self) -> Cmvn | None:
         file = self.folder / "cmvn.json"
-        return Cmvn.load(file) if file.exists() else None
+        bins = {
+            name: phase.data.fbank.num_mel_bins
+            for name, phase in self.phases.items()
+            if phase.data.input == "fbank"
+        }
+        if not file.exists():
+            if bins:
+                raise ExperimentError(
+                    f"{self.folder} is incomplete: cmvn.json is missing, mean and standard "
+                    f"deviation of the features that phase '{next(iter(bins))}' reads"
+                )
+            return None
+        cmvn = Cmvn.load(file)
+        wrong = next((name for name, count in bins.items() if count != len(cmvn.mean)), None)
+        if wrong is not None:
+            raise ExperimentError(
+                f"{file} has {len(cmvn.mean)} means, but the features of phase '{wrong}' have "
+                f"{bins[wrong]} bins"
+            )
+        return cmvn
 
     @property
     def lm(self) -> Path | None:
@@ -146,7 +172,7 @@ class Experiment:
     def load(self, decode: DecodeConfig, weights: Path | None = None) -> Model:
         """The trained model on the CPU; `weights`: a file instead of the average."""
         model = self.build(decode.phase)
-        checkpoint.load_model(model, weights or self.weights(decode))
+        checkpoint.load_model(model, weights or self.weights(decode), same_types=True)
         return model.eval()
 
     def decode_config(self, streaming: bool = False) -> DecodeConfig:
@@ -287,7 +313,7 @@ def language_model(
         )
     model = build_model(config, tokenizer.size)
     weights = trained.weights(DecodeConfig(searcher=CtcGreedyConfig()))
-    checkpoint.load_model(model, weights)
+    checkpoint.load_model(model, weights, same_types=True)
     return model.to(device).eval(), weights
 
 

@@ -170,7 +170,11 @@ class Cmvn:
             raise FeatureError(
                 f"{path}: expected a JSON object with mean, std and frames"
             ) from None
-        if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
+        if (
+            mean.ndim != 1
+            or mean.shape != std.shape
+            or not (np.isfinite(mean).all() and (std > 0).all() and np.isfinite(std).all())
+        ):
             raise FeatureError(
                 f"{path}: mean and std must be lists of equal length, std greater than 0"
             )

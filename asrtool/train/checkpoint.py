@@ -253,12 +253,14 @@ def load_model(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
     copy: Mapping[str, str] | None = None,
+    same_types: bool = False,
 ) -> None:
     """Load a checkpoint folder or a .safetensors file into `model`.
 
     `missing`: patterns of names that may be absent from the file (they keep their initialisation);
-    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`. Any
-    other difference in names or shapes is a `CheckpointError` that lists them.
+    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`;
+    `same_types`: numbers of another type, as after a conversion, are not turned into the model's.
+    Any other difference in names or shapes is a `CheckpointError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
@@ -267,6 +269,17 @@ def load_model(
     own = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
+    converted = [
+        f"{name} ({str(source[name].dtype).removeprefix('torch.')})"
+        for name in own
+        if same_types and name in source and source[name].dtype != own[name].dtype
+    ]
+    if converted:
+        expected = str(own[converted[0].split(" ")[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{path}: {len(converted)} tensors are of another type than {expected}, so they are not"
+            f" what was trained: {first_few(converted, 3)}"
+        )
     for what, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
         if names:
             logger.info("%s: %d tensors %s: %s", path, len(names), what, first_few(names, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asrtool import log
+from asrtool.bin import check_data
 from asrtool.system import characters
 
 SEEN = {  # marks of Arabic and others that stand before numbers, and are drawn; Egyptian ligatures
@@ -68,14 +70,27 @@ def on_a_terminal(*command: str) -> bytes:
     return said
 
 
-def test_control_characters_of_ids_never_reach_a_terminal(tmp_path: Path) -> None:
+def test_control_characters_never_reach_a_terminal() -> None:
+    code = "import sys; from asrtool import bin, log; log.set_up(); print('a' + sys.argv[1]); "
+    code += "log.logger.info('%s', 'b' + sys.argv[1]); "
+    code += "bin.end(OSError, OSError(2, 'c' + sys.argv[1]), None)"
+    said = on_a_terminal("-c", code, "\x1b[2J")
+    assert b"\x1b" not in said
+    assert all(letter + b"\\x1b[2J" in said for letter in (b"a", b"b", b"c"))
+
+
+def test_ids_of_a_data_directory_do_not_steer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "wav.scp").write_text("a\x1b]0;x\x07 /nowhere/\x1b[2J\n")
-    said = on_a_terminal("-m", "asrtool.bin.check_data", str(tmp_path))
-    assert b"\x1b" not in said and b"\\x1b]0;x\\x07" in said.replace(b"\\\\", b"\\")
-    said = on_a_terminal("-m", "asrtool.bin.describe", str(tmp_path / "\x1b[2J"))
-    assert said and b"\x1b" not in said
-    code = "from asrtool import log; log.set_up(); log.logger.info('%s', chr(27) + '[2J')"
-    assert b"\\x1b[2J" in on_a_terminal("-c", code)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", terminal)
+    log.guard()
+    with pytest.raises(SystemExit):
+        check_data.main([str(tmp_path)])
+    said = terminal.getvalue()
+    assert "/nowhere/\\x1b[2J" in said and "\x1b" not in said and "\x07" not in said
 
 
 def test_a_pipe_gets_what_is_there() -> None:
