@@ -237,6 +237,14 @@ def load_decode(
     return config.decode(DecodeConfig, config.override(node, rest))
 
 
+def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeConfig:
+    """The settings with overrides as of --set."""
+    if not overrides:
+        return settings
+    node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
+    return config.decode(DecodeConfig, config.override(node, overrides))
+
+
 def add_ngram_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--ngram",

@@ -150,8 +150,7 @@ class Experiment:
         if not decode.unfinished and not folder.finished(phase):
             raise ExperimentError(
                 f"the training in {phase} is not finished; go on with it (stage 3 again), or "
-                "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
-                "run.sh)"
+                "take the checkpoints it has by --set unfinished=true (--decode-args of run.sh)"
             )
         return averaging.average(phase, decode.average or config.trainer.average)
 

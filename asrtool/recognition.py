@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asrtool.align import Timed, Word, text_of, words_of
-from asrtool.align.formats import srt
+from asrtool.align.formats import srt, vtt
 from asrtool.classes import Classes
 from asrtool.classes import mean as mean_classes
 from asrtool.longform import join
@@ -57,11 +57,18 @@ class Recognition:
 
     def srt(self) -> str:
         """Subtitles."""
+        return srt(self._timed())
+
+    def vtt(self) -> str:
+        """Subtitles for browsers."""
+        return vtt(self._timed())
+
+    def _timed(self) -> tuple[Word, ...]:
         if self.words is None:
             raise RecognitionError(
                 "subtitles need times, which come from a CTC head; this model has none"
             )
-        return srt(self.words)
+        return self.words
 
     def json(self) -> dict:
         words = None

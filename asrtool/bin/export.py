@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrtool import imports, log
+from asrtool import experiment, imports, log
 from asrtool.data import tokenizers
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
-from asrtool.model_folder import sha256
+from asrtool.model_folder import Experiment, sha256
 from asrtool.recognizer import Recognizer
 from asrtool.system import stamp
 from asrtool.types import Padded
@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ExportError(
             f"export needs {missing}, which a plain installation has not: pip install -e '.[onnx]'"
         )
-    recognizer = Recognizer.load(args.model)
+    decode = Experiment.open(args.model).decode_config()
+    decode = experiment.changed_decode(decode, experiment.split_overrides(args.set))
+    recognizer = Recognizer.load(args.model, decode)
     with stamp.building(
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
     ) as target:
@@ -79,6 +81,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
     options.add_argument("--out", type=Path, required=True, help="folder to write")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="which weights, as in average=1 or unfinished=true",
+    )
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"
     )

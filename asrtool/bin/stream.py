@@ -69,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = describe()
     args = options.parse_args(argv)
-    if args.set and args.config is None:
-        options.error("--set changes a decoding config: give it by --config")
     if args.chunk is not None:
         options.error("--chunk counted frames: give --chunk-ms, milliseconds, as in --chunk-ms 640")
     if args.chunk_ms is not None and not args.chunk_ms > 0:
@@ -107,7 +105,7 @@ def describe() -> argparse.ArgumentParser:
         "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument(
         "--format", choices=("text", "json"), default="text", help="json has partial results too"
@@ -139,9 +137,11 @@ def describe() -> argparse.ArgumentParser:
 
 def settings(args: argparse.Namespace) -> DecodeConfig:
     """As asked; else as packed, where that can stream; else what suits the model's heads."""
+    overrides = experiment.split_overrides(args.set)
     if args.config is not None:
-        return experiment.load_decode(args.config, experiment.split_overrides(args.set))
-    return Experiment.open(args.model).decode_config(streaming=True)
+        return experiment.load_decode(args.config, overrides)
+    found = Experiment.open(args.model).decode_config(streaming=True)
+    return experiment.changed_decode(found, overrides)
 
 
 def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
+import yaml
 
 from asrtool import config
 from asrtool.config import ConfigError
@@ -184,9 +185,37 @@ def test_a_name_or_config_is_registered_once():
 
 @pytest.mark.parametrize("text", [".inf", "inf", "+.Inf"])
 def test_infinity_is_a_number_however_it_is_written(tmp_path, text):
-    assert load(tmp_path, f"lr: {text}\nshape: {{type: circle}}").lr == float("inf")
-    with pytest.raises(ConfigError, match="lr must be above 0"):
-        load(tmp_path, "lr: -.inf\nshape: {type: circle}")
+    assert config.decode(float, yaml.compose(text)) == float("inf")
+    assert config.decode(float, yaml.compose("-.inf")) == -float("inf")
+    with pytest.raises(ConfigError, match="train.yaml:1: lr: expected a finite number, got inf"):
+        load(tmp_path, f"lr: {text}\nshape: {{type: circle}}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("dropout", 1.0, "expected at least 0 and below 1, got 1.0"),
+        ("attention_dropout", -0.1, "expected at least 0 and below 1"),
+        ("share", 1.1, "expected at least 0 and at most 1"),
+        ("kernel", 0, "expected at least 1"),
+        ("num_heads", 0, "expected at least 1"),
+        ("ffn_dim", -2, "expected at least 1"),
+        ("beam", 0, "expected at least 1"),
+        ("snr_db", (20.0, 5.0), "expected [lowest, highest]"),
+        ("alpha", float("nan"), "expected a finite number"),
+        ("betas", (0.9, float("inf")), "expected a finite number"),
+        ("share", 1.0, None),
+        ("causal", True, None),
+        ("kernel", None, None),
+        ("clip", float("inf"), None),
+        ("name", "anything", None),
+        ("weight_decay", 0.0, None),
+        ("betas", (0.98, 0.9), None),
+    ],
+)
+def test_numbers_that_cannot_be_meant(key, value, problem):
+    found = config.meaningless(key, value)
+    assert found is None if problem is None else problem in found
 
 
 def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_word(tmp_path):
