@@ -203,10 +203,14 @@ def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.Mapping
     for text in overrides:
         targets, inner = names, text
         if text.startswith("phases."):
-            _, name, inner = (
-                text.split("=")[0].split(".", 2) if text.count(".") >= 2 else ("", "", "")
-            )
-            inner += "=" + text.partition("=")[2]
+            key, equals, value = text.partition("=")
+            _, name, *rest = key.split(".", 2)
+            if not equals or not rest:
+                raise ValueError(
+                    f"--set {text}: expected phases.<name>.<key>=value, as in phases."
+                    f"{name or names[0]}.optim.lr=1e-4"
+                )
+            inner = f"{rest[0]}={value}"
             if name not in names:
                 raise ValueError(
                     f"--set {text}: no such phase; phases of {path}: {', '.join(names)}"

@@ -23,16 +23,17 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of a vocabulary that stands for the on
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    data, front_end = load_config(args.train_config, args.train_args, args.import_from)
+    path = args.train_config
+    data, front_end = load_config(path, args.train_args, args.import_from)
     if args.decode_config is not None:
         overrides = experiment.split_overrides(args.decode_args)
         experiment.load_decode(args.decode_config, overrides, args.ngram, args.ngram_unit)
     name = feature_id(data, front_end and front_end.name)
     overrides = experiment.split_overrides(args.train_args)
-    phases = experiment.load_phases(args.train_config, overrides, args.import_from)
+    phases = experiment.load_phases(path, overrides, args.import_from)
     if args.sets is not None:
-        check_sets(args.train_config, phases, args.sets.split(), args.dump and args.dump / name)
-    check_models(args.train_config, phases)
+        check_sets(path, phases, args.sets.split(), args.dump and args.dump / name)
+    check_models(path, phases)
     print(name)
 
 
@@ -42,11 +43,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("--train-config", type=Path, required=True, help="train_*.yaml")
+    options.add_argument("path", nargs="?", type=Path, metavar="config", help="train_*.yaml")
+    options.add_argument(
+        "--train-config", "--config", dest="train_config", type=Path, help="the same, as an option"
+    )
     options.add_argument("--decode-config", type=Path, help="decode_*.yaml")
-    for name in ("train", "decode"):
+    for name, more in (("train", ["--set"]), ("decode", [])):
         options.add_argument(
-            f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides"
+            *(f"--{name}-args", *more),
+            dest=f"{name}_args",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="overrides",
         )
     options.add_argument(
         "--sets", help="names of all data directories of the recipe, among them those of noises"
@@ -56,7 +65,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     experiment.add_ngram_options(options)
     imports.add_options(options, modules=False)
-    return options.parse_args(argv)
+    args = options.parse_args(argv)
+    if (args.path is None) == (args.train_config is None):
+        options.error("give one config: asrtool check_config conf/train_conformer.yaml")
+    args.train_config = args.train_config or args.path
+    return args
 
 
 def check_sets(

@@ -66,7 +66,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder to write; it must not be there yet"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml to recognise with; default: what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml to recognise with; default: what suits the model",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"

@@ -94,7 +94,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, help="folder for one file each; default: standard output"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml; default: as packed, or what suits the model",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"

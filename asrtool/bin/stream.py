@@ -102,7 +102,11 @@ def describe() -> argparse.ArgumentParser:
         "--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml; default: as packed, or what suits the model",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"

@@ -89,3 +89,21 @@ def test_a_noise_set_that_no_stage_makes_is_said(
 def test_a_model_whose_weights_are_elsewhere_is_left_for_later() -> None:
     config = EGS / "whisper" / "train_whisper_lora.yaml"
     check_config.main(["--train-config", str(config)])
+
+
+def test_a_config_is_given_as_to_the_other_commands(capsys: pytest.CaptureFixture) -> None:
+    for options in ([TRAIN[1]], ["--config", TRAIN[1]], TRAIN):
+        check_config.main([*options, "--set", "trainer.average=1"])
+    assert capsys.readouterr().out == "fbank80\n" * 3
+    for options in ([], [TRAIN[1], *TRAIN]):
+        with pytest.raises(SystemExit):
+            check_config.main(options)
+        assert "give one config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["phases.train=1.5", "phases.=1.5", "phases.train.lr", "phases.x.a=1"]
+)
+def test_an_override_of_a_phase_names_a_key(text: str) -> None:
+    with pytest.raises(ValueError, match="expected phases.<name>.<key>=value|no such phase"):
+        check_config.main([*TRAIN, "--train-args", text])
