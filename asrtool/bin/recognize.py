@@ -27,7 +27,6 @@ import torch
 from tqdm import tqdm
 
 from asrtool import experiment, imports, log
-from asrtool.bin.decode import hypothesis_line
 from asrtool.data import tree
 from asrtool.data.audio import AudioError
 from asrtool.experiment import DecodeConfig
@@ -274,6 +273,8 @@ def tell(recognizer: Recognizer, path: str, result: Recognition) -> None:
 
 def as_json(recognizer: Recognizer, path: str, result: Recognition) -> dict:
     """The result with its score, and the n-best list where the search keeps one."""
+    from asrtool.bin.decode import hypothesis_line  # which imports this module
+
     line = {"audio": log.shown(path), **result.json()}
     listed = [hypothesis_line(recognizer, one) for one in result.nbest]
     line["score"] = listed[0]["score"]
