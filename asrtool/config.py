@@ -12,7 +12,9 @@ same. A dataclass with a `SHORT`, the name of a field, may be given as that fiel
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,13 +44,7 @@ def read(path: Path) -> yaml.MappingNode:
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
-    with open(path, encoding="utf-8") as stream:
-        loader = yaml.SafeLoader(stream)
-        loader.name = str(path)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
+    node = _compose(path)
     node = node or yaml.MappingNode("map", [], yaml.Mark(str(path), 0, 0, 0, None, None))
     node, parent = split(node, "extends")
     if parent is None:
@@ -66,6 +62,29 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
     return merge(_read(target, (path, *children)), node)
 
 
+def _compose(path: Path) -> yaml.Node | None:
+    """The nodes of a file; raises ValueError for what is no YAML."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8, but byte {error.start} is not") from None
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        loader.name = str(path)
+        return loader.get_single_node()
+    except RecursionError:
+        raise ValueError(f"{path}: lists or mappings are nested too deeply for a config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise ValueError(f"{path}{line}: not YAML: {what}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
 def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNode:
     """`node` with `a.b=value` overrides merged over it; values are YAML, as in `x={lr: 1}`."""
     for text in overrides:
@@ -74,8 +93,9 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
             raise ValueError(f"--set {text}: expected key.key=value")
         try:
             leaf = yaml.compose(value, Loader=yaml.SafeLoader)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {text}: '{value}' is not YAML") from None
+        except (yaml.YAMLError, RecursionError):
+            short = value if len(value) < 80 else f"{value[:80]}..."
+            raise ValueError(f"--set {key}={short}: the value is not YAML") from None
         leaf = leaf or yaml.ScalarNode("str", "", yaml.Mark("", 0, 0, 0, None, None))
         _rename(leaf, f"--set {text}")
         for part in reversed(key.split(".")):
@@ -242,6 +262,10 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
         fields[k].name: decode(hints[fields[k].name], v, _join(where, k))
         for k, (_, v) in items.items()
     }
+    for key, (_, value_node) in items.items():
+        name = fields[key].name
+        if (problem := meaningless(key, values[name], fields[key].default)) is not None:
+            raise ConfigError(value_node, _join(where, key), problem)
     try:
         return kind(**values)
     except ValueError as error:  # raised by a __post_init__ check
@@ -276,6 +300,51 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
         return kind(text)
     except (ValueError, KeyError):
         raise ConfigError(node, where, f"expected {_WORDS.get(kind, kind)}, got '{text}'") from None
+
+
+# -- numbers that cannot be meant ---------------------------------------------
+
+# end of a key -> lowest value, highest value, and whether that itself is allowed
+_LIMITS = (
+    (r"(\w+_)?dropout|layer_drop", 0, 1, False),
+    (r"(\w+_)?share|(time|channel)_mask|smoothing|momentum", 0, 1, True),
+    (
+        r"kernel|channels|factor|rank|beam|nbest|candidates|(\w+_)?(dim|heads|bins|utterances)",
+        1,
+        None,
+        True,
+    ),
+    (
+        r"num_layers|workers|radius|warp|warmup|freeze_until|weight_decay|\w+_width|num_\w+_masks",
+        0,
+        None,
+        True,
+    ),
+    (r"(\w+_)?(seconds|temperature|ms)", 0, None, True),
+)
+_RANGES = re.compile(r"snr_db|gain_db|seconds|speakers|class_limits")  # [lowest, highest]
+
+
+def meaningless(key: str, value: Any, default: Any = None) -> str | None:
+    """Why a value of the field `key` cannot be meant, by what fields of such a name are; None where
+    it can. The dataclass itself checks what only it knows.
+    """
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    numbers = [one for one in numbers if isinstance(one, int | float) and one is not True]
+    unlimited = key == "clip" or (isinstance(default, float) and math.isinf(default))
+    if any(math.isnan(one) or (math.isinf(one) and not unlimited) for one in numbers):
+        return f"expected a finite number, got {value}"
+    if _RANGES.fullmatch(key) and len(numbers) == 2 and numbers[0] > numbers[1]:
+        return f"expected [lowest, highest], got {list(numbers)}"
+    if isinstance(value, tuple | list):
+        return None
+    for pattern, low, high, closed in _LIMITS:
+        if not numbers or not re.fullmatch(pattern, key):
+            continue
+        if value < low or (high is not None and (value > high or (value == high and not closed))):
+            most = "" if high is None else f" and {'at most' if closed else 'below'} {high}"
+            return f"expected at least {low}{most}, got {value}"
+    return None
 
 
 # -- writing ---------------------------------------------------------------

@@ -56,6 +56,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
             raise ValueError("losses: at least one weight must not be 0")
+        negative = [name for name, loss in self.losses.items() if loss.weight < 0]
+        if negative:
+            raise ValueError(
+                f"losses.{negative[0]}: weight is {self.losses[negative[0]].weight:g}, which would "
+                "make the loss grow; expected 0 or more"
+            )
         if (self.data.input == "text") != isinstance(self.model, TEXT_MODELS):
             raise ValueError(
                 "data.input: text is for model.type: language_model and causal_lm, and for no "
@@ -203,10 +209,14 @@ def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.Mapping
     for text in overrides:
         targets, inner = names, text
         if text.startswith("phases."):
-            _, name, inner = (
-                text.split("=")[0].split(".", 2) if text.count(".") >= 2 else ("", "", "")
-            )
-            inner += "=" + text.partition("=")[2]
+            key, equals, value = text.partition("=")
+            _, name, *rest = key.split(".", 2)
+            if not equals or not rest:
+                raise ValueError(
+                    f"--set {text}: expected phases.<name>.<key>=value, as in phases."
+                    f"{name or names[0]}.optim.lr=1e-4"
+                )
+            inner = f"{rest[0]}={value}"
             if name not in names:
                 raise ValueError(
                     f"--set {text}: no such phase; phases of {path}: {', '.join(names)}"
@@ -235,6 +245,14 @@ def load_decode(
     node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
     rest = [text for text in overrides if text not in kinds]
     return config.decode(DecodeConfig, config.override(node, rest))
+
+
+def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeConfig:
+    """The settings with overrides as of --set."""
+    if not overrides:
+        return settings
+    node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
+    return config.decode(DecodeConfig, config.override(node, overrides))
 
 
 def add_ngram_options(options: argparse.ArgumentParser) -> None:

@@ -1,5 +1,5 @@
 """Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their
-number.
+number. Ids, names and texts may hold anything: `shown` is what a terminal may get of them.
 """
 
 from __future__ import annotations
@@ -7,12 +7,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 logger = logging.getLogger("asrtool")
+# what a terminal obeys (C0 without tab and line feed, delete, C1), and bytes that are not UTF-8
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def set_up(verbose: bool = False) -> None:
@@ -22,7 +31,7 @@ def set_up(verbose: bool = False) -> None:
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
     suffix = "" if rank == 0 else f" [rank {rank}]"
-    handler.setFormatter(logging.Formatter(f"%(asctime)s{suffix} %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s{suffix} %(message)s", datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO if rank == 0 else logging.WARNING)
@@ -60,3 +69,54 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+# -- terminals ---------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    r"""The text as a terminal may get it: ESC is \x1b, and a byte of a name that is not UTF-8 \xff.
+
+    Tabs and line feeds stay.
+    """
+    return text if text.isprintable() else STEERING.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0xD800:
+        return f"\\x{code:02x}"
+    # Python's stand-in for a byte, or half of a character
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+class Terminal:
+    """A text stream to a terminal; what is written goes through `shown`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(shown(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+def guard() -> None:
+    """Let standard output obey `shown` where it is a terminal.
+
+    In files and pipes, bytes of names that are not UTF-8 stay as they were.
+    """
+    stream = sys.stdout
+    if stream is None or isinstance(stream, Terminal):
+        return
+    if stream.isatty():
+        sys.stdout = Terminal(stream)
+    elif hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="surrogateescape")

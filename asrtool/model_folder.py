@@ -46,6 +46,7 @@ from asrtool.models import (
 )
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
 from asrtool.trainer import averaging, checkpoint, folder
+from asrtool.trainer.folder import changed_copy
 
 CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "model.json",
@@ -68,8 +69,9 @@ class Experiment:
     def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
         """imports: modules of the user's own that the model needs.
 
-        Raises `UserError` where the folder holds no trained model, where a file of a packed
-        one is not what was packed, and where it needs modules that are not imported: a folder
+        Raises `UserError` where the folder holds no trained model, where a file of a packed one is
+        not what was packed, where the vocabulary or CMVN of an experiment is not what training
+        copied, and where the model needs modules that are not imported: a folder
         imports nothing by itself.
         """
         import_modules(imports)
@@ -81,6 +83,11 @@ class Experiment:
             )
         if packed:
             check_packed(folder)
+        elif (changed := changed_copy(folder)) is not None:
+            raise UserError(
+                f"{folder / changed} is not what the training began with; restore it from a backup,"
+                " or from where stage 3 copied it (--vocab, --train)"
+            )
         try:
             return cls(folder, experiment.read_phases(folder / CONFIG), packed)
         except experiment.NotImported as error:
@@ -105,7 +112,26 @@ class Experiment:
     @property
     def cmvn(self) -> Cmvn | None:
         file = self.folder / "cmvn.json"
-        return Cmvn.load(file) if file.exists() else None
+        bins = {
+            name: phase.data.fbank.num_mel_bins
+            for name, phase in self.phases.items()
+            if phase.data.input == "fbank"
+        }
+        if not file.exists():
+            if bins:
+                raise UserError(
+                    f"{self.folder} is incomplete: cmvn.json is missing, mean and standard "
+                    f"deviation of the features that phase '{next(iter(bins))}' reads"
+                )
+            return None
+        cmvn = Cmvn.load(file)
+        wrong = next((name for name, count in bins.items() if count != len(cmvn.mean)), None)
+        if wrong is not None:
+            raise UserError(
+                f"{file} has {len(cmvn.mean)} means, but the features of phase '{wrong}' have "
+                f"{bins[wrong]} bins"
+            )
+        return cmvn
 
     @property
     def lm(self) -> Path | None:
@@ -120,9 +146,8 @@ class Experiment:
         phase = self.folder / name
         if not decode.unfinished and not folder.finished(phase):
             raise UserError(
-                f"the training in {phase} is not finished; continue it (stage 3 again), or "
-                "decode with the checkpoints it has by --set unfinished=true (--decode-args of "
-                "run.sh)"
+                f"the training in {phase} is not finished; continue it (stage 3 again), or use the "
+                "checkpoints it has by --set unfinished=true (--decode-args of run.sh)"
             )
         return averaging.average(phase, decode.average or config.trainer.average)
 
@@ -143,7 +168,7 @@ class Experiment:
     def load(self, decode: DecodeConfig, weights: Path | None = None) -> Model:
         """The trained model on the CPU; `weights`: a file instead of the average."""
         model = self.build(decode.phase)
-        checkpoint.load_model(model, weights or self.weights(decode))
+        checkpoint.load_model(model, weights or self.weights(decode), same_types=True)
         return model.eval()
 
     def decode_config(self, streaming: bool = False) -> DecodeConfig:
@@ -285,7 +310,7 @@ def language_model(
         )
     model = build_model(config, tokenizer.size)
     weights = trained.weights(DecodeConfig(searcher=CtcGreedyConfig()))
-    checkpoint.load_model(model, weights)
+    checkpoint.load_model(model, weights, same_types=True)
     return model.to(device).eval(), weights
 
 

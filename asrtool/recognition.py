@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from asrtool.align import Timed, Word, text_of, words_of
-from asrtool.align.formats import srt
+from asrtool.align.formats import srt, vtt
 from asrtool.data import tokenizers
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
@@ -106,9 +106,16 @@ class Recognition:
 
     def srt(self) -> str:
         """Subtitles."""
+        return srt(self._timed())
+
+    def vtt(self) -> str:
+        """Subtitles for browsers."""
+        return vtt(self._timed())
+
+    def _timed(self) -> tuple[Word, ...]:
         if self.words is None:
             raise UserError("subtitles need times, which come from a CTC head; this model has none")
-        return srt(self.words)
+        return self.words
 
     def json(self) -> dict:
         words = None

@@ -8,11 +8,12 @@ either recognizer.align("meeting.flac", "GOOD MORNING")     # words and their ti
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from asrtool.data.sampler import fill
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.heads import names_of, ranked
-from asrtool.log import logger
+from asrtool.log import first_few, logger
 from asrtool.longform import PAUSE, Window, WindowsConfig, contour, plan, vad
 from asrtool.model_folder import Experiment, chunk_frames, in_chunks, language_model, sha256
 from asrtool.models import LM_OUTPUT, AsrModel
@@ -48,7 +49,8 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 # of the training utterances last no longer than short pieces, and than the longest window
 SHORT, LONG = 0.25, 0.99
 SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
-Audio = str | Path | np.ndarray | Tensor
+# a path, the bytes of a file or what reads them, or samples
+Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor | Sequence[float]
 
 
 class Prepared(NamedTuple):
@@ -157,6 +159,7 @@ class Recognizer:
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """What `search` gives, of an encoder's output."""
         nbests = self.searcher.search(encoded)
+        self._warn_of_empty(nbests, encoded)
         return [
             [replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests
         ]
@@ -230,14 +233,14 @@ class Recognizer:
     def recognize(
         self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
     ) -> Recognition | list[Recognition]:
-        """One audio or a list of them: paths, or samples (T,) or (T, C), floats in [-1, 1], uint8,
-        int16 or int32.
+        """One audio or a list of them: paths, the bytes of files, open files, or samples (T,) or
+        (T, C), floats in [-1, 1], uint8, int16 or int32.
 
         rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by
         default their mean. What is longer than `windows.max_seconds` is cut into windows whose
         words are joined.
         """
-        if isinstance(sound, list | tuple):
+        if isinstance(sound, list | tuple) and not _are_samples(sound):
             return self.transcribe([self.prepare(one, rate, channel) for one in sound])
         return self.transcribe([self.prepare(sound, rate, channel)])[0]
 
@@ -249,12 +252,18 @@ class Recognizer:
         self, sound: Audio, rate: int | None = None, channel: int | None = None
     ) -> Prepared:
         """One audio as `transcribe` takes it."""
+        if rate is not None:
+            rate = audio.check_rate(rate, "the samples")
         if isinstance(sound, str | Path):
             samples, rate, channels = audio.listen(str(sound), channel)
             self._log_conversion(sound, rate, channels, channel)
+        elif (content := _bytes_of(sound)) is not None:
+            samples, rate, channels = audio.listen_to(content, channel)
+            self._log_conversion(audio.BYTES, rate, channels, channel)
         else:
-            samples = audio.one_channel(sound, channel)
-        samples = audio.resample(samples, self.rate if rate is None else rate, self.rate)
+            rate = self.rate if rate is None else rate
+            samples = audio.one_channel(sound, channel, rate=rate)
+        samples = audio.resample(samples, rate, self.rate)
         speech = self._speech(samples)
         if self.config.data.input == "waveform":
             return Prepared(torch.from_numpy(samples), speech)
@@ -304,11 +313,11 @@ class Recognizer:
     def align(
         self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
     ) -> list[Word]:
-        """When each word of `text` was said. Raises `UserError` where the text does not fit
-        into the audio.
+        """When each word of `text` was said. Raises `UserError` where the text does not fit into
+        the audio, or has no character that is in the model's vocabulary.
         """
         inputs = self.inputs(sound, rate, channel)
-        times = self.align_inputs(Padded.stack([inputs]), [self.tokenizer.encode(text)])[0]
+        times = self.align_inputs(Padded.stack([inputs]), [self._encode_text(text)])[0]
         if times is None:
             seconds = len(inputs) * self.step
             raise UserError(
@@ -330,6 +339,44 @@ class Recognizer:
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
         return self._times(self.encode(inputs), tokens, seconds)
+
+    def _warn_of_empty(self, nbests: list[list[Hypothesis]], encoded: EncoderOutput) -> None:
+        """Warn of utterances with fewer frames than the decoding config demands tokens."""
+        constraints = getattr(self.settings.searcher, "constraints", None)
+        min_tokens = 0 if constraints is None else constraints.min_tokens
+        lengths = encoded.frames.lengths.tolist()
+        empty = [
+            length
+            for nbest, length in zip(nbests, lengths, strict=True)
+            if length and nbest[0].score == -math.inf
+        ]
+        if min_tokens and empty:
+            logger.warning(
+                "%d of %d utterances have at most %d frames, too few for constraints.min_tokens: "
+                "%d; their text is empty",
+                *(len(empty), len(nbests), max(empty), min_tokens),
+            )
+
+    def _encode_text(self, text: str) -> list[int]:
+        """The tokens of a text. Warns of characters that are not in the vocabulary; raises
+        `UserError` where no others are left.
+        """
+        unknown = [one for one in self.tokenizer.unknown(text) if not one.isspace()]
+        if unknown:
+            listed = first_few([f"'{one}' (U+{ord(one):04X})" for one in sorted(set(unknown))])
+            message = f"not in the vocabulary of the model: {listed}"
+            if len(unknown) == len("".join(text.split())):
+                raise UserError(
+                    f"{message}; nothing is left of the text '{text}'. The vocabulary has "
+                    f"{self._letters()}"
+                )
+            logger.warning("%s; replaced by %s", message, tokenizers.UNK)
+        return self.tokenizer.encode(text)
+
+    def _letters(self) -> str:
+        """Some tokens of the vocabulary."""
+        texts = (self.tokenizer.piece(token).strip() for token in range(self.tokenizer.size))
+        return first_few([f"'{text}'" for text in texts if text and text != tokenizers.UNK], 5)
 
     def _log_conversion(
         self, sound: str | Path, rate: int, channels: int, channel: int | None
@@ -413,3 +460,22 @@ class Recognizer:
                 times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
             )
         return times
+
+
+def _are_samples(sound: Sequence) -> bool:
+    """Whether a list holds numbers, and no audio."""
+    return bool(sound) and isinstance(sound[0], numbers.Real)
+
+
+def _bytes_of(sound: Audio) -> bytes | None:
+    """The bytes of a file, given as such or as an open file; None for all else."""
+    if isinstance(sound, bytes | bytearray | memoryview):
+        return bytes(sound)
+    if not hasattr(sound, "read"):
+        return None
+    content = sound.read()
+    if not isinstance(content, bytes):
+        raise audio.AudioError(
+            f"{getattr(sound, 'name', audio.BYTES)}: opened as text, expected open(..., 'rb')"
+        )
+    return content

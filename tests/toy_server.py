@@ -25,6 +25,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.busy = 0
         self.ranges = True
+        self.tags: dict[str, str] = {}  # ETag of each file
+        self.off = 0  # by which the parts that are sent begin too late
         self.asked: list[str | None] = []  # the Range header of every request
         self.address = f"http://127.0.0.1:{self.server_port}"
 
@@ -47,7 +49,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes */{len(content)}")
             self.send_header("Content-Length", "0")
             return self.end_headers()
+        tag = self.server.tags.get(self.path)
+        if self.headers["If-Range"] not in (None, tag):
+            start = 0
         self.send_response(206 if start else 200)
+        if tag is not None:
+            self.send_header("ETag", tag)
+        if start:
+            first = start + self.server.off
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + self.server.cuts.pop(0) if self.server.cuts else len(content)

@@ -347,7 +347,7 @@ dump=dump$variant
 if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its own folder
   dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
     --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${ngram_options[@]+"${ngram_options[@]}"} \
-    ${own_config[@]+"${own_config[@]}"})
+    --sets "$(splits | tr '\n' ' ')" --dump "$dump" ${own_config[@]+"${own_config[@]}"})
 fi
 find_test_sets
 

@@ -1,4 +1,4 @@
-"""File formats for times: ctm (NIST), TextGrid (Praat), srt (subtitles)."""
+"""File formats for times: ctm (NIST), TextGrid (Praat), srt and vtt (subtitles)."""
 
 from __future__ import annotations
 
@@ -82,6 +82,20 @@ def srt(words: Sequence[Word]) -> str:
     )
 
 
+def vtt(words: Sequence[Word]) -> str:
+    """The same in WebVTT, as browsers show it."""
+    cues = [
+        f"\n{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n"
+        f"{_escaped(_two_lines(text_of(cue)))}\n"
+        for cue in subtitles(words)
+    ]
+    return "WEBVTT\n" + "".join(cues)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def subtitles(words: Sequence[Word]) -> list[list[Word]]:
     """The words of each subtitle."""
     cues: list[list[Word]] = []
@@ -107,8 +121,8 @@ def _two_lines(text: str) -> str:
     return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float, point: str = ",") -> str:
     milliseconds = round(1000 * seconds)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02},{milliseconds % 1000:03}"
+    return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"

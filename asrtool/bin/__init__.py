@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from asrtool import log
 from asrtool.errors import UserError
 from asrtool.system import processes
 
@@ -61,14 +62,13 @@ def end(kind: type[BaseException], error: BaseException, trace: TracebackType | 
     if sentence is None or os.environ.get("ASRTOOL_TRACEBACK"):
         sys.__excepthook__(kind, error, trace)
     elif sentence:
-        print(
-            f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}: {sentence}",
-            file=sys.stderr,
-        )
+        name = f"{Path(sys.argv[0]).stem}{'' if rank == '0' else f' [rank {rank}]'}"
+        print(f"{name}: {log.shown(sentence)}", file=sys.stderr)
     # the interpreter's last flush must not complain about the same pipe
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 sys.excepthook = end
+log.guard()
 processes.follow_parent()

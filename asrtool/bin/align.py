@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from asrtool import distributed, imports, log, work
+from asrtool import distributed, experiment, imports, log, work
 from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
 from asrtool.data.kaldi import datadir
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     imports.take(args)
     with distributed.process_group(), torch.inference_mode():
-        recognizer = load(args.exp)
+        recognizer = load(args.exp, experiment.split_overrides(args.set))
         if args.audio is not None:
             sys.stdout.write(
                 ctm(args.audio.stem, recognizer.align(args.audio, args.text, channel=args.channel))
@@ -73,16 +73,23 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     )
     options.add_argument("--text", help="what is said in --audio")
     options.add_argument("--channel", type=int, help="of --audio, from 0; default: the mean of all")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="which weights, as in average=1 or unfinished=true",
+    )
     options.add_argument("--force", action="store_true", help="align again even if nothing changed")
     imports.add_options(options)
     return options, options.parse_args(argv)
 
 
-def load(exp: Path) -> Recognizer:
+def load(exp: Path, overrides: Sequence[str] = ()) -> Recognizer:
     """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
-    experiment = Experiment.open(exp)
-    decode = experiment.decode_config()
-    weights = experiment.weights(decode) if distributed.is_main() else None
+    trained = Experiment.open(exp)
+    decode = experiment.changed_decode(trained.decode_config(), overrides)
+    weights = trained.weights(decode) if distributed.is_main() else None
     return Recognizer.load(exp, decode, distributed.device(), distributed.broadcast_object(weights))
 
 

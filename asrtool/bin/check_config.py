@@ -1,41 +1,133 @@
 """Read configs as the stages will, so that a mistake shows before any work; prints the name of the
 features.
+
+What the training config describes is built without weights too: a width that the heads do not
+divide, a metric that nothing measures and a pattern that no parameter has stop here, and not in
+stage 3. A model whose published weights are not on this disk is left for stage 3.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asrtool import experiment, imports
 from asrtool.bin.extract_features import load_config
 from asrtool.data.features import feature_id
+from asrtool.errors import UserError
+from asrtool.experiment import TrainConfig
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of a vocabulary that stands for the one of stage 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    data, front_end = load_config(args.train_config, args.train_args, args.import_from)
+    path = args.train_config
+    data, front_end = load_config(path, args.train_args, args.import_from)
     if args.decode_config is not None:
         overrides = experiment.split_overrides(args.decode_args)
         settings = experiment.load_decode(
             args.decode_config, overrides, args.ngram, args.ngram_unit
         )
         experiment.check_ngram(args.decode_config, settings.searcher)
-    print(feature_id(data, front_end and front_end.name))
+    name = feature_id(data, front_end and front_end.name)
+    overrides = experiment.split_overrides(args.train_args)
+    phases = experiment.load_phases(path, overrides, args.import_from)
+    if args.sets is not None:
+        check_sets(path, phases, args.sets.split(), args.dump and args.dump / name)
+    check_models(path, phases)
+    print(name)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    options = argparse.ArgumentParser(prog="asrtool check_config", description=__doc__)
-    options.add_argument("--train-config", type=Path, required=True, help="train_*.yaml")
+    options = argparse.ArgumentParser(
+        prog="asrtool check_config",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("path", nargs="?", type=Path, metavar="config", help="train_*.yaml")
+    options.add_argument(
+        "--train-config", "--config", dest="train_config", type=Path, help="the same, as an option"
+    )
     options.add_argument("--decode-config", type=Path, help="decode_*.yaml")
-    for name in ("train", "decode"):
+    for name, more in (("train", ["--set"]), ("decode", [])):
         options.add_argument(
-            f"--{name}-args", action="append", default=[], metavar="KEY=VALUE", help="overrides"
+            *(f"--{name}-args", *more),
+            dest=f"{name}_args",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="overrides",
         )
+    options.add_argument(
+        "--sets", help="names of all data directories of the recipe, among them those of noises"
+    )
+    options.add_argument(
+        "--dump", type=Path, help="folder that may have further sets with features"
+    )
     experiment.add_ngram_options(options)
     imports.add_options(options, modules=False)
-    return options.parse_args(argv)
+    args = options.parse_args(argv)
+    if (args.path is None) == (args.train_config is None):
+        options.error("give one config: asrtool check_config conf/train_conformer.yaml")
+    args.train_config = args.train_config or args.path
+    return args
+
+
+def check_sets(
+    path: Path, phases: Mapping[str, TrainConfig], sets: Sequence[str], dump: Path | None
+) -> None:
+    """Raise UserError where the augmentation names a set that no stage makes."""
+    for phase in phases.values():
+        for name in phase.data.augment.sets:
+            if name not in sets and not (dump and (dump / name / "wav.scp").exists()):
+                raise UserError(
+                    f"{path}: data.augment names the data directory '{name}', which is none of "
+                    f"{', '.join(sets)}; give it by --extra-sets {name}"
+                )
+
+
+def check_models(path: Path, phases: Mapping[str, TrainConfig]) -> None:
+    """Raise UserError where stage 3 could not build a phase's model, losses or optimizer."""
+    import torch
+
+    from asrtool.data.tokenizers import BLANK, EOS, UNK, CharConfig, CharTokenizer
+    from asrtool.losses import LOSSES
+    from asrtool.model_folder import build_model
+    from asrtool.trainer import optim
+    from asrtool.trainer.objective import Objective
+    from asrtool.trainer.trainer import check_metric
+    from asrtool.training import validation_metrics
+
+    tokens = [BLANK, UNK, *LETTERS, EOS]
+    tokenizer = CharTokenizer(CharConfig(), tokens=tokens, folder=Path())
+    for name, phase in phases.items():
+        if any(not Path(weights).is_dir() for weights in published(phase.model)):
+            continue
+        try:
+            with torch.device("meta"):
+                model = build_model(phase, tokenizer.size)
+            optim.assign(phase.optim, model)
+            losses = {
+                key: LOSSES.build(loss, eos=tokenizer.eos) for key, loss in phase.losses.items()
+            }
+            objective = Objective(losses, {key: loss.weight for key, loss in phase.losses.items()})
+            check_metric(phase.trainer.best, objective.terms, validation_metrics(model, tokenizer))
+        except (ValueError, RuntimeError) as error:
+            where = f"phase '{name}': " if len(phases) > 1 else ""
+            raise UserError(f"{path}: {where}{error}") from error
+
+
+def published(model: object) -> Iterator[str]:
+    """The published weights that a model's config names, by folder or hub name."""
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if field.name == "weights" and isinstance(value, str):
+            yield value
+        elif dataclasses.is_dataclass(value):
+            yield from published(value)
 
 
 if __name__ == "__main__":

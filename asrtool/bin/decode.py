@@ -53,7 +53,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--exp", type=Path, required=True, help="experiment that stage 3 wrote, or a packed model"
     )
-    options.add_argument("--config", type=Path, required=True, help="decode_*.yaml")
+    options.add_argument(
+        "--config", "--decode-config", dest="config", type=Path, required=True, help="decode_*.yaml"
+    )
     options.add_argument(
         "--data", type=Path, required=True, help="set to decode: stage 1's, or any data directory"
     )

@@ -248,6 +248,11 @@ def examine(folder: Path) -> Iterator[Finding]:
     )
     yield from check_torchaudio()
     yield from check_audio()
+    av = 'pip install -e ".[av]"'
+    if shutil.which("ffmpeg") is None:
+        yield load("av", NOTE, av, "m4a, webm, amr and the like need it, or ffmpeg")
+    else:
+        yield Finding("ffmpeg", OK, "reads m4a, webm, amr and the like")
     yield load("soxr", NOTE, SETUP, "audio at unusual sampling rates needs it")
     ssl = 'pip install -e ".[ssl]"'
     yield load("transformers", NOTE, ssl, "pre-trained encoders and language models need it")

@@ -27,12 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrtool import imports, log
+from asrtool import experiment, imports, log
 from asrtool.data import tokenizers
+from asrtool.data.fbank import FLOOR, PREEMPHASIS, SCALE, FbankConfig
 from asrtool.errors import UserError
 from asrtool.heads import names_of, ranked
 from asrtool.log import logger
-from asrtool.model_folder import sha256
+from asrtool.model_folder import Experiment, sha256
 from asrtool.recognizer import Recognizer
 from asrtool.system import stamp
 from asrtool.types import Padded
@@ -40,6 +41,12 @@ from asrtool.types import Padded
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # utterances and frames (of samples: steps of 10 ms) that are compared
 SHAPES = ((1, 37), (3, 250), (2, 811))
+AXES = {  # of inputs and outputs
+    "inputs": ("utterances", "inputs"),
+    "lengths": ("utterances",),
+    "log_probs": ("utterances", "frames"),
+    "frames": ("utterances",),
+}
 TOLERANCE = 1e-4  # of a log-probability
 
 
@@ -50,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
         raise UserError(f"export needs {missing}, which is not installed: pip install -e '.[onnx]'")
-    recognizer = Recognizer.load(args.model)
+    decode = Experiment.open(args.model).decode_config()
+    decode = experiment.changed_decode(decode, experiment.split_overrides(args.set))
+    recognizer = Recognizer.load(args.model, decode)
     with stamp.building(
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
     ) as target:
@@ -74,6 +83,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
     options.add_argument("--out", type=Path, required=True, help="folder to write")
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="which weights, as in average=1 or unfinished=true",
+    )
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"
     )
@@ -131,6 +147,7 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
                 verbose=False,
             )
             program.save(target / "model.onnx")
+            tidy(target / "model.onnx")
     except Exception as error:  # whatever torch's exporter stumbles over
         reason = str(error).strip().split("\n")[0]
         raise UserError(
@@ -140,6 +157,21 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
     shutil.copyfile(model / "vocab" / tokenizers.TOKENS, target / tokenizers.TOKENS)
     describe(recognizer, graph, target, largest)
     return largest
+
+
+def tidy(file: Path) -> None:
+    """Name the free axes, and leave out the shapes of values inside: the exporter's are of before
+    its optimisations, and onnxruntime's quantiser takes them at their word.
+    """
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=False):
+            if not axis.HasField("dim_value"):
+                axis.dim_param = name
+    onnx.save(model, file)
 
 
 @contextlib.contextmanager
@@ -209,12 +241,35 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
     return largest
 
 
+def features_of(config: FbankConfig) -> dict:
+    """What another program needs to make the same features, by Kaldi's names."""
+    return {
+        "sample_scale": SCALE,  # samples in [-1, 1] are multiplied by it
+        "frame_length": config.length,  # samples
+        "frame_shift": config.shift,  # samples
+        "snip_edges": True,  # frames of n samples: 1 + (n - frame_length) // frame_shift
+        "remove_dc_offset": True,
+        "preemphasis": round(PREEMPHASIS, 4),
+        "window": "povey",  # Hann ** 0.85
+        "fft_size": config.fft_size,
+        "mel": "1127 ln(1 + f / 700)",
+        "mel_bins": config.num_mel_bins,
+        "low_hz": config.low_hz,
+        "high_hz": config.top_hz,
+        "power": 2,
+        "log": "natural",
+        "floor": FLOOR,  # of a filter's energy, before the logarithm
+        "dither": 0.0,
+    }
+
+
 def describe(recognizer: Recognizer, graph: Graph, target: Path, largest: float) -> None:
     data = recognizer.config.data
     facts = {
         "input": data.input,
         "rate": data.fbank.rate,
         "fbank": asdict(data.fbank) if data.input == "fbank" else None,
+        "features": features_of(data.fbank) if data.input == "fbank" else None,
         "normalised inside": recognizer.cmvn is not None and data.input == "fbank",
         "head": graph.head,
         "frame_shift": recognizer.model.frame_shift,

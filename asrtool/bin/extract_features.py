@@ -41,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool extract_features", description=__doc__)
     options.add_argument(
-        "--config", type=Path, required=True, help="train_*.yaml; its data: part is used"
+        "--config",
+        "--train-config",
+        dest="config",
+        type=Path,
+        required=True,
+        help="train_*.yaml; its data: part is used",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the config"

@@ -47,10 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     log.set_up()
     imports.take(args)
     trained = Experiment.open(args.exp)
+    overrides = experiment.split_overrides(args.set)
     if args.config is None:
-        decode = trained.decode_config()
+        decode = experiment.changed_decode(trained.decode_config(), overrides)
     else:
-        decode = experiment.load_decode(args.config, experiment.split_overrides(args.set))
+        decode = experiment.load_decode(args.config, overrides)
     pack(trained, decode, args.out, args.lm, args.name or args.exp.resolve().name)
 
 
@@ -65,18 +66,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder to write; it must not be there yet"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml to recognise with; default: what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml to recognise with; default: what suits the model",
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument("--lm", type=Path, help="experiment of a language model to pack with it")
     options.add_argument("--name", help="title of the model card; default: the experiment's folder")
     imports.add_options(options)
-    args = options.parse_args(argv)
-    if args.set and args.config is None:
-        options.error("--set changes a decoding config: give it by --config")
-    return args
+    return options.parse_args(argv)
 
 
 def pack(trained: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:

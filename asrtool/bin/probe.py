@@ -49,7 +49,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--exp", type=Path, required=True, help="experiment folder that stage 3 wrote"
     )
     options.add_argument(
-        "--config", type=Path, required=True, help="decode_*.yaml: which phase, which average"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        required=True,
+        help="decode_*.yaml: which phase, which average",
     )
     options.add_argument("--data", type=Path, required=True, help="the set that was decoded")
     options.add_argument(

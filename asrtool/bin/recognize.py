@@ -2,11 +2,13 @@
 model.
 
     asrtool recognize exp/train_conformer a.wav b.flac
-    asrtool recognize model --format srt --out subtitles talk.mp3
+    asrtool recognize model --format srt --out subtitles talk.mp3 recordings/
+    ffmpeg -v error -i talk.mkv -f wav - | asrtool recognize model -
 
-Any length, sampling rate and number of channels: longer audio is cut into windows, other rates are
-resampled, channels are averaged or one is chosen; what was done is said. A file that cannot be
-recognised is named, the others go on, and the command then ends with status 1.
+A folder stands for all audio files in it, `-` for one on standard input. Any length, sampling rate
+and number of channels: longer audio is cut into windows, other rates are resampled, channels are
+averaged or one is chosen; what was done is said. A file that cannot be recognised is named, the
+others go on, and the command then ends with status 1.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from asrtool import experiment, imports, log
+from asrtool.data import tree
 from asrtool.data.audio import AudioError
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
@@ -36,13 +40,16 @@ from asrtool.types import Padded
 
 # seconds of audio that are read before they are recognised, so that short files fill batches
 TOGETHER = 600.0
-ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt"}
+ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+SUBTITLES = ("srt", "vtt")
+STDIN = "-"
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     log.set_up()
     imports.take(args)
+    args.audio = files_of(args.audio)
     targets = outputs(args.audio, args.format, args.out)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     recognizer = Recognizer.load(args.model, settings(args), device, lm=args.lm)
@@ -67,18 +74,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
-    options.add_argument("audio", nargs="+", help="files: wav, flac, ogg, opus, mp3 ...")
     options.add_argument(
-        "--format", choices=tuple(ENDINGS), default="text", help="json has times and confidences"
+        "audio",
+        nargs="+",
+        help="files (wav, flac, ogg, opus, mp3 ...), folders of such, or - for one from standard "
+        "input",
+    )
+    options.add_argument(
+        "--format",
+        choices=tuple(ENDINGS),
+        default="text",
+        help="json has times, confidences and scores, and nbest where --set nbest=5 asks for it",
     )
     options.add_argument(
         "--out", type=Path, help="folder for one file each; default: standard output"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml; default: as packed, or what suits the model",
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument("--channel", type=int, help="of several, from 0; default: their mean")
@@ -86,25 +105,45 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
     )
     imports.add_options(options)
-    args = options.parse_args(argv)
-    if args.set and args.config is None:
-        options.error("--set changes a decoding config: give it by --config")
-    return args
+    return options.parse_args(argv)
 
 
 def settings(args: argparse.Namespace) -> DecodeConfig:
+    overrides = experiment.split_overrides(args.set)
     if args.config is None:
-        return Experiment.open(args.model).decode_config()
-    return experiment.load_decode(args.config, experiment.split_overrides(args.set))
+        return experiment.changed_decode(Experiment.open(args.model).decode_config(), overrides)
+    return experiment.load_decode(args.config, overrides)
+
+
+def files_of(names: Sequence[str]) -> list[str]:
+    """The names, with the audio files of a folder, in alphabetical order, in its place."""
+    paths: list[str] = []
+    for name in names:
+        if not os.path.isdir(name):
+            paths.append(name)
+            continue
+        inside = [
+            str(file)
+            for file in sorted(Path(name).rglob("*"))
+            if file.suffix.lower() in tree.EXTENSIONS and file.is_file()
+        ]
+        if not inside:
+            endings = ", ".join(sorted(tree.EXTENSIONS))
+            raise UserError(f"{name}: the folder holds no audio file ({endings})")
+        paths += inside
+    if paths.count(STDIN) > 1:
+        raise UserError("standard input (-) can be read only once")
+    return paths
 
 
 def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | None]:
     """Where the result of each file goes; None: standard output."""
     if out is None:
-        if kind == "srt" and len(audio) > 1:
+        if kind in SUBTITLES and len(audio) > 1:
             raise UserError("subtitles of several files need --out <folder>")
         return [None] * len(audio)
-    targets = [out / (Path(path).stem + ENDINGS[kind]) for path in audio]
+    stems = ["stdin" if path == STDIN else Path(path).stem for path in audio]
+    targets = [out / (stem + ENDINGS[kind]) for stem in stems]
     twice = next(
         (target for index, target in enumerate(targets) if target in targets[:index]), None
     )
@@ -150,17 +189,19 @@ def recognize(
             results = attempt(recognizer, [audio[index] for index in indices], inputs, failed)
             for index, result in zip(indices, results, strict=True):
                 if result is not None:
-                    write(audio[index], result, kind, targets[index], len(audio) > 1)
+                    write(recognizer, audio[index], result, kind, targets[index], len(audio) > 1)
                     seconds, count = seconds + result.seconds, count + 1
                     log_windows(recognizer, audio[index], result)
             bar.update(len(indices))
     wall = time.perf_counter() - began
-    logger.info(
-        "%d files, %.1f s of audio, real-time factor %.4f",
-        count,
-        seconds,
-        wall / max(seconds, 1e-9),
-    )
+    if count:
+        logger.info(
+            "%d file%s, %.1f s of audio, real-time factor %.4f",
+            count,
+            "" if count == 1 else "s",
+            seconds,
+            wall / max(seconds, 1e-9),
+        )
     return failed
 
 
@@ -174,7 +215,8 @@ def groups(
     inputs: list[Prepared] = []
     for index, path in enumerate(audio):
         try:
-            inputs.append(recognizer.prepare(path, channel=channel))
+            sound = sys.stdin.buffer.read() if path == STDIN else path
+            inputs.append(recognizer.prepare(sound, channel=channel))
             indices.append(index)
         except (AudioError, ValueError) as error:
             report(path, error, failed)
@@ -226,14 +268,37 @@ def log_windows(recognizer: Recognizer, path: str, result: Recognition) -> None:
     )
 
 
-def write(path: str, result: Recognition, kind: str, target: Path | None, several: bool) -> None:
+def as_json(recognizer: Recognizer, path: str, result: Recognition) -> dict:
+    """The result with its score, and the n-best list where the search keeps one."""
+    from asrtool.bin.decode import hypothesis_line  # which imports this module
+
+    line = {"audio": log.shown(path), **result.json()}
+    listed = [hypothesis_line(recognizer, one) for one in result.nbest]
+    line["score"] = listed[0]["score"]
+    if recognizer.settings.nbest > 1:
+        kept = ("text", "score", "parts")
+        line["nbest"] = [
+            {name: one[name] for name in kept if name in one}
+            for one in listed[: recognizer.settings.nbest]
+        ]
+    return line
+
+
+def write(
+    recognizer: Recognizer,
+    path: str,
+    result: Recognition,
+    kind: str,
+    target: Path | None,
+    several: bool,
+) -> None:
     """To a file, aside and renamed; or to standard output, where lines of several files begin with
     their names.
     """
     if kind == "json":
-        text = json.dumps({"audio": path, **result.json()}, ensure_ascii=False) + "\n"
-    elif kind == "srt":
-        text = result.srt()
+        text = json.dumps(as_json(recognizer, path, result), ensure_ascii=False) + "\n"
+    elif kind in SUBTITLES:
+        text = result.srt() if kind == "srt" else result.vtt()
     else:
         text = (f"{path}\t" if several and target is None else "") + result.text + "\n"
     if target is None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -37,7 +38,11 @@ from asrtool.streaming import EndConfig, Result, Stream, passes
 from asrtool.streaming.check import check
 
 CHUNK_MS = 640.0  # what U2++ and its successors report
-HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files that are no raw samples
+HEAD = 12  # bytes in which a header shows
+HEADERS = re.compile(  # of files that are no raw samples
+    rb"RIF[FX]|RF64|BW64|riff|fLaC|OggS|ID3|FORM|caff|\.snd|NIST|wvpk|#!AMR|\x1a\x45\xdf\xa3|....ftyp",
+    re.DOTALL,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = describe()
     args = options.parse_args(argv)
-    if args.set and args.config is None:
-        options.error("--set changes a decoding config: give it by --config")
     if args.chunk is not None:
         options.error("--chunk counted frames: give --chunk-ms, milliseconds, as in --chunk-ms 640")
     if args.chunk_ms is not None and not args.chunk_ms > 0:
@@ -99,10 +102,14 @@ def describe() -> argparse.ArgumentParser:
         "--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all"
     )
     options.add_argument(
-        "--config", type=Path, help="decode_*.yaml; default: as packed, or what suits the model"
+        "--config",
+        "--decode-config",
+        dest="config",
+        type=Path,
+        help="decode_*.yaml; default: as packed, or what suits the model",
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument(
         "--format", choices=("text", "json"), default="text", help="json has partial results too"
@@ -134,9 +141,11 @@ def describe() -> argparse.ArgumentParser:
 
 def settings(args: argparse.Namespace) -> DecodeConfig:
     """As asked; else as packed, where that can stream; else what suits the model's heads."""
+    overrides = experiment.split_overrides(args.set)
     if args.config is not None:
-        return experiment.load_decode(args.config, experiment.split_overrides(args.set))
-    return Experiment.open(args.model).decode_config(streaming=True)
+        return experiment.load_decode(args.config, overrides)
+    decode = Experiment.open(args.model).decode_config(streaming=True)
+    return experiment.changed_decode(decode, overrides)
 
 
 def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
@@ -179,8 +188,10 @@ def transcribe(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) ->
     try:
         for result in results_of(stream, path):
             show(recognizer, path, result, kind)
-    except audio.AudioError as error:
-        logger.error("%s", error)
+    # whatever it is, the other files go on
+    except (audio.AudioError, RuntimeError, ValueError, MemoryError, OSError) as error:
+        message = str(error).strip() or type(error).__name__
+        logger.error("%s", message if isinstance(error, audio.AudioError) else f"{path}: {message}")
         return False
     log_latency(path, stream, kind)
     return True
@@ -203,17 +214,24 @@ def results_of(stream: Stream, path: str) -> Iterator[Result]:
 
 def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
     """Pieces of at most so many samples, as they come."""
-    rest, count = b"", 0
+    rest, count, begun = b"", 0, False
     while data := stream.read1(2 * size):
         data = rest + data
-        if not count and data.startswith(HEADERS):
+        if not begun and len(data) < HEAD:
+            rest = data
+            continue
+        if not begun and HEADERS.match(data):
             raise audio.AudioError(
-                "standard input: has a header, but raw 16-bit samples are expected; give the file "
-                "by its name"
+                "standard input: has the header of an audio file, but raw 16-bit samples are "
+                "expected; give `arecord` the option `-t raw`, or give the file by its name"
             )
+        begun = True
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
+    if rest and not begun and len(rest) % 2 == 0:  # less than a header
+        yield np.frombuffer(rest, "<i2").astype(np.float32) / 32768
+        return
     if rest:
         raise audio.AudioError(
             "standard input: ends in the middle of a sample; expected raw 16-bit samples"
@@ -243,7 +261,7 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
     """
     text, live = result.hypothesis.text, sys.stderr.isatty()
     if kind == "json":
-        line = {"audio": path, "event": "final" if result.final else "partial"}
+        line = {"audio": log.shown(path), "event": "final" if result.final else "partial"}
         line |= {"start": round(result.start, 3), "end": round(result.end, 3), "text": text}
         if result.final:
             line |= {
@@ -255,7 +273,8 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
     if live:
-        print(f"\r\033[K{'' if result.final else text[-70:]}", end="", file=sys.stderr, flush=True)
+        tail = "" if result.final else log.shown(text[-70:])
+        print(f"\r\033[K{tail}", end="", file=sys.stderr, flush=True)
     if result.final and text:
         best = [
             f"{label} {max(row, key=row.get)} {max(row.values()):.2f}"
@@ -268,7 +287,8 @@ def log_latency(path: str, stream: Stream, kind: str) -> None:
     """How fast it was."""
     latency = stream.latency.json()
     if kind == "json":
-        print(json.dumps({"audio": path, "event": "end", **latency}), flush=True)
+        line = {"audio": log.shown(path), "event": "end", **latency}
+        print(json.dumps(line), flush=True)
     logger.info(
         "%s: %.1f s of audio, real-time factor %.4f; seconds from the end of a chunk to its "
         "result: median %.3f, 95 %% "

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool train", description=__doc__)
-    options.add_argument("--config", type=Path, required=True, help="train_*.yaml")
+    options.add_argument(
+        "--config", "--train-config", dest="config", type=Path, required=True, help="train_*.yaml"
+    )
     options.add_argument(
         "--train", type=Path, required=True, help="training set: a folder that stage 1 wrote"
     )

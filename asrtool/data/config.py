@@ -75,6 +75,14 @@ class SpecAugmentConfig:
     time_share: float = 0.25  # maximum share of the utterance under all time masks together
     warp: int = 0  # maximum, in frames; 0: no time warping
 
+    def __post_init__(self) -> None:
+        if min(self.num_frequency_masks, self.num_time_masks, self.warp) < 0:
+            raise ValueError("spec_augment: numbers of masks and warp are 0 or more")
+        if min(self.frequency_width, self.time_width) < 0 or not 0 <= self.time_share <= 1:
+            raise ValueError(
+                "spec_augment: widths of masks are 0 or more, time_share is from 0 to 1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpecSubConfig:
@@ -186,6 +194,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         augment = self.augment
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}: give 0 or more loader processes")
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise ValueError(
+                f"min_seconds is {self.min_seconds:g} and max_seconds {self.max_seconds:g}: no "
+                "utterance is as long as that"
+            )
         if not augment.speeds or min(augment.speeds) <= 0:
             raise ValueError("augment.speeds must have at least one factor, all above 0")
         if self.features == "stored" and self.input == "fbank":

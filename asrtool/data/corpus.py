@@ -20,7 +20,7 @@ from typing import NamedTuple
 from asrtool.data import audio, tree
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
-from asrtool.log import logger, set_up
+from asrtool.log import logger, set_up, shown
 from asrtool.system import atomic, processes, stamp
 from asrtool.types import Utterance
 
@@ -63,7 +63,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        sys.exit(shown(f"{Path(sys.argv[0]).name}: {error}"))
     except KeyboardInterrupt:
         sys.exit(130)
 

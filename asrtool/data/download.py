@@ -1,9 +1,10 @@
 """Download, verify and unpack corpus archives; an incomplete one never reaches its destination.
 
-The archive is written to a temporary file, and a download that stopped is resumed (HTTP Range). Its
+The archive is written to a temporary file, and a download that stopped is resumed (HTTP Range):
+where it stopped, and only while the server has the same file (by its ETag or date, and length). Its
 SHA-256 is checked where one is published. It is unpacked beside the goal with Python's "data"
 filter, which refuses members that point outside, and renamed when it is complete. Nested archives
-are treated alike.
+are treated alike. What an archive unpacks to is bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import json
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -19,16 +22,18 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from email.message import Message
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from asrtool.errors import UserError
 from asrtool.log import logger
-from asrtool.system import atomic
+from asrtool.system import atomic, stamp
 
 BLOCK = 1 << 20
 TRIES = 5  # attempts in a row without any data
+RATIO, SMALL = 100, 10e9  # an archive may unpack to as many times its size, or so many bytes
 TIMEOUT = 60.0  # seconds without a byte
 BUSY = {429, 500, 502, 503, 504}  # HTTP errors that may be temporary
 CUT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
@@ -52,12 +57,14 @@ def fetch(
     when TRIES attempts bring nothing, when the disk is too small, and when size (in bytes) or
     checksum differ (the file is then removed).
     """
-    if target.exists():
-        logger.info("%s has been downloaded already", target)
-    else:
-        part = target.with_name(target.name + ".part")
-        _persist(url, part, wait)
-        atomic.put(part, target)
+    with stamp.locked(target, wait=True):  # a second process would write into the same file
+        if target.exists():
+            logger.info("%s has been downloaded already", target)
+        else:
+            part = target.with_name(target.name + ".part")
+            _persist(url, part, wait)
+            atomic.put(part, target)
+            _note(part).unlink(missing_ok=True)
     expected = {"size in bytes": size, "SHA-256": sha256, "MD5": md5}
     for key, value in expected.items():
         if value is None:
@@ -98,8 +105,12 @@ def _persist(url: str, part: Path, wait: float) -> None:
 def _get(url: str, part: Path) -> None:
     """Request the missing bytes of `part` once."""
     start = _size(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    known = _known(part) if start else {}
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    if "validator" in known:
+        headers["If-Range"] = known["validator"]  # another file is sent as a whole
     try:
+        request = urllib.request.Request(url, headers=headers)
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code in BUSY:
@@ -108,6 +119,7 @@ def _get(url: str, part: Path) -> None:
             raise UserError(f"{url}: the server replied {error.code} {error.reason}") from None
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
             return  # the file was complete
+        _note(part).unlink(missing_ok=True)
         part.unlink()  # longer than on the server: a different file
         return _get(url, part)
     with answer:
@@ -115,6 +127,10 @@ def _get(url: str, part: Path) -> None:
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
+        if start and not _goes_on(answer.headers, start, known):
+            part.unlink()
+            raise _Interrupted("the server has another file now, or sends another part of it")
+        _note(part).write_text(json.dumps(_facts(answer.headers, total)), encoding="utf-8")
         _check_space(part.parent, 0 if total is None else total - start, f"downloading {url}")
         with open(part, "ab" if start else "wb") as file, _bar(part, start, total) as bar:
             for block in iter(lambda: answer.read(BLOCK), b""):
@@ -122,6 +138,39 @@ def _get(url: str, part: Path) -> None:
                 bar.update(len(block))
     if total is not None and _size(part) < total:
         raise _Interrupted(f"the connection ended at byte {_size(part)} of {total}")
+    if total is not None and _size(part) > total:
+        part.unlink()
+        raise _Interrupted(f"more than the {total} bytes came that the server promised")
+
+
+def _note(part: Path) -> Path:
+    """Where the facts about an unfinished file are."""
+    return part.with_name(part.name + ".json")
+
+
+def _known(part: Path) -> dict:
+    try:
+        known = json.loads(_note(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _facts(headers: Message, total: int | None) -> dict:
+    """What tells a file of the server from another one: its length, and ETag or date."""
+    facts = {} if total is None else {"total": total}
+    tag = headers.get("ETag", "")
+    validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+    return facts | ({"validator": validator} if validator else {})
+
+
+def _goes_on(headers: Message, start: int, known: dict) -> bool:
+    """Whether a partial answer begins at byte `start` of the file that was begun."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if match is None or int(match[1]) != start:
+        return False
+    now = _facts(headers, None if match[2] == "*" else int(match[2]))
+    return all(now.get(name, value) == value for name, value in known.items())
 
 
 def unpack(
@@ -173,36 +222,77 @@ def unpack_nested(folder: Path, pattern: str, remove: bool = False) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Unpack an archive; UserError where it is damaged, or has paths outside of `folder`."""
+    """Unpack an archive; UserError where it is damaged, has paths outside of `folder`, or unpacks
+    to more than the disk has room for, or than an archive of its size plausibly holds.
+    """
     if not hasattr(tarfile, "data_filter"):
         raise UserError("unpacking safely needs Python 3.11.4 or later")
+    count = _Bound(archive)
+
+    def accept(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        count.add(member.name, member.size)
+        return tarfile.data_filter(member, path)
+
     try:
         if archive.suffix == ".zip":
-            _extract_zip(archive, folder)
+            _extract_zip(archive, folder, count)
         elif archive.suffix == ".tar":
             with tarfile.open(archive, mode="r:") as tar:
-                tar.extractall(folder, filter="data")
+                tar.extractall(folder, filter=accept)
         else:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                tar.extractall(folder, filter="data")
+                tar.extractall(folder, filter=accept)
                 while stream.read(BLOCK):  # read up to the checksum, which gzip verifies
                     pass
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, {error}; nothing was unpacked") from None
+    except NotImplementedError as error:
+        raise UserError(f"{archive}: cannot be unpacked here: {error}") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from None
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
+class _Bound:
+    """Adds up what an archive unpacks to, and raises UserError where that is too much."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self.bytes = archive, 0
+        self.free = shutil.disk_usage(archive.parent).free
+        self.most = max(RATIO * archive.stat().st_size, SMALL)
+
+    def add(self, name: str, size: int) -> None:
+        self.bytes += size
+        if self.bytes > min(self.most, self.free):
+            room = "are left on the disk" if self.free < self.most else "its size allows"
+            raise UserError(
+                f"{self.archive}: refused, it unpacks to {self.bytes / 1e9:,.1f} GB or more (up to "
+                f"'{name}'), but {min(self.most, self.free) / 1e9:,.1f} GB {room}; nothing was "
+                "unpacked"
+            )
+
+
+def _extract_zip(archive: Path, folder: Path, count: _Bound) -> None:
     """Raise for paths outside, as for tar archives; zipfile would silently change them."""
     with zipfile.ZipFile(archive) as packed:
-        for name in packed.namelist():
-            path = PurePosixPath(name.replace("\\", "/"))
+        members = []
+        for member in packed.infolist():
+            path = PurePosixPath(member.filename.replace("\\", "/"))
+            if not path.parts:
+                continue  # "./" or "": the folder itself
             if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
                 raise UserError(
-                    f"{archive}: refused, '{name}' would be extracted outside; nothing was unpacked"
+                    f"{archive}: refused, '{member.filename}' would be extracted outside; nothing "
+                    "was unpacked"
                 )
-        packed.extractall(folder)
+            if member.flag_bits & 1:
+                raise UserError(
+                    f"{archive}: '{member.filename}' is encrypted; unpack it with its password "
+                    "(`unzip -P <password>`), and give the recipe the folder (--corpus)"
+                )
+            count.add(member.filename, member.file_size)
+            members.append(member)
+        folder.mkdir(parents=True, exist_ok=True)
+        packed.extractall(folder, members)
 
 
 def _only_folder(archive: Path, unpacked: Path) -> Path:

@@ -165,7 +165,11 @@ class Cmvn:
             frames = int(content["frames"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: expected a JSON object with mean, std and frames") from None
-        if mean.ndim != 1 or mean.shape != std.shape or not (std > 0).all():
+        if (
+            mean.ndim != 1
+            or mean.shape != std.shape
+            or not (np.isfinite(mean).all() and (std > 0).all() and np.isfinite(std).all())
+        ):
             raise UserError(
                 f"{path}: mean and std must be lists of equal length, std greater than 0"
             )

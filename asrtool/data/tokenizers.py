@@ -179,6 +179,11 @@ class HfTokenizer(Tokenizer):
 
     def __init__(self, config: HfConfig, *, tokens: Sequence[str], folder: Path) -> None:
         super().__init__(tokens)
+        if not (folder / HF).is_dir():  # else its path would be looked for on the hub
+            raise UserError(
+                f"{folder} is incomplete: {HF}/, the tokenizer of the language model, is missing; "
+                "run stage 2 again, or copy the whole folder"
+            )
         self._model = load_hf(str(folder / HF))
         self._lower = config.case == "lower"
         if len(self._model) != len(self.tokens):
@@ -213,7 +218,9 @@ def load_hf(name: str, revision: str | None = None) -> object:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", local_files_only=Path(name).is_dir()
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from asrtool.data.audio import is_pipe
 from asrtool.errors import UserError
+from asrtool.system import characters
 
 EXTENSIONS = {".flac", ".wav", ".opus", ".ogg", ".mp3", ".sph"}
+EXTENSIONS |= {".m4a", ".mp4", ".webm", ".mka", ".aac", ".amr", ".3gp", ".wma"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MINIATURE = "mini_corpus.json"  # tools/make_mini_corpus.py writes it into its trees
 LISTED = 8  # names of a folder that are listed
@@ -91,6 +93,11 @@ def audio_by_id(*roots: Path) -> dict[str, str]:
         if extension.lower() not in EXTENSIONS or name.startswith("."):
             continue
         path = f"{parent}/{name}"
+        if not characters.is_utf8(path):
+            raise UserError(
+                f"{path}: the name of the file is not UTF-8, as wav.scp must be; rename it (`convmv"
+                " -f <its encoding> -t utf-8 -r --notest <folder>`)"
+            )
         if paths.setdefault(stem, path) != path:
             first, second = sorted((paths[stem], path))
             raise UserError(

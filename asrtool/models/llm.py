@@ -80,7 +80,7 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
     )
     if not known:
         return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
-    hub = {"revision": config.revision or "main"}
+    hub = {"revision": config.revision or "main", "local_files_only": _is_folder(config)}
     try:
         settings = AutoConfig.from_pretrained(config.weights, **hub)
         tokenizer = AutoTokenizer.from_pretrained(config.weights, **hub)

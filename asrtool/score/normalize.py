@@ -4,7 +4,8 @@ a metric counts.
 | normaliser | what it does, in this order |
 |---|---|
 | `none` | nothing |
-| `en` | curly `'` to straight; NFKC; lower case; other punctuation to spaces; lone `'` removed |
+| `en` | curly `'` to straight; hidden characters removed; NFKC; lower case; other punctuation to |
+| | spaces; lone `'` removed |
 | `zh` | as `en`, with `'` between two Latin letters only; spaces next to Han characters removed |
 | `zh-aishell2` | U+2B5AF replaced by U+982B, U+2B689 removed; then `zh` |
 | `zh-kespeech` | the tag `<SPOKEN_NOISE>` removed; then `zh` |
@@ -12,8 +13,9 @@ a metric counts.
 | `whisper` | Whisper's normaliser of English, by the package whisper-normalizer |
 | `whisper-basic` | Whisper's normaliser of all other languages, by the same package |
 
-Punctuation is every character of the Unicode categories P* and S*. A tag in angle brackets, such as
-`<unk>`, stays as it is.
+Hidden characters show nothing: zero-width spaces, soft hyphens, marks of direction, variation
+selectors, controls (`asrtool/system/characters.py`). Punctuation is every character of the Unicode
+categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.
 
 | metric | tokens |
 |---|---|
@@ -30,6 +32,7 @@ import unicodedata
 from collections.abc import Callable
 
 from asrtool.errors import UserError
+from asrtool.system import characters
 
 HAN = "\u2e80-\u2fdf\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 TAG = r"<[A-Za-z][\w/|:.-]*>|</[A-Za-z][\w|:.-]*>"
@@ -39,7 +42,7 @@ _han_spaces = re.compile(rf"(?<=[{HAN}])\s+|\s+(?=[{HAN}])")
 _characters = re.compile(rf"{TAG}|\S")
 _mixed = re.compile(rf"{TAG}|[{HAN}]|[^\s{HAN}<]+|<")
 _loose_apostrophe = re.compile(r"(?<![a-z\u00df-\u024f])'|'(?![a-z\u00df-\u024f])")
-_apostrophes = str.maketrans(dict.fromkeys("\u2019\u02bc\u00b4\uff07", "'"))
+_apostrophes = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\uff07", "'"))
 
 _bracket_tags = re.compile(r"\[(?:\+{1,2}|\*|[A-Za-z]+)\]|(?<![A-Za-z])(?:FIL|SPK)(?![A-Za-z])")
 _aishell2 = str.maketrans({"\U0002b5af": "\u982b", "\U0002b689": None})
@@ -93,6 +96,7 @@ def _mandarin(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    text = characters.visible(text)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.translate(_apostrophes))
     return text.lower().translate(_punctuation)

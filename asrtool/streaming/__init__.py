@@ -326,7 +326,8 @@ class Stream:
         """
         began = time.perf_counter()
         if len(samples):
-            samples = audio.one_channel(samples, start=self._samples / self.recognizer.rate)
+            rate = self.recognizer.rate
+            samples = audio.one_channel(samples, rate=rate, start=self._samples / rate)
         self._samples += len(samples)
         features = self._features(np.asarray(samples, np.float32))
         spoken = self._session.accept(Padded.stack([features]), torch.tensor([final]))

@@ -254,12 +254,14 @@ def load_model(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
     copy: Mapping[str, str] | None = None,
+    same_types: bool = False,
 ) -> None:
     """Load a checkpoint folder or a .safetensors file into `model`.
 
     `missing`: patterns of names that may be absent from the file (they keep their initialisation);
-    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`. Any
-    other difference in names or shapes is a `UserError` that lists them.
+    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`;
+    `same_types`: refuse numbers of another type, as after a conversion, instead of casting them.
+    Any other difference in names or shapes is a `UserError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
@@ -268,6 +270,17 @@ def load_model(
     state = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
+    converted = [
+        f"{name} ({str(source[name].dtype).removeprefix('torch.')})"
+        for name in state
+        if same_types and name in source and source[name].dtype != state[name].dtype
+    ]
+    if converted:
+        expected = str(state[converted[0].split(" ")[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{path}: {len(converted)} tensors are of another type than {expected}, so they are not"
+            f" what was trained: {first_few(converted, 3)}"
+        )
     for text, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
         if names:
             logger.info("%s: %d tensors %s: %s", path, len(names), text, first_few(names, 8))

@@ -58,6 +58,8 @@ class TrainerConfig:
         wrong = [name for name, value in counts.items() if value is not None and value < 1]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} must be at least 1")
+        if not 0 <= self.save_every_seconds < math.inf:
+            raise ValueError(f"save_every_seconds is {self.save_every_seconds}: give 0 or more")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError("ema must be between 0 and 1")
         if self.parallel == "fsdp" and self.gradient_cosine is not None:

@@ -87,6 +87,22 @@ def finished(phase: Path) -> bool:
     return records.pointer(phase, "finished") is not None
 
 
+def changed_copy(exp: Path) -> str | None:
+    """Which of the copies that training made, vocab or cmvn.json, is there and has changed since;
+    None: neither, or nothing says what they were.
+    """
+    stamped = stamp.read(exp) or {}
+    known = {"vocab": stamped.get("sources", {}).get("vocab"), **stamped.get("copies", {})}
+    return next(
+        (
+            name
+            for name, digest in known.items()
+            if digest is not None and (exp / name).exists() and stamp.digest(exp / name) != digest
+        ),
+        None,
+    )
+
+
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
     """Begin the experiment `target` with finished phases of `source`, to train after them."""
     if target.exists():
@@ -168,6 +184,7 @@ def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path])
     if (sources["train"] / "cmvn.json").exists():
         with atomic.replacing(exp / "cmvn.json") as aside:
             shutil.copyfile(sources["train"] / "cmvn.json", aside)
+        now = {**now, "copies": {"cmvn.json": stamp.digest(exp / "cmvn.json")}}
     atomic.write_text(exp / "config.yaml", yaml_text)
     atomic.write_text(exp / stamp.NAME, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 

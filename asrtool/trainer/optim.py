@@ -8,6 +8,7 @@ of a rare token between its updates.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -63,8 +64,10 @@ class OptimConfig:
     groups: dict[str, GroupConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0 or self.weight_decay < 0:
-            raise ValueError("lr and clip must be greater than 0, weight_decay at least 0")
+        if not 0 < self.lr < math.inf or not self.clip > 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                "lr and clip must be greater than 0 (lr finite), weight_decay at least 0"
+            )
 
 
 # An entry is built by `OPTIMIZERS.build(config, groups=...)`; groups: of parameters, as

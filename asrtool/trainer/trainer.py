@@ -208,7 +208,7 @@ class Trainer:
         return signal.SIGINT if flags[0] else signal.SIGTERM
 
     def _count(self, group: StepBatches, result: StepResult) -> None:
-        self._troubles.unscored(result.skipped)
+        self._troubles.trained(group.count, result.skipped)
         bad = result.bad is not None
         self.state = replace(
             self.state,

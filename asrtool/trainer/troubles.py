@@ -7,7 +7,7 @@ a finite loss.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ class Troubles:
 
     def __init__(self, phase: str, logs: Path, limit: int) -> None:
         self._phase, self._file, self._limit = phase, logs / "bad_batches.jsonl", limit
+        self._seen = self._lost = 0  # of the epoch: utterances of all ranks; without loss, of this
         self._skipped: set[str] = set()
         self._named: set[str] = set()
 
@@ -56,14 +57,32 @@ class Troubles:
                 "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
             )
 
+    def trained(self, count: int, skipped: Collection[str]) -> None:
+        """Remember a step of `count` utterances of all ranks; `skipped`: this rank's without a
+        finite loss.
+        """
+        self._seen += count
+        self._lost += len(skipped)
+        self.unscored(skipped)
+
     def unscored(self, ids: Iterable[str]) -> None:
         """Remember this rank's utterances without a finite loss."""
         self._skipped.update(ids)
 
     def report(self, epoch: int, progress: Progress) -> None:
-        """Report them once; a collective. epoch 0: before the first step."""
-        gathered = distributed.gather_objects(sorted(self._skipped))
-        fresh = sorted({name for names in gathered for name in names} - self._named)
+        """Report them once; a collective. epoch 0: before the first step. Raises `UserError` after
+        an epoch in which no utterance had a finite loss.
+        """
+        gathered = distributed.gather_objects((sorted(self._skipped), self._lost))
+        if 0 < self._seen <= sum(lost for _, lost in gathered):
+            raise UserError(
+                f"epoch {epoch}: none of {self._seen} utterances has a finite loss, so nothing was "
+                "learnt: their texts need more frames than they have. Do text and audio belong "
+                "together? Else take fewer frames away (model.encoder.downsamplers), or take "
+                "longer tokens (stage 2)"
+            )
+        self._seen = self._lost = 0
+        fresh = sorted({name for names, _ in gathered for name in names} - self._named)
         self._named.update(fresh)
         self._skipped.clear()
         if not fresh:

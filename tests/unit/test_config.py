@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
+import yaml
 
 from asrtool import config
 from asrtool.config import ConfigError
@@ -183,9 +185,37 @@ def test_a_name_or_config_is_registered_once():
 
 @pytest.mark.parametrize("text", [".inf", "inf", "+.Inf"])
 def test_infinity_is_a_number_however_it_is_written(tmp_path, text):
-    assert load(tmp_path, f"lr: {text}\nshape: {{type: circle}}").lr == float("inf")
-    with pytest.raises(ConfigError, match="lr must be above 0"):
-        load(tmp_path, "lr: -.inf\nshape: {type: circle}")
+    assert config.decode(float, yaml.compose(text)) == float("inf")
+    assert config.decode(float, yaml.compose("-.inf")) == -float("inf")
+    with pytest.raises(ConfigError, match="train.yaml:1: lr: expected a finite number, got inf"):
+        load(tmp_path, f"lr: {text}\nshape: {{type: circle}}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("dropout", 1.0, "expected at least 0 and below 1, got 1.0"),
+        ("attention_dropout", -0.1, "expected at least 0 and below 1"),
+        ("share", 1.1, "expected at least 0 and at most 1"),
+        ("kernel", 0, "expected at least 1"),
+        ("num_heads", 0, "expected at least 1"),
+        ("ffn_dim", -2, "expected at least 1"),
+        ("beam", 0, "expected at least 1"),
+        ("snr_db", (20.0, 5.0), "expected [lowest, highest]"),
+        ("alpha", float("nan"), "expected a finite number"),
+        ("betas", (0.9, float("inf")), "expected a finite number"),
+        ("share", 1.0, None),
+        ("causal", True, None),
+        ("kernel", None, None),
+        ("clip", float("inf"), None),
+        ("name", "anything", None),
+        ("weight_decay", 0.0, None),
+        ("betas", (0.98, 0.9), None),
+    ],
+)
+def test_numbers_that_cannot_be_meant(key, value, problem):
+    found = config.meaningless(key, value)
+    assert found is None if problem is None else problem in found
 
 
 def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_word(tmp_path):
@@ -200,3 +230,26 @@ def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_wo
     (tmp_path / "c.yaml").write_text("{size: tiny, layer: last}")
     with pytest.raises(config.ConfigError, match="layer: expected an integer or 'sum', got 'last'"):
         config.decode(Data2vecConfig, config.read(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("lr: 1é".encode("latin-1"), "expected UTF-8, but byte 5 is not"),
+        (b"lr: " + b"[" * 1_500, "nested too deeply"),
+        (b"{" * 1_500, "nested too deeply"),
+        (b"lr: 1\nshape: [1,", "train.yaml:2: not YAML: "),
+        (b"lr: \x00", "not YAML: "),
+        (b"lr: *nothing", "train.yaml:1: not YAML: found undefined alias"),
+    ],
+)
+def test_what_is_no_yaml_is_one_sentence(tmp_path, content, problem):
+    (tmp_path / "train.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        config.read(tmp_path / "train.yaml")
+
+
+def test_an_override_may_be_no_yaml_either(tmp_path):
+    for value in ("[" * 1_500, "[1,"):
+        with pytest.raises(ValueError, match="--set lr=.*the value is not YAML"):
+            load(tmp_path, "lr: 1\nshape: {type: circle}", [f"lr={value}"])

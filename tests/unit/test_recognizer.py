@@ -4,6 +4,7 @@ doubled at a cut.
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 from dataclasses import replace
@@ -18,8 +19,10 @@ import asrtool
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
+from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig, vad
+from asrtool.searchers import ConstraintsConfig, JointBeamConfig
 from tests import toy_experiment as toys
 
 TEXT = "abc de bad"
@@ -64,6 +67,10 @@ def test_samples_of_the_models_rate(recognizer):
         lambda x: np.stack([x, x], 1),
         lambda x: (128 + 127 * x).astype(np.uint8),
         lambda x: x.astype(np.float64),
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: np.frombuffer(x.tobytes(), np.float32),
+        lambda x: x.astype(">f4"),
+        lambda x: x.tolist(),
     ],
     ids=[
         "int16",
@@ -73,6 +80,10 @@ def test_samples_of_the_models_rate(recognizer):
         "two channels",
         "uint8",
         "float64",
+        "backwards in memory",
+        "read-only",
+        "other byte order",
+        "list",
     ],
 )
 def test_samples_of_any_type_and_shape(recognizer, change):
@@ -96,6 +107,38 @@ def test_a_file_and_what_was_done_to_it(recognizer, tmp_path, log):
     assert "4000 Hz made 8000 Hz, nothing is there above 2000 Hz" in log.text
     recognizer.recognize(tmp_path / "a.flac")
     assert "the mean of 2 channels" in log.text
+
+
+@pytest.mark.parametrize("how", [bytes, bytearray, memoryview, io.BytesIO])
+def test_the_bytes_of_a_file_do_as_well_as_its_path(recognizer, how):
+    stream = io.BytesIO()
+    soundfile.write(stream, toys.sound(TEXT, rate=16000), 16000, format="FLAC")
+    assert recognizer.recognize(how(stream.getvalue())).text == TEXT
+    both = recognizer.recognize([how(stream.getvalue()), toys.sound("a")])
+    assert [found.text for found in both] == [TEXT, "a"]
+    assert [word.text for word in recognizer.align(how(stream.getvalue()), TEXT)] == TEXT.split()
+
+
+def test_an_open_file_does_too(recognizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", toys.sound(TEXT), toys.RATE)
+    with open(tmp_path / "a.wav", "rb") as stream:
+        assert recognizer.recognize(stream).text == TEXT
+    with (
+        open(tmp_path / "a.wav", errors="replace") as stream,
+        pytest.raises(audio.AudioError, match=r"a.wav: opened as text, expected open\(..., 'rb'\)"),
+    ):
+        recognizer.recognize(stream)
+    with pytest.raises(audio.AudioError, match="the bytes: .*not audio"):
+        recognizer.recognize(b"no audio")
+
+
+def test_the_place_of_a_nan_is_told_in_seconds(recognizer):
+    samples = toys.sound(TEXT)
+    samples[800:802] = np.nan
+    with pytest.raises(audio.AudioError, match="2 of .* samples are NaN .* the first at 0.100 s"):
+        recognizer.recognize(samples)
+    with pytest.raises(audio.AudioError, match="the first at 0.050 s"):
+        recognizer.recognize(samples, rate=16000)
 
 
 def test_a_list_gives_a_list_in_its_order(recognizer):
@@ -123,7 +166,13 @@ def test_a_list_gives_a_list_in_its_order(recognizer):
             (toys.sound(TEXT) * 32768).astype(np.int32),
             "the dtype is int32 but all values fit in 16 bits",
         ),
-        (torch.from_numpy(toys.sound(TEXT))[None], "channels of 1 samples"),
+        (
+            torch.from_numpy(toys.sound(TEXT))[None],
+            r"channels of 1 samples; expected an array \(T, channels\), as samples.T makes it",
+        ),
+        ([[0.1, 0.2], [0.1]], "expected samples|channels of 1 samples"),
+        (toys.sound(TEXT) + 0j, "the dtype is complex"),
+        (None, "the dtype is object|got an array of shape"),
     ],
 )
 def test_what_is_no_audio_is_refused(recognizer, samples, message):
@@ -131,7 +180,7 @@ def test_what_is_no_audio_is_refused(recognizer, samples, message):
         recognizer.recognize(samples)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -8000, float("nan"), 8000.5])
+@pytest.mark.parametrize("rate", [0, 1, -8000, float("nan"), 8000.5, "8000"])
 def test_a_rate_that_no_audio_has_is_refused(recognizer, rate):
     with pytest.raises(audio.AudioError, match="the sampling rate is .* Hz, expected an integer"):
         recognizer.recognize(toys.sound(TEXT), rate=rate)
@@ -183,6 +232,25 @@ def test_words_have_the_times_at_which_they_were_made(recognizer):
 def test_a_text_that_does_not_fit_is_refused(recognizer):
     with pytest.raises(UserError, match="too few frames for the text 'abcdeabcdeabcdeabcde"):
         recognizer.align(toys.sound("a"), "abcde" * 10)
+
+
+def test_what_the_model_cannot_write_is_named(recognizer, log):
+    message = r"not in the vocabulary of the model: 'A' .*'B' .*nothing is left of .*AB.* has 'a', "
+    with pytest.raises(UserError, match=message):
+        recognizer.align(toys.sound("ab"), "AB")
+    assert recognizer.align(toys.sound("ab"), "ab")
+    assert "not in the vocabulary" not in log.text
+    recognizer.align(toys.sound("ab"), "aé")
+    assert "not in the vocabulary of the model: 'é' (U+00E9); replaced by <unk>" in log.text
+
+
+def test_more_tokens_than_frames_are_said(toy, log):
+    searcher = JointBeamConfig(
+        beam=2, weights={"ctc": 1.0}, constraints=ConstraintsConfig(min_tokens=500)
+    )
+    found = asrtool.load(toy / "exp", DecodeConfig(searcher=searcher)).recognize(toys.sound("ab"))
+    assert found.text == ""
+    assert "1 of 1 utterances" in log.text and "constraints.min_tokens: 500" in log.text
 
 
 def test_subtitles(recognizer):

@@ -1,10 +1,11 @@
-"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads.
+"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads; m4a, webm
+and others where PyAV or ffmpeg is there (`foreign`).
 
 An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
-content starts at this byte; or a shell command that ends in `|` and prints audio. `read`, `load`,
-`info`, `durations` and `lengths` take entries, so they run commands. `listen` and `blocks` take
-paths and never run commands. Changes of speed (`speed_command`) are computed here, so sox need not
-be installed for them.
+content starts at this byte; `<file>.ark:<offset>`, a recording of a Kaldi archive; or a shell
+command that ends in `|` and prints audio. `read`, `load`, `info`, `durations` and `lengths` take
+entries, so they run commands. `listen` and `blocks` take paths and never run commands. Changes of
+speed (`speed_command`) are computed here, so sox need not be installed for them.
 
 These raise AudioError: a missing, empty, truncated or damaged file, NaN or infinite samples,
 samples far above full scale, an impossible sampling rate; in entries also more than one channel
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -40,8 +42,9 @@ SLACK = 0.02  # seconds by which a segment may exceed its recording, from roundi
 PART = 256  # files per task of a thread
 HEAD = 4096  # bytes that hold the header of an ordinary wav file
 LOUDEST = 8.0  # 18 dB above full scale: float samples never reach it, integers stored as floats do
-MEMBER = re.compile(r"(.+\.tar):(\d+)")
+MEMBER = re.compile(r"(.+\.(?:tar|ark)):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
+BYTES = "the bytes"  # what messages call them
 WIDTHS = ("uint8", "int16", "int32")  # integer types whose full scale is known
 
 
@@ -129,7 +132,7 @@ def speed_command(path: str, factor: float) -> str:
 
 
 def member(path: str) -> tuple[str, int] | None:
-    """(archive, offset) of a reference `<archive>.tar:<offset>`; None for other paths."""
+    """(archive, offset) of `<archive>.tar:<offset>` or `.ark:<offset>`; None for other paths."""
     match = MEMBER.fullmatch(path)
     return (match[1], int(match[2])) if match else None
 
@@ -232,14 +235,16 @@ def _data(path: str) -> bytes | None:
 
 
 def _read_member(path: str, archive: str, offset: int) -> bytes:
-    """The content after a tar header."""
+    """The content after a tar header, or of a Kaldi archive after an id."""
     try:
         with open(archive, "rb") as stream:
+            if archive.endswith(".ark"):
+                return _of_kaldi(path, stream, offset)
             stream.seek(offset - tarfile.BLOCKSIZE)
             header = tarfile.TarInfo.frombuf(
                 stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape"
             )
-            data = stream.read(header.size)
+            data = _at_most(stream, header.size)
     except (tarfile.HeaderError, ValueError):
         raise AudioError(
             f"{path}: no member of the archive starts at this byte; was the archive written again?"
@@ -249,6 +254,34 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
     if len(data) < header.size:
         raise AudioError(
             f"{path}: truncated, the member should have {header.size} bytes but has {len(data)}"
+        )
+    return data
+
+
+def _at_most(stream: BinaryIO, size: int) -> bytes:
+    """`size` bytes, or fewer where the file ends; a header may promise more than memory holds."""
+    return stream.read(max(0, min(size, os.fstat(stream.fileno()).st_size - stream.tell())))
+
+
+def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
+    """A wav file, as wav-copy writes them, or what kaldiio marks as AUDIO."""
+    stream.seek(offset)
+    start = stream.read(8)
+    if start[:4] == b"RIFF":
+        stream.seek(offset)
+        size = 8 + int.from_bytes(start[4:], "little")
+    elif start[:5] == b"AUDIO":
+        stream.seek(offset + 6)
+        size = int.from_bytes(stream.read(start[5]), "little")
+    elif start[:4] == b"fLaC":  # its length is nowhere: the decoder ends by itself
+        return start + stream.read()
+    else:
+        holds = "features" if start[:2] == b"\0B" else "no wav file"
+        raise AudioError(f"{path}: the Kaldi archive has {holds} there, expected a wav file")
+    data = _at_most(stream, size)
+    if len(data) < size:
+        raise AudioError(
+            f"{path}: truncated, the archive should have {size} bytes there but has {len(data)}"
         )
     return data
 
@@ -312,8 +345,18 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
     in Hz and the number of channels.
     """
     with opened(path) as reader:
-        samples = reader.all()
-        return one_channel(samples, channel, path, reader.rate), reader.rate, reader.channels
+        return _heard(reader, channel)
+
+
+def listen_to(data: bytes, channel: int | None = None) -> tuple[np.ndarray, int, int]:
+    """As `listen`, of the bytes of a file."""
+    with opened(BYTES, data) as reader:
+        return _heard(reader, channel)
+
+
+def _heard(reader: decoding.Reader, channel: int | None) -> tuple[np.ndarray, int, int]:
+    samples = one_channel(reader.all(), channel, reader.name, reader.rate)
+    return samples, reader.rate, reader.channels
 
 
 def blocks(
@@ -352,7 +395,7 @@ def one_channel(
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
         raise AudioError(
             f"{name}: {samples.shape[1]} channels of {samples.shape[0]} samples; expected an "
-            "array (T, channels)"
+            "array (T, channels), as samples.T makes it of (channels, T)"
         )
     samples = _floats(samples, name)
     if samples.ndim == 2:
@@ -364,15 +407,23 @@ def one_channel(
         samples = (
             samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
         )
-    return _usable(name, samples.astype(np.float32, copy=False), rate, start)
+    # torch takes no array that runs backwards, nor one that it must not write to
+    samples = np.require(samples, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
+    return _usable(name, samples, rate, start)
 
 
-def _array(samples: np.ndarray | torch.Tensor) -> np.ndarray:
+def _array(samples: np.ndarray | torch.Tensor | Sequence[float]) -> np.ndarray:
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
         # numpy has no bfloat16
         samples = samples.float() if samples.is_floating_point() else samples
-    return np.asarray(samples)
+    try:
+        return np.asarray(samples)
+    except ValueError:  # rows of different lengths
+        raise AudioError(
+            f"the samples: a {type(samples).__name__} of parts of different lengths, expected an "
+            "array (T,) or (T, channels)"
+        ) from None
 
 
 def _floats(samples: np.ndarray, name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ the end can tell. A path is never run as a command here.
 from __future__ import annotations
 
 import io
+import numbers
 import os
 import stat
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import soundfile
 
-from asrtool.data.audio import headers
+from asrtool.data.audio import foreign, headers
 from asrtool.errors import UserError
+from asrtool.system import characters
 
 BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
@@ -42,7 +44,11 @@ class Reader:
     """
 
     def __init__(
-        self, name: str, file: soundfile.SoundFile, promised: int | None, least: int = 0
+        self,
+        name: str,
+        file: soundfile.SoundFile | foreign.Decoded,
+        promised: int | None,
+        least: int = 0,
     ) -> None:
         self.name, self._file, self.promised = name, file, promised
         self._least = least if promised is None else promised
@@ -52,8 +58,11 @@ class Reader:
     @property
     def seeks(self) -> bool:
         """Whether `stretch` can start anywhere; mpg123 does not seek to the exact sample."""
-        seekable = soundfile.SoundFile.seekable(self._file)
-        return seekable and self.promised is not None and self._file.format != "MP3"
+        return (
+            self.promised is not None
+            and self._file.format != "MP3"
+            and soundfile.SoundFile.seekable(self._file)
+        )
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """All samples (T, C) float32 in blocks of `size`; AudioError at the end if some lack."""
@@ -116,13 +125,13 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
         raise AudioError(
             f"{path}: damaged, truncated, or not audio in a supported format ({reason}); {remedy}"
         ) from None
-    except headers.Damage as damage:
-        raise AudioError(f"{path}: {damage}") from None
+    except (headers.Damage, foreign.Unreadable) as reason:
+        raise AudioError(f"{path}: {reason}") from None
 
 
 def check_rate(rate: float, name: str) -> int:
     """The sampling rate as an integer; AudioError where it is impossible."""
-    if not LOWEST <= rate <= HIGHEST or rate != int(rate):
+    if not isinstance(rate, numbers.Real) or not LOWEST <= rate <= HIGHEST or rate != int(rate):
         raise AudioError(
             f"{name}: the sampling rate is {rate} Hz, expected an integer from {LOWEST} to "
             f"{HIGHEST}"
@@ -143,16 +152,26 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         size = stream.seek(0, io.SEEK_END)
         if not size:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
+        if (kind := foreign.detect(stream, size)) is not None:
+            return Reader(path, foreign.decoder(path, kind, stream, stack, data is None), None)
         view = headers.view(stream, size)
-        # soundfile would ask for more arguments with such a name
-        if view is None and (data is not None or path.lower().endswith(".raw")):
+        # soundfile would ask for more arguments with such a name, or cannot encode it
+        odd = path.lower().endswith(".raw") or not characters.is_utf8(path)
+        if view is None and (data is not None or odd):
             view = headers.View(stream, size)
-        file = stack.enter_context(_Forward(view or path))
+        try:
+            file = stack.enter_context(_Forward(view or path))
+        except soundfile.LibsndfileError:
+            if (kind := foreign.detect(stream, size, failed=True)) is None:
+                raise
+            return Reader(path, foreign.decoder(path, kind, stream, stack, data is None), None)
         promised, least = file.frames if file.frames < UNKNOWN else None, 0
         if file.format == "MP3":
             view, least = headers.mp3_view(stream, size)
             if view is not None:
                 file, promised = stack.enter_context(_Forward(view)), None
+        elif file.subtype.startswith("MPEG"):
+            promised = None  # mp3 inside wav: its number of samples is a guess
         elif file.format == "NIST":
             promised = max(promised, headers.sphere_length(stream))
     return Reader(path, file, promised, least)

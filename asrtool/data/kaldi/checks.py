@@ -31,6 +31,7 @@ from asrtool.data.kaldi.form import (
     walk,
 )
 from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command, plural
+from asrtool.data.kaldi.transcripts import Accents, is_clean, mixed_accents, odd_characters
 from asrtool.data.shards import index as shard_index
 
 
@@ -223,31 +224,11 @@ def recording_lengths(loaded: Mapping[str, Table], base: Path | None = None) -> 
 # -- characters, lengths, archives -----------------------------------------
 
 
-# white space that Kaldi does not treat as a space: U+00A0, U+3000 ...
-SPACE = re.compile(r"[^\S \t]")
-# invisible characters, each of which would become a token
-HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
-# words with a special meaning
-MARK = re.compile(r"(?:^|\s)(?:</?s>|<eps>|#0|<blank>|<sos/eos>)(?:\s|$)")
-
-
-def is_clean(text: str) -> bool:
-    """Whether `check` has nothing to say about the characters of a transcript."""
-    return (text.isascii() and text.isprintable() and "<" not in text and "#0" not in text) or not (
-        SPACE.search(text) or HIDDEN.search(text) or MARK.search(text)
-    )
-
-
-def cleaned(text: str) -> str:
-    """The transcript with plain spaces and without invisible characters."""
-    return HIDDEN.sub("", SPACE.sub(" ", text)).strip()
-
-
 def contents(loaded: Mapping[str, Table], lengths: Mapping[str, float]) -> list[Problem]:
     """Problems and notes about file contents; `lengths`: seconds of recordings of known length."""
     problems = [problem for table in loaded.values() for problem in last_line(table)]
     if "text" in loaded:
-        problems += odd_characters(loaded["text"])
+        problems += odd_characters(loaded["text"]) + mixed_accents(loaded["text"])
     problems += unlike_segments(loaded, lengths) + missing_archives(loaded)
     if "spk2utt" in loaded and "utt2spk" not in loaded:
         what, remedy = (
@@ -271,31 +252,6 @@ def last_line(table: Table) -> list[Problem]:
     where = f"{table.path}:{table.rows[-1].line if table.rows else 1}"
     return [
         Problem(where=where, what="the last line has no line break", remedy=remedy, kind="untidy")
-    ]
-
-
-def odd_characters(table: Table) -> list[Problem]:
-    rows = [row for row in table.rows if not is_clean(row.value)]
-    kinds = (
-        (SPACE, "{n} with white space other than a plain space", "{fix} replaces it by a space"),
-        (HIDDEN, "{n} with invisible characters", "{fix} removes them"),
-        (
-            MARK,
-            "{n} with a reserved word such as <s>, #0 or <eps>",
-            "remove it from the text",
-        ),
-    )
-    return [
-        problem
-        for pattern, text, remedy in kinds
-        for problem in about(
-            table,
-            (row for row in rows if pattern.search(row.value)),
-            text,
-            remedy,
-            "untidy",
-            "line",
-        )
     ]
 
 
@@ -502,6 +458,7 @@ class _Scan:
         if "segments" in self.names:
             self._read_recordings()
         empty: list[str] = []
+        accents = Accents()
         ordered, last = True, ""
         # speaker -> number of utterances, sum of the hashes of their ids
         members: dict[str, tuple[int, int]] = {}
@@ -512,7 +469,7 @@ class _Scan:
             text = values.get("text")
             if text is not None and not text:
                 empty.append(key)
-            elif text is not None and not is_clean(text):
+            elif text is not None and (not is_clean(text) or (accents.add(text), accents.mixed)[1]):
                 raise Irregular(key)
             speaker = values.get("utt2spk")
             if speaker is not None:

@@ -6,11 +6,12 @@ Everything that was dropped is reported with a reason.
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asrtool.data.kaldi import checks, tables
+from asrtool.data.kaldi import checks, tables, transcripts
 from asrtool.data.kaldi.form import Segment
 from asrtool.data.kaldi.tables import Table, fields
 from asrtool.errors import UserError
@@ -85,7 +86,11 @@ def well_formed(loaded: Mapping[str, Table], report: FixReport) -> Files:
     """The files without malformed lines, and without ids that have two different values."""
     files = {name: table.values() for name, table in loaded.items()}
     if "text" in files:
-        files["text"] = {key: checks.cleaned(value) for key, value in files["text"].items()}
+        mixed = transcripts.mixed_accents(loaded["text"])
+        files["text"] = {
+            key: transcripts.cleaned(unicodedata.normalize("NFC", value) if mixed else value)
+            for key, value in files["text"].items()
+        }
     if "spk2utt" in files and "utt2spk" not in files:
         files["utt2spk"] = {
             key: speaker for speaker, ids in files["spk2utt"].items() for key in fields(ids)

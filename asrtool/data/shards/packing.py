@@ -161,9 +161,12 @@ def audio_content(utterance: Utterance) -> Content:
     if utterance.recording is None and not audio.is_pipe(path):
         data = audio.contents(path)
         samples, rate = audio.decode(data, path)
-        kind = soundfile.info(io.BytesIO(data)).format.lower()
-        return data, kind, len(samples) / rate
-    samples, rate = audio.load(path, *utterance.stretch)
+        try:
+            return data, soundfile.info(io.BytesIO(data)).format.lower(), len(samples) / rate
+        except soundfile.LibsndfileError:
+            pass  # by PyAV or ffmpeg, which who reads the shard need not have
+    else:
+        samples, rate = audio.load(path, *utterance.stretch)
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
     return stream.getvalue(), "flac", len(samples) / rate

@@ -42,6 +42,33 @@ def needs_onnx() -> None:
         pytest.importorskip(name, reason="pip install -e '.[onnx]'")
 
 
+def test_the_features_are_described_so_that_others_can_make_them(toy):
+    config = asrtool.load(toy / "exp").config.data.fbank
+    facts = export.features_of(config)
+    seconds = np.zeros(config.rate)
+    frames = 1 + (len(seconds) - facts["frame_length"]) // facts["frame_shift"]
+    assert frames == config.num_frames(config.rate)
+    assert (facts["sample_scale"], facts["window"], facts["preemphasis"]) == (
+        32768.0,
+        "povey",
+        0.97,
+    )
+    assert facts["high_hz"] == config.rate / 2 and json.dumps(facts)
+
+
+def check_graph(file: Path) -> None:
+    """Its axes have names, and nothing is said of the values inside."""
+    import onnx
+
+    graph = onnx.load(file).graph
+    axes = {
+        value.name: [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
+        for value in (*graph.input, *graph.output)
+    }
+    assert axes == {name: list(names) for name, names in export.AXES.items()}
+    assert not graph.value_info
+
+
 @pytest.mark.slow
 def test_the_graph_recognises_what_the_model_does(toy, tmp_path, needs_onnx):
     import onnxruntime
@@ -49,6 +76,7 @@ def test_the_graph_recognises_what_the_model_does(toy, tmp_path, needs_onnx):
     export.main([str(toy / "exp"), "--out", str(tmp_path / "out")])
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
     assert facts["largest difference"] < 1e-4
+    check_graph(tmp_path / "out" / "model.onnx")
     recognizer = asrtool.load(toy / "exp")
     plain = replace(recognizer, cmvn=None)  # the graph normalises by itself
     tokens = (tmp_path / "out" / "tokens.txt").read_text().split("\n")

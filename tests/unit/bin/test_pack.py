@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from safetensors.torch import load_file, save_file
 
 import asrtool
 from asrtool.bin import decode, pack, recognize
 from asrtool.errors import UserError
+from asrtool.trainer import records
 from tests import toy_experiment as toys
 
 
@@ -91,6 +93,74 @@ def test_a_changed_file_is_noticed(packed, tmp_path):
         asrtool.load(copy)
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="is incomplete: model.safetensors is missing"):
+        asrtool.load(copy)
+
+
+def converted(file: Path) -> None:
+    save_file({key: value.half() for key, value in load_file(file).items()}, file)
+
+
+def record(file: Path) -> None:
+    """As if the changed file had been written so."""
+    records.note(file)
+
+
+CHANGES = {  # of an experiment
+    "permuted vocabulary": (
+        lambda exp: swap(exp / "vocab" / "tokens.txt"),
+        "vocab is not what the training began with",
+    ),
+    "vocabulary of the same size": (
+        lambda exp: replace(exp / "vocab" / "tokens.txt", "\nb\n", "\nz\n"),
+        "vocab is not what the training began with",
+    ),
+    "other means": (
+        lambda exp: replace(exp / "cmvn.json", "1", "2"),
+        "cmvn.json is not what the training began with",
+    ),
+    "no means": (lambda exp: (exp / "cmvn.json").unlink(), "is incomplete: cmvn.json is missing"),
+    "other types": (
+        lambda exp: [
+            change(file)
+            for file in exp.glob("train/average-*.safetensors")
+            for change in (converted, record)
+        ],
+        r"tensors are of another type than float32, .*\(float16\)",
+    ),
+}
+
+
+def swap(file: Path) -> None:
+    lines = file.read_text().split("\n")
+    lines[3], lines[4] = lines[4], lines[3]
+    file.write_text("\n".join(lines))
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_experiment_that_was_changed_is_refused(toy, tmp_path, what):
+    exp = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
+    assert asrtool.load(exp)
+    change, message = CHANGES[what]
+    change(exp)
+    with pytest.raises(ValueError, match=message):
+        asrtool.load(exp)
+
+
+def test_a_packed_model_without_its_means_is_refused_though_its_card_does_not_name_them(
+    packed, tmp_path
+):
+    copy = Path(shutil.copytree(packed, tmp_path / "copy"))
+    (copy / "cmvn.json").unlink()
+    card = json.loads((copy / "model.json").read_text())
+    del card["files"]["cmvn.json"]
+    (copy / "model.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="is incomplete: cmvn.json is missing"):
         asrtool.load(copy)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.bin import decode, recognize
+from asrtool.bin import align, decode, recognize
 from asrtool.errors import UserError
 from tests import toy_experiment as toys
 
@@ -60,6 +61,61 @@ def test_subtitles_go_into_a_folder(toy, files, tmp_path):
     assert (tmp_path / "out" / "one.srt").read_text().endswith("\nabc de\n")
 
 
+def test_json_has_scores_and_the_hypotheses_that_were_asked_for(toy, files, capsys):
+    path, text = next(iter(files.items()))
+    search = "nbest=3 searcher={type: ctc_prefix_beam, nbest: 3}"
+    run(toy, path, "--format", "json", "--set", search.replace(": ", ":\\ ").replace(", ", ",\\ "))
+    line = json.loads(capsys.readouterr().out)
+    assert [one["text"] for one in line["nbest"]][0] == line["text"] == text
+    assert len(line["nbest"]) == 3 and line["score"] == line["nbest"][0]["score"]
+    assert line["nbest"][0]["score"] > line["nbest"][1]["score"]
+
+
+def test_a_folder_stands_for_its_audio_files(toy, files, tmp_path, capsys):
+    (tmp_path / "notes.md").write_text("no audio")
+    run(toy, str(tmp_path))
+    assert capsys.readouterr().out == "".join(f"{path}\t{text}\n" for path, text in files.items())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="the folder holds no audio file"):
+        run(toy, str(tmp_path / "empty"))
+
+
+def test_standard_input_may_be_any_audio_file(toy, files, capsys, monkeypatch):
+    path, text = list(files.items())[1]
+    with open(path, "rb") as stream:
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": stream}))
+        run(toy, "-")
+    assert capsys.readouterr().out == f"{text}\n"
+    with pytest.raises(UserError, match="can be read only once"):
+        run(toy, "-", "-")
+
+
+def test_subtitles_for_browsers(toy, files, capsys):
+    run(toy, next(iter(files)), "--format", "vtt")
+    assert re.fullmatch(
+        r"WEBVTT\n\n00:00:0\d\.\d{3} --> 00:00:0\d\.\d{3}\nabc de\n", capsys.readouterr().out
+    )
+
+
+def test_no_files_have_no_real_time_factor(toy, capsys):
+    with pytest.raises(SystemExit):
+        run(toy, "missing.wav")
+    assert "real-time factor" not in capsys.readouterr().err
+
+
+def test_a_training_that_is_not_finished_is_used_where_that_is_asked_for(
+    toy, files, tmp_path, capsys
+):
+    exp = Path(shutil.copytree(toy / "exp", tmp_path / "exp"))
+    (exp / "train" / "finished.json").unlink()
+    path, text = next(iter(files.items()))
+    with pytest.raises(UserError, match="--set unfinished=true"):
+        recognize.main([str(exp), path])
+    recognize.main([str(exp), path, "--set", "unfinished=true"])
+    align.main([str(exp), "--audio", path, "--text", text, "--set", "unfinished=true"])
+    assert capsys.readouterr().out.startswith(f"{text}\n")
+
+
 def test_subtitles_of_several_files_need_a_folder(toy, files):
     with pytest.raises(UserError, match="need --out"):
         run(toy, *files, "--format", "srt")
@@ -94,6 +150,15 @@ def test_a_name_is_never_run(toy, files, tmp_path, capsys, monkeypatch):
         "directory"
     ) in said.err
     assert not Path("ran").exists()
+
+
+def test_a_name_may_be_no_text_at_all(toy, files, tmp_path, capsys):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9\x1b.wav")
+    Path(next(iter(files))).rename(odd)
+    run(toy, odd, "--format", "json")
+    assert json.loads(capsys.readouterr().out)["audio"].endswith("/\\xe9\\x1b.wav")
+    run(toy, odd, "--out", str(tmp_path / "out"))
+    assert Path(f"{tmp_path}/out/{Path(odd).stem}.txt").exists()
 
 
 def test_what_a_command_prints_is_read_from_its_pipe(toy, files, tmp_path, capsys):

@@ -203,6 +203,32 @@ def test_what_cannot_be_read_to_its_end_is_named_and_the_others_go_on(
     assert not Path("ran").exists()
 
 
+def test_a_header_that_comes_byte_by_byte_is_seen(toy_stream, capsys, monkeypatch):
+    class Slow(Pipe):
+        def read1(self, size):
+            return super().read1(1)
+
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": Slow(b"RIFF\x24\0\0\0WAVEfmt ")}))
+    assert run(toy_stream, "-", "--chunk-ms", 160) == 1
+    assert "has the header of an audio file" in capsys.readouterr().err
+
+
+def test_one_file_that_fails_does_not_end_the_others(toy_stream, capsys, monkeypatch):
+    path, text = next(iter(sounds(toy_stream).items()))
+    plain = stream.read
+
+    def fragile(one, name, seconds):
+        if name == "bad":
+            raise RuntimeError("out of memory")
+        return plain(one, name, seconds)
+
+    monkeypatch.setattr(stream, "read", fragile)
+    assert run(toy_stream, "bad", path, "--chunk-ms", 160, "--pause", 9) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].split("\t")[1] == text
+    assert "bad: out of memory" in captured.err
+
+
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "flac", "wav"])
 def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path, kind):
     samples = soundfile.read(next(iter(sounds(toy_stream))), dtype="float32")[0]
@@ -218,8 +244,11 @@ def test_a_file_gives_the_samples_that_it_gives_as_a_whole(toy_stream, tmp_path,
     [
         (b"", "holds no samples"),
         (bytes(1001), "ends in the middle of a sample; expected raw 16-bit samples"),
-        (b"RIFF" + bytes(2000), "has a header, but raw 16-bit samples are expected"),
-        (b"fLaC" + bytes(2000), "has a header"),
+        (b"RIFF" + bytes(2000), "has the header of an audio file, but raw 16-bit"),
+        (b"fLaC" + bytes(2000), "has the header of an audio file"),
+        (b"\0\0\0\x1cftypM4A " + bytes(2000), "has the header of an audio file"),
+        (b"\x1aE\xdf\xa3" + bytes(2000), "has the header of an audio file"),
+        (b"NIST_1A\n   1024\n" + bytes(2000), "has the header of an audio file"),
     ],
 )
 def test_standard_input_that_is_no_raw_audio_is_refused(toy_stream, capsys, monkeypatch, data, why):

@@ -4,9 +4,13 @@ all is there.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import subprocess
+import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -304,3 +308,89 @@ def test_another_size_or_md5_than_published_is_an_error_and_the_file_goes(
         f"{server.address}/x", tmp_path / "x", md5=hashlib.md5(DATA).hexdigest(), size=len(DATA)
     )
     assert names(tmp_path) == ["x"]
+
+
+# -- what changes between two attempts, and archives that are no archives of speech -------------
+
+
+def test_a_file_that_changed_in_between_is_fetched_from_the_start(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/a"], server.tags["/a"] = b"old" * 1000, '"1"'
+    server.cuts = [1500]
+    (tmp_path / "a.part").touch()
+    with pytest.raises(download._Interrupted):
+        download._get(f"{server.address}/a", tmp_path / "a.part")
+    server.files["/a"], server.tags["/a"] = b"new" * 1000, '"2"'
+    download.fetch(f"{server.address}/a", tmp_path / "a", wait=0.01)
+    assert (tmp_path / "a").read_bytes() == b"new" * 1000
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_file_of_another_length_is_fetched_from_the_start_where_there_is_no_tag(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/a"], server.cuts = b"old" * 1000, [1500]
+    with pytest.raises(download._Interrupted):
+        download._get(f"{server.address}/a", tmp_path / "a.part")
+    server.files["/a"] = b"new" * 1001
+    download.fetch(f"{server.address}/a", tmp_path / "a", wait=0.01)
+    assert (tmp_path / "a").read_bytes() == b"new" * 1001
+
+
+def test_a_part_that_begins_elsewhere_is_not_put_behind(server: Server, tmp_path: Path) -> None:
+    server.files["/a"] = bytes(range(256)) * 10
+    (tmp_path / "a.part").write_bytes(server.files["/a"][:1000])
+    server.off = 7
+    download.fetch(f"{server.address}/a", tmp_path / "a", wait=0.01)
+    assert (tmp_path / "a").read_bytes() == server.files["/a"]
+    assert server.asked == ["bytes=1000-", None]
+
+
+def test_two_processes_do_not_write_into_one_file(server: Server, tmp_path: Path) -> None:
+    server.files["/a"] = bytes(100_000)
+    code = "import sys; from pathlib import Path; from asrtool.data import download; "
+    code += "download.fetch(sys.argv[1], Path(sys.argv[2]), wait=0.01)"
+    command = [sys.executable, "-c", code, f"{server.address}/a", str(tmp_path / "a")]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert (tmp_path / "a").read_bytes() == server.files["/a"]
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize("name", [b"./", b".", b"\0/", b""])
+def test_entries_for_the_folder_itself_do_no_harm(tmp_path: Path, name: bytes) -> None:
+    data = zipped("NAME", "top/a.txt")
+    (tmp_path / "a.zip").write_bytes(data.replace(b"NAME", name.ljust(4, b"\0")))
+    download.unpack(tmp_path / "a.zip", tmp_path / "goal")
+    assert names(tmp_path / "goal") == ["a.txt"]
+
+
+def test_an_encrypted_zip_file_is_said_to_be_one(tmp_path: Path) -> None:
+    data = bytearray(zipped("top/a.txt"))
+    for start in (data.index(b"PK\3\4") + 6, data.index(b"PK\1\2") + 8):
+        data[start] |= 1  # the bit that says so
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="'top/a.txt' is encrypted; unpack it with"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "goal")
+    assert not (tmp_path / "goal").exists()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "zip"])
+def test_a_member_of_8_terabytes_is_refused_before_it_is_written(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tarfile.TarInfo("top/a.wav")
+    info.size = 1 << 43
+    head = tarfile.TarInfo("top")
+    head.type = tarfile.DIRTYPE
+    data = head.tobuf(tarfile.GNU_FORMAT) + info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("top/a.wav", bytes(1 << 20))
+        monkeypatch.setattr(download, "SMALL", 1e5)
+    else:
+        (tmp_path / f"a.{kind}").write_bytes(gzip.compress(data) if kind == "tar.gz" else data)
+    with pytest.raises(UserError, match="refused, it unpacks to .* GB or more"):
+        download.unpack(tmp_path / f"a.{kind}", tmp_path / "goal")
+    assert names(tmp_path) == [f"a.{kind}"]

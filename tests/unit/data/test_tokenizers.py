@@ -176,3 +176,11 @@ def test_the_pieces_of_a_text_read_the_text(unit: str, tmp_path: Path) -> None:
         assert "".join(tokenizer.piece(i) for i in ids).strip() == tokenizers.single_spaced(line)
     assert tokenizer.piece(tokenizer.blank) == tokenizer.piece(tokenizer.eos) == ""
     assert tokenizer.piece(tokenizer.unk) == "<unk>"
+
+
+def test_a_vocabulary_of_a_language_model_without_its_folder_asks_nobody(tmp_path, monkeypatch):
+    (tmp_path / "tokens.txt").write_text("a\nb\n")
+    (tmp_path / "tokenizer.json").write_text('{"type": "hf", "case": "keep"}\n')
+    monkeypatch.setattr(tokenizers, "load_hf", lambda *_: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="is incomplete: hf/, the tokenizer of the"):
+        tokenizers.load(tmp_path)

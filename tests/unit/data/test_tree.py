@@ -180,3 +180,10 @@ def test_the_order_in_which_the_disk_lists_files_does_not_matter(
         os, "scandir", lambda path: Reversed(sorted(scan(path), key=lambda e: e.name, reverse=True))
     )
     assert list(tree.audio_by_id(tmp_path).items()) == before
+
+
+def test_a_name_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+    """wav.scp could not hold it."""
+    (tmp_path / os.fsdecode(b"\xe9.flac")).touch()
+    with pytest.raises(UserError, match="the name of the file is not UTF-8, as wav.scp must be"):
+        tree.audio_by_id(tmp_path)

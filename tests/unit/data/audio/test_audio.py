@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -285,3 +286,52 @@ def test_durations_are_those_of_the_headers_and_errors_in_their_place(tmp_path: 
     good = save(tmp_path / "a.wav", tone(0.5))
     first, second = audio.durations([good, str(tmp_path / "gone.wav")])
     assert first == 0.5 and isinstance(second, audio.AudioError)
+
+
+# -- Kaldi archives, odd names ------------------------------------------------
+
+
+def archive(folder: Path) -> dict[str, str]:
+    """As Kaldi's wav-copy and kaldiio write them: id -> reference."""
+    content = Path(save(folder / "a.wav", tone())).read_bytes()
+    packed = Path(save(folder / "a.flac", tone(0.5))).read_bytes()
+    size = len(packed).to_bytes(4, "little")
+    parts = {"wav": content, "audio": b"AUDIO\x04" + size + packed, "flac": packed}
+    parts["mat"] = b"\0BFM \4\1\0\0\0"
+    data, found = b"", {}
+    for key, part in parts.items():
+        data += f"{key} ".encode()
+        found[key] = f"{folder}/wav.ark:{len(data)}"
+        data += part
+    (folder / "wav.ark").write_bytes(data)
+    return found
+
+
+def test_recordings_of_a_kaldi_archive_are_read(tmp_path: Path) -> None:
+    found = archive(tmp_path)
+    for key, seconds in (("wav", 1.0), ("audio", 0.5), ("flac", 0.5)):
+        np.testing.assert_allclose(audio.read(found[key]), tone(seconds), atol=2**-15)
+        assert audio.durations([found[key]]) == [seconds]
+    np.testing.assert_array_equal(audio.read(found["wav"], 0.5), audio.read(found["wav"])[8000:])
+
+
+def test_what_is_no_recording_of_an_archive_is_said(tmp_path: Path) -> None:
+    found = archive(tmp_path)
+    with pytest.raises(audio.AudioError, match="has features there, expected a wav file"):
+        audio.read(found["mat"])
+    with pytest.raises(audio.AudioError, match="has no wav file there"):
+        audio.read(f"{tmp_path}/wav.ark:1")
+    cut(str(tmp_path / "wav.ark"), 0.3)
+    with pytest.raises(audio.AudioError, match="truncated, the archive should have 32044 bytes"):
+        audio.read(found["wav"])
+    with pytest.raises(audio.AudioError, match="no such file"):
+        audio.read(f"{tmp_path}/gone.ark:4")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3"])
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, tone())
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9" + name.encode())
+    os.rename(path, odd)
+    assert len(audio.listen(odd)[0]) == pytest.approx(RATE, abs=1200)
+    assert next(audio.blocks(odd, 0.1))[1] == RATE

@@ -91,7 +91,9 @@ FAULTS = {
         change("text", "AB", "A\u200bB"),
         "text:1: 1 line with invisible characters",
     ),
-    "control": (change("text", "AB", "A\x07B"), "1 line with invisible characters"),
+    "control": (change("text", "AB", "A\x07B"), r"1 line with invisible characters \(U\+0007\)"),
+    "selector": (change("text", "AB", "A\ufe0fB"), r"invisible characters \(U\+FE0F\)"),
+    "joiner": (change("text", "AB", "A\u200dB"), r"invisible characters \(U\+200D\)"),
     "last line": (
         without_the_last_line_break,
         "text:4: the last line has no line break; .*--fix` adds it",
@@ -140,6 +142,23 @@ def test_each_fault_is_mended(made: Path, what: str) -> None:
 def test_characters_that_languages_need_are_left_alone(made: Path) -> None:
     change("text", "AB 好", "می\u200cخواهم क्\u200dष ÄÖ ñ 𠮷")(made)
     assert faults(made) == []
+
+
+def test_accents_are_written_in_one_way(made: Path) -> None:
+    change("text", "AB", "e\u0301")(made)
+    assert faults(made) == []  # all of them apart
+    change("text", "AB", "\u00e9")(made)
+    assert checks.faultless(made) is None
+    found = faults(made)
+    assert len(found) == 1 and "text:1: 1 line with accents apart from their letters" in found[0]
+    datadir.fix(made)
+    assert faults(made) == []
+    assert sorted(row.text for row in datadir.read(made)) == ["AB 好"] * 2 + ["\u00e9 好"] * 2
+
+
+def test_lost_characters_are_a_note(made: Path) -> None:
+    change("text", "AB", "A\ufffd")(made)
+    assert any("text:1: 1 line with U+FFFD" in note for note in notes(made))
 
 
 def notes(folder: Path) -> list[str]:
