@@ -63,23 +63,23 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
 
 
 def _compose(path: Path) -> yaml.Node | None:
-    """The nodes of a file; raises ValueError for what is no YAML."""
+    """The nodes of a file; raises UserError if it is not YAML."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8, but byte {error.start} is not") from None
+        raise UserError(f"{path}: expected UTF-8, but byte {error.start} is not") from None
     loader = None
     try:
         loader = yaml.SafeLoader(text)
         loader.name = str(path)
         return loader.get_single_node()
     except RecursionError:
-        raise ValueError(f"{path}: lists or mappings are nested too deeply for a config") from None
+        raise UserError(f"{path}: lists or mappings are nested too deeply for a config") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise ValueError(f"{path}{line}: not YAML: {what}") from None
+        raise UserError(f"{path}{line}: not YAML: {what}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -302,7 +302,7 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
         raise ConfigError(node, where, f"expected {_WORDS.get(kind, kind)}, got '{text}'") from None
 
 
-# -- numbers that cannot be meant ---------------------------------------------
+# -- ranges of numbers --------------------------------------------------------
 
 # end of a key -> lowest value, highest value, and whether that itself is allowed
 _LIMITS = (
@@ -326,8 +326,8 @@ _RANGES = re.compile(r"snr_db|gain_db|seconds|speakers|class_limits")  # [lowest
 
 
 def meaningless(key: str, value: Any, default: Any = None) -> str | None:
-    """Why a value of the field `key` cannot be meant, by what fields of such a name are; None where
-    it can. The dataclass itself checks what only it knows.
+    """Why `value` is out of the range of all fields that have the name `key`; None where it is
+    valid. A dataclass checks everything else in its `__post_init__`.
     """
     numbers = value if isinstance(value, tuple | list) else (value,)
     numbers = [one for one in numbers if isinstance(one, int | float) and one is not True]

@@ -248,7 +248,7 @@ def load_decode(
 
 
 def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeConfig:
-    """The settings with overrides as of --set."""
+    """The settings with the overrides of --set."""
     if not overrides:
         return settings
     node = yaml.compose(dump(config.encode(DecodeConfig, settings)))

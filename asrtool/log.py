@@ -1,5 +1,6 @@
 """Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their
-number. Ids, names and texts may hold anything: `shown` is what a terminal may get of them.
+number. Ids, names and texts can contain any character: `shown` escapes those that control a
+terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 logger = logging.getLogger("asrtool")
-# what a terminal obeys (C0 without tab and line feed, delete, C1), and bytes that are not UTF-8
+# control characters (C0 without tab and line feed, delete, C1), and bytes that are not UTF-8
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -75,7 +76,8 @@ class JsonLines:
 
 
 def shown(text: str) -> str:
-    r"""The text as a terminal may get it: ESC is \x1b, and a byte of a name that is not UTF-8 \xff.
+    r"""The text with control characters escaped as \x1b, and bytes of names that are not UTF-8 as
+    \xff.
 
     Tabs and line feeds stay.
     """
@@ -109,7 +111,7 @@ class Terminal:
 
 
 def guard() -> None:
-    """Let standard output obey `shown` where it is a terminal.
+    """Escape control characters on standard output where it is a terminal.
 
     In files and pipes, bytes of names that are not UTF-8 stay as they were.
     """

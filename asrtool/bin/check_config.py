@@ -1,9 +1,10 @@
 """Read configs as the stages will, so that a mistake shows before any work; prints the name of the
 features.
 
-What the training config describes is built without weights too: a width that the heads do not
-divide, a metric that nothing measures and a pattern that no parameter has stop here, and not in
-stage 3. A model whose published weights are not on this disk is left for stage 3.
+It also builds the model of the training config without weights. A width that is not divisible by
+the number of heads, an unknown metric and a pattern that matches no parameter are therefore errors
+here, not only in stage 3. A model whose published weights are not on this disk is checked by
+stage 3.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from asrtool.data.features import feature_id
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of a vocabulary that stands for the one of stage 2
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # vocabulary in place of that of stage 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,18 +80,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def check_sets(
     path: Path, phases: Mapping[str, TrainConfig], sets: Sequence[str], dump: Path | None
 ) -> None:
-    """Raise UserError where the augmentation names a set that no stage makes."""
+    """Raise UserError if the augmentation uses a set that the recipe does not prepare."""
     for phase in phases.values():
         for name in phase.data.augment.sets:
             if name not in sets and not (dump and (dump / name / "wav.scp").exists()):
                 raise UserError(
-                    f"{path}: data.augment names the data directory '{name}', which is none of "
-                    f"{', '.join(sets)}; give it by --extra-sets {name}"
+                    f"{path}: data.augment needs the data directory '{name}', which is none of "
+                    f"{', '.join(sets)}; add it by --extra-sets {name}"
                 )
 
 
 def check_models(path: Path, phases: Mapping[str, TrainConfig]) -> None:
-    """Raise UserError where stage 3 could not build a phase's model, losses or optimizer."""
+    """Raise UserError if stage 3 could not build the model, losses or optimizer of a phase."""
     import torch
 
     from asrtool.data.tokenizers import BLANK, EOS, UNK, CharConfig, CharTokenizer

@@ -160,8 +160,8 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
 
 
 def tidy(file: Path) -> None:
-    """Name the free axes, and leave out the shapes of values inside: the exporter's are of before
-    its optimisations, and onnxruntime's quantiser takes them at their word.
+    """Name the free axes, and remove the shapes of inner values: the exporter inferred them before
+    its optimisations, and onnxruntime's quantiser relies on them.
     """
     import onnx
 

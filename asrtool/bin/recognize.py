@@ -5,10 +5,10 @@ model.
     asrtool recognize model --format srt --out subtitles talk.mp3 recordings/
     ffmpeg -v error -i talk.mkv -f wav - | asrtool recognize model -
 
-A folder stands for all audio files in it, `-` for one on standard input. Any length, sampling rate
-and number of channels: longer audio is cut into windows, other rates are resampled, channels are
-averaged or one is chosen; what was done is said. A file that cannot be recognised is named, the
-others go on, and the command then ends with status 1.
+A folder stands for all audio files in it, `-` for one on standard input. Audio can have any length,
+sampling rate and number of channels: long audio is cut into windows, other rates are resampled,
+channels are averaged or one is chosen; messages report it. If a file cannot be recognised, the
+command names it, continues with the others and exits with status 1.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--format",
         choices=tuple(ENDINGS),
         default="text",
-        help="json has times, confidences and scores, and nbest where --set nbest=5 asks for it",
+        help="json has times, confidences and scores, and n-best lists with --set nbest=5",
     )
     options.add_argument(
         "--out", type=Path, help="folder for one file each; default: standard output"
@@ -116,7 +116,7 @@ def settings(args: argparse.Namespace) -> DecodeConfig:
 
 
 def files_of(names: Sequence[str]) -> list[str]:
-    """The names, with the audio files of a folder, in alphabetical order, in its place."""
+    """The names; a folder is replaced by its audio files in alphabetical order."""
     paths: list[str] = []
     for name in names:
         if not os.path.isdir(name):

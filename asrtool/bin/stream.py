@@ -188,7 +188,7 @@ def transcribe(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) ->
     try:
         for result in results_of(stream, path):
             show(recognizer, path, result, kind)
-    # whatever it is, the other files go on
+    # one file that fails does not stop the others
     except (audio.AudioError, RuntimeError, ValueError, MemoryError, OSError) as error:
         message = str(error).strip() or type(error).__name__
         logger.error("%s", message if isinstance(error, audio.AudioError) else f"{path}: {message}")
@@ -229,7 +229,7 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
-    if rest and not begun and len(rest) % 2 == 0:  # less than a header
+    if rest and not begun and len(rest) % 2 == 0:  # shorter than a header
         yield np.frombuffer(rest, "<i2").astype(np.float32) / 32768
         return
     if rest:

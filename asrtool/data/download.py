@@ -108,7 +108,7 @@ def _get(url: str, part: Path) -> None:
     known = _known(part) if start else {}
     headers = {"Range": f"bytes={start}-"} if start else {}
     if "validator" in known:
-        headers["If-Range"] = known["validator"]  # another file is sent as a whole
+        headers["If-Range"] = known["validator"]  # a changed file is sent from its start
     try:
         request = urllib.request.Request(url, headers=headers)
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -127,9 +127,9 @@ def _get(url: str, part: Path) -> None:
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
-        if start and not _goes_on(answer.headers, start, known):
+        if start and not _continues(answer.headers, start, known):
             part.unlink()
-            raise _Interrupted("the server has another file now, or sends another part of it")
+            raise _Interrupted("the file on the server has changed, or it sent another part of it")
         _note(part).write_text(json.dumps(_facts(answer.headers, total)), encoding="utf-8")
         _check_space(part.parent, 0 if total is None else total - start, f"downloading {url}")
         with open(part, "ab" if start else "wb") as file, _bar(part, start, total) as bar:
@@ -140,7 +140,7 @@ def _get(url: str, part: Path) -> None:
         raise _Interrupted(f"the connection ended at byte {_size(part)} of {total}")
     if total is not None and _size(part) > total:
         part.unlink()
-        raise _Interrupted(f"more than the {total} bytes came that the server promised")
+        raise _Interrupted(f"the server sent more than the {total} bytes that it promised")
 
 
 def _note(part: Path) -> Path:
@@ -157,15 +157,15 @@ def _known(part: Path) -> dict:
 
 
 def _facts(headers: Message, total: int | None) -> dict:
-    """What tells a file of the server from another one: its length, and ETag or date."""
+    """What identifies a file on the server: its length, and ETag or date."""
     facts = {} if total is None else {"total": total}
     tag = headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
     return facts | ({"validator": validator} if validator else {})
 
 
-def _goes_on(headers: Message, start: int, known: dict) -> bool:
-    """Whether a partial answer begins at byte `start` of the file that was begun."""
+def _continues(headers: Message, start: int, known: dict) -> bool:
+    """Whether a partial answer continues the same file at byte `start`."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if match is None or int(match[1]) != start:
         return False

@@ -77,9 +77,9 @@ class Troubles:
         if 0 < self._seen <= sum(lost for _, lost in gathered):
             raise UserError(
                 f"epoch {epoch}: none of {self._seen} utterances has a finite loss, so nothing was "
-                "learnt: their texts need more frames than they have. Do text and audio belong "
-                "together? Else take fewer frames away (model.encoder.downsamplers), or take "
-                "longer tokens (stage 2)"
+                "learnt: their texts need more frames than they have. Check that texts and audio "
+                "match; reduce the downsampling (model.encoder.downsamplers), or use longer tokens "
+                "(stage 2)"
             )
         self._seen = self._lost = 0
         fresh = sorted({name for names, _ in gathered for name in names} - self._named)

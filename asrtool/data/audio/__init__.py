@@ -345,16 +345,16 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
     in Hz and the number of channels.
     """
     with opened(path) as reader:
-        return _heard(reader, channel)
+        return _selected(reader, channel)
 
 
 def listen_to(data: bytes, channel: int | None = None) -> tuple[np.ndarray, int, int]:
     """As `listen`, of the bytes of a file."""
     with opened(BYTES, data) as reader:
-        return _heard(reader, channel)
+        return _selected(reader, channel)
 
 
-def _heard(reader: decoding.Reader, channel: int | None) -> tuple[np.ndarray, int, int]:
+def _selected(reader: decoding.Reader, channel: int | None) -> tuple[np.ndarray, int, int]:
     samples = one_channel(reader.all(), channel, reader.name, reader.rate)
     return samples, reader.rate, reader.channels
 

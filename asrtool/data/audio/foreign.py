@@ -88,16 +88,16 @@ BEGINNINGS = (
         Kind("a web page, perhaps what a server said instead of the file", "", False),
     ),
 )
-# what some builds of libsndfile read: only where they do not
+# formats that only some builds of libsndfile read
 SOMETIMES = ((rb"OggS.{24,280}?\x7fFLAC", Kind("an Ogg file with FLAC")),)
 # codecs in wav that libsndfile reads
 SNDFILE = {1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40, 0x45, 0x50, 0x55, headers.EXTENSIBLE}
 
 
 def detect(stream: BinaryIO, size: int, failed: bool = False) -> Kind | None:
-    """What a file is that libsndfile does not read; None for all others.
+    """The format of a file that libsndfile does not read; None for all others.
 
-    failed: libsndfile was asked, and could not open it.
+    failed: libsndfile could not open it.
     """
     stream.seek(0)
     head = stream.read(4096)
@@ -201,7 +201,7 @@ def _frames(av: ModuleType, kind: Kind, container: Any, promised: float) -> Iter
         ) from None
     if count / track.rate < promised - LACKING:
         raise Unreadable(
-            f"{kind.name}, truncated: it promises {promised:.2f} s but ends at "
+            f"{kind.name}, truncated: the header promises {promised:.2f} s but it ends at "
             f"{count / track.rate:.2f} s"
         )
 
@@ -220,7 +220,7 @@ def _by_ffmpeg(path: str, kind: Kind, stack: ExitStack) -> Decoded:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=HEAD
         )
     )
-    # who stops early closes the pipe, which ends ffmpeg
+    # a reader that stops early closes the pipe, which ends ffmpeg
     stack.callback(process.stdout.close)
 
     def failure() -> Unreadable | None:

@@ -164,7 +164,7 @@ def audio_content(utterance: Utterance) -> Content:
         try:
             return data, soundfile.info(io.BytesIO(data)).format.lower(), len(samples) / rate
         except soundfile.LibsndfileError:
-            pass  # by PyAV or ffmpeg, which who reads the shard need not have
+            pass  # decoded by PyAV or ffmpeg, which readers of the shard may lack
     else:
         samples, rate = audio.load(path, *utterance.stretch)
     stream = io.BytesIO()

@@ -75,9 +75,7 @@ def test_a_noise_set_that_no_stage_makes_is_said(
 ) -> None:
     change = "data.features=online data.augment.noise={set: musan}".replace(": ", ":\\ ")
     options = [*TRAIN, "--train-args", change, "--dump", str(tmp_path), "--sets"]
-    with pytest.raises(
-        ValueError, match="'musan', which is none of train, dev; give it by --extra"
-    ):
+    with pytest.raises(ValueError, match="'musan', which is none of train, dev; add it by --extra"):
         check_config.main([*options, "train dev"])
     check_config.main([*options, "train dev musan"])
     (tmp_path / capsys.readouterr().out.strip() / "musan").mkdir(parents=True)
