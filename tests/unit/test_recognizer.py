@@ -22,7 +22,7 @@ from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.longform import WindowsConfig, vad
 from asrtool.model_folder import ExperimentError
-from asrtool.recognizer import RecognitionError
+from asrtool.recognizer import RecognitionError, Recognizer
 from asrtool.searchers import ConstraintsConfig, JointBeamConfig
 from asrtool.train.checkpoint import CheckpointError
 from tests import toy_experiment as toys
@@ -250,7 +250,9 @@ def test_more_tokens_than_frames_are_said(toy, log):
     searcher = JointBeamConfig(
         beam=2, weights={"ctc": 1.0}, constraints=ConstraintsConfig(min_tokens=500)
     )
-    found = asrtool.load(toy / "exp", DecodeConfig(searcher=searcher)).recognize(toys.sound("ab"))
+    found = Recognizer.load(toy / "exp", DecodeConfig(searcher=searcher)).recognize(
+        toys.sound("ab")
+    )
     assert found.text == ""
     assert "1 of 1 utterances" in log.text and "cannot hold constraints.min_tokens: 500" in log.text
 
