@@ -49,7 +49,7 @@ def test_a_missing_config_is_an_error_before_any_work() -> None:
         ("model.encoder.kernel=0", "model.encoder.kernel: expected at least 1, got 0"),
         ("losses.ctc.weight=-0.3", "losses.ctc: weight is -0.3, which would make the loss grow"),
         ("optim.lr=.inf", "optim.lr: expected a finite number, got inf"),
-        ("optim.lr=.nan", "optim.lr: expected a finite number, got nan"),
+        ("optim.lr=nan", "optim.lr: expected a finite number, got nan"),
         ("data.workers=-1", "data.workers: expected at least 0, got -1"),
         ("data.min_seconds=9 data.max_seconds=3", "min_seconds is 9 and max_seconds 3"),
         ("data.augment.gain_db=[3,-3]", "gain_db: expected [lowest, highest], got [3.0, -3.0]"),
