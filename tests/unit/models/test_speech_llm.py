@@ -335,7 +335,8 @@ def test_text_beyond_the_context_is_named_with_its_utterance(tmp_path):
     folder = toy_llm.save_llm(tmp_path / "llm", context=40)
     model = toy_llm.build(toy_llm.config(folder))
     with pytest.raises(
-        ValueError, match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 " r".* reads at most 40"
+        ValueError,
+        match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 " r".* reads at most 40",
     ):
         losses(model, toy_llm.batch(False, texts=("a" * 30, "b")))
 
