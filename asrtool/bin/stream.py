@@ -130,6 +130,12 @@ def describe() -> argparse.ArgumentParser:
         "--device",
         help="cpu, cuda or cuda:<number>; default: the GPU if there is one, else the CPU",
     )
+    add_check_options(options)
+    imports.add_options(options)
+    return options
+
+
+def add_check_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--check",
         type=Path,
@@ -145,8 +151,6 @@ def describe() -> argparse.ArgumentParser:
     options.add_argument(
         "--seed", type=int, default=0, help="with --check: seed of the sizes of the pieces"
     )
-    imports.add_options(options)
-    return options
 
 
 def settings(args: argparse.Namespace) -> DecodeConfig:
