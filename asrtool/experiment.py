@@ -259,10 +259,13 @@ def add_ngram_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--ngram",
         type=Path,
-        help="n-gram model (ARPA) that the search takes too, for weights.ngram",
+        help="n-gram model (ARPA) that the search also uses, with weights.ngram",
     )
     options.add_argument(
-        "--ngram-unit", choices=("word", "token"), default="word", help="what it counts (word)"
+        "--ngram-unit",
+        choices=("word", "token"),
+        default="word",
+        help="units of the n-gram model (default: word)",
     )
 
 

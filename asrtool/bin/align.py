@@ -62,17 +62,25 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument(
-        "exp", type=Path, help="experiment that stage 3 wrote, or a packed model; with a CTC head"
+        "exp",
+        type=Path,
+        help="experiment that stage 3 wrote, or a packed model; it needs a CTC head",
     )
     options.add_argument(
-        "--data", type=Path, help="set to align: stage 1's, or any data directory with text"
+        "--data",
+        type=Path,
+        help="set to align: a folder that stage 1 wrote, or any data directory with text",
     )
     options.add_argument("--out", type=Path, help="folder to write")
     options.add_argument(
-        "--audio", type=Path, help="one file; the ctm lines of its words are printed"
+        "--audio", type=Path, help="one audio file, whose words are printed as ctm lines"
     )
-    options.add_argument("--text", help="what is said in --audio")
-    options.add_argument("--channel", type=int, help="of --audio, from 0; default: the mean of all")
+    options.add_argument("--text", help="transcript of --audio")
+    options.add_argument(
+        "--channel",
+        type=int,
+        help="channel of --audio, counted from 0; default: the mean of all channels",
+    )
     options.add_argument(
         "--set",
         action="append",
@@ -159,7 +167,7 @@ class Aligning:
                 name = file_names.of(utterance.id, ".TextGrid")
                 (target / "textgrid" / name).write_text(grid, encoding="utf-8")
                 count, words = count + 1, words + len(tiers["words"])
-        logger.info("%s: %d utterances with %d words are aligned", self.out, count, words)
+        logger.info("%s: aligned %d utterances with %d words", self.out, count, words)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "folders", type=Path, nargs="+", metavar="data/set", help="data directories"
     )
     options.add_argument(
-        "--fix", action="store_true", help="sort, drop what has no counterpart, back up to .backup/"
+        "--fix",
+        action="store_true",
+        help="sort, drop incomplete utterances, keep the old files in .backup/",
     )
     options.add_argument(
         "--audio",
         action="store_true",
-        help="also read all audio: truncated, empty, stereo, NaN ...",
+        help="also read all audio, to find truncated, empty or stereo files, NaN ...",
     )
     options.add_argument(
-        "--base", type=Path, help="where relative audio paths start (default: the current folder)"
+        "--base",
+        type=Path,
+        help="folder that relative audio paths start at (default: the current folder)",
     )
     options.add_argument(
         "--rate", type=int, default=16000, help="with --audio: sampling rate expected, in Hz"

@@ -84,7 +84,7 @@ def combine_options(command: argparse.ArgumentParser) -> None:
         "--extra-files",
         default="",
         metavar="'NAME ...'",
-        help="further files with a line per utterance",
+        help="further files to copy, with one line per utterance",
     )
     command.add_argument("target", type=Path)
     command.add_argument("sources", type=Path, nargs="+")
@@ -98,13 +98,11 @@ def subset_options(command: argparse.ArgumentParser) -> None:
     ways = command.add_mutually_exclusive_group()
     for way, about in WAYS.items():
         ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
-    ways.add_argument(
-        "--utt-list", type=Path, help="a file with the utterances to take, one a line"
-    )
-    ways.add_argument("--spk-list", type=Path, help="a file with the speakers to take, one a line")
+    ways.add_argument("--utt-list", type=Path, help="file with the utterances to take, one a line")
+    ways.add_argument("--spk-list", type=Path, help="file with the speakers to take, one a line")
     command.add_argument("source", type=Path)
     command.add_argument(
-        "number", type=int, nargs="?", help="utterances to take; by default at even distances"
+        "number", type=int, nargs="?", help="utterances to take, by default evenly spaced"
     )
     command.add_argument("target", type=Path)
 
@@ -121,7 +119,11 @@ def subset(args: argparse.Namespace) -> None:
 def split_options(command: argparse.ArgumentParser) -> None:
     ways = command.add_mutually_exclusive_group()
     ways.add_argument(
-        "--per-utt", dest="by", action="store_const", const="utterance", help="cut speakers too"
+        "--per-utt",
+        dest="by",
+        action="store_const",
+        const="utterance",
+        help="speakers may be split too",
     )
     ways.add_argument(
         "--per-reco",
@@ -142,10 +144,13 @@ def import_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--train-set", default="train", metavar="NAME")
     command.add_argument("--valid-set", default="dev", metavar="NAME")
     command.add_argument(
-        "--test-sets", default="", metavar="'NAME ...'", help="default: all that begin with test"
+        "--test-sets",
+        default="",
+        metavar="'NAME ...'",
+        help="default: all whose name begins with test",
     )
     command.add_argument(
-        "--extra-sets", default="", metavar="'NAME ...'", help="further ones, where they are there"
+        "--extra-sets", default="", metavar="'NAME ...'", help="further sets, if they exist"
     )
     command.add_argument("folder", type=Path)
     command.add_argument("target", type=Path)

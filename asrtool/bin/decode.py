@@ -57,7 +57,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--config", "--decode-config", dest="config", type=Path, required=True, help="decode_*.yaml"
     )
     options.add_argument(
-        "--data", type=Path, required=True, help="set to decode: stage 1's, or any data directory"
+        "--data",
+        type=Path,
+        required=True,
+        help="set to decode: a folder that stage 1 wrote, or any data directory",
     )
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
@@ -70,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="override of the decode config",
     )
     options.add_argument(
-        "--force", action="store_true", help="decode again even if nothing changed"
+        "--force", action="store_true", help="decode again, even if nothing changed"
     )
     imports.add_options(options)
     return options.parse_args(argv)
@@ -114,9 +117,9 @@ def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataC
     elif stored.long:
         reason = f"{stored.long} utterances are longer than the front end reads"
     else:
-        logger.info("%s: the stored frames of %s are read", data, front_end.name)
+        logger.info("%s: reading the stored frames of %s", data, front_end.name)
         return phase.data
-    logger.info("%s: the audio is read: %s", data, reason)
+    logger.info("%s: reading the audio: %s", data, reason)
     return stored_frames.from_audio(phase.data)
 
 
@@ -126,7 +129,7 @@ def windows(recognizer: Recognizer) -> WindowsConfig:
     if limits.detector == "silero" and recognizer.config.data.input == "fbank":
         raise UserError(SAMPLES)
     logger.info(
-        "what lasts more than %.2f s (%s) is cut into windows",
+        "audio longer than %.2f s (%s) is cut into windows",
         limits.max_seconds,
         recognizer.windows_reason,
     )

@@ -41,15 +41,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="data directories; first: training",
     )
     options.add_argument(
-        "--vocab", type=Path, help="vocabulary folder: count characters that it lacks"
+        "--vocab", type=Path, help="vocabulary folder: count the characters that are not in it"
     )
     options.add_argument(
         "--content", action="store_true", help="compare audio by its content instead of its path"
     )
     options.add_argument(
-        "--base", type=Path, help="where relative audio paths start (default: the current folder)"
+        "--base",
+        type=Path,
+        help="folder that relative audio paths start at (default: the current folder)",
     )
-    options.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
+    options.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the whole description as JSON"
+    )
     options.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw lengths, rates, speakers and characters"
     )

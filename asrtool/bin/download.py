@@ -34,22 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool download", description=__doc__)
     options.add_argument("url", help="a .tar.gz, .tar or .zip that holds one folder")
-    options.add_argument(
-        "--into", type=Path, required=True, help="what that folder shall be called here"
-    )
+    options.add_argument("--into", type=Path, required=True, help="name for the unpacked folder")
     options.add_argument(
         "--makes",
         metavar="NAME",
-        help="the part of it that this archive brings; others may be there",
+        help="subfolder that this archive adds; others may exist already",
     )
     options.add_argument("--sha256", help="checksum of the archive")
     options.add_argument("--md5", help="checksum of the archive")
     options.add_argument("--bytes", type=int, help="size of the archive")
     options.add_argument(
-        "--nested", metavar="PATTERN", help="archives in it, which are unpacked too"
+        "--nested", metavar="PATTERN", help="archives inside that are unpacked too"
     )
     options.add_argument(
-        "--expect", nargs=2, metavar=("PATTERN", "COUNT"), help="number of files of that name in it"
+        "--expect",
+        nargs=2,
+        metavar=("PATTERN", "COUNT"),
+        help="number of files with this name in the archive",
     )
     return options.parse_args(argv)
 

@@ -60,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     options.add_argument("exp", type=Path, help="experiment of a speech_llm or a causal_lm")
     options.add_argument("--out", type=Path, required=True, help="folder to write")
-    options.add_argument("--phase", help="of the training (default: the last)")
+    options.add_argument("--phase", help="phase of the training (default: the last)")
     options.add_argument(
         "--average", type=int, help="checkpoints to average (default: as many as training did)"
     )

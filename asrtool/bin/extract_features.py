@@ -56,11 +56,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder to write: that data directory with features"
     )
     options.add_argument(
-        "--training", action="store_true", help="the training set: speed copies and cmvn.json too"
+        "--training",
+        action="store_true",
+        help="this is the training set: also make speed copies and cmvn.json",
     )
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument(
-        "--force", action="store_true", help="make it again even if nothing changed"
+        "--force", action="store_true", help="extract again, even if nothing changed"
     )
     imports.add_options(options, modules=False)
     args = options.parse_args(argv)
@@ -88,7 +90,7 @@ def load_config(
     if len(set(ids.values())) > 1:
         wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
         raise UserError(
-            f"{path}: the phases want different features ({wanted}); use a config for each"
+            f"{path}: the phases need different features ({wanted}); use one config for each"
         )
     first = next(iter(phases))
     return phases[first].data, front_ends[first]

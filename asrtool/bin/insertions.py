@@ -71,19 +71,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("data", type=Path, help="data directory of the set")
     options.add_argument("hypotheses", type=Path, help="folder of stage 4, or a text file")
     options.add_argument(
-        "--metric", choices=list(METRICS), default="wer", help="of words or characters"
+        "--metric",
+        choices=list(METRICS),
+        default="wer",
+        help="unit of the error rate: words or characters",
     )
     options.add_argument(
         "--normalize",
         choices=list(NORMALIZERS),
         default="none",
-        help="text normaliser of both sides",
+        help="text normaliser of references and hypotheses",
     )
     options.add_argument(
         "--group-by", default="none", metavar="LABEL", help="as in scoring, e.g. snr or snr:0/10/20"
     )
     options.add_argument(
-        "--missing", choices=["error", "deletions"], default="error", help="without a hypothesis"
+        "--missing",
+        choices=["error", "deletions"],
+        default="error",
+        help="how to count utterances without a hypothesis",
     )
     options.add_argument(
         "--out", type=Path, help="folder of the report (default: beside the hypotheses)"

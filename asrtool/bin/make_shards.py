@@ -28,14 +28,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder to write: that data directory in shards"
     )
     options.add_argument(
-        "--of", choices=("audio", "features"), default="audio", help="what the archives hold"
-    )
-    options.add_argument("--size-mb", type=float, default=2000.0, help="megabytes of one archive")
-    options.add_argument(
-        "--seed", type=int, default=0, help="of the order in which utterances are dealt out"
+        "--of", choices=("audio", "features"), default="audio", help="content of the archives"
     )
     options.add_argument(
-        "--force", action="store_true", help="make them again even if nothing changed"
+        "--size-mb", type=float, default=2000.0, help="size of an archive, in megabytes"
+    )
+    options.add_argument(
+        "--seed", type=int, default=0, help="seed of the order in which utterances are distributed"
+    )
+    options.add_argument(
+        "--force", action="store_true", help="write them again, even if nothing changed"
     )
     args = options.parse_args(argv)
     if args.size_mb <= 0:

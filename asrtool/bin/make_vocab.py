@@ -54,10 +54,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tokenizer", metavar="NAME", help="for hf: hub name or folder of a language model"
     )
     options.add_argument(
-        "--case", choices=("keep", "lower"), default="keep", help="for hf: how text is written"
+        "--case", choices=("keep", "lower"), default="keep", help="for hf: case of the text"
     )
     options.add_argument(
-        "--size", type=int, default=0, help="tokens with the special ones; 0 (char only): all"
+        "--size",
+        type=int,
+        default=0,
+        help="number of tokens, including special ones; 0 (char only): every character of the text",
     )
     options.add_argument(
         "--model", choices=("unigram", "bpe"), default="unigram", help="kind of bpe pieces"
@@ -67,10 +70,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--labels",
         nargs="*",
         metavar="NAME",
-        help="labels to number, e.g. accent (default: all in the text's folder)",
+        help="labels that get ids, such as accent (default: every label in the folder of the text)",
     )
     options.add_argument(
-        "--force", action="store_true", help="make it again even if nothing changed"
+        "--force", action="store_true", help="make it again, even if nothing changed"
     )
     return options.parse_args(argv)
 

@@ -63,19 +63,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     options.add_argument("exp", type=Path, help="experiment that stage 3 wrote")
     options.add_argument(
-        "--out", type=Path, required=True, help="folder to write; it must not be there yet"
+        "--out", type=Path, required=True, help="folder to write; it must not exist yet"
     )
     options.add_argument(
         "--config",
         "--decode-config",
         dest="config",
         type=Path,
-        help="decode_*.yaml to recognise with; default: what suits the model",
+        help="decode_*.yaml for recognition; default: the search that the model's heads choose",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
-    options.add_argument("--lm", type=Path, help="experiment of a language model to pack with it")
+    options.add_argument("--lm", type=Path, help="experiment of a language model to include")
     options.add_argument("--name", help="title of the model card; default: the experiment's folder")
     imports.add_options(options)
     return options.parse_args(argv)

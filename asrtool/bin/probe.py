@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool probe", description=__doc__, allow_abbrev=False)
-    options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
+    options.add_argument(
+        "folder", type=Path, help="folder that stage 5 scored: exp/<tag>/<decode>/<set>"
+    )
     options.add_argument(
         "--exp", type=Path, required=True, help="experiment folder that stage 3 wrote"
     )
@@ -54,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="config",
         type=Path,
         required=True,
-        help="decode_*.yaml: which phase, which average",
+        help="decode_*.yaml that selects the phase and the average",
     )
     options.add_argument("--data", type=Path, required=True, help="the set that was decoded")
     options.add_argument(
@@ -62,10 +64,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=20,
         metavar="N",
-        help="utterances with most errors (default: 20)",
+        help="number of utterances with the most errors (default: 20)",
     )
     options.add_argument(
-        "--also", action="append", default=[], metavar="ID", help="this utterance too"
+        "--also",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="also this utterance; may be repeated",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"

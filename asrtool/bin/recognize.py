@@ -77,32 +77,40 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument(
         "audio",
         nargs="+",
-        help="files (wav, flac, ogg, opus, mp3 ...), folders of such, or - for one from standard "
-        "input",
+        help="audio files (wav, flac, ogg, opus, mp3 ...), folders of them, or - for one file on "
+        "standard input",
     )
     options.add_argument(
         "--format",
         choices=tuple(ENDINGS),
         default="text",
-        help="json has times, confidences and scores, and n-best lists with --set nbest=5",
+        help="output format; json has times, confidences and scores, and n-best lists with --set "
+        "nbest=5",
     )
     options.add_argument(
-        "--out", type=Path, help="folder for one file each; default: standard output"
+        "--out",
+        type=Path,
+        help="folder that gets one file per audio file; default: standard output",
     )
     options.add_argument(
         "--config",
         "--decode-config",
         dest="config",
         type=Path,
-        help="decode_*.yaml; default: as packed, or what suits the model",
+        help="decode_*.yaml; default: the packed one, or the search that the model's heads choose",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
-    options.add_argument("--channel", type=int, help="of several, from 0; default: their mean")
     options.add_argument(
-        "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
+        "--channel",
+        type=int,
+        help="channel to recognise, counted from 0; default: the mean of all channels",
+    )
+    options.add_argument(
+        "--device",
+        help="cpu, cuda or cuda:<number>; default: the GPU if there is one, else the CPU",
     )
     imports.add_options(options)
     return options.parse_args(argv)
@@ -149,7 +157,7 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
     )
     if twice is not None:
         raise UserError(
-            f"two of the files would both be written to {twice}; recognise them into two folders"
+            f"two files would be written to {twice}; recognise them with two --out folders"
         )
     out.mkdir(parents=True, exist_ok=True)
     return targets

@@ -42,7 +42,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
         prog="asrtool report", description=__doc__, allow_abbrev=False
     )
-    options.add_argument("folder", type=Path, help="what stage 5 scored: exp/<tag>/<decode>/<set>")
+    options.add_argument(
+        "folder", type=Path, help="folder that stage 5 scored: exp/<tag>/<decode>/<set>"
+    )
     options.add_argument(
         "--out", type=Path, help=f"file or folder to write (default: {NAME} in that folder)"
     )
@@ -54,29 +56,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=number,
         default=20,
         metavar="N",
-        help="utterances with most errors to show in detail (default: 20)",
+        help="number of utterances with the most errors to show in detail (default: 20)",
     )
     options.add_argument(
         "--also",
         action="append",
         default=[],
         metavar="ID",
-        help="show this utterance in detail too",
+        help="also show this utterance in detail",
     )
     options.add_argument(
         "--audio",
         choices=page.AUDIO,
         default="link",
-        help="link: play the files where they lie; embed: put the sound of the detailed ones into "
-        "the "
-        "page, so that it can be sent to others; none",
+        help="link (the default) plays the files from where they are; embed stores the audio "
+        "of the detailed utterances in the page, so that you can send it; none leaves audio out",
     )
     return options.parse_args(argv)
 
 
 def number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, not '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not '{text}'")
     return int(text)
 
 

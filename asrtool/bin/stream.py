@@ -89,54 +89,73 @@ def describe() -> argparse.ArgumentParser:
     options.add_argument(
         "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
-    options.add_argument("audio", nargs="*", help="files, or - for raw samples from standard input")
+    options.add_argument(
+        "audio", nargs="*", help="audio files, or - for raw samples from standard input"
+    )
     options.add_argument(
         "--chunk-ms",
         type=float,
-        help="milliseconds of a chunk, a multiple of the model's frames (default: of --config, "
-        f"else {CHUNK_MS:g}, or less where no such chunk was trained)",
+        help="length of a chunk in milliseconds, a multiple of the model's frames (default: that "
+        f"of --config, else {CHUNK_MS:g}, or the longest chunk of training if that is less)",
     )
     # it counted frames; without it, argparse would take --chunk for --chunk-ms
     options.add_argument("--chunk", help=argparse.SUPPRESS)
     options.add_argument(
-        "--left-chunks", type=int, help="how many chunks before its own a frame sees; -1: all"
+        "--left-chunks", type=int, help="number of earlier chunks that a frame attends to; -1: all"
     )
     options.add_argument(
         "--config",
         "--decode-config",
         dest="config",
         type=Path,
-        help="decode_*.yaml; default: as packed, or what suits the model",
+        help="decode_*.yaml; default: the packed one, or the search that the model's heads choose",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
     )
     options.add_argument(
-        "--format", choices=("text", "json"), default="text", help="json has partial results too"
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="output format; json has partial results too",
     )
     options.add_argument(
-        "--pause", type=float, default=EndConfig.pause, help="seconds of silence that end a text"
+        "--pause",
+        type=float,
+        default=EndConfig.pause,
+        help="seconds of silence after which a text ends",
     )
     options.add_argument(
-        "--longest", type=float, default=EndConfig.longest, help="seconds of a text at most, about"
+        "--longest",
+        type=float,
+        default=EndConfig.longest,
+        help="approximate maximum length of a text, in seconds",
     )
     options.add_argument(
-        "--device", help="cpu, cuda or cuda:<number>; default: a GPU where there is one"
+        "--device",
+        help="cpu, cuda or cuda:<number>; default: the GPU if there is one, else the CPU",
     )
+    add_check_options(options)
+    imports.add_options(options)
+    return options
+
+
+def add_check_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--check",
         type=Path,
         metavar="DATA",
-        help="prove on a data directory that streaming changes nothing",
+        help="check on a data directory that streaming changes no result",
     )
     options.add_argument(
-        "--batch", type=int, default=8, help="of --check: utterances that are streamed side by side"
+        "--batch",
+        type=int,
+        default=8,
+        help="with --check: number of utterances streamed in a batch",
     )
     options.add_argument(
-        "--seed", type=int, default=0, help="of --check: of the sizes of the pieces"
+        "--seed", type=int, default=0, help="with --check: seed of the sizes of the pieces"
     )
-    imports.add_options(options)
-    return options
 
 
 def settings(args: argparse.Namespace) -> DecodeConfig:

@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="asrtool plot echo", description=__doc__)
     options.add_argument("exp", type=Path, help="experiment folder")
     options.add_argument("--data", type=Path, required=True, help="a data directory")
-    options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
-    options.add_argument("--phase", help="of the training; default: the last")
+    options.add_argument(
+        "--utterance", metavar="ID", help="utterance of --data; default: the first"
+    )
+    options.add_argument("--phase", help="phase of the training; default: the last")
     options.add_argument(
         "--survey", action="store_true", help="write means over all of --data to <picture>.json too"
     )

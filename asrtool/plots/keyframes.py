@@ -59,9 +59,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool plot keyframes", description=__doc__)
     options.add_argument("exp", type=Path, help="experiment folder")
     options.add_argument("--data", type=Path, help="a data directory")
-    options.add_argument("--utterance", metavar="ID", help="of --data; default: its first")
+    options.add_argument(
+        "--utterance", metavar="ID", help="utterance of --data; default: the first"
+    )
     options.add_argument("--audio", type=Path, help="an audio file instead of --data")
-    options.add_argument("--phase", help="of the training; default: the last")
+    options.add_argument("--phase", help="phase of the training; default: the last")
     options.add_argument(
         "--out", type=Path, help="picture: .png, .pdf or .svg; default: <exp>/keyframes-<id>.png"
     )

@@ -216,7 +216,7 @@ def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_
 ):
     longest = json.loads((toy / "exp" / "train" / "lengths.json").read_text())["seconds"]["0.99"]
     run(toy, tmp_path / "cut", "--set", "windows={}")
-    assert f"what lasts more than {longest:.2f} s (the longest of 99%" in capsys.readouterr().err
+    assert f"audio longer than {longest:.2f} s (the longest of 99%" in capsys.readouterr().err
     for line in lines(tmp_path / "cut" / "hyps.jsonl"):
         assert ("windows" in line) == (line["seconds"] - 0.02 > longest)
     run(toy, tmp_path / "whole")

@@ -122,7 +122,7 @@ def test_subtitles_of_several_files_need_a_folder(toy, files):
 
 
 def test_two_files_of_the_same_name_are_refused_before_any_work(toy, tmp_path):
-    with pytest.raises(UserError, match="would both be written to .*a.txt"):
+    with pytest.raises(UserError, match="two files would be written to .*a.txt"):
         run(toy, "x/a.wav", "y/a.flac", "--out", str(tmp_path / "out"))
 
 

@@ -180,9 +180,9 @@ def test_audio_is_grouped_by_length_where_asked_and_long_audio_has_no_frames(
 
 def test_stored_frames_and_audio_give_the_same_texts(toy, tmp_path, capsys):
     stored = texts(toy, tmp_path / "stored", toy / "dump" / "test")
-    assert f"the stored frames of {front_end(toy).name} are read" in capsys.readouterr().err
+    assert f"reading the stored frames of {front_end(toy).name}" in capsys.readouterr().err
     assert texts(toy, tmp_path / "audio", toy / "data" / "test") == stored
-    assert "the audio is read: it holds no stored frames" in capsys.readouterr().err
+    assert "reading the audio: it holds no stored frames" in capsys.readouterr().err
     small = ["--set", "batch_seconds=3"]
     assert texts(toy, tmp_path / "small", toy / "dump" / "test", *small) == stored
     assert texts(toy, tmp_path / "smaller", toy / "data" / "test", *small) == stored
@@ -324,7 +324,7 @@ def test_frames_of_other_weights_are_not_trained_on_and_decoding_reads_the_audio
     extract(toy, tmp_path / "test", config=config)
     stored = texts(toy, tmp_path / "stored", toy / "dump" / "test")
     assert texts(toy, tmp_path / "others", tmp_path / "test") == stored
-    assert "the audio is read: it holds frames of hubert-layer1-" in capsys.readouterr().err
+    assert "reading the audio: it holds frames of hubert-layer1-" in capsys.readouterr().err
     config.write_text((toy / "train.yaml").read_text())
     with pytest.raises(UserError, match=r"frames.json is missing\)"):
         train.main([*arguments[:-2], str(toy / "data" / "train"), "--valid", str(tmp_path)])

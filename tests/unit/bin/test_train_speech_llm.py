@@ -105,7 +105,7 @@ def test_weights_that_changed_since_training_are_noticed(trained):
 
 def test_a_transcript_beyond_the_context_stops_before_the_first_step(trained, tmp_path):
     short = toy_llm.save_llm(tmp_path / "llm", context=12)
-    with pytest.raises(ValueError, match="the language model reads 12"):
+    with pytest.raises(ValueError, match="the language model reads at most 12"):
         train.main(
             [
                 *toy_llm.arguments(trained)[:-2],

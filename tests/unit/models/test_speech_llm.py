@@ -79,7 +79,7 @@ def test_projections_of_the_matching_loss_learn_and_embeddings_do_not(llm):
     heads = {name: HEADS.config_type(name)(dim=5) for name in ("text_query", "speech_key")}
     settings = LlmConfig(weights=str(llm), prompt=toy_llm.PROMPT, tuning=Tuning(mode="full"))
     parts = dataclasses.replace(toy_llm.config(llm), llm=settings, heads=heads)
-    model = toy_llm.build(parts, ("llm", *kind.inputs))
+    model = toy_llm.build(parts, ("llm", *LOSSES.class_of(kind).heads_of(kind)))
     batch = toy_llm.batch(False)
     outputs = model(batch)
     assert outputs.head("text_query").data.shape == (4, 11, 5)
@@ -335,13 +335,14 @@ def test_text_beyond_the_context_is_named_with_its_utterance(tmp_path):
     folder = toy_llm.save_llm(tmp_path / "llm", context=40)
     model = toy_llm.build(toy_llm.config(folder))
     with pytest.raises(
-        ValueError, match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 " r".* reads 40"
+        ValueError,
+        match=r"u0: prompt, speech and transcript take 24 \+ \d+ \+ 30 " r".* reads at most 40",
     ):
         losses(model, toy_llm.batch(False, texts=("a" * 30, "b")))
 
 
 def test_a_folder_that_is_none_and_a_target_that_is_none_are_named(tmp_path, llm):
-    with pytest.raises(ValueError, match="neither a folder that `transformers` can read"):
+    with pytest.raises(ValueError, match="no folder that `transformers` can read"):
         toy_llm.build(toy_llm.config(tmp_path))
     parts = toy_llm.config(llm)
     wrong = dataclasses.replace(parts.llm, tuning=Tuning(targets=("query",)))
