@@ -198,13 +198,14 @@ def become(words: list[str], cwd: str, environment: dict[str, str], files: list[
     numpy.random.seed()
     given = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(":") if part]
     sys.path[:1] = given
+    main = sys.modules["__main__"] = ModuleType("__main__")
     if words[:1] == ["-m"]:
         sys.path.insert(0, cwd)
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        sys.argv = ["-m", *words[2:]]
+        # what `python -m` calls: run_module would restore sys.argv before the excepthook
+        runpy._run_module_as_main(words[1])
         return
     sys.argv = words or [""]
-    main = sys.modules["__main__"] = ModuleType("__main__")
     if words[:1] in ([], ["-"]):
         sys.path.insert(0, "")
         code = compile(sys.stdin.read(), "<stdin>", "exec")

@@ -13,6 +13,7 @@ import pytest
 
 from tests import warm_python
 
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import os, sys
 print(__name__, sys.argv, os.getcwd(), os.environ["KEY"], sys.stdin.read())
@@ -44,6 +45,12 @@ def test_a_command_does_what_it_does_in_the_real_one(tmp_path, words):
     assert (warm.stdout, warm.returncode) == (real.stdout, real.returncode)
     assert (warm.stderr, real.stderr) == ("True\n", "False\n")
     assert warm.stdout.startswith("__main__") and warm.stdout.endswith("False\n")
+
+
+def test_an_error_ends_a_module_with_its_name():
+    said = run(warm_python.python(), "-m", "asrtool.bin.score", "a", "b", cwd=ROOT).stderr
+    assert said == run(sys.executable, "-m", "asrtool.bin.score", "a", "b", cwd=ROOT).stderr
+    assert said.startswith("score: ")
 
 
 def test_a_signal_reaches_the_command(tmp_path):
