@@ -5,8 +5,27 @@ collected, so that the contracts (tests/contracts) try these too.
 """
 
 import signal
+from pathlib import Path
 
 from asrtool import imports
+
+# Files of more than half a minute, the longest first: processes that share the tests begin with
+# them, so that none is left with a long one at the end.
+LONGEST = (
+    "recipes/test_documents.py",
+    "recipes/test_interruptions.py",
+    "strangers/test_blstm.py",
+    "unit/bin/test_stream.py",
+    "unit/bin/test_train_keyframe.py",
+    "recipes/test_minis.py",
+    "recipes/test_configs.py",
+    "unit/train/test_ranks.py",
+    "unit/train/test_fsdp.py",
+    "unit/bin/test_stored_frames.py",
+    "unit/tools/test_benchmarks.py",
+    "recipes/test_smoke.py",
+    "recipes/test_speech_llm.py",
+)
 
 # A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in every child:
 # commands that tests interrupt would not listen.
@@ -20,3 +39,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     imports.load(config.option.own_modules, config.option.own_folders)
+    # xdist would begin with the files that hold the most tests
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))

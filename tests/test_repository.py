@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "asrtool"
 FILE_LINES = 600
@@ -259,6 +261,10 @@ def test_no_audio_or_weights_are_committed():
         ".bin",
     }
     assert not [str(path.relative_to(ROOT)) for path in tracked() if path.suffix in binary]
+
+
+def test_the_tests_that_are_begun_first_exist():
+    assert not [name for name in LONGEST if not (ROOT / "tests" / name).exists()]
 
 
 def test_there_are_no_symbolic_links():

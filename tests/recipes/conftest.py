@@ -7,13 +7,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asrtool.log import logger
+from tests import warm_python
+from tests.shared import alone, once
 
 ROOT = Path(__file__).resolve().parents[2]
+LEARN = (
+    "./run.sh librispeech --mini true --mini-size tiny --ranks 1 --test-sets train --train-args "
+    "'trainer.epochs=30 trainer.validate_every=240 data.batch.seconds=8 optim.lr=2e-3"
+    " model.encoder.dropout=0 data.augment.spec_augment=null model.encoder.num_layers=2"
+    " model.encoder.dim=96 model.encoder.ffn_dim=192"
+    " model.encoder.downsamplers.0.channels=8'"
+)
 
 
 @pytest.fixture
@@ -26,10 +36,8 @@ def log(
     return caplog
 
 
-@pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, as a fresh clone would be, in which recipes may write."""
-    copy = tmp_path_factory.mktemp("clone")
+def clone(folder: Path) -> None:
+    """Copy the project into `folder`, as a fresh clone would be."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -38,44 +46,55 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in filter(None, listed.stdout.split("\n")):
         if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
-    return copy
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
 
 
 @pytest.fixture(scope="session")
-def tiny(tree: Path) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which recipes may write."""
+    copy = tmp_path_factory.mktemp("clone")
+    clone(copy)
+    return copy
+
+
+def run_mini(folder: Path, command: str) -> None:
+    """A command that makes the miniature, in a new copy of the project."""
+    clone(folder)
+    run_in(folder, command)
+
+
+@pytest.fixture(scope="session")
+def tiny(request: pytest.FixtureRequest) -> Path:
     """The project with the tiny miniature trained, decoded and scored: it learns 40 utterances by
-    heart.
+    heart. Only a test that has `tiny_alone` may write there.
     """
     pytest.importorskip(
         "espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'"
     )
-    run_in(
-        tree,
-        "./run.sh librispeech --mini true --mini-size tiny --test-sets train --train-args "
-        "'trainer.epochs=120"
-        " trainer.validate_every=240 data.batch.seconds=30 optim.lr=1e-3"
-        " model.encoder.dropout=0 data.augment.spec_augment=null model.encoder.num_layers=3"
-        " model.encoder.dim=96 model.encoder.ffn_dim=192"
-        " model.encoder.downsamplers.0.channels=8'",
-    )
-    return tree
+    return once(request, "tiny", lambda folder: run_mini(folder, LEARN))
+
+
+@pytest.fixture
+def tiny_alone(tiny: Path) -> Iterator[Path]:
+    """`tiny`, in which no other process runs a test that writes."""
+    with alone(tiny):
+        yield tiny
 
 
 @pytest.fixture(scope="session")
-def trained(tree: Path) -> Path:
+def trained(request: pytest.FixtureRequest) -> Path:
     """The project with the miniature trained, decoded and scored at its full size: minutes."""
-    shutil.rmtree(tree / "egs/librispeech/exp/mini", ignore_errors=True)
-    run_in(tree, "./run.sh librispeech --mini true")
-    return tree
+    return once(
+        request, "trained", lambda folder: run_mini(folder, "./run.sh librispeech --mini true")
+    )
 
 
 def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     """A shell command, run as a user would in `folder` with the environment of the tests."""
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{warm_python.folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(

@@ -68,10 +68,10 @@ def test_the_readme_prints_the_two_commands():
 @pytest.mark.parametrize(
     "script", [script for _, script in blocks()], ids=[name for name, _ in blocks()]
 )
-def test_a_printed_command_runs(script, tiny):
+def test_a_printed_command_runs(script, tiny_alone):
     if "<corpus>" in script:
         script = script.replace("<corpus>", str(real("librispeech_mini")))
-    run_in(tiny, f"set -eu\n{shortened(script)}")
+    run_in(tiny_alone, f"set -eu\n{shortened(script)}")
 
 
 def test_every_link_between_pages_leads_somewhere():

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.workspace import Workspace
+from tests.recipes.workspace import NOTHING, Workspace
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="finds processes through /proc"
 )
 
-MINI = ("--mini", "true", "--mini-size", "tiny", "--test-sets", "test_clean")
+MINI = ("--mini", "true", "--mini-size", "tiny", "--test-sets", "dev")
 EXP = "exp/mini_tiny/train_toy"
 
 
@@ -41,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def undisturbed(work: Workspace) -> dict[str, str]:
     """What a run gives that nobody disturbs."""
-    work.run(*MINI)
+    work.run(*MINI, real=NOTHING)
     return work.result()
 
 
@@ -50,7 +50,7 @@ def trained(work: Workspace, undisturbed: dict[str, str]) -> Iterator[Workspace]
     """All stages are done; the experiments that a test adds are removed."""
     if work.result() != undisturbed:
         work.clear()
-        work.run(*MINI)
+        work.run(*MINI, real=NOTHING)
     yield work
     for name in ("told", "shared", "ranks"):
         shutil.rmtree(work.recipe / "exp/mini_tiny" / name, ignore_errors=True)
@@ -101,11 +101,11 @@ WAYS = (ctrl_c, twice_ctrl_c, terminate, kill_shell, kill_command, kill_last)
 Way = Callable[[Workspace, int], None]
 
 
-def disturb(work: Workspace, way: Way, moment: str, *options: str) -> int:
-    """Start the recipe, stop it when a file that matches `moment` is there; the status. No process
-    may be left.
+def disturb(work: Workspace, way: Way, moment: str, command: str, *options: str) -> int:
+    """Start the recipe, stop it when a file that matches `moment` is there, which `command` makes;
+    the status. No process may be left.
     """
-    shell = work.start(*MINI, *options)
+    shell = work.start(*MINI, *options, real=command)
     while next(work.recipe.glob(moment), None) is None:
         assert shell.poll() is None, f"ended before there was {moment}: {work.said()}"
         time.sleep(0.002)
@@ -121,18 +121,19 @@ def disturb(work: Workspace, way: Way, moment: str, *options: str) -> int:
 
 def test_a_stop_in_each_stage_changes_nothing(work: Workspace, undisturbed: dict[str, str]) -> None:
     work.clear()
-    for stage, moment, way in (
-        (0, "downloads/*/*.partial-*/**/*.flac", kill_shell),
-        (0, "data/*/train.tmp", ctrl_c),
-        (0, "dump/*/*/train.tmp", kill_command),
-        (1, "data/*/vocab_char.tmp", kill_shell),
-        (2, f"{EXP}/train/step-*", kill_last),
-        (3, f"{EXP}/train/step-*4", ctrl_c),
-        (3, f"{EXP}/decode_mini/test_clean.tmp", kill_command),
-        (4, f"{EXP}/decode_mini/test_clean/result.txt", kill_shell),
+    for stage, command, moment, way in (
+        (0, "make_mini_corpus.py", "downloads/*/*.partial-*/**/*.flac", kill_shell),
+        (0, "prepare_data.py", "data/*/train.tmp", ctrl_c),
+        (0, "bin.extract_features", "dump/*/*/train.tmp", kill_command),
+        (1, "bin.make_vocab", "data/*/vocab_char.tmp", kill_shell),
+        (2, "bin.train", f"{EXP}/train/step-*", kill_last),
+        (3, "bin.train", f"{EXP}/train/step-*4", ctrl_c),
+        (3, "bin.decode", f"{EXP}/decode_mini/dev.tmp", kill_command),
+        (4, "bin.score", f"{EXP}/decode_mini/dev/result.txt", kill_shell),
     ):
-        assert disturb(work, way, moment, "--stage", str(stage)) != 0, (moment, way.__name__)
-    work.run(*MINI, "--stage", "4")
+        status = disturb(work, way, moment, command, "--stage", str(stage))
+        assert status != 0, (moment, way.__name__)
+    work.run(*MINI, "--stage", "4", real=NOTHING)
     assert work.result() == undisturbed
 
 
@@ -141,6 +142,7 @@ def test_a_training_that_was_told_to_stop_is_not_decoded(trained: Workspace) -> 
         trained,
         terminate_command,
         "exp/mini_tiny/told/train/step-*",
+        "bin.train",
         "--stage",
         "3",
         "--tag",
@@ -157,15 +159,15 @@ def test_a_training_that_was_told_to_stop_is_not_decoded(trained: Workspace) -> 
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(trained: Workspace) -> None:
-    options = (*MINI, "--stage", "3", "--tag", "shared")
-    first = trained.start(*options)
+    options = (*MINI, "--stage", "3", "--stop-stage", "3", "--tag", "shared")
+    first = trained.start(*options, real="bin.train")
     while not (trained.recipe / "exp/mini_tiny/shared/train").exists():
         assert first.poll() is None, trained.said()
         time.sleep(0.01)
     (command, *_) = trained.children(first.pid)
     os.kill(command, signal.SIGSTOP)  # so that it is still there when the second one comes
     try:
-        refused = trained.refuse(*options)
+        refused = trained.refuse(*options, real=NOTHING)
     finally:
         os.kill(command, signal.SIGCONT)
     assert len(refused) == 1
@@ -182,9 +184,10 @@ def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(trained: W
 
 def test_two_ranks_end_with_their_launcher_and_say_an_error_once(trained: Workspace) -> None:
     options = ("--stage", "3", "--ranks", "2", "--tag", "ranks")
-    assert disturb(trained, kill_command, "exp/mini_tiny/ranks/train/step-*", *options) == 137
+    moment = "exp/mini_tiny/ranks/train/step-*"
+    assert disturb(trained, kill_command, moment, "bin.torchrun", *options) == 137
     changed = ("--train-args", "optim.lr=2e-3")
-    refused = trained.refuse(*MINI, *options, *changed)
+    refused = trained.refuse(*MINI, *options, *changed, real=NOTHING)
     assert refused[:2] == [
         "train: exp/mini_tiny/ranks holds a different training; differences:",
         "  optim.lr: 0.001 there, 0.002 now",

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes.preparation import real
-from tests.recipes.workspace import OPTIONS, Workspace
+from tests.recipes.workspace import NOTHING, OPTIONS, Workspace
 
 RECIPES = {
     "aishell1": ("aishell1", ()),
@@ -54,7 +54,8 @@ class InProcess:
 
     def __call__(self, *options: str) -> None:
         command = [str(self.work.recipe / "run.sh"), *OPTIONS, *options, "--dry-run", "true"]
-        done = subprocess.run(command, env=self.work.environment, capture_output=True, text=True)
+        environment = {**self.work.environment, "ONLY_REAL": NOTHING}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         self.patch.chdir(self.work.recipe)
         for line in filter(None, done.stdout.split("\n")):

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import soundfile
 
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
+from tests import warm_python
 from tests.recipes.preparation import ROOT, content, prepare, real
 
 LIBRI_LIGHT = [
@@ -223,7 +223,14 @@ def test_a_broken_tree_is_one_sentence_and_nothing_is_written(
 def test_the_command_ends_with_one_line_that_says_what_is_wrong(tree: Path, tmp_path: Path) -> None:
     shutil.rmtree(tree / "dev-clean")
     script = ROOT / "egs" / "librispeech" / "local" / "prepare_data.py"
-    command = [sys.executable, str(script), "--corpus", str(tree), "--out", str(tmp_path / "out")]
+    command = [
+        warm_python.python(),
+        str(script),
+        "--corpus",
+        str(tree),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

@@ -12,8 +12,8 @@ from tests.recipes.conftest import run_in
 DECODED = "exp/mini_tiny/train_mini/decode_mini/train"
 
 
-def test_a_page_of_a_trained_model(tiny):
-    recipe = tiny / "egs/librispeech"
+def test_a_page_of_a_trained_model(tiny_alone):
+    recipe = tiny_alone / "egs/librispeech"
     name = (recipe / "data/mini_tiny/train/text").read_text().split()[0]
     run_in(
         recipe,
@@ -21,9 +21,9 @@ def test_a_page_of_a_trained_model(tiny):
         "exp/mini_tiny/train_mini --config "
         f"conf/decode_mini.yaml --data dump/mini_tiny/fbank80/train --also {name}; cd ..; "
         f"python -m asrtool report librispeech/{DECODED} --also {name} --audio embed --out "
-        f"{tiny}/page.html",
+        f"{tiny_alone}/page.html",
     )
-    page = (tiny / "page.html").read_text()
+    page = (tiny_alone / "page.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     detail = {data["columns"]["id"][entry["row"]]: entry for entry in data["details"]}[name]
     assert detail["image"] and detail["sound"]

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,13 @@ from asrtool.data.config import AugmentConfig, RoomConfig
 from asrtool.data.kaldi import datadir
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.types import Utterance
+from tests import warm_python
 from tests.recipes.conftest import run_in
+from tests.recipes.workspace import NOTHING, Workspace
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "egs" / "librispeech"
+Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def load(path: Path):
@@ -34,14 +37,27 @@ def load(path: Path):
     return module
 
 
-def script(*options: str, timeout: float = 120) -> subprocess.CompletedProcess:
-    command = [str(RECIPE / "run_llm.sh"), *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd="/", timeout=timeout, stdin=subprocess.DEVNULL
-    )
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Script:
+    """Runs the script with options."""
+    work = Workspace(tmp_path_factory.mktemp("recipe"))
+    environment = {**work.environment, "ONLY_REAL": NOTHING}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(work.recipe / "run_llm.sh"), *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
 
 
-def test_the_miniature_trains_its_parts_before_they_are_connected():
+def test_the_miniature_trains_its_parts_before_they_are_connected(script):
     done = script("--mini", "true", "--dry-run", "true", "--stage", "2", "--train-args", "seed=3")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
@@ -57,13 +73,13 @@ def test_the_miniature_trains_its_parts_before_they_are_connected():
     assert sum("noise_eval" in line for line in lines) == 2  # decoded, and its insertions counted
 
 
-def test_a_real_run_takes_the_tokenizer_of_the_language_model():
+def test_a_real_run_takes_the_tokenizer_of_the_language_model(script):
     done = script("--corpus", str(RECIPE), "--dry-run", "true", "--stage", "2", "--stop-stage", "2")
     assert "--unit hf --tokenizer lmsys/vicuna-7b-v1.5 --case lower" in done.stdout, done.stderr
     assert "train_llm_mini" not in done.stdout
 
 
-def test_every_command_gets_the_modules_of_the_user(tmp_path):
+def test_every_command_gets_the_modules_of_the_user(tmp_path, script):
     options = ("--imports", "mine.a b", "--import-from", str(tmp_path))
     done = script("--mini", "true", "--dry-run", "true", *options)
     assert done.returncode == 0, done.stderr
@@ -78,7 +94,7 @@ def test_every_command_gets_the_modules_of_the_user(tmp_path):
     assert counts["train"] == 3 and counts["export_llm"] == 1 and counts["decode"] > 0
 
 
-def test_rooms_are_a_set_that_training_takes(tmp_path):
+def test_rooms_are_a_set_that_training_takes(tmp_path, script):
     (tmp_path / "rirs").mkdir()
     command = ("--mini", "true", "--dry-run", "true", "--train-args", "seed=3")
     plain = script(*command).stdout
@@ -101,7 +117,7 @@ def test_rooms_are_a_set_that_training_takes(tmp_path):
 
 
 def prepare(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(RECIPE / "local" / "prepare_noise.py"), *options]
+    command = [warm_python.python(), str(RECIPE / "local" / "prepare_noise.py"), *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
@@ -283,7 +299,8 @@ def test_studies_of_a_corpus_take_the_sizes_of_its_config(tmp_path):
     for config, width in configs.items():
         adapters = study.studies(config)["adapters"]
         assert f"hidden_dim: {width}" in adapters["conv1d_mlp_5"][0]
-    command = [sys.executable, study.__file__, "llm_sizes", "--train-config", str(own), "--dry-run"]
+    options = ("llm_sizes", "--train-config", str(own), "--dry-run")
+    command = [warm_python.python(), study.__file__, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     lines = done.stdout.splitlines()
     assert len(lines) == len(study.LANGUAGE_MODELS)
@@ -291,7 +308,7 @@ def test_studies_of_a_corpus_take_the_sizes_of_its_config(tmp_path):
         assert f"--train-config {own}" in line and f"--tokenizer {name}" in line
 
 
-def test_another_language_model_brings_its_tokenizer():
+def test_another_language_model_brings_its_tokenizer(script):
     options = ("--corpus", str(RECIPE), "--dry-run", "true", "--stage", "2", "--stop-stage", "3")
     done = script(*options, "--llm", "Qwen/Qwen2.5-0.5B")
     assert "--unit hf --tokenizer Qwen/Qwen2.5-0.5B" in done.stdout, done.stderr
@@ -306,7 +323,7 @@ def test_another_language_model_brings_its_tokenizer():
 def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):
     study = load(RECIPE / "studies" / "speech_llm.py")
     command = [
-        sys.executable,
+        warm_python.python(),
         study.__file__,
         "ngram",
         "--mini",

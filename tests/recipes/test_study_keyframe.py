@@ -9,16 +9,15 @@ import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
-from asrtool.model_folder import build_model
+from tests import warm_python
 from tests.recipes.conftest import ROOT
 from tests.recipes.fake_recipe import noted
+from tests.recipes.models import on_meta
 
 STUDIES = ROOT / "egs" / "aishell1" / "studies"
 VARIANTS = "baseline axe til early nofusion radius2 concat skip2 skip5 causal keep5 unsupervised"
@@ -30,7 +29,7 @@ def calls(folder: Path, recipe: str, corpus: bool = False) -> list[dict[str, str
         if not (folder / part).exists():
             shutil.copytree(ROOT / part, folder / part)
     fakes = {
-        folder / "fake/python": f'[[ $1 != *_variants.py ]] || exec {sys.executable} "$@"',
+        folder / "fake/python": f'[[ $1 != *_variants.py ]] || exec {warm_python.python()} "$@"',
         folder / "egs" / recipe / "run.sh": noted("calls")
         + 'while [[ $# -gt 0 ]]; do [[ $1 != --tag ]] || mkdir -p "exp$VARIANT/$2"; shift; done',
     }
@@ -74,8 +73,7 @@ def test_every_variant_of_the_study_can_be_built_and_decoded(recipe, corpus, tmp
             changes = split_overrides([call["--train-args"]])
             for phase in load_phases(folder / call["--train-config"], changes).values():
                 assert phase.seed == 3 and phase.trainer.epochs == 1
-                with torch.device("meta"):
-                    build_model(phase, 50)
+                on_meta(phase, 50)
             trained.add(call["--tag"])
         elif call["--stage"] == "4":
             changes = split_overrides([call.get("--decode-args", "")])

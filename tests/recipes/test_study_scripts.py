@@ -12,12 +12,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
 from asrtool.model_folder import build_model, chunk_frames
 from tests.recipes.conftest import ROOT
 from tests.recipes.fake_recipe import NOTE
+from tests.recipes.models import on_meta
 
 RECIPE = ROOT / "egs" / "kespeech"
 
@@ -84,8 +84,7 @@ def test_a_study_asks_for_what_exists(script, chosen, tmp_path):
                 )
                 for phase in phases.values():
                     assert phase.trainer.epochs == 1 and str(phase.seed) == given["--tag"][-1]
-                    with torch.device("meta"):
-                        encoder = build_model(phase, 50).encoder
+                    encoder = on_meta(phase, 50).encoder
                 trained.add(given["--tag"])
             elif given.get("--stage") == "4":
                 decode = load_decode(

@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import warm_python
+
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ("data", "dump", "exp", "downloads")
 OPTIONS = ("--train-config", "conf/train_toy.yaml", "--ngpu", "0", "--ranks", "1", "--nj", "2")
@@ -31,6 +33,14 @@ optim: {lr: 1e-3}
 trainer: {epochs: 3, average: 2, validate_every: 4, save_every_seconds: 0.2}
 """
 
+# what nobody stops need not import torch each time
+PYTHON = """\
+#!/usr/bin/env bash
+if [[ -n ${{ONLY_REAL:-}} && " $* " != *"$ONLY_REAL "* ]]; then exec {warm} "$@"; fi
+exec {real} "$@"
+"""
+NOTHING = "no command"
+
 
 class Workspace:
     """A recipe beside links to the package and its tools; every process started here carries a
@@ -45,34 +55,40 @@ class Workspace:
         (self.recipe / "conf" / "train_toy.yaml").write_text(CONFIG)
         self._mark = f"ASRTOOL_TEST={uuid.uuid4()}"
         name, _, value = self._mark.partition("=")
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        (folder / "bin").mkdir()
+        (folder / "bin/python").write_text(
+            PYTHON.format(real=sys.executable, warm=warm_python.python())
+        )
+        (folder / "bin/python").chmod(0o755)
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", name: value}
         self.log = folder / "log"
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, real: str = "") -> subprocess.Popen[str]:
         """The recipe as a terminal starts it: leader of a process group; what it says goes to
-        `log`.
+        `log`. Commands whose line does not hold `real` are forked from a Python that has torch:
+        they are not for stopping.
         """
         command = [str(self.recipe / "run.sh"), *OPTIONS, *options]
         with open(self.log, "w") as log:
             return subprocess.Popen(
                 command,
-                env=self.environment,
+                env={**self.environment, "ONLY_REAL": real},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 text=True,
             )
 
-    def run(self, *options: str) -> str:
+    def run(self, *options: str, real: str = "") -> str:
         """Run to the end, which must be good; what was said."""
-        status = self.start(*options).wait()
+        status = self.start(*options, real=real).wait()
         assert status == 0, f"{status}: {self.said()}"
         return self.said()
 
-    def refuse(self, *options: str) -> list[str]:
+    def refuse(self, *options: str, real: str = "") -> list[str]:
         """Run to the end, which must be bad; what was said, without the engine's own lines."""
-        status = self.start(*options).wait()
+        status = self.start(*options, real=real).wait()
         assert status not in (0, None), self.said()
         return [line for line in self.said().splitlines() if not line.startswith(("+ ", "20"))]
 

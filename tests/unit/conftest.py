@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests import toy_experiment, toy_qifusion
+from tests.shared import once
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy(request: pytest.FixtureRequest) -> Path:
     """Folder with data, dump, vocab, exp, train.yaml and decode.yaml; tests leave it as it is."""
-    return toy_experiment.make(tmp_path_factory.mktemp("toy"))
+    return once(request, "toy", toy_experiment.make)
 
 
 @pytest.fixture(scope="session")
-def toy_stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_stream(request: pytest.FixtureRequest) -> Path:
     """The same of a Qifusion-Net with two accents, which can stream."""
-    return toy_qifusion.make(tmp_path_factory.mktemp("toy_stream"))
+    return once(request, "toy_stream", toy_qifusion.make)
