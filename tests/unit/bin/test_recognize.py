@@ -63,7 +63,7 @@ def test_subtitles_go_into_a_folder(toy, files, tmp_path):
 
 def test_json_has_scores_and_the_hypotheses_that_were_asked_for(toy, files, capsys):
     path, text = next(iter(files.items()))
-    search = "nbest=3 searcher={type: ctc_prefix_beam, nbest: 3}"
+    search = "nbest=3 searcher={type: ctc_prefix_beam, beam: 3}"
     run(toy, path, "--format", "json", "--set", search.replace(": ", ":\\ ").replace(", ", ",\\ "))
     line = json.loads(capsys.readouterr().out)
     assert [one["text"] for one in line["nbest"]][0] == line["text"] == text
