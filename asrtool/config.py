@@ -295,7 +295,7 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
         if kind is bool:
             return {"true": True, "false": False}[text]
         # YAML's notation, which `dump` writes
-        if kind is float and text.lstrip("+-").lower() == ".inf":
+        if kind is float and text.lstrip("+-").lower() in (".inf", ".nan"):
             text = text.replace(".", "")
         return kind(text)
     except (ValueError, KeyError):

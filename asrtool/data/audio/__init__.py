@@ -245,6 +245,8 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
                 stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape"
             )
             data = _at_most(stream, header.size)
+    except AudioError:
+        raise
     except (tarfile.HeaderError, ValueError):
         raise AudioError(
             f"{path}: no member of the archive starts at this byte; was the archive written again?"
