@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 . utils/path.sh
 python -m ruff check --config tools/ruff.toml asrtool egs tests tools utils setup.py
 python -m ruff format --check --quiet --config tools/ruff.toml asrtool egs tests tools utils setup.py
-grep -rlE --exclude-dir={data,dump,exp,downloads} -e '^#!.*\bbash' -e '^# shellcheck shell=bash' .ci run.sh egs tests tools utils \
+grep -rlE --exclude-dir={data,dump,exp,downloads,__pycache__} -e '^#!.*\bbash' -e '^# shellcheck shell=bash' .ci run.sh egs tests tools utils \
   | grep -v '\.py$' | xargs shellcheck -x -P SCRIPTDIR:.
 python -m pytest -c tests/pytest.ini --rootdir . -q tests/test_repository.py tests/recipes/test_shell.py
