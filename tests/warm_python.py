@@ -82,6 +82,8 @@ def ask(place: str, python: str) -> None:
     try:
         if kind.startswith("-") and kind not in ("-m", "-"):
             raise OSError("options are for the real one")
+        if any("/dev/fd/" in word for word in sys.argv):
+            raise OSError("files that are open here are not open there")
         server.connect(place)
     except OSError:
         os.execv(python, [python, *sys.argv[1:]])

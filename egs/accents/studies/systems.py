@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-WHISPER = "../librispeech/conf/whisper"
+LIBRISPEECH = "../librispeech/conf"
+WHISPER = f"{LIBRISPEECH}/whisper"
 BASE, TINY = "whisper-base", "whisper-tiny.en"
 
 
@@ -66,14 +67,14 @@ RECOGNISER = {
 KEYFRAME = "conf/studies/train_keyframe.yaml"
 FRAMES = "model.encoder.downsamplers.2"
 KEYFRAMES_READ = {
-    "attention": Decoding("../librispeech/conf/keyframe/decode_keyframe.yaml"),
-    "aligned": Decoding("../librispeech/conf/keyframe/decode_keyframe_aligned.yaml"),
+    "attention": Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe.yaml"),
+    "aligned": Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe_aligned.yaml"),
 }
 ON_FRAMES = dict(weights=FRONT_END, primary="attention")
 KEYFRAMES = {
     "baseline": System(
         config="conf/studies/train_keyframe_baseline.yaml",
-        decodings={"attention": Decoding("../librispeech/conf/decode_attention.yaml")},
+        decodings={"attention": Decoding(f"{LIBRISPEECH}/decode_attention.yaml")},
         title="every frame, CTC and attention",
         **ON_FRAMES,
     ),
