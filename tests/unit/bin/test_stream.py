@@ -155,7 +155,9 @@ def test_another_rate_is_resampled_and_says_so(toy_stream, tmp_path, capsys):
     )
     run(toy_stream, tmp_path / "fast.wav", "--chunk-ms", 160, "--pause", 9)
     captured = capsys.readouterr()
-    assert captured.out.split("\t")[1] == text and "16000 Hz made 8000 Hz" in captured.err
+    assert (
+        captured.out.split("\t")[1] == text and "resampled from 16000 Hz to 8000 Hz" in captured.err
+    )
 
 
 def broken(folder: Path, samples: np.ndarray, rate: int) -> dict[str, str]:
@@ -326,7 +328,7 @@ def remembered(one: Stream) -> int:
         return sum(map(count, vars(value).values())) if hasattr(value, "__dict__") else 0
 
     session = one._session
-    return count([session._cache, session._state, session._heard, one._features._rest])
+    return count([session._cache, session._state, session._pieces, one._features._rest])
 
 
 def test_decoding_in_chunks_writes_the_accent_and_scoring_reads_it(toy_stream, tmp_path, capsys):
@@ -392,7 +394,7 @@ def test_options_and_keys_that_counted_frames_name_those_in_milliseconds(
     assert run(toy_stream, "-", "--chunk", 16) == 2
     assert "--chunk counted frames: give --chunk-ms" in capsys.readouterr().err
     (tmp_path / "decode.yaml").write_text("searcher: {type: ctc_greedy}\nchunk: 16\n")
-    with pytest.raises(ConfigError, match="chunk: 16 counts frames.*: write chunk_ms"):
+    with pytest.raises(ConfigError, match="chunk: 16 counts frames.*: use chunk_ms"):
         run(toy_stream, "-", "--config", tmp_path / "decode.yaml")
     (tmp_path / "decode.yaml").write_text("searcher: {type: ctc_greedy}\nchunk: null\n")
     assert experiment.load_decode(tmp_path / "decode.yaml").chunk_ms is None

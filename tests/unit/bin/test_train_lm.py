@@ -12,6 +12,7 @@ import asrtool
 from asrtool.bin import decode, pack, train
 from asrtool.data import tokenizers
 from asrtool.errors import UserError
+from asrtool.system import stamp
 from tests import toy_experiment as toys
 
 CONFIG = """
@@ -111,6 +112,7 @@ def test_a_language_model_of_another_vocabulary_is_refused(toy, lm, tmp_path):
     shutil.rmtree(copy / "vocab")
     (copy / "vocab").mkdir()
     tokenizers.train(["xyz"], "char", 0, copy / "vocab")
+    (copy / stamp.NAME).unlink()  # as if it had been trained with it
     with pytest.raises(
         UserError,
         match="vocabulary of the language .* differs from the recogniser's",

@@ -65,7 +65,7 @@ WRITERS: dict[str, Callable[[Path, str], object]] = {
     "test_sets": lambda path, value: corpus.write_test_sets(path.parent, [value]),
     "best.json": lambda path, value: records.point(path.parent, "best", path, value=value),
     "a.txt": lambda path, value: recognize.write(
-        "a", SimpleNamespace(text=value), "text", path, False
+        None, "a", SimpleNamespace(text=value), "text", path, False
     ),
     "model.json": lambda path, value: training.describe(Sized(len(value)), path.parent),
     "curves.png": draw,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrtool.errors import UserError
 from tests.unit.tools import mini
 
 pytest.importorskip(
@@ -207,12 +206,13 @@ def test_no_two_words_sound_alike_in_any_accent() -> None:
 
 
 def test_a_voice_that_espeak_lacks_is_an_error_and_not_the_previous_voice() -> None:
+    from mini_corpus.errors import CorpusError
     from mini_corpus.espeak import Espeak
 
     espeak = Espeak(seed=1)
-    with pytest.raises(UserError, match="no voice variant 'm99'"):
+    with pytest.raises(CorpusError, match="no voice variant 'm99'"):
         espeak.set_voice("en", "m99")
-    with pytest.raises(UserError, match="failed with code"):
+    with pytest.raises(CorpusError, match="failed with code"):
         espeak.set_voice("en-gb", "m1")
 
 
