@@ -39,15 +39,8 @@ from asrtool.system import atomic
 
 RECIPE = Path(__file__).resolve().parents[1]
 ROOT = RECIPE.parents[1]
-MODELS = ("whisper-base", "whisper-tiny.en")
-# set of the studies -> set of the recipe, list that it is cut down to
-SETS = {
-    "study_train": ("train", "train"),
-    "study_train_1h": ("train", "train_1h"),
-    "study_train_10min": ("train", "train_10min"),
-    "study_dev_speakers": ("train", "dev_speakers"),
-}
-DEV, DEV_SPEAKERS = "dev", "study_dev_speakers"
+LISTS = ("train", "train_1h", "train_10min", "dev_speakers")  # study_<list> is cut out of train
+DEV = ("dev", "study_dev_speakers")  # pooled; the first is that of validation
 TESTS = ("test_librispeech", "test_librispeech_other")  # pooled
 BESIDE = ("test_speechocean762",)
 
@@ -56,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     systems = STUDIES[args.study]
     if args.table:
-        print(rows.table(args.results / args.study, systems, TESTS, BESIDE))
+        print(rows.table(args.results / args.study, systems, DEV, TESTS, BESIDE))
         return
     names = args.systems or [
         name for name, system in systems.items() if system.small or args.budget == "full"
@@ -118,16 +111,17 @@ def recipe(args: argparse.Namespace, *options: str) -> list[str]:
 def prepare(args: argparse.Namespace) -> None:
     """The sets of the studies in `data`."""
     recipe(args, "--stop-stage", "0")
-    for name, (source, listing) in SETS.items():
-        if (RECIPE / "data" / name).is_dir():
+    for listing in LISTS:
+        target = RECIPE / "data" / f"study_{listing}"
+        if target.is_dir():
             continue
         subprocess.run(
             [
                 str(ROOT / "utils" / "subset_data_dir.sh"),
                 "--utt-list",
                 str(RECIPE / "lists" / "studies" / f"{listing}.txt"),
-                str(RECIPE / "data" / source),
-                str(RECIPE / "data" / name),
+                str(RECIPE / "data" / "train"),
+                str(target),
             ],
             check=True,
         )
@@ -137,8 +131,8 @@ def measure(args: argparse.Namespace, name: str, system: System, seed: int) -> d
     """Train and decode a system; its row."""
     tag = f"{args.study}_{name}_s{seed}"
     changes = [f"seed={seed}", *system.changes, *weights_of(args, system)]
-    sets = [DEV, DEV_SPEAKERS, *TESTS, *BESIDE]
-    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", DEV]
+    sets = [*DEV, *TESTS, *BESIDE]
+    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", DEV[0]]
     common += ["--test-sets", " ".join(sets), "--unit", system.unit]
     common += ["--vocab-size", str(system.vocab_size), "--train-config", system.config]
     common += ["--train-args", " ".join(map(shlex.quote, changes))]

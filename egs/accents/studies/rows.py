@@ -108,7 +108,11 @@ def contrast(
 
 
 def table(
-    folder: Path, systems: Mapping[str, System], tests: Sequence[str], beside: Sequence[str]
+    folder: Path,
+    systems: Mapping[str, System],
+    dev: Sequence[str],
+    tests: Sequence[str],
+    beside: Sequence[str],
 ) -> str:
     """Markdown: a line for each system and decoding that has rows."""
     lines = [
@@ -117,16 +121,14 @@ def table(
         + " | against | points | 95 % | CPU minutes |",
         "|" + " --- |" * (9 + len(beside)),
     ]
+    measured = {name: read(folder, name) for name in systems}
     for name, system in systems.items():
-        found = read(folder, name)
-        if not found:
-            continue
-        for decoding in next(iter(found.values()))["decodings"]:
-            chosen = list(found.values())
+        chosen = list(measured[name].values())
+        for decoding in chosen[0]["decodings"] if chosen else ():
             cells = [system.title or name, decoding, str(len(chosen))]
-            for sets in (["dev", "study_dev_speakers"], list(tests), *([one] for one in beside)):
+            for sets in (dev, tests, *([one] for one in beside)):
                 cells.append(f"{rate(table_of(chosen, decoding, sets)[0]):.2f}")
-            cells += against(folder, systems, name, decoding, tests)
+            cells += against(measured, systems, name, decoding, tests)
             minutes = np.mean([row["train_cpu_seconds"] / 60 for row in chosen])
             cells.append(f"{minutes:.0f}")
             lines.append("| " + " | ".join(cells) + " |")
@@ -134,7 +136,7 @@ def table(
 
 
 def against(
-    folder: Path,
+    measured: Mapping[str, Mapping[int, Mapping]],
     systems: Mapping[str, System],
     name: str,
     decoding: str,
@@ -144,7 +146,7 @@ def against(
     other = systems[name].against
     if other is None or decoding != systems[name].primary:
         return ["", "", ""]
-    base, own = read(folder, other), read(folder, name)
+    base, own = measured[other], measured[name]
     if not base.keys() & own.keys():
         return [other, "", ""]
     found = contrast(base, own, (systems[other].primary, decoding), tests)

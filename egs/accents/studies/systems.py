@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 LIBRISPEECH = "../librispeech/conf"
 WHISPER = f"{LIBRISPEECH}/whisper"
-BASE, TINY = "whisper-base", "whisper-tiny.en"
+BASE = "whisper-base"
 
 
 class Decoding(NamedTuple):
