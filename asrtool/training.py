@@ -162,12 +162,7 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     origin = f"--init {sources.init}"
     for name, phase in phases.items():
         try:
-            with torch.device("meta"):
-                model = build_model(phase, tokenizer.size)
-            optim.assign(phase.optim, model)
-            objective = make_objective(phase, tokenizer, exp / "vocab")
-            metrics = validation_metrics(model, tokenizer)
-            check_metric(phase.trainer.best, objective.terms, metrics)
+            model = check_phase(phase, tokenizer, exp / "vocab")
             noise_sets(phase, sources.train.parent)
             if before is not None:
                 before = checkpoint.copied(before, model, phase.init.copy)
@@ -176,6 +171,20 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
             raise UserError(f"phase '{name}': {error}") from error
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
         origin = f"what phase '{name}' leaves"
+
+
+def check_phase(
+    phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path | None = None
+) -> nn.Module:
+    """The model of a phase without weights. Raises ValueError or RuntimeError where it, the groups
+    of its optimizer, its losses or its best metric cannot be.
+    """
+    with torch.device("meta"):
+        model = build_model(phase, tokenizer.size)
+    optim.assign(phase.optim, model)
+    objective = make_objective(phase, tokenizer, vocab)
+    check_metric(phase.trainer.best, objective.terms, validation_metrics(model, tokenizer))
+    return model
 
 
 def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> None:
@@ -386,18 +395,25 @@ def describe(model: Model, folder: Path) -> None:
 def make_objective(
     phase: TrainConfig,
     tokenizer: tokenizers.Tokenizer,
-    vocab: Path,
+    vocab: Path | None,
     utterances: Iterable[Utterance] = (),
 ) -> Objective:
-    """The weighted losses of a phase; utterances: of the training set, whose labels are counted."""
+    """The weighted losses of a phase.
+
+    vocab: the folder whose counts of tokens and labels losses weigh by; None: nothing is counted.
+    utterances: of the training set, whose labels are counted.
+    """
     losses = {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()}
+    weights = {name: loss.weight for name, loss in phase.losses.items()}
+    if vocab is None:
+        return Objective(losses, weights)
     labels = {}
     if any(isinstance(loss, AccentLossConfig) for loss in phase.losses.values()):
         labels = count_labels(tokenizers.load_labels(vocab), utterances)
     for loss in losses.values():
         loss.count(tokenizers.load_counts(vocab))
         loss.count_labels(labels)
-    return Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
+    return Objective(losses, weights)
 
 
 def count_labels(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asrtool import experiment, imports
-from asrtool.bin.extract_features import load_config
+from asrtool.bin.extract_features import common_features
 from asrtool.data.features import feature_id
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
@@ -26,7 +26,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"  # vocabulary in place of that of stage 2
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     path = args.train_config
-    data, front_end = load_config(path, args.train_args, args.import_from)
+    overrides = experiment.split_overrides(args.train_args)
+    phases = experiment.load_phases(path, overrides, args.import_from)
+    data, front_end = common_features(path, phases)
     if args.decode_config is not None:
         overrides = experiment.split_overrides(args.decode_args)
         settings = experiment.load_decode(
@@ -34,8 +36,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         experiment.check_ngram(args.decode_config, settings.searcher)
     name = feature_id(data, front_end and front_end.name)
-    overrides = experiment.split_overrides(args.train_args)
-    phases = experiment.load_phases(path, overrides, args.import_from)
     if args.sets is not None:
         check_sets(path, phases, args.sets.split(), args.dump and args.dump / name)
     check_models(path, phases)
@@ -92,15 +92,8 @@ def check_sets(
 
 def check_models(path: Path, phases: Mapping[str, TrainConfig]) -> None:
     """Raise UserError if stage 3 could not build the model, losses or optimizer of a phase."""
-    import torch
-
     from asrtool.data.tokenizers import BLANK, EOS, UNK, CharConfig, CharTokenizer
-    from asrtool.losses import LOSSES
-    from asrtool.model_folder import build_model
-    from asrtool.trainer import optim
-    from asrtool.trainer.objective import Objective
-    from asrtool.trainer.trainer import check_metric
-    from asrtool.training import validation_metrics
+    from asrtool.training import check_phase
 
     tokens = [BLANK, UNK, *LETTERS, EOS]
     tokenizer = CharTokenizer(CharConfig(), tokens=tokens, folder=Path())
@@ -108,14 +101,7 @@ def check_models(path: Path, phases: Mapping[str, TrainConfig]) -> None:
         if any(not Path(weights).is_dir() for weights in published(phase.model)):
             continue
         try:
-            with torch.device("meta"):
-                model = build_model(phase, tokenizer.size)
-            optim.assign(phase.optim, model)
-            losses = {
-                key: LOSSES.build(loss, eos=tokenizer.eos) for key, loss in phase.losses.items()
-            }
-            objective = Objective(losses, {key: loss.weight for key, loss in phase.losses.items()})
-            check_metric(phase.trainer.best, objective.terms, validation_metrics(model, tokenizer))
+            check_phase(phase, tokenizer)
         except (ValueError, RuntimeError) as error:
             where = f"phase '{name}': " if len(phases) > 1 else ""
             raise UserError(f"{path}: {where}{error}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
 if TYPE_CHECKING:
+    from asrtool.experiment import TrainConfig
     from asrtool.stored_frames import FrontEnd, Maker
 
 GIGABYTE = 1e9
@@ -79,9 +80,17 @@ def load_config(
     """
     # here, since worker processes import this module and need no model
     from asrtool import experiment
-    from asrtool.stored_frames import FrontEnd
 
     phases = experiment.load_phases(path, experiment.split_overrides(overrides), import_from)
+    return common_features(path, phases)
+
+
+def common_features(
+    path: Path, phases: Mapping[str, TrainConfig]
+) -> tuple[DataConfig, FrontEnd | None]:
+    """As `load_config`, of the phases that were read from `path`."""
+    from asrtool.stored_frames import FrontEnd
+
     front_ends = {name: FrontEnd.of(phase) for name, phase in phases.items()}
     ids = {
         name: features.feature_id(phase.data, front_ends[name] and front_ends[name].name)

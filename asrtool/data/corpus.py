@@ -141,14 +141,14 @@ def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
 
 def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
     if corpus_set.left_out:
-        shown = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
+        listed = "".join(f"\n  {sentence}" for sentence in corpus_set.left_out[:SHOWN])
         where = f", all listed in {out / SKIPPED}" if corpus_set.utterances else ""
         rest = (
             f"\n  and {len(corpus_set.left_out) - SHOWN} more{where}"
             if len(corpus_set.left_out) > SHOWN
             else ""
         )
-        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), shown, rest)
+        logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), listed, rest)
     if not corpus_set.utterances:
         raise UserError(f"{out}: none of the utterances can be used; nothing was written")
     datadir.write(target, corpus_set.utterances)

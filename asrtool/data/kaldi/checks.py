@@ -469,8 +469,10 @@ class _Scan:
             text = values.get("text")
             if text is not None and not text:
                 empty.append(key)
-            elif text is not None and (not is_clean(text) or (accents.add(text), accents.mixed)[1]):
-                raise Irregular(key)
+            elif text is not None:
+                accents.add(text)
+                if accents.mixed or not is_clean(text):
+                    raise Irregular(key)
             speaker = values.get("utt2spk")
             if speaker is not None:
                 ordered, last = ordered and speaker >= last, speaker
