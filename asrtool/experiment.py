@@ -242,9 +242,7 @@ def load_decode(
     kinds = [text for text in overrides if text.split("=")[0] in ("searcher", "searcher.type")]
     settings = config.decode(DecodeConfig, config.override(node, kinds))
     settings = replace(settings, searcher=with_ngram(settings.searcher, str(ngram), unit))
-    node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
-    rest = [text for text in overrides if text not in kinds]
-    return config.decode(DecodeConfig, config.override(node, rest))
+    return changed_decode(settings, [text for text in overrides if text not in kinds])
 
 
 def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeConfig:
@@ -253,6 +251,11 @@ def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeCo
         return settings
     node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
     return config.decode(DecodeConfig, config.override(node, overrides))
+
+
+def add_set_option(options: argparse.ArgumentParser, what: str) -> None:
+    """`--set`, for `split_overrides`."""
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
 def add_ngram_options(options: argparse.ArgumentParser) -> None:
@@ -271,9 +274,8 @@ def add_ngram_options(options: argparse.ArgumentParser) -> None:
 
 def word_files(searcher: Any) -> dict[str, str]:
     """The files of words that a search reads: of its n-gram model and its lexicon."""
-    searcher = getattr(searcher, "first_pass", searcher)
+    searcher, ngram = _search_over_words(searcher)
     files = {}
-    ngram = getattr(searcher, "ngram", None)
     if ngram is not None and ngram.path is not None:
         files["ngram"] = ngram.path
     if getattr(searcher, "lexicon", None) not in (None, "ngram"):
@@ -281,12 +283,17 @@ def word_files(searcher: Any) -> dict[str, str]:
     return files
 
 
+def _search_over_words(searcher: Any) -> tuple[Any, NgramConfig | None]:
+    """The search that may have words, of rescoring its first pass; and its n-gram model."""
+    searcher = getattr(searcher, "first_pass", searcher)
+    return searcher, getattr(searcher, "ngram", None)
+
+
 def check_ngram(path: Path, searcher: Any) -> None:
     """Raise `ConfigError` where the search of a decoding config has an n-gram model that nothing
     names.
     """
-    searcher = getattr(searcher, "first_pass", searcher)
-    ngram = getattr(searcher, "ngram", None)
+    _, ngram = _search_over_words(searcher)
     if ngram is not None and ngram.path is None:
         raise config.ConfigError(
             config.read(path),

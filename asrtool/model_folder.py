@@ -17,7 +17,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,12 +171,22 @@ class Experiment:
         checkpoint.load_model(model, weights or self.weights(decode), same_types=True)
         return model.eval()
 
-    def decode_config(self, streaming: bool = False) -> DecodeConfig:
-        """How to search where nobody says it: as a packed model was packed; else by what the
-        model's heads say. Raises `UserError` where no head says how.
+    def decode_config(
+        self,
+        path: Path | None = None,
+        overrides: Sequence[str] = (),
+        streaming: bool = False,
+    ) -> DecodeConfig:
+        """How to search: by the config at `path`; without one, as a packed model was packed, else
+        by what the model's heads say. Raises `UserError` where no head says how.
 
-        streaming: in a way that goes along with the audio.
+        overrides: of `--set`. streaming: in a way that goes along with the audio.
         """
+        if path is not None:
+            return experiment.load_decode(path, overrides)
+        return experiment.changed_decode(self._own_search(streaming), overrides)
+
+    def _own_search(self, streaming: bool) -> DecodeConfig:
         packed = self.folder / DECODE
         if packed.exists():
             decode = experiment.load_decode(packed)

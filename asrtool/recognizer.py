@@ -81,21 +81,22 @@ class Recognizer:
     @classmethod
     def load(
         cls,
-        exp: Path,
+        exp: Path | Experiment,
         decode: DecodeConfig | None = None,
         device: torch.device | str = "cpu",
         weights: Path | None = None,
         lm: Path | None = None,
         imports: Iterable[str] = (),
     ) -> Recognizer:
-        """From the folder that training wrote, or a packed one.
+        """From the folder that training wrote, or a packed one; an `Experiment` is one that is open
+        already, whose files are not checked again.
 
         decode: how to search; by default as the model was packed, or what suits its heads. weights:
         a file instead of the average that `decode` asks for. lm: folder of a language model, as
         training wrote it. imports: modules of your own that the model needs, as in
         "my_package.my_encoder".
         """
-        experiment = Experiment.open(exp, imports)
+        experiment = exp if isinstance(exp, Experiment) else Experiment.open(exp, imports)
         decode = decode or experiment.decode_config()
         phase, config = experiment.phase(decode.phase)
         experiment.refuse_text(config)

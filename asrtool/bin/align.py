@@ -81,13 +81,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
         type=int,
         help="channel of --audio, counted from 0; default: the mean of all channels",
     )
-    options.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="which weights, as in average=1 or unfinished=true",
-    )
+    experiment.add_set_option(options, "which weights, as in average=1 or unfinished=true")
     options.add_argument("--force", action="store_true", help="align again even if nothing changed")
     imports.add_options(options)
     return options, options.parse_args(argv)
@@ -96,9 +90,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
 def load(exp: Path, overrides: Sequence[str] = ()) -> Recognizer:
     """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
     trained = Experiment.open(exp)
-    decode = experiment.changed_decode(trained.decode_config(), overrides)
+    decode = trained.decode_config(overrides=overrides)
     weights = trained.weights(decode) if distributed.is_main() else None
-    return Recognizer.load(exp, decode, distributed.device(), distributed.broadcast_object(weights))
+    weights = distributed.broadcast_object(weights)
+    return Recognizer.load(trained, decode, distributed.device(), weights)
 
 
 @dataclass

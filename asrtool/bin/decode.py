@@ -65,13 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, required=True, help="folder for text and hyps.jsonl")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     experiment.add_ngram_options(options)
-    options.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override of the decode config",
-    )
+    experiment.add_set_option(options, "override of the decode config")
     options.add_argument(
         "--force", action="store_true", help="decode again, even if nothing changed"
     )
@@ -91,7 +85,7 @@ def decode(
     trained = Experiment.open(exp)
     weights = trained.weights(settings) if distributed.is_main() else None
     weights = distributed.broadcast_object(weights)
-    recognizer = Recognizer.load(exp, settings, distributed.device(), weights, lm)
+    recognizer = Recognizer.load(trained, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
     for kind, path in experiment.word_files(settings.searcher).items():
         options[kind] = stamp.digest(Path(path))  # one made anew has the same path

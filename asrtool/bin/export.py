@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     missing = ", ".join(name for name in PACKAGES if not loads(name))
     if missing:
         raise UserError(f"export needs {missing}, which is not installed: pip install -e '.[onnx]'")
-    decode = Experiment.open(args.model).decode_config()
-    decode = experiment.changed_decode(decode, experiment.split_overrides(args.set))
-    recognizer = Recognizer.load(args.model, decode)
+    trained = Experiment.open(args.model)
+    overrides = experiment.split_overrides(args.set)
+    recognizer = Recognizer.load(trained, trained.decode_config(overrides=overrides))
     with stamp.building(
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
     ) as target:
@@ -83,13 +83,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
     )
     options.add_argument("--out", type=Path, required=True, help="folder to write")
-    options.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="which weights, as in average=1 or unfinished=true",
-    )
+    experiment.add_set_option(options, "which weights, as in average=1 or unfinished=true")
     options.add_argument(
         "--force", action="store_true", help="export again even if nothing changed"
     )

@@ -48,10 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     imports.take(args)
     trained = Experiment.open(args.exp)
     overrides = experiment.split_overrides(args.set)
-    if args.config is None:
-        decode = experiment.changed_decode(trained.decode_config(), overrides)
-    else:
-        decode = experiment.load_decode(args.config, overrides)
+    decode = trained.decode_config(args.config, overrides)
     pack(trained, decode, args.out, args.lm, args.name or args.exp.resolve().name)
 
 
@@ -72,9 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="decode_*.yaml for recognition; default: the search that the model's heads choose",
     )
-    options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
-    )
+    experiment.add_set_option(options, "override of the search")
     options.add_argument("--lm", type=Path, help="experiment of a language model to include")
     options.add_argument("--name", help="title of the model card; default: the experiment's folder")
     imports.add_options(options)

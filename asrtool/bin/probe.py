@@ -73,9 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="ID",
         help="also this utterance; may be repeated",
     )
-    options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of --config"
-    )
+    experiment.add_set_option(options, "override of --config")
     imports.add_options(options)
     return options.parse_args(argv)
 

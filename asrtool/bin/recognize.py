@@ -30,7 +30,6 @@ from asrtool import experiment, imports, log
 from asrtool.data import tree
 from asrtool.data.audio import AudioError
 from asrtool.errors import UserError
-from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment
 from asrtool.models import SpeechLlm
@@ -52,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     args.audio = files_of(args.audio)
     targets = outputs(args.audio, args.format, args.out)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    recognizer = Recognizer.load(args.model, settings(args), device, lm=args.lm)
+    trained = Experiment.open(args.model)
+    decode = trained.decode_config(args.config, experiment.split_overrides(args.set))
+    recognizer = Recognizer.load(trained, decode, device, lm=args.lm)
     warm_up(recognizer)  # the real-time factor is that of the work on the audio
     failed = recognize(recognizer, args.audio, args.channel, args.format, targets)
     if failed:
@@ -99,9 +100,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="decode_*.yaml; default: the packed one, or the search that the model's heads choose",
     )
-    options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
-    )
+    experiment.add_set_option(options, "override of the search")
     options.add_argument("--lm", type=Path, help="experiment of a language model, for weights.lm")
     options.add_argument(
         "--channel",
@@ -114,13 +113,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     imports.add_options(options)
     return options.parse_args(argv)
-
-
-def settings(args: argparse.Namespace) -> DecodeConfig:
-    overrides = experiment.split_overrides(args.set)
-    if args.config is None:
-        return experiment.changed_decode(Experiment.open(args.model).decode_config(), overrides)
-    return experiment.load_decode(args.config, overrides)
 
 
 def files_of(names: Sequence[str]) -> list[str]:

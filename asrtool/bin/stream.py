@@ -30,7 +30,6 @@ from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
 from asrtool.encoders import Encoder, StreamingEncoder
-from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
 from asrtool.model_folder import Experiment, in_chunks
 from asrtool.recognizer import Recognizer
@@ -50,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.set_up()
     imports.take(args)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    recognizer = with_chunks(Recognizer.load(args.model, settings(args), device), args)
+    trained = Experiment.open(args.model)
+    overrides = experiment.split_overrides(args.set)
+    # as asked; else as packed, where that can stream; else what suits the model's heads
+    decode = trained.decode_config(args.config, overrides, streaming=True)
+    recognizer = with_chunks(Recognizer.load(trained, decode, device), args)
     if args.check is not None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
@@ -110,9 +113,7 @@ def describe() -> argparse.ArgumentParser:
         type=Path,
         help="decode_*.yaml; default: the packed one, or the search that the model's heads choose",
     )
-    options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the search"
-    )
+    experiment.add_set_option(options, "override of the search")
     options.add_argument(
         "--format",
         choices=("text", "json"),
@@ -156,15 +157,6 @@ def add_check_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--seed", type=int, default=0, help="with --check: seed of the sizes of the pieces"
     )
-
-
-def settings(args: argparse.Namespace) -> DecodeConfig:
-    """As asked; else as packed, where that can stream; else what suits the model's heads."""
-    overrides = experiment.split_overrides(args.set)
-    if args.config is not None:
-        return experiment.load_decode(args.config, overrides)
-    decode = Experiment.open(args.model).decode_config(streaming=True)
-    return experiment.changed_decode(decode, overrides)
 
 
 def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
