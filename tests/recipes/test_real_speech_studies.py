@@ -29,9 +29,14 @@ import sys
 from pathlib import Path
 
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-for name in ("train", "dev", "test_librispeech", "test_librispeech_other", "test_speechocean762"):
-    Path("data", name).mkdir(parents=True, exist_ok=True)
-    Path("data", name, "text").write_text("1-1 A B\\n2-1 C\\n")
+tests = ("librispeech", "librispeech_other", "speechocean762", "commonvoice")
+for name in ("train", "dev", *(f"test_{test}" for test in tests)):
+    folder = Path("data", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text").write_text("1-1 A B\\n2-1 C\\n")
+    (folder / "wav.scp").write_text("1-1 a.wav\\n2-1 b.wav\\n")
+    (folder / "utt2spk").write_text("1-1 1\\n2-1 2\\n")
+    (folder / "utt2accent").write_text("1-1 us\\n2-1 wales\\n")
 exp = Path("exp", given.get("--tag", "none"))
 if given.get("--stop-stage") == "3":
     exp.mkdir(parents=True)
@@ -43,9 +48,6 @@ if given.get("--stage") == "4":
         (folder / "text").write_text("1-1 A X\\n2-1 C\\n")
 END
 """
-SUBSET = (
-    '#!/usr/bin/env bash\nmkdir -p "$4"; echo "1-1 A B" > "$4/text"; echo "2-1 C" >> "$4/text"\n'
-)
 
 
 @pytest.fixture
@@ -64,10 +66,11 @@ def recipe(tmp_path):
     recipe = tmp_path / "egs" / "accents"
     shutil.copytree(STUDIES, recipe / "studies")
     (recipe / "run.sh").write_text(RUN)
-    (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "subset_data_dir.sh").write_text(SUBSET)
-    for path in (recipe / "run.sh", tmp_path / "utils" / "subset_data_dir.sh"):
-        path.chmod(0o755)
+    (recipe / "run.sh").chmod(0o755)
+    for path in (RECIPE / "lists").rglob("*.txt"):
+        copy = recipe / path.relative_to(RECIPE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text("1-1\n2-1\n")
     return recipe
 
 
@@ -91,11 +94,11 @@ def calls(recipe: Path) -> list[dict[str, str]]:
 def test_every_command_of_a_study_names_what_exists(recipe, modules):
     text = recipe / "text.txt"
     text.write_text("A B\n")
-    for study, systems in modules["systems"].STUDIES.items():
-        done = run(recipe, study, "--seeds", "0", "7", "--lm-text", str(text))
+    for name, study in modules["systems"].STUDIES.items():
+        done = run(recipe, name, "--seeds", "0", "7", "--lm-text", str(text))
         assert done.returncode == 0, done.stderr
-        kept = {path.stem for path in (recipe.parents[1] / "docs/results" / study).glob("*.json")}
-        assert kept == {f"{name}-s{seed}" for name, seed in product(systems, (0, 7))}
+        kept = {path.stem for path in (recipe.parents[1] / "docs/results" / name).glob("*.json")}
+        assert kept == {f"{one}-s{seed}" for one, seed in product(study.systems, (0, 7))}
     for call in calls(recipe):
         if call.get("--stop-stage") == "3":
             phases = load_phases(
@@ -125,10 +128,19 @@ def test_a_row_says_what_was_run_and_is_measured_once(recipe):
 
 
 def test_the_small_budget_has_one_system_in_each_study(modules):
-    for systems in modules["systems"].STUDIES.values():
+    for study in modules["systems"].STUDIES.values():
+        systems = study.systems
         assert sum(system.small for system in systems.values()) == 1
         assert all(one.against is None or one.against in systems for one in systems.values())
         assert all(system.primary in system.decodings for system in systems.values())
+
+
+def test_accents_of_few_clips_are_one_class(recipe):
+    assert run(recipe, "accents", "--systems", "conformer").returncode == 0
+    train = recipe / "data/study_accents/utt2accent"
+    assert train.read_text() == "1-1 us\n2-1 other\n"
+    row = json.loads((recipe.parents[1] / "docs/results/accents/conformer-s0.json").read_text())
+    assert row["labels"]["1-1"] == "us"
 
 
 def test_an_unknown_system_is_named(recipe):
@@ -179,8 +191,26 @@ def test_an_interval_covers_seeds_and_speakers(modules):
 def test_fewer_than_ten_speakers_draw_utterances(modules):
     rows = modules["rows"]
     few = {0: row(0, {f"{speaker}-{n}": (3, 10) for speaker in range(9) for n in range(4)})}
-    assert rows.table_of([few[0]], "greedy", ["test"])[1] == "utterances"
+    assert rows.errors_of([few[0]], "greedy", ["test"]).units == "utterances"
     assert rows.contrast(few, few, ("greedy", "greedy"), ["test"]).units == "utterances"
+
+
+def test_the_mean_over_accents_gives_each_the_same_weight(modules):
+    rows = modules["rows"]
+    many = {f"{speaker}-0": (1, 10) for speaker in range(100)}  # 10 %
+    few = {f"cv-{clip}": (5, 10) for clip in range(20)}  # 50 %
+    rare = {f"cv-rare{clip}": (10, 10) for clip in range(19)}  # too few to count
+    one = row(0, {**many, **few, **rare})
+    names = {"mandarin": many, "us": few, "wales": rare}
+    one["labels"] = {key: name for name, keys in names.items() for key in keys}
+    found = rows.errors_of([one], "greedy", ["test"], macro=True)
+    assert found.rate == pytest.approx(30.0)
+    assert found.units == "speakers and utterances"
+    # one error more in every utterance of one accent: half of its 10 points
+    more = row(0, {**many, **{key: (6, 10) for key in few}, **rare})
+    more["labels"] = one["labels"]
+    both = rows.contrast({0: one}, {0: more}, ("greedy", "greedy"), ["test"], macro=True)
+    assert (both.difference, both.low, both.high) == pytest.approx((5.0, 5.0, 5.0))
 
 
 def test_the_lists_are_nested_balanced_and_without_the_held_out(modules):

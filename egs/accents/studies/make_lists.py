@@ -12,12 +12,15 @@ how they were drawn. Only LibriSpeech is taken.
 * `train_1h`, `train_10min`: nested subsets. Speakers take turns, each with its next utterance by
   the SHA-256 of the id, until the hours are reached; so no speaker has more than one utterance
   more than another one that has any left.
+* `train_1h_few_rare`: an hour with as few rare letters as possible, chosen as
+  egs/librispeech/studies/skewed_subset.py does, to see what class weights do.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +29,13 @@ from asrtool.data.kaldi import datadir
 from asrtool.system import atomic
 from asrtool.types import Utterance
 
-LISTS = Path(__file__).resolve().parents[1] / "lists" / "studies"
+RECIPE = Path(__file__).resolve().parents[1]
+sys.path.append(str(RECIPE.parent / "librispeech" / "studies"))
+
+from skewed_subset import rare_letters, rare_share, until  # noqa: E402
+
+LISTS = RECIPE / "lists" / "studies"
+RARE = 0.1  # of the letters that count as rare
 HELD_OUT = 20  # speakers
 SUBSETS = {"train_1h": 3600.0, "train_10min": 600.0}  # seconds
 
@@ -60,7 +69,17 @@ def draw(rows: Sequence[Utterance]) -> dict[str, list[str]]:
                 break
             lists[name].append(row.id)
             seconds -= row.duration
+    lists["train_1h_few_rare"] = few_rare(order, SUBSETS["train_1h"])
     return lists
+
+
+def few_rare(rows: Sequence[Utterance], seconds: float) -> list[str]:
+    """So many seconds of the utterances with the smallest shares of rare letters."""
+    rare = rare_letters({row.id: row.text for row in rows}, RARE)
+    shares = {row.id: rare_share([row.text], rare) for row in rows}
+    durations = {row.id: row.duration for row in rows}
+    order = sorted(shares, key=lambda key: (shares[key], key))
+    return until(order, durations, seconds / sum(durations.values()))
 
 
 def in_turn(by_speaker: Mapping[str, Sequence[Utterance]]) -> Iterator[Utterance]:

@@ -30,8 +30,9 @@ from importlib import metadata
 from pathlib import Path
 
 import rows
-from systems import STUDIES, System
+from systems import ACCENT_CLASSES, STUDIES, Study, System
 
+from asrtool.data.kaldi import ops
 from asrtool.score.align import count_pairs
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.transcripts import read_transcripts
@@ -39,20 +40,29 @@ from asrtool.system import atomic
 
 RECIPE = Path(__file__).resolve().parents[1]
 ROOT = RECIPE.parents[1]
-LISTS = ("train", "train_1h", "train_10min", "dev_speakers")  # study_<list> is cut out of train
-DEV = ("dev", "study_dev_speakers")  # pooled; the first is that of validation
-TESTS = ("test_librispeech", "test_librispeech_other")  # pooled
-BESIDE = ("test_speechocean762",)
+OTHER = "other"  # accents that are none of ACCENT_CLASSES
+# set -> the set of stage 0 that it is cut out of, its ids in lists/ (none: all)
+SETS = {
+    **{
+        f"study_{name}": ("train", f"studies/{name}.txt")
+        for name in ("train", "train_1h", "train_10min", "train_1h_few_rare", "dev_speakers")
+    },
+    "study_dev": ("dev", "librispeech/dev.txt"),
+    "study_accents": ("train", None),
+    "study_accents_dev": ("dev", None),
+    "study_accents_commonvoice": ("test_commonvoice", None),
+    "study_accents_speechocean762": ("test_speechocean762", None),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    systems = STUDIES[args.study]
+    study = STUDIES[args.study]
     if args.table:
-        print(rows.table(args.results / args.study, systems, DEV, TESTS, BESIDE))
+        print(rows.table(args.results / args.study, study))
         return
     names = args.systems or [
-        name for name, system in systems.items() if system.small or args.budget == "full"
+        name for name, system in study.systems.items() if system.small or args.budget == "full"
     ]
     prepare(args)
     for seed in args.seeds:
@@ -61,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if path.exists():
                 print(f"{path}: is there", flush=True)
                 continue
-            row = measure(args, name, systems[name], seed)
+            row = measure(args, name, study, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_text(path, json.dumps(row, indent=1, sort_keys=True) + "\n")
 
@@ -82,11 +92,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     options.add_argument("--table", action="store_true", help="print the table of the rows")
     args = options.parse_args(argv)
-    unknown = set(args.systems or ()) - set(STUDIES[args.study])
+    systems = STUDIES[args.study].systems
+    unknown = set(args.systems or ()) - systems.keys()
     if unknown:
         options.error(
             f"--systems {' '.join(sorted(unknown))}: the study {args.study} has "
-            f"{', '.join(STUDIES[args.study])}"
+            f"{', '.join(systems)}"
         )
     if args.corpus is None and not args.table:
         options.error("--corpus: give the folder of the corpora, as to run.sh")
@@ -111,28 +122,32 @@ def recipe(args: argparse.Namespace, *options: str) -> list[str]:
 def prepare(args: argparse.Namespace) -> None:
     """The sets of the studies in `data`."""
     recipe(args, "--stop-stage", "0")
-    for listing in LISTS:
-        target = RECIPE / "data" / f"study_{listing}"
+    for name, (source, listing) in SETS.items():
+        target = RECIPE / "data" / name
         if target.is_dir():
             continue
-        subprocess.run(
-            [
-                str(ROOT / "utils" / "subset_data_dir.sh"),
-                "--utt-list",
-                str(RECIPE / "lists" / "studies" / f"{listing}.txt"),
-                str(RECIPE / "data" / "train"),
-                str(target),
-            ],
-            check=True,
-        )
+        origin = RECIPE / "data" / source
+        path = origin / "text" if listing is None else RECIPE / "lists" / listing
+        ids = [line.split()[0] for line in path.read_text().splitlines()]
+        ops.select(origin, target, ids)
+    for target in (RECIPE / "data" / name for name in SETS if name.startswith("study_accents")):
+        merge_accents(target / "utt2accent")
 
 
-def measure(args: argparse.Namespace, name: str, system: System, seed: int) -> dict:
+def merge_accents(path: Path) -> None:
+    """Call every accent that has too few clips `other`."""
+    pairs = [line.split() for line in path.read_text().splitlines()]
+    merged = [(key, accent if accent in ACCENT_CLASSES else OTHER) for key, accent in pairs]
+    atomic.write_text(path, "".join(f"{key} {accent}\n" for key, accent in merged))
+
+
+def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dict:
     """Train and decode a system; its row."""
+    system = study.systems[name]
     tag = f"{args.study}_{name}_s{seed}"
     changes = [f"seed={seed}", *system.changes, *weights_of(args, system)]
-    sets = [*DEV, *TESTS, *BESIDE]
-    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", DEV[0]]
+    sets = [*study.dev, *study.tests, *study.beside]
+    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", study.dev[0]]
     common += ["--test-sets", " ".join(sets), "--unit", system.unit]
     common += ["--vocab-size", str(system.vocab_size), "--train-config", system.config]
     common += ["--train-args", " ".join(map(shlex.quote, changes))]
@@ -164,7 +179,15 @@ def measure(args: argparse.Namespace, name: str, system: System, seed: int) -> d
         "decode_cpu_seconds": round(used() - trained_cpu),
         "training": training(RECIPE / "exp" / tag),
         "decodings": decodings,
+        "labels": accents(sets),
     }
+
+
+def accents(sets: Iterable[str]) -> dict[str, str]:
+    """Utterance -> accent, of those that have one."""
+    paths = [RECIPE / "data" / name / "utt2accent" for name in sets]
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    return dict(line.split() for line in lines)
 
 
 def weights_of(args: argparse.Namespace, system: System) -> list[str]:

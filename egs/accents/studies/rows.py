@@ -1,24 +1,28 @@
 """The rows of a study, read back: error rates, contrasts with their intervals, and the table.
 
-A contrast is the difference of two systems' word error rates on the pooled test sets, in points,
-second less first. Its interval is a bootstrap over seeds and speakers together: a draw takes the
-same speakers for both systems and all seeds, and pairs of trainings with the same seed. The
-quantiles are widened for few units, as those of `asrtool score` are.
+A contrast is the difference of two systems' word error rates on the test sets, in points, second
+less first: pooled, or the mean over the accents where the study asks for it. Its interval is a
+bootstrap over seeds and speakers together: a draw takes the same speakers for both systems and all
+seeds, and pairs of trainings with the same seed. Within an accent speakers are drawn among those of
+the accent. The quantiles are widened for few units, as those of `asrtool score` are.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from systems import System
+from systems import Study, System
 
 from asrtool.score.bootstrap import tail
 
-DRAWS, FEWEST = 4000, 10  # speakers: with fewer, utterances are drawn
+DRAWS = 4000
+FEWEST = 10  # speakers: with fewer, utterances are drawn
+FEWEST_CLIPS = 20  # of an accent: with fewer, it has no number
 
 
 class Contrast(NamedTuple):
@@ -60,27 +64,60 @@ def speaker(utterance: str) -> str:
     return utterance.partition("-")[0]
 
 
-def table_of(
-    seeds: Sequence[Mapping], decoding: str, sets: Sequence[str]
-) -> tuple[np.ndarray, str]:
-    """(seeds, units, 2) errors and words of each speaker, or of each utterance where speakers are
-    too few; what the units are.
+class Errors(NamedTuple):
+    """Errors and words by unit, a speaker or an utterance."""
+
+    table: np.ndarray  # (seeds, units, 2)
+    strata: np.ndarray  # (units,) index of the accent; 0 where rates are pooled
+    units: str  # "speakers", "utterances" or both
+
+    def rates(self, seeds: np.ndarray, units: np.ndarray) -> float:
+        """Word error rate in per cent, the mean over strata, of some seeds and units."""
+        chosen, strata = self.table[seeds][:, units].sum(0), self.strata[units]
+        sums = np.stack([np.bincount(strata, chosen[:, k]) for k in range(2)])
+        return float(100 * (sums[0] / sums[1]).mean())
+
+    @property
+    def rate(self) -> float:
+        return self.rates(np.arange(len(self.table)), np.arange(len(self.strata)))
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """As many units of each stratum as it has, with replacement."""
+        return np.concatenate(
+            [
+                rng.choice(own, size=len(own))
+                for own in (np.flatnonzero(self.strata == k) for k in np.unique(self.strata))
+            ]
+        )
+
+
+def errors_of(
+    seeds: Sequence[Mapping], decoding: str, sets: Sequence[str], macro: bool = False
+) -> Errors:
+    """Of some trainings of a system.
+
+    Units are speakers; utterances in an accent, or in all sets if pooled, that has too few of them.
     """
     per_seed = [counts(row, decoding, sets) for row in seeds]
-    names = sorted({speaker(key) for key in per_seed[0]})
-    by, what = (speaker, "speakers") if len(names) >= FEWEST else (str, "utterances")
-    units = {name: index for index, name in enumerate(sorted({by(key) for key in per_seed[0]}))}
-    table = np.zeros((len(seeds), len(units), 2), dtype=np.int64)
-    for seed, found in enumerate(per_seed):
-        for key, pair in found.items():
-            table[seed, units[by(key)]] += pair
-    return table, what
-
-
-def rate(table: np.ndarray) -> float:
-    """Per cent, of (..., 2) errors and words."""
-    errors, words = table.reshape(-1, 2).sum(0)
-    return 100 * errors / words
+    labels = seeds[0]["labels"] if macro else {}
+    accent = {key: labels.get(key, "") for key in per_seed[0]}
+    clips = Counter(accent.values())
+    strata, units, kinds = [], {}, []
+    names = [name for name in sorted(clips) if not macro or clips[name] >= FEWEST_CLIPS]
+    for stratum, name in enumerate(names):
+        own = sorted(key for key in accent if accent[key] == name)
+        enough = len({speaker(key) for key in own}) >= FEWEST
+        kinds.append("speakers" if enough else "utterances")
+        numbers: dict[str, int] = {}
+        for key in own:
+            unit = speaker(key) if enough else key
+            units[key] = numbers.setdefault(unit, len(strata) + len(numbers))
+        strata += [stratum] * len(numbers)
+    table = np.zeros((len(seeds), len(strata), 2), dtype=np.int64)
+    for seed, errors in enumerate(per_seed):
+        for key, unit in units.items():
+            table[seed, unit] += errors[key]
+    return Errors(table, np.array(strata), " and ".join(dict.fromkeys(kinds)))
 
 
 def contrast(
@@ -88,47 +125,43 @@ def contrast(
     second: Mapping[int, Mapping],
     decodings: tuple[str, str],
     sets: Sequence[str],
+    macro: bool = False,
     draws: int = DRAWS,
 ) -> Contrast:
     """Of the seeds that both systems have."""
     common = sorted(first.keys() & second.keys())
     if not common:
         raise ValueError("the two systems have no seed in common; run both with the same --seeds")
-    left, units = table_of([first[seed] for seed in common], decodings[0], sets)
-    right, _ = table_of([second[seed] for seed in common], decodings[1], sets)
+    left = errors_of([first[seed] for seed in common], decodings[0], sets, macro)
+    right = errors_of([second[seed] for seed in common], decodings[1], sets, macro)
     rng = np.random.default_rng(0)
     values = np.empty(draws)
     for draw in range(draws):
-        seeds = rng.integers(len(common), size=len(common))
-        rows = rng.integers(left.shape[1], size=left.shape[1])
-        values[draw] = rate(right[seeds][:, rows]) - rate(left[seeds][:, rows])
-    share = tail(len(common)) if len(common) > 1 else tail(left.shape[1])
+        seeds, units = rng.integers(len(common), size=len(common)), left.draw(rng)
+        values[draw] = right.rates(seeds, units) - left.rates(seeds, units)
+    share = tail(len(common)) if len(common) > 1 else tail(len(left.strata))
     low, high = np.quantile(values, [share, 1 - share])
-    return Contrast(rate(right) - rate(left), float(low), float(high), len(common), units)
+    return Contrast(right.rate - left.rate, float(low), float(high), len(common), left.units)
 
 
-def table(
-    folder: Path,
-    systems: Mapping[str, System],
-    dev: Sequence[str],
-    tests: Sequence[str],
-    beside: Sequence[str],
-) -> str:
+def table(folder: Path, study: Study) -> str:
     """Markdown: a line for each system and decoding that has rows."""
+    label = "test, mean over accents" if study.macro else "test, pooled"
     lines = [
-        "| system | decoding | seeds | dev | test, pooled | "
-        + " | ".join(beside)
+        f"| system | decoding | seeds | dev | {label} | "
+        + " | ".join(study.beside)
         + " | against | points | 95 % | CPU minutes |",
-        "|" + " --- |" * (9 + len(beside)),
+        "|" + " --- |" * (9 + len(study.beside)),
     ]
-    measured = {name: read(folder, name) for name in systems}
-    for name, system in systems.items():
+    measured = {name: read(folder, name) for name in study.systems}
+    for name, system in study.systems.items():
         chosen = list(measured[name].values())
         for decoding in chosen[0]["decodings"] if chosen else ():
             cells = [system.title or name, decoding, str(len(chosen))]
-            for sets in (dev, tests, *([one] for one in beside)):
-                cells.append(f"{rate(table_of(chosen, decoding, sets)[0]):.2f}")
-            cells += against(measured, systems, name, decoding, tests)
+            for sets in (study.dev, study.tests, *([one] for one in study.beside)):
+                macro = study.macro and sets is study.tests
+                cells.append(f"{errors_of(chosen, decoding, sets, macro).rate:.2f}")
+            cells += against(measured, study, name, decoding)
             minutes = np.mean([row["train_cpu_seconds"] / 60 for row in chosen])
             cells.append(f"{minutes:.0f}")
             lines.append("| " + " | ".join(cells) + " |")
@@ -136,19 +169,17 @@ def table(
 
 
 def against(
-    measured: Mapping[str, Mapping[int, Mapping]],
-    systems: Mapping[str, System],
-    name: str,
-    decoding: str,
-    tests: Sequence[str],
+    measured: Mapping[str, Mapping[int, Mapping]], study: Study, name: str, decoding: str
 ) -> list[str]:
     """Cells: the system that this one is compared with, the difference, its interval."""
-    other = systems[name].against
-    if other is None or decoding != systems[name].primary:
+    system: System = study.systems[name]
+    other = system.against
+    if other is None or decoding != system.primary:
         return ["", "", ""]
     base, own = measured[other], measured[name]
     if not base.keys() & own.keys():
         return [other, "", ""]
-    found = contrast(base, own, (systems[other].primary, decoding), tests)
+    decodings = (study.systems[other].primary, decoding)
+    found = contrast(base, own, decodings, study.tests, study.macro)
     drawn = f"{found.low:+.2f} to {found.high:+.2f} ({found.units}, {found.seeds} seeds)"
     return [other, f"{found.difference:+.2f}", drawn]

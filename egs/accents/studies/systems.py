@@ -37,6 +37,17 @@ class System:
     primary: str = "greedy"  # decoding of the comparison
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The systems of a table, and the sets on which they are measured."""
+
+    systems: Mapping[str, System]
+    dev: tuple[str, ...] = ("study_dev", "study_dev_speakers")  # pooled; validation is the first
+    tests: tuple[str, ...] = ("test_librispeech", "test_librispeech_other")
+    beside: tuple[str, ...] = ("test_speechocean762",)
+    macro: bool = False  # tests: the mean over accents instead of pooled
+
+
 FRONT_END = {"model.encoder.frontend.weights": BASE}
 READ = dict(config=f"{WHISPER}/train_whisper_cnn.yaml", weights=FRONT_END)
 BOTH = {"greedy": GREEDY, "4gram": FOUR_GRAM}
@@ -127,4 +138,125 @@ KEYFRAMES = {
     ),
 }
 
-STUDIES: dict[str, dict[str, System]] = {"recogniser": RECOGNISER, "keyframes": KEYFRAMES}
+ECHO = "conf/studies/train_echo.yaml"
+TINY = dict(weights={"model.encoder.weights": "whisper-tiny.en"})
+ATTENTION = "model.encoder.attention"
+# CTC 0.7 with class weights, focal CTC 0.3
+HYBRID = (
+    "losses.ctc.weight=0.7",
+    "losses.ctc.class_weights=inverse_frequency",
+    "losses.focal={type: focal_ctc, weight: 0.3}",
+)
+# without an attention of their own: the loss alone is compared
+ECHO_LOSSES = {
+    "ctc": ("CTC", (), None),
+    "focal": ("focal CTC", ("losses={focal: {type: focal_ctc, weight: 1.0}}",), "ctc"),
+    "weighted": (
+        "class-weighted CTC",
+        ("losses.ctc.class_weights=inverse_frequency",),
+        "ctc",
+    ),
+    "hybrid": ("class-weighted CTC 0.7, focal CTC 0.3", HYBRID, "ctc"),
+}
+ECHOTUNE = {
+    "plain": System(
+        config="conf/studies/train_echo_baseline.yaml", title="whisper-tiny.en, CTC", **TINY
+    ),
+    **{
+        f"{mode}{window}": System(
+            config=ECHO,
+            changes=(f"{ATTENTION}.mode={mode}", f"{ATTENTION}.windows=[{window}]"),
+            against="plain",
+            title=f"Echo-MSA, {kind} windows of {window}",
+            small=(mode, window) == ("adaptive", 64),
+            **TINY,
+        )
+        for mode, kind, windows in (
+            ("adaptive", "adaptive", (16, 64)),
+            ("single", "fixed", (4, 64, 256)),
+        )
+        for window in windows
+    },
+    "gate_half": System(
+        config=ECHO,
+        changes=(f"{ATTENTION}.gate_fixed=0.5",),
+        against="adaptive64",
+        title="Echo-MSA, adaptive windows of 64, gate fixed at 0.5",
+        **TINY,
+    ),
+    **{
+        f"rare_{name}": System(
+            config="conf/studies/train_echo_baseline.yaml",
+            changes=changes,
+            train_set="study_train_1h_few_rare",
+            against=other and f"rare_{other}",
+            title=f"{title}, few rare letters",
+            **TINY,
+        )
+        for name, (title, changes, other) in ECHO_LOSSES.items()
+    },
+}
+
+QIFUSION = "conf/studies/train_accents_qifusion.yaml"
+ACCENT = "model.encoder.accent"
+RESCORED = {"rescoring": Decoding("conf/decode_rescoring.yaml")}
+WITH_ACCENTS = dict(
+    weights=FRONT_END, train_set="study_accents", decodings=RESCORED, primary="rescoring"
+)
+ACCENTS = {
+    "conformer": System(
+        config="conf/studies/train_accents.yaml", title="Conformer", **WITH_ACCENTS
+    ),
+    "qifusion": System(
+        config=QIFUSION, against="conformer", title="Qifusion-Net", small=True, **WITH_ACCENTS
+    ),
+    "accent_loss": System(
+        config=QIFUSION,
+        changes=(f"{ACCENT}.fusion=none",),
+        against="qifusion",
+        title="accent head and loss alone, nothing fused",
+        **WITH_ACCENTS,
+    ),
+    "sum": System(
+        config=QIFUSION,
+        changes=(f"{ACCENT}.fusion=add",),
+        against="qifusion",
+        title="accent embedding added, no cross attention",
+        **WITH_ACCENTS,
+    ),
+    "attention_alone": System(
+        config=QIFUSION,
+        changes=(
+            f"{ACCENT}.classes=0",
+            "losses.accent.weight=0",
+        ),
+        against="qifusion",
+        title="cross attention without the accent loss",
+        **WITH_ACCENTS,
+    ),
+    **{
+        f"weight{weight:g}": System(
+            config=QIFUSION,
+            changes=(f"losses.accent.weight={weight}",),
+            against="qifusion",
+            title=f"accent loss of weight {weight:g}",
+            **WITH_ACCENTS,
+        )
+        for weight in (0.1, 1.0)
+    },
+}
+# of the labels in utt2accent; all others have too few clips
+ACCENT_CLASSES = ("us", "england", "australia", "mandarin")
+
+STUDIES: dict[str, Study] = {
+    "recogniser": Study(systems=RECOGNISER),
+    "keyframes": Study(systems=KEYFRAMES),
+    "echotune": Study(systems=ECHOTUNE),
+    "accents": Study(
+        systems=ACCENTS,
+        dev=("study_accents_dev",),
+        tests=("study_accents_commonvoice", "study_accents_speechocean762"),
+        beside=("test_librispeech", "test_librispeech_other"),
+        macro=True,
+    ),
+}
