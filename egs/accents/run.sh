@@ -17,7 +17,7 @@ test_sets="test_librispeech test_librispeech_other test_speechocean762 test_comm
 unit=char                                     # unit of the vocabulary: char or bpe
 vocab_size=0                                  # size of the vocabulary; 0: every character of the training text
 metric=wer                                    # error rate: wer or cer
-normalize=en                                  # text normaliser before scoring: none, en or zh
+normalize=en                                  # text normaliser before scoring: none, en, zh, whisper ...
 group_by=accent                               # utterance labels to break the score down by, in the sets that have them
 
 train_config=conf/train_conformer.yaml        # training config

@@ -17,7 +17,7 @@ test_sets="test test_speaker"                 # sets to decode and score; test_s
 unit=bpe                                      # unit of the vocabulary: char or bpe
 vocab_size=30                                 # size of the vocabulary; with 30, every digit is one unit
 metric=wer                                    # error rate: wer or cer
-normalize=en                                  # text normaliser before scoring: none, en or zh
+normalize=en                                  # text normaliser before scoring: none, en, zh, whisper ...
 group_by=none                                 # utterance label to break the score down by
 
 train_config=conf/train_conformer.yaml        # training config

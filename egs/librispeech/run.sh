@@ -16,7 +16,7 @@ test_sets="test_clean test_other"         # sets to decode and score
 unit=bpe                                  # unit of the vocabulary: char or bpe
 vocab_size=5000                           # size of the vocabulary; 0: every character of the training text
 metric=wer                                # error rate: wer or cer
-normalize=en                              # text normaliser before scoring: none, en or zh
+normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
 group_by=none                             # utterance label to break the score down by
 
 train_config=conf/train_conformer.yaml    # training config

@@ -22,7 +22,7 @@ tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language m
 text_case=lower                           # case of the text that the language model writes: keep or lower
 vocab_size=0                              # not used: the vocabulary is that of the language model
 metric=wer                                # error rate: wer or cer
-normalize=en                              # text normaliser before scoring: none, en or zh
+normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
 group_by=none                             # utterance label to break the score down by
 
 train_config=conf/speech_llm/train_speech_llm.yaml   # training config
