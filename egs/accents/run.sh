@@ -8,17 +8,17 @@ cd "$(dirname "$0")"
 root=../..
 recipe=accents
 
-corpus=downloads/accents                      # folder that holds LibriSpeech/, speechocean762/ and cv_corpus_v1/ or cv-corpus-<release>/
-parts="librispeech speechocean762 commonvoice"      # corpora to take
+corpus=downloads/accents                      # folder with LibriSpeech/, speechocean762/ and cv_corpus_v1/ or cv-corpus-<release>/
+parts="librispeech speechocean762 commonvoice"      # corpora to use
 train_set=train                               # training set, of all corpora
 valid_set=dev                                 # validation set, of all corpora
-test_sets="test_librispeech test_librispeech_other test_speechocean762 test_commonvoice"      # sets to decode and score, of one corpus each
+test_sets="test_librispeech test_librispeech_other test_speechocean762 test_commonvoice"      # sets to decode and score, one corpus each
 
 unit=char                                     # unit of the vocabulary: char or bpe
 vocab_size=0                                  # size of the vocabulary; 0: every character of the training text
 metric=wer                                    # error rate: wer or cer
-normalize=en                                  # text normaliser before scoring: none, en or zh
-group_by=accent                               # labels of utterances to break the score down by, in the sets that have them
+normalize=en                                  # text normaliser before scoring: none, en, zh, whisper ...
+group_by=accent                               # utterance labels to break the score down by, in the sets that have them
 
 train_config=conf/train_conformer.yaml        # training config
 decode_config=conf/decode_greedy.yaml         # decoding config

@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 root=../..
 recipe=aishell1
 
-corpus=downloads/data_aishell             # folder that holds wav/ and transcript/
+corpus=downloads/data_aishell             # folder with wav/ and transcript/
 train_set=train                           # training set
 valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
@@ -17,7 +17,7 @@ unit=char                                 # unit of the vocabulary: char or bpe
 vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh                              # text normaliser before scoring: none, en, zh, zh-aishell2 ...
-group_by=none                             # label of utterances to break the score down by
+group_by=none                             # utterance label to break the score down by
 
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config

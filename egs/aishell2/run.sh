@@ -9,8 +9,8 @@ root=../..
 recipe=aishell2
 ask_at=https://www.aishelltech.com/aishell_2
 
-corpus=downloads/AISHELL-2                # folder that holds iOS/, with AISHELL-DEV-TEST-SET/ beside it
-train_set=train                           # training set: train, or train_100 (hours of it)
+corpus=downloads/AISHELL-2                # folder with iOS/, and AISHELL-DEV-TEST-SET/ next to it
+train_set=train                           # training set: train, or train_100 (100 hours)
 valid_set=dev                             # validation set
 test_sets="test_ios test_android test_mic"    # sets to decode and score
 
@@ -18,7 +18,7 @@ unit=char                                 # unit of the vocabulary: char or bpe
 vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh-aishell2                     # text normaliser before scoring: none, en, zh, zh-aishell2 ...
-group_by=none                             # label of utterances to break the score down by
+group_by=none                             # utterance label to break the score down by
 
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config

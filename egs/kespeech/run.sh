@@ -9,7 +9,7 @@ root=../..
 recipe=kespeech
 ask_at=https://github.com/KeSpeech/KeSpeech
 
-corpus=downloads/KeSpeech                 # folder that holds Audio/, Metadata/ and Tasks/
+corpus=downloads/KeSpeech                 # folder with Audio/, Metadata/ and Tasks/
 train_set=train                           # training set: train, train_phase1 or train_phase2
 valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
@@ -18,7 +18,7 @@ unit=char                                 # unit of the vocabulary: char or bpe
 vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh-kespeech                     # text normaliser before scoring: none, en, zh, zh-kespeech ...
-group_by=subdialect                       # label of utterances to break the score down by: subdialect, phase, style ...
+group_by=subdialect                       # utterance label to break the score down by: subdialect, phase, style ...
 
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
@@ -30,11 +30,11 @@ mini_unit=char
 mini_vocab_size=0
 
 accents=9                                 # accents of the miniature, 1 to 20
-skew=0                                    # imbalance of the accents in its training set: the n-th has a share of n to the power of -skew
+skew=0                                    # imbalance of its training set: the share of the n-th accent is proportional to n to the power of -skew
 
 settings() {
   prepare_args=(--train-set "$train_set")
-  if [[ "$accents $skew" != "9 0" ]]; then      # another miniature, with folders of its own
+  if [[ "$accents $skew" != "9 0" ]]; then      # another miniature, in separate folders
     [[ $mini == true ]] || usage_error "--accents and --skew are for --mini true; the corpus has the accents that it has"
     mini_args=(--accents "$accents" --skew "$skew") mini_tag=_accents${accents}_skew$skew variant=/accents${accents}_skew$skew
   fi

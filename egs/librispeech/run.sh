@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 root=../..
 recipe=librispeech
 
-corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
+corpus=downloads/LibriSpeech              # folder with train-clean-100/, dev-clean/, test-clean/ ...
 train_set=train                           # training set: train (960 h), train_460, train_100, train_10h, train_1h, train_10min
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
@@ -16,8 +16,8 @@ test_sets="test_clean test_other"         # sets to decode and score
 unit=bpe                                  # unit of the vocabulary: char or bpe
 vocab_size=5000                           # size of the vocabulary; 0: every character of the training text
 metric=wer                                # error rate: wer or cer
-normalize=en                              # text normaliser before scoring: none, en or zh
-group_by=none                             # label of utterances to break the score down by
+normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
+group_by=none                             # utterance label to break the score down by
 
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
@@ -29,7 +29,7 @@ mini_unit=char
 mini_vocab_size=0
 
 settings() { prepare_args=(--train-set "$train_set"); }
-stage_download() {                        # what the training set needs and is missing, even if the folder exists
+stage_download() {                        # parts that the training set needs and that are missing, even if the folder exists
   if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$train_set"; fi
 }
 

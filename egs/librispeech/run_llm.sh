@@ -8,10 +8,10 @@ cd "$(dirname "$0")"
 root=../..
 recipe=librispeech
 
-corpus=downloads/LibriSpeech              # folder that holds train-clean-100/, dev-clean/, test-clean/ ...
-noise=                                    # folder of MUSAN, or of prepared sets train and eval; default: synthesised noises
-rooms=                                    # folder of RIRS_NOISES: three of ten utterances get the reverberation of a room of room_train, with or without noise
-noise_levels=                             # in dB, as in "20 10 0": adds test_noisy, the first test set with noise_eval at these levels
+corpus=downloads/LibriSpeech              # folder with train-clean-100/, dev-clean/, test-clean/ ...
+noise=                                    # folder of MUSAN, or of data directories train and eval; default: synthesised noises
+rooms=                                    # folder of RIRS_NOISES: three utterances in ten get the reverberation of a room of room_train, with or without noise
+noise_levels=                             # in dB, as in "20 10 0": adds test_noisy, the first test set mixed with noise_eval at these levels
 train_set=train                           # training set, as for run.sh
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
@@ -22,8 +22,8 @@ tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language m
 text_case=lower                           # case of the text that the language model writes: keep or lower
 vocab_size=0                              # not used: the vocabulary is that of the language model
 metric=wer                                # error rate: wer or cer
-normalize=en                              # text normaliser before scoring: none, en or zh
-group_by=none                             # label of utterances to break the score down by
+normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
+group_by=none                             # utterance label to break the score down by
 
 train_config=conf/speech_llm/train_speech_llm.yaml   # training config
 decode_config=conf/speech_llm/decode_llm.yaml        # decoding config
@@ -42,10 +42,10 @@ settings() {
     tokenizer=$llm train_args="model.llm.weights=$llm model.llm.shape=null${train_args:+ $train_args}"
   fi
   prepare_args=(--train-set "$train_set")
-  more="noise_eval${noise_levels:+ test_noisy}"     # decoded beside the test sets; their insertions are counted
+  more="noise_eval${noise_levels:+ test_noisy}"     # decoded together with the test sets; their insertions are counted
   extra_sets="${extra_sets:-noise_train${rooms:+ room_train}} $more"
   if [[ -n $rooms ]]; then train_args="'data.augment.room={set: room_train}'${train_args:+ $train_args}"; fi
-  asked=$train_args                       # what the command line changes in the training config
+  asked=$train_args                       # overrides of the training config on the command line
 }
 
 stage_download() {
@@ -79,7 +79,7 @@ stage_train() {
   default_train
 }
 
-stage_decode() {                          # also of the noises, on which every word is a hallucination
+stage_decode() {                          # also the noises, on which every word is a hallucination
   test_sets="$test_sets $more" default_decode
 }
 
@@ -92,7 +92,7 @@ stage_score() {
   done
 }
 
-# The miniature's own parts: trained once by the toolkit, then used as downloaded ones are.
+# The miniature's own parts: trained once, then used like downloaded ones.
 take_parts() {
   tokenizer=${exp%/*}/llm text_case=keep
   parts=${exp%/*}/llm_encoder
@@ -106,7 +106,7 @@ train_language_model() {
   tool export_llm "${exp%/*}/llm_train" --out "$tokenizer" ${own_model[@]+"${own_model[@]}"}
 }
 
-train_encoder() {          # on stored features, which cost nothing in an epoch; speech LLMs compute theirs, noises are cut anew
+train_encoder() {          # on stored features; speech LLMs compute theirs in every epoch, because noises are drawn again
   local config=conf/speech_llm/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
   train_config=$config train_args='' dump=$stored test_sets='' extra_sets='' default_features
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"

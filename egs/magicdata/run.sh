@@ -8,8 +8,8 @@ cd "$(dirname "$0")"
 root=../..
 recipe=magicdata
 
-kind=ramc                                 # which of the two: ramc (dialogues) or read (read speech)
-corpus=downloads/MagicData-RAMC           # folder that holds MDT2021S003/; of read speech train/, dev/ and test/
+kind=ramc                                 # which corpus: ramc (dialogues) or read (read speech)
+corpus=downloads/MagicData-RAMC           # folder with MDT2021S003/, or for read speech with train/, dev/ and test/
 train_set=train                           # training set
 valid_set=dev                             # validation set
 test_sets="test"                          # sets to decode and score
@@ -18,7 +18,7 @@ unit=char                                 # unit of the vocabulary: char or bpe
 vocab_size=0                              # size of the vocabulary; 0: every character of the training text
 metric=cer                                # error rate: wer, cer or mer
 normalize=zh-magicdata                    # text normaliser before scoring: none, en, zh, zh-magicdata ...
-group_by=none                             # label of utterances to break the score down by: region, accent, gender ...
+group_by=none                             # utterance label to break the score down by: region, accent, gender ...
 
 train_config=conf/train_conformer.yaml    # training config
 decode_config=conf/decode_joint.yaml      # decoding config
@@ -29,7 +29,7 @@ mini_decode_config=conf/decode_mini.yaml
 mini_unit=char
 mini_vocab_size=0
 
-settings() {                              # the read speech has a corpus folder and data, dump and exp of its own
+settings() {                              # read speech has its own corpus folder, data, dump and exp
   prepare_args=(--kind "$kind")
   if [[ $kind == read ]]; then variant=/read mini_layout=magicdata_read; is_given corpus || corpus=downloads/MAGICDATA; fi
 }

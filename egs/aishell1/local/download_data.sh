@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# local/download_data.sh <folder>: AISHELL-1 (https://www.openslr.org/33, Apache License 2.0) as <folder>, with resource_aishell beside it;
-# 15.6 GB, 19 GB more while it is unpacked. What is there is left alone, but its archives of speakers are unpacked; an interrupted download
-# goes on. OPENSLR=<address> takes a mirror.
+# local/download_data.sh <folder>: AISHELL-1 (https://www.openslr.org/33, Apache License 2.0) as <folder>, with resource_aishell next to it;
+# 15.6 GB, 19 GB more while unpacking. Existing files are kept, and the archives of speakers among them unpacked. An interrupted download
+# is resumed. OPENSLR=<address> selects a mirror.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../utils/path.sh"

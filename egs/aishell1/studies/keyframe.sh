@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Key frames against the baseline: error rates, frames, time, noise, what dropped frames held. Runs by itself, goes on
-# where it was stopped, and writes a table.
+# Key frames against the baseline: error rates, frames, time, noise, information in dropped frames. Runs unattended, resumes where
+# it was stopped, and writes a table.
 #
 #   studies/keyframe.sh                                                the miniature, three seeds: hours on a laptop
-#   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: shows that it works, nothing else
-#   studies/keyframe.sh --recipe librispeech --unit bpe --vocab-size 300        words cut into pieces
+#   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: only shows that it works
+#   studies/keyframe.sh --recipe librispeech --unit bpe --vocab-size 300        with word pieces
 #   studies/keyframe.sh --corpus <corpus> --config conf/keyframe/train_keyframe.yaml --layer 6 --ngpu 4
 set -euo pipefail
 cd "$(dirname "$0")"
 
-recipe=aishell1                         # which recipe's data and configs
-corpus=                                 # the real corpus; default: the miniature
-mini_size=study                         # of the miniature
-config=conf/keyframe/train_keyframe_mini.yaml       # training config of the key frames; the variants are made of it
-layer=2                                 # in front of which key frames are picked, as in the config
-seeds="0 1 2"                           # a training for each
+recipe=aishell1                         # recipe whose data and configs are used
+corpus=                                 # the corpus; default: the miniature
+mini_size=study                         # size of the miniature
+config=conf/keyframe/train_keyframe_mini.yaml       # training config with key frames, from which the variants are made
+layer=2                                 # layer before which key frames are selected, as in the config
+seeds="0 1 2"                           # one training per seed
 variants="baseline axe til nofusion"    # also radius2 concat skip2 skip5 causal keep5 unsupervised early
-epochs=                                 # epochs of every phase, to try it out; default: those of the configs
+epochs=                                 # epochs of every phase, for a quick trial; default: those of the configs
 unit=char                               # unit of the vocabulary: char or bpe
-vocab_size=0                            # of bpe
+vocab_size=0                            # size of the vocabulary, for bpe
 test_set="test"                         # set to decode
-noise=true                              # decode with noise and reverberation, too
-ngpu=                                   # as of run.sh
-ranks=                                  # as of run.sh
+noise=true                              # also decode with noise and reverberation
+ngpu=                                   # as for run.sh
+ranks=                                  # as for run.sh
 
 root=../../..
 option_files=("$PWD/${0##*/}")
@@ -114,7 +114,7 @@ for seed in $seeds; do
     settings "$name"
     tag=study_${name}_$seed
     if [[ -f exp$variant/$tag/overrides.txt ]]; then
-      overrides=$(< "exp$variant/$tag/overrides.txt")         # a stopped training goes on as it began
+      overrides=$(< "exp$variant/$tag/overrides.txt")         # a stopped training continues with the same overrides
     else
       overrides="seed=$seed $overrides $(lengthen "$name" "$seed")"
       share "$name" "$seed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# local/download_data.sh <folder>: says how to get AISHELL-2, whose licence has to be signed, and what shall be in <folder>.
+# local/download_data.sh <folder>: prints how to get AISHELL-2, which needs a signed licence, and what <folder> must contain.
 set -euo pipefail
 
 folder=${1:?usage: local/download_data.sh <folder>}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Does Qifusion-Net help? Against the Conformer of the same heads, kernel, frame rate, width and training, and against one of as many
-# parameters, whole and in chunks of 640 ms, accents unevenly spread.
+# Does Qifusion-Net help? Against the Conformer with the same heads, kernel, frame rate, width and training, and against one with as many
+# parameters, offline and in chunks of 640 ms, with unbalanced accents.
 #
 #   studies/baseline.sh                                   three seeds, hours on a laptop
 #   studies/baseline.sh --size tiny --seeds 0 --train-args trainer.epochs=1
-#   studies/baseline.sh --corpus <corpus> --ngpu 8             KeSpeech itself, one seed
+#   studies/baseline.sh --corpus <corpus> --ngpu 8             KeSpeech, one seed
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 
 begin "Qifusion-Net against the Conformer"
 train u2pp "$baseline" model.encoder.ffn_dim=$width
-train wide "$baseline" model.encoder.ffn_dim=$wider     # what the fusion has in parameters, put into the layers
+train wide "$baseline" model.encoder.ffn_dim=$wider     # as many parameters as with the fusion
 train qifusion "$qifusion"
 for tag in u2pp wide qifusion; do
   decode $tag whole

@@ -1,13 +1,13 @@
-# What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
-# They run on the miniature, or with --corpus on the real one; what is done already is skipped, so a study that was stopped goes on.
+# Shared by the studies: options, and training, decoding and tables over seeds. A study sources it from its own folder.
+# Studies run on the miniature, or with --corpus on the corpus. Finished parts are skipped, so a study that was stopped resumes.
 # shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
-corpus=                 # the real corpus; default: the miniature
-ngpu=                   # as of run.sh
-size=study              # of the miniature
-seeds="0 1 2"           # a training for each; default with --corpus: 0
-accents=9               # of the miniature
-skew=1                  # how uneven the training set's accents are; 0: even
-train_args=             # further changes of every training, as in "trainer.epochs=4"
+corpus=                 # the corpus; default: the miniature
+ngpu=                   # as for run.sh
+size=study              # size of the miniature
+seeds="0 1 2"           # one training per seed; default with --corpus: 0
+accents=9               # accents of the miniature
+skew=1                  # imbalance of the training set's accents; 0: balanced
+train_args=             # further overrides of every training, as in "trainer.epochs=4"
 out=                    # file for the tables; default: exp/.../<study>.md
 
 option_files=("$PWD/${0##*/}" "$PWD/common.sh")

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Which layers know the accent? All upper layers against each layer alone, and without each of them; and the parts of the method.
+# Which layers encode the accent? All upper layers, each layer alone, and without each layer; and the parts of the method.
 #
 #   studies/layers.sh                                     three seeds
 #   studies/layers.sh --size tiny --seeds 0 --train-args trainer.epochs=1
-#   studies/layers.sh --corpus <corpus> --ngpu 8             KeSpeech itself, one seed
+#   studies/layers.sh --corpus <corpus> --ngpu 8             KeSpeech, one seed
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-# As keys count, from 0; tables count from 1, as the paper does.
+# Numbered from 0, as in keys; tables count from 1, as the paper does.
 fused=(1 2 3) alone=(0 1 2 3) left_out=(1 2 3)
 if [[ -n $corpus ]]; then fused=(5 6 7 8 9 10 11) alone=(5 7 9 11) left_out=(5 7 9 11); fi
 key=model.encoder.accent.layers

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What does streaming cost against the whole utterance? Arithmetic, time and memory at full size, with random weights.
+# What does streaming cost, compared with offline? Arithmetic, time and memory at full size, with random weights.
 #
 #   studies/overhead.sh                                   minutes on one core
 #   studies/overhead.sh --seconds 4 --config conf/qifusion/train_qifusion_mini.yaml
 set -euo pipefail
 cd "$(dirname "$0")"
-seconds=30                               # of noise
-config=conf/qifusion/train_qifusion.yaml # whose model is built
+seconds=30                               # seconds of noise to read
+config=conf/qifusion/train_qifusion.yaml # training config of the model
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh

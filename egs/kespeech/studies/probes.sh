@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Does the cross attention take the accent out of what the decoder reads? Linear classifiers of the accent before and behind it.
+# Does the cross attention remove the accent from what the decoder reads? Linear classifiers of the accent before and after it.
 #
 #   studies/probes.sh                                     three seeds
 #   studies/probes.sh --size tiny --seeds 0 --train-args trainer.epochs=1
-#   studies/probes.sh --corpus <corpus> --ngpu 8             KeSpeech itself, one seed
+#   studies/probes.sh --corpus <corpus> --ngpu 8             KeSpeech, one seed
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

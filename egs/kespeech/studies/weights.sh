@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# How much should CTC and the accent weigh, when accents are unevenly spread? Should rare accents weigh more?
+# Which weights should CTC and the accent have, with unbalanced accents? Should rare accents weigh more?
 #
 #   studies/weights.sh                                    three seeds of each of fifteen pairs and three powers
 #   studies/weights.sh --size tiny --seeds 0 --train-args trainer.epochs=1
-#   studies/weights.sh --corpus <corpus> --ngpu 8             KeSpeech itself, one seed
+#   studies/weights.sh --corpus <corpus> --ngpu 8             KeSpeech, one seed
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh

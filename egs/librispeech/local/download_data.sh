@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# local/download_data.sh <folder> [training set or part ...]: LibriSpeech (https://www.openslr.org/12, CC BY 4.0) into <folder>/<part>/. A part
-# that is there is left alone, an interrupted download goes on. A training set (train, train_460, ..., train_10min) stands for what it needs
-# and the held-out parts; without one: train, 60 GB. OPENSLR=<address> takes a mirror, LIBRI_LIGHT=<address> of Libri-Light's sets.
+# local/download_data.sh <folder> [training set or part ...]: LibriSpeech (https://www.openslr.org/12, CC BY 4.0) into <folder>/<part>/. An
+# existing part is kept, an interrupted download is resumed. A training set (train, train_460, ..., train_10min) stands for the parts that it
+# needs and the held-out parts; default: train, 60 GB. OPENSLR=<address> selects a mirror, LIBRI_LIGHT=<address> one of Libri-Light's sets.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../utils/path.sh"

@@ -1,14 +1,14 @@
-# What the studies share: their options, and training, decoding and tables over seeds. A study sources it from its own folder.
-# What is done already is skipped, so a study that was stopped goes on.
+# Shared by the studies: options, and training, decoding and tables over seeds. A study sources it from its own folder.
+# Finished parts are skipped, so a study that was stopped resumes.
 # shellcheck shell=bash disable=SC2034    # option_files is read by parse_options.sh
-size=study              # of the miniature
+size=study              # size of the miniature
 corpus=                 # LibriSpeech itself instead of the miniature
 train_set=train_100     # with --corpus: train, train_100, train_10h, train_1h or train_10min
 ngpu=1                  # GPUs
-train_config=           # config with attention: {type: echo}, which the systems vary; default: the miniature's Conformer, with --corpus data2vec as scheduled for the training set
-attention=model.encoder.attention       # where that config has it
-seeds="0 1 2"           # a training for each
-train_args=             # further changes of every training, as in "trainer.epochs=4"
+train_config=           # config with attention: {type: echo}, which the systems vary; default: the miniature's Conformer, or with --corpus data2vec with the schedule of the training set
+attention=model.encoder.attention       # key of the attention in that config
+seeds="0 1 2"           # one training per seed
+train_args=             # further overrides of every training, as in "trainer.epochs=4"
 out=                    # file for the tables; default: exp/.../<study>.md
 
 called_from=$OLDPWD

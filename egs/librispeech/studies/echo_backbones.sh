@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# data2vec, wav2vec 2.0, HuBERT and WavLM with and without Echo-MSA, and with nothing but the new modules trained.
+# data2vec, wav2vec 2.0, HuBERT and WavLM with and without Echo-MSA, and with only the new modules trained.
 #
 #   studies/echo_backbones.sh --corpus <corpus> --train-set train_1h --ngpu 2
-#   studies/echo_backbones.sh --size tiny --seeds 0       random weights, one epoch: to see that it runs
+#   studies/echo_backbones.sh --size tiny --seeds 0       random weights, one epoch: only shows that it runs
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/librispeech/studies/common.sh
@@ -15,7 +15,7 @@ begin "Backbones of Echotune"
 backbone() {            # <type> <published weights>: the type's part of the encoder
   if [[ -n $corpus ]]; then echo "type: $1, size: base, weights: $2"; else echo "type: $1, size: tiny, weights: null"; fi
 }
-# the miniature has no published weights to start from: it shows that all of this runs
+# the miniature has no published weights to start from: it only shows that the study runs
 small=
 if [[ -z $corpus ]]; then
   small="trainer.steps=4 trainer.validate_every=4 trainer.precision=float32 data.batch.seconds=60 data.batch.max_seconds_per_device=60"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# CTC, focal CTC, class-weighted CTC and their sums: which loss, with which lambda? Class weights and focal loss are there for
-# rare classes, so --subset skewed compares them on half of the hours with as few rare letters as possible, and on as many hours
-# that were drawn evenly (studies/skewed_subset.py says how).
+# CTC, focal CTC, class-weighted CTC and their sums: which loss, with which lambda? Class weights and focal loss are for rare
+# classes, so --subset skewed compares them on half of the hours, chosen with as few rare letters as possible, and on as many hours drawn
+# evenly (studies/skewed_subset.py).
 #
 #   studies/echo_losses.sh                                three seeds of each of nine losses
 #   studies/echo_losses.sh --subset skewed --corpus <corpus> --train-set train_10h --ngpu 2
 #   studies/echo_losses.sh --size tiny --seeds 0 --train-args "trainer.epochs=1"
 set -euo pipefail
 cd "$(dirname "$0")"
-subset=all              # training speech: all, or skewed
+subset=all              # training speech: all or skewed
 # shellcheck source=egs/librispeech/studies/common.sh
 . ./common.sh
 

@@ -3,10 +3,10 @@
 #
 #   studies/echo_splits.sh --corpus <corpus> --ngpu 2
 #   studies/echo_splits.sh --corpus <corpus> --splits 10h --systems plain --seeds 0 --ngpu 2      data2vec alone on 10 hours
-#   studies/echo_splits.sh --size tiny --seeds 0          random weights, one epoch: to see that it runs
+#   studies/echo_splits.sh --size tiny --seeds 0          random weights, one epoch: only shows that it runs
 set -euo pipefail
 cd "$(dirname "$0")"
-splits="10m 1h 10h 100h 960h"      # of labelled speech
+splits="10m 1h 10h 100h 960h"      # amounts of labelled speech
 systems="plain echo"               # plain: data2vec with CTC; echo: Echotune
 # shellcheck source=egs/librispeech/studies/common.sh
 . ./common.sh
@@ -19,13 +19,13 @@ for system in $systems; do
   [[ $system == plain || $system == echo ]] || usage_error "--systems are of plain and echo, not '$system'"
 done
 
-# The miniature has no published weights to start from: it shows that all of this runs.
+# The miniature has no published weights to start from: it only shows that the study runs.
 small=
 if [[ -z $corpus ]]; then
   small="model.encoder.size=tiny model.encoder.weights=null trainer.steps=4 trainer.validate_every=4 trainer.precision=float32"
   small+=" data.batch.seconds=60 data.batch.max_seconds_per_device=60"
 fi
-# What makes data2vec alone of Echotune; below 100 hours train_echotune_1h_plain.yaml is that, without groups for new modules.
+# Turns Echotune into data2vec alone; below 100 hours train_echotune_1h_plain.yaml is that, without groups for new modules.
 plain="model.encoder.attention=null losses.ctc.weight=1.0 losses.ctc.class_weights=none losses.focal.weight=0.0"
 declare -A plain_of=([10m]=1h_plain [1h]=1h_plain [10h]=1h_plain [100h]=100h [960h]=960h)
 declare -A changes=(

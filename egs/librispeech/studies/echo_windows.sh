@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does Echo-MSA help? Which window, which reading of it, which gate? The miniature trains a Conformer, beside one of as many
-# parameters without echo; --corpus trains data2vec, and --train-config any other config, both beside the same without echo.
+# Does Echo-MSA help? Which window, which reading of it, which gate? The miniature compares a Conformer with one of as many
+# parameters without echo. --corpus compares data2vec, and --train-config any other config, with the same model without echo.
 #
 #   studies/echo_windows.sh                               three seeds of each of twelve systems
 #   studies/echo_windows.sh --corpus <corpus> --train-set train_1h --ngpu 2
@@ -14,7 +14,7 @@ begin "Windows and gates of Echo-MSA"
 ctc="losses.ctc.weight=1.0 losses.ctc.class_weights=none 'losses.focal={type: focal_ctc, weight: 0}'"
 if [[ $from_scratch == true ]]; then
   baseline="plain, equal parameters"
-  run_system plain conf/train_mini.yaml model.encoder.ffn_dim=443     # what Echo-MSA has in parameters, put into the layers
+  run_system plain conf/train_mini.yaml model.encoder.ffn_dim=443     # as many parameters as with Echo-MSA
 else
   baseline="without echo"
   run_system plain "$train_config" "$ctc" "$echo_groups" "$attention=null"
