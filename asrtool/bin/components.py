@@ -13,6 +13,7 @@ from asrtool.data.tokenizers import TOKENIZERS
 from asrtool.decoders import DECODERS
 from asrtool.downsamplers import DOWNSAMPLERS
 from asrtool.encoders import ATTENTIONS, ENCODERS
+from asrtool.heads import HEADS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.registry import Registry, suggest
@@ -26,6 +27,7 @@ REGISTRIES = (
     ATTENTIONS,
     DOWNSAMPLERS,
     DECODERS,
+    HEADS,
     LOSSES,
     SEARCHERS,
     TOKENIZERS,

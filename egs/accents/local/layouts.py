@@ -23,6 +23,7 @@ from pathlib import Path
 
 from asrtool.data import corpus, prepared, tree
 from asrtool.errors import UserError
+from asrtool.log import logger
 from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
@@ -195,13 +196,14 @@ class CommonVoice(Layout):
         return [*(self.folder / f"{name}.tsv" for name in ("train", "dev", "test"))]
 
     def read(self, name: str, wanted: Sequence[str]) -> corpus.CorpusSet:
-        rows, left_out = [], []
+        rows, left_out, unknown = [], [], 0
         for row in tree.rows(tree.need(self.folder / f"{name}.tsv")):
             accent = row.get("accents", row.get("accent", ""))
             speaker, text = row["client_id"][:16], plain(row["sentence"])
             key = f"{speaker}-{Path(row['path']).stem}"
             path = self.folder / "clips" / row["path"]
             if not accented(accent):
+                unknown += 1
                 continue
             if re.search("[^A-Z' ]", text) or not text:
                 left_out.append(f"{key}: has letters or digits that are not English, '{text}'")
@@ -209,6 +211,10 @@ class CommonVoice(Layout):
                 rows.append(spoken(key, str(path), text, speaker, accent))
             else:
                 left_out.append(f"{key}: there is no {path}")
+        if unknown:
+            text = "%s: %d of %d clips declare no accent, several, or one that is not in ACCENTS"
+            total = unknown + len(rows) + len(left_out)
+            logger.info(text + ", and are left out", f"{name}.tsv", unknown, total)
         if tree.too_many(len(left_out), len(rows) + len(left_out)):
             raise UserError(
                 f"'{self.folder}': {len(left_out)} of {len(rows) + len(left_out)} clips of "
