@@ -258,7 +258,7 @@ def _without_weights(encoder: object, whole: bool) -> object:
         # of what is frozen checkpoints hold nothing
         needed = encoder.size is None or (encoder.tuning.mode != "full" and not whole)
         return encoder if needed else replace(encoder, weights=None)
-    if getattr(encoder, "frontend", None) is None:
+    if encoder.frontend is None:
         return encoder
     return replace(encoder, frontend=_without_weights(encoder.frontend, whole))
 

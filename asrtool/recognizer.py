@@ -343,7 +343,7 @@ class Recognizer:
 
     def _warn_of_empty(self, nbests: list[list[Hypothesis]], encoded: EncoderOutput) -> None:
         """Warn of utterances with fewer frames than the decoding config demands tokens."""
-        constraints = getattr(self.settings.searcher, "constraints", None)
+        constraints = self.settings.searcher.constraints
         min_tokens = 0 if constraints is None else constraints.min_tokens
         lengths = encoded.frames.lengths.tolist()
         empty = [

@@ -69,7 +69,7 @@ class FrontEnd:
         decisive = {key: value for key, value in settings.items() if key not in _WITHOUT}
         decisive |= {
             "type": ENCODERS.name_of(self.config),
-            "weights": weights_digest(self.config.weights, getattr(self.config, "revision", None)),
+            "weights": weights_digest(self.config.weights, self.config.revision),
             "rate": self.rate,
             "version": VERSION,
         }
@@ -78,9 +78,9 @@ class FrontEnd:
     @property
     def name(self) -> str:
         """As in `whisper-layer4-5b0c5a31`."""
-        layer = getattr(self.config, "layer", None)
-        which = f"layer{layer}" if isinstance(layer, int) else layer or "last"
-        return f"{ENCODERS.name_of(self.config)}-{which}-{self.digest[:8]}"
+        layer = self.config.layer
+        suffix = f"layer{layer}" if isinstance(layer, int) else layer or "last"
+        return f"{ENCODERS.name_of(self.config)}-{suffix}-{self.digest[:8]}"
 
     def build(self) -> Encoder:
         """The front end with its weights; on the meta device its shape alone."""

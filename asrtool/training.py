@@ -359,12 +359,12 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
         if not values:
             text = "losses.%s: no utterance has the label '%s' (there are: %s); the term is 0"
             logger.warning(text, name, loss.label, has)
-        classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
-        if len(values) > classes:
+        accent = phase.model.encoder.accent
+        if accent is not None and len(values) > accent.classes:
             raise UserError(
                 f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
-                "training set, but "
-                f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
+                f"training set, but model.encoder.accent.classes is {accent.classes}; set it to "
+                f"{len(values)}"
             )
 
 

@@ -26,7 +26,14 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers import fusion
-from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import (
+    SEARCHERS,
+    Constraint,
+    Scorer,
+    Searcher,
+    SearcherConfig,
+    SearchModel,
+)
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc.scorer import CtcPrefixScorer
 from asrtool.searchers.fusion import NgramConfig, NgramScorer
@@ -37,12 +44,12 @@ NEVER_PROPOSED = 2  # tokens that are never candidates: blank and eos
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeamConfig:
+class BeamConfig(SearcherConfig):
     """Beam, scorers and limits of a search."""
 
     beam: int = 10
     # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
-    weights: dict[str, float]
+    weights: dict[str, float] = field()  # no default, unlike in the base class
     # extensions of a prefix that partial scorers score; null: 1.5 * beam
     candidates: int | None = None
     # hypotheses that must be final before the search ends; up to `beam` are returned

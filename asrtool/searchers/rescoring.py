@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asrtool.searchers.base import SEARCHERS, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import SEARCHERS, Scorer, Searcher, SearcherConfig, SearchModel
 from asrtool.searchers.ctc.prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
@@ -31,7 +31,7 @@ class SequenceScorer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoringConfig:
+class RescoringConfig(SearcherConfig):
     """Attention rescoring of the CTC prefix beam's n-best."""
 
     first_pass: CtcPrefixBeamConfig = CtcPrefixBeamConfig()

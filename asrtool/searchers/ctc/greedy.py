@@ -16,6 +16,7 @@ from asrtool.searchers.base import (
     SEARCHERS,
     FrameSearcher,
     Scorer,
+    SearcherConfig,
     SearchModel,
     require_head,
 )
@@ -23,7 +24,7 @@ from asrtool.types import Hypothesis, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcGreedyConfig:
+class CtcGreedyConfig(SearcherConfig):
     """Best path of a frame-synchronous head."""
 
     input: str = "ctc"  # head to read

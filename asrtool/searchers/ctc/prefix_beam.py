@@ -39,6 +39,7 @@ from asrtool.searchers.base import (
     SEARCHERS,
     FrameSearcher,
     Scorer,
+    SearcherConfig,
     SearchModel,
     require_head,
 )
@@ -169,7 +170,7 @@ def _hypothesis(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcPrefixBeamConfig:
+class CtcPrefixBeamConfig(SearcherConfig):
     """Prefix beam search over a CTC head, optionally with an n-gram model and hotwords."""
 
     input: str = "ctc"  # head to read
