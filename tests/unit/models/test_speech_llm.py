@@ -328,7 +328,7 @@ def test_a_tokenizer_without_an_end_is_an_error(tmp_path):
 def test_a_missing_padding_token_is_said_and_harmless(llm, caplog):
     with caplog.at_level("INFO", logger="asrtool"):
         toy_llm.build(toy_llm.config(llm))
-    assert "has no padding token; none is needed" in caplog.text
+    assert "has no padding token; training needs none" in caplog.text
 
 
 def test_text_beyond_the_context_is_named_with_its_utterance(tmp_path):
