@@ -1,15 +1,13 @@
-"""Functions of numbers and NumPy arrays as machine code by numba, which is imported and compiles at
-the first call.
+"""Functions of numbers and NumPy arrays, compiled to machine code by numba at their first call.
 
-What was compiled is kept for the next process in NUMBA_CACHE_DIR, else in the user's cache folder:
-below it in a folder of its own for every version of the functions, of numba and of the processor,
-so that neither an update nor a cluster of several kinds of machines finds the code of another. One
-process compiles at a time, the others wait for it and find what they need. Where nothing can be
-kept, every process compiles, and says so. Where numba cannot be imported, the same functions run as
-plain Python, slower, with the same results.
+Machine code is cached in NUMBA_CACHE_DIR, else in the user's cache folder, with one subfolder per
+version of the functions, of numba and of the processor: neither an update nor a cluster of
+different machines loads stale or foreign code. One process compiles at a time; the others wait for
+it and load the result. Without a writable cache every process compiles, and logs it. Without numba
+the same functions run as plain Python: slower, with the same results.
 
-A compiled function may call others of its own package only, as `asrtool.searchers` with everything
-below it: a version is made of the files of one package.
+A compiled function may only call compiled functions of its own package, such as `asrtool.searchers`
+with its subpackages: a version is a hash of the files of one package.
 """
 
 from __future__ import annotations
@@ -30,18 +28,16 @@ from typing import Any
 
 from asrtool.log import logger
 
-TORN = (EOFError, pickle.UnpicklingError)  # what reading half a file raises
-PACKAGE_DEPTH = 2  # names of the package whose functions share a version: asrtool.searchers
+TORN = (EOFError, pickle.UnpicklingError)  # raised by reading half a file
+PACKAGE_DEPTH = 2  # parts of the name of a package that shares a version: asrtool.searchers
 
 _functions: list[Compiled] = []
-_folders: dict[Path, Path | None] = {}  # package -> where its machine code is kept, None: nowhere
+_folders: dict[Path, Path | None] = {}  # package -> its cache, None: not cached
 _one_at_a_time = threading.RLock()
 
 
 class Compiled:
-    """A function, and its machine code when that is first needed; numba sees the latter where one
-    calls another.
-    """
+    """A function that is compiled at its first call; compiled callers call its machine code."""
 
     def __init__(self, function: Callable, **options: Any) -> None:
         functools.update_wrapper(self, function)
@@ -51,19 +47,20 @@ class Compiled:
         depth = function.__module__.count(".")
         self.package = self.file.parents[max(0, depth - PACKAGE_DEPTH)]
         self.options = options
-        self.ready: set[tuple] = set()  # the kinds of arguments that there is machine code for
+        self.ready: set[tuple] = set()  # argument types that machine code exists for
         _functions.append(self)
 
     def __call__(self, *arguments: Any) -> Any:
+        # Kernels are called once per frame: this check has to be cheap.
         kinds = tuple([getattr(argument, "dtype", type(argument)) for argument in arguments])
         if kinds in self.ready:
             return self.machine_code(*arguments)
         if not available():
             return self.function(*arguments)
-        with _one_at_a_time, _told():
+        with _one_at_a_time, _logged():
             try:
                 result = self._alone(arguments)
-            except OSError as error:  # of the kept files: such functions raise none
+            except OSError as error:  # from the cache: the functions themselves raise none
                 _keep_nothing(self.package, error)
                 result = self.machine_code(*arguments)
         self.ready.add(kinds)
@@ -74,24 +71,24 @@ class Compiled:
         return _compile(self.function, _folder(self.package), self.options)
 
     def _alone(self, arguments: tuple) -> Any:
-        """Call the machine code while no other process changes what is kept."""
+        """Call the machine code while no other process changes the cache."""
         folder = _folder(self.package)
         with _locked(folder):
             try:
                 return self.machine_code(*arguments)
-            except TORN:  # by a power cut
+            except TORN:  # a power cut while the file was written
                 for file in folder.glob("*/*.nb?"):
                     file.unlink()
                 return self.machine_code(*arguments)
 
 
 def compiled(function: Callable) -> Compiled:
-    """Machine code that lets other threads run."""
+    """Decorator: machine code, which releases the GIL."""
     return Compiled(function)
 
 
 def vectorised(function: Callable) -> Compiled:
-    """The same, where a sum's order does not matter: it is added up in several places at once."""
+    """Decorator: as `compiled`, but sums may be reordered, which allows SIMD instructions."""
     return Compiled(function, fastmath={"reassoc", "contract"})
 
 
@@ -107,14 +104,15 @@ def _numba() -> ModuleType | None:
         from numba.extending import typeof_impl
     except ImportError:
         return None
+    # A compiled function that refers to a Compiled sees numba's function instead.
     typeof_impl.register(Compiled)(lambda value, _: numba.typeof(value.machine_code))
     return numba
 
 
 def _compile(function: Callable, kept: Path | None, options: dict[str, Any]) -> Callable:
-    """A function that numba compiles for the kinds of arguments that it is called with."""
+    """numba's lazy function: it compiles for each combination of argument types at the call."""
     numba = _numba()
-    before = numba.config.CACHE_DIR  # looked at when the decorator is called
+    before = numba.config.CACHE_DIR  # read once, when the decorator is called
     numba.config.CACHE_DIR = str(kept or "")
     try:
         return numba.njit(cache=kept is not None, nogil=True, **options)(function)
@@ -123,11 +121,12 @@ def _compile(function: Callable, kept: Path | None, options: dict[str, Any]) -> 
 
 
 def _folder(package: Path) -> Path | None:
-    """Where the machine code of a package is kept."""
+    """The cache of a package; None if it is not writable."""
     if package not in _folders:
         try:
             folder = _folders[package] = _version(package)
             folder.mkdir(parents=True, exist_ok=True)
+            # os.access says nothing about full or read-only network disks; writing a file does.
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             _keep_nothing(package, error)
@@ -135,7 +134,7 @@ def _folder(package: Path) -> Path | None:
 
 
 def _version(package: Path) -> Path:
-    """The folder for the functions as they are, this numba and this processor."""
+    """The cache folder for the current source files, numba and processor."""
     from llvmlite import binding
 
     processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
@@ -152,7 +151,7 @@ def _version(package: Path) -> Path:
 
 
 def _keep_nothing(package: Path, error: OSError) -> None:
-    """Compile for this process alone."""
+    """Continue without a cache: this process compiles for itself."""
     reason = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     logger.warning(
         "compiled code cannot be kept (%s); name a folder for it by NUMBA_CACHE_DIR", reason
@@ -160,12 +159,13 @@ def _keep_nothing(package: Path, error: OSError) -> None:
     _folders[package] = None
     for function in _functions:
         if function.package == package:
+            # Clear the cached_property, so that the next call compiles without the cache.
             vars(function).pop("machine_code", None)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path | None) -> Iterator[None]:
-    """Alone among the processes that use a folder, where its disk has locks."""
+    """Hold the lock of a cache folder, if its file system supports locks."""
     if folder is None:
         yield
         return
@@ -181,13 +181,13 @@ def _locked(folder: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Say once that something is compiled: what was kept is not."""
+def _logged() -> Iterator[None]:
+    """Log the first compilation; loading from the cache raises no such event."""
     from numba.core import event
 
     class Once(event.Listener):
         def on_start(self, event: object) -> None:
-            _say()
+            _log_compiling()
 
         def on_end(self, event: object) -> None:
             pass
@@ -197,5 +197,5 @@ def _told() -> Iterator[None]:
 
 
 @functools.cache
-def _say() -> None:
+def _log_compiling() -> None:
     logger.info("compiling for this processor, which takes up to half a minute")

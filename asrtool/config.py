@@ -1,12 +1,13 @@
-"""YAML to frozen dataclasses, with types from the dataclass and never guessed by YAML.
+"""YAML to frozen dataclasses; types come from the dataclass and are never guessed by YAML.
 
 `read` composes a file (with its `extends:` parent) into YAML nodes, `override` merges `--set
 a.b=value` into them, `decode` turns nodes into a config dataclass, and `encode` is its inverse.
-Every error gives file, line, dotted key and a suggestion.
+Every error names file, line and dotted key, and suggests a correction.
 
-A field `import_` is the key `import`: Python reserves some names. A field with `OMIT` as its
-metadata is not written where it has its default, so that files from before it existed stay the
-same. A dataclass with a `SHORT`, the name of a field, may be given as that field's value alone.
+A trailing underscore is no part of the key: field `import_` is the key `import`, which Python
+reserves. A field with the metadata `OMIT` is not written if it has its default, so that files from
+before it existed do not change. A dataclass with `SHORT`, the name of a field, may be given as the
+value of that field alone.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> yaml.MappingNode:
         return node
     if not isinstance(parent, yaml.ScalarNode) or not parent.value:
         raise ConfigError(parent, "extends", "expected the path of one file, as in ../base.yaml")
-    # without `..` in the middle, as a user would write it
+    # normalised, so that messages name the path as a user would write it
     target = Path(os.path.normpath(path.parent / parent.value))
     if target in (path, *children):
         raise ConfigError(parent, "extends", f"'{parent.value}' extends itself")
@@ -70,16 +71,18 @@ def _compose(path: Path) -> yaml.Node | None:
         raise UserError(f"{path}: expected UTF-8, but byte {error.start} is not") from None
     loader = None
     try:
+        # Composed, not loaded: nodes keep the text of scalars and the line of every key.
         loader = yaml.SafeLoader(text)
         loader.name = str(path)
         return loader.get_single_node()
     except RecursionError:
         raise UserError(f"{path}: lists or mappings are nested too deeply for a config") from None
     except yaml.YAMLError as error:
+        # Only some YAML errors have a position, and their texts are in different attributes.
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
-        what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise UserError(f"{path}{line}: not YAML: {what}") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UserError(f"{path}{line}: not YAML: {problem}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -98,6 +101,7 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
             raise ValueError(f"--set {key}={short}: the value is not YAML") from None
         leaf = leaf or yaml.ScalarNode("str", "", yaml.Mark("", 0, 0, 0, None, None))
         _rename(leaf, f"--set {text}")
+        # From the inside out: a.b=1 becomes {a: {b: 1}}.
         for part in reversed(key.split(".")):
             leaf = yaml.MappingNode(
                 "map", [(yaml.ScalarNode("str", part, leaf.start_mark), leaf)], leaf.start_mark
@@ -107,7 +111,7 @@ def override(node: yaml.MappingNode, overrides: Sequence[str]) -> yaml.MappingNo
 
 
 def _rename(node: yaml.Node, name: str) -> None:
-    """Make errors name the override, wherever in its value they are."""
+    """Make errors anywhere in the value of an override name the override."""
     node.start_mark.name = name
     for item in getattr(node, "value", ()) if not isinstance(node, yaml.ScalarNode) else ():
         for part in item if isinstance(item, tuple) else (item,):
@@ -115,10 +119,11 @@ def _rename(node: yaml.Node, name: str) -> None:
 
 
 def merge(base: yaml.Node, top: yaml.Node) -> yaml.Node:
-    """Mappings merge key by key; anything else, and any mapping that changes `type`, replaces."""
+    """Merge mappings key by key; `top` replaces any other node, and a mapping of another `type`."""
     if not (isinstance(base, yaml.MappingNode) and isinstance(top, yaml.MappingNode)):
         return top
     old, new = entries(base), entries(top)
+    # The keys of another type of component mean nothing to this one.
     if "type" in new and "type" in old and new["type"][1].value != old["type"][1].value:
         return top
     for key, (key_node, value) in new.items():
@@ -176,6 +181,7 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     if origin in (list, tuple):
         if not isinstance(node, yaml.SequenceNode):
             raise ConfigError(node, where, "expected a list")
+        # tuple[float, float] has a fixed length, tuple[str, ...] and list[str] have not.
         if origin is tuple and Ellipsis not in args:
             if len(node.value) != len(args):
                 raise ConfigError(
@@ -195,7 +201,7 @@ def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
 
 
 def _alternative(kinds: Sequence[Any], node: yaml.Node, where: str) -> Any:
-    """The value of the first of several kinds that the node has."""
+    """The node decoded as the first of several types that it fits."""
     *others, last = kinds
     for kind in others:
         try:
@@ -304,7 +310,7 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
 
 # -- ranges of numbers --------------------------------------------------------
 
-# end of a key -> lowest value, highest value, and whether that itself is allowed
+# pattern of a key -> lowest value, highest value, whether the highest is allowed
 _LIMITS = (
     (r"(\w+_)?dropout|layer_drop", 0, 1, False),
     (r"(\w+_)?share|(time|channel)_mask|smoothing|momentum", 0, 1, True),
@@ -326,8 +332,9 @@ _RANGES = re.compile(r"snr_db|gain_db|seconds|speakers|class_limits")  # [lowest
 
 
 def meaningless(key: str, value: Any, default: Any = None) -> str | None:
-    """Why `value` is out of the range of all fields that have the name `key`; None where it is
-    valid. A dataclass checks everything else in its `__post_init__`.
+    """Why `value` is out of the range that every field named `key` has; None if it is valid.
+
+    A dataclass checks everything else in its `__post_init__`.
     """
     numbers = value if isinstance(value, tuple | list) else (value,)
     numbers = [one for one in numbers if isinstance(one, int | float) and one is not True]

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from asrtool.system import peers
 
-# How long ranks wait for one that may be writing a large checkpoint; a rank that died ends them at
-# once.
+# Timeout of collectives. Long, because one rank may be writing a large checkpoint; the death of a
+# rank is detected otherwise, within seconds.
 PATIENCE = timedelta(hours=1)
 
 
@@ -33,7 +33,7 @@ def is_main() -> bool:
 
 
 def device() -> torch.device:
-    """This rank's GPU if there is one that CUDA_VISIBLE_DEVICES allows, else the CPU."""
+    """This rank's GPU if CUDA_VISIBLE_DEVICES leaves any, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -43,8 +43,8 @@ def device() -> torch.device:
 def process_group() -> Iterator[None]:
     """Join the process group of torchrun (nccl on GPUs, gloo on CPUs); no-op in a single process.
 
-    Inside, when a rank dies all others end within seconds, with a message that names it
-    (asrtool/system/peers.py).
+    Within it, the death of a rank ends all others within seconds, with a message that names the
+    rank (asrtool/system/peers.py).
     """
     if world_size() == 1:
         yield
@@ -52,7 +52,8 @@ def process_group() -> Iterator[None]:
     chosen = device()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # Python does not handle Ctrl-C while this waits for the other ranks.
+    # init_process_group blocks in C++ until all ranks have joined, and Python's handler of Ctrl-C
+    # would not run: let the signal kill the process. Only the main thread may set handlers.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL) if ours else None
     hook = sys.excepthook
@@ -64,7 +65,7 @@ def process_group() -> Iterator[None]:
         with peers.watched(rank(), world_size(), broadcast_object):
             yield
     except BaseException:
-        # gloo returns at once; nccl would wait for ranks that wait for this one
+        # nccl would wait here for ranks that are waiting for this one; gloo does not
         if chosen.type == "cpu":
             dist.destroy_process_group()
         raise

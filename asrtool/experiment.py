@@ -1,11 +1,11 @@
-"""The shape of train_*.yaml and decode_*.yaml: nothing but dataclasses, and how phases are read."""
+"""The schema of train_*.yaml and decode_*.yaml as dataclasses, and the reading of phases."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.searchers.fusion import NgramConfig
+from asrtool.searchers.lexicon import OF_NGRAM
 from asrtool.system import file_names
 from asrtool.trainer.config import TrainerConfig
 from asrtool.trainer.optim import DEFAULT, OPTIMIZERS
@@ -28,14 +29,14 @@ NGRAM_WEIGHT, WORD_SCORE = 0.5, 1.0  # of an n-gram model that the command line 
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """What may differ when a phase starts from the weights of the one before it; any other mismatch
+    """Allowed differences between a phase and the weights that it starts from; any other mismatch
     is an error.
     """
 
     # name patterns of new parameters, which keep their initialisation
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()  # name patterns of old parameters that are dropped
-    # new module: the old one that it starts as, heads.a: heads.b
+    # new module: the old module whose weights it takes, such as heads.a: heads.b
     copy: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,19 +72,20 @@ class TrainConfig:
             self._check_stored_frames()
 
     def _check_stored_frames(self) -> None:
-        frontend = getattr(getattr(self.model, "encoder", None), "frontend", None)
+        is_text = isinstance(self.model, TEXT_MODELS)
+        frontend = None if is_text else self.model.encoder.frontend
         if frontend is None:
             raise ValueError(
                 "data.features: stored_frames stores the frames of model.encoder.frontend, but "
                 "the model has no front end: add one, or remove data.features"
             )
-        mode = getattr(getattr(frontend, "tuning", None), "mode", "full")
-        if mode != "frozen":
+        if frontend.tuning.mode != "frozen":
             raise ValueError(
-                f"model.encoder.frontend.tuning is {mode}: frames that change in training cannot "
-                "be stored. Set it to frozen, or remove data.features: stored_frames"
+                f"model.encoder.frontend.tuning is {frontend.tuning.mode}: frames that change in "
+                "training cannot be stored. Set it to frozen, or remove data.features: "
+                "stored_frames"
             )
-        if getattr(frontend, "weights", None) is None:
+        if frontend.weights is None:
             raise ValueError(
                 "model.encoder.frontend has no pre-trained weights, and frames of a random "
                 "network are not worth storing: give weights, or remove data.features: "
@@ -92,7 +94,7 @@ class TrainConfig:
 
     @property
     def heads(self) -> frozenset[str]:
-        """What losses read (those of weight 0 do not): the model builds a head for each."""
+        """The heads that losses with a weight above 0 read; the model builds these."""
         return frozenset(
             name
             for loss in self.losses.values()
@@ -103,21 +105,21 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """How a trained model is searched."""
+    """How to decode with a trained model."""
 
     searcher: Annotated[object, SEARCHERS]
-    # checkpoints whose weights are averaged; null: as many as training did (trainer.average), so
-    # that the weights are those that training chose; 1: the best or the last one
+    # checkpoints whose weights are averaged; null: as many as at the end of training
+    # (trainer.average), which makes them the same weights; 1: the best or the last checkpoint
     average: int | None = None
-    phase: str | None = None  # None: the last
-    unfinished: bool = False  # decode a training that is not finished, with the checkpoints it has
+    phase: str | None = None  # null: the last
+    unfinished: bool = False  # true: decode before training has finished, with its checkpoints
     batch_seconds: float = 120.0  # padded audio of one decoding batch
     nbest: int = 1  # hypotheses written to hyps.jsonl
-    # milliseconds of a chunk, for an encoder that can stream; null: utterances are seen whole
+    # milliseconds of a chunk, for an encoder that can stream; null: whole utterances
     chunk_ms: float | None = None
     # how many chunks before its own a frame sees; -1: all; null: as in training
     left_chunks: int | None = None
-    # cut what is longer; null: sets are decoded whole, files by data.max_seconds
+    # how to cut longer audio; null: sets are decoded whole, files by data.max_seconds
     windows: WindowsConfig | None = None
     chunk: int | None = field(default=None, metadata=config.OMIT)  # before `chunk_ms`: frames
 
@@ -144,7 +146,7 @@ class DecodeConfig:
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:
-    """Each --set argument may hold several `a.b=value`, split like a shell would."""
+    """Split arguments of --set like a shell: each may hold several `a.b=value`."""
     return [part for text in texts for part in shlex.split(text)]
 
 
@@ -153,9 +155,9 @@ def load_phases(
 ) -> dict[str, TrainConfig]:
     """One config per phase, in order; a file without `phases:` is the single phase 'train'.
 
-    Overrides come last, over every resolved phase; `phases.<name>.a.b=value` addresses one. The
-    modules that `import:` names are imported first, from the folders `import_from` too. So this is
-    for a user's own config; that of a trained model is read by `read_phases`.
+    Overrides apply last, to every resolved phase; `phases.<name>.a.b=value` addresses one of them.
+    The modules named by `import:` are imported first, also from the folders `import_from`. So this
+    is for a user's own config; `read_phases` reads that of a trained model.
     """
     nodes = _phases(path, overrides)
     imports.load(_imports(nodes), import_from)
@@ -163,8 +165,8 @@ def load_phases(
 
 
 def read_phases(path: Path) -> dict[str, TrainConfig]:
-    """The same of a trained model. Nothing is imported: raises `NotImported` where it names modules
-    that nobody has imported yet.
+    """The phases of a trained model. Nothing is imported: raises `NotImported` if the config names
+    modules that are not imported yet.
     """
     nodes = _phases(path)
     if missing := imports.not_loaded(_imports(nodes)):
@@ -173,7 +175,7 @@ def read_phases(path: Path) -> dict[str, TrainConfig]:
 
 
 class NotImported(UserError):
-    """A config needs `modules`."""
+    """A config names `modules` that are not imported."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         super().__init__(f"needs the modules {', '.join(modules)}")
@@ -181,7 +183,7 @@ class NotImported(UserError):
 
 
 def _imports(nodes: Mapping[str, yaml.MappingNode]) -> list[str]:
-    """What the phases name by `import:`, each once."""
+    """The modules that phases name by `import:`, each once."""
     names = {}
     for node in nodes.values():
         named = config.split(node, "import")[1]
@@ -228,17 +230,19 @@ def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.Mapping
 
 
 def search_config(search: Mapping[str, object]) -> object:
-    """The config of a searcher that is written as in decode_*.yaml: {"type": ..., ...}."""
+    """{"type": ..., ...}, as in decode_*.yaml -> the config of a searcher."""
     return config.decode(Annotated[object, SEARCHERS], yaml.compose(yaml.safe_dump(dict(search))))
 
 
 def load_decode(
     path: Path, overrides: Sequence[str] = (), ngram: Path | None = None, unit: str = "word"
 ) -> DecodeConfig:
-    """ngram: an n-gram model that the search takes too, as `with_ngram`; overrides come last."""
+    """The config at `path`. ngram: an n-gram model to add by `with_ngram`. Overrides apply last."""
     node = config.read(path)
     if ngram is None:
         return config.decode(DecodeConfig, config.override(node, overrides))
+    # the n-gram model is added to the type of search that overrides choose; the other overrides may
+    # change what it adds
     kinds = [text for text in overrides if text.split("=")[0] in ("searcher", "searcher.type")]
     settings = config.decode(DecodeConfig, config.override(node, kinds))
     settings = replace(settings, searcher=with_ngram(settings.searcher, str(ngram), unit))
@@ -246,7 +250,7 @@ def load_decode(
 
 
 def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeConfig:
-    """The settings with the overrides of --set."""
+    """The config with overrides as in --set."""
     if not overrides:
         return settings
     node = yaml.compose(dump(config.encode(DecodeConfig, settings)))
@@ -273,41 +277,34 @@ def add_ngram_options(options: argparse.ArgumentParser) -> None:
 
 
 def word_files(searcher: Any) -> dict[str, str]:
-    """The files of words that a search reads: of its n-gram model and its lexicon."""
-    searcher, ngram = _search_over_words(searcher)
+    """The files of words that a search reads: its n-gram model and its lexicon."""
+    searcher = searcher.first_pass or searcher
     files = {}
-    if ngram is not None and ngram.path is not None:
-        files["ngram"] = ngram.path
-    if getattr(searcher, "lexicon", None) not in (None, "ngram"):
+    if searcher.ngram is not None and searcher.ngram.path is not None:
+        files["ngram"] = searcher.ngram.path
+    if searcher.lexicon not in (None, OF_NGRAM):
         files["lexicon"] = searcher.lexicon
     return files
 
 
-def _search_over_words(searcher: Any) -> tuple[Any, NgramConfig | None]:
-    """The search that may have words, of rescoring its first pass; and its n-gram model."""
-    searcher = getattr(searcher, "first_pass", searcher)
-    return searcher, getattr(searcher, "ngram", None)
-
-
 def check_ngram(path: Path, searcher: Any) -> None:
-    """Raise `ConfigError` where the search of a decoding config has an n-gram model that nothing
-    names.
-    """
-    _, ngram = _search_over_words(searcher)
+    """Raise `ConfigError` if the search of a decoding config has an n-gram model without a file."""
+    ngram = (searcher.first_pass or searcher).ngram
     if ngram is not None and ngram.path is None:
         raise config.ConfigError(
             config.read(path),
             "searcher.ngram",
-            "the model is left open; give one with --ngram <file>, with --lm ngram:<order> in a "
+            "no file is given; give one with --ngram <file>, with --lm ngram:<order> in a "
             "recipe, or set searcher.ngram.path",
         )
 
 
 def with_ngram(searcher: Any, path: str, unit: str) -> Any:
-    """The searcher with the n-gram model of a file.
+    """The config of the search with an n-gram model from a file.
 
-    Weights that it lacks are NGRAM_WEIGHT and, for words, WORD_SCORE. Greedy search becomes a
-    prefix beam search, rescoring has the model in its first pass and keeps its share.
+    Weights that it lacks become NGRAM_WEIGHT and, for words, WORD_SCORE. Greedy search becomes a
+    prefix beam search; rescoring gets the model in its first pass, and keeps its part of the score.
+    Raises `ValueError` for a search that takes no n-gram model.
     """
     if isinstance(searcher, CtcGreedyConfig):
         searcher = CtcPrefixBeamConfig(input=searcher.input)
@@ -315,7 +312,7 @@ def with_ngram(searcher: Any, path: str, unit: str) -> Any:
         first = with_ngram(searcher.first_pass, path, unit)
         weights = {"ngram": NGRAM_WEIGHT, **searcher.weights}
         return replace(searcher, first_pass=first, weights=weights)
-    if not hasattr(searcher, "ngram"):
+    if not any(field.name == "ngram" for field in fields(searcher)):
         raise ValueError(
             f"the searcher '{SEARCHERS.name_of(searcher)}' takes no n-gram model; choose "
             "ctc_prefix_beam, joint_beam or attention_rescoring"

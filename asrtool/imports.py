@@ -1,9 +1,9 @@
 """A user's own modules, which register encoders, losses and other components when imported.
 
-They are named by the user: `import` of a training config, `--import` of a command, `imports=` in
-Python. They are installed, or lie in a folder that the user names by `--import-from`. The current
-folder is not searched, and what a trained model names is never imported by itself: whoever
-downloads a model must not run its code by looking at it.
+The user names them: `import` in a training config, `--import` of a command, `imports=` in Python.
+They are installed, or in a folder given by `--import-from`. The current folder is not searched, and
+modules named by a trained model are never imported automatically: inspecting a downloaded model
+must not run its code.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from asrtool.errors import UserError
 
 
 def load(names: Iterable[str], folders: Collection[Path | str] = ()) -> None:
-    """Import modules by name. folders: further ones to search, from now on.
+    """Import modules by name. folders: added to the search path for the rest of the process.
 
-    Raises `UserError` for a name that is no module and for a module that fails.
+    Raises `UserError` if a module is not found or its import fails.
     """
     for folder in folders:
         folder = Path(folder).resolve()
@@ -36,12 +36,12 @@ def load(names: Iterable[str], folders: Collection[Path | str] = ()) -> None:
 
 
 def not_loaded(names: Iterable[str]) -> list[str]:
-    """Those that nobody has imported yet."""
+    """The modules that are not imported yet."""
     return [name for name in names if name not in sys.modules]
 
 
 def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
-    """--import-from, and --import unless a training config names the modules."""
+    """Add --import-from, and --import if no training config names the modules (`modules`)."""
     if modules:
         options.add_argument(
             "--import",
@@ -52,7 +52,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
             help="your own module with components that the model uses; may be repeated",
         )
     else:
-        # argparse would take it for --import-from
+        # argparse would read it as an abbreviation of --import-from
         options.add_argument("--import", action=_InConfig, help=argparse.SUPPRESS)
     options.add_argument(
         "--import-from",
@@ -65,7 +65,7 @@ def add_options(options: argparse.ArgumentParser, modules: bool = True) -> None:
 
 
 class _InConfig(argparse.Action):
-    """Refuses --import where a training config names the modules."""
+    """Rejects --import for commands that read the modules from a training config."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         parser.error(
@@ -75,7 +75,7 @@ class _InConfig(argparse.Action):
 
 
 def take(args: argparse.Namespace) -> None:
-    """Import what the options of a command name."""
+    """Import the modules named by the options of a command."""
     load(args.imports, args.import_from)
 
 
@@ -92,6 +92,8 @@ def _load(name: str) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
+            # The module itself (or its package) is missing, or it is found but imports a missing
+            # one.
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise UserError(f"the module '{name}' cannot be imported: {error}") from error
             raise UserError(
@@ -105,8 +107,8 @@ def _load(name: str) -> None:
 
 @contextmanager
 def _without_current_folder() -> Iterator[None]:
-    """`python -m` and an empty entry of PYTHONPATH search the current folder, which may be that of
-    a model.
+    """Remove the current folder from the search path: `python -m` and an empty entry of PYTHONPATH
+    add it, and it may be the folder of a downloaded model.
     """
     here, before = Path.cwd().resolve(), list(sys.path)
     sys.path[:] = [
@@ -115,4 +117,5 @@ def _without_current_folder() -> Iterator[None]:
     try:
         yield
     finally:
+        # Keep entries that the imported module itself has added.
         sys.path[:] = before + [entry for entry in sys.path if entry not in before]

@@ -1,6 +1,6 @@
-"""Console lines and `log.jsonl`, written by rank 0 only; warnings of other ranks carry their
-number. Ids, names and texts can contain any character: `shown` escapes those that control a
-terminal.
+"""Console messages and JSON-lines logs of rank 0; warnings of other ranks carry their number.
+
+Ids, names and texts may contain any character: `shown` escapes those that control a terminal.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class _Formatter(logging.Formatter):
 
 
 def set_up(verbose: bool = False) -> None:
-    """Send the package's messages to stderr: all of rank 0, warnings of the others. Called by the
-    commands.
+    """Send the package's messages to stderr: all of rank 0, warnings of the others.
+
+    The commands call it; as a library, asrtool leaves logging to the application.
     """
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
@@ -39,21 +40,21 @@ def set_up(verbose: bool = False) -> None:
 
 
 def warn_once(message: str, *args: object) -> None:
-    """A warning that every rank comes to by itself: the first one speaks for all."""
+    """Log a warning that applies to every rank, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message, *args)
 
 
 def first_few(names: Iterable[str], count: int = 10) -> str:
-    """The first names as a message lists them, and how many more there are."""
+    """The first `count` names for a message, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
 
 
 class JsonLines:
-    """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is
-    completed first.
+    """Appends JSON objects, one per line, with the wall-clock time. A line that a killed process
+    left incomplete is ended first, so that it does not spoil the next one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,10 +77,9 @@ class JsonLines:
 
 
 def shown(text: str) -> str:
-    r"""The text with control characters escaped as \x1b, and bytes of names that are not UTF-8 as
-    \xff.
+    r"""The text with control characters escaped, as \x1b, and bytes that are not UTF-8, as \xff.
 
-    Tabs and line feeds stay.
+    Tabs and line feeds are kept.
     """
     return text if text.isprintable() else STEERING.sub(_escaped, text)
 
@@ -88,12 +88,12 @@ def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code < 0xD800:
         return f"\\x{code:02x}"
-    # Python's stand-in for a byte, or half of a character
+    # U+DC80 to U+DCFF is Python's surrogateescape for a byte; others are unpaired surrogates
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 class Terminal:
-    """A text stream to a terminal; what is written goes through `shown`."""
+    """A text stream to a terminal that escapes its output by `shown`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -111,9 +111,9 @@ class Terminal:
 
 
 def guard() -> None:
-    """Escape control characters on standard output where it is a terminal.
+    """Escape control characters on standard output if it is a terminal.
 
-    In files and pipes, bytes of names that are not UTF-8 stay as they were.
+    In files and pipes, bytes that are not UTF-8 are written unchanged.
     """
     stream = sys.stdout
     if stream is None or isinstance(stream, Terminal):

@@ -1,11 +1,11 @@
-"""What lies in the folder of a trained model: an experiment as training left it, or a packed model
-(`asrtool pack`).
+"""The folder of a trained model: an experiment that training wrote, or a packed model (`asrtool
+pack`).
 
-model.json         what it is, where it comes from, SHA-256 of its files: only a packed model has it
-config.yaml        of a packed model the one phase that was packed
-decode.yaml        how to search; a packed model has it
+model.json         description, origin and SHA-256 of the files; only of a packed model
+config.yaml        all phases; of a packed model the packed one
+decode.yaml        decoding config of a packed model
 vocab/  cmvn.json
-lengths.json       of the training set's utterances; an experiment has it in the phase's folder
+lengths.json       of the training utterances; an experiment has it in the phase's folder
 model.safetensors  averaged weights; an experiment has <phase>/average-*.safetensors instead
 lm/                a packed language model: config.yaml and model.safetensors
 files/             n-gram models and hotwords that decode.yaml names
@@ -67,12 +67,11 @@ class Experiment:
 
     @classmethod
     def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
-        """imports: modules of the user's own that the model needs.
+        """imports: the user's own modules that the model needs.
 
-        Raises `UserError` where the folder holds no trained model, where a file of a packed one is
-        not what was packed, where the vocabulary or CMVN of an experiment is not what training
-        copied, and where the model needs modules that are not imported: a folder
-        imports nothing by itself.
+        Raises `UserError` if the folder holds no trained model, if a file of a packed model or the
+        vocabulary or CMVN of an experiment has changed, and if the model needs modules that are not
+        imported: they are never imported automatically.
         """
         import_modules(imports)
         folder = Path(folder)
@@ -98,7 +97,7 @@ class Experiment:
             ) from None
 
     def phase(self, name: str | None = None) -> tuple[str, TrainConfig]:
-        """Name and config of a phase, by default the last."""
+        """Name and config of a phase, by default the last. Raises `UserError` if there is none."""
         name = name or list(self.phases)[-1]
         if name not in self.phases:
             has = ", ".join(self.phases)
@@ -135,11 +134,11 @@ class Experiment:
 
     @property
     def lm(self) -> Path | None:
-        """The language model that was packed with it."""
+        """The folder of the packed language model, if there is one."""
         return self.folder / LM if (self.folder / LM).exists() else None
 
     def weights(self, decode: DecodeConfig) -> Path:
-        """The file of the averaged weights, made if it is not there yet or damaged."""
+        """The file of the averaged weights, which is written if it is missing or damaged."""
         if (self.folder / WEIGHTS).exists():
             return self.folder / WEIGHTS
         name, config = self.phase(decode.phase)
@@ -152,12 +151,12 @@ class Experiment:
         return averaging.average(phase, decode.average or config.trainer.average)
 
     def lengths(self, phase: str) -> Lengths | None:
-        """How long the utterances were that a phase was trained on; None where nothing says it."""
+        """The durations of a phase's training utterances; None if they were not recorded."""
         return Lengths.load(self.folder if self.packed else self.folder / phase)
 
     def build(self, phase: str | None = None) -> Model:
-        """The model of a phase, to be filled with trained weights. Raises `UserError` where
-        published weights that it needs are not those that training began with.
+        """The model of a phase, without its trained weights. Raises `UserError` if published
+        weights that it needs are not those that training began with.
         """
         name, config = self.phase(phase)
         config = without_published_weights(config, whole=self.packed)
@@ -166,7 +165,7 @@ class Experiment:
         return model
 
     def load(self, decode: DecodeConfig, weights: Path | None = None) -> Model:
-        """The trained model on the CPU; `weights`: a file instead of the average."""
+        """The trained model on the CPU, for evaluation; weights: a file instead of the average."""
         model = self.build(decode.phase)
         checkpoint.load_model(model, weights or self.weights(decode), same_types=True)
         return model.eval()
@@ -177,10 +176,10 @@ class Experiment:
         overrides: Sequence[str] = (),
         streaming: bool = False,
     ) -> DecodeConfig:
-        """How to search: by the config at `path`; without one, as a packed model was packed, else
-        by what the model's heads say. Raises `UserError` where no head says how.
+        """The decoding config: the file `path`; without it that of a packed model, else the default
+        search of the model's heads. Raises `UserError` if no head has one.
 
-        overrides: of `--set`. streaming: in a way that goes along with the audio.
+        overrides: of `--set`. streaming: a search that can run while audio arrives.
         """
         if path is not None:
             return experiment.load_decode(path, overrides)
@@ -209,7 +208,7 @@ class Experiment:
         return DecodeConfig(searcher=experiment.search_config(search))
 
     def refuse_text(self, config: TrainConfig) -> None:
-        """Raise `UserError` where a phase trained a language model."""
+        """Raise `UserError` if the phase trained a language model."""
         if isinstance(config.model, TEXT_MODELS):
             raise UserError(
                 f"{self.folder} holds a language model, which cannot recognise speech; give it by "
@@ -217,34 +216,35 @@ class Experiment:
             )
 
     def _check_pretrained(self, phase: str, model: Model) -> None:
-        """Raise `UserError` where the pre-trained weights that the model was built on are not
-        those of the training.
+        """Raise `UserError` if the pre-trained weights of `model` differ from those of training.
 
-        Checkpoints leave out what never changes; `model.json` of the phase says what it was.
+        Checkpoints omit tensors that never change; `model.json` of the phase has their
+        fingerprints.
         """
         card = self.folder / phase / CARD
         trained = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
-        now = {source["part"]: source for source in model.sources}
+        current = {source["part"]: source for source in model.sources}
         for source in trained.get("pretrained", []):
-            other = now.get(source["part"], {})
-            if other.get("fingerprint") != source["fingerprint"]:
+            fingerprint = current.get(source["part"], {}).get("fingerprint")
+            if fingerprint != source["fingerprint"]:
                 raise UserError(
                     f"{self.folder / phase} was trained on {source['part']} weights "
                     f"{source['weights']} with the fingerprint {source['fingerprint'][:16]}, which "
-                    f"now have {str(other.get('fingerprint'))[:16]}: they were changed since"
+                    f"now have {str(fingerprint)[:16]}: restore the weights of the training, or "
+                    "train again"
                 )
 
 
 def can_stream(searcher: object) -> bool:
-    """Whether a searcher's config describes a search that can go along with the audio."""
+    """Whether the search of a searcher's config can run while audio arrives."""
     return issubclass(SEARCHERS.class_of(searcher), StreamingSearcher | Rescoring)
 
 
 def without_published_weights(config: TrainConfig, whole: bool = False) -> TrainConfig:
-    """The config for weights that asrtool trained: where these hold the encoder too and its size is
-    known, the published weights that training began with are not needed any more.
+    """The config to load weights trained by asrtool with. If they include the encoder and its size
+    is known, the published weights that training began with are no longer needed.
 
-    whole: they hold what is frozen too, as those of a packed model do.
+    whole: the trained weights include frozen tensors, as in a packed model.
     """
     model = config.model
     if not isinstance(model, HybridConfig):
@@ -253,12 +253,12 @@ def without_published_weights(config: TrainConfig, whole: bool = False) -> Train
 
 
 def _without_weights(encoder: object, whole: bool) -> object:
-    """An encoder's config without published weights, where others hold them."""
+    """An encoder's config without published weights, if the trained ones replace them."""
     if isinstance(encoder, PretrainedConfig):
-        # of what is frozen checkpoints hold nothing
+        # checkpoints omit frozen tensors
         needed = encoder.size is None or (encoder.tuning.mode != "full" and not whole)
         return encoder if needed else replace(encoder, weights=None)
-    if getattr(encoder, "frontend", None) is None:
+    if encoder.frontend is None:
         return encoder
     return replace(encoder, frontend=_without_weights(encoder.frontend, whole))
 
@@ -277,7 +277,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> Model:
 
 
 def named_files(searcher: object) -> list[str]:
-    """The files that a searcher's config names: every setting called `path`."""
+    """The files that a searcher's config names: every field called `path`."""
     paths = []
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
@@ -289,7 +289,7 @@ def named_files(searcher: object) -> list[str]:
 
 
 def moved(searcher: object, move: Callable[[str], str]) -> object:
-    """The same config with place(path) for every `path`."""
+    """The same config with move(path) for every field called `path`."""
     changed = {}
     for field in dataclasses.fields(searcher):
         value = getattr(searcher, field.name)
@@ -303,8 +303,8 @@ def moved(searcher: object, move: Callable[[str], str]) -> object:
 def language_model(
     exp: Path, vocab: Path, device: torch.device | str = "cpu"
 ) -> tuple[LanguageModel, Path]:
-    """The averaged language model of a folder and its file, for a recogniser with the vocabulary of
-    folder `vocab`.
+    """The averaged language model of an experiment and the file of its weights. Raises `UserError`
+    if its vocabulary differs from the recogniser's, `vocab`.
     """
     trained = Experiment.open(exp)
     config = trained.phase()[1]
@@ -330,7 +330,7 @@ def sha256(file: Path) -> str:
 
 
 def check_packed(exp: Path) -> None:
-    """Raise `UserError` where a file of a packed model is not what was packed."""
+    """Raise `UserError` if a file of a packed model is missing or has changed."""
     try:
         listed = json.loads((exp / CARD).read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError):
@@ -343,8 +343,8 @@ def check_packed(exp: Path) -> None:
 
 
 def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
-    """The model with the left context of a decoding config: the same weights; `model` itself is not
-    changed. Raises `UserError` where its encoder cannot stream, or not in such chunks.
+    """The model with the left context of a decoding config. It shares the weights with `model`,
+    which is not changed. Raises `UserError` if the encoder cannot stream, or not in such chunks.
     """
     if decode.chunk_ms is None:
         return model
@@ -363,6 +363,7 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
         )
     if decode.left_chunks is None:
         return model
+    # Shallow copies: setting a submodule would register it in the original's _modules dict too.
     limited, changed = copy.copy(encoder), copy.copy(model)
     limited.left_chunks = None if decode.left_chunks == -1 else decode.left_chunks
     changed._modules = {**model._modules, "encoder": limited}
@@ -370,8 +371,8 @@ def in_chunks(model: AsrModel, decode: DecodeConfig) -> AsrModel:
 
 
 def chunk_frames(encoder: nn.Module, decode: DecodeConfig) -> int | None:
-    """Encoder frames of the chunks of a decoding config; None: utterances are seen whole. Raises
-    `UserError` where the encoder cannot stream, or a chunk is no multiple of its frames.
+    """Encoder frames per chunk of a decoding config; None: no chunks. Raises `UserError` if the
+    encoder cannot stream, or if a chunk is not a multiple of its frames.
     """
     if decode.chunk_ms is None:
         return None

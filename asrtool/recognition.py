@@ -1,4 +1,4 @@
-"""What was said in one audio, put together from its windows; and its labels, as the accent."""
+"""The recognition result of one audio, joined from its windows, with labels such as the accent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Classes = Mapping[str, Mapping[str, float]]  # label -> value -> probability
 
 @dataclass(frozen=True)
 class Classifier:
-    """One label: the tap of the encoder that tells it, and its values in the order of the model's
-    classes.
+    """A label that the model classifies: the encoder's tap with its logits, and its values in the
+    order of the classes.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Classifier:
 
 
 def classifiers(config: TrainConfig, vocab: Path) -> tuple[Classifier, ...]:
-    """Those that a phase trains, with the values that the vocabulary folder numbers."""
+    """The classifiers that a phase trains, with the values of the vocabulary folder."""
     values = tokenizers.load_labels(vocab)
     losses = [
         loss
@@ -50,16 +50,16 @@ def classifiers(config: TrainConfig, vocab: Path) -> tuple[Classifier, ...]:
     )
 
 
-def classify(several: Sequence[Classifier], encoded: EncoderOutput) -> list[Classes]:
-    """What each utterance is."""
-    by_label = [(one.label, one(encoded)) for one in several]
+def classify(classifiers: Sequence[Classifier], encoded: EncoderOutput) -> list[Classes]:
+    """The class probabilities of each utterance, for every classifier."""
+    by_label = [(classifier.label, classifier(encoded)) for classifier in classifiers]
     return [
         {label: rows[row] for label, rows in by_label} for row in range(len(encoded.frames.lengths))
     ]
 
 
 def mean_classes(parts: Sequence[tuple[float, Classes]]) -> Classes:
-    """Of pieces of one audio: (weight, what the piece is)."""
+    """The weighted mean over pieces of one audio; parts: (weight, classes) of each piece."""
     total = sum(weight for weight, _ in parts) or 1.0
     return {
         label: {
@@ -72,44 +72,46 @@ def mean_classes(parts: Sequence[tuple[float, Classes]]) -> Classes:
 
 @dataclass(frozen=True, kw_only=True)
 class Recognition:
-    """What was said in one audio."""
+    """The recognition result of one audio."""
 
     text: str
-    # with times in seconds; None: the model has no CTC head that could tell them
+    # with times in seconds; None: the model has no CTC head, which provides times
     words: tuple[Word, ...] | None
-    nbest: tuple[Hypothesis, ...]  # best first; one where the audio was cut into windows
+    nbest: tuple[Hypothesis, ...]  # best first; only one if the audio was cut into windows
     seconds: float  # of audio
-    # seconds of work: encoding, searching, aligning; its share, by length, of what ran side by side
+    # computing time in seconds for encoding, search and alignment: its share of the batch, by
+    # length
     elapsed: float
     # start and end in seconds of each window in which it was recognised
     spans: tuple[tuple[float, float], ...]
-    # labels that the model recognises, such as the accent
+    # labels that the model classifies, such as the accent
     classes: Classes = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool:
-        """Whether it was not recognised as a whole."""
+        """Whether the audio was cut into windows."""
         return self.spans != ((0.0, self.seconds),)
 
     @property
     def windows(self) -> int:
-        """In how many the audio was recognised; 0: it holds no speech."""
+        """The number of windows that were recognised; 0: no speech was found."""
         return len(self.spans)
 
     @property
     def silent(self) -> float:
-        """Seconds that hold no speech and were left out."""
+        """Seconds without speech, which were not recognised."""
+        # Windows may overlap; count every second once.
         covered, end = 0.0, 0.0
         for first, last in self.spans:
             covered, end = covered + last - max(first, end), last
         return max(0.0, self.seconds - covered)
 
     def srt(self) -> str:
-        """Subtitles."""
+        """Subtitles in SubRip format. Raises `UserError` if there are no times."""
         return srt(self._timed())
 
     def vtt(self) -> str:
-        """Subtitles for browsers."""
+        """Subtitles in WebVTT format. Raises `UserError` if there are no times."""
         return vtt(self._timed())
 
     def _timed(self) -> tuple[Word, ...]:
@@ -137,10 +139,10 @@ class Recognition:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one window said, `start` seconds into the audio; times begin with the window."""
+    """The result of one window, `start` seconds into the audio; its times count from there."""
 
     nbest: tuple[Hypothesis, ...]
-    timed: Sequence[Timed] | None  # the best hypothesis' tokens, where CTC can tell their times
+    timed: Sequence[Timed] | None  # tokens of the best hypothesis, if they can be aligned
     seconds: float
     elapsed: float
     classes: Classes
@@ -154,10 +156,9 @@ class Piece:
 def put_together(
     pieces: Sequence[Piece], seconds: float, spell: Callable[[int], str], has_times: bool
 ) -> Recognition:
-    """The windows of one audio, in order, none where it holds no speech.
+    """Join the windows of one audio, which are in order; no windows: it has no speech.
 
-    seconds: of the audio; spell: token -> its text; has_times: whether the model can tell when a
-    token was said.
+    seconds: of the audio; spell: token -> its text; has_times: whether the model provides times.
     """
     about = {
         "seconds": seconds,
@@ -184,6 +185,7 @@ def put_together(
         words, confidences = None, None
         text = " ".join(hypothesis.text for hypothesis in best if hypothesis.text)
         tokens = tuple(token for hypothesis in best for token in hypothesis.tokens)
+    # Scores add up over windows as log-probabilities; overlaps are counted twice.
     whole = Hypothesis(
         tokens=tokens,
         score=sum(hypothesis.score for hypothesis in best),
@@ -195,7 +197,7 @@ def put_together(
 
 
 def _spread(piece: Piece, spell: Callable[[int], str]) -> Sequence[Timed]:
-    """The tokens of a window; where CTC has no room for them, evenly spaced, with confidence 0."""
+    """The timed tokens of a window; evenly spaced with confidence 0 if CTC cannot align them."""
     if piece.timed is not None:
         return piece.timed
     tokens = piece.nbest[0].tokens

@@ -1,8 +1,8 @@
-"""A trained model, ready to recognise speech, and to align a known text with it.
+"""A trained model that recognises speech, or aligns a known text with it.
 
-recognizer = asrtool.load("exp/train_conformer")     # or a folder that `asrtool pack` made
-recognizer.recognize("meeting.flac").text            # of any length; or samples, or a list of
-either recognizer.align("meeting.flac", "GOOD MORNING")     # words and their times
+recognizer = asrtool.load("exp/train_conformer")         # or a folder that `asrtool pack` wrote
+recognizer.recognize("meeting.flac").text                # of any length; samples, or a list
+recognizer.align("meeting.flac", "GOOD MORNING")         # words and their times
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from asrtool.searchers.base import positions_of
 from asrtool.stored_frames import from_audio
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
-# of the training utterances last no longer than short pieces, and than the longest window
+# quantiles of the durations in training: of short pieces and of the longest window
 SHORT, LONG = 0.25, 0.99
-SAMPLES = "windows.detector: silero hears samples, these are features; take detector: energy"
-# a path, the bytes of a file or what reads them, or samples
+SAMPLES = "windows.detector: silero needs samples, not features; set windows.detector: energy"
+# a path, the bytes of a file, an open file, or samples
 Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor | Sequence[float]
 
 
 class Prepared(NamedTuple):
-    """One audio as it is recognised."""
+    """The inputs of the model for one audio."""
 
     inputs: Tensor  # normalised features (T, F), or samples (T,)
-    # seconds at which somebody speaks, where a detector was asked
+    # start and end of speech in seconds, if windows.detector is a network
     speech: list[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recognizer:
-    """Built by `load`. `recognize` and `align` take audio, `search` takes inputs as the data loader
-    gives them.
+    """Built by `load`. `recognize` and `align` take audio, `search` takes inputs of the data
+    loader.
     """
 
     config: TrainConfig
@@ -73,10 +73,10 @@ class Recognizer:
     searcher: Searcher
     tokenizer: tokenizers.Tokenizer
     cmvn: Cmvn | None
-    weights: Path  # what was loaded: an average or one checkpoint
-    lm_weights: Path | None = None  # of the language model, where there is one
+    weights: Path  # the file that was loaded: an average or one checkpoint
+    lm_weights: Path | None = None  # of the language model, if there is one
     classifiers: tuple[Classifier, ...] = ()
-    lengths: Lengths | None = None  # of the training set; None: the experiment does not keep them
+    lengths: Lengths | None = None  # of the training set; None: not recorded
 
     @classmethod
     def load(
@@ -88,13 +88,13 @@ class Recognizer:
         lm: Path | None = None,
         imports: Iterable[str] = (),
     ) -> Recognizer:
-        """From the folder that training wrote, or a packed one; an `Experiment` is one that is open
-        already, whose files are not checked again.
+        """From a folder that training or `asrtool pack` wrote, or from an open `Experiment`, whose
+        files are not checked again.
 
-        decode: how to search; by default as the model was packed, or what suits its heads. weights:
-        a file instead of the average that `decode` asks for. lm: folder of a language model, as
-        training wrote it. imports: modules of your own that the model needs, as in
-        "my_package.my_encoder".
+        decode: the decoding config; by default that of the packed model, or the default search of
+        the model's heads. weights: a file instead of the average of `decode`. lm: folder of a
+        trained language model. imports: your own modules that the model needs, as in
+        "my_package.my_encoder". Raises `UserError` for a folder or a config that does not fit.
         """
         experiment = exp if isinstance(exp, Experiment) else Experiment.open(exp, imports)
         decode = decode or experiment.decode_config()
@@ -138,7 +138,7 @@ class Recognizer:
     def search_counted(
         self, inputs: Padded
     ) -> tuple[list[list[Hypothesis]], list[int], list[Classes]]:
-        """What `search` gives, how many encoder frames each utterance had, and its labels."""
+        """The result of `search`, the numbers of encoder frames, and each utterance's labels."""
         encoded = self.encode(inputs)
         return (
             self.search_encoded(encoded),
@@ -148,17 +148,17 @@ class Recognizer:
 
     @property
     def chunk(self) -> int | None:
-        """Encoder frames of a chunk; None where utterances are seen whole."""
+        """Encoder frames per chunk; None: the encoder sees whole utterances."""
         if self.settings.chunk_ms is None:
             return None
         return chunk_frames(self.model.encoder, self.settings)
 
     def encode(self, inputs: Padded) -> EncoderOutput:
-        """inputs as of `search`, in chunks where the decoding config has them."""
+        """Encode inputs as for `search`, in chunks if the decoding config has them."""
         return self.model.encode(inputs.to(self.device), self.chunk)
 
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
-        """What `search` gives, of an encoder's output."""
+        """The result of `search` for an encoder's output."""
         nbests = self.searcher.search(encoded)
         self._warn_of_empty(nbests, encoded)
         return [
@@ -182,50 +182,50 @@ class Recognizer:
 
     @property
     def timed(self) -> str | None:
-        """The head that times come from: the CTC head that ranks highest."""
+        """The head that provides times: the highest-ranking CTC head; None if there is none."""
         heads = ranked(self.model.heads)
         return next((head.name for head in heads if head.alignment == "ctc"), None)
 
     @property
     def windows(self) -> WindowsConfig:
-        """How audio is cut: as the decoding config says, else no window is longer than what
-        training saw in number.
+        """How audio is cut: by the decoding config, else into windows no longer than the LONG
+        quantile of the training utterances.
         """
-        asked, seen = self.settings.windows or WindowsConfig(), self.lengths
-        shortest = None if seen is None else seen.quantile(SHORT)
-        longest = self.config.data.max_seconds if seen is None else seen.quantile(LONG)
-        limits, most = asked.within(shortest, longest), self.readable
+        config, training = self.settings.windows or WindowsConfig(), self.lengths
+        shortest = None if training is None else training.quantile(SHORT)
+        longest = self.config.data.max_seconds if training is None else training.quantile(LONG)
+        limits, most = config.within(shortest, longest), self.readable
         if limits.max_seconds <= most:
             return limits
         return replace(limits, max_seconds=None).within(None, most)
 
     @property
     def readable(self) -> float:
-        """Seconds of the longest audio that the encoder reads as a whole."""
+        """Seconds of the longest audio that the encoder accepts."""
         seconds = self.model.encoder.max_seconds
         return math.inf if seconds is None else seconds
 
     @property
     def whole(self) -> float:
-        """Seconds of the longest utterance of a set that is searched as a whole."""
+        """Seconds of the longest utterance of a set that is decoded without cutting it."""
         return self.readable if self.settings.windows is None else self.windows.max_seconds
 
     @property
     def windows_reason(self) -> str:
-        """What the longest window comes from."""
+        """Where the length of the longest window comes from."""
         if self.windows.max_seconds == self.readable:
-            return "the most that the encoder reads"
+            return "the most that the encoder accepts"
         if self.settings.windows is not None and self.settings.windows.max_seconds is not None:
             return "windows.max_seconds of the decoding config"
         if self.lengths is None:
             return (
-                "data.max_seconds, for the lengths of the training set are not kept here; "
-                "stage 3 again adds them"
+                "data.max_seconds, because the durations of the training set are not recorded; "
+                "run stage 3 again to add them"
             )
         return f"the longest of {LONG:.0%} of the {self.lengths.utterances} training utterances"
 
     def fingerprint(self) -> str:
-        """Of all weights: decoding again with others is another decoding."""
+        """Hash of all weights, by which stage stamps tell one decoding from another."""
         files = [self.weights, *([self.lm_weights] if self.lm_weights else [])]
         return "+".join(sha256(file)[:16] for file in files)
 
@@ -234,25 +234,25 @@ class Recognizer:
     def recognize(
         self, sound: Audio | Sequence[Audio], rate: int | None = None, channel: int | None = None
     ) -> Recognition | list[Recognition]:
-        """One audio or a list of them: paths, the bytes of files, open files, or samples (T,) or
-        (T, C), floats in [-1, 1], uint8, int16 or int32.
+        """Recognise one audio or a list of them: paths, the bytes of files, open files, or samples
+        (T,) or (T, C), floats in [-1, 1], uint8, int16 or int32.
 
-        rate: of samples in Hz, if not the model's own. channel: which one of several, from 0; by
-        default their mean. What is longer than `windows.max_seconds` is cut into windows whose
-        words are joined.
+        rate: of samples in Hz, by default the model's. channel: one of several, from 0; by default
+        their mean. Audio longer than `windows.max_seconds` is cut into windows, whose words are
+        joined. Raises `UserError` if the audio cannot be read.
         """
         if isinstance(sound, list | tuple) and not _are_samples(sound):
-            return self.transcribe([self.prepare(one, rate, channel) for one in sound])
+            return self.transcribe([self.prepare(item, rate, channel) for item in sound])
         return self.transcribe([self.prepare(sound, rate, channel)])[0]
 
     def inputs(self, sound: Audio, rate: int | None = None, channel: int | None = None) -> Tensor:
-        """What the encoder reads of one audio: normalised features (T, F), or samples (T,)."""
+        """The input of the encoder for one audio: normalised features (T, F), or samples (T,)."""
         return self.prepare(sound, rate, channel).inputs
 
     def prepare(
         self, sound: Audio, rate: int | None = None, channel: int | None = None
     ) -> Prepared:
-        """One audio as `transcribe` takes it."""
+        """One audio as input of `transcribe`."""
         if rate is not None:
             rate = audio.check_rate(rate, "the samples")
         if isinstance(sound, str | Path):
@@ -276,7 +276,7 @@ class Recognizer:
         return Prepared(features if self.cmvn is None else self.cmvn.apply(features), speech)
 
     def prepare_inputs(self, inputs: Tensor) -> Prepared:
-        """Inputs as of the loader, (T, F) or (T,), as `transcribe` takes them."""
+        """Inputs of the data loader, (T, F) or (T,), as input of `transcribe`."""
         if self.config.data.input == "waveform":
             return Prepared(inputs, self._speech(inputs.numpy()))
         if self.windows.detector == "silero":
@@ -285,37 +285,38 @@ class Recognizer:
 
     @torch.inference_mode()
     def transcribe(self, prepared: Sequence[Prepared]) -> list[Recognition]:
-        """Audio of any length -> what was said in each."""
+        """Recognise prepared audio of any length; one result for each."""
         pieces = [
-            (index, window.start, one.inputs[window.start : window.end])
-            for index, one in enumerate(prepared)
-            for window in self._plan(one)
+            (index, window.start, item.inputs[window.start : window.end])
+            for index, item in enumerate(prepared)
+            for window in self._plan(item)
             if window.speech
         ]
         recognized: list[list[Piece]] = [[] for _ in prepared]
+        # Windows of all audio share batches, longest first: similar lengths need little padding.
         order = sorted(range(len(pieces)), key=lambda piece_index: -len(pieces[piece_index][2]))
         lengths = [len(pieces[piece_index][2]) * self.step for piece_index in order]
         for first, last in fill(lengths, self.settings.batch_seconds):
-            chosen = [pieces[piece_index] for piece_index in order[first:last]]
+            batch = [pieces[piece_index] for piece_index in order[first:last]]
             for (index, start, _), piece in zip(
-                chosen, self._pieces([part for *_, part in chosen]), strict=True
+                batch, self._pieces([part for *_, part in batch]), strict=True
             ):
                 recognized[index].append(replace(piece, start=start * self.step))
         return [
             put_together(
                 sorted(parts, key=lambda part: part.start),
-                len(one.inputs) * self.step,
+                len(item.inputs) * self.step,
                 self.tokenizer.piece,
                 has_times=self.timed is not None,
             )
-            for one, parts in zip(prepared, recognized, strict=True)
+            for item, parts in zip(prepared, recognized, strict=True)
         ]
 
     def align(
         self, sound: Audio, text: str, rate: int | None = None, channel: int | None = None
     ) -> list[Word]:
-        """When each word of `text` was said. Raises `UserError` where the text does not fit into
-        the audio, or has no character that is in the model's vocabulary.
+        """The words of `text` with their times in seconds. Raises `UserError` if the text needs
+        more frames than the audio has, or has no character of the model's vocabulary.
         """
         inputs = self.inputs(sound, rate, channel)
         times = self.align_inputs(Padded.stack([inputs]), [self._encode_text(text)])[0]
@@ -330,8 +331,8 @@ class Recognizer:
     def align_inputs(
         self, inputs: Padded, tokens: Sequence[Sequence[int]]
     ) -> list[list[Timed] | None]:
-        """inputs as for `search`, tokens of each utterance -> their times; None where they do not
-        fit.
+        """inputs as for `search`, tokens of each utterance -> the tokens with their times; None if
+        an utterance has too few frames. Raises `UserError` without a CTC head.
         """
         if self.timed is None:
             raise UserError(
@@ -342,8 +343,8 @@ class Recognizer:
         return self._times(self.encode(inputs), tokens, seconds)
 
     def _warn_of_empty(self, nbests: list[list[Hypothesis]], encoded: EncoderOutput) -> None:
-        """Warn of utterances with fewer frames than the decoding config demands tokens."""
-        constraints = getattr(self.settings.searcher, "constraints", None)
+        """Warn of utterances with fewer frames than the tokens that the decoding config demands."""
+        constraints = self.settings.searcher.constraints
         min_tokens = 0 if constraints is None else constraints.min_tokens
         lengths = encoded.frames.lengths.tolist()
         empty = [
@@ -360,11 +361,12 @@ class Recognizer:
 
     def _encode_text(self, text: str) -> list[int]:
         """The tokens of a text. Warns of characters that are not in the vocabulary; raises
-        `UserError` where no others are left.
+        `UserError` if none of the characters are.
         """
-        unknown = [one for one in self.tokenizer.unknown(text) if not one.isspace()]
+        unknown = [letter for letter in self.tokenizer.unknown(text) if not letter.isspace()]
         if unknown:
-            listed = first_few([f"'{one}' (U+{ord(one):04X})" for one in sorted(set(unknown))])
+            codes = [f"'{letter}' (U+{ord(letter):04X})" for letter in sorted(set(unknown))]
+            listed = first_few(codes)
             message = f"not in the vocabulary of the model: {listed}"
             if len(unknown) == len("".join(text.split())):
                 raise UserError(
@@ -375,23 +377,23 @@ class Recognizer:
         return self.tokenizer.encode(text)
 
     def _letters(self) -> str:
-        """Some tokens of the vocabulary."""
+        """The first visible tokens of the vocabulary, for messages."""
         texts = (self.tokenizer.piece(token).strip() for token in range(self.tokenizer.size))
         return first_few([f"'{text}'" for text in texts if text and text != tokenizers.UNK], 5)
 
     def _log_conversion(
         self, sound: str | Path, rate: int, channels: int, channel: int | None
     ) -> None:
-        """Say what was changed about a file."""
+        """Log how the audio of a file was converted."""
         changes = []
         if channels > 1:
             which = "the mean" if channel is None else f"channel {channel}"
             changes.append(f"{which} of {channels} channels")
         if rate != self.rate:
-            changes.append(f"{rate} Hz made {self.rate} Hz")
+            changes.append(f"resampled from {rate} Hz to {self.rate} Hz")
         if rate < self.rate:
             changes.append(
-                f"nothing is there above {rate // 2} Hz, which the model may have learnt to hear"
+                f"no content above {rate // 2} Hz, which the model was probably trained on"
             )
         if changes:
             logger.info("%s: %s", sound, ", ".join(changes))
@@ -399,8 +401,8 @@ class Recognizer:
     # -- inside ----------------------------------------------------------------
 
     def _speech(self, samples: np.ndarray) -> list[tuple[float, float]] | None:
-        """Seconds at which somebody speaks, by the network; None where the energy tells it, or
-        nobody asks.
+        """Start and end of speech in seconds, by the network; None if the energy is used instead,
+        or if the audio is not cut at all.
         """
         windows = self.windows
         if windows.detector == "energy" or len(samples) <= windows.max_seconds * self.rate:
@@ -414,18 +416,20 @@ class Recognizer:
         energy, step = contour(inputs.numpy(), self.step, scale)
         if self.timed is None:  # without times words cannot be joined: cut, but never overlap
             windows = replace(windows, overlap_seconds=0.0)
+        # Inputs per step of the contour: 1 for features, the samples of 10 ms for a waveform.
         size = round(step / self.step)
         planned = [
             Window(w.start * size, w.end * size, w.speech)
             for w in plan(energy, step, windows, prepared.speech)
         ]
+        # the contour leaves out an incomplete last step
         planned[-1] = planned[-1]._replace(end=len(inputs))
         return planned
 
     def _pieces(self, inputs: Sequence[Tensor]) -> list[Piece]:
-        """Recognise windows side by side."""
+        """Recognise windows as one batch."""
         began = time.perf_counter()
-        seconds = [len(one) * self.step for one in inputs]
+        seconds = [len(window) * self.step for window in inputs]
         encoded = self.encode(Padded.stack(list(inputs)))
         nbests = self.search_encoded(encoded)
         times: Iterable = [None] * len(inputs)
@@ -464,12 +468,12 @@ class Recognizer:
 
 
 def _are_samples(sound: Sequence) -> bool:
-    """Whether a list holds numbers, and no audio."""
+    """Whether a list holds the samples of one audio, rather than several audios."""
     return bool(sound) and isinstance(sound[0], numbers.Real)
 
 
 def _bytes_of(sound: Audio) -> bytes | None:
-    """The bytes of a file, given as such or as an open file; None for all else."""
+    """The bytes of a file, given as bytes or as an open file; None for anything else."""
     if isinstance(sound, bytes | bytearray | memoryview):
         return bytes(sound)
     if not hasattr(sound, "read"):

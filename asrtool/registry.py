@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from asrtool.errors import UserError
 
-# metadata of a config's field that is not written where it has its default
+# metadata of a config field that is not written while it has its default value
 OMIT = MappingProxyType({"omit": True})
 
 T = TypeVar("T")
@@ -26,8 +26,13 @@ def suggest(name: str, valid: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    def __init__(self, kind: str) -> None:
+    """kind: what its entries are, for messages. base: the class that the config of every entry must
+    derive from; it declares the attributes that other parts read.
+    """
+
+    def __init__(self, kind: str, base: type = object) -> None:
         self.kind = kind
+        self.base = base
         self._configs: dict[str, type] = {}
         self._classes: dict[type, tuple[str, type[T]]] = {}
 
@@ -35,6 +40,12 @@ class Registry(Generic[T]):
         def bind(cls: type[T]) -> type[T]:
             if name in self._configs:
                 raise ValueError(f"{self.kind} '{name}' is already registered")
+            if not issubclass(config, self.base):
+                raise TypeError(
+                    f"{config.__name__}, the config of {self.kind} '{name}', must derive from "
+                    f"{self.base.__module__}.{self.base.__name__}: other parts read what that "
+                    "class declares"
+                )
             if config in self._classes:
                 raise ValueError(
                     f"{config.__name__} already builds {self.kind} '{self._classes[config][0]}'"
@@ -54,7 +65,7 @@ class Registry(Generic[T]):
         return self._configs[name]
 
     def class_named(self, name: str) -> type[T]:
-        """The class that is registered by a name."""
+        """The class registered under a name."""
         return self._classes[self.config_type(name)][1]
 
     def name_of(self, config: object) -> str:
@@ -65,7 +76,7 @@ class Registry(Generic[T]):
         return list(self._classes).index(type(config))
 
     def class_of(self, config: object) -> type[T]:
-        """The class that `build` makes an instance of."""
+        """The class of which `build` makes an instance."""
         return self._classes[type(config)][1]
 
     def build(self, config: object, **needs) -> T:

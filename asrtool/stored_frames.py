@@ -1,15 +1,15 @@
-"""Frames of a frozen front end that stage 1 stores (`data.features: stored_frames`): what they are
-called, how they are made, and whether those of a folder are a model's own.
+"""Frames of a frozen front end that stage 1 stores (`data.features: stored_frames`): their
+identity, their computation, and the check that a folder's frames match a model.
 
-`frames.json` of a folder says what its frames come from:
+`frames.json` of a folder identifies the front end of its frames:
 
     {"name": "whisper-layer4-5b0c5a31", "digest": "...", "dim": 512, "frame_shift": 0.02, "long": 0}
 
-`long` counts utterances without frames, which are longer than the front end reads.
+`long` counts utterances without frames, because they are longer than the front end accepts.
 
-The digest covers everything that decides a number: the type of the front end, its weights, the
-layer, the sampling rate. It does not cover what acts in training only (masks, dropout), nor where
-the weights lie.
+The digest covers everything that the values depend on: the type of the front end, its weights, the
+layer and the sampling rate, but neither settings of training (masks, dropout) nor the path of the
+weights.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from asrtool.system import atomic
 from asrtool.types import Padded
 
 FILE = "frames.json"
-VERSION = 1  # raise it when the same weights give other frames
-GPU_SECONDS = 240.0  # audio that a GPU computes at once
-# settings of a front end that do not change what it gives in evaluation, or that the digest of the
-# weights stands for
+VERSION = 1  # increase it if the same weights yield different frames
+GPU_SECONDS = 240.0  # seconds of audio in one batch on a GPU
+# settings of a front end that do not change its output in evaluation, or that the digest of the
+# weights covers
 _WITHOUT = (
     *("weights", "revision", "size", "tuning", "layer_drop", "time_mask", "time_mask_length"),
     *("channel_mask", "channel_mask_length", "dropout", "attention_dropout", "activation_dropout"),
@@ -57,19 +57,19 @@ class FrontEnd:
 
     @classmethod
     def of(cls, phase: TrainConfig) -> FrontEnd | None:
-        """That of a phase; None where the phase reads no stored frames."""
+        """The front end of a phase; None if the phase reads no stored frames."""
         if phase.data.features != "stored_frames":
             return None
         return cls(config=phase.model.encoder.frontend, rate=phase.data.fbank.rate)
 
     @cached_property
     def digest(self) -> str:
-        """Of all that decides its frames; the files of the weights are read."""
+        """SHA-256 of everything that the frames depend on; reads the files of the weights."""
         settings = config.encode(type(self.config), self.config)
         decisive = {key: value for key, value in settings.items() if key not in _WITHOUT}
         decisive |= {
             "type": ENCODERS.name_of(self.config),
-            "weights": weights_digest(self.config.weights, getattr(self.config, "revision", None)),
+            "weights": weights_digest(self.config.weights, self.config.revision),
             "rate": self.rate,
             "version": VERSION,
         }
@@ -78,12 +78,12 @@ class FrontEnd:
     @property
     def name(self) -> str:
         """As in `whisper-layer4-5b0c5a31`."""
-        layer = getattr(self.config, "layer", None)
-        which = f"layer{layer}" if isinstance(layer, int) else layer or "last"
-        return f"{ENCODERS.name_of(self.config)}-{which}-{self.digest[:8]}"
+        layer = self.config.layer
+        suffix = f"layer{layer}" if isinstance(layer, int) else layer or "last"
+        return f"{ENCODERS.name_of(self.config)}-{suffix}-{self.digest[:8]}"
 
     def build(self) -> Encoder:
-        """The front end with its weights; on the meta device its shape alone."""
+        """The front end with its weights; on the meta device without them, for its shapes."""
         return ENCODERS.build(
             self.config, input_dim=1, vocab_size=1, frame_shift=1 / self.rate
         ).eval()
@@ -91,7 +91,7 @@ class FrontEnd:
 
 @dataclass
 class Maker:
-    """Makes frames in stage 1. Every process builds its own network, at its first utterance."""
+    """Computes frames in stage 1. Every process builds its own network, at its first utterance."""
 
     front_end: FrontEnd
     device: str
@@ -110,7 +110,7 @@ class Maker:
     def __call__(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Samples (T,) of several utterances -> frames (S, dim), float16."""
         rows = [torch.from_numpy(np.ascontiguousarray(one)) for one in samples]
-        # as the loader pads them, so that shapes recur
+        # as the loader pads them: recurring shapes reuse cached kernels
         unit = round(SECONDS * self.front_end.rate)
         size = unit * recurring(-(-max(map(len, rows)) // unit))
         with torch.inference_mode():
@@ -118,7 +118,7 @@ class Maker:
         return [row.half().cpu().numpy() for row in frames.unpad()]
 
     def size(self, seconds: float) -> int:
-        """Bytes of the frames of so much audio."""
+        """Bytes of the frames of `seconds` of audio."""
         return round(seconds / self.frame_shift) * self.dim * np.dtype(np.float16).itemsize
 
     def note(self, folder: Path, long: int) -> None:
@@ -141,7 +141,7 @@ class Maker:
 
 
 class Origin(NamedTuple):
-    """Where the frames of a folder come from."""
+    """The front end that the frames of a folder come from."""
 
     name: str
     digest: str
@@ -149,7 +149,7 @@ class Origin(NamedTuple):
 
 
 def origin(folder: Path) -> Origin | None:
-    """What `frames.json` of a folder says; None without one."""
+    """The content of a folder's `frames.json`; None without one."""
     path = Path(folder) / FILE
     if not path.exists():
         return None
@@ -163,7 +163,7 @@ def origin(folder: Path) -> Origin | None:
 
 
 def check(folder: Path, front_end: FrontEnd) -> None:
-    """Raise `UserError` where the frames in a folder of stage 1 are not of `front_end`."""
+    """Raise `UserError` if the frames in a folder of stage 1 are not of `front_end`."""
     found = origin(folder)
     if found is None:
         raise UserError(
@@ -178,14 +178,14 @@ def check(folder: Path, front_end: FrontEnd) -> None:
 
 
 def from_audio(data: DataConfig) -> DataConfig:
-    """The config that reads the audio where `data` reads stored frames."""
+    """The config with audio instead of stored frames as the model's input."""
     return replace(data, features="stored") if data.features == "stored_frames" else data
 
 
 def weights_digest(weights: str, revision: str | None) -> str:
-    """Of the files of a folder, or of a hub name and its commit.
+    """SHA-256 of the files of a folder, or of a hub name and its commit.
 
-    Raises `UserError` where there is neither.
+    Raises `UserError` if it is neither.
     """
     folder = Path(weights)
     if not folder.is_dir():
@@ -200,12 +200,12 @@ def weights_digest(weights: str, revision: str | None) -> str:
     return digest.hexdigest()
 
 
-# json files beside the weights that decide numbers; others are of tokenizers
+# JSON files that the values depend on; others belong to tokenizers
 _SETTINGS = ("config.json", "preprocessor_config.json")
 
 
 def _commit(weights: str, revision: str | None) -> str:
-    """The commit of the hub's model, as it lies in the cache or is downloaded to it."""
+    """The commit of a model of the hub, from the cache or by a download."""
     try:
         from huggingface_hub import hf_hub_download
 
@@ -213,6 +213,7 @@ def _commit(weights: str, revision: str | None) -> str:
     except Exception as error:  # of the package, the network or the name
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"weights {weights}: neither a folder nor a name that the hub knows ({reason})"
+            f"weights {weights} cannot be found ({reason}); expected a folder, or the name of a "
+            "model of the Hugging Face hub: correct weights, or download the model first"
         ) from None
     return Path(path).parent.name  # snapshots/<commit>/config.json

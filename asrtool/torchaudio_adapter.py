@@ -1,17 +1,15 @@
-"""The one place that imports torchaudio; its Python part works here even where its compiled
-extension does not load.
+"""The only module that imports torchaudio; its Python part works even if its compiled extension
+does not load.
 
-The published torchaudio wheel is compiled against CUDA. Beside a CPU build of torch its extension
-raises while `import torchaudio` runs, and transformers and peft, which import torchaudio wherever
-it is installed, then fail with it. Nothing is imported before it is asked for, since most commands
-can do without:
+The published torchaudio wheel is compiled against CUDA. With a CPU build of torch its extension
+raises during `import torchaudio`, and transformers and peft, which import torchaudio if it is
+installed, fail with it. Nothing is imported before it is needed, since most commands do without:
 
-    torchaudio_adapter.load()                    # transformers and peft can be imported now
-    audio = torchaudio_adapter.require()         # the module, or one sentence that says what to
-        install
+    torchaudio_adapter.load()             # transformers and peft can be imported now
+    audio = torchaudio_adapter.require()  # the module, or an ImportError that says what to install
 
-Resampling, filters, transforms and `compliance.kaldi` are Python and stay available. What lives in
-the extension (`forced_align`, `rnnt_loss`) raises when called, if `extension_available()` is False.
+Resampling, filters, transforms and `compliance.kaldi` are Python and always available. Functions of
+the extension (`forced_align`, `rnnt_loss`) raise when called if `extension_available()` is False.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from asrtool import versions
 
 
 class Loaded(NamedTuple):
-    """What `load` found: the module, None where it is absent or broken; why it or its extension is
-    missing, or nothing."""
+    """Result of `load`: the module, None if it is absent or broken; and why it or its extension is
+    missing, else empty."""
 
     module: types.ModuleType | None
     problem: str
@@ -38,7 +36,7 @@ class Loaded(NamedTuple):
 
 @functools.cache
 def load() -> Loaded:
-    """Import torchaudio, without its extension where that does not load."""
+    """Import torchaudio, without its extension if that does not load."""
     spec = importlib.util.find_spec("torchaudio")
     if spec is None or not spec.submodule_search_locations:
         return Loaded(None, "not installed")
@@ -48,12 +46,13 @@ def load() -> Loaded:
     except (ImportError, OSError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
     _forget()
+    # A module that is in sys.modules already is not imported again: torchaudio takes the stand-in.
     sys.modules["torchaudio._extension"] = _without_extension(
         Path(spec.submodule_search_locations[0])
     )
     try:
         return Loaded(importlib.import_module("torchaudio"), reason)
-    except Exception as error:  # broken beyond its extension: the same as absent
+    except Exception as error:  # broken beyond its extension: treated as absent
         _forget()
         return Loaded(None, str(error).strip().split("\n")[0])
 
@@ -64,8 +63,8 @@ def extension_available() -> bool:
 
 
 def unloadable() -> Path | None:
-    """The file of the extension where it does not load beside this torch. torchaudio and whatever
-    imports it work without that file, and fail with it where this module is not asked first."""
+    """The extension's file if it does not load with this torch. Without that file torchaudio and
+    its dependents work; with it they fail unless `load` is called first."""
     module, problem = load()
     if module is None or not problem:
         return None
@@ -73,7 +72,7 @@ def unloadable() -> Path | None:
 
 
 def require() -> types.ModuleType:
-    """The torchaudio module; raises ImportError with one sentence where it cannot be had."""
+    """The torchaudio module; raises ImportError that says what to install if it is not usable."""
     module, problem = load()
     if module is None:
         mend = f"`pip install --no-deps torchaudio=={versions.TORCHAUDIO}` mends it"
@@ -82,7 +81,7 @@ def require() -> types.ModuleType:
 
 
 def _without_extension(folder: Path) -> types.ModuleType:
-    """What stands in for `torchaudio._extension`: a build in which nothing is compiled."""
+    """A stand-in for `torchaudio._extension`, as in a build without compiled functions."""
     module = types.ModuleType("torchaudio._extension")
     module.__path__ = [str(folder / "_extension")]
 
@@ -105,6 +104,6 @@ def _without_extension(folder: Path) -> types.ModuleType:
 
 
 def _forget() -> None:
-    """Drop what a failed import left half loaded."""
+    """Remove the partially loaded modules of a failed import."""
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]

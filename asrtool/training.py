@@ -40,17 +40,18 @@ from asrtool.trainer.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
+LARGEST_EXPONENT = 700.0  # exp of more than 709 overflows float64
 MAKERS = {"train": "stage 1 makes it", "valid": "stage 1 makes it", "vocab": "stage 2 makes it"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a training reads."""
+    """The inputs of a training."""
 
     train: Path  # folder of stage 1
     valid: Path  # likewise
     vocab: Path  # folder of stage 2
-    text: tuple[Path, ...] = ()  # further text for a language model, a sentence a line
+    text: tuple[Path, ...] = ()  # further text for a language model, one sentence per line
     init: Path | None = None  # weights that the first phase starts from
 
     def roles(self) -> dict[str, Path]:
@@ -78,8 +79,8 @@ def run(
     """Train the phases of a config, as `asrtool train` does; `asrtool.train` is this function.
 
     overrides: as in `--set`: "optim.lr=1e-3". text: files of further text, for language models.
-    init: weights, or a trained experiment whose averaged weights are taken. import_from: folders
-    with the modules that the config imports. For the rest and the result see `train_into`.
+    init: a file of weights, or a trained experiment with averaged weights. import_from: folders
+    with the modules that the config imports. See `train_into` for the others and the result.
     """
     phases = experiment.load_phases(Path(config_file), overrides, import_from)
     with distributed.process_group():
@@ -95,7 +96,7 @@ def run(
 
 
 def initial_weights(init: Path) -> Path:
-    """The file that a warm start reads: of an experiment the averaged weights of its last phase."""
+    """The weights of a warm start: `init`, or the averaged last phase of the experiment `init`."""
     if not (init / CONFIG).is_file():
         return init
     trained = Experiment.open(init)
@@ -109,16 +110,17 @@ def train_into(
     command: str = "",
     force: bool = False,
 ) -> int:
-    """Train the phases one after another into the folder `exp`; an interrupted training goes on, a
-    finished one is left alone.
+    """Train the phases one after another into the folder `exp`. An interrupted training is resumed,
+    a finished one is not repeated.
 
-    command: what is noted in command.txt. force: where `exp` holds another training, move it aside
-    instead of raising `UserError`. Gives the signal that stopped the training, or 0. In a
+    command: written to command.txt. force: if `exp` holds another training, move it aside instead
+    of raising `UserError`. Returns the signal that stopped the training, or 0. In a
     `distributed.process_group`, every rank calls it.
     """
     exp = Path(exp)
     with ExitStack() as stack:
         if distributed.is_main():
+            # Rank 0 alone writes the folder and checks it; the others must not read it before.
             stack.enter_context(stamp.locked(exp))
             prepare(exp, phases, sources, command, force)
             check_phases(exp, phases, sources)
@@ -130,7 +132,7 @@ def train_into(
 def prepare(
     exp: Path, phases: Mapping[str, TrainConfig], sources: Sources, command: str, force: bool
 ) -> None:
-    """Write the experiment's folder, or make sure that it is this training's."""
+    """Create the experiment's folder, or check that it belongs to this training."""
     for role, path in sources.roles().items():
         if not path.exists():
             raise UserError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
@@ -152,10 +154,10 @@ def prepare(
 
 
 def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> None:
-    """Find out before the first of several phases starts what would stop a later one, days
-    after.
+    """Check every phase before the first one starts: an error in the last one would otherwise
+    appear days later. Raises `UserError`.
     """
-    if len(phases) == 1:  # it is about to start
+    if len(phases) == 1:  # it starts at once, and fails at once
         return
     tokenizer = tokenizers.load(exp / "vocab")
     before = checkpoint.shapes(sources.init) if sources.init is not None else None
@@ -169,15 +171,16 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
                 checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"phase '{name}': {error}") from error
+        # On the meta device, only names and shapes of the weights pass from phase to phase.
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
-        origin = f"what phase '{name}' leaves"
+        origin = f"the result of phase '{name}'"
 
 
 def check_phase(
     phase: TrainConfig, tokenizer: tokenizers.Tokenizer, vocab: Path | None = None
 ) -> nn.Module:
-    """The model of a phase without weights. Raises ValueError or RuntimeError where it, the groups
-    of its optimizer, its losses or its best metric cannot be.
+    """The model of a phase, without weights. Raises ValueError or RuntimeError if the model, the
+    groups of its optimizer, its losses or its best metric are invalid.
     """
     with torch.device("meta"):
         model = build_model(phase, tokenizer.size)
@@ -188,7 +191,7 @@ def check_phase(
 
 
 def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> None:
-    """Raise `UserError` where a phase reads frames that are not of its front end."""
+    """Raise `UserError` if a phase reads stored frames of another front end."""
     for phase in phases.values():
         front_end = FrontEnd.of(phase)
         for path in (sources.train, sources.valid) if front_end is not None else ():
@@ -196,26 +199,27 @@ def check_stored_frames(phases: Mapping[str, TrainConfig], sources: Sources) -> 
 
 
 def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> int:
-    """Train every phase that is not finished; each starts from the averaged weights of the one
-    before.
+    """Train every phase that is not finished, from the averaged weights of the previous one.
 
-    Gives the signal that stopped it, or 0.
+    Returns the signal that stopped the training, or 0.
     """
     sets: Sets | None = None
     weights = sources.init
     for name, phase in phases.items():
         phase_folder = exp / name
+        # Files may appear on the ranks' disks at different times: rank 0 decides for all.
         finished = distributed.broadcast_object(
             distributed.is_main() and folder.finished(phase_folder)
         )
         if not finished or needs_lengths(phase_folder, phase):
+            # Read once, and only if some phase needs it: a large set takes minutes.
             sets = sets or read_sets(sources, phase)
             keep_lengths(phase_folder, phase, sets[0])
         if not finished:
             ended = train_phase(exp, phase_folder, phase, sources, sets, weights)
             if ended:
                 return ended
-        # made anew where it is damaged
+        # written again if it is damaged
         average = (
             averaging.average(phase_folder, phase.trainer.average)
             if distributed.is_main()
@@ -235,11 +239,11 @@ def train_phase(
     sets: Sets,
     weights: Path | None,
 ) -> int:
-    """One phase in folder `where`, from `weights` where they are given; 0, or the signal that
-    stopped it.
+    """Train one phase in `folder`, from `weights` if given; returns 0, or the signal that stopped
+    it.
     """
     tokenizer = tokenizers.load(exp / "vocab")
-    torch.manual_seed(phase.seed)
+    torch.manual_seed(phase.seed)  # the same initial weights on every rank
     model = build_model(phase, tokenizer.size)
     longest = model.encoder.max_seconds if isinstance(model, AsrModel) else None
     batches, validation = loaders(exp, phase, sources, sets, tokenizer, longest)
@@ -259,6 +263,7 @@ def train_phase(
         )
     logger.info("%s: %s", folder, batches.describe())
     if isinstance(model, AsrModel):
+        # Now, rather than when the first utterance that is too long is drawn.
         model.check_room(
             (u.id, u.duration, tokenizer.encode(u.text)) for u in batches.dataset.utterances
         )
@@ -281,23 +286,24 @@ def train_phase(
 
 
 def needs_lengths(folder: Path, phase: TrainConfig) -> bool:
-    """Whether it is not kept yet how long the utterances are that the phase is trained on."""
+    """Whether the durations of a phase's training utterances are still to be recorded."""
     return phase.data.input != "text" and Lengths.load(folder) is None
 
 
 def keep_lengths(folder: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
+    """Record the durations of the training utterances, from which recognition plans windows."""
     if distributed.is_main() and needs_lengths(folder, phase):
-        chosen = [
+        durations = [
             u.duration
             for u in utterances
             if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
         ]
         folder.mkdir(parents=True, exist_ok=True)
-        Lengths.of(chosen).save(folder)
+        Lengths.of(durations).save(folder)
 
 
 def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
-    """Training and validation set."""
+    """The training and the validation set."""
     if phase.data.input == "text":
         return Sentences([sources.train, *sources.text]), Sentences([sources.valid])
     if sources.text:
@@ -313,9 +319,10 @@ def loaders(
     tokenizer: tokenizers.Tokenizer,
     longest: float | None = None,
 ) -> tuple[StepLoader, EvalLoader]:
-    """Batches of a phase for training and for validation.
+    """The batches of a phase for training and for validation.
 
-    longest: seconds of what the encoder reads; what is longer is left out. None: any length.
+    longest: seconds of the longest input of the encoder; longer utterances are left out. None: any
+    length.
     """
     if phase.data.input == "text":
         training = TextDataset(
@@ -334,7 +341,8 @@ def loaders(
         )
     cmvn = Cmvn.load(exp / "cmvn.json") if phase.data.input == "fbank" else None
     kept, _ = select(sets[0], phase.data)
-    # the slowest copy of an utterance is the longest; stored ones are utterances of their own
+    # The slowest copy of an utterance (speed below 1) is the longest and must fit into the encoder;
+    # with stored frames the copies are utterances of their own.
     stored = phase.data.features == "stored_frames"
     slowest = 1.0 if stored else min(1.0, *phase.data.augment.speeds)
     kept = readable(kept, None if longest is None else longest * slowest, "training")
@@ -349,8 +357,9 @@ def loaders(
 
 
 def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> None:
-    """Losses of labels: the model tells as many values apart as the training set has; without any
-    they are masked.
+    """Check that the model has a class for each value of a label that a loss classifies.
+
+    Raises `UserError` if it has too few. Warns of labels without any value: their loss is 0.
     """
     for name, loss in phase.losses.items():
         if not isinstance(loss, AccentLossConfig) or not loss.weight:
@@ -359,17 +368,17 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
         if not values:
             text = "losses.%s: no utterance has the label '%s' (there are: %s); the term is 0"
             logger.warning(text, name, loss.label, has)
-        classes = getattr(getattr(phase.model.encoder, "accent", None), "classes", len(values))
-        if len(values) > classes:
+        accent = phase.model.encoder.accent
+        if accent is not None and len(values) > accent.classes:
             raise UserError(
                 f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
-                "training set, but "
-                f"model.encoder.accent.classes is {classes}; set it to {len(values)}"
+                f"training set, but model.encoder.accent.classes is {accent.classes}; set it to "
+                f"{len(values)}"
             )
 
 
 def frame_seconds(data: DataConfig, model: Model) -> float | None:
-    """Seconds from one input to the next; None where inputs are tokens."""
+    """Seconds from one input to the next; None if the inputs are tokens."""
     if data.input == "text":
         return None
     if data.features == "stored_frames":
@@ -378,8 +387,8 @@ def frame_seconds(data: DataConfig, model: Model) -> float | None:
 
 
 def describe(model: Model, folder: Path) -> None:
-    """Write `model.json` of a phase, for `asrtool results`: parameters, how many are trained,
-    seconds per position.
+    """Write `model.json` of a phase, for `asrtool results`: numbers of parameters and of trained
+    ones, seconds per position, and the pre-trained weights.
     """
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     facts = {
@@ -400,8 +409,8 @@ def make_objective(
 ) -> Objective:
     """The weighted losses of a phase.
 
-    vocab: the folder whose counts of tokens and labels losses weigh by; None: nothing is counted.
-    utterances: of the training set, whose labels are counted.
+    vocab: folder of stage 2, whose counts of tokens and labels some losses use; None: none are
+    used. utterances: the training set, whose labels are counted.
     """
     losses = {name: LOSSES.build(loss, eos=tokenizer.eos) for name, loss in phase.losses.items()}
     weights = {name: loss.weight for name, loss in phase.losses.items()}
@@ -419,23 +428,25 @@ def make_objective(
 def count_labels(
     labels: Mapping[str, Sequence[str]], utterances: Iterable[Utterance]
 ) -> dict[str, list[int]]:
-    """Label -> how many utterances have each of its values, in the order of the model's classes."""
+    """Label -> the number of utterances with each value, in the order of the model's classes."""
     counts = Counter(item for utterance in utterances for item in utterance.labels.items())
     return {name: [counts[name, value] for value in values] for name, values in labels.items()}
 
 
 def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
-    """The utterances of the sets that the augmentation names; they lie beside the training set."""
+    """The utterances of the sets named by the augmentation; the folders are next to the training
+    set's."""
     return {name: datadir.read(parent / name) for name in phase.data.augment.sets}
 
 
 def with_non_speech(
     kept: Sequence[Utterance], phase: TrainConfig, sets: Mapping[str, Sequence[Utterance]]
 ) -> Sequence[Utterance]:
-    """The training utterances, and stretches without speech as the config asks for."""
+    """The training utterances, and the stretches without speech of the config."""
     config = phase.data.augment.non_speech
     if config is None:
         return kept
+    # share of all = count / (count + utterances), solved for count
     count = max(1, round(config.share / (1 - config.share) * len(kept)))
     logger.info(
         "%d stretches of '%s' with an empty text are added to %d utterances",
@@ -447,8 +458,8 @@ def with_non_speech(
 
 
 def validation_metrics(model: Model, tokenizer: tokenizers.Tokenizer) -> Metrics | None:
-    """What validation measures beside the loss: the error rates of the head that ranks highest
-    among those with a cheap search; else what heads count; of a language model its perplexity.
+    """The metrics of validation besides the loss: error rates of the highest-ranking head that has
+    a greedy search, else the first head's own metrics; perplexity of a language model.
     """
     if isinstance(model, TextModel):
         return Perplexity(tokenizer)
@@ -460,7 +471,7 @@ def validation_metrics(model: Model, tokenizer: tokenizers.Tokenizer) -> Metrics
 
 
 class ErrorRates:
-    """Word and character errors of a search."""
+    """Word and character error rate of a search."""
 
     names = ("wer", "cer")
 
@@ -488,7 +499,7 @@ class ErrorRates:
 
 
 class HeadMetrics:
-    """What a head counts itself (`Head.measure`)."""
+    """The metrics that a head computes itself (`Head.measure`)."""
 
     def __init__(self, head: Head) -> None:
         self._head, self.names = head, head.metrics
@@ -500,7 +511,7 @@ class HeadMetrics:
 
 
 class Perplexity:
-    """exp of the mean negative log-probability of a token, ends included, without smoothing."""
+    """exp of the mean negative log-probability per token with <eos>, without label smoothing."""
 
     names = ("perplexity",)
 
@@ -517,7 +528,7 @@ class Perplexity:
 
     @staticmethod
     def value(negative_log_prob: float, tokens: float) -> float:
-        return math.exp(min(negative_log_prob / tokens, 700.0))
+        return math.exp(min(negative_log_prob / tokens, LARGEST_EXPONENT))
 
 
 Metrics = ErrorRates | HeadMetrics | Perplexity

@@ -1,13 +1,12 @@
-"""What of a pre-trained network is trained: nothing, low-rank adapters (LoRA, arXiv 2106.09685), or
-all of it.
+"""How a pre-trained network is fine-tuned: frozen, by low-rank adapters (LoRA, Hu et al. 2021,
+arXiv 2106.09685), or in full.
 
-    W x  becomes  W x + (alpha / rank) B A x,    A (rank, D_in) random, B (D_out, rank) zero: at
-        first nothing changes
+    W x  becomes  W x + (alpha / rank) B A x
 
-LoRA is peft's, injected into the modules named in `targets`, whether the network is one of
-`transformers` or the own Conformer. Adapters are part of the module from the first phase on, so
-that names of parameters never change between phases; a phase freezes what it does not train by
-`optim.groups`.
+with A (rank, D_in) random and B (D_out, rank) zero, so that the output does not change at first.
+peft injects the adapters into the modules named by `targets`, of a `transformers` network or of
+asrtool's own Conformer. They are part of the module from the first phase on, so that parameter
+names do not change between phases; a phase freezes parameters by `optim.groups`.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a pre-trained part is trained, and by which adapters where by LoRA.
+    """How a pre-trained part is trained, and the adapters of LoRA.
 
-    In yaml a mode alone may stand for all of it: `tuning: frozen`.
+    The mode alone is allowed in YAML: `tuning: frozen`.
     """
 
     SHORT: ClassVar[str] = "mode"
@@ -42,8 +41,8 @@ class Tuning:
     mode: Literal["frozen", "lora", "full"] = "lora"
     rank: int = 16
     alpha: float = 16.0
-    dropout: float = 0.0  # of what enters an adapter
-    # ends of names of linear layers
+    dropout: float = 0.0  # of the input of an adapter
+    # linear layers, by the end of their names
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     layers: tuple[int, int] | None = None  # first and last layer with adapters, from 0; null: all
 
@@ -61,7 +60,7 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderTuning(Tuning):
-    """Rank and alpha of arXiv 2406.17272 for the encoder; its targets are not known."""
+    """Rank and alpha of arXiv 2406.17272 for the encoder; the paper does not name its targets."""
 
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -70,11 +69,12 @@ class EncoderTuning(Tuning):
 def apply(
     tuning: Tuning, module: nn.Module, name: str, new: tuple[str, ...] = ()
 ) -> frozenset[str]:
-    """Inject adapters where `tuning` wants them; gives the names of the parameters in `module` that
-    are never trained.
+    """Inject the adapters of `tuning`; returns the names of the parameters of `module` that are
+    never trained.
 
-    name: of the part, for messages. new: names of submodules that are not pre-trained: beside LoRA
-    they get no adapters and are trained whole.
+    name: of the part, for messages. new: names of submodules that are not pre-trained: with LoRA
+    they get no adapters and are trained in full. Raises `ValueError` if a target or a layer does
+    not exist.
     """
     if tuning.mode == "full":
         return frozenset()
@@ -86,12 +86,12 @@ def apply(
 
 
 def is_in(key: str, modules: tuple[str, ...]) -> bool:
-    """Whether a parameter of that name lies in a submodule that is called one of `modules`."""
+    """Whether the parameter `key` belongs to a submodule with one of these names."""
     return any(f".{module}." in f".{key}" for module in modules)
 
 
 def is_adapter(key: str) -> bool:
-    """Whether a parameter of that name belongs to LoRA."""
+    """Whether the parameter `key` belongs to an adapter."""
     return ".lora_" in key
 
 
@@ -122,12 +122,12 @@ def _inject(tuning: Tuning, module: nn.Module, name: str, new: tuple[str, ...]) 
             f"{name}: LoRA found no target in layers {tuning.layers[0]} to {tuning.layers[1]}"
         )
     for _, value in adapters:
-        # of bfloat16 weights too: steps of 1e-4 would be lost in 8 bits
+        # also beside bfloat16 weights, whose 8 bits would round away updates of 1e-4
         value.data = value.data.float()
 
 
 def settings(tuning: Tuning) -> object:
-    """peft's form of the config."""
+    """The config as a `peft.LoraConfig`."""
     from peft import LoraConfig
 
     layers = None if tuning.layers is None else list(range(tuning.layers[0], tuning.layers[1] + 1))
@@ -143,7 +143,7 @@ def settings(tuning: Tuning) -> object:
 
 
 def adapter_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors under the names that peft gives them in its files."""
+    """The adapters' tensors, under the names of peft's files."""
     return {
         "base_model.model." + key.replace(f".{ADAPTER}.", "."): value.detach().cpu().contiguous()
         for key, value in module.named_parameters()
@@ -167,9 +167,7 @@ def save(
 
 @contextlib.contextmanager
 def merged(module: nn.Module) -> Iterator[None]:
-    """Within, W has (alpha / rank) B A added to it; afterwards it is as before, but for
-    rounding.
-    """
+    """Within, (alpha / rank) B A is added to W; afterwards W is restored, except for rounding."""
     layers = [
         part
         for part in module.modules()
@@ -185,8 +183,8 @@ def merged(module: nn.Module) -> Iterator[None]:
 
 
 def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The state of `module` under the names that it has without adapters; taken inside `merged`,
-    adapters are in it.
+    """The state of `module` under the names that it has without adapters. Within `merged` the
+    weights include the adapters.
     """
     return {
         key.replace(".base_layer.", "."): value.detach().cpu()
@@ -196,7 +194,7 @@ def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def read_adapters(folder: Path) -> dict:
-    """What adapter_config.json says."""
+    """The content of adapter_config.json."""
     return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
 
 

@@ -1,5 +1,4 @@
-"""The few data types that everything shares. Lengths never leave their tensor; masks are True where
-valid.
+"""The data types that all parts share. Masks are True at valid positions.
 
 Legend of all docstrings: B utterances, T input frames or samples, S encoder frames, U target
 tokens, F mel bins, D width, V vocabulary with blank 0, A accents, H heads, L layers, N beam rows.
@@ -31,8 +30,8 @@ class Padded(NamedTuple):
 
     @classmethod
     def stack(cls, rows: Sequence[Tensor], padding: float = 0, size: int | None = None) -> Padded:
-        """Rows of shape (T_i, ...) to one padded tensor; `size`: its T, by default that of the
-        longest row.
+        """Pad rows (T_i, ...) to one tensor (B, T, ...); `size`: T, by default that of the longest
+        row.
         """
         lengths = torch.tensor(
             [row.shape[0] for row in rows], dtype=torch.int64, device=rows[0].device
@@ -43,7 +42,8 @@ class Padded(NamedTuple):
         return cls(data, lengths)
 
     def append(self, value: int) -> Padded:
-        """Rows (B, U) of tokens with `value` behind the last one of each: (B, U + 1)."""
+        """Rows of tokens (B, U) with `value` appended to each: (B, U + 1)."""
+        # Rows are of different length: `value` overwrites the first padding of each.
         data = pad(self.data, (0, 1)).scatter(1, self.lengths[:, None], value)
         return Padded(data, self.lengths + 1)
 
@@ -51,11 +51,11 @@ class Padded(NamedTuple):
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
 
     def take(self, rows: Tensor) -> Padded:
-        """Rows (N,) alone, in that order."""
+        """The rows with the indices `rows` (N,), in that order."""
         return Padded(self.data[rows], self.lengths[rows])
 
     def join(self, other: Padded) -> Padded:
-        """The rows of `other` behind these, the shorter ones padded by zeros."""
+        """These rows followed by those of `other`, padded with zeros to the longer T."""
         size = max(self.data.shape[1], other.data.shape[1])
         parts = [
             pad(data, [*(0, 0) * (data.ndim - 2), 0, size - data.shape[1]])
@@ -76,20 +76,20 @@ class Utterance:
 
     id: str
     audio: str  # a path, or a shell command that ends in "|"
-    duration: float  # seconds; NaN: up to the end of the audio, which nobody has measured
+    duration: float  # seconds; NaN: to the end of the audio, not measured yet
     text: str = ""
     speaker: str
     # id of the recording it is cut from (`segments`); None: audio is the utterance
     recording: str | None = None
     start: float = 0.0  # seconds into the recording
-    # what the utt2* files say: accent, style, environment ...
+    # from the utt2* files: accent, style, environment ...
     labels: Mapping[str, str] = field(default_factory=dict)
     features: str | None = None  # "file.ark:offset", written by stage 1
-    num_frames: int | None = None  # feature frames, or samples where the input is a waveform
+    num_frames: int | None = None  # feature frames, or samples for waveform inputs
 
     @property
     def stretch(self) -> tuple[float, float | None]:
-        """What to read of `audio`: seconds to its start, and seconds of it, None for all up to the
+        """The part of `audio` to read: its start and its duration in seconds, None for all to the
         end.
         """
         whole = self.recording is None or math.isnan(self.duration)
@@ -98,7 +98,7 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Utterances side by side, as models and losses see them."""
+    """B utterances as padded tensors, the input of models and losses."""
 
     ids: tuple[str, ...]
     inputs: Padded  # (B, T, F) features or (B, T) samples
@@ -132,8 +132,8 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
-    """What an encoder gives: frames (B, S, D), positions (B, S) on the grid after the stem, named
-    extra outputs.
+    """Output of an encoder: frames (B, S, D); positions (B, S), the index of each frame on the grid
+    after the stem; taps, named extra outputs.
     """
 
     frames: Padded
@@ -143,7 +143,8 @@ class EncoderOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class DownsamplerOutput:
-    """frames (B, S, D), positions (B, S): index of each frame on the grid after the stem."""
+    """Output of a downsampler: frames (B, S, D); positions (B, S), the index of each frame on the
+    grid after the stem; taps, named extra outputs."""
 
     frames: Padded
     positions: Tensor
@@ -151,8 +152,8 @@ class DownsamplerOutput:
 
 
 class Lattice(NamedTuple):
-    """Scores of every pair of a frame and a token: data (B, S, U + 1, V), lengths (B,) of the
-    frames, token_lengths (B,).
+    """Scores of a transducer for every pair of a frame and a token prefix: data (B, S, U + 1, V),
+    lengths (B,) of the frames, token_lengths (B,) without the + 1.
     """
 
     data: Tensor
@@ -164,10 +165,10 @@ HeadOutput = Padded | Lattice
 
 
 class Trainable(nn.Module):
-    """A model as training and its checkpoints see it."""
+    """The base class of models: what training and checkpoints need to know of them."""
 
-    # Names of parameters that no phase trains, and of tensors that checkpoints leave out because
-    # they never change and come from `sources`.
+    # frozen: names of parameters that no phase trains; pretrained: names of tensors that
+    # checkpoints omit because they never change and are read from `sources`.
     frozen: frozenset[str] = frozenset()
     pretrained: frozenset[str] = frozenset()
     sources: tuple[Mapping[str, str | None], ...] = ()
@@ -183,7 +184,7 @@ class ModelOutput:
     heads: Mapping[str, HeadOutput]
 
     def head(self, name: str) -> HeadOutput:
-        """The output of one head. Raises `LookupError` where the model has none of that name."""
+        """The output of one head. Raises `LookupError` if the model has no head of that name."""
         if name not in self.heads:
             has = ", ".join(sorted(self.heads)) or "none"
             raise LookupError(f"the model has no head '{name}' (it has: {has})")
@@ -192,22 +193,22 @@ class ModelOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class LossReport:
-    """total (): weighted sum over the batch's utterances; terms: name -> (B,) unweighted, 0 for
-    skipped utterances.
+    """total (): weighted sum over the utterances; terms: name -> (B,), unweighted, 0 for skipped
+    utterances.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
-    # ids that no finite loss exists for (CTC: fewer frames than tokens)
+    # ids of utterances without a finite loss (CTC: fewer frames than tokens)
     skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """One result of a search; n-best lists hold them best first."""
+    """One result of a search; n-best lists are sorted best first."""
 
     tokens: tuple[int, ...]
-    score: float  # sum of weight * part, plus what the searcher says it adds
+    score: float  # sum of weight * part, plus the terms that a searcher documents
     # each scorer's unweighted log-probability
     parts: Mapping[str, float] = field(default_factory=dict)
     # encoder position of each token; times frame_shift = seconds

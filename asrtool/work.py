@@ -1,9 +1,9 @@
 """Process a data set batch by batch over all ranks, resume after a stop, and report failures.
 
 A `Task` defines what is done with a batch and how results are written. The result for an utterance
-is a line: a JSON object with its `id`, or with `id` and `error` where it cannot be read or
-processed. Failed utterances are listed in `failed.jsonl` of the output; the others continue. The
-same command tries the failed ones again.
+is a line: a JSON object with its `id`, or with `id` and `error` if it cannot be read or processed.
+Failed utterances are listed in `failed.jsonl` of the output; the others continue. Running the same
+command again retries the failed ones.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from asrtool.types import Batch, Padded, Utterance
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 WINDOW = 4000  # utterances that are read, sorted by length and processed together
 FAILED = "failed.jsonl"
-HOPELESS = 20  # so many failures without one success end the command
-# of a batch: out of memory, NaN, audio without frames
+HOPELESS = 20  # failures without one success that end the command
+# errors of a batch, not of the program: out of memory, NaN, audio without frames
 PROBLEMS = (RuntimeError, ValueError, MemoryError)
 
 
 class Task(Protocol):
-    """What is done with the utterances of a set."""
+    """The processing of the utterances of a set."""
 
     name: str  # name of the stage
-    file: str  # version of what `write` puts into the lines
+    file: str  # name of the file that `write` writes, of one line per utterance
     batch_seconds: float
 
     def dataset(self, utterances: Sequence[Utterance]) -> Dataset:
-        """The dataset that reads them."""
+        """The dataset that reads the utterances."""
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         """A line for each utterance; raises one of PROBLEMS on failure.
@@ -59,7 +59,7 @@ class Task(Protocol):
         """
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """Write all lines without an error, sorted by id, to the folder `target`; log a summary."""
+        """Write the lines without an error, which come sorted by id, to the folder `target`."""
 
 
 def through(
@@ -70,7 +70,7 @@ def through(
     Each rank takes every n-th batch; rank 0 joins the results.
     """
     _through(task, data, out, options, force)
-    # not before `out` is complete: hours of work must not be lost with its last files
+    # only once `out` is complete: a stop while it is written must not lose hours of work
     if distributed.is_main():
         _clear(out)
 
@@ -86,6 +86,7 @@ def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], f
             )
             if target is not None:
                 started = (target, _begin(task, out, data, about, force, retry))
+        # Only rank 0 holds the lock and knows whether there is anything to do.
         started = distributed.broadcast_object(started)
         if started is None:
             return
@@ -94,6 +95,7 @@ def _through(task: Task, data: Path, out: Path, options: Mapping[str, object], f
         total = _work(task, data, journal, out.name)
         journal.close()
         if distributed.is_main():
+            # Not a barrier: other ranks may need longer than its timeout.
             journal.wait(distributed.world_size())
             _join(task, target, journal, total, out)
 
@@ -110,7 +112,8 @@ def _clear(out: Path) -> None:
 
 
 def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry: bool) -> int:
-    """The number of this run; `again`: keep the results in `out` and retry only failures."""
+    """Begin or resume the journal; returns the number of this run. retry: results in `out` are
+    kept, only failures are processed again."""
     if force or retry:
         shutil.rmtree(_part(out), ignore_errors=True)
     number = Journal.begin(_part(out), about)
@@ -120,6 +123,8 @@ def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry
         return number
     with open(out / FAILED, encoding="utf-8") as failed:
         logger.info("%s: %d utterances failed; trying them again", out, sum(1 for _ in failed))
+    # The earlier results become run 0 of a new journal. Results and windows are both sorted by id,
+    # so one pass splits the former by the latter.
     journal = Journal(_part(out), 0)
     with open(out / task.file, encoding="utf-8") as stream:
         lines = map(json.loads, stream)
@@ -144,7 +149,8 @@ def _windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
 
 
 def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
-    """Process window by window, so that memory does not grow with the set; returns their number."""
+    """Process window by window, so that memory does not grow with the set; returns the number of
+    utterances in the set."""
     total = datadir.iterate(data)[0]
     world = distributed.world_size()
     counts = {"done": 0, "failed": 0}
@@ -171,13 +177,15 @@ def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
                 lines += _attempt(task, batch, seconds) if batch is not None else []
                 journal.write(group, lines)
                 _count(lines, counts)
+                # Rank 0 shows the bar and assumes that the other ranks are as fast.
                 bar.update(min(len(lines) * world, total - bar.n))
+            # glibc keeps freed memory of many sizes; in a long run it adds up.
             give_back_memory()
     return total
 
 
 def _attempt(task: Task, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
-    """The lines of a batch; a batch that fails is split to isolate the cause."""
+    """The lines of a batch; a failing batch is halved until the failing utterances are alone."""
     try:
         return task.lines(batch, seconds)
     except PROBLEMS as error:
@@ -196,7 +204,7 @@ def _attempt(task: Task, batch: Batch, seconds: Mapping[str, float]) -> list[dic
 
 
 def _rows(batch: Batch, chosen: slice) -> Batch:
-    """Some utterances of a batch, without unnecessary padding."""
+    """A slice of a batch, padded only to its own longest utterance."""
     lengths = batch.inputs.lengths[chosen]
     inputs = Padded(batch.inputs.data[chosen, : int(lengths.max())], lengths)
     targets = Padded(batch.targets.data[chosen], batch.targets.lengths[chosen])
@@ -212,7 +220,7 @@ def _rows(batch: Batch, chosen: slice) -> Batch:
 
 
 def _count(lines: Sequence[Mapping], counts: dict[str, int]) -> None:
-    """Count results; raise where there are only failures."""
+    """Count results; raises `UserError` after HOPELESS failures without one success."""
     failures = [line for line in lines if "error" in line]
     counts["done"] += len(lines) - len(failures)
     counts["failed"] += len(failures)
@@ -238,6 +246,7 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
                 else:
                     yield line
 
+    # `good` fills `failed` while it is read, so `task.write` must consume it all.
     first = next(lines := good(), None)
     if first is None:
         raise UserError(

@@ -27,7 +27,7 @@ from asrtool.losses import LOSSES, Loss
 from asrtool.model_folder import build_model
 from asrtool.models import AsrModel
 from asrtool.nn.rows import PerRow
-from asrtool.searchers import SEARCHERS, StreamingSearcher
+from asrtool.searchers import SEARCHERS, SearcherConfig, StreamingSearcher
 from asrtool.trainer import parallel, validation
 from asrtool.trainer.objective import Objective
 from asrtool.trainer.step import Stepper
@@ -147,7 +147,7 @@ def negative_log_likelihood(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransducerGreedyConfig:
+class TransducerGreedyConfig(SearcherConfig):
     """The most probable symbol at every point of the lattice."""
 
     input: str = "transducer"

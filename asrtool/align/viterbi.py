@@ -5,9 +5,9 @@ p_t(j) is the posterior of state j's label in frame t:
 
     v_t(j) = p_t(j) max( v_{t-1}(j),  v_{t-1}(j - 1),  v_{t-1}(j - 2) )                          (1)
 
-where the last one is allowed only for a token that differs from the token before. A path begins in
-state 0 or 1 and ends in state 2 U - 1 or 2 U. Among equal candidates the first of (1) is taken, and
-of the ends state 2 U - 1. NumPy computes all states of all utterances at once, frame by frame, in
+where the last one is allowed only for a token that differs from the previous token. A path begins
+in state 0 or 1 and ends in state 2 U - 1 or 2 U. Of equal candidates the first one of (1) is taken,
+of equal ends state 2 U - 1. NumPy computes all states of all utterances at once, frame by frame, in
 float64: nothing has to be compiled before the first utterance.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ INF = float("inf")
 
 @dataclass(frozen=True)
 class Alignment:
-    """Of U tokens over S frames: token u occupies the frames starts[u] ... ends[u] - 1."""
+    """U tokens aligned to S frames: token u occupies the frames starts[u] ... ends[u] - 1."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
@@ -38,41 +39,46 @@ class Alignment:
 def align(
     log_probs: Padded, tokens: Sequence[Sequence[int]], blank: int = 0
 ) -> list[Alignment | None]:
-    """log_probs (B, S, V), tokens of each utterance -> alignments, or None where there is no path.
+    """log_probs (B, S, V), tokens of each utterance -> alignments, None if there is no path.
 
-    There is none in an utterance with fewer frames than tokens and blanks between repeated ones, or
-    if every path has probability 0. Raises `ValueError` for a text with blanks.
+    There is none if an utterance has fewer than `frames_needed` frames, or if every path has
+    probability 0. Raises `ValueError` if the tokens contain the blank.
     """
     rows = [row.detach() for row in log_probs.unpad()]
-    wanted = [list(map(int, row)) for row in tokens]
-    for row in wanted:
+    references = [list(map(int, row)) for row in tokens]
+    for row in references:
         if blank in row:
             raise ValueError(
                 f"align: the text contains the blank (token {blank}); use another token"
             )
-    possible = [frames_needed(row) <= len(frames) for row, frames in zip(wanted, rows, strict=True)]
-    chosen = [index for index, yes in enumerate(possible) if yes]
+    pairs = zip(references, rows, strict=True)
+    possible = [i for i, (row, frames) in enumerate(pairs) if frames_needed(row) <= len(frames)]
     paths = (
-        _best_paths([rows[i] for i in chosen], [wanted[i] for i in chosen], blank) if chosen else []
+        _best_paths([rows[i] for i in possible], [references[i] for i in possible], blank)
+        if possible
+        else []
     )
     alignments: list[Alignment | None] = [None] * len(rows)
-    for index, path in zip(chosen, paths, strict=True):
+    for index, path in zip(possible, paths, strict=True):
         alignments[index] = _describe(rows[index], path, blank)
     return alignments
 
 
 def frames_needed(tokens: Sequence[int]) -> int:
-    """One for each token, and a blank between two that are the same."""
-    return len(tokens) + sum(one == other for one, other in zip(tokens, tokens[1:], strict=False))
+    """The fewest frames of a path: one per token, and a blank between two equal ones."""
+    return len(tokens) + sum(left == right for left, right in pairwise(tokens))
 
 
 def _describe(log_probs: Tensor, path: np.ndarray, blank: int) -> Alignment | None:
-    """log_probs (S, V), path (S,): the label of each frame."""
+    """The alignment of one path; log_probs (S, V), path (S,) the label of each frame."""
     labels = torch.from_numpy(path).to(log_probs.device)
     values = log_probs.gather(1, labels[:, None])[:, 0].double().cpu().numpy()
     score = float(values.sum())
+    # NaN (score != score) if the log-probabilities themselves are not finite.
     if score == -INF or score != score:
         return None
+    # A token lasts from the frame in which the label changes to it until the label changes again;
+    # equal tokens in succession have a blank between them, by (1).
     before = np.concatenate([[blank], path[:-1]])
     starts = np.flatnonzero((path != blank) & (path != before))
     after = np.concatenate([path[1:], [blank]])
@@ -88,6 +94,7 @@ def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list
     moves = np.zeros((len(emitted), *labels.shape), dtype=np.int8)
     barrier = np.full(labels.shape, -INF)  # -inf where (1) does not allow a step of two states
     barrier[:, 3::2][labels[:, 3::2] != labels[:, 1:-2:2]] = 0.0
+    # The two extra columns stand for the states -1 and -2, so that (1) needs no special cases.
     values = np.full((len(rows), labels.shape[1] + 2), -INF)  # state j in column j + 2
     values[:, 2:4] = emitted[0].take(columns[:, :2])
     last = [len(row) - 1 for row in rows]
@@ -95,6 +102,7 @@ def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list
     for frame in range(len(emitted)):
         if frame:
             values[:, 2:] = _advance(values, barrier, moves[frame]) + emitted[frame].take(columns)
+        # Utterances end at their own last frame; later values of theirs are never read.
         for index in [index for index, end in enumerate(last) if end == frame]:
             states = _trace(values[index, 2:], 2 * len(tokens[index]), moves[: frame + 1, index])
             paths[index] = labels[index, states]
@@ -106,26 +114,29 @@ def _states(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, emissions and columns of the states.
 
-    labels (B, 2 U + 1): of each state, blank behind the end of a row; emitted (S, B * K) float64:
-    the log-probabilities of the labels that occur, of all utterances side by side; columns (B, 2 U
-    + 1): the column of emitted of each state.
+    labels (B, 2 U + 1): of each state, blank after the last state of a row; emitted (S, B * K)
+    float64: the log-probabilities of the K labels that occur, all utterances side by side; columns
+    (B, 2 U + 1): the column of `emitted` of each state.
     """
     labels = np.full((len(rows), 2 * max(map(len, tokens)) + 1), blank, dtype=np.int64)
-    for row, wanted in zip(labels, tokens, strict=True):
-        row[1 : 2 * len(wanted) : 2] = wanted
+    for row, reference in zip(labels, tokens, strict=True):
+        row[1 : 2 * len(reference) : 2] = reference
+    # K is far smaller than V: gathered once, not once per state.
     occurring = [np.unique(row, return_inverse=True) for row in labels]
-    width = max(len(used) for used, _ in occurring)
+    width = max(len(distinct) for distinct, _ in occurring)
     emitted = np.zeros((max(map(len, rows)), len(rows), width))
-    for index, (row, (used, _)) in enumerate(zip(rows, occurring, strict=True)):
-        chosen = row[:, torch.from_numpy(used).to(row.device)]
-        emitted[: len(row), index, : len(used)] = chosen.double().cpu().numpy()
+    for index, (row, (distinct, _)) in enumerate(zip(rows, occurring, strict=True)):
+        gathered = row[:, torch.from_numpy(distinct).to(row.device)]
+        emitted[: len(row), index, : len(distinct)] = gathered.double().cpu().numpy()
     columns = np.stack([width * index + inverse for index, (_, inverse) in enumerate(occurring)])
     return labels, emitted.reshape(len(emitted), -1), columns
 
 
 def _advance(values: np.ndarray, barrier: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """The maximum of (1) for all states (B, 2 U + 1); `moves` gets how many states back it is."""
+    """The maximum of (1) for all states (B, 2 U + 1); `moves` receives how many states it moved."""
     stay, step, skip = values[:, 2:], values[:, 1:-1], values[:, :-2] + barrier
+    # Strict comparisons: of equal candidates the first one wins. The bool result is the move 0 or
+    # 1.
     np.greater(step, stay, out=moves, casting="unsafe")
     best = np.maximum(stay, step)
     np.putmask(moves, skip > best, 2)
@@ -133,7 +144,7 @@ def _advance(values: np.ndarray, barrier: np.ndarray, moves: np.ndarray) -> np.n
 
 
 def _trace(values: np.ndarray, end: int, moves: np.ndarray) -> list[int]:
-    """The states of the path that ends in `end` or the state before; moves (S, 2 U + 1)."""
+    """The states of the best path that ends in `end` or the state before it; moves (S, 2 U + 1)."""
     state = end if end == 0 or values[end] > values[end - 1] else end - 1
     states = []
     for row in moves[::-1]:

@@ -1,8 +1,8 @@
-"""From aligned tokens to times in seconds, and from tokens to words.
+"""Times of aligned tokens in seconds, and the words that the tokens form.
 
 Words are separated by spaces; Han characters, which are written without spaces, are words of their
-own. CTC emits a token in one or a few frames around its peak, so the end of a word is early rather
-than late: it is the end of the last frame in which the best path emits its last token.
+own. A word ends with the last frame in which the best path emits its last token. CTC emits a token
+in only a few frames around its peak, so that this is early rather than late.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from asrtool.align.viterbi import Alignment
 
+# Unicode blocks: radicals, iteration marks and zero, extension A, unified ideographs,
+# compatibility ideographs, and the supplementary planes (extensions B to H).
 HAN = (
     (0x2E80, 0x2FDF),
     (0x3005, 0x3007),
@@ -44,12 +46,12 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """A word with its times and tokens; glued: without a space between it and the word before."""
+    """A word with its times and tokens; glued: without a space between it and the previous word."""
 
     text: str
     start: float
     end: float
-    confidence: float  # the geometric mean of its tokens'
+    confidence: float  # geometric mean over its tokens
     parts: tuple[Timed, ...]
     glued: bool = False
 
@@ -62,9 +64,9 @@ def times_of(
     frame_shift: float,
     duration: float,
 ) -> list[Timed]:
-    """tokens (U,) and their texts, pieces (U,) -> their times.
+    """tokens (U,) and their texts `pieces` (U,) -> the tokens with their times.
 
-    Frame s begins at positions[s] * frame_shift seconds; nothing ends after `duration`.
+    Frame s begins at positions[s] * frame_shift seconds; no token ends after `duration`.
     """
 
     def at(position: float) -> float:
@@ -81,11 +83,10 @@ def times_of(
 
 
 def words_of(timed: Sequence[Timed]) -> list[Word]:
-    """The words of a sequence of tokens.
+    """The words that a sequence of tokens forms.
 
-    A token begins a word if its text starts with a space or a Han character, or if it follows one.
-    A token of spaces alone belongs to the word after it, and has no effect on its times and
-    confidence.
+    A token begins a word if its text starts with a space or a Han character, or follows one. A
+    token of spaces alone belongs to the next word, but does not change its times and confidence.
     """
     groups: list[tuple[list[Timed], bool]] = []  # a word's tokens, whether it is glued
     spaces: list[Timed] = []  # tokens of nothing but space, since the last visible character
@@ -96,6 +97,7 @@ def words_of(timed: Sequence[Timed]) -> list[Word]:
             spaces.append(part)
             spaced = True
             continue
+        # A space may be a token of its own, the end of the last token or the start of this one.
         spaced = spaced or part.text[0].isspace()
         if not last or spaced or is_han(visible[0]) or is_han(last):
             groups.append(([], bool(last) and not spaced))
@@ -110,6 +112,7 @@ def _word(parts: Sequence[Timed], glued: bool) -> Word:
         text="".join(part.text for part in visible).strip(),
         start=visible[0].start,
         end=visible[-1].end,
+        # exp of the mean log-probability: independent of how many tokens a word is split into.
         confidence=math.prod(part.confidence for part in visible) ** (1 / len(visible)),
         parts=tuple(parts),
         glued=glued,

@@ -110,7 +110,7 @@ def save_parts(model: SpeechLlm, config: TrainConfig, target: Path) -> None:
         model.llm.save_pretrained(str(target / "llm"), state_dict=tuning.plain_tensors(model.llm))
     encoder = getattr(model.encoder, "model", None)  # that of `transformers`, where there is one
     if parts.encoder_tuning.mode == "lora":
-        base = getattr(parts.encoder, "weights", None) or parts.encoder_weights
+        base = parts.encoder.weights or parts.encoder_weights
         tuning.save(
             parts.encoder_tuning, encoder or model.encoder, target / "adapters" / "encoder", base
         )

@@ -84,7 +84,7 @@ def pack(trained: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, 
     if out.exists():
         stamp.sweep(out)
         raise UserError(f"{out} already exists; give another --out, or remove it")
-    if getattr(decode.searcher, "weights", {}).get(LM_OUTPUT) and lm is None:
+    if decode.searcher.weights.get(LM_OUTPUT) and lm is None:
         raise UserError("the decoding config uses a language model: give its folder by --lm")
     phase, train = trained.phase(decode.phase)
     weights = trained.weights(decode)

@@ -1,8 +1,8 @@
-"""Augment waveforms (speed, room, noise, babble, gain) and features (SpecAugment).
+"""Augmentation of waveforms (speed, room, noise, babble, gain) and features (SpecAugment).
 
 Every random choice is drawn from a generator of (seed, epoch, utterance id, kind). So results do
-not depend on the number of workers or ranks, the order of utterances or a restart, and switching
-one kind on or off does not change the others.
+not depend on the number of workers or ranks, the order of utterances or a restart, and enabling one
+kind does not change the others.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 SILENCE = 1e-10  # mean square below which a recording is silent
-ROOMS_CACHED = 256  # impulse responses that each process keeps in memory
+ROOMS_CACHED = 256  # impulse responses in the memory of each process
 
 
 def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Generator:
-    """The generator of an utterance in an epoch; `hash()` would differ between processes."""
+    """The random generator of an utterance, epoch and kind."""
+    # a digest, because `hash()` differs between processes
     digest = hashlib.blake2b(f"{seed} {epoch} {kind} {key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
@@ -41,11 +42,14 @@ def spec_augment(
     `time_share` of the utterance evenly, so that short utterances keep most of their frames
     (adaptive size, arXiv 1912.05533).
     """
+    # masks are 0, the mean of normalised features, so they look like an average frame and not like
+    # silence
     num_frames, num_bins = features.shape
     out = warp_time(features, config.warp, rng) if config.warp else features.copy()
     for _ in range(config.num_frequency_masks):
         start, end = _stretch(num_bins, config.frequency_width, rng)
         out[:, start:end] = 0
+    # each mask gets an even part of the share, whatever the others draw
     share = int(config.time_share * num_frames) // max(config.num_time_masks, 1)
     for _ in range(config.num_time_masks):
         start, end = _stretch(num_frames, min(config.time_width, share), rng)
@@ -84,10 +88,12 @@ def warp_time(features: np.ndarray, limit: int, rng: np.random.Generator) -> np.
         return features.copy()
     centre = int(rng.integers(limit, num_frames - limit - 1, endpoint=True))
     moved = centre + int(rng.integers(-limit, limit, endpoint=True))
+    # both sides keep at least one frame, so that the interpolation stays strictly increasing
     moved = min(max(moved, 1), num_frames - 2)
     source = np.interp(
         np.arange(num_frames), [0, moved, num_frames - 1], [0, centre, num_frames - 1]
     )
+    # linear interpolation between the two frames around each source position
     below = np.minimum(source.astype(np.int64), num_frames - 2)
     weight = (source - below).astype(features.dtype)[:, None]
     return features[below] * (1 - weight) + features[below + 1] * weight
@@ -105,12 +111,15 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Convolve samples (T,) with an impulse response (R,), keeping the position and energy."""
+    """Convolve samples (T,) with an impulse response (R,), keeping position and energy."""
     total = len(samples) + len(response) - 1
+    # padded to the full length of the convolution, so that it does not wrap around, and to a power
+    # of two for the FFT
     size = 1 << (total - 1).bit_length()
     spectrum = torch.fft.rfft(torch.from_numpy(samples), size) * torch.fft.rfft(
         torch.from_numpy(response), size
     )
+    # the direct sound is the peak of the response: cutting there keeps the alignment with the text
     peak = int(np.abs(response).argmax())
     wet = torch.fft.irfft(spectrum, size)[peak : peak + len(samples)].numpy()
     wet_power = power(wet)
@@ -118,15 +127,15 @@ def add_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def power(samples: np.ndarray) -> float:
-    """Mean square."""
+    """The mean square of samples (T,)."""
     return float(np.square(samples).sum(dtype=np.float64)) / max(len(samples), 1)
 
 
 class WaveformAugment:
     """Speed, room, noise, babble and gain, in this order, as the config and the generators say.
 
-    `sets` holds the utterances of the noise, room and babble sets by name; raises `UserError`
-    where one is missing or empty.
+    `sets` holds the utterances of the noise, room and babble sets by name. Raises `UserError` if
+    one is missing or empty.
     """
 
     def __init__(
@@ -141,6 +150,7 @@ class WaveformAugment:
 
     def __call__(self, samples: np.ndarray, epoch: int, utterance_id: str) -> np.ndarray:
         """(T,) float32 to (T',) float32; only a speed other than 1 changes the length."""
+        # a generator per kind; each draws whether to apply before how, so shares are independent
         draw = functools.partial(generator, self.seed, epoch, utterance_id)
         config = self.config
         if config.speeds != (1.0,):
@@ -181,6 +191,7 @@ def non_speech(
         rng = generator(seed, 0, str(number), "non_speech")
         source = recordings[rng.integers(len(recordings))]
         duration = min(float(rng.uniform(*config.seconds)), source.duration)
+        # a recording shorter than the drawn duration is used whole
         start = source.start + float(rng.uniform(0, source.duration - duration))
         stretches.append(
             Utterance(

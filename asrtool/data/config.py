@@ -17,9 +17,8 @@ class BatchConfig:
 
     # of the global batch: all ranks and micro-batches of one optimizer step together
     seconds: float | None = None
-    max_seconds_per_device: float | None = (
-        None  # of one micro-batch on one device; None: the rank's whole share at once
-    )
+    # of one micro-batch on one device; null: the rank's whole share at once
+    max_seconds_per_device: float | None = None
     tokens: float | None = None  # the same two limits for text
     max_tokens_per_device: float | None = None
     max_utterances: int = 1024  # of the global batch
@@ -86,10 +85,10 @@ class SpecAugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecSubConfig:
-    """SpecSub (U2++, arXiv 2106.05642): put earlier frames of the utterance in the place of others.
+    """SpecSub (U2++, arXiv 2106.05642): replace frames by earlier frames of the utterance.
 
-    A stretch that starts at frame t gets the frames that begin at a random one up to t. After
-    SpecAugment.
+    A stretch that starts at frame t becomes a copy of the frames from a random one up to t on.
+    Applied after SpecAugment.
     """
 
     num_substitutions: int = 3
@@ -143,10 +142,8 @@ class NonSpeechConfig:
     # name of a data directory beside the training set, such as musan; its transcripts are ignored
     set: str
     share: float = 0.15  # share of the utterances of an epoch
-    seconds: tuple[float, float] = (
-        1.0,
-        15.0,
-    )  # length of a stretch; shorter recordings are used whole
+    # length of a stretch; shorter recordings are used whole
+    seconds: tuple[float, float] = (1.0, 15.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -180,9 +177,9 @@ class AugmentConfig:
 class DataConfig:
     batch: BatchConfig
     input: Literal["fbank", "waveform", "text"] = "fbank"  # text: for a language model
-    # online: computed from the audio in every epoch; waveforms always are read from their files.
-    # stored_frames, with input: waveform: stage 1 stores what the frozen model.encoder.frontend
-    # gives, and training reads that
+    # online: computed from the audio in every epoch; waveforms are always read from their files.
+    # stored_frames, with input: waveform: stage 1 stores the frames of the frozen
+    # model.encoder.frontend, and training reads these
     features: Literal["stored", "online", "stored_frames"] = "stored"
     fbank: FbankConfig = field(default_factory=FbankConfig)
     min_seconds: float = 0.1  # training utterances outside are left out with a warning
@@ -198,8 +195,8 @@ class DataConfig:
             raise ValueError(f"workers is {self.workers}: give 0 or more loader processes")
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ValueError(
-                f"min_seconds is {self.min_seconds:g} and max_seconds {self.max_seconds:g}: no "
-                "utterance is as long as that"
+                f"min_seconds is {self.min_seconds:g} and max_seconds {self.max_seconds:g}: give a "
+                "min_seconds of at least 0, and a larger max_seconds"
             )
         if not augment.speeds or min(augment.speeds) <= 0:
             raise ValueError("augment.speeds must have at least one factor, all above 0")
@@ -227,8 +224,8 @@ class DataConfig:
     def _check_stored_frames(self) -> None:
         if self.input != "waveform":
             raise ValueError(
-                "features: stored_frames stores what a front end makes of samples, but data.input "
-                f"is {self.input}: set data.input: waveform"
+                "features: stored_frames stores frames that a front end computes from samples, but "
+                f"data.input is {self.input}: set data.input: waveform"
             )
         plain = AugmentConfig()
         parts = ("gain_db", "noise", "room", "babble", "non_speech")

@@ -1,4 +1,4 @@
-"""Shared code of all recipes' `local/prepare_data.py`: options, measuring audio, writing sets.
+"""The code that all `local/prepare_data.py` share: options, measuring audio, writing sets.
 
 A recipe only parses its corpus (`asrtool/data/tree.py`) into `Utterance`s. Faults of the whole
 corpus (no transcript, a repeated id) raise an error and write nothing. Single unusable utterances
@@ -29,7 +29,7 @@ SKIPPED = "skipped.txt"
 
 
 class CorpusSet(NamedTuple):
-    """The utterances of a set, and a sentence for each that was left out."""
+    """The utterances of a set, and a sentence for each one that was left out."""
 
     utterances: list[Utterance]
     left_out: list[str]
@@ -37,7 +37,7 @@ class CorpusSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """How to make a set: `build(temporary folder)`, and the files and options it depends on."""
+    """How to build a set: `build(temporary folder)`, with the files and options it depends on."""
 
     build: Callable[[Path], CorpusSet]
     inputs: Sequence[Path] = ()
@@ -45,7 +45,7 @@ class Source:
 
 
 def parser(description: str, train_sets: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The options of every `local/prepare_data.py`; `--train-set` where there is a choice."""
+    """The options of every `local/prepare_data.py`; `--train-set` if there is a choice."""
     options = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     options.add_argument("--corpus", type=_existing, required=True, help="folder of the corpus")
     options.add_argument("--out", type=Path, required=True, help="folder to write <set>/ into")
@@ -74,7 +74,7 @@ def run(main: Callable[[], None]) -> None:
 def measured(utterances: Sequence[Utterance]) -> CorpusSet:
     """The utterances with measured durations, without those that cannot be measured.
 
-    Raises UserError where these are more than a tenth.
+    Raises `UserError` if these are more than a tenth.
     """
     kept, left_out = [], []
     for utterance, duration in zip(utterances, datadir.lengths(utterances), strict=True):
@@ -93,6 +93,7 @@ def measured(utterances: Sequence[Utterance]) -> CorpusSet:
 def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
     """`hours` of the utterances, selected by a hash of their ids: the same on every machine."""
     kept, left = [], hours * 3600
+    # ordered by hash, so that a larger subset contains every smaller one
     for utterance in sorted(utterances, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
         if left <= 0:
             break
@@ -104,7 +105,7 @@ def subset(utterances: Iterable[Utterance], hours: float) -> list[Utterance]:
 def compare(
     name: str, rows: Sequence[Utterance], utterances: int, characters: int | None = None
 ) -> None:
-    """Warn where the counts of a set differ from the official ones; white space is not counted."""
+    """Warn if the counts of a set differ from the official ones; white space is not counted."""
     if len(rows) != utterances:
         logger.warning("%s: %d utterances, officially %d", name, len(rows), utterances)
     elif characters is not None:
@@ -126,7 +127,7 @@ def compare(
 def write_sets(out: Path, sets: Mapping[str, Source]) -> None:
     """Build the data directories `out`/<set>, except those that are up to date.
 
-    They appear when all are complete: after an error the former ones are unchanged.
+    They appear only when all are complete: after an error, the former ones are unchanged.
     """
     known: dict[Path, str] = {}
     with ExitStack() as stack:

@@ -1,10 +1,10 @@
 """Download, verify and unpack corpus archives; an incomplete one never reaches its destination.
 
-The archive is written to a temporary file, and a download that stopped is resumed (HTTP Range):
-where it stopped, and only while the server has the same file (by its ETag or date, and length). Its
-SHA-256 is checked where one is published. It is unpacked beside the goal with Python's "data"
-filter, which refuses members that point outside, and renamed when it is complete. Nested archives
-are treated alike. What an archive unpacks to is bounded.
+An archive is written to a temporary file. An interrupted download resumes where it stopped (HTTP
+Range), provided that the server still has the same file (by ETag or date, and length). Its SHA-256
+is checked if one is published. It is unpacked beside the destination with Python's "data" filter,
+which rejects members that point outside, and renamed when complete. Nested archives are treated
+alike. The unpacked size is bounded.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _get(url: str, part: Path) -> None:
     known = _known(part) if start else {}
     headers = {"Range": f"bytes={start}-"} if start else {}
     if "validator" in known:
-        headers["If-Range"] = known["validator"]  # a changed file is sent from its start
+        # if the file has changed, the server sends it from the start instead
+        headers["If-Range"] = known["validator"]
     try:
         request = urllib.request.Request(url, headers=headers)
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -117,6 +118,7 @@ def _get(url: str, part: Path) -> None:
             raise _Interrupted(f"the server replied {error.code} {error.reason}") from None
         if error.code != 416:
             raise UserError(f"{url}: the server replied {error.code} {error.reason}") from None
+        # 416, range not satisfiable: there is nothing after byte `start`
         if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
             return  # the file was complete
         _note(part).unlink(missing_ok=True)
@@ -242,7 +244,9 @@ def _extract(archive: Path, folder: Path) -> None:
         else:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 tar.extractall(folder, filter=accept)
-                while stream.read(BLOCK):  # read up to the checksum, which gzip verifies
+                # tarfile stops at the end of the archive: read on to the checksum, which gzip
+                # verifies
+                while stream.read(BLOCK):
                     pass
     except tarfile.FilterError as error:
         raise UserError(f"{archive}: refused, {error}; nothing was unpacked") from None
@@ -308,7 +312,8 @@ def _move(top: Path, goal: Path, makes: str | None) -> None:
         top.rename(goal)
         return
     last = [path for path in top.iterdir() if path.name != makes] + ([top / makes] if makes else [])
-    for path in last:  # the one that says "done" at the end
+    # the entry whose existence means "done" moves last, so a kill in between is noticed
+    for path in last:
         if not (goal / path.name).exists():
             path.rename(goal / path.name)
 

@@ -1,4 +1,4 @@
-"""Make model inputs and token ids of utterances, and a `Batch` of several, in loader processes."""
+"""Utterances -> model inputs and token ids, and a `Batch` of several, in loader processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from asrtool.data.tokenizers import Tokenizer
 from asrtool.errors import UserError
 from asrtool.types import Batch, Padded, Utterance
 
-Content = bytes | str  # the file of an utterance, or why it cannot be read
+Content = bytes | str  # the content of an utterance's file, or the reason why it cannot be read
 
 
 class Example(NamedTuple):
-    """The model's view of one utterance: inputs (T, F), samples (T,) or a front end's frames (S, D)
+    """One utterance as model input: features (T, F), samples (T,) or a front end's frames (S, D) in
     float16, and targets (U,) int64.
     """
 
@@ -33,10 +33,10 @@ class Example(NamedTuple):
 class Reader:
     """Reads utterances: stored features or frames, or audio that is augmented in training.
 
-    Features are normalised with `cmvn` if given, then masked (SpecAugment, in training); waveforms
+    Features are normalised with `cmvn` if given, then masked in training (SpecAugment); waveforms
     and frames of a front end stay as they are. `sets` holds the utterances of the noise and room
-    sets by name. Outside of training, missing stored features are computed; of missing stored
-    frames the model gets the samples.
+    sets by name. Outside of training, missing stored features are computed, and in place of missing
+    stored frames the model gets samples.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Reader:
                 f"{utterance.id}: {utterance.duration:g} seconds of audio are too short for one "
                 "frame"
             )
+        # one sum instead of a mask: any NaN or infinity makes it non-finite
         if not np.isfinite(inputs.sum(dtype=np.float64)):
             raise UserError(
                 f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}"
@@ -105,7 +106,7 @@ class Reader:
                 examples.append(self.example(utterance, epoch, content))
             except UserError as error:
                 problems[utterance.id] = str(error)
-        # samples count in hundredths of a second, frames one by one
+        # sizes of sample inputs recur in hundredths of a second, those of frames one by one
         unit = self._unit if examples and examples[0].inputs.ndim == 1 else 1
         return (collate(examples, self.labels, unit) if examples else None), problems
 
@@ -162,7 +163,8 @@ class Reader:
         samples = torch.from_numpy(samples)
         if not self.config.fbank.dither:
             return self._fbank(samples).numpy()
-        with torch.random.fork_rng(devices=[]):  # dither draws from torch's generator
+        # dither draws from torch's global generator: seed it per utterance, then restore it
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(
                 int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62))
             )
@@ -174,8 +176,8 @@ def collate(
 ) -> Batch:
     """Pad examples to sizes that recur (asrtool/data/shapes.py).
 
-    labels: name -> value -> class index, which is -1 where the value is missing or new; unit:
-    inputs that the sizes of inputs are counted in.
+    labels: name -> value -> class index; a missing or new value gets -1. unit: granularity of input
+    sizes, in frames or samples.
     """
     utterances = [example.utterance for example in examples]
     longest = max(len(example.inputs) for example in examples)

@@ -34,8 +34,8 @@ from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
 from asrtool.types import Utterance
 
-SHARD = 500  # utterances, before speed copies
-# of frames, which take far longer: small sets are shared among processes too
+SHARD = 500  # utterances of a shard, before speed copies
+# computing frames takes far longer, so even small sets are divided among processes
 FRAME_SHARDS, SMALLEST_FRAME_SHARD = 32, 20
 POLL = 0.3  # seconds between updates of the progress bar
 
@@ -113,9 +113,9 @@ def extract(
 ) -> Summary:
     """Write the data directory `data` with features to `folder`, which will become `final`.
 
-    A training set also gets copies at `augment.speeds` and the statistics for `Cmvn`. Where
-    features are not stored (`features: online`, or waveforms), only lengths and statistics are
-    computed. Durations are those of the audio. frames: makes what `features: stored_frames` stores.
+    A training set also gets copies at `augment.speeds`, and the statistics for `Cmvn`. If features
+    are not stored (`features: online`, or waveforms), only lengths and statistics are computed.
+    Durations are those of the audio. frames: computes what `features: stored_frames` stores.
     """
     total, utterances = datadir.iterate(data)
     summary = Summary(total)
@@ -166,7 +166,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
     """The results of all shards in order."""
     if nj <= 1:
         threads = torch.get_num_threads()
-        # one thread, as in the workers: another order of sums would change the last bit
+        # one thread, as in worker processes: another order of summation would change the last bit
         torch.set_num_threads(1)
         try:
             yield from (extract_shard(shard, bar.update) for shard in shards)
@@ -178,6 +178,7 @@ def process(shards: Iterator[Shard], nj: int, bar: tqdm) -> Iterator[ExtractedSh
     with ProcessPoolExecutor(
         nj, mp_context=context, initializer=start_worker, initargs=(done,)
     ) as pool:
+        # two shards per process are in flight: enough to keep all busy, and a bound on memory
         waiting = deque(pool.submit(extract_shard, shard) for shard in islice(shards, 2 * nj))
         try:
             while waiting:
@@ -202,6 +203,7 @@ def start_worker(done: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def follow() -> None:
+        # exit without cleanup: the parent is gone, and its folder is a leftover of the next run
         parent_process().join()
         os._exit(1)
 
@@ -260,12 +262,13 @@ def extract_shard(
 def extract_frames(
     shard: Shard, make: FrameMaker, advance: Callable[[int], object]
 ) -> ExtractedShard:
-    """As `extract_shard`, of a network's frames, for so much audio at once as it asks for.
+    """`extract_shard` for a network's frames, with as much audio at once as `make` asks for.
 
-    What is longer than it reads is left out of a training set; of others it is kept without a
-    frame, since the audio can be recognised in windows.
+    Utterances longer than it reads are left out of a training set. Other sets keep them without a
+    frame, because they can be recognised in windows.
     """
     result, made = ExtractedShard(), []
+    # by duration, so that utterances computed together need little padding
     ordered = sorted(enumerate(shard.utterances), key=lambda item: (item[1].duration, item[0]))
 
     def keep(index: int, row: Utterance, matrix: np.ndarray) -> None:
@@ -273,7 +276,7 @@ def extract_frames(
             result.skipped.append((row.id, f"{row.audio}: NaN in the frames"))
             return
         reference = writer.write(row.id, matrix)
-        # a data directory cannot say 0
+        # utt2num_frames must be at least 1
         made.append((index, replace(row, features=reference, num_frames=max(1, len(matrix)))))
 
     def write(waiting: Sequence[tuple[int, Utterance, np.ndarray]]) -> None:
@@ -290,6 +293,7 @@ def extract_frames(
                     keep(index, row, np.zeros((0, make.dim), np.float16))
                     continue
                 waiting.append((index, row, samples))
+                # in ascending order, so this row is the longest: the product is padded audio
                 if len(waiting) * row.duration >= make.batch_seconds:
                     write(waiting)
                     waiting = []
@@ -303,9 +307,7 @@ def extract_frames(
 def read_copies(
     shard: Shard, utterance: Utterance, result: ExtractedShard
 ) -> Iterator[tuple[Utterance, np.ndarray]]:
-    """An utterance at every speed, and its samples (T,); what cannot be used is noted in
-    `result`.
-    """
+    """An utterance at every speed, with its samples (T,); unusable ones go to `result.skipped`."""
     rate = shard.config.fbank.rate
     try:
         samples, own_rate = read_samples(utterance, rate)

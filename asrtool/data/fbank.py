@@ -1,9 +1,9 @@
 """Kaldi-compatible log-mel filterbank features, batched, on any device.
 
-A frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame: remove the
-mean, pre-emphasise x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take the power
-spectrum of the next power of two, sum it under triangles that are evenly spaced on the scale 1127
-ln(1 + f / 700), take the logarithm.
+There is a frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame:
+remove the mean, pre-emphasise x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take
+the power spectrum of the next power of two, sum it under triangles that are evenly spaced on the
+scale 1127 ln(1 + f / 700), and take the logarithm.
 
 Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only
 one for which Kaldi's pre-emphasis of a frame differs from that of the whole signal. So the signal
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from asrtool.types import Padded
 
-# in float32, so that its complement to 1 is exact
+# rounded to float32, so that 1 - PREEMPHASIS matches what float32 samples are multiplied by
 PREEMPHASIS = torch.tensor(0.97).item()
 SCALE = 32768.0  # Kaldi computes on 16-bit integers
-FLOOR = torch.finfo(torch.float32).eps  # lower limit of a filter's energy, before the logarithm
-# frames computed at once: their spectra fit into the cache
+FLOOR = torch.finfo(torch.float32).eps  # lower limit of a filter's energy before the logarithm
+POVEY = 0.85  # exponent of the Hann window
+# frames computed at once, so that their spectra fit into the cache
 BLOCK_CPU, BLOCK_GPU = 256, 1 << 16
 
 
@@ -106,6 +107,8 @@ class Fbank:
             return features
         if config.dither:
             samples = samples + config.dither / SCALE * torch.randn_like(samples)
+        # the whole signal at once; a frame is then `length - 1` samples, without the one whose
+        # window is 0
         emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=PREEMPHASIS)
         frames = emphasised.unfold(1, config.length - 1, config.shift)
         means = (
@@ -116,6 +119,8 @@ class Fbank:
 
         window, filters = self._tables_like(samples)
         block = max(1, (BLOCK_CPU if samples.device.type == "cpu" else BLOCK_GPU) // rows)
+        # one buffer for all blocks: the FFT padding stays 0, only the first length - 1 samples are
+        # rewritten
         padded = samples.new_zeros(rows, min(block, total), config.fft_size)
         for first in range(0, total, block):
             part = slice(first, min(first + block, total))
@@ -123,6 +128,7 @@ class Fbank:
             torch.sub(frames[:, part], means[:, part], out=inside[..., : config.length - 1]).mul_(
                 window
             )
+            # power without a square root; the bin at Nyquist is under no filter
             squares = torch.view_as_real(torch.fft.rfft(inside)[..., :-1]).square_()
             features[:, part] = (squares[..., 0] + squares[..., 1]) @ filters
         return features.clamp_(min=FLOOR).log_()
@@ -137,11 +143,12 @@ class Fbank:
 
 
 def povey_window(length: int) -> Tensor:
-    """(length,) float64: Hann's window to the power of 0.85."""
-    return torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85
+    """(length,) float64: the Hann window to the power of 0.85."""
+    return torch.hann_window(length, periodic=False, dtype=torch.float64) ** POVEY
 
 
 def mel(hz: Tensor) -> Tensor:
+    """Frequencies in Hz -> Kaldi's mel scale."""
     return 1127.0 * torch.log1p(hz / 700.0)
 
 

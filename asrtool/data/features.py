@@ -62,6 +62,7 @@ class _Handles(threading.local):
         self.files: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def get(self, archive: str) -> BinaryIO:
+        # a forked process shares file positions with its parent: it must open its own handles
         if self.process != os.getpid():
             self.__init__()
         if archive not in self.files:
@@ -76,7 +77,7 @@ _handles = _Handles()
 
 
 def _save(stream: BinaryIO, key: str, matrix: np.ndarray) -> None:
-    """Kaldi's matrices have no float16: kaldiio keeps it as an npy record, marked `NPY`."""
+    """Append a matrix. Kaldi has no float16: kaldiio writes an npy record, marked `NPY`."""
     half = matrix.dtype == np.float16
     matrix = np.ascontiguousarray(matrix, dtype=np.float16 if half else np.float32)
     kaldiio.save_ark(stream, {key: matrix}, write_function="numpy" if half else None)
@@ -85,14 +86,14 @@ def _save(stream: BinaryIO, key: str, matrix: np.ndarray) -> None:
 def read_features(reference: str) -> np.ndarray:
     """(T, F) float32 of `<archive>:<offset>`; matrices of other types are converted.
 
-    Raises OSError where the archive cannot be opened, UserError where there is no matrix at the
+    Raises `OSError` if the archive cannot be opened, `UserError` if there is no matrix at the
     offset.
     """
     return np.asarray(read_stored(reference), dtype=np.float32)
 
 
 def read_stored(reference: str) -> np.ndarray:
-    """As `read_features`, but what is stored as float16 stays float16."""
+    """`read_features` that keeps float16 matrices in float16."""
     archive, colon, offset = reference.rpartition(":")
     if not colon or not offset.isdecimal():
         raise UserError(f"'{reference}' is not a reference <archive>:<offset>")
@@ -113,7 +114,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
 
 def _matrix(archive: BinaryIO, offset: int, name: str) -> np.ndarray:
     try:
-        # it runs names that end in "|"
+        # through a file handle, because kaldiio would run a name that ends in "|" as a command
         matrix = kaldiio.load_mat(f"archive:{offset}", fd_dict={"archive": archive})
     except OSError:
         raise
@@ -198,6 +199,7 @@ class CmvnStats:
         if not self.frames:
             raise UserError("there are no frames, so mean and variance cannot be computed")
         mean, square = self.sums / self.frames
+        # float64 sums: the difference of two large numbers would lose a small variance in float32
         std = np.sqrt(np.maximum(square - mean**2, SMALLEST_STD**2))
         return Cmvn(mean.astype(np.float32), std.astype(np.float32), self.frames)
 
@@ -213,14 +215,14 @@ def are_stored(config: DataConfig) -> bool:
 
 
 def copies(config: DataConfig) -> tuple[float, ...]:
-    """The speeds at which the training set is stored; only (1.0,) where nothing is."""
+    """The speeds at which the training set is stored; (1.0,) if nothing is stored."""
     return config.augment.speeds if are_stored(config) else (1.0,)
 
 
 def feature_id(config: DataConfig, frames: str | None = None) -> str:
     """Folder name of a feature set: `fbank80`, `fbank80-sp0.9-1.1`, `fbank80-online-shards` ...
 
-    frames: of stored frames, the name of what they come from, with a digest of its weights. Other
+    frames: for stored frames, the name of their front end with a digest of its weights. Other
     settings that differ from the default add a hash.
     """
     if config.features == "stored_frames":

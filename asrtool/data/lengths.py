@@ -1,4 +1,4 @@
-"""The lengths of a model's training utterances: what it can be expected to recognise well.
+"""The lengths of a model's training utterances: those that it can be expected to recognise well.
 
 `lengths.json`, in the folder of each phase and in a packed model:
 
@@ -51,7 +51,7 @@ class Lengths:
 
     @classmethod
     def load(cls, folder: Path) -> Lengths | None:
-        """The lengths in a folder; None where it has none. Raises `UserError` if unreadable."""
+        """The lengths in a folder; None if it has none. Raises `UserError` if unreadable."""
         path = folder / NAME
         if not path.exists():
             return None

@@ -1,9 +1,9 @@
 """Batches for training and decoding, read ahead by loader processes.
 
-A task is a list of utterances; loader processes hold no list of the whole set, so their memory does
-not grow with it. An utterance that cannot be read stops decoding. In training it is logged, counted
-and left out of its batch, while the step's `count` stays as planned: every rank divides by the same
-number without communication.
+A task is a list of utterances. Loader processes hold no list of the whole set, so their memory does
+not grow with it. An unreadable utterance stops decoding. In training it is logged, counted and left
+out of its batch, while the step's `count` stays as planned: every rank divides by the same number
+without communication.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from asrtool.log import first_few, logger, warn_once
 from asrtool.types import Batch, Utterance
 
 PREFETCH = 4  # micro-batches read ahead by each loader process
-MANY = 20  # so many unreadable utterances, if more than half of those read, stop training
+MANY = 20  # training stops after so many unreadable utterances, if they are more than half
 
 
 class Dataset:
-    """The utterances of one set and how to read them.
+    """The utterances of one set, and how to read them.
 
     cmvn: normalises features; labels: name -> values (`tokenizers.load_labels`); training: whether
     to augment; sets: the utterances of the noise and room sets by name. Warns of characters that
@@ -119,8 +119,8 @@ class StepBatches:
 class StepLoader:
     """The steps of a training run from any (epoch, index), for any number of loader processes.
 
-    plan: which utterances make up each step; by default planned from the whole set. rank, world:
-    the share of each global batch to read; by default this process's.
+    plan: the utterances of each step; by default planned from the whole set. rank, world: the share
+    of each global batch to read; by default that of this process.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class StepLoader:
             )
 
     def num_steps(self, epoch: int) -> int:
-        """Steps of an epoch; only with shards it varies between epochs."""
+        """Steps of an epoch; the number varies between epochs only with shards."""
         return self.plan.num_batches(epoch)
 
     def describe(self) -> str:
@@ -174,6 +174,7 @@ class StepLoader:
             batches += [] if batch is None else [batch]
             skipped |= problems
             self._num_read += len(problems) + (0 if batch is None else len(batch))
+            # a step is complete with its last micro-batch; a resumed run starts at whole steps only
             if task.remaining:
                 continue
             self._note(task, skipped)
@@ -191,6 +192,7 @@ class StepLoader:
         """The first micro-batch of the step with the longest utterance; None if unreadable."""
         longest = int(self.plan.lengths.argmax())
         batch = next(batch for batch in self._epoch(0) if longest in batch)
+        # a rank without a share of this step tries rank 0's, so that every rank checks its memory
         micros = self.plan.slices(batch, self.rank, self.world) or self.plan.slices(
             batch, 0, self.world
         )
@@ -198,6 +200,8 @@ class StepLoader:
 
     def densest(self, size: int = 32) -> Iterator[Batch]:
         """Batches of up to `size` utterances with the most text per second, equal on all ranks."""
+        # characters per second approximate tokens per frame well enough to find the utterances that
+        # CTC cannot align
         utterances, lengths = self.dataset.utterances, self.plan.lengths
         limit = self.plan.config.per_device or self.plan.config.size
         order = sorted(range(len(utterances)), key=lambda i: -len(utterances[i].text) / lengths[i])
@@ -251,8 +255,8 @@ class EvalLoader:
     """All utterances once, in batches of similar length, longest first.
 
     Rank r gets every `world`-th batch. seconds: padded audio of a batch, by default the limit per
-    device in training. An unreadable utterance raises `UserError`, unless `each` is iterated
-    instead. done: ids; batches with only such ids are left out, the others do not change.
+    device in training. An unreadable utterance raises `UserError`; iterate `each` to go on instead.
+    done: ids of finished utterances; batches with only such ids are left out, others are unchanged.
     """
 
     def __init__(
@@ -295,10 +299,10 @@ class EvalLoader:
 
 
 def readable(utterances: Sequence[Utterance], seconds: float | None, kind: str) -> list[Utterance]:
-    """Those that last at most `seconds`, what the encoder reads (None: any length); logs which are
-    left out.
+    """The utterances of at most `seconds`, the limit of the encoder (None: no limit); logs the
+    others.
 
-    kind: training or validation, for the message. Raises `UserError` where none is kept.
+    kind: training or validation, for the message. Raises `UserError` if none is left.
     """
     most = math.inf if seconds is None else seconds
     long = [utterance.id for utterance in utterances if utterance.duration > most]
@@ -319,7 +323,7 @@ def select(
 ) -> tuple[list[Utterance], list[Utterance]]:
     """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
 
-    Logs how many are left out, and how many have no text; raises `UserError` where none is kept.
+    Logs how many are left out, and how many have no text. Raises `UserError` if none is kept.
     """
     kept, short, long = [], [], []
     for utterance in utterances:
@@ -360,6 +364,7 @@ def select(
 
 def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
     """Warn of characters that are not in the vocabulary; each text is checked once."""
+    # each different character is looked up once, and texts are searched only if any is unknown
     seen = sorted(set().union(*(utterance.text for utterance in utterances)))
     lacking = {character for character in seen if tokenizer.unknown(character)}
     if not lacking:
@@ -419,7 +424,8 @@ def read_ahead(
         # Forking takes milliseconds; spawning would import torch in every process. Loader
         # processes do not use CUDA.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        # do not touch torch's own: a resumed run must draw the same numbers
+        # DataLoader draws a seed: from torch's own generator, that would shift the numbers that
+        # follow, and a resumed run would differ
         generator=torch.Generator(),
     )
     batches, processes = _start(loader)
@@ -437,7 +443,7 @@ def read_ahead(
             if not dead:
                 raise
             process = next(process for process in processes if process.sentinel in dead)
-            process.join()  # the exit code can come a moment after the sentinel
+            process.join()  # the exit code may arrive a moment after the sentinel
             code = process.exitcode
             advice = f"is there enough memory, and shared memory, for data.workers: {workers}?"
             raise UserError(f"a loader process died with exit code {code}; {advice}") from None
@@ -465,7 +471,7 @@ def _set_up_worker(number: int) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_unless_the_trainer_ended
-    gc.freeze()  # collecting would copy every page that is shared with the trainer
+    gc.freeze()  # a collection would write to, and so copy, every page shared with the trainer
 
 
 def _say_unless_the_trainer_ended(

@@ -20,7 +20,7 @@ from asrtool.log import logger
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The prepared sets in `folder` by name; empty where train is not among them."""
+    """The prepared sets in `folder` by name; empty if train is not among them."""
     sets = all_of(folder)
     return sets if "train" in sets else {}
 
@@ -31,12 +31,12 @@ def all_of(folder: Path) -> dict[str, Path]:
 
 
 def read(source: Path, base: Path | None = None) -> corpus.CorpusSet:
-    """Read one set; audio is measured only where no file gives its length.
+    """Read one set; audio is measured only if no file gives its length.
 
     Relative paths of wav.scp start at `base`, by default at the parent of the set's folder.
     """
     rows = datadir.read(source, base=base or source.parent, measure=False)
-    # of whatever kind they are
+    # stored features of another kind, or of another folder, must not be taken for this recipe's
     rows = [replace(row, features=None, num_frames=None) for row in rows]
     known = [row for row in rows if not math.isnan(row.duration)]
     rest = corpus.measured([row for row in rows if math.isnan(row.duration)])

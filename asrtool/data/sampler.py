@@ -1,13 +1,13 @@
 """Plan optimizer steps: batches of utterances of similar length, up to a limit of padded seconds.
 
 The plan of an epoch depends only on (lengths, limits, seed, epoch). The number of GPUs and workers
-does not change a step, only how its utterances are split (`slices`), so a run may continue with
+does not change a step, only how its utterances are divided (`slices`), so a run may continue with
 another number of GPUs.
 
-Utterances are padded at least to one of a few lengths that recur (asrtool/data/shapes.py). In every
-epoch those of one padded length are shuffled, and all are cut into batches from shortest to
-longest. So the batches of all epochs have different utterances but the same shapes, and all epochs
-have the same number of steps.
+Utterances are padded to one of a few recurring lengths (asrtool/data/shapes.py). In every epoch,
+those with the same padded length are shuffled, and the sequence from shortest to longest is cut
+into batches. So all epochs have batches of the same shapes with different utterances, and the same
+number of steps.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import numpy as np
 from asrtool.data.config import BatchConfig
 from asrtool.data.shapes import SECONDS, recurring_lengths
 
-ROUNDING = 1e-9  # a batch that fills its limit exactly is allowed
-# minimum number of batches of one padded length: with fewer, the same utterances would always be
-# together
+ROUNDING = 1e-9  # relative slack, so that a batch may fill its limit exactly
+# minimum number of batches per padded length: with fewer, the same utterances would be together in
+# every epoch
 MIXED = 2
-SPREAD = 1.25  # maximum ratio of padded lengths that are merged for that
+SPREAD = 1.25  # maximum ratio of padded lengths that are merged to reach it
+HALVINGS = 40  # steps of a bisection: reduce an interval to 1e-12 of its size
 
 
 class BatchPlan:
     """Global batches of utterance indices with number times padded length <= `config.size`.
 
-    No utterance is dropped or repeated. lengths: seconds or tokens of each utterance. One above the
-    limit is a batch of its own (`too_long` lists those).
+    No utterance is dropped or repeated. lengths: seconds or tokens of each utterance. An utterance
+    above the limit is a batch by itself (listed in `too_long`).
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class BatchPlan:
         self.too_long = np.flatnonzero(self.lengths > limit * (1 + ROUNDING)).tolist()
 
     def _share_lengths(self) -> None:
-        """Merge a padded length of few utterances, as in a small set, with longer ones."""
+        """Merge padded lengths with few utterances, as in a small set, with longer ones."""
         lengths, counts = np.unique(self.padded, return_counts=True)
+        # From the longest length down: each length joins the group above it while that lacks
+        # utterances and is not much longer; otherwise it starts a group.
         shared, longest, number = lengths.copy(), math.inf, math.inf
         for i in range(len(lengths) - 1, -1, -1):
             if number >= MIXED * self._room(longest) or longest > SPREAD * lengths[i]:
@@ -93,16 +96,17 @@ class BatchPlan:
         """Starts of batches that are as full as the limits allow; lengths (N,) are ascending."""
         if not len(padded):
             return []
-        # start of each run of equal lengths
+        # All utterances of a run of equal lengths take the same room, so full batches are a range,
+        # without a loop over utterances.
         begins = np.flatnonzero(np.diff(padded, prepend=-1.0)).tolist()
         starts, room = [0], 0
         for begin, end in zip(begins, [*begins[1:], len(padded)], strict=True):
             room = self._room(padded[begin])
-            # none of these fits with the shorter ones
+            # the open batch of shorter utterances has no room for one of this length
             if starts[-1] < begin and begin - starts[-1] >= room:
                 starts.append(begin)
             starts += range(starts[-1] + room, end, room)
-        # the last two are balanced; a small last batch would weigh as much as a full step
+        # Balance the last two batches: a small last batch would count as much as a full step.
         if len(starts) > 1:
             first, last = starts[-2], len(padded)
             starts[-1] = min(starts[-1], max((first + last) // 2, last - room))
@@ -117,17 +121,20 @@ class BatchPlan:
     def slices(self, batch: Sequence[int], rank: int = 0, world: int = 1) -> list[list[int]]:
         """This rank's micro-batches of a global batch, longest first.
 
-        Each has up to `max_seconds_per_device` with padding. There are as few as possible, a
-        multiple of `world` where there are enough utterances, of similar padded seconds. Every rank
-        has at least one, unless the batch has fewer utterances than there are ranks: then the last
-        ranks have none.
+        Each has up to `max_seconds_per_device` with padding. Their number is the smallest multiple
+        of `world` that allows this (if there are enough utterances), and their padded seconds are
+        similar. Every rank has at least one, unless there are fewer utterances than ranks: then
+        the last ranks have none.
         """
+        # Every rank computes the same division and takes its part, without communication.
         order = sorted(batch, key=lambda i: (-self.lengths[i], i))
         lengths = self.padded[order].tolist()
         per_device = self.config.per_device or math.inf
         count = len(fill(lengths, per_device)) if math.isfinite(per_device) else 1
         count = min(math.ceil(count / world) * world, len(order))
         bounds = even_groups(lengths, count)
+        # The largest group goes to the rank with the least work so far. Ties go to the rank with
+        # fewer groups, then to the lower one, so that no rank stays empty while another has two.
         loads = [(0.0, 0, r) for r in range(world)]
         mine = []
         for start, end in sorted(
@@ -157,10 +164,12 @@ def fill(lengths: Sequence[float], limit: float) -> list[tuple[int, int]]:
 def even_groups(lengths: Sequence[float], count: int) -> list[tuple[int, int]]:
     """Exactly `count` groups of descending lengths that minimise the largest padded seconds."""
     low, high = 0.0, sum(lengths[:1]) * len(lengths)
-    for _ in range(40):  # halves the interval to 1e-12 of its size
+    # bisection over the limit: `fill` makes fewer groups the larger it is
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if len(fill(lengths, middle)) <= count else (middle, high)
     bounds = fill(lengths, high)
+    # with groups to spare, split the most expensive one: less padding, and every rank gets one
     while len(bounds) < count:
         sizes = [
             lengths[start] * (end - start) if end - start > 1 else 0.0 for start, end in bounds

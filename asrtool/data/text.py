@@ -24,7 +24,7 @@ from asrtool.errors import UserError
 from asrtool.log import first_few, logger
 from asrtool.types import Batch, Utterance
 
-LOOKED_AT = 100_000  # sentences that are checked for characters outside the vocabulary
+LOOKED_AT = 100_000  # number of sentences to check for characters outside the vocabulary
 
 
 class Sentences(Sequence[Utterance]):
@@ -36,7 +36,8 @@ class Sentences(Sequence[Utterance]):
     def __init__(self, sources: Iterable[Path]) -> None:
         self._texts: list[tuple[str, str]] = []  # of data directories
         self._files: list[tuple[str, mmap.mmap]] = []
-        self._lines: list[np.ndarray] = []  # of each file: (lines, 3) number, start, end
+        # for each file (lines, 3): number, start and end of each line in bytes
+        self._lines: list[np.ndarray] = []
         for source in sources:
             if source.is_dir():
                 self._texts += _of_directory(source)
@@ -62,6 +63,7 @@ class Sentences(Sequence[Utterance]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
+        # source 0 is all data directories together, the others are files
         source = int(np.searchsorted(self._ends, index, side="right"))
         if source == 0:
             key, text = self._texts[index]
@@ -110,14 +112,11 @@ class TextReader:
         self, utterances: Sequence[Utterance], epoch: int = 0, contents: None = None
     ) -> tuple[Batch | None, dict[str, str]]:
         """As `asrtool.data.examples.Reader`, but without file contents."""
-        rows = [
-            torch.tensor(self.tokenizer.encode(one.text), dtype=torch.int64) for one in utterances
-        ]
+        texts = tuple(utterance.text for utterance in utterances)
+        rows = [torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) for text in texts]
         tokens = stack_tokens(rows)
-        texts = tuple(one.text for one in utterances)
-        return Batch(
-            ids=tuple(one.id for one in utterances), inputs=tokens, targets=tokens, texts=texts
-        ), {}
+        ids = tuple(utterance.id for utterance in utterances)
+        return Batch(ids=ids, inputs=tokens, targets=tokens, texts=texts), {}
 
 
 class TextDataset:
@@ -136,9 +135,10 @@ class TextDataset:
     ) -> None:
         self.config, self.seed = config, seed
         self.reader = TextReader(tokenizer)
-        lengths = np.fromiter(
-            (len(tokenizer.encode(one.text)) + 1 for one in sentences), np.float32, len(sentences)
-        )
+        # texts are encoded here for their lengths, and again in their batches: the ids of many
+        # million sentences would not fit into memory
+        sizes = (len(tokenizer.encode(sentence.text)) + 1 for sentence in sentences)
+        lengths = np.fromiter(sizes, np.float32, len(sentences))
         warn_of_unknown(sentences[:LOOKED_AT], tokenizer)
         kept = np.flatnonzero(lengths <= (longest or np.inf))
         if len(kept) < len(sentences):
@@ -160,7 +160,7 @@ class TextDataset:
 
 
 class _Chosen(Sequence[Utterance]):
-    """Some of the sentences."""
+    """The sentences with the given indices."""
 
     def __init__(self, sentences: Sentences, indices: np.ndarray) -> None:
         self._sentences, self._indices = sentences, indices

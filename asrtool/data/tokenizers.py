@@ -33,10 +33,10 @@ BLANK, UNK, EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 TOKENS, CONFIG, MODEL, LABELS, HF = "tokens.txt", "tokenizer.json", "bpe.model", "labels.json", "hf"
 COUNTS = "counts.json"
 NUM_SPECIAL = 3
-WORD_START = (
-    "\u2581"  # sentencepiece's sign for a space; the same character in a text is taken for a space
-)
-BYTE_SPACE = "\u0120"  # that of byte-level BPE
+# sentencepiece's marker for a space; in a text, the same character counts as a space
+WORD_START = "\u2581"
+BYTE_SPACE = "\u0120"  # the marker of byte-level BPE
+BELOW = 10.0  # nats by which tokens without text score below all others
 
 
 class Tokenizer:
@@ -73,7 +73,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def piece(self, token: int) -> str:
-        """The text of one token, with a space in front where it begins a word."""
+        """The text of one token, with a leading space if it begins a word."""
         if token in (self.blank, self.eos):
             return ""
         text = self.tokens[token]
@@ -159,7 +159,7 @@ class BpeTokenizer(Tokenizer):
     def scores(self) -> list[float]:
         """The model's log-probability of each token; tokens without text are below all others."""
         inner = [self._model.get_score(i - 1) for i in range(NUM_SPECIAL - 1, self.eos)]
-        lowest = min(inner, default=0.0) - 10.0
+        lowest = min(inner, default=0.0) - BELOW
         return [lowest, lowest, *inner, lowest]
 
 
@@ -167,7 +167,7 @@ class BpeTokenizer(Tokenizer):
 class HfConfig:
     """The tokenizer of a language model of `transformers`."""
 
-    # lower: for corpora in capitals, which such a model splits into letters
+    # lower: for corpora in capitals, which these tokenizers split into single letters
     case: Literal["keep", "lower"] = "keep"
 
 
@@ -179,7 +179,8 @@ class HfTokenizer(Tokenizer):
 
     def __init__(self, config: HfConfig, *, tokens: Sequence[str], folder: Path) -> None:
         super().__init__(tokens)
-        if not (folder / HF).is_dir():  # else its path would be looked for on the hub
+        # `transformers` would look for a missing folder on the hub
+        if not (folder / HF).is_dir():
             raise UserError(
                 f"{folder} is incomplete: {HF}/, the tokenizer of the language model, is missing; "
                 "run stage 2 again, or copy the whole folder"
@@ -277,7 +278,7 @@ def save_counts(folder: Path, counts: Mapping[int, int], size: int) -> None:
 
 
 def load_counts(folder: Path) -> list[int] | None:
-    """Token counts of the training text; None where they were not stored."""
+    """Token counts of the training text; None if they were not stored."""
     path = Path(folder) / COUNTS
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -291,7 +292,7 @@ def train(
 ) -> Tokenizer:
     """Write a vocabulary of at most `size` tokens (0, for char: all); deterministic.
 
-    Raises `UserError` where the text is empty or the size too small for its characters.
+    Raises `UserError` if the text is empty, or the size too small for its characters.
     """
     lines = [text for text in map(single_spaced, lines) if text]
     if not lines:
@@ -323,6 +324,7 @@ def adopt(
     tokens = [
         "" if token is None else token.replace("\n", "\\n").replace("\r", "\\r") for token in names
     ]
+    # tokens.txt needs different, non-empty names: some tokenizers have unused or repeated ones
     seen = Counter()
     for index, token in enumerate(tokens):
         seen[token] += 1
@@ -336,7 +338,7 @@ def adopt(
 
 
 def char_inventory(lines: Iterable[str], size: int) -> list[str]:
-    """The characters sorted by code point, the space as `<space>`; with a size the commonest."""
+    """The characters by code point, the space as `<space>`; with a size, the most frequent."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(line)

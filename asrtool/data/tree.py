@@ -22,7 +22,7 @@ EXTENSIONS |= {".m4a", ".mp4", ".webm", ".mka", ".aac", ".amr", ".3gp", ".wma"}
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 MINIATURE = "mini_corpus.json"  # tools/make_mini_corpus.py writes it into its trees
 LISTED = 8  # names of a folder that are listed
-FEW, SHARE = 3, 0.1  # utterances that may lack text or audio: whichever is more
+FEW, SHARE = 3, 0.1  # number and share of utterances that may lack text or audio; the larger counts
 
 
 class Joined(NamedTuple):
@@ -36,7 +36,7 @@ class Joined(NamedTuple):
 
 
 def need(path: Path) -> Path:
-    """`path`; raises UserError where it does not exist."""
+    """`path`. Raises `UserError` if it does not exist, with what is there instead."""
     if path.exists():
         return path
     missing = path
@@ -64,7 +64,7 @@ def root(corpus: Path, name: str, holds: str) -> Path:
 
 
 def listing(folder: Path) -> str:
-    """The first few names in a folder."""
+    """The first few names in a folder, for messages."""
     names = _names(folder)
     return ", ".join(names[:LISTED]) + (", ..." if names[LISTED:] else "") or "nothing"
 
@@ -146,7 +146,7 @@ class Table(dict[str, str]):
     def __init__(
         self, paths: Iterable[Path], pattern: str = r"\S+", header: str | None = None
     ) -> None:
-        """Raises UserError where an id does not match `pattern` or is repeated.
+        """Raises `UserError` if an id does not match `pattern` or is repeated.
 
         header: the first word of a line that is skipped.
         """
@@ -197,7 +197,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def join(texts: Table, audio: Mapping[str, str]) -> Joined:
-    """The ids that `texts` and `audio` share; raises where a tenth of either has no match."""
+    """The ids that `texts` and `audio` share. Raises `UserError` if too many lack a match."""
     mute, silent = sorted(texts.keys() - audio.keys()), sorted(audio.keys() - texts.keys())
     text_lines = texts.where(mute)
     if too_many(len(mute), len(texts)):
@@ -216,5 +216,5 @@ def join(texts: Table, audio: Mapping[str, str]) -> Joined:
 
 
 def too_many(missing: int, total: int) -> bool:
-    """Whether so many are missing that the tree must be damaged."""
+    """Whether so many are missing that the corpus must be damaged."""
     return missing > max(FEW, SHARE * total)

@@ -1,4 +1,4 @@
-"""What a decoder is, and the registry of decoders."""
+"""The interface of decoders, and their registry."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class Decoder(nn.Module):
     """
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
-        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u scores token u, row U eos.
+        """targets (B, U) without sos/eos -> logits (B, U + 1, V): row u predicts token u, row U
+        eos.
 
-        Targets (B * n, U) hold n sequences of each utterance, side by side.
+        With targets (B * n, U), the n sequences of an utterance are adjacent rows.
         """
         raise NotImplementedError
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
         """targets (B * n, U) -> (B * n,) float64 log-probabilities of the sequences with eos."""
         logits, lengths = self(encoded, targets)
-        # token u + 1 at row u, and eos (the last of the vocabulary) behind the last token
+        # row u predicts token u; eos, the last id of the vocabulary, follows the last token
         following = targets.append(logits.shape[-1] - 1).data
         log_probs = logits.gather(2, following[:, :, None])[
             :, :, 0
@@ -47,7 +48,7 @@ class Decoder(nn.Module):
 
 
 class Reversed:
-    """A decoder that was trained on reversed sequences: it scores from the end to the start."""
+    """A decoder trained on reversed sequences: it scores from the end to the start."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
@@ -57,8 +58,8 @@ class Reversed:
 
         Row u scores token u, given those after it; row U scores the start.
         """
-        # row r of the decoder is about token U - 1 - r, and its last row about the start: all but
-        # the last are flipped back
+        # Row r of the decoder predicts token U - 1 - r, and its last row the start: all but the
+        # last are flipped back.
         logits, lengths = self.decoder(encoded, flip(targets))
         return Padded(
             torch.cat([flip(Padded(logits[:, :-1], targets.lengths)).data, logits[:, -1:]], 1),

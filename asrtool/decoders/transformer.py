@@ -1,4 +1,4 @@
-"""Transformer attention decoder (arXiv 1706.03762, pre-norm), in a search a `Scorer` with caches.
+"""Transformer attention decoder (arXiv 1706.03762, pre-norm); in a search, a `Scorer` with caches.
 
     p(y_u | y_<u, x),  u = 1 ... U + 1,  y_0 = sos,  y_{U+1} = eos
 
@@ -7,8 +7,8 @@ The last token of the vocabulary is both sos and eos.
 One loop over the layers serves training (all tokens at once, causal mask), search (the newest token
 of each beam, its past in the cache) and rescoring (every prefix of an n-best list once). In the
 last two, the tokens of an utterance form a tree, and a mask lets each see its ancestors. So beams
-share their past, no cache is copied when beams are reordered, and the frames are projected to keys
-and values once per utterance.
+share their past, reordering beams copies no cache, and frames are projected to keys and values once
+per utterance.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
 from asrtool.types import EncoderOutput, Padded
 
-# share of the prefixes of an n-best list that differ up to which a tree is faster than sequences
+# largest share of distinct prefixes in an n-best list at which a tree is faster than sequences
 WORTHWHILE = 0.7
 PRUNED = 8  # steps after which nodes of dead beams are removed
-FEW_ALIVE = 0.7  # share of nodes alive up to which removing the others is worth a copy
+FEW_ALIVE = 0.7  # largest share of live nodes at which removing the others is worth a copy
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerDecoderConfig:
-    """Attention decoder; its width is the encoder's."""
+    """Transformer attention decoder, of the encoder's width."""
 
     num_layers: int = 6
     num_heads: int = 4
@@ -46,11 +46,11 @@ class TransformerDecoderConfig:
 
 @dataclass(frozen=True)
 class DecoderState:
-    """Of a search: a tree of the tokens of all beams so far, K nodes in order of their creation."""
+    """The state of a search: a tree of the tokens of all beams so far, K nodes by age."""
 
     layers: tuple[DecoderLayerCache, ...]  # keys and values of the nodes and of the frames
     memory_mask: Tensor  # (B, 1, 1, S)
-    seen: Tensor  # (B, beam, K) bool: the nodes of the prefix of each beam
+    seen: Tensor  # (B, beam, K) bool: the nodes on each beam's prefix
     pruned: int = 0  # K when nodes of dead beams were last removed
 
 
@@ -94,13 +94,14 @@ class TransformerDecoder(Decoder):
             for first in range(0, len(rows), max(beam, 1))
         ]
         most = WORTHWHILE * beam * (targets.data.shape[1] + 1)
-        # the utterances whose sequences have few enough distinct prefixes, and then the others
+        # first the utterances with few enough distinct prefixes, as trees; then the others
         alike = torch.tensor([len(tree.tokens) <= most for tree in trees], dtype=torch.bool)
         scores = torch.zeros((utterances, beam), dtype=torch.float64, device=targets.data.device)
         for together in (True, False):
             chosen = alike == together
             if not chosen.any():
                 continue
+            shared = [tree for tree, pick in zip(trees, chosen.tolist(), strict=True) if pick]
             chosen_rows, beam_rows = (
                 chosen.to(scores.device),
                 chosen.repeat_interleave(beam).to(scores.device),
@@ -110,7 +111,6 @@ class TransformerDecoder(Decoder):
                 positions=encoded.positions[chosen_rows],
             )
             if together:
-                shared = [tree for tree, one in zip(trees, alike.tolist(), strict=True) if one]
                 part_scores = self._tree_scores(part, shared, beam)
             else:
                 part_scores = super().sequence_scores(
@@ -122,28 +122,28 @@ class TransformerDecoder(Decoder):
     def _tree_scores(
         self, encoded: EncoderOutput, trees: Sequence[PrefixTree], beam: int
     ) -> Tensor:
-        """As `sequence_scores`, every prefix once: a tree of `beam` sequences per utterance."""
+        """`sequence_scores` that computes each prefix once; a tree holds `beam` sequences."""
         device, size = encoded.frames.data.device, max(len(tree.tokens) for tree in trees)
         # tokens, positions (B, K) and seen (B, K, K) of the nodes, padded to the largest tree. The
-        # position of a node is its depth, and `seen` takes the place of a causal mask.
+        # position of a node is its depth, and `seen` replaces the causal mask.
         tokens = torch.tensor([tree.padded(tree.tokens, size) for tree in trees], device=device)
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
         memory_mask, layers = self._read(encoded)
         logits, _ = self._layers(tokens, positions, seen[:, None], memory_mask, layers)
-        # logits (B, K, V): node k scores what follows it. All steps of all sequences, one after the
-        # other: in which utterance, from which node, to which token (or eos).
+        # Logits (B, K, V): node k predicts its successor. The steps of all sequences in one list:
+        # the utterance, the node before the step, and the token (or eos) after it.
         steps = [(row, *step) for row, tree in enumerate(trees) for step in tree.steps]
-        where, node, token = (
+        utterance, node, token = (
             torch.tensor(column, device=device) for column in zip(*steps, strict=True)
         )
         values = (
-            logits[where, node, token].float() - logits.float().logsumexp(-1)[where, node]
+            logits[utterance, node, token].float() - logits.float().logsumexp(-1)[utterance, node]
         ).double()
-        # index of the sequence that each step belongs to, among B * beam: its steps are summed
+        # the sequence that each step belongs to, among B * beam: the score is the sum of its steps
         sequence = (
             torch.tensor([i for tree in trees for i in tree.sequences], device=device)
-            + where * beam
+            + utterance * beam
         )
         return values.new_zeros(len(trees) * beam).index_add_(0, sequence, values)
 
@@ -167,8 +167,8 @@ class TransformerDecoder(Decoder):
         Only the newest token goes through the layers; keys and values of the others are cached.
         """
         utterances, beam, _ = state.seen.shape
-        # each newest token is a new node: it sees the nodes of its prefix and itself, (B, beam, K +
-        # beam)
+        # each newest token is a new node, which sees the nodes of its prefix and itself:
+        # (B, beam, K + beam)
         itself = torch.eye(beam, dtype=torch.bool, device=prefixes.device).expand(
             utterances, -1, -1
         )
@@ -184,9 +184,9 @@ class TransformerDecoder(Decoder):
         return log_probs, DecoderState(layers, state.memory_mask, seen, state.pruned)
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
-        """rows (N',): utterances may be left out as a whole; a beam never leaves its utterance.
+        """rows (N',): utterances may be dropped as a whole; a beam never leaves its utterance.
 
-        Nodes stay where they are: reordering beams changes only which nodes each one sees.
+        Nodes stay in place: reordering beams changes only which nodes each one sees.
         """
         layers, memory_mask, beam = state.layers, state.memory_mask, state.seen.shape[1]
         utterances = rows[::beam] // beam
@@ -200,10 +200,10 @@ class TransformerDecoder(Decoder):
             return _pruned(layers, memory_mask, seen)
         return DecoderState(layers, memory_mask, seen, state.pruned)
 
-    # -- all of them ----------------------------------------------------------
+    # -- shared by training, search and rescoring -----------------------------
 
     def _read(self, encoded: EncoderOutput) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
-        """Mask of the frames (B, 1, 1, S), and the layers' keys and values of the frames."""
+        """The frames' mask (B, 1, 1, S), and their keys and values in each layer."""
         memory_mask = attention_mask(encoded.frames.mask)
         return memory_mask, tuple(layer.init_cache(encoded.frames.data) for layer in self.layers)
 
@@ -231,15 +231,16 @@ class TransformerDecoder(Decoder):
 def _pruned(
     layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor
 ) -> DecoderState:
-    """The state without nodes that no beam sees any more, if these are many.
+    """The state without the nodes that no beam sees any more, if there are many of them.
 
-    All utterances keep as many nodes as the one with most, so that (B, K) stays rectangular.
+    All utterances keep as many nodes as the one with the most, so that (B, K) stays rectangular.
     """
     alive = seen.any(1)  # (B, K)
     most = int(alive.sum(1).max())
     if most > FEW_ALIVE * seen.shape[2]:
         return DecoderState(layers, memory_mask, seen, seen.shape[2])
-    # stable: nodes alive first, in order; dead ones, which no beam sees, fill up shorter rows
+    # a stable sort: live nodes come first, in order; shorter rows keep some dead ones, which no
+    # beam sees
     kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
     layers = tuple(
         DecoderLayerCache(GrowingKeyValue.of(layer.prefix.gather(kept)), layer.memory)
@@ -251,10 +252,10 @@ def _pruned(
 
 
 class PrefixTree:
-    """The prefixes of several sequences, each once; node 0 is sos.
+    """A tree of the distinct prefixes of several sequences; node 0 is sos.
 
-    tokens, depths, parents: of each node. steps: (node, token that follows) for every token and the
-    eos of every sequence; sequences: which sequence each step belongs to.
+    tokens, depths, parents: of each node. steps: (node, next token) for every token and the eos of
+    every sequence; sequences: the sequence of each step.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], sos: int) -> None:
@@ -279,9 +280,9 @@ class PrefixTree:
         return values + [0] * (size - len(values))
 
     def seen(self, size: int) -> Tensor:
-        """(size, size) bool: every node sees its ancestors and itself, padding itself alone."""
+        """(size, size) bool: every node sees its ancestors and itself, the padding only itself."""
         seen = np.eye(size, dtype=bool)
-        # parents come before their children, so what a parent sees is complete
+        # parents precede their children, so the row of a parent is complete when it is read
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 seen[node] |= seen[parent]

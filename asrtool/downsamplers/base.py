@@ -1,4 +1,4 @@
-"""What a downsampler is (fewer frames out than in), and the registry of downsamplers."""
+"""The interface of downsamplers, which have fewer frames out than in, and their registry."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from asrtool.types import DownsamplerOutput, Padded
 class Downsampler(nn.Module):
     """Frames (B, T, D_in) -> fewer frames (B, S, D_out), before an encoder layer or an LLM.
 
-    Built by `DOWNSAMPLERS.build(config, dim_in=..., dim_out=..., vocab_size=V)`. Output lengths are
-    never 0 and never above those of the input; the padding never changes a valid frame; positions
-    increase strictly.
+    Built by `DOWNSAMPLERS.build(config, dim_in=..., dim_out=..., vocab_size=V)`. An output is at
+    least one frame long and at most as long as its input, padding never changes a valid frame, and
+    positions are strictly increasing.
     """
 
-    factor: int  # input frames per output frame; 1 where it depends on the data
+    factor: int  # input frames per output frame; 1 if it depends on the data
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        """positions (B, T): of the inputs, counted in frames after the stem; None for the stem."""
+        """positions (B, T) of the inputs, counted in frames after the stem; None for the stem."""
         raise NotImplementedError
 
 
 class StreamingDownsampler(Downsampler):
-    """A downsampler that can be fed piece by piece.
+    """A downsampler that also takes its input piece by piece.
 
-    Output s sees no input behind factor * s + factor - 1, the last of those that it stands for.
+    Output s sees no input after factor * s + factor - 1, the last of the frames that it replaces.
     """
 
     causal: bool  # False: configured to look ahead, so it cannot stream
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        """The whole utterance is one piece."""
+        """The whole utterance as one piece."""
         output, _ = self.forward_chunk(inputs, positions, self.init_cache(len(inputs.lengths)))
         return output
 
     def init_cache(self, batch_size: int) -> object:
-        """What there is before the first frame: a frozen dataclass that is a `PerRow`
-        (asrtool/nn/rows.py) and never changed in place.
+        """The state before the first frame: a frozen dataclass that derives from `PerRow`
+        (asrtool/nn/rows.py) and is never changed in place.
         """
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class StreamingDownsampler(Downsampler):
     ) -> tuple[DownsamplerOutput, object]:
         """`forward` for the next piece.
 
-        Lengths are multiples of `factor`, except in the last piece of a row; 0 is legal.
+        Lengths are multiples of `factor`, 0 included, except in the last piece of a row.
         """
         raise NotImplementedError
 

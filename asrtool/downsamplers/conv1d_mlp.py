@@ -1,12 +1,12 @@
 """Conv1dMLP (arXiv 2406.17272): a strided convolution and an MLP between an encoder and an LLM.
 
     z_s = ReLU(sum_k W_k x_{s r + k} + b),   k = 0 ... kernel - 1     one row for every r frames
-    y_s = W_2 ReLU(W_1 z_s + b_1) + b_2                               of the width of the LLM
+    y_s = W_2 ReLU(W_1 z_s + b_1) + b_2                               of the LLM's width
 
-The paper gives no widths; these are of SLAM-LLM's `cov1d` projector (kernel and stride 5, hidden
-width 2,048), which has 15.7 M parameters between HuBERT-large and a 7B model. SLAM-LLM drops the
-frames of the last, incomplete block. Here zeros complete it, so that no audio is lost and a single
-frame gives one row.
+The paper gives no widths. These are the ones of SLAM-LLM's `cov1d` projector (kernel and stride 5,
+hidden width 2,048), which has 15.7 M parameters between HuBERT-large and a 7B model. SLAM-LLM drops
+the frames of an incomplete last block. Here it is padded with zeros, so no audio is lost and a
+single frame yields a row.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Conv1dMlp(Downsampler):
 
 
 class BlockConvolution(nn.Module):
-    """The convolution: row s reads frames s * rate ... s * rate + kernel - 1, zeros at the end."""
+    """Strided convolution: row s reads frames s * rate ... s * rate + kernel - 1."""
 
     def __init__(self, dim: int, rate: int, kernel: int | None) -> None:
         super().__init__()
@@ -67,17 +67,19 @@ class BlockConvolution(nn.Module):
 
 
 def whole_blocks(inputs: Padded, rate: int, more: int = 0) -> Padded:
-    """(B, T, D) with zeros in the padding, and T filled up to a multiple of `rate`, plus `more`.
+    """(B, T, D) with zeros in the padding, and T extended to a multiple of `rate`, plus `more`.
 
-    The lengths are those of the blocks: ceil(length / rate).
+    Lengths count blocks: ceil(length / rate).
     """
     x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)
+    # -T % rate frames complete the last block; `more` is what a kernel longer than the rate reads
+    # beyond it
     x = pad(x, (0, 0, 0, -x.shape[1] % rate + more))
     return Padded(x, (inputs.lengths + rate - 1).div(rate, rounding_mode="floor"))
 
 
 def block_positions(inputs: Padded, positions: Tensor | None, rate: int) -> Tensor:
-    """(B, S): the position of the first frame of each block; None: positions are 0, 1, 2, ..."""
+    """(B, S): the position of each block's first frame. positions: None stands for 0, 1, 2, ..."""
     if positions is None:
         positions = inputs.lengths.new_tensor(range(inputs.data.shape[1])).expand(
             inputs.data.shape[:2]
@@ -86,6 +88,7 @@ def block_positions(inputs: Padded, positions: Tensor | None, rate: int) -> Tens
 
 
 def check_blocks(rate: int, kernel: int | None) -> None:
+    """Raise `ValueError` for a rate below 1 or a kernel that would skip frames."""
     if rate < 1:
         raise ValueError(f"rate must be at least 1 frame, got {rate}")
     if kernel is not None and kernel < rate:

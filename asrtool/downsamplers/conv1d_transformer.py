@@ -1,7 +1,7 @@
 """Conv1dTransformer (arXiv 2406.17272): a strided convolution, then Transformer layers.
 
-The paper gives no details. Here: the convolution of Conv1dMLP, ReLU, pre-norm layers with rotary
-positions that see the whole utterance, a norm, and a linear layer to the width of the LLM.
+The paper gives no details. We take the convolution of Conv1dMLP, ReLU, pre-norm layers with rotary
+positions that see the whole utterance, a norm, and a linear layer to the LLM's width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asrtool.types import DownsamplerOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class Conv1dTransformerConfig:
-    """Strided convolution, then Transformer layers of the width of the encoder."""
+    """Strided convolution, then Transformer layers of the encoder's width."""
 
     rate: int = 5  # frames per row that the LLM reads
     kernel: int | None = None  # frames that a row reads; null: `rate`

@@ -15,10 +15,10 @@ from asrtool.nn.masks import valid_mask
 from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
-# factor -> strides over time; over frequency every stride is 2
+# factor -> strides over time of the convolutions; over frequency every stride is 2
 _STRIDES = {2: (2, 1), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
 
-FEW_CHANNELS = 128  # up to which channels last is faster in training
+FEW_CHANNELS = 128  # up to so many, channels last is faster in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Conv2dConfig:
     """Strided 2-D convolutions over time and frequency, then a linear layer."""
 
     factor: int = 4  # input frames per output frame: 2, 4, 6 or 8
-    channels: int = 64  # ESPnet and WeNet take 256: a quarter of a 12-layer Conformer's time
+    channels: int = 64  # with 256, as in ESPnet and WeNet, a quarter of a 12-layer Conformer's time
     causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Conv2d(StreamingDownsampler):
         super().__init__()
         self.factor = config.factor
         self.causal = config.causal
-        self.bins = [dim_in]  # mel bins in front of each convolution, and after the last
+        self.bins = [dim_in]  # mel bins before each convolution, and after the last
         # channels last is twice as fast on CPU, except for the weight gradient of many channels
         layout = torch.channels_last if config.channels <= FEW_CHANNELS else torch.contiguous_format
         self.convolutions = nn.ModuleList()
@@ -86,7 +86,7 @@ class Conv2d(StreamingDownsampler):
         x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)[:, None]  # (B, C, T, F)
         lengths, histories = inputs.lengths, []
         for index, layer in enumerate(self.convolutions):
-            # time in front: (B, C, T, F) <-> (B, T, C, F), as `continue_from` joins dimension 1
+            # (B, C, T, F) <-> (B, T, C, F), because `continue_from` joins over dimension 1
             if cache is not None:
                 x, history = continue_from(
                     x.transpose(1, 2), cache.histories[index].to(x.dtype), lengths
@@ -97,9 +97,10 @@ class Conv2d(StreamingDownsampler):
                 x = pad(x, (0, 0, layer.kernel_size[0] - 1, 0))
             x = layer(x)
             lengths = (lengths + layer.stride[0] - 1) // layer.stride[0]
-            # the padding of each row is 0 again (the convolution adds its bias there), so that the
-            # next one sees what it would see at the end of an utterance alone
+            # The convolution adds its bias in the padding too. Zero it again, so that the next one
+            # sees what it would see at the end of a single utterance.
             x = relu_(x.mul_(valid_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype)))
+        # with channels last in memory, permuting and flattening are views
         x = x.permute(0, 2, 3, 1)  # (B, S, F, C)
         frames = Padded(self.out_proj(x.flatten(2)), lengths)
         emitted = 0 if cache is None else cache.emitted[:, None]

@@ -2,8 +2,8 @@
 
     y_s = W_2 ReLU(W_1 [x_{s r}; ...; x_{s r + r - 1}] + b_1) + b_2
 
-The paper gives no widths; these are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M parameters
-between HuBERT-large and a 7B model). Zeros complete the last block.
+The paper gives no widths. These are SLAM-LLM's (r = 5, hidden width 2,048: 18.9 M parameters
+between HuBERT-large and a 7B model). The last block is padded with zeros.
 """
 
 from __future__ import annotations

@@ -5,20 +5,20 @@
     f_t   = sum over |i| <= radius of w_i(t) h_{t+i}              frame fusion                 (2)
 
 Frames are fused before the others are dropped. An utterance keeps as many frames as its best CTC
-path has tokens, about one in eight. The selection comes from the predecessor (arXiv 2310.14954),
-which keeps chunks of five frames around each (`keep: 5`). It has no gradient: the loss on
-`inter_ctc` trains the head. Kept frames keep their positions. Fusion in (2) is one of
+path has tokens, about one in eight. The selection is that of the preceding paper (arXiv
+2310.14954), which keeps a chunk of five frames around each (`keep: 5`). It has no gradient: the
+loss on `inter_ctc` trains the head. Kept frames keep their positions. Fusion in (2) is one of
 
     attention   w_i(t) = softmax over i of (u^T tanh(W h_{t+i}) + b_i)
     weighted    w_i = softmax of one number for each i
     concat      f_t = W [h_{t-radius}; ...; h_{t+radius}] + b
     none        f_t = h_t
 
-The paper speaks of weights over a frame and its two neighbours, and gives no formula; all three
-start near h_t. A neighbour beyond the utterance has no weight; for `concat` it is the frame itself.
-An utterance without a key frame keeps its frame 0. The paper's fusion sees a frame ahead; `causal:
-true` fuses t - radius ... t, and always keeps frame 0, since only the end of an utterance tells
-whether it has a key frame.
+The paper speaks of weights over a frame and its two neighbours, and gives no formula. Here, the
+first three start near h_t. A neighbour outside the utterance has no weight; `concat` takes the
+frame itself instead. An utterance without a key frame keeps its frame 0. The paper's fusion looks
+one frame ahead. `causal: true` fuses t - radius ... t, and always keeps frame 0, because only at
+its end is it known whether an utterance has a key frame.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from asrtool.nn.convolution import continue_from
 from asrtool.nn.rows import PerRow
 from asrtool.types import DownsamplerOutput, Padded
 
-# b_0 of `attention` at the start: the frame itself has e^2 = 7.4 times the weight of a neighbour
+# initial b_0 of `attention`: the frame itself has e^2 = 7.4 times the weight of a neighbour
 CENTRE_BIAS = 2.0
-CENTRE_WEIGHT = 0.8  # w_0 of `weighted` at the start
+CENTRE_WEIGHT = 0.8  # initial w_0 of `weighted`
 BLANK = 0
 
 
@@ -63,7 +63,9 @@ class KeyframeConfig:
 
 @dataclass(frozen=True)
 class KeyframeCache(PerRow):
-    """The last frames (B, radius, D), which are valid, the last token (B, 1), frames seen (B,)."""
+    """The last frames (B, radius, D), which of them are valid (B, radius), the token of the last
+    one (B, 1), and the number of frames so far (B,).
+    """
 
     frames: Tensor
     valid: Tensor
@@ -73,7 +75,7 @@ class KeyframeCache(PerRow):
 
 @DOWNSAMPLERS.register("keyframe", KeyframeConfig)
 class Keyframe(StreamingDownsampler):
-    """Frames (B, T, D_in) -> (B, M, D_out), M: the most frames that an utterance keeps.
+    """Frames (B, T, D_in) -> (B, M, D_out), M: the largest number of frames that a row keeps.
 
     Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1
     at a key frame.
@@ -110,15 +112,15 @@ class Keyframe(StreamingDownsampler):
         lengths, valid = inputs.lengths, inputs.mask
         x = inputs.data.masked_fill(~valid[:, :, None], 0)
         logits = self.head(x)
-        # (B, 1 + T): the token of the frame before this piece comes first, as (1) compares
-        # neighbours
+        # (B, 1 + T): (1) compares neighbours, so the token of the frame before this piece comes
+        # first. argmax has no gradient: the loss on `inter_ctc` alone trains the head.
         tokens, last = continue_from(logits.detach().argmax(-1), cache.token, lengths)
         key = run_starts(tokens) & valid
-        # at (B, M): the kept frames of each row, padded with 0. M is at least 1, as layers need a
-        # frame to run on: where no row keeps one, `counts` is 0 and masks it.
+        # at (B, M): indices of the kept frames, padded with 0. M is at least 1, because the layers
+        # need a frame to run on; if a row keeps none, its count of 0 masks that frame.
         at, counts = indices_of(self._kept(key, valid, cache.seen), least=1)
         at = at.clamp(min=0)
-        # (B, radius + T, D): frame t of this piece is at t + radius, behind the frames of the past
+        # (B, radius + T, D): after the cached frames, frame t of this piece is at t + radius
         joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
         there, known = continue_from(valid, cache.valid, lengths)
         inner = at + self.config.radius
@@ -139,7 +141,8 @@ class Keyframe(StreamingDownsampler):
         if not self.config.drop:
             return valid
         if self.causal:
-            # always the first frame of an utterance: whether it has a key frame is known at its end
+            # A stream cannot know yet whether the utterance will have a key frame, so it always
+            # keeps the first frame, in case there is none.
             first = (seen == 0)[:, None] & valid
             first[:, 1:] = False
             return key | first
@@ -156,7 +159,7 @@ class FrameFusion(nn.Module):
         centre = self.centre = offsets.index(0)
         if kind == "concat":
             self.proj = nn.Linear(len(offsets) * dim, dim)
-            # f_t = h_t at the start: identity for the frame itself, 0 for its neighbours
+            # initially f_t = h_t: identity for the frame itself, 0 for its neighbours
             with torch.no_grad():
                 self.proj.weight.zero_()[:, centre * dim : (centre + 1) * dim].fill_diagonal_(1.0)
                 self.proj.bias.zero_()
@@ -170,37 +173,37 @@ class FrameFusion(nn.Module):
             others = max(len(offsets) - 1, 1)
             start = torch.full((len(offsets),), (1 - CENTRE_WEIGHT) / others)
             start[centre] = CENTRE_WEIGHT
-            start = start.log()  # softmax of the logarithms gives the weights
+            start = start.log()  # the softmax of log-weights is the weights
         self.bias = nn.Parameter(start)
 
     def forward(self, frames: Tensor, valid: Tensor, at: Tensor) -> Tensor:
         """frames (B, S, D), valid (B, S), at (B, M): indices of the frames to fuse -> (B, M, D)."""
-        # index (B, M, n) of the n neighbours of each frame; there: whether they exist and are
-        # valid. Otherwise they get no weight, or are the frame itself for `concat`.
+        # index (B, M, n): the n neighbours of each frame; exists: whether a neighbour is a valid
+        # frame. One that is not gets no weight, and for `concat` is replaced by the frame itself.
         index = at[:, :, None] + torch.tensor(self.offsets, device=at.device)
         inside = index.clamp(0, frames.shape[1] - 1)
-        there = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
+        exists = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
         # also in the padding of `at`: softmax over no neighbour would be NaN
-        there[:, :, self.centre] = True
-        inside = torch.where(there, inside, at[:, :, None])
+        exists[:, :, self.centre] = True
+        inside = torch.where(exists, inside, at[:, :, None])
         neighbours = [take(frames, inside[:, :, n]) for n in range(len(self.offsets))]
         if self.kind == "concat":
             return self.proj(torch.cat(neighbours, -1))
         scores = self.bias.expand(inside.shape)
         if self.kind == "attention":
-            # u^T tanh(W h) of all frames (B, S), then of the neighbours (B, M, n)
+            # u^T tanh(W h) once per frame (B, S), then gathered for the neighbours (B, M, n)
             energies = self.score(self.proj(frames).tanh()).squeeze(2)
             scores = scores + energies.gather(1, inside.flatten(1)).view_as(inside)
-        weights = scores.float().masked_fill(~there, -torch.inf).softmax(-1).to(frames.dtype)
+        weights = scores.float().masked_fill(~exists, -torch.inf).softmax(-1).to(frames.dtype)
         return sum(weights[:, :, n, None] * frame for n, frame in enumerate(neighbours))
 
 
 def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tensor, Tensor]:
     """ids (B, T), lengths (B,) -> indices (B, M) of key frames padded with -1, counts (B,).
 
-    ids: the most probable token of each frame. Key frames are the first frames of all runs but
-    those of blanks; frame 0 where there are none, and nothing for an utterance without frames. M is
-    the largest count. Raises `ValueError` for shapes and lengths that do not fit.
+    ids: the most probable token of each frame. Key frames are the first frames of all runs that are
+    not blank, or frame 0 if there are none; an utterance without frames has none. M is the largest
+    count. Raises `ValueError` for shapes and lengths that do not fit.
     """
     if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
         shapes = f"{tuple(ids.shape)} and {tuple(lengths.shape)}"
@@ -215,7 +218,7 @@ def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tens
 
 
 def run_starts(tokens: Tensor, blank: int = BLANK) -> Tensor:
-    """(1): tokens (B, 1 + T), the first from before -> (B, T) bool: not blank, not repeated."""
+    """(1): tokens (B, 1 + T) with the preceding one first -> (B, T) bool: first frames of runs."""
     return (tokens[:, 1:] != blank) & (tokens[:, 1:] != tokens[:, :-1])
 
 
@@ -229,7 +232,7 @@ def with_fallback(key: Tensor, valid: Tensor) -> Tensor:
 def widened(kept: Tensor, size: int) -> Tensor:
     """kept (B, T) with the frames t - size // 2 ... t + (size - 1) // 2 around each."""
     frames = kept.shape[1]
-    # the OR of `size` shifted copies
+    # dilation: the OR of `size` shifted copies
     around = nn.functional.pad(kept, ((size + 1) // 2 - 1, size // 2))
     return torch.stack([around[:, shift : shift + frames] for shift in range(size)]).any(dim=0)
 
@@ -241,8 +244,8 @@ def indices_of(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
     """
     counts = kept.sum(dim=1)
     most = max(int(counts.max()) if len(counts) else 0, least)
-    # each kept frame writes its index to column `rank`; all others write to a column `most`, which
-    # is cut off
+    # a scatter instead of a loop over rows: each kept frame writes its index to column `rank`, all
+    # others to column `most`, which is cut off
     rank = torch.where(kept, kept.cumsum(dim=1) - 1, most)
     steps = torch.arange(kept.shape[1], device=kept.device).expand_as(rank)
     indices = torch.full((len(kept), most + 1), -1, device=kept.device)

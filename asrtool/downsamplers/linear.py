@@ -1,7 +1,7 @@
 """A linear stem that keeps every frame: y = W norm(x) + b.
 
-For frames that are encoded already, such as those of a pre-trained front end, whose channels differ
-in scale by orders of magnitude: hence the layer norm.
+It is for frames that are encoded already, such as those of a pre-trained front end. Their channels
+differ in scale by orders of magnitude, hence the layer norm.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from asrtool.types import DownsamplerOutput, Padded
 class LinearConfig:
     """A linear layer that keeps every frame, for frames of a front end."""
 
-    norm: bool = True  # layer norm in front of it
+    norm: bool = True  # layer norm before it
 
 
 @dataclass(frozen=True)
 class LinearCache(PerRow):
-    """The frames so far (B,)."""
+    """emitted (B,): the frames so far, which number those of the next piece."""
 
     emitted: Tensor
 

@@ -5,11 +5,11 @@ The convolution module of the Conformer with a stride, added to the mean of the 
     y_s = mean(x_{g(s)}) + C(norm(x))_s        g(s) = factor s ... factor s + factor - 1
 
 C is pointwise, gated linear unit, depthwise convolution with stride `factor`, layer norm, SiLU,
-pointwise. Efficient Conformer puts the stride into the convolution module of a layer; here it is a
-module of its own in front of the next layer, so that any encoder with downsamplers can have it. The
-depthwise convolution is centred at frame factor s; causal, it ends at the last frame of g(s), so
-that it looks back only and every frame counts. The last group of an utterance may lack frames: the
-mean is of those that are there, the convolution sees zeros.
+pointwise. Efficient Conformer puts the stride into the convolution module of a layer. Here it is a
+module of its own before the next layer, so any encoder with downsamplers can use it. The depthwise
+convolution is centred at frame factor s. If causal, it ends at the last frame of g(s): it looks
+back only, yet sees every frame. The last group of an utterance may be incomplete: the mean is over
+the frames that exist, and the convolution sees zeros in place of the others.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class StridedConv(StreamingDownsampler):
         cache: StridedConvCache | None,
     ) -> tuple[DownsamplerOutput, StridedConvCache | None]:
         x, valid = inputs.data.masked_fill(~inputs.mask[:, :, None], 0), inputs.mask
-        # (B, T, D + 1): a last channel of 1 for valid frames, whose sum is the divisor of the mean
+        # (B, T, D + 1): the last channel is 1 for valid frames, so its sum counts the frames of a
+        # group
         counted = torch.cat([x, valid[:, :, None].to(x.dtype)], dim=-1)
         counted = pad(counted, (0, 0, 0, -counted.shape[1] % self.factor))
         sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)  # (B, S, D + 1)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from asrtool.encoders.base import ENCODERS, Encoder, StreamingEncoder, check_encoder
+from asrtool.encoders.base import (
+    ENCODERS,
+    Encoder,
+    EncoderConfig,
+    StreamingEncoder,
+    check_encoder,
+)
 from asrtool.encoders.cnn import Cnn, CnnConfig
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
@@ -31,6 +37,7 @@ __all__ = [
     "Data2vecConfig",
     "EchoConfig",
     "Encoder",
+    "EncoderConfig",
     "HubertConfig",
     "PretrainedConfig",
     "PretrainedEncoder",

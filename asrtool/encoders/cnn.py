@@ -1,9 +1,10 @@
-"""Residual convolutions over time, a light reader of the frames of a front end.
+"""Residual convolutions over time: a light network over the frames of a front end.
 
     x -> stem -> x + dropout(GELU(conv(norm(x)))) for each layer -> norm
 
-Frames of a pre-trained encoder know their context already: with a few hours of labels a reader that
-sees 0.1 to 0.3 s of them is better than one that attends to all, and cheaper (docs/log.md).
+Frames of a pre-trained encoder already carry their context. With a few hours of labelled speech, a
+network that sees 0.1 to 0.3 s of them beats one that attends to the whole utterance, and is cheaper
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, LinearConfig
-from asrtool.encoders.base import ENCODERS, Encoder
+from asrtool.encoders.base import ENCODERS, Encoder, EncoderConfig
 from asrtool.encoders.frontend import put_in_front, through
 from asrtool.nn.dropout import Dropout
 from asrtool.types import EncoderOutput, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class CnnConfig:
+class CnnConfig(EncoderConfig):
     """Residual convolutions over time."""
 
     num_layers: int = 2
@@ -47,9 +48,9 @@ class CnnConfig:
 
 @ENCODERS.register("cnn", CnnConfig)
 class Cnn(Encoder):
-    """Features (B, T, F) -> frames (B, S, D), S as the stem says.
+    """Features (B, T, F) -> frames (B, S, D); the stem decides S.
 
-    With a front end the inputs are samples (B, T), or what the front end's `stored` gave of them.
+    With a front end, inputs are samples (B, T) or the output of the front end's `stored`.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Cnn(Encoder):
         if chunk is not None:
             raise ValueError("encoder cnn cannot stream: its convolutions look ahead")
         output = self.stem(through(self.frontend, inputs))
-        # residuals are summed in float32, under autocast too
+        # residuals are summed in float32, also under autocast
         x, outside = self.dropout(output.frames.data.float()), ~output.frames.mask[:, :, None]
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            # a convolution reads across the padding, which must hold zeros
+            # the convolution reads into the padding, which must be zero as at the end of an
+            # utterance alone
             x = x + self._branch(norm(x).masked_fill(outside, 0), convolution)
         frames = Padded(self.final_norm(x).masked_fill(outside, 0), output.frames.lengths)
         return EncoderOutput(frames=frames, positions=output.positions, taps=output.taps)

@@ -1,7 +1,7 @@
 """The Conformer (arXiv 2005.08100), offline and streaming, with downsamplers before any layer.
 
 Streaming is chunk-wise attention with explicit caches (arXiv 2012.05481) and causal convolutions.
-There is one code path: offline is one piece with no cache and a chunk mask.
+There is one code path: offline recognition is one piece with a chunk mask and no cache.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, StreamingDownsample
 from asrtool.encoders.base import (
     CHUNK_TOLERANCE,
     ENCODERS,
+    EncoderConfig,
     StreamingEncoder,
 )
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
@@ -38,15 +39,16 @@ _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
-    """Chunks for which a streaming encoder is trained."""
+    """The chunks that a streaming encoder is trained on."""
 
-    # half of the batches whole, the others in random chunks; false: always the longest chunk
+    # true: half of the batches are whole utterances, the others random chunks; false: always the
+    # longest chunk
     dynamic: bool = True
     max_ms: float = 1000.0  # the longest chunk
     # of dynamic chunks; null: every number of frames up to the longest
     sizes_ms: tuple[float, ...] | None = None
     left_chunks: int | None = None  # how many chunks before its own a frame sees; null: all
-    # what trainings before `max_ms` and `sizes_ms` have in their place: seconds, and frames
+    # former keys, which older experiments have: seconds for `max_ms`, frames for `sizes_ms`
     max_seconds: float | None = field(default=None, metadata={"omit": True})
     sizes: tuple[int, ...] | None = field(default=None, metadata={"omit": True})
 
@@ -66,7 +68,7 @@ class ChunkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConformerConfig:
+class ConformerConfig(EncoderConfig):
     """Conformer (arXiv 2005.08100) with layer norm in its convolution module."""
 
     num_layers: int = 12
@@ -78,7 +80,7 @@ class ConformerConfig:
     attention_dropout: float = 0.0  # of the attention's weights
     layer_drop: float = 0.0  # probability that a training step leaves a layer out
     positions: Literal["rotary", "relative"] = "rotary"
-    # beside each layer's own; with look: back it streams
+    # attention beside that of each layer; with look: back it streams
     attention: Annotated[object, ATTENTIONS] | None = None
     causal: bool = False  # convolutions look back only
     # train for streaming; needs causal: true here and in every downsampler
@@ -86,7 +88,7 @@ class ConformerConfig:
     downsamplers: dict[int, Annotated[object, DOWNSAMPLERS]] = field(
         default_factory=lambda: {0: Conv2dConfig()}
     )
-    # an encoder of samples whose frames the stem gets in place of features; null: none
+    # an encoder of samples whose frames the stem reads instead of features; null: none
     frontend: Annotated[object, ENCODERS] | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
@@ -111,11 +113,11 @@ class ConformerCache(PerRow):
     """The state between two pieces."""
 
     chunk: int  # encoder frames
-    pending: Padded  # input frames of a chunk that is not complete yet
+    pending: Padded  # input frames of the chunk that is not complete yet
     downsamplers: Mapping[int, object]
-    memories: Mapping[int, Memory]  # of the cached keys, by the downsampler in front of the layers
+    memories: Mapping[int, Memory]  # of the cached keys, by the downsampler before their layers
     layers: tuple[ConformerLayerCache, ...]
-    head: object = None  # of what follows the layers (`_finish`)
+    head: object = None  # cache of what follows the layers (`_finish`)
 
 
 class Kept(NamedTuple):
@@ -130,10 +132,10 @@ class Kept(NamedTuple):
 class Conformer(StreamingEncoder):
     """Features (B, T, F) -> frames (B, S, D), S = ceil(T / factor) for the strided downsamplers.
 
-    With a front end the inputs are samples (B, T), or what the front end's `stored` gave of them.
+    With a front end, inputs are samples (B, T) or the output of the front end's `stored`.
     """
 
-    kept: frozenset[int] = frozenset()  # layers whose outputs are passed to `_finish`
+    kept: frozenset[int] = frozenset()  # layers whose outputs `_finish` receives
 
     def __init__(
         self, config: ConformerConfig, input_dim: int, vocab_size: int, frame_shift: float
@@ -179,7 +181,7 @@ class Conformer(StreamingEncoder):
         self.input_frames = math.prod(
             downsampler.factor for downsampler in self.downsamplers.values()
         )
-        # positions per encoder frame
+        # positions count on the grid after the stem; later downsamplers make a frame span several
         self._span = self.input_frames // self.downsamplers["0"].factor
         self.seconds_per_frame = self.frame_shift * self._span
         self.input_dim = input_dim
@@ -189,7 +191,7 @@ class Conformer(StreamingEncoder):
         self.longest_chunk, self.chunk_sizes = self._trained_chunks()
 
     def _trained_chunks(self) -> tuple[int | None, tuple[int, ...] | None]:
-        """Frames of the longest chunk of training, and of all where only some are trained."""
+        """Frames of the longest chunk in training, and the list of sizes if it is restricted."""
         if self.chunk is None:
             return None, None
         sizes = self.chunk.sizes
@@ -207,16 +209,16 @@ class Conformer(StreamingEncoder):
         return longest, None
 
     def _obstacle(self, causal: bool) -> str | None:
-        """Why this encoder cannot stream; None if it can."""
+        """The reason why this encoder cannot stream; None if it can."""
         if self.frontend is not None:
             ahead = self.frontend.look_ahead
-            sees = "the whole utterance" if ahead is None else f"{ahead:g} seconds ahead"
+            reach = "the whole utterance" if ahead is None else f"{ahead:g} seconds ahead"
             name = type(self.frontend).__name__
-            return f"the encoder cannot stream: its front end ({name}) sees {sees}"
+            return f"the encoder cannot stream: its front end ({name}) sees {reach}"
         if not causal:
             return "the encoder cannot stream: it is not causal"
         attentions = [layer.attention for layer in self.layers]
-        if any(isinstance(one, EchoSelfAttention) and not one.echo.back for one in attentions):
+        if any(isinstance(part, EchoSelfAttention) and not part.echo.back for part in attentions):
             return (
                 "the encoder cannot stream: the windows of attention echo look ahead; look: back "
                 "gives windows that do not"
@@ -232,6 +234,7 @@ class Conformer(StreamingEncoder):
     def forward(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
         if chunk is None and self.chunk is not None and self.training:
             longest = self.longest_chunk
+            # dynamic chunk training: one model for every latency (arXiv 2012.05481, section 2.2)
             chunk = random_chunk(longest, self.chunk_sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
@@ -259,8 +262,9 @@ class Conformer(StreamingEncoder):
         cache: ConformerCache,
         final: Tensor,
     ) -> tuple[EncoderOutput, ConformerCache]:
-        # Per row: pending and new input frames, of which whole chunks are computed now, or all of
-        # them at the end of the row. The others wait.
+        # Each row has its pending frames and the new ones. Whole chunks are computed now, and at
+        # the end of a row the incomplete one too; the rest stays pending. Rows advance
+        # independently, since their audio arrives at different rates.
         rows = [torch.cat(pair) for pair in zip(cache.pending.unpad(), inputs.unpad(), strict=True)]
         step = cache.chunk * self.input_frames
         usable = [
@@ -274,7 +278,7 @@ class Conformer(StreamingEncoder):
         return self._run(ready, cache.chunk, replace(cache, pending=pending))
 
     def _nothing(self, inputs: Padded) -> EncoderOutput:
-        """The output while no chunk is complete: no frames."""
+        """The output without frames, while no row has a complete chunk."""
         nothing = inputs.data.new_zeros(len(inputs.lengths), 0, self.dim)
         empty = Padded(nothing, torch.zeros_like(inputs.lengths))
         return EncoderOutput(frames=empty, positions=nothing[..., 0].long())
@@ -286,9 +290,9 @@ class Conformer(StreamingEncoder):
         cache: ConformerCache | None,
     ) -> tuple[EncoderOutput, ConformerCache | None]:
         """All layers over one piece (B, T, F); without a cache the piece is the whole utterance."""
-        # frames: (B, T, F) in front of the stem, (B, S, D) behind it; each downsampler makes S
-        # smaller, and with it positions (B, S), lengths (B,) and the scope of the layers that
-        # follow
+        # frames are (B, T, F) before the stem and (B, S, D) after it. Each downsampler reduces S,
+        # and with it positions (B, S), lengths (B,) and the scope of the layers that follow: what
+        # those may see is computed once per frame rate, not once per layer.
         frames, positions, taps = inputs, None, {}
         # the parts of the next cache, and the outputs of the layers in `self.kept`
         stems, memories, layers, kept = {}, {}, [], {}
@@ -302,19 +306,22 @@ class Conformer(StreamingEncoder):
                         frames, positions, cache.downsamplers[index]
                     )
                 positions, taps = output.positions, {**taps, **output.taps}
-                # residuals are summed in float32, under autocast too
+                # residuals are summed in float32, also under autocast
                 x = output.frames.data.float()
-                # the other downsamplers follow a layer, which has dropout already
+                # later downsamplers follow a layer, whose output has had dropout
                 frames = Padded(x if index else self.dropout(x), output.frames.lengths)
                 scope, memories[index] = self._scope(
                     frames, positions, chunk, cache and cache.memories[index]
                 )
+            # layer drop happens in training alone, where there is no cache: `layers` is complete
+            # whenever a cache is made of it
             if self.training and drops(self.layer_drop):
                 x = without(layer, frames.data)
             else:
                 x, layer_cache = layer(frames.data, scope, cache and cache.layers[index])
                 layers.append(layer_cache)
-            # x holds numbers in the padding from here on: masks hide them from valid frames
+            # The layers leave numbers in the padding. Masks hide them from valid frames, so it
+            # is zeroed once, at the end.
             frames = Padded(x, frames.lengths)
             if index in self.kept:
                 kept[index] = Kept(x, positions, scope.valid)
@@ -334,7 +341,7 @@ class Conformer(StreamingEncoder):
         scope: Scope,
         cache: object,
     ) -> tuple[EncoderOutput, object]:
-        """A hook for what follows the layers: returns the output and the cache of that part.
+        """A hook for what follows the layers: returns the output and the cache of its own.
 
         kept: layer -> its output, for the layers `self.kept`; scope: of the last layers.
         """
@@ -347,19 +354,19 @@ class Conformer(StreamingEncoder):
         chunk: int | None,
         memory: Memory | None,
     ) -> tuple[Scope, Memory | None]:
-        """What the layers behind a downsampler see: the frames of this piece and the cached keys.
+        """What the layers after a downsampler see: the frames of this piece and the cached keys.
 
-        frames (B, S, D), positions (B, S) -> scope, and the memory for the next piece.
+        frames (B, S, D), positions (B, S) -> the scope, and the memory for the next piece.
         """
         new = Memory(positions, frames.mask)
         keys = new if memory is None else memory.append(new)
-        # positions count on the grid after the stem, `chunk` counts frames behind all downsamplers
+        # positions count on the grid after the stem, `chunk` counts frames after all downsamplers
         structure, keep = None, None
         if chunk is not None:
             structure = chunk_mask(positions, keys.positions, chunk * self._span, self.left_chunks)
             keep = None if memory is None else keys.keep(chunk * self._span, self.left_chunks)
-        # counted from the first frame of this piece: float32 angles of positions after hours of
-        # audio would lose precision, and only distances matter
+        # Only distances between positions matter, so they are counted from the first frame of this
+        # piece: float32 angles of the positions after hours of audio would lose precision.
         near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)

@@ -1,13 +1,13 @@
 """`attention: {type: echo}`: Echo-MSA in the layers of pre-trained encoders and the Conformer.
 
-The parts are in asrtool/nn/echo.py. What the paper leaves open is a setting, explained there or
-here:
+The parts are in asrtool/nn/echo.py. Everything that the paper leaves open is a setting, explained
+there or here:
 
-* `mode`. adaptive: the summary of the paper says that the window adjusts to each time step, so it
-  is predicted, up to the largest size. single: kernel sizes are ablated one by one. heads, layers:
-  "multi-scale", in one layer or in depth.
-* `projections`: copied from the attention beside it, so that the branch starts as its windowed
-  version.
+* `mode`. adaptive: the summary of the paper says that the window adjusts to each time step, so its
+  size is predicted, up to the given one. single: one size, as in the paper's ablation of kernel
+  sizes. heads, layers: "multi-scale", within a layer or over depth.
+* `projections`: copied from the layer's own attention, so that the branch starts as a windowed
+  version of it.
 
 Parameter names: a layer's own attention moves to `attention.full.*`; `attention.echo.*` and
 `attention.gate.*` are new.
@@ -31,9 +31,9 @@ from asrtool.nn.positions import rotate
 from asrtool.registry import Registry
 
 ATTENTIONS: Registry[nn.Module] = Registry("attention")
-NEW = ("echo", "gate")  # names of what it adds to a layer
-# names of the projections of an attention inside: ours, those of most models of `transformers`,
-# those of wav2vec2-bert
+NEW = ("echo", "gate")  # names of the submodules that it adds to a layer
+# our name of each projection -> its names in the wrapped attention: ours, those of most models of
+# `transformers`, those of wav2vec2-bert
 _NAMES = {
     "q_proj": ("q_proj", "linear_q"),
     "k_proj": ("k_proj", "linear_k"),
@@ -49,17 +49,18 @@ class EchoConfig:
     mode: Literal["adaptive", "single", "heads", "layers"] = "adaptive"
     # frames; heads, layers: one for each group, e.g. [4, 16, 64, 256]
     windows: tuple[int, ...] = (64,)
-    # windows lie around a frame, or end at it: then a causal Conformer streams
+    # both: the window is centred on a frame; back: it ends there, so a causal Conformer can stream
     look: Literal["both", "back"] = "both"
     projections: Literal["copy", "shared", "fresh"] = "copy"
-    layers: tuple[int, ...] | None = None  # which get it, counted from 0; null: all
+    layers: tuple[int, ...] | None = None  # layers that get it, counted from 0; null: all
     gate: Literal["frame", "channel"] = "frame"  # one number a frame, or one for each channel
     gate_input: Literal["input", "outputs"] = "input"  # the layer's input x, or [O1; O2]
-    gate_bias: float = 2.0  # sigmoid(2) = 0.88 of the layer's own attention at the start
-    # this share instead of a learned gate: 1 as without echo, 0 windows alone
+    gate_bias: float = 2.0  # initially sigmoid(2) = 0.88 of the layer's own attention
+    # a constant share instead of a learned gate; 1: the layer's own attention alone, 0: windows
+    # alone
     gate_fixed: float | None = None
-    ramp: float = 0.125  # adaptive: share of the window over which weights fade, at least a frame
-    span_bias: float = 2.0  # adaptive: windows start at about sigmoid(2) = 0.88 of the largest
+    ramp: float = 0.125  # adaptive: weights fade over this share of the window, at least a frame
+    span_bias: float = 2.0  # adaptive: initial windows are about sigmoid(2) = 0.88 of the largest
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 1:
@@ -74,7 +75,7 @@ class EchoConfig:
 
 @ATTENTIONS.register("echo", EchoConfig)
 class EchoAttention(nn.Module):
-    """Echo-MSA around one attention module, called as that one: by the layers of `transformers`.
+    """Echo-MSA around one attention module of `transformers`, called like the module itself.
 
     Built by `ATTENTIONS.build(config, full=attention, index=layer, num_layers=L)`.
     """
@@ -88,6 +89,8 @@ class EchoAttention(nn.Module):
         windows = _windows(config, self.num_heads, index, num_layers)
         own = None
         if config.projections != "shared":
+            # deep copies, whether reinitialised or not: they keep the type and the device of a
+            # pre-trained network's linears
             own = {name: copy.deepcopy(linear) for name, linear in projections.items()}
             for linear in own.values() if config.projections == "fresh" else ():
                 nn.init.xavier_uniform_(linear.weight)
@@ -109,16 +112,16 @@ class EchoAttention(nn.Module):
         )
 
     def _projections(self) -> Mapping[str, nn.Linear]:
-        """Those of the attention inside."""
+        """The projections of the wrapped attention, by our names."""
         return {
-            name: next(getattr(self.full, one) for one in _NAMES[name] if hasattr(self.full, one))
+            name: next(getattr(self.full, key) for key in _NAMES[name] if hasattr(self.full, key))
             for name in PROJECTIONS
         }
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: object
     ) -> tuple:
-        """As the attention of `transformers`: (B, T, D) -> (B, T, D) and what else it returns."""
+        """Like the wrapped attention: (B, T, D) -> (B, T, D) and whatever else that returns."""
         full, *others = self.full(hidden_states, attention_mask=attention_mask, **options)
         valid = valid_mask(_lengths(attention_mask, hidden_states), hidden_states.shape[1])
         windowed = self.echo(hidden_states, valid, self._projections())
@@ -129,6 +132,8 @@ class EchoAttention(nn.Module):
 
         A gate of 1 gives `full` exactly.
         """
+        # lerp(windowed, full, g) = windowed + g (full - windowed); torch computes it from the
+        # nearer end, so g = 1 is exact
         windowed = windowed.to(full.dtype)
         return torch.lerp(windowed, full, self.gate(x, full, windowed, valid).to(full.dtype))
 
@@ -136,7 +141,7 @@ class EchoAttention(nn.Module):
 class EchoSelfAttention(EchoAttention):
     """Echo-MSA around an attention of the Conformer.
 
-    The branch uses rotary positions too; relative ones it leaves out.
+    With rotary positions, the windowed branch uses them too. It has no relative positions.
     """
 
     def __init__(
@@ -159,12 +164,12 @@ class EchoSelfAttention(EchoAttention):
         cache: EchoCache | None,
         frames: Memory,
     ) -> tuple[Tensor, KeyValue | EchoCache]:
-        """As `SelfAttention`; with a cache, windows look back only."""
+        """As `SelfAttention.forward`; with a cache, windows must look back."""
         rotary = isinstance(self.full, RotarySelfAttention)
         if cache is None:
             full, seen = self.full(x, mask, rotations)
-            turn = (lambda heads: rotate(heads, rotations)) if rotary else None
-            windowed = self.echo(x, frames.valid, self._projections(), turn)
+            by_position = (lambda heads: rotate(heads, rotations)) if rotary else None
+            windowed = self.echo(x, frames.valid, self._projections(), by_position)
         else:
             full, keys = self.full(x, mask, rotations, cache.full)
             frequencies = self.num_frequencies if rotary else None
@@ -175,7 +180,7 @@ class EchoSelfAttention(EchoAttention):
 
 
 def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
-    """The layers that get Echo-MSA, of `num_layers`."""
+    """Indices of the layers that get Echo-MSA, out of `num_layers`."""
     chosen = range(num_layers) if config.layers is None else config.layers
     wrong = [index for index in chosen if not 0 <= index < num_layers]
     if wrong:
@@ -184,9 +189,9 @@ def echo_layers(config: EchoConfig, num_layers: int) -> tuple[int, ...]:
 
 
 def wrap(layers: nn.ModuleList, config: EchoConfig, name: str = "attention") -> None:
-    """Put Echo-MSA into the layers of a `transformers` speech model, in place.
+    """Wrap the attention of the layers of a `transformers` speech model in Echo-MSA, in place.
 
-    name: of the attention in a layer.
+    name: the attribute of a layer that holds its attention.
     """
     for index in echo_layers(config, len(layers)):
         full = getattr(layers[index], name)
@@ -207,8 +212,9 @@ def _lengths(mask: Tensor | None, x: Tensor) -> Tensor:
     """Lengths (B,) from an attention mask (B, T) or (B, 1, 1 or T, T), bool or additive."""
     if mask is None:
         return torch.full(x.shape[:1], x.shape[1], device=x.device)
-    # what query 0 sees: valid keys, as these attentions have no other structure
+    # query 0 sees exactly the valid keys, since these attentions have no other structure
     keys = mask if mask.ndim == 2 else mask[:, 0, 0]
-    # numbers (B, T) are 1 for valid keys; an additive mask is 0 for them, and negative elsewhere
+    # a (B, T) mask holds 1 for valid keys; an additive mask holds 0 for them, and negative numbers
+    # elsewhere
     visible = keys if keys.dtype == torch.bool else keys > 0 if mask.ndim == 2 else keys >= 0
     return visible.sum(1).expand(len(x))

@@ -1,18 +1,18 @@
-"""What pre-trained encoders of `transformers` have in common: where the weights come from, which
-layers are built and come out, what of them is trained, masks and dropouts.
+"""The common part of pre-trained encoders from `transformers`: origin of the weights, choice of
+layers, tuning, masks and dropout.
 
-`layer` chooses the frames x (B, S, D) that come out:
+`layer` selects the frames x (B, S, D) that come out:
 
     null    x = norm(h_L)               the last layer, with its final norm if the network has one
-    n       x = h_n                     the n-th of L layers; those after it are not built
-    sum     x = sum_l softmax(w)_l h_l  all of them, as SUPERB (arXiv 2105.01051) weights them; w is
+    n       x = h_n                     the n-th of L layers; later ones are not built
+    sum     x = sum_l softmax(w)_l h_l  all layers, weighted as in SUPERB (arXiv 2105.01051); w is
                                         learned, h_L has its final norm
 
-`tuning` says what is trained: everything (full), low-rank adapters (lora), or nothing (frozen).
-What is frozen runs as in evaluation, without dropout or layer drop, in float32 and without a
-gradient; masks are put on the frames that come out. Its output is rounded to float16, so that
-frames that are stored give the numbers of those that are computed: `stored` is what can be written
-down, `from_stored` what is left to do.
+`tuning` decides what is trained: everything (full), low-rank adapters (lora), or nothing (frozen).
+A frozen network runs as in evaluation, in float32, without dropout, layer drop or a gradient; masks
+apply to the frames that come out. Its output is rounded to float16, so that stored frames and
+computed ones are the same numbers: `stored` is the part that can be written to disk, `from_stored`
+the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool import torchaudio_adapter, tuning
-from asrtool.encoders.base import ENCODERS, Encoder, Source
+from asrtool.encoders.base import ENCODERS, Encoder, EncoderConfig, Source
 from asrtool.encoders.echo import ATTENTIONS, NEW, wrap
 from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
@@ -36,31 +36,32 @@ from asrtool.tuning import EncoderTuning
 from asrtool.types import EncoderOutput, Padded
 
 HALF = torch.finfo(torch.float16)
+RATE_TOLERANCE = 1e-6  # relative; a frame shift of 1 / rate is not exact in binary
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedConfig:
+class PretrainedConfig(EncoderConfig):
     """Weights, layers, tuning, masks and dropouts."""
 
     # hub name or local folder of a `transformers` model; null: from scratch
     weights: str | None = None
     revision: str | None = None  # of the hub's model: a commit, tag or branch
     size: str | None = None  # null: what the config.json of the weights says
-    # which frames come out: null: the last layer's, with the final norm; n: the n-th layer's, and
-    # no later one is built; sum: of all layers, with learned weights
+    # null: frames of the last layer, with the final norm; n: of the n-th layer, and no later one is
+    # built; sum: of all layers, with learned weights
     layer: int | Literal["sum"] | None = field(default=None, metadata=OMIT)
-    # frozen, lora or full, or all settings of LoRA
+    # frozen, lora or full, or the full settings of LoRA
     tuning: EncoderTuning = field(default=EncoderTuning(mode="full"), metadata=OMIT)
-    # put around the attention of the layers; null: theirs alone
+    # wraps the attention of each layer; null: the layers as they are
     attention: Annotated[object, ATTENTIONS] | None = None
-    # share of frames in masked spans, before overlaps, of what enters the layers, or of what comes
-    # out of frozen ones; 0: none
+    # share of frames in masked spans, not counting overlaps: of the input of the layers, or of the
+    # output of a frozen network; 0: no masks
     time_mask: float = 0.0
     time_mask_length: int = 10  # frames of a span
     channel_mask: float = 0.0  # likewise over channels
     channel_mask_length: int = 64
     layer_drop: float = 0.0  # probability that a training step leaves a layer out
-    dropout: float = 0.0  # of what a layer adds
+    dropout: float = 0.0  # of the residual branches
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0  # inside the feed-forward network
     final_dropout: float = 0.0  # of the frames that come out
@@ -95,7 +96,7 @@ class PretrainedConfig:
             )
 
     def num_layers(self, available: int) -> int:
-        """How many of the layers that the network has are built."""
+        """The number of layers to build. Raises `ValueError` if `layer` is not among them."""
         if not isinstance(self.layer, int):
             return available
         if self.layer > available:
@@ -107,12 +108,12 @@ class PretrainedEncoder(Encoder):
     """Samples (B, T) -> frames (B, S, D).
 
     `model` is the network of `transformers`; its parameters keep their names. A subclass builds it
-    (`_build`), makes of samples what enters the layers (`_enter`), and runs them (`_layers`).
+    (`_build`), computes the input of its layers from samples (`_enter`), and runs them (`_layers`).
     """
 
     reads_samples = True
-    attention_name = "attention"  # of a layer: what `attention` is put around
-    rate: int | None = None  # Hz of the samples, where its filters are made for one rate
+    attention_name = "attention"  # attribute of a layer that `config.attention` wraps
+    rate: int | None = None  # Hz of the samples, for networks with filters for one rate
 
     def __init__(
         self, config: PretrainedConfig, input_dim: int, vocab_size: int, frame_shift: float
@@ -124,7 +125,7 @@ class PretrainedEncoder(Encoder):
                 f"encoder {self.name} reads samples, not {input_dim} bins of fbank: set "
                 "data.input: waveform"
             )
-        if self.rate is not None and abs(frame_shift * self.rate - 1) > 1e-6:
+        if self.rate is not None and abs(frame_shift * self.rate - 1) > RATE_TOLERANCE:
             raise ValueError(
                 f"encoder {self.name} reads samples at {self.rate} Hz, got {1 / frame_shift:g} Hz: "
                 f"set data.fbank.rate to {self.rate}; audio of other rates is resampled"
@@ -139,36 +140,38 @@ class PretrainedEncoder(Encoder):
         if config.layer == "sum":
             self.layer_weights = nn.Parameter(torch.zeros(len(layers)))
         self.stored_dim = self.dim * (len(layers) if config.layer == "sum" else 1)
+        # Echo-MSA is not pre-trained: LoRA leaves it alone, and it is trained whole
         new = NEW if config.attention is not None else ()
-        still = tuning.apply(config.tuning, self.model, f"encoder {self.name}", new)
-        self.frozen = frozenset(f"model.{key}" for key in still)
+        frozen = tuning.apply(config.tuning, self.model, f"encoder {self.name}", new)
+        self.frozen = frozenset(f"model.{key}" for key in frozen)
         for key, value in self.named_parameters():
             if key in self.frozen:
                 value.requires_grad_(False)
         if config.weights is not None and self.frozen:
-            # buffers never change either, such as a table of sinusoids
+            # checkpoints leave out frozen parameters, and buffers such as a table of sinusoids,
+            # which never change either
             buffers = self.model.state_dict().keys() - dict(self.model.named_parameters()).keys()
             fixed = (f"model.{key}" for key in buffers if not tuning.is_in(key, NEW))
             self.pretrained = self.frozen | frozenset(fixed)
             self.sources = (Source("", config.weights, config.revision),)
         self.final_dropout = nn.Dropout(config.final_dropout)
-        self.train(self.training)  # `transformers` gives weights in evaluation mode
+        self.train(self.training)  # `transformers` loads models in evaluation mode
 
     @abstractmethod
     def _build(self) -> nn.Module:
-        """The network, with its weights or random ones, and the layers that `config.layer` needs.
+        """The network with pre-trained or random weights and the layers that `config.layer` needs.
 
-        Without a final norm where `config.layer` is a number.
+        If `config.layer` is a number, it has no final norm.
         """
 
     @abstractmethod
     def _enter(self, inputs: Padded) -> Padded:
-        """Samples (B, T) -> what enters the layers, (B, S, D) with any numbers in the padding."""
+        """Samples (B, T) -> input of the layers (B, S, D); the padding may hold any numbers."""
 
     @abstractmethod
     def _layers(self, frames: Padded) -> list[Tensor]:
-        """(B, S, D) -> outputs (B, S, D): of each layer where `config.layer` is sum, else of the
-        last one.
+        """(B, S, D) -> outputs (B, S, D) of every layer if `config.layer` is sum, else of the last
+        one.
         """
 
     def _layer_list(self) -> nn.ModuleList:
@@ -176,6 +179,8 @@ class PretrainedEncoder(Encoder):
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
         super().train(mode)
+        # the trainer puts the whole model into training mode, but a frozen network stays in
+        # evaluation
         if self.is_frozen:
             self.model.eval()
         return self
@@ -193,9 +198,11 @@ class PretrainedEncoder(Encoder):
     def stored(self, inputs: Padded) -> Padded:
         if not self.is_frozen:
             raise ValueError(f"encoder {self.name} is trained: only frozen frames can be stored")
+        # in float32 whatever the precision of training is: stored frames fit any of them
         with torch.autocast(inputs.data.device.type, enabled=False):
             outputs, lengths = self._outputs(inputs)
         data = torch.cat(outputs, -1)
+        # rounded here too, so that frames from audio equal frames from disk
         data = data.clamp(HALF.min, HALF.max).half().to(data.dtype)
         return Padded(data.masked_fill(~valid_mask(lengths, data.shape[1])[:, :, None], 0), lengths)
 
@@ -210,16 +217,17 @@ class PretrainedEncoder(Encoder):
         return self._leave(parts, frames.lengths)
 
     def _outputs(self, inputs: Padded) -> tuple[list[Tensor], Tensor]:
-        """Outputs (B, S, D) of the layers that are asked for, and lengths (B,)."""
+        """Outputs (B, S, D) of the selected layers, and lengths (B,)."""
         frames = self._enter(inputs)
         return self._layers(frames), frames.lengths
 
     def _leave(self, outputs: Sequence[Tensor], lengths: Tensor) -> EncoderOutput:
-        """The frames that come out, 0 in the padding."""
+        """Outputs (B, S, D) of the selected layers -> frames (B, S, D), 0 in the padding."""
         x = outputs[0]
         if self.layer_weights is not None:
             weights = self.layer_weights.softmax(0)
             x = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+        # a trained network masks the input of its layers instead (`_mask`), as in pre-training
         if self.is_frozen and self.training:
             x = self._spans(x, lengths)
         x = self.final_dropout(x)
@@ -230,16 +238,14 @@ class PretrainedEncoder(Encoder):
     # -- for the layers of a subclass ----------------------------------------
 
     def _mask(self, x: Tensor, lengths: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Training: spans of frames become `embedding` (D,), or 0, spans of channels 0; x (B, S,
-        D).
-
-        This is the SpecAugment of fairseq.
+        """In training, replace spans of frames of x (B, S, D) by `embedding` (D,) or 0, and spans
+        of channels by 0: fairseq's form of SpecAugment.
         """
         if not self.model.training:
             return x
         if embedding is not None:
             embedding = embedding.to(x.dtype)
-            # the vector needs a gradient, even 0, where no span is drawn: DDP waits for it
+            # if no span is drawn, the vector still needs a gradient, of 0: DDP waits for it
             x = x + 0 * embedding.sum()
         return self._spans(x, lengths, embedding)
 
@@ -247,8 +253,8 @@ class PretrainedEncoder(Encoder):
         config = self.config
         if config.time_mask:
             spans = span_mask(lengths, x.shape[1], config.time_mask, config.time_mask_length)
-            to = x.new_zeros(()) if embedding is None else embedding
-            x = torch.where(spans[:, :, None], to, x)
+            filler = x.new_zeros(()) if embedding is None else embedding
+            x = torch.where(spans[:, :, None], filler, x)
         if config.channel_mask:
             channels = torch.full_like(lengths, x.shape[2])
             spans = span_mask(channels, x.shape[2], config.channel_mask, config.channel_mask_length)
@@ -262,12 +268,14 @@ class PretrainedEncoder(Encoder):
         call: Callable[[int, nn.Module, Tensor], Tensor],
         always: Container[int] = (),
     ) -> list[Tensor]:
-        """x (B, S, D) through the layers, each as `call(index, layer, x)`, some left out in
-        training but those of `always` -> what `_layers` gives, without a final norm.
+        """x (B, S, D) -> the result of `_layers`, without a final norm.
+
+        Each layer is called as `call(index, layer, x)`. Training leaves some out, except those in
+        `always`.
         """
         outputs = []
         for index, layer in enumerate(layers):
-            # drawn for each layer, so that `always` moves no other choice
+            # drawn for every layer, so that `always` does not shift the draws of later ones
             left_out = self.model.training and drops(self.config.layer_drop)
             x = without(layer, x) if left_out and index not in always else call(index, layer, x)
             if self.layer_weights is not None:
@@ -276,19 +284,19 @@ class PretrainedEncoder(Encoder):
 
 
 def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
-    """(B, size), True for keys that attention sees; None where all of them are.
+    """lengths (B,) -> (B, size), True for keys that attention sees; None if it sees all.
 
     An empty row sees its first frame: softmax over no key would be NaN.
     """
-    # without padding no mask is needed, and attention is faster; on a GPU the answer would have to
-    # be waited for
+    # Attention is faster without a mask. On a GPU, asking whether there is padding would wait for
+    # the device.
     if lengths.device.type == "cpu" and bool((lengths >= size).all()):
         return None
     return valid_mask(lengths.clamp(min=1), size)
 
 
 def transformers(name: str) -> object:
-    """The package `transformers`, for the encoder of that name."""
+    """The package `transformers`; an `ImportError` names the encoder that needs it."""
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     try:
         import transformers
@@ -309,22 +317,22 @@ def build_network(
     configured: Callable[[object], object],
     **options: object,
 ) -> nn.Module:
-    """The network of class `kind`: with the weights of `config`, with random ones of its size, or
-    on the meta device its shape alone.
+    """The network of class `kind` with the weights of `config`, or random ones if it has none; on
+    the meta device its shape alone.
 
-    shape: what the settings of `transformers` call width, layers, heads and feed-forward width,
-    with which the rows of `sizes` begin. from_scratch: size -> settings. configured: settings ->
-    settings, with what `config` changes. options: of `read_weights`.
+    shape: the names of width, layers, heads and feed-forward width in the settings of
+    `transformers`, in the order of the first columns of `sizes`. from_scratch: size -> settings.
+    configured: settings -> settings changed as `config` says. options: passed to `read_weights`.
     """
     if shapes_only(config):
         return kind(configured(from_scratch(config.size)))
     name = ENCODERS.name_of(config)
     settings = read_settings(kind.config_class, name, config)
-    found = tuple(getattr(settings, key) for key in shape)
-    if config.size is not None and found != sizes[config.size][: len(shape)]:
+    actual = tuple(getattr(settings, key) for key in shape)
+    if config.size is not None and actual != sizes[config.size][: len(shape)]:
         raise ValueError(
-            f"weights {config.weights}: width, layers, heads, feed-forward width are {found}; "
-            f"size: {config.size} means {sizes[config.size][: len(shape)]}"
+            f"weights {config.weights}: width, layers, heads, feed-forward width are {actual}; "
+            f"size: {config.size} means {sizes[config.size][: len(shape)]}; correct or remove size"
         )
     settings = configured(settings)
     return (
@@ -335,8 +343,8 @@ def build_network(
 
 
 def shapes_only(config: PretrainedConfig) -> bool:
-    """Whether modules are built without weights, and the size is known without looking for any:
-    nothing is downloaded for shapes.
+    """Whether the network can be built without reading any weights: it starts from scratch, or is
+    built on the meta device with a known size, for which nothing is downloaded.
     """
     if config.weights is None:
         return True
@@ -344,19 +352,22 @@ def shapes_only(config: PretrainedConfig) -> bool:
 
 
 def read_settings(kind: type, name: str, config: PretrainedConfig) -> object:
-    """The config.json of the weights, of the class `kind`."""
+    """The config.json of the weights. Raises `ValueError` unless it exists and is a `kind`."""
     from transformers import AutoConfig
 
     try:
         settings = AutoConfig.from_pretrained(config.weights, revision=config.revision or "main")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"weights {config.weights}: neither a folder with the config.json of a `transformers` "
-            f"model nor a name that the hub knows ({str(error).strip().splitlines()[0]})"
+            f"encoder {name}: weights {config.weights} cannot be read "
+            f"({str(error).strip().splitlines()[0]}); expected a folder with the config.json and "
+            "the weights of a `transformers` model, or a model's name on the Hugging Face hub: "
+            "correct weights, or download the model and give its folder"
         ) from error
     if not isinstance(settings, kind):
         raise ValueError(
-            f"weights {config.weights} hold a model of type '{settings.model_type}', not {name}"
+            f"encoder {name}: weights {config.weights} hold a model of type "
+            f"'{settings.model_type}'; take weights of {name}, or set the encoder's type"
         )
     return settings
 
@@ -369,14 +380,16 @@ def read_weights(
     optional: tuple[str, ...] = (),
     **options: object,
 ) -> nn.Module:
-    """The network of class `kind` with the weights of the hub or a folder in float32.
+    """The network of class `kind` with weights of the hub or of a folder, in float32.
 
-    optional: names of parameters that may be missing, and get random numbers.
+    optional: names of parameters that may be missing; those start from random numbers. Raises
+    `ValueError` for any other missing tensor.
     """
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it lists every tensor that is not read, such as a decoder's
+    # by default it lists every tensor that is not used, such as all of a decoder's
+    logging.set_verbosity_error()
     try:
         model, info = kind.from_pretrained(
             config.weights,
@@ -391,6 +404,7 @@ def read_weights(
     missing = sorted(key for key in info["missing_keys"] if key not in optional)
     if missing:
         raise ValueError(
-            f"weights {config.weights}: {len(missing)} tensors of {name} are missing: {missing[:5]}"
+            f"encoder {name}: weights {config.weights} lack {len(missing)} of its tensors, such as "
+            f"{', '.join(missing[:5])}; take the weights of a whole model"
         )
     return model

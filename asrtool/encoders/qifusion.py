@@ -6,9 +6,9 @@
     Z   = norm(E + attention(G, E, E))         fusion: query G, key and value E
     M   = norm(Z + ffn(Z))
 
-Layers of more frames than the last of `layers` (those below a downsampler) give the frames at its
-positions; so does G where the fusion has fewer frames than G: accents may be heard on all frames,
-and key frames read what was heard.
+If a layer in `layers` has more frames than the last of them (it lies below a downsampler), the
+frames at the last one's positions are taken. So are those of G if the fusion has fewer frames than
+G: accents may be classified on all frames, and fused on key frames only.
 
 q is (B, S, A), all others are (B, S, D). E is the output of the last layer and the tap `acoustic`,
 which CTC reads; M are the frames, which the attention decoder reads. The other taps are `accent`
@@ -16,15 +16,15 @@ which CTC reads; M are the frames, which the attention decoder reads. The other 
 and D channels as its plane.
 
 From the paper and the authors' release: the equations, 5x5, 3, CTC on E and decoder on M,
-post-norm, 4 frames of context. Where they are silent or wrong we choose:
+post-norm, 4 frames of context. Where they say nothing, or contradict the equations, we choose:
 * convolutions look back only (the release pads on the right: 6 frames of look-ahead), the norm is a
-  layer norm of each frame (there: an instance norm over the whole utterance, padding included), and
-  the fusion sees the encoder's own chunk mask (there: a random one of its own, at inference too);
-  each of these is needed for streaming;
-* no ReLU in front of the softmax of q: it hides negative logits;
-* the weights w take part (the release computes them and leaves them out);
-* the attention's value and its residual are E, as what was said must reach the decoder; it has no
-  positions. `compat` takes the release's side in all of these but the last.
+  layer norm of each frame (release: an instance norm over the whole utterance, padding included),
+  and the fusion uses the encoder's chunk mask (release: a random one of its own, also at
+  inference); streaming needs each of these;
+* no ReLU before the softmax of q: it hides negative logits;
+* the weights w are applied (the release computes them, but never uses them);
+* value and residual of the attention are E, because the words must reach the decoder; it has no
+  positions. `compat` follows the release in all of these but the last.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ from asrtool.types import EncoderOutput, Padded
 
 HEAD_KERNEL = 3  # frames that the accent head sees
 LONGEST = 25  # frames of the longest random chunk of the release
-NO_POSITION = torch.iinfo(torch.int64).max  # above every position
+NO_POSITION = torch.iinfo(torch.int64).max  # larger than every position
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccentConfig:
     """The accent embedding: its layers, and how it is used."""
 
-    classes: int = 9  # accents of the head; 0: no head, for training without labels
-    # counted from 0: the paper's "6th to 12th" are [5, ..., 11]; null: the upper half, behind the
+    classes: int = 9  # accents that the head classifies; 0: no head, for training without labels
+    # counted from 0: the paper's "6th to 12th" are [5, ..., 11]; null: the upper half, after the
     # last downsampler
     layers: tuple[int, ...] | None = None
     kernel: int = 5  # of the convolution over frames and channels; 1: pointwise
     fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
     query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
-    num_heads: int | None = None  # of the attention; null: as the layers; the release has 4
+    num_heads: int | None = None  # of the fusion; null: as in the layers; the release has 4
     compat: bool = False  # compute as the authors' release, which cannot stream
 
     def __post_init__(self) -> None:
@@ -126,7 +126,8 @@ def picked(source: Kept, wanted: Kept) -> Tensor:
     """The frames (B, S, D) of `source` at the positions of `wanted`, which are among its own."""
     if source.positions is wanted.positions:
         return source.frames
-    # padding of positions may hold anything; behind all others, the search does not find it
+    # searchsorted needs ascending positions. Those of the padding may be anything, so they are
+    # moved past all others, where no search finds them.
     at = source.positions.masked_fill(~source.valid, NO_POSITION).contiguous()
     index = torch.searchsorted(at, wanted.positions.contiguous()).clamp(max=at.shape[1] - 1)
     return source.frames.gather(1, index[:, :, None].expand(-1, -1, source.frames.shape[2]))
@@ -147,8 +148,8 @@ class LayerFusion(nn.Module):
         self, x: Tensor, lengths: Tensor, cache: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, S, D, L) with zeros beyond the lengths (B,), cache (B, kernel - 1, D, L)."""
-        # context over frames is on the left, as this has to stream (compat: on the right); over the
-        # channels it is on both sides (compat: on the right)
+        # Context over frames lies to the left, because this has to stream (compat: to the right).
+        # Over channels it lies on both sides (compat: to the right).
         around = self.kernel - 1
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), lengths)
@@ -279,9 +280,9 @@ class Qifusion(Conformer):
         cache: QifusionCache | None,
     ) -> tuple[EncoderOutput, QifusionCache | None]:
         acoustic, lengths = output.frames
-        heard = kept[max(kept)]  # at whose frames the accent is heard
+        heard = kept[max(kept)]  # the accent is classified at the frames of the last layer
         stacked = torch.stack([picked(kept[layer], heard) for layer in sorted(kept)], dim=-1)
-        # zeros in the padding at every step: the convolutions read across it
+        # the padding is zeroed after every step, because the convolutions read into it
         beyond, count = ~heard.valid[:, :, None], heard.valid.sum(dim=1)
         stacked = stacked.masked_fill(beyond[..., None], 0)
         embedding, layers = self.layer_fusion(stacked, count, cache and cache.layers)
@@ -296,6 +297,7 @@ class Qifusion(Conformer):
             logits, head = self.accent_head(embedding, count, head)
             taps["accent"] = Padded(logits.masked_fill(beyond, 0), count)
         outside = ~scope.valid[:, :, None]
+        # the fusion may have fewer frames than the embedding, if a downsampler lies between them
         last = Kept(acoustic, output.positions, scope.valid)
         accent = picked(heard._replace(frames=embedding), last).masked_fill(outside, 0)
         frames = acoustic
@@ -310,7 +312,7 @@ class Qifusion(Conformer):
         return output, None if cache is None else QifusionCache(layers, head, seen)
 
     def _released_mask(self, output: EncoderOutput, valid: Tensor) -> Tensor:
-        """The mask of a random chunk of its own, as the release draws it: (B, 1, S or 1, S)."""
+        """(B, 1, S or 1, S): the mask of a random chunk drawn for the fusion, as in the release."""
         chunk = random_chunk(LONGEST)
         at = output.positions
         return attention_mask(

@@ -5,19 +5,18 @@ data2vec (arXiv 2202.03555), wav2vec 2.0 (2006.11477), HuBERT (2106.07447), WavL
     samples (B, T) -> normalise -> strided convolutions: frames (B, S, C) of 20 ms
     -> projection (B, S, D) -> + convolutional positions -> layers (B, S, D)
 
-Modules and weights are those of `transformers`; the forward pass is written out here, for three
-reasons:
+Modules and weights are those of `transformers`. The forward pass is our own, for three reasons:
 
-* Padding must not change a number. In `transformers` it does so twice: the group norm of the base
-  models takes its statistics over the padding too, and the second to fifth positional convolutions
-  of data2vec read what the ones before wrote into it. For an utterance alone the output is that of
-  `transformers`.
-* Random choices (masks, layer drop) come from the generators that the trainer seeds, alike on all
-  ranks where ranks must agree, and a layer that is left out keeps gradients of zero.
-* Utterances shorter than the 400 samples of one frame, and empty ones, are legal.
+* Padding must not change a number. In `transformers` it does in two places: the group norm of the
+  base models includes the padding in its statistics, and the second to fifth positional
+  convolutions of data2vec read what the ones before wrote into it. For a single utterance, the
+  output equals that of `transformers`.
+* Random choices (masks, layer drop) come from the generators that the trainer seeds, and are the
+  same on all ranks where ranks must agree. The parameters of a dropped layer have gradients of 0.
+* Empty utterances, and those shorter than the 400 samples of one frame, are legal.
 
-What they share with other pre-trained encoders is in asrtool/encoders/pretrained.py. `attention:
-{type: echo}` puts another attention beside that of each layer (asrtool/encoders/echo.py).
+The part shared with other pre-trained encoders is in asrtool/encoders/pretrained.py. `attention:
+{type: echo}` adds a second attention to each layer (asrtool/encoders/echo.py).
 """
 
 from __future__ import annotations
@@ -50,12 +49,15 @@ _CLASSES = {
     "hubert": "Hubert",
     "wavlm": "WavLM",
 }
-VARIANCE_FLOOR = 1e-7  # as the feature extractors of `transformers`
+VARIANCE_FLOOR = 1e-7  # as in the feature extractors of `transformers`
+# `transformers` creates `masked_spec_embed` only if it masks: set to any share above 0, so that the
+# parameter exists in every phase; the masks themselves are ours
+ANY_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class SslConfig(PretrainedConfig):
-    """What the four have in common. Parts may be frozen by `optim.groups` too, e.g.
+    """Settings of all four. `optim.groups` can freeze single parts, e.g.
     `encoder.model.feature_extractor.*`.
     """
 
@@ -94,7 +96,8 @@ class SslEncoder(PretrainedEncoder):
         settings = self.model.config
         self.frame_shift = frame_shift * prod(settings.conv_stride)
         self._steps = list(zip(settings.conv_kernel, settings.conv_stride, strict=True))
-        self._field = 1  # samples that one frame sees
+        # samples that one frame sees: the receptive field, computed from the last layer back
+        self._field = 1
         for kernel, stride in reversed(self._steps):
             self._field = (self._field - 1) * stride + kernel
 
@@ -109,7 +112,7 @@ class SslEncoder(PretrainedEncoder):
         return Padded(self._mask(x, frames.lengths, self.model.masked_spec_embed), frames.lengths)
 
     def _samples(self, inputs: Padded) -> Padded:
-        """Normalised samples (B, max(T, field)), 0 in the padding; field: of one frame."""
+        """Normalised samples (B, max(T, samples of one frame)), 0 in the padding."""
         valid, lengths = inputs.mask, inputs.lengths
         data = inputs.data.masked_fill(~valid, 0)
         if self.config.normalize:
@@ -123,13 +126,14 @@ class SslEncoder(PretrainedEncoder):
     def _extract(self, samples: Padded) -> Padded:
         """Samples (B, T) -> frames (B, S, C) of the strided convolutions."""
         x = samples.data[:, None]
-        # shorter utterances are padded to one frame; empty ones get length 0 at the end
+        # utterances shorter than one frame are padded to it; empty ones get length 0 at the end
         lengths = samples.lengths.clamp(min=self._field)
         for layer, (kernel, stride) in zip(
             self.model.feature_extractor.conv_layers, self._steps, strict=True
         ):
             lengths = (lengths - kernel) // stride + 1
-            # base models normalise each channel over time, behind the first convolution
+            # base models normalise each channel over time after the first convolution: over valid
+            # frames alone, unlike in `transformers`
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
                 x = layer.activation(_norm_over_time(layer.conv(x), lengths, layer.layer_norm))
             else:
@@ -141,7 +145,7 @@ class SslEncoder(PretrainedEncoder):
         encoder = self.model.encoder
         norm_at_end = getattr(self.model.config, "do_stable_layer_norm", False)
         valid = frames.mask
-        # the positional convolution reads across the padding, which must hold zeros
+        # the positional convolution reads into the padding, which must be zero
         x = x.masked_fill(~valid[:, :, None], 0)
         x = x + self._positions(x, valid)
         x = encoder.dropout(x if norm_at_end else encoder.layer_norm(x))
@@ -149,7 +153,9 @@ class SslEncoder(PretrainedEncoder):
         wavlm = isinstance(self.config, WavlmConfig)
         if visible is not None and not wavlm:
             visible = visible[:, None, None, :]  # (B, 1, 1, S); WavLM takes (B, S)
-        bias = None  # WavLM: relative position bias, made by the first layer for all
+        # WavLM: the first layer computes the relative position bias of all layers, so layer drop
+        # must keep it (`always`)
+        bias = None
 
         def call(index: int, layer: nn.Module, x: Tensor) -> Tensor:
             nonlocal bias
@@ -167,7 +173,7 @@ class SslEncoder(PretrainedEncoder):
         if not hasattr(embedding, "layers"):
             return embedding(x)
         x = x.transpose(1, 2)
-        # data2vec: several convolutions in a row, each of which must find zeros in the padding
+        # data2vec stacks several convolutions, each of which must find zeros in the padding
         for layer in embedding.layers:
             x = layer(x).masked_fill(~valid[:, None], 0)
         return x.transpose(1, 2)
@@ -194,7 +200,7 @@ class Wavlm(SslEncoder):
 
 
 def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """`norm` with a group per channel, over the valid frames of each row: x (B, C, S)."""
+    """x (B, C, S) normalised per channel over the valid frames of each row, scaled as by `norm`."""
     valid = valid_mask(lengths, x.shape[2])[:, None]
     count = lengths[:, None, None].to(x.dtype)
     mean = x.masked_fill(~valid, 0).sum(2, keepdim=True) / count
@@ -222,7 +228,7 @@ def _model(name: str, config: SslConfig) -> nn.Module:
 
 
 def _of_size(kind: type, name: str, size: str) -> object:
-    """Settings of the published models of that size: large ones differ from the defaults."""
+    """Settings of the published models of a size: large ones differ from the defaults."""
     settings = kind(**dict(zip(_SHAPE, _SIZES[size], strict=True)))
     if size == "large" and name != "data2vec":
         settings.feat_extract_norm, settings.do_stable_layer_norm = "layer", True
@@ -239,12 +245,12 @@ def _configured(settings: object, config: SslConfig) -> object:
     """
     if getattr(settings, "add_adapter", False):
         raise ValueError(
-            f"weights {config.weights} have a strided adapter behind the layers, which is not "
+            f"weights {config.weights} have a strided adapter after the layers, which is not "
             "supported; take weights without one"
         )
     settings.num_hidden_layers = config.num_layers(settings.num_hidden_layers)
     settings.hidden_dropout, settings.attention_dropout = config.dropout, config.attention_dropout
     settings.activation_dropout, settings.feat_proj_dropout = config.activation_dropout, 0.0
     settings.layerdrop, settings.mask_feature_prob = 0.0, 0.0
-    settings.mask_time_prob = 0.05  # so that `masked_spec_embed` exists in every phase
+    settings.mask_time_prob = ANY_SHARE
     return settings

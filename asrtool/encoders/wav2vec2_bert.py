@@ -3,9 +3,9 @@
     samples (B, T) of 16 kHz -> fbank of 80 bins, each with mean 0 and variance 1 over the utterance
     -> pairs of frames (B, S, 160), one every 20 ms -> projection (B, S, D) -> layers
 
-The fbank is that of `SeamlessM4TFeatureExtractor` (Kaldi's, of whole frames), normalised over the
-valid frames of each row; of an odd number the last one is left out, as there. An utterance has at
-least one frame: a shorter one is filled up with zeros.
+The fbank is that of `SeamlessM4TFeatureExtractor`: Kaldi's, of whole frames, normalised over the
+valid frames of each row. If their number is odd, the last one is dropped, as there. An utterance
+shorter than one pair is padded to it with zeros.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ RATE, WINDOW, HOP, FFT, BINS = 16000, 400, 160, 512, 80
 PAIR = 2  # frames of fbank that are one frame of the network
 SCALE = 32768.0  # Kaldi computes on 16-bit integers
 PREEMPHASIS = 0.97
-LEAST = 1.192092955078125e-07  # power
+LEAST = 1.192092955078125e-07  # floor of the power: the epsilon of float32, as in Kaldi
 VARIANCE_FLOOR = 1e-7
+POVEY = 0.85  # exponent of the Hann window that makes it Kaldi's Povey window
+# `transformers` creates `masked_spec_embed` only if it masks: set to any share above 0, so that the
+# parameter exists in every phase; the masks themselves are ours
+ANY_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wav2vec2BertTuning(EncoderTuning):
-    """The names of its projections differ from those of the other encoders."""
+    """LoRA of wav2vec-BERT, whose projections have names of their own."""
 
     targets: tuple[str, ...] = ("linear_q", "linear_v")
 
@@ -68,7 +72,7 @@ class Wav2vec2Bert(PretrainedEncoder):
     ) -> None:
         super().__init__(config, input_dim, vocab_size, frame_shift)
         self.frame_shift = frame_shift * HOP * PAIR
-        window = torch.hann_window(WINDOW, periodic=False, dtype=torch.float64) ** 0.85
+        window = torch.hann_window(WINDOW, periodic=False, dtype=torch.float64) ** POVEY
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filters", _filters(), persistent=False)
 
@@ -82,15 +86,17 @@ class Wav2vec2Bert(PretrainedEncoder):
         x = inputs.data.masked_fill(~inputs.mask, 0) * SCALE
         frames = pad(x, (0, max(0, least - x.shape[1]))).unfold(1, WINDOW, HOP)
         frames = frames - frames.mean(-1, keepdim=True)
-        # the first sample of each frame has itself before it
+        # pre-emphasis within each frame, as in Kaldi: its first sample precedes itself
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, FFT)
         power = (spectrum.abs().square() @ self.filters).clamp(min=LEAST)
         counts = (lengths - WINDOW) // HOP + 1
         outside = ~valid_mask(counts, power.shape[1])[:, :, None]
+        # (B, N, 80), 0 in the padding at every step, so that plain sums are sums over valid frames
         x = power.log().masked_fill(outside, 0)
         count = counts[:, None, None].to(x.dtype)
         x = (x - x.sum(1, keepdim=True) / count).masked_fill(outside, 0)
+        # the unbiased variance, as in the feature extractor; there are at least two frames
         variance = x.square().sum(1, keepdim=True) / (count - 1)
         x = x / (variance + VARIANCE_FLOOR).sqrt()
         pairs = x[:, : x.shape[1] // PAIR * PAIR].unflatten(1, (-1, PAIR)).flatten(2)
@@ -111,13 +117,13 @@ class Wav2vec2Bert(PretrainedEncoder):
         # (B, 1, 1, S), added to the scores
         visible = torch.zeros_like(x[..., 0]).masked_fill(~valid, torch.finfo(x.dtype).min)
         visible = visible[:, None, None, :]
-        places = None if encoder.embed_positions is None else encoder.embed_positions(x)
+        embedded = None if encoder.embed_positions is None else encoder.embed_positions(x)
 
         def call(index: int, layer: nn.Module, x: Tensor) -> Tensor:
             return layer(
                 x,
                 attention_mask=visible,
-                relative_position_embeddings=places,
+                relative_position_embeddings=embedded,
                 conv_attention_mask=valid,
             )
 
@@ -125,7 +131,7 @@ class Wav2vec2Bert(PretrainedEncoder):
 
 
 def _filters() -> Tensor:
-    """(257, F): triangles on Kaldi's mel scale from 20 Hz to 8 kHz."""
+    """(257, F): triangular filters on Kaldi's mel scale from 20 Hz to 8 kHz."""
     from transformers.audio_utils import mel_filter_bank
 
     filters = mel_filter_bank(
@@ -162,6 +168,6 @@ def _configured(settings: object, config: Wav2vec2BertConfig) -> object:
     settings.activation_dropout, settings.feat_proj_dropout = config.activation_dropout, 0.0
     settings.conformer_conv_dropout = config.dropout
     settings.layerdrop, settings.mask_feature_prob = 0.0, 0.0
-    settings.mask_time_prob = 0.05  # so that `masked_spec_embed` exists in every phase
+    settings.mask_time_prob = ANY_SHARE
     settings.add_adapter = settings.use_intermediate_ffn_before_adapter = False
     return settings

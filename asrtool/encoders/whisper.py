@@ -8,20 +8,20 @@ The log-mel is that of `WhisperFeatureExtractor`: with P the mel power of a fram
 
     m = max(log10 max(P, 1e-10), max over the utterance of that - 8),   x = (m + 4) / 4
 
-Whisper was trained on 30 s, shorter audio with zeros behind it. `pad_to_30s: true` does the same:
-attention sees all 1,500 frames, as in `transformers`, and those of the utterance come out. By
-default an utterance of T samples has S = ceil(floor(T / 160) / 2) frames and attention sees no
-others, which costs what the audio is long. All else is as if zeros followed:
+Whisper was trained on windows of 30 s, with zeros after shorter audio. `pad_to_30s: true` does the
+same: attention sees all 1,500 frames, as in `transformers`, and those of the utterance come out. By
+default, an utterance of T samples has S = ceil(floor(T / 160) / 2) frames and attention sees no
+others, so the cost depends on the length of the audio. Everything else is as if zeros followed:
 
-* Samples beyond the end are 0, and the convolutions read the mel frames there, which hold what is
-  left of the audio and then the floor. In front, samples are mirrored, as in the padded form.
-* The floor is 8 below the largest value of the utterance's own frames and of those behind it that
-  its samples reach into, which is the largest of the 30 s.
+* Samples after the end are 0. The convolutions read the mel frames there, which hold the tail of
+  the audio and then the floor. Before the start, samples are mirrored, as in the padded form.
+* The floor is 8 below the maximum over the utterance's own frames and the following ones that its
+  samples reach, which is the maximum over the 30 s.
 
-So what enters the layers is the same in both forms, and the batch changes nothing.
+So the input of the layers is the same in both forms, and does not depend on the batch.
 
-Positions and convolutions end at 30 s: longer audio is refused. Only `model.encoder.*` is read of
-the weights, which may be those of the whole model.
+Positions and convolutions end at 30 s: longer audio is an error. The weights may be those of the
+whole model, of which only `model.encoder.*` is read.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ _SIZES = {
     "large": (1280, 32, 20, 5120, 80),
     "large-v3": (1280, 32, 20, 5120, 128),
 }
-RATE, WINDOW, HOP = 16000, 400, 160  # samples a second, of a mel frame, between two of them
-BEYOND = 3  # mel frames behind the end into which samples or a convolution reach
-LEAST = 1e-10  # power
-RANGE = 8.0  # between the largest logarithm and the floor
+RATE, WINDOW, HOP = 16000, 400, 160  # samples per second, per mel frame, between two of them
+BEYOND = 3  # mel frames after the end that samples or a convolution reach
+LEAST = 1e-10  # floor of the power
+RANGE = 8.0  # decades between the maximum and the floor
+CONV_STRIDE = 2  # of the two convolutions together: mel frames per encoder frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class Whisper(PretrainedEncoder):
     ) -> None:
         super().__init__(config, input_dim, vocab_size, frame_shift)
         settings = self.model.config
-        self.frame_shift = frame_shift * HOP * 2
-        self.most_frames = 2 * settings.max_source_positions  # of mel
+        self.frame_shift = frame_shift * HOP * CONV_STRIDE
+        self.most_frames = CONV_STRIDE * settings.max_source_positions  # mel frames of 30 s
         self.max_seconds = frame_shift * HOP * self.most_frames
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", mel_filters(settings.num_mel_bins), persistent=False)
@@ -94,15 +95,15 @@ class Whisper(PretrainedEncoder):
         return self.model.layers
 
     def log_mel(self, inputs: Padded) -> Padded:
-        """Samples (B, T) -> log-mel (B, F, M) and how many of its frames are the utterance's (B,).
+        """Samples (B, T) -> log-mel (B, F, M), with the number of each utterance's own frames (B,).
 
-        Behind these are what the convolutions read there, or all up to 30 s.
+        After these come the frames that the convolutions read there, or all up to 30 s.
         """
         lengths = inputs.lengths
         counts = (lengths // HOP).clamp(min=1).masked_fill(lengths == 0, 0)
         longest = self.most_frames
         size = longest if self.config.pad_to_30s else min(int(counts.max()) + BEYOND, longest)
-        # at 30 s the samples end, and are mirrored there
+        # a full window ends at 30 s, where samples are mirrored; a shorter one reads zeros
         x = inputs.data.masked_fill(~inputs.mask, 0)
         end = longest * HOP if size == longest else (size + BEYOND) * HOP
         x = pad(x, (0, end - x.shape[1]))
@@ -112,14 +113,16 @@ class Whisper(PretrainedEncoder):
         )[..., :size]
         power = spectrum.abs().square()  # (B, 201, M)
         mel = (self.filters @ power).clamp(min=LEAST).log10()
+        # the maximum over the frames that the utterance's samples reach, so that a longer utterance
+        # in the batch does not move the floor
         own = torch.arange(size, device=mel.device) < (counts + BEYOND)[:, None]
         top = mel.masked_fill(~own[:, None], -torch.inf).amax((1, 2), keepdim=True)
         return Padded((torch.maximum(mel, top - RANGE) + 4.0) / 4.0, counts)
 
     def _enter(self, inputs: Padded) -> Padded:
         longest, most = int(inputs.lengths.max()), self.most_frames * HOP
-        if longest >= most + HOP:  # less than a frame more is cut off
-            seconds = longest * self.frame_shift / (2 * HOP)
+        if longest >= most + HOP:  # up to one frame more is cut off: rounding of durations
+            seconds = longest * self.frame_shift / (CONV_STRIDE * HOP)
             raise ValueError(
                 f"an utterance has {seconds:.1f} seconds: encoder {self.name} reads at most "
                 f"{self.max_seconds:g}; cut it into windows, or lower data.max_seconds in training"
@@ -151,7 +154,7 @@ class Whisper(PretrainedEncoder):
 
 
 def mel_filters(bins: int) -> Tensor:
-    """(F, 201): triangles of area 1 on Slaney's mel scale, up to 8 kHz."""
+    """(F, 201): triangular filters of area 1 on Slaney's mel scale, up to 8 kHz."""
     from transformers.audio_utils import mel_filter_bank
 
     filters = mel_filter_bank(
@@ -176,7 +179,7 @@ def _model(name: str, config: WhisperConfig) -> nn.Module:
     )
     if isinstance(config.layer, int):
         model.layer_norm = nn.Identity()
-    # sinusoids, which are not trained
+    # the table holds sinusoids, which are never trained: a buffer instead of a parameter
     table = model.embed_positions.weight.detach()
     del model.embed_positions.weight
     model.embed_positions.register_buffer("weight", table)

@@ -1,8 +1,8 @@
-"""What a head is, and the registry of heads.
+"""The interface of heads, and their registry.
 
-A head makes of the encoder's output what a loss reads and a search uses. It owns its module, or it
-names a tap: an output that the encoder computes itself because later layers depend on it. A head
-exists where a loss reads it, and nowhere else.
+A head turns the encoder's output into what a loss reads and a search uses. It owns its module, or
+it names a tap: an output that the encoder itself computes because later layers depend on it. A head
+exists only if a loss reads it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch import nn
 from asrtool.registry import Registry
 from asrtool.types import Batch, EncoderOutput, HeadOutput, Padded
 
-Search = Mapping[str, object]  # a searcher as decode_*.yaml writes it: {"type": ..., ...}
+Search = Mapping[str, object]  # a searcher as in decode_*.yaml: {"type": ..., ...}
 
 
 class Head(nn.Module):
-    """Built by `HEADS.build(config, name=..., model=...)`; `model` is the `AsrModel` it belongs to,
-    of which `dim` (D), `vocab_size` (V), `eos` and `encoder` are known by then.
+    """Built by `HEADS.build(config, name=..., model=...)`; `model` is the `AsrModel` that owns it,
+    whose `dim` (D), `vocab_size` (V), `eos` and `encoder` are set by then.
 
-    Without an entry in `model.heads`, a head called `name` has the default config of the registry's
-    entry of that name.
+    A head `name` without an entry in `model.heads` has the default config of the registry's entry
+    of that name.
     """
 
-    # what one of its vectors describes; "lattice": (B, S, U + 1, V), "none": no distribution
+    # what one output vector describes; "lattice": (B, S, U + 1, V), "none": no distribution
     output: Literal["frame", "token", "utterance", "lattice", "none"]
-    # how frames become tokens: "ctc" joins repeats and removes blanks, "token" has a frame for each
-    # token, of which blanks are removed; None: these outputs are no alignment
+    # how frames become tokens: "ctc" merges repeats and removes blanks, "token" has one frame per
+    # token and removes blanks; None: the outputs are not an alignment
     alignment: Literal["ctc", "token"] | None = None
-    precedence = 0  # the model is searched by the head that ranks highest and names a search
-    metrics: tuple[str, ...] = ()  # what `measure` counts
+    precedence = 0  # the default search is that of the highest-ranking head that has one
+    metrics: tuple[str, ...] = ()  # names of what `measure` returns
     exported = False  # whether `asrtool export` can write its log-probabilities
 
     def __init__(self, name: str) -> None:
@@ -40,12 +40,12 @@ class Head(nn.Module):
         self.name = name
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> HeadOutput:
-        """What its loss needs, in training: logits with one or two lengths."""
+        """Training: what the loss reads, logits with one or two lengths."""
         raise NotImplementedError
 
     def log_probs(self, encoded: EncoderOutput) -> Padded:
-        """(B, S, V) float32 log-probabilities, a row per frame. Raises `LookupError` for a head
-        that has none.
+        """(B, S, V) float32 log-probabilities, a row per frame. Raises `LookupError` if the head
+        has none.
         """
         raise LookupError(f"the head '{self.name}' has no distribution for each frame")
 
@@ -56,38 +56,36 @@ class Head(nn.Module):
         return None
 
     def rescorer(self) -> object | None:
-        """What scores whole sequences: the scorer, or a network that cannot go left to right."""
+        """A scorer of whole sequences: `scorer`, or a network that does not run left to right."""
         return self.scorer()
 
     def search(self, heads: Mapping[str, Head]) -> Search | None:
-        """The search of a model with these heads where nobody names one; None: this head has
-        none."""
+        """The default search of a model with these heads; None: this head offers none."""
         return None
 
     def streaming_search(self, heads: Mapping[str, Head]) -> Search | None:
-        """The same while the audio comes in; by default a `search` that can stream."""
+        """The default search in streaming; `search`, unless the head overrides it."""
         return self.search(heads)
 
     # -- validation -------------------------------------------------------------
 
     def greedy_search(self) -> Search | None:
-        """A search that is cheap enough for validation, which counts its word and character
-        errors."""
+        """A search cheap enough for the error rates of validation; None: this head has none."""
         return None
 
     def measure(self, output: HeadOutput, batch: Batch) -> Mapping[str, tuple[float, float]]:
-        """metric -> (errors, of how many) of one batch, for heads without a cheap search."""
+        """metric -> (errors, total) of one batch, for heads without a cheap search."""
         return {}
 
 
 class FrameHead(Head):
-    """A distribution for each frame. Subclasses give `logits`."""
+    """A distribution for each frame. Subclasses implement `logits`."""
 
     output = "frame"
     exported = True
 
     def logits(self, encoded: EncoderOutput) -> Padded:
-        """(B, S, V)."""
+        """The encoder's output -> logits (B, S, V)."""
         raise NotImplementedError
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
@@ -105,7 +103,7 @@ class FrameHead(Head):
 
 
 def tap(encoded: EncoderOutput, name: str, wanted_by: str) -> Padded:
-    """A tap of the encoder. Raises `LookupError` where it has none of that name."""
+    """The tap `name` of an encoder's output. Raises `LookupError` if there is none."""
     if name not in encoded.taps:
         has = names_of(encoded.taps)
         raise LookupError(f"{wanted_by}: the encoder has no tap '{name}' (it has: {has})")
@@ -113,12 +111,12 @@ def tap(encoded: EncoderOutput, name: str, wanted_by: str) -> Padded:
 
 
 def ranked(heads: Mapping[str, Head]) -> list[Head]:
-    """The one to search by first."""
+    """Heads by precedence, highest first."""
     return sorted(heads.values(), key=lambda head: -head.precedence)
 
 
 def names_of(heads: Collection[str]) -> str:
-    """For messages."""
+    """The names of heads or taps, for messages."""
     return ", ".join(sorted(heads)) or "none"
 
 

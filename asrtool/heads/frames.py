@@ -1,4 +1,4 @@
-"""Heads with a distribution for each frame: CTC, aligned, and those that the encoder computes."""
+"""Heads with a distribution for each frame: CTC, aligned, and taps of the encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LinearHead(FrameHead, nn.Linear):
     def __init__(self, name: str, dim: int, vocab_size: int, source: str | None = None) -> None:
         nn.Linear.__init__(self, dim, vocab_size)
         self.name = name
-        self.source = source  # the tap that it reads; None or "frames": the encoder's frames
+        self.source = source  # the tap to read; None or "frames": the encoder's frames
 
     def logits(self, encoded: EncoderOutput) -> Padded:
         frames, lengths = self.frames(encoded)
@@ -59,12 +59,12 @@ class CtcHead(LinearHead):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedHeadConfig:
-    """About one frame for each token (AXE and TIL, arXiv 2510.10453)."""
+    """About one frame per token (AXE and TIL, arXiv 2510.10453)."""
 
 
 @HEADS.register("aligned", AlignedHeadConfig)
 class AlignedHead(LinearHead):
-    """Logits (B, S, V); a frame without a token has blank 0, repeated tokens are not joined."""
+    """Logits (B, S, V); a frame without a token has blank 0, repeated tokens are not merged."""
 
     alignment = "token"
     precedence = 20
@@ -75,11 +75,11 @@ class AlignedHead(LinearHead):
 
 @dataclass(frozen=True, kw_only=True)
 class TapHeadConfig:
-    """A tap of the encoder as it is."""
+    """A tap of the encoder, unchanged."""
 
 
 class TapHead(FrameHead):
-    """Owns no module: later layers of the encoder depend on what it passes on."""
+    """Passes on a tap. It owns no module, because later layers of the encoder read that tap."""
 
     def __init__(self, config: object, *, name: str, model: object) -> None:
         super().__init__(name)
@@ -90,12 +90,12 @@ class TapHead(FrameHead):
 
 @dataclass(frozen=True, kw_only=True)
 class InterCtcHeadConfig(TapHeadConfig):
-    """The CTC head in front of the layers that drop frames (`downsamplers: {type: keyframe}`)."""
+    """The intermediate CTC head that selects key frames (`downsamplers: {type: keyframe}`)."""
 
 
 @HEADS.register("inter_ctc", InterCtcHeadConfig)
 class InterCtcHead(TapHead):
-    """Logits (B, S', V) with lengths of their own: frames before any was dropped."""
+    """Logits (B, S', V) with their own lengths: those of the frames before any was dropped."""
 
     alignment = "ctc"
     precedence = 10
@@ -108,7 +108,7 @@ class AccentHeadConfig(TapHeadConfig):
 
 @HEADS.register("accent", AccentHeadConfig)
 class AccentHead(TapHead):
-    """Logits (B, S, A) of the accents; the utterance's is that of the mean posterior."""
+    """Logits (B, S, A) of the accents; the mean posterior classifies the utterance."""
 
     output = "utterance"
     exported = False

@@ -1,5 +1,5 @@
-"""Heads with a distribution for each token: attention decoders, left to right, and right to left
-to rescore (arXiv 2106.05642).
+"""Heads with a distribution for each token: attention decoders from left to right, and from right
+to left for rescoring (arXiv 2106.05642).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class AttentionHeadConfig:
 
 @HEADS.register("attention", AttentionHeadConfig)
 class AttentionHead(Head):
-    """Logits (B, U + 1, V): row u describes token u, row U the end."""
+    """Logits (B, U + 1, V): row u predicts token u, row U the end."""
 
     output = "token"
     precedence = 40
@@ -45,7 +45,7 @@ class AttentionHead(Head):
         return {"type": "joint_beam", "weights": {self.name: 0.7, ctc: 0.3}}
 
     def streaming_search(self, heads: Mapping[str, Head]) -> Search | None:
-        """The CTC head goes along with the audio, the decoders score its n-best at the end."""
+        """CTC prefix beam search along with the audio; the decoders rescore at the end."""
         if self._ctc(heads) != "ctc":
             return None
         reverse = [name for name, head in heads.items() if isinstance(head, ReverseHead)]
@@ -54,19 +54,19 @@ class AttentionHead(Head):
 
     @staticmethod
     def _ctc(heads: Mapping[str, Head]) -> str | None:
-        """The head that proposes beside this one: CTC over the frames that it reads too."""
+        """The CTC head to search with; it reads the same frames as this one."""
         return "ctc" if "ctc" in heads else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseHeadConfig(AttentionHeadConfig):
-    """An attention decoder that writes from right to left, for `attention_rescoring`."""
+    """An attention decoder from right to left, for `attention_rescoring`."""
 
 
 @HEADS.register("reverse", ReverseHeadConfig)
 class ReverseHead(AttentionHead):
-    """Logits (B, U + 1, V): row u describes token u by those after it, row U the start, so that the
-    loss is `cross_entropy` as for the other one.
+    """Logits (B, U + 1, V): row u predicts token u from those after it, row U the start. In this
+    order, the loss is `cross_entropy` as for the other decoder.
     """
 
     precedence = 0

@@ -2,20 +2,20 @@
 
 Chen and Goodman, "An empirical study of smoothing techniques for language modeling", Harvard
 TR-10-98 (1998), as Heafield et al., "Scalable modified Kneser-Ney language model estimation", ACL
-2013, set it out and KenLM's `lmplz` computes it:
+2013, describe it and KenLM's `lmplz` computes it:
 
     a(g)      = c(g), how often g occurs, for the highest order and where g begins with <s>
               = the number of different words before g, for all others                     (1)
     D_k       = k - (k + 1) n_1 / (n_1 + 2 n_2) n_{k+1} / n_k,   D_3 for all k >= 3        (2)
     u(w | h)  = (a(h w) - D_a(h w)) / sum over v of a(h v)                                 (3)
-    gamma(h)  = (sum of D over the h v that are kept + sum of a over those that are not)
+    gamma(h)  = (sum of D over the h v that are kept + sum of a over the pruned ones)
                 / sum over v of a(h v)                                                     (4)
     p(w | h)  = u(w | h) + gamma(h) p(w | h'),   h' = h without its first word             (5)
 
-with n_k the number of n-grams of an order with a = k, pruned ones among them, and the uniform
-distribution over all words with </s> and <unk>, without <s>, below the unigrams. An n-gram is
-pruned where c(g) is at most the threshold of its order. Arithmetic is in float32 as there, so that
-the files agree to the last digits.
+where n_k is the number of n-grams of an order with a = k, including pruned ones. Below the unigrams
+is the uniform distribution over all words, with </s> and <unk>, without <s>. An n-gram is pruned if
+c(g) is at most the threshold of its order. Arithmetic is in float32 as in lmplz, so that the files
+agree to the last digits.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from asrtool.errors import UserError
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
 NUM_SPECIAL = 3  # their ids are 0, 1, 2
-FALLBACK = (0.5, 1.0, 1.5)  # lmplz's discounts where (2) cannot be computed
-ROWS = 1 << 16  # lines that are written at a time
+FALLBACK = (0.5, 1.0, 1.5)  # lmplz's discounts if (2) cannot be computed
+ROWS = 1 << 16  # lines per write
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Grams:
 
 @dataclass
 class Counts:
-    """The C n-grams of one order, pruned ones among them, as `estimate` gathers them."""
+    """The C n-grams of one order, including those that will be pruned."""
 
-    history: np.ndarray  # (C,) index of the n-gram without its last word, in the order below
+    history: np.ndarray  # (C,) index of the n-gram without its last word, in the lower order
     suffix: np.ndarray  # (C,) the same without its first word
     word: np.ndarray  # (C,) id of the last word
     count: np.ndarray  # (C,) how often it occurs
@@ -66,15 +66,15 @@ def estimate(
 ) -> tuple[list[str], list[Grams]]:
     """The words by id, and the n-grams of orders 1 ... `order`.
 
-    prune: a threshold for each order, the last one for all that follow. fallback: discounts of an
-    order for which (2) cannot be computed, for counts of 1, 2, and 3 or more. Raises
-    `UserError` for settings that cannot be meant, a text without words, one that holds <s>,
-    </s> or <unk>, and one too small for (2) where there is no fallback.
+    prune: a threshold for each order; the last one applies to all higher orders. fallback: the
+    discounts of an order for which (2) cannot be computed, for counts of 1, 2, and 3 or more.
+    Raises `UserError` for invalid settings, a text without words or with <s>, </s> or <unk>, and,
+    without fallback, a text too small for (2).
     """
     thresholds = check(order, prune, fallback)
     words, ids, depth = number(sentences)
     orders = [unigrams(ids, len(words))]
-    grams = ids.astype(np.int64)  # at each place of the text: which n-gram ends there
+    grams = ids.astype(np.int64)  # (T,): index of the n-gram that ends at each position
     for n in range(2, order + 1):
         grams = extend(orders, grams, ids, depth, n, len(words))
     adjust(orders)
@@ -87,8 +87,8 @@ def check(order: int, prune: Sequence[int], fallback: Sequence[float] | None) ->
         raise UserError(f"the order is {order}; give 1 or more")
     if not prune or len(prune) > order or list(prune) != sorted(prune) or min(prune) < 0:
         raise UserError(
-            f"pruning thresholds are {list(prune)}: give at most {order} for orders 1 to {order}, "
-            "none below 0 and none lower than the one before it"
+            f"pruning thresholds are {list(prune)}: give at most {order}, for orders 1 to {order}, "
+            "none below 0 and none lower than the previous one"
         )
     if fallback is not None and (
         len(fallback) != 3 or not all(0 <= d <= k for k, d in enumerate(fallback, 1))
@@ -100,12 +100,13 @@ def check(order: int, prune: Sequence[int], fallback: Sequence[float] | None) ->
 
 
 def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The words; the text as ids (T,), each sentence between <s> and </s>; and the place of each
-    word within its sentence, 1 for <s>.
+    """The words; the text as ids (T,), each sentence between <s> and </s>; and the position of each
+    word in its sentence, 1 for <s>.
     """
     table: defaultdict[str, int] = defaultdict(lambda: len(table))
     for special in (UNK, BOS, EOS):
         table[special]  # noqa: B018 - the look-up numbers it
+    # Typed arrays take 4 bytes per word; a list of a large corpus would not fit into memory.
     flat, lengths = array("i"), array("i")
     for words in sentences:
         flat.append(1)
@@ -113,6 +114,7 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
         flat.append(2)
         lengths.append(len(words) + 2)
     ids, sizes = np.array(flat, dtype=np.int32), np.array(lengths, dtype=np.int64)
+    # <s> and </s> occur once per sentence unless the text itself contains them.
     counts = np.bincount(ids, minlength=NUM_SPECIAL)
     if counts[0] or counts[1] != len(sizes) or counts[2] != len(sizes):
         raise UserError(
@@ -126,6 +128,7 @@ def number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, n
 
 
 def unigrams(ids: np.ndarray, num_words: int) -> Counts:
+    """The counts of order 1, one for each word; histories and suffixes are the empty n-gram 0."""
     count = np.bincount(ids, minlength=num_words)
     count[1] = 0  # <s> is given, never predicted
     none = np.zeros(num_words, dtype=np.int32)
@@ -141,14 +144,16 @@ def extend(
     n: int,
     num_words: int,
 ) -> np.ndarray:
-    """Add the n-grams of order n; grams (T,): the (n - 1)-gram that ends at each place. Returns the
-    same for n.
+    """Append the n-grams of order n to `orders`; grams (T,): index of the (n - 1)-gram that ends at
+    each position. Returns the same for n, -1 if none ends there.
     """
     ends = np.flatnonzero(depth >= n)
+    # An n-gram is its history and its last word; sorted keys group those with the same history.
     keys = grams[ends - 1] * num_words + ids[ends]
     keys, first, inverse, count = np.unique(
         keys, return_index=True, return_inverse=True, return_counts=True
     )
+    # Any occurrence serves for suffix, word and begins: they are the same in all.
     first = ends[first]
     orders.append(
         Counts(
@@ -165,15 +170,16 @@ def extend(
 
 
 def adjust(orders: list[Counts]) -> None:
-    """(1)."""
+    """Set the adjusted counts (1) of every order."""
     for lower, higher in zip(orders, orders[1:], strict=False):
+        # Each n-gram occurs once in `higher`, so this counts the different words before `lower`'s.
         different = np.bincount(higher.suffix, minlength=len(lower.count))
         lower.adjusted = np.where(lower.begins, lower.count, different)
     orders[-1].adjusted = orders[-1].count
 
 
 def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) -> np.ndarray:
-    """(2): (4,) float32, for adjusted counts of 0, 1, 2, and 3 or more."""
+    """(2): discounts (4,) float32, for adjusted counts of 0, 1, 2, and 3 or more."""
     seen = [int((adjusted == k).sum()) for k in range(5)]
     computed = np.zeros(4, dtype=np.float32)
     reason = next((f"no {n}-gram has the count {k}" for k in (1, 2, 3) if not seen[k]), "")
@@ -196,17 +202,19 @@ def discounts(adjusted: np.ndarray, n: int, fallback: Sequence[float] | None) ->
 def interpolate(
     orders: list[Counts], thresholds: Sequence[int], fallback: Sequence[float] | None
 ) -> list[Grams]:
-    """(3), (4), (5), and only the n-grams that are kept."""
+    """(3), (4) and (5), for the n-grams that are kept."""
     interpolated: list[Grams] = []
     lower = words = renumbered = None
     for n, (counts, threshold) in enumerate(zip(orders, thresholds, strict=True), 1):
         kept = counts.count > threshold
         if n == 1:
+            # Below the unigrams: uniform over all kept words but <s>.
             kept[:NUM_SPECIAL] = True
             lower = np.full(1, np.float32(1.0) / np.float32(kept.sum() - 1))
         discount = discounts(counts.adjusted, n, fallback)
         contexts = int(counts.history.max()) + 1 if n == 1 else len(orders[n - 2].count)
         total, gamma = masses(counts, kept, discount, contexts)
+        # Histories without any continuation have total 0; nothing refers to them.
         with np.errstate(invalid="ignore", divide="ignore"):
             prob = counts.adjusted.astype(np.float32) - discount[np.minimum(counts.adjusted, 3)]
             prob = prob / total[counts.history]
@@ -215,11 +223,12 @@ def interpolate(
             prob[1] = 1.0
             words = np.arange(len(kept), dtype=np.int32)[:, None]
         else:
-            # the backoff weights of the order below are known only now
+            # gamma(h) of (5) is the backoff weight of h, an n-gram of the lower order
             seen = np.flatnonzero(total)
             rows = renumbered[seen]
             interpolated[-1].backoff[rows[rows >= 0]] = np.log10(gamma[seen[rows >= 0]])
             words = np.concatenate([words[counts.history], counts.word[:, None]], 1)
+        # From an index among all n-grams to one among the kept ones; -1 for pruned ones.
         renumbered = np.where(kept, np.cumsum(kept) - 1, -1)
         logs = np.minimum(np.log10(np.maximum(prob[kept], np.float32(1e-37))), np.float32(0))
         interpolated.append(Grams(words[kept], logs, np.zeros(len(logs), dtype=np.float32)))
@@ -243,8 +252,8 @@ def masses(
 
 
 def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None:
-    """In ARPA format: log10 p, the words, and log10 of the backoff weight but for the highest
-    order.
+    """Write ARPA format: per n-gram log10 p, the words, and except for the highest order log10 of
+    the backoff weight.
     """
     stream.write("\\data\\\n")
     for n, grams in enumerate(orders, 1):
@@ -252,6 +261,7 @@ def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None
     for n, grams in enumerate(orders, 1):
         stream.write(f"\n\\{n}-grams:\n")
         last = n == len(orders)
+        # map and zip format a block of rows without a Python-level loop over its n-grams.
         for begin in range(0, len(grams.prob), ROWS):
             rows = slice(begin, begin + ROWS)
             texts = [[words[i] for i in column] for column in grams.words[rows].T.tolist()]
@@ -266,5 +276,5 @@ def write(stream: TextIO, words: Sequence[str], orders: Sequence[Grams]) -> None
 
 
 def joined(columns: Sequence[Sequence[str]]) -> Iterable[str]:
-    """The texts of rows of words, one list of words a column."""
+    """The n-grams' texts; columns: the first words of all n-grams, the second ones, and so on."""
     return map(" ".join, zip(*columns, strict=True))

@@ -1,6 +1,6 @@
 """Voice activity detection by Silero's network (silero-vad on onnxruntime): the extra `vad`.
 
-It detects speech in loud noise and music, where the energy alone does not show pauses.
+It finds the pauses in loud noise and music, in which the energy alone does not show them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHORTEST = 0.1  # seconds: shorter stretches of speech are ignored
 
 
 def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
-    """samples (T,) float32 at RATE -> (start, end) in seconds of speech, `pause` or more apart.
+    """samples (T,) float32 at RATE -> (start, end) of speech in seconds, at least `pause` apart.
 
     Raises `UserError` if the package is missing.
     """
@@ -29,7 +29,7 @@ def speech(samples: np.ndarray, pause: float) -> list[tuple[float, float]]:
         min_speech_duration_ms=round(1000 * SHORTEST),
         min_silence_duration_ms=round(1000 * pause),
     )
-    return [(one["start"] / RATE, one["end"] / RATE) for one in segments]
+    return [(segment["start"] / RATE, segment["end"] / RATE) for segment in segments]
 
 
 @functools.cache

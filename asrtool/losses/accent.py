@@ -6,16 +6,17 @@
 where q_t = softmax(z_t), y is the one-hot accent of the utterance, the same for every frame, and
 e = 1e-6.
 
-`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. The mean
-over frames, not the sum: an utterance has one accent, however long it is. An utterance without a
-label (-1), or without frames, gets 0: sets with and without labels may be mixed. The utterance's
-accent is the most probable one of q's mean over its frames.
+`bce` is what the authors' release computes; summaries of the paper speak of cross entropy. L is the
+mean over frames, not the sum, because an utterance has one accent, however long it is. An utterance
+without a label (-1) or without frames gets 0, so sets with and without labels can be mixed. The
+predicted accent of an utterance is the argmax of the mean of q over its frames.
 
-With `class_weights: inverse_frequency` L is multiplied by the weight of the utterance's accent
-(asrtool/losses/class_weights.py), rare ones above 1 and frequent ones below: else a model may call
-everything by the largest class. The release has no weights, and so has the default. `class_power`
-1 gives every accent the same share of the loss; but then a class of 1 % has gradients of few
-speakers, each counted many times. 0.5 is between the two.
+With `class_weights: inverse_frequency`, L is multiplied by the weight of the utterance's accent
+(asrtool/losses/class_weights.py), above 1 for rare ones and below 1 for frequent ones. Without
+weights, a model may predict the largest class everywhere. The release has no weights, and neither
+has the default. With `class_power: 1` every accent has the same share of the loss; but the
+gradients of a class of 1 % then come from a few speakers, each counted many times. 0.5 is a
+compromise.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class AccentLossConfig:
 
     weight: float
     input: str = "accent"
-    label: str = "accent"  # of the data directory: utt2accent; subdialect for KeSpeech
+    label: str = "accent"  # read from utt2<label> of the data directory; subdialect for KeSpeech
     form: Literal["bce", "cross_entropy"] = "bce"
-    # of accents, by their utterances in the training set
+    # weights of accents by the number of their training utterances
     class_weights: Literal["none", "inverse_frequency"] = "none"
-    class_power: float = 0.5  # 0: all alike, 1: every accent has the same share of the loss
+    class_power: float = 0.5  # 0: equal weights, 1: every accent has the same share of the loss
     class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
 
     def __post_init__(self) -> None:
@@ -55,8 +56,8 @@ class AccentLossConfig:
 class AccentLoss(Loss):
     """Mean over the frames of an utterance, in nats: (B,).
 
-    Monitors: `accuracy` is 1 where the accent of the utterance is recognised, and 0 where it is not
-    or where it is not known.
+    Monitors: `accuracy` is 1 if the accent of the utterance is recognised, 0 if it is not or has no
+    label.
     """
 
     monitors = ("accuracy",)
@@ -80,14 +81,15 @@ class AccentLoss(Loss):
         truth = self._truth(batch, logits)
         known = (truth >= 0) & (logits.lengths > 0)
         mask = logits.mask & known[:, None]
-        # padding and utterances without a label have finite logits, and weigh 0 below
+        # Padding and utterances without a label get logits of 0, so that everything is finite: they
+        # are masked below, and 0 * NaN would not be 0.
         log_probs = logits.data.float().masked_fill(~mask[:, :, None], 0.0).log_softmax(-1)
         index = truth.clamp(min=0)[:, None, None].expand(-1, log_probs.shape[1], 1)
         if self.form == "cross_entropy":
             frames = -log_probs.gather(2, index)[:, :, 0]
         else:
             probs = log_probs.exp()
-            # each class is its own yes-or-no question: q for the accent, 1 - q for all others
+            # each class is a yes-or-no question of its own: q for the accent, 1 - q for the others
             right = torch.zeros_like(probs, dtype=torch.bool).scatter(2, index, True)
             frames = -(torch.where(right, probs, 1 - probs) + EPSILON).clamp(max=1.0).log().sum(2)
         return self._weigh((frames * mask).sum(1) / logits.lengths.clamp(min=1), truth)
@@ -101,9 +103,9 @@ class AccentLoss(Loss):
                 "loss accent: class_weights need the counts of the accents: call `count_labels` "
                 "first"
             )
-        if not len(self.weights):  # no utterance of the training set has the label
+        if not len(self.weights):  # no training utterance has the label
             return loss
-        # a class that the training set's labels do not number has no utterance
+        # a class beyond those of the training set has no utterance, so its weight does not matter
         return loss * self.weights.to(loss)[truth.clamp(min=0, max=len(self.weights) - 1)]
 
     @torch.no_grad()
@@ -114,7 +116,7 @@ class AccentLoss(Loss):
         }
 
     def _truth(self, batch: Batch, logits: Padded) -> Tensor:
-        """(B,) class indices, -1 where nothing is known."""
+        """(B,) class indices, -1 if unknown."""
         if self.label not in batch.labels:
             return logits.lengths.new_full((len(batch),), -1)
         truth = batch.labels[self.label].to(logits.data.device)
@@ -128,6 +130,6 @@ class AccentLoss(Loss):
 
 
 def mean_posteriors(logits: Padded) -> Tensor:
-    """Frame logits (B, S, A) -> mean probabilities (B, A) float32; 0 without any frame."""
+    """Frame logits (B, S, A) -> mean probabilities (B, A) float32; 0 for an empty utterance."""
     probs = logits.data.float().softmax(-1).masked_fill(~logits.mask[:, :, None], 0.0)
     return probs.sum(1) / logits.lengths[:, None].clamp(min=1)

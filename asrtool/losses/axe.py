@@ -9,14 +9,14 @@ and d = `skip_penalty`:
                   A[i-1,j]   + d a_ij )   target i has no prediction of its own                (2)
     loss   = A[n,m]
 
-It serves where there are about as many frames as tokens, too few for CTC: n may be above m. A row
-of (2) needs no loop over j. With E_j = e_1 + ... + e_j, c_ij the minimum of the first and the third
-line, and R = A - E,
+It is meant for about as many frames as tokens, too few for CTC: n may exceed m. A row of (2) needs
+no loop over j. With E_j = e_1 + ... + e_j, c_ij the minimum of the first and the third line, and
+R = A - E,
 
     R[i,j] = min over k <= j of (c_ik - E_k)                                                   (3)
 
-so a row is one cumulative minimum, whose arguments are kept for the way back. The costs are then
-summed again along the cheapest path. Only this sum has a gradient: the sub-gradient of the minimum.
+so a row is one cumulative minimum, whose arguments are kept for backtracking. The costs are then
+summed again along the cheapest path. Only this sum has a gradient: a sub-gradient of the minimum.
 The paper leaves the choice between equally cheap paths open; here rounding decides.
 """
 
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from asrtool.losses.base import LOSSES, Loss, check_sequences
 from asrtool.types import Batch, ModelOutput, Padded
 
-# the cost of probability 0 while paths are compared, where inf - inf would be NaN
+# cost of probability 0 while paths are compared, finite because inf - inf would be NaN
 IMPOSSIBLE = 1e9
 
 
@@ -42,7 +42,7 @@ class AxeConfig:
 
     weight: float
     input: str = "aligned"
-    skip_penalty: float = 1.0  # factor d on the cost of a target without a prediction of its own
+    skip_penalty: float = 1.0  # d: factor on the cost of a target without its own prediction
 
     def __post_init__(self) -> None:
         if not self.skip_penalty > 0:
@@ -72,9 +72,9 @@ class AxeLoss(Loss):
 class Path(NamedTuple):
     """The cheapest alignments of a batch."""
 
-    predictions: Tensor  # (B, U) int64: the prediction that scores each target, from 0
-    aligned: Tensor  # (B, U) bool: aligned with it; False: the target is skipped, at cost d a
-    blank: Tensor  # (B, T) bool: predictions without a target, which should be blank
+    predictions: Tensor  # (B, U) int64: index of the prediction that scores each target
+    aligned: Tensor  # (B, U) bool: aligned with that prediction; False: skipped, at cost d a
+    blank: Tensor  # (B, T) bool: predictions without a target, scored as blank
 
 
 def aligned_cross_entropy(
@@ -87,9 +87,9 @@ def aligned_cross_entropy(
 ) -> Tensor:
     """log_probs (B, T, V), lengths (B,), targets (B, U), target_lengths (B,) -> loss (B,).
 
-    log_probs are natural logarithms. Any T and U: without targets every prediction should be blank;
-    without predictions the loss is 0. float32, or float64 if log_probs are. Raises `ValueError` for
-    shapes and lengths that do not fit.
+    log_probs are natural logarithms. Any T and U are legal: without targets every prediction is
+    scored as blank, without predictions the loss is 0. The result is float32, or float64 if
+    log_probs are. Raises `ValueError` for shapes and lengths that do not fit.
     """
     lengths, targets, target_lengths = (
         part.to(log_probs.device) for part in (lengths, targets, target_lengths)
@@ -98,20 +98,22 @@ def aligned_cross_entropy(
     if not skip_penalty > 0:
         raise ValueError(f"aligned cross entropy: skip_penalty must be above 0, got {skip_penalty}")
     if not log_probs.shape[1]:
-        return log_probs.sum((1, 2))  # nothing, with a gradient
+        return log_probs.sum((1, 2))  # 0, connected to the graph
     frames, tokens = Padded(log_probs, lengths), Padded(targets, target_lengths)
-    # ids in the padding may be anything: blank is safe to gather
+    # ids in the padding may be anything; gather needs valid ones
     known = targets.to(torch.int64).masked_fill(~tokens.mask, blank)
+    # The path is found without a gradient: by the envelope theorem, the gradient of the minimum is
+    # that of the cost of the best path, taken as fixed.
     with torch.no_grad():
         path = cheapest_path(frames, Padded(known, target_lengths), blank, skip_penalty)
         counted = tokens.mask & (lengths > 0)[:, None]
-        # factor of each cost in the sum: 1 for a target with its own prediction, d for a skipped
-        # one, 1 for a prediction that is blank, 0 for all else; (B, U + T)
+        # (B, U + T): the factor of each cost in the sum, 1 for an aligned target, d for a skipped
+        # one, 1 for a blank prediction, 0 for everything else
         weights = torch.ones_like(known, dtype=torch.float64).masked_fill(
             ~path.aligned, skip_penalty
         )
         weights = torch.cat([weights.masked_fill(~counted, 0.0), path.blank.double()], 1)
-        # index of each cost in log_probs.flatten(1): first those of the targets, then the blanks
+        # (B, U + T): the index of each cost in log_probs.flatten(1), targets first, then blanks
         index = torch.cat(
             [path.predictions * log_probs.shape[2] + known, _column(log_probs, blank)], 1
         )
@@ -134,37 +136,39 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
     empty = _costs(log_probs[:, :, blank]).masked_fill(~frames.mask, 0.0)  # (B, T), e_j
     skip = skip_penalty * F.pad(align, (1, 0))  # (U, B, T + 1): column 0 is that of (1)
     skip[:, :, 0] = skip[:, :, 1:2].squeeze(2)
-    # c_ij - E_j of (3) is the smaller of R[i-1, j-1] + a_ij - e_j (the first line of (2)) and
-    # R[i-1, j] + d a_ij (the third)
+    # In terms of R, c_ij - E_j of (3) is the smaller of R[i-1, j-1] + a_ij - e_j (the first line of
+    # (2)) and R[i-1, j] + d a_ij (the third): E itself is never computed.
     align = align - empty
     rows = align.new_empty(num_tokens + 1, batch, skip.shape[2])  # R[i, j]
     rows[0] = 0.0
     best = torch.empty(skip.shape, dtype=torch.int64, device=skip.device)  # argument of (3)
-    # row i + 1 from row i, for all columns j of all utterances at once; utterances with fewer
-    # tokens compute rows that they do not need
+    # Row i + 1 from row i, for all columns j of all utterances at once. An utterance with fewer
+    # tokens computes rows that its path never enters.
     for i in range(num_tokens):
         reached = rows[i] + skip[i]
         torch.minimum(reached[:, 1:], rows[i][:, :-1] + align[i], out=reached[:, 1:])
         torch.cummin(reached, 1, out=(rows[i + 1], best[i]))
-    # (U, B, T + 1): whether the first line is at most as expensive as the third; never in column 0
+    # (U, B, T + 1): whether the first line of (2) is at most as expensive as the third; False in
+    # column 0, where there is no prediction
     aligned = F.pad(rows[:-1, :, :-1] + align <= rows[:-1, :, 1:] + skip[:, :, 1:], (1, 0))
-    # (U, B, T + 1): the column of row i from which the path comes to each column of row i + 1. It
-    # goes back along blanks to the minimum, and one more if that prediction is the target's own.
+    # (U, B, T + 1): the column of row i from which the path reaches each column of row i + 1. It
+    # goes back over blanks to the minimum, and one further if that prediction is the target's own.
     before = best - aligned.gather(2, best).to(torch.int64)
-    # the way back begins in column m, and stays there in the rows beyond the last target
+    # backtracking starts in column m, and stays there in the rows of the padding
     column, columns = lengths.to(torch.int64)[:, None], []
-    there = tokens.mask[:, :, None]
+    exists = tokens.mask[:, :, None]
     for i in reversed(range(num_tokens)):
         columns.append(column)
-        column = torch.where(there[:, i], before[i].gather(1, column), column)
+        column = torch.where(exists[:, i], before[i].gather(1, column), column)
     if not columns:
         return Path(targets, targets.bool(), frames.mask)
-    last = torch.stack(columns[::-1])  # (U, B, 1) the column in which target i ends
-    chosen = best.gather(2, last)  # without the blanks behind it: the column of the minimum
+    last = torch.stack(columns[::-1])  # (U, B, 1): the column where the path leaves row i + 1
+    chosen = best.gather(2, last)  # the same without the blanks at its end: the minimum's column
     aligned_target = aligned.gather(2, chosen)[:, :, 0].T & tokens.mask
-    # columns count from 1; a target skipped in column 0 has the cost of the first prediction, as in
-    # (1)
+    # Columns count predictions from 1. A target skipped in column 0 has the cost of the first
+    # prediction, as in (1).
     predictions = (chosen[:, :, 0].T - 1).clamp(min=0)
+    # several targets may be scored by one prediction, of which at most one is aligned with it
     taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(
         1, predictions, aligned_target.to(torch.int64)
     )
@@ -172,7 +176,7 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
 
 
 def _costs(log_probs: Tensor) -> Tensor:
-    """Negative log-probabilities, float64, none infinite."""
+    """Negative log-probabilities as float64, all finite."""
     return (
         (-log_probs).to(torch.float64, memory_format=torch.contiguous_format).clamp_(max=IMPOSSIBLE)
     )

@@ -1,4 +1,4 @@
-"""What a loss is, and the registry of losses. Losses own no parameters: heads do."""
+"""The interface of losses, and their registry. Losses own no parameters: heads do."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ class Loss:
 
     Built by `LOSSES.build(config, eos=id of sos/eos)`. A sequence loss is the sum over the tokens
     (or frames) of an utterance, in float32. An utterance without a finite loss (CTC: fewer frames
-    than tokens and repeats) gets 0, and `skipped` is true for it.
+    than tokens plus repeats) gets 0, and `skipped` is true for it.
     """
 
-    head: str  # the head whose output it reads; the model builds it
+    head: str  # the head whose output it reads
     # names of what `monitor` returns: logged as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
 
     @classmethod
     def heads_of(cls, config: Any) -> tuple[str, ...]:
-        """The heads that the loss of this config reads: the model builds them."""
+        """The heads that a loss with this config reads; the model builds them."""
         return (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        """(B,) float32."""
+        """The loss of each utterance, (B,) float32."""
         raise NotImplementedError
 
     def count(self, counts: Sequence[int] | None) -> None:
-        """Receives how often each of the V tokens occurs in the training text; None: unknown."""
+        """Take the counts of the V tokens in the training text; None: unknown."""
 
     def count_labels(self, counts: Mapping[str, Sequence[int]]) -> None:
-        """Receives label -> how many utterances of the training set have each of its values."""
+        """Take, for each label, the number of training utterances with each of its values."""
 
     def example(
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        """What heads give for one utterance, (rows, V) by the name of the head, drawn at random:
-        what the contracts (tests/contracts) try the loss on. By default `head` has a row per frame.
+        """Random head outputs of one utterance, (rows, V) by head name, on which tests/contracts
+        checks the loss. By default, `head` has a row per frame.
         """
         return {self.head: torch.randn(frames, vocab_size, generator=generator)}
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
-        """(B,) bool: utterances that got 0 because they have no finite loss."""
+        """(B,) bool: utterances whose loss is 0 because it would not be finite."""
         return outputs.head(self.head).lengths.new_zeros(len(batch)).bool()
 
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
@@ -67,7 +67,7 @@ def check_sequences(
     target_lengths: Tensor,
     blank: int,
 ) -> None:
-    """Raise `ValueError` where the arguments of a loss over frames and tokens do not fit."""
+    """Raise `ValueError` if the arguments of a loss over frames and tokens do not fit."""
     if log_probs.dim() != 3 or targets.dim() != 2 or len(targets) != len(log_probs):
         shapes = f"{tuple(log_probs.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"{name}: expected log_probs (B, T, V) and targets (B, U), got {shapes}")
@@ -85,7 +85,8 @@ def check_sequences(
                 f"{name}: {argument} must have shape ({len(log_probs)},), got {tuple(values.shape)}"
             )
         if len(values) and not bool(((values >= 0) & (values <= size)).all()):
-            raise ValueError(f"{name}: {argument} {values.tolist()} do not fit a size of {size}")
+            raise ValueError(f"{name}: {argument} {values.tolist()} must lie between 0 and {size}")
+    # ids in the padding are never read, so any number is legal there
     inside = (targets >= 0) & (targets < log_probs.shape[2])
     if not bool((inside | ~Padded(targets, target_lengths).mask).all()):
         raise ValueError(f"{name}: targets hold ids outside the vocabulary of {log_probs.shape[2]}")

@@ -1,11 +1,11 @@
-"""A contrastive alternative to the matching loss: speech is nearer to its own token than to others.
+"""A contrastive alternative to the matching loss: speech is closer to its token than to others.
 
     L = - sum_i log ( sum_{j: y_j = y_i} s_ij / sum_j s_ij ),   s_ij = exp(cos(E'_i, E_t,j) / tau)
 
 E' is the attention output of the matching loss (arXiv 2406.17272, `products` as there). The form
 is InfoNCE (van den Oord et al., arXiv 1807.03748) over the tokens of one utterance, so that no loss
-depends on the batch. Equal tokens are one class. It tells whether the distance itself matters, or
-only that tokens can be distinguished.
+depends on the batch. Equal tokens are one class. Compared with the matching loss, it shows whether
+the distance itself matters, or only that tokens can be told apart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from asrtool.types import Batch, ModelOutput
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
-    """Contrast of each token's speech with the other tokens of the transcript."""
+    """Contrast of each token's speech with the other tokens of its transcript."""
 
     weight: float
     input: str = "speech"  # the adapter's rows
@@ -68,12 +68,13 @@ class ContrastiveLoss(Loss):
         products = (
             normalize(context, dim=2) @ normalize(known, dim=2).transpose(1, 2) / config.temperature
         )
-        # products (B, U, U); `same` has the diagonal set in the padding too, so no row is empty
+        # (B, U, U): equal tokens are positives. The diagonal is set in the padding too, so that no
+        # row is without one.
         tokens = batch.targets.data
         same = (tokens[:, :, None] == tokens[:, None]) | torch.eye(
             tokens.shape[1], dtype=bool, device=tokens.device
         )
-        # not -inf, as a row of padding would be NaN
+        # not -inf: a row of the padding would be NaN
         lowest = torch.finfo(products.dtype).min
         products = products.masked_fill(~text.mask[:, None], lowest)
         values = products.logsumexp(2) - products.masked_fill(~same, lowest).logsumexp(2)

@@ -2,8 +2,8 @@
 
     L = - sum_{u=1}^{U+1} [ (1 - e) log p(y_u | y_<u, x)  +  e / V sum_v log p(v | y_<u, x) ]
 
-with y_{U+1} = eos. It is the sum over tokens, not the mean: CTC is a sum over the utterance too, so
-the weights of the two mean the same for every length.
+with y_{U+1} = eos. It is the sum over tokens, not the mean. CTC is a sum over the utterance too, so
+the ratio of the two losses does not depend on length.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asrtool.types import Batch, ModelOutput
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig:
-    """Next-token cross entropy on the head `input`: row u scores token u, the last row eos."""
+    """Next-token cross entropy on the head `input`: row u predicts token u, the last row eos."""
 
     weight: float
     input: str = "attention"

@@ -2,8 +2,8 @@
 
     L = -log sum over paths pi with B(pi) = y of  prod_t p(pi_t | x)
 
-B removes repeats, then blanks. A path exists only where S >= U + (number of equal neighbours in y).
-An utterance without one gets 0 and is reported by `skipped`: an infinite loss would spoil the
+B merges repeats, then removes blanks. A path exists only if S >= U + (number of equal neighbours in
+y). An utterance without one gets 0 and is reported by `skipped`: an infinite loss would spoil the
 batch, and a silent zero would go unnoticed.
 
 With class weights w (asrtool/losses/class_weights.py) rare tokens count more, in one of two ways:
@@ -11,9 +11,9 @@ With class weights w (asrtool/losses/class_weights.py) rare tokens count more, i
     utterance   L_W = L * mean_u w_{y_u}
     gradient    dL_W / dlogits = p - g_W,  g_W(t, c) ~ w_c g(t, c)
 
-where g(t, c) is the posterior of token c at frame t. The second is that of Li et al. (arXiv
+where g(t, c) is the posterior of token c at frame t. The second is due to Li et al. (arXiv
 1904.10619): cross entropy with the reweighted posteriors as fixed targets. Its value stays L, so
-that runs with other weights can be compared. Weights of 1 give plain CTC in both.
+runs with different weights can be compared. With weights of 1, both are plain CTC.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class CtcConfig:
 
     weight: float
     input: str = "ctc"
-    # of tokens, by their counts in the text
+    # weights of tokens by their counts in the training text
     class_weights: Literal["none", "inverse_frequency"] = "none"
-    class_weighting: Literal["utterance", "gradient"] = "utterance"  # what they apply to
-    class_power: float = 0.5  # 0: all alike, 1: the inverse of the frequency
+    class_weighting: Literal["utterance", "gradient"] = "utterance"  # what the weights apply to
+    class_power: float = 0.5  # 0: equal weights, 1: the inverse of the frequency
     class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
 
     def __post_init__(self) -> None:
@@ -92,13 +92,13 @@ class CtcLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """Of an intermediate head: `key_frames_per_token` and `frame_reduction`, both (B,).
+        """`key_frames_per_token` and `frame_reduction` of an intermediate head, both (B,).
 
-        The first is the number of tokens on its best path over that of the reference; it must come
-        near 1 before frames can be dropped by it. The second is the share of dropped frames.
+        The first is the number of tokens on its best path, divided by that of the reference; it
+        must be near 1 before the head can select frames. The second is the share of dropped frames.
         """
         logits, lengths = outputs.head(self.head)
-        # (B, S + 1): a blank in front, so that the first frame is compared too
+        # (B, S + 1): a leading blank, so that the first frame has a predecessor to compare with
         best = F.pad(logits.argmax(-1), (1, 0), value=self.blank)
         starts = (
             (best[:, 1:] != self.blank)
@@ -116,7 +116,7 @@ class CtcLoss(Loss):
 
 
 def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tensor:
-    """log_probs (B, S, V) -> (B,); 0 where no path exists."""
+    """log_probs (B, S, V), lengths (B,) -> CTC losses (B,) in nats; 0 if no path exists."""
     return F.ctc_loss(
         log_probs.transpose(0, 1),
         targets.data,
@@ -129,7 +129,7 @@ def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tens
 
 
 def frames_needed(targets: Padded) -> Tensor:
-    """(B,) the fewest frames of a CTC path: the tokens, and a blank between equal neighbours."""
+    """(B,): frames of the shortest CTC path: the tokens, and a blank between equal neighbours."""
     tokens, lengths = targets
     repeats = (tokens[:, 1:] == tokens[:, :-1]) & targets.mask[:, 1:]
     return lengths + repeats.sum(1).to(torch.int64)

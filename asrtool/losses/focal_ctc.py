@@ -3,9 +3,9 @@
     F = alpha (1 - p) ** gamma L,   L = -log p(y | x) by CTC
 
 p is the probability of the transcript (`sentence`), or its geometric mean over tokens, exp(-L / U)
-(`length`). The probability of a sentence stays near 0 for most of the training, where F is just
+(`length`). The probability of a sentence stays near 0 for most of training, and there F is just
 alpha L, so `length` is the default. The Echotune paper (arXiv 2309.07765) adds F to class-weighted
-CTC, lambda L_W + (1 - lambda) F, by the weights of both.
+CTC: lambda L_W + (1 - lambda) F. Give the two losses these weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.ctc import ctc, frames_needed
 from asrtool.types import Batch, ModelOutput
 
-_LEAST = 1e-12  # of 1 - p: for gamma < 1 its power has no finite derivative at 0
+_LEAST = 1e-12  # floor of 1 - p: for gamma < 1, its power has no finite derivative at 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class FocalCtcConfig:
 
     weight: float
     input: str = "ctc"
-    alpha: float = 0.25  # as gamma, the value of arXiv 1708.02002
+    alpha: float = 0.25  # alpha and gamma: the values of arXiv 1708.02002
     gamma: float = 2.0
     probability: Literal["length", "sentence"] = "length"
 
@@ -41,7 +41,7 @@ class FocalCtcConfig:
 
 @LOSSES.register("focal_ctc", FocalCtcConfig)
 class FocalCtcLoss(Loss):
-    """In nats: (B,)."""
+    """Focal loss of the CTC loss of an utterance, in nats: (B,)."""
 
     def __init__(self, config: FocalCtcConfig, *, eos: int, blank: int = 0) -> None:
         self.head = config.input
@@ -61,6 +61,7 @@ class FocalCtcLoss(Loss):
 
 
 def focal(loss: Tensor, tokens: Tensor | None, alpha: float, gamma: float) -> Tensor:
-    """CTC losses (B,), tokens (B,) of each utterance or None for p of the sentence -> (B,)."""
+    """CTC losses (B,), numbers of tokens (B,) or None (p of the sentence) -> focal losses (B,)."""
     exponent = loss if tokens is None else loss / tokens.clamp(min=1)
+    # 1 - exp(-x) by expm1: the difference would cancel where the probability is near 1
     return alpha * (-expm1(-exponent)).clamp(min=_LEAST) ** gamma * loss

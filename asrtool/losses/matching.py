@@ -1,30 +1,31 @@
-"""Matching loss (arXiv 2406.17272): speech should look to the LLM like the text it knows.
+"""Matching loss (arXiv 2406.17272): to the LLM, speech should look like the text that it knows.
 
-    P  = cos(E_t, E_a)             products (U, S), text as query, over a temperature t
-    A  = softmax(P / t)            attention: a row per token sums to 1
+    P  = cos(E_t, E_a)             products (U, S), with text as query
+    A  = softmax(P / t)            attention at temperature t: the row of each token sums to 1
     E' = A E_a                     one row per token (U, D)
     L  = sum_i [ a |E'_i - E_t,i|^2 / |E_t,i|^2 + b (1 - cos(E'_i, E_t,i)) ]
 
 E_t (U, D): the input embeddings of the transcript, without a gradient (with one, both sides would
-collapse to a point); E_a (S, D): the rows of the adapter. The loss is for training only and changes
-nothing in recognition.
+collapse to a point). E_a (S, D): the rows of the adapter. The loss is for training only and does
+not affect recognition.
 
-What the summary of the paper says: cross attention with text as query makes a sequence as long as
-the text; squared and cosine distance with weights a and b; products as they are (`dot`) or divided
-by sqrt(D) (`scaled`). It names neither a normalisation nor projections.
+From the paper's summary: cross attention with text as query yields a sequence as long as the text;
+squared and cosine distance have weights a and b; products are taken as they are (`dot`) or divided
+by sqrt(D) (`scaled`). It mentions neither a normalisation nor projections.
 
-What was chosen: cosines with t = 0.05 (`cosine`). Embeddings of LLMs are short, a deviation of
-0.017 in 4,096 columns, so their products are near 0 and the other two attend to all rows alike: an
-adapter that gives each token its embedding then costs as much as one that gives all tokens their
-mean, and the least loss needs rows 30 times as long as any embedding. With cosines the first costs
-nothing, at every width and length of rows. `projected` takes learned projections (the heads
-`text_query` and `speech_key`) into the products; values stay E_a, as a projected value could match
-the text while the rows do not.
+Our choice: cosines with t = 0.05 (`cosine`). Embeddings of LLMs have small norms (a standard
+deviation of 0.017 in 4,096 columns), so their products are near 0 and the other two forms attend to
+all rows alike. An adapter that outputs each token's embedding then has the same loss as one that
+outputs the mean embedding for all tokens, and the minimum needs rows 30 times as long as any
+embedding. With cosines, the first adapter has a loss of 0, at every width and norm of the rows.
+`projected` computes the products from learned projections (the heads `text_query` and
+`speech_key`). Values stay E_a, because a projected value could match the text while the rows do
+not.
 
-Squared distances are `relative` to the embedding, since |E_t,i|^2 differs from one LLM to the next:
-1.1 in Vicuna's 4,096 columns, 677 in the 640 of gemma-3-270m, which scales what it reads. A row of
-zeros costs a + b a token with every LLM. `relative: false` leaves the sum over D as it is. The sum
-over tokens is that of cross entropy, so that weights mean the same for every length.
+Squared distances are `relative` to the embedding, since |E_t,i|^2 differs between LLMs: 1.1 in
+Vicuna's 4,096 columns, 677 in the 640 of gemma-3-270m, which scales its embeddings. A row of zeros
+costs a + b per token with every LLM. `relative: false` keeps the plain sum over D. The loss is a
+sum over tokens, as cross entropy is, so the ratio of the two does not depend on length.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from asrtool.losses.base import LOSSES, Loss
 from asrtool.types import Batch, ModelOutput, Padded
 
 Products = Literal["cosine", "scaled", "dot"]
-TEMPERATURES = {"cosine": 0.05, "scaled": 1.0, "dot": 1.0}  # where none is given
+TEMPERATURES = {"cosine": 0.05, "scaled": 1.0, "dot": 1.0}  # defaults
 PROJECTIONS = ("text_query", "speech_key")  # heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Distance between embeddings of the transcript and what attention picks from the speech."""
+    """Distance between the transcript's embeddings and the speech that attends to them."""
 
     weight: float
     input: str = "speech"  # the adapter's rows
     text: str = "text"  # the transcript's embeddings
-    # of text and rows: their cosine, their product divided by sqrt(D), or as it is; null: cosine
+    # of text and rows: cosine, or dot product, divided by sqrt(D) if scaled; null: cosine
     products: Products | None = None
     # what products are divided by before the softmax; null: 0.05 of cosines, 1 of others
     temperature: float | None = None
@@ -91,7 +92,7 @@ class MatchingLoss(Loss):
         return distance(weights, text, speech, config.mse, config.cosine, config.relative)
 
     def attention(self, outputs: ModelOutput, speech: Padded, text: Padded) -> Tensor:
-        """A (B, U, S)."""
+        """A (B, U, S), from text and speech or from their projections."""
         config = self.config
         query, key = text, speech
         if config.projected:
@@ -109,10 +110,10 @@ class MatchingLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """Of the attention, each (B,).
+        """Statistics of the attention, each (B,).
 
         entropy: mean over tokens, in nats; 0 for a single row.
-        entropy_bound: log S, which is the entropy of uniform attention; 0 without text, as entropy.
+        entropy_bound: log S, the entropy of uniform attention; 0 without text, like entropy.
         monotonic: share of neighbouring tokens in order (`monotonic`); 0.5 is chance.
         """
         speech, text = speech_and_text(outputs, self.config)
@@ -127,8 +128,9 @@ class MatchingLoss(Loss):
 
 
 def speech_and_text(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
-    """The rows of the adapter and the embeddings of the transcript, as the config names them; the
-    latter without a gradient, both in float32.
+    """The adapter's rows and the transcript's embeddings, by the heads that the config names.
+
+    Both are float32; the embeddings have no gradient.
     """
     text = floats(outputs.head(config.text))
     return floats(outputs.head(config.input)), Padded(text.data.detach(), text.lengths)
@@ -141,7 +143,7 @@ def floats(part: Padded) -> Padded:
 def rows(
     config: object, frames: int, tokens: int, dim: int, generator: torch.Generator
 ) -> Mapping[str, Tensor]:
-    """Both drawn at random, for one utterance."""
+    """Random outputs of the two heads for one utterance: (frames, D) and (tokens, D)."""
     sizes = {config.input: frames, config.text: tokens}
     return {name: torch.randn(size, dim, generator=generator) for name, size in sizes.items()}
 
@@ -159,8 +161,8 @@ def matching_loss(
 ) -> Tensor:
     """text (B, U, D), speech (B, S, D), right-padded -> (B,) in the type of `speech`.
 
-    The padding may hold anything. No gradient reaches `text`. An utterance without text gives 0;
-    one without speech is matched with zeros. `temperature`: None is 0.05 of cosines, 1 of others.
+    The padding may hold anything. No gradient reaches `text`. An utterance without text has loss 0;
+    one without speech is matched with zeros. `temperature`: None is 0.05 for cosines, 1 for others.
     """
     check_weights(mse, cosine)
     known = Padded(text.detach().to(speech.dtype), text_lengths)
@@ -172,23 +174,25 @@ def matching_loss(
 def distance(
     weights: Tensor, text: Padded, speech: Padded, mse: float, cosine: float, relative: bool
 ) -> Tensor:
-    """Weights of the attention (B, U, S), text (B, U, D), speech (B, S, D) -> the loss (B,)."""
+    """Attention weights (B, U, S), text (B, U, D), speech (B, S, D) -> loss (B,)."""
     check_shapes(text, speech)
     valid = text.mask
     context = attended(weights, speech)
     known = text.data.masked_fill(~valid[:, :, None], 0)
-    loss = context.new_zeros(()) * context.sum()  # 0 with a gradient, then terms (B, U)
+    # starts as a 0 that is connected to the graph, becomes (B, U) with the first term
+    loss = context.new_zeros(()) * context.sum()
     if mse:
         squares = (context - known).square().sum(2)
         size = known.square().sum(2) if relative else squares.new_ones(())
-        loss = loss + mse * squares / size.where(size > 0, 1)  # of padding, 0
+        # the padding has norm 0
+        loss = loss + mse * squares / size.where(size > 0, 1)
     if cosine:
         loss = loss + cosine * (1 - cosine_similarity(context, known, dim=2))
     return (loss * valid).sum(1)
 
 
 def attended(weights: Tensor, speech: Padded) -> Tensor:
-    """Weights of the attention (B, U, S) -> E' (B, U, D), 0 beyond the text."""
+    """Attention weights (B, U, S), speech (B, S, D) -> E' (B, U, D), 0 after the text."""
     return weights @ speech.data.masked_fill(~speech.mask[:, :, None], 0)
 
 
@@ -198,8 +202,8 @@ def attention(
     products: Products = "cosine",
     temperature: float | None = None,
 ) -> Tensor:
-    """query (B, U, K), key (B, S, K) -> A (B, U, S): the row of a token sums to 1 over the speech;
-    0 in the padding of both.
+    """query (B, U, K), key (B, S, K) -> A (B, U, S): the row of a token sums to 1 over the speech,
+    and is 0 in the padding of either.
     """
     check_shapes(query, key)
     check_temperature(temperature)
@@ -211,15 +215,15 @@ def attention(
     scale = left.shape[2] ** -0.5 if products == "scaled" else 1.0
     scores = left @ right.transpose(1, 2) * (scale / (temperature or TEMPERATURES[products]))
     both = valid[:, :, None] & key_mask[:, None, :]
-    lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any speech would be NaN
+    lowest = torch.finfo(scores.dtype).min  # not -inf: a row without speech would be NaN
     return scores.masked_fill(~both, lowest).softmax(2).masked_fill(~both, 0)
 
 
 def monotonic(weights: Tensor, text_lengths: Tensor) -> Tensor:
     """A (B, U, S), text_lengths (B,) -> (B,): the share of neighbouring tokens in order.
 
-    Two tokens are in order if the mean row that the later one attends to is the later one too.
-    Texts of one token get 0.5.
+    Two tokens are in order if the later token also attends to a later row on average. Texts of one
+    token get 0.5.
     """
     centres = weights @ torch.arange(weights.shape[2], device=weights.device, dtype=weights.dtype)
     later = (centres[:, 1:] > centres[:, :-1]) & Padded(centres, text_lengths).mask[:, 1:]
@@ -240,7 +244,7 @@ def check_temperature(temperature: float | None) -> None:
 
 
 def take_former(config: object) -> None:
-    """Let `products` of a config say what its former key `scaled` says; without either, cosine."""
+    """Translate a config's former key `scaled` to `products`; without either, cosine."""
     if config.scaled is not None and config.products is not None:
         raise ValueError(
             f"scaled is the old name of products, which is given too ({config.products}): remove "
@@ -252,7 +256,7 @@ def take_former(config: object) -> None:
 
 
 def check_shapes(text: Padded, speech: Padded) -> None:
-    """Raise `ValueError` where the two do not belong together."""
+    """Raise `ValueError` unless shapes and lengths of text and speech fit."""
     shapes = tuple(text.data.shape), tuple(speech.data.shape)
     if not text.data.dim() == speech.data.dim() == 3 or shapes[0][::2] != shapes[1][::2]:
         raise ValueError(

@@ -11,7 +11,7 @@ from asrtool.models.speech_llm import SpeechLlm, SpeechLlmConfig
 from asrtool.models.text import OUTPUT as LM_OUTPUT
 from asrtool.models.text import TextModel
 
-# they read text (data.input: text) and hear nothing
+# configs of models that read text (data.input: text) and no audio
 TEXT_MODELS = (CausalLmConfig, LanguageModelConfig)
 
 __all__ = [

@@ -3,16 +3,15 @@ trainer.
 
     p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos
 
-`asrtool export_llm` makes a folder of it that `transformers` reads, with a tokenizer of the
-recipe's characters: the small language model that a speech LLM can be built on without downloading
-one.
+`asrtool export_llm` writes it to a folder that `transformers` reads, with a tokenizer of the
+recipe's characters: a small language model for a speech LLM, without a download.
 
-A large language model writes down what its prompt spells, for texts are full of repetitions. A
-small one never learns it from sentences alone, and an adapter's rows then tell it nothing. With
-`copy`, sentences follow upon themselves:
+A large language model can copy what its prompt spells, because its training text is full of
+repetitions. A small one never learns this from single sentences, and then the rows of an adapter
+mean nothing to it. With `copy`, each sentence follows a spelling of itself, in the manner of a
+recogniser's frames:
 
-    [y_1 y_1 0 y_2 0 0 y_3 y_3 y_3] sos [y_1 y_2 y_3]        the first part as the frames of a
-        recogniser would spell it
+    [y_1 y_1 0 y_2 0 0 y_3 y_3 y_3] sos [y_1 y_2 y_3]
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class CopyConfig:
-    """How sentences are spelt in front of themselves. Validation spells all of them, each token
-    twice and a gap.
+    """How sentences are preceded by a spelling of themselves. In validation all of them are, with
+    every token repeated twice and followed by one gap.
     """
 
-    share: float = 0.5  # of the training's sentences
+    share: float = 0.5  # share of training sentences with a spelling
     repeats: int = 3  # of a token, at most
-    gaps: int = 3  # behind a token, at most: token 0, which no text holds
+    gaps: int = 3  # after a token, at most; a gap is token 0, which no text contains
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.repeats < 1 or self.gaps < 0:
@@ -53,7 +52,7 @@ class CopyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLmConfig:
-    """A Llama from scratch over the recipe's vocabulary; it hears nothing."""
+    """A Llama from scratch over the recipe's vocabulary; it reads no audio."""
 
     shape: Shape = "llama-mini"
     copy: CopyConfig | None = None
@@ -61,7 +60,7 @@ class CausalLmConfig:
 
 @MODELS.register("causal_lm", CausalLmConfig)
 class CausalLm(TextModel):
-    """Output `lm`: logits (B, U + 1, V); row u describes token u, the last row eos."""
+    """Output `lm`: logits (B, U + 1, V); row u predicts token u, the last row eos."""
 
     def __init__(
         self,
@@ -82,6 +81,8 @@ class CausalLm(TextModel):
     def forward(self, batch: Batch) -> ModelOutput:
         tokens = Padded(pad(batch.targets.data, (1, 0), value=self.eos), batch.targets.lengths + 1)
         table = self.llm.get_input_embeddings()
+        # rows differ in length by their spellings, so they are right-aligned: the sentences end
+        # together, and the last U + 1 positions hold what is scored
         rows = [torch.cat([self.spelt(row[1:]), row]) for row in tokens.unpad()]
         embeddings, mask = right_aligned(table(torch.cat(rows)).split([len(row) for row in rows]))
         output = self.caller(self.llm, embeddings, mask, tokens.data.shape[1])
@@ -95,8 +96,8 @@ class CausalLm(TextModel):
         return ModelOutput(encoder=encoded, heads={OUTPUT: logits})
 
     def spelt(self, tokens: Tensor) -> Tensor:
-        """What stands in front of the sentence tokens (U,): nothing, or its tokens with repetitions
-        and gaps.
+        """Sentence tokens (U,) -> what precedes them: nothing, or the tokens with repetitions and
+        gaps.
         """
         if self.copy is None or (self.training and torch.rand(()) >= self.copy.share):
             return tokens[:0]
@@ -106,6 +107,7 @@ class CausalLm(TextModel):
         else:
             repeats = torch.full((len(tokens),), min(self.copy.repeats, 2))
             gaps = torch.full((len(tokens),), min(self.copy.gaps, 1))
+        # y_1 0 y_2 0 ..., each element repeated counts times
         counts = torch.stack([repeats, gaps], 1).flatten().to(tokens.device)
         return (
             torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)

@@ -1,11 +1,11 @@
-"""Encoder and heads: hybrid CTC/attention (arXiv 1609.06773) and what else losses read.
+"""An encoder with heads: hybrid CTC/attention (arXiv 1609.06773) and every other head of a loss.
 
 x -> encoder -> frames h (B, S, D)
     -> head `ctc`: logits (B, S, V)
-    -> head `aligned`: logits (B, S, V) of as many frames as tokens (AXE, TIL)
+    -> head `aligned`: logits (B, S, V), with about one frame per token (AXE, TIL)
     -> head `attention`: decoder(h, y), logits (B, U + 1, V)
     -> head `reverse`: reverse_decoder(h, reversed y), logits (B, U + 1, V)
-  -> taps, which heads of the same name pass on
+  -> taps, passed on by heads of the same name
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from asrtool.models.origins import fingerprints
 from asrtool.tuning import on_meta
 from asrtool.types import EncoderOutput, Padded
 
-# heads that a key of the model configures
+# head -> the key of the model that configures it
 DECODER_KEYS = {"attention": "decoder", "reverse": "reverse_decoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig:
     """An encoder with a head for each loss. `decoder`, `reverse_decoder` and `ctc_input` configure
-    the heads `attention`, `reverse` and `ctc`; `heads` those of other names.
+    the heads `attention`, `reverse` and `ctc`; `heads` configures those with other names.
     """
 
     encoder: Annotated[object, ENCODERS]
     decoder: Annotated[object, DECODERS] | None = None
     reverse_decoder: Annotated[object, DECODERS] | None = None  # for attention_rescoring
-    ctc_input: str | None = (
-        None  # tap of the encoder that the head `ctc` reads, or frames; null: as the encoder says
-    )
+    # what the head `ctc` reads: a tap of the encoder, or frames; null: the encoder's choice
+    ctc_input: str | None = None
     heads: dict[str, Annotated[object, HEADS]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,7 +45,7 @@ class HybridConfig:
 
     @property
     def configured(self) -> dict[str, object]:
-        """Name -> config of the heads that are not left to their defaults."""
+        """Name -> config of the heads that do not have the default one."""
         configs = dict(self.heads)
         if self.decoder is not None:
             configs["attention"] = AttentionHeadConfig(decoder=self.decoder)
@@ -57,7 +56,7 @@ class HybridConfig:
 
 @MODELS.register("hybrid", HybridConfig)
 class Hybrid(AsrModel):
-    """Encoder and heads."""
+    """Inputs (B, T, F) or (B, T) -> the outputs of the heads."""
 
     def __init__(
         self,

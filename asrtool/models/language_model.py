@@ -4,8 +4,8 @@ fusion and rescoring.
     p(y) = prod_u p(y_u | y_<u),  u = 1 ... U + 1,  y_0 = sos, y_{U+1} = eos;  sos and eos are the
         last token
 
-Layer norm in front, rotary positions, the output layer tied to the embedding. In a search it is the
-`Scorer` `lm`, with keys and values of the prefixes in its state.
+Pre-norm layers, rotary positions, an output layer tied to the embedding. In a search it is the
+`Scorer` `lm`, whose state holds keys and values of the prefixes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """Transformer language model; it hears nothing and reads the stream's own past."""
+    """Transformer language model over text; it reads no audio."""
 
     num_layers: int = 6
     dim: int = 512
@@ -39,7 +39,7 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True)
 class LanguageModelState:
-    """Keys and values (N, H, U, D / H) of each layer; none before the first token. `rows`: N."""
+    """Keys and values (N, H, U, D / H) of each layer; None before the first token. `rows`: N."""
 
     layers: tuple[KeyValue | None, ...]
     rows: int
@@ -47,9 +47,9 @@ class LanguageModelState:
 
 @MODELS.register("language_model", LanguageModelConfig)
 class LanguageModel(TextModel):
-    """Output `lm`: logits (B, U + 1, V); row u describes token u, the last row eos."""
+    """Output `lm`: logits (B, U + 1, V); row u predicts token u, the last row eos."""
 
-    partial = False  # Scorer: rates the whole vocabulary
+    partial = False  # Scorer: scores the whole vocabulary
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class LanguageModel(TextModel):
     def score(
         self, prefixes: Tensor, state: LanguageModelState, candidates: Tensor | None
     ) -> tuple[Tensor, LanguageModelState]:
-        """The newest token of prefixes (N, U) goes through the layers, its past is in the state."""
+        """Only the newest token of prefixes (N, U) goes through the layers."""
         positions = torch.arange(prefixes.shape[1], device=prefixes.device)[None]
         hidden, layers = self._layers(prefixes[:, -1:], positions, None, state.layers)
         log_probs = self._logits(hidden)[:, 0].float().log_softmax(-1)
@@ -112,9 +112,7 @@ class LanguageModel(TextModel):
         )
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """targets (N, U) without sos/eos -> (N,) float64: log p(y), the end included; for rescoring
-        an n-best list.
-        """
+        """targets (N, U) without sos/eos -> log p(y) (N,) float64, eos included, for rescoring."""
         hidden, lengths = self._read(targets)
         log_probs = self._logits(hidden).float().log_softmax(-1)
         wanted = targets.append(self.eos).data
@@ -124,7 +122,7 @@ class LanguageModel(TextModel):
     # -- both ----------------------------------------------------------------
 
     def _read(self, targets: Padded) -> tuple[Tensor, Tensor]:
-        """targets (B, U) -> hidden (B, U + 1, D) behind sos and each token, lengths (B,)."""
+        """targets (B, U) -> hidden (B, U + 1, D) after sos and each token, lengths (B,)."""
         tokens = F.pad(targets.data, (1, 0), value=self.eos)
         lengths = targets.lengths + 1
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
@@ -139,9 +137,10 @@ class LanguageModel(TextModel):
         mask: Tensor | None,
         caches: tuple[KeyValue | None, ...],
     ) -> tuple[Tensor, tuple[KeyValue, ...]]:
-        """tokens (N, U), positions (1, K) of all that is seen, U of them new -> hidden (N, U, D),
-        the new caches.
+        """tokens (N, U), positions (1, K) of cached and new tokens, U of them new -> hidden
+        (N, U, D), new caches.
         """
+        # the embedding has std D ** -0.5, as suits the tied output layer; scaled to 1 for the input
         x = self.dropout(self.embedding(tokens) * self.embedding.embedding_dim**0.5)
         angles = rotations(positions, self.layers[0].attention.num_frequencies)
         seen = []

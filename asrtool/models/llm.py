@@ -1,7 +1,7 @@
-"""A causal language model of `transformers` by hub name or folder: loading, checking, calling it.
+"""A causal language model of `transformers`, by hub name or folder: to load, check and call it.
 
-Everything that `transformers` does differently from model to model is met here; the rest of the
-package sees logits.
+Differences between the models of `transformers` are handled here; the rest of the package sees
+logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asrtool.models.prompt import SPEECH, check_template
 from asrtool.tuning import Tuning, on_meta
 
 Shape = Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"]
-# Llamas that need no weights to be built: width, layers, heads, key/value heads, feed-forward
+# Llamas that can be built without weights: width, layers, heads, key/value heads, feed-forward
 # width, context.
 _SHAPES = {
     "llama-tiny": (32, 2, 2, 2, 64, 512),
@@ -30,21 +30,22 @@ _SHAPES = {
     "llama-7b": (4096, 32, 32, 32, 11008, 4096),
 }
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+_TIED_BELOW = 1000  # width below which a model from scratch shares embedding and output weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlmConfig:
-    """A causal language model, and how it is asked to write down speech."""
+    """A causal language model and its prompt."""
 
     # hub name or local folder of a `transformers` model; null: from scratch
     weights: str | None = None
     revision: str | None = None  # of the hub's model: a commit, tag or branch
-    shape: Shape | None = None  # where no weights are
+    shape: Shape | None = None  # of a model from scratch
     prompt: str = "{speech}USER: Transcribe speech to text. ASSISTANT:"
-    # `prompt` is the user's message in the chat template of the model's tokenizer
+    # true: `prompt` is the user's message in the tokenizer's chat template
     chat: bool = False
-    precision: Literal["float32", "bf16"] = "float32"  # of weights that are not trained
-    # compute the layers again in the backward pass: less memory, a third slower
+    precision: Literal["float32", "bf16"] = "float32"  # of the weights that are not trained
+    # recompute the layers in the backward pass: less memory, a third slower
     gradient_checkpointing: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -67,10 +68,10 @@ class LlmConfig:
 
 
 def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
-    """The model and its tokenizer (None: from scratch, over the vocabulary of the recipe).
+    """The model and its tokenizer; None for a model from scratch, which uses the recipe's tokens.
 
-    On the meta device weights are not looked for, and a name that is on no disk gets the configured
-    `shape`.
+    On the meta device, weights are not read, and a hub name stands for the configured `shape`.
+    Raises `ValueError` if the weights cannot be read or do not fit the vocabulary.
     """
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -93,9 +94,10 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"llm.weights {config.weights}: no folder that `transformers` can read (config.json, a "
-            "tokenizer, safetensors) and no causal language model on the hub has this name: "
-            f"{reason}"
+            f"llm.weights {config.weights} cannot be read ({reason}); expected a folder with "
+            "config.json, tokenizer and safetensors of a causal language model, or a model's name "
+            "on the Hugging Face hub: correct llm.weights, or download the model and give its "
+            "folder"
         ) from error
     check_tokenizer(config, tokenizer, model, vocab_size)
     return model, tokenizer
@@ -104,34 +106,29 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
 def check_tokenizer(
     config: LlmConfig, tokenizer: object, model: nn.Module, vocab_size: int
 ) -> None:
-    """Raise `ValueError` where tokenizer, language model and the vocabulary of the recipe do not
-    belong together.
-    """
+    """Raise `ValueError` if tokenizer, language model and the recipe's vocabulary do not fit."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, but the "
-            f"model has embeddings for {rows}: they do not belong together"
+            f"model has embeddings for {rows}; give a folder whose tokenizer and model belong "
+            "together"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"llm.weights {config.weights}: the tokenizer has no end-of-text token "
-            "(eos_token), which every "
-            "transcript needs; set one in its tokenizer_config.json"
+            f"llm.weights {config.weights}: the tokenizer has no end-of-text token (eos_token), "
+            "which ends every transcript; set one in its tokenizer_config.json"
         )
     if vocab_size != len(tokenizer):
         raise ValueError(
             f"the vocabulary has {vocab_size} tokens, but the tokenizer of llm.weights "
-            f"{config.weights} has "
-            f"{len(tokenizer)}: make the vocabulary from this tokenizer (stage 2 with --unit hf "
-            "--tokenizer "
-            f"{config.weights})"
+            f"{config.weights} has {len(tokenizer)}: make the vocabulary from this tokenizer "
+            f"(stage 2 with --unit hf --tokenizer {config.weights})"
         )
     if tokenizer.pad_token_id is None:
         logger.info(
-            "llm.weights %s: the tokenizer has no padding token; none is needed here (padding is "
-            "masked), and exported "
-            "models get the end token for it",
+            "llm.weights %s: the tokenizer has no padding token; training needs none, because "
+            "padding is masked, and exported models use the end token",
             config.weights,
         )
 
@@ -152,7 +149,7 @@ def _of_shape(config: LlmConfig, vocab_size: int) -> object:
         num_key_value_heads=key_heads,
         intermediate_size=ffn_dim,
         max_position_embeddings=context,
-        tie_word_embeddings=config.weights is None and dim < 1000,
+        tie_word_embeddings=config.weights is None and dim < _TIED_BELOW,
         pad_token_id=None,
         bos_token_id=vocab_size - 1 if config.weights is None else 1,
         eos_token_id=vocab_size - 1 if config.weights is None else 2,
@@ -160,7 +157,7 @@ def _of_shape(config: LlmConfig, vocab_size: int) -> object:
 
 
 class Caller:
-    """Calls a causal language model with embeddings, whatever its `forward` takes."""
+    """Calls a causal language model with those optional arguments that its `forward` takes."""
 
     def __init__(self, model: nn.Module) -> None:
         self.takes = frozenset(inspect.signature(model.forward).parameters)
@@ -168,14 +165,17 @@ class Caller:
     def __call__(
         self, model: nn.Module, embeddings: Tensor, mask: Tensor, keep: int, cache: object = None
     ):
-        """embeddings (B, Q, D), the newest; mask (B, K) of all that was seen, True = valid -> what
-        `transformers` gives, with `logits` (B, keep, V) of the last `keep` positions. Positions
-        count valid ones alone."""
+        """embeddings (B, Q, D) of the new positions, mask (B, K) of cached and new ones, True =
+        valid -> the output of `transformers`, with `logits` (B, keep, V) of the last `keep`
+        positions.
+        """
+        # only valid positions are counted, so that padding on the left shifts nothing
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)[
             :, mask.shape[1] - embeddings.shape[1] :
         ]
         arguments = {"inputs_embeds": embeddings, "use_cache": cache is not None}
-        # a GPU would have to wait for the answer
+        # Attention is faster without a mask. On a GPU, asking whether one is needed would wait for
+        # the device.
         if mask.device.type != "cpu" or not bool(mask.all()):
             arguments["attention_mask"] = mask.long()
         optional = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache}
@@ -185,10 +185,11 @@ class Caller:
             if name in self.takes and value is not None
         }
         output = model(**arguments)
+        # a model without `logits_to_keep` returns the logits of all positions
         output.logits = output.logits[:, -keep:]
         return output
 
 
 def context_of(model: nn.Module) -> int | None:
-    """The most positions that the model can read; None where it does not say."""
+    """The maximum number of positions that the model reads; None if its config has none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)

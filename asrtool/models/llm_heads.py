@@ -1,8 +1,7 @@
-"""The heads of a `speech_llm`: what its language model writes, and the two sides of the matching
-loss.
+"""The heads of a `speech_llm`: the language model's output, and both sides of the matching loss.
 
-The language model is the model's own, which prompts and feeds it; only the projections of the
-matching loss are modules of their heads.
+The language model belongs to the model, which prepares its input. Of these heads, only the
+projections of the matching loss own modules.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from asrtool.types import Batch, EncoderOutput, Padded
 
 
 class LlmPart(Head):
-    """A head that reads the model's language model."""
+    """A head over the model's language model."""
 
     output = "none"
 
@@ -26,7 +25,8 @@ class LlmPart(Head):
         super().__init__(name)
         if not hasattr(model, "read"):
             raise ValueError(f"the head '{name}' needs model.type: speech_llm")
-        self._model = (model,)  # in a tuple: a reference, no module of this one
+        # in a tuple, so that nn.Module does not register the model as a submodule of its own head
+        self._model = (model,)
 
     @property
     def model(self) -> object:
@@ -35,12 +35,12 @@ class LlmPart(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class LlmHeadConfig:
-    """The next token by the language model behind prompt and speech (arXiv 2406.17272)."""
+    """The next token, predicted by the language model from prompt and speech (arXiv 2406.17272)."""
 
 
 @HEADS.register("llm", LlmHeadConfig)
 class LlmHead(LlmPart):
-    """Logits (B, U + 1, V): row u describes token u, row U the end."""
+    """Logits (B, U + 1, V): row u predicts token u, row U the end."""
 
     output = "token"
     precedence = 50
@@ -60,7 +60,7 @@ class LlmHead(LlmPart):
         return {"type": "llm_beam", "weights": {self.name: 1.0}}
 
     def measure(self, output: Padded, batch: Batch) -> Mapping[str, tuple[float, float]]:
-        """Tokens that are not the most likely ones behind those before them, ends included."""
+        """Tokens, ends included, that are not the most likely ones given those before them."""
         targets = batch.targets.append(self.model.eos)
         wrong = (output.data.argmax(-1) != targets.data) & output.mask
         return {"token_error": (int(wrong.sum()), int(output.lengths.sum()))}
@@ -73,7 +73,7 @@ class SpeechHeadConfig:
 
 @HEADS.register("speech", SpeechHeadConfig)
 class SpeechHead(LlmPart):
-    """(B, S, D)."""
+    """The adapter's rows (B, S, D)."""
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
         return encoded.frames
@@ -86,14 +86,14 @@ class TextHeadConfig:
 
 @HEADS.register("text", TextHeadConfig)
 class TextHead(LlmPart):
-    """(B, U, D) without gradient."""
+    """The transcript's embeddings (B, U, D), without a gradient."""
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
         return embedded(self.model, batch.targets)
 
 
 class Projection(LlmPart):
-    """A linear map without bias, in its own precision: language models may be bf16."""
+    """A linear map without bias, in float32 even if the language model is in bf16."""
 
     def __init__(self, config: object, *, name: str, model: object) -> None:
         super().__init__(config, name=name, model=model)
@@ -113,7 +113,7 @@ class TextQueryHeadConfig:
 
 @HEADS.register("text_query", TextQueryHeadConfig)
 class TextQueryHead(Projection):
-    """(B, U, K); the embeddings get no gradient, the projection does."""
+    """Projected embeddings (B, U, K); the projection gets a gradient, the embeddings do not."""
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
         return self.project(embedded(self.model, batch.targets))
@@ -128,12 +128,12 @@ class SpeechKeyHeadConfig:
 
 @HEADS.register("speech_key", SpeechKeyHeadConfig)
 class SpeechKeyHead(Projection):
-    """(B, S, K)."""
+    """Projected rows (B, S, K)."""
 
     def forward(self, encoded: EncoderOutput, batch: Batch) -> Padded:
         return self.project(encoded.frames)
 
 
 def embedded(model: object, targets: Padded) -> Padded:
-    """Tokens (B, U) -> what the language model reads of them (B, U, D), without a gradient."""
+    """Tokens (B, U) -> their input embeddings (B, U, D), without a gradient."""
     return Padded(model.llm.get_input_embeddings()(targets.data).detach(), targets.lengths)

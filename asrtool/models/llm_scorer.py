@@ -1,11 +1,10 @@
 """The language model of a `speech_llm` as a `Scorer` for label-synchronous search, with a cache of
 keys and values.
 
-    rows of an utterance:  [0 0 before speech after | y_1 ... y_u]        padding on the left, so
-        that all end together
+    rows of an utterance:  [0 0 before speech after | y_1 ... y_u]
 
-The prompt and the speech are computed once for each utterance, and their keys and values are then
-shared out to its beams; each step feeds one token.
+Padding is on the left, so that all rows end together. Prompt and speech are computed once per
+utterance, and their keys and values are then copied to its beams. Each step feeds one token.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from asrtool.types import EncoderOutput, Padded
 
 
 class Reader(Protocol):
-    """What a scorer needs of the model."""
+    """The part of a model that the scorer uses."""
 
     llm: nn.Module
     caller: Caller
@@ -35,21 +34,20 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class LlmState:
-    """Of N prefixes. The cache of `transformers` changes in place: a state is used up by `score`
-    and by `select`.
+    """State of N prefixes. The cache of `transformers` changes in place, so `score` and `select`
+    invalidate the state that they are given.
     """
 
-    mask: Tensor  # (N, K) of what was read
-    cache: object | None  # None: nothing is kept, and `embeddings` are read again and again
-    log_probs: Tensor | None  # (N, V) of what follows the speech, until the first step has used it
+    mask: Tensor  # (N, K): valid positions so far
+    cache: object | None  # None: no cache; `embeddings` are read again in every step
+    log_probs: Tensor | None  # (N, V) of the first token; None from the first step on
     embeddings: Tensor | None = None  # (N, K, D) of the prompt and the speech
 
 
 class LlmScorer:
     """log p(y_u | y_<u, speech, prompt) over the whole vocabulary.
 
-    caching: False computes the whole prefix anew in every step, which is what the cache is compared
-    with.
+    caching: False computes the whole prefix anew in every step, as a reference for the cache.
     """
 
     partial = False
@@ -74,8 +72,9 @@ class LlmScorer:
     def score(
         self, prefixes: Tensor, state: LlmState, candidates: Tensor | None
     ) -> tuple[Tensor, LlmState]:
-        """prefixes (N, U) with sos in front, which the language model never sees: its place is the
-        prompt's.
+        """prefixes (N, U) with sos -> log-probabilities (N, V) or (N, K), state.
+
+        The language model never sees sos: the prompt takes its place.
         """
         if state.log_probs is not None:
             log_probs, state = state.log_probs, LlmState(state.mask, state.cache, None)
@@ -89,6 +88,7 @@ class LlmScorer:
         return log_probs if candidates is None else log_probs.gather(1, candidates), state
 
     def select(self, state: LlmState, rows: Tensor) -> LlmState:
+        # greedy search keeps every row in place: the cache need not be copied
         if len(rows) == len(state.mask) and torch.equal(
             rows, torch.arange(len(rows), device=rows.device)
         ):
@@ -103,9 +103,7 @@ class LlmScorer:
         return LlmState(**part, cache=state.cache)
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """(B * n,) float64 log-probabilities of sequences with their ends: targets (B * n, U), n of
-        each utterance.
-        """
+        """targets (B * n, U), n per utterance -> log-probabilities (B * n,) float64, with ends."""
         each = len(targets.lengths) // len(encoded.frames.lengths)
         speech = Padded(*(part.repeat_interleave(each, 0) for part in encoded.frames))
         embeddings, mask = self.model.read(speech, targets)
@@ -120,15 +118,15 @@ class LlmScorer:
         return self.model.llm.get_input_embeddings()(tokens)
 
     def _log_probs(self, embeddings: Tensor, mask: Tensor, cache: object | None) -> Tensor:
-        """(N, V) of what follows the last position; tokens that only the model has, and the
-        tokenizer has not, left out."""
+        """(N, V) log-probabilities of the token after the last position."""
         logits = self.model.caller(self.model.llm, embeddings, mask, 1, cache).logits[:, 0]
+        # embeddings are often padded to a round number: the tokenizer lacks the last ids
         return logits.float().log_softmax(-1)[:, : self.model.vocab_size]
 
 
 def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (K_i, D) -> (B, K, D), K at least `least`, padded on the left: all end together; valid
-    ones (B, K).
+    """Rows (K_i, D) -> (B, K, D), padded on the left to a K of at least `least`, and their mask
+    (B, K).
     """
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     longest = max(least, *map(len, rows))
@@ -137,7 +135,7 @@ def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tenso
 
 
 def left_aligned(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Rows (B, U + 1, V) whose last lengths + 1 entries count -> the same with those in front."""
+    """logits (B, U + 1, V), right-aligned rows of lengths + 1 entries -> the same, left-aligned."""
     size = logits.shape[1]
     index = torch.arange(size, device=logits.device) + (size - 1 - lengths)[:, None]
     rows = torch.arange(len(logits), device=logits.device)[:, None]

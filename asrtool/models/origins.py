@@ -1,4 +1,4 @@
-"""Where the pre-trained weights of a model come from, which its checkpoints leave out."""
+"""The origin of pre-trained weights that a model's checkpoints leave out."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from asrtool.encoders import Encoder
 
-_SAMPLE = 1 << 20  # bytes at both ends of a file of weights that its fingerprint is made of
+_SAMPLE = 1 << 20  # bytes at either end of a file of weights that enter its fingerprint
 
 
 def fingerprints(encoder: Encoder) -> tuple[dict[str, str | None], ...]:
-    """Of all weights that an encoder is built on and that never change."""
+    """Fingerprints of all weights that an encoder is built on and that never change."""
     below = (source.below("encoder") for source in encoder.sources)
     return tuple(fingerprint(source.weights, source.revision, source.part) for source in below)
 
 
 def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str | None]:
-    """Name, revision and a hash of a pre-trained model: of the names, the sizes and both ends of
-    its files.
+    """Name, revision and a hash of a pre-trained model.
 
-    Whole files of a large model would take a minute to read at each start.
+    The hash covers names, sizes and both ends of its files: reading a large model as a whole would
+    take a minute at every start.
     """
     import transformers.utils as hub
 

@@ -22,7 +22,7 @@ class Prompt:
 
 
 def check_template(template: str) -> None:
-    """Raise `ValueError` where the template does not say, once, where the speech is."""
+    """Raise `ValueError` unless the template contains `{speech}` exactly once."""
     count = template.count(SPEECH)
     if count != 1:
         problem = "does not contain it" if not count else f"contains it {count} times"
@@ -33,11 +33,10 @@ def check_template(template: str) -> None:
 
 
 def encode(template: str, tokenizer: object | None, chat: bool) -> Prompt:
-    """The template's tokens. A token that starts every text of the tokenizer (bos) stands in front
-    of all.
+    """The tokens of a template, after the bos token if the tokenizer has one.
 
-    chat: the template is the user's message, which the tokenizer's chat template goes around. None
-    as tokenizer: a language model from scratch, which reads the speech alone.
+    chat: the template is the user's message, and the tokenizer's chat template is put around it.
+    tokenizer: None for a language model from scratch, which reads the speech alone.
     """
     check_template(template)
     if tokenizer is None:
@@ -54,6 +53,7 @@ def encode(template: str, tokenizer: object | None, chat: bool) -> Prompt:
         )
         check_template(template)
     before, after = template.split(SPEECH)
+    # a chat template has its own bos
     start = [] if chat else _start(tokenizer)
     return Prompt((*start, *_plain(tokenizer, before)), _plain(tokenizer, after))
 
@@ -63,6 +63,6 @@ def _plain(tokenizer: object, text: str) -> tuple[int, ...]:
 
 
 def _start(tokenizer: object) -> list[int]:
-    """What the tokenizer puts in front of every text."""
+    """The bos token, if the tokenizer starts every text with one."""
     ids = tokenizer("", add_special_tokens=True)["input_ids"]
     return [token for token in ids[:1] if token == tokenizer.bos_token_id]

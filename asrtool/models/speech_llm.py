@@ -3,13 +3,13 @@
     x -> encoder -> frames -> adapter -> speech (B, S, D)
     [before] [speech] [after] [y_1 ... y_U]  -> language model -> logits of y_1 ... y_U and the end
 
-`before` and `after` are the prompt around `{speech}`. Only the transcript and its end are trained
-on; an empty transcript teaches the model to end at once. Encoder and language model are each
-frozen, tuned by LoRA or tuned whole. Rows are padded on the left, so that all end together:
-training and search read the same numbers at the same places.
+`before` and `after` are the prompt around `{speech}`. Only the transcript and its end are scored;
+an empty transcript teaches the model to end at once. Encoder and language model are each frozen,
+tuned by LoRA or trained whole. Rows are padded on the left, so that all end together: training and
+search read the same numbers at the same positions.
 
-What is pre-trained and never changes is not stored in checkpoints (`pretrained`), which say instead
-where it comes from (`sources`).
+Checkpoints leave out pre-trained weights that never change (`pretrained`), and name their origin
+instead (`sources`).
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class SpeechLlmConfig:
     """Encoder, adapter and causal language model, each part frozen, with LoRA, or trained whole."""
 
     encoder: Annotated[object, ENCODERS]
-    # a file of weights that asrtool trained (average-10.safetensors); null: none
+    # weights of an encoder that asrtool trained (average-10.safetensors); null: none
     encoder_weights: str | None = None
     encoder_tuning: EncoderTuning = field(default_factory=EncoderTuning)
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
-    # settings of heads by name, such as speech_key: {type: speech_key, dim: 64}
+    # configs of heads by name, such as speech_key: {type: speech_key, dim: 64}
     heads: dict[str, Annotated[object, HEADS]] | None = field(default=None, metadata={"omit": True})
 
 
 @MODELS.register("speech_llm", SpeechLlmConfig)
 class SpeechLlm(AsrModel):
-    """Heads: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows, and `text` (B, U, D), the
-    transcript's embeddings without gradient, `speech_key` and `text_query`, projections of the two
-    (B, ., K); `ctc` and `aligned` (B, S, V) over the adapter's rows;
-    and those that pass on the encoder's taps.
+    """Heads: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the
+    transcript's embeddings without a gradient; `speech_key` and `text_query`, projections of these
+    two (B, S or U, K); `ctc` and `aligned` (B, S, V) over the adapter's rows; and taps of the
+    encoder.
     """
 
     def __init__(
@@ -86,20 +86,21 @@ class SpeechLlm(AsrModel):
         self.adapter = DOWNSAMPLERS.build(
             config.adapter, dim_in=self.encoder.dim, dim_out=self.dim, vocab_size=vocab_size
         )
-        if "speech" in heads:  # what it is compared with
+        if "speech" in heads:  # the matching loss compares it with the text
             heads = heads | {"text"}
         self.heads = self.build_heads(frozenset(heads), config.heads or {})
         self.blank = self._blank(tokenizer)
         self.frozen = self._tune()
         self.pretrained, self.sources = self._sources()
         if config.llm.gradient_checkpointing:
-            # of newer transformers
+            # newer versions of transformers renamed the method
             newer = getattr(self.llm, "activation_checkpointing_enable", None)
             (newer or self.llm.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def _blank(self, tokenizer: object | None) -> int | None:
-        """Token 0, where a head needs a blank and no text has that token; else every token may be
-        written.
+        """The blank, token 0, if a head needs one; else None, and every token may be written.
+
+        Raises `ValueError` if token 0 is text in this tokenizer.
         """
         aligned = [name for name, head in self.heads.items() if head.alignment is not None]
         if not aligned:
@@ -114,6 +115,7 @@ class SpeechLlm(AsrModel):
         return 0
 
     def _tune(self) -> frozenset[str]:
+        """Inject adapters and set `requires_grad`; returns the names of frozen parameters."""
         parts = {"encoder": self.config.encoder_tuning, "llm": self.config.llm.tuning}
         inside = self.encoder.frozen
         if inside and parts["encoder"].mode == "lora":
@@ -122,28 +124,25 @@ class SpeechLlm(AsrModel):
                 "to it again; set encoder_tuning: full, or remove the encoder's own tuning"
             )
         frozen = {f"encoder.{key}" for key in inside}
-        for name, how in parts.items():
-            names = tuning.apply(how, getattr(self, name), f"model.{name}")
+        modules = {"encoder": self.encoder, "llm": self.llm}
+        for name, part in parts.items():
+            names = tuning.apply(part, modules[name], f"model.{name}")
             frozen |= {f"{name}.{key}" for key in names}
         for key, value in self.named_parameters():
             value.requires_grad_(key not in frozen)
         return frozenset(frozen)
 
     def _sources(self) -> tuple[frozenset[str], tuple[Mapping[str, str | None], ...]]:
-        config = self.config
-        encoder = getattr(config.encoder, "weights", None)
+        """Names of the tensors that checkpoints leave out, and fingerprints of their origins."""
+        config, encoder = self.config, self.config.encoder
         weights = {
-            "encoder": (
-                config.encoder_weights or encoder,
-                getattr(config.encoder, "revision", None),
-            )
+            "encoder": (config.encoder_weights or encoder.weights, encoder.revision),
+            "llm": (config.llm.weights, config.llm.revision),
         }
-        weights["llm"] = (config.llm.weights, config.llm.revision)
         known = {part: origin for part, origin in weights.items() if origin[0] is not None}
         names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
-        if (
-            config.encoder_weights is None
-        ):  # what the encoder freezes by itself, such as a front end
+        if config.encoder_weights is None:
+            # the encoder may freeze a part itself, such as a front end, with a source of its own
             names |= {f"encoder.{key}" for key in self.encoder.pretrained}
             inside = (source.below("encoder") for source in self.encoder.sources)
             known |= {source.part: (source.weights, source.revision) for source in inside}
@@ -154,8 +153,9 @@ class SpeechLlm(AsrModel):
     # -- training ------------------------------------------------------------
 
     def read(self, speech: Padded, targets: Padded | None = None) -> tuple[Tensor, Tensor]:
-        """What the language model reads: embeddings (B, K, D) padded on the left, and which are
-        valid (B, K).
+        """The language model's input: embeddings (B, K, D), padded on the left, and mask (B, K).
+
+        speech (B, S, D): the adapter's rows; targets (B, U): the transcript, None in recognition.
         """
         table = self.llm.get_input_embeddings()
         device, dtype = speech.data.device, table.weight.dtype
@@ -167,27 +167,24 @@ class SpeechLlm(AsrModel):
         if targets is not None:
             texts = Padded(table(targets.data), targets.lengths).unpad()
             rows = [torch.cat(pair) for pair in zip(rows, texts, strict=True)]
-        # the last U + 1 positions exist in every row
+        # logits are read at the last U + 1 positions, so every row must have as many
         least = 0 if targets is None else targets.data.shape[1] + 1
         return right_aligned(rows, least)
 
     def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
-        """id, seconds and tokens of all training utterances: raise `ValueError` where one has no
-        room.
-        """
+        """Raise `ValueError` if an utterance exceeds the language model's context."""
         context = llm.context_of(self.llm)
         for name, seconds, tokens in utterances if context is not None else ():
             rows = math.ceil(seconds / (self.frame_shift * self.adapter.factor))
             if rows + len(self.prompt) + len(tokens) > context:
                 raise ValueError(
                     f"{name}: prompt, speech and transcript take about {len(self.prompt)} + "
-                    f"{rows} + {len(tokens)} "
-                    f"positions, but the language model reads at most {context}; lower "
-                    "data.max_seconds, or use an adapter with a higher rate"
+                    f"{rows} + {len(tokens)} positions, but the language model reads at most "
+                    f"{context}; lower data.max_seconds, or use an adapter with a higher rate"
                 )
 
     def check_batch(self, speech_lengths: Tensor, batch: Batch) -> None:
-        """Raise `ValueError` for an utterance that the language model has no room for."""
+        """Raise `ValueError` if an utterance of the batch exceeds the language model's context."""
         context = llm.context_of(self.llm)
         needed = speech_lengths + batch.targets.lengths + len(self.prompt)
         if context is None or int(needed.max()) <= context:
@@ -195,15 +192,15 @@ class SpeechLlm(AsrModel):
         row = int(needed.argmax())
         raise ValueError(
             f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + "
-            f"{int(speech_lengths[row])} + "
-            f"{int(batch.targets.lengths[row])} positions, but the language model reads at most "
-            f"{context}; lower data.max_seconds, or use an adapter with a higher rate"
+            f"{int(speech_lengths[row])} + {int(batch.targets.lengths[row])} positions, but the "
+            f"language model reads at most {context}; lower data.max_seconds, or use an adapter "
+            "with a higher rate"
         )
 
     # -- recognition ---------------------------------------------------------
 
     def encode(self, inputs: Padded, chunk: int | None = None) -> EncoderOutput:
-        """frames: the adapter's rows, in the width of the language model."""
+        """Inputs (B, T, F) or (B, T) -> the adapter's rows (B, S, D), D of the language model."""
         encoded = self.encoder(inputs, chunk)
         output = self.adapter(encoded.frames, encoded.positions)
         taps = {**encoded.taps, **output.taps}
@@ -211,13 +208,16 @@ class SpeechLlm(AsrModel):
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Fill an encoder from the weights of a model that has one of the same shape, such as
-    average-10.safetensors.
+    """Load an encoder from the weights of a model with the same encoder, such as
+    average-10.safetensors. Raises `ValueError` if they cannot be read or do not fit.
     """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"encoder_weights {path} cannot be read: {error}") from error
+        raise ValueError(
+            f"model.encoder_weights {path} cannot be read ({error}); give the .safetensors file "
+            "of a trained model, such as average-10.safetensors"
+        ) from error
     state = {
         key.removeprefix("encoder."): value
         for key, value in tensors.items()
@@ -227,4 +227,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         encoder.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"encoder_weights {path} do not fit model.encoder: {reason}") from error
+        raise ValueError(
+            f"model.encoder_weights {path} do not fit model.encoder ({reason}); give model.encoder "
+            "the settings that it was trained with"
+        ) from error

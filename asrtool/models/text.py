@@ -1,4 +1,4 @@
-"""Models of text: trained as any other, they hear nothing and score what a recogniser writes."""
+"""Models of text: trained like any other, they read no audio and score a recogniser's output."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Collection
 
 from asrtool.models.base import Model
 
-OUTPUT = "lm"  # what the loss reads
+OUTPUT = "lm"  # the head that the loss reads
 
 
 class TextModel(Model):
-    """A language model: `ModelOutput.heads` has the one entry `lm`."""
+    """A language model: `ModelOutput.heads` has the single entry `lm`."""
 
 
 def check_output(heads: Collection[str]) -> None:
-    """Raise `ValueError` where losses read something else."""
+    """Raise `ValueError` if losses read another head than `lm`."""
     if set(heads) != {OUTPUT}:
         raise ValueError(
             f"a language model has only the output '{OUTPUT}', but the losses read: "

@@ -52,11 +52,11 @@ class KeyValue(PerRow):
         )
 
     def take(self, rows: Tensor) -> KeyValue:
-        """Rows (N,) of the batch: beams reorder their caches so."""
+        """Rows (N,) of the batch; beams reorder their caches this way."""
         return KeyValue(self.key[rows], self.value[rows])
 
     def join(self, other: KeyValue) -> KeyValue:
-        """The rows of both, with their keys on the right; zeros stand in front of shorter ones."""
+        """The rows of both, right-aligned: shorter ones are padded with zeros on the left."""
         keys = max(self.key.shape[2], other.key.shape[2])
         return KeyValue(
             *(
@@ -82,17 +82,17 @@ class Room:
 
 @dataclass(frozen=True)
 class GrowingKeyValue(KeyValue):
-    """Keys and values in a buffer with room behind them: `append` copies the new ones only.
+    """Keys and values in a buffer with spare room: `append` copies the new ones only.
 
-    For search, not for training. Instances never change: appending twice to the same one copies it
-    into another buffer.
+    For search, not for training. Instances are immutable: a second `append` to the same one copies
+    it into another buffer.
     """
 
     room: Room
 
     @classmethod
     def empty(cls, like: KeyValue) -> GrowingKeyValue:
-        """No keys yet; batch size, heads, width and dtype are those of `like`."""
+        """No keys; batch size, heads, width and dtype of `like`."""
         return cls.of(KeyValue(like.key[:, :, :0], like.value[:, :, :0]))
 
     @classmethod
@@ -103,8 +103,8 @@ class GrowingKeyValue(KeyValue):
     def append(self, new: KeyValue) -> GrowingKeyValue:
         room, used = self.room, self.key.shape[2]
         total = used + new.key.shape[2]
-        # the room behind these keys is taken (somebody else appended there), or too small: move to
-        # another buffer, twice as large as needed, so that a row is copied O(1) times on average
+        # The room after these keys is taken by another `append`, or too small: move to a buffer
+        # twice as large as needed, so that a key is copied O(1) times on average.
         if room.used != used or total > room.key.shape[2]:
             shape = (*new.key.shape[:2], 2 * total, new.key.shape[3])
             room = Room(new.key.new_empty(shape), new.value.new_empty(shape), used)
@@ -162,7 +162,7 @@ class SelfAttention(Attention):
 
     @property
     def dropout(self) -> float:
-        """Probability at present: 0 outside training."""
+        """The probability in the present mode: 0 outside training."""
         return self.probability if self.training else 0.0
 
     def init_cache(self, nothing: Tensor) -> KeyValue:
@@ -180,8 +180,8 @@ class SelfAttention(Attention):
         """x (B, Q, D), mask broadcastable to (B, H, Q, K) -> (B, Q, D), all K keys and values.
 
         K counts the cached keys and the Q new ones. rotations (B, 1, K, n): the positions of all K
-        keys (asrtool.nn.positions), of which the last Q are those of the queries. frames: the
-        new ones, of which attention within windows needs to know.
+        keys (asrtool.nn.positions); the last Q are those of the queries. frames: positions and
+        validity of the new frames, which only windowed attention reads.
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)
@@ -190,7 +190,7 @@ class SelfAttention(Attention):
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D) -> queries (B, H, Q, D / H), keys and values."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        # LoRA wraps linears: those are called one by one
+        # LoRA replaces linears by wrappers, which must be called one by one
         if any(type(projection) is not nn.Linear for projection in projections):
             return self.split(self.q_proj(x)), self.project(x)
         # one product (D, 3 D) instead of three (D, D): fewer passes over x
@@ -215,7 +215,7 @@ class RotarySelfAttention(SelfAttention):
     def attend(
         self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
-        # rotations are float32 under autocast too; products are computed in the type of the values
+        # rotations are float32 also under autocast; products are computed in the type of the values
         query = rotate(query, rotations[:, :, -query.shape[2] :]).to(seen.value.dtype)
         key = rotate(seen.key, rotations).to(seen.value.dtype)
         return attention(query, key, seen.value, mask, dropout=self.dropout)
@@ -240,13 +240,14 @@ class RelativeSelfAttention(SelfAttention):
     def attend(
         self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
     ) -> Tensor:
-        # second term: W_kR^T (q_i + v) are D / 2 complex coefficients, rotated by the query's
-        # position; their product with the sinusoids of the keys gives cos and sin of (i - j) w
+        # Second term: W_kR^T (q_i + v) is read as D / 2 complex coefficients. Rotated by the
+        # query's position and multiplied by the sinusoids of the keys, they give cos and sin of
+        # (i - j) w. So no (Q, K, D) table of relative positions is built, and none is shifted.
         weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))  # (H, D / H, D)
         coefficients = rotate(
             (query + self.position_bias) @ weight, rotations[:, :, -query.shape[2] :]
         )
-        # now (B, H, Q, D): cos and sin of all frequencies, side by side as in `sinusoids`
+        # (B, H, Q, D) by now, cos and sin interleaved as in `sinusoids`
         sinusoids = torch.view_as_real(rotations).flatten(-2)  # (B, 1, K, D)
         bias = coefficients.flatten(1, 2) @ sinusoids.squeeze(1).transpose(1, 2)  # (B, H Q, K)
         return attention(
@@ -270,15 +271,15 @@ def attention(
     """dropout(softmax((query key^T + bias) / sqrt(D / H))) value.
 
     query (B, H, Q, D / H), key and value (B, H, K, D / H), mask broadcastable to (B, H, Q, K), bias
-    (B, H, Q, K) -> (B, H, Q, D / H). Uses torch's fused kernel, except on CPU with a bias (it has
-    no gradient for that), with bfloat16 (it is half as fast as plain products) or with dropout (it
-    has none).
+    (B, H, Q, K) -> (B, H, Q, D / H). Uses torch's fused kernel, except on CPU with a bias (for
+    which it has no gradient), bfloat16 (where it is half as fast as plain products) or dropout
+    (which it lacks).
     """
     scale = query.shape[-1] ** -0.5
     plain = bias is not None or query.dtype == torch.bfloat16 or dropout > 0
     if query.device.type != "cpu" or not plain:
         if bias is not None:
-            # the kernel scales the products only, and takes one mask: the bias with -inf in it
+            # the kernel scales only the products, and takes a single mask: the bias with -inf in it
             bias = bias * scale
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         return scaled_dot_product_attention(query, key, value, mask, dropout)

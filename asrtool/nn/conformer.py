@@ -15,12 +15,12 @@ from asrtool.nn.feed_forward import FeedForward
 from asrtool.nn.rows import PerRow
 
 ROWS = 64  # packed frames are padded to a multiple of this
-WORTH_PACKING = 0.95  # share of all frames up to which packing is faster than computing padding
+WORTH_PACKING = 0.95  # largest share of valid frames at which packing still saves time
 
 
 @dataclass(frozen=True)
 class Memory(PerRow):
-    """What is known of the cached keys: their positions, and which are valid; both (B, K)."""
+    """Positions of the cached keys, and which of them are valid; both (B, K)."""
 
     positions: Tensor
     valid: Tensor
@@ -37,29 +37,27 @@ class Memory(PerRow):
         )
 
     def keep(self, chunk: int, left_chunks: int | None) -> Tensor:
-        """Index (B, K') of the keys that the next chunk may see, right-aligned.
+        """Indices (B, K') of the keys that the next chunk may see, right-aligned.
 
-        K' is the number of the longest row. Shorter rows are filled with keys that the next chunk
-        does not see: its mask hides them.
+        K' is the largest number of any row. Shorter rows are padded with keys outside the next
+        chunk's view, which its mask hides.
         """
         kept = self.valid
         if left_chunks is not None:
-            # the first position after the last valid one, rounded up: where the next chunk begins
+            # the next chunk begins at the position after the last valid one, rounded up to a chunk
             end = ((self.positions + 1) * self.valid).amax(dim=1, keepdim=True)
             next_chunk = (end + chunk - 1) // chunk
             kept = kept & (self.positions // chunk >= next_chunk - left_chunks)
         longest = int(kept.sum(dim=1).max())
-        # stable: False before True, each in order of time
+        # a stable sort puts False before True, each in order of time: kept keys end up on the right
         return kept.int().argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
 
     def join(self, other: Memory) -> Memory:
-        """The rows of both, right-aligned as the keys themselves; what stands in front of shorter
-        rows is not valid.
-        """
+        """The rows of both, right-aligned like the keys; the padding on their left is not valid."""
         keys = max(self.positions.shape[1], other.positions.shape[1])
 
-        def joined(one: Tensor, more: Tensor) -> Tensor:
-            return torch.cat([pad(part, (keys - part.shape[1], 0)) for part in (one, more)])
+        def joined(first: Tensor, second: Tensor) -> Tensor:
+            return torch.cat([pad(part, (keys - part.shape[1], 0)) for part in (first, second)])
 
         return Memory(joined(self.positions, other.positions), joined(self.valid, other.valid))
 
@@ -70,12 +68,12 @@ class Memory(PerRow):
 
 @dataclass(frozen=True)
 class Scope:
-    """What all layers of one frame rate share: valid frames, their positions, what each may see."""
+    """Shared by all layers at one frame rate: valid frames, positions, and what each may see."""
 
     valid: Tensor  # (B, S)
     visible: Tensor  # (B, 1, S or 1, K): K = cached keys + S
-    rotations: Tensor  # (B, 1, K, n): positions of the keys, the last S of them of the queries too
-    # (N,): indices of the valid frames among B * S, where feed-forwards skip the padding
+    rotations: Tensor  # (B, 1, K, n): positions of the keys; the last S are also the queries'
+    # (N,): indices of the valid frames among B * S, if feed-forwards skip the padding
     rows: Tensor | None = None
     keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
     frames: Memory | None = None  # the new ones: positions and valid
@@ -83,9 +81,10 @@ class Scope:
 
 @dataclass(frozen=True)
 class ConformerLayerCache(PerRow):
-    """A layer's past: that of its attention, and the convolution's left context (B, kernel - 1, D).
+    """A layer's past: the cache of its attention, and the convolution's left context
+    (B, kernel - 1, D).
 
-    The attention's is whatever it makes, of which `gather` keeps the keys that it is told.
+    The attention defines its own cache, whose `gather` keeps the given keys.
     """
 
     attention: KeyValue
@@ -93,24 +92,24 @@ class ConformerLayerCache(PerRow):
 
 
 def packed_rows(valid: Tensor) -> Tensor | None:
-    """valid (B, S) -> indices (N,) of the frames among B * S that feed-forwards compute.
+    """valid (B, S) -> indices (N,) of the frames among B * S that feed-forwards compute; None: all.
 
-    None: all of them. All valid frames are among the N. Copying rows out and back costs as much
-    time as a few percent of padding, so packing must save more than that. N is a multiple of `ROWS`
-    so that sizes recur: kernels are set up for each size. On a GPU, counting the rows would wait
-    for the device, and a compiled or exported graph cannot depend on their number.
+    The N include all valid frames. Copying rows out and back takes as long as a few percent of
+    padding, so packing must save more than that. N is a multiple of `ROWS`, so that sizes recur:
+    kernels are set up for each size. On a GPU, counting the rows would wait for the device, and a
+    compiled or exported graph cannot depend on their number.
     """
     if valid.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     number = -(-int(valid.sum()) // ROWS) * ROWS
     if number > WORTH_PACKING * valid.numel():
         return None
-    # stable: valid frames come first, in order; the rest fills up the multiple
+    # a stable sort: valid frames come first, in order, and some padding completes the multiple
     return (~valid).flatten().to(torch.uint8).argsort(stable=True)[:number]
 
 
 class ConformerLayer(nn.Module):
-    """Half feed-forward, attention, convolution, half feed-forward; pre-norm, and a norm behind."""
+    """Half feed-forward, attention, convolution, half feed-forward; pre-norm, with a final norm."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class ConformerLayer(nn.Module):
         scope: Scope,
         cache: ConformerLayerCache | None = None,
     ) -> tuple[Tensor, ConformerLayerCache | None]:
-        """x (B, S, D) -> (B, S, D), next cache; offline, without a cache, that is None."""
+        """x (B, S, D) -> (B, S, D), the next cache; None if there was none."""
         x = self._half_step(x, self.first_norm, self.first, scope.rows)
         past = (None, None) if cache is None else (cache.attention, cache.convolution)
         y, seen = self.attention(
@@ -159,7 +158,7 @@ class ConformerLayer(nn.Module):
     def _half_step(
         self, x: Tensor, norm: nn.LayerNorm, ffn: FeedForward, rows: Tensor | None
     ) -> Tensor:
-        # x + 1/2 FFN(norm(x)); with `rows`, padding keeps its x
+        # x + 1/2 FFN(norm(x)); with `rows`, the padding keeps its x
         if rows is None:
             return torch.add(x, self.dropout(ffn(norm(x))), alpha=0.5)
         flat = x.flatten(0, 1)  # (B S, D)

@@ -8,15 +8,15 @@ from torch.nn.functional import conv2d, glu, pad, silu
 
 
 def continue_from(x: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Put `history` in front of x; returns the history of the next piece too.
+    """Prepend `history` to x, and return the history of the next piece too.
 
     x (B, S, ...) with lengths (B,), history (B, K, ...) -> (B, K + S, ...), and the last K valid
     frames of each row (B, K, ...).
     """
     joined = torch.cat([history, x], dim=1)
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
-    # frame s of x is at K + s, so the last K valid ones are at lengths ... lengths + K - 1; a row
-    # without new frames (length 0) keeps its history
+    # Frame s of x is at K + s, so the last K valid frames are at lengths ... lengths + K - 1. A row
+    # without new frames (length 0) keeps its history.
     last = lengths[:, None] + torch.arange(history.shape[1], device=x.device)
     return joined, joined[rows, last]
 
@@ -49,10 +49,10 @@ class ConvolutionModule(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, S, D), valid (B, S), cache (B, kernel - 1, D) or None -> (B, S / stride, D), cache.
 
-        S / stride is rounded up. A cache takes the place of the zeros before a causal convolution,
-        which sees up to the last of the `stride` frames that an output stands for.
+        S / stride is rounded up. A cache replaces the zeros before a causal convolution, which sees
+        up to the last of the `stride` frames that an output stands for.
         """
-        # zeros in the padding, as at the ends: the depthwise convolution reads across it
+        # zero the padding, as at the end of a single utterance: the depthwise convolution reads it
         x = glu(self.in_proj(x)).masked_fill(~valid[:, :, None], 0)
         if cache is not None:
             x, cache = continue_from(x, cache.to(x.dtype), valid.sum(dim=1))
@@ -61,13 +61,14 @@ class ConvolutionModule(nn.Module):
         else:
             x = pad(x, (0, 0, self.kernel // 2, (self.kernel - 1) // 2))
         if self.causal and self.stride > 1:
-            # to the last frame of each group; the group at the end may lack frames
+            # shifted, so that windows end at the last frame of each group; zeros complete the last
+            # group
             x = pad(x[:, self.stride - 1 :], (0, 0, 0, -valid.shape[1] % self.stride))
         return self.out_proj(silu(self.norm(self.convolve(x)))), cache
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, S + kernel - 1, D) -> (B, S / stride, D)."""
-        # a 2-D convolution over (B, D, 1, S) with D last in memory: much faster than 1-D on CPU
+        # a 2-D convolution over (B, D, 1, S) with D last in memory is much faster than 1-D on CPU
         weight, stride = self.depthwise.weight.unsqueeze(2), (1, self.stride)
         y = conv2d(x.transpose(1, 2).unsqueeze(2), weight, stride=stride, groups=x.shape[-1])
         return y.squeeze(2).transpose(1, 2) + self.depthwise.bias

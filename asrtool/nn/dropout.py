@@ -13,8 +13,8 @@ BYTE_VALUES = 256
 class Dropout(nn.Module):
     """torch.nn.Dropout; on CPU the probability is rounded to a multiple of 1/256 (0.1 to 0.1016).
 
-    A mask there is one random byte per element, from a generator that is seeded by one draw of
-    torch's: torch's seed and state still decide everything.
+    There a mask takes one random byte per element, from a generator seeded by one draw from torch:
+    torch's seed and state still determine every mask.
     """
 
     def __init__(self, probability: float, inplace: bool = False) -> None:
@@ -22,7 +22,7 @@ class Dropout(nn.Module):
         if not 0 <= probability < 1:
             raise ValueError(f"dropout {probability} is not a probability below 1")
         self.probability = probability
-        self.inplace = inplace  # x is overwritten: for a result that no gradient needs, as SiLU's
+        self.inplace = inplace  # overwrite x, if no gradient needs it, as after SiLU
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.probability:
@@ -37,13 +37,14 @@ class Dropout(nn.Module):
 
 
 def random_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
-    """A CPU tensor of zeros, and of 1 / (1 - probability) elsewhere."""
-    # of the 256 values of a byte so many drop an element: never none, never all
+    """A CPU tensor that is 0 with this probability, and 1 / (1 - probability) elsewhere."""
+    # how many of a byte's 256 values drop an element: at least one, and not all
     dropped = min(max(round(probability * BYTE_VALUES), 1), BYTE_VALUES - 1)
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
+    # 64 random bits at a time, read as 8 bytes
     words = generator.integers(
         0, 2**64 - 1, size=-(-shape.numel() // 8), dtype=np.uint64, endpoint=True
     )
-    # signed bytes -128 ... 127: those from dropped - 128 on keep
+    # bytes are signed, -128 ... 127: the lowest `dropped` of them drop, the others keep
     kept = torch.from_numpy(words.view(np.int8))[: shape.numel()].ge_(dropped - BYTE_VALUES // 2)
     return kept.to(dtype).mul_(BYTE_VALUES / (BYTE_VALUES - dropped)).view(shape)

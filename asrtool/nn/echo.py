@@ -7,8 +7,8 @@ Windowed attention beside a layer's own attention:
     g  = sigmoid(W2 GELU(W1 x + b1) + b2)
     y  = g O1 + (1 - g) O2
 
-The paper draws the parts and gives no equation for the window, for the layers of the gate or for
-its initialisation. Our choices are explained where they are made, and each is a setting.
+The paper draws the parts, and gives no equation for the window, the layers of the gate or its
+initialisation. Our choices are explained where they are made, and each is a setting.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import adaptive_attention, streamed_attention, windowed_attention
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-# standard deviation of weights that start near 0; at 0, the layers before would get no gradient
+# standard deviation of weights that start near 0; exactly 0 would pass no gradient to the layers
+# before
 _SMALL = 1e-3
-EXTREME_GATE = 0.05  # a gate nearer than this to 0 or 1 counts as extreme
-EXTREME_SPAN = 1.0  # frames: a span nearer than this to 0 or to half of the window likewise
+EXTREME_GATE = 0.05  # a gate closer than this to 0 or 1 counts as extreme
+EXTREME_SPAN = 1.0  # frames; likewise a span closer than this to 0 or to half of the window
 
 
 class RunningStatistics:
-    """Mean, deviation and share of extreme values of a module's outputs in evaluation."""
+    """Mean, standard deviation and share of extreme values of a module's outputs in evaluation."""
 
     def __init__(self) -> None:
         self._count = self._sum = self._squares = self._extreme = 0.0
@@ -41,7 +42,7 @@ class RunningStatistics:
     def add(self, values: Tensor, valid: Tensor, low: float, high: float) -> None:
         """values (B, T, C), valid (B, T); extreme: below `low` or above `high`.
 
-        Sums stay on the device, so that a GPU is not waited for.
+        Sums stay on the device, so that nothing waits for a GPU.
         """
         values = values.detach().double()
         inside = valid[:, :, None]
@@ -65,9 +66,9 @@ class RunningStatistics:
 class DualFocusGate(nn.Module):
     """The share in (0, 1) of the layer's own attention: g (B, T, 1), or (B, T, D) per channel.
 
-    One number a frame by default, as the paper's gate weighs two kinds of attention, not channels.
-    It starts at sigmoid(2) = 0.88: near the pre-trained model, yet with a gradient. `fixed` makes
-    it a constant.
+    By default one number per frame, since the paper's gate weighs two kinds of attention, not
+    channels. It starts at sigmoid(2) = 0.88: close to the pre-trained model, yet with a gradient.
+    `fixed` makes it a constant.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class DualFocusGate(nn.Module):
             nn.init.constant_(self.out.bias, bias)
 
     def forward(self, x: Tensor, full: Tensor, windowed: Tensor, valid: Tensor) -> Tensor:
-        """x, the layer's input, and the two outputs, all (B, T, D); valid (B, T)."""
+        """The layer's input x and the two outputs (B, T, D), valid (B, T) -> g."""
         if self.fixed is not None:
             gate = x.new_full((1, 1, 1), self.fixed).expand(*x.shape[:2], 1)
         else:
@@ -99,14 +100,14 @@ class DualFocusGate(nn.Module):
 
 
 class Spans(nn.Module):
-    """How far z each frame and head sees, in frames (arXiv 1905.07799, section 2.2).
+    """The span z of each frame and head, in frames (arXiv 1905.07799, section 2.2).
 
         z = (Z + R - 1) sigmoid(u x + c) - (R - 1),  Z = k / 2, or k for windows that look back only
 
-    for the largest window k and the ramp R over which weights fade: from 1 - R, the frame alone, to
-    Z, the whole window. Adaptive Attention Span learns one span per head, which starts at 0;
-    this one depends on the frame, as Echotune's window adjusts to its input, and starts near the
-    largest.
+    for the largest window k and the ramp R over which weights fade: z goes from 1 - R, the frame
+    alone, to Z, the whole window. Adaptive Attention Span learns one span per head, starting at 0.
+    This one depends on the frame, because Echotune's window adjusts to its input, and starts near
+    the largest.
     """
 
     def __init__(
@@ -114,15 +115,15 @@ class Spans(nn.Module):
     ) -> None:
         super().__init__()
         self.window, self.ramp = window, max(1.0, ramp * window)
-        self.farthest = window if back else window / 2
+        self.farthest = window if back else window / 2  # Z
         self.predict = nn.Linear(dim, num_heads)
         self.statistics = RunningStatistics()
         nn.init.normal_(self.predict.weight, std=_SMALL)
         nn.init.constant_(self.predict.bias, bias)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, H, T), in float32: under autocast, bfloat16 would tell spans of 64
-        frames apart by a quarter of a frame only.
+        """x (B, T, D), valid (B, T) -> (B, H, T) in float32, also under autocast: the steps of
+        bfloat16 near 64 frames are a quarter of a frame.
         """
         with torch.autocast(x.device.type, enabled=False):
             share = torch.sigmoid(self.predict(x.to(self.predict.weight.dtype)))
@@ -137,25 +138,27 @@ class Spans(nn.Module):
 
 @dataclass(frozen=True)
 class EchoCache(PerRow):
-    """Between two pieces of a stream: the keys of the attention beside it, and as many frames as
-    the widest window has before its own, however few of its chunks the attention beside it sees.
+    """The state between two pieces of a stream.
+
+    The widest window decides how many frames `near` holds, however few chunks the layer's own
+    attention sees.
     """
 
-    full: KeyValue
-    near: KeyValue  # right-aligned, without positions
+    full: KeyValue  # of the layer's own attention
+    near: KeyValue  # of the windowed branch: right-aligned, without positions
     frames: Memory  # of `near`
 
     def gather(self, index: Tensor) -> EchoCache:
-        """Keys index (B, K) of the attention beside it; windows keep what they need."""
+        """Keep keys index (B, K) of the layer's own attention; the windows keep what they need."""
         return replace(self, full=self.full.gather(index))
 
 
 class EchoMsa(nn.Module):
-    """Windowed attention with projections of its own, or those of the attention beside it.
+    """Windowed attention with its own projections, or those of the layer's own attention.
 
     windows: one for all heads, or one for each group of heads; back: they end at the frame. This
-    branch has no attention dropout and no relative position bias (WavLM): the window itself tells
-    what is near.
+    branch has no attention dropout and no relative position bias (WavLM): the window itself encodes
+    distance.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class EchoMsa(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        # number of heads per window; sizes differ by at most one if they do not divide evenly
         self.groups = [len(part) for part in torch.arange(num_heads).tensor_split(len(windows))]
         self.windows = tuple(windows)
         self.spans = spans
@@ -186,7 +190,7 @@ class EchoMsa(nn.Module):
     ) -> Tensor:
         """x (B, T, D), valid (B, T) -> (B, T, D).
 
-        shared: the projections of the attention beside it; rotary: rotates queries and keys
+        shared: the projections of the layer's own attention; rotary: rotates queries and keys
         (B, H, T, D / H) by their positions.
         """
         projections = self._projections(shared)
@@ -197,7 +201,7 @@ class EchoMsa(nn.Module):
         return projections["o_proj"](heads.transpose(1, 2).flatten(2))
 
     def init_cache(self, full: KeyValue) -> EchoCache:
-        """full: of the attention beside it, without keys."""
+        """full: the empty cache of the layer's own attention."""
         return EchoCache(full, full, Memory.empty(len(full.key), full.key.device))
 
     def forward_chunk(
@@ -208,21 +212,22 @@ class EchoMsa(nn.Module):
         cache: EchoCache,
         num_frequencies: int | None,
     ) -> tuple[Tensor, EchoCache]:
-        """The next piece x (B, S, D) of a stream -> (B, S, D), next cache; for `back` only.
+        """The next piece x (B, S, D) of a stream -> (B, S, D), the next cache; for `back` only.
 
-        num_frequencies: of rotary positions, None for none.
+        num_frequencies: of rotary positions; None: there are none.
         """
         projections = self._projections(shared)
         query, key, value = self._heads(x, projections)
         near, known = cache.near.append(KeyValue(key, value)), cache.frames.append(frames)
         key = near.key
         if num_frequencies is not None:
-            # counted from the first frame of this piece, as in the attention beside it
+            # counted from the first frame of this piece, as in the layer's own attention
             angles = rotations(known.positions - frames.positions[:, :1], num_frequencies)
             query = rotate(query, angles[:, :, angles.shape[2] - x.shape[1] :]).to(value.dtype)
             key = rotate(key, angles).to(value.dtype)
         heads = self._attend_back(x, query, key, near.value, known.valid, frames.valid)
-        keep = known.keep(1, None)  # all valid ones, of which the last are wanted
+        # all valid keys, right-aligned; the next query needs the window - 1 frames before it
+        keep = known.keep(1, None)
         keep = keep[:, max(0, keep.shape[1] + 1 - max(self.windows)) :]
         cache = EchoCache(cache.full, near.gather(keep), known.gather(keep))
         return projections["o_proj"](heads.transpose(1, 2).flatten(2)), cache
@@ -259,7 +264,7 @@ class EchoMsa(nn.Module):
         known: Tensor,
         valid: Tensor,
     ) -> Tensor:
-        """known (B, K): which keys are frames; valid (B, S): which queries are."""
+        """`_attend` for a piece of a stream; known (B, K): valid keys, valid (B, S): queries."""
         if self.spans is not None:
             settings = (self.windows[0], self.spans(x, valid), self.spans.ramp)
             return streamed_attention(query, key, value, known, *settings)
@@ -267,5 +272,5 @@ class EchoMsa(nn.Module):
         return torch.cat([streamed_attention(q, k, v, known, w) for q, k, v, w in groups], dim=1)
 
     def _groups(self, *parts: Tensor) -> Iterator[tuple]:
-        """parts (B, H, T, D / H) cut into groups of heads, each with its window."""
+        """Split parts (B, H, T, D / H) into groups of heads, each with its window."""
         return zip(*(part.split(self.groups, dim=1) for part in parts), self.windows, strict=True)

@@ -1,7 +1,7 @@
 """Attention masks. Every mask is boolean, True = valid or visible.
 
-Structure masks compare *positions*, not row numbers, so they hold for gappy frames, for strides
-between layers and for cached keys alike.
+Structure masks compare *positions*, not row numbers, so they also hold for frames with gaps, for
+strides between layers and for cached keys.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NEVER = 2.0  # above every random number of 0 ... 1
+NEVER = 2.0  # larger than any random number in 0 ... 1
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
@@ -33,16 +33,16 @@ def window_mask(queries: Tensor, keys: Tensor, window: int) -> Tensor:
 
 def chunk_mask(queries: Tensor, keys: Tensor, chunk: int, left_chunks: int | None = None) -> Tensor:
     """positions (B, Q), (B, K) -> (B, Q, K): own chunk and `left_chunks` before it (None: all)."""
-    behind = (queries // chunk)[:, :, None] - (keys // chunk)[:, None, :]
-    visible = behind >= 0
-    return visible if left_chunks is None else visible & (behind <= left_chunks)
+    distance = (queries // chunk)[:, :, None] - (keys // chunk)[:, None, :]  # in chunks
+    visible = distance >= 0
+    return visible if left_chunks is None else visible & (distance <= left_chunks)
 
 
 def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
     """valid (B, K) keys, structure (B, Q, K) -> (B, 1, Q or 1, K), ready for attention over heads.
 
-    A query that sees nothing (padding, an empty utterance) would give NaN in softmax, so it is let
-    see everything: its output is meaningless but finite, and the caller masks it.
+    A query that sees nothing (padding, an empty utterance) would be NaN after softmax, so it sees
+    everything instead: its output is meaningless but finite, and the caller masks it.
     """
     visible = valid[:, None, :] if structure is None else valid[:, None, :] & structure
     return (visible | ~visible.any(dim=-1, keepdim=True))[:, None]
@@ -51,11 +51,12 @@ def attention_mask(valid: Tensor, structure: Tensor | None = None) -> Tensor:
 def random_chunk(longest: int, sizes: Sequence[int] | None = None) -> int | None:
     """A chunk size for dynamic chunk training (arXiv 2012.05481).
 
-    None (the whole utterance) half the time, else 1 ... `longest`, or one of `sizes`. Drawn
-    from Python's `random`, which the trainer seeds alike on all ranks.
+    Half the time None (the whole utterance), else 1 ... `longest`, or one of `sizes`. Drawn from
+    Python's `random`, which the trainer seeds alike on all ranks.
     """
     if sizes is not None:
         return random.choice(sizes) if random.random() < 0.5 else None
+    # one draw for both decisions: the upper half of the range is the whole utterance
     draw = random.randrange(2 * longest)
     return None if draw >= longest else draw + 1
 
@@ -68,18 +69,19 @@ def span_mask(lengths: Tensor, size: int, share: float, length: int) -> Tensor:
     2.0, arXiv 2006.11477, section 3.1). Rows shorter than a span get none.
     """
     starts = (lengths - length + 1).clamp(min=0)
-    # share * n / length, rounded up with the probability of its fraction
+    # stochastic rounding of share * n / length: up, with the probability of its fraction
     number = (
         (share * lengths / length + torch.rand(lengths.shape, device=lengths.device))
         .long()
         .minimum(starts)
     )
     index = torch.arange(size, device=lengths.device)
-    # random keys in 0 ... 1, and 2 where a span would not fit: the `number` lowest are starts
+    # Drawing without replacement, for all rows at once: each frame has a random key, and the frames
+    # with the `number` lowest keys are starts. No span fits where the key is NEVER.
     order = torch.rand(len(lengths), size, device=lengths.device).masked_fill(
         index >= starts[:, None], NEVER
     )
     first = order.argsort(dim=1).argsort(dim=1) < number[:, None]
-    # frame t is masked where a span began among t - length + 1 ... t
+    # frame t is masked if a span began at t - length + 1 ... t: a difference of cumulative counts
     begun = first.cumsum(dim=1)
     return begun > torch.nn.functional.pad(begun, (length, 0))[:, :size]

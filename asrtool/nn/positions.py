@@ -1,4 +1,4 @@
-"""Rotary and relative positions, both for arbitrary integer positions, with gaps too.
+"""Rotary and relative positions, both for arbitrary integer positions, gaps included.
 
 Both rotate pairs of channels, read as complex numbers, by angles p w that grow with the position p,
 for a few frequencies w. Rotary (arXiv 2104.09864) rotates queries and keys, so that their product
@@ -9,8 +9,8 @@ depends on the distance i - j alone:
 where e^x is the complex number of modulus 1 and angle x.
 
 Relative (Transformer-XL, arXiv 1901.02860) scores a query against cos((i - j) w) and
-sin((i - j) w), with coefficients c projected from the query. That is the same product with a key of
-1, so no table of distances is needed:
+sin((i - j) w), with coefficients c projected from the query. This is the same product with a key
+of 1, so no table of distances is needed:
 
     Re(c e^(i w) conj(e^(j w))) = Re(c) cos((i - j) w) - Im(c) sin((i - j) w)
 """

@@ -1,7 +1,7 @@
-"""State that belongs to the rows of a batch: rows leave it by `take`, and enter it by `join`.
+"""State of the rows of a batch: rows leave by `take` and enter by `join`.
 
-A running batch stays full in this way: an utterance that has ended makes room for another one, and
-no row notices the others.
+This keeps a running batch full: an utterance that has ended makes room for another one, and no row
+depends on the others.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 class PerRow:
-    """The base of a frozen dataclass whose tensors have the batch as their first dimension: caches
-    of encoders and of their parts.
+    """Base of frozen dataclasses whose tensors have the batch as their first dimension: caches of
+    encoders and of their parts.
 
-    Fields are tensors (B, ...) whose sizes behind B are the same in every batch, tuples and
-    mappings of those, other `PerRow`, `Padded`, None, or numbers and names that all rows share.
-    Where a size grows with what was seen, a subclass overrides `join`.
+    Fields are tensors (B, ...) whose other sizes are the same in every batch, tuples and mappings
+    of those, other `PerRow`, `Padded`, None, or numbers and names that all rows share. If a size
+    grows with the input, the subclass overrides `join`.
     """
 
     def take(self, rows: Tensor) -> Self:
@@ -28,15 +28,15 @@ class PerRow:
         return dataclasses.replace(self, **{k: take(v, rows) for k, v in _fields(self).items()})
 
     def join(self, other: Self) -> Self:
-        """The rows of `other` behind those of this one. Raises `ValueError` where the two were made
-        with other settings, such as another size of chunks.
+        """The rows of this state, then those of `other`. Raises `ValueError` if the two have
+        different settings, such as chunk sizes.
         """
         mine, more = _fields(self), _fields(other)
         return dataclasses.replace(self, **{k: join(v, more[k]) for k, v in mine.items()})
 
 
 def take(value: Any, rows: Tensor) -> Any:
-    """Rows (N,) of whatever a `PerRow` may hold."""
+    """Rows (N,) of any value that a `PerRow` may hold."""
     if isinstance(value, Tensor):
         return value[rows]
     if hasattr(value, "take"):
@@ -49,20 +49,20 @@ def take(value: Any, rows: Tensor) -> Any:
     return value
 
 
-def join(one: Any, other: Any) -> Any:
-    """The rows of `other` behind those of `one`, which are alike."""
-    if isinstance(one, Tensor):
-        return torch.cat([one, other])
-    if hasattr(one, "join"):
-        return one.join(other)
-    if isinstance(one, tuple):
-        return tuple(join(*pair) for pair in zip(one, other, strict=True))
-    if isinstance(one, Mapping):
-        return {name: join(part, other[name]) for name, part in one.items()}
-    _check_shared(one)
-    if one != other:
-        raise ValueError(f"rows of states that differ cannot be joined: {one} and {other}")
-    return one
+def join(first: Any, second: Any) -> Any:
+    """The rows of `first`, then those of `second`, which has the same structure."""
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])
+    if hasattr(first, "join"):
+        return first.join(second)
+    if isinstance(first, tuple):
+        return tuple(join(*pair) for pair in zip(first, second, strict=True))
+    if isinstance(first, Mapping):
+        return {name: join(part, second[name]) for name, part in first.items()}
+    _check_shared(first)
+    if first != second:
+        raise ValueError(f"rows of states that differ cannot be joined: {first} and {second}")
+    return first
 
 
 def _fields(state: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _fields(state: Any) -> dict[str, Any]:
 
 
 def _check_shared(value: Any) -> None:
-    """What all rows share is a number, a name or None; anything else would keep rows that left."""
+    """Raise `TypeError` unless all rows can share a value: it could keep rows that have left."""
     if not isinstance(value, int | float | str | None):
         raise TypeError(
             f"{type(value).__name__} holds state of rows, but has no take and join; derive it from "

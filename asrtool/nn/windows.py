@@ -3,11 +3,11 @@
     frame i sees the frames i - k // 2 ... i + (k + 1) // 2 - 1 of its utterance,  k = window,
     or, looking back only, i - k + 1 ... i
 
-The frames are cut into N blocks of b queries. The keys of a block are b + k - 1 neighbouring
-frames, rounded up to a multiple of b: overlapping views of the sequence, never copied. torch's
-fused attention then runs over all blocks of all utterances at once, as a batch of B N, with one
-mask for the band (b, b + k - 1) and one for the valid keys. Gradients of a key that is in several
-blocks are summed block by block.
+The frames are cut into N blocks of b queries. The keys of a block are the b + k - 1 frames that its
+queries see, rounded up to a multiple of b: overlapping views of the sequence, which are never
+copied. torch's fused attention runs over all blocks of all utterances at once, as a batch of B N,
+with one mask for the band (b, b + k - 1) and one for the valid keys. The gradients of a key that
+several blocks share are summed block by block.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from asrtool.nn.masks import valid_mask
 
-_SHORT = 128  # frames up to which blocks cost more than they save
+_SHORT = 128  # up to so many frames, blocks cost more than they save
 # block size -> largest window for which it was the fastest of the four
 _SIZES = {16: 31, 32: 127, 64: 511, 128: sys.maxsize}
-_PORTION = 1 << 21  # elements of the keys of the blocks that are computed at once on a CPU
-# smaller factors m of a weight count as 0, so that the gradient of log m stays finite
+_PORTION = 1 << 21  # on a CPU, elements of the keys of the blocks that are computed at once
+# factors m below this count as 0, so that the gradient of log m stays finite
 _FAINTEST = 1e-6
-# all pairs are cheaper below so many times the keys of a block, and so many frames more
+# blocks pay off from _WORTH_BLOCKS times the keys of a block on, plus _WORTH_FRAMES frames
 _WORTH_BLOCKS, _WORTH_FRAMES = 1.4, 32
-_KEPT_ELEMENTS = 1 << 20  # masks up to this size are cached
-_LOWEST = -1e30  # to add to a score so that its exp is 0, within the range of the type
+_KEPT_ELEMENTS = 1 << 20  # masks of up to so many elements are cached
+_LOWEST = -1e30  # added to a score, it makes the weight 0, and is still in the type's range
 
 
 def windowed_attention(
@@ -43,11 +43,12 @@ def windowed_attention(
     window: int,
     back: bool = False,
 ) -> Tensor:
-    """softmax(query key^T / sqrt(D)) value over the window of each frame.
+    """softmax(query key^T / sqrt(D)) value, over the window of each frame.
 
-    query, key, value (B, H, T, D), lengths (B,) or None for all T frames -> (B, H, T, D). Output is
-    0 in the padding, whose input, even NaN, has no effect. An even window has one frame more before
-    than after, and with `back` it ends at the frame itself; it is clipped at the utterance's ends.
+    query, key, value (B, H, T, D), lengths (B,) or None for all T frames -> (B, H, T, D). The
+    output is 0 in the padding, whose input has no effect, even if it is NaN. An even window has one
+    frame more before than after; with `back` it ends at the frame itself. It is clipped at the ends
+    of the utterance. Raises `ValueError` for shapes that do not fit.
     """
     _check(query, key, value, lengths, window)
     if not query.numel():
@@ -80,7 +81,7 @@ def adaptive_attention(
     ramp: float,
     back: bool = False,
 ) -> Tensor:
-    """As `windowed_attention`, with weights that fade out at a distance: spans (B, H, T), frames.
+    """`windowed_attention` with weights that fade out beyond a span; spans (B, H, T) in frames.
 
         m(i, t) = clamp((ramp + spans_i - |i - t|) / ramp, 0, 1), and 1 for t = i
         weights ~ m exp(query key^T / sqrt(D))
@@ -100,15 +101,16 @@ def adaptive_attention(
     if valid is not None:
         spans = spans.masked_fill(~valid[..., 0], 0)
         lengths = lengths.repeat_interleave(shape[1])
-    # (B, H, T, D) -> (B H, 1, T, D): each head becomes an utterance of one head, so that its blocks
-    # are matrices which torch multiplies without a copy
+    # (B, H, T, D) -> (B H, 1, T, D): each head becomes an utterance with one head, so that its
+    # blocks are matrices which torch multiplies without a copy. The fused kernel of
+    # `windowed_attention` is no option: on a CPU it has no gradient for the additive log m.
     query, key, value, spans = (
         x.flatten(0, 1)[:, None] for x in (query * shape[3] ** -0.5, key, value, spans)
     )
     blocks = Blocks.of(query, window, back, always=True)
     portion = blocks.portion(query)
-    # m before the clamp is reach - distance: (ramp + spans_i) / ramp of each query (B H N, 1, b,
-    # 1), |i - t| / ramp of each pair (b, ratio b), the same in all blocks
+    # m before the clamp is reach - distance. reach: (ramp + spans_i) / ramp of each query
+    # (B H N, 1, b, 1); distance: |i - t| / ramp of each pair (b, ratio b), the same in all blocks.
     reaches, distances = blocks.queries(spans[..., None] / ramp + 1), blocks.distances(spans) / ramp
     heads = blocks.join(
         [
@@ -136,18 +138,19 @@ def streamed_attention(
     spans: Tensor | None = None,
     ramp: float = 1.0,
 ) -> Tensor:
-    """Windows that look back, of the last S of K frames: what the two above give for these.
+    """Windows that look back, for the last S of K frames: equal to the two functions above there.
 
-    query (B, H, S, D), key and value (B, H, K, D), valid (B, K): the keys of a row are without
-    gaps, some may be missing on both sides. spans (B, H, S), ramp: as in `adaptive_attention`; None
-    for windows of one width. -> (B, H, S, D), with any numbers where no frame is.
+    query (B, H, S, D), key and value (B, H, K, D), valid (B, K) -> (B, H, S, D); the padding may
+    hold any numbers. The valid keys of a row are contiguous, with padding on either side. spans
+    (B, H, S) and ramp as in `adaptive_attention`; None for windows of one width.
     """
     indices = torch.arange(key.shape[2], device=key.device)
     first = key.shape[2] - query.shape[2]
-    distances = indices[first:, None] - indices  # (S, K): frames from query to key
+    # (S, K): frames from query to key, by index, since the frames of a row have no gaps
+    distances = indices[first:, None] - indices
     outside = (distances < 0) | (distances >= window)
     if spans is None:
-        # a query in the padding sees itself: softmax over nothing is NaN
+        # a query in the padding sees itself: softmax over no key would be NaN
         visible = ~outside & valid[:, None, :] | (distances == 0)
         return scaled_dot_product_attention(query, key, value, visible[:, None])
     apart = distances.to(spans.dtype).masked_fill(outside, torch.inf)
@@ -158,10 +161,14 @@ def streamed_attention(
 
 
 def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Tensor) -> Tensor:
-    """query (N, 1, b, D) scaled, key and value (N, 1, K, D), reach (N, 1, b, K): m unclamped."""
-    # m exp(score) = exp(score + log m); where m is 0, -inf afterwards instead of log 0, whose
-    # gradient would be NaN. In the type of m, float32 under autocast too: the gradient of log m is
-    # a sum of differences that nearly cancel.
+    """softmax of m exp(score), times value -> (N, 1, b, D).
+
+    query (N, 1, b, D) scaled, key and value (N, 1, K, D), hidden (N, 1, 1, K), reach (N, 1, b, K):
+    m before the clamp.
+    """
+    # m exp(score) = exp(score + log m). If m is 0, the score is set to -inf afterwards: log 0 would
+    # have a NaN gradient. In the type of m, float32 also under autocast: the gradient of log m is a
+    # sum of differences that nearly cancel.
     scores = (
         (query @ key.transpose(2, 3))
         .to(reach.dtype)
@@ -173,13 +180,15 @@ def _fading(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, reach: Te
 
 
 def before(window: int, back: bool) -> int:
-    """How many frames a window has before its own."""
+    """The number of frames in a window before its own frame."""
     return window - 1 if back else window // 2
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How (B, H, T, D) is cut: N = `number` blocks of b = `size` queries and `ratio` * b keys."""
+    """The division of (B, H, T, D) into N = `number` blocks of b = `size` queries and `ratio` * b
+    keys.
+    """
 
     batch: int
     frames: int
@@ -191,12 +200,14 @@ class Blocks:
 
     @classmethod
     def of(cls, query: Tensor, window: int, back: bool, always: bool = False) -> Blocks | None:
-        """None where one product of all frames with all is cheaper."""
+        """The division for a query (B, H, T, D); None if a product of all frames with all is
+        cheaper.
+        """
         batch, _, frames, _ = query.shape
         if frames <= _SHORT and not always:
             return None
-        window = min(window, 2 * frames)  # wider ones see no more
-        # keys of a block: b + window - 1 frames, in whole blocks
+        window = min(window, 2 * frames)  # a wider one sees no more
+        # the keys of a block are b + window - 1 frames, rounded up to whole blocks
         size = next(size for size, widest in _SIZES.items() if window <= widest)
         ratio = -(-(size + window - 1) // size)
         if not always and frames < _WORTH_BLOCKS * ratio * size + _WORTH_FRAMES:
@@ -209,9 +220,8 @@ class Blocks:
         return self._rows(x).unflatten(0, (-1, self.size)).transpose(1, 2)
 
     def portion(self, x: Tensor) -> int:
-        """How many blocks to compute at once: on a GPU all, on a CPU what fits a reused buffer.
-
-        The system would allocate and clear larger buffers anew for every call.
+        """The number of blocks to compute at once: all on a GPU; on a CPU as many as fit into a
+        reused buffer, because the system allocates and clears larger ones anew for every call.
         """
         each = x.shape[1] * x.shape[3] * self.size * self.ratio
         return max(1, _PORTION // each) if x.device.type == "cpu" else self.batch * self.number
@@ -219,10 +229,10 @@ class Blocks:
     def keys(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, H, T, D) -> (B N, H, ratio b, D), in portions along B N.
 
-        The keys of block n begin `before` frames before its queries. In the first and the last
-        block of an utterance they reach into its neighbours in the batch, which `hidden` masks.
+        The keys of block n begin `before` frames before its queries. In the first and last blocks
+        of an utterance, they reach into its neighbours in the batch, which `hidden` masks.
         """
-        # the utterances lie one after the other: only the ends of the batch need padding
+        # the utterances lie one after the other, so only the ends of the batch need padding
         total = (self.ratio - 1) * self.size
         rows = pad(self._rows(x), (0, 0, 0, 0, self.before, total - self.before))
         return _Overlap.apply(rows, self.size, self.ratio, self.portion(x))
@@ -240,15 +250,16 @@ class Blocks:
         return rows[:, : self.frames].transpose(1, 2)
 
     def mask(self, like: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B N, 1, b, ratio b) to add to scores: the band, and keys outside of the utterance."""
+        """(B N, 1, b, ratio b) to add to scores: hides keys outside the band or the utterance."""
         band = _band(self.size, self.ratio * self.size, self.window, 0, like.dtype, like.device)
         return band + self.hidden(like, lengths)
 
     def hidden(self, like: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B N, 1, 1, ratio b) to add to scores: keys outside of the utterance alone."""
+        """(B N, 1, 1, ratio b) to add to scores: hides keys outside the utterance only."""
         if lengths is None:
             lengths = torch.full((self.batch,), self.frames, device=like.device)
-        # index within the utterance of each block's first key (N,), and of all of them (N, ratio b)
+        # index within the utterance of the first key of each block (N,), and of all its keys
+        # (N, ratio b)
         first = torch.arange(self.number, device=like.device) * self.size - self.before
         keys = first[:, None] + torch.arange(self.ratio * self.size, device=like.device)
         hidden = (keys < 0) | (keys >= lengths[:, None, None])
@@ -272,9 +283,10 @@ class Blocks:
 
 
 class _Overlap(torch.autograd.Function):
-    """rows ((N + ratio - 1) b, H, D) -> views (N, H, ratio b, D), one every b rows, in portions.
+    """rows ((N + ratio - 1) b, H, D) -> overlapping views (N, H, ratio b, D), one every b rows, in
+    portions.
 
-    Its gradient adds whole blocks; that of torch's `as_strided` would add element by element.
+    The gradient adds whole blocks; that of torch's `as_strided` would add element by element.
     """
 
     @staticmethod
@@ -295,7 +307,8 @@ class _Overlap(torch.autograd.Function):
         number = sum(len(gradient) for gradient in gradients)
         rows = gradients[0].new_zeros(number + ctx.ratio - 1, ctx.size, heads, dim)
         for begin, gradient in zip(range(0, number, ctx.portion), gradients, strict=True):
-            # (N, H, ratio b, D) -> (N, ratio, b, H, D): piece p of block n is piece n + p of `rows`
+            # (N, H, ratio b, D) -> (N, ratio, b, H, D). Piece p of block n is piece n + p of
+            # `rows`, so `ratio` additions of contiguous pieces sum all overlaps.
             pieces = gradient.transpose(1, 2).unflatten(1, (ctx.ratio, ctx.size))
             for piece in range(ctx.ratio):
                 rows[begin + piece : begin + piece + len(gradient)] += pieces[:, piece]
@@ -317,10 +330,10 @@ def _clean(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """query, key, value with 0 in the padding, lengths (B,), valid (B, 1, T, 1).
 
-    The last two are None where all frames are known to be valid.
+    The last two are None if all frames are known to be valid.
     """
     frames = query.shape[2]
-    # on a GPU the answer would have to be waited for, so lengths are taken to matter
+    # asking a GPU whether any frame is padding would wait for it, so there the answer is yes
     if lengths is None or lengths.device.type == "cpu" and not bool((lengths < frames).any()):
         return query, key, value, None, None
     valid = valid_mask(lengths, frames)[:, None, :, None]
@@ -334,10 +347,10 @@ def _clean(
 def _hide(hidden: Tensor, like: Tensor) -> Tensor:
     """hidden (B, N, K) -> (B N, 1, 1, K) to add to scores: so low that exp gives 0.
 
-    Not -inf: a frame of the padding may see no other key, and its softmax would have NaN gradients,
-    even though its output is dropped.
+    Not -inf: a frame of the padding may see no key at all, and its softmax would have NaN
+    gradients, even though its output is dropped.
     """
-    # a quarter of the lowest number: a score and the band may be added without overflow
+    # a quarter of the lowest number, so that adding a score and the band does not overflow
     lowest = max(torch.finfo(like.dtype).min / 4, _LOWEST)
     return (
         torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
@@ -347,10 +360,10 @@ def _hide(hidden: Tensor, like: Tensor) -> Tensor:
 
 
 def _dense_mask(query: Tensor, valid: Tensor | None, window: int, before: int) -> Tensor | None:
-    """(T, T) or (B, 1, 1 or T, T) to add to scores of all pairs; None: all frames see all."""
+    """(T, T) or (B, 1, 1 or T, T) to add to the scores of all pairs; None: all frames see all."""
     frames, mask = query.shape[2], None
     if before < frames - 1 or window - before < frames:
-        # rounded up, so that one cached mask serves many lengths
+        # the size is rounded up, so that one cached mask serves many lengths
         size = frames if frames <= _SHORT else -(-frames // _SHORT) * _SHORT
         mask = _band(size, size, window, before, query.dtype, query.device)
         mask = mask if size == frames else mask[:frames, :frames]
@@ -361,7 +374,7 @@ def _dense_mask(query: Tensor, valid: Tensor | None, window: int, before: int) -
 
 
 def _band(queries: int, keys: int, *rest: object) -> Tensor:
-    """As `_new_band`; small ones are cached."""
+    """`_new_band`, with a cache of small ones."""
     make = (
         _new_band
         if queries * keys > _KEPT_ELEMENTS or torch.compiler.is_compiling()
@@ -386,6 +399,6 @@ def _new_band(
 
 @functools.lru_cache(maxsize=256)
 def _kept_band(*rest: object) -> Tensor:
-    # a tensor made in inference mode, by validation, could not be used in training
+    # autograd rejects tensors created in inference mode, and a search may ask for a band first
     with torch.inference_mode(False):
         return _new_band(*rest)

@@ -2,12 +2,12 @@
 
 Two alignments, both exact:
 
-* `levenshtein`: the fewest substitutions + deletions + insertions, by RapidFuzz, the library under
-  jiwer. Several alignments may have as few; their total is the same, the split into S, D and I is
-  the library's.
-* `sclite`: NIST sclite's weights (substitution 4, deletion 3, insertion 3) and its choice among
-  equals: seen from the end, a match or substitution before an insertion before a deletion. Its
-  total may exceed the fewest errors.
+* `levenshtein`: the minimum of substitutions + deletions + insertions, by RapidFuzz, the library
+  behind jiwer. Several alignments may reach it; their total is the same, and the library decides
+  the split into S, D and I.
+* `sclite`: NIST sclite's weights (substitution 4, deletion 3, insertion 3) and its preference among
+  equal costs: from the end, a match or substitution, then an insertion, then a deletion. Its total
+  may exceed the minimum.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from asrtool.compiled import compiled
 
 ALIGNMENTS = ("levenshtein", "sclite")
 TAGS = "CSDI"  # correct, substitution, deletion, insertion: the columns of every count array
+CORRECT, SUBSTITUTION, DELETION, INSERTION = range(4)  # indices of TAGS
+SUBSTITUTION_COST, GAP_COST = 4, 3  # sclite's weights; a gap is an insertion or a deletion
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per reference token, a fraction; without reference tokens 0 if there is no error,
-        else infinity.
+        """Errors per reference token, as a fraction; without reference tokens, 0 if there is no
+        error, else infinity.
         """
         if self.reference == 0:
             return math.inf if self.errors else 0.0
@@ -144,20 +146,24 @@ def _sclite_moves(reference: Sequence, hypothesis: Sequence) -> np.ndarray:
 def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
     """Return the moves of sclite's path, left to right, as indices of `TAGS`."""
     rows, columns = len(reference), len(hypothesis)
+    # One row of costs, overwritten from left to right; the moves of all cells, for backtracking.
     moves = np.empty((rows + 1, columns + 1), dtype=np.uint8)
-    costs = 3 * np.arange(columns + 1)
-    moves[0, :] = 3
+    costs = GAP_COST * np.arange(columns + 1)
+    moves[0, :] = INSERTION
     for i in range(1, rows + 1):
-        diagonal = costs[0]  # cost of (i - 1, j - 1) while the row is overwritten
-        costs[0] = 3 * i
-        moves[i, 0] = 2
+        diagonal = costs[0]  # cost of (i - 1, j - 1), which the row has overwritten already
+        costs[0] = GAP_COST * i
+        moves[i, 0] = DELETION
         for j in range(1, columns + 1):
             same = reference[i - 1] == hypothesis[j - 1]
-            best, move = (diagonal, 0) if same else (diagonal + 4, 1)
-            if costs[j - 1] + 3 < best:
-                best, move = costs[j - 1] + 3, 3
-            if costs[j] + 3 < best:
-                best, move = costs[j] + 3, 2
+            best, move = (
+                (diagonal, CORRECT) if same else (diagonal + SUBSTITUTION_COST, SUBSTITUTION)
+            )
+            # strictly less: among equal costs the diagonal wins, then the insertion
+            if costs[j - 1] + GAP_COST < best:
+                best, move = costs[j - 1] + GAP_COST, INSERTION
+            if costs[j] + GAP_COST < best:
+                best, move = costs[j] + GAP_COST, DELETION
             diagonal = costs[j]
             costs[j] = best
             moves[i, j] = move
@@ -167,8 +173,8 @@ def sclite_moves(reference: np.ndarray, hypothesis: np.ndarray) -> np.ndarray:
         start -= 1
         move = moves[i, j]
         path[start] = move
-        if move != 3:
+        if move != INSERTION:
             i -= 1
-        if move != 2:
+        if move != DELETION:
             j -= 1
     return path[start:]

@@ -1,17 +1,17 @@
-"""Bootstrap: how far a number would move with another sample of utterances, or of speakers, from
+"""Bootstrap: how much a number would vary with other samples of utterances, or of speakers, from
 the same source.
 
 Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP
 2004: draw as many units as there are, with replacement, and compute the number from the sums. Units
-are utterances, or speakers with all they say, since the utterances of a speaker resemble each
-other. Units with equal sums cannot be told apart, so a draw is one multinomial over the distinct
-rows: the same distribution, much faster.
+are utterances, or speakers with all of their utterances, because those resemble each other. Units
+with equal sums are interchangeable, so a draw is one multinomial over the distinct rows: the same
+distribution, much faster.
 
 Percentile intervals of few units are too narrow. They are widened as in Hesterberg, "What Teachers
 Should Know About the Bootstrap", The American Statistician 69(4), 2015, section 4.3 (expanded
 percentile): with n units the tails are Phi(-sqrt(n / (n - 1)) * t(0.975, n - 1)) instead of 2.5 %.
-With a thousand units it makes no difference. Of fewer than 8 units, whose draws hardly differ,
-there is no interval: it would hold the truth less than 93 times in 100
+With a thousand units it makes no difference. For fewer than 8 units, whose draws hardly differ,
+there is no interval: it would contain the true value in less than 93 of 100 cases
 (tools/benchmarks/score_coverage.py).
 """
 
@@ -28,7 +28,7 @@ DRAWS = 1000
 SEED = 0
 CONFIDENCE = 0.95
 FEWEST = 8  # units that an interval needs
-CELLS = 2_000_000  # of the table that is drawn at once: bounds the memory
+CELLS = 2_000_000  # cells of the table that is drawn at once, a bound on memory
 
 Interval = tuple[float, float] | None
 Intervals = Mapping[str, Mapping[str, Interval]]  # unit -> number -> interval
@@ -110,7 +110,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, units: int) -> Interval:
-    """The 95 % interval of drawn values over `units` units; None of too few units, or where no draw
+    """The 95 % interval of drawn values over `units` units; None for too few units, or if no draw
     has a value.
     """
     values = values[~np.isnan(values)]
@@ -122,7 +122,7 @@ def interval(values: np.ndarray, units: int) -> Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The 95 % interval of the mean of independent values (Student's t); None of one value."""
+    """The 95 % interval of the mean of independent values (Student's t), None for a single one."""
     if len(values) < 2:
         return None
     half = (
@@ -135,7 +135,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 @functools.cache
 def tail(units: int) -> float:
-    """The share of draws to leave out at either end."""
+    """The share of draws to cut off at either end."""
     freedom = units - 1
     return NormalDist().cdf(-math.sqrt(units / freedom) * _student((1 + CONFIDENCE) / 2, freedom))
 
@@ -143,8 +143,9 @@ def tail(units: int) -> float:
 def _student(share: float, freedom: int) -> float:
     """The quantile of Student's t distribution at `share`, which is above 0.5."""
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    # t = sqrt(freedom) tan(angle): P(0 < T < t) is the integral of scale * cos(angle) ** (freedom -
-    # 1). up to t = 50: that of 2 units is 12.7
+    # With t = sqrt(freedom) tan(angle), P(0 < T < t) is the integral of
+    # scale * cos(angle) ** (freedom - 1), here by the trapezoidal rule up to t = 50. That is far
+    # enough: the quantile of 2 units is 12.7.
     angles = np.linspace(0, math.atan(50 / math.sqrt(freedom)), 20001)
     density = scale * np.cos(angles) ** (freedom - 1)
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(angles))])
@@ -152,10 +153,11 @@ def _student(share: float, freedom: int) -> float:
 
 
 def _distinct(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows and how often each occurs."""
+    """The distinct rows and their counts."""
     bases = [int(column.max()) + 1 for column in table.T]
     if math.prod(bases) >= 2**62:
         return np.unique(table, axis=0, return_counts=True)
+    # one integer per row sorts much faster than rows; only if that overflows, rows are sorted
     keys = np.ravel_multi_index(tuple(table.T), bases)
     _, first, weights = np.unique(keys, return_index=True, return_counts=True)
     return table[first], weights

@@ -1,17 +1,16 @@
-"""Two systems on the same utterances: is the difference more than chance, and where does it come
-from?
+"""Two systems on the same utterances: whether their difference is more than chance, and where it
+comes from.
 
 The bootstrap is paired: a draw takes the same utterances (or speakers) for both systems, so that
-what makes a set easy or hard for both cancels out (Bisani and Ney, ICASSP 2004). Differences are
-second less first: below 0 the second is better.
+the difficulty they share cancels out (Bisani and Ney, ICASSP 2004). Differences are second minus
+first: below 0 the second is better.
 
-The matched-pairs sentence-segment word error test of two systems on the same utterances.
-
-Gillick and Cox, "Some statistical issues in the comparison of speech recognition algorithms",
-ICASSP 1989, with the segments of NIST's sc_stats: stretches with errors of either system, ended by
-two or more reference words that both systems got right, with no insertion between them. Errors
-within such a segment may depend on each other, those of different segments hardly do, so the
-differences per segment are taken for independent.
+The significance test is the matched-pairs sentence-segment word error test of Gillick and Cox,
+"Some statistical issues in the comparison of speech recognition algorithms", ICASSP 1989, with the
+segments of NIST's sc_stats: stretches with errors of either system, ended by two or more reference
+words that both systems got right, with no insertion between them. Errors within a segment may
+depend on each other, but those of different segments hardly do, so the differences per segment are
+treated as independent.
 """
 
 from __future__ import annotations
@@ -38,13 +37,14 @@ from asrtool.score.bootstrap import (
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import Labels, check_coverage, members_of, speaker_numbers
 
-BOUNDARY = 2  # correct words of both systems that end a segment
+BOUNDARY = 2  # words that both systems got right, which end a segment
+EXACT = 1000  # up to so many utterances, the sign test sums binomial probabilities
 
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """`mean`, `deviation` over segments of the second system's errors less the first's; NaN of
-    fewer than two.
+    """Mean and standard deviation over segments of the second system's errors minus the first's; a
+    deviation of NaN for fewer than two segments.
     """
 
     segments: int
@@ -53,7 +53,7 @@ class MatchedPairs:
 
     @property
     def z(self) -> float:
-        """Standard normal for equally good systems; infinite if all segments differ alike."""
+        """Standard normal if the systems are equal; infinite if all segments differ equally."""
         if self.mean == 0:
             return 0.0
         error = self.deviation / math.sqrt(self.segments) if self.segments else math.nan
@@ -61,7 +61,7 @@ class MatchedPairs:
 
     @property
     def p(self) -> float:
-        """Two-sided."""
+        """The two-sided p-value."""
         return 1.0 if math.isnan(self.z) else math.erfc(abs(self.z) / math.sqrt(2))
 
 
@@ -79,6 +79,8 @@ def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list
     for (left_gap, left_wrong), (right_gap, right_wrong) in zip(
         _by_word(first), _by_word(second), strict=True
     ):
+        # the insertions before a word, then the word: an insertion restarts the count of correct
+        # words, but is not one itself
         for left, right, is_word in ((left_gap, right_gap, False), (left_wrong, right_wrong, True)):
             if left or right:
                 if is_open and correct >= BOUNDARY:
@@ -92,8 +94,8 @@ def segment_differences(first: Iterable[tuple], second: Iterable[tuple]) -> list
 
 
 def _by_word(alignment: Iterable[tuple]) -> list[tuple[int, int]]:
-    """(insertions before it, 1 if it is wrong) of each reference word, and of the end, which is
-    never wrong.
+    """For each reference word, the insertions before it and 1 if it is wrong; likewise for the end,
+    which is never wrong.
     """
     words, inserted = [], 0
     for tag, _, _ in alignment:
@@ -107,8 +109,8 @@ def _by_word(alignment: Iterable[tuple]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class RateDifference:
-    """Of one number, as fractions; `better`: share of draws in which the second system is strictly
-    better, by unit.
+    """The values and the difference of one number, as fractions; `better`: by unit, the share of
+    draws in which the second system is strictly better.
     """
 
     first: float
@@ -136,7 +138,7 @@ class RateDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds; `errors` (utterances, 2) of the two systems by `ids`."""
+    """The result of `compare`; `errors` (utterances, 2) of both systems, in the order of `ids`."""
 
     metric: str
     normalizer: str
@@ -164,7 +166,7 @@ class Comparison:
         """Two-sided p that wins and losses are tosses of a fair coin."""
         better, worse, _ = self.wins
         tosses, fewer = better + worse, min(better, worse)
-        if tosses > 1000:  # normal approximation, corrected for continuity
+        if tosses > EXACT:  # normal approximation, corrected for continuity
             return min(1.0, math.erfc(max(0.0, abs(better - worse) - 1) / math.sqrt(2 * tosses)))
         return min(1.0, 2 * sum(math.comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
 
@@ -225,7 +227,7 @@ def compare(
     labels: Labels | None = None,
     speakers: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare two sets of hypotheses; arguments as of `score`."""
+    """Compare two sets of hypotheses; arguments as in `score`."""
     for texts in (first, second):
         check_coverage(references, texts, missing)
     prepare, split = normalizer(normalize), splitter(metric)
@@ -333,7 +335,7 @@ class _Words:
 
 
 SHOWN = 10  # utterances and words of a list
-LEVEL = 0.05  # of significance, for the sentence that sums up
+LEVEL = 0.05  # significance level of the verdict
 
 
 def text(comparison: Comparison) -> str:
@@ -363,7 +365,7 @@ def text(comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence: which one is better, by the matched-pairs test."""
+    """One sentence that says which system is better by the matched-pairs test."""
     p, value = comparison.pairs.p, comparison.numbers["rate"].value
     if p >= LEVEL or math.isnan(value) or value == 0:
         return f"no difference beyond chance at the {LEVEL:.0%} level"

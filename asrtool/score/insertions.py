@@ -1,12 +1,11 @@
-"""What a recogniser writes that nobody said: insertions per minute, and hallucinations by
-utterance.
+"""Output without speech to support it: insertions per minute, and hallucinations by utterance.
 
-A hypothesis is a hallucination of a kind (the summary of arXiv 2406.17272 names these symptoms):
+There are three kinds of hallucination (symptoms that the summary of arXiv 2406.17272 names):
 
     silence     words where the reference has none
     length      more than twice as many words as the reference
-    repetition  up to four words that come three times or more in a row, where the reference has no
-                such row
+    repetition  up to four words that occur three or more times in a row, while the reference has
+                no such repetition
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.scoring import check_coverage, members_of
 
 KINDS = ("silence", "length", "repetition")
-RATIO = 2  # words of the hypothesis by words of the reference
-LONGEST, TIMES = 4, 3  # words of a repeated stretch, and how often it comes
+RATIO = 2  # words of the hypothesis per word of the reference
+LONGEST, TIMES = 4, 3  # maximum words of a repeated stretch, minimum number of repetitions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Insertions:
-    """Of one set of utterances."""
+    """The insertions and hallucinations of one set of utterances."""
 
     utterances: int
     minutes: float
     errors: ErrorCounts
-    per_minute: float  # inserted words by minutes of audio
+    per_minute: float  # inserted words per minute of audio
     interval: Interval  # 95 %, utterances drawn
     hallucinations: Mapping[str, tuple[str, ...]]  # kind -> ids
 
@@ -61,7 +60,7 @@ def measure(
     missing: str = "error",
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Insertions]:
-    """Measure insertions by value of a label; "all" is the whole set.
+    """The insertions by value of a label; "all" is the whole set.
 
     labels: utterance id -> value, such as the noise level. `missing` as in `score`.
     """
@@ -110,7 +109,7 @@ def _of(
 
 
 def kinds_of(reference: Sequence[str], hypothesis: Sequence[str]) -> set[str]:
-    """Which kinds of hallucination a hypothesis is."""
+    """The kinds of hallucination that a hypothesis shows."""
     names = set()
     if hypothesis and not reference:
         names.add("silence")
@@ -125,7 +124,7 @@ def kinds_of(reference: Sequence[str], hypothesis: Sequence[str]) -> set[str]:
 
 
 def times_in_row(words: Sequence[str], n: int) -> int:
-    """How often a stretch of n words comes in a row, at most."""
+    """The largest number of consecutive repetitions of any stretch of n words."""
     best = 0
     for start in range(len(words) - n + 1):
         stretch, times = words[start : start + n], 1

@@ -1,5 +1,4 @@
-"""Labels of utterances to score by, and their speakers: from `utt2*` and `spk2*` of a data
-directory, or derived.
+"""Labels to score by, and speakers: from `utt2*` and `spk2*` of a data directory, or derived.
 
 | label | values |
 |---|---|
@@ -8,8 +7,8 @@ directory, or derived.
 | `speaking_rate` | ranges of reference tokens per second of `utt2dur`, else of the audio |
 | `snr` | ranges of the signal-to-noise ratio in dB, measured from the audio |
 
-A file wins over a label that is derived. Ranges start at the edges of `<label>:<edge>/<edge>/...`,
-else at those of `EDGES`, else at the quartiles of the set.
+A file takes precedence over a derived label. Ranges start at the edges given by
+`<label>:<edge>/<edge>/...`, else at those of `EDGES`, else at the quartiles of the set.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from asrtool.score.transcripts import first_of, read_transcripts
 SPEAKERS = "spk"  # utt2spk
 DERIVED = ("length", "speaking_rate", "snr")
 EDGES = {"length": (1, 6, 11, 21, 41), "snr": (0, 5, 10, 15, 20, 30)}
-FEW = 12  # a file with no more different numbers is not cut into ranges
-UNLISTED = {"dur", "num_frames", "num_samples", "uniq"}  # utt2* files that nobody means as labels
+FEW = 12  # with at most so many different numbers, a file is not divided into ranges
+UNLISTED = {"dur", "num_frames", "num_samples", "uniq"}  # utt2* files that are not labels
 
 Measure = Callable[[Path, list[str]], Mapping[str, float]]  # data directory, ids -> number
 
@@ -43,7 +42,7 @@ def labels_for(
 ) -> dict[str, dict[str, str]]:
     """Label -> utterance id -> value, for labels as the command line names them (`snr:0/10/20`).
 
-    measures: how to find `snr` (in dB) and `seconds` out where no file tells them.
+    measures: functions that measure `snr` (in dB) and `seconds` if no file has them.
     """
     labels = {}
     for text in names:
@@ -61,12 +60,15 @@ def labels_for(
             reason = "the labels come from a data directory, but the reference is a file"
             raise UserError(f"--group-by {name}: {reason}")
         else:
-            read_labels(folder, name, references)  # says what is there
+            read_labels(folder, name, references)  # raises an error that lists the labels
     return labels
 
 
 def read_labels(folder: Path, label: str, ids: Iterable[str]) -> dict[str, str]:
-    """What `utt2<label>`, else `spk2<label>`, of a data directory says of each of `ids`."""
+    """The value of each of `ids` in `utt2<label>`, else `spk2<label>`, of a data directory.
+
+    Raises `UserError` if there is no such file, or it lacks any of them.
+    """
     files = _files(folder, label)
     if not files:
         there = ", ".join(labels_of(folder)) or "none"
@@ -143,8 +145,9 @@ def _derived(
 
 
 def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
-    """The values as numbers; None where they are not, or are few. `wanted`: the label that must
-    have numbers.
+    """The values as numbers; None if they are no numbers, or few different ones.
+
+    wanted: a label that must have numbers, or empty.
     """
     numbers = {}
     for name, value in values.items():
@@ -160,7 +163,7 @@ def _numbers(values: Mapping[str, str], wanted: str) -> dict[str, float] | None:
 
 
 def _ranges(name: str, values: Mapping[str, float], edges_text: str) -> dict[str, str]:
-    """Utterance id -> `5 to 10`, which holds 5 and not 10."""
+    """Utterance id -> range, such as `5 to 10`, which includes 5 but not 10."""
     array = np.array(list(values.values()))
     edges = EDGES.get(name) or sorted(
         {float(f"{edge:.3g}") for edge in np.quantile(array, [0.25, 0.5, 0.75])}
@@ -187,25 +190,26 @@ def _ranges(name: str, values: Mapping[str, float], edges_text: str) -> dict[str
 
 
 FRAME = 0.02  # seconds
-QUIET = 0.1  # the share of frames that are taken for pauses
-LOWEST, HIGHEST = -20.0, 60.0  # dB: beyond, the estimate means nothing
+QUIET = 0.1  # share of frames that are assumed to be pauses
+LOWEST, HIGHEST = -20.0, 60.0  # dB: beyond these, the estimate is meaningless
+SMALLEST_NOISE = 1e-12  # power, to divide digital silence by
 
 
 def measure_snr(samples: np.ndarray, rate: int) -> float:
     """dB between speech and background of (T,) samples at `rate` Hz.
 
-    The background is the mean power of the quietest tenth of 20 ms frames, which holds where the
-    noise is steady and the utterance has pauses; speech is the mean power less the background's.
-    The result is cut to -20 to 60 dB. The estimate orders utterances; it is no calibrated
+    The background is the mean power of the quietest tenth of 20 ms frames, which is right if the
+    noise is steady and the utterance has pauses. Speech is the mean power minus the background. The
+    result is limited to -20 to 60 dB. It is an estimate to rank utterances by, not a calibrated
     measurement.
     """
     size = max(1, round(FRAME * rate))
     frames = samples[: len(samples) // size * size].reshape(-1, size).astype(np.float64)
     if len(frames) == 0:
         return LOWEST
-    powers = np.sort(frames.var(axis=1))  # without the offset of a bad sound card
+    powers = np.sort(frames.var(axis=1))  # the variance ignores the DC offset of a bad sound card
     noise = powers[: max(1, round(QUIET * len(powers)))].mean()
     speech = powers.mean() - noise
     if speech <= 0:
         return LOWEST
-    return float(np.clip(10 * np.log10(speech / max(noise, 1e-12)), LOWEST, HIGHEST))
+    return float(np.clip(10 * np.log10(speech / max(noise, SMALLEST_NOISE)), LOWEST, HIGHEST))

@@ -1,5 +1,5 @@
-"""Named text normalisers, applied alike to reference and hypothesis, and the split into tokens that
-a metric counts.
+"""Named text normalisers, applied to reference and hypothesis alike, and the tokens that a metric
+counts.
 
 | normaliser | what it does, in this order |
 |---|---|
@@ -13,7 +13,7 @@ a metric counts.
 | `whisper` | Whisper's normaliser of English, by the package whisper-normalizer |
 | `whisper-basic` | Whisper's normaliser of all other languages, by the same package |
 
-Hidden characters show nothing: zero-width spaces, soft hyphens, marks of direction, variation
+Hidden characters are invisible: zero-width spaces, soft hyphens, marks of direction, variation
 selectors, controls (`asrtool/system/characters.py`). Punctuation is every character of the Unicode
 categories P* and S*. A tag in angle brackets, such as `<unk>`, stays as it is.
 
@@ -49,7 +49,7 @@ _aishell2 = str.maketrans({"\U0002b5af": "\u982b", "\U0002b689": None})
 
 
 class _Punctuation(dict):
-    """Translation table that learns each character's fate when it meets it."""
+    """A translation table that classifies each character when it first occurs."""
 
     def __missing__(self, code: int) -> int:
         drop = chr(code) != "'" and unicodedata.category(chr(code))[0] in "PS"
@@ -61,7 +61,7 @@ _punctuation = _Punctuation()
 
 
 def normalizer(name: str) -> Callable[[str], str]:
-    """The normaliser of that name; raises `UserError` where its package is missing."""
+    """The normaliser of a name. Raises `UserError` if its package is missing."""
     return _whisper(name) if name in WHISPER else _named(NORMALIZERS, name, "normalizer")
 
 
@@ -103,7 +103,7 @@ def _plain(text: str) -> str:
 
 
 def _around_tags(normalize: Callable[[str], str], text: str) -> str:
-    """Normalise what lies between the tags; a `<` that opens none is punctuation."""
+    """Normalise the text between tags; a `<` that opens no tag is punctuation."""
     pieces, end = [], 0
     for tag in _tag.finditer(text):
         pieces += [normalize(text[end : tag.start()].replace("<", " ")), tag.group()]

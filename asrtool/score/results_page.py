@@ -1,9 +1,8 @@
-"""The results of all experiments below a folder, with what made them: read from `exp/`, never
-typed.
+"""The results of all experiments in a folder, with their origin: read from `exp/`, never typed.
 
 An experiment is a folder with the `config.yaml` that training wrote; its results are
-`<decode>/<set>/score.json`. What cannot be trusted, such as a score whose hypotheses have changed
-since, is left out and named.
+`<decode>/<set>/score.json`. A result that cannot be trusted, such as a score whose hypotheses have
+changed since, is left out and named.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SHORT = 8  # characters of a hash that are shown
 
 @dataclass(frozen=True)
 class TrainedExperiment:
-    """What `exp/<tag>` says of itself; empty where a file is missing."""
+    """The records in `exp/<tag>`; empty if a file is missing."""
 
     folder: Path
     config: Mapping
@@ -103,7 +102,7 @@ class ResultRow:
     result: StoredScore
     seconds: float  # of audio
     elapsed: float  # of search
-    frames: int | None  # that the encoder gave; None: hyps.jsonl does not say
+    frames: int | None  # of the encoder; None: hyps.jsonl does not have them
 
     @property
     def real_time_factor(self) -> float | None:
@@ -155,7 +154,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The results of the experiments in `root`; `left_out`: why others are not among them."""
+    """The results of the experiments in `root`; `left_out`: reasons for those that are missing."""
 
     root: Path
     rows: Sequence[ResultRow]
@@ -202,10 +201,10 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
                     f"{path}: it is not inside an experiment (no folder above it has a config.yaml)"
                 )
             result = StoredScore.read(path)
-            result.file("hypothesis")  # is still what was scored
+            result.file("hypothesis")  # raises an error if it has changed since it was scored
             row = ResultRow(read(home), result, *_decoding(result))
             rows.setdefault(root, []).append(row)
-        except (UserError, OSError) as error:  # also: written anew at this moment
+        except (UserError, OSError) as error:  # possibly because it is being rewritten now
             left_out.setdefault(root, []).append(str(error))
     if not rows:
         reasons = "".join(f"; {text}" for texts in left_out.values() for text in texts)
@@ -219,7 +218,9 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
     for root in sorted(rows.keys() | left_out.keys()):
         experiments = [row.experiment for row in rows.get(root, [])]
         first = min(
-            experiments, key=lambda one: (one.tag != baseline, one.begun, one.tag), default=None
+            experiments,
+            key=lambda trained: (trained.tag != baseline, trained.begun, trained.tag),
+            default=None,
         )
         tables.append(ResultTable(root, rows.get(root, []), first, left_out.get(root, [])))
     return tables
@@ -228,10 +229,10 @@ def collect(folder: Path, baseline: str = "") -> list[ResultTable]:
 def difference(
     baseline: TrainedExperiment, other: TrainedExperiment, neutral: Sequence[str] = ()
 ) -> list[str]:
-    """What the config of `other` has otherwise, as `optim.lr: 0.001 (0.002)`, the baseline's value
-    last.
+    """The differences of the config of `other`, such as `optim.lr: 0.001 (0.002)`, with the
+    baseline's value in brackets.
 
-    `neutral`: keys that change no result. Where a component has another type, only the types are
+    `neutral`: keys that change no result. If a component has another type, only the types are
     reported.
     """
     left, right = baseline.config["phases"], other.config["phases"]
@@ -371,7 +372,9 @@ def markdown(tables: Sequence[ResultTable], neutral: Sequence[str] = (), recipe:
             parts.append("".join(f"* {_reduction(row)}\n" for row in reductions))
         if results.rows:
             parts.append("### How each was made\n")
-        parts += [_origin(one, results.baseline, neutral) for one in results.experiments]
+        parts += [
+            _origin(experiment, results.baseline, neutral) for experiment in results.experiments
+        ]
         if results.left_out:
             parts.append("### Left out\n")
             parts.append("".join(f"* {text}\n" for text in results.left_out))

@@ -2,11 +2,11 @@
 report, word lists.
 
 Padding follows the width of characters on a terminal, so that Han characters line up; case is kept
-as it is scored.
+as scored.
 
-Tools and people parse the tables, so they follow sclite column for column. Two differences are
-intended: where a whole set has no reference token, the totals are counts marked `*` as in a
-speaker's row (sclite prints 0.0), and columns grow for large numbers without being centred anew.
+Tools and people parse the tables, so they follow sclite column by column. Two differences are
+intended: if a whole set has no reference token, the totals are counts marked `*` as in a speaker's
+row (sclite prints 0.0), and columns grow for large numbers without being centred again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write_tables(file: TextIO, title: str, speakers: Sequence[SpeakerCounts]) ->
 
 
 _HEADER = ("SPKR", "# Snt", "# Wrd ", "Corr ", "Sub ", "Del ", "Ins ", "Err ", "S.Err ")
-Cells = Sequence[str]  # one string a column; numbers end in their mark: `*`, `+` or a space
+Cells = Sequence[str]  # a string per column; numbers end in their mark: `*`, `+` or a space
 
 
 def _percent_cells(name: str, speaker: SpeakerCounts) -> Cells:
@@ -108,8 +108,8 @@ def _count_cells(name: str, speaker: SpeakerCounts) -> Cells:
 
 
 def _percent_statistics(speakers: Sequence[SpeakerCounts]) -> list[Cells]:
-    """Mean, standard deviation and median over speakers; percentages of words over those who have a
-    reference word.
+    """Mean, standard deviation and median over speakers; for percentages of words, over speakers
+    with reference words.
     """
     sizes = np.array([[speaker.utterances, speaker.words] for speaker in speakers], dtype=float)
     percents = np.array([speaker.percents for speaker in speakers])
@@ -148,7 +148,7 @@ _STATISTICS: tuple[tuple[str, Callable[[np.ndarray], float]], ...] = (
 
 
 def tenth(value: float) -> str:
-    """One decimal, halves up as sclite rounds them."""
+    """One decimal, with halves rounded up as in sclite."""
     return f"{math.floor(value * 10 + 0.5) / 10:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Error rates of a test set: totals, intervals, groups, and the labels that a model recognised."""
+"""Error rates of a test set: totals, intervals, groups, and recognised labels."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ from asrtool.score.bootstrap import (
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.transcripts import first_of
 
-NONE = "(none)"  # answer of an utterance without a hypothesis
+NONE = "(none)"  # recognised label of an utterance without a hypothesis
+WORST = 10  # number of utterances to list
+RUNAWAY = 2  # an utterance with more than so many tokens per reference token is a runaway
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many utterances of a class were recognised as such, and the interval of the recall."""
+    """Utterances of a class, how many were recognised as such, and the interval of the recall."""
 
     utterances: int
     correct: int
@@ -62,7 +64,7 @@ class LabelScore:
 
     @property
     def mean_recall(self) -> float:
-        """Each class counts once: a rare accent as much as a common one."""
+        """The mean over classes, in which a rare accent counts as much as a common one."""
         return sum(score.recall for score in self.classes.values()) / len(self.classes)
 
     def json(self) -> dict:
@@ -275,9 +277,11 @@ def score(
     for label, values in (labels or {}).items():
         groups[label], macro[label] = _group(counts, [values[name] for name in ids], units)
     errors = counts[:, 1:].sum(axis=1)
-    worst = [index for index in np.argsort(-errors, kind="stable")[:10].tolist() if errors[index]]
+    worst = [
+        index for index in np.argsort(-errors, kind="stable")[:WORST].tolist() if errors[index]
+    ]
     runaway = np.flatnonzero(
-        counts[:, [0, 1, 3]].sum(axis=1) > 2 * np.maximum(counts[:, :3].sum(axis=1), 1)
+        counts[:, [0, 1, 3]].sum(axis=1) > RUNAWAY * np.maximum(counts[:, :3].sum(axis=1), 1)
     )
     return ScoreReport(
         metric=metric,

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from asrtool.searchers.base import SEARCHERS, FrameSearcher, Searcher, StreamingSearcher
+from asrtool.searchers.base import (
+    SEARCHERS,
+    FrameSearcher,
+    Searcher,
+    SearcherConfig,
+    StreamingSearcher,
+)
 from asrtool.searchers.beam import AttentionBeamConfig, Beam, JointBeamConfig
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc.greedy import CtcGreedy, CtcGreedyConfig
@@ -30,6 +36,7 @@ __all__ = [
     "Rescoring",
     "RescoringConfig",
     "Searcher",
+    "SearcherConfig",
     "StreamingSearcher",
     "ctc_prefix_beam_search",
 ]

@@ -1,13 +1,13 @@
 """Read an n-gram model in ARPA format (`.arpa`, `.lm`, plain or `.gz`) into a few flat arrays.
 
-The n-grams form a trie: node 0 is the empty history, its children are the words in the order of
-their ids, and the children of every node lie side by side. A node of order 1 ... n - 1 holds a
-word, a probability, a backoff weight, the index of its first child and the node of its longest
-proper suffix: 20 bytes; one of the highest order holds the first two only: 8 bytes. Natural
-logarithms throughout.
+The n-grams form a trie. Node 0 is the empty history, its children are the words in the order of
+their ids, and the children of every node are contiguous. A node of order 1 ... n - 1 takes 20
+bytes: a word, a probability, a backoff weight, the index of its first child and the node of its
+longest proper suffix. One of the highest order takes 8 bytes, for the first two. Logarithms are
+natural.
 
-n-grams whose history the file lacks (pruned models of SRILM have them) get the history as a node
-whose probability is what backing off gives and whose backoff weight is 1.
+If the file lacks the history of an n-gram (as pruned models of SRILM do), the history becomes a
+node with the probability that backing off gives, and a backoff weight of 1.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from asrtool.compiled import compiled
 from asrtool.errors import UserError
 
 BOS, EOS, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
-MISSING_UNKNOWN = -100.0  # log10 p of unknown words where a file has no <unk>; KenLM's value
+MISSING_UNKNOWN = -100.0  # log10 p of unknown words if a file has no <unk>, as in KenLM
 LN10 = log(10.0)
 
 
 class Trie(NamedTuple):
-    """The n-grams as arrays; M nodes, all but the highest order, may have children."""
+    """The n-grams as arrays. M nodes, those below the highest order, may have children."""
 
     word: np.ndarray  # (nodes,) int32
     prob: np.ndarray  # (nodes,) float32, log p(word | history)
@@ -61,7 +61,7 @@ class Order:
         return Order(self.words[rows], self.prob[rows], self.backoff[rows])
 
     def extended(self, words: np.ndarray) -> Order:
-        """With more n-grams, whose probability is not known yet (NaN)."""
+        """The same with more n-grams, whose probability is not known yet (NaN)."""
         nothing = np.zeros(len(words), dtype=np.float32)
         return Order(
             np.concatenate([self.words, words]),
@@ -71,7 +71,7 @@ class Order:
 
 
 def read(path: Path) -> Arpa:
-    """Raises `UserError`, with file and line, where the file is not as expected."""
+    """Read a model. Raises `UserError` with file and line if the file is malformed."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
@@ -128,6 +128,8 @@ def _order(
         try:
             if row == count or len(fields) not in (n + 1, n + 2):
                 raise ValueError
+            # unigrams define the ids, in the order of the file; higher orders may use known words
+            # only
             for column, word in enumerate(fields[1 : n + 1]):
                 words[row, column] = ids.setdefault(word, row) if n == 1 else ids[word]
             if n == 1 and len(ids) != row + 1:
@@ -164,7 +166,8 @@ def build(orders: list[Order], num_words: int) -> Trie:
         order = orders[level]
         histories = _locate(tables, order.words[:, :-1], num_words)
         if (histories < 0).any():
-            # histories that the file lacks become n-grams of the order below, which is sorted again
+            # Missing histories become n-grams of the order below. That level is sorted again, since
+            # the new n-grams may lack histories themselves.
             lacking = np.unique(order.words[histories < 0, :-1], axis=0)
             orders[level - 1] = orders[level - 1].extended(lacking)
             level -= 1
@@ -180,10 +183,12 @@ def build(orders: list[Order], num_words: int) -> Trie:
 
 
 def _locate(tables: list[np.ndarray], words: np.ndarray, num_words: int) -> np.ndarray:
-    """words (C, k) -> (C,) int64: index of each k-gram within its order, or -1."""
+    """words (C, k) -> (C,) int64: the index of each k-gram within its order, or -1."""
     indices = np.zeros(len(words), dtype=np.int64)
     for table, column in zip(tables, words.T, strict=False):
         keys = indices * num_words + column
+        # one lookup per order: the index of a prefix, times the number of words, plus the next word
+        # is the key of the longer prefix
         row = np.searchsorted(table, keys)
         same = table[np.minimum(row, len(table) - 1)] == keys
         indices = np.where(same & (indices >= 0), row, -1)
@@ -215,7 +220,7 @@ def child(trie: Trie, node: int, word: int) -> int:
     """The node of history + word, or -1."""
     if node == 0:
         return 1 + word
-    # children are sorted by word: binary search
+    # binary search: children are sorted by word
     low, high = trie.begin[node], trie.begin[node + 1]
     end = high
     while low < high:
@@ -229,7 +234,7 @@ def child(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def longest(trie: Trie, node: int, word: int) -> int:
-    """The node of the longest suffix of history + word that has children or may have.
+    """The node of the longest suffix of history + word that may have children.
 
     node: a suffix of the history.
     """
@@ -244,13 +249,15 @@ def longest(trie: Trie, node: int, word: int) -> int:
 
 @compiled
 def _suffixes(trie: Trie, parent: np.ndarray) -> None:
-    """Fill in suffixes and unknown probabilities (NaN), shorter n-grams first."""
+    """Fill in suffixes and unknown probabilities (NaN). Nodes are sorted by order, so those of
+    shorter n-grams are complete when longer ones need them.
+    """
     for node in range(1, len(trie.word)):
         history, word = parent[node], trie.word[node]
         if node < len(trie.suffix) and history != 0:
             trie.suffix[node] = longest(trie, trie.suffix[history], word)
         if trie.prob[node] != trie.prob[node]:
-            # NaN: back off until a shorter history has the word
+            # NaN: not in the file. Back off until a shorter history has the word.
             value, shorter = 0.0, history
             while True:
                 value += trie.backoff[shorter]

@@ -1,4 +1,4 @@
-"""What a searcher, a scorer and a constraint are, and the registry of searchers.
+"""The interfaces of searchers, scorers and constraints, and the registry of searchers.
 
 A search sees a model only through `SearchModel`, so a test can search over a table of numbers.
 """
@@ -6,7 +6,8 @@ A search sees a model only through `SearchModel`, so a test can search over a ta
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +16,27 @@ from asrtool.registry import Registry
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
+class SearcherConfig:
+    """Base of the config of every searcher: what other parts read of any of them.
+
+    These are class variables of a plain class, not fields: greedy search has no key `ngram` in
+    YAML. The dataclass of a search that takes an n-gram model declares a field of that name.
+    """
+
+    # scorer or part of the score -> its weight
+    weights: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    # an n-gram language model (`fusion.NgramConfig`); None: the search uses none
+    ngram: ClassVar[object | None] = None
+    # a file of the only words that may be completed, or "ngram" for those of the n-gram model
+    lexicon: ClassVar[str | None] = None
+    # limits on hypotheses (`constraints.ConstraintsConfig`); None: there are none
+    constraints: ClassVar[object | None] = None
+    # the search whose n-best list this one rescores; None: it is a search of its own
+    first_pass: ClassVar[object | None] = None
+
+
 class Scorer(Protocol):
-    """Scores the extensions of prefixes by log-probabilities, never above 0.
+    """Scores extensions of prefixes by log-probabilities, never above 0.
 
     Rows are utterance-major: row b * beam + k is beam k of utterance b; N = B * beam.
     """
@@ -24,39 +44,39 @@ class Scorer(Protocol):
     partial: bool  # True: scores pre-pruned candidates (N, K) instead of the whole vocabulary
 
     def start(self, encoded: EncoderOutput, beam: int) -> Any:
-        """State of N empty prefixes."""
+        """The state of N empty prefixes."""
 
     def score(self, prefixes: Tensor, state: Any, candidates: Tensor | None) -> tuple[Tensor, Any]:
         """prefixes (N, U) with sos, candidates (N, K) or None -> log-probabilities, state.
 
-        Log-probabilities are (N, K), or (N, V) without candidates. The state is that of these
-        prefixes, to `select` from; the next call gets prefixes that are one token longer.
+        Log-probabilities are (N, K), or (N, V) without candidates. The state returned is that of
+        these prefixes, for `select`; the prefixes of the next call are one token longer.
         """
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """The state with row i taken from row rows[i], rows (N',).
 
-        Utterances that are done are left out as a whole. The others keep their order, and a beam
-        never leaves its utterance: utterance i of the new state is utterance rows[i * beam] // beam
-        of the old one.
+        Finished utterances are dropped as a whole. The others keep their order, and a beam never
+        leaves its utterance: utterance i of the new state is utterance rows[i * beam] // beam of
+        the old one.
         """
 
 
 class SearchHead(Protocol):
-    """The part of a head that search uses."""
+    """The part of a head that a search uses."""
 
-    # how frames become tokens: "ctc" joins repeats and removes blanks, "token" has a frame for each
+    # how frames become tokens: "ctc" merges repeats and removes blanks, "token" has one frame per
     # token; None: the head has no distribution for each frame
     alignment: str | None
 
 
 class SearchModel(Protocol):
-    """The part of a model that search uses."""
+    """The part of a model that a search uses."""
 
-    blank: int | None  # never part of a hypothesis; None: every token may be
+    blank: int | None  # never part of a hypothesis; None: there is no blank
     eos: int
     frame_shift: float  # seconds per position
-    heads: Mapping[str, SearchHead]  # those that training knew
+    heads: Mapping[str, SearchHead]  # the heads that were trained
 
     def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded: ...
 
@@ -73,15 +93,16 @@ class Constraint(Protocol):
         """
 
     def select(self, rows: Tensor) -> Constraint:
-        """The constraint for rows (N',), as `Scorer.select`; itself if it treats all rows alike."""
+        """The constraint for rows (N',), as `Scorer.select`; itself if it is the same for all."""
 
 
 class Searcher:
-    """Built by `SEARCHERS.build(config, model=..., tokens=..., scorers=...)`.
+    """Built by `SEARCHERS.build(config, model=..., tokens=..., scorers=...)`; the config derives
+    from `SearcherConfig`.
 
     model: a `SearchModel`. tokens: names of the vocabulary, for n-gram models and hotwords.
     scorers: name -> Scorer in addition to those of the model, such as a language model. The last
-    two may be left out. The result of an utterance never depends on its batch.
+    two are optional. The result of an utterance never depends on its batch.
     """
 
     def search(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
@@ -90,31 +111,32 @@ class Searcher:
 
 
 class SearchState(Protocol):
-    """What a streaming search knows of each utterance of a batch."""
+    """The state of a streaming search, for each utterance of a batch."""
 
     def take(self, rows: Tensor) -> SearchState:
-        """The state of rows (N,) alone, each at most once, in that order. Both states may share
-        what belongs to a row: a row goes on in one of them.
+        """The state of rows (N,), each at most once, in that order. The two states may share the
+        data of a row, so a row may continue in one of them only.
         """
 
     def join(self, other: SearchState) -> SearchState:
-        """The rows of `other` behind those of this one."""
+        """The rows of this state, then those of `other`."""
 
 
 class StreamingSearcher(Searcher):
-    """A search that goes along with the encoder: `search` is `finish(listen(start(), everything))`,
-    so any cut gives the same.
+    """A search that follows the encoder piece by piece. `search` is `finish(listen(start(), all))`,
+    so the result does not depend on the pieces.
 
-    A state belongs to the rows of a batch of utterances; `listen` changes it and gives it back.
+    A state holds a batch of utterances; `listen` changes it and returns it.
     """
 
     def start(self, batch: int) -> SearchState:
-        """The state of `batch` utterances of which nothing was heard yet."""
+        """The state of `batch` utterances before their first frame."""
         raise NotImplementedError
 
     def listen(self, state: Any, encoded: EncoderOutput) -> tuple[Any, Padded]:
-        """The state after the next frames of the encoder, perhaps none of some utterances, and
-        which of them hold speech: (B, S) bool.
+        """The state after the encoder's next frames, and which of these hold speech: (B, S) bool.
+
+        Some utterances may have no new frames.
         """
         raise NotImplementedError
 
@@ -123,7 +145,7 @@ class StreamingSearcher(Searcher):
         raise NotImplementedError
 
     def finish(self, state: Any) -> list[list[Hypothesis]]:
-        """As `search`; the state may not be used again."""
+        """The n-best lists, as from `search`; the state must not be used again."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -139,8 +161,9 @@ class FrameSearcher(StreamingSearcher):
     config: Any
 
     def advance(self, state: Any, log_probs: Padded, positions: Tensor) -> Any:
-        """log_probs: the next frames of each utterance, (B, S, V), perhaps none of some; their
-        positions (B, S).
+        """The state after the next frames: log_probs (B, S, V), positions (B, S).
+
+        Some utterances may have no new frames.
         """
         raise NotImplementedError
 
@@ -157,15 +180,14 @@ class FrameSearcher(StreamingSearcher):
         return self.finish(self.advance(state, log_probs, positions_of(encoded, log_probs)))
 
 
-SEARCHERS: Registry[Searcher] = Registry("searcher")
+SEARCHERS: Registry[Searcher] = Registry("searcher", SearcherConfig)
 
 
 def require_head(
     model: SearchModel, name: str, searcher: str, alignments: Collection[str] = ("ctc",)
 ) -> None:
-    """Raise `LookupError` where the model lacks the head of a searcher, or it is unsuitable.
-
-    A head is suitable if its alignment is one of `alignments`.
+    """Raise `LookupError` if the model lacks the head that a searcher reads, or its alignment is
+    none of `alignments`.
     """
     if name not in model.heads:
         has = ", ".join(sorted(model.heads)) or "none"
@@ -179,16 +201,16 @@ def require_head(
 
 
 def positions_of(encoded: EncoderOutput, output: Padded) -> Tensor:
-    """(B, S) of the frames of a head; one with frames of its own (a tap from before frames were
-    dropped) is taken to lie on the grid after the stem.
+    """Positions (B, S) of the frames that a head's output describes.
 
-    Raises `ValueError` for an encoder that gives no position for each of its frames.
+    An output with other frames than the encoder's (a tap from before frames were dropped) is on the
+    grid after the stem. Raises `ValueError` unless the encoder has a position for every frame.
     """
-    shape = getattr(encoded.positions, "shape", None)
-    if shape != encoded.frames.data.shape[:2]:
+    shape = tuple(encoded.positions.shape) if isinstance(encoded.positions, Tensor) else None
+    if shape != tuple(encoded.frames.data.shape[:2]):
         raise ValueError(
-            f"the encoder gives positions {None if shape is None else tuple(shape)} for frames "
-            f"{tuple(encoded.frames.data.shape)}; expected (B, S), the place of each frame on the "
+            f"the encoder returns positions {shape} for frames "
+            f"{tuple(encoded.frames.data.shape)}; expected (B, S), the index of each frame on the "
             "grid after the stem"
         )
     lengths, frames = encoded.frames.lengths, output.data.shape[1]

@@ -5,14 +5,14 @@ In each step, every live prefix g of an utterance is extended by its best tokens
     s(g c) = s(g) + sum over scorers of weight * log p(c | g, x) + length_bonus                  (1)
     s(g eos) = s(g) + sum over scorers of weight * log p(eos | g, x)                             (2)
 
-Of all extensions of an utterance, those by eos among the best `beam` are finished hypotheses, and
-the best `beam` others live on. An utterance is done when no continuation of a live prefix can beat
-its finished hypotheses: log-probabilities are never above 0, so s(g) with the most that length
-terms may still add bounds all continuations (3). Its rows then leave the batch.
+Among the best `beam` extensions of an utterance, those by eos are finished hypotheses. The best
+`beam` extensions by other tokens stay alive. An utterance is done when no continuation of a live
+prefix can beat its finished hypotheses: log-probabilities are never above 0, so s(g) plus the most
+that length terms can still add bounds all continuations (3). Its rows then leave the batch.
 
 Scorers of the whole vocabulary propose `candidates` extensions, and partial scorers score only
-these (Watanabe et al., IEEE JSTSP 2017). If the vocabulary is not larger than that, or all scorers
-are partial, these score all tokens.
+these (Watanabe et al., IEEE JSTSP 2017). If the vocabulary is no larger than that, or all scorers
+are partial, partial scorers score all tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ import torch
 from torch import Tensor
 
 from asrtool.searchers import fusion
-from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import (
+    SEARCHERS,
+    Constraint,
+    Scorer,
+    Searcher,
+    SearcherConfig,
+    SearchModel,
+)
 from asrtool.searchers.constraints import ConstraintsConfig
 from asrtool.searchers.ctc.scorer import CtcPrefixScorer
 from asrtool.searchers.fusion import NgramConfig, NgramScorer
@@ -37,15 +44,15 @@ NEVER_PROPOSED = 2  # tokens that are never candidates: blank and eos
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeamConfig:
+class BeamConfig(SearcherConfig):
     """Beam, scorers and limits of a search."""
 
     beam: int = 10
-    # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
-    weights: dict[str, float]
+    # scorer -> weight; a CTC head such as `ctc` is a CTC prefix scorer; weight 0: not computed
+    weights: dict[str, float] = field()  # no default, unlike in the base class
     # extensions of a prefix that partial scorers score; null: 1.5 * beam
     candidates: int | None = None
-    # hypotheses that must be final before the search ends; up to `beam` are returned
+    # the search ends when so many hypotheses are final; up to `beam` are returned
     nbest: int = 1
     constraints: ConstraintsConfig = ConstraintsConfig()
     ngram: NgramConfig | None = None  # the scorer `ngram`
@@ -80,12 +87,12 @@ class JointBeamConfig(BeamConfig):
 
 @dataclass(frozen=True)
 class Live:
-    """The prefixes of the utterances that are not done; dead rows have score -inf.
+    """The prefixes of all utterances that are not done; dead rows have score -inf.
 
     B utterances, N = B * beam rows, M scorers.
     """
 
-    utterances: tuple[int, ...]  # their rows in the batch
+    utterances: tuple[int, ...]  # their indices in the batch
     prefixes: Tensor  # (N, U + 1) incl. sos
     scores: Tensor  # (B, beam) float64, s(g)
     parts: Tensor  # (B, beam, M) float64, unweighted
@@ -95,7 +102,7 @@ class Live:
     def select(self, blocks: Sequence[int], rows: Tensor, scorers: Sequence[Scorer]) -> Live:
         """Keep the utterances at `blocks`, and take row i from row rows[i].
 
-        The caller replaces scores and parts.
+        The caller sets scores and parts.
         """
         return replace(
             self,
@@ -113,8 +120,8 @@ class Live:
 class Extensions:
     """The best 2 * beam extensions of each utterance, best first.
 
-    At most `beam` of them end, so that `beam` others remain. All (B, 2 * beam), parts with M
-    behind.
+    At most `beam` of them end (one per prefix), so that `beam` others remain. All are
+    (B, 2 * beam), and parts (B, 2 * beam, M).
     """
 
     scores: Tensor
@@ -126,11 +133,11 @@ class Extensions:
 @SEARCHERS.register("attention_beam", AttentionBeamConfig)
 @SEARCHERS.register("joint_beam", JointBeamConfig)
 class Beam(Searcher):
-    """Beam search; beam 1 without partial scorers and length terms is greedy search.
+    """Beam search; with beam 1, no partial scorers and no length terms it is greedy search.
 
-    Hypotheses have the unweighted log-probability of each scorer in `parts`; their score is defined
-    in constraints.py. An utterance without frames gets the empty hypothesis with score 0. One for
-    which the constraints allow no hypothesis gets the empty one with score -inf.
+    `parts` of a hypothesis holds the unweighted log-probability of each scorer; constraints.py
+    defines its score. An utterance without frames gets the empty hypothesis with score 0. If the
+    constraints allow no hypothesis, it gets the empty one with score -inf.
     """
 
     def __init__(
@@ -150,7 +157,7 @@ class Beam(Searcher):
         named = {
             name: self._scorer(name, known) for name, weight in config.weights.items() if weight
         }
-        # those that propose candidates first
+        # full scorers come first: they propose the candidates of partial ones
         self.names = tuple(sorted(named, key=lambda name: named[name].partial))
         self.scorers = tuple(named[name] for name in self.names)
         self.weights = tuple(config.weights[name] for name in self.names)
@@ -184,7 +191,10 @@ class Beam(Searcher):
         ]
 
     def _start(self, encoded: EncoderOutput, limits: list[int]) -> Live:
-        """The empty prefix of every utterance with frames, in one row; its others are dead."""
+        """The empty prefix of every utterance with frames: one live row, the others are dead.
+
+        With `beam` live copies, the first step would return `beam` copies of each extension.
+        """
         beam, device, count = self.config.beam, encoded.frames.data.device, len(limits)
         scores = torch.full((count, beam), -INF, dtype=torch.float64, device=device)
         scores[:, 0] = 0.0
@@ -204,30 +214,34 @@ class Beam(Searcher):
         if len(kept) == count:
             return live
         rows = (kept[:, None] * beam + torch.arange(beam, device=device)).flatten()
-        # utterances without frames leave the batch at once
+        # utterances without frames leave the batch at once: scorers never see them
         moved = live.select(kept.tolist(), rows, self.scorers)
         return replace(moved, scores=live.scores[kept], parts=live.parts[kept])
 
     def _extend(self, live: Live) -> tuple[Extensions, Live]:
-        """(1) and (2) for every live prefix; the best of them, and the scorers' new states.
+        """(1) and (2) for every live prefix: the best extensions, and the scorers' new states.
 
-        N rows are extended by K tokens each: those that `_propose` chose, and the end last.
+        Each of N rows is extended by K tokens: those of `_propose`, with eos as the last one.
         """
+        # Full scorers see all V tokens, which is cheap: a network computes them anyway. Their
+        # weighted sum selects K tokens per row, and only these go through partial scorers, whose
+        # cost grows with the number of tokens.
         total, shares, states = self._score_vocabulary(live)
         tokens, possible = self._propose(total, proposals_only=len(shares) < len(self.scorers))
         shares = [share.gather(1, tokens) for share in shares]  # (N, V) -> (N, K)
         for index in range(len(shares), len(self.scorers)):
             share, states[index] = self.scorers[index].score(live.prefixes, states[index], tokens)
             shares.append(share)
+        # unweighted, one column per scorer: hypotheses report their parts
         parts = torch.stack([share.double() for share in shares], 2)  # (N, K, M)
         return self._best(live, tokens, parts, possible), replace(live, states=tuple(states))
 
     def _score_vocabulary(self, live: Live) -> tuple[Tensor, list[Tensor], list[Any]]:
-        """Weighted sum (N, V) and unweighted scores (N, V) of the scorers that see every token, and
-        the states of all scorers. Tokens that may not follow are -inf in the sum.
+        """Weighted sum (N, V) and unweighted scores (N, V) of the scorers that score every token,
+        and the states of all scorers. Forbidden tokens are -inf in the sum.
 
-        Partial scorers come last. They are left to the proposed tokens, unless the vocabulary is no
-        larger than these with blank and eos, or there is nobody to propose any.
+        Partial scorers are last. They are left for the proposed tokens, unless the vocabulary is no
+        larger than these with blank and eos, or no scorer proposes any.
         """
         shares: list[Tensor] = []
         states = list(live.states)
@@ -250,13 +264,13 @@ class Beam(Searcher):
         return total, shares, states
 
     def _propose(self, total: Tensor, proposals_only: bool) -> tuple[Tensor, Tensor]:
-        """Tokens (N, K) that may extend each prefix, the end last, and which of them are possible.
+        """Tokens (N, K) to extend each prefix by, eos last, and which of them are possible.
 
-        total (N, V) is changed. proposals_only: partial scorers still count, so that more tokens
-        than `beam` are needed; else no others can be among the best `beam` of a prefix.
+        total (N, V) is changed. proposals_only: partial scorers are still missing, so more than
+        `beam` tokens are needed; otherwise no others can be among the best `beam` of a prefix.
         """
         ends = total[:, self.model.eos, None].clone()
-        # the end competes with finished hypotheses and not for one of the K - 1 other columns
+        # eos has a column of its own: it competes with finished hypotheses, not with other tokens
         total[:, self.model.eos] = -INF
         width = self.candidates if proposals_only else self.config.beam
         best, tokens = total.topk(min(width, total.shape[1] - 1))
@@ -264,9 +278,12 @@ class Beam(Searcher):
         return tokens, torch.cat([best, ends], 1) != -INF
 
     def _best(self, live: Live, tokens: Tensor, parts: Tensor, possible: Tensor) -> Extensions:
-        """tokens (N, K), their unweighted parts (N, K, M), which are possible (N, K)."""
-        # (1) and (2): weighted sum over scorers (N, K), then (B, beam, K) with the score of the
-        # prefix
+        """The best 2 * beam extensions of each utterance.
+
+        tokens (N, K), their unweighted parts (N, K, M), and which of them are possible (N, K).
+        """
+        # (1) and (2): the weighted sum over scorers (N, K), plus the score of the prefix
+        # (B, beam, K)
         utterances, beam = live.scores.shape
         scores = (parts * parts.new_tensor(self.weights)).sum(2)
         scores = scores + self.config.constraints.length_bonus * (tokens != self.model.eos).double()
@@ -274,7 +291,7 @@ class Beam(Searcher):
             scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
         )
         width = scores.shape[2]
-        # over all extensions of all beams of an utterance: index = beam * K + column
+        # the best of all beams of an utterance: index = beam * K + column
         scores, chosen = scores.flatten(1).topk(2 * beam)
         parts = (parts.view(utterances, beam, width, -1) + live.parts[:, :, None]).flatten(1, 2)
         return Extensions(
@@ -285,8 +302,9 @@ class Beam(Searcher):
         )
 
     def _finish(self, live: Live, extensions: Extensions, finished: list[list[Hypothesis]]) -> None:
-        """Collect the ends among the best `beam` extensions of each utterance."""
+        """Collect finished hypotheses: ends among the best `beam` extensions of an utterance."""
         beam = self.config.beam
+        # topk ranks NaN above every number, so the first column shows whether there is any
         if extensions.scores[:, 0].isnan().any():
             raise ValueError(
                 f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model and "
@@ -318,10 +336,10 @@ class Beam(Searcher):
         limits: list[int],
         finished: list[list[Hypothesis]],
     ) -> Live | None:
-        """The prefixes of the best `beam` extensions that do not end, without done utterances."""
+        """The best `beam` extensions that do not end, without the utterances that are done."""
         beam, device = self.config.beam, live.prefixes.device
         is_end = extensions.tokens == self.model.eos
-        # stable: extensions by tokens come first, still best first
+        # a stable sort moves ends to the back and keeps the others best first
         kept = is_end.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]
         scores = extensions.scores.masked_fill(is_end, -INF).gather(1, kept)
         num_tokens = live.prefixes.shape[1]
@@ -336,6 +354,7 @@ class Beam(Searcher):
             return None
         blocks = torch.tensor(going, dtype=torch.int64, device=device)
         kept = kept[blocks]
+        # row of the parent prefix, among the N rows of this step
         rows = (blocks[:, None] * beam + extensions.parents[blocks].gather(1, kept)).flatten()
         moved = live.select(going, rows, self.scorers)
         tokens = extensions.tokens[blocks].gather(1, kept).view(-1, 1)
@@ -350,7 +369,7 @@ class Beam(Searcher):
     def _is_open(
         self, best: float, num_tokens: int, limit: int, hypotheses: list[Hypothesis]
     ) -> bool:
-        """(3): can a continuation of the best live prefix still enter the n-best list?"""
+        """(3): whether a continuation of the best live prefix can still enter the n-best list."""
         if best == -INF or len(hypotheses) < self.config.nbest:
             return best > -INF
         return (

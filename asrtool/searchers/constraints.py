@@ -1,10 +1,10 @@
-"""Constraints on hypotheses, and length terms in their scores.
+"""Constraints on hypotheses, and length terms of their scores.
 
 Constraints forbid extensions during a label-synchronous search. Length terms rank hypotheses:
 
     score = (sum of weight * part + length_bonus * U) / (U + 1) ** length_penalty
 
-for U tokens and eos. Both terms are 0 by default, and the score is the weighted sum.
+for U tokens and eos. By default both terms are 0, and the score is the weighted sum.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from asrtool.types import EncoderOutput
 
 INF = float("inf")
 
-ROUNDING = 1e-6  # of products of floats
+ROUNDING = 1e-6  # slack for products of floats
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintsConfig:
-    """Limits on tokens, of which the smallest applies, and length terms."""
+    """Limits on the number of tokens, of which the smallest applies, and length terms."""
 
     max_tokens: int | None = None
-    # of encoder frames, counted before any were dropped
+    # per encoder frame, counted before any was dropped
     max_tokens_per_frame: float | None = 1.0
     max_tokens_per_second: float | None = None
     min_tokens: int = 0
     no_repeat_ngram: int = 0  # no sequence of n tokens occurs twice; 0: no such limit
     length_bonus: float = 0.0  # added per token
-    # exponent of the length that divides the score; 1: mean per token; below 0: favours short ones
+    # exponent of the length that divides the score; 1: mean per token; below 0: favours short
+    # hypotheses
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,8 +54,11 @@ class ConstraintsConfig:
             )
 
     def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
-        """The most tokens of each utterance: rates are rounded up, min_tokens always allowed."""
+        """The maximum number of tokens of each utterance: rates are rounded up, and min_tokens is
+        always allowed.
+        """
         limits = []
+        # a tap from before key frames were selected still has all frames
         taps = [tap.lengths.to(encoded.frames.lengths.device) for tap in encoded.taps.values()]
         most = torch.stack([encoded.frames.lengths, *taps]).amax(0).tolist()
         rows = zip(encoded.frames.lengths.tolist(), most, encoded.positions.tolist(), strict=True)
@@ -71,7 +75,7 @@ class ConstraintsConfig:
     def build(
         self, limits: list[int], *, eos: int, beam: int, device: torch.device
     ) -> list[Constraint]:
-        """The constraints of a search over utterances with these limits, `beam` rows each."""
+        """The constraints of a search over utterances with these limits, with `beam` rows each."""
         constraints: list[Constraint] = []
         if self.no_repeat_ngram:
             constraints.append(NoRepeatNgram(self.no_repeat_ngram))
@@ -81,7 +85,7 @@ class ConstraintsConfig:
         return [*constraints, MaxTokens(rows, eos=eos, smallest=min(limits, default=0))]
 
     def ranked(self, score: float, num_tokens: int) -> float:
-        """The final score of a hypothesis; `score` has the bonus of its tokens."""
+        """The final score of a hypothesis; `score` already includes the bonus of its tokens."""
         return score / (num_tokens + 1) ** self.length_penalty
 
     def best_possible(self, score: float, num_tokens: int, limit: int) -> float:
@@ -92,6 +96,7 @@ class ConstraintsConfig:
         """
         if self.length_penalty == 0:
             return score + max(0.0, self.length_bonus * (limit - num_tokens))
+        # with a length penalty, the bound is not monotonic in the number of further tokens
         more = range(max(limit - num_tokens, 0) + 1)
         return max(self.ranked(score + self.length_bonus * n, num_tokens + n) for n in more)
 
@@ -101,12 +106,12 @@ def _round_up(value: float) -> int:
 
 
 class MaxTokens:
-    """Only eos may follow a prefix that has as many tokens as its row allows."""
+    """Only eos may follow a prefix at the limit of its row."""
 
     def __init__(self, limits: Tensor, *, eos: int, smallest: int = 0) -> None:
         self.limits = limits  # (N,)
         self.eos = eos
-        self.smallest = smallest  # known on the host, so that most steps launch nothing
+        self.smallest = smallest  # known on the host, so that most steps launch no kernel
 
     def apply(self, scores: Tensor, prefixes: Tensor) -> Tensor:
         num_tokens = prefixes.shape[1] - 1
@@ -120,7 +125,7 @@ class MaxTokens:
 
 
 class MinTokens:
-    """eos may not follow a prefix of fewer tokens."""
+    """eos may not follow a prefix with fewer tokens."""
 
     def __init__(self, num_tokens: int, *, eos: int) -> None:
         self.num_tokens = num_tokens
@@ -137,7 +142,7 @@ class MinTokens:
 
 
 class NoRepeatNgram:
-    """A token may not complete a sequence of n tokens that occurs in the prefix."""
+    """A token may not complete an n-gram that already occurs in the prefix."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -146,12 +151,12 @@ class NoRepeatNgram:
         tokens = prefixes[:, 1:]
         if tokens.shape[1] < self.n:
             return scores
-        # all n-grams of the prefix, of which those that begin with its last n - 1 tokens (context)
-        # forbid their last token
+        # Among the n-grams of the prefix, those that begin with its last n - 1 tokens (the context)
+        # forbid their last token.
         ngrams = tokens.unfold(1, self.n, 1)  # (N, U - n + 1, n)
         context = tokens[:, tokens.shape[1] - self.n + 1 :]
         seen = (ngrams[:, :, :-1] == context[:, None]).all(2)
-        # the lowest of several: a token may end one n-gram that matches and others that do not
+        # the minimum counts: a token may end one n-gram that matches and others that do not
         penalties = torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(seen, -INF)
         return scores.scatter_reduce(
             1, ngrams[:, :, -1], penalties + scores.gather(1, ngrams[:, :, -1]), "amin"

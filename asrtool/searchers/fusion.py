@@ -1,9 +1,9 @@
-"""Shallow fusion: what an n-gram model and hotwords add to the score of a prefix, token by token.
+"""Shallow fusion: an n-gram model and hotwords add to the score of a prefix, token by token.
 
 A token-level model scores tokens by their names in the vocabulary. A word-level model scores a word
-when it is complete: when the next token begins with a space, or at the end. The text of a token is
-its name, with a space for the word sign of sentencepiece and for `<space>`; blank and sos/eos have
-no text.
+once it is complete: when the next token begins with a space, or at the end. The text of a token is
+its name, with a space for sentencepiece's word marker and for `<space>`; blank and sos/eos have no
+text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from asrtool.types import EncoderOutput
 
 WORD_SIGN, SPACE_TOKEN = "\u2581", "<space>"
 SPACE = ord(" ")
-ROWS = 4096  # states whose probabilities of all tokens are cached
+ROWS = 4096  # number of states with a cached row of probabilities
 NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
 
 
@@ -34,24 +34,24 @@ NOTHING, TOKENS, WORDS = 0, 1, 2  # `Tables.unit`
 class NgramConfig:
     """An n-gram language model: ARPA (`.gz` too), or a binary file of KenLM."""
 
-    # null: the file that `--ngram` names, or `--lm` in a recipe
+    # file of the model; null: that of `--ngram`, or of `--lm` in a recipe
     path: str | None = None
     unit: Literal["token", "word"] = "word"
 
 
 class PrefixScore(Protocol):
-    """A score for every prefix of tokens, as a sum of what each token adds."""
+    """A score of prefixes that is a sum over tokens."""
 
     def start(self) -> Hashable: ...
 
     def extend(self, state: Hashable, token: int) -> tuple[float, Hashable]: ...
 
     def end(self, state: Hashable) -> float:
-        """What the end of the text adds."""
+        """The score of the end of the text."""
 
 
 class Tables(NamedTuple):
-    """The arrays of the compiled search; unit NOTHING: there is no n-gram model."""
+    """The scores as arrays, for the compiled search; unit NOTHING: there is no n-gram model."""
 
     unit: int
     start: int  # state of the n-gram model
@@ -81,15 +81,16 @@ def spell(tokens: Sequence[str], blank: int, eos: int | None) -> list[str]:
 
 @compiled
 def extend_ngram(tables: Tables, state: int, pending: int, token: int) -> tuple[float, int, int]:
-    """What a token adds, the next state and pending word.
+    """The score that a token adds, the next state and the next pending word.
 
-    pending: the hash of the characters of a word that is not complete yet; 0: none.
+    pending: hash of the characters of the incomplete last word; 0: there is none.
     """
     if tables.unit == TOKENS:
         value, state = ngram.score(tables.trie, state, tables.token_words[token])
         return value, state, pending
     total = 0.0
     for index in range(tables.begin[token], tables.begin[token + 1]):
+        # hashing characters one by one lets a word be cut into tokens anywhere
         if tables.text[index] != SPACE:
             pending = ngram.hash_step(pending, tables.text[index])
         elif pending != 0:
@@ -110,7 +111,7 @@ def end_ngram(tables: Tables, state: int, pending: int) -> float:
 
 
 class NgramFusion:
-    """A `PrefixScore`: log-probability of a prefix by an n-gram model."""
+    """A `PrefixScore`: the log-probability of a prefix by an n-gram model."""
 
     def __init__(
         self, model: Ngram, unit: str, tokens: Sequence[str], texts: Sequence[str]
@@ -150,7 +151,7 @@ class NgramFusion:
         return total + self.model.end(inner)
 
     def row(self, state: Hashable, eos: int) -> np.ndarray:
-        """(V,) what each token would add; at `eos`, what the end would."""
+        """(V,): the score that each token would add; at `eos`, that of the end."""
         if self.unit == "token" and isinstance(self.model, ArpaModel):
             row = np.empty(len(self.tokens))
             scratch = np.empty(self.model.num_words)
@@ -158,6 +159,7 @@ class NgramFusion:
         elif self.unit == "token":
             row = np.array([self.extend(state, token)[0] for token in range(len(self.tokens))])
         else:
+            # a word-level model scores only tokens that begin a word: they complete the one before
             row = np.zeros(len(self.tokens))
             complete = self.model.score(*state)[0] if state[1] else 0.0
             for token, text in enumerate(self.texts):
@@ -194,14 +196,14 @@ class HotwordFusion:
 def tables(
     scores: Mapping[str, PrefixScore], num_tokens: int, words_of: Lexicon | None = None
 ) -> Tables | None:
-    """None where one of them has no compiled form (KenLM's binary files)."""
+    """Scores as arrays; None if one of them has no compiled form (KenLM's binary files)."""
     words, biased = scores.get("ngram"), scores.get("hotwords")
     if words is not None and not isinstance(words.model, ArpaModel):
         return None
     none = np.zeros(0, dtype=np.int32)
-    given = next((score for score in (words, biased) if score is not None), None)
-    if given is not None:
-        texts = given.texts
+    with_texts = next((score for score in (words, biased) if score is not None), None)
+    if with_texts is not None:
+        texts = with_texts.texts
     else:
         texts = ["".join(map(chr, codes)) for codes in words_of.codes] if words_of else []
     no_trie = ngram.Trie(none, none.astype(np.float32), none.astype(np.float32), none, none)
@@ -234,7 +236,10 @@ def load(
     blank: int,
     eos: int | None,
 ) -> dict[str, PrefixScore]:
-    """`ngram` and `hotwords`, if configured; tokens: the names of the vocabulary."""
+    """The scores `ngram` and `hotwords`, if configured; tokens: names of the vocabulary.
+
+    Raises `ValueError` if a file is not given or does not suit the vocabulary.
+    """
     if ngram_config is None and hotwords_config is None:
         return {}
     if tokens is None:
@@ -245,7 +250,7 @@ def load(
     texts = spell(tokens, blank, eos)
     if ngram_config is not None:
         if ngram_config.path is None:
-            raise ValueError("ngram: the model is left open; set ngram.path to the file to read")
+            raise ValueError("ngram: no file is given; set ngram.path to the model to read")
         scores["ngram"] = NgramFusion(
             ngram.load(ngram_config.path), ngram_config.unit, tokens, texts
         )
@@ -256,14 +261,16 @@ def load(
 
 
 def check_weights(weights: Mapping[str, float], **configured: object) -> None:
-    """Raise `ValueError` for a part with a weight but no settings, or the other way round."""
+    """Raise `ValueError` for a part that has a weight but no config, or a config but no weight."""
     for name, config in configured.items():
         if config is not None and not weights.get(name):
             raise ValueError(
-                f"{name} is set, but weights.{name} is not; set it, for example to 0.5"
+                f"{name} is set, but weights.{name} is not; set the weight, for example to 0.5"
             )
         if config is None and weights.get(name):
-            raise ValueError(f"weights.{name} is set, but {name} is not; set the file to read")
+            raise ValueError(
+                f"weights.{name} is set, but {name} is not; set {name}.path to the file to read"
+            )
 
 
 class NgramScorer:
@@ -290,7 +297,7 @@ class NgramScorer:
             state = tuple(
                 self._extend(before, token) for before, token in zip(state, newest, strict=True)
             )
-        rows = torch.stack([self._row(one) for one in state]).to(prefixes.device)
+        rows = torch.stack([self._row(prefix_state) for prefix_state in state]).to(prefixes.device)
         return (rows if candidates is None else rows.gather(1, candidates)), state
 
     def _extend(self, state: Hashable, token: int) -> Hashable:

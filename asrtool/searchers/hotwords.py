@@ -1,4 +1,4 @@
-"""Context biasing: phrases that are expected in the audio, each with a bonus.
+"""Contextual biasing: a bonus for each phrase that is expected in the audio.
 
 A file has one phrase per line, optionally followed by a tab and its weight:
 
@@ -6,15 +6,15 @@ A file has one phrase per line, optionally followed by a tab and its weight:
     Bartholomew<tab>4.5
 
 An Aho-Corasick automaton over characters (Aho and Corasick, CACM 1975) follows the text of a
-hypothesis, so that the tokens of a phrase do not matter. When d of the L characters of a phrase are
-read, the hypothesis has d / L of its weight in advance:
+hypothesis, so that the tokenization of a phrase does not matter. After d of the L characters of a
+phrase, the hypothesis has d / L of its weight in advance:
 
     bonus(text) = sum of the weights of the phrases in it + advance(state)      (1)
     advance(state) = max over phrases that go through the state of weight * d / L
 
-A phrase that is not completed loses its advance again, so final scores depend on whole phrases
-only. If the vocabulary has spaces, a phrase must begin and end at word boundaries; else it may
-occur anywhere. A phrase within a longer one counts as well.
+A phrase that is not completed loses its advance again, so final scores depend on complete phrases
+only. If the vocabulary has spaces, a phrase must begin and end at word boundaries; otherwise it may
+occur anywhere. A phrase inside a longer one counts too.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SPACE = ord(" ")
 class HotwordsConfig:
     """Phrases to favour."""
 
-    path: str  # one phrase a line, with a tab and its weight where it has one of its own
-    weight: float = 3.0  # of phrases without one, in nats
+    path: str  # a phrase per line, optionally followed by a tab and its weight
+    weight: float = 3.0  # of phrases without a weight of their own, in nats
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -45,7 +45,9 @@ class HotwordsConfig:
 
 
 class Automaton(NamedTuple):
-    """Node 0 is the start; the children of node i are begin[i] ... begin[i + 1] - 1, sorted."""
+    """Node 0 is the start. The children of node i are begin[i] ... begin[i + 1] - 1, sorted by
+    character.
+    """
 
     character: np.ndarray  # (nodes,) int32
     begin: np.ndarray  # (nodes + 1,) int32
@@ -57,6 +59,7 @@ class Automaton(NamedTuple):
 
 @compiled
 def step(automaton: Automaton, node: int, character: int) -> int:
+    """The next node: the longest suffix of the text that is a beginning of a phrase."""
     while True:
         low, high = automaton.begin[node], automaton.begin[node + 1]
         while low < high:
@@ -74,7 +77,7 @@ def step(automaton: Automaton, node: int, character: int) -> int:
 
 @compiled
 def follow(automaton: Automaton, node: int, characters: np.ndarray) -> tuple[float, int]:
-    """How more characters change (1), and the next state."""
+    """The change of (1) by further characters, and the next state."""
     value, before = 0.0, automaton.advance[node]
     for character in characters:
         node = step(automaton, node, character)
@@ -84,9 +87,10 @@ def follow(automaton: Automaton, node: int, characters: np.ndarray) -> tuple[flo
 
 @compiled
 def settle(automaton: Automaton, node: int) -> float:
-    """How the end of the text changes (1): only complete phrases count."""
+    """The change of (1) at the end of the text, where only complete phrases count."""
     value = -automaton.advance[node]
     if automaton.spaced:
+        # the end is a word boundary too
         value += automaton.gain[step(automaton, node, SPACE)]
     return value
 
@@ -137,7 +141,7 @@ class Hotwords:
         return self.initial
 
     def extend(self, state: int, text: str) -> tuple[float, int]:
-        """How more text changes the bonus, and the next state."""
+        """The change of the bonus by further text, and the next state."""
         characters = np.array([ord(character) for character in text], dtype=np.int32)
         value, state = follow(self.automaton, state, characters)
         return float(value), int(state)
@@ -147,7 +151,7 @@ class Hotwords:
 
 
 def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
-    """Nodes sorted by depth, so that a suffix comes before the longer texts."""
+    """The automaton of patterns: text -> weight."""
     children: list[dict[int, int]] = [{}]
     advance, gain = [0.0], [0.0]
     for text, weight in patterns.items():
@@ -159,6 +163,7 @@ def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
                 advance.append(0.0)
                 gain.append(0.0)
             node = children[node][ord(character)]
+            # the last node has the weight itself in `gain`; spaces around a phrase do not count
             if length < len(text):
                 advance[node] = max(
                     advance[node], weight * min(length - spaced, characters) / characters
@@ -170,6 +175,7 @@ def _automaton(patterns: Mapping[str, float], spaced: bool) -> Automaton:
 def _numbered(
     children: Sequence[dict[int, int]], advance: list[float], gain: list[float], spaced: bool
 ) -> Automaton:
+    # breadth first: children are contiguous, and a suffix, being shorter, precedes the longer texts
     order, queue = [], deque([(0, 0)])
     begin = [1]
     while queue:
@@ -191,6 +197,7 @@ def _numbered(
             if node:
                 shorter = step(automaton, automaton.shorter[number[node]], letter)
                 automaton.shorter[number[below]] = shorter
+                # phrases that end here include those that end at the suffix
                 automaton.gain[number[below]] += automaton.gain[shorter]
     automaton.advance[:] = [
         max(automaton.advance[n], automaton.advance[automaton.shorter[n]])

@@ -1,9 +1,9 @@
-"""Words within a prefix: which may be completed, and how many are.
+"""Words within a prefix: which of them may be completed, and their number.
 
-A trie over characters follows the text of a prefix, so that it does not matter into which tokens a
-word is cut: letters and word pieces alike. A prefix that begins a word is possible while some word
-of the list goes on as it does, and a space or the end of the text may only follow a whole word.
-Without a list every word is possible, and words are only counted.
+A trie over characters follows the text of a prefix, so that the tokenization of a word does not
+matter: letters and word pieces work alike. An incomplete word is possible as long as some word of
+the list begins with it, and a space or the end of the text may follow a whole word only. Without a
+list every word is possible, and words are only counted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import numpy as np
 
 from asrtool.compiled import compiled
 from asrtool.searchers.arpa import BOS, EOS, UNKNOWN
+from asrtool.searchers.ngram import ArpaModel
 
 SPACE = ord(" ")
-OUTSIDE, INSIDE, FORBIDDEN = 0, 1, -1  # states: between words, within one (without a list), never
+# states: between words; within a word, without a list; no word of the list begins like this
+OUTSIDE, INSIDE, FORBIDDEN = 0, 1, -1
 OF_NGRAM = "ngram"  # the list of words is that of the n-gram model
 
 
@@ -35,7 +37,7 @@ class Spelling(NamedTuple):
 
 @compiled
 def follow(spelling: Spelling, state: int, characters: np.ndarray) -> tuple[int, int]:
-    """How many words more characters complete, and the next state."""
+    """The number of words that further characters complete, and the next state."""
     count = 0
     for character in characters:
         if character == SPACE:
@@ -47,6 +49,7 @@ def follow(spelling: Spelling, state: int, characters: np.ndarray) -> tuple[int,
         elif not spelling.limited:
             state = INSIDE
         else:
+            # binary search: children are sorted by character
             low, end = spelling.begin[state], spelling.begin[state + 1]
             high = end
             while low < high:
@@ -63,8 +66,8 @@ def follow(spelling: Spelling, state: int, characters: np.ndarray) -> tuple[int,
 
 @compiled
 def settle(spelling: Spelling, state: int) -> int:
-    """How many words the end of the text completes: 0 or 1, or -1 within a word that is not in the
-    list.
+    """The number of words that the end of the text completes: 0 or 1, or FORBIDDEN within a word
+    that is not in the list.
     """
     if state == OUTSIDE:
         return 0
@@ -72,7 +75,10 @@ def settle(spelling: Spelling, state: int) -> int:
 
 
 class Lexicon:
-    """What a search follows; words: None for all. texts: of the tokens."""
+    """The words that a search may complete; None: all. texts: those of the tokens.
+
+    Raises `ValueError` if no token begins a word.
+    """
 
     def __init__(self, words: Iterable[str] | None, texts: Sequence[str]) -> None:
         if not any(" " in text for text in texts):
@@ -85,7 +91,9 @@ class Lexicon:
         self.spelling = nothing(used=1) if words is None else _trie(words)
 
     def extend(self, state: int, token: int) -> tuple[int, int]:
-        """How many words a token completes, and the next state; `FORBIDDEN`: it may not follow."""
+        """The number of words that a token completes, and the next state; `FORBIDDEN`: it may not
+        follow.
+        """
         count, state = follow(self.spelling, state, self.codes[token])
         return int(count), int(state)
 
@@ -99,7 +107,7 @@ def nothing(used: int = 0) -> Spelling:
 
 
 def _trie(words: Iterable[str]) -> Spelling:
-    """Nodes by depth, so that the children of a node lie side by side."""
+    """A trie of words, numbered breadth first, so that the children of a node are contiguous."""
     root: dict = {}
     for word in words:
         node = root
@@ -126,32 +134,34 @@ def _trie(words: Iterable[str]) -> Spelling:
 
 
 def read(path: str, model: object | None) -> list[str]:
-    """The first field of every line of a file, or the words of the n-gram model (`ngram`)."""
+    """The first field of every line of a file, or the words of the n-gram model (`ngram`).
+
+    Raises `ValueError` if there are none.
+    """
     if path == OF_NGRAM:
-        words = getattr(model, "words", None)
-        if words is None:
+        if not isinstance(model, ArpaModel):
             raise ValueError(
                 "lexicon: ngram takes the words of an n-gram model in ARPA format; set ngram.path "
                 "to one, or give a file of words"
             )
-        return [word for word in words if word not in (BOS, EOS, *UNKNOWN)]
+        return [word for word in model.words if word not in (BOS, EOS, *UNKNOWN)]
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"{path}: no such list of words; make it or correct lexicon")
+        raise ValueError(f"{path}: no such list of words; create it, or correct lexicon")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: the list of words is not UTF-8; convert it") from None
-    found = [line.split()[0] for line in lines if line.strip()]
-    if not found:
-        raise ValueError(f"{path}: the list of words is empty; give one word a line")
-    return found
+    words = [line.split()[0] for line in lines if line.strip()]
+    if not words:
+        raise ValueError(f"{path}: the list of words is empty; give one word per line")
+    return words
 
 
 def load(path: str | None, texts: Sequence[str], model: object | None) -> Lexicon:
-    """path: as `read`, None for all words; model: the n-gram model.
+    """The lexicon at `path`, as in `read`; None: all words. model: the n-gram model.
 
-    Raises `ValueError` where the vocabulary spells none of the words.
+    Raises `ValueError` if the vocabulary can spell none of the words.
     """
     if path is None:
         return Lexicon(None, texts)

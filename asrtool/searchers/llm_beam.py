@@ -1,12 +1,12 @@
-"""Beam search with a language model that reads speech, as `transformers` searches.
+"""Beam search with a language model that reads speech, equivalent to that of `transformers`.
 
-It is the beam search of beam.py with one difference at the limit on tokens: a prefix that reaches
-it is finished as it is, without eos and its score. So for the same limits the tokens are those of
-`generate(num_beams=...)` with `early_stopping="never"`, which, like the search here, goes on while
-a longer text can still win.
+It is the beam search of beam.py with one difference: a prefix that reaches the limit on tokens is
+finished as it is, without eos and its score. So for the same limits, the tokens equal those of
+`generate(num_beams=...)` with `early_stopping="never"`, which also continues while a longer text
+can still win.
 
-Against insertions (arXiv 2406.17272): no n-gram twice, a length penalty, and limits on tokens, in
-total and per second of audio. They count generated tokens only, not those of the prompt.
+Against insertions (arXiv 2406.17272): no repeated n-grams, a length penalty, and limits on the
+number of tokens, in total and per second of audio. They count generated tokens, not the prompt.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from asrtool.types import Hypothesis
 
 @dataclass(frozen=True, kw_only=True)
 class LlmConstraintsConfig(ConstraintsConfig):
-    """Limits on generated tokens: by default on their number, as an adapter gives few rows."""
+    """Limits on generated tokens; by default an absolute one, as an adapter outputs few rows."""
 
     max_tokens: int | None = 256
-    max_tokens_per_frame: float | None = None  # rows that the language model reads of the speech
+    max_tokens_per_frame: float | None = None  # a frame is a row of the adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,12 @@ class LlmBeamConfig(BeamConfig):
 
 @SEARCHERS.register("llm_beam", LlmBeamConfig)
 class LlmBeam(Beam):
-    """A hypothesis at the limit has as many tokens as that, and no eos in its score."""
+    """Beam search whose hypotheses at the limit have no eos in their score."""
 
     def _advance(
         self, live: Live, extensions, limits: list[int], finished: list[list[Hypothesis]]
     ) -> Live | None:
-        # num_tokens: of the extended prefixes, as prefixes have sos in front
+        # prefixes begin with sos, so their size is the number of tokens after this extension
         beam, num_tokens = self.config.beam, live.prefixes.shape[1]
         for block, utterance in enumerate(live.utterances):
             if limits[utterance] > num_tokens:

@@ -1,11 +1,11 @@
-"""Back-off n-gram models, from ARPA files by the own reader or from KenLM's files by KenLM: the
-same log-probabilities.
+"""Back-off n-gram models: ARPA files by our own reader, binary files by KenLM, with the same
+log-probabilities.
 
     log p(w | h) = log p of the n-gram h w                where the model has it       (1)
                  = log backoff(h) + log p(w | h')         else, h' = h without its first word
 
 Katz, "Estimation of probabilities from sparse data", IEEE TASSP 1987. A state is the longest suffix
-of the history that the model knows. Words that it does not know are `<unk>`.
+of the history that the model contains. Unknown words are `<unk>`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from asrtool.searchers import arpa
 from asrtool.searchers.arpa import BOS, EOS, LN10, Trie
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
-MODULUS, BASES = (1 << 31) - 1, (1_000_003, 16_777_619)  # of the two halves of a word's hash
+# polynomial hash of a word, in two halves of 31 bits: the modulus is the Mersenne prime 2^31 - 1,
+# so products fit into int64
+MODULUS, BASES = (1 << 31) - 1, (1_000_003, 16_777_619)
 
 
 class Ngram(Protocol):
-    """Natural log-probabilities; a state is what the words so far leave behind."""
+    """Natural log-probabilities of words; a state stands for the words so far."""
 
     def start(self) -> Hashable:
         """The state at the start of a sentence."""
@@ -41,7 +43,7 @@ class Ngram(Protocol):
 
 
 def load(path: Path | str) -> Ngram:
-    """KenLM's binary files need the package kenlm; everything else is read as ARPA, without it."""
+    """Load a model. KenLM's binary files need the package kenlm; other files are read as ARPA."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
@@ -52,7 +54,7 @@ def load(path: Path | str) -> Ngram:
 
 @compiled
 def hash_step(value: int, character: int) -> int:
-    """The 62-bit hash of a word with one more character (code point); 0: the empty word."""
+    """The 62-bit hash of a word plus one character (code point); 0 is the empty word."""
     high = ((value >> 31) * BASES[0] + character + 1) % MODULUS
     low = ((value & MODULUS) * BASES[1] + character + 1) % MODULUS
     return (high << 31) | low
@@ -68,7 +70,8 @@ def word_hash(word: str) -> int:
 @compiled
 def score(trie: Trie, state: int, word: int) -> tuple[float, int]:
     """(1): log p(word | state) and the next state, by word id."""
-    # back off to shorter histories until one of them has the word; all words are 1-grams
+    # Back off to shorter histories until one of them has the word. This ends, as every word is a
+    # unigram.
     total, node = 0.0, state
     extended = arpa.child(trie, node, word)
     while extended < 0:
@@ -92,16 +95,17 @@ def find_word(hashes: np.ndarray, ids: np.ndarray, value: int, unknown: int) -> 
 def fill_row(
     trie: Trie, state: int, words: np.ndarray, row: np.ndarray, scratch: np.ndarray
 ) -> None:
-    """(1) for all `words` (V,) of one state, into row (V,); scratch (W,) holds one number per word
-    of the model.
+    """(1) for all `words` (V,) in one state, written to row (V,); scratch (W,) has a number per
+    word of the model.
 
-    One walk over the children of each suffix of the history, so that no word is searched for.
+    It walks over the children of each suffix of the history once, instead of searching each word.
     """
     scratch[:] = np.nan
     total, node = 0.0, state
     while True:
         for child in range(trie.begin[node], trie.begin[node + 1]):
             word = trie.word[child]
+            # longer histories come first, so the first value found is that of (1)
             if np.isnan(scratch[word]):
                 scratch[word] = total + trie.prob[child]
         if node == 0:
@@ -178,7 +182,7 @@ class KenlmModel:
 
 
 def sentence(model: Ngram, words: Iterable[str]) -> float:
-    """log p of a whole sentence, its end included."""
+    """log p of a sentence, its end included."""
     state, total = model.start(), 0.0
     for word in words:
         value, state = model.score(state, word)

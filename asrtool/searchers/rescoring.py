@@ -1,10 +1,10 @@
-"""Two passes: the n-best of the CTC prefix beam search, rescored by networks.
+"""Two passes: networks rescore the n-best list of the CTC prefix beam search.
 
     s(g) = sum of weight * log p(g) over the parts of both passes + length_bonus * |g|
 
-The second pass sees whole sequences, so a right-to-left decoder (Wu et al., arXiv 2106.05642) and a
-language model may take part: `weights` names them `reverse` and as the language model is called.
-Frames are projected once per utterance, and shared by its hypotheses.
+The second pass sees whole sequences, so it may include a right-to-left decoder (Wu et al., arXiv
+2106.05642), named `reverse` in `weights`, and a language model. Frames are projected once per
+utterance, and shared by its hypotheses.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asrtool.searchers.base import SEARCHERS, Scorer, Searcher, SearchModel
+from asrtool.searchers.base import SEARCHERS, Scorer, Searcher, SearcherConfig, SearchModel
 from asrtool.searchers.ctc.prefix_beam import CtcPrefixBeam, CtcPrefixBeamConfig
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class SequenceScorer(Protocol):
-    """Scores whole sequences at once. Without this method, a `Scorer` is called token by token."""
+    """Scores whole sequences at once. A `Scorer` without this method is called token by token."""
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
-        """targets (B * n, U), n of each utterance side by side -> (B * n,) log-probabilities."""
+        """targets (B * n, U), n adjacent rows per utterance -> log-probabilities (B * n,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoringConfig:
+class RescoringConfig(SearcherConfig):
     """Attention rescoring of the CTC prefix beam's n-best."""
 
     first_pass: CtcPrefixBeamConfig = CtcPrefixBeamConfig()
@@ -47,10 +47,10 @@ class RescoringConfig:
 
 @SEARCHERS.register("attention_rescoring", RescoringConfig)
 class Rescoring(Searcher):
-    """Hypotheses keep positions and confidences of the first pass; parts are those of both passes.
+    """Hypotheses keep positions and confidences of the first pass, and have the parts of both.
 
-    A part of the first pass without a weight counts in the first pass only. An utterance without
-    frames keeps the result of its first pass.
+    A part of the first pass that has no weight here counts in the first pass only. An utterance
+    without frames keeps the result of its first pass.
     """
 
     def __init__(
@@ -88,8 +88,9 @@ class Rescoring(Searcher):
     def rescore(
         self, encoded: EncoderOutput, nbests: list[list[Hypothesis]]
     ) -> list[list[Hypothesis]]:
-        """The second pass over the n-best lists of the first."""
-        # n-best lists are filled up to the longest by repeating their first hypothesis
+        """Rescore n-best lists of the first pass."""
+        # scorers need the same number of sequences per utterance: shorter lists repeat their first
+        # hypothesis
         width = max(map(len, nbests), default=0)
         rows = [h.tokens for nbest in nbests for h in (*nbest, *[nbest[0]] * (width - len(nbest)))]
         device = encoded.frames.data.device
@@ -132,7 +133,7 @@ def sequence_scores(
         return scorer.sequence_scores(encoded, targets)
     prefixes = F.pad(targets.data, (1, 0), value=eos)
     following = F.pad(targets.data, (0, 1), value=eos).scatter(1, targets.lengths[:, None], eos)
-    # a `Scorer` without that method, token by token; rows that have ended add nothing more
+    # a `Scorer` without that method is called token by token; rows that have ended add nothing
     state = scorer.start(encoded, len(prefixes) // max(len(encoded.frames.lengths), 1))
     total = prefixes.new_zeros(len(prefixes), dtype=torch.float64)
     for step in range(prefixes.shape[1]):

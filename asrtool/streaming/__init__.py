@@ -1,12 +1,12 @@
-"""Recognition while the audio comes in, with an encoder that can stream.
+"""Streaming recognition, with an encoder that can stream.
 
     samples -> FeatureStream -> features -> Session (encoder, first pass of the search)
         -> partial results
-        -> at a pause: the second pass, the labels -> a final result; the encoder goes on, the
-           search begins anew
+        -> at a pause: second pass and labels -> a final result; the search starts again, the
+           encoder continues
 
-All state has a bound where the encoder's left context has one: a `Stream` of hours needs the memory
-of one of seconds.
+If the encoder's left context is bounded, so is all state: a `Stream` of hours needs no more memory
+than one of seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 
 class FeatureStream:
-    """Samples in pieces of any size -> normalised features, those of the whole audio."""
+    """Samples in pieces of any size -> normalised features, equal to those of the whole audio.
+
+    Raises `UserError` for a model that reads waveforms.
+    """
 
     def __init__(self, recognizer: Recognizer) -> None:
         if recognizer.config.data.input != "fbank":
@@ -45,10 +48,9 @@ class FeatureStream:
         self._rest = np.zeros(0, np.float32)
 
     def __call__(self, samples: np.ndarray) -> Tensor:
-        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete; T' may be
-        0.
-        """
+        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete, T' >= 0."""
         config = self._fbank.config
+        # windows overlap, so the samples after the start of the next frame are kept
         samples = np.concatenate([self._rest, samples])
         count = config.num_frames(len(samples))
         self._rest = samples[count * config.shift :]
@@ -61,11 +63,11 @@ class FeatureStream:
 
 
 class Session:
-    """A batch of utterances that are heard piece by piece; what comes out is what
-    `Recognizer.search` gives.
+    """A batch of utterances whose audio arrives piece by piece; results equal those of
+    `Recognizer.search`.
 
-    Rows may `leave` and others may `enter` between two pieces; no row's result depends on the rows
-    beside it.
+    Between two pieces, rows may `leave` and others may `enter`; no result depends on other rows.
+    Raises `UserError` for a model that cannot stream.
     """
 
     def __init__(self, recognizer: Recognizer, batch: int) -> None:
@@ -85,7 +87,7 @@ class Session:
         return len(self._pieces)
 
     def restart(self) -> None:
-        """The next text of the same audio: the search begins anew, the encoder goes on."""
+        """Start the next text of the same audio: the search starts again, the encoder continues."""
         self._begin(self.batch)
 
     def _begin(self, batch: int) -> None:
@@ -95,7 +97,7 @@ class Session:
         ]  # the pieces of each row
 
     def enter(self, count: int) -> range:
-        """Take in `count` utterances behind those that are there; gives their rows."""
+        """Add `count` utterances after the present ones; returns their rows."""
         before = self.batch
         encoder, chunk = self.recognizer.model.encoder, self.recognizer.chunk
         self._cache = self._cache.join(encoder.init_cache(count, chunk))
@@ -104,8 +106,9 @@ class Session:
         return range(before, self.batch)
 
     def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
-        """What `finish` gives of these rows, in their order, and the end of them: the rows behind
-        move up. Raises `ValueError` for a row that is not there, or named twice.
+        """The results of `finish` for these rows, which are then removed: later rows move up.
+
+        Raises `ValueError` for a row that does not exist, or is named twice.
         """
         rows = list(rows)
         if len(set(rows)) < len(rows) or not set(rows) <= set(range(self.batch)):
@@ -122,10 +125,9 @@ class Session:
 
     @torch.inference_mode()
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
-        """The next features (B, T, F) of each row, 0 included; final (B,): the row ends with them.
+        """Take the next features (B, T, F) of each row, T >= 0; final (B,): the row ends with them.
 
-        Gives which of the frames that they complete hold speech, (B, S) bool; None where there are
-        none.
+        Returns which of the completed frames hold speech, (B, S) bool; None if there are none.
         """
         model, device = self.recognizer.model, self.recognizer.device
         if not len(inputs.lengths) == len(final) == self.batch:
@@ -146,17 +148,15 @@ class Session:
         return spoken
 
     def partial(self) -> list[Hypothesis]:
-        """The best text of each row so far, by the first pass."""
-        return [self._named(hypothesis) for hypothesis in self._first.partial(self._state)]
+        """The best hypothesis of each row so far, from the first pass."""
+        return [self._with_text(hypothesis) for hypothesis in self._first.partial(self._state)]
 
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
-        """N-best lists of what was heard since the (re)start, and labels; `restart` before more is
-        accepted.
-        """
+        """N-best lists and labels since the (re)start; call `restart` before `accept`."""
         return self._results(self._state, self._pieces)
 
     def encoded(self) -> EncoderOutput:
-        """What the encoder gave since the (re)start, in one piece."""
+        """The encoder's output since the (re)start, in one piece."""
         return _joined(self._pieces)
 
     @torch.inference_mode()
@@ -177,14 +177,14 @@ class Session:
                     strict=True,
                 )
             ]
-        return [[self._named(one) for one in nbest] for nbest in nbests], classes
+        return [[self._with_text(hypothesis) for hypothesis in nbest] for nbest in nbests], classes
 
-    def _named(self, hypothesis: Hypothesis) -> Hypothesis:
+    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
         return replace(hypothesis, text=self.recognizer.tokenizer.decode(hypothesis.tokens))
 
 
 class EncodedPiece(NamedTuple):
-    """What the encoder gave of one row in one piece: frames (S, D), positions (S,), and taps."""
+    """The encoder's output for one row and one piece: frames (S, D), positions (S,), taps."""
 
     frames: Tensor
     positions: Tensor
@@ -192,7 +192,7 @@ class EncodedPiece(NamedTuple):
 
 
 def _rows_of(output: EncoderOutput) -> list[EncodedPiece]:
-    """A piece, row by row, without padding."""
+    """The rows of a piece, without padding."""
     frames = output.frames.unpad()
     positions = Padded(output.positions, output.frames.lengths).unpad()
     taps = {name: tap.unpad() for name, tap in output.taps.items()}
@@ -203,11 +203,11 @@ def _rows_of(output: EncoderOutput) -> list[EncodedPiece]:
 
 
 def _joined(rows: Sequence[Sequence[EncodedPiece]]) -> EncoderOutput:
-    """The pieces of each row, one behind the other; at least one row has some."""
+    """The concatenated pieces of each row; at least one row must have any."""
     like = next(pieces[0] for pieces in rows if pieces)
 
     def joined(part: Callable[[EncodedPiece], Tensor]) -> Padded:
-        # a row that has just entered has no piece, but needs the shape of one
+        # a row that has just entered has no piece yet, and takes the shape from another row's
         return Padded.stack(
             [
                 torch.cat([part(piece) for piece in pieces]) if pieces else part(like)[:0]
@@ -227,7 +227,10 @@ def _index(rows: Sequence[int]) -> Tensor:
 
 
 def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]:
-    """The search that goes along with the audio, and the one at the end of a text."""
+    """The search that follows the audio, and the one at the end of a text, if any.
+
+    Raises `UserError` for a search that needs whole utterances.
+    """
     searcher = recognizer.searcher
     if isinstance(searcher, Rescoring):
         return searcher.first, searcher
@@ -244,15 +247,16 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
     )
 
 
-# -- one audio ----------------------------------------------------------------
+# -- a single stream ----------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndConfig:
-    """When a text ends; the next one begins with the frame behind."""
+    """When a text ends; the next one begins with the following frame."""
 
-    pause: float = 0.8  # seconds without a token behind the last one
-    # seconds after which any frame without a token will do; after twice as long, any frame
+    pause: float = 0.8  # seconds without a token after the last one
+    # seconds after which a text ends at the next frame without a token, and after twice as long at
+    # any frame
     longest: float = 20.0
 
     def __post_init__(self) -> None:
@@ -264,9 +268,7 @@ class EndConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A partial result, or the final one of a text. start and end: seconds of the audio that it
-    covers.
-    """
+    """A partial result, or the final one of a text. start, end: its position in seconds."""
 
     final: bool
     start: float
@@ -277,19 +279,20 @@ class Result:
 
 @dataclass
 class Latency:
-    """How long the pieces took. `lag`: seconds from a piece's last sample until its result, were
-    the audio live.
+    """Processing times of the pieces. `lag`: seconds from a piece's last sample to its result, if
+    the audio were live.
     """
 
     seconds: float = 0.0  # of audio
     work: array = field(default_factory=lambda: array("d"))
     lag: array = field(default_factory=lambda: array("d"))
-    finals: array = field(default_factory=lambda: array("d"))  # seconds that the second pass took
-    _done: float = 0.0  # when the last piece was done, were the audio live
+    finals: array = field(default_factory=lambda: array("d"))  # seconds of the second pass
+    _done: float = 0.0  # time at which the last piece would be done, if the audio were live
 
     def add(self, end: float, work: float) -> None:
-        """A piece whose last sample came `end` seconds into the audio."""
+        """Add a piece that took `work` seconds; its last sample is `end` seconds into the audio."""
         self.seconds = end
+        # a piece waits for its last sample, and for the piece before it
         self._done = max(self._done, end) + work
         self.work.append(work)
         self.lag.append(self._done - end)
@@ -307,7 +310,7 @@ class Latency:
 
 
 class Stream:
-    """One audio, live or from a file: samples in, results out."""
+    """A single audio stream, live or from a file: samples in, results out."""
 
     def __init__(self, recognizer: Recognizer, ends: EndConfig | None = None) -> None:
         self.recognizer = recognizer
@@ -316,13 +319,13 @@ class Stream:
         self._features = FeatureStream(recognizer)
         self._session = Session(recognizer, 1)
         self._samples = 0
-        self._frames = 0  # that the encoder gave
-        self._start = 0  # frame with which the text began
-        self._spoke = 0  # the frame behind the last token, or the start
+        self._frames = 0  # frames that the encoder has returned
+        self._start = 0  # first frame of the text
+        self._spoke = 0  # frame after the last token of the text, or `_start`
 
     def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
-        """samples (T,), floats in [-1, 1] or int16, at the model's rate; a result where they
-        complete a chunk.
+        """samples (T,), floats in [-1, 1] or int16, at the model's rate -> a result if they
+        complete a chunk, else None.
         """
         began = time.perf_counter()
         if len(samples):
@@ -335,15 +338,16 @@ class Stream:
             self._follow(spoken)
         result = None
         if final or self._ends():
-            second = time.perf_counter()
+            second_pass = time.perf_counter()
             result = self._finish()
-            self.latency.finals.append(time.perf_counter() - second)
+            self.latency.finals.append(time.perf_counter() - second_pass)
         elif spoken is not None:
             result = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
         self.latency.add(self._samples / self.recognizer.rate, time.perf_counter() - began)
         return result
 
     def _follow(self, spoken: Padded) -> None:
+        """Update the counts of frames by which frames hold speech, (1, S)."""
         frames = spoken.data[0].nonzero()
         if len(frames):
             self._spoke = self._frames + int(frames[-1]) + 1

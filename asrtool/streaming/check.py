@@ -1,6 +1,4 @@
-"""Streaming against the whole: the same utterances, the same chunk mask, piece by piece and at
-once.
-"""
+"""Compare streaming with whole utterances: the same audio and chunk mask, in pieces and at once."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session
 from asrtool.types import Hypothesis, Padded, Utterance
 
-# of a frame's largest number where that is above 1: what float32 rounds away grows with it
+# relative to a frame's largest number if that is above 1, since rounding of float32 grows with it
 TOLERANCE = 1e-5
 
 
 @dataclass
 class Difference:
-    """What was found so far."""
+    """The differences found so far."""
 
     utterances: int = 0
     tokens: int = 0
@@ -40,15 +38,15 @@ class Difference:
 def check(
     recognizer: Recognizer, data: Path, batch: int = 8, seed: int = 0, tolerance: float = TOLERANCE
 ) -> bool:
-    """Says what differs; whether it is nothing."""
+    """Log the differences on the data directory `data`; returns whether there are none."""
     differences, draw = Difference(), random.Random(seed)
     rows = datadir.read(data)
     for start in range(0, len(rows), batch):
         compare(recognizer, rows[start : start + batch], draw, differences)
     logger.info(
         "%s: %d utterances, %d frames, %d tokens in chunks of %g ms: the largest difference is "
-        "%.1e in features, %.1e in "
-        "the encoder's frames; %d utterances have different tokens, %d a different label%s",
+        "%.1e in features, %.1e in the encoder's frames; %d utterances have different tokens, %d a "
+        "different label%s",
         *(
             data,
             differences.utterances,
@@ -73,7 +71,7 @@ def check(
 def compare(
     recognizer: Recognizer, rows: Sequence[Utterance], draw: random.Random, differences: Difference
 ) -> None:
-    """One batch, each utterance fed in pieces of its own sizes, from no sample to three seconds."""
+    """Compare one batch, each utterance in random pieces from no sample to three seconds."""
     sounds = [samples_of(recognizer, row) for row in rows]
     whole = Padded.stack([recognizer.inputs(sound) for sound in sounds])
     encoded = recognizer.encode(whole)
@@ -120,15 +118,15 @@ def samples_of(recognizer: Recognizer, row: Utterance) -> np.ndarray:
     return audio.read(row.audio, *row.stretch, recognizer.rate)
 
 
-def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest in any frame (T, D), as a share of the frame's largest number where that is above
-    1.
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """The largest difference in any frame (T, D), relative to the frame's largest number if that is
+    above 1; inf for different shapes.
     """
-    if one.shape != other.shape:
+    if first.shape != second.shape:
         return float("inf")
-    if not one.numel():
+    if not first.numel():
         return 0.0
-    return float(((one - other).abs().amax(-1) / other.abs().amax(-1).clamp(min=1)).max())
+    return float(((first - second).abs().amax(-1) / second.abs().amax(-1).clamp(min=1)).max())
 
 
 def tokens(nbest: Sequence[Hypothesis]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Write files and folders atomically: after a crash or on a full disk they are complete or absent.
 
-They are written under a temporary name in the same folder, flushed to the disk and renamed. Where
+They are written under a temporary name in the same folder, flushed to the disk and renamed. If
 several processes may write the same file, they hold `stamp.locked`.
 """
 
@@ -42,6 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def put(new: Path, path: Path) -> None:
     """Flush the file `new` to the disk and rename it to `path`."""
+    # flushed first: after a power failure, a rename may be on the disk without the data
     sync(new)
     os.replace(new, path)
 
@@ -74,6 +75,7 @@ def replace_folder(new: Path, out: Path) -> None:
     old = out.with_name(out.name + ".old")
     discard(old)
     try:
+        # a folder cannot be replaced by a single rename; `bring_back` repairs a kill in between
         if out.exists():
             os.rename(out, old)
         os.rename(new, out)
@@ -87,14 +89,14 @@ def replace_folder(new: Path, out: Path) -> None:
 
 
 def bring_back(out: Path) -> None:
-    """Restore a folder where `replace_folder` was killed between its two renames."""
+    """Restore a folder if `replace_folder` was killed between its two renames."""
     old = out.with_name(out.name + ".old")
     if old.exists() and not out.exists():
         os.rename(old, out)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that must not be seen half removed: it is renamed first."""
+    """Remove a folder, renaming it first so that it is never seen half removed."""
     doomed = aside(path)
     os.rename(path, doomed)
     discard(doomed)

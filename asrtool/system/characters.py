@@ -1,8 +1,8 @@
-"""Characters that show nothing, and names that are no text.
+"""Invisible characters, and file names that are not text.
 
-Hidden are Unicode's format characters, variation selectors, fillers and control characters. The two
-joiners U+200C and U+200D are so only where they join nothing: behind a letter of the Arabic, Indic
-and related scripts they decide how a word looks, and belong to its spelling.
+Hidden characters are Unicode's format characters, variation selectors, fillers and control
+characters. The joiners U+200C and U+200D count as hidden unless they follow a letter of the Arabic,
+Indic or related scripts, where they are part of the spelling.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def visible(text: str) -> str:
 
 def hidden(text: str) -> list[str]:
     """The hidden characters of a text, as U+200B, sorted."""
-    return [f"U+{ord(one):04X}" for one in sorted(set(HIDDEN.findall(text)))]
+    return [f"U+{ord(character):04X}" for character in sorted(set(HIDDEN.findall(text)))]
 
 
 def is_utf8(name: str) -> bool:
-    """Whether the name of a file is UTF-8; Python reads other bytes as surrogates."""
+    """Whether the name of a file is UTF-8; Python represents other bytes as surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

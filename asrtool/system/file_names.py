@@ -1,8 +1,8 @@
 """Safe, unique file names from ids, labels and other external strings.
 
-Ordinary ids stay as they are. Whatever could leave the folder, hide the file or break a line
-becomes `%2F` as in a URL (`urllib.parse.unquote` undoes it). A name that is too long for the disk
-is cut and ends with a hash of the whole.
+Ordinary ids stay as they are. Characters that could leave the folder, hide the file or break a line
+are percent-encoded as in a URL (`urllib.parse.unquote` decodes them). A name that is too long for
+the disk is cut, and ends with a hash of the whole.
 """
 
 from __future__ import annotations

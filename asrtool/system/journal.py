@@ -1,4 +1,4 @@
-"""A journal of finished work, so that a command resumes where it was stopped or killed.
+"""A journal of finished work, so that a command resumes where it stopped or was killed.
 
     <out>.part/stage.json                     what the work depends on; if that differs, the
                                               journal is deleted
@@ -20,10 +20,11 @@ from asrtool.log import logger
 from asrtool.system import atomic
 
 ABOUT = "stage.json"
+POLL = 0.05  # seconds between looks for other ranks' files
 
 
 def _about(folder: Path) -> object:
-    """What the journal in a folder depends on; None where it does not say."""
+    """What the journal in a folder depends on; None if that is missing or damaged."""
     try:
         return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -62,12 +63,12 @@ class Journal:
         (self.folder / f"{self.run}.{self.rank}.end").touch()
 
     def wait(self, ranks: int) -> None:
-        """Wait until all ranks are finished; a collective would time out on a slow rank."""
+        """Wait until all ranks are finished. A collective would time out on a slow rank."""
         while not all((self.folder / f"{self.run}.{rank}.end").exists() for rank in range(ranks)):
-            time.sleep(0.05)
+            time.sleep(POLL)
 
     def done(self, group: int) -> set[str]:
-        """Ids that earlier runs finished; an `error` does not count as finished."""
+        """Ids that earlier runs finished; items with an `error` do not count."""
         return {name for name, line in self._read(group, self.run).items() if "error" not in line}
 
     def lines(self, group: int) -> list[dict]:
@@ -86,7 +87,7 @@ class Journal:
         for run, path in sorted(files):
             if run >= before:
                 continue
-            # not splitlines: U+2028 does not end a line
+            # not splitlines, which also splits at U+2028 within a text
             for row in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     line = json.loads(row)

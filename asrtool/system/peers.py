@@ -1,10 +1,10 @@
 """Ranks notice when another rank dies, and end with a message that names it.
 
-A collective with a rank that was killed fails at once over gloo, but waits for ten minutes over
-nccl. Therefore every rank keeps a connection to rank 0 open. The system closes it when the process
-dies for whatever reason; TCP's keep-alive notices a machine that loses power. Rank 0 tells the
-others, and soon all end. A rank that ends by an error announces it: the others give it time to
-print its message, and end without one of their own.
+A collective with a killed rank fails at once over gloo, but blocks for ten minutes over nccl. So
+every rank keeps a connection to rank 0 open. The system closes it when the process dies for any
+reason; TCP keep-alive notices a machine that loses power. Rank 0 notifies the others, and all end
+soon. A rank that ends with an error announces it: the others give it time to print its message, and
+end without one of their own.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pathlib import Path
 
 from asrtool.errors import UserError
 
-GRACE = 3.0  # seconds between the news that a rank died and the end
-PATIENCE = 15.0  # seconds between the news of an error and the end
+GRACE = 3.0  # seconds from the news that a rank died to the end
+PATIENCE = 15.0  # seconds from the news of an error to the end
 JOIN = 60.0  # seconds in which all ranks must connect
 BYE, FAIL, LOST = "bye", "fail", "lost"
 
 
 @contextmanager
 def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator[None]:
-    """Inside, this process ends when another rank ends without leaving the block.
+    """Within the block, this process ends if another rank ends without leaving the block.
 
-    share_port: gives rank 0's number to all ranks.
+    share_port: broadcasts a number of rank 0 to all ranks.
     """
     watch = _Hub(world) if rank == 0 else _Spoke(rank)
     watch.connect(share_port)
@@ -51,7 +51,7 @@ def watched(rank: int, world: int, share_port: Callable[[int], int]) -> Iterator
 
 
 def _mind(connection: socket.socket) -> None:
-    """Turn on keep-alive, which notices when the machine at the other end dies."""
+    """Enable keep-alive, which notices within about 20 seconds that the other machine is dead."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", 5),
@@ -64,7 +64,7 @@ def _mind(connection: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket) -> list[str]:
-    """The messages that arrived (short, sent whole); none when the other end is gone."""
+    """The messages that have arrived (short, sent whole); empty if the other end is gone."""
     try:
         return connection.recv(4096).decode(errors="replace").split("\n")[:-1]
     except OSError:
@@ -77,8 +77,9 @@ def _send(connection: socket.socket, words: str) -> None:
 
 
 def _end(event: str, rank_lost: int, host: str, rank: int) -> None:
-    """End this process, whatever its main thread waits for."""
+    """End this process, whatever its main thread is waiting for."""
     time.sleep(GRACE if event == LOST else PATIENCE)
+    # one message per machine, and one from the lowest rank that is left
     speaks = rank == (1 if rank_lost == 0 else 0) or os.environ.get("LOCAL_RANK") == "0"
     if event == LOST and speaks:
         text = (
@@ -91,7 +92,7 @@ def _end(event: str, rank_lost: int, host: str, rank: int) -> None:
 
 
 class _Hub:
-    """Rank 0: learns of every other rank's end, and passes it on."""
+    """Rank 0: notices the end of any other rank, and passes it on."""
 
     def __init__(self, world: int) -> None:
         self._world = world
@@ -153,7 +154,7 @@ class _Hub:
 
 
 class _Spoke:
-    """Every other rank: learns of the others' end from rank 0, and notices rank 0's own."""
+    """Every other rank: learns of the end of others from rank 0, and notices that of rank 0."""
 
     def __init__(self, rank: int) -> None:
         self._rank, self._left = rank, False

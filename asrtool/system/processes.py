@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 
-PARENT = (
-    "ASRTOOL_PARENT"  # process id that this command must not outlive; not set when a user runs it
-)
-PR_SET_PDEATHSIG = 1
+# environment variable: the process id that this command must not outlive; unset if a user runs it
+PARENT = "ASRTOOL_PARENT"
+PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal to receive when the parent dies
 
 
 def follow_parent() -> None:
@@ -19,14 +18,15 @@ def follow_parent() -> None:
     parent = int(os.environ.pop(PARENT, "0"))
     if parent == 0 or not sys.platform.startswith("linux"):
         return
-    if os.getppid() == parent:  # else a shell is in between
+    # with a shell in between, the signal would come from the shell's death
+    if os.getppid() == parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if not os.path.exists(f"/proc/{parent}"):  # it died before the call
         os._exit(1)
 
 
 def give_back_memory() -> None:
-    """Let glibc return freed memory; otherwise a long run seems to leak."""
+    """Make glibc return freed memory to the system; without this, a long run seems to leak."""
     trim = (
         getattr(ctypes.CDLL(None), "malloc_trim", None)
         if sys.platform.startswith("linux")

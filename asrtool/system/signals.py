@@ -13,11 +13,11 @@ CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """`with StopSignals() as signals`: `signals.received` is the first signal that came, or 0.
+    """`with StopSignals() as signals`: `signals.received` is the first signal, or 0.
 
     A second Ctrl-C ends the process at once. Forked loader workers inherit the handlers and ignore
-    all three, so that they can hand over the batches that are needed to finish the step; they end
-    with their parent.
+    all three signals, so that they can deliver the batches needed to finish the step; they end with
+    their parent.
     """
 
     def __init__(self) -> None:

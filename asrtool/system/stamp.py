@@ -6,10 +6,10 @@
         ...write into target...       # a temporary sibling, renamed to `out` when the block ends
                                       without an error
 
-An error or Ctrl-C leaves nothing behind; leftovers of a killed stage (`<out>.tmp`, `<out>.old`,
-`<out>.lock`) are removed by the next run. While a folder is written, `<out>.lock` excludes other
-processes; the system releases it when its owner dies, so no lock is ever stale. File times are
-ignored: text files are compared by content, archives and audio by name and size.
+An error or Ctrl-C leaves nothing behind; the next run removes leftovers of a killed stage
+(`<out>.tmp`, `<out>.old`, `<out>.lock`). While a folder is being written, `<out>.lock` excludes
+other processes; the system releases it when its owner dies, so no lock is ever stale. File times
+are ignored: text files are compared by content, archives and audio by name and size.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from asrtool.log import logger
 from asrtool.system import atomic
 
 NAME = ".stage.json"
-VERSION = 1  # raise it when stages write something different from the same inputs
+VERSION = 1  # raise it when stages write something else from the same inputs
 TAKEN = {errno.EACCES, errno.EAGAIN}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# files too large to hash: a change of content without a change of size is not noticed
 BY_SIZE = {".ark", ".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".tar", ".gz", ".safetensors"}
 
 
 class StageError(UserError):
-    """A folder cannot be written now; the message says why."""
+    """A folder cannot be written at present; the message says why."""
 
 
 def digest(path: Path) -> str:
-    """Digest of a file's content (audio and archives: its size), or the digests of a folder."""
+    """The digest of a file's content (audio and archives: its size), or of a whole folder."""
     total = hashlib.sha256()
     if path.is_dir():
         for name, file, size in _walk(str(path), "", frozenset()):
@@ -94,7 +95,7 @@ def describe(
     """
     known = {} if known is None else known
     digests: dict[str, str] = {}
-    for path in inputs:  # several inputs of one name all count
+    for path in inputs:  # inputs with the same name are joined, so that all of them count
         if path not in known:
             known[path] = digest(path)
         digests[path.name] = "+".join(filter(None, (digests.get(path.name), known[path])))
@@ -103,7 +104,7 @@ def describe(
 
 
 def read(out: Path) -> dict | None:
-    """The stamp of a folder; None where it is missing or damaged."""
+    """The stamp of a folder; None if it is missing or damaged."""
     return load(out / NAME)
 
 
@@ -124,7 +125,7 @@ def building(
     force: bool = False,
     known: dict[Path, str] | None = None,
 ) -> Iterator[Path | None]:
-    """Yield a fresh folder to write to, or None when `out` is up to date; `force` always builds.
+    """Yield a fresh folder to write to, or None if `out` is up to date; `force` always builds.
 
     Folders made from the same inputs share `known`, so that each input is read once.
     """
@@ -140,7 +141,8 @@ def building(
         atomic.bring_back(out)
         for leftover in (target, old):
             atomic.discard(leftover)
-        before = read(out)  # again, since another process may have made it meanwhile
+        # read again under the lock: another process may have built it meanwhile
+        before = read(out)
         if before == now and not force:
             logger.info("%s: %s is up to date", stage, out)
             yield None
@@ -151,6 +153,7 @@ def building(
             )
         with atomic.replacing_folder(out) as target:
             yield target
+            # the stamp comes last, after the block: it makes the folder complete
             (target / NAME).write_text(
                 json.dumps(now, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
@@ -158,9 +161,9 @@ def building(
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Lock `path`; where another process holds the lock, wait or raise `StageError`.
+    """Lock `path`; if another process holds the lock, wait or raise `StageError`.
 
-    Yields False where the file system does not support locks. A full disk raises `StageError`.
+    Yields False if the file system does not support locks. A full disk raises `StageError`.
     """
     lock = _lock(path)
     try:
@@ -173,6 +176,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
                 stream.flush()
                 yield is_locked
             finally:
+                # removed while it is still locked: whoever waits for this file notices below
                 lock.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in FULL:
@@ -212,15 +216,16 @@ def _take(lock: Path, path: Path, wait: bool) -> tuple[TextIO, bool]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
                 return stream, True
-        # the owner removed the file after it was opened here: try again with the new one
+        # The former owner removed the file between `open` and the lock, so this lock excludes
+        # nobody. Try again with the new file.
         stream.close()
 
 
 def sweep(path: Path) -> None:
     """Remove leftovers of a killed process beside `path`: its lock, and the file it was writing.
 
-    Does nothing while a living process holds the lock, and raises nothing: what cannot be removed
-    now stays for the next run.
+    Does nothing while a living process holds the lock. Raises nothing: what cannot be removed now
+    stays for the next run.
     """
     if not (atomic.aside(path).exists() or _lock(path).exists()):
         return
@@ -230,7 +235,7 @@ def sweep(path: Path) -> None:
 
 
 def difference(before: Mapping, now: Mapping) -> str:
-    """A list in words of the inputs and options that differ."""
+    """The names of the inputs and options that differ, for messages."""
     if before.get("version") != now["version"] or before.get("stage") != now["stage"]:
         return "its maker"
     changed = []

@@ -1,7 +1,8 @@
-"""Average weights: of the checkpoints of a phase, used in decoding, and over all steps (`Ema`).
+"""Averages of weights: over checkpoints of a phase, for decoding, and over all steps (`Ema`).
 
-<phase>/average-10.safetensors is the mean of ten checkpoints; <phase>/average-10.json has its size
-and SHA-256. An average that does not match its JSON is computed again from the same checkpoints.
+<phase>/average-10.safetensors is the mean of ten checkpoints, <phase>/average-10.json records its
+size and SHA-256. An average that does not match its record is computed again from the same
+checkpoints.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from asrtool.types import Trainable
 def average(folder: Path, count: int) -> Path:
     """`<folder>/average-<count>.safetensors`, computed unless it exists and is intact.
 
-    It is the mean of the checkpoints that the phase ranks first; a warning says so where there are
-    fewer than `count`. The average of a finished phase never changes: while it is intact it needs
-    no checkpoints, and it is only ever computed again from its original checkpoints.
+    It is the mean of the phase's `count` highest-ranking checkpoints, with a warning if there are
+    fewer. The average of a finished phase never changes: while it is intact it needs no
+    checkpoints, and a damaged one is recomputed only from its original checkpoints.
     """
+    # temporary files of a run that was killed while it wrote
     for leftover in folder.glob("average-*.safetensors.*"):
         stamp.sweep(leftover.with_suffix(""))
     out = folder / f"average-{count}.safetensors"
@@ -45,7 +47,9 @@ def average(folder: Path, count: int) -> Path:
     )
     sources = ",".join(path.name for path in chosen)
     if problem is not None or averaged_from(out) != sources:
-        with stamp.locked(out, wait=True):  # several sets may be decoded at the same time
+        # several sets may be decoded at the same time: the first process writes, the others wait
+        # and find its result
+        with stamp.locked(out, wait=True):
             if not _is_current(out, sources):
                 if problem is not None and out.exists():
                     logger.warning("%s is computed again: %s", out, problem)
@@ -54,7 +58,10 @@ def average(folder: Path, count: int) -> Path:
 
 
 def first(folder: Path, count: int) -> list[Path]:
-    """The first `count` intact checkpoints in the phase's ranking, or all if there are fewer."""
+    """The `count` highest-ranking intact checkpoints of a phase, or all if there are fewer.
+
+    Raises `UserError` if there is none.
+    """
     metric, by = ranking(folder)
     chosen = list(islice(filter(_usable, checkpoint.rank(folder, metric, by)), count))
     if not chosen:
@@ -72,7 +79,7 @@ def first(folder: Path, count: int) -> list[Path]:
 
 
 def ranking(folder: Path) -> tuple[str, str]:
-    """The metric that ranks the checkpoints, and whether the "best" or the "last" are averaged."""
+    """The metric that ranks checkpoints, and whether the "best" or the "last" ones are averaged."""
     for path in reversed(checkpoint.every(folder)):
         try:
             entry = checkpoint.read_state(path).get("ranking")
@@ -105,7 +112,7 @@ def mean(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def averaged_from(path: Path) -> str | None:
-    """The names of the averaged checkpoints, joined by commas; None where they are not known."""
+    """The names of the averaged checkpoints, joined by commas; None if unknown."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("sources")
@@ -114,7 +121,7 @@ def averaged_from(path: Path) -> str | None:
 
 
 def _problem(out: Path) -> str | None:
-    """How an average differs from what was written, or None."""
+    """How an average differs from its record, or None."""
     noted = records.pointer(out.parent, out.stem)
     try:
         records.compare(out, noted or {})
@@ -128,7 +135,7 @@ def _is_current(out: Path, sources: str) -> bool:
 
 
 def _again(out: Path, problem: str | None, sources: str) -> list[Path]:
-    """The checkpoints of a final average; raises `UserError` where some are gone."""
+    """The checkpoints of a final average. Raises `UserError` if any is missing or torn."""
     chosen = [out.parent / name for name in sources.split(",")]
     missing = {
         path.name: defect
@@ -162,15 +169,15 @@ def _write(out: Path, chosen: Iterable[Path], sources: str) -> None:
         raise UserError(f"cannot write {out}: {error}; {checkpoint.cure(error)}") from error
 
 
-# -- of every step ---------------------------------------------------------
+# -- moving average of all steps -------------------------------------------
 
 
 class Ema:
     """A moving average: shadow <- d * shadow + (1 - d) * weights after every update.
 
-    d = min(decay, (1 + n) / (10 + n)) for update n: the lower d at first lets the average forget
-    the random initialisation. With `trainer.ema`, the average is what is validated, saved and used
-    in decoding.
+    d = min(decay, (1 + n) / (10 + n)) for update n. Initially d is small, so that the average
+    forgets the random initialisation. With `trainer.ema`, validation, checkpoints and decoding use
+    the average.
     """
 
     def __init__(self, model: Trainable, decay: float) -> None:
@@ -190,7 +197,7 @@ class Ema:
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
-        """Put the averages into the model inside the block; yields the training weights."""
+        """Within the block, the model holds the averages; yields the training weights."""
         self._swap()
         try:
             yield self._shadow
@@ -198,7 +205,10 @@ class Ema:
             self._swap()
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take the model's weights as the averages, and put `weights` (by name) into the model."""
+        """Take the model's weights as the averages, and load `weights` (by name) into the model.
+
+        Checkpoints hold the averages as the model, and the training weights beside the optimizer.
+        """
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 self._shadow[name].copy_(parameter)

@@ -1,16 +1,16 @@
 """Checkpoints: folders of safetensors and JSON, written atomically and never unpickled.
 
     <phase>/step-00012000/   model.safetensors       the weights to decode with (the moving average
-                                                     where `ema` is on)
-                             optimizer.safetensors   "<parameter>/exp_avg" ...; older ones that are
-                                                     kept have none
+                                                     with `ema`)
+                             optimizer.safetensors   "<parameter>/exp_avg" ...; deleted from older
+                                                     checkpoints that are kept
                              state.json              TrainState, metric values, size and SHA-256 of
                                                      the other files
     <phase>/latest.json best.json                    pointers: {"path": "step-00012000", ...}
 
-A checkpoint is torn if a file is missing or does not match its size and hash in state.json; torn
-checkpoints are never used. A checkpoint that cannot be read (a broken disk, a lost server, no
-permission) is not torn: that is an error.
+A checkpoint is torn if a file is missing, or differs in size or hash from state.json; torn
+checkpoints are never used. One that cannot be read (a broken disk, a lost server, no permission) is
+not torn, but an error: it may be intact.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ def save(
 
     tensors: file name -> tensors; state: the content of state.json.
     """
-    every(folder)  # raises where something else has the name of a checkpoint
+    every(folder)  # raises if something else has the name of a checkpoint
     out = folder_of(folder, step)
     try:
         with atomic.replacing_folder(out) as target:
+            # state.json is written last, with the hashes of the others: it makes the checkpoint
+            # complete
             files = {}
             for name, content in tensors.items():
                 save_file(
@@ -82,7 +84,8 @@ def save(
 
 def cure(error: Exception) -> str:
     """What to do about a write error."""
-    code = re.search(r"os error (\d+)", str(error))  # safetensors' format
+    # safetensors raises an error of its own, with the number of the system in its text
+    code = re.search(r"os error (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
     return (
         f"{'free some disk space' if number in stamp.FULL else 'fix this'} and run the same "
@@ -93,13 +96,14 @@ def cure(error: Exception) -> str:
 def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
     """Delete checkpoints older than `newest`, which is intact.
 
-    Checkpoints in `keep` stay, without their optimizer state. The last intact one before
-    `newest` stays whole, to resume from if `newest` is lost. Those after `newest` are torn; they
-    stay until an intact one has replaced or passed them.
+    Those in `keep` stay, without their optimizer state. The last intact one before `newest` stays
+    whole, to resume from if `newest` is lost. Those after `newest` are torn, and stay until an
+    intact one replaces or passes them.
     """
     for leftover in _named(folder, leftovers=True):
         atomic.discard(leftover)
     older = [path for path in reversed(every(folder)) if _step(path) < _step(newest)]
+    # sizes suffice here: hashing a checkpoint at every save would take as long as writing it
     spare = next((path for path in older if defect(path, facts=records.size) is None), None)
     for path in older:
         if path == spare:
@@ -114,15 +118,15 @@ def prune(folder: Path, keep: Collection[Path], newest: Path) -> None:
 
 
 def every(folder: Path) -> list[Path]:
-    """All checkpoints of a phase, oldest first, intact or torn.
+    """All checkpoints of a phase, intact or torn, oldest first.
 
-    Raises where something else has the name of a checkpoint.
+    Raises `UserError` if a file or a broken link has the name of a checkpoint.
     """
     return _named(folder)
 
 
 def _named(folder: Path, leftovers: bool = False) -> list[Path]:
-    """Paths with the name of a checkpoint, oldest first, or leftovers (step-<step>.tmp or .old)."""
+    """Checkpoints, oldest first, or the leftovers of killed writes (step-<step>.tmp or .old)."""
     paths = []
     try:
         with os.scandir(folder) as entries:
@@ -155,10 +159,10 @@ def bring_back(folder: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that training can resume from; None where there never was one.
+    """The newest checkpoint that training can resume from; None if there never was one.
 
-    Torn ones are skipped with a warning. Raises where all are torn or gone, or one cannot be read:
-    training would start again and overwrite what is left.
+    Torn ones are skipped with a warning. Raises `UserError` if all are torn or gone, or one cannot
+    be read: otherwise training would start again and overwrite what is left.
     """
     torn = {}
     for path in reversed(every(folder)):
@@ -167,6 +171,7 @@ def latest(folder: Path) -> Path | None:
             return path
         torn[path.name] = problem
         logger.warning("checkpoint %s is skipped: %s", path, problem)
+    # no checkpoint, but a pointer to one: it has been deleted, so this is no new training
     last = records.pointer(folder, "latest")
     if not torn and last is None:
         return None
@@ -186,8 +191,8 @@ def defect(
 ) -> str | None:
     """How a checkpoint is torn, or None.
 
-    names: the files of it to check; facts: what to compare of them. Raises `UserError` where
-    it cannot be read.
+    names: the files to check; facts: what to compare, size alone or SHA-256 too. Raises `UserError`
+    if it cannot be read.
     """
     try:
         files = read_state(path).get("files")
@@ -203,7 +208,7 @@ def defect(
 
 
 def read_state(path: Path) -> dict:
-    """The state.json of a checkpoint."""
+    """The content of a checkpoint's state.json."""
     return records.read(path / STATE)
 
 
@@ -216,6 +221,7 @@ def rank(folder: Path, metric: str, by: str) -> list[Path]:
         except TornError:
             continue
         if value is not None:
+            # NaN would make the order undefined: it ranks last
             ranked.append((float("inf") if value != value else value, _step(path), path))
     ranked.sort(key=(lambda item: item[:2]) if by == "best" else (lambda item: -item[1]))
     return [path for *_, path in ranked]
@@ -225,7 +231,7 @@ def rank(folder: Path, metric: str, by: str) -> list[Path]:
 
 
 def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Tensors of a file by their present names."""
+    """The tensors of a file, under their current names."""
     try:
         tensors = load_file(file, device)
     except (OSError, SafetensorError) as error:
@@ -236,7 +242,7 @@ def load(file: Path, device: str = "cpu") -> dict[str, Tensor]:
 def model_tensors(model: Trainable) -> dict[str, Tensor]:
     """The model's state by name.
 
-    Tied weights are listed once, under their first name. Weights stored elsewhere are left out
+    Tied weights appear once, under their first name. Weights stored elsewhere are left out
     (`pretrained`: frozen weights that are loaded when the model is built).
     """
     tensors = model.state_dict(keep_vars=True)
@@ -258,10 +264,10 @@ def load_model(
 ) -> None:
     """Load a checkpoint folder or a .safetensors file into `model`.
 
-    `missing`: patterns of names that may be absent from the file (they keep their initialisation);
-    `unused`: patterns of names in the file that the model need not have; `copy`: see `copied`;
-    `same_types`: refuse numbers of another type, as after a conversion, instead of casting them.
-    Any other difference in names or shapes is a `UserError` that lists them.
+    `missing`: patterns of names that may be absent from the file; these keep their initialisation.
+    `unused`: patterns of names in the file that the model may lack. `copy`: see `copied`.
+    `same_types`: reject numbers of another type, such as converted weights, instead of casting
+    them. Any other difference in names or shapes is a `UserError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
@@ -290,7 +296,10 @@ def load_model(
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
-    """`source` by name; modules only in `model` take the weights that `copy` names for them."""
+    """`source` by name, extended by copies: new module -> old module whose weights it takes.
+
+    Weights that `source` has under the new name take precedence.
+    """
     state = model.state_dict(keep_vars=True)
     copy = {present_name(f"{new}."): present_name(f"{old}.") for new, old in copy.items()}
     pairs = [
@@ -309,9 +318,10 @@ def compare(
     missing: Collection[str] = (),
     unused: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Names only in `model`, and only in `source` (name -> shape); raises where not allowed.
+    """Names that only `model` has, and names that only `source` (name -> shape) has.
 
-    what: where the source comes from, for the message.
+    source_name: the origin of `source`, for the message. Raises `UserError` for names that no
+    pattern of `missing` or `unused` allows, and for different shapes.
     """
     state = model.state_dict(keep_vars=True)
     firsts = _first_names(state)
@@ -363,7 +373,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 def load_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`; parameters without an entry have been frozen so far."""
+    """The inverse of `optimizer_tensors`. Parameters without an entry have been frozen so far.
+
+    Raises `UserError` if the state belongs to another model.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     numbers = {names[id(parameter)]: number for number, parameter in enumerate(parameters)}
@@ -376,7 +389,7 @@ def load_optimizer(
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
         parameter = parameters[numbers[name]]
-        # fused AdamW pairs elements by their position in memory: strides must agree
+        # fused AdamW pairs elements by their position in memory, so strides must agree too
         if value.shape == parameter.shape:
             value = parallel.like(value, parameter)
         state.setdefault(numbers[name], {})[part] = value
@@ -387,13 +400,13 @@ def load_optimizer(
 
 
 def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name -> the first name of the same memory."""
+    """Name -> the first name with the same memory, which differs for tied weights."""
     seen: dict[tuple, str] = {}
     return {name: seen.setdefault(_memory(name, value), name) for name, value in tensors.items()}
 
 
 def _memory(name: str, value: Tensor) -> tuple:
-    # shards and meta tensors have no memory of their own: compare the object instead
+    # shards and meta tensors have no memory of their own: identify the object instead
     if parallel.is_share(value) or value.is_meta:
         return (id(value),)
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else (name,)

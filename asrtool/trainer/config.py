@@ -1,4 +1,4 @@
-"""The `trainer:` part of a training config, a run's state, and what the trainer needs of data."""
+"""The `trainer:` part of a training config, the state of a run, and the trainer's view of data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # reading a config needs no training code
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long to train, in which precision, and what to keep. Give either `epochs` or `steps`."""
+    """Length and precision of training, and what is kept. Give either `epochs` or `steps`."""
 
     epochs: int | None = None
     steps: int | None = None
@@ -26,17 +26,16 @@ class TrainerConfig:
     average_by: Literal["best", "last"] = "best"
     validate_every: int | None = None  # steps; null: at the end of each epoch
     early_stop: int | None = None  # stop after so many validations without a better value of `best`
-    save_every_seconds: float = (
-        600.0  # seconds between checkpoints, in addition to those of validations
-    )
+    # seconds between checkpoints, in addition to those of validations
+    save_every_seconds: float = 600.0
     log_every: int = 20  # steps per record in log.jsonl
-    nonfinite_limit: int = 10  # non-finite steps in a row that end the run
-    # decay of a moving average of the weights, which replaces them outside training
+    nonfinite_limit: int = 10  # consecutive non-finite steps that end the run
+    # decay of a moving average of the weights, which validation and decoding use; null: none
     ema: float | None = None
     compile: bool = False  # torch.compile each part of the model
     # ddp: each rank holds the whole model; fsdp: a share of it
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    # name of a loss: log the cosine between its gradient and that of all other losses
+    # name of a loss: log the cosine between its gradient and that of the other losses
     gradient_cosine: str | None = None
     tensorboard: bool = True  # also write TensorBoard event files, where it is installed
 
@@ -75,7 +74,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """What a resumed run needs besides weights and optimizer."""
+    """The state of a run besides weights and optimizer."""
 
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished steps of the current epoch
@@ -84,8 +83,8 @@ class TrainState:
     best: float = math.inf
     best_step: int = 0
     stale: int = 0  # validations since the best one
-    bad: int = 0  # non-finite steps, which changed nothing
-    bad_row: int = 0  # non-finite steps in a row up to now
+    bad: int = 0  # non-finite steps, which were skipped
+    bad_row: int = 0  # consecutive non-finite steps up to now
 
 
 class Steps(Protocol):

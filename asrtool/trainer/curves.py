@@ -1,4 +1,4 @@
-"""Training curves from `log.jsonl` over the steps; phases follow each other on one axis."""
+"""Training curves from `log.jsonl` over steps, with consecutive phases on one axis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asrtool.errors import UserError
 
+# numbers of a step's record that are not losses
 NO_LOSS = {
     "time",
     "epoch",
@@ -19,6 +20,9 @@ NO_LOSS = {
     "data_wait",
     "gpu_gb",
 }
+
+
+SHORTEST = 1e-12  # seconds: a divisor for a step whose measured times are all 0
 
 
 @dataclass
@@ -51,10 +55,10 @@ class Curves:
 
 
 def read(exp: Path) -> Curves:
-    """The curves of an experiment.
+    """The curves of an experiment. Raises `UserError` without any record.
 
-    What an interrupted run logged after its last checkpoint is replaced by what the resumed run
-    logged for the same steps.
+    If a run was interrupted after its last checkpoint, the resumed run's records of the same steps
+    replace the earlier ones.
     """
     log = exp / "log.jsonl"
     if not log.exists():
@@ -75,7 +79,7 @@ def read(exp: Path) -> Curves:
 
 
 def _by_phase(log: Path) -> dict[str, dict[tuple[str, int], Mapping]]:
-    """Phase -> (event, step) -> its last record; incomplete lines are skipped."""
+    """Phase -> (event, step) -> its last record."""
     phases: dict[str, dict[tuple[str, int], Mapping]] = {}
     for record in _records(log):
         if record.get("event") in ("step", "valid"):
@@ -88,6 +92,7 @@ def _records(log: Path) -> Iterator[Mapping]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
+            # a line that a killed run left incomplete
             continue
 
 
@@ -100,7 +105,9 @@ def _add_step(curves: Curves, step: int, record: Mapping) -> None:
     curves.speed.add(step, record["audio_seconds_per_second"])
     seconds = record.get("seconds", {})
     for part, value in seconds.items():
-        curves.time.setdefault(part, Curve()).add(step, value / max(1e-12, sum(seconds.values())))
+        curves.time.setdefault(part, Curve()).add(
+            step, value / max(SHORTEST, sum(seconds.values()))
+        )
 
 
 def _add_validation(curves: Curves, step: int, record: Mapping) -> None:

@@ -1,13 +1,13 @@
 """The folder of an experiment, `exp/<tag>`, and whether a training may continue in it.
 
-    config.yaml    every phase, fully resolved: what decoding reads
-    vocab/  cmvn.json    copies, so that the folder alone recognises speech
+    config.yaml    every phase, fully resolved, as decoding reads it
+    vocab/  cmvn.json    copies, so that decoding needs no other folder
     git.txt  command.txt    one line per start
-    log.jsonl  bad_batches.jsonl    what happened
+    log.jsonl  bad_batches.jsonl    records of training
     <phase>/    checkpoints (asrtool/trainer/checkpoint.py)
 
-A long training never starts again by accident: a different config, data set or vocabulary for the
-same folder is an error that lists the differences.
+A long training never restarts by accident: a different config, data set or vocabulary for the same
+folder is an error that lists the differences.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from asrtool.log import logger
 from asrtool.system import atomic, stamp
 from asrtool.trainer import records
 
-# What changes neither the weights nor the scores of a run, or no more than another number of ranks
-# does
+# Settings that may change when a run resumes: they affect neither weights nor scores, or only by
+# rounding, as the number of ranks does
 NEUTRAL = (
     "data.batch.max_seconds_per_device",
     "data.workers",
@@ -45,17 +45,18 @@ def prepare(
     command: str,
     force: bool = False,
 ) -> None:
-    """Prepare `exp` for this training, or check that it already holds this one.
+    """Prepare `exp` for this training, or check that it already holds it.
 
-    phases: name -> resolved config as plain values; `yaml_text`: the same as YAML; sources: role ->
-    folder or file; "vocab" and parts of "train" are copied. With `force` a different training in
-    the folder is moved away; otherwise it raises `UserError`, unless it has no checkpoint yet.
+    phases: name -> resolved config as plain values; yaml_text: the same as YAML; sources: role ->
+    folder or file, of which "vocab" and parts of "train" are copied. A different training in the
+    folder is a `UserError`, unless it has no checkpoint yet; with `force` it is moved aside.
     """
     now = {
         "phases": phases,
         "sources": {role: stamp.digest(path) for role, path in sources.items()},
     }
     now = json.loads(json.dumps(now))  # tuples become lists, as they are read back
+    # without a stamp but with weights, config.yaml is all that is left to compare
     before, trained = stamp.read(exp), _trained(exp)
     if before is not None:
         changes = list(differences(before, now))
@@ -88,8 +89,8 @@ def finished(phase: Path) -> bool:
 
 
 def changed_copy(exp: Path) -> str | None:
-    """Which of the copies that training made, vocab or cmvn.json, is there and has changed since;
-    None: neither, or nothing says what they were.
+    """The copy made by training, vocab or cmvn.json, that has changed since; None: neither has, or
+    there is no record of them.
     """
     stamped = stamp.read(exp) or {}
     known = {"vocab": stamped.get("sources", {}).get("vocab"), **stamped.get("copies", {})}
@@ -104,7 +105,7 @@ def changed_copy(exp: Path) -> str | None:
 
 
 def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
-    """Begin the experiment `target` with finished phases of `source`, to train after them."""
+    """Create the experiment `target` from finished phases of `source`, to train further phases."""
     if target.exists():
         raise UserError(f"{target} already exists; choose another name, or remove it")
     with atomic.replacing_folder(target) as new:
@@ -118,7 +119,7 @@ def take_phases(source: Path, target: Path, phases: Collection[str]) -> None:
 def differences(before: Mapping, now: Mapping) -> Iterator[str]:
     """The differences between two descriptions of a training, by key."""
     old, new = _flat(before.get("phases", {})), _flat(now["phases"])
-    one = len(now["phases"]) == 1
+    single = len(now["phases"]) == 1
     for key in [*new, *(key for key in old if key not in new)]:
         phase, _, short = key.partition(".")
         if old.get(key) == new.get(key) or short in NEUTRAL:
@@ -127,7 +128,7 @@ def differences(before: Mapping, now: Mapping) -> Iterator[str]:
             json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
             for values in (old, new)
         )
-        yield f"{short if one else key}: {there} there, {here} now"
+        yield f"{short if single else key}: {there} there, {here} now"
     for role, digest in now["sources"].items():
         if before.get("sources", {}).get(role) != digest:
             yield f"the content of --{role}"
@@ -137,7 +138,7 @@ def differences(before: Mapping, now: Mapping) -> Iterator[str]:
 
 
 def version() -> str:
-    """The git commit of the code, and whether there are uncommitted changes."""
+    """The git commit of the code, with a note if there are uncommitted changes."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(
@@ -158,7 +159,7 @@ def version() -> str:
 
 
 def _trained(exp: Path) -> bool:
-    """Whether a phase has weights; raises where the folder cannot be read."""
+    """Whether any phase has weights. Raises `OSError` if the folder cannot be read."""
     if not exp.exists():
         return False
     with os.scandir(exp) as entries:
@@ -171,14 +172,14 @@ def _trained(exp: Path) -> bool:
 
 
 def _unlike(config: Path, yaml_text: str) -> list[str]:
-    """The differences where the stamp is lost; phases of another experiment have no config."""
+    """The differences if the stamp is lost. Phases copied by `take_phases` have no config yet."""
     if not config.exists() or config.read_text(encoding="utf-8") == yaml_text:
         return []
     return [f"config.yaml ({stamp.NAME}, which has more details, is missing or damaged)"]
 
 
 def _write(exp: Path, now: Mapping, yaml_text: str, sources: Mapping[str, Path]) -> None:
-    """The stamp is written last: without it the folder counts as not started."""
+    """Write copies, config and stamp. The stamp comes last: without it the folder counts as new."""
     with atomic.replacing_folder(exp / "vocab") as vocab:
         shutil.copytree(sources["vocab"], vocab, dirs_exist_ok=True)
     if (sources["train"] / "cmvn.json").exists():

@@ -1,6 +1,6 @@
 """FSDP2: each rank holds 1/n of every weight, gradient and optimizer state.
 
-This is a file of its own because importing torch's FSDP takes longer than torch itself, and only a
+It is a separate file because importing torch's FSDP takes longer than importing torch, and only a
 run with `parallel: fsdp` needs it.
 """
 
@@ -27,9 +27,9 @@ class Shards(Replicas):
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for parameter in model.parameters():  # FSDP2 does not support channels-last kernels
             parameter.data = parameter.data.contiguous()
-        for unit in _units(
-            model
-        ):  # moves a layer to the GPU, keeps this rank's shard and frees the rest
+        # Layer by layer: each one is moved to the GPU, and all but this rank's shard is freed. So
+        # the whole model is never on one GPU.
+        for unit in _units(model):
             fully_shard(unit, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model.to(device)
@@ -44,6 +44,7 @@ class Shards(Replicas):
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
+    """The entries of the outermost module lists: the layers that are gathered separately."""
     for child in model.children():
         if isinstance(child, nn.ModuleList):
             yield from (unit for unit in child if any(True for _ in unit.parameters()))

@@ -18,7 +18,7 @@ from asrtool.types import Batch, LossReport, ModelOutput
 
 
 class Term(Protocol):
-    """What the objective needs of a loss."""
+    """The part of a loss that the objective uses."""
 
     head: str
     monitors: tuple[str, ...]  # names of what `monitor` returns
@@ -33,8 +33,8 @@ class Term(Protocol):
 class Objective:
     """Losses and their weights, by name. A loss with weight 0 is neither computed nor reported.
 
-    `terms`: the names of the computed losses in the order of the config, then what losses log in
-    addition (<loss>.<monitor>).
+    `terms`: the names of the computed losses in the order of the config, then their monitors
+    (<loss>.<monitor>).
     """
 
     def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
@@ -56,7 +56,7 @@ class Objective:
             )
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
-        """The losses of a batch; `skipped` lists utterances without a finite loss in some term."""
+        """The losses of a batch; `skipped` lists utterances with a term that is not finite."""
         values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
         for name, value in values.items():
             if value.shape != (len(batch),):
@@ -85,11 +85,11 @@ class Objective:
             key: self._weights[key] * loss(outputs, batch).sum()
             for key, loss in self._losses.items()
         }
-        one = values.pop(name)
-        return one, sum(values.values(), start=torch.zeros_like(one))
+        part = values.pop(name)
+        return part, sum(values.values(), start=torch.zeros_like(part))
 
 
-# -- do two losses pull the same way? --------------------------------------
+# -- agreement of two losses -----------------------------------------------
 
 
 def cosine(
@@ -108,12 +108,13 @@ def cosine(
 
     Runs the batch once more; gradients and weights do not change.
     """
-    one, others = objective.parts(outputs_of(batch), batch, term)
-    if not (one.requires_grad and others.requires_grad):
+    part, others = objective.parts(outputs_of(batch), batch, term)
+    if not (part.requires_grad and others.requires_grad):
         return None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    first = torch.autograd.grad(one, parameters, retain_graph=True, allow_unused=True)
+    first = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
     second = torch.autograd.grad(others, parameters, allow_unused=True)
+    # a head of one loss alone would only lower the cosine, whatever the losses do to the encoder
     shared = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not shared:
         return None

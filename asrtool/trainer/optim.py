@@ -1,8 +1,8 @@
 """Optimizers, parameter groups chosen by name pattern, freezing, and a schedule.
 
-Weight decay applies to matrices and kernels only. Biases and normalisation gains (fewer than two
-dimensions, or named `*bias*`) are not decayed, nor are embedding tables: decay would shrink the row
-of a rare token between its updates.
+Weight decay applies to matrices and convolution kernels only. Biases and normalisation gains (fewer
+than two dimensions, or named `*bias*`) are not decayed, nor are embedding tables: decay would
+shrink the row of a rare token between its updates.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ class GroupConfig:
     """Settings of the parameters that match the group's pattern."""
 
     lr_scale: float = 1.0  # factor on the scheduled rate
-    weight_decay: float | None = (
-        None  # for parameters that decay at all; null: `optim.weight_decay`
-    )
+    # of those parameters that are decayed at all; null: `optim.weight_decay`
+    weight_decay: float | None = None
     freeze: bool = False  # never trained
-    freeze_until: int = 0  # frozen in steps 1 to this one
-    # false: the pattern may match nothing, in a config whose variants lack the part
+    freeze_until: int = 0  # frozen up to and including this step
+    # false: the pattern may match nothing, for configs with variants that lack the part
     required: bool = True
 
     def __post_init__(self) -> None:
@@ -52,7 +51,7 @@ class GroupConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """What every optimizer has.
+    """Settings of every optimizer.
 
     groups: name pattern -> settings; the first pattern that matches a parameter applies.
     """
@@ -70,16 +69,15 @@ class OptimConfig:
             )
 
 
-# An entry is built by `OPTIMIZERS.build(config, groups=...)`; groups: of parameters, as
-# `torch.optim` takes them, each with its own lr and weight_decay. Its config is an OptimConfig. Its
-# state must be tensors, for checkpoints are.
-OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer")
-DEFAULT = "adamw"  # where a config gives no type
+# Built by `OPTIMIZERS.build(config, groups=...)`; groups: parameter groups of `torch.optim`, each
+# with its own lr and weight_decay. The state must consist of tensors, because checkpoints do.
+OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer", OptimConfig)
+DEFAULT = "adamw"  # if a config gives no type
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig(OptimConfig):
-    """AdamW (arXiv 1711.05101): weight decay beside the gradient."""
+    """AdamW (arXiv 1711.05101): weight decay is decoupled from the gradient."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -136,7 +134,7 @@ class Sgd(torch.optim.SGD):
 def build(
     config: OptimConfig, model: Trainable, planned: int
 ) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimizer over all parameters that are ever trained, and the schedule.
+    """The optimizer of all parameters that are trained at any time, and the schedule.
 
     planned: number of steps of the whole run.
     """
@@ -169,12 +167,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def freeze(config: OptimConfig, model: Trainable, step: int) -> bool:
-    """Set `requires_grad` for update number `step`; returns whether anything changed."""
+    """Set `requires_grad` for update number `step`; returns whether any parameter changed."""
     chosen = assign(config, model)
     changed = False
     for name, parameter in model.named_parameters():
         wanted = not chosen[name].freeze and step > chosen[name].freeze_until
         changed |= parameter.requires_grad != wanted
+        # a frozen parameter keeps no gradient of earlier steps, which clipping would count
         parameter.requires_grad_(wanted)
         if not wanted:
             parameter.grad = None
@@ -182,7 +181,7 @@ def freeze(config: OptimConfig, model: Trainable, step: int) -> bool:
 
 
 def unfreeze_steps(config: OptimConfig) -> list[int]:
-    """The steps, ascending, at which more parameters begin to be trained."""
+    """The steps, in ascending order, at which further parameters are unfrozen."""
     return sorted(
         {group.freeze_until + 1 for group in config.groups.values() if group.freeze_until}
     )
@@ -191,9 +190,9 @@ def unfreeze_steps(config: OptimConfig) -> list[int]:
 def assign(config: OptimConfig, model: Trainable) -> Mapping[str, GroupConfig]:
     """Parameter name -> its group.
 
-    Raises for a pattern without effect, and where nothing is left to train. Parameters that the
-    model itself freezes (`frozen`: names, such as weights below LoRA) stay frozen whatever the
-    patterns say.
+    Parameters that the model itself freezes (`frozen`, such as weights with LoRA) stay frozen
+    whatever the patterns say. Raises `UserError` for a pattern without effect, and if nothing is
+    left to train.
     """
     frozen = model.frozen
     known = [name for name, _ in model.named_parameters()]
@@ -205,9 +204,8 @@ def assign(config: OptimConfig, model: Trainable) -> Mapping[str, GroupConfig]:
             raise UserError(
                 f"optim.groups: '{pattern}' matches no parameter{_near(pattern, known)}"
             )
-        if frozen.issuperset(
-            matching
-        ):  # one pattern for all phases, of a model that trains fewer parameters
+        # one config for all phases may name parameters that the model of this one freezes
+        if frozen.issuperset(matching):
             continue
         free = [name for name in matching if name not in chosen and name not in frozen]
         if not free and group.required:
@@ -228,7 +226,7 @@ def assign(config: OptimConfig, model: Trainable) -> Mapping[str, GroupConfig]:
 
 
 def _near(pattern: str, names: list[str]) -> str:
-    """A suggestion for a pattern: similar module names, or else the model's top level."""
+    """A suggestion for a pattern: similar module names, or the names at the model's top level."""
     parts = [name.split(".") for name in names]
     modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
     close = difflib.get_close_matches(pattern, sorted(modules) + names, n=3)

@@ -1,8 +1,8 @@
 """One process, replicas (DDP) or shards (FSDP2): the same gradient, the same checkpoints.
 
 Replicas hold the whole model on every rank. Shards hold 1/n of each weight, gradient and optimizer
-state on each of n ranks, and gather a layer when it is computed: for models that do not fit one
-GPU. Every forward pass of a sharded model is a collective, so all ranks do equally many of them
+state on each of n ranks, and gather a layer when it is computed, for models that do not fit on one
+GPU. Every forward pass of a sharded model is a collective, so all ranks must run equally many
 (`lockstep`).
 """
 
@@ -30,25 +30,28 @@ class Replicas:
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Wrap the model; called again whenever the trained parameters change, which DDP fixes."""
+        """Wrap the model. Called again whenever the set of trained parameters changes, because DDP
+        fixes that set.
+        """
         if not dist.is_initialized():
             return model
-        gc.collect()  # frees the hooks of the former wrapper
+        # reference cycles keep the hooks of the former wrapper alive
+        gc.collect()
         device_ids = [device.index] if device.type == "cuda" else None
-        # A depthwise kernel's gradient differs from it in the stride of a dimension of size 1,
-        # which costs nothing.
+        # The gradient of a depthwise kernel differs in the stride of a dimension of size 1, which
+        # costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
     def accumulating(self, wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-        """Sum gradients over ranks only in the last backward pass of a step."""
+        """A context that sums gradients over ranks only in the last backward pass of a step."""
         if last or not isinstance(wrapped, DistributedDataParallel):
             return contextlib.nullcontext()
         return wrapped.no_sync()
 
 
 def choose(name: str) -> Replicas:
-    """The class for `trainer.parallel`; a single process shares nothing."""
+    """The implementation of `trainer.parallel`; a single process shares nothing."""
     if name != "fsdp" or not dist.is_initialized():
         return Replicas()
     from asrtool.trainer.fsdp import Shards
@@ -57,16 +60,16 @@ def choose(name: str) -> Replicas:
 
 
 def settle(model: nn.Module) -> None:
-    """Free the gathered weights after a forward pass that has no backward pass."""
+    """Free gathered weights after a forward pass without a backward pass, which would free them."""
     for module in model.modules():
         if _loaded("torch.distributed.fsdp", "FSDPModule", module):
             module.reshard()
 
 
 def _loaded(module: str, kind: str, value: object) -> bool:
-    """Whether a value is of a class that only a sharded run imports.
+    """Whether a value is an instance of a class that only a sharded run imports.
 
-    Before that import, no value can be of it.
+    Before that import, no value can be one.
     """
     return module in sys.modules and isinstance(value, getattr(sys.modules[module], kind))
 
@@ -80,7 +83,7 @@ def is_share(value: Tensor) -> bool:
 
 
 def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU if `keep`, else nothing; a collective where a tensor is sharded."""
+    """Whole tensors on the CPU if `keep`, else nothing. A collective if any tensor is sharded."""
     gathered = {}
     for name, value in tensors.items():
         whole = value.full_tensor() if is_share(value) else value
@@ -91,7 +94,7 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(target: Tensor, value: Tensor) -> Tensor:
-    """Copy a whole tensor, or this rank's shard of it, into `own`."""
+    """Copy the whole tensor `value`, or this rank's shard of it, into `target`."""
     if is_share(target):
         from torch.distributed.tensor import distribute_tensor
 
@@ -105,7 +108,7 @@ def fill(target: Tensor, value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
-    """A whole tensor with the device, shards and memory layout of `own`, of the same shape."""
+    """The whole tensor `value` with device, shards and memory layout of `target`."""
     return fill(torch.empty_like(target, requires_grad=False), value)
 
 

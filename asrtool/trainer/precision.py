@@ -1,4 +1,4 @@
-"""The number format that a training computes in."""
+"""The number format of a training's computation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 def choose(precision: str, device: torch.device) -> str:
-    """The precision for a device: `auto` is bf16 where the hardware multiplies it, else float32.
+    """The precision for a device: `auto` is bf16 if the hardware multiplies it, else float32.
 
     Raises `UserError` for a precision that the device does not support.
     """
@@ -28,7 +28,7 @@ def choose(precision: str, device: torch.device) -> str:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; otherwise it is slower than float32.
+    """Whether the device multiplies bfloat16 in hardware; if not, it is slower than float32.
 
     On x86 torch reports bfloat16 support from AVX-512 on, although only AVX512_BF16 and AMX
     multiply it.

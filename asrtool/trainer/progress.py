@@ -18,9 +18,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from asrtool.log import JsonLines, logger
 from asrtool.trainer.step import GIGABYTE, PARTS, StepResult
 
-LINE_SECONDS = 10.0
+LINE_SECONDS, BAR_SECONDS = 10.0, 1.0  # between two lines, or two updates of the bar's text
 AUDIO = "audio_seconds_per_second"
-SLOW_DATA = 0.1  # share of time spent waiting for data that triggers advice
+SLOW_DATA = 0.1  # share of time spent waiting for data from which on advice is printed
 
 
 class Window:
@@ -38,6 +38,7 @@ class Window:
         self.frames += result.frames
         for part, value in seconds.items():
             self.seconds[part] += value
+        # the losses of a non-finite step would spoil the means; its time counts
         if result.bad is not None:
             return
         self.utterances += result.utterances
@@ -46,7 +47,9 @@ class Window:
             self.losses[name] = self.losses.get(name, 0.0) + value * result.utterances
 
     def values(self, frame_seconds: float | None) -> dict[str, float]:
-        """Losses per utterance, gradient norm, audio seconds (or tokens) per second, data wait."""
+        """Losses per utterance, the last gradient norm, audio seconds (or tokens) per second, and
+        the share of time spent waiting for data.
+        """
         elapsed = max(time.monotonic() - self.started, 1e-9)
         speed = self.frames / elapsed
         return {
@@ -68,7 +71,7 @@ class Window:
 
 
 class Progress:
-    """Progress of one phase on rank 0; other ranks, whose `log` is None, are silent."""
+    """Progress of one phase on rank 0. On other ranks `log` is None, and nothing is printed."""
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class Progress:
         if step % self._every == 0:
             self._write(epoch, step, rate)
         if time.monotonic() - self._line.started >= (
-            1.0 if self._bar is not None else LINE_SECONDS
+            BAR_SECONDS if self._bar is not None else LINE_SECONDS
         ):
             self._say(epoch, step, rate, self._line.values(self._frame_seconds))
             self._line = Window()
@@ -215,7 +218,7 @@ class Board:
         self._writer = writer
 
     def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """Write the finite ones of `values`."""
+        """Write those of `values` that are finite."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._writer.add_scalar(prefix + name, value, step)
@@ -225,7 +228,10 @@ class Board:
 
 
 def open_board(folder: Path, start: int) -> Board | None:
-    """TensorBoard from step `start` on, dropping later records; None if not installed."""
+    """TensorBoard from step `start` on; None if it is not installed.
+
+    Records of later steps are dropped: an interrupted run wrote them after its last checkpoint.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -236,7 +242,7 @@ def open_board(folder: Path, start: int) -> Board | None:
 
 @functools.cache
 def _say_missing(exp: Path) -> None:
-    """Warn once, whatever the number of phases."""
+    """Print the hint once, whatever the number of phases."""
     text = (
         "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, "
         "and asrtool plot"

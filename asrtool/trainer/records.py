@@ -1,8 +1,8 @@
-"""Compare files with their records: pointers, and files whose size and SHA-256 were recorded.
+"""Records of files: pointers, and sizes and SHA-256 to compare files with.
 
 A file is torn if it is missing or does not match its record. A file that the system cannot read (a
-broken disk, a lost server, no permission) is not torn: it may be intact, so it is never trained
-over or deleted.
+broken disk, a lost server, no permission) is not torn: it may be intact, so it is never overwritten
+or deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Facts = Callable[[Path], dict[str, object]]
 
 
 class TornError(UserError):
-    """A file is not what was written."""
+    """A file is missing, or differs from what was written."""
 
 
 def point(folder: Path, name: str, target: Path, **facts: object) -> None:
@@ -28,7 +28,7 @@ def point(folder: Path, name: str, target: Path, **facts: object) -> None:
 
 
 def pointer(folder: Path, name: str) -> dict | None:
-    """The content of `<folder>/<name>.json`; None where it is missing or damaged."""
+    """The content of the pointer `<folder>/<name>.json`; None if it is missing or damaged."""
     try:
         content = read(folder / f"{name}.json")
     except TornError:
@@ -37,12 +37,12 @@ def pointer(folder: Path, name: str) -> dict | None:
 
 
 def note(file: Path) -> None:
-    """Write size and SHA-256 of a file of weights to `<its stem>.json` beside it."""
+    """Write size and SHA-256 of a file of weights to `<stem>.json` beside it."""
     point(file.parent, file.stem, file, **fingerprint(file))
 
 
 def damage(file: Path) -> str | None:
-    """How a file of weights differs from its record, or None, also where there is no record."""
+    """How a file of weights differs from its record; None if it does not, or has no record."""
     noted = pointer(file.parent, file.stem)
     if noted is None or "sha256" not in noted:
         return None
@@ -54,7 +54,7 @@ def damage(file: Path) -> str | None:
 
 
 def fingerprint(file: Path) -> dict[str, object]:
-    """Size and SHA-256."""
+    """Size in bytes and SHA-256 of a file."""
     with open(file, "rb") as stream:
         return {**size(file), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
@@ -64,7 +64,7 @@ def size(file: Path) -> dict[str, object]:
 
 
 def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint) -> None:
-    """Raise a `TornError` where a file does not match its record."""
+    """Raise `TornError` if a file does not match its record, `UserError` if it cannot be read."""
     try:
         actual = facts(file)
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def compare(file: Path, noted: Mapping[str, object], facts: Facts = fingerprint)
 
 
 def read(file: Path) -> dict:
-    """The object in a JSON file."""
+    """The object in a JSON file. Raises `TornError` if it is missing or damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

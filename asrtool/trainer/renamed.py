@@ -1,15 +1,15 @@
-"""Former names of tensors; every reader of tensors and of name patterns asks here."""
+"""Former names of tensors, for every reader of tensors and of name patterns."""
 
 from __future__ import annotations
 
-PARAMETERS = {  # by prefix
+PARAMETERS = {  # former prefix -> current prefix
     "decoder.": "heads.attention.decoder.",
     "reverse_decoder.": "heads.reverse.decoder.",
 }
 
 
 def present_name(name: str) -> str:
-    """The present name of a parameter, or of a pattern of names."""
+    """The current name of a parameter, or of a pattern of names."""
     for old, new in PARAMETERS.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

@@ -1,8 +1,8 @@
 """Learning-rate schedules: pure functions of the step, so a resumed run needs only the step number.
 
-Each returns the factor in 0..1 on the peak rate `optim.lr`; step 1 is the first update. `total:
-null` means the planned number of steps of the run. With a total, `warmup` (and `hold`) below 1 is a
-share of it, so that a config suits runs of any length.
+Each returns a factor in 0..1 on the peak rate `optim.lr`; step 1 is the first update. `total: null`
+is the planned number of steps of the run. A `warmup` or `hold` below 1 is a share of the total, so
+that one config suits runs of any length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEDULES: Registry[Schedule] = Registry("schedule")
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """The value on half a cosine from `start` to `end`."""
+    """The value at `share` (0..1) of half a cosine from `start` to `end`."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 

@@ -1,12 +1,13 @@
-"""One optimizer step: forward and backward over micro-batches and ranks, clipping and the update.
+"""One optimizer step: forward and backward over micro-batches and ranks, clipping, update.
 
 The gradient is that of  (sum over the utterances of the whole step) / (their number),  however the
 step is split: every micro-batch adds its sum times world / count, and DDP's mean over ranks cancels
 world again.
 
-Randomness (such as dropout) is a function of (seed, step, rank), and Python's `random` one of
-(seed, step) alone, equal on all ranks and in every micro-batch: whatever decides which parameters
-take part must be drawn from `random`. So no random state needs to be saved.
+Random numbers of torch (such as dropout) are a function of (seed, step, rank). Those of Python's
+`random` are one of (seed, step) alone, so they are equal on all ranks and in every micro-batch:
+whatever decides which parameters take part must be drawn from `random`. No random state needs to be
+saved.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ GIGABYTE = 1e9
 
 
 class StepBatches(Protocol):
-    """What the loader gives for one step.
+    """The loader's output for one step.
 
     count: utterances of the whole step, over all ranks.
     """
@@ -56,15 +57,15 @@ class StepResult:
     norm: float  # of the gradient before clipping
     utterances: int
     frames: float  # input frames or samples without padding
-    flags: tuple[float, ...]  # what the ranks passed in, summed
-    skipped: tuple[str, ...]  # this rank's ids without a finite loss
+    flags: tuple[float, ...]  # the flags that ranks passed in, summed
+    skipped: tuple[str, ...]  # ids of this rank's utterances without a finite loss
     seconds: Mapping[str, float]  # this rank's time by part (`PARTS`)
-    # details of a non-finite step, which changed nothing, by rank
+    # details of a non-finite step, which was skipped, of all ranks; None: the step was applied
     bad: list[dict] | None = None
 
 
 class Stepper:
-    """Owns the model's wrapper, the optimizer and the gradient scaler."""
+    """Holds the model's wrapper, the optimizer and the gradient scaler, and applies updates."""
 
     def __init__(
         self,
@@ -88,11 +89,11 @@ class Stepper:
         self._wrapped: nn.Module | None = None
         self._unchecked = True
         self._clock = Clock(device)
-        # one utterance, for ranks without any where all must take part
+        # one utterance, for a rank without any in a step where all ranks must take part
         self.spare: Batch | None = None
 
     def rate(self, step: int) -> float:
-        """Learning rate of update number `step`, before the groups' `lr_scale`."""
+        """The learning rate of update number `step`, before the groups' `lr_scale`."""
         return self.config.lr * self.schedule.factor(step)
 
     def autocast(self) -> torch.autocast:
@@ -101,23 +102,29 @@ class Stepper:
         )
 
     def evaluate(self, model: nn.Module, batch: Batch) -> tuple[object, LossReport]:
-        """The model's outputs and the losses; losses are computed outside autocast."""
+        """The model's outputs and the losses, which are computed outside autocast."""
         with self.autocast():
             outputs = model(batch)
         return outputs, self.objective(outputs, batch)
 
     def dry_run(self, batch: Batch) -> str:
-        """Forward and backward of the longest batch with all parameters; changes nothing."""
+        """Forward and backward of the longest batch with all parameters, without an update.
+
+        Returns a description of the batch, with the peak memory on a GPU. Raises `UserError` if the
+        batch does not fit into memory.
+        """
         shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
+        # running statistics must not change, so that the run is the same without this check
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
+        # memory is largest when everything is unfrozen
         optim.freeze(self.config, self.model, max(optim.unfreeze_steps(self.config), default=1))
         self._seed(0)
         try:
             _, report = self.evaluate(self.model, batch.to(self.device))
             self.scaler.scale(report.total).backward()
         except RuntimeError as error:
-            # torch.OutOfMemoryError is a RuntimeError; the CPU raises a plain one
+            # on a GPU this is torch.OutOfMemoryError, a RuntimeError; a CPU raises a plain one
             if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
                 raise
             raise UserError(
@@ -137,7 +144,7 @@ class Stepper:
         return f"{shape}, {peak:.1f} of {whole:.1f} GB"
 
     def update(self, group: StepBatches, step: int, flags: Sequence[float] = ()) -> StepResult:
-        """Update number `step`; `flags` are summed over the ranks in the same collective."""
+        """Apply update number `step`. flags: numbers to sum over ranks in the same collective."""
         self._prepare(step)
         self._seed(step)
         self._clock.start()
@@ -147,20 +154,22 @@ class Stepper:
         reports = []
         for number, batch in enumerate(batches):
             real = number < len(group.batches)
+            # DDP averages gradients over ranks: world_size turns the mean back into a sum
             share = distributed.world_size() / group.count if real else 0.0
             batch = batch.to(self.device, non_blocking=True)
-            # so that `random` draws the same in every micro-batch (see above)
+            # seeded again, so that `random` draws the same in every micro-batch (see above)
             random.seed(f"{self.seed}/{step}")
             with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
                 _, report = self.evaluate(self._wrapped, batch)
                 self._clock.lap("forward")
                 self.scaler.scale(report.total * share).backward()
                 self._clock.lap("backward")
+            # detached, so that the graph is freed before the next micro-batch builds its own
             reports.append((batch, replace(report, total=report.total.detach())))
         if self._unchecked:
             self._check_gradients()
 
-        # Sum what is logged over the ranks, then clip and update. All ranks see the same sums, so
+        # Sum the logged numbers over ranks, then clip and update. All ranks see the same sums, so
         # they agree on whether the step is finite.
         counted = reports[: len(group.batches)]
         sums, flags = self._sums(counted, flags)
@@ -180,7 +189,7 @@ class Stepper:
         )
         if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):
             return result
-        # A non-finite step changed nothing; run it again with the same seed to find the cause.
+        # A non-finite step was skipped. Run it again with the same seed to find the cause.
         self._seed(step)
         known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
         own_batches = known[: len(group.batches)]
@@ -201,9 +210,12 @@ class Stepper:
     # -- inside a step ---------------------------------------------------------
 
     def _batches(self, group: StepBatches) -> Sequence[Batch]:
-        """This rank's micro-batches, filled with a spare utterance up to the others' number."""
+        """This rank's micro-batches, padded with a spare utterance to the largest number of any
+        rank if ranks run in lockstep.
+        """
         if group.batches:
             self.spare = self.spare or _first_utterance(group.batches[0])
+        # DDP sums gradients in the backward pass, so even a rank without utterances needs one pass
         number = max(1, len(group.batches))
         if self.ranks.lockstep:
             number = distributed.largest(number)
@@ -212,7 +224,7 @@ class Stepper:
         return [*group.batches, *[self.spare] * (number - len(group.batches))]
 
     def _prepare(self, step: int) -> None:
-        """Unfreeze the parameters that are trained from this step on, and wrap the model again."""
+        """Unfreeze the parameters that are trained from this step on, and rewrap the model."""
         changed = (
             optim.freeze(self.config, self.model, step)
             if step in optim.unfreeze_steps(self.config)
@@ -229,8 +241,9 @@ class Stepper:
     def _sums(
         self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]
     ) -> tuple[dict[str, float], tuple[float, ...]]:
-        """Sum loss, terms, frames and flags over utterances and ranks."""
+        """Loss, terms and frames, and the flags, summed over utterances and ranks."""
         terms = self.objective.terms
+        # one vector, so that a step has a single collective besides the gradients
         values = torch.zeros(2 + len(terms) + len(flags), dtype=torch.float64, device=self.device)
         for batch, report in reports:
             rows = [
@@ -247,7 +260,7 @@ class Stepper:
         )
 
     def _apply(self, step: int, finite: bool) -> float:
-        """Clip and update, unless anything is not finite; returns the norm of the gradient."""
+        """Clip and update, if everything is finite; returns the norm of the gradient."""
         parameters = [
             parameter for parameter in self.model.parameters() if parameter.grad is not None
         ]
@@ -255,20 +268,21 @@ class Stepper:
         norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
         if finite and (math.isfinite(norm) or self._scaler_at_work()):
             optim.set_rate(self.optimizer, self.rate(step))
-            # skips the update where its scale was too large
+            # the scaler itself skips the update if its scale was too large
             self.scaler.step(self.optimizer)
             self.scaler.update()
         elif self.scaler.is_enabled():
-            self.scaler.update(self.scaler.get_scale())  # the batch is to blame, not the scale
+            # keep the scale: the batch is at fault
+            self.scaler.update(self.scaler.get_scale())
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def _scaler_at_work(self) -> bool:
-        """Whether an overflow in fp16 is the scaler's usual search (it ends at scale 1)."""
+        """Whether an overflow in fp16 may be due to the loss scale, which is lowered down to 1."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     def _check_gradients(self) -> None:
-        """Raise where a trainable parameter got no gradient: it would silently never be trained."""
+        """Raise `UserError` if a trainable parameter has no gradient: it would never be trained."""
         self._unchecked = False
         idle = [
             name
@@ -291,7 +305,7 @@ class Stepper:
 
 
 def _first_utterance(batch: Batch) -> Batch:
-    """A batch of one utterance, for ranks that have none in a step; its loss is multiplied by 0."""
+    """The first utterance alone, for ranks without any in a step; its loss is multiplied by 0."""
     return replace(
         batch,
         ids=batch.ids[:1],
@@ -302,15 +316,15 @@ def _first_utterance(batch: Batch) -> Batch:
     )
 
 
-# -- where the time goes ---------------------------------------------------
+# -- timing ----------------------------------------------------------------
 
 
 PARTS = (
     "data",  # waiting for the loader (measured by the trainer)
     "forward",  # forward pass and losses
-    # backward pass, with the sum of gradients over ranks where the backward pass does not hide it
+    # backward pass, with the part of the summation over ranks that it does not hide
     "backward",
-    "wait",  # waiting for the other ranks after that
+    "wait",  # waiting for the other ranks
     "update",  # clipping and optimizer
 )
 
@@ -318,8 +332,8 @@ PARTS = (
 class Clock:
     """Measures the time of consecutive parts.
 
-    On a GPU by events in its stream, which are read after the step's own synchronisation, so
-    nothing waits for them.
+    On a GPU it records events in the stream, and reads them after the step's own synchronisation,
+    so nothing waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:

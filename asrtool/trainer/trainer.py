@@ -1,6 +1,6 @@
 """The training loop of one phase: resume, step, validate, save, stop.
 
-    restore the newest intact checkpoint; run the longest batch once, to see that it fits
+    restore the newest intact checkpoint; run the longest batch once, to check that it fits
     until the planned steps or epochs are done (`Trainer._loop`):
         validate and save when due
         read the data of a step
@@ -8,8 +8,8 @@
         log; save when the last checkpoint is old; stop on a signal
     average the best checkpoints
 
-Randomness, learning rate and data order are functions of the step. So a run that was interrupted
-anywhere, even in the middle of a validation, ends with the same weights when it is started again.
+Random numbers, learning rate and data order are functions of the step. So a run that was
+interrupted anywhere, even in a validation, ends with the same weights after a restart.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Trainer:
         *,
         rates: Rates | None = None,
         seed: int = 0,
-        # seconds per input frame or sample, for the printed speed; None: inputs are tokens
+        # seconds per input frame or sample, for the reported speed; None: inputs are tokens
         frame_seconds: float | None = 0.01,
         device: torch.device | None = None,
-        logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; default: `folder`
+        logs: Path | None = None,  # folder of log.jsonl and bad_batches.jsonl; None: `folder`
     ) -> None:
         self.config, self.train, self.valid, self.rates = config, train, valid, rates
         self.folder, self.logs = Path(folder), Path(logs or folder)
@@ -73,7 +73,7 @@ class Trainer:
                 "data.max_seconds"
             )
         self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
-        # rank 0 decides for all, since machines may differ
+        # rank 0 decides for all ranks, because their hardware may differ
         self.precision = distributed.broadcast_object(choose(config.precision, self.device))
         self.stepper = Stepper(
             optim,
@@ -87,7 +87,8 @@ class Trainer:
         )
         self.model = self.stepper.model
         if config.compile:
-            # not the model itself: its inputs hold ids and texts, which would recompile each batch
+            # parts, not the whole model: its inputs contain ids and texts, and every new one would
+            # trigger a recompilation
             for part in self.model.children():
                 part.compile()
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
@@ -110,7 +111,7 @@ class Trainer:
     # -- the loop --------------------------------------------------------------
 
     def run(self) -> int:
-        """Train to the end (returns 0), or to the first signal to stop (returns its number)."""
+        """Train to the end, or until a signal to stop; returns 0 or the number of the signal."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._restore()
         main = distributed.is_main()
@@ -134,27 +135,29 @@ class Trainer:
                 log.close()
 
     def _loop(self) -> int:
-        """Steps, validations and checkpoints; returns as `run`."""
+        """The loop of steps, validations and checkpoints; returns as `run`."""
         self._announce()
         groups = iter(self.train.steps(self.state.epoch, self.state.batch))
         while True:
-            # Validate, rank and save. This comes before the next step and not after the last one:
-            # a run that was stopped in a validation resumes with this validation.
+            # Validate, rank and save. This happens before the next step, not after the last one, so
+            # that a run stopped during a validation resumes with that validation.
             if self._validation_due() and not self._validate():
                 return self._leave(self._agreed_signal())
             if self._done():
                 break
 
-            # Data: the loader reads ahead, so the time spent here is time that it was too slow.
-            asked = time.monotonic()
+            # Data: the loader reads ahead, so time spent here means that the loader is too slow.
+            started = time.monotonic()
             group = next(groups)
-            waited = time.monotonic() - asked
+            waited = time.monotonic() - started
 
-            # Forward, losses and backward of each micro-batch, then clip and update. The flags are
-            # summed with the losses, so all ranks agree on stopping and saving at no extra cost.
+            # Forward, losses and backward of each micro-batch, then clip and update. Flags are
+            # summed together with the losses, so all ranks agree on stopping and saving at no extra
+            # cost.
             step = self.state.step + 1
             result = self.stepper.update(group, step, self._flags())
             self._count(group, result)
+            # a skipped step left the weights as they were, so it must not count for the average
             if self._ema is not None and result.bad is None:
                 self._ema.update(step)
 
@@ -177,9 +180,9 @@ class Trainer:
         return 0
 
     def _compare_gradients(self, group: StepBatches, step: int) -> None:
-        """Log the cosine of a loss's gradient with the others, on rank 0 and its own batch."""
+        """Log the cosine of a loss's gradient with that of the others, for a batch of rank 0."""
         term = self.config.gradient_cosine
-        # the extra passes draw random numbers, which is harmless: every step sets its own seed
+        # the extra passes may draw random numbers: every step sets its own seed
         if (
             term is None
             or step % self.config.log_every
@@ -192,8 +195,9 @@ class Trainer:
             self.progress.event("gradients", epoch=group.epoch + 1, step=step, term=term, **cosines)
 
     def _flags(self) -> list[float]:
-        """This rank's share of what all must know: Ctrl-C, another signal, time to save."""
+        """This rank's flags, summed over ranks in each step: Ctrl-C, other signals, save due."""
         received = self._signals.received
+        # clocks of machines differ: rank 0 alone decides when to save
         late = (
             distributed.is_main()
             and time.monotonic() - self._saved_at > self.config.save_every_seconds
@@ -201,13 +205,14 @@ class Trainer:
         return [received == signal.SIGINT, received not in (0, signal.SIGINT), late]
 
     def _agreed_signal(self) -> int:
-        """The signal to stop with, the same on all ranks."""
+        """The signal to stop with, agreed on by all ranks."""
         flags = distributed.all_sum(
             torch.tensor(self._flags(), dtype=torch.float64, device=self.device)
         ).tolist()
         return signal.SIGINT if flags[0] else signal.SIGTERM
 
     def _count(self, group: StepBatches, result: StepResult) -> None:
+        """Advance the state by a step. A skipped step counts too: the data order goes on."""
         self._troubles.trained(group.count, result.skipped)
         bad = result.bad is not None
         self.state = replace(
@@ -236,8 +241,8 @@ class Trainer:
     # -- validation, saving, ending --------------------------------------------
 
     def _validate(self) -> bool:
-        """Measure, rank and save; False when a signal came in between, and nothing was decided."""
-        observed(self.model)  # clear what was observed of other batches
+        """Measure, rank and save; False, with nothing changed, if a signal came in between."""
+        observed(self.model)  # clear statistics of other batches
         with self._averaged():
             measured = measure(
                 self.stepper, self.valid, self.rates, lambda: bool(self._signals.received)
@@ -246,8 +251,10 @@ class Trainer:
             return False
         metrics, skipped = measured
         self._troubles.unscored(skipped)
+        # NaN compares false with everything: inf makes sure that it never counts as better
         state, value = self.state, metrics[self.config.best]
         value = value if math.isfinite(value) else math.inf
+        # the first validation is the best so far, even at inf: there must be a best checkpoint
         better = value < state.best or state.best_step == 0
         best = (
             {"best": value, "best_step": state.step, "stale": 0}
@@ -277,6 +284,7 @@ class Trainer:
         return self._ema.averaged() if self._ema is not None else contextlib.nullcontext({})
 
     def _save(self, metrics: Mapping[str, float]) -> None:
+        """Write a checkpoint; with a moving average, the model file holds the average."""
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
         main = distributed.is_main()
         with self._averaged() as trained:
@@ -292,17 +300,17 @@ class Trainer:
                 }
             if not main:
                 return
-            remembered = {
+            state = {
                 "state": asdict(self.state),
                 "metrics": metrics,
                 "ranking": {"metric": self.config.best, "average_by": self.config.average_by},
                 "scaler": self.stepper.scaler.state_dict(),
             }
-            path = checkpoint.save(self.folder, self.state.step, files, remembered)
+            path = checkpoint.save(self.folder, self.state.step, files, state)
         self._settle(path)
 
     def _settle(self, newest: Path) -> None:
-        """Write the pointers and delete old checkpoints; a restart after a kill repeats it."""
+        """Write the pointers and delete old checkpoints; a restart after a kill repeats this."""
         config, state, keep = self.config, self.state, set()
         records.point(self.folder, "latest", newest)
         if state.best_step:
@@ -316,7 +324,10 @@ class Trainer:
         checkpoint.prune(self.folder, keep, newest)
 
     def _restore(self) -> None:
-        """Resume from the newest intact checkpoint of the folder, if there is one."""
+        """Resume from the newest intact checkpoint of the folder, if there is any.
+
+        Rank 0 chooses: others may see a shared folder in another state.
+        """
         main, newest = distributed.is_main(), None
         if main:
             checkpoint.bring_back(self.folder)
@@ -346,7 +357,8 @@ class Trainer:
             self._settle(newest)
 
     def _announce(self) -> None:
-        """Log what is trained, and check before the first step what would otherwise fail late."""
+        """Log what is trained, and run early the checks of what would otherwise fail late."""
+        # a sharded model needs every rank in each forward pass: all dry-run, or none
         longest = self.train.longest()
         missing = longest is None
         if self.stepper.ranks.lockstep:
@@ -355,7 +367,7 @@ class Trainer:
         logger.info(
             "%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits
         )
-        self._tell_precision()
+        self._log_precision()
         if self.state.step:
             return
         logger.info("%s", parameter_table(self.model))
@@ -363,7 +375,7 @@ class Trainer:
         self._troubles.report(0, self.progress)
         rehearse(self.stepper, self.valid, self.rates)
 
-    def _tell_precision(self) -> None:
+    def _log_precision(self) -> None:
         asked = self.config.precision
         if asked == "auto":
             logger.info(
@@ -377,7 +389,7 @@ class Trainer:
             )
 
     def _leave(self, number: int) -> int:
-        """Save what is not saved yet, and log how to continue."""
+        """Save unless the last step is saved already, and log how to continue."""
         if self._saved_step != self.state.step:
             self._save({})
         distributed.barrier()
@@ -408,7 +420,7 @@ class Trainer:
 
 
 def check_metric(best: str, terms: Iterable[str], rates: Rates | None) -> None:
-    """Raise where `trainer.best` is not measured; terms: names of the losses."""
+    """Raise `UserError` if `trainer.best` is not a metric of validation. terms: loss names."""
     known = names(terms, rates)
     if best not in known:
         raise UserError(f"trainer.best: '{best}' is not measured{suggest(best, known)}")

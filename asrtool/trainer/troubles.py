@@ -1,7 +1,5 @@
-"""Count and report what goes wrong in training.
-
-These are batches whose loss or gradient is not finite (`bad_batches.jsonl`), and utterances without
-a finite loss.
+"""Count and report problems in training: steps with a loss or gradient that is not finite
+(`bad_batches.jsonl`), and utterances without a finite loss.
 """
 
 from __future__ import annotations
@@ -28,27 +26,29 @@ if TYPE_CHECKING:  # step uses this module
 
 
 class Troubles:
-    """Troubles of one phase. limit: non-finite steps in a row that end the run."""
+    """Problems of one phase. limit: consecutive non-finite steps that end the run."""
 
     def __init__(self, phase: str, logs: Path, limit: int) -> None:
         self._phase, self._file, self._limit = phase, logs / "bad_batches.jsonl", limit
-        self._seen = self._lost = 0  # of the epoch: utterances of all ranks; without loss, of this
+        # in this epoch: utterances of all ranks, and those of this rank without a finite loss
+        self._seen = self._lost = 0
         self._skipped: set[str] = set()
         self._named: set[str] = set()
 
     def bad(self, group: StepBatches, result: StepResult, state: TrainState) -> None:
-        """Report a non-finite step, which changed nothing; raise after too many in a row."""
+        """Report a non-finite step, which was skipped; `UserError` after too many in a row."""
         if distributed.is_main():
             lines = JsonLines(self._file)
             for entry in result.bad:
                 lines.write(phase=self._phase, epoch=group.epoch + 1, step=state.step, **entry)
             lines.close()
-        guilty = [name for entry in result.bad for name in entry["not_finite"]]
-        guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
+        suspects = [name for entry in result.bad for name in entry["not_finite"]]
+        # if only the gradient is not finite, any utterance of the step may be at fault
+        suspects = suspects or [name for entry in result.bad for name in entry["ids"]]
         warn_once(
-            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s",
+            "step %d is not finite and was skipped; see bad_batches.jsonl: %s",
             state.step,
-            first_few(guilty),
+            first_few(suspects),
         )
         if state.bad_row >= self._limit:
             raise UserError(
@@ -58,20 +58,21 @@ class Troubles:
             )
 
     def trained(self, count: int, skipped: Collection[str]) -> None:
-        """Remember a step of `count` utterances of all ranks; `skipped`: this rank's without a
-        finite loss.
+        """Count a step. count: utterances of all ranks; skipped: this rank's ids without a finite
+        loss.
         """
         self._seen += count
         self._lost += len(skipped)
         self.unscored(skipped)
 
     def unscored(self, ids: Iterable[str]) -> None:
-        """Remember this rank's utterances without a finite loss."""
+        """Record utterances of this rank without a finite loss."""
         self._skipped.update(ids)
 
     def report(self, epoch: int, progress: Progress) -> None:
-        """Report them once; a collective. epoch 0: before the first step. Raises `UserError` after
-        an epoch in which no utterance had a finite loss.
+        """Report each recorded utterance once; a collective. epoch 0: before the first step.
+
+        Raises `UserError` after an epoch in which no utterance had a finite loss.
         """
         gathered = distributed.gather_objects((sorted(self._skipped), self._lost))
         if 0 < self._seen <= sum(lost for _, lost in gathered):
@@ -96,7 +97,7 @@ class Troubles:
         progress.event("skipped", epoch=epoch, ids=fresh)
 
 
-# -- what is known about a batch -------------------------------------------
+# -- the cause of a non-finite step ----------------------------------------
 
 
 def describe(
@@ -105,11 +106,11 @@ def describe(
     batch: Batch,
     report: LossReport,
 ) -> dict[str, object]:
-    """Ids, losses per utterance, utterances at fault, and the first non-finite module."""
+    """Ids and losses of a batch, utterances with non-finite numbers, the first module with any."""
     rows = batch.inputs.data.flatten(1).isfinite().all(1)
-    guilty = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
+    suspects = {name for name, fine in zip(batch.ids, rows.tolist(), strict=True) if not fine}
     for values in report.terms.values():
-        guilty |= {
+        suspects |= {
             name
             for name, fine in zip(batch.ids, values.isfinite().tolist(), strict=True)
             if not fine
@@ -117,7 +118,7 @@ def describe(
     return {
         "rank": distributed.rank(),
         "ids": list(batch.ids),
-        "not_finite": sorted(guilty),
+        "not_finite": sorted(suspects),
         "inputs_finite": bool(rows.all()),
         "terms": {
             name: [_json(value) for value in values.tolist()]
@@ -130,7 +131,9 @@ def describe(
 def first_module(
     model: nn.Module, autocast: Callable[[], AbstractContextManager], batch: Batch
 ) -> str | None:
-    """Name of the first module, in forward order, with non-finite output; None: all are finite."""
+    """The name of the first module, in forward order, with non-finite output; None if there is
+    none.
+    """
     names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

@@ -16,13 +16,13 @@ from asrtool.trainer.step import Stepper
 from asrtool.types import Batch, ModelOutput
 
 DENSE_BATCHES = 64  # maximum number of batches checked before the first step
+ENDED, BATCH, STOPPED = 0, 1, 2  # what a rank has in lockstep
 
 
 class Rates(Protocol):
     """Metrics that are ratios of sums, such as error rates: name -> (errors, reference length).
 
-    A metric other than the plain ratio, which is no percentage, has a function `value` of both
-    sums.
+    A metric that is another function of both sums, and no percentage, defines it as `value`.
     """
 
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Rates(Protocol):
 
 
 def is_rate(name: str, rates: Rates | None) -> bool:
-    """Whether a metric is an error rate, which is shown in per cent."""
+    """Whether a metric is an error rate, which is printed as a percentage."""
     return (
         rates is not None
         and not hasattr(rates, "value")
@@ -42,16 +42,15 @@ def is_rate(name: str, rates: Rates | None) -> bool:
 
 
 def names(terms: Iterable[str], rates: Rates | None) -> list[str]:
-    """Every metric that `measure` gives."""
+    """The names of all metrics of `measure`."""
     return [f"valid/{name}" for name in ("loss", *terms, *(rates.names if rates else ()))]
 
 
 def measure(
     stepper: Stepper, batches: Iterable[Batch], rates: Rates | None, stopped: Callable[[], bool]
 ) -> tuple[dict[str, float], set[str]] | None:
-    """Metrics over all ranks' batches, and this rank's utterances without a finite loss.
-
-    None when any rank was `stopped`.
+    """Metrics over the batches of all ranks, and ids of this rank's utterances without a finite
+    loss. None if any rank was `stopped`.
     """
     terms = stepper.objective.terms
     parts = [
@@ -59,6 +58,7 @@ def measure(
         for name in (rates.names if rates else ())
         for part in ("errors", "reference")
     ]
+    # a fixed order of names, so that one vector can be summed over ranks
     sums = dict.fromkeys(("stopped", "utterances", "loss", *terms, *parts), 0.0)
     skipped: set[str] = set()
     for batch, counts in _turns(stepper, batches, stopped):
@@ -99,15 +99,15 @@ def observed(model: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def rehearse(stepper: Stepper, batches: Iterable[Batch], rates: Rates | None) -> None:
-    """Measure the first batch, only to see that it works."""
+    """Measure the first batch, to check before training that validation works."""
     for batch, _ in _turns(stepper, itertools.islice(batches, 1), lambda: False):
         measure_batch(stepper, batch, rates)
 
 
 def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
-    """Utterances without a finite loss, among the batches with the most text per second.
+    """Utterances without a finite loss, searched in batches with the most text per second first.
 
-    Stops at the first batch without any. All ranks see the same batches.
+    The search ends at the first batch without any. All ranks see the same batches.
     """
     ids: set[str] = set()
     for batch in itertools.islice(batches, DENSE_BATCHES):
@@ -121,10 +121,10 @@ def unscored(stepper: Stepper, batches: Iterable[Batch]) -> set[str]:
 def _turns(
     stepper: Stepper, batches: Iterable[Batch], stopped: Callable[[], bool]
 ) -> Iterator[tuple[Batch | None, bool]]:
-    """Each batch and whether it counts; (None, False) at the end when a rank was stopped.
+    """Each batch and whether it counts; ends with (None, False) if a rank was stopped.
 
-    In lockstep, a stop on any rank ends all, and a rank that has run out of batches goes on with
-    one utterance that does not count.
+    In lockstep, a stop on any rank stops all, and a rank without further batches repeats one
+    utterance that does not count.
     """
     if not stepper.ranks.lockstep:
         for batch in batches:
@@ -133,21 +133,24 @@ def _turns(
     mine = iter(batches)
     while True:
         batch = next(mine, None)
-        most = distributed.largest(2 if stopped() else 1 if batch is not None else 0)
-        if most != 1:
-            if most == 2:
+        # the maximum over ranks decides: any stop outweighs any batch, any batch outweighs the end
+        status = distributed.largest(
+            STOPPED if stopped() else BATCH if batch is not None else ENDED
+        )
+        if status != BATCH:
+            if status == STOPPED:
                 yield None, False
             return
         yield (stepper.spare if batch is None else batch), batch is not None
 
 
-# no_grad, not inference_mode: a tensor that a module caches here may be needed by the backward pass
-# of the next step
+# no_grad, not inference_mode: the backward pass of the next step may need a tensor that a module
+# caches here
 @torch.no_grad()
 def measure_batch(
     stepper: Stepper, batch: Batch, rates: Rates | None
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Sums over one batch, without dropout, and the ids without a finite loss."""
+    """Sums over one batch in evaluation mode, and ids without a finite loss."""
     batch = batch.to(stepper.device, non_blocking=True)
     stepper.model.eval()
     try:

@@ -118,9 +118,9 @@ def test_a_config_may_leave_the_ngram_model_to_the_command_line(tmp_path):
         "  weights: {ctc: 1.0, ngram: 1.3}}\n"
     )
     open_model = load_decode(path).searcher
-    with pytest.raises(ConfigError, match="decode.yaml:1: searcher.ngram: the model is left open"):
+    with pytest.raises(ConfigError, match="decode.yaml:1: searcher.ngram: no file is given"):
         check_ngram(path, open_model)
-    with pytest.raises(ValueError, match="left open; set ngram.path"):
+    with pytest.raises(ValueError, match="no file is given; set ngram.path"):
         fusion.load(open_model.ngram, None, ["<blank>", "a"], 0, None)
     searcher = load_decode(path, ["searcher.weights.ngram=2"], tmp_path / "x.arpa").searcher
     check_ngram(path, searcher)

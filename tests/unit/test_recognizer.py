@@ -107,10 +107,10 @@ def test_a_file_and_what_was_done_to_it(recognizer, tmp_path, log):
     )
     soundfile.write(tmp_path / "a.flac", stereo, 44100)
     assert recognizer.recognize(tmp_path / "a.flac", channel=0).text == TEXT
-    assert "a.flac: channel 0 of 2 channels, 44100 Hz made 8000 Hz" in log.text
+    assert "a.flac: channel 0 of 2 channels, resampled from 44100 Hz to 8000 Hz" in log.text
     soundfile.write(tmp_path / "low.wav", toys.sound("a"), 4000)
     recognizer.recognize(str(tmp_path / "low.wav"))
-    assert "4000 Hz made 8000 Hz, nothing is there above 2000 Hz" in log.text
+    assert "resampled from 4000 Hz to 8000 Hz, no content above 2000 Hz" in log.text
     recognizer.recognize(tmp_path / "a.flac")
     assert "the mean of 2 channels" in log.text
 
@@ -310,7 +310,7 @@ def test_without_the_lengths_of_training_the_config_says_how_long_windows_are(re
     older = replace(recognizer, lengths=None)
     assert older.windows == WindowsConfig(max_seconds=30.0, min_seconds=15.0)
     assert (
-        "the lengths of the training set are not kept here; stage 3 again adds them"
+        "the durations of the training set are not recorded; run stage 3 again to add them"
         in older.windows_reason
     )
     assert "99% of the 80 training utterances" in recognizer.windows_reason
@@ -392,7 +392,7 @@ def test_another_detector_is_asked_about_long_recordings_only(recognizer, monkey
         [0.05, 0.95, 2.85, 5.15], abs=0.01
     )
     with pytest.raises(
-        UserError, match="silero hears samples, these are features; take detector: energy"
+        UserError, match="silero needs samples, not features; set windows.detector: energy"
     ):
         network.prepare_inputs(recognizer.inputs(toys.sound("abc")))
 

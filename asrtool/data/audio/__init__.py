@@ -1,5 +1,5 @@
-"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and whatever else libsndfile reads; m4a, webm
-and others where PyAV or ffmpeg is there (`foreign`).
+"""Read audio: wav, flac, ogg, opus, mp3, NIST sphere and everything else that libsndfile reads;
+m4a, webm and others if PyAV or ffmpeg is installed (`foreign`).
 
 An entry of wav.scp is a path; `<file>.tar:<offset>`, a member of a tar archive (a shard) whose
 content starts at this byte; `<file>.ark:<offset>`, a recording of a Kaldi archive; or a shell
@@ -38,13 +38,14 @@ from asrtool.data.audio.resampling import change_speed, resample
 
 __all__ = ["AudioError", "change_speed", "check_rate", "resample"]
 
-SLACK = 0.02  # seconds by which a segment may exceed its recording, from rounding
+SLACK = 0.02  # seconds by which a segment may exceed its recording because of rounding
 PART = 256  # files per task of a thread
 HEAD = 4096  # bytes that hold the header of an ordinary wav file
-LOUDEST = 8.0  # 18 dB above full scale: float samples never reach it, integers stored as floats do
+# 18 dB above full scale: float samples never reach it, integers stored as floats do
+LOUDEST = 8.0
 MEMBER = re.compile(r"(.+\.(?:tar|ark)):(\d+)")
 SPEED = re.compile(r"(?:(.+\|) sox -t wav -|sox (\S+|'.*')) -t wav - speed ([\d.]+) \|")
-BYTES = "the bytes"  # what messages call them
+BYTES = "the bytes"  # the name of audio without a file, for messages
 WIDTHS = ("uint8", "int16", "int32")  # integer types whose full scale is known
 
 
@@ -76,7 +77,7 @@ def contents(path: str) -> bytes:
 
 
 def info(path: str) -> tuple[int, int, int]:
-    """Rate in Hz, channels, samples per channel; decodes the file where the header does not say."""
+    """Rate in Hz, channels, samples per channel; decodes the file if the header has no length."""
     changed = _changed_speed(path)
     if changed is not None:
         rate, channels, samples = info(changed[0])
@@ -86,7 +87,7 @@ def info(path: str) -> tuple[int, int, int]:
 
 
 def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError]:
-    """Seconds of each entry, or its error; files are decoded where the header does not say."""
+    """Seconds of each entry, or its error; a file is decoded if its header has no length."""
 
     def measure(batch: Sequence[str]) -> list[float | AudioError]:
         measured: list[float | AudioError] = []
@@ -99,9 +100,8 @@ def durations(paths: Iterable[str], threads: int = 8) -> list[float | AudioError
         return measured
 
     paths = list(paths)
-    with ThreadPoolExecutor(
-        threads
-    ) as pool:  # a network disk has a high latency, so many requests run at once
+    # many requests at once, because a network disk has a high latency
+    with ThreadPoolExecutor(threads) as pool:
         parts = pool.map(
             measure, (paths[start : start + PART] for start in range(0, len(paths), PART))
         )
@@ -213,7 +213,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 def _stretch(
     path: str, start: float, duration: float | None, total: int, rate: int
 ) -> tuple[int, int]:
-    """First sample and number of samples of a segment; AudioError where it leaves the recording."""
+    """First sample and number of samples of a segment; `AudioError` if it exceeds the recording."""
     if not total:
         raise AudioError(f"{path}: holds no samples")
     end = start if duration is None else start + duration
@@ -261,7 +261,10 @@ def _read_member(path: str, archive: str, offset: int) -> bytes:
 
 
 def _at_most(stream: BinaryIO, size: int) -> bytes:
-    """`size` bytes, or fewer where the file ends; a header may promise more than memory holds."""
+    """`size` bytes, or fewer if the file ends first.
+
+    Never allocates what a damaged header promises: that may be more than memory holds.
+    """
     return stream.read(max(0, min(size, os.fstat(stream.fileno()).st_size - stream.tell())))
 
 
@@ -275,7 +278,7 @@ def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
     elif start[:5] == b"AUDIO":
         stream.seek(offset + 6)
         size = int.from_bytes(stream.read(start[5]), "little")
-    elif start[:4] == b"fLaC":  # its length is nowhere: the decoder ends by itself
+    elif start[:4] == b"fLaC":  # the archive has no length; the decoder finds the end
         return start + stream.read()
     else:
         holds = "features" if start[:2] == b"\0B" else "no wav file"
@@ -351,7 +354,7 @@ def listen(path: str, channel: int | None = None) -> tuple[np.ndarray, int, int]
 
 
 def listen_to(data: bytes, channel: int | None = None) -> tuple[np.ndarray, int, int]:
-    """As `listen`, of the bytes of a file."""
+    """`listen` for the bytes of a file."""
     with opened(BYTES, data) as reader:
         return _selected(reader, channel)
 
@@ -409,7 +412,7 @@ def one_channel(
         samples = (
             samples.mean(axis=1) if channel is None and count > 1 else samples[:, channel or 0]
         )
-    # torch takes no array that runs backwards, nor one that it must not write to
+    # torch accepts neither arrays with negative strides nor read-only ones
     samples = np.require(samples, np.float32, ["C_CONTIGUOUS", "WRITEABLE"])
     return _usable(name, samples, rate, start)
 

@@ -1,8 +1,8 @@
 """Decode an audio file, or its bytes, to the end, whatever its header says.
 
 A file that ends before the length in its header is truncated, which is an error however it is read.
-Where the header gives no length (mp3 without Xing header, FLAC written to a pipe), only decoding to
-the end can tell. A path is never run as a command here.
+If the header has no length (mp3 without Xing header, FLAC written to a pipe), only decoding to the
+end shows it. A path is never run as a command here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asrtool.data.audio import foreign, headers
 from asrtool.errors import UserError
 from asrtool.system import characters
 
-BLOCK = 1 << 20  # samples decoded at once, whatever the header promises
+BLOCK = 1 << 20  # maximum number of samples decoded at once, whatever the header promises
 LOWEST, HIGHEST = 1000, 10_000_000  # Hz: no speech below, no recorder above
 UNKNOWN = 1 << 60  # from here on, libsndfile's lengths mean "not known"
 
@@ -31,7 +31,7 @@ class AudioError(UserError):
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads on without seeking to its own position after each read, which mp3 would miss."""
+    """A file without soundfile's seek to its own position after each read: mp3 seeks inexactly."""
 
     def seekable(self) -> bool:
         return False
@@ -65,7 +65,7 @@ class Reader:
         )
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """All samples (T, C) float32 in blocks of `size`; AudioError at the end if some lack."""
+        """All samples (T, C) float32 in blocks of `size`; `AudioError` at the end if any lack."""
         count = 0
         while len(part := self._file.read(size, dtype="float32", always_2d=True)):
             count += len(part)
@@ -73,7 +73,7 @@ class Reader:
         self._expect(self._least, count)
 
     def all(self) -> np.ndarray:
-        """(T, C) float32."""
+        """All samples (T, C) float32."""
         return self._joined(
             self.blocks(BLOCK if self.promised is None else max(1, min(self.promised, BLOCK)))
         )
@@ -93,13 +93,13 @@ class Reader:
         for part in parts:
             count = len(samples)
             samples = samples if samples.flags.owndata else samples.copy()
-            # in place: hours of audio are not copied
+            # grown in place, so that hours of audio are not copied for each block
             samples.resize((count + len(part), self.channels), refcheck=False)
             samples[count:] = part
         return samples
 
     def length(self) -> int:
-        """Samples of each channel; they are decoded and counted where the header does not say."""
+        """Samples per channel; decoded and counted if the header has no length."""
         return sum(map(len, self.blocks())) if self.promised is None else self.promised
 
     def _expect(self, promised: int, decoded: int) -> None:
@@ -130,7 +130,7 @@ def opened(path: str, data: bytes | None = None) -> Iterator[Reader]:
 
 
 def check_rate(rate: float, name: str) -> int:
-    """The sampling rate as an integer; AudioError where it is impossible."""
+    """The sampling rate as an integer; `AudioError` if it is impossible."""
     if not isinstance(rate, numbers.Real) or not LOWEST <= rate <= HIGHEST or rate != int(rate):
         raise AudioError(
             f"{name}: the sampling rate is {rate} Hz, expected an integer from {LOWEST} to "
@@ -155,7 +155,7 @@ def _open(path: str, data: bytes | None, stack: ExitStack) -> Reader:
         if (kind := foreign.detect(stream, size)) is not None:
             return Reader(path, foreign.decoder(path, kind, stream, stack, data is None), None)
         view = headers.view(stream, size)
-        # soundfile would ask for more arguments with such a name, or cannot encode it
+        # soundfile wants more arguments for a name in .raw, and cannot encode one that is not UTF-8
         odd = path.lower().endswith(".raw") or not characters.is_utf8(path)
         if view is None and (data is not None or odd):
             view = headers.View(stream, size)

@@ -1,8 +1,8 @@
 """Formats that libsndfile does not read: m4a, webm, amr, wma, NIST sphere with shorten ...
 
-`detect` recognises them by their first bytes. PyAV decodes them where it is installed, else ffmpeg
-where it is on the PATH. Where neither is, `Unreadable` says what the file is and which command in
-wav.scp reads it.
+`detect` recognises them by their first bytes. PyAV decodes them if it is installed, else ffmpeg if
+it is on the PATH. Without either, `Unreadable` names the format and a command for wav.scp that
+reads it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FFMPEG = "ffmpeg -v error -i {file} -f wav - |"
 
 
 class Unreadable(Exception):
-    """Why a file cannot be decoded, to be put after its name."""
+    """Why a file cannot be decoded: a message without the file's name."""
 
 
 class Kind(NamedTuple):
-    """A format: its name, the command of wav.scp that reads it, whether PyAV and ffmpeg do, and
-    whether its duration is exact to the sample (encoders pad what they write).
+    """A format: its name, a command for wav.scp that reads it, whether PyAV and ffmpeg decode it,
+    and whether its duration is exact to the sample (encoders pad what they write).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     exact: bool = False
 
     def way_out(self, path: str) -> str:
-        """The command of wav.scp that reads the file; of a command, what to put behind it."""
+        """A command for wav.scp that reads the file, or the output of a command."""
         if path.rstrip().endswith("|"):
             return f"{path.rstrip()} {self.command.format(file='-')}"
         return self.command.format(file=shlex.quote(path))
@@ -116,7 +116,7 @@ def detect(stream: BinaryIO, size: int, failed: bool = False) -> Kind | None:
 
 
 class Decoded:
-    """An open file of such a kind, as `decoding.Reader` reads it: from its start to its end."""
+    """An open file of a foreign format, for `decoding.Reader`: read once, from start to end."""
 
     format = "FOREIGN"
 
@@ -142,7 +142,7 @@ def decoder(path: str, kind: Kind, stream: BinaryIO, stack: ExitStack, is_file: 
         return _by_pyav(av, kind, stream, stack)
     if kind.decodes and shutil.which("ffmpeg") is not None:
         if not is_file:
-            # many containers can only be read with seeking
+            # many containers can only be read by seeking, which a pipe does not allow
             copy = stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115
             stream.seek(0)
             shutil.copyfileobj(stream, copy)
@@ -183,8 +183,9 @@ def _by_pyav(av: ModuleType, kind: Kind, stream: BinaryIO, stack: ExitStack) -> 
 
 
 def _frames(av: ModuleType, kind: Kind, container: Any, promised: float) -> Iterator[np.ndarray]:
-    """Blocks (T, C); `promised` seconds must come."""
+    """Blocks (T, C). Raises `Unreadable` if they end before `promised` seconds."""
     track = container.streams.audio[0]
+    # an exact duration leaves out the padding that the encoder added at the end
     most = round(promised * track.rate) if kind.exact and promised else math.inf
     convert = av.AudioResampler(format="flt", layout=track.layout, rate=track.rate)
     count = 0
@@ -212,7 +213,7 @@ def _reason(error: Exception) -> str:
 
 def _by_ffmpeg(path: str, kind: Kind, stack: ExitStack) -> Decoded:
     errors = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-    # "file:" keeps ffmpeg from taking a name for an address or an option
+    # "file:" keeps ffmpeg from reading a name as an address or an option
     command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]
     command += ["-i", f"file:{path}", "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
     process = stack.enter_context(
@@ -240,6 +241,7 @@ def _by_ffmpeg(path: str, kind: Kind, stack: ExitStack) -> Decoded:
         raise failure() or Unreadable(f"{kind.name} without audio")
 
     def parts() -> Iterator[np.ndarray]:
+        # a read may end within a frame: the remainder goes in front of the next one
         data = head[layout.start :]
         while data:
             whole = len(data) - len(data) % block

@@ -1,4 +1,4 @@
-"""Resampling and speed: torchaudio's windowed sinc, or soxr where its kernel would be too large.
+"""Resampling and speed: torchaudio's windowed sinc, or soxr if its kernel would be too large.
 
 torchaudio's kernel has (new rate) x (old rate) elements, both divided by their common factor: 160 x
 475 from 44100 to 16000 Hz, but 16000 x 11141 from 11127 Hz, which takes several gigabytes. soxr
@@ -49,7 +49,7 @@ def _converted(samples: np.ndarray, old: int, new: int) -> np.ndarray:
     import soxr  # imported here: hardly any audio needs it
 
     resampled = soxr.resample(samples, old, new)
-    # soxr rounds the length
+    # soxr rounds the length down where torchaudio rounds up
     return np.pad(resampled, (0, max(0, -(-len(samples) * new // old) - len(resampled))))
 
 

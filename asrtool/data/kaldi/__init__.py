@@ -1,1 +1,1 @@
-"""Kaldi data directories: reading, writing, checking, mending and transforming them."""
+"""Kaldi data directories: reading, writing, checking, repairing and transforming them."""

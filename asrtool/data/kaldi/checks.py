@@ -1,7 +1,7 @@
 """Check a data directory: all problems at once, with file:line, examples and the fixing command.
 
-A valid folder is read once, all files side by side and in little memory (`faultless`). Only a
-folder with a fault is read into memory, where each rule reports what breaks it.
+A valid folder is read once, all files in parallel and in little memory (`faultless`). Only a folder
+with a fault is read into memory, where each rule reports the lines that violate it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def load(folder: Path) -> dict[str, Table]:
 def check(folder: Path, base: Path | None = None) -> list[Problem]:
     """All problems of a data directory, and notes. Audio files must exist; they are not opened."""
     folder = Path(folder)
+    # the common case, which does not depend on memory
     notes = faultless(folder, base)
     if notes is not None:
         return notes
@@ -398,10 +399,9 @@ def notes(
 # -- which files exist -----------------------------------------------------
 
 
-# questions about a folder before it is listed: one with a million other files is not worth it for a
-# few
+# queries about a folder before it is listed: with a million other files, a few are not worth it
 ASKED = 8
-REMEMBERED = 256  # folders
+REMEMBERED = 256  # number of listed folders to keep
 
 
 class Listing:
@@ -433,7 +433,7 @@ def _files(folder: str) -> frozenset[str]:
 
 
 def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
-    """The notes about a valid data directory; None where it is invalid (`check` finds out why)."""
+    """The notes about a valid data directory; None if it is invalid (`check` finds out why)."""
     try:
         return _Scan(folder, base).run()
     except (Irregular, OSError):
@@ -441,13 +441,13 @@ def faultless(folder: Path, base: Path | None = None) -> list[Problem] | None:
 
 
 class _Scan:
-    """Raise Irregular at the first fault."""
+    """A single pass over all files, which raises `Irregular` at the first fault."""
 
     def __init__(self, folder: Path, base: Path | None) -> None:
         self.folder, self.base = folder, base
         self.names = names(folder)
         self.listing = Listing(base)
-        self.recordings: dict[str, str] | None = None  # where there are segments
+        self.recordings: dict[str, str] | None = None  # None: there are no segments
         self.lengths: dict[str, float] = {}
         self.used: set[str] = set()  # recordings
         self.archives: dict[str, bool] = {}  # of features: whether they exist
@@ -460,9 +460,10 @@ class _Scan:
         empty: list[str] = []
         accents = Accents()
         ordered, last = True, ""
-        # speaker -> number of utterances, sum of the hashes of their ids
+        # speaker -> number of utterances, sum of the hashes of their ids: enough to compare with
+        # spk2utt, without keeping the ids
         members: dict[str, tuple[int, int]] = {}
-        audio_seen: set[int] = set()
+        audio_seen: set[int] = set()  # hashes, which take less memory than paths
         rows = 0
         for key, values in walk(self.folder, self.names):
             rows += 1

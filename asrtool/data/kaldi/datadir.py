@@ -1,8 +1,8 @@
 """Kaldi data directories: `wav.scp`, `text`, `utt2spk`, `utt2dur` ... as `Utterance`s, and back.
 
-Beside Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of the speaker)
-is a label: `utt2accent`, `spk2gender`. Only wav.scp is indispensable: without `text` transcripts
-are empty, without `utt2spk` every utterance is a speaker of its own, without `utt2dur` the audio is
+Besides Kaldi's own files, every `utt2<label>` (and `spk2<label>`, for all utterances of a speaker)
+is a label: `utt2accent`, `spk2gender`. Only wav.scp is required. Without `text`, transcripts are
+empty; without `utt2spk`, every utterance is its own speaker; without `utt2dur`, the audio is
 measured, as it is for segments that end with -1, the end of the recording. Relative paths start at
 the current folder, as in Kaldi.
 """
@@ -48,9 +48,9 @@ Values = Mapping[str, str]
 def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
     """The utterances of a data directory, sorted by id.
 
-    Audio is opened where no file gives its length. `base` is where relative paths start, by default
-    the current folder. With `measure=False`, a length that no file gives is NaN (`measured` fills
-    it in). Raises UserError where the files contradict each other; `check` lists all problems.
+    Audio is opened if no file gives its length. base: the folder where relative paths start, by
+    default the current one. With `measure=False`, a length that no file gives is NaN (`measured`
+    fills it in). Raises `UserError` if the files contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
     loaded = load(folder)
@@ -82,8 +82,8 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
 def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
     """The number of utterances, and the utterances of `read(measure=False)` one by one.
 
-    Needs little memory. A folder that is not sorted, or has any other fault, is read at once as
-    `read` does.
+    It needs little memory, unless the folder is not sorted or has another fault: then it is read at
+    once, as by `read`.
     """
     folder = Path(folder)
     try:
@@ -182,7 +182,7 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
     }
 
 
-# -- one after the other ---------------------------------------------------
+# -- one by one ------------------------------------------------------------
 
 
 def _stream(folder: Path) -> Iterator[Utterance]:
@@ -223,7 +223,7 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
 
 
 def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
-    """The utterances with NaN lengths measured, and id -> error of those where that fails."""
+    """The utterances with NaN lengths measured, and id -> error of those that cannot be."""
     unknown = [row for row in rows if math.isnan(row.duration)]
     durations = (
         dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
@@ -237,7 +237,7 @@ def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audi
 
 
 def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
-    """The utterances with all lengths measured; raises UserError where one cannot be."""
+    """The utterances with all lengths measured. Raises `UserError` if one cannot be."""
     log_unmeasured(rows, folder)
     made, bad = complete(rows)
     if bad:

@@ -1,4 +1,4 @@
-"""Fix a data directory as Kaldi's fix_data_dir.sh does: sort it and drop what has no counterpart.
+"""Fix a data directory like Kaldi's fix_data_dir.sh: sort it, drop lines without a counterpart.
 
 Everything that was dropped is reported with a reason.
 """
@@ -24,7 +24,7 @@ NEEDED = ("text", "utt2spk", "feats.scp", "utt2num_frames")
 
 @dataclass
 class FixReport:
-    """What `fix` did.
+    """The result of `fix`.
 
     kept, total: numbers of utterances; dropped: reason -> ids; changed: names of the files that
     were rewritten or removed.
@@ -56,8 +56,8 @@ class FixReport:
 def fix(folder: Path, base: Path | None = None) -> FixReport:
     """Sort and intersect the files of `folder`; the original files go to `.backup/`.
 
-    Valid files are not touched. Raises UserError, and changes nothing, where a file is not UTF-8
-    or no utterance would be left.
+    Valid files are not touched. Raises `UserError`, and changes nothing, if a file is not UTF-8 or
+    no utterance would be left.
     """
     folder = Path(folder)
     loaded = checks.load(folder)
@@ -86,6 +86,7 @@ def well_formed(loaded: Mapping[str, Table], report: FixReport) -> Files:
     """The files without malformed lines, and without ids that have two different values."""
     files = {name: table.values() for name, table in loaded.items()}
     if "text" in files:
+        # NFC only if the file mixes both forms: consistent text stays as it is
         mixed = transcripts.mixed_accents(loaded["text"])
         files["text"] = {
             key: transcripts.cleaned(unicodedata.normalize("NFC", value) if mixed else value)
@@ -161,7 +162,7 @@ def intersect(files: Files, report: FixReport, lengths: Mapping[str, float]) -> 
         )
         files[name] = {key: value for key, value in values.items() if key in keys}
     if "utt2dur" in files and (files["utt2dur"].keys() != kept or unlike_segments(files, lengths)):
-        del files["utt2dur"]  # durations are measured where the file is missing
+        del files["utt2dur"]  # without the file, durations are measured
     if "utt2spk" in files:
         files["spk2utt"] = {}
         for key in sorted(kept):

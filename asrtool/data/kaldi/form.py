@@ -1,4 +1,4 @@
-"""File names and line formats of a data directory, and a reader of all its files side by side."""
+"""File names and line formats of a data directory, and a parallel reader of all its files."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Segment(NamedTuple):
         return cls(recording, float(start), None if float(end) == -1 else float(end))
 
     def duration(self, lengths: Mapping[str, float]) -> float | None:
-        """Seconds; None where they depend on a recording whose length is not known."""
+        """Seconds; None if they depend on a recording of unknown length."""
         end = lengths.get(self.recording) if self.end is None else self.end
         return None if end is None else end - self.start
 
     def is_beyond(self, lengths: Mapping[str, float]) -> bool:
-        """Whether it ends after its recording; False where the recording's length is not known."""
+        """Whether it ends after its recording; False if the recording's length is unknown."""
         length = lengths.get(self.recording, math.inf)
         return self.start >= length or (self.end is not None and self.end > length + audio.SLACK)
 
@@ -131,7 +131,7 @@ def about(
     ]
 
 
-# -- all files side by side ------------------------------------------------
+# -- all files in parallel -------------------------------------------------
 
 
 # each has every utterance, or is absent
@@ -157,6 +157,7 @@ def walk(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, dict[str, st
     others = {
         name: lines(folder / name) for name in of_utterances(names, segmented) if name != source
     }
+    # Every file is sorted by id, so a merge join with one line of look-ahead per file suffices.
     ahead = {name: next(rows, None) for name, rows in others.items()}
     for key, value in lines(folder / source):
         values = {source: value}

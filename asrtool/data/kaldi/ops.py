@@ -1,9 +1,9 @@
 """Copy, combine, subset, split and speed-perturb data directories, with all their files.
 
-Each operation reads one file at a time, so memory holds the ids and one file. It writes to
-temporary files first, then moves all files of the new data directory into place. Files of an
-earlier data directory that the new one lacks are removed; other files in the folder stay. Files
-that are no tables are not copied; a warning names them. All operations are deterministic.
+Each operation reads one file at a time, so memory holds the ids and a single file. It first writes
+temporary files, then moves all files of the new data directory into place. Files of an earlier data
+directory that the new one lacks are removed; other files in the folder stay. Files that are not
+tables are not copied; a warning names them. All operations are deterministic.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.system import atomic, stamp
 
-# one value for all utterances; ESPnet's and Kaldi's
+# files of Kaldi and ESPnet that hold one value for the whole set
 WHOLE = ("frame_shift", "feats_type", "audio_format")
-# made from it
+# files computed from the audio, which do not hold for audio at another speed
 OF_AUDIO = ("feats.scp", "vad.scp", "cmvn.scp", "utt2num_frames", "utt2num_samples", "utt2shard")
 DURATIONS = ("utt2dur", "reco2dur")
-CMVN = "cmvn.json"  # stage 1's statistics of a training set: true of all of it alone
+CMVN = "cmvn.json"  # stage 1's statistics of a training set, not valid for a part of it
 Renamed = Callable[[str], str]
 
 
@@ -37,7 +37,7 @@ def same(name: str) -> str:
 
 
 class Source:
-    """A data directory, read file by file. Raises UserError where a file cannot be read."""
+    """A data directory, read file by file. Raises `UserError` if a file cannot be read."""
 
     def __init__(self, folder: Path, extra: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
@@ -72,7 +72,7 @@ class Source:
         return values
 
     def _located(self, reference: str, separator: str) -> str:
-        """The reference with the archive's present path: beside the tables in a moved folder."""
+        """The reference with the archive's current path: beside the tables if the folder moved."""
         archive, separated, rest = (
             reference.partition(separator) if separator == " " else reference.rpartition(separator)
         )
@@ -97,7 +97,7 @@ class Source:
         return self._ids
 
     def kind(self, name: str) -> str:
-        """What the ids of a file are: utterance, speaker or recording."""
+        """The kind of a file's ids: utterance, speaker or recording."""
         return kind(name, self.segmented)
 
     def durations(self) -> dict[str, float]:
@@ -136,7 +136,7 @@ def kind(name: str, segmented: bool) -> str:
 
 
 class Target:
-    """Takes the files of a new data directory one by one; see `writing`."""
+    """Receives the files of a new data directory one by one; see `writing`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,7 +156,7 @@ class Target:
 
 @contextmanager
 def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
-    """Yield where to write; at the end all files move to `folder`, replacing its old tables."""
+    """Yield the target to write to; at the end all files move to `folder`, replacing its tables."""
     folder = Path(folder)
     for source in sources:
         if folder.exists() and source.folder.exists() and os.path.samefile(folder, source.folder):
@@ -211,7 +211,7 @@ def left_behind(source: Source, taken: Collection[str]) -> None:
 
 
 def copy(source: Path, target: Path, utterance: Renamed = same, speaker: Renamed = same) -> None:
-    """Copy `source` with new names for utterances and speakers; recordings of segments keep theirs.
+    """Copy `source`, renaming utterances and speakers; recordings of segments keep their names.
 
     If utterance ids change, utt2uniq holds the former ones.
     """
@@ -439,11 +439,11 @@ SEED = 0  # seed of the order in which `speakers` takes them
 
 
 def choose(source: Source, number: int, way: str) -> list[str]:
-    """`number` utterance ids, or all where there are fewer.
+    """`number` utterance ids, or all if there are fewer.
 
-    spread: evenly over the sorted ids, as Kaldi's subset_scp.pl; per-spk: so many of each speaker,
-    likewise; speakers: whole speakers in a shuffled, but always the same order, until there are
-    enough utterances.
+    spread: evenly over the sorted ids, like Kaldi's subset_scp.pl; per-spk: likewise, so many of
+    each speaker; speakers: whole speakers in a fixed random order, until there are enough
+    utterances.
     """
     if number < 1:
         raise UserError(
@@ -539,7 +539,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
 
 
 def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | None:
-    """The groups in order, as `number` parts of similar size; None where there are fewer groups."""
+    """The groups in order, as `number` parts of similar size; None if there are fewer groups."""
     if not 1 <= number <= len(groups):
         return None
     total = sum(map(len, groups))
@@ -547,6 +547,7 @@ def even_parts(groups: Sequence[list[str]], number: int) -> list[list[str]] | No
     count = 0
     for index, group in enumerate(groups):
         left = len(groups) - index
+        # a group goes to the part in which its middle lies; every later part needs a group too
         full = count + len(group) / 2 > total * len(parts) / number
         if parts[-1] and len(parts) < number and (full or left == number - len(parts)):
             parts.append([])

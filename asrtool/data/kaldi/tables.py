@@ -1,8 +1,8 @@
 """Kaldi's text files: an id and its value on each line, sorted by the bytes of the id.
 
-As in Kaldi, LF ends a line and ASCII white space divides its fields. Other white space (U+00A0,
-U+0085, U+2028, U+3000) is part of an id, a path or a transcript, where Python's `split()` and
-`splitlines()` would split.
+As in Kaldi, LF ends a line and ASCII white space separates its fields. Other white space (U+00A0,
+U+0085, U+2028, U+3000) is part of an id, a path or a transcript; Python's `split()` and
+`splitlines()` would split there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ fields = re.compile(r"\S+", re.ASCII).findall  # of a value, as in `fields("rec 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something wrong with a data directory, reported once for all lines that have it."""
+    """A fault of a data directory, reported once for all lines that have it."""
 
     where: str  # file:line of the first, or the file
     what: str
     remedy: str  # what to do about it; empty for notes
     count: int = 1
     examples: tuple[str, ...] = ()
-    # error: cannot be read; untidy: Kaldi refuses it; note: legal but worth knowing
+    # error: cannot be read; untidy: Kaldi rejects it; note: legal, but worth knowing
     kind: Literal["error", "untidy", "note"] = "error"
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Table:
     conflicts: frozenset[str]  # ids with two different values
 
     def values(self) -> dict[str, str]:
-        """Id -> value; the first one where an id occurs twice."""
+        """Id -> value; the first one if an id occurs twice."""
         return {row.id: row.value for row in reversed(self.rows)}
 
 
@@ -72,7 +72,7 @@ def fix_command(folder: Path) -> str:
 
 
 def split(line: bytes) -> tuple[str, str]:
-    """Id and value of a line, both empty where it is blank. Raises UnicodeDecodeError."""
+    """Id and value of a line, both empty if it is blank. Raises `UnicodeDecodeError`."""
     key, value = (*line.split(maxsplit=1), b"", b"")[:2]
     return key.decode(), value.rstrip().decode()
 
@@ -143,7 +143,7 @@ def write(path: Path, values: Mapping[str, str]) -> None:
 
 
 class _Findings:
-    """Collects lines by what is wrong with them."""
+    """Collects faulty lines by their fault."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

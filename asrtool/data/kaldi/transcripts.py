@@ -1,4 +1,4 @@
-"""Characters in transcripts that are seldom meant: invisible ones, odd white space, marks."""
+"""Characters in transcripts that are rarely intended: invisible ones, odd white space, marks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from asrtool.system import characters
 SPACE = re.compile(r"[^\S \t]")
 # invisible characters, each of which would become a token
 HIDDEN = characters.HIDDEN
-LOST = re.compile("\ufffd")  # stands for bytes that were no text
+LOST = re.compile("\ufffd")  # U+FFFD replaces bytes that could not be decoded
 # words with a special meaning
 MARK = re.compile(r"(?:^|\s)(?:</?s>|<eps>|#0|<blank>|<sos/eos>)(?:\s|$)")
 
 
 def is_clean(text: str) -> bool:
-    """Whether `check` has nothing to say about the characters of a transcript."""
+    """Whether `check` finds no fault in the characters of a transcript."""
     return (text.isascii() and text.isprintable() and "<" not in text and "#0" not in text) or not (
         SPACE.search(text) or HIDDEN.search(text) or MARK.search(text) or LOST.search(text)
     )
@@ -51,7 +51,7 @@ class Accents:
 
 
 def mixed_accents(table: Table) -> list[Problem]:
-    """Lines that write accented letters in another way than the other lines of the file."""
+    """Lines that encode accented letters differently from the other lines of the file."""
     accents = Accents()
     apart = [row for row in table.rows if accents.add(row.value)]
     if not accents.mixed:

@@ -34,8 +34,8 @@ class Writer:
     """Writes a data directory utterance by utterance, without keeping them in memory.
 
     Any order works, but disorder costs open files: lines go to as many sorted runs (temporary
-    files) as needed, which are merged at the end. After an error the temporary files are removed
-    and an earlier data directory is unchanged.
+    files) as needed, and the runs are merged at the end. After an error, the temporary files are
+    removed and an earlier data directory is unchanged.
     """
 
     def __init__(self, folder: Path, segmented: bool) -> None:
@@ -61,6 +61,7 @@ class Writer:
     def add(self, row: Utterance) -> None:
         check(row)
         lines = self._lines(row)
+        # append to the first run that stays sorted; already sorted input needs a single run
         run = next((run for run in self._runs if run.last < row.id), None)
         if run is None:
             run = _Run(self.folder, len(self._runs))

@@ -99,6 +99,7 @@ class ShardIndex:
 
     def _check(self) -> None:
         """Raise UserError for an archive that is missing, or too short for its members."""
+        # the end of the last member of each archive, without a loop over utterances
         ends = np.zeros(len(self.archives), dtype=np.int64)
         np.maximum.at(ends, self.archive, self.offset + self.size)
         for archive, end in zip(self.archives, ends.tolist(), strict=True):
@@ -107,7 +108,7 @@ class ShardIndex:
 
 
 def incomplete(archive: str, end: int) -> str | None:
-    """What is wrong with an archive whose last member ends at byte `end`; None: nothing."""
+    """What is wrong with an archive whose last member ends at byte `end`; None if nothing is."""
     try:
         size = os.stat(archive).st_size
     except OSError as error:
@@ -125,6 +126,6 @@ def incomplete(archive: str, end: int) -> str | None:
 
 
 def located(folder: Path, archive: str) -> str:
-    """Path of an archive: as the file says or, in a folder that was moved, beside utt2shard."""
+    """The path of an archive: as written, or beside utt2shard if the folder was moved."""
     moved = folder / os.path.basename(archive)
     return str(moved) if not os.path.exists(archive) and moved.exists() else archive

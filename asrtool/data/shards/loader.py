@@ -1,10 +1,10 @@
 """Train from shards: archives are read from end to end, and batches are made from a buffer.
 
-An epoch shuffles the archives and cuts the sequence of their members into windows of `buffer_mb`.
-Each window is made into batches of similar length, in random order. While one window is used a
-thread reads the next, so two are in memory; each rank reads and holds only its own utterances. The
-plan depends only on (index, lengths, limits, seed, epoch), as for single files: a resumed run, and
-any number of ranks or loader processes, sees the same steps.
+Each epoch shuffles the archives, and cuts the sequence of their members into windows of
+`buffer_mb`. A window is divided into batches of similar length, in random order. While one window
+is used, a thread reads the next, so two are in memory; each rank reads and holds only its own
+utterances. As for single files, the plan depends only on (index, lengths, limits, seed, epoch): a
+resumed run, and any number of ranks or loader processes, sees the same steps.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class ShardPlan(BatchPlan):
         ends = np.searchsorted(
             index.archive[in_archive], np.arange(len(index.archives)), side="right"
         )
-        self._members = np.split(
-            in_archive, ends[:-1]
-        )  # of each archive, in the order of the archive
+        # utterances of each archive, by offset: reading them in this order never seeks back
+        self._members = np.split(in_archive, ends[:-1])
         self.windows = functools.lru_cache(maxsize=2)(self._cut_windows)
         self.num_windows = max(1, math.ceil(int(index.size.sum()) / (buffer_mb * 1e6)))
 
@@ -77,6 +76,7 @@ class ShardPlan(BatchPlan):
         """The utterances of each window, in the reading order of an epoch."""
         order = self.reading_order(number)
         sizes = self.index.size[order]
+        # windows are equal parts of the bytes: a member belongs to the window in which it begins
         begins = np.cumsum(sizes) - sizes
         window = begins * self.num_windows // max(int(sizes.sum()), 1)
         return np.split(order, np.searchsorted(window, np.arange(1, self.num_windows)))
@@ -119,6 +119,7 @@ class ShardLoader(StepLoader):
             )
 
     def _tasks(self, epoch: int, index: int) -> Iterator[Task]:
+        # lazily: the tasks of a window are planned when the thread is about to read it
         windows = (
             list(tasks) for _, tasks in groupby(super()._tasks(epoch, index), key=self._window)
         )
@@ -126,6 +127,7 @@ class ShardLoader(StepLoader):
         filled = ((tasks, self._fill(tasks, archives)) for tasks in windows)
         for tasks, contents in one_ahead(filled):
             for task in tasks:
+                # popped, so that the window shrinks while it is used
                 yield task._replace(contents=[contents.pop(i) for i in task.indices])
 
     def _window(self, task: Task) -> tuple[int, int]:
@@ -164,7 +166,7 @@ class Archives:
         self._file: BinaryIO | None = None
 
     def read(self, i: int) -> Content:
-        """The content of member `i`, or why it cannot be used."""
+        """The content of member `i`, or the reason why it cannot be used."""
         index = self.index
         number, offset, size = (
             int(index.archive[i]),
@@ -196,7 +198,7 @@ class Archives:
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items in order; a thread prepares the next one, and no more, while one is used."""
+    """The items in order; while one is used, a thread prepares the next one, and no more."""
     ready: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     wanted, stopped = threading.Semaphore(1), threading.Event()
 
@@ -204,7 +206,7 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while wanted.acquire() and not stopped.is_set():
             try:
                 ready.put((next(items), None))
-            except BaseException as error:  # raised where the item is requested
+            except BaseException as error:  # raised again where the item is requested
                 ready.put((None, error))
                 return
 
@@ -218,6 +220,7 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
                 raise error
             wanted.release()
             yield item
+            # no reference may remain while the next window is awaited
             del item
     finally:
         stopped.set()

@@ -40,7 +40,7 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 
 @dataclass
 class Packed:
-    """What was written.
+    """The result of writing shards.
 
     members, seconds: by utterance id; archives: their number; skipped: id -> error.
     """
@@ -124,7 +124,7 @@ def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, se
 
 
 def refuse(packed: Packed, data: Path) -> None:
-    """Raise UserError where something that was readable before is no longer."""
+    """Raise `UserError` if any utterance could not be read, though it was readable before."""
     for key, reason in packed.skipped.items():
         raise UserError(
             f"{data}: {len(packed.skipped)} utterances cannot be read; first {key}: {reason}"
@@ -156,7 +156,7 @@ Content = tuple[bytes, str, float]  # bytes, name of the format, seconds
 
 
 def audio_content(utterance: Utterance) -> Content:
-    """The audio of an utterance as a file. Raises AudioError where it cannot be used."""
+    """The audio of an utterance as a file. Raises `AudioError` if it cannot be used."""
     path = utterance.audio
     if utterance.recording is None and not audio.is_pipe(path):
         data = audio.contents(path)
@@ -164,7 +164,8 @@ def audio_content(utterance: Utterance) -> Content:
         try:
             return data, soundfile.info(io.BytesIO(data)).format.lower(), len(samples) / rate
         except soundfile.LibsndfileError:
-            pass  # decoded by PyAV or ffmpeg, which readers of the shard may lack
+            # PyAV or ffmpeg decoded it, which the readers of the shard may lack: write FLAC
+            pass
     else:
         samples, rate = audio.load(path, *utterance.stretch)
     stream = io.BytesIO()
@@ -247,6 +248,7 @@ class _Archive:
     def add(self, name: str, data: bytes) -> Member:
         info = tarfile.TarInfo(name)
         info.size = len(data)
+        # without times and owners, so that the same input gives the same bytes
         header = info.tobuf(tarfile.PAX_FORMAT)
         padding = -len(data) % tarfile.BLOCKSIZE
         offset = self.size + len(header)

@@ -1,5 +1,5 @@
-"""The compiled prefix beam search of one utterance: its arrays, their growth, its results
-(kernel.py).
+"""The compiled prefix beam search of one utterance: the arrays of kernel.py, their growth, and the
+results.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import numpy as np
 from asrtool.searchers.ctc import kernel
 from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 
-SMALLEST = 1 << 10  # slots of the first hash table
+SMALLEST = 1 << 10  # slots of the first hash table; a power of two
+# dtypes of the fields of `kernel.Nodes` and `kernel.Links`, in their order
 NODE_TYPES = (
     np.int32,
     np.int32,
@@ -28,8 +29,9 @@ PARTS = ("ctc", "ngram", "hotwords")  # columns of `kernel.shares`
 
 
 class CompiledPrefixBeam:
-    """The search of one utterance: `advance` by frames, then `results`. Memory grows with frames
-    times beam.
+    """The search of one utterance: `advance` by frames, then `results`.
+
+    Memory grows with the number of frames times the beam.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,11 +56,15 @@ class CompiledPrefixBeam:
             counts=counts,
         )
         self.beam = _beam(settings.beam)
+        # b_0(empty) = 1: before the first frame, the empty prefix counts as ending in blank
         self.beam.blank[0] = self.beam.total[0] = self.beam.best_blank[0] = 0.0
         self.scratch = _scratch(settings.beam)
 
     def advance(self, rows: np.ndarray) -> None:
-        """rows (T, V) log-probabilities, float32 or float64."""
+        """Read frames: rows (T, V) log-probabilities, float32 or float64.
+
+        Raises `ValueError` if they contain NaN.
+        """
         if not len(rows):
             return
         self._make_room(len(rows) * self.settings.beam)
@@ -66,15 +72,15 @@ class CompiledPrefixBeam:
             raise ValueError("NaN")
 
     def _make_room(self, more: int) -> None:
-        """Make room for that many more nodes and links.
+        """Make room for `more` nodes and links.
 
-        Sizes double, so that feeding in small pieces costs no more.
+        Sizes double, so that many small pieces cost no more than a few large ones.
         """
         tree, counts = self.tree, self.tree.counts
         nodes = kernel.Nodes(*_grown(tree.nodes, counts[kernel.NUM_NODES], more))
         links = kernel.Links(*_grown(tree.links, counts[kernel.NUM_LINKS], more))
         table = tree.table
-        # a power of two, and at least twice the nodes: a slot is found after few steps
+        # a power of two of at least twice the nodes, so that a slot is found after a few steps
         size = max(SMALLEST, 1 << (2 * len(nodes.parent) - 1).bit_length())
         if size > len(table.keys):
             table = kernel.Table(np.full(size, kernel.NONE, np.int64), np.zeros(size, np.int32))
@@ -82,10 +88,12 @@ class CompiledPrefixBeam:
         self.tree = tree._replace(nodes=nodes, links=links, table=table)
 
     def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
-        """The best prefixes, best first; final: with what the end of the text adds."""
+        """Up to `most` prefixes, best first; final: scores include the end of the text."""
         nodes, weights = self.tree.nodes, self.options.weights
         size = int(self.tree.counts[kernel.BEAM_SIZE])
-        length = int(self.tree.counts[kernel.NUM_FRAMES])  # no prefix has more tokens
+        length = int(self.tree.counts[kernel.NUM_FRAMES])  # a prefix has at most a token per frame
+        # columns: CTC, n-gram model, hotwords, number of words (NaN: the lexicon does not let the
+        # text end here)
         shares = np.empty((size, len(PARTS) + 1))
         kernel.shares(nodes, self.beam, size, self.settings.tables, final, shares)
         names = ("ctc", *self.settings.scores)
@@ -93,10 +101,13 @@ class CompiledPrefixBeam:
         room = tuple(np.empty(length, dtype) for dtype in (np.int64, np.int64, np.float64))
         words = shares[:, -1]
         possible = ~np.isnan(words)
-        if not possible.any():  # the word that is not complete stays
+        # no prefix of the beam ends in a whole word of the lexicon: keep the incomplete words
+        if not possible.any():
             words, possible = nodes.words[self.beam.node[:size]].astype(float), ~possible
         order = range(size)
-        if self.options.weights.fused:  # the end may change the order
+        # Scores of n-gram model, hotwords and words at the end may change the order: exchange the
+        # running values in `extra` for the final ones.
+        if self.options.weights.fused:
             entered = self.beam.node[:size]
             change = shares[:, 1] - nodes.ngram[entered], shares[:, 2] - nodes.bonus[entered]
             score = weights.ctc * shares[:, 0] + nodes.extra[entered]
@@ -117,6 +128,7 @@ class CompiledPrefixBeam:
         self, rank: int, parts: dict[str, float], words: int, room: tuple[np.ndarray, ...]
     ) -> ScoredPrefix:
         beam = self.beam
+        # the best path of a prefix ends in blank or in its last token
         link = (
             beam.link_blank[rank]
             if beam.best_blank[rank] >= beam.best_label[rank]
@@ -157,6 +169,8 @@ def _grown(arrays: tuple[np.ndarray, ...], used: int, more: int) -> list[np.ndar
 
 
 def _weights(settings: Settings) -> kernel.Weights:
+    # `gain` bounds what one token can add beside CTC: it prunes extensions that cannot enter the
+    # beam. An n-gram model only ever subtracts.
     gain = max(settings.bonus, 0.0)
     if "hotwords" in settings.scores:
         gain += settings.weights["hotwords"] * settings.scores["hotwords"].most

@@ -1,4 +1,4 @@
-"""CTC best path: the most probable token of each frame, without repetitions and blanks.
+"""CTC best path: the most probable token of each frame, with repeats merged and blanks removed.
 
 Graves et al., "Connectionist temporal classification", ICML 2006, section 3.2.
 """
@@ -16,6 +16,7 @@ from asrtool.searchers.base import (
     SEARCHERS,
     FrameSearcher,
     Scorer,
+    SearcherConfig,
     SearchModel,
     require_head,
 )
@@ -23,17 +24,19 @@ from asrtool.types import Hypothesis, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcGreedyConfig:
+class CtcGreedyConfig(SearcherConfig):
     """Best path of a frame-synchronous head."""
 
     input: str = "ctc"  # head to read
-    # join repeated tokens; false: one token per frame that is not blank; null: as the head says
+    # true: merge repeated tokens; false: one token per non-blank frame; null: as the head defines
     collapse: bool | None = None
 
 
 @dataclass
 class Path:
-    """The best path of one utterance so far: tokens, their peaks and the positions of these."""
+    """The best path of one utterance so far: tokens, and log-probability and position of each one's
+    peak.
+    """
 
     tokens: list[int] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
@@ -44,7 +47,7 @@ class Path:
 
 @dataclass
 class CtcGreedyState:
-    """Of a batch: the best path of each utterance."""
+    """The best path of each utterance of a batch."""
 
     paths: list[Path]
 
@@ -59,7 +62,7 @@ class CtcGreedyState:
 class CtcGreedy(FrameSearcher):
     """One hypothesis per utterance; its score is the log-probability of the best path.
 
-    A token's position is that of its most probable frame and its confidence the posterior there.
+    A token's position is that of its most probable frame, and its confidence the posterior there.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class CtcGreedy(FrameSearcher):
             path.score += value
             if token != self.model.blank:
                 if token != path.last or not self.collapse:
+                    # a new token; a repeat after a blank is one too, as `last` is then the blank
                     path.tokens.append(token)
                     path.peaks.append(value)
                     path.positions.append(position)
@@ -122,7 +126,7 @@ class CtcGreedy(FrameSearcher):
         return [[self._hypothesis(path)] for path in state.paths]
 
     def _hypothesis(self, path: Path) -> Hypothesis:
-        if path.score != path.score:
+        if path.score != path.score:  # NaN
             raise ValueError(
                 f"ctc_greedy: the head '{self.config.input}' gives NaN; check the model and its "
                 "input"

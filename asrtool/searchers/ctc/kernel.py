@@ -1,9 +1,10 @@
 """The compiled prefix beam search: the recurrences of prefix_beam.py for one utterance, frame
 by frame.
 
-Prefixes are nodes of a tree, one node for each, even if it leaves the beam and comes back: a hash
-table finds the node of (parent, token). What a beam holds is in parallel arrays, best first. Times
-come from the best path of each prefix, whose tokens are a linked list of (frame, log-probability).
+Prefixes are nodes of a tree. A prefix that leaves the beam and returns has the same node again: a
+hash table finds the node of (parent, token). The beam is a set of parallel arrays, best first.
+Times come from the best path of each prefix, whose tokens are a linked list of (frame,
+log-probability).
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from asrtool.compiled import compiled
 from asrtool.searchers import hotwords, lexicon
 from asrtool.searchers.fusion import NOTHING, Tables, end_ngram, extend_ngram
 
-NEGLIGIBLE = -40.0  # the logarithm of a share that a float64 sum does not notice
-ROUNDING = 1e-12  # relative, far above what a sum of float64 loses
-SORTED = 256  # with more candidates than this the whole frame is sorted
-LANES = 64  # fewest groups; a power of two
+NEGLIGIBLE = -40.0  # logarithm of a share that is lost in a float64 sum
+ROUNDING = 1e-12  # relative, far above the rounding of a float64 sum
+SORTED = 256  # with more candidates than this, the whole frame is sorted
+LANES = 64  # minimum number of groups; a power of two
 
 
 class Nodes(NamedTuple):
-    """The prefixes that were ever in the beam; node 0 is the empty one."""
+    """All prefixes that have been in the beam; node 0 is the empty one."""
 
     parent: np.ndarray  # int32
     token: np.ndarray  # int32, -1 for node 0
     rank: np.ndarray  # int32: rank in the beam, -1 for those that are not in it
-    extra: np.ndarray  # float64: weighted scores and bonuses beside CTC's
+    extra: np.ndarray  # float64: weighted scores and bonuses other than CTC's
     ngram: np.ndarray  # float64, unweighted
     state: np.ndarray  # int64
-    pending: np.ndarray  # int64: hash of the word that is not complete
+    pending: np.ndarray  # int64: hash of the incomplete last word
     bonus: np.ndarray  # float64: hotwords, unweighted
     biased: np.ndarray  # int32: state of the hotwords
     words: np.ndarray  # int32: how many are complete
@@ -40,8 +41,8 @@ class Nodes(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Tokens on best paths: the one before (-1: none), the frame with the highest probability, its
-    logarithm.
+    """Tokens on best paths: the link before (-1: none), the frame with the highest probability, and
+    the logarithm of that.
     """
 
     before: np.ndarray  # int32
@@ -50,7 +51,9 @@ class Links(NamedTuple):
 
 
 class Beam(NamedTuple):
-    """The best prefixes, best first; `best_*`: the best path alone, `link_*`: its last token."""
+    """The best prefixes, best first. `best_*`: score of the best path alone, `link_*`: its last
+    token.
+    """
 
     node: np.ndarray  # int32
     blank: np.ndarray  # float64, log b
@@ -63,12 +66,12 @@ class Beam(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Of one frame: `before`, the beam before it; what its prefixes become; the best prefixes after
-    it.
+    """Buffers of one frame: the beam before it, the scores of its prefixes after it, and the list
+    of the best prefixes after it.
     """
 
     before: Beam
-    # float64, log b, log n and log (n + b) after it, where a prefix stays what it is
+    # float64, log b, log n and log (n + b) after the frame, for prefixes that do not grow
     blank: np.ndarray
     label: np.ndarray
     total: np.ndarray
@@ -81,26 +84,28 @@ class Scratch(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of the parts of a score (4)."""
+    """Weights of the parts of a score (4)."""
 
     ctc: float
     ngram: float
     hotwords: float
     bonus: float  # per token
     word: float  # per word
-    gain: float  # the most that one token can add beside CTC
+    gain: float  # upper bound on what one token adds beside CTC
     fused: int  # 1: n-gram model, hotwords or lexicon
 
 
 class Table(NamedTuple):
-    """An open hash table, parent * V + token -> node; its size is a power of two."""
+    """An open-addressing hash table, parent * V + token -> node; its size is a power of two."""
 
     keys: np.ndarray  # int64, -1: free
     nodes: np.ndarray  # int32
 
 
 class Tree(NamedTuple):
-    """All prefixes and best paths of one utterance so far. Arrays have room for more: `counts`."""
+    """All prefixes and best paths of one utterance so far. Arrays have spare room; `counts` says
+    how much is used.
+    """
 
     nodes: Nodes
     table: Table
@@ -109,7 +114,7 @@ class Tree(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What does not change from frame to frame."""
+    """Settings that are the same for all frames."""
 
     blank: int
     width: int  # the most probable tokens of a frame that may extend a prefix
@@ -119,22 +124,25 @@ class Options(NamedTuple):
 
 
 NUM_NODES, NUM_LINKS, BEAM_SIZE, NUM_FRAMES = 0, 1, 2, 3  # what `Tree.counts` counts
-ROOT, NONE = 0, -1  # the node of the empty prefix; no node, link, rank or token
+ROOT, NONE = 0, -1  # the node of the empty prefix; absence of a node, link, rank or token
 
 
 @compiled
 def log_add(a: float, b: float) -> float:
+    """log(exp(a) + exp(b))."""
     if a < b:
         a, b = b, a
+    # the two tests save exp and log1p for most calls, and keep -inf - -inf from being NaN
     return a if b - a < NEGLIGIBLE or b == -inf else a + log1p(exp(b - a))
 
 
-# -- the most probable tokens of a frame: group maxima show where to look -----------
+# -- the most probable tokens of a frame: only groups with a high maximum are searched -----------
 
 
 @compiled
 def num_lanes(num_tokens: int) -> int:
-    """Into how many groups the tokens are cut whose maxima are looked at first."""
+    """The number of groups of tokens whose maxima are compared first."""
+    # about 2 sqrt(V): finding the maxima's groups, and searching a group, then cost about the same
     lanes = LANES
     while lanes * lanes < 4 * num_tokens:
         lanes *= 2
@@ -143,9 +151,11 @@ def num_lanes(num_tokens: int) -> int:
 
 @compiled
 def group(row: np.ndarray, maxima: np.ndarray) -> bool:
-    """maxima (lanes,): those of the tokens i, lanes + i, 2 lanes + i, ..., all groups side by side;
-    False for NaN.
+    """Write to maxima (lanes,) the maximum of each group: group i holds the tokens i, lanes + i,
+    2 lanes + i, ... False if the row contains NaN.
     """
+    # Interleaved groups, so that the inner loop is a vector maximum over contiguous numbers. The
+    # test for NaN is a loop of its own, without a branch, for the same reason.
     lanes, bad = len(maxima), np.int32(0)
     for i in range(len(row)):
         bad |= np.int32(row[i] != row[i])
@@ -166,8 +176,9 @@ def top(
     tokens: np.ndarray,
     values: np.ndarray,
 ) -> int:
-    """The most probable tokens above `least` that may be used, best first, the smaller id first
-    among equals; their number. maxima: of `group`."""
+    """Write the most probable usable tokens above `least` to `tokens` and `values`, best first, the
+    smaller id first among equals; returns their number. maxima: from `group`.
+    """
     width, count, lanes = len(tokens), 0, len(maxima)
     if width > SORTED:
         for token in np.argsort(-row, kind="mergesort"):
@@ -176,6 +187,7 @@ def top(
                 count += 1
         return count
     for lane in range(min(lanes, len(row))):
+        # no token of the group can enter the list
         if not maxima[lane] > least or (count == width and maxima[lane] < values[width - 1]):
             continue
         for token in range(lane, len(row), lanes):
@@ -185,6 +197,7 @@ def top(
             if count == width and not precedes(value, token, values[width - 1], tokens[width - 1]):
                 continue
             count = min(count + 1, width)
+            # insertion into a short sorted list; a heap would not keep the order among equals
             index = count - 1
             while index > 0 and precedes(value, token, values[index - 1], tokens[index - 1]):
                 values[index], tokens[index] = values[index - 1], tokens[index - 1]
@@ -203,7 +216,7 @@ def precedes(value: float, token: int, other: float, another: int) -> bool:
 
 @compiled
 def find_slot(keys: np.ndarray, key: int) -> int:
-    """Where the key is in the hash table, or the free slot where it would be."""
+    """The slot of a key in the hash table, or the free slot where it belongs."""
     mask = len(keys) - 1
     slot = ((key * 0x9E3779B97F4A7C1) ^ (key >> 17)) & mask  # Fibonacci hashing
     while keys[slot] != NONE and keys[slot] != key:
@@ -213,7 +226,7 @@ def find_slot(keys: np.ndarray, key: int) -> int:
 
 @compiled
 def rehash(nodes: Nodes, count: int, num_tokens: int, table: Table) -> None:
-    """Enter the first `count` nodes into an empty table."""
+    """Insert the first `count` nodes into an empty table."""
     for node in range(1, count):
         key = np.int64(nodes.parent[node]) * num_tokens + nodes.token[node]
         slot = find_slot(table.keys, key)
@@ -224,7 +237,7 @@ def rehash(nodes: Nodes, count: int, num_tokens: int, table: Table) -> None:
 def add_node(
     nodes: Nodes, count: int, parent: int, token: int, tables: Tables, weights: Weights
 ) -> None:
-    """Fill in node `count`."""
+    """Fill in node `count`: the prefix of `parent` followed by `token`."""
     nodes.parent[count], nodes.token[count], nodes.rank[count] = parent, token, -1
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
     nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
@@ -255,7 +268,10 @@ def add_node(
 
 @compiled
 def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weights) -> float:
-    """What `add_node` would write to `extra`, less the parent's; -inf: the lexicon forbids it."""
+    """The difference between the `extra` of a new node and its parent's; -inf: the lexicon forbids
+    the token.
+    """
+    # the lexicon comes first: a forbidden token needs no other score
     value = weights.bonus
     if tables.spelling.used:
         text = tables.text[tables.begin[token] : tables.begin[token + 1]]
@@ -278,8 +294,9 @@ def added(nodes: Nodes, parent: int, token: int, tables: Tables, weights: Weight
 def shares(
     nodes: Nodes, beam: Beam, size: int, tables: Tables, final: bool, sums: np.ndarray
 ) -> None:
-    """sums (size, 4): log-probability by CTC and by the n-gram model, bonus, words; final: with
-    what the end adds, and NaN words where it may not follow.
+    """Write to sums (size, 4) the log-probabilities by CTC and by the n-gram model, the bonus of
+    hotwords, and the number of words. final: the end of the text included, with NaN words if the
+    text may not end there.
     """
     for rank in range(size):
         node = beam.node[rank]
@@ -306,8 +323,8 @@ def trace(
     frames: np.ndarray,
     values: np.ndarray,
 ):
-    """Write the tokens of a prefix, their frames and log-probabilities from the last to the first;
-    their number.
+    """Write the tokens of a prefix, their frames and log-probabilities, from the last to the first;
+    returns their number.
     """
     count = 0
     while node != 0:
@@ -334,10 +351,11 @@ def insert(
     source: int,
     token: int,
 ) -> int:
-    """Insert into the list of the best, best first, the earlier one first among equals.
+    """Insert a prefix into the sorted list of the best; among equals, the earlier one stays first.
 
-    count: how many there are. Returns how many there are then; the worst of a full list drops out.
-    Three arrays and not `Scratch`: an array is seven machine words, and this is called most often.
+    count: the length of the list. Returns its new length; a full list drops its worst entry. The
+    arguments are three arrays instead of `Scratch`, because an array is passed as seven machine
+    words, and this is the function called most often.
     """
     index = count
     if count == len(scores):
@@ -359,7 +377,7 @@ def insert(
 def stay(
     row: np.ndarray, blank: int, nodes: Nodes, size: int, scratch: Scratch, weights: Weights
 ) -> int:
-    """(2), (3) for the prefixes that stay what they are; how many of them are possible."""
+    """(2), (3) for the prefixes that do not grow; returns how many of them are possible."""
     before, num_best = scratch.before, 0
     for i in range(size):
         node = before.node[i]
@@ -369,12 +387,15 @@ def stay(
             -1,
         )
         if node != 0:
+            # (2): the last token goes on for another frame, or, if the prefix without it is in the
+            # beam too, that one grows by it now: the two sums merge here
             parent = nodes.rank[nodes.parent[node]]
             value = before.label[i]
             if parent >= 0:
                 repeats = nodes.token[node] == nodes.token[nodes.parent[node]]
                 value = log_add(value, before.blank[parent] if repeats else before.total[parent])
                 scratch.parent[i] = parent
+                # push i to the list of its parent's children, which `grow` must not create again
                 scratch.next_child[i], scratch.first_child[parent] = scratch.first_child[parent], i
             scratch.label[i] = value + row[nodes.token[node]]
         value = scratch.total[i] = log_add(scratch.blank[i], scratch.label[i])
@@ -388,8 +409,8 @@ def stay(
 def least_useful(
     nodes: Nodes, size: int, num_best: int, scratch: Scratch, weights: Weights
 ) -> float:
-    """No prefix that grows by a token of this log-probability or a lower one comes into the beam,
-    as `stay` left it.
+    """A lower bound for useful tokens: no prefix that grows by a token of this log-probability or
+    less enters the beam that `stay` left.
     """
     before, most = scratch.before, len(scratch.score)
     if num_best < most:
@@ -397,6 +418,8 @@ def least_useful(
     best = -inf
     for i in range(size):
         best = max(best, weights.ctc * before.total[i] + nodes.extra[before.node[i]])
+    # A prefix of score s that grows by log-probability p scores at most s + w_ctc p + gain. That
+    # must exceed the worst entry even for the best prefix; the slack absorbs rounding.
     worst = scratch.score[most - 1]
     return (worst - best - weights.gain - ROUNDING * (abs(worst) + abs(best))) / weights.ctc
 
@@ -413,22 +436,24 @@ def grow(
     tables: Tables,
     weights: Weights,
 ) -> int:
-    """(2) for the prefixes that grow by a token and are not in the beam yet.
+    """(2) for extensions that are not in the beam yet.
 
-    tokens, log_probs: the candidates of this frame, best first. num_best: how many prefixes `stay`
-    left in the list of the best; returns how many there are then. present (V,): the rank of the
-    last prefix that has this token's extension in the beam; NONE everywhere before and after.
+    tokens, log_probs: the candidates of this frame, best first. num_best: the length of the list
+    that `stay` left; returns its new length. present (V,): the rank of the last prefix whose
+    extension by this token is in the beam; NONE everywhere before and after the call.
     """
     before, most = scratch.before, len(scratch.score)
     for i in range(size):
         node, total = before.node[i], before.total[i]
         child = scratch.first_child[i]
-        while child >= 0:  # `stay` has added these extensions to prefixes of the beam
+        # Mark the extensions of prefix i that are in the beam: `stay` has merged them already. The
+        # mark is i itself, so that nothing needs to be cleared for the next prefix.
+        while child >= 0:
             present[nodes.token[before.node[child]]] = i
             child = scratch.next_child[child]
         for k in range(len(tokens)):
             token = tokens[k]
-            # candidates are sorted: none of those that follow can enter the list either
+            # candidates are sorted, so none of the following ones can enter the list either
             bound = weights.ctc * (total + log_probs[k]) + nodes.extra[node] + weights.gain
             if num_best == most and bound <= scratch.score[most - 1]:
                 break
@@ -445,6 +470,7 @@ def grow(
             num_best = insert(
                 scratch.score, scratch.source, scratch.token, num_best, score, i, token
             )
+    # only tokens that end a prefix of the beam were marked
     for i in range(size):
         present[max(nodes.token[before.node[i]], 0)] = NONE
     return num_best
@@ -452,15 +478,15 @@ def grow(
 
 @compiled
 def add_link(links: Links, count: int, before: int, frame: int, log_prob: float) -> int:
-    """Fill in link `count`; how many links there are then."""
+    """Fill in link `count`; returns the new number of links."""
     links.before[count], links.frame[count], links.log_prob[count] = before, frame, log_prob
     return count + 1
 
 
 @compiled
 def arrive(before: Beam, i: int, repeats: bool) -> tuple[float, int]:
-    """The best path of prefix i that another token may follow: one that ends in blank if it repeats
-    the last.
+    """Score and last link of the best path of prefix i that a further token may follow: one that
+    ends in blank if the token repeats the last one.
     """
     if repeats or before.best_blank[i] >= before.best_label[i]:
         return before.best_blank[i], before.link_blank[i]
@@ -471,12 +497,12 @@ def arrive(before: Beam, i: int, repeats: bool) -> tuple[float, int]:
 def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options: Options) -> bool:
     """Read frames: rows (T, V) log-probabilities.
 
-    There is room for T * beam more nodes and links. False where a frame holds NaN: it is not read,
-    nor is what follows. Between frames nodes.rank[beam.node[i]] == i for the prefixes of the beam,
-    and NONE for all others.
+    The arrays must have room for T * beam more nodes and links. Returns False if a frame contains
+    NaN; neither that frame nor later ones are read. Invariant between frames:
+    nodes.rank[beam.node[i]] == i for the prefixes of the beam, and NONE for all others.
     """
-    # The loop is one function: a call counts the references of every array that it is given, and
-    # for the 30 arrays of a frame that takes a fifth of the time of all else.
+    # The loop body is not split into functions: a call counts references of every array that it is
+    # given, and for the 30 arrays of a frame that adds a fifth to the time of everything else.
     num_tokens, counts, width = rows.shape[1], tree.counts, options.width
     nodes, links, before = tree.nodes, tree.links, scratch.before
     keys, key_nodes, blank, skip = tree.table.keys, tree.table.nodes, options.blank, options.skip
@@ -486,11 +512,12 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
     tokens, log_probs = np.empty(width, dtype=np.int64), np.empty(width)
     maxima = np.empty(num_lanes(num_tokens), dtype=rows.dtype)
     present = np.full(num_tokens, NONE, dtype=np.int64)
-    # a row of an iteration over `rows` would not be known to lie in one piece
+    # indexing, because numba does not know that the rows of an iteration are contiguous
     for t in range(len(rows)):
         row = rows[t]
         if not group(row, maxima):
             break
+        # The new beam overwrites the old one in place, so the old one is copied first.
         for i in range(size):
             before.node[i], before.blank[i], before.label[i] = (
                 beam.node[i],
@@ -500,7 +527,8 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
             before.total[i], scratch.first_child[i] = beam.total[i], NONE
             before.best_blank[i], before.best_label[i] = beam.best_blank[i], beam.best_label[i]
             before.link_blank[i], before.link_label[i] = beam.link_blank[i], beam.link_label[i]
-        # Which prefixes are the best: first those that stay, since what they need bounds the rest.
+        # Rank the prefixes. Those that stay come first: their scores bound which tokens and
+        # extensions can still enter the beam, so most of the vocabulary is never scored.
         num_best = stay(row, blank, nodes, size, scratch, weights)
         least = least_useful(nodes, size, num_best, scratch, weights)
         chosen = top(row, maxima, least, skip, tokens, log_probs)
@@ -515,7 +543,7 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
             tables,
             weights,
         )
-        # The new beam. Nodes and links are made only for prefixes that enter it.
+        # Fill the new beam. Nodes and links are created only for prefixes that enter it.
         for i in range(size):
             nodes.rank[before.node[i]] = NONE
         for rank in range(num_best):
@@ -523,7 +551,7 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
             node = before.node[i]
             beam.best_blank[rank], beam.link_blank[rank] = -inf, NONE
             beam.best_label[rank], beam.link_label[rank] = -inf, NONE
-            if token >= 0:  # it grew: all of its paths end in this token, in this frame
+            if token >= 0:  # it grew: all of its paths end in this token in this frame
                 repeats = token == nodes.token[node]
                 beam.blank[rank] = -inf
                 beam.label[rank] = (before.blank[i] if repeats else before.total[i]) + row[token]
@@ -538,12 +566,13 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
                 node = key_nodes[slot]
                 num_links = add_link(links, num_links, link, frame, row[token])
                 beam.best_label[rank], beam.link_label[rank] = value + row[token], num_links - 1
-            else:  # it stayed: `stay` has summed its paths, here is the best one
+            else:  # it stayed: `stay` has summed its paths; what is left is the best one
                 beam.blank[rank], beam.label[rank] = scratch.blank[i], scratch.label[i]
                 beam.total[rank] = scratch.total[i]
                 value, beam.link_blank[rank] = arrive(before, i, False)
                 beam.best_blank[rank] = value + row[blank]
-                # Its last token: the run goes on, or its parent in the beam grows by it now.
+                # The best path that ends in the last token: either its run goes on, or the path
+                # comes from the parent, which grows by the token in this frame.
                 token, parent = nodes.token[node], scratch.parent[i]
                 value, link = before.best_label[i], before.link_label[i]
                 other, preceding = -inf, NONE
@@ -555,7 +584,7 @@ def advance(rows: np.ndarray, tree: Tree, beam: Beam, scratch: Scratch, options:
                     num_links = add_link(links, num_links, preceding, frame, row[token])
                     value, link = other, num_links - 1
                 elif value > -inf and row[token] > links.log_prob[link]:
-                    # The peak of the run is here. Others may share the old link: it stays.
+                    # The run peaks in this frame. A new link, as other prefixes may share the old.
                     num_links = add_link(links, num_links, links.before[link], frame, row[token])
                     link = num_links - 1
                 if node != ROOT:

@@ -1,7 +1,7 @@
 """The prefix beam search of prefix_beam.py in plain Python, for one utterance.
 
-It has the results of the compiled search, up to rounding, at a fraction of its speed. It is used
-where numba cannot be imported or a language model has no compiled form (KenLM's binary files).
+Its results equal those of the compiled search, up to rounding, at a fraction of the speed. It is
+used if numba cannot be imported, or a language model has no compiled form (KenLM's binary files).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from asrtool.searchers.ctc.settings import ScoredPrefix, Settings
 from asrtool.searchers.lexicon import FORBIDDEN, OUTSIDE
 
-# a token on a best path: the link of the token before or None, frame, log-probability
+# a token on a best path: link of the preceding token or None, frame, log-probability
 Link = tuple[Any, int, float]
 
 
@@ -31,20 +31,21 @@ class Entry:
     best_label: float = -inf
     link_blank: Link | None = None  # its last token
     link_label: Link | None = None
-    extra: float = 0.0  # weighted scores and bonuses beside CTC's
-    shares: tuple[float, ...] = ()  # of the scores beside CTC's, unweighted
+    extra: float = 0.0  # weighted scores and bonuses other than CTC's
+    shares: tuple[float, ...] = ()  # unweighted scores other than CTC's
     states: tuple[Any, ...] = ()
     words: int = 0  # that are complete
     spelled: int = OUTSIDE  # state of the lexicon
     total: float = field(default=-inf)
 
     def arrival(self, token: int) -> tuple[float, float, Link | None]:
-        """log phi (1) of a token that follows, the best path before it, and its last token."""
+        """log phi (1) of a following token, and score and last link of the best path before it."""
         if self.tokens[-1:] == (token,):
             return self.blank, self.best_blank, self.link_blank
         return self.total, *self.best()
 
     def best(self) -> tuple[float, Link | None]:
+        """Score and last link of the best path, whether it ends in blank or in the last token."""
         if self.best_blank >= self.best_label:
             return self.best_blank, self.link_blank
         return self.best_label, self.link_label
@@ -83,6 +84,7 @@ class PlainPrefixBeam:
 
     def _step(self, row: list[float]) -> None:
         tokens = nlargest(self.settings.width, self.usable, key=row.__getitem__)
+        # an extension that is in the beam already is merged in `_stay` instead of grown twice
         kept = {entry.tokens: entry for entry in self.entries}
         following = [self._stay(entry, kept.get(entry.tokens[:-1]), row) for entry in self.entries]
         for entry in self.entries:
@@ -98,7 +100,7 @@ class PlainPrefixBeam:
     def _stay(self, entry: Entry, parent: Entry | None, row: list[float]) -> Entry:
         """(2), (3) for a prefix that does not grow.
 
-        parent: the prefix without its last token, if that is in the beam.
+        parent: the entry without the last token, if it is in the beam.
         """
         best, link = entry.best()
         after = Entry(
@@ -120,6 +122,7 @@ class PlainPrefixBeam:
                 label = log_add(label, arrival)
                 if other > best:
                     best, link = other, (before, self.frame, row[token])
+            # the run of the last token goes on, and peaks in this frame
             if link is not None and link is entry.link_label and row[token] > link[2]:
                 link = (link[0], self.frame, row[token])
             after.label, after.best_label, after.link_label = (
@@ -131,7 +134,7 @@ class PlainPrefixBeam:
         return after
 
     def _grow(self, entry: Entry, token: int, log_prob: float) -> Entry:
-        """(2) for a prefix that grows by a token."""
+        """(2) for a prefix that grows by a token; an entry with total -inf if it may not."""
         arrival, best, before = entry.arrival(token)
         if arrival == -inf:
             return Entry()
@@ -162,11 +165,11 @@ class PlainPrefixBeam:
         )
 
     def results(self, final: bool, most: int | None = None) -> list[ScoredPrefix]:
-        """The best prefixes, best first; final: with what the end of the text adds."""
+        """Up to `most` prefixes, best first; final: scores include the end of the text."""
         entries = self.entries
         if final and self.settings.lexicon is not None:
             end = self.settings.lexicon.end
-            # where the beam has nothing else, the word that is not complete stays
+            # if no entry ends in a whole word, incomplete words are kept
             entries = [e for e in entries if end(e.spelled) != FORBIDDEN] or entries
         prefixes = [self._scored(entry, final) for entry in entries]
         return sorted(prefixes, key=self.settings.score, reverse=True)[:most]

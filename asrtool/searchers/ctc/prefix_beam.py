@@ -1,7 +1,7 @@
-"""CTC prefix beam search: the most probable texts, each summed over its paths; batched, streaming.
+"""CTC prefix beam search: the most probable texts, summed over their paths; batched, streaming.
 
-Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with the sums of all paths of the
-prefixes that are kept. For a prefix g, with p_t(c) the posterior of token c in frame t:
+Graves et al., ICML 2006, and Hannun et al., arXiv 1408.2873, with sums over all paths whose
+prefixes stay in the beam. For a prefix g, with p_t(c) the posterior of token c in frame t:
 
     n_t(g), b_t(g)  probability that frames 1..t read g and end in its last token / in blank
     b_0(empty)    = 1
@@ -10,15 +10,15 @@ prefixes that are kept. For a prefix g, with p_t(c) the posterior of token c in 
     n_t(g c)      = (n_{t-1}(g c) + phi_{t-1}(g, c)) p_t(c)                          (2)
     b_t(g)        = (n_{t-1}(g) + b_{t-1}(g)) p_t(blank)                             (3)
 
-After each frame the `beam` prefixes with the highest scores stay, equals in the order they had:
+After each frame, the `beam` prefixes with the highest scores stay; equals keep their order:
 
     s(g) = w_ctc log(n_t(g) + b_t(g)) + sum over scores of w * score(g)
            + length_bonus * |g| + word_score * words(g)                                          (4)
 
-A word counts when it is complete: at a space, or at the end. With a lexicon no other words may be
-completed (lexicon.py). Scores are an n-gram language model and hotwords (fusion.py). Without all of
-these, all tokens of a frame are candidates. With them, only the `candidates` most probable ones may
-extend a prefix: the only approximation besides the beam.
+A word counts when it is complete: at a space, or at the end. With a lexicon, no other words may be
+completed (lexicon.py). Scores are an n-gram language model and hotwords (fusion.py). Without any of
+these, all tokens of a frame are candidates. With them, only the `candidates` most probable tokens
+may extend a prefix: the only approximation besides the beam.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from asrtool.searchers.base import (
     SEARCHERS,
     FrameSearcher,
     Scorer,
+    SearcherConfig,
     SearchModel,
     require_head,
 )
@@ -73,15 +74,15 @@ def ctc_prefix_beam_search(
 ) -> list[list[Hypothesis]]:
     """log_probs (B, T, V), lengths (B,) -> up to `nbest` hypotheses of each utterance, best first.
 
-    The score of a hypothesis is (4), its parts are unweighted. Positions are the frames in which
+    The score of a hypothesis is (4); its parts are unweighted. Positions are the frames in which
     its tokens are most probable on the best path, and confidences the posteriors there.
 
-    log_probs: natural logarithms. nbest: None for `beam`. excluded: tokens of no hypothesis.
-    candidates: how many of the most probable tokens of a frame may extend a prefix; None: all.
-    scores, weights: `ngram` and `hotwords`, as `asrtool.searchers.fusion` makes them. words: what
-    word_score counts and which words may be completed (lexicon.py). threads:
-    utterances at a time; None: as many as torch uses. plain: without numba. Raises `ValueError` for
-    NaN and for shapes that do not fit.
+    log_probs: natural logarithms. nbest: None for `beam`. excluded: tokens that no hypothesis may
+    contain. candidates: how many of the most probable tokens of a frame may extend a prefix; None:
+    all. scores, weights: `ngram` and `hotwords`, built by `asrtool.searchers.fusion`. words: the
+    lexicon that word_score counts by, and that may limit words (lexicon.py). threads: number of
+    utterances in parallel; None: as many as torch's threads. plain: without numba. Raises
+    `ValueError` for NaN and for shapes that do not fit.
     """
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         shapes = f"{tuple(log_probs.shape)} and {tuple(lengths.shape)}"
@@ -102,15 +103,15 @@ def ctc_prefix_beam_search(
     )
 
     def search(rows: np.ndarray) -> list[Hypothesis]:
-        one = start(settings, plain)
-        one.advance(rows)
-        return hypotheses(one, final=True, most=nbest)
+        beam_search = start(settings, plain)
+        beam_search.advance(rows)
+        return hypotheses(beam_search, final=True, most=nbest)
 
     return side_by_side(search, split(Padded(log_probs, lengths)), threads=threads)
 
 
 def start(settings: Settings, plain: bool = False) -> PrefixBeam:
-    """The search of one utterance, before its first frame."""
+    """The search of one utterance before its first frame, compiled if possible."""
     if plain or settings.tables is None or not compiled.available():
         return PlainPrefixBeam(settings)
     return CompiledPrefixBeam(settings)
@@ -131,7 +132,7 @@ def split(log_probs: Padded) -> list[np.ndarray]:
 def side_by_side(
     function: Callable[..., T], *items: Sequence, threads: int | None = None
 ) -> list[T]:
-    """As `map`, in several threads; None: as many as torch uses."""
+    """`map` in several threads; None: as many as torch's. The compiled search releases the GIL."""
     workers = min(threads or torch.get_num_threads(), len(items[0]))
     if workers < 2:
         return [function(*row) for row in zip(*items, strict=True)]
@@ -142,9 +143,9 @@ def side_by_side(
 def hypotheses(
     search: PrefixBeam, final: bool, positions: Sequence[int] | None = None, most: int | None = None
 ) -> list[Hypothesis]:
-    """At most `most` hypotheses, best first; final: with what the end of the text adds.
+    """At most `most` hypotheses, best first; final: scores include the end of the text.
 
-    positions: of the frames, if they are not 0, 1, 2, ...
+    positions: those of the frames; None: 0, 1, 2, ...
     """
     settings = search.settings
     nbest = [_hypothesis(prefix, settings, positions) for prefix in search.results(final, most)]
@@ -169,17 +170,19 @@ def _hypothesis(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcPrefixBeamConfig:
+class CtcPrefixBeamConfig(SearcherConfig):
     """Prefix beam search over a CTC head, optionally with an n-gram model and hotwords."""
 
     input: str = "ctc"  # head to read
     beam: int = 10
-    # with ngram or hotwords: the most probable tokens of a frame that may extend a prefix
+    # with ngram, hotwords or a lexicon: how many tokens of a frame, the most probable ones, may
+    # extend a prefix
     candidates: int = 50
     weights: dict[str, float] = field(default_factory=lambda: {"ctc": 1.0})  # ctc, ngram, hotwords
     length_bonus: float = 0.0  # added per token
     word_score: float = 0.0  # added per word
-    # the only words that may be completed: a file, one a line, or `ngram` for those of its model
+    # the only words that may be completed: a file with one per line, or `ngram` for those of the
+    # n-gram model; null: any word
     lexicon: str | None = None
     ngram: NgramConfig | None = None
     hotwords: HotwordsConfig | None = None
@@ -200,8 +203,8 @@ class CtcPrefixBeamConfig:
 
 @dataclass
 class PrefixBeamState:
-    """Of a batch: the search of each utterance, None before its first frames, which tell V, and the
-    positions of the frames read so far.
+    """The search of each utterance of a batch, and the positions of its frames so far. A search is
+    None before the first frames, whose size is V.
     """
 
     searches: list[PrefixBeam | None]
@@ -236,7 +239,7 @@ class CtcPrefixBeam(FrameSearcher):
         self.model = model
         self.scores = fusion.load(config.ngram, config.hotwords, tokens, model.blank, model.eos)
         self.lexicon = self._lexicon(tokens)
-        self.settings: Settings | None = None  # known with the first frames, which tell V
+        self.settings: Settings | None = None  # known with the first frames, whose size is V
 
     def _lexicon(self, tokens: Sequence[str] | None) -> Lexicon | None:
         config = self.config
@@ -304,7 +307,7 @@ class CtcPrefixBeam(FrameSearcher):
         ]
 
     def _nothing(self, final: bool) -> list[Hypothesis]:
-        """Of an utterance before its first frame."""
+        """The n-best list of an utterance before its first frame: the empty hypothesis."""
         parts = {
             "ctc": 0.0,
             **{name: score.end(score.start()) * final for name, score in self.scores.items()},

@@ -12,10 +12,10 @@ in frame t:
     b_t(g c)      = (b_{t-1}(g c) + n_{t-1}(g c)) p_t(blank)                         (4)
     psi(g eos)    = n_S(g) + b_S(g)                            nothing follows       (5)
 
-The score of extension c is log psi(g c) - log psi(g): the probabilities of all extensions and eos
-sum to 1. Two observations make it fast. (2) needs no recursion and is a matrix product over frames,
-so (3) and (4) are computed only for extensions that the search keeps. And (3) and (4) are linear
-recurrences, which a cumulative sum in the log domain solves without a loop over frames.
+The score of extension c is log psi(g c) - log psi(g), so the probabilities of all extensions and
+eos sum to 1. Two observations make it fast. (2) needs no recursion: it is a matrix product over
+frames, so (3) and (4) are computed only for extensions that the search keeps. And (3) and (4) are
+linear recurrences, which a cumulative sum in the log domain solves without a loop over frames.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from asrtool.searchers.base import SearchModel
 from asrtool.searchers.ctc.kernel import log_add
 from asrtool.types import EncoderOutput
 
-# log 0 in cumulative sums, where inf - inf would be NaN; no sum over real frames is near it
+# log 0 in cumulative sums, finite because inf - inf would be NaN; sums over real frames stay far
+# above it
 ZERO = -1e6
-# sums below it may have lost terms in float32, so (2) is computed again in the log domain
+# smaller sums may have lost terms in float32: there, (2) is computed again in the log domain
 SMALL = 1e-25
-BLOCK = 1 << 22  # elements of the largest temporary of that computation
+BLOCK = 1 << 22  # maximum number of elements of a temporary in that computation
 
 
 @dataclass(frozen=True)
 class CtcPrefixState:
-    """The state of N prefixes; log_probs and probs are shared by all beams and never copied."""
+    """The state of N prefixes. All beams share log_probs and probs, which are never copied."""
 
     log_probs: Tensor  # (B, V, S), -inf beyond the end
     probs: Tensor  # (B, V, S), 0 beyond the end
@@ -57,13 +58,13 @@ class CtcPrefixState:
 
 
 class CtcPrefixScorer:
-    """Scores extensions by a CTC head of a model; eos gets the probability of the prefix alone.
+    """Scores extensions by a CTC head; eos gets the probability that the prefix is the whole text.
 
-    A label with the id of eos is never proposed as a token: what the head gives to it is lost.
+    The head's output for the id of eos is ignored: eos is never a token of a prefix.
     """
 
     partial = True
-    machine_code = True  # on CPU with numba; else the same is computed by torch
+    machine_code = True  # numba on CPU; otherwise torch computes the same
 
     def __init__(self, model: SearchModel, head: str = "ctc") -> None:
         self.model = model
@@ -72,10 +73,11 @@ class CtcPrefixScorer:
     def start(self, encoded: EncoderOutput, beam: int) -> CtcPrefixState:
         frames = self.model.log_probs(encoded, self.head)
         log_probs = frames.data.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        # frames of -inf add nothing to the sums of (2), which therefore need no lengths
         if bool((frames.lengths < log_probs.shape[2]).any()):
             log_probs.masked_fill_(~frames.mask[:, None], -inf)
-        # of the empty prefix, n_t = 0 and b_t = prod p(blank): (N, S + 1), the first before any
-        # frame
+        # The empty prefix has n_t = 0 and b_t = prod p(blank): (N, S + 1), with the value before
+        # the first frame in front.
         blank = F.pad(log_probs[:, self.model.blank].double().cumsum(1), (1, 0)).repeat_interleave(
             beam, 0
         )
@@ -96,9 +98,11 @@ class CtcPrefixScorer:
         self, prefixes: Tensor, state: CtcPrefixState, candidates: Tensor | None
     ) -> tuple[Tensor, CtcPrefixState]:
         """prefixes (N, U) with sos -> float64 log-probabilities (N, K) or (N, V), state."""
+        # The state is extended here and not in `select`: only now is the token of each row known.
         if prefixes.shape[1] - 1 > state.num_tokens:
             state = self._extend(prefixes, state)
-        # (2) for all tokens by the second line of (1), and for a repeated token by the first
+        # (2) with the second line of (1) for all tokens, then with the first for the one token that
+        # repeats the last
         last = prefixes[:, -1:]
         sums = _compiled_log_sums if self._compiles(last) else _log_sums
         extended = (sums if candidates is not None else _log_sums)(state, state.other, candidates)
@@ -107,6 +111,7 @@ class CtcPrefixScorer:
             candidates = torch.arange(extended.shape[1], device=extended.device).expand_as(extended)
         extended = torch.where(candidates == last, repeated, extended)
         extended = torch.where(candidates == self.model.eos, state.end[:, None], extended)
+        # a prefix without any path (too few frames) has no extension: -inf - -inf would be NaN
         impossible = (state.score == -inf)[:, None] | (candidates == self.model.blank)
         return (extended - state.score[:, None]).masked_fill_(impossible, -inf), state
 
@@ -124,7 +129,7 @@ class CtcPrefixScorer:
         return self.machine_code and rows.device.type == "cpu" and available()
 
     def _extend(self, prefixes: Tensor, state: CtcPrefixState) -> CtcPrefixState:
-        """The state of prefixes that are one token longer: (3), (4), (5) and (2) for that token."""
+        """The state of prefixes one token longer: (3), (4), (5), and (2) for that token."""
         token = prefixes[:, -1]
         if self._compiles(token):
             updated = tuple(
@@ -166,7 +171,8 @@ class CtcPrefixScorer:
 def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
     """y_t = (y_{t-1} + arrival_t) p_t from y_0 = 0, in the log domain: 2 * (N, S) -> (N, S + 1)."""
     log_probs = log_probs.clamp(min=ZERO)
-    # divided by P_t = p_1 ... p_t it is a sum: y_t / P_t = sum_{s <= t} arrival_s / P_{s-1}
+    # Divided by P_t = p_1 ... p_t, the recurrence is a sum:
+    # y_t / P_t = sum_{s <= t} arrival_s / P_{s-1}
     until = log_probs.cumsum(1)
     y = until + torch.logcumsumexp(arrival - (until - log_probs), 1)
     return F.pad(y.masked_fill_(y < ZERO / 2, -inf), (1, 0), value=-inf)
@@ -174,7 +180,7 @@ def _recurrence(log_probs: Tensor, arrival: Tensor) -> Tensor:
 
 def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None) -> Tensor:
     """(2): log phi (N, S), candidates (N, K) or None -> float64 log psi (N, K) or (N, V)."""
-    # relative to the largest phi of each row, so that exp neither overflows nor gives only 0
+    # relative to the largest phi of a row, so that exp neither overflows nor underflows everywhere
     scale = arrival.amax(1, keepdim=True)
     scale = scale.masked_fill(scale == -inf, 0.0)
     weights = (arrival - scale).exp()
@@ -184,6 +190,7 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
         probs = state.probs[state.utterance[:, None], candidates]
         sums = torch.bmm(probs.double(), weights[:, :, None])[:, :, 0]
     log_sums = sums.log() + scale
+    # rare, so these few entries are gathered and summed exactly, in portions that bound the memory
     rows, columns = ((sums < SMALL) & (weights > 0).any(1, keepdim=True)).nonzero(as_tuple=True)
     tokens = columns if candidates is None else candidates[rows, columns]
     size = max(1, BLOCK // arrival.shape[1])
@@ -197,7 +204,7 @@ def _log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor | None)
 
 
 def _compiled_log_sums(state: CtcPrefixState, arrival: Tensor, candidates: Tensor) -> Tensor:
-    """As `_log_sums`, on CPU."""
+    """`_log_sums` in machine code, on CPU."""
     log_sums = torch.empty(candidates.shape, dtype=torch.float64)
     fill_log_sums(
         *_arrays(state.probs, state.log_probs, state.utterance, candidates, arrival),
@@ -218,7 +225,7 @@ def _over_vocabulary(state: CtcPrefixState, weights: Tensor) -> Tensor:
     return torch.cat([block @ state.probs[utterance].T.double() for block, utterance in blocks])
 
 
-# -- the recurrences as machine code, one row of a search after the other; float64 sums ----------
+# -- the recurrences in machine code, row by row, with float64 sums ------------------------------
 
 
 @compiled
@@ -241,9 +248,11 @@ def extend_rows(
     new_other, new_repeat, end, score = updated
     for n in range(len(token)):
         of_token, of_blank = log_probs[utterance[n], token[n]], log_probs[utterance[n], blank]
-        arrival = repeat[n] if token[n] == previous[n] else other[n]
+        arrival = repeat[n] if token[n] == previous[n] else other[n]  # log phi of (1)
         label, silent, either, highest, length = -inf, -inf, -inf, -inf, lengths[utterance[n]]
         new_other[n], new_repeat[n] = -inf, -inf
+        # label: log n_t, silent: log b_t, either: their sum. The phi that frame t + 1 needs is that
+        # of frame t, so values are stored before they are updated.
         for t in range(length):
             new_other[n, t], new_repeat[n, t] = either, silent
             highest = max(highest, arrival[t] + of_token[t])
@@ -252,6 +261,7 @@ def extend_rows(
         end[n], score[n] = either, -inf
         if length < new_other.shape[1]:
             new_other[n, length], new_repeat[n, length] = either, silent
+        # (2) for the new token, as a sum relative to its largest term
         if highest > -inf:
             total = 0.0
             for t in range(length):
@@ -261,6 +271,7 @@ def extend_rows(
 
 @vectorised
 def product(weights: np.ndarray, row: np.ndarray) -> float:
+    """The inner product of two vectors."""
     total = 0.0
     for t in range(len(weights)):
         total += weights[t] * row[t]

@@ -1,4 +1,4 @@
-"""What the compiled and the plain prefix beam search are given and give back, for one utterance."""
+"""Input and output of the compiled and the plain prefix beam search, for one utterance."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from asrtool.searchers.lexicon import Lexicon
 
 @dataclass(frozen=True)
 class Settings:
-    """How to search. `tables`: None where a score has no compiled form."""
+    """Settings of a search. `tables`: None if a score has no compiled form."""
 
     beam: int
     blank: int
     skip: np.ndarray  # (V,) bool, True for tokens that no hypothesis may hold, blank among them
-    width: int  # the most probable tokens of a frame that may extend a prefix
-    scores: Mapping[str, PrefixScore]  # beside CTC
+    width: int  # how many tokens of a frame, the most probable ones, may extend a prefix
+    scores: Mapping[str, PrefixScore]  # other than CTC
     weights: Mapping[str, float]  # of `ctc` and of each score
     bonus: float  # per token
     word_score: float  # per word
@@ -43,11 +43,11 @@ class Settings:
         word_score: float = 0.0,
         lexicon: Lexicon | None = None,
     ) -> Settings:
-        """Raises ValueError for what cannot be meant.
+        """Raises `ValueError` for settings out of range or without effect.
 
-        Without scores beside CTC, at most beam + 1 tokens of a frame need to be looked at: whatever
-        prefix another one extends, its `beam` better ones (the repetition of the last token left
-        out) give as many better prefixes.
+        Without scores other than CTC, beam + 1 tokens of a frame suffice: if a prefix is extended
+        by a less probable token, its extensions by `beam` more probable ones (one of the beam + 1
+        may repeat the last token) rank higher and fill the beam.
         """
         scores = dict(scores or {})
         weights = {"ctc": 1.0, **dict.fromkeys(scores, 1.0), **(weights or {})}
@@ -79,9 +79,7 @@ class Settings:
 
 
 class ScoredPrefix(NamedTuple):
-    """A prefix: its parts are unweighted; frame and log-probability of each token lie on its best
-    path.
-    """
+    """A prefix with unweighted parts; frames and log_probs are those of its best path."""
 
     tokens: tuple[int, ...]
     parts: dict[str, float]

@@ -227,5 +227,5 @@ def test_windows_without_a_length_are_as_training_was_and_none_leave_utterances_
 
 
 def test_a_detector_that_hears_samples_is_refused_where_there_are_features(toy, tmp_path):
-    with pytest.raises(UserError, match="silero hears samples, these are features"):
+    with pytest.raises(UserError, match="silero needs samples, not features"):
         run(toy, tmp_path / "out", "--set", "windows.detector=silero")

@@ -226,7 +226,7 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_before(data, tmp_pa
         ("optim.groups={'*': {freeze: true}}", "nothing is left to train"),
         (
             "model.encoder.dim=24",
-            "what phase 'first' leaves does not fit the model: of a different shape",
+            "the result of phase 'first' does not fit the model: of a different shape",
         ),
         ("model.encoder.num_layers=2", "not in the file: encoder.layers.1"),
         ("trainer.best=valid/attention", "'valid/attention' is not measured"),

@@ -117,9 +117,9 @@ def test_the_result_is_float32_or_better(loss, dtype):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lengths": torch.tensor([5])}, r"lengths \[5\] do not fit a size of 4"),
+        ({"lengths": torch.tensor([5])}, r"lengths \[5\] must lie between 0 and 4"),
         ({"lengths": torch.tensor([4, 4])}, r"lengths must have shape \(1,\), got \(2,\)"),
-        ({"target_lengths": torch.tensor([4])}, r"target_lengths \[4\] do not fit a size of 3"),
+        ({"target_lengths": torch.tensor([4])}, r"target_lengths \[4\] must lie between 0 and 3"),
         ({"targets": torch.tensor([[1, 2, 4]])}, "ids outside the vocabulary of 4"),
         (
             {"targets": torch.tensor([1, 2, 3])},

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from asrtool.encoders import ENCODERS, Encoder
+from asrtool.encoders import ENCODERS, Encoder, EncoderConfig
 from asrtool.types import EncoderOutput, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlstmConfig:
+class BlstmConfig(EncoderConfig):
     """Bidirectional LSTM (Graves and Schmidhuber 2005)."""
 
     num_layers: int = 4
