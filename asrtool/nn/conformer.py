@@ -69,6 +69,15 @@ class Memory(PerRow):
 
 
 @dataclass(frozen=True)
+class NewFrames(Memory):
+    """The frames of this piece, and where all positions lie on a grid the sinusoids of their
+    distances to all keys (S + K, D), for relative positions (`asrtool.nn.positions`).
+    """
+
+    distances: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """What all layers of one frame rate share: valid frames, their positions, what each may see."""
 
@@ -78,7 +87,7 @@ class Scope:
     # (N,): indices of the valid frames among B * S, where feed-forwards skip the padding
     rows: Tensor | None = None
     keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
-    frames: Memory | None = None  # the new ones: positions and valid
+    frames: NewFrames | None = None
 
 
 @dataclass(frozen=True)
