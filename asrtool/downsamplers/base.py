@@ -17,6 +17,7 @@ class Downsampler(nn.Module):
     """
 
     factor: int  # input frames per output frame; 1 if it depends on the data
+    uniform: bool = False  # output positions are every `factor`-th input position, without gaps
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
         """positions (B, T) of the inputs, counted in frames after the stem; None for the stem."""

@@ -37,6 +37,8 @@ class Conv1dMlpConfig:
 class Conv1dMlp(Downsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / rate), D_out)."""
 
+    uniform = True
+
     def __init__(self, config: Conv1dMlpConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
         self.factor = config.rate

@@ -40,6 +40,8 @@ class Conv1dTransformerConfig:
 class Conv1dTransformer(Downsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / rate), D_out)."""
 
+    uniform = True
+
     def __init__(
         self, config: Conv1dTransformerConfig, dim_in: int, dim_out: int, vocab_size: int
     ) -> None:

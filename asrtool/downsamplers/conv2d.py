@@ -46,6 +46,8 @@ class Conv2dCache(PerRow):
 class Conv2d(StreamingDownsampler):
     """Frames (B, T, F) -> (B, ceil(T / factor), D); causal: s sees inputs up to factor * s."""
 
+    uniform = True
+
     def __init__(self, config: Conv2dConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
         self.factor = config.factor

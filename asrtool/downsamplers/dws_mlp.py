@@ -33,6 +33,8 @@ class DwsMlpConfig:
 class DwsMlp(Downsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / rate), D_out)."""
 
+    uniform = True
+
     def __init__(self, config: DwsMlpConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
         self.factor = config.rate

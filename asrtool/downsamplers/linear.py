@@ -35,6 +35,7 @@ class Linear(StreamingDownsampler):
     """Frames (B, T, D_in) -> (B, T, D_out)."""
 
     factor = 1
+    uniform = True
     causal = True  # no frame sees another
 
     def __init__(self, config: LinearConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:

@@ -57,6 +57,8 @@ class StridedConvCache(PerRow):
 class StridedConv(StreamingDownsampler):
     """Frames (B, T, D_in) -> (B, ceil(T / factor), D_out)."""
 
+    uniform = True
+
     def __init__(
         self, config: StridedConvConfig, dim_in: int, dim_out: int, vocab_size: int
     ) -> None:

@@ -24,12 +24,19 @@ from asrtool.encoders.base import (
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.encoders.frontend import put_in_front, through
 from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
-from asrtool.nn.conformer import ConformerLayer, ConformerLayerCache, Memory, Scope, packed_rows
+from asrtool.nn.conformer import (
+    ConformerLayer,
+    ConformerLayerCache,
+    Memory,
+    NewFrames,
+    Scope,
+    packed_rows,
+)
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
-from asrtool.nn.positions import rotations
+from asrtool.nn.positions import distances, rotations
 from asrtool.nn.rows import PerRow
 from asrtool.registry import OMIT
 from asrtool.types import EncoderOutput, Padded
@@ -181,6 +188,13 @@ class Conformer(StreamingEncoder):
         self.input_frames = math.prod(
             downsampler.factor for downsampler in self.downsamplers.values()
         )
+        # layer of a downsampler -> step between neighbouring positions behind it; None: it varies
+        self._steps, step = {}, 1
+        for layer, downsampler in self.downsamplers.items():
+            if int(layer):
+                step = step * downsampler.factor if step and downsampler.uniform else None
+            self._steps[int(layer)] = step
+        self.relative = config.positions == "relative"
         # positions count on the grid after the stem; later downsamplers make a frame span several
         self._span = self.input_frames // self.downsamplers["0"].factor
         self.seconds_per_frame = self.frame_shift * self._span
@@ -311,7 +325,7 @@ class Conformer(StreamingEncoder):
                 # later downsamplers follow a layer, whose output has had dropout
                 frames = Padded(x if index else self.dropout(x), output.frames.lengths)
                 scope, memories[index] = self._scope(
-                    frames, positions, chunk, cache and cache.memories[index]
+                    frames, positions, chunk, cache and cache.memories[index], self._steps[index]
                 )
             # layer drop happens in training alone, where there is no cache: `layers` is complete
             # whenever a cache is made of it
@@ -353,12 +367,14 @@ class Conformer(StreamingEncoder):
         positions: Tensor,
         chunk: int | None,
         memory: Memory | None,
+        step: int | None,
     ) -> tuple[Scope, Memory | None]:
         """What the layers after a downsampler see: the frames of this piece and the cached keys.
 
         frames (B, S, D), positions (B, S) -> the scope, and the memory for the next piece.
+        step: between neighbouring positions; None: it varies.
         """
-        new = Memory(positions, frames.mask)
+        new = NewFrames(positions, frames.mask)
         keys = new if memory is None else memory.append(new)
         # positions count on the grid after the stem, `chunk` counts frames after all downsamplers
         structure, keep = None, None
@@ -370,5 +386,9 @@ class Conformer(StreamingEncoder):
         near = keys.positions - positions[:, :1]
         num_frequencies = self.layers[0].attention.num_frequencies
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)
+        if self.relative and step is not None:
+            sizes = positions.shape[1], keys.positions.shape[1]
+            table = distances(*sizes, step, num_frequencies, positions.device)
+            new = replace(new, distances=table)
         scope = Scope(new.valid, visible, angles, packed_rows(new.valid), keep, new)
         return scope, None if memory is None else keys.gather(keep)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from asrtool.nn.attention import KeyValue, RotarySelfAttention, SelfAttention
-from asrtool.nn.conformer import Memory
+from asrtool.nn.conformer import NewFrames
 from asrtool.nn.echo import PROJECTIONS, DualFocusGate, EchoCache, EchoMsa, Spans
 from asrtool.nn.masks import valid_mask
 from asrtool.nn.positions import rotate
@@ -162,16 +162,16 @@ class EchoSelfAttention(EchoAttention):
         mask: Tensor | None,
         rotations: Tensor,
         cache: EchoCache | None,
-        frames: Memory,
+        frames: NewFrames,
     ) -> tuple[Tensor, KeyValue | EchoCache]:
         """As `SelfAttention.forward`; with a cache, windows must look back."""
         rotary = isinstance(self.full, RotarySelfAttention)
         if cache is None:
-            full, seen = self.full(x, mask, rotations)
+            full, seen = self.full(x, mask, rotations, None, frames)
             by_position = (lambda heads: rotate(heads, rotations)) if rotary else None
             windowed = self.echo(x, frames.valid, self._projections(), by_position)
         else:
-            full, keys = self.full(x, mask, rotations, cache.full)
+            full, keys = self.full(x, mask, rotations, cache.full, frames)
             frequencies = self.num_frequencies if rotary else None
             windowed, seen = self.echo.forward_chunk(
                 x, frames, self._projections(), replace(cache, full=keys), frequencies

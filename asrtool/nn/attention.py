@@ -19,7 +19,9 @@ from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import windowed_attention
 
 if TYPE_CHECKING:
-    from asrtool.nn.conformer import Memory
+    from asrtool.nn.conformer import NewFrames
+
+BLOCK = 128  # queries of relative attention that a CPU scores at once
 
 __all__ = [
     "Attention",
@@ -175,7 +177,7 @@ class SelfAttention(Attention):
         mask: Tensor | None,
         rotations: Tensor | None = None,
         cache: KeyValue | None = None,
-        frames: Memory | None = None,
+        frames: NewFrames | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D), mask broadcastable to (B, H, Q, K) -> (B, Q, D), all K keys and values.
 
@@ -185,7 +187,7 @@ class SelfAttention(Attention):
         """
         query, new = self.project_self(x)
         seen = new if cache is None else cache.append(new)
-        return self.merge(self.attend(query, seen, mask, rotations)), seen
+        return self.merge(self.attend(query, seen, mask, rotations, frames)), seen
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         """x (B, Q, D) -> queries (B, H, Q, D / H), keys and values."""
@@ -200,7 +202,12 @@ class SelfAttention(Attention):
         return query, KeyValue(key, value)
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
+        self,
+        query: Tensor,
+        seen: KeyValue,
+        mask: Tensor | None,
+        rotations: Tensor | None,
+        frames: NewFrames | None = None,
     ) -> Tensor:
         return attention(query, seen.key, seen.value, mask, dropout=self.dropout)
 
@@ -213,7 +220,12 @@ class RotarySelfAttention(SelfAttention):
         self.num_frequencies = dim // num_heads // 2
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
+        self,
+        query: Tensor,
+        seen: KeyValue,
+        mask: Tensor | None,
+        rotations: Tensor | None,
+        frames: NewFrames | None = None,
     ) -> Tensor:
         # rotations are float32 also under autocast; products are computed in the type of the values
         query = rotate(query, rotations[:, :, -query.shape[2] :]).to(seen.value.dtype)
@@ -227,7 +239,8 @@ class RelativeSelfAttention(SelfAttention):
         score(i, j) = ((q_i + u) k_j + (q_i + v) W_kR r_{i-j}) / sqrt(D / H)
 
     u = `content_bias`, v = `position_bias`, W_kR = `p_proj`, r_d = cos and -sin of d times D / 2
-    frequencies.
+    frequencies. With positions on a grid W_kR r_d is computed once for each distance; with gaps
+    (key frames) the second term is computed for each pair, with H times as many operations.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -238,11 +251,43 @@ class RelativeSelfAttention(SelfAttention):
         self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, dim // num_heads))
 
     def attend(
-        self, query: Tensor, seen: KeyValue, mask: Tensor | None, rotations: Tensor | None
+        self,
+        query: Tensor,
+        seen: KeyValue,
+        mask: Tensor | None,
+        rotations: Tensor | None,
+        frames: NewFrames | None = None,
     ) -> Tensor:
-        # Second term: W_kR^T (q_i + v) is read as D / 2 complex coefficients. Rotated by the
-        # query's position and multiplied by the sinusoids of the keys, they give cos and sin of
-        # (i - j) w. So no (Q, K, D) table of relative positions is built, and none is shifted.
+        distances = None if frames is None else frames.distances
+        if distances is None:
+            bias = self._bias_of_pairs(query, rotations)
+            content = query + self.content_bias
+            return attention(content, seen.key, seen.value, mask, bias, self.dropout)
+        # heads in front: those of all utterances share the table
+        table = self.split(self.p_proj(distances)[None])[0].transpose(1, 2)  # (H, D / H, Q + K)
+        query, key, value = (part.transpose(0, 1) for part in (query, seen.key, seen.value))
+        mask = None if mask is None else mask.transpose(0, 1)
+        size, num_keys = query.shape[2], key.shape[2]
+        # one block where kernels are launched or compiled; on a CPU scores stay in its cache
+        block = size if query.device.type != "cpu" or torch.compiler.is_compiling() else BLOCK
+        outputs = []
+        for start in range(0, size, block):
+            end = min(start + block, size)
+            part = query[:, :, start:end]  # (H, B, b, D / H)
+            scores = (part + self.position_bias[:, None]).flatten(1, 2) @ (
+                table[:, :, size - end : size - start + num_keys]
+            )  # (H, B b, b + K)
+            bias = diagonals(scores.view(*part.shape[:3], -1), num_keys)
+            rows = mask if mask is None or mask.shape[2] == 1 else mask[:, :, start:end]
+            content = part + self.content_bias[:, None]
+            outputs.append(attention(content, key, value, rows, bias, self.dropout))
+        return torch.cat(outputs, dim=2).transpose(0, 1)
+
+    def _bias_of_pairs(self, query: Tensor, rotations: Tensor) -> Tensor:
+        """The second term for any positions, (B, H, Q, K)."""
+        # W_kR^T (q_i + v) is read as D / 2 complex coefficients. Rotated by the query's position
+        # and multiplied by the sinusoids of the keys, they give cos and sin of (i - j) w. So no
+        # (Q, K, D) table of relative positions is built, and none is shifted.
         weight = self.p_proj.weight.unflatten(0, (self.num_heads, -1))  # (H, D / H, D)
         coefficients = rotate(
             (query + self.position_bias) @ weight, rotations[:, :, -query.shape[2] :]
@@ -250,14 +295,19 @@ class RelativeSelfAttention(SelfAttention):
         # (B, H, Q, D) by now, cos and sin interleaved as in `sinusoids`
         sinusoids = torch.view_as_real(rotations).flatten(-2)  # (B, 1, K, D)
         bias = coefficients.flatten(1, 2) @ sinusoids.squeeze(1).transpose(1, 2)  # (B, H Q, K)
-        return attention(
-            query + self.content_bias,
-            seen.key,
-            seen.value,
-            mask,
-            bias.unflatten(1, query.shape[1:3]),
-            self.dropout,
-        )
+        return bias.unflatten(1, query.shape[1:3])
+
+
+def diagonals(scores: Tensor, keys: int) -> Tensor:
+    """scores (..., Q, Q + keys) of distances, the largest first -> (..., Q, keys) of keys.
+
+    Query i reads key j at column Q - 1 - i + j: each row begins one column before the row above
+    it. In memory that is a row of one column less, so a view does it (Transformer-XL, appendix B).
+    """
+    num_queries, columns = scores.shape[-2:]
+    flat = scores.flatten(-2)
+    shifted = flat[..., num_queries - 1 : num_queries - 1 + num_queries * (columns - 1)]
+    return shifted.unflatten(-1, (num_queries, columns - 1))[..., :keys]
 
 
 def attention(

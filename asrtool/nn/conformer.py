@@ -67,6 +67,15 @@ class Memory(PerRow):
 
 
 @dataclass(frozen=True)
+class NewFrames(Memory):
+    """The frames of this piece, and where all positions lie on a grid the sinusoids of their
+    distances to all keys (S + K, D), for relative positions (`asrtool.nn.positions`).
+    """
+
+    distances: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """Shared by all layers at one frame rate: valid frames, positions, and what each may see."""
 
@@ -76,7 +85,7 @@ class Scope:
     # (N,): indices of the valid frames among B * S, if feed-forwards skip the padding
     rows: Tensor | None = None
     keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
-    frames: Memory | None = None  # the new ones: positions and valid
+    frames: NewFrames | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ sin((i - j) w), with coefficients c projected from the query. This is the same p
 of 1, so no table of distances is needed:
 
     Re(c e^(i w) conj(e^(j w))) = Re(c) cos((i - j) w) - Im(c) sin((i - j) w)
+
+Where positions lie on a grid, few distances occur, and a table of them costs less: `distances`.
 """
 
 from __future__ import annotations
@@ -40,3 +42,18 @@ def rotate(x: Tensor, by: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * by).flatten(-2)
+
+
+def distances(
+    queries: int, keys: int, step: int, num_frequencies: int, device: torch.device | None = None
+) -> Tensor:
+    """The sinusoids of all distances on a grid, the largest first: (queries + keys, 2 n).
+
+    Positions are `step` apart, and the last key stands where the last query does. Row r holds cos
+    and -sin of (keys - 1 - r) step w for each of the n frequencies w, side by side. The last row
+    is of a distance that does not occur (asrtool.nn.attention.diagonals).
+    """
+    count = torch.arange(keys - 1, -queries - 1, -1, device=device) * step
+    return torch.view_as_real(rotations(count[None], num_frequencies).conj().resolve_conj())[
+        0, 0
+    ].flatten(-2)

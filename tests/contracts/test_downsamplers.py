@@ -44,6 +44,15 @@ def test_positions_increase_strictly(name):
 
 
 @every_downsampler
+def test_uniform_positions_are_every_factor_th(name):
+    downsampler = build(name)
+    given = torch.arange(max(LENGTHS)).mul(3).expand(len(LENGTHS), -1)
+    if downsampler.uniform:
+        steps = downsampler(batch(), given).positions.diff(dim=1)
+        assert (steps == 3 * downsampler.factor).all()
+
+
+@every_downsampler
 def test_given_positions_are_passed_on_in_order(name):
     given = torch.arange(max(LENGTHS)).mul(3).expand(len(LENGTHS), -1)
     output = build(name)(batch(), given)

@@ -13,8 +13,9 @@ from asrtool.nn.attention import (
     SelfAttention,
     attention,
 )
+from asrtool.nn.conformer import NewFrames
 from asrtool.nn.masks import attention_mask, causal_mask
-from asrtool.nn.positions import rotations
+from asrtool.nn.positions import distances, rotations
 
 POSITIONS = torch.tensor([[0, 1, 4, 5, 9], [0, 2, 3, 4, 5]])
 kinds = pytest.mark.parametrize("kind", [RotarySelfAttention, RelativeSelfAttention])
@@ -61,6 +62,40 @@ def test_relative_attention_is_transformer_xl_written_out():
     weights = ((content + position) / 8**0.5).softmax(-1)
     expected = module.o_proj(torch.einsum("bhij,bjhd->bihd", weights, value).flatten(2))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("block", [2, 3, 100])
+@pytest.mark.parametrize("past", [0, 4])
+@pytest.mark.parametrize("masked", ["no", "keys", "pairs"])
+def test_a_table_of_distances_equals_the_products_of_all_pairs(block, past, masked, monkeypatch):
+    """Values and gradients, with cached keys in front and positions two apart."""
+    monkeypatch.setattr("asrtool.nn.attention.BLOCK", block)
+    module = RelativeSelfAttention(16, 2)
+    for bias in (module.content_bias, module.position_bias):
+        torch.nn.init.normal_(bias)
+    positions = torch.arange(past + 7).mul(2).expand(2, -1)
+    angles = rotations(positions, module.num_frequencies)
+    cache = None
+    if past:
+        _, cache = module(torch.randn(2, past, 16), None, angles[:, :, :past])
+    mask = {
+        "no": None,
+        "keys": torch.rand(2, 1, 1, past + 7) < 0.7,
+        "pairs": torch.rand(2, 1, 7, past + 7) < 0.7,
+    }[masked]
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    table = distances(7, past + 7, 2, module.num_frequencies)
+    x, results = torch.randn(2, 7, 16), []
+    for frames in (
+        NewFrames(positions[:, past:], valid),
+        NewFrames(positions[:, past:], valid, table),
+    ):
+        module.zero_grad()
+        y, _ = module(x, mask, angles, cache, frames)
+        y.square().sum().backward(retain_graph=True)
+        results.append([y, *(parameter.grad.clone() for parameter in module.parameters())])
+    for pairs, grid in zip(*results, strict=True):
+        torch.testing.assert_close(grid, pairs, atol=2e-5, rtol=1e-4)
 
 
 @kinds
