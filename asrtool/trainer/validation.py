@@ -53,7 +53,7 @@ def measure(
 
     None when any rank was `stopped`.
     """
-    terms = stepper.objective.terms
+    terms = stepper.objective.validated
     parts = [
         f"{name} {part}"
         for name in (rates.names if rates else ())
