@@ -16,6 +16,7 @@ from torch import nn
 from asrtool import config, distributed, experiment, stored_frames
 from asrtool.data import augment, tokenizers
 from asrtool.data.config import DataConfig
+from asrtool.data.examples import Views
 from asrtool.data.features import Cmvn
 from asrtool.data.kaldi import datadir
 from asrtool.data.lengths import Lengths
@@ -186,7 +187,7 @@ def check_phase(
         model = build_model(phase, tokenizer.size)
     optim.assign(phase.optim, model)
     objective = make_objective(phase, tokenizer, vocab)
-    check_metric(phase.trainer.best, objective.terms, validation_metrics(model, tokenizer))
+    check_metric(phase.trainer.best, objective.validated, validation_metrics(model, tokenizer))
     return model
 
 
@@ -349,10 +350,35 @@ def loaders(
     noise = noise_sets(phase, sources.train.parent)
     kept = with_non_speech(kept, phase, noise)
     training = Dataset(
-        kept, tokenizer, phase.data, cmvn, labels, training=True, seed=phase.seed, sets=noise
+        kept,
+        tokenizer,
+        phase.data,
+        cmvn,
+        labels,
+        training=True,
+        seed=phase.seed,
+        sets=noise,
+        views=views_of(phase),
     )
     return step_loader(training, sources.train), EvalLoader(
         Dataset(readable(sets[1], longest, "validation"), tokenizer, phase.data, cmvn, labels)
+    )
+
+
+def views_of(phase: TrainConfig) -> Views:
+    """The views of each utterance that the losses of a phase compare."""
+    losses = [loss for loss in phase.losses.values() if loss.weight]
+    comparing = [loss for loss in losses if LOSSES.class_of(loss).views > 1]
+    if not comparing:
+        return Views()
+    augment = phase.data.augment
+    if phase.data.input == "fbank" and augment.spec_augment is None and augment.spec_sub is None:
+        logger.warning(
+            "views of an utterance differ by dropout alone: set data.augment.spec_augment"
+        )
+    return Views(
+        max(LOSSES.class_of(loss).views for loss in comparing),
+        max(loss.time_masks for loss in comparing),
     )
 
 

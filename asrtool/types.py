@@ -106,6 +106,7 @@ class Batch:
     # name -> (B,) class index, -1 where unknown
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    views: int = 1  # so many rows in a row are views of one utterance, augmented differently
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -5,7 +5,7 @@ Sets are names of folders beside the training set, never paths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from asrtool.data.fbank import FbankConfig
@@ -44,6 +44,18 @@ class BatchConfig:
     @property
     def per_device(self) -> float | None:
         return self.max_seconds_per_device if self.tokens is None else self.max_tokens_per_device
+
+    def divided(self, parts: int) -> BatchConfig:
+        """Limits of a part of the batch; itself for one part."""
+        if parts == 1:
+            return self
+        names = ("seconds", "max_seconds_per_device", "tokens", "max_tokens_per_device")
+        given = {name: getattr(self, name) for name in names}
+        return replace(
+            self,
+            **{name: value and value / parts for name, value in given.items()},
+            max_utterances=max(1, self.max_utterances // parts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

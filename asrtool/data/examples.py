@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asrtool.data import audio, augment, features
-from asrtool.data.config import DataConfig
+from asrtool.data.config import DataConfig, SpecAugmentConfig
 from asrtool.data.fbank import Fbank
 from asrtool.data.shapes import DIGITS, SECONDS, TARGET_DIGITS, recurring
 from asrtool.data.tokenizers import Tokenizer
@@ -28,6 +29,18 @@ class Example(NamedTuple):
     utterance: Utterance
     inputs: Tensor
     targets: Tensor
+
+
+class Views(NamedTuple):
+    """How many differently masked views of each utterance a training batch has, and how many times
+    as much of each SpecAugment masks in time.
+    """
+
+    count: int = 1
+    time_masks: float = 1.0
+
+
+ONE_VIEW = Views()
 
 
 class Reader:
@@ -49,7 +62,10 @@ class Reader:
         training: bool,
         seed: int,
         sets: Mapping[str, Sequence[Utterance]],
+        views: Views = ONE_VIEW,
     ) -> None:
+        self.views = views
+        self._spec_augment = more_time_masks(config.augment.spec_augment, views.time_masks)
         self.tokenizer = tokenizer
         self.config = config
         self.cmvn = cmvn if config.input == "fbank" else None
@@ -72,8 +88,14 @@ class Reader:
     ) -> Example:
         """Read an utterance; `UserError` if it is unreadable, empty, or has NaN or infinite values.
 
-        content: its file, if it has been read already.
+        content: its file, if it has been read already. Gives the first view.
         """
+        return self.examples(utterance, epoch, content)[0]
+
+    def examples(
+        self, utterance: Utterance, epoch: int = 0, content: Content | None = None
+    ) -> list[Example]:
+        """All views of an utterance: as `example`, but masked differently."""
         try:
             inputs = self._inputs(utterance, epoch, content)
         except (audio.AudioError, OSError, EOFError, ValueError, RuntimeError) as error:
@@ -89,7 +111,12 @@ class Reader:
                 f"{utterance.id}: NaN or infinite values in {utterance.features or utterance.audio}"
             )
         targets = torch.tensor(self.tokenizer.encode(utterance.text), dtype=torch.int64)
-        return Example(utterance, torch.from_numpy(inputs), targets)
+        return [
+            Example(
+                utterance, torch.from_numpy(self._masked(inputs, utterance, epoch, view)), targets
+            )
+            for view in range(self.views.count)
+        ]
 
     def batch(
         self,
@@ -103,12 +130,14 @@ class Reader:
             utterances, contents or [None] * len(utterances), strict=True
         ):
             try:
-                examples.append(self.example(utterance, epoch, content))
+                examples += self.examples(utterance, epoch, content)
             except UserError as error:
                 problems[utterance.id] = str(error)
         # sizes of sample inputs recur in hundredths of a second, those of frames one by one
         unit = self._unit if examples and examples[0].inputs.ndim == 1 else 1
-        return (collate(examples, self.labels, unit) if examples else None), problems
+        if not examples:
+            return None, problems
+        return replace(collate(examples, self.labels, unit), views=self.views.count), problems
 
     def _inputs(self, utterance: Utterance, epoch: int, content: Content | None) -> np.ndarray:
         if isinstance(content, str):
@@ -133,13 +162,20 @@ class Reader:
             if self.config.features == "stored_frames":
                 return stored  # float16: half the memory and transfer; the model converts it
             inputs = self._louder(stored.astype(np.float32, copy=False), epoch, utterance.id)
-        if self.cmvn is not None:
-            inputs = self.cmvn.apply(inputs)
-        if self.training and self.config.augment.spec_augment is not None and len(inputs):
-            rng = augment.generator(self.seed, epoch, utterance.id, "mask")
-            inputs = augment.spec_augment(inputs, self.config.augment.spec_augment, rng)
-        if self.training and self.config.augment.spec_sub is not None and len(inputs):
-            rng = augment.generator(self.seed, epoch, utterance.id, "substitute")
+        return inputs if self.cmvn is None else self.cmvn.apply(inputs)
+
+    def _masked(
+        self, inputs: np.ndarray, utterance: Utterance, epoch: int, view: int
+    ) -> np.ndarray:
+        """A view of features (T, F); samples and frames of a front end are masked in the model."""
+        if self.config.input != "fbank":
+            return inputs
+        kind = f" {view}" if view else ""  # the first view is that of a training without others
+        if self.training and self._spec_augment is not None:
+            rng = augment.generator(self.seed, epoch, utterance.id, f"mask{kind}")
+            inputs = augment.spec_augment(inputs, self._spec_augment, rng)
+        if self.training and self.config.augment.spec_sub is not None:
+            rng = augment.generator(self.seed, epoch, utterance.id, f"substitute{kind}")
             inputs = augment.spec_sub(inputs, self.config.augment.spec_sub, rng)
         return np.require(inputs, np.float32, ["C", "W"])
 
@@ -169,6 +205,14 @@ class Reader:
                 int(augment.generator(self.seed, epoch, utterance_id, "dither").integers(1 << 62))
             )
             return self._fbank(samples).numpy()
+
+
+def more_time_masks(config: SpecAugmentConfig | None, times: float) -> SpecAugmentConfig | None:
+    """SpecAugment with `times` as many time masks, over `times` as large a share of the frames."""
+    if config is None or times == 1:
+        return config
+    number, share = round(config.num_time_masks * times), min(config.time_share * times, 1.0)
+    return replace(config, num_time_masks=number, time_share=share)
 
 
 def collate(

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from asrtool import distributed
 from asrtool.data.config import BatchConfig, DataConfig
-from asrtool.data.examples import Content, Example, Reader
+from asrtool.data.examples import ONE_VIEW, Content, Example, Reader, Views
 from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
@@ -45,7 +45,8 @@ class Dataset:
     """The utterances of one set, and how to read them.
 
     cmvn: normalises features; labels: name -> values (`tokenizers.load_labels`); training: whether
-    to augment; sets: the utterances of the noise and room sets by name. Warns of characters that
+    to augment; sets: the utterances of the noise and room sets by name; views: of each utterance,
+    side by side in every batch. Warns of characters that
     are not in the vocabulary.
     """
 
@@ -60,6 +61,7 @@ class Dataset:
         training: bool = False,
         seed: int = 0,
         sets: Mapping[str, Sequence[Utterance]] | None = None,
+        views: Views = ONE_VIEW,
     ) -> None:
         if not utterances:
             raise UserError("there are no utterances to load")
@@ -74,7 +76,14 @@ class Dataset:
         self.training = training
         self.seed = seed
         self.reader = Reader(
-            tokenizer, config, cmvn, labels or {}, training=training, seed=seed, sets=sets or {}
+            tokenizer,
+            config,
+            cmvn,
+            labels or {},
+            training=training,
+            seed=seed,
+            sets=sets or {},
+            views=views,
         )
         warn_of_unknown(self.utterances, tokenizer)
         for name, classes in self.reader.labels.items():
@@ -100,6 +109,11 @@ class Dataset:
         )
         return np.array([utterance.duration for utterance in self.utterances]) / slowest
 
+    @property
+    def limits(self) -> BatchConfig:
+        """Of batches of utterances: with several views of each, so many times fewer utterances."""
+        return self.config.batch.divided(self.reader.views.count)
+
     def example(self, index: int, epoch: int = 0) -> Example:
         return self.reader.example(self.utterances[index], epoch)
 
@@ -108,7 +122,8 @@ class Dataset:
 class StepBatches:
     """One optimizer step: this rank's micro-batches, and their context."""
 
-    count: int  # utterances of the global batch, over all ranks, skipped ones included
+    # utterances of the global batch (views of utterances), over all ranks, skipped ones included
+    count: int
     batches: list[Batch]  # this rank's; empty where the step has fewer utterances than ranks
     epoch: int
     index: int  # index of the step in its epoch, from 0
@@ -132,7 +147,7 @@ class StepLoader:
         world: int | None = None,
     ) -> None:
         self.dataset = dataset
-        self.plan = plan or BatchPlan(dataset.lengths, dataset.config.batch, dataset.seed)
+        self.plan = plan or BatchPlan(dataset.lengths, dataset.limits, dataset.seed)
         self.rank = distributed.rank() if rank is None else rank
         self.world = distributed.world_size() if world is None else world
         self.skipped: dict[str, str] = {}  # id -> reason, over all epochs
@@ -161,9 +176,11 @@ class StepLoader:
             if min(cuts) < max(cuts)
             else f"{max(cuts)} micro-batches"
         )
+        views = self.dataset.reader.views.count
+        copies = f" of {views} views each" if views > 1 else ""
         return (
-            f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at "
-            f"most {self.plan.config.size:g} with padding; {len(plan)} steps per epoch; "
+            f"global batch: {utterances:.1f} utterances{copies}, {seconds:.1f} seconds on average, "
+            f"at most {self.plan.config.size:g} with padding; {len(plan)} steps per epoch; "
             f"{self.world} rank{'s' * (self.world > 1)} with {parts} each"
         )
 
@@ -179,7 +196,7 @@ class StepLoader:
                 continue
             self._note(task, skipped)
             yield StepBatches(
-                count=task.count,
+                count=task.count * self.dataset.reader.views.count,
                 batches=batches,
                 epoch=task.epoch,
                 index=task.index,

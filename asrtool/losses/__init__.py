@@ -5,6 +5,7 @@ from __future__ import annotations
 from asrtool.losses.accent import AccentLoss, AccentLossConfig
 from asrtool.losses.axe import AxeConfig, AxeLoss
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.consistency import Consistency, ConsistencyConfig
 from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.losses.ctc import CtcConfig, CtcLoss
@@ -18,6 +19,8 @@ __all__ = [
     "AccentLossConfig",
     "AxeConfig",
     "AxeLoss",
+    "Consistency",
+    "ConsistencyConfig",
     "ContrastiveConfig",
     "ContrastiveLoss",
     "CrossEntropyConfig",

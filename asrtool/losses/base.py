@@ -23,6 +23,12 @@ class Loss:
     head: str  # the head whose output it reads
     # names of what `monitor` returns: logged as <loss>.<name>, never trained on
     monitors: tuple[str, ...] = ()
+    # rows of a training batch that are augmented views of one utterance, side by side; with more
+    # than 1 the loss is not computed in validation, which has one view
+    views: int = 1
+    # until its weight is reached, which grows linearly from 0: a share of all steps, or steps from
+    # 1 on
+    warmup: float = 0.0
 
     @classmethod
     def heads_of(cls, config: Any) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
     total = sum over terms w of  weight_w * sum over utterances b of  loss_w(b)
 
 It is a sum, never a mean: the trainer divides by the number of utterances of the whole optimizer
-step, so the gradient does not depend on how the step is split into micro-batches and ranks.
+step, so the gradient does not depend on how the step is split into micro-batches and ranks. The
+weight of a loss with a warm-up grows linearly from 0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Term(Protocol):
 
     head: str
     monitors: tuple[str, ...]  # names of what `monitor` returns
+    views: int  # of each utterance that it compares
+    warmup: float  # of its weight: a share of all steps, or steps from 1 on
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
 
@@ -34,7 +37,8 @@ class Objective:
     """Losses and their weights, by name. A loss with weight 0 is neither computed nor reported.
 
     `terms`: the names of the computed losses in the order of the config, then their monitors
-    (<loss>.<monitor>).
+    (<loss>.<monitor>). `validated`: those that need only one view of an utterance, which is what
+    validation has.
     """
 
     def __init__(self, losses: Mapping[str, Term], weights: Mapping[str, float]) -> None:
@@ -45,33 +49,51 @@ class Objective:
         self._losses = {name: loss for name, loss in losses.items() if weights[name] != 0}
         self._weights = {name: float(weights[name]) for name in self._losses}
         self.losses = tuple(self._losses)  # without the monitors
-        self.terms = (
-            *self._losses,
-            *(f"{name}.{m}" for name, loss in self._losses.items() for m in loss.monitors),
-        )
+        self._ramps = dict.fromkeys(self._losses, 1.0)
+        self.terms = _names(self._losses)
+        self.validated = _names(self._of(1))
         if not self._losses:
             raise ValueError(
                 f"every loss has weight 0 ({', '.join(losses) or 'there is none'}); nothing "
                 "would be trained"
             )
+        if not self.validated:
+            raise ValueError(
+                f"{', '.join(self._losses)} compares views of an utterance, of which validation "
+                "has one; add a loss that reads the text, such as ctc"
+            )
+
+    def begin(self, step: int, planned: int) -> None:
+        """Weights of step number `step` of `planned`."""
+        for name, loss in self._losses.items():
+            warmup = loss.warmup if loss.warmup >= 1 else loss.warmup * planned
+            self._ramps[name] = min(1.0, step / warmup) if warmup else 1.0
+
+    def _of(self, views: int) -> dict[str, Term]:
+        """The losses that a batch of so many views of each utterance has."""
+        return {name: loss for name, loss in self._losses.items() if loss.views <= views}
+
+    def _weight(self, name: str) -> float:
+        return self._weights[name] * self._ramps[name]
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
         """The losses of a batch; `skipped` lists utterances with a term that is not finite."""
-        values = {name: loss(outputs, batch) for name, loss in self._losses.items()}
+        losses = self._of(batch.views)
+        values = {name: loss(outputs, batch) for name, loss in losses.items()}
         for name, value in values.items():
             if value.shape != (len(batch),):
                 raise ValueError(
                     f"loss '{name}' returned shape {tuple(value.shape)}; expected "
                     f"({len(batch)},), one value per utterance"
                 )
-        total = sum(self._weights[name] * value.sum() for name, value in values.items())
+        total = sum(self._weight(name) * value.sum() for name, value in values.items())
         values |= {
             f"{name}.{monitor}": value
-            for name, loss in self._losses.items()
+            for name, loss in losses.items()
             if loss.monitors
             for monitor, value in loss.monitor(outputs, batch).items()
         }
-        masks = [loss.skipped(outputs, batch) for loss in self._losses.values()]
+        masks = [loss.skipped(outputs, batch) for loss in losses.values()]
         anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]
         return LossReport(
             total=total,
@@ -82,11 +104,16 @@ class Objective:
     def parts(self, outputs: ModelOutput, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """Weighted sums over the batch: of the term `name`, and of all others."""
         values = {
-            key: self._weights[key] * loss(outputs, batch).sum()
-            for key, loss in self._losses.items()
+            key: self._weight(key) * loss(outputs, batch).sum()
+            for key, loss in self._of(batch.views).items()
         }
         part = values.pop(name)
         return part, sum(values.values(), start=torch.zeros_like(part))
+
+
+def _names(losses: Mapping[str, Term]) -> tuple[str, ...]:
+    monitors = (f"{name}.{m}" for name, loss in losses.items() for m in loss.monitors)
+    return (*losses, *monitors)
 
 
 # -- agreement of two losses -----------------------------------------------

@@ -80,7 +80,7 @@ class Stepper:
         shared: str = "ddp",  # `trainer.parallel`
     ) -> None:
         self.config, self.objective, self.device = config, objective, device
-        self.seed = seed
+        self.seed, self.planned = seed, planned
         self.precision = DTYPES[precision]
         self.ranks = parallel.choose(shared)
         self.model = self.ranks.prepare(model, device)
@@ -147,6 +147,7 @@ class Stepper:
         """Apply update number `step`. flags: numbers to sum over ranks in the same collective."""
         self._prepare(step)
         self._seed(step)
+        self.objective.begin(step, self.planned)
         self._clock.start()
 
         # Forward, losses and backward of each micro-batch; gradients add up in the parameters.
@@ -306,13 +307,14 @@ class Stepper:
 
 def _first_utterance(batch: Batch) -> Batch:
     """The first utterance alone, for ranks without any in a step; its loss is multiplied by 0."""
+    rows = slice(batch.views)
     return replace(
         batch,
-        ids=batch.ids[:1],
-        inputs=Padded(batch.inputs.data[:1], batch.inputs.lengths[:1]),
-        targets=Padded(batch.targets.data[:1], batch.targets.lengths[:1]),
-        labels={name: value[:1] for name, value in batch.labels.items()},
-        texts=batch.texts[:1],
+        ids=batch.ids[rows],
+        inputs=Padded(batch.inputs.data[rows], batch.inputs.lengths[rows]),
+        targets=Padded(batch.targets.data[rows], batch.targets.lengths[rows]),
+        labels={name: value[rows] for name, value in batch.labels.items()},
+        texts=batch.texts[rows],
     )
 
 

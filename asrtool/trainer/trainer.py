@@ -98,7 +98,7 @@ class Trainer:
 
     def _check(self, objective: Objective) -> None:
         config = self.config
-        check_metric(config.best, objective.terms, self.rates)
+        check_metric(config.best, objective.validated, self.rates)
         term = config.gradient_cosine
         if term is not None and term not in objective.losses:
             raise UserError(

@@ -52,7 +52,7 @@ def measure(
     """Metrics over the batches of all ranks, and ids of this rank's utterances without a finite
     loss. None if any rank was `stopped`.
     """
-    terms = stepper.objective.terms
+    terms = stepper.objective.validated
     parts = [
         f"{name} {part}"
         for name in (rates.names if rates else ())

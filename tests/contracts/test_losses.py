@@ -23,30 +23,37 @@ def case(
     dtype=torch.float32,
     requires_grad=False,
 ):
-    """Random outputs of the heads that a loss reads, for some rows of the case, with extra padding
-    of garbage.
+    """Random outputs of the heads that a loss reads, for some utterances of the case, with extra
+    padding of garbage. An utterance has as many rows as the loss compares views.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = [
-        loss.example(frames[index], len(TARGETS[index]), VOCABULARY, generator)
+        [
+            loss.example(frames[index], len(TARGETS[index]), VOCABULARY, generator)
+            for _ in range(loss.views)
+        ]
         for index in range(4)
     ]
     heard = [torch.randn(frames[index], VOCABULARY, generator=generator) for index in range(4)]
-    rows = list(rows)
+    names = list(drawn[0][0])
+    views = [view for index in rows for view in drawn[index]]
+    rows = [index for index in rows for _ in range(loss.views)]
 
     def stream(name: str) -> Padded:
-        padded = Padded.stack([drawn[index][name].to(dtype) for index in rows])
+        padded = Padded.stack([view[name].to(dtype) for view in views])
         data = nn.functional.pad(padded.data, (0, 0, 0, padding), value=9.0)
         data = torch.where(Padded(data, padded.lengths).mask[..., None], data, 9.0)
         return Padded(data.requires_grad_(requires_grad), padded.lengths)
 
     targets = Padded.stack([torch.tensor(TARGETS[index], dtype=torch.int64) for index in rows])
     targets = Padded(nn.functional.pad(targets.data, (0, padding)), targets.lengths)
-    streams = {name: stream(name) for name in drawn[0]}
+    streams = {name: stream(name) for name in names}
     inputs = Padded.stack([heard[index].to(dtype) for index in rows])
     encoder = EncoderOutput(frames=inputs, positions=torch.zeros(inputs.data.shape[:2]))
     labels = {"accent": torch.tensor([ACCENTS[index] for index in rows])}
-    batch = Batch(ids=tuple(map(str, rows)), inputs=inputs, targets=targets, labels=labels)
+    batch = Batch(
+        ids=tuple(map(str, rows)), inputs=inputs, targets=targets, labels=labels, views=loss.views
+    )
     return ModelOutput(encoder=encoder, heads=streams), batch
 
 
@@ -57,12 +64,17 @@ def build(name: str):
 every_loss = pytest.mark.parametrize("name", LOSSES.names())
 
 
+def per_utterance(loss: Loss, values: Tensor) -> Tensor:
+    """(B,) -> (utterances, views)."""
+    return values.unflatten(0, (-1, loss.views))
+
+
 @every_loss
 def test_one_finite_number_at_least_0_for_each_utterance(name):
     loss = build(name)
-    loss = loss(*case(loss))
-    assert loss.shape == (4,) and loss.dtype == torch.float32
-    assert torch.isfinite(loss).all() and (loss >= 0).all()
+    values = loss(*case(loss))
+    assert values.shape == (4 * loss.views,) and values.dtype == torch.float32
+    assert torch.isfinite(values).all() and (values >= 0).all()
 
 
 @every_loss
@@ -76,17 +88,17 @@ def test_padding_changes_nothing(name):
 @every_loss
 def test_permuting_the_batch_permutes_the_loss(name):
     loss, order = build(name), [2, 0, 3, 1]
-    torch.testing.assert_close(
-        loss(*case(loss, order)), loss(*case(loss))[order], atol=1e-5, rtol=1e-5
-    )
+    permuted, values = (per_utterance(loss, loss(*case(loss, rows))) for rows in (order, range(4)))
+    torch.testing.assert_close(permuted, values[order], atol=1e-5, rtol=1e-5)
 
 
 @every_loss
 def test_an_utterance_alone_has_the_loss_it_has_in_a_batch(name):
     loss = build(name)
-    together = loss(*case(loss))
+    together = per_utterance(loss, loss(*case(loss)))
     for row in range(4):
-        torch.testing.assert_close(loss(*case(loss, [row]))[0], together[row], atol=1e-5, rtol=1e-5)
+        alone = loss(*case(loss, [row]))
+        torch.testing.assert_close(alone, together[row], atol=1e-5, rtol=1e-5)
 
 
 @every_loss
@@ -98,12 +110,14 @@ def test_an_utterance_too_short_for_its_text_gets_a_finite_loss_and_gradient(nam
         stream.data.grad for stream in outputs.heads.values() if stream.data.grad is not None
     ]
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
-    assert loss.skipped(outputs, batch).shape == (4,)
+    assert loss.skipped(outputs, batch).shape == (len(batch),)
 
 
 @every_loss
 def test_the_gradient_is_that_of_finite_differences(name):
     loss = build(name)
+    if loss.views > 1:  # views get no gradient from each other: tests/unit/losses
+        return
     outputs, batch = case(loss, dtype=torch.float64)
     stream = outputs.head(loss.head)
 

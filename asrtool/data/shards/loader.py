@@ -103,7 +103,7 @@ class ShardLoader(StepLoader):
     ) -> None:
         config = dataset.config
         plan = ShardPlan(
-            index, dataset.lengths, config.batch, dataset.seed, config.shards.buffer_mb
+            index, dataset.lengths, dataset.limits, dataset.seed, config.shards.buffer_mb
         )
         super().__init__(dataset, plan=plan, rank=rank, world=world)
         self.index = index

@@ -312,3 +312,14 @@ def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, ca
 
 def test_micro_batches_may_be_made_smaller_between_two_starts(data, copy):
     train(data, copy, "--set", "data.batch.max_seconds_per_device=2 trainer.parallel=fsdp")
+
+
+def test_two_views_are_compared_in_training_and_not_in_validation(data, tmp_path):
+    changes = ["losses.consistency={type: consistency, weight: 0.2, warmup: 2}", "trainer.log_every=1"]
+    changes += ["trainer.epochs=2", "data.augment.spec_augment={}"]
+    train(data, tmp_path / "exp", "--set", shlex.join(changes))
+    events = [json.loads(line) for line in (tmp_path / "exp/log.jsonl").read_text().splitlines()]
+    trained = [event for event in events if "consistency" in event]
+    assert trained and all(event["consistency"] > 0 for event in trained)
+    valid = [event for event in events if "valid/loss" in event]
+    assert valid and not any("valid/consistency" in event for event in valid)

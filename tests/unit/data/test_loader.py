@@ -20,6 +20,7 @@ from asrtool.data.config import (
     SpecAugmentConfig,
     SpecSubConfig,
 )
+from asrtool.data.examples import Views
 from asrtool.data.features import Cmvn
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader
 from asrtool.errors import UserError
@@ -147,6 +148,43 @@ def test_masks_are_drawn_in_training_alone_and_anew_in_every_epoch(
     assert not torch.equal(first, plain) and not torch.equal(first, second)
     assert torch.equal(first, training.example(0, 0).inputs)
     assert torch.equal(first[first != 0], plain[first != 0])
+
+
+def test_views_lie_side_by_side_and_differ_in_their_masks_alone(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    masked = config(augment=AugmentConfig(spec_augment=SpecAugmentConfig()))
+    one = Dataset(stored, tokenizer, masked, training=True)
+    two = Dataset(stored, tokenizer, masked, training=True, views=Views(2))
+    plain = {u.id: one.reader._inputs(u, 0, None) for u in stored}
+    single, double = (next(StepLoader(each).steps()) for each in (one, two))
+    assert single.count == len(single.batches[0]) and double.count == len(double.batches[0])
+    # so many seconds hold half as many utterances
+    assert len(double.batches[0].inputs.data) * double.batches[0].inputs.data.shape[1] <= 12 * 100
+    for batch in batches_of(islice(StepLoader(two).steps(), 5)):
+        assert batch.views == 2 and batch.ids[::2] == batch.ids[1::2]
+        for name, first, second in zip(
+            batch.ids[::2], batch.inputs.unpad()[::2], batch.inputs.unpad()[1::2], strict=True
+        ):
+            assert not torch.equal(first, second)
+            for view in (first, second):
+                whole = torch.from_numpy(plain[name])
+                assert torch.equal(view[view != 0], whole[view != 0])
+    assert torch.equal(two.example(3).inputs, one.example(3).inputs)
+
+
+def test_views_may_have_more_time_masks(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    masks = SpecAugmentConfig(num_frequency_masks=0, time_width=1000, time_share=0.2)
+    masked = config(augment=AugmentConfig(spec_augment=masks))
+    shares = []
+    for times in (1.0, 2.5):
+        views = Views(2, times)
+        reader = Dataset(stored, tokenizer, masked, training=True, views=views).reader
+        made = [example.inputs for u in stored for example in reader.examples(u)]
+        shares.append(np.mean([(inputs == 0).all(1).float().mean().item() for inputs in made]))
+    assert shares[1] / shares[0] == pytest.approx(2.5, rel=0.25)
 
 
 def test_features_can_be_computed_from_the_audio(

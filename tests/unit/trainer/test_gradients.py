@@ -20,6 +20,7 @@ class Pull:
 
     head = "x"
     monitors = ()
+    views, warmup = 1, 0.0
 
     def __init__(self, *along: float) -> None:
         self.along = torch.tensor(along)
