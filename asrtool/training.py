@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from asrtool import config, distributed, experiment, stored_frames
-from asrtool.data import augment, tokenizers
+from asrtool.data import augment, mixing, tokenizers
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import Views
 from asrtool.data.features import Cmvn
@@ -205,6 +205,7 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     Returns the signal that stopped the training, or 0.
     """
     sets: Sets | None = None
+    read: tuple[str, ...] | None = None  # names of the training sets in `sets`
     weights = sources.init
     for name, phase in phases.items():
         phase_folder = exp / name
@@ -214,7 +215,9 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
         )
         if not finished or needs_lengths(phase_folder, phase):
             # Read once, and only if some phase needs it: a large set takes minutes.
-            sets = sets or read_sets(sources, phase)
+            names = tuple(part.set for part in phase.data.sets)
+            if sets is None or names != read:
+                sets, read = read_sets(sources, phase), names
             keep_lengths(phase_folder, phase, sets[0])
         if not finished:
             ended = train_phase(exp, phase_folder, phase, sources, sets, weights)
@@ -309,7 +312,7 @@ def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
         return Sentences([sources.train, *sources.text]), Sentences([sources.valid])
     if sources.text:
         raise UserError("--text is for language models (data.input: text)")
-    return datadir.read(sources.train), datadir.read(sources.valid)
+    return mixing.read(sources.train, phase.data), datadir.read(sources.valid)
 
 
 def loaders(
@@ -360,7 +363,7 @@ def loaders(
         sets=noise,
         views=views_of(phase),
     )
-    return step_loader(training, sources.train), EvalLoader(
+    return step_loader(training, sources.train, mixing.plan(training)), EvalLoader(
         Dataset(readable(sets[1], longest, "validation"), tokenizer, phase.data, cmvn, labels)
     )
 

@@ -80,12 +80,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def check_sets(
     path: Path, phases: Mapping[str, TrainConfig], sets: Sequence[str], dump: Path | None
 ) -> None:
-    """Raise UserError if the augmentation uses a set that the recipe does not prepare."""
+    """Raise UserError if training reads a set that the recipe does not prepare."""
     for phase in phases.values():
-        for name in phase.data.augment.sets:
+        needed = {name: "data.augment" for name in phase.data.augment.sets}
+        needed |= {part.set: "data.sets" for part in phase.data.sets}
+        for name, key in needed.items():
             if name not in sets and not (dump and (dump / name / "wav.scp").exists()):
                 raise UserError(
-                    f"{path}: data.augment needs the data directory '{name}', which is none of "
+                    f"{path}: {key} needs the data directory '{name}', which is none of "
                     f"{', '.join(sets)}; add it by --extra-sets {name}"
                 )
 

@@ -5,6 +5,7 @@ Sets are names of folders beside the training set, never paths.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -186,6 +187,14 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """One of several training sets."""
+
+    set: str  # name of a data directory beside the training set, or of the training set
+    weight: float = 1.0  # how often its utterances are read, relative to those of the other sets
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     batch: BatchConfig
     input: Literal["fbank", "waveform", "text"] = "fbank"  # text: for a language model
@@ -197,6 +206,11 @@ class DataConfig:
     min_seconds: float = 0.1  # training utterances outside are left out with a warning
     max_seconds: float = 30.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    # several training sets, the training set among them; none: that alone
+    sets: tuple[SetConfig, ...] = field(default=(), metadata={"omit": True})
+    # 1: sets are read as often as `weight` says; above, small ones more often: by their hours to
+    # the power of 1 / temperature
+    temperature: float = field(default=1.0, metadata={"omit": True})
     # the training set in tar archives; null: single files, or Kaldi archives
     shards: ShardConfig | None = None
     workers: int = 2  # loader processes per rank; 0: in the training process
@@ -210,6 +224,7 @@ class DataConfig:
                 f"min_seconds is {self.min_seconds:g} and max_seconds {self.max_seconds:g}: give a "
                 "min_seconds of at least 0, and a larger max_seconds"
             )
+        self._check_sets()
         if not augment.speeds or min(augment.speeds) <= 0:
             raise ValueError("augment.speeds must have at least one factor, all above 0")
         if self.features == "stored" and self.input == "fbank":
@@ -232,6 +247,22 @@ class DataConfig:
                 )
         if (self.input == "text") != (self.batch.tokens is not None):
             raise ValueError("use batch.tokens with data.input: text, and batch.seconds with audio")
+
+    def _check_sets(self) -> None:
+        names = [part.set for part in self.sets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sets: {', '.join(names)}: each set is named once")
+        if any(not 0 < part.weight < math.inf for part in self.sets):
+            raise ValueError("sets: a weight is a number above 0; leave out a set that is not read")
+        if not 1 <= self.temperature < math.inf or (self.temperature != 1 and not self.sets):
+            raise ValueError(
+                f"temperature is {self.temperature:g}: it is 1 or more, and weights several `sets`"
+            )
+        if self.sets and (self.shards is not None or self.input == "text"):
+            raise ValueError(
+                "sets are data directories with audio or features: remove data.shards, or join "
+                "the texts"
+            )
 
     def _check_stored_frames(self) -> None:
         if self.input != "waveform":

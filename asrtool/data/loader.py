@@ -163,13 +163,14 @@ class StepLoader:
             )
 
     def num_steps(self, epoch: int) -> int:
-        """Steps of an epoch; the number varies between epochs only with shards."""
+        """Steps of an epoch; the number varies between epochs only with shards or several sets."""
         return self.plan.num_batches(epoch)
 
     def describe(self) -> str:
         """A one-line summary of the global batch, which is the same on any number of ranks."""
         plan = self._epoch(0)
-        utterances, seconds = len(self.dataset) / len(plan), self.plan.lengths.sum() / len(plan)
+        members = self.plan.members(0)
+        utterances, seconds = len(members) / len(plan), self.plan.lengths[members].sum() / len(plan)
         cuts = [len(self.plan.slices(batch, self.rank, self.world)) for batch in plan[:50]]
         parts = (
             f"{min(cuts)} to {max(cuts)} micro-batches"

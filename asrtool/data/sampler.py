@@ -68,8 +68,12 @@ class BatchPlan:
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-        batches = self._cut(self._mixed(np.arange(len(self.lengths)), rng))
+        batches = self._cut(self._mixed(self.members(number), rng))
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def members(self, number: int) -> np.ndarray:
+        """The utterances of an epoch, in the order of the set."""
+        return np.arange(len(self.lengths))
 
     def num_batches(self, number: int) -> int:
         """Number of batches in an epoch."""

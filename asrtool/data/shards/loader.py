@@ -148,10 +148,13 @@ class ShardLoader(StepLoader):
         return {i: archives.read(i) for i in members}
 
 
-def step_loader(dataset: Dataset, folder: Path) -> StepLoader:
-    """The training steps of a set in `folder`, from shards where its config has them."""
+def step_loader(dataset: Dataset, folder: Path, plan: BatchPlan | None = None) -> StepLoader:
+    """The training steps of a set in `folder`, from shards where its config has them.
+
+    plan: of other steps than those of the whole set, which shards do not have.
+    """
     if dataset.config.shards is None:
-        return StepLoader(dataset)
+        return StepLoader(dataset, plan=plan)
     return ShardLoader(
         dataset, ShardIndex(folder, [utterance.id for utterance in dataset.utterances])
     )
