@@ -208,6 +208,7 @@ def _phases(path: Path, overrides: Sequence[str] = ()) -> dict[str, yaml.Mapping
             name: config.merge(base, node)
             for name, (_, node) in config.entries(phases, "phases").items()
         }
+    # phases.<name>.a.b=value goes to one phase, any other override to all of them.
     for text in overrides:
         targets, inner = names, text
         if text.startswith("phases."):

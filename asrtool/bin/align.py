@@ -1,5 +1,5 @@
-"""When each token and word of known texts was spoken: ctm, TextGrid and JSON; of a set, or of one
-audio file.
+"""Align known transcripts with their audio, a set or one file: times of words and tokens as ctm,
+TextGrid and JSON.
 
     asrtool align exp/train_conformer --data data/test --out exp/train_conformer/align/test
     asrtool align exp/train_conformer --audio a.wav --text "GOOD MORNING"
@@ -88,7 +88,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
 
 
 def load(exp: Path, overrides: Sequence[str] = ()) -> Recognizer:
-    """The recogniser with averaged weights, which rank 0 makes where they are not there yet."""
+    """The recogniser with averaged weights, which rank 0 writes if they do not exist yet."""
     trained = Experiment.open(exp)
     decode = trained.decode_config(overrides=overrides)
     weights = trained.weights(decode) if distributed.is_main() else None
@@ -98,7 +98,7 @@ def load(exp: Path, overrides: Sequence[str] = ()) -> Recognizer:
 
 @dataclass
 class Aligning:
-    """The task of this command."""
+    """The `work.Task` of this command."""
 
     recognizer: Recognizer
     data: Path
@@ -141,7 +141,7 @@ class Aligning:
         }
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """Lines come sorted by id, as `datadir.iterate` gives the utterances."""
+        """Lines and the utterances of `datadir.iterate` are sorted by id: one pass joins them."""
         (target / "textgrid").mkdir()
         utterances = iter(datadir.iterate(self.data)[1])
         count = words = 0
@@ -151,7 +151,7 @@ class Aligning:
             open(target / "tokens.ctm", "w", encoding="utf-8") as token_ctm,
         ):
             for line in lines:
-                utterance = next(one for one in utterances if one.id == line["id"])
+                utterance = next(row for row in utterances if row.id == line["id"])
                 jsonl.write(json.dumps(line, ensure_ascii=False) + "\n")
                 timed = [Timed(**part) for part in line["tokens"]]
                 tiers = {"words": words_of(timed), "tokens": timed}

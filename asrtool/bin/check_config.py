@@ -1,9 +1,9 @@
-"""Read configs as the stages will, so that a mistake shows before any work; prints the name of the
+"""Check configs before any stage runs: read them as the stages do, and print the name of the
 features.
 
-It also builds the model of the training config without weights. A width that is not divisible by
-the number of heads, an unknown metric and a pattern that matches no parameter are therefore errors
-here, not only in stage 3. A model whose published weights are not on this disk is checked by
+It also builds the model of the training config without weights, so that a width that is not
+divisible by the number of heads, an unknown metric or a pattern that matches no parameter is an
+error here, not only in stage 3. A model whose published weights are not on this disk is checked in
 stage 3.
 """
 
@@ -20,7 +20,7 @@ from asrtool.data.features import feature_id
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"  # vocabulary in place of that of stage 2
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # stands in for the vocabulary of stage 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,6 +100,7 @@ def check_models(path: Path, phases: Mapping[str, TrainConfig]) -> None:
     tokens = [BLANK, UNK, *LETTERS, EOS]
     tokenizer = CharTokenizer(CharConfig(), tokens=tokens, folder=Path())
     for name, phase in phases.items():
+        # The shapes of such a model are in its config.json, which may have to be downloaded first.
         if any(not Path(weights).is_dir() for weights in published(phase.model)):
             continue
         try:

@@ -1,5 +1,5 @@
-"""Check data directories: every problem at once, with file and line, and the command that mends
-it.
+"""Check data directories: all problems at once, with file and line, and the command that fixes
+each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asrtool.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print what was found; exit with 1 where a data directory is not valid."""
+    """Print all problems; exit with status 1 if a data directory is invalid."""
     args = parse(argv)
     valid = [check(folder, args) for folder in args.folders]
     if not all(valid):
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check(folder: Path, args: argparse.Namespace) -> bool:
-    """Mend if asked, check, and print; whether the data directory is valid."""
+    """Fix (with --fix), check and print; returns whether the data directory is valid."""
     if args.fix:
         try:
             print(f"{folder}: {datadir.fix(folder, args.base)}")

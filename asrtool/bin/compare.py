@@ -1,5 +1,5 @@
-"""Compare two experiments: paired bootstrap, matched-pairs test, utterances, words and groups that
-changed.
+"""Compare two experiments: paired bootstrap, matched-pairs test, and the utterances, words and
+groups that changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asrtool.score.labels import labels_for, read_speakers
 from asrtool.score.stored import StoredScore, pairs, replace_text
 from asrtool.score.transcripts import locate
 
-# what two scores must share to be compared
+# settings that two scores must share to be comparable
 ALIKE = ("metric", "normalizer", "alignment", "missing")
 
 
@@ -83,7 +83,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _compare_results(options: argparse.Namespace) -> Iterator[tuple[str, Comparison]]:
-    """Every set that both have, scored as stage 5 did."""
+    """A comparison for each set that both experiments have, scored as stage 5 did."""
     both, alone = pairs(options.first, options.second)
     for first, second in both:
         yield first.set, _compare_pair(first, second, options.group_by)
@@ -96,14 +96,16 @@ def _compare_pair(first: StoredScore, second: StoredScore, group_by: str) -> Com
         values = [side.stored[key] for side in (first, second)]
         if values[0] != values[1]:
             raise UserError(
-                f"{first.set}: {key} is {values[0]} in A and {values[1]} in B; score both alike"
+                f"{first.set}: {key} is {values[0]} in A and {values[1]} in B; score both in the "
+                "same way"
             )
     if (
         first.stored["files"]["reference"]["sha256"]
         != second.stored["files"]["reference"]["sha256"]
     ):
         raise UserError(
-            f"{first.set}: A and B were scored against different references; score both alike"
+            f"{first.set}: A and B were scored against different references; score both against "
+            "the same"
         )
     scored_by = [name for name in first.stored["group_by"] if name in second.stored["group_by"]]
     names = _names(group_by) if group_by else scored_by

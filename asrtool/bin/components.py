@@ -1,6 +1,4 @@
-"""List every component that a config can name: its fields, their types and defaults, and what it
-is.
-"""
+"""List the components that a config can name, with description, fields, types and defaults."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def listing(registry: Registry) -> list[str]:
-    """The lines about one registry."""
+    """The lines for one registry."""
     lines = [f"{registry.kind}"]
     for name in registry.names():
         config = registry.config_type(name)
@@ -66,7 +64,7 @@ def default(field: dataclasses.Field) -> str:
         return f" = {field.default!r}"
     if field.default_factory is not dataclasses.MISSING:
         return f" = {field.default_factory()!r}"
-    return "    (to be given)"
+    return "    (required)"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Copy, combine, subset, split, speed-perturb and import data directories, with all files that
-belong to them.
-"""
+"""Copy, combine, subset, split, speed-perturb and import data directories, with all their files."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ WAYS = {
     "first": "the first ones by id",
     "last": "the last ones by id",
     "shortest": "the shortest ones",
-    "per-spk": "so many of each speaker",
-    "speakers": "whole speakers, until there are so many",
+    "per-spk": "that number of each speaker",
+    "speakers": "whole speakers, until the number is reached",
 }
 
 
@@ -46,16 +44,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def glued(argv: Sequence[str]) -> list[str]:
-    """`--utt-suffix -x` as `--utt-suffix=-x`, since argparse takes -x for an option and Kaldi does
+    """Rewrite `--utt-suffix -x` as `--utt-suffix=-x`: argparse takes -x for an option, Kaldi does
     not.
     """
-    made: list[str] = []
+    joined: list[str] = []
     for word in argv:
-        if made and re.fullmatch("--(utt|spk)-(prefix|suffix)", made[-1]):
-            made[-1] += f"={word}"
+        if joined and re.fullmatch("--(utt|spk)-(prefix|suffix)", joined[-1]):
+            joined[-1] += f"={word}"
         else:
-            made.append(word)
-    return made
+            joined.append(word)
+    return joined
 
 
 def copy_options(command: argparse.ArgumentParser) -> None:
@@ -98,8 +96,8 @@ def subset_options(command: argparse.ArgumentParser) -> None:
     ways = command.add_mutually_exclusive_group()
     for way, about in WAYS.items():
         ways.add_argument(f"--{way}", dest="way", action="store_const", const=way, help=about)
-    ways.add_argument("--utt-list", type=Path, help="file with the utterances to take, one a line")
-    ways.add_argument("--spk-list", type=Path, help="file with the speakers to take, one a line")
+    ways.add_argument("--utt-list", type=Path, help="file with the ids to take, one per line")
+    ways.add_argument("--spk-list", type=Path, help="file with the speakers to take, one per line")
     command.add_argument("source", type=Path)
     command.add_argument(
         "number", type=int, nargs="?", help="utterances to take, by default evenly spaced"
@@ -171,7 +169,7 @@ def perturb_speed(args: argparse.Namespace) -> None:
     ops.perturb_speed(args.source, args.target, args.factor)
 
 
-# command -> what runs it, what adds its options, and its line of help
+# command -> function, function that adds its options, help
 COMMANDS = {
     "copy": (
         copy,

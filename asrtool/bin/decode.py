@@ -1,9 +1,9 @@
 """Stage 4: average checkpoints, encode, search, write `text` (Kaldi) and `hyps.jsonl` (scores,
 times, n-best).
 
-A stopped decoding goes on where it was. An utterance that cannot be read or recognised is named in
-`failed.jsonl`, and the rest goes on; it is in neither `text` nor `hyps.jsonl`, so that scoring asks
-what to do about it. The same command tries those again.
+An interrupted decoding is resumed. An utterance that cannot be read or recognised is listed in
+`failed.jsonl` and the others continue; it is in neither `text` nor `hyps.jsonl`, so that scoring
+reports it as missing. Running the same command again retries such utterances.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def decode(
     recognizer = Recognizer.load(trained, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
     for kind, path in experiment.word_files(settings.searcher).items():
-        options[kind] = stamp.digest(Path(path))  # one made anew has the same path
+        options[kind] = stamp.digest(Path(path))  # the path is the same after it is rewritten
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     inputs = data_config(trained.phase(settings.phase)[1], settings, data)
@@ -96,8 +96,8 @@ def decode(
 
 
 def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataConfig:
-    """How a set is read: its stored frames where they are of the model's front end and are searched
-    whole, else its audio.
+    """How a set is read: as stored frames if they are of the model's front end and no utterance is
+    cut into windows, else as audio.
     """
     front_end = FrontEnd.of(phase)
     if front_end is None:
@@ -109,7 +109,7 @@ def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataC
         holds = "no stored frames" if stored is None else f"frames of {stored.name}"
         reason = f"it holds {holds}, and the model reads those of {front_end.name}"
     elif stored.long:
-        reason = f"{stored.long} utterances are longer than the front end reads"
+        reason = f"{stored.long} utterances are longer than the front end accepts"
     else:
         logger.info("%s: reading the stored frames of %s", data, front_end.name)
         return phase.data
@@ -118,7 +118,7 @@ def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataC
 
 
 def windows(recognizer: Recognizer) -> WindowsConfig:
-    """How what is long is cut, which is said."""
+    """How long audio is cut, which is logged. Raises `UserError` if the detector needs samples."""
     limits = recognizer.windows
     if limits.detector == "silero" and recognizer.config.data.input == "fbank":
         raise UserError(SAMPLES)
@@ -132,7 +132,7 @@ def windows(recognizer: Recognizer) -> WindowsConfig:
 
 @dataclass
 class Decoding:
-    """The task of stage 4."""
+    """The `work.Task` of stage 4."""
 
     recognizer: Recognizer
     title: str
@@ -150,17 +150,17 @@ class Decoding:
 
     @functools.cached_property
     def ready(self) -> Recognizer:
-        """Warmed up with the first batch: a set that is decoded already needs nothing."""
+        """The recogniser after its warm-up, which a set that is decoded already does not need."""
         warm_up(self.recognizer)
         return self.recognizer
 
     def lines(self, batch: Batch, seconds: Mapping[str, float]) -> list[dict]:
         """Lines of hyps.jsonl.
 
-        `frames`: encoder frames, where the utterance was not cut into windows; `classes`: label ->
-        value -> probability, of labels that the model recognises; `latency`: seconds from the start
+        `frames`: encoder frames, if the utterance was not cut into windows; `classes`: label ->
+        value -> probability, of labels that the model classifies; `latency`: seconds from the start
         of the batch to the result; `elapsed`: the utterance's share of it, by duration; `rtf`:
-        elapsed by the seconds of audio.
+        elapsed / seconds of audio.
         """
         recognizer = self.ready
         began = time.perf_counter()
@@ -223,11 +223,12 @@ class Decoding:
 def recognize(
     recognizer: Recognizer, batch: Batch
 ) -> tuple[list[Sequence[Hypothesis] | Recognition], list[int | None], list[Classes]]:
-    """An n-best list, the number of encoder frames and the labels of each utterance; a
-    `Recognition` and None of those that are cut into windows, as the config wants it or the encoder
-    needs it."""
+    """For each utterance its n-best list, the number of encoder frames and its labels.
+
+    If one of them must be cut into windows, by the config or because of the encoder's limit, a
+    `Recognition` and None instead of the first two."""
     if recognizer.config.data.input == "waveform" and batch.inputs.data.ndim == 3:
-        return recognizer.search_counted(batch.inputs)  # stored frames, which nothing cuts
+        return recognizer.search_counted(batch.inputs)  # stored frames are never cut
     seconds = [length * recognizer.step for length in batch.inputs.lengths.tolist()]
     if max(seconds) <= recognizer.whole:
         return recognizer.search_counted(batch.inputs)
@@ -245,23 +246,23 @@ def rounded(classes: Classes) -> Classes:
 
 
 def describe(recognizer: Recognizer, result: Sequence[Hypothesis] | Recognition) -> dict:
-    """The best hypothesis as JSON, and the n-best list where the config asks for one."""
+    """The best hypothesis as JSON, with the n-best list if the config asks for it."""
     nbest = result.nbest if isinstance(result, Recognition) else result
     line = hypothesis_line(recognizer, nbest[0])
     if isinstance(result, Recognition) and result.is_cut:
         line["windows"] = result.windows
         if result.words is not None:
             line["times"] = [round(part.start, 3) for word in result.words for part in word.parts]
-    wanted = recognizer.settings.nbest
-    if wanted > 1:
-        line["nbest"] = [hypothesis_line(recognizer, hypothesis) for hypothesis in nbest[:wanted]]
+    size = recognizer.settings.nbest
+    if size > 1:
+        line["nbest"] = [hypothesis_line(recognizer, hypothesis) for hypothesis in nbest[:size]]
     return line
 
 
 def hypothesis_line(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
     """A hypothesis as JSON; `times`: seconds at which each token was emitted."""
     shift = recognizer.model.frame_shift
-    # minus infinity: the constraints left nothing possible
+    # -inf, which JSON does not have: no hypothesis satisfies the constraints
     finite = math.isfinite(hypothesis.score)
     line: dict = {"text": hypothesis.text, "score": round(hypothesis.score, 4) if finite else None}
     line["tokens"] = [recognizer.tokenizer.tokens[token] for token in hypothesis.tokens]

@@ -1,5 +1,5 @@
-"""Describe data directories: hours, speakers, lengths, characters, out-of-vocabulary, what sets
-have in common.
+"""Describe data directories: hours, speakers, durations, characters, out-of-vocabulary rates, and
+overlaps between sets.
 """
 
 from __future__ import annotations
@@ -61,24 +61,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_report(sets: Sequence[Statistics], vocab: Path | None) -> dict:
-    """Everything as JSON values; out-of-vocabulary against the vocabulary, or of further sets
-    against the first.
+    """The description as JSON values. Out-of-vocabulary characters are counted against `vocab`;
+    without it against the first set.
     """
     reference = tokenizers.load(vocab) if vocab is not None else sets[0]
     missing = {
-        one_set.name: describe.unknown(one_set, reference)
-        for one_set in (sets if vocab is not None else sets[1:])
+        data.name: describe.unknown(data, reference)
+        for data in (sets if vocab is not None else sets[1:])
     }
     return {
-        "sets": [describe.summary(one_set) for one_set in sets],
+        "sets": [describe.summary(data) for data in sets],
         "unknown": {"reference": str(vocab or sets[0].name), "sets": missing},
         "overlaps": list(describe.overlaps(sets)),
     }
 
 
 def render(report: dict) -> Iterator[str]:
-    for one in report["sets"]:
-        yield from render_set(one)
+    for statistics in report["sets"]:
+        yield from render_set(statistics)
     reference = report["unknown"]["reference"]
     for name, kinds in report["unknown"]["sets"].items():
         yield f"{name} against {reference}"
@@ -140,7 +140,7 @@ def render_set(one: dict) -> Iterator[str]:
 
 
 def listed(examples: Sequence[str], total: int) -> str:
-    """The first few in brackets."""
+    """The first few examples in brackets."""
     shown = list(examples)[: describe.EXAMPLES]
     return f" ({', '.join(shown)}{', ...' if total > len(shown) else ''})" if shown else ""
 

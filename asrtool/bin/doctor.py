@@ -1,7 +1,7 @@
-"""What works on this machine, what is missing, and the one command that mends it.
+"""Check this machine: what works, what is missing, and the command that fixes it.
 
-Exits with 1 when the core (reading audio, training, decoding and scoring on some device) is
-unusable, with 0 otherwise; what is optional and absent is shown and does no harm.
+Exits with status 1 if the core (reading audio, training, decoding and scoring on some device) is
+unusable, else with 0; missing optional packages are listed but are no error.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pathlib import Path
 
 from asrtool import versions
 
-OK, NOTE, BAD = "ok", "--", "BAD"  # works; optional and absent; the core cannot do without it
+OK, NOTE, BAD = "ok", "--", "BAD"  # works; optional, absent; needed, absent or broken
 SETUP = "tools/setup.sh"
 GIGABYTE = 1e9
-MODULES = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}  # where import and pip disagree
+# name for pip -> name for import, if they differ
+MODULES = {"pyyaml": "yaml", "espeakng-loader": "espeakng_loader"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Finding:
 
 
 def load(package: str, absent: str, mend: str, reason: str = "") -> Finding:
-    """Import a package (by its name for pip); a broken one is reported like an absent one, with its
-    own words.
+    """Import a package by its name for pip; a broken one is reported like an absent one, with its
+    error message.
     """
     try:
         importlib.import_module(MODULES.get(package, package))
@@ -135,7 +136,7 @@ def check_cpu_bf16() -> Finding:
 
 
 def check_torchaudio() -> Iterator[Finding]:
-    """The Python part is needed (resampling, filters), the compiled one is not."""
+    """The Python part is needed (resampling, filters), the compiled extension is not."""
     from asrtool import torchaudio_adapter as adapter
 
     module, problem = adapter.load()
@@ -158,9 +159,7 @@ def check_torchaudio() -> Iterator[Finding]:
 
 
 def check_audio() -> Iterator[Finding]:
-    """soundfile, and a round trip through each format: what libsndfile was compiled with differs
-    between systems.
-    """
+    """soundfile, and a round trip through each format: builds of libsndfile differ in codecs."""
     finding = load("soundfile", BAD, SETUP)
     if finding.state != OK:
         yield finding
@@ -195,9 +194,7 @@ def check_audio() -> Iterator[Finding]:
 
 
 def check_espeak() -> Finding:
-    """The synthesiser that makes the miniature corpora: its library must load and find its
-    voices.
-    """
+    """The synthesiser of the miniature corpora: its library must load and find its voices."""
     mend = 'pip install -e ".[mini]"'
     finding = load("espeakng-loader", NOTE, mend, "--mini true needs it")
     if finding.state != OK:
@@ -218,7 +215,7 @@ def check_espeak() -> Finding:
 
 
 def check_disk(folder: Path) -> Iterator[Finding]:
-    """Room and permission where recipes write."""
+    """Free space and permission to write in the folder of the recipes."""
     free = shutil.disk_usage(folder).free / GIGABYTE
     state = OK if free >= 5 else NOTE if free >= 0.5 else BAD
     yield Finding(
@@ -263,7 +260,7 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the table as the checks go; exit with 1 when the core is unusable."""
+    """Print each check's line as it finishes; exit with status 1 if the core is unusable."""
     parser = argparse.ArgumentParser(prog="asrtool doctor", description=__doc__.split("\n\n")[0])
     parser.parse_args(argv)
     bad = []

@@ -1,6 +1,4 @@
-"""Stage -1: download an archive, check it and unpack it; goes on where it stopped, does nothing
-where it is done.
-"""
+"""Stage -1: download an archive, check it and unpack it; resumes an interrupted download."""
 
 from __future__ import annotations
 

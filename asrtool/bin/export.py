@@ -1,12 +1,12 @@
-"""Write encoder and CTC head as an ONNX graph, and prove with onnxruntime that it gives what
-PyTorch gives.
+"""Export encoder and CTC head as an ONNX graph, and verify by onnxruntime that its output equals
+PyTorch's.
 
     asrtool export exp/train_conformer --out onnx
 
-The graph takes `inputs`, features (B, T, F) as stage 1 stores them, or samples (B, T), and
-`lengths` (B,). It normalises them, and gives `log_probs` (B, S, V) and `frames` (B,), the valid
-lengths of S. B and T are free. Beside model.onnx lie tokens.txt and export.json: what the inputs
-are, seconds per frame, the largest difference found.
+The graph takes `inputs`, features (B, T, F) as stage 1 stores them or samples (B, T), and `lengths`
+(B,). It normalises the inputs and returns `log_probs` (B, S, V) and `frames` (B,), the valid
+lengths of S. B and T are free. The folder also has tokens.txt and export.json: the inputs, seconds
+per frame, and the largest difference from PyTorch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def loads(name: str) -> bool:
 
 
 class Graph(nn.Module):
-    """What is exported: normalisation, encoder, CTC head."""
+    """The exported module: normalisation, encoder, CTC head."""
 
     def __init__(self, recognizer: Recognizer, head: str) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Graph(nn.Module):
 
 
 def export(recognizer: Recognizer, model: Path, target: Path) -> float:
-    """Write everything into `target`; gives the largest difference from PyTorch."""
+    """Write the graph and its description; returns the largest difference from PyTorch."""
     heads = [head.name for head in ranked(recognizer.model.heads) if head.exported]
     if not heads:
         has = names_of(recognizer.model.heads)
@@ -142,7 +142,7 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
             )
             program.save(target / "model.onnx")
             tidy(target / "model.onnx")
-    except Exception as error:  # whatever torch's exporter stumbles over
+    except Exception as error:  # torch's exporter raises errors of many types
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"torch cannot export this encoder ({type(recognizer.model).__name__}): {reason}"
@@ -154,8 +154,8 @@ def export(recognizer: Recognizer, model: Path, target: Path) -> float:
 
 
 def tidy(file: Path) -> None:
-    """Name the free axes, and remove the shapes of inner values: the exporter inferred them before
-    its optimisations, and onnxruntime's quantiser relies on them.
+    """Name the free axes and remove the shapes of inner values. The exporter infers those before
+    its optimisations, so they may be wrong, and onnxruntime's quantiser relies on them.
     """
     import onnx
 
@@ -170,7 +170,7 @@ def tidy(file: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's talk about packages that are not needed and its progress in emojis."""
+    """Suppress the exporter's messages about optional packages, and its progress output."""
     levels = {
         name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")
     }
@@ -188,8 +188,8 @@ def quiet() -> Iterator[None]:
 def inputs(
     recognizer: Recognizer, utterances: int, frames: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Random features like those of the training set, or quiet noise; each utterance shorter than
-    the one before.
+    """Random features with the statistics of the training set, or quiet noise; each utterance is
+    shorter than the previous one, so that padding is tested too.
     """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([max(1, frames - 7 * index) for index in range(utterances)])
@@ -206,8 +206,8 @@ def inputs(
 
 
 def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
-    """The largest difference in valid frames; raises where it is above TOLERANCE or a length
-    differs.
+    """The largest difference in valid frames. Raises `UserError` if it is above TOLERANCE or if a
+    length differs.
     """
     import onnxruntime
 
@@ -236,7 +236,7 @@ def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
 
 
 def features_of(config: FbankConfig) -> dict:
-    """What another program needs to make the same features, by Kaldi's names."""
+    """The parameters that another program needs to compute the same features, by Kaldi's names."""
     return {
         "sample_scale": SCALE,  # samples in [-1, 1] are multiplied by it
         "frame_length": config.length,  # samples

@@ -1,10 +1,10 @@
-"""Make folders of `transformers` and peft of what asrtool trained: a language model, or the parts
-of a speech LLM.
+"""Export a trained language model, or the parts of a speech LLM, as folders of `transformers` and
+peft.
 
     asrtool export_llm exp/train_causal_lm --out llm                a Llama with its tokenizer
     asrtool export_llm exp/train_speech_llm --out parts
-        parts/llm/                 the language model, LoRA merged into it, with its tokenizer
-        parts/encoder/             the encoder likewise, where it is one of `transformers`; else
+        parts/llm/                 the language model with LoRA merged, and its tokenizer
+        parts/encoder/             the encoder likewise, if it is one of `transformers`; else
                                    encoder.safetensors
         parts/adapters/llm/        LoRA alone, in peft's own format; adapters/encoder/ likewise
         parts/adapter.safetensors  the network between the two
@@ -98,7 +98,7 @@ def export(
 
 
 def save_parts(model: SpeechLlm, config: TrainConfig, target: Path) -> None:
-    """Everything of a speech LLM but the tokenizer."""
+    """Write all parts of a speech LLM except the tokenizer."""
     parts = config.model
     language = parts.llm
     save_file(packed(model.adapter.state_dict()), target / "adapter.safetensors")
@@ -108,7 +108,7 @@ def save_parts(model: SpeechLlm, config: TrainConfig, target: Path) -> None:
         )
     with tuning.merged(model.llm):
         model.llm.save_pretrained(str(target / "llm"), state_dict=tuning.plain_tensors(model.llm))
-    encoder = getattr(model.encoder, "model", None)  # that of `transformers`, where there is one
+    encoder = getattr(model.encoder, "model", None)  # that of `transformers`, if it is one
     if parts.encoder_tuning.mode == "lora":
         base = parts.encoder.weights or parts.encoder_weights
         tuning.save(
@@ -132,8 +132,8 @@ def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_transformers(tokenizer: Tokenizer) -> object:
-    """A vocabulary of characters or of sentencepiece's unigrams as a tokenizer of `transformers`
-    with the same ids.
+    """The vocabulary, of characters or of sentencepiece's unigram model, as a tokenizer of
+    `transformers` with the same ids. Raises `UserError` for other kinds.
     """
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner

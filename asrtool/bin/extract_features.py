@@ -1,5 +1,5 @@
-"""Stage 1: audio to stored features, to the frames of a frozen front end, or to lengths alone;
-speed copies, and the training set's mean and variance.
+"""Stage 1: store features or the frames of a frozen front end, or only measure lengths; make speed
+copies, and mean and variance of the training set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from asrtool.stored_frames import FrontEnd, Maker
 
 GIGABYTE = 1e9
-SHOWN = 5  # skipped utterances that the log names; skipped.txt names all
+SHOWN = 5  # skipped utterances listed in the log; skipped.txt lists all
 TOLERATED = 0.1  # share of utterances that may be unusable
 
 
@@ -75,10 +75,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def load_config(
     path: Path, overrides: Sequence[str], import_from: Collection[Path] = ()
 ) -> tuple[DataConfig, FrontEnd | None]:
-    """The data part of the first phase, and the front end whose frames it stores; all phases must
-    want the same features, since they share the folder.
+    """The data part of the first phase, and the front end whose frames it stores. All phases must
+    use the same features, because they share the folder; raises `UserError` otherwise.
     """
-    # here, since worker processes import this module and need no model
+    # imported here: worker processes import this module, but need no model
     from asrtool import experiment
 
     phases = experiment.load_phases(path, experiment.split_overrides(overrides), import_from)
@@ -88,7 +88,7 @@ def load_config(
 def common_features(
     path: Path, phases: Mapping[str, TrainConfig]
 ) -> tuple[DataConfig, FrontEnd | None]:
-    """As `load_config`, of the phases that were read from `path`."""
+    """As `load_config`, from the phases of the file `path`."""
     from asrtool.stored_frames import FrontEnd
 
     front_ends = {name: FrontEnd.of(phase) for name, phase in phases.items()}
@@ -97,9 +97,9 @@ def common_features(
         for name, phase in phases.items()
     }
     if len(set(ids.values())) > 1:
-        wanted = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
+        needed = ", ".join(f"{name}: {feature_id}" for name, feature_id in ids.items())
         raise UserError(
-            f"{path}: the phases need different features ({wanted}); use one config for each"
+            f"{path}: the phases need different features ({needed}); use one config for each"
         )
     first = next(iter(phases))
     return phases[first].data, front_ends[first]
@@ -149,15 +149,15 @@ def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None
 def make_room(
     args: argparse.Namespace, config: DataConfig, front_end: FrontEnd, target: Path
 ) -> Maker:
-    """What makes the frames. Says how large they will be; raises `UserError` where the disk
-    has no room for them.
+    """The maker of the frames. Logs how large they will be; raises `UserError` if the disk has too
+    little space.
     """
     from asrtool.stored_frames import Maker
 
     maker = Maker(front_end, "cuda" if torch.cuda.is_available() else "cpu")
     total, utterances = datadir.iterate(args.data)
     known = [row.duration for row in utterances if not math.isnan(row.duration)]
-    seconds = sum(known) * total / max(1, len(known))  # unmeasured ones as long as the others
+    seconds = sum(known) * total / max(1, len(known))  # unmeasured ones are assumed to be average
     speeds = features.copies(config) if args.training else (1.0,)
     size = maker.size(seconds * sum(1 / speed for speed in speeds))
     free = shutil.disk_usage(target).free
@@ -167,7 +167,7 @@ def make_room(
         *(args.out, front_end.name, maker.dim, 1000 * maker.frame_shift, seconds / 3600),
         *(len(speeds), size / GIGABYTE, free / GIGABYTE),
     )
-    # while shards are written the archives are still there
+    # while shards are written, the archives that they are packed from still exist
     needed = size * (2 if config.shards is not None and args.training else 1)
     if needed > free:
         raise UserError(
@@ -185,7 +185,9 @@ def report_rates(summary: Summary, data: Path) -> None:
 def report_skipped(
     data: Path, skipped: Sequence[tuple[str, str]], total: int, target: Path, out: Path
 ) -> None:
-    """Say what was left out, and write it to skipped.txt; too much of it stops the stage."""
+    """Log the utterances that were left out and write them to skipped.txt. Raises `UserError` if
+    more than TOLERATED of all are.
+    """
     if not skipped:
         return
     for key, reason in skipped[:SHOWN]:

@@ -1,11 +1,11 @@
-"""What a model writes that nobody said: insertions per minute and hallucinations, by utterance and
-by noise level.
+"""Measure text that was not spoken: insertions per minute and hallucinations, in total and per
+group, such as the noise level.
 
     asrtool insertions data/noise_eval exp/train_speech_llm/decode_llm/noise_eval
     asrtool insertions data/test_noisy exp/train_speech_llm/decode_llm/test_noisy --group-by snr
 
-Writes insertions.json and insertions.txt beside the hypotheses. A set without speech has a `text`
-whose lines are ids alone, or none at all.
+Writes insertions.json and insertions.txt next to the hypotheses. In a set without speech the lines
+of `text` are ids only, or there is no `text`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asrtool.score.labels import labels_for
 from asrtool.score.stored import replace_text
 from asrtool.score.transcripts import locate
 
-SHOWN = 20  # hallucinations of a kind that are printed
+SHOWN = 20  # hallucinations of each kind that are printed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,7 +92,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="how to count utterances without a hypothesis",
     )
     options.add_argument(
-        "--out", type=Path, help="folder of the report (default: beside the hypotheses)"
+        "--out", type=Path, help="folder of the report (default: that of the hypotheses)"
     )
     return options.parse_args(argv)
 

@@ -1,6 +1,4 @@
-"""Pack a data directory into tar archives of some gigabytes each, which training reads from end to
-end.
-"""
+"""Pack a data directory into tar archives of a few gigabytes, which training reads sequentially."""
 
 from __future__ import annotations
 

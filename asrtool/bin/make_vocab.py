@@ -1,6 +1,4 @@
-"""Stage 2: make the vocabulary of the training text, and number the values of its utterance
-labels.
-"""
+"""Stage 2: make the vocabulary of the training text, and number the values of utterance labels."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from asrtool.errors import UserError
 from asrtool.log import logger, set_up
 from asrtool.system import stamp
 
-RARE = 5  # characters that occur less often are named
-SHOWN = 20
+RARE = 5  # characters that occur fewer times are listed
+SHOWN = 20  # characters, tokens or values in a message
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,14 +81,15 @@ def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
     files = [path for path in sorted(folder.iterdir()) if form.is_label(path.name)]
     if names is None:
         return files
-    wanted = {label(name) if form.is_label(name) else name for name in names}
-    missing = wanted - {label(path.name) for path in files}
+    requested = {label(name) if form.is_label(name) else name for name in names}
+    missing = requested - {label(path.name) for path in files}
     if missing:
         raise UserError(f"{folder} has no file utt2{sorted(missing)[0]}, which --labels asks for")
-    return [path for path in files if label(path.name) in wanted]
+    return [path for path in files if label(path.name) in requested]
 
 
 def label(file_name: str) -> str:
+    """The label of a file utt2<label> or spk2<label>."""
     return file_name[len("utt2") :]
 
 
@@ -133,7 +132,7 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
 
 
 def read(path: Path) -> list[str]:
-    """The values of a Kaldi file, without their ids."""
+    """The values of a Kaldi file, without the ids."""
     table = tables.read(path)
     for problem in table.problems:
         if problem.kind == "error":
@@ -146,7 +145,7 @@ def describe(args: argparse.Namespace) -> None:
     more = " ..." if tokenizer.size > SHOWN else ""
     print(f"{args.out}: {tokenizer.size} tokens: {' '.join(tokenizer.tokens[:SHOWN])}{more}")
     if args.unit == "bpe" and tokenizer.size < args.size:
-        print(f"{args.out}: the text has no more pieces, {args.size} were asked for")
+        print(f"{args.out}: the text has no more pieces; --size was {args.size}")
     for name, values in tokenizers.load_labels(args.out).items():
         print(f"{args.out}: label {name}: {len(values)} values: {', '.join(values[:SHOWN])}")
 

@@ -1,7 +1,7 @@
 """Estimate an n-gram language model: interpolated modified Kneser-Ney, written as ARPA.
 
-The file is what KenLM's `lmplz` writes for the same sentences, for `ngram` of a decode config
-(docs/decoding.md). Empty lines are left out.
+The file equals that of KenLM's `lmplz` for the same sentences; a decode config names it in `ngram`
+(docs/decoding.md). Empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asrtool.lm import kneser_ney, text
 from asrtool.log import logger, set_up
 from asrtool.system import atomic, stamp
 
-SHOWN = 10
+SHOWN = 10  # words in a warning
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="asrtool ngram", description=__doc__)
     add = parser.add_argument
-    add("--text", type=Path, nargs="+", default=[], help="files of one sentence a line (.gz too)")
+    add("--text", type=Path, nargs="+", default=[], help="files of one sentence per line, also .gz")
     add(
         "--transcripts",
         type=Path,
@@ -78,14 +78,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[0],
         metavar="COUNT",
-        help="for each order, drop n-grams that occur at most so often; the last one goes on",
+        help="for each order, drop n-grams that occur at most COUNT times; the last one is "
+        "repeated",
     )
     add(
         "--discount-fallback",
         type=float,
         nargs="*",
         metavar="D",
-        help="discounts of counts 1, 2, 3 or more where the text is too small for its own "
+        help="discounts of counts 1, 2, 3 or more if the text is too small to estimate them "
         "(0.5 1 1.5)",
     )
     add(
@@ -107,7 +108,7 @@ def of_directory(path: Path) -> Path:
 
 
 def stamp_of(out: Path) -> Path:
-    """The stamp of a file lies beside it."""
+    """The stamp of an output file, a hidden file in the same folder."""
     return out.with_name(f".{out.name}.stage.json")
 
 
@@ -126,7 +127,9 @@ def make(target: Path, args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def opened(target: Path, packed: bool) -> Iterator:
-    """For writing; the same text gives the same file, so gzip notes neither name nor time."""
+    """A text stream to write `target`. The same text yields the same bytes: gzip stores no name or
+    time.
+    """
     if not packed:
         with open(target, "w", encoding="utf-8", newline="\n") as stream:
             yield stream
@@ -142,7 +145,11 @@ def opened(target: Path, packed: bool) -> Iterator:
 
 
 def sentences(args: argparse.Namespace) -> Iterator[list[str]]:
-    """Words, characters or tokens of each sentence; what the vocabulary cannot spell is said."""
+    """Words, characters or tokens of each sentence. Warns of words that the vocabulary cannot
+    spell.
+
+    As tokens, sentences with such a word are left out: an <unk> would break the n-grams around it.
+    """
     tokenizer = speller = None
     case = str
     if args.vocab is not None:
@@ -186,7 +193,7 @@ def report(speller: text.Speller, args: argparse.Namespace, left_out: int) -> No
 
 
 def by_lmplz(stream: object, args: argparse.Namespace) -> None:
-    """The same by KenLM's program."""
+    """Estimate the model by KenLM's program."""
     program = shutil.which("lmplz")
     if program is None:
         raise UserError("there is no lmplz on the PATH; leave --estimator out, or install it")
@@ -200,7 +207,7 @@ def by_lmplz(stream: object, args: argparse.Namespace) -> None:
             command += ["--discount_fallback", *map(str, args.discount_fallback)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"lmplz failed: {reason}")
         with open(arpa, encoding="utf-8") as file:
             shutil.copyfileobj(file, stream)

@@ -1,11 +1,11 @@
-"""Make one folder of a trained model, that can be moved anywhere: config, vocabulary,
-normalisation, averaged weights.
+"""Pack a trained model into one self-contained folder: config, vocabulary, normalisation, averaged
+weights.
 
     asrtool pack exp/train_conformer --config conf/decode_joint.yaml --out model
     asrtool recognize model a.wav
 
-The folder holds a model card (README.md), and model.json with the origin and the SHA-256 of every
-file, which are checked whenever the model is loaded.
+The folder also has a model card (README.md), and model.json with the origin of the model and the
+SHA-256 of every file, which is checked whenever the model is loaded.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def pack(trained: Experiment, decode: DecodeConfig, out: Path, lm: Path | None, name: str) -> None:
-    """Write the folder `out`, all of it or nothing."""
+    """Write the folder `out`, completely or not at all."""
     exp = trained.folder
     if trained.packed:
         raise UserError(f"{exp} is a packed model already; copy the folder")
@@ -116,14 +116,15 @@ def fill(
     phases: dict[str, TrainConfig],
     weights: Path,
 ) -> None:
-    """Everything but the cards. Files that the decoding config names are copied, and named from the
-    folder on.
+    """Write everything but the cards. Files that the decoding config names are copied, and their
+    paths become relative to the folder.
     """
     exp = trained.folder
     for file in sorted((exp / "vocab").iterdir()):
         if file.name.startswith("."):
             continue
-        copy = shutil.copytree if file.is_dir() else shutil.copyfile  # hf/, of a language model
+        # a folder: hf/, the tokenizer of a language model
+        copy = shutil.copytree if file.is_dir() else shutil.copyfile
         copy(file, target / "vocab" / file.name)
     if (exp / "cmvn.json").exists():
         shutil.copyfile(exp / "cmvn.json", target / "cmvn.json")
@@ -136,6 +137,7 @@ def fill(
         (target / "files").mkdir()
     renamed = {}
     for number, file in enumerate(dict.fromkeys(files)):
+        # Numbered: two files may have the same name in different folders.
         inside = f"files/{number}-{Path(file).name}"
         shutil.copyfile(file, target / inside)
         renamed[file] = inside
@@ -146,9 +148,9 @@ def fill(
 
 
 def copy_weights(trained: Experiment, phase: str, weights: Path, target: Path) -> None:
-    """The weights, with those of a frozen encoder, which checkpoints leave out.
+    """Copy the weights, with those of a frozen encoder, which checkpoints omit.
 
-    A speech LLM goes on to read its own from where they are.
+    A speech LLM keeps reading its published weights from their own folder.
     """
     model = trained.build(phase)
     if not model.pretrained or not isinstance(trained.phase(phase)[1].model, HybridConfig):
@@ -171,7 +173,7 @@ def pack_language_model(lm: Path, vocab: Path, target: Path) -> None:
 def describe(
     name: str, trained: Experiment, phase: str, train: TrainConfig, weights: Path, target: Path
 ) -> dict:
-    """What model.json says, but for the digests of the files."""
+    """The content of model.json, except the digests of the files."""
     exp, model = trained.folder, trained.build(phase)
     return {
         "format": FORMAT,
@@ -193,7 +195,7 @@ def describe(
 
 
 def last_line(file: Path) -> str | None:
-    """Of git.txt: date, time and commit of the last start."""
+    """The last line of git.txt: date, time and commit of the last start."""
     try:
         return file.read_text(encoding="utf-8").strip().split("\n")[-1]
     except OSError:

@@ -1,5 +1,4 @@
-"""A table of a config's parameters, trained and frozen, without weights: models are built for their
-shapes alone.
+"""Count the trained and frozen parameters of a config's model, which is built without weights.
 
 asrtool parameters conf/speech_llm/train_speech_llm.yaml
 asrtool parameters conf/speech_llm/train_speech_llm.yaml --set "model.encoder_tuning.layers=[4,23]"
@@ -21,7 +20,7 @@ from asrtool.models import SpeechLlm
 from asrtool.trainer import optim
 from asrtool.tuning import is_adapter
 
-# LoRA of arXiv 2406.17272, for networks of so many layers
+# (part, its number of layers) -> LoRA parameters in arXiv 2406.17272
 PAPER = {("encoder", 24): "0.65 M", ("llm", 32): "16 M"}
 
 
@@ -59,8 +58,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def render(model: nn.Module, groups: Mapping[str, optim.GroupConfig]) -> list[str]:
-    """Lines; a speech LLM's have the shapes of encoder and language model and their adapters
-    too.
+    """The lines of the table; for a speech LLM also the sizes of encoder, language model and
+    adapter.
     """
     rows = []
     for name, part in [*model.named_children(), ("total", model)]:

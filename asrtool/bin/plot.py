@@ -1,10 +1,8 @@
-"""Draw a training from its log: losses, error rates, learning rate, gradient norm, where the time
-went, speed.
+"""Plot a training from its log: losses, error rates, learning rate, gradient norm, time, speed.
 
 asrtool plot exp/train_conformer
-asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test      what an encoder keeps of an
-utterance asrtool plot echo exp/train_echotune_100h --data dump/waveform/dev      gates and windows
-of an utterance
+asrtool plot keyframes exp/train_keyframe --data dump/fbank80/test       the frames that are kept
+asrtool plot echo exp/train_echotune_100h --data dump/waveform/dev       gates and windows
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def draw(curves: Curves, out: Path, title: str) -> None:
-    """Six panels over the steps, written aside and renamed."""
+    """Draw six panels over the steps and write them atomically."""
     plt = pyplot()
     figure, panels = plt.subplots(3, 2, figsize=(12, 11), layout="constrained", sharex=True)
     figure.suptitle(title)
@@ -76,7 +74,8 @@ def draw(curves: Curves, out: Path, title: str) -> None:
 
 
 def lines(panel: Any, title: str, named: dict[str, Curve]) -> None:
-    """Validations, which are few, with dots. A loss of one term is that term: it is drawn once."""
+    """Draw curves; validation, with few points, has markers. Equal curves, such as a loss and its
+    only term, are drawn once."""
     panel.set_title(title, fontsize=10, loc="left")
     drawn: list[Curve] = []
     for name, curve in named.items():

@@ -1,5 +1,5 @@
-"""Write what the model gives away of decoded utterances (blanks, attention, kept frames) to
-taps.jsonl for `report`.
+"""Write internals of the model for decoded utterances (blanks, attention, kept frames) to
+taps.jsonl, for `report`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from asrtool.report.sources import TAPS, ScoredSet, choose
 from asrtool.score.stored import replace_text
 from asrtool.types import Batch, EncoderOutput, Padded, Utterance
 
-HEADS = 16  # a tap of at most so many numbers per frame is drawn
+HEADS = 16  # taps with more values per frame are not written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,8 +82,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def probe(
     result: ScoredSet, exp: Path, settings: DecodeConfig, data: Path, chosen: Sequence[str]
 ) -> int:
-    """Run the model once over the chosen utterances and their hypotheses; how many lines were
-    written.
+    """Run the model once over the chosen utterances and their hypotheses; returns the number of
+    lines written.
     """
     recognizer = Recognizer.load(exp, settings)
     utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
@@ -117,8 +117,8 @@ def lines(
 
 
 def with_targets(batch: Batch, tokens: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> Batch:
-    """The batch with the hypotheses in the place of the references: what the decoder attended to
-    when it wrote them.
+    """The batch with hypotheses instead of references, for the attention of the decoder during
+    decoding.
     """
     number = {token: index for index, token in enumerate(vocabulary)}
     for name, row in zip(batch.ids, tokens, strict=True):
@@ -131,8 +131,8 @@ def with_targets(batch: Batch, tokens: Sequence[Sequence[str]], vocabulary: Sequ
 
 
 def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iterator[dict]:
-    """What one forward pass gives away of each utterance."""
-    with CrossAttentions(model) as seen:
+    """The lines of taps.jsonl for one batch, from one forward pass."""
+    with CrossAttentions(model) as attention:
         encoded = model(batch).encoder
     curves, maps = frame_taps(model, encoded)
     lengths = encoded.frames.lengths.tolist()
@@ -140,6 +140,8 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
     for index, name in enumerate(batch.ids):
         positions = encoded.positions[index, : lengths[index]].tolist()
         line: dict = {"id": name, "curves": {}, "maps": {}}
+        # Curves and maps need a constant step. With dropped frames only their times are written,
+        # and taps that have more frames than the output: those from before the dropping.
         if not regular(positions, stride):
             line["key_frames"] = [round(position * shift, 3) for position in positions]
         for title, values in curves.items():
@@ -150,9 +152,9 @@ def taps(model: AsrModel, batch: Batch, tokens: Sequence[Sequence[str]]) -> Iter
             if len(values[index]) > len(positions) or regular(positions, stride):
                 step = shift if len(values[index]) > len(positions) else shift * stride
                 line["maps"][title] = {"step": step, "values": rounded(values[index].T)}
-        if seen.weights and positions and regular(positions, stride):
+        if attention.weights and positions and regular(positions, stride):
             rows = [*tokens[index], "<eos>"]
-            weights = seen.mean()[index, : len(rows), : len(positions)]
+            weights = attention.mean()[index, : len(rows), : len(positions)]
             drawn = {"step": shift * stride, "rows": rows, "values": rounded(weights)}
             line["maps"]["attention of the decoder"] = drawn
         yield {key: value for key, value in line.items() if value}
@@ -163,16 +165,16 @@ def frame_taps(
 ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
     """Name -> a row per utterance: (S,) for curves, (S, K) for maps.
 
-    Curves: of each frame-synchronous stream, the probability that a frame is no blank; taps of one
-    number per frame. Maps: taps of up to `HEADS` numbers per frame.
+    Curves: the probability that a frame is not blank, for each frame-synchronous head; taps with
+    one value per frame. Maps: taps with up to `HEADS` values per frame.
     """
     curves, maps = {}, {}
     for name in sorted(model.heads):
         try:
             log_probs = model.log_probs(encoded, name)
         except LookupError:
-            continue  # a stream of tokens, not of frames
-        # else of classes, such as accents: a map, as other taps
+            continue  # a head with outputs per token, not per frame
+        # As wide as the vocabulary, or else classes such as accents, which become a map.
         if log_probs.data.shape[-1] == model.eos + 1:
             curves[f"{name}: not blank"] = [
                 1 - row[:, model.blank].exp() for row in log_probs.unpad()
@@ -190,9 +192,7 @@ def frame_taps(
 
 
 def stride_of(model: AsrModel) -> int:
-    """Positions from one frame to the next, where no frame is dropped: of strides behind the
-    stem.
-    """
+    """Positions from one frame to the next if no frame is dropped: the stride after the stem."""
     if not isinstance(model.encoder, StreamingEncoder):
         return 1
     return round(model.encoder.seconds_per_frame / model.frame_shift)
@@ -208,12 +208,12 @@ def rounded(values: Tensor) -> list:
 
 
 class CrossAttentions:
-    """Collects the attention weights of every cross-attention while it is entered: they are not
-    kept otherwise.
+    """Context in which the weights of every cross-attention are collected; the fused attention of
+    the model does not return them.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights: list[Tensor] = []  # of each layer (B, U, S), mean of the heads
+        self.weights: list[Tensor] = []  # per layer (B, U, S), mean over the heads
         self._modules = [module for module in model.modules() if isinstance(module, CrossAttention)]
 
     def __enter__(self) -> CrossAttentions:
@@ -225,12 +225,13 @@ class CrossAttentions:
             hook.remove()
 
     def mean(self) -> Tensor:
-        """(B, U, S): mean of heads and layers."""
+        """(B, U, S): mean over heads and layers."""
         return torch.stack(self.weights).mean(0)
 
     def _collect(
         self, module: CrossAttention, inputs: tuple[Tensor, KeyValue, Tensor | None], _: Tensor
     ) -> None:
+        # softmax(Q K^T / sqrt(d)) again, from the module's own projections
         x, memory, mask = inputs
         query = module.split(module.q_proj(x))
         scores = query @ memory.key.transpose(-1, -2) * query.shape[-1] ** -0.5

@@ -1,5 +1,5 @@
-"""What is said in audio files: text, JSON or subtitles, with a trained experiment or a packed
-model.
+"""Recognise audio files with a trained experiment or a packed model; writes text, JSON or
+subtitles.
 
     asrtool recognize exp/train_conformer a.wav b.flac
     asrtool recognize model --format srt --out subtitles talk.mp3 recordings/
@@ -37,7 +37,7 @@ from asrtool.recognizer import Prepared, Recognition, Recognizer
 from asrtool.system import atomic
 from asrtool.types import Padded
 
-# seconds of audio that are read before they are recognised, so that short files fill batches
+# seconds of audio that are read before recognition, so that short files fill batches
 TOGETHER = 600.0
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 SUBTITLES = ("srt", "vtt")
@@ -157,18 +157,18 @@ def outputs(audio: Sequence[str], kind: str, out: Path | None) -> list[Path | No
 
 @torch.inference_mode()
 def warm_up(recognizer: Recognizer) -> None:
-    """Work on a second of silence, so that what is compiled or allocated once takes no time of the
+    """Process a second of silence, so that compilation and allocation do not count as time of the
     first audio.
 
-    A language model that writes text is left out: nothing of it is compiled, and it may write much.
+    A speech LLM only encodes it: its search compiles nothing, and its text could be long.
     """
-    # what is wrong with a model, audio will tell
+    # an error in the model appears again with the first audio, with a better message
     with contextlib.suppress(RuntimeError, ValueError):
         silence = recognizer.prepare(np.zeros(recognizer.rate, np.float32))
         if isinstance(recognizer.model, SpeechLlm):
             recognizer.encode(Padded.stack([silence.inputs]))
         else:
-            # else silence would not be searched
+            # declared as speech; otherwise silence would not be searched
             recognizer.transcribe([silence._replace(speech=[(0.0, 1.0)])])
 
 
@@ -179,7 +179,7 @@ def recognize(
     kind: str,
     targets: Sequence[Path | None],
 ) -> list[str]:
-    """Write every result as soon as it is there; the files that failed."""
+    """Write every result as soon as it is available; returns the files that failed."""
     failed: list[str] = []
     began, seconds, count = time.perf_counter(), 0.0, 0
     with tqdm(
@@ -208,9 +208,7 @@ def recognize(
 def groups(
     recognizer: Recognizer, audio: Sequence[str], channel: int | None, failed: list[str]
 ) -> Iterator[tuple[list[int], list[Prepared]]]:
-    """Places and inputs of files that are recognised together; those that cannot be read are
-    named.
-    """
+    """Indices and inputs of files that are recognised together; unreadable files are reported."""
     indices: list[int] = []
     inputs: list[Prepared] = []
     for index, path in enumerate(audio):
@@ -220,7 +218,7 @@ def groups(
             indices.append(index)
         except (AudioError, ValueError) as error:
             report(path, error, failed)
-        if sum(len(one.inputs) for one in inputs) * recognizer.step >= TOGETHER:
+        if sum(len(item.inputs) for item in inputs) * recognizer.step >= TOGETHER:
             yield indices, inputs
             indices, inputs = [], []
     if indices:
@@ -230,7 +228,7 @@ def groups(
 def attempt(
     recognizer: Recognizer, paths: Sequence[str], inputs: Sequence[Prepared], failed: list[str]
 ) -> list[Recognition | None]:
-    """What fails together is tried apart; None for what fails alone."""
+    """Recognise files together, and after an error one by one; None for a file that fails alone."""
     try:
         return list(recognizer.transcribe(inputs))
     except (RuntimeError, ValueError, MemoryError) as error:
@@ -238,8 +236,8 @@ def attempt(
             report(paths[0], error, failed)
             return [None]
     return [
-        attempt(recognizer, [path], [one], failed)[0]
-        for path, one in zip(paths, inputs, strict=True)
+        attempt(recognizer, [path], [item], failed)[0]
+        for path, item in zip(paths, inputs, strict=True)
     ]
 
 
@@ -250,7 +248,7 @@ def report(path: str, error: Exception, failed: list[str]) -> None:
 
 
 def log_windows(recognizer: Recognizer, path: str, result: Recognition) -> None:
-    """How a long file was cut."""
+    """Log how a long file was cut."""
     if not result.is_cut:
         return
     lengths = [end - start for start, end in result.spans] or [0.0]
@@ -269,17 +267,17 @@ def log_windows(recognizer: Recognizer, path: str, result: Recognition) -> None:
 
 
 def as_json(recognizer: Recognizer, path: str, result: Recognition) -> dict:
-    """The result with its score, and the n-best list where the search keeps one."""
+    """The result with its score, and the n-best list if the config asks for it."""
     from asrtool.bin.decode import hypothesis_line  # which imports this module
 
     line = {"audio": log.shown(path), **result.json()}
-    listed = [hypothesis_line(recognizer, one) for one in result.nbest]
-    line["score"] = listed[0]["score"]
+    nbest = [hypothesis_line(recognizer, hypothesis) for hypothesis in result.nbest]
+    line["score"] = nbest[0]["score"]
     if recognizer.settings.nbest > 1:
-        kept = ("text", "score", "parts")
+        names = ("text", "score", "parts")
         line["nbest"] = [
-            {name: one[name] for name in kept if name in one}
-            for one in listed[: recognizer.settings.nbest]
+            {name: entry[name] for name in names if name in entry}
+            for entry in nbest[: recognizer.settings.nbest]
         ]
     return line
 
@@ -292,8 +290,8 @@ def write(
     target: Path | None,
     several: bool,
 ) -> None:
-    """To a file, aside and renamed; or to standard output, where lines of several files begin with
-    their names.
+    """Write to a file, atomically, or to standard output, where the lines of several files begin
+    with their names.
     """
     if kind == "json":
         text = json.dumps(as_json(recognizer, path, result), ensure_ascii=False) + "\n"

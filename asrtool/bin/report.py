@@ -1,5 +1,5 @@
-"""Show a scored set as one HTML file: rates, groups, worst utterances with sound and spectrogram,
-all the others.
+"""Show a scored set as one HTML file: rates, groups, the worst utterances with audio and
+spectrogram, and all others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Make RESULTS.md from exp/: numbers, intervals, parameters, config differences, commands, beside
-published numbers.
+"""Write RESULTS.md for exp/: error rates with intervals, parameters, config differences, commands,
+and published results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.format == "json":
         text = (
             json.dumps(
-                [row.json() for one in tables for row in one.rows], ensure_ascii=False, indent=1
+                [row.json() for table in tables for row in table.rows], ensure_ascii=False, indent=1
             )
             + "\n"
         )
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with stamp.locked(options.out, wait=True):  # recipes may end at the same time
         replace_text(options.out, text)
-    print(f"{sum(len(one.rows) for one in tables)} results in {options.out}")
+    print(f"{sum(len(table.rows) for table in tables)} results in {options.out}")
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

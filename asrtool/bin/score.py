@@ -75,7 +75,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     option(
         "--out",
         type=Path,
-        help="folder for result.txt and score.json (default: beside the hypotheses)",
+        help="folder for result.txt and score.json (default: that of the hypotheses)",
     )
     return parser.parse_args(argv)
 
@@ -106,24 +106,24 @@ def _run(options: argparse.Namespace) -> None:
         )
     except UserError as error:
         raise UserError(f"{files['hypothesis']} against {files['reference']}: {error}") from None
-    made_from = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
+    sources = {side: {"path": str(path), "sha256": sha256(path)} for side, path in files.items()}
     # a data directory, with speakers and labels
-    made_from["reference"]["folder"] = folder is not None
-    facts = {"files": made_from, "group_by": names, "missing": options.missing}
+    sources["reference"]["folder"] = folder is not None
+    facts = {"files": sources, "group_by": names, "missing": options.missing}
     out = options.out or files["hypothesis"].parent
     out.mkdir(parents=True, exist_ok=True)
     with stamp.locked(out / "score.json", wait=True):
         write_pair(out, report, references, hypotheses, speakers, str(options.hypothesis), facts)
-    _show(report, out, made_from, notes)
+    _show(report, out, sources, notes)
 
 
 def _show(
-    report: ScoreReport, out: Path, made_from: Mapping[str, Mapping[str, str]], notes: list[str]
+    report: ScoreReport, out: Path, sources: Mapping[str, Mapping[str, str]], notes: list[str]
 ) -> None:
     print(f"write a {report.metric.upper()} result in {out / 'result.txt'}")
     print(summary.text(report), end="")
     print()
-    for side, file in made_from.items():
+    for side, file in sources.items():
         print(f"{side} {file['path']}, sha256 {file['sha256'][:16]}")
     for note in notes:
         print(note)
@@ -132,8 +132,8 @@ def _show(
 def _recognized(
     folder: Path | None, hypotheses: Path, references: Mapping[str, str]
 ) -> tuple[dict[str, tuple[dict[str, str], dict[str, str]]], list[str]]:
-    """What hyps.jsonl (itself, or beside `text`) says of labels, with the data directory's truth;
-    and what has none.
+    """Label -> (reference, recognised) values, and notes on labels without a reference. The
+    recognised values are in hyps.jsonl, which is the hypothesis file or next to `text`.
     """
     recognized, notes = {}, []
     source = hypotheses.with_name("hyps.jsonl") if hypotheses.name == "text" else hypotheses
@@ -182,12 +182,12 @@ def measured_seconds(folder: Path, ids: list[str]) -> dict[str, float]:
 
 
 def _utterances(folder: Path, ids: list[str], label: str) -> dict[str, Utterance]:
-    """Those of a data directory that a label is measured of."""
+    """The utterances of a data directory by id. Raises `UserError` if one has no audio."""
     from asrtool.data.kaldi import datadir
 
-    wanted = set(ids)
+    selected = set(ids)
     try:
-        rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in wanted}
+        rows = {row.id: row for row in datadir.read(folder, measure=False) if row.id in selected}
     except UserError as error:
         raise UserError(f"--group-by {label}: {error}") from None
     if missing := [name for name in ids if name not in rows]:

@@ -1,15 +1,15 @@
-"""Recognise audio while it comes in: partial results chunk by chunk, a final one at every pause,
-with its latency.
+"""Recognise audio while it arrives: partial results per chunk, a final one at every pause, and the
+latency.
 
     asrtool stream exp/train_qifusion a.wav --chunk-ms 640 --left-chunks 4
     arecord -q -t raw -f S16_LE -r 16000 | asrtool stream exp/train_qifusion -
     asrtool stream exp/train_qifusion --check dump/fbank80/test
 
 `-` reads raw samples from standard input: 16 bits, little-endian, one channel, at the model's rate.
-Final results go to standard output; on a terminal the text so far is shown below. A file that
-cannot be read to its end is named, the others go on, and the command then ends with status 1.
---check recognises a data directory twice, piece by piece and whole with the same chunk mask, and
-ends with status 1 where anything differs.
+Final results go to standard output; a terminal also shows the text so far. A file that cannot be
+read to its end is reported, the others continue, and the command exits with status 1. --check
+recognises a data directory twice, in pieces and as whole utterances with the same chunk mask, and
+exits with status 1 if any result differs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from asrtool.recognizer import Recognizer
 from asrtool.streaming import EndConfig, Result, Stream, passes
 from asrtool.streaming.check import check
 
-CHUNK_MS = 640.0  # what U2++ and its successors report
-HEAD = 12  # bytes in which a header shows
-HEADERS = re.compile(  # of files that are no raw samples
+CHUNK_MS = 640.0  # the chunk of U2++ (arXiv 2106.05642) and its successors
+HEAD = 12  # bytes that identify the header of an audio file
+HEADERS = re.compile(  # audio files that were given as raw samples by mistake
     rb"RIF[FX]|RF64|BW64|riff|fLaC|OggS|ID3|FORM|caff|\.snd|NIST|wvpk|#!AMR|\x1a\x45\xdf\xa3|....ftyp",
     re.DOTALL,
 )
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained = Experiment.open(args.model)
     overrides = experiment.split_overrides(args.set)
-    # as asked; else as packed, where that can stream; else what suits the model's heads
+    # --config; else that of the packed model, if it can stream; else the default of the heads
     decode = trained.decode_config(args.config, overrides, streaming=True)
     recognizer = with_chunks(Recognizer.load(trained, decode, device), args)
     if args.check is not None:
@@ -160,7 +160,7 @@ def add_check_options(options: argparse.ArgumentParser) -> None:
 
 
 def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
-    """With the chunks that the command line or the config asks for."""
+    """The recogniser with the chunks of the command line or the config."""
     chunk = args.chunk_ms or recognizer.settings.chunk_ms or usual(recognizer.model.encoder)
     left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
     changed = replace(recognizer.settings, chunk_ms=chunk, left_chunks=left)
@@ -176,9 +176,7 @@ def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
 
 
 def usual(encoder: Encoder) -> float:
-    """Milliseconds of a chunk where nobody says: whole frames, and no longer than any of
-    training.
-    """
+    """The default chunk in milliseconds: a multiple of frames, at most the longest of training."""
     if not isinstance(encoder, StreamingEncoder):
         return CHUNK_MS
     frame = 1000 * encoder.seconds_per_frame
@@ -194,7 +192,7 @@ def warm_up(recognizer: Recognizer) -> None:
 
 
 def transcribe(recognizer: Recognizer, ends: EndConfig, path: str, kind: str) -> bool:
-    """Show all results of a file; False where it cannot be read to its end, which is said."""
+    """Print all results of a file; log an error and return False if it is not read completely."""
     stream = Stream(recognizer, ends)
     try:
         for result in results_of(stream, path):
@@ -224,7 +222,9 @@ def results_of(stream: Stream, path: str) -> Iterator[Result]:
 
 
 def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
-    """Pieces of at most so many samples, as they come."""
+    """Samples of a stream as they arrive, at most `size` at once. Raises `AudioError` for the
+    header of an audio file, for half a sample at the end, and for an empty stream.
+    """
     rest, count, begun = b"", 0, False
     while data := stream.read1(2 * size):
         data = rest + data
@@ -237,6 +237,7 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
                 "expected; give `arecord` the option `-t raw`, or give the file by its name"
             )
         begun = True
+        # A read may end in the middle of a 16-bit sample: keep its first byte for the next one.
         whole = len(data) // 2 * 2
         rest, count = data[whole:], count + whole
         yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768
@@ -252,7 +253,9 @@ def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:
 
 
 def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
-    """A file in pieces; one of another rate is read and resampled as a whole."""
+    """A file in pieces. One of another sampling rate is resampled as a whole first, because
+    resampling each piece would distort its ends.
+    """
     rate = stream.recognizer.rate
     pieces = audio.blocks(path, seconds)
     first, file_rate = next(pieces)
@@ -267,9 +270,7 @@ def read(stream: Stream, path: str, seconds: float) -> Iterator[np.ndarray]:
 
 
 def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
-    """One result on standard output; a partial one in text on the terminal only, and
-    overwritten.
-    """
+    """Print one result; a partial text only on a terminal, where the next one overwrites it."""
     text, live = result.hypothesis.text, sys.stderr.isatty()
     if kind == "json":
         line = {"audio": log.shown(path), "event": "final" if result.final else "partial"}
@@ -295,7 +296,7 @@ def show(recognizer: Recognizer, path: str, result: Result, kind: str) -> None:
 
 
 def log_latency(path: str, stream: Stream, kind: str) -> None:
-    """How fast it was."""
+    """Log latency and real-time factor."""
     latency = stream.latency.json()
     if kind == "json":
         line = {"audio": log.shown(path), "event": "end", **latency}

@@ -1,6 +1,4 @@
-"""torchrun, whose failures end in the command's own sentence instead of the launcher's
-traceback.
-"""
+"""torchrun whose failures end with the command's own message, not the launcher's traceback."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from asrtool.system.processes import PARENT
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # passed on to the ranks
-SAVING = "300"  # seconds that ranks have to save after a signal; torch gives them 30
+SAVING = "300"  # seconds for the ranks to save after a signal; torch's default is 30
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    logging.disable(logging.ERROR)  # the ranks say what is wrong
+    logging.disable(logging.ERROR)  # the ranks report their errors themselves
     os.environ[PARENT] = str(os.getpid())
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SAVING)
     try:
@@ -30,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         )
     except ChildFailedError as error:
+        # The first failure is the cause; the others follow from it.
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
         if failure.exitcode < 0:
             print(

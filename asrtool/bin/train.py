@@ -1,5 +1,4 @@
-"""Stage 3: train the phases of a config one after another; an interrupted training goes on, a
-finished one is left alone."""
+"""Stage 3: train the phases of a config one after another; resumes an interrupted training."""
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         action="append",
         default=[],
-        help="further text for a language model, a sentence a line",
+        help="further text for a language model, one sentence per line",
     )
     options.add_argument(
         "--set",

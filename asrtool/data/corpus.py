@@ -150,6 +150,7 @@ def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
             else ""
         )
         logger.warning("%s: %d left out:%s%s", out, len(corpus_set.left_out), listed, rest)
+    # After the warning: its reasons explain why nothing is left.
     if not corpus_set.utterances:
         raise UserError(f"{out}: none of the utterances can be used; nothing was written")
     datadir.write(target, corpus_set.utterances)

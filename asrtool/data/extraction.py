@@ -240,6 +240,8 @@ def extract_shard(
                 ]
             except audio.AudioError as error:
                 result.skipped.append((utterance.id, str(error)))
+                # All copies or none: an utterance must not be in the set at some of the speeds
+                # only.
                 versions = []
             for speed, seconds, num_frames, matrix in versions:
                 row = replace(

@@ -66,6 +66,7 @@ class Dataset:
         if not utterances:
             raise UserError("there are no utterances to load")
         for utterance in utterances:
+            # Written so that NaN, an unmeasured duration, is rejected too.
             if not utterance.duration > 0:
                 raise UserError(
                     f"{utterance.id}: the duration is {utterance.duration} seconds (utt2dur); "

@@ -155,6 +155,7 @@ class Table(dict[str, str]):
         self.header = header
         matches = re.compile(pattern).fullmatch
         for path in self.paths:
+            # Counted per file: an empty file among several is likely a mistake.
             before = len(self)
             for number, line in lines(path):
                 identity, *words = line.split()

@@ -324,6 +324,7 @@ def build_network(
     `transformers`, in the order of the first columns of `sizes`. from_scratch: size -> settings.
     configured: settings -> settings changed as `config` says. options: passed to `read_weights`.
     """
+    # No weights to read, or only shapes are needed and the size tells them: no file is opened.
     if shapes_only(config):
         return kind(configured(from_scratch(config.size)))
     name = ENCODERS.name_of(config)

@@ -65,6 +65,8 @@ class LanguageModel(TextModel):
         self.frame_shift = frame_shift
         self.eos = vocab_size - 1
         self.embedding = nn.Embedding(vocab_size, config.dim)
+        # The embedding is also the output layer, where a standard deviation of 1 would give logits
+        # far too large at the start.
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(

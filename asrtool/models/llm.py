@@ -108,6 +108,7 @@ def check_tokenizer(
 ) -> None:
     """Raise `ValueError` if tokenizer, language model and the recipe's vocabulary do not fit."""
     rows = model.get_input_embeddings().num_embeddings
+    # More rows than tokens are normal: many models pad their embeddings to a multiple of 64.
     if len(tokenizer) > rows:
         raise ValueError(
             f"llm.weights {config.weights}: the tokenizer has {len(tokenizer)} tokens, but the "

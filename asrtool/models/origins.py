@@ -33,6 +33,7 @@ def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str 
             [*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]
         )
     else:
+        # All files of a snapshot of the hub are in one folder.
         cached = hub.cached_file(weights, "config.json", revision=revision or "main")
         kinds = (".safetensors", ".bin", ".json")
         files = sorted(path for path in Path(cached).parent.iterdir() if path.suffix in kinds)
@@ -42,6 +43,8 @@ def fingerprint(weights: str, revision: str | None, kind: str) -> dict[str, str 
         digest.update(json.dumps([file.name, size]).encode())
         with open(file, "rb") as stream:
             digest.update(stream.read(_SAMPLE))
+            # The head of a file has names and shapes, the end the last layers, which any training
+            # changes.
             stream.seek(max(0, size - _SAMPLE))
             digest.update(stream.read(_SAMPLE))
     return {

@@ -1,6 +1,4 @@
-"""Pictures, drawn by matplotlib where it is installed; `asrtool plot <name>` draws that of the
-module of this name.
-"""
+"""Pictures, drawn by matplotlib if it is installed; `asrtool plot <name>` runs module `name`."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ HAN_FONTS = (
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, drawing into files."""
+    """matplotlib.pyplot with a backend for files. Raises `UserError` if it is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -35,8 +33,8 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write aside, rename, close. Raises `UserError` for an ending that matplotlib does not
-    write.
+    """Write a figure atomically and close it. Raises `UserError` for a format that matplotlib
+    cannot write.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,8 +47,8 @@ def save(figure: Any, out: Path) -> None:
 
 
 def readable(tokens: Iterable[str]) -> bool:
-    """Make matplotlib use a font with Han characters if there is one; False: these tokens would be
-    empty boxes.
+    """Use a font with Han characters if there is one; returns False if there is none, so that these
+    tokens would be drawn as empty boxes.
     """
     if all(ord(letter) < 0x2E80 for token in tokens for letter in token):
         return True

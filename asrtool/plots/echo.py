@@ -1,7 +1,7 @@
 """Draw the gates and adaptive windows of an utterance over its spectrogram, layer by layer.
 
-For encoders with attention echo. `--survey` also computes over all utterances of a set whether
-windows follow speaking rate and length, as those of a mechanism that adjusts to its input must.
+For encoders with attention echo. `--survey` also measures over a whole set whether the windows
+correlate with speaking rate and duration, as they should if they adapt to the input.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from asrtool.types import Padded
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the layers with echo, in order: gates and spans in frames, both (L, B, S).
+    """Gates and spans in frames of the layers with echo, in order; both (L, B, S).
 
-    Gates are means over channels, spans over heads; None where windows are fixed. A span is half of
-    the window, or all of one that looks back.
+    Gates are means over channels, spans over heads; None if windows are fixed. A span is half of
+    the window, or all of a window of past frames only.
     """
 
     gates: Tensor
@@ -85,7 +85,7 @@ def load(exp: Path, phase: str | None) -> Recognizer:
 
 @contextlib.contextmanager
 def watching(model: torch.nn.Module) -> Iterator:
-    """Gives a function that returns the gates and spans of the last forward pass."""
+    """Context that yields a function: it returns gates and spans of the last forward pass."""
     gates: dict[str, Tensor] = {}
     spans: dict[str, Tensor] = {}
 
@@ -161,16 +161,16 @@ def thirds(rows: list[dict], values: list[str]) -> dict[str, list[dict]]:
     return results
 
 
-def correlation(one: list[float], other: list[float]) -> float | None:
-    """Pearson's; None where either never varies."""
-    pair = torch.tensor([one, other], dtype=torch.float64)
-    if len(one) < 2 or bool((pair.std(1) < 1e-12).any()):
+def correlation(x: list[float], y: list[float]) -> float | None:
+    """Pearson's correlation coefficient; None if x or y is constant."""
+    pair = torch.tensor([x, y], dtype=torch.float64)
+    if len(x) < 2 or bool((pair.std(1) < 1e-12).any()):
         return None
     return float(torch.corrcoef(pair)[0, 1])
 
 
 def table(results: dict) -> str:
-    """What `survey` returns, for a terminal."""
+    """The results of `survey` as text."""
     lines = []
     for by, parts in results["thirds"].items():
         for part in parts:
@@ -185,7 +185,7 @@ def table(results: dict) -> str:
 
 
 def draw(recognizer: Recognizer, title: str, inputs: Tensor, seen: Seen, out: Path) -> None:
-    """Spectrogram, gates, spans, one above the other."""
+    """Draw spectrogram, gates and spans, one above the other."""
     plt = pyplot()
     seconds = len(inputs) * recognizer.step
     panels = [("gate: 1 is the layer's own attention", seen.gates[:, 0], (0.0, 1.0))]

@@ -1,6 +1,4 @@
-"""Draw which frames of an utterance an encoder with key frames keeps, and the tokens it hears
-there.
-"""
+"""Draw the frames of an utterance that an encoder with key frames keeps, and their tokens."""
 
 from __future__ import annotations
 
@@ -30,17 +28,17 @@ INTER, ALIGNED = "inter_ctc", "aligned"
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """What one utterance shows; times in seconds."""
+    """The results for one utterance; times in seconds."""
 
     name: str
-    text: str  # the reference, or what was recognised
+    text: str  # the reference, or else the recognised text
     features: torch.Tensor  # (T, F)
     seconds: float
     step: float  # from one frame to the next
-    speech: torch.Tensor  # (S,) probability that a frame is no blank
+    speech: torch.Tensor  # (S,) probability that a frame is not blank
     key: list[tuple[float, int]]  # key frames and their tokens
-    kept: list[float]  # frames that stayed
-    # the token that the aligned head reads in each of them, 0 for blank; empty without one
+    kept: list[float]  # frames that were kept
+    # the aligned head's token for each of them, 0 for blank; empty without such a head
     aligned: list[int]
 
 
@@ -132,7 +130,7 @@ def look(recognizer: Recognizer, name: str, text: str, inputs: torch.Tensor) -> 
 
 
 def draw(view: KeyFrames, tokens: Sequence[str], out: Path) -> None:
-    """Spectrogram, inter-CTC peaks, kept frames, one above the other."""
+    """Draw spectrogram, inter-CTC peaks and kept frames, one above the other."""
     plt = pyplot()
     named = readable([view.text, *(tokens[token] for _, token in view.key)])
 
@@ -178,7 +176,7 @@ def draw(view: KeyFrames, tokens: Sequence[str], out: Path) -> None:
 
 
 def stems(panel: Any, view: KeyFrames, label: Any) -> None:
-    """The kept frames and what the aligned head reads in them."""
+    """Draw the kept frames and the aligned head's tokens."""
     panel.vlines(view.kept, 0, 1, linewidth=1.2)
     panel.set_ylim(0, 2)
     panel.set_yticks([])

@@ -1,7 +1,6 @@
-"""What the page shows of single utterances: spectrogram, sound, token times, and what the model
-itself gave away.
+"""Details of single utterances: spectrogram, audio, token times, and internals of the model.
 
-Fields of hyps.jsonl, or of taps.jsonl beside it, that are drawn where they exist (docs/report.md):
+Fields of hyps.jsonl or taps.jsonl that are drawn if they exist (docs/report.md):
 
     tokens, times, confidences    the hypothesis' tokens, seconds, 0 to 1
     key_frames                    seconds of the frames that the model kept
@@ -34,13 +33,13 @@ from asrtool.errors import UserError
 from asrtool.types import Utterance
 
 PLAYABLE = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a"}  # by browsers
-COLUMNS = 1500  # of a picture at most; longer audio is averaged over time
-RANGE = 9.0  # natural logarithms from the loudest point down to the palest shade
+COLUMNS = 1500  # maximum width of a picture; longer audio is averaged over time
+RANGE = 9.0  # nats from the loudest point to the faintest shade
 RATE = 16000
 
 
 def link(utterance: Utterance, page: Path) -> str | None:
-    """Address of the sound, relative to the page's folder; None where a browser cannot play it."""
+    """URL of the audio, relative to the page's folder; None if browsers cannot play it."""
     path = utterance.audio
     if audio.is_pipe(path) or Path(path).suffix.lower() not in PLAYABLE:
         return None
@@ -75,7 +74,7 @@ def picture(wave: np.ndarray) -> dict:
     if pool > 1:
         features = torch.stack([block.mean(0) for block in features.split(pool)])
     top = torch.quantile(features.flatten()[:: 1 + features.numel() // 1_000_000], 0.999)
-    # 32 shades pack well
+    # 32 shades compress well
     shades = ((features - top) / RANGE + 1).clamp(0, 1).mul(31).round().mul(8).to(torch.uint8)
     return {
         "seconds": round(len(wave) / RATE, 3),
@@ -89,7 +88,7 @@ def picture(wave: np.ndarray) -> dict:
 def grey_png(pixels: np.ndarray) -> bytes:
     """(height, width) uint8 as a PNG file."""
     height, width = pixels.shape
-    # filter 1: difference
+    # each row begins with its PNG filter: 1, the difference to the left neighbour
     rows = b"".join(b"\1" + np.diff(row, prepend=np.uint8(0)).tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
@@ -100,7 +99,7 @@ def grey_png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-# -- what the model gave away -----------------------------------------------
+# -- internals of the model --------------------------------------------------
 
 
 def fields_of(name: str, line: Mapping) -> dict:

@@ -1,4 +1,4 @@
-"""The numbers around the utterances: confusions, training curves, speed, where it all came from."""
+"""Facts beyond the utterances: confusions, training curves, speed, and the origin of the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from asrtool.report.sources import ScoredSet, log_records
 from asrtool.system import stamp
 
-POINTS = 600  # of a curve at most; neighbours are averaged beyond
+POINTS = 600  # maximum per curve; beyond that neighbours are averaged
 NOT_CURVES = {
     "time",
     "event",
@@ -27,13 +27,13 @@ NOT_CURVES = {
 
 
 def histogram(counts: np.ndarray, last: int = 10) -> list[int]:
-    """How many utterances have 0, 1, ... `last` or more errors."""
+    """The number of utterances with 0, 1, ... `last` or more errors."""
     errors = np.minimum(counts[:, 1:].sum(axis=1), last)
     return np.bincount(errors, minlength=last + 1).tolist()
 
 
 def edits(alignments: Iterable[list[tuple]], most: int = 25) -> dict[str, dict]:
-    """Count the errors of each kind: the most frequent ones, different ones, and all."""
+    """For each kind of error: the most frequent ones, the number of different ones, the total."""
     tables: dict[str, Counter] = {"S": Counter(), "D": Counter(), "I": Counter()}
     for alignment in alignments:
         for tag, reference, hypothesis in alignment:
@@ -60,11 +60,11 @@ def _by_count(item: tuple[tuple, int]) -> tuple:
 
 
 def curves(experiment: Path) -> list[dict]:
-    """Of each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]},
+    """For each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]},
     "valid": {...}}.
 
-    A step that was done twice, since training was killed and resumed before it, counts as it was
-    done last.
+    Steps that were repeated because training was killed and resumed count once, with their last
+    values.
     """
     path = experiment / "log.jsonl"
     phases: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
@@ -101,7 +101,7 @@ def _thin(series: Mapping[int, float]) -> list[list[float]]:
 
 
 def provenance(result: ScoredSet) -> list[tuple[str, str]]:
-    """Return the name and value of all that is known of how the result was made."""
+    """Names and values of everything known about the origin of the result."""
     facts = [
         (f"{side} file", f"{entry['path']}\nSHA-256 {entry['sha256']}")
         for side, entry in result.score["files"].items()
@@ -127,7 +127,7 @@ def provenance(result: ScoredSet) -> list[tuple[str, str]]:
 
 
 def speed(result: ScoredSet) -> str | None:
-    """Real-time factor of the decoding, where hyps.jsonl says how long each utterance took."""
+    """Real-time factor of the decoding, if hyps.jsonl has the time of each utterance."""
     rows = [line for line in result.lines.values() if "elapsed" in line and line.get("seconds")]
     if not rows:
         return None

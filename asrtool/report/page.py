@@ -1,6 +1,4 @@
-"""The page: template, sections, and all utterances as compact JSON that the page's script draws
-from.
-"""
+"""The page: template, sections, and all utterances as compact JSON for the page's script."""
 
 from __future__ import annotations
 
@@ -28,10 +26,10 @@ SCRIPTS = ("data.js", "theme.js", "alignment.js", "figure.js", "chart.js", "list
 
 
 def render(result: ScoredSet, chosen: Sequence[str], page: Path, audio: str = "link") -> str:
-    """The whole file. `chosen`: utterances with pictures (and sound, where audio is "embed"), in
-    the order of the page.
+    """The HTML file. chosen: utterances with pictures (and audio, if `audio` is "embed"), in the
+    order of the page.
 
-    `page`: where it will lie, since "link" makes addresses of the audio files relative to it.
+    page: the path of the file; "link" makes URLs of audio files relative to it.
     """
     if audio not in AUDIO:
         raise ValueError(f"unknown audio '{audio}' (valid: {', '.join(AUDIO)})")
@@ -64,6 +62,7 @@ def render(result: ScoredSet, chosen: Sequence[str], page: Path, audio: str = "l
         "errors": sections.errors(result, tables),
         "origin": sections.origin(result),
         "notes": "".join(f'<p class="note">{escape(note)}</p>' for note in notes),
+        # "</script>" in a transcript would end the script element
         "data": json.dumps(
             data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
         ).replace("<", "\\u003c"),
@@ -145,7 +144,7 @@ def _mean(values: Sequence[float] | None) -> float | None:
 
 
 def _labels(result: ScoredSet) -> dict[str, dict]:
-    """Speakers, where there are several, and every utt2* and spk2* label of the data directory."""
+    """Speakers, if there are several, and every utt2* and spk2* label of the data directory."""
     rows = [result.utterances.get(name) for name in result.report.ids]
     of: dict[str, list[str | None]] = {SPEAKER: [row.speaker if row else None for row in rows]}
     for label in sorted({label for row in rows if row for label in row.labels}):
@@ -160,7 +159,7 @@ def _labels(result: ScoredSet) -> dict[str, dict]:
 
 
 def _details(result: ScoredSet, chosen: Sequence[str], embed: bool, notes: list[str]) -> list[dict]:
-    """Row, picture, sound and taps of each chosen utterance, in their order."""
+    """Row, picture, audio and taps of each chosen utterance, in their order."""
     row = {name: index for index, name in enumerate(result.report.ids)}
     entries, failed = [], {}
     for name in chosen:

@@ -1,6 +1,4 @@
-"""The parts of the page that need no script: summary, groups, most frequent errors, where the
-result comes from.
-"""
+"""The parts of the page that need no script: summary, groups, most frequent errors, origin."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ Span = tuple[float, float]  # rates at the left and right end of plots
 METRICS = {"wer": "word error rate", "cer": "character error rate", "mer": "mixed error rate"}
 KINDS = ("substitutions", "deletions", "insertions")
 TOKENS = {"wer": "words", "cer": "characters", "mer": "characters and words"}
-LONG = 12  # rows of a table that are shown before "all"
+LONG = 12  # rows of a table that are visible; the others are folded
 
 
 def summary(result: ScoredSet) -> str:
-    """The rate in large type, the kinds of errors, and what was counted how."""
+    """The rate in large type, the kinds of errors, and how they were counted."""
     stored, metric = result.score, result.score["metric"]
     total, intervals = stored["total"], stored["intervals"]
     utterances, wrong = stored["utterances"], stored["utterances_with_errors"]
@@ -100,8 +98,8 @@ def _counted(result: ScoredSet) -> list[tuple[str, str]]:
 
 
 def groups(result: ScoredSet) -> str:
-    """A table for each label of score.json, in its order, one of the speakers, worst first, and
-    recognised labels.
+    """A table for each label of score.json, in its order, one for the speakers, worst first, and
+    one for each recognised label.
     """
     stored = result.score
     whole, macro = stored["total"]["rate"], stored["macro_average"]
@@ -211,7 +209,7 @@ def _recognised(label: str, label_score: Mapping) -> str:
 
 
 def errors(result: ScoredSet, tables: Mapping[str, Mapping]) -> str:
-    """List the most frequent errors of each kind; each is a button that filters the utterances."""
+    """The most frequent errors of each kind, as buttons that filter the utterances."""
     parts = [_histogram(facts.histogram(result.report.counts))]
     titles = {"S": "Substitutions", "D": "Deletions", "I": "Insertions"}
     for tag, title in titles.items():
@@ -242,7 +240,7 @@ def errors(result: ScoredSet, tables: Mapping[str, Mapping]) -> str:
 
 
 def _histogram(numbers: Sequence[int]) -> str:
-    """Bars: how many utterances have so many errors."""
+    """Bars: the number of utterances for each number of errors."""
     top = max(*numbers, 1)
     names = [*map(str, range(len(numbers) - 1)), f"{len(numbers) - 1}+"]
     rows = [
@@ -302,7 +300,7 @@ def _mark(letter: str) -> str:
 
 
 def _number(rate: float | None, intervals: Mapping[str, Mapping[str, Bounds]], key: str) -> dict:
-    """A rate and its intervals, one for each unit that was drawn: utterances, speakers."""
+    """A rate and its intervals, one for each unit of the bootstrap: utterances, speakers."""
     return {"rate": rate, "bounds": [interval[key] for interval in intervals.values()]}
 
 
@@ -315,7 +313,7 @@ def _ranges(number: Mapping) -> list[str]:
 
 
 def _span(numbers: Iterable[Mapping]) -> Span:
-    """The range of a column of plots: from 0, unless all values lie close together."""
+    """The range of a column of plots: from 0, unless all values are close together."""
     values = [
         value
         for number in numbers
@@ -358,7 +356,7 @@ def _table(
     caption: str,
     foot: Sequence[str] | None = None,
 ) -> str:
-    """The first column names the rows; a head that is a span stands over plots."""
+    """The first column names the rows; a head that is a span belongs to a column of plots."""
 
     def line(cells: Sequence[str]) -> str:
         rest = "".join(

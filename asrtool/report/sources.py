@@ -1,9 +1,9 @@
-"""What a report is made of: a folder `exp/<tag>/<decode>/<set>` that stage 5 scored, and the files
+"""The sources of a report: a folder `exp/<tag>/<decode>/<set>` that stage 5 scored, and the files
 that it names.
 
-The numbers are those of score.json. Texts are read again for their alignments, and everything is
-checked against score.json (SHA-256 of both files, sums of all counts), so that a page never shows
-another result than was scored.
+The numbers are those of score.json. Texts are read again to align them, and are checked against
+score.json (SHA-256 of both files, sums of all counts), so that a page never shows another result
+than the scored one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TAPS, FAILED = "taps.jsonl", "failed.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredSet:
-    """A scored test set. `report` has the counts by utterance, in the order of `references`."""
+    """A scored test set. `report` has the counts per utterance, in the order of `references`."""
 
     scored: StoredScore
     references: Mapping[str, str]
     hypotheses: Mapping[str, str]
     report: ScoreReport
-    lines: Mapping[str, Mapping]  # hyps.jsonl, with what taps.jsonl and failed.jsonl add
+    lines: Mapping[str, Mapping]  # hyps.jsonl, merged with taps.jsonl and failed.jsonl
     data: Path | None  # the data directory: audio, speakers, labels
     utterances: Mapping[str, Utterance]
 
@@ -98,8 +98,8 @@ def _compare(folder: Path, stored: Mapping, report: ScoreReport) -> None:
 
 
 def _utterances(folder: Path, data: Path, references: Mapping[str, str]) -> Mapping[str, Utterance]:
-    """Of the data directory. Relative paths of wav.scp start where the recipe ran, which is seldom
-    here.
+    """The scored utterances in the data directory. Relative paths in wav.scp start at the folder of
+    the recipe, which is rarely the current one.
     """
     utterances = {
         utterance.id: utterance
@@ -155,7 +155,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def log_records(path: Path) -> list[dict]:
-    """The records of log.jsonl; a last line that a kill tore off is left out."""
+    """The records of log.jsonl, without lines that a killed process left incomplete."""
     records = []
     for text in path.read_text(encoding="utf-8").split("\n"):
         try:
@@ -166,7 +166,7 @@ def log_records(path: Path) -> list[dict]:
 
 
 def choose(result: ScoredSet, worst: int, also: Sequence[str]) -> list[str]:
-    """Return the utterances with the most errors, worst first, then those of `also`."""
+    """The utterances with the most errors, worst first, followed by those of `also`."""
     unknown = [name for name in also if name not in result.references]
     if unknown:
         raise UserError(f"{result.scored.file('reference')}: no utterance '{unknown[0]}'")

@@ -65,6 +65,7 @@ def measure(
     labels: utterance id -> value, such as the noise level. `missing` as in `score`.
     """
     check_coverage(references, hypotheses, missing)
+    # Written so that NaN counts as missing.
     unmeasured = [name for name in references if not seconds.get(name, 0) > 0]
     if unmeasured:
         needed = "insertions per minute need the duration of each utterance (utt2dur)"

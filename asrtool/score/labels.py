@@ -135,6 +135,7 @@ def _derived(
             "it needs a data directory, with utt2dur or with audio, but the reference is a file"
         )
         raise UserError(f"--group-by speaking_rate: {reason}")
+    # utt2dur costs nothing; without it every file has to be opened.
     if _files(folder, "dur"):
         seconds = _numbers(read_labels(folder, "dur", references), "dur") or {}
     else:

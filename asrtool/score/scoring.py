@@ -270,16 +270,19 @@ def score(
     )
     ids = tuple(references)
     units = speaker_numbers(ids, speakers)
+    # Utterances of a speaker are not independent, so intervals by speaker are the honest ones.
     bounds = {"utterance": intervals(counts)}
     if units is not None and units.max() > 0:
         bounds["speaker"] = intervals(counts, units)
     groups, macro = {}, {}
     for label, values in (labels or {}).items():
         groups[label], macro[label] = _group(counts, [values[name] for name in ids], units)
+    # Columns of counts: correct, substitutions, deletions, insertions.
     errors = counts[:, 1:].sum(axis=1)
     worst = [
         index for index in np.argsort(-errors, kind="stable")[:WORST].tolist() if errors[index]
     ]
+    # C + S + I is the length of the hypothesis, C + S + D that of the reference.
     runaway = np.flatnonzero(
         counts[:, [0, 1, 3]].sum(axis=1) > RUNAWAY * np.maximum(counts[:, :3].sum(axis=1), 1)
     )

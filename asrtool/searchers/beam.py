@@ -257,6 +257,8 @@ class Beam(Searcher):
             weighted = self.weights[index] * share
             total = weighted if total is None else total + weighted
             shares.append(share)
+        # Heads share the vocabulary with CTC, but the blank is never a token of a hypothesis: CTC
+        # enters by prefix scores, which sum over all blanks.
         if self.model.blank is not None:
             total[:, self.model.blank] = -INF
         for constraint in live.constraints:

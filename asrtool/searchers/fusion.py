@@ -206,6 +206,7 @@ def tables(
         texts = with_texts.texts
     else:
         texts = ["".join(map(chr, codes)) for codes in words_of.codes] if words_of else []
+    # numba needs one type for every search, so absent models are empty arrays, not None.
     no_trie = ngram.Trie(none, none.astype(np.float32), none.astype(np.float32), none, none)
     no_words = Automaton(none, none, none, np.zeros(0), np.zeros(0), 0)
     model = words.model if words is not None else None
@@ -218,6 +219,7 @@ def tables(
         unknown=0 if model is None else model.unknown,
         end=0 if model is None else model.id_of(EOS),
         token_words=token_words(words) if model is not None and words.unit == "token" else none,
+        # The texts of all tokens in one array: token i is text[begin[i] : begin[i + 1]].
         begin=np.cumsum([0, *map(len, texts)]).astype(np.int32)
         if texts
         else np.zeros(num_tokens + 1, dtype=np.int32),

@@ -113,6 +113,7 @@ def _trie(words: Iterable[str]) -> Spelling:
         node = root
         for character in word:
             node = node.setdefault(character, {})
+        # The empty key marks the end of a word; it is no child.
         node[""] = {}
     character, begin, whole, queue = [], [1], [], deque([(0, root)])
     waiting = 1
@@ -122,6 +123,7 @@ def _trie(words: Iterable[str]) -> Spelling:
         character.append(code)
         whole.append("" in node)
         waiting += len(below)
+        # Breadth first: the children of the next node follow all those queued so far.
         begin.append(waiting)
         queue.extend(below)
     return Spelling(

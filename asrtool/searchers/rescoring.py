@@ -63,6 +63,7 @@ class Rescoring(Searcher):
     ) -> None:
         self.config = config
         self.model = model
+        # Weights of the first pass apply to its own scores; all others are computed here.
         self.first = CtcPrefixBeam(config.first_pass, model=model, tokens=tokens)
         rescorers = model.rescorers() if hasattr(model, "rescorers") else model.scorers()
         known = {**rescorers, **(scorers or {})}

@@ -79,6 +79,7 @@ def compare(
     session, parts = Session(recognizer, len(rows)), [FeatureStream(recognizer) for _ in rows]
     at, fed = [0] * len(rows), [[] for _ in rows]
     while True:
+        # Half of the pieces are empty: an utterance may pause while others of the batch go on.
         sizes = [draw.choice((0, draw.randrange(3 * recognizer.rate))) for _ in rows]
         pieces = [
             part(sound[a : a + size])
@@ -94,6 +95,8 @@ def compare(
     streamed = session.encoded()
     nbests, classes = session.finish()
     for row, utterance in enumerate(rows):
+        # Differences are measured separately for features, encoder frames and texts, to show in
+        # which stage the first one arises.
         features = torch.cat(fed[row])
         differences.features = max(
             differences.features, difference(features, whole.data[row, : len(features)])

@@ -281,6 +281,7 @@ def load_model(
         for name in state
         if same_types and name in source and source[name].dtype != state[name].dtype
     ]
+    # Silently cast weights would decode, but no longer with the numbers that were validated.
     if converted:
         expected = str(state[converted[0].split(" ")[0]].dtype).removeprefix("torch.")
         raise UserError(
@@ -308,6 +309,7 @@ def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, st
         for key in state
         if key.startswith(new)
     ]
+    # Later entries win: weights under the new name override the copies.
     return {**{name: source[origin] for name, origin in pairs if origin in source}, **source}
 
 
@@ -324,6 +326,7 @@ def compare(
     pattern of `missing` or `unused` allows, and for different shapes.
     """
     state = model.state_dict(keep_vars=True)
+    # A tied parameter has several names; the file has the first one only.
     firsts = _first_names(state)
     absent = [
         name

@@ -144,12 +144,14 @@ def build(
         for module in model.modules()
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
     }
+    # Parameters with the same rate and decay share a group: fused optimizers run once per group.
     buckets: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         group = chosen[name]
         if group.freeze:
             continue
         decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+        # Weight decay is for matrices: not for biases, gains of norms and embedding tables.
         bare = parameter.ndim < 2 or "bias" in name.rpartition(".")[2] or id(parameter) in tables
         buckets.setdefault((group.lr_scale, 0.0 if bare else decay), []).append(parameter)
     groups = [

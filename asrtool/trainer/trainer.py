@@ -342,9 +342,12 @@ class Trainer:
             raise UserError(
                 f"{newest} was written by a different version of asrtool: {error}"
             ) from error
+        # The checkpoint exists already: a stop before the next step must not write it again.
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, newest)
         tensors = checkpoint.load(newest / checkpoint.OPTIMIZER)
+        # With an average of the weights, MODEL holds the average and the optimizer's file the
+        # trained weights, which differ from it.
         trained = {name: tensors.pop(name) for name in list(tensors) if name.endswith("/trained")}
         if self._ema is not None:
             self._ema.restore(

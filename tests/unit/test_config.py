@@ -174,6 +174,19 @@ def test_what_is_written_is_read_back_unchanged(tmp_path):
     assert load(tmp_path, dump(config.encode(Outer, read)), name="again.yaml") == read
 
 
+def test_a_config_must_derive_from_the_base_of_its_registry() -> None:
+    class Base:
+        pass
+
+    class Stranger:
+        pass
+
+    registry: Registry = Registry("thing", Base)
+    with pytest.raises(TypeError, match="Stranger, the config of thing 'x', must derive from"):
+        registry.register("x", Stranger)(str)
+    assert registry.names() == []
+
+
 def test_a_name_or_config_is_registered_once():
     registry: Registry = Registry("thing")
     registry.register("a", SquareConfig)(Square)

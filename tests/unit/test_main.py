@@ -26,7 +26,7 @@ def asrtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_is_listed_with_its_first_docstring_line() -> None:
     assert describe()["doctor"] == (
-        "What works on this machine, what is missing, and the one command that mends it."
+        "Check this machine: what works, what is missing, and the command that fixes it."
     )
     assert set(describe()) == {
         file.stem for file in Path(commands.__file__).parent.glob("[a-z]*.py")

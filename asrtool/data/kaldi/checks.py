@@ -92,6 +92,7 @@ def consistency(folder: Path, loaded: Mapping[str, Table]) -> list[Problem]:
             extra = [row for row in table.rows if row.id not in ids]
             without = "audio" if source == "wav.scp" else "a line in segments"
             problems += about(table, extra, f"{{n}} without {without}", "{fix} drops them")
+    # Last, because missing and superfluous ids above may be the cause of what it finds.
     problems += inconsistent_speakers(loaded)
     return problems
 

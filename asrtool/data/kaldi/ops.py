@@ -264,6 +264,7 @@ def transfer(
         speakers = {
             key: value for key, value in source.speakers().items() if ids is None or key in ids
         }
+        # Without segments every utterance is a recording of its own.
         recordings = (
             {tables.fields(segments[key])[0] for key in speakers if key in segments}
             if segments
@@ -275,6 +276,7 @@ def transfer(
         renamed.append(
             unique("utt2spk", ((utterance(key), speaker(value)) for key, value in speakers.items()))
         )
+    # Large: a file of the whole set need not stay in memory while the others are read.
     del segments
     for name in source.names:
         if name in ("spk2utt", "utt2spk"):
@@ -286,6 +288,7 @@ def transfer(
                 (rename[kind](key), value) for key, value in values.items() if key in kept[kind]
             )
             out.write(name, unique(name, rows))
+    # utt2uniq names the original of a copy, also for copies of copies.
     former = source.values("utt2uniq") if "utt2uniq" in source.names else {}
     for (out, _), kept, speakers in zip(parts, keep, renamed, strict=True):
         if "utt2spk" in source.names or speaker is not same:
@@ -335,6 +338,7 @@ def combine(target: Path, sources: Sequence[Path], extra: Sequence[str] = ()) ->
     with writing(target, directories) as out:
         for name in names:
             lacking = [source for source in directories if name not in source.names]
+            # There is no default for these; with some rows missing the directory would be invalid.
             if lacking and name in (*OF_AUDIO, "reco2dur"):
                 logger.warning("%s: no %s, because %s has none", target, name, lacking[0].folder)
                 continue
@@ -424,6 +428,7 @@ def perturb_speed(source: Path, target: Path, factor: float) -> None:
                     for key, (recording, start, end) in segments.items()
                 }
             out.write(name, {rename(key): value for key, value in values.items()})
+        # Copies of copies still name the first original.
         former = directory.values("utt2uniq") if "utt2uniq" in directory.names else {}
         out.write("utt2spk", speakers)
         out.write_speakers(speakers)
@@ -532,6 +537,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
         for target in targets:
             target.mkdir()
         members = [(Target(target), set(ids)) for target, ids in zip(targets, parts, strict=True)]
+        # One pass over each file, however many parts there are.
         written = transfer(source, members)
     for target, kept in zip(targets, written, strict=True):
         say(out / target.name, kept, f"out of {len(speakers)} of {folder}")

@@ -87,6 +87,7 @@ def read(path: Path) -> Table:
     rows: list[Row] = []
     seen: dict[str, str] = {}
     conflicts = set()
+    # Split as bytes: str.splitlines would also split at U+2028 and the like within a transcript.
     lines = data.split(b"\n")
     for number, raw in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         try:
@@ -123,6 +124,7 @@ def read(path: Path) -> Table:
             )
         elif key in seen:
             findings.add("error", number, "{lines} repeated", "{fix} removes them", key)
+        # Python compares code points, which is the order of bytes in UTF-8, as LC_ALL=C sorts.
         elif rows and key < rows[-1].id:
             findings.add("untidy", number, "not sorted (LC_ALL=C) in {lines}", "{fix} sorts", key)
         seen.setdefault(key, value)

@@ -62,6 +62,7 @@ class ShardIndex:
             )
         indices = {key: i for i, key in enumerate(ids)}
         self.archives: list[str] = []
+        # Arrays instead of a dict of members: millions of utterances take 24 bytes each.
         self.archive = np.full(len(ids), -1, dtype=np.int32)
         self.offset, self.size = (
             np.zeros(len(ids), dtype=np.int64),
@@ -72,6 +73,7 @@ class ShardIndex:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 key, value = tables.split(line)
+                # The index may list more utterances than a subset of the set has.
                 i = indices.get(key)
                 if i is None:
                     continue

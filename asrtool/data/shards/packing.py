@@ -203,6 +203,8 @@ def write(
         tqdm(total=len(rows), unit="utt", desc=final.name, disable=None) as bar,
     ):
         try:
+            # Files are read in parallel but packed in order, so that archives do not depend on
+            # timing.
             for utterance, content_or_error in in_order(pool, attempt, rows):
                 bar.update()
                 if isinstance(content_or_error, Exception):

@@ -138,6 +138,7 @@ class PlainPrefixBeam:
         arrival, best, before = entry.arrival(token)
         if arrival == -inf:
             return Entry()
+        # Before the scores: a forbidden word needs no look-up in the language model.
         words, spelled = 0, OUTSIDE
         if self.settings.lexicon is not None:
             words, spelled = self.settings.lexicon.extend(entry.spelled, token)

@@ -151,9 +151,11 @@ class CtcPrefixScorer:
                 score=score,
                 num_tokens=state.num_tokens + 1,
             )
+        # (3): a token that repeats the last one needs a blank in between, any other one does not.
         arrival = torch.where((token == prefixes[:, -2])[:, None], state.repeat, state.other)
         log_probs = state.log_probs[state.utterance, token].double()
         non_blank = _recurrence(log_probs, arrival)
+        # A blank may follow any path of the new prefix, one frame later.
         blank = _recurrence(
             state.log_probs[state.utterance, self.model.blank].double(), non_blank[:, :-1]
         )
@@ -162,6 +164,8 @@ class CtcPrefixScorer:
             state,
             other=either[:, :-1],
             repeat=blank[:, :-1],
+            # The end of the text: all frames of the utterance are consumed. Column t is the state
+            # before frame t, so the column of the length is the one after the last frame.
             end=either.gather(1, state.lengths[state.utterance][:, None])[:, 0],
             score=torch.logsumexp(arrival + log_probs, 1),
             num_tokens=state.num_tokens + 1,
@@ -294,6 +298,8 @@ def fill_log_sums(
     """
     weights = np.empty(arrival.shape[1])
     for n in range(len(candidates)):
+        # Scaled by the largest term, products of probabilities replace K * S log-additions. Sums
+        # that underflow all the same take the slow exact path below.
         scale = arrival[n].max()
         if scale == -inf:
             log_sums[n] = -inf

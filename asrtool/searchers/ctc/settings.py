@@ -60,11 +60,13 @@ class Settings:
         outside = [token for token in (blank, *excluded) if not 0 <= token < num_tokens]
         if outside:
             raise ValueError(f"token {outside[0]} is outside the vocabulary of {num_tokens}")
+        # A mask rather than a set: the kernel tests it for every token of every frame.
         skip = np.zeros(num_tokens, dtype=np.bool_)
         skip[[blank, *excluded]] = True
         width = num_tokens if candidates is None else min(candidates, num_tokens)
         if word_score and lexicon is None:
             raise ValueError("word_score needs a lexicon, which counts words")
+        # Any other score may prefer a less probable token, so that the bound holds for CTC alone.
         if not scores and lexicon is None:
             width = min(width, beam + 1)
         if lexicon is not None and len(lexicon.codes) != num_tokens:

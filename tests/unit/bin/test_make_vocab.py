@@ -41,7 +41,7 @@ def test_it_makes_pieces_and_says_when_the_text_has_fewer_than_asked_for(
     data: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert tokenizers.load(run(data, "--unit", "bpe", "--size", "100", "--model", "bpe")).size < 100
-    assert "no more pieces, 100 were asked for" in capsys.readouterr().out
+    assert "no more pieces; --size was 100" in capsys.readouterr().out
 
 
 def test_it_numbers_the_values_of_every_label_in_their_order(data: Path) -> None:

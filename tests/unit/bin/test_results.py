@@ -229,7 +229,7 @@ def test_compare_takes_bare_files_with_a_reference(recipe, capsys):
 def test_compare_refuses_what_cannot_be_compared(recipe, capsys):
     score.main(["data/test_clean", "exp/new/decode_x/test_clean", "--metric", "cer"])
     assert failure(compare, "exp/base", "exp/new") == (
-        "test_clean: metric is wer in A and cer in B; score both alike"
+        "test_clean: metric is wer in A and cer in B; score both in the same way"
     )
     (recipe / "data/test_clean/text").write_text("s0-00 other\n")
     assert "data/test_clean/text has changed since" in failure(compare, "exp/base", "exp/base")
