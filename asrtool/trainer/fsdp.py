@@ -7,11 +7,12 @@ run with `parallel: fsdp` needs it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -27,11 +28,10 @@ class Shards(Replicas):
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for parameter in model.parameters():  # FSDP2 does not support channels-last kernels
             parameter.data = parameter.data.contiguous()
-        for unit in _units(
-            model
-        ):  # moves a layer to the GPU, keeps this rank's shard and frees the rest
+        # moves a layer to the GPU, keeps this rank's shard and frees the rest
+        for unit in (*_units(model), model):
+            unit.register_forward_hook(_no_view)  # before FSDP2's own hook
             fully_shard(unit, mesh=mesh)
-        fully_shard(model, mesh=mesh)
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
@@ -49,3 +49,29 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
             yield from (unit for unit in child if any(True for _ in unit.parameters()))
         else:
             yield from _units(child)
+
+
+def _no_view(module: nn.Module, inputs: object, output: object) -> object:
+    """A forward hook: what a unit returns is no view of another tensor.
+
+    FSDP2 gathers the weights for the backward pass of a unit by hooks on its outputs. An operation
+    in place on a view loses them, and gradients may be wrong; FSDP2 warns of every view. Beside
+    the work of a layer, a copy of its output is nothing.
+    """
+    return _copied(output) if torch.is_grad_enabled() else output
+
+
+def _copied(value: object) -> object:
+    """The same with every view among its tensors copied."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.requires_grad and value._is_view() else value
+    if isinstance(value, Mapping):
+        return {name: _copied(one) for name, one in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_copied, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: _copied(one) for name, one in parts.items()})
+    return value
