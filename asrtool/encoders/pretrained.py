@@ -31,7 +31,7 @@ from asrtool.encoders.base import ENCODERS, Encoder, Source
 from asrtool.encoders.echo import ATTENTIONS, NEW, wrap
 from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
-from asrtool.registry import OMIT
+from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
 from asrtool.types import EncoderOutput, Padded
 
@@ -55,15 +55,16 @@ class PretrainedConfig:
     attention: Annotated[object, ATTENTIONS] | None = None
     # share of frames in masked spans, before overlaps, of what enters the layers, or of what comes
     # out of frozen ones; 0: none
-    time_mask: float = 0.0
+    time_mask: float = bounded(0.0, least=0, below=1)
     time_mask_length: int = 10  # frames of a span
-    channel_mask: float = 0.0  # likewise over channels
+    channel_mask: float = bounded(0.0, least=0, below=1)  # likewise over channels
     channel_mask_length: int = 64
-    layer_drop: float = 0.0  # probability that a training step leaves a layer out
-    dropout: float = 0.0  # of what a layer adds
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0  # inside the feed-forward network
-    final_dropout: float = 0.0  # of the frames that come out
+    # probability that a training step leaves a layer out
+    layer_drop: float = bounded(0.0, least=0, below=1)
+    dropout: float = bounded(0.0, least=0, below=1)  # of what a layer adds
+    attention_dropout: float = bounded(0.0, least=0, below=1)
+    activation_dropout: float = bounded(0.0, least=0, below=1)  # inside the feed-forward network
+    final_dropout: float = bounded(0.0, least=0, below=1)  # of the frames that come out
 
     def __post_init__(self) -> None:
         if self.weights is None and self.size is None:
@@ -343,12 +344,20 @@ def shapes_only(config: PretrainedConfig) -> bool:
     return tuning.on_meta() and config.size is not None and not Path(config.weights).is_dir()
 
 
+def _place(config: PretrainedConfig) -> dict[str, object]:
+    """Options of `from_pretrained` that say where to look: of a folder only in it."""
+    return {
+        "revision": config.revision or "main",
+        "local_files_only": Path(config.weights).is_dir(),
+    }
+
+
 def read_settings(kind: type, name: str, config: PretrainedConfig) -> object:
     """The config.json of the weights, of the class `kind`."""
     from transformers import AutoConfig
 
     try:
-        settings = AutoConfig.from_pretrained(config.weights, revision=config.revision or "main")
+        settings = AutoConfig.from_pretrained(config.weights, **_place(config))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"weights {config.weights}: neither a folder with the config.json of a `transformers` "
@@ -380,7 +389,7 @@ def read_weights(
     try:
         model, info = kind.from_pretrained(
             config.weights,
-            revision=config.revision or "main",
+            **_place(config),
             config=settings,
             dtype=torch.float32,
             output_loading_info=True,

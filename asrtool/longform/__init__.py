@@ -32,6 +32,7 @@ import numpy as np
 
 from asrtool.align import Timed
 from asrtool.align.words import is_han
+from asrtool.registry import bounded
 
 PAUSE = 0.3  # seconds, the shortest
 LONG = 0.6  # seconds of a pause that is searched for what is said softly
@@ -55,11 +56,11 @@ SLACK = 0.1  # seconds around a token in which no cut is made if it can be helpe
 class WindowsConfig:
     """How what is longer than `max_seconds` is recognised: in windows."""
 
-    max_seconds: float | None = None  # null: what training saw in number
+    max_seconds: float | None = bounded(None, least=0)  # null: what training saw in number
     # pieces that are shorter are put together if they may; null: as training saw
-    min_seconds: float | None = None
+    min_seconds: float | None = bounded(None, least=0)
     # where there is no pause; null: 4, or a quarter of a shorter max_seconds
-    overlap_seconds: float | None = None
+    overlap_seconds: float | None = bounded(None, least=0)
     cut: Literal["pauses", "clock"] = "pauses"  # clock: every max_seconds, whatever is said there
     # what finds the pauses; silero: a network, the extra `vad`
     detector: Literal["energy", "silero"] = "energy"

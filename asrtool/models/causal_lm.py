@@ -29,6 +29,7 @@ from asrtool.models.llm import LlmConfig, Shape
 from asrtool.models.llm_scorer import left_aligned, right_aligned
 from asrtool.models.prompt import SPEECH
 from asrtool.models.text import OUTPUT, TextModel, check_output
+from asrtool.registry import bounded
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
@@ -38,7 +39,7 @@ class CopyConfig:
     twice and a gap.
     """
 
-    share: float = 0.5  # of the training's sentences
+    share: float = bounded(0.5, least=0, most=1)  # of the training's sentences
     repeats: int = 3  # of a token, at most
     gaps: int = 3  # behind a token, at most: token 0, which no text holds
 

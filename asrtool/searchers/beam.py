@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asrtool.registry import bounded
 from asrtool.searchers import fusion
 from asrtool.searchers.base import SEARCHERS, Constraint, Scorer, Searcher, SearchModel
 from asrtool.searchers.constraints import ConstraintsConfig
@@ -40,13 +41,13 @@ NEVER_PROPOSED = 2  # tokens that are never candidates: blank and eos
 class BeamConfig:
     """Beam, scorers and limits of a search."""
 
-    beam: int = 10
+    beam: int = bounded(10, least=1)
     # scorer -> weight; `ctc`, `inter_ctc`: CTC prefix scorers; weight 0: not computed
     weights: dict[str, float]
     # extensions of a prefix that partial scorers score; null: 1.5 * beam
-    candidates: int | None = None
+    candidates: int | None = bounded(None, least=1)
     # hypotheses that must be final before the search ends; up to `beam` are returned
-    nbest: int = 1
+    nbest: int = bounded(1, least=1)
     constraints: ConstraintsConfig = ConstraintsConfig()
     ngram: NgramConfig | None = None  # the scorer `ngram`
 

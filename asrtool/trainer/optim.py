@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.registry import Registry
+from asrtool.registry import Registry, bounded
 from asrtool.trainer.renamed import present_name
 from asrtool.trainer.schedules import SCHEDULES, ConstantConfig, Schedule
 from asrtool.types import Trainable
@@ -29,11 +29,10 @@ class GroupConfig:
     """Settings of the parameters that match the group's pattern."""
 
     lr_scale: float = 1.0  # factor on the scheduled rate
-    weight_decay: float | None = (
-        None  # for parameters that decay at all; null: `optim.weight_decay`
-    )
+    # of parameters that decay at all; null: `optim.weight_decay`
+    weight_decay: float | None = bounded(None, least=0)
     freeze: bool = False  # never trained
-    freeze_until: int = 0  # frozen in steps 1 to this one
+    freeze_until: int = bounded(0, least=0)  # frozen in steps 1 to this one
     # false: the pattern may match nothing, in a config whose variants lack the part
     required: bool = True
 
@@ -58,8 +57,8 @@ class OptimConfig:
     """
 
     lr: float  # peak rate of the schedule
-    weight_decay: float = 1e-2
-    clip: float = 5.0  # maximum norm of the gradient; .inf for no limit
+    weight_decay: float = bounded(1e-2, least=0)
+    clip: float = bounded(5.0, infinite=True)  # maximum norm of the gradient; .inf for no limit
     schedule: Annotated[object, SCHEDULES] = field(default_factory=ConstantConfig)
     groups: dict[str, GroupConfig] = field(default_factory=dict)
 
@@ -102,7 +101,7 @@ class AdamW(torch.optim.AdamW):
 class AdamConfig(AdamWConfig):
     """Adam (arXiv 1412.6980): weight decay is part of the gradient (L2)."""
 
-    weight_decay: float = 0.0
+    weight_decay: float = bounded(0.0, least=0)
 
 
 @OPTIMIZERS.register("adam", AdamConfig)
@@ -115,8 +114,8 @@ class Adam(torch.optim.Adam):
 class SgdConfig(OptimConfig):
     """Stochastic gradient descent; weight decay is part of the gradient (L2)."""
 
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    weight_decay: float = bounded(0.0, least=0)
+    momentum: float = bounded(0.9, least=0, most=1)
     nesterov: bool = False
 
     def __post_init__(self) -> None:
