@@ -51,6 +51,11 @@ def first_few(names: Iterable[str], count: int = 10) -> str:
     return ", ".join(names[:count]) + more
 
 
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """`1 utterance`, `2 utterances`: how messages count. many: of what takes no `s`."""
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
 class JsonLines:
     """Appends one JSON object a line; each carries the wall-clock time. A line torn by a kill is
     completed first.

@@ -34,7 +34,7 @@ from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
 from asrtool.errors import UserError
-from asrtool.log import first_few, logger, warn_once
+from asrtool.log import first_few, logger, plural, warn_once
 from asrtool.types import Batch, Utterance
 
 PREFETCH = 4  # micro-batches read ahead by each loader process
@@ -159,12 +159,12 @@ class StepLoader:
         parts = (
             f"{min(cuts)} to {max(cuts)} micro-batches"
             if min(cuts) < max(cuts)
-            else f"{max(cuts)} micro-batches"
+            else plural(max(cuts), "micro-batch", "micro-batches")
         )
         return (
             f"global batch: {utterances:.1f} utterances, {seconds:.1f} seconds on average, at "
-            f"most {self.plan.config.size:g} with padding; {len(plan)} steps per epoch; "
-            f"{self.world} rank{'s' * (self.world > 1)} with {parts} each"
+            f"most {self.plan.config.size:g} with padding; {plural(len(plan), 'step')} per epoch; "
+            f"{plural(self.world, 'rank')} with {parts} each"
         )
 
     def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:

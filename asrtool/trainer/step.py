@@ -24,7 +24,7 @@ from torch import nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.log import first_few
+from asrtool.log import first_few, plural
 from asrtool.trainer import optim, parallel
 from asrtool.trainer.objective import Objective, cosine
 from asrtool.trainer.precision import DTYPES
@@ -108,7 +108,8 @@ class Stepper:
 
     def dry_run(self, batch: Batch) -> str:
         """Forward and backward of the longest batch with all parameters; changes nothing."""
-        shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
+        longest = int(batch.inputs.lengths.max())
+        shape = f"{plural(len(batch), 'utterance')} of up to {plural(longest, 'frame')}"
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
         optim.freeze(self.config, self.model, max(optim.unfreeze_steps(self.config), default=1))
@@ -277,9 +278,9 @@ class Stepper:
         ]
         if idle:
             raise UserError(
-                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; freeze"
-                " them in optim.groups, remove their module, or give a weight to the loss that "
-                "uses them"
+                f"{plural(len(idle), 'trainable parameter')} got no gradient: "
+                f"{first_few(idle, 8)}; freeze them in optim.groups, remove their module, or give "
+                "a weight to the loss that uses them"
             )
 
     def _seed(self, step: int) -> None:

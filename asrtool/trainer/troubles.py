@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.log import JsonLines, first_few, warn_once
+from asrtool.log import JsonLines, first_few, plural, warn_once
 from asrtool.trainer import parallel
 from asrtool.trainer.config import TrainState
 from asrtool.types import Batch, LossReport
@@ -89,10 +89,9 @@ class Troubles:
             return
         when = f"epoch {epoch}" if epoch else "before the first step"
         text = (
-            "%s: %d utterances have no finite loss (fewer frames than their text needs) and "
-            "count as 0: %s"
+            "%s: %s without a finite loss (fewer frames than the text needs), which counts as 0: %s"
         )
-        warn_once(text, when, len(fresh), first_few(fresh))
+        warn_once(text, when, plural(len(fresh), "utterance"), first_few(fresh))
         progress.event("skipped", epoch=epoch, ids=fresh)
 
 

@@ -294,7 +294,7 @@ def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, ca
     (crowded / "train" / "text").write_text("\n".join(lines) + "\n")
     train(crowded, tmp_path / "exp", "--set", "trainer.epochs=1")
     said = capsys.readouterr().err
-    assert "before the first step: 1 utterances have no finite loss" in said
+    assert "before the first step: 1 utterance without a finite loss" in said
     assert said.index("u007") < said.index(
         "train step" if "train step" in said else "the best so far"
     )
