@@ -5,8 +5,8 @@ a.b=value` into them, `decode` turns nodes into a config dataclass, and `encode`
 Every error gives file, line, dotted key and a suggestion.
 
 A field `import_` is the key `import`: Python reserves some names. Bounds of numbers, and whether a
-field is written, are the field's own (`asrtool.registry`). A dataclass with a `SHORT`, the name of a
-field, may be given as that field's value alone.
+field is written, are the field's own (`asrtool/registry.py`). A dataclass with a `SHORT`, the name
+of a field, may be given as that field's value alone.
 """
 
 from __future__ import annotations
