@@ -163,7 +163,7 @@ class Trainer:
             seconds = {"data": waited, **result.seconds}
             self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
             if result.bad is not None:
-                self._troubles.bad(group, result, self.state)
+                self._troubles.bad(group, result, self.state, self.stepper.rate(step))
             self._compare_gradients(group, step)
             if group.last:
                 self._troubles.report(group.epoch + 1, self.progress)

@@ -36,8 +36,11 @@ class Troubles:
         self._skipped: set[str] = set()
         self._named: set[str] = set()
 
-    def bad(self, group: StepBatches, result: StepResult, state: TrainState) -> None:
-        """Report a non-finite step, which changed nothing; raise after too many in a row."""
+    def bad(self, group: StepBatches, result: StepResult, state: TrainState, rate: float) -> None:
+        """Report a non-finite step, which changed nothing; raise after too many in a row.
+
+        rate: the learning rate.
+        """
         if distributed.is_main():
             lines = JsonLines(self._file)
             for entry in result.bad:
@@ -46,15 +49,24 @@ class Troubles:
         guilty = [name for entry in result.bad for name in entry["not_finite"]]
         guilty = guilty or [name for entry in result.bad for name in entry["ids"]]
         warn_once(
-            "step %d is not finite and changed nothing; see bad_batches.jsonl: %s",
+            "step %d (learning rate %.3g) is not finite and changed nothing; see "
+            "bad_batches.jsonl: %s",
             state.step,
+            rate,
             first_few(guilty),
         )
         if state.bad_row >= self._limit:
+            if all(entry["inputs_finite"] for entry in result.bad):
+                remedy = (
+                    "the inputs are finite, so the weights have grown too large: lower optim.lr, "
+                    "warm up longer (optim.schedule), or set trainer.precision: float32"
+                )
+            else:
+                remedy = "inputs are not finite: check the audio or features of these utterances"
             raise UserError(
-                f"{state.bad_row} steps in a row were not finite; {self._file} lists the "
-                "utterances and the first module with non-finite output. If the inputs are "
-                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
+                f"step {state.step}: {state.bad_row} steps in a row were not finite, at a "
+                f"learning rate of {rate:.3g}; {remedy} ({self._file} lists utterances, losses "
+                "and the first module with non-finite output)"
             )
 
     def trained(self, count: int, skipped: Collection[str]) -> None:
