@@ -58,7 +58,7 @@ def check(
             differences.features,
             differences.largest,
         ),
-        *(len(differences.texts), len(differences.labels)),
+        *(plural(len(differences.texts), "utterance"), len(differences.labels)),
         "".join(f", {name}" for name in [*differences.texts, *differences.labels][:5]),
     )
     good = not differences.texts and not differences.labels and differences.largest <= tolerance
