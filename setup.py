@@ -46,6 +46,7 @@ setup(
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
         "av": ["av>=14.0"],  # reads m4a, webm, amr and what else ffmpeg reads
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
+        "wandb": ["wandb>=0.20"],  # trainer.wandb
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
         "dev": [
             "av>=14.0",

@@ -5,17 +5,15 @@ a.b=value` into them, `decode` turns nodes into a config dataclass, and `encode`
 Every error names file, line and dotted key, and suggests a correction.
 
 A trailing underscore is no part of the key: field `import_` is the key `import`, which Python
-reserves. A field with the metadata `OMIT` is not written if it has its default, so that files from
-before it existed do not change. A dataclass with `SHORT`, the name of a field, may be given as the
-value of that field alone.
+reserves. Bounds of numbers, and whether a field is written, are the field's own
+(`asrtool/registry.py`). A dataclass with `SHORT`, the name of a field, may be given as the value of
+that field alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 
 from asrtool.errors import UserError
-from asrtool.registry import OMIT, Registry, UnknownName, suggest
+from asrtool.registry import Registry, UnknownName, bounds_of, is_left_out, suggest
 
 
 class ConfigError(UserError):
@@ -269,8 +267,8 @@ def _dataclass(kind: type, node: yaml.Node, where: str) -> Any:
         for k, (_, v) in items.items()
     }
     for key, (_, value_node) in items.items():
-        name = fields[key].name
-        if (problem := meaningless(key, values[name], fields[key].default)) is not None:
+        field = fields[key]
+        if (problem := bounds_of(field).problem(values[field.name])) is not None:
             raise ConfigError(value_node, _join(where, key), problem)
     try:
         return kind(**values)
@@ -308,52 +306,6 @@ def _scalar(kind: Any, origin: Any, args: tuple, node: yaml.Node, where: str) ->
         raise ConfigError(node, where, f"expected {_WORDS.get(kind, kind)}, got '{text}'") from None
 
 
-# -- ranges of numbers --------------------------------------------------------
-
-# pattern of a key -> lowest value, highest value, whether the highest is allowed
-_LIMITS = (
-    (r"(\w+_)?dropout|layer_drop", 0, 1, False),
-    (r"(\w+_)?share|(time|channel)_mask|smoothing|momentum", 0, 1, True),
-    (
-        r"kernel|channels|factor|rank|beam|nbest|candidates|(\w+_)?(dim|heads|bins|utterances)",
-        1,
-        None,
-        True,
-    ),
-    (
-        r"num_layers|workers|radius|warp|warmup|freeze_until|weight_decay|\w+_width|num_\w+_masks",
-        0,
-        None,
-        True,
-    ),
-    (r"(\w+_)?(seconds|temperature|ms)", 0, None, True),
-)
-_RANGES = re.compile(r"snr_db|gain_db|seconds|speakers|class_limits")  # [lowest, highest]
-
-
-def meaningless(key: str, value: Any, default: Any = None) -> str | None:
-    """Why `value` is out of the range that every field named `key` has; None if it is valid.
-
-    A dataclass checks everything else in its `__post_init__`.
-    """
-    numbers = value if isinstance(value, tuple | list) else (value,)
-    numbers = [one for one in numbers if isinstance(one, int | float) and one is not True]
-    unlimited = key == "clip" or (isinstance(default, float) and math.isinf(default))
-    if any(math.isnan(one) or (math.isinf(one) and not unlimited) for one in numbers):
-        return f"expected a finite number, got {value}"
-    if _RANGES.fullmatch(key) and len(numbers) == 2 and numbers[0] > numbers[1]:
-        return f"expected [lowest, highest], got {list(numbers)}"
-    if isinstance(value, tuple | list):
-        return None
-    for pattern, low, high, closed in _LIMITS:
-        if not numbers or not re.fullmatch(pattern, key):
-            continue
-        if value < low or (high is not None and (value > high or (value == high and not closed))):
-            most = "" if high is None else f" and {'at most' if closed else 'below'} {high}"
-            return f"expected at least {low}{most}, got {value}"
-    return None
-
-
 # -- writing ---------------------------------------------------------------
 
 
@@ -374,7 +326,7 @@ def encode(kind: Any, value: Any) -> Any:
         return {
             _key(f): encode(hints[f.name], getattr(value, f.name))
             for f in dataclasses.fields(kind)
-            if not (f.metadata == OMIT and getattr(value, f.name) == f.default)
+            if not is_left_out(f, getattr(value, f.name))
         }
     if origin in (list, tuple):
         return [encode(args[0], item) for item in value]

@@ -17,6 +17,7 @@ from asrtool.errors import UserError
 from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
+from asrtool.registry import OMIT, bounded
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
 from asrtool.searchers.fusion import NgramConfig
 from asrtool.searchers.lexicon import OF_NGRAM
@@ -52,7 +53,7 @@ class TrainConfig:
     init: InitConfig = field(default_factory=InitConfig)
     seed: int = 0
     # modules of the user's own, which are imported before the rest of the config is read
-    import_: tuple[str, ...] = field(default=(), metadata=config.OMIT)
+    import_: tuple[str, ...] = field(default=(), metadata=OMIT)
 
     def __post_init__(self) -> None:
         if not any(loss.weight for loss in self.losses.values()):
@@ -113,15 +114,15 @@ class DecodeConfig:
     average: int | None = None
     phase: str | None = None  # null: the last
     unfinished: bool = False  # true: decode before training has finished, with its checkpoints
-    batch_seconds: float = 120.0  # padded audio of one decoding batch
-    nbest: int = 1  # hypotheses written to hyps.jsonl
+    batch_seconds: float = bounded(120.0, least=0)  # padded audio of one decoding batch
+    nbest: int = bounded(1, least=1)  # hypotheses written to hyps.jsonl
     # milliseconds of a chunk, for an encoder that can stream; null: whole utterances
-    chunk_ms: float | None = None
+    chunk_ms: float | None = bounded(None, least=0)
     # how many chunks before its own a frame sees; -1: all; null: as in training
     left_chunks: int | None = None
     # how to cut longer audio; null: sets are decoded whole, files by data.max_seconds
     windows: WindowsConfig | None = None
-    chunk: int | None = field(default=None, metadata=config.OMIT)  # before `chunk_ms`: frames
+    chunk: int | None = field(default=None, metadata=OMIT)  # before `chunk_ms`: frames
 
     def __post_init__(self) -> None:
         if self.average is not None and self.average < 1:

@@ -52,6 +52,11 @@ def first_few(names: Iterable[str], count: int = 10) -> str:
     return ", ".join(names[:count]) + more
 
 
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """`1 utterance`, `2 utterances`: how messages count. many: of what takes no `s`."""
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
 class JsonLines:
     """Appends JSON objects, one per line, with the wall-clock time. A line that a killed process
     left incomplete is ended first, so that it does not spoil the next one.

@@ -1,16 +1,26 @@
-"""Name -> (config dataclass, class). One `Registry` per kind of component."""
+"""Name -> (config dataclass, class): one `Registry` per kind of component. And what a field of a
+config says of itself: the bounds of its value, and whether it is written.
+
+    dropout: float = bounded(0.1, least=0, below=1)
+    snr_db: tuple[float, float] = bounded((5.0, 25.0), ordered=True)
+    sizes: tuple[int, ...] | None = field(default=None, metadata=OMIT)
+
+`asrtool.config` compares what a file or --set gives with these bounds, and names file, line and
+key. A field without bounds takes every finite number; what depends on several fields is for the
+`__post_init__` of the dataclass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from asrtool.errors import UserError
-
-# metadata of a config field that is not written while it has its default value
-OMIT = MappingProxyType({"omit": True})
 
 T = TypeVar("T")
 
@@ -81,3 +91,82 @@ class Registry(Generic[T]):
 
     def build(self, config: object, **needs) -> T:
         return self.class_of(config)(config, **needs)
+
+
+# -- what a field of a config says of itself ----------------------------------
+
+_BOUNDS = "bounds"
+# metadata of a field that is not written where it has its default, so that files from before it
+# existed stay the same
+OMIT = MappingProxyType({"omit": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The numbers that a field takes: its value, or those that its value holds."""
+
+    least: float | None = None
+    most: float | None = None
+    below: float | None = None
+    ordered: bool = False  # two numbers, [lowest, highest]
+    infinite: bool = False  # infinity means "no limit"
+
+    def problem(self, value: object) -> str | None:
+        """Why `value` cannot be meant; None where it can."""
+        numbers = list(_numbers(value))
+        if any(math.isnan(one) or (math.isinf(one) and not self.infinite) for one in numbers):
+            return f"expected a finite number, got {_short(value)}"
+        if self.ordered and len(numbers) == 2 and numbers[0] > numbers[1]:
+            return f"expected [lowest, highest], got {numbers}"
+        if all(map(self._holds, numbers)):
+            return None
+        limits = {"at least": self.least, "at most": self.most, "below": self.below}
+        words = [f"{how} {limit:g}" for how, limit in limits.items() if limit is not None]
+        return f"expected {' and '.join(words)}, got {_short(value)}"
+
+    def _holds(self, number: float) -> bool:
+        return (
+            (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+        )
+
+
+def bounded(
+    default: Any = MISSING,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    ordered: bool = False,
+    infinite: bool = False,
+    omit: bool = False,
+) -> Any:
+    """A dataclass's field whose numbers lie within these bounds; omit: as `OMIT`."""
+    bounds = Bounds(least=least, most=most, below=below, ordered=ordered, infinite=infinite)
+    return dataclasses.field(default=default, metadata={_BOUNDS: bounds, **(OMIT if omit else {})})
+
+
+def bounds_of(field: dataclasses.Field) -> Bounds:
+    return field.metadata.get(_BOUNDS, Bounds())
+
+
+def is_left_out(field: dataclasses.Field, value: object) -> bool:
+    """Whether a config is written without this field."""
+    return bool(field.metadata.get("omit")) and value == field.default
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _numbers(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _numbers(one)
+
+
+def _short(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -26,7 +26,7 @@ from asrtool.data.text import Sentences, TextDataset, TextLoader
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.losses import LOSSES, AccentLossConfig
 from asrtool.model_folder import CONFIG, Experiment, build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
@@ -478,10 +478,10 @@ def with_non_speech(
     # share of all = count / (count + utterances), solved for count
     count = max(1, round(config.share / (1 - config.share) * len(kept)))
     logger.info(
-        "%d stretches of '%s' with an empty text are added to %d utterances",
-        count,
+        "%s of '%s' with an empty text added to %s",
+        plural(count, "stretch", "stretches"),
         config.set,
-        len(kept),
+        plural(len(kept), "utterance"),
     )
     return [*kept, *augment.non_speech(sets[config.set], config, count, phase.seed)]
 

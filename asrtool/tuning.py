@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from asrtool import torchaudio_adapter
+from asrtool.registry import bounded
 from asrtool.system import atomic
 
 ADAPTER = "default"  # peft's name of the only adapter
@@ -39,9 +40,9 @@ class Tuning:
     SHORT: ClassVar[str] = "mode"
 
     mode: Literal["frozen", "lora", "full"] = "lora"
-    rank: int = 16
+    rank: int = bounded(16, least=1)
     alpha: float = 16.0
-    dropout: float = 0.0  # of the input of an adapter
+    dropout: float = bounded(0.0, least=0, below=1)  # of the input of an adapter
     # linear layers, by the end of their names
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     layers: tuple[int, int] | None = None  # first and last layer with adapters, from 0; null: all
@@ -62,7 +63,7 @@ class Tuning:
 class EncoderTuning(Tuning):
     """Rank and alpha of arXiv 2406.17272 for the encoder; the paper does not name its targets."""
 
-    rank: int = 8
+    rank: int = bounded(8, least=1)
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 

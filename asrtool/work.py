@@ -25,7 +25,7 @@ from asrtool import distributed
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.errors import UserError
-from asrtool.log import first_few, logger
+from asrtool.log import first_few, logger, plural
 from asrtool.system import stamp
 from asrtool.system.journal import Journal
 from asrtool.system.processes import give_back_memory
@@ -122,7 +122,8 @@ def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry
     if not retry:
         return number
     with open(out / FAILED, encoding="utf-8") as failed:
-        logger.info("%s: %d utterances failed; trying them again", out, sum(1 for _ in failed))
+        count = plural(sum(1 for _ in failed), "utterance")
+        logger.info("%s: %s failed; trying again", out, count)
     # The earlier results become run 0 of a new journal. Results and windows are both sorted by id,
     # so one pass splits the former by the latter.
     journal = Journal(_part(out), 0)
@@ -265,10 +266,10 @@ def _join(task: Task, target: Path, journal: Journal, total: int, out: Path) -> 
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in failed)
     ids = first_few([line["id"] for line in failed])
     logger.error(
-        "%s: %d of %d utterances failed; see %s for the reasons: %s",
+        "%s: %d of %s failed; see %s for the reasons: %s",
         out,
         len(failed),
-        total,
+        plural(total, "utterance"),
         FAILED,
         ids,
     )

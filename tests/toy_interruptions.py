@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,8 @@ def run(
 ) -> None:
     if world > 1:
         join(rank, world, port)
+    # of a view that a unit returns: its gradients may be wrong
+    warnings.filterwarnings("error", "FSDP2-wrapped module")
     log = os.open(exp.with_name(f"said-{rank}"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 2)
     sys.argv = ["train"]

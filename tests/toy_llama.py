@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import torch
@@ -116,6 +117,8 @@ def run(folder: Path, rank: int = 0, world: int = 1, **options):
 
 def work(rank: int, world: int, port: int, folder: Path) -> None:
     join(rank, world, port)
+    # of a view: its gradients may be wrong
+    warnings.filterwarnings("error", "FSDP2-wrapped module")
     found = {}
     with distributed.process_group():
         for name, shares in {"uneven": SHARES, "lopsided": LOPSIDED}.items():

@@ -25,7 +25,7 @@ from asrtool.align import Timed, words_of
 from asrtool.align.formats import ctm, textgrid
 from asrtool.data.kaldi import datadir
 from asrtool.data.loader import Dataset
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.system import file_names
@@ -119,7 +119,7 @@ class Aligning:
 
     def _line(self, key: str, text: str, timed: list[Timed] | None, seconds: float) -> dict:
         if timed is None:
-            length = f"{len(self.recognizer.tokenizer.encode(text))} tokens"
+            length = plural(len(self.recognizer.tokenizer.encode(text)), "token")
             return {
                 "id": key,
                 "error": f"{key}: {seconds:.2f} seconds have too few frames for its {length}: "
@@ -162,7 +162,8 @@ class Aligning:
                 name = file_names.of(utterance.id, ".TextGrid")
                 (target / "textgrid" / name).write_text(grid, encoding="utf-8")
                 count, words = count + 1, words + len(tiers["words"])
-        logger.info("%s: aligned %d utterances with %d words", self.out, count, words)
+        counts = plural(count, "utterance"), plural(words, "word")
+        logger.info("%s: aligned %s with %s", self.out, *counts)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from asrtool.data.config import DataConfig
 from asrtool.data.loader import Dataset
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.longform import WindowsConfig
 from asrtool.model_folder import Experiment
 from asrtool.recognition import Classes
@@ -109,7 +109,7 @@ def data_config(phase: TrainConfig, settings: DecodeConfig, data: Path) -> DataC
         holds = "no stored frames" if stored is None else f"frames of {stored.name}"
         reason = f"it holds {holds}, and the model reads those of {front_end.name}"
     elif stored.long:
-        reason = f"{stored.long} utterances are longer than the front end accepts"
+        reason = f"{plural(stored.long, 'utterance')} longer than the front end accepts"
     else:
         logger.info("%s: reading the stored frames of %s", data, front_end.name)
         return phase.data
@@ -205,12 +205,12 @@ class Decoding:
         ranks = distributed.world_size()
         median, most, longest = np.quantile(latencies, (0.5, 0.95, 1.0))
         logger.info(
-            "%s: %d utterances, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds "
+            "%s: %s, %.1f s of audio, real-time factor %.4f on %d rank%s; seconds "
             "until a result: median "
             "%.3f, 95 %% within %.3f, at most %.3f",
             *(
                 self.title,
-                len(latencies),
+                plural(len(latencies), "utterance"),
                 audio,
                 elapsed / max(audio, 1e-9),
                 ranks,

@@ -13,6 +13,7 @@ from pathlib import Path
 from asrtool.data import describe, tokenizers
 from asrtool.data.describe import Statistics
 from asrtool.errors import UserError
+from asrtool.log import plural
 from asrtool.system import atomic
 
 BAR = 40  # characters of the longest bar
@@ -86,7 +87,7 @@ def render(report: dict) -> Iterator[str]:
             examples = ", ".join(
                 f"{text} ({count}x)" for text, count in unknown["examples"].items()
             )
-            share = f"{unknown['occurrences']} occurrences, {unknown['share']:.3%}"
+            share = f"{plural(unknown['occurrences'], 'occurrence')}, {unknown['share']:.3%}"
             yield f"  {kind + ' that it lacks':24}{unknown['kinds']} ({share})" + (
                 f": {examples}" if examples else ""
             )
@@ -96,7 +97,8 @@ def render(report: dict) -> Iterator[str]:
         common = pair["speakers"]
         yield f"  {'speakers':24}{common['common']}" + listed(common["examples"], common["common"])
         for kind in ("texts", "audio"):
-            yield f"  {kind:24}{pair[kind]['utterances']} utterances, {pair[kind]['share']:.2%}"
+            count = plural(pair[kind]["utterances"], "utterance")
+            yield f"  {kind:24}{count}, {pair[kind]['share']:.2%}"
         yield ""
 
 

@@ -21,7 +21,7 @@ from asrtool.data.extraction import Summary, extract
 from asrtool.data.kaldi import datadir
 from asrtool.data.shards import packing
 from asrtool.errors import UserError
-from asrtool.log import logger, set_up
+from asrtool.log import logger, plural, set_up
 from asrtool.system import stamp
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None
     kept = summary.total - len(summary.skipped)
     hours = summary.seconds / 3600
     name = features.feature_id(config, front_end and front_end.name)
-    logger.info("%s: %d utterances%s, %.2f hours, %s", args.out, kept, copied, hours, name)
+    count = plural(kept, "utterance")
+    logger.info("%s: %s%s, %.2f hours, %s", args.out, count, copied, hours, name)
 
 
 def make_room(
@@ -179,7 +180,8 @@ def make_room(
 
 def report_rates(summary: Summary, data: Path) -> None:
     for rate, number in sorted(summary.rates.items()):
-        logger.info("%s: %d utterances were resampled from %d Hz", data, number, rate)
+        count = plural(number, "utterance")
+        logger.info("%s: %s resampled from %d Hz", data, count, rate)
 
 
 def report_skipped(

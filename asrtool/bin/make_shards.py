@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asrtool.bin.extract_features import report_skipped
 from asrtool.data.shards import packing
-from asrtool.log import logger, set_up
+from asrtool.log import logger, plural, set_up
 from asrtool.system import stamp
 
 
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
     hours = sum(packed.seconds.values()) / 3600
     length = "of unknown length (no utt2dur)" if math.isnan(hours) else f"{hours:.2f} hours"
     size = sum(member.size for member in packed.members.values()) / 1e6
-    text = "%s: %d utterances, %s, %.1f MB in %d shards"
-    logger.info(text, args.out, len(packed.members), length, size, packed.archives)
+    count, shards = plural(len(packed.members), "utterance"), plural(packed.archives, "shard")
+    logger.info("%s: %s, %s, %.1f MB in %s", args.out, count, length, size, shards)
 
 
 if __name__ == "__main__":

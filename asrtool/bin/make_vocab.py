@@ -11,7 +11,7 @@ from pathlib import Path
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import form, tables
 from asrtool.errors import UserError
-from asrtool.log import logger, set_up
+from asrtool.log import logger, plural, set_up
 from asrtool.system import stamp
 
 RARE = 5  # characters that occur fewer times are listed
@@ -105,8 +105,8 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if rare:
         more = ", ..." if len(rare) > SHOWN else ""
         logger.info(
-            "%d characters occur fewer than %d times: %s",
-            len(rare),
+            "%s that occur fewer than %d times: %s",
+            plural(len(rare), "character"),
             RARE,
             ", ".join(rare[:SHOWN]) + more,
         )
@@ -114,8 +114,8 @@ def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) ->
     if lacking:
         share = sum(counts[character] for character in lacking) / counts.total()
         logger.info(
-            "%d characters (%.3f %% of the text) become %s",
-            len(lacking),
+            "%s (%.3f %% of the text) left out of the vocabulary, %s in its place",
+            plural(len(lacking), "character"),
             100 * share,
             tokenizers.UNK,
         )
@@ -147,7 +147,8 @@ def describe(args: argparse.Namespace) -> None:
     if args.unit == "bpe" and tokenizer.size < args.size:
         print(f"{args.out}: the text has no more pieces; --size was {args.size}")
     for name, values in tokenizers.load_labels(args.out).items():
-        print(f"{args.out}: label {name}: {len(values)} values: {', '.join(values[:SHOWN])}")
+        count = plural(len(values), "value")
+        print(f"{args.out}: label {name}: {count}: {', '.join(values[:SHOWN])}")
 
 
 if __name__ == "__main__":

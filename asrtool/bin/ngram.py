@@ -18,7 +18,7 @@ from pathlib import Path
 
 from asrtool.errors import UserError
 from asrtool.lm import kneser_ney, text
-from asrtool.log import logger, set_up
+from asrtool.log import logger, plural, set_up
 from asrtool.system import atomic, stamp
 
 SHOWN = 10  # words in a warning
@@ -188,7 +188,7 @@ def report(speller: text.Speller, args: argparse.Namespace, left_out: int) -> No
         len(speller.lacking),
         first,
         ", ..." if len(speller.lacking) > SHOWN else "",
-        f"; their {left_out} sentences are left out" if left_out else "",
+        f"; {plural(left_out, 'sentence')} with them left out" if left_out else "",
     )
 
 

@@ -30,7 +30,7 @@ from asrtool import experiment, imports, log
 from asrtool.data import tree
 from asrtool.data.audio import AudioError
 from asrtool.errors import UserError
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.model_folder import Experiment
 from asrtool.models import SpeechLlm
 from asrtool.recognizer import Prepared, Recognition, Recognizer
@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     failed = recognize(recognizer, args.audio, args.channel, args.format, targets)
     if failed:
         logger.error(
-            "%d of %d files could not be recognised: %s",
+            "%d of %s could not be recognised: %s",
             len(failed),
-            len(args.audio),
+            plural(len(args.audio), "file"),
             ", ".join(failed),
         )
         sys.exit(1)
@@ -253,10 +253,10 @@ def log_windows(recognizer: Recognizer, path: str, result: Recognition) -> None:
         return
     lengths = [end - start for start, end in result.spans] or [0.0]
     logger.info(
-        "%s: %.1f s in %d windows of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech "
+        "%s: %.1f s in %s of %.2f to %.2f s, at most %.2f (%s); %.1f s without speech "
         "left out; "
         "real-time factor %.4f",
-        *(path, result.seconds, result.windows, min(lengths), max(lengths)),
+        *(path, result.seconds, plural(result.windows, "window"), min(lengths), max(lengths)),
         *(
             recognizer.windows.max_seconds,
             recognizer.windows_reason,

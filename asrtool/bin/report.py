@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asrtool import log
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.report import page, read, render
 from asrtool.report.sources import choose
 from asrtool.score.stored import replace_text
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     replace_text(out, text)
     size = len(text.encode()) / 1e6
     logger.info(
-        "%s: %d utterances, %d of them in detail, %.1f MB",
+        "%s: %s, %d of them in detail, %.1f MB",
         out,
-        len(result.references),
+        plural(len(result.references), "utterance"),
         len(chosen),
         size,
     )

@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+from asrtool.log import plural
 from asrtool.score.results_page import collect, markdown
 from asrtool.score.stored import replace_text
 from asrtool.system import stamp
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with stamp.locked(options.out, wait=True):  # recipes may end at the same time
         replace_text(options.out, text)
-    print(f"{sum(len(table.rows) for table in tables)} results in {options.out}")
+    print(f"{plural(sum(len(table.rows) for table in tables), 'result')} in {options.out}")
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

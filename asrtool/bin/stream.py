@@ -30,7 +30,7 @@ from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
 from asrtool.encoders import Encoder, StreamingEncoder
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.model_folder import Experiment, in_chunks
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import EndConfig, Result, Stream, passes
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed = [path for path in args.audio if not transcribe(recognizer, ends, path, args.format)]
     if failed:
         logger.error(
-            "%d of %d files could not be recognised: %s",
+            "%d of %s could not be recognised: %s",
             len(failed),
-            len(args.audio),
+            plural(len(args.audio), "file"),
             ", ".join(failed),
         )
         sys.exit(1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from asrtool.data.fbank import FbankConfig
+from asrtool.registry import OMIT, bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,12 @@ class BatchConfig:
     """Utterances of similar length, up to a limit of padded seconds (padded tokens for text)."""
 
     # of the global batch: all ranks and micro-batches of one optimizer step together
-    seconds: float | None = None
+    seconds: float | None = bounded(None, least=0)
     # of one micro-batch on one device; null: the rank's whole share at once
     max_seconds_per_device: float | None = None
     tokens: float | None = None  # the same two limits for text
     max_tokens_per_device: float | None = None
-    max_utterances: int = 1024  # of the global batch
+    max_utterances: int = bounded(1024, least=1)  # of the global batch
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.tokens is None):
@@ -80,12 +81,13 @@ class SpecAugmentConfig:
     The mean is 0 after CMVN.
     """
 
-    num_frequency_masks: int = 2
-    frequency_width: int = 10  # maximum, in mel bins
-    num_time_masks: int = 2
-    time_width: int = 50  # maximum, in frames
-    time_share: float = 0.25  # maximum share of the utterance under all time masks together
-    warp: int = 0  # maximum, in frames; 0: no time warping
+    num_frequency_masks: int = bounded(2, least=0)
+    frequency_width: int = bounded(10, least=0)  # maximum, in mel bins
+    num_time_masks: int = bounded(2, least=0)
+    time_width: int = bounded(50, least=0)  # maximum, in frames
+    # maximum share of the utterance under all time masks together
+    time_share: float = bounded(0.25, least=0, most=1)
+    warp: int = bounded(0, least=0)  # maximum, in frames; 0: no time warping
 
     def __post_init__(self) -> None:
         if min(self.num_frequency_masks, self.num_time_masks, self.warp) < 0:
@@ -105,7 +107,7 @@ class SpecSubConfig:
     """
 
     num_substitutions: int = 3
-    time_width: int = 30  # of a stretch, maximum, in frames
+    time_width: int = bounded(30, least=0)  # of a stretch, maximum, in frames
 
     def __post_init__(self) -> None:
         if self.num_substitutions < 0 or self.time_width < 1:
@@ -120,8 +122,8 @@ class NoiseConfig:
     """Add recordings of a noise set at a random signal-to-noise ratio."""
 
     set: str  # name of a data directory beside the training set
-    share: float = 0.5  # share of the utterances
-    snr_db: tuple[float, float] = (5.0, 25.0)
+    share: float = bounded(0.5, least=0, most=1)  # share of the utterances
+    snr_db: tuple[float, float] = bounded((5.0, 25.0), ordered=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,7 @@ class RoomConfig:
     """Convolve with a room impulse response of a set; the direct sound keeps its position."""
 
     set: str
-    share: float = 0.3
+    share: float = bounded(0.3, least=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +139,9 @@ class BabbleConfig:
     """Add babble: several utterances of a set at a random signal-to-noise ratio, as in Kaldi."""
 
     set: str  # name of a data directory beside the training set; may be the training set itself
-    share: float = 0.3  # share of the utterances
-    speakers: tuple[int, int] = (3, 7)
-    snr_db: tuple[float, float] = (13.0, 20.0)
+    share: float = bounded(0.3, least=0, most=1)  # share of the utterances
+    speakers: tuple[int, int] = bounded((3, 7), ordered=True)
+    snr_db: tuple[float, float] = bounded((13.0, 20.0), ordered=True)
 
     def __post_init__(self) -> None:
         if not 1 <= self.speakers[0] <= self.speakers[1]:
@@ -154,9 +156,9 @@ class NonSpeechConfig:
 
     # name of a data directory beside the training set, such as musan; its transcripts are ignored
     set: str
-    share: float = 0.15  # share of the utterances of an epoch
+    share: float = bounded(0.15, least=0, most=1)  # share of the utterances of an epoch
     # length of a stretch; shorter recordings are used whole
-    seconds: tuple[float, float] = (1.0, 15.0)
+    seconds: tuple[float, float] = bounded((1.0, 15.0), ordered=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -171,7 +173,8 @@ class NonSpeechConfig:
 class AugmentConfig:
     # stored features: one copy for each speed; online: drawn per utterance and epoch
     speeds: tuple[float, ...] = (1.0,)
-    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain, drawn per utterance and epoch
+    # random gain, drawn per utterance and epoch
+    gain_db: tuple[float, float] = bounded((0.0, 0.0), ordered=True)
     spec_augment: SpecAugmentConfig | None = None
     spec_sub: SpecSubConfig | None = None
     noise: NoiseConfig | None = None
@@ -203,17 +206,18 @@ class DataConfig:
     # model.encoder.frontend, and training reads these
     features: Literal["stored", "online", "stored_frames"] = "stored"
     fbank: FbankConfig = field(default_factory=FbankConfig)
-    min_seconds: float = 0.1  # training utterances outside are left out with a warning
-    max_seconds: float = 30.0
+    # training utterances outside are left out with a warning
+    min_seconds: float = bounded(0.1, least=0)
+    max_seconds: float = bounded(30.0, least=0)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     # several training sets, the training set among them; none: that alone
-    sets: tuple[SetConfig, ...] = field(default=(), metadata={"omit": True})
+    sets: tuple[SetConfig, ...] = field(default=(), metadata=OMIT)
     # 1: sets are read as often as `weight` says; above, small ones more often: by their hours to
     # the power of 1 / temperature
-    temperature: float = field(default=1.0, metadata={"omit": True})
+    temperature: float = bounded(1.0, least=1, omit=True)
     # the training set in tar archives; null: single files, or Kaldi archives
     shards: ShardConfig | None = None
-    workers: int = 2  # loader processes per rank; 0: in the training process
+    workers: int = bounded(2, least=0)  # loader processes per rank; 0: in the training process
 
     def __post_init__(self) -> None:
         augment = self.augment

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from asrtool.data import audio, tree
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
-from asrtool.log import logger, set_up, shown
+from asrtool.log import logger, plural, set_up, shown
 from asrtool.system import atomic, processes, stamp
 from asrtool.types import Utterance
 
@@ -107,7 +107,7 @@ def compare(
 ) -> None:
     """Warn if the counts of a set differ from the official ones; white space is not counted."""
     if len(rows) != utterances:
-        logger.warning("%s: %d utterances, officially %d", name, len(rows), utterances)
+        logger.warning("%s: %s, officially %d", name, plural(len(rows), "utterance"), utterances)
     elif characters is not None:
         count = sum(len("".join(row.text.split())) for row in rows)
         if count != characters:
@@ -161,10 +161,10 @@ def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
     hours = sum(utterance.duration for utterance in corpus_set.utterances) / 3600
     speakers = len({utterance.speaker for utterance in corpus_set.utterances})
     logger.info(
-        "%s: %d utterances, %d speakers, %.2f hours",
+        "%s: %s, %s, %.2f hours",
         out,
-        len(corpus_set.utterances),
-        speakers,
+        plural(len(corpus_set.utterances), "utterance"),
+        plural(speakers, "speaker"),
         hours,
     )
 

@@ -18,6 +18,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from asrtool.registry import bounded
 from asrtool.types import Padded
 
 # rounded to float32, so that 1 - PREEMPHASIS matches what float32 samples are multiplied by
@@ -31,9 +32,9 @@ BLOCK_CPU, BLOCK_GPU = 256, 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class FbankConfig:
-    num_mel_bins: int = 80
-    frame_length_ms: float = 25.0
-    frame_shift_ms: float = 10.0
+    num_mel_bins: int = bounded(80, least=1)
+    frame_length_ms: float = bounded(25.0, least=0)
+    frame_shift_ms: float = bounded(10.0, least=0)
     dither: float = 0.0  # standard deviation of added noise, in steps of 16-bit audio
     low_hz: float = 20.0
     high_hz: float = 0.0  # 0 or below: relative to the Nyquist frequency

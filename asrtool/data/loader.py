@@ -34,7 +34,7 @@ from asrtool.data.features import Cmvn
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
 from asrtool.errors import UserError
-from asrtool.log import first_few, logger, warn_once
+from asrtool.log import first_few, logger, plural, warn_once
 from asrtool.types import Batch, Utterance
 
 PREFETCH = 4  # micro-batches read ahead by each loader process
@@ -176,14 +176,14 @@ class StepLoader:
         parts = (
             f"{min(cuts)} to {max(cuts)} micro-batches"
             if min(cuts) < max(cuts)
-            else f"{max(cuts)} micro-batches"
+            else plural(max(cuts), "micro-batch", "micro-batches")
         )
         views = self.dataset.reader.views.count
         copies = f" of {views} views each" if views > 1 else ""
         return (
             f"global batch: {utterances:.1f} utterances{copies}, {seconds:.1f} seconds on average, "
-            f"at most {self.plan.config.size:g} with padding; {len(plan)} steps per epoch; "
-            f"{self.world} rank{'s' * (self.world > 1)} with {parts} each"
+            f"at most {self.plan.config.size:g} with padding; {plural(len(plan), 'step')} per "
+            f"epoch; {plural(self.world, 'rank')} with {parts} each"
         )
 
     def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:

@@ -21,7 +21,7 @@ from asrtool.data.kaldi import tables
 from asrtool.data.loader import StepLoader, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.errors import UserError
-from asrtool.log import first_few, logger
+from asrtool.log import first_few, logger, plural
 from asrtool.types import Batch, Utterance
 
 LOOKED_AT = 100_000  # number of sentences to check for characters outside the vocabulary
@@ -183,6 +183,6 @@ class TextLoader(StepLoader):
         plan = self._epoch(0)
         tokens = int(self.plan.lengths.sum())
         return (
-            f"{len(self.dataset)} sentences, {tokens} tokens with sos/eos; {len(plan)} steps per"
-            " epoch"
+            f"{plural(len(self.dataset), 'sentence')}, {tokens} tokens with sos/eos; "
+            f"{plural(len(plan), 'step')} per epoch"
         )

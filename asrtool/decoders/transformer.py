@@ -26,6 +26,7 @@ from asrtool.nn.attention import GrowingKeyValue
 from asrtool.nn.masks import attention_mask, causal_mask
 from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import DecoderLayerCache, TransformerDecoderLayer
+from asrtool.registry import bounded
 from asrtool.types import EncoderOutput, Padded
 
 # largest share of distinct prefixes in an n-best list at which a tree is faster than sequences
@@ -38,10 +39,10 @@ FEW_ALIVE = 0.7  # largest share of live nodes at which removing the others is w
 class TransformerDecoderConfig:
     """Transformer attention decoder, of the encoder's width."""
 
-    num_layers: int = 6
-    num_heads: int = 4
-    ffn_dim: int = 2048
-    dropout: float = 0.1
+    num_layers: int = bounded(6, least=0)
+    num_heads: int = bounded(4, least=1)
+    ffn_dim: int = bounded(2048, least=1)
+    dropout: float = bounded(0.1, least=0, below=1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 
@@ -26,8 +27,8 @@ class Conv1dMlpConfig:
 
     # frames per row that the LLM reads: 4, 5 and 8 are usual, any number above 0 works
     rate: int = 5
-    kernel: int | None = None  # frames that a row reads; null: `rate`
-    hidden_dim: int = 2048
+    kernel: int | None = bounded(None, least=1)  # frames that a row reads; null: `rate`
+    hidden_dim: int = bounded(2048, least=1)
 
     def __post_init__(self) -> None:
         check_blocks(self.rate, self.kernel)

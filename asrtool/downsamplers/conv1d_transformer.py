@@ -18,6 +18,7 @@ from asrtool.nn.attention import RotarySelfAttention
 from asrtool.nn.masks import attention_mask
 from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import TransformerLayer
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 
@@ -26,11 +27,11 @@ class Conv1dTransformerConfig:
     """Strided convolution, then Transformer layers of the encoder's width."""
 
     rate: int = 5  # frames per row that the LLM reads
-    kernel: int | None = None  # frames that a row reads; null: `rate`
-    num_layers: int = 2
-    num_heads: int = 8
-    ffn_dim: int = 2048
-    dropout: float = 0.1
+    kernel: int | None = bounded(None, least=1)  # frames that a row reads; null: `rate`
+    num_layers: int = bounded(2, least=0)
+    num_heads: int = bounded(8, least=1)
+    ffn_dim: int = bounded(2048, least=1)
+    dropout: float = bounded(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         check_blocks(self.rate, self.kernel)

@@ -13,6 +13,7 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.nn.masks import valid_mask
 from asrtool.nn.rows import PerRow
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 # factor -> strides over time of the convolutions; over frequency every stride is 2
@@ -25,8 +26,9 @@ FEW_CHANNELS = 128  # up to so many, channels last is faster in training
 class Conv2dConfig:
     """Strided 2-D convolutions over time and frequency, then a linear layer."""
 
-    factor: int = 4  # input frames per output frame: 2, 4, 6 or 8
-    channels: int = 64  # with 256, as in ESPnet and WeNet, a quarter of a 12-layer Conformer's time
+    factor: int = bounded(4, least=1)  # input frames per output frame: 2, 4, 6 or 8
+    # with 256, as in ESPnet and WeNet, a quarter of a 12-layer Conformer's time
+    channels: int = bounded(64, least=1)
     causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:

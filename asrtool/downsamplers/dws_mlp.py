@@ -15,6 +15,7 @@ from torch.nn.functional import relu
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
 from asrtool.downsamplers.conv1d_mlp import block_positions, check_blocks, whole_blocks
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 
@@ -23,7 +24,7 @@ class DwsMlpConfig:
     """Stacked frames, then two linear layers."""
 
     rate: int = 5  # frames per row that the LLM reads
-    hidden_dim: int = 2048
+    hidden_dim: int = bounded(2048, least=1)
 
     def __post_init__(self) -> None:
         check_blocks(self.rate, None)

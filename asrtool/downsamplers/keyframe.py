@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.nn.rows import PerRow
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 # initial b_0 of `attention`: the frame itself has e^2 = 7.4 times the weight of a neighbour
@@ -45,7 +46,7 @@ class KeyframeConfig:
     """Intermediate CTC, key frames, frame fusion: before a layer, not as a stem."""
 
     fusion: Literal["attention", "weighted", "concat", "none"] = "attention"
-    radius: int = 1  # frames fused on either side; causal: before
+    radius: int = bounded(1, least=0)  # frames fused on either side; causal: before
     drop: bool = True  # false: every frame stays, and is fused
     keep: int = 1  # frames kept around each key frame, from t - keep // 2 on
     causal: bool = False  # no look-ahead

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.rows import PerRow
+from asrtool.registry import bounded
 from asrtool.types import DownsamplerOutput, Padded
 
 
@@ -30,8 +31,8 @@ from asrtool.types import DownsamplerOutput, Padded
 class StridedConvConfig:
     """A strided convolution module, added to the mean of the frames: before a layer, no stem."""
 
-    factor: int = 2  # input frames per output frame
-    kernel: int = 15  # frames of the depthwise convolution
+    factor: int = bounded(2, least=1)  # input frames per output frame
+    kernel: int = bounded(15, least=1)  # frames of the depthwise convolution
     causal: bool = False  # no look-ahead
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig, LinearConfig
 from asrtool.encoders.base import ENCODERS, Encoder, EncoderConfig
 from asrtool.encoders.frontend import put_in_front, through
 from asrtool.nn.dropout import Dropout
+from asrtool.registry import bounded
 from asrtool.types import EncoderOutput, Padded
 
 
@@ -26,10 +27,10 @@ from asrtool.types import EncoderOutput, Padded
 class CnnConfig(EncoderConfig):
     """Residual convolutions over time."""
 
-    num_layers: int = 2
-    dim: int = 512
-    kernel: int = 5  # frames of a convolution, an odd number
-    dropout: float = 0.2
+    num_layers: int = bounded(2, least=0)
+    dim: int = bounded(512, least=1)
+    kernel: int = bounded(5, least=1)  # frames of a convolution, an odd number
+    dropout: float = bounded(0.2, least=0, below=1)
     stem: Annotated[object, DOWNSAMPLERS] = LinearConfig()
     # an encoder that reads samples, whose frames the stem reads; null: features
     frontend: Annotated[object, ENCODERS] | None = None

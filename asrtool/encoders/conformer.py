@@ -38,7 +38,7 @@ from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.nn.positions import distances, rotations
 from asrtool.nn.rows import PerRow
-from asrtool.registry import OMIT
+from asrtool.registry import OMIT, bounded
 from asrtool.types import EncoderOutput, Padded
 
 _ATTENTIONS = {"rotary": RotarySelfAttention, "relative": RelativeSelfAttention}
@@ -51,13 +51,13 @@ class ChunkConfig:
     # true: half of the batches are whole utterances, the others random chunks; false: always the
     # longest chunk
     dynamic: bool = True
-    max_ms: float = 1000.0  # the longest chunk
+    max_ms: float = bounded(1000.0, least=0)  # the longest chunk
     # of dynamic chunks; null: every number of frames up to the longest
     sizes_ms: tuple[float, ...] | None = None
     left_chunks: int | None = None  # how many chunks before its own a frame sees; null: all
     # former keys, which older experiments have: seconds for `max_ms`, frames for `sizes_ms`
-    max_seconds: float | None = field(default=None, metadata={"omit": True})
-    sizes: tuple[int, ...] | None = field(default=None, metadata={"omit": True})
+    max_seconds: float | None = bounded(None, least=0, omit=True)
+    sizes: tuple[int, ...] | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
         if self.max_seconds is not None:
@@ -78,14 +78,15 @@ class ChunkConfig:
 class ConformerConfig(EncoderConfig):
     """Conformer (arXiv 2005.08100) with layer norm in its convolution module."""
 
-    num_layers: int = 12
-    dim: int = 256
-    num_heads: int = 4
-    ffn_dim: int = 2048
-    kernel: int = 15  # frames of the depthwise convolution
-    dropout: float = 0.1
-    attention_dropout: float = 0.0  # of the attention's weights
-    layer_drop: float = 0.0  # probability that a training step leaves a layer out
+    num_layers: int = bounded(12, least=0)
+    dim: int = bounded(256, least=1)
+    num_heads: int = bounded(4, least=1)
+    ffn_dim: int = bounded(2048, least=1)
+    kernel: int = bounded(15, least=1)  # frames of the depthwise convolution
+    dropout: float = bounded(0.1, least=0, below=1)
+    attention_dropout: float = bounded(0.0, least=0, below=1)  # of the attention's weights
+    # probability that a training step leaves a layer out
+    layer_drop: float = bounded(0.0, least=0, below=1)
     positions: Literal["rotary", "relative"] = "rotary"
     # attention beside that of each layer; with look: back it streams
     attention: Annotated[object, ATTENTIONS] | None = None

@@ -31,7 +31,7 @@ from asrtool.encoders.base import ENCODERS, Encoder, EncoderConfig, Source
 from asrtool.encoders.echo import ATTENTIONS, NEW, wrap
 from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
-from asrtool.registry import OMIT
+from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
 from asrtool.types import EncoderOutput, Padded
 
@@ -56,15 +56,16 @@ class PretrainedConfig(EncoderConfig):
     attention: Annotated[object, ATTENTIONS] | None = None
     # share of frames in masked spans, not counting overlaps: of the input of the layers, or of the
     # output of a frozen network; 0: no masks
-    time_mask: float = 0.0
+    time_mask: float = bounded(0.0, least=0, below=1)
     time_mask_length: int = 10  # frames of a span
-    channel_mask: float = 0.0  # likewise over channels
+    channel_mask: float = bounded(0.0, least=0, below=1)  # likewise over channels
     channel_mask_length: int = 64
-    layer_drop: float = 0.0  # probability that a training step leaves a layer out
-    dropout: float = 0.0  # of the residual branches
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0  # inside the feed-forward network
-    final_dropout: float = 0.0  # of the frames that come out
+    # probability that a training step leaves a layer out
+    layer_drop: float = bounded(0.0, least=0, below=1)
+    dropout: float = bounded(0.0, least=0, below=1)  # of the residual branches
+    attention_dropout: float = bounded(0.0, least=0, below=1)
+    activation_dropout: float = bounded(0.0, least=0, below=1)  # inside the feed-forward network
+    final_dropout: float = bounded(0.0, least=0, below=1)  # of the frames that come out
 
     def __post_init__(self) -> None:
         if self.weights is None and self.size is None:
@@ -352,12 +353,20 @@ def shapes_only(config: PretrainedConfig) -> bool:
     return tuning.on_meta() and config.size is not None and not Path(config.weights).is_dir()
 
 
+def _place(config: PretrainedConfig) -> dict[str, object]:
+    """Options of `from_pretrained` that say where to look: of a folder only in it."""
+    return {
+        "revision": config.revision or "main",
+        "local_files_only": Path(config.weights).is_dir(),
+    }
+
+
 def read_settings(kind: type, name: str, config: PretrainedConfig) -> object:
     """The config.json of the weights. Raises `ValueError` unless it exists and is a `kind`."""
     from transformers import AutoConfig
 
     try:
-        settings = AutoConfig.from_pretrained(config.weights, revision=config.revision or "main")
+        settings = AutoConfig.from_pretrained(config.weights, **_place(config))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"encoder {name}: weights {config.weights} cannot be read "
@@ -394,7 +403,7 @@ def read_weights(
     try:
         model, info = kind.from_pretrained(
             config.weights,
-            revision=config.revision or "main",
+            **_place(config),
             config=settings,
             dtype=torch.float32,
             output_loading_info=True,

@@ -46,6 +46,7 @@ from asrtool.nn.convolution import continue_from
 from asrtool.nn.dropout import Dropout
 from asrtool.nn.masks import attention_mask, chunk_mask, random_chunk
 from asrtool.nn.rows import PerRow
+from asrtool.registry import bounded
 from asrtool.types import EncoderOutput, Padded
 
 HEAD_KERNEL = 3  # frames that the accent head sees
@@ -61,10 +62,11 @@ class AccentConfig:
     # counted from 0: the paper's "6th to 12th" are [5, ..., 11]; null: the upper half, after the
     # last downsampler
     layers: tuple[int, ...] | None = None
-    kernel: int = 5  # of the convolution over frames and channels; 1: pointwise
+    kernel: int = bounded(5, least=1)  # of the convolution over frames and channels; 1: pointwise
     fusion: Literal["attention", "add", "none"] = "attention"  # add: M = norm(E + G); none: M = E
     query: Literal["accent", "acoustic"] = "accent"  # acoustic: query E, key and value G
-    num_heads: int | None = None  # of the fusion; null: as in the layers; the release has 4
+    # of the fusion; null: as in the layers; the release has 4
+    num_heads: int | None = bounded(None, least=1)
     compat: bool = False  # compute as the authors' release, which cannot stream
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def lines(files: Sequence[Path], with_ids: bool) -> Iterator[str]:
                         yield text
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8; convert it first") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is damaged or truncated ({error})") from None
 
 
 def case_of(characters: set[str]) -> Callable[[str], str]:

@@ -31,6 +31,7 @@ import numpy as np
 
 from asrtool.align import Timed
 from asrtool.align.words import is_han
+from asrtool.registry import bounded
 
 PAUSE = 0.3  # seconds, the shortest
 LONG = 0.6  # seconds of a pause that is searched again for soft speech
@@ -54,11 +55,12 @@ SLACK = 0.1  # seconds around a token in which no cut is made if it can be helpe
 class WindowsConfig:
     """Windows, in which inputs longer than `max_seconds` are recognised."""
 
-    max_seconds: float | None = None  # null: the longest duration common in training
+    # null: the longest duration common in training
+    max_seconds: float | None = bounded(None, least=0)
     # shorter pieces are merged with a neighbour if possible; null: from the training data
-    min_seconds: float | None = None
+    min_seconds: float | None = bounded(None, least=0)
     # of windows cut without a pause; null: 4, or a quarter of max_seconds if that is less
-    overlap_seconds: float | None = None
+    overlap_seconds: float | None = bounded(None, least=0)
     cut: Literal["pauses", "clock"] = "pauses"  # clock: every max_seconds, even within words
     # of pauses; silero: a network, needs the extra `vad`
     detector: Literal["energy", "silero"] = "energy"

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.class_weights import check_weights, label_weights
+from asrtool.registry import bounded
 from asrtool.types import Batch, ModelOutput, Padded
 
 EPSILON = 1e-6  # e
@@ -46,7 +47,8 @@ class AccentLossConfig:
     # weights of accents by the number of their training utterances
     class_weights: Literal["none", "inverse_frequency"] = "none"
     class_power: float = 0.5  # 0: equal weights, 1: every accent has the same share of the loss
-    class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
+    # the smallest and the largest weight
+    class_limits: tuple[float, float] = bounded((0.2, 5.0), ordered=True)
 
     def __post_init__(self) -> None:
         check_weights(self.class_power, self.class_limits)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.registry import bounded
 from asrtool.types import Batch, ModelOutput
 
 
@@ -33,14 +34,10 @@ class ConsistencyConfig:
 
     weight: float  # 0.2 in the paper, beside CTC of weight 1
     input: str = "ctc"
-    time_masks: float = 2.5  # times as many time masks as data.augment.spec_augment has
-    warmup: float = 0.1  # until the weight is reached: a share of all steps, or steps from 1 on
-
-    def __post_init__(self) -> None:
-        if self.time_masks < 1:
-            raise ValueError(f"time_masks is {self.time_masks:g}, expected 1 or more")
-        if self.warmup < 0:
-            raise ValueError(f"warmup is {self.warmup:g}, expected 0 or more")
+    # times as many time masks as data.augment.spec_augment has
+    time_masks: float = bounded(2.5, least=1)
+    # until the weight is reached: a share of all steps, or steps from 1 on
+    warmup: float = bounded(0.1, least=0)
 
 
 @LOSSES.register("consistency", ConsistencyConfig)

@@ -27,6 +27,7 @@ from asrtool.losses.matching import (
     speech_and_text,
     take_former,
 )
+from asrtool.registry import OMIT, bounded
 from asrtool.types import Batch, ModelOutput
 
 
@@ -40,10 +41,10 @@ class ContrastiveConfig:
     # of text and rows in the attention: cosine, scaled or dot as in `matching`; null: cosine
     products: Products | None = None
     # what they are divided by; null: 0.05 of cosines, 1 of others
-    attention_temperature: float | None = None
-    temperature: float = 0.1  # of the contrast
+    attention_temperature: float | None = bounded(None, least=0)
+    temperature: float = bounded(0.1, least=0)  # of the contrast
     # former key of products: true is scaled, false is dot
-    scaled: bool | None = field(default=None, metadata={"omit": True})
+    scaled: bool | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
         take_former(self)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.registry import bounded
 from asrtool.types import Batch, ModelOutput
 
 
@@ -25,7 +26,7 @@ class CrossEntropyConfig:
 
     weight: float
     input: str = "attention"
-    smoothing: float = 0.1
+    smoothing: float = bounded(0.1, least=0, most=1)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.smoothing < 1.0:

@@ -33,6 +33,7 @@ from asrtool.losses.class_weights import (
     reweighted,
     utterance_weights,
 )
+from asrtool.registry import bounded
 from asrtool.types import Batch, ModelOutput, Padded
 
 
@@ -46,7 +47,8 @@ class CtcConfig:
     class_weights: Literal["none", "inverse_frequency"] = "none"
     class_weighting: Literal["utterance", "gradient"] = "utterance"  # what the weights apply to
     class_power: float = 0.5  # 0: equal weights, 1: the inverse of the frequency
-    class_limits: tuple[float, float] = (0.2, 5.0)  # the smallest and the largest weight
+    # the smallest and the largest weight
+    class_limits: tuple[float, float] = bounded((0.2, 5.0), ordered=True)
 
     def __post_init__(self) -> None:
         check_weights(self.class_power, self.class_limits)

@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.registry import OMIT, bounded
 from asrtool.types import Batch, ModelOutput, Padded
 
 Products = Literal["cosine", "scaled", "dot"]
@@ -56,14 +57,14 @@ class MatchingConfig:
     # of text and rows: cosine, or dot product, divided by sqrt(D) if scaled; null: cosine
     products: Products | None = None
     # what products are divided by before the softmax; null: 0.05 of cosines, 1 of others
-    temperature: float | None = None
+    temperature: float | None = bounded(None, least=0)
     # products of learned projections: the heads text_query and speech_key
     projected: bool = False
     mse: float = 1.0  # weight a of the squared distance
     relative: bool = True  # squared distances divided by the square of the token's embedding
     cosine: float = 1.0  # weight b of the cosine distance
     # former key of products: true is scaled, false is dot
-    scaled: bool | None = field(default=None, metadata={"omit": True})
+    scaled: bool | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
         check_weights(self.mse, self.cosine)

@@ -28,6 +28,7 @@ from asrtool.models.llm import LlmConfig, Shape
 from asrtool.models.llm_scorer import left_aligned, right_aligned
 from asrtool.models.prompt import SPEECH
 from asrtool.models.text import OUTPUT, TextModel, check_output
+from asrtool.registry import bounded
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
@@ -37,7 +38,7 @@ class CopyConfig:
     every token repeated twice and followed by one gap.
     """
 
-    share: float = 0.5  # share of training sentences with a spelling
+    share: float = bounded(0.5, least=0, most=1)  # share of training sentences with a spelling
     repeats: int = 3  # of a token, at most
     gaps: int = 3  # after a token, at most; a gap is token 0, which no text contains
 

@@ -23,6 +23,7 @@ from asrtool.nn.attention import KeyValue, RotarySelfAttention
 from asrtool.nn.masks import attention_mask, causal_mask
 from asrtool.nn.positions import rotations
 from asrtool.nn.transformer import TransformerLayer
+from asrtool.registry import bounded
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 
 
@@ -30,11 +31,11 @@ from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
 class LanguageModelConfig:
     """Transformer language model over text; it reads no audio."""
 
-    num_layers: int = 6
-    dim: int = 512
-    num_heads: int = 8
-    ffn_dim: int = 2048
-    dropout: float = 0.1
+    num_layers: int = bounded(6, least=0)
+    dim: int = bounded(512, least=1)
+    num_heads: int = bounded(8, least=1)
+    ffn_dim: int = bounded(2048, least=1)
+    dropout: float = bounded(0.1, least=0, below=1)
 
 
 @dataclass(frozen=True)

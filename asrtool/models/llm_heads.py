@@ -13,6 +13,7 @@ from torch import nn
 
 from asrtool.heads import HEADS, Head, Search
 from asrtool.models.llm_scorer import LlmScorer, left_aligned
+from asrtool.registry import bounded
 from asrtool.types import Batch, EncoderOutput, Padded
 
 
@@ -108,7 +109,7 @@ class Projection(LlmPart):
 class TextQueryHeadConfig:
     """Learned projection of the transcript's embeddings, for the matching loss."""
 
-    dim: int = 256  # K, that of speech_key
+    dim: int = bounded(256, least=1)  # K, that of speech_key
 
 
 @HEADS.register("text_query", TextQueryHeadConfig)
@@ -123,7 +124,7 @@ class TextQueryHead(Projection):
 class SpeechKeyHeadConfig:
     """Learned projection of the adapter's rows, for the matching loss."""
 
-    dim: int = 256  # K, that of text_query
+    dim: int = bounded(256, least=1)  # K, that of text_query
 
 
 @HEADS.register("speech_key", SpeechKeyHeadConfig)

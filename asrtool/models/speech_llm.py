@@ -34,6 +34,7 @@ from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import right_aligned
 from asrtool.models.origins import fingerprint
+from asrtool.registry import OMIT
 from asrtool.tuning import EncoderTuning
 from asrtool.types import Batch, EncoderOutput, Padded
 
@@ -49,7 +50,7 @@ class SpeechLlmConfig:
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
     # configs of heads by name, such as speech_key: {type: speech_key, dim: 64}
-    heads: dict[str, Annotated[object, HEADS]] | None = field(default=None, metadata={"omit": True})
+    heads: dict[str, Annotated[object, HEADS]] | None = field(default=None, metadata=OMIT)
 
 
 @MODELS.register("speech_llm", SpeechLlmConfig)

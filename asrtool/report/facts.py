@@ -61,17 +61,23 @@ def _by_count(item: tuple[tuple, int]) -> tuple:
 
 def curves(experiment: Path) -> list[dict]:
     """For each phase, in the order of log.jsonl: {"phase", "step": {series: [[step, value]]},
-    "valid": {...}}.
+    "valid": {...}, "epochs": [the last step of each epoch]}.
 
     Steps that were repeated because training was killed and resumed count once, with their last
     values.
     """
     path = experiment / "log.jsonl"
     phases: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
+    ends: dict[str, dict[int, int]] = {}
     for record in log_records(path) if path.is_file() else []:
         event, phase, step = record.get("event"), record.get("phase"), record.get("step")
         if event not in ("step", "valid") or phase is None or step is None:
             continue
+        if isinstance(epoch := record.get("epoch"), int):
+            # the step that is recorded is of the epoch, validations come after finished ones
+            finished, by = (epoch, step) if event == "valid" else (epoch - 1, step - 1)
+            known = ends.setdefault(phase, {})
+            known[finished] = min(by, known.get(finished, by))
         tables = phases.setdefault(phase, {"step": {}, "valid": {}})[event]
         for name, value in record.items():
             if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
@@ -79,6 +85,7 @@ def curves(experiment: Path) -> list[dict]:
     return [
         {
             "phase": phase,
+            "epochs": _epochs(ends.get(phase, {})),
             **{
                 event: {name: _thin(series) for name, series in tables.items()}
                 for event, tables in events.items()
@@ -86,6 +93,15 @@ def curves(experiment: Path) -> list[dict]:
         }
         for phase, events in phases.items()
     ]
+
+
+def _epochs(known: Mapping[int, int]) -> list[int]:
+    """The last step of each epoch, from what records say: after `step`, so many were finished.
+
+    Where nothing was recorded between two epochs, that of the later one stands for both.
+    """
+    last = max(known, default=0)
+    return [min(by for epoch, by in known.items() if epoch >= one) for one in range(1, last + 1)]
 
 
 def _thin(series: Mapping[int, float]) -> list[list[float]]:

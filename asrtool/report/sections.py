@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from asrtool.log import plural
 from asrtool.report import facts
 from asrtool.report.sources import SPEAKER, ScoredSet
 from asrtool.score.bootstrap import FEWEST
@@ -13,7 +14,12 @@ Bounds = Sequence[float] | None  # an interval
 Span = tuple[float, float]  # rates at the left and right end of plots
 METRICS = {"wer": "word error rate", "cer": "character error rate", "mer": "mixed error rate"}
 KINDS = ("substitutions", "deletions", "insertions")
-TOKENS = {"wer": "words", "cer": "characters", "mer": "characters and words"}
+# one, and several
+TOKENS = {
+    "wer": ("word", "words"),
+    "cer": ("character", "characters"),
+    "mer": ("character or word", "characters and words"),
+}
 LONG = 12  # rows of a table that are visible; the others are folded
 
 
@@ -61,16 +67,16 @@ def summary(result: ScoredSet) -> str:
         f'<p class="rate">{percent(total["rate"])}<span class="unit">%</span></p>'
         f'<p class="interval">95 % interval<br>{"<br>".join(bounds)}</p><p '
         f'class="muted">{drawn}</p>'
-        f'<p class="muted">{_count(errors)} errors in {_count(total["reference"])} reference '
-        f"{TOKENS[metric]}</p></div>"
-        f'<div class="kinds">{table}</div>{_definitions(_counted(result))}'
+        f'<p class="muted">{_counted(errors, "error")} in '
+        f"{_tokens(total['reference'], metric, 'reference ')}</p></div>"
+        f'<div class="kinds">{table}</div>{_definitions(_coverage(result))}'
     )
 
 
-def _counted(result: ScoredSet) -> list[tuple[str, str]]:
+def _coverage(result: ScoredSet) -> list[tuple[str, str]]:
     stored, report = result.score, result.report
     number = len(report.ids)
-    coverage = f"{_count(number - len(report.missing))} of {_count(number)} utterances"
+    coverage = f"{_count(number - len(report.missing))} of {_counted(number, 'utterance')}"
     if report.missing:
         coverage += f"; {_count(len(report.missing))} without a hypothesis, counted as deletions"
     rows = [
@@ -80,14 +86,12 @@ def _counted(result: ScoredSet) -> list[tuple[str, str]]:
     ]
     hypothesis = sum(stored["total"][name] for name in ("correct", "substitutions", "insertions"))
     correct = _count(stored["total"]["correct"])
-    rows.append(
-        ("recognised", f"{_count(hypothesis)} {TOKENS[stored['metric']]}, {correct} correct")
-    )
+    rows.append(("recognised", f"{_tokens(hypothesis, stored['metric'])}, {correct} correct"))
     if stored.get("runaway"):
         rows.append(
             (
                 "more than twice as long as what was said",
-                f"{_count(len(stored['runaway']))} hypotheses",
+                _counted(len(stored["runaway"]), "hypothesis", "hypotheses"),
             )
         )
     speed = facts.speed(result)
@@ -289,6 +293,15 @@ def percent(rate: float | None) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")  # thin space
+
+
+def _counted(number: int, noun: str, many: str | None = None) -> str:
+    return plural(number, noun, many).replace(str(number), _count(number), 1)
+
+
+def _tokens(number: int, metric: str, what: str = "") -> str:
+    one, many = TOKENS[metric]
+    return _counted(number, what + one, what + many)
 
 
 def _range(bounds: Bounds) -> str:

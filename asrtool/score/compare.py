@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from asrtool.log import plural
 from asrtool.score.align import ErrorCounts, align, count_pairs, total
 from asrtool.score.bootstrap import (
     DRAWS,
@@ -343,8 +344,9 @@ def text(comparison: Comparison) -> str:
     lines = [
         f"{comparison.metric.upper()}, normalizer {comparison.normalizer}, "
         f"alignment {comparison.alignment}, "
-        f"{comparison.totals[0].reference} tokens in {len(comparison.ids)} utterances"
-        + (f" of {comparison.speakers} speakers" if comparison.speakers else ""),
+        f"{plural(comparison.totals[0].reference, 'token')} in "
+        f"{plural(len(comparison.ids), 'utterance')}"
+        + (f" of {plural(comparison.speakers, 'speaker')}" if comparison.speakers else ""),
         "",
         *_table(
             "%",
@@ -373,7 +375,8 @@ def verdict(comparison: Comparison) -> str:
 
 
 def _table(head: str, rows: dict[str, RateDifference]) -> list[str]:
-    units = list(next(iter(rows.values())).intervals)
+    first = next(iter(rows.values()))
+    units = [unit for unit in first.intervals if any(row.intervals[unit] for row in rows.values())]
     width = max(len(head), *(len(name) for name in rows))
     heads = "".join(f"  {f'95 % by {unit}':<18}{'B better':>10}" for unit in units)
     lines = [f"{head:<{width}}{'A':>9}{'B':>9}{'B - A':>9}{'relative':>10}{heads}"]
@@ -398,7 +401,7 @@ def _tests(comparison: Comparison) -> list[str]:
     better, worse, same = comparison.wins
     mean = f"mean difference {pairs.mean:+.3f} errors, z {pairs.z:.2f}, p {_p(pairs.p)}"
     return [
-        f"matched pairs: {pairs.segments} segments, {mean}: {verdict(comparison)}",
+        f"matched pairs: {plural(pairs.segments, 'segment')}, {mean}: {verdict(comparison)}",
         f"utterances: B has fewer errors in {better}, more in {worse}, as many in {same} (sign "
         "test p "
         f"{_p(comparison.sign_test)})",
@@ -438,7 +441,7 @@ def _percent(value: float, digits: int = 2, sign: str = "") -> str:
 
 
 def _range(bounds: Interval) -> str:
-    return "undefined" if bounds is None else f"{100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+    return "-" if bounds is None else f"{100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
 
 
 def _p(value: float) -> str:

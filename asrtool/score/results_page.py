@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from asrtool.errors import UserError
+from asrtool.log import plural
 from asrtool.score.stored import StoredScore, find
 from asrtool.score.summary import percent
 
@@ -383,8 +384,9 @@ def markdown(tables: Sequence[ResultTable], neutral: Sequence[str] = (), recipe:
 
 def _head(data_set: str, metric: str, normalizer: str, sha256: str, row: ResultRow) -> str:
     stored = row.result.stored
-    speakers = f", {stored['speakers']} speakers" if stored["speakers"] else ""
-    size = f"{stored['utterances']} utterances, {stored['total']['reference']} tokens{speakers}"
+    speakers = f", {plural(stored['speakers'], 'speaker')}" if stored["speakers"] else ""
+    tokens = plural(stored["total"]["reference"], "token")
+    size = f"{plural(stored['utterances'], 'utterance')}, {tokens}{speakers}"
     return (
         f"### {data_set}: {metric.upper()}\n\n{size}; normalizer {normalizer}; reference "
         f"{sha256[:SHORT]}\n"

@@ -4,6 +4,7 @@ groups.
 
 from __future__ import annotations
 
+from asrtool.log import plural
 from asrtool.score.align import ErrorCounts
 from asrtool.score.bootstrap import DRAWS, FEWEST, SEED, Interval
 from asrtool.score.sclite import summary_lines
@@ -25,7 +26,7 @@ def text(report: ScoreReport) -> str:
         f"Overall -> {rate} % N={errors.reference} C={errors.correct} S={sub} D={dels} I={ins}",
         "",
         *_numbers(report),
-        f"bootstrap: {DRAWS} draws of {_drawn(report)}, seed {SEED}",
+        _bootstrap(report),
         f"normalizer {report.normalizer}, alignment {report.alignment}, coverage "
         f"{_coverage(report)}",
     ]
@@ -43,7 +44,8 @@ def text(report: ScoreReport) -> str:
 
 def _numbers(report: ScoreReport) -> list[str]:
     """Every rate with its count and its intervals."""
-    errors, units = report.total, list(report.intervals)
+    errors = report.total
+    units = [unit for unit, bounds in report.intervals.items() if any(bounds.values())]
     rows = [
         (report.metric.upper(), "rate", errors.errors, errors.reference),
         ("correct", "correct", errors.correct, errors.reference),
@@ -66,28 +68,35 @@ def _numbers(report: ScoreReport) -> list[str]:
     return lines
 
 
-def _drawn(report: ScoreReport) -> str:
-    drawn = _plural(len(report.ids), "utterance")
+def _bootstrap(report: ScoreReport) -> str:
+    """What was drawn for the intervals, or why there are none."""
+    drawn, few = plural(len(report.ids), "utterance"), f"too few for intervals: {FEWEST} are needed"
     if len(report.ids) < FEWEST:
-        return f"{drawn}, too few for intervals: {FEWEST} are needed"
-    few = "" if report.speakers >= FEWEST else f", too few for intervals: {FEWEST} are needed"
-    return drawn + (f" or {_plural(report.speakers, 'speaker')}{few}" if report.speakers else "")
+        return f"bootstrap: {drawn}, {few}"
+    if report.speakers:
+        drawn += f" or {plural(report.speakers, 'speaker')}"
+        drawn += "" if report.speakers >= FEWEST else f", {few}"
+    return f"bootstrap: {DRAWS} draws of {drawn}, seed {SEED}"
 
 
 def _coverage(report: ScoreReport) -> str:
     count = len(report.ids)
     if not report.missing:
-        return f"{count} of {_plural(count, 'utterance')}"
+        return f"{count} of {plural(count, 'utterance')}"
     left = (
         f"{len(report.missing)} without a hypothesis counted as deletions: "
         f"{first_of(list(report.missing))}"
     )
-    return f"{count - len(report.missing)} of {_plural(count, 'utterance')}; {left}"
+    return f"{count - len(report.missing)} of {plural(count, 'utterance')}; {left}"
 
 
 def _groups(report: ScoreReport, label: str) -> list[str]:
     values, macro = report.groups[label], report.macro[label]
-    units = list(macro.intervals)
+    units = [
+        unit
+        for unit, bounds in macro.intervals.items()
+        if bounds or any(group.intervals[unit]["rate"] for group in values.values())
+    ]
     width = max(len(label), len("macro average"), *(len(value) for value in values))
     heads = "".join(
         f"{head:>9}" for head in ("# Utt", "# Ref", "Sub", "Del", "Ins", report.metric.upper())
@@ -103,7 +112,7 @@ def _groups(report: ScoreReport, label: str) -> list[str]:
         ]
         bounds = "".join(f"  {percent(group.intervals[unit]['rate']):<18}" for unit in units)
         lines.append(f"{value:<{width}}{''.join(f'{cell:>9}' for cell in cells)}{bounds}")
-    bounds = "".join(f"  {percent(interval):<18}" for interval in macro.intervals.values())
+    bounds = "".join(f"  {percent(macro.intervals[unit]):<18}" for unit in units)
     lines.append(f"{'macro average':<{width}}{'':>45}{100 * macro.rate:>9.2f}{bounds}")
     return [line.rstrip() for line in lines]
 
@@ -114,27 +123,25 @@ def _recognized(label: str, recognized: LabelScore) -> list[str]:
     width = max(len(label), *(len(name) for name in recognized.classes))
     heads = "".join(f"  {answer:>{max(5, len(answer))}}" for answer in answers)
     bounds = ", ".join(
-        f"{percent(value)} by {unit}" for unit, value in recognized.intervals.items()
+        f"{percent(value)} by {unit}" for unit, value in recognized.intervals.items() if value
     )
-    accuracy = f"{100 * recognized.accuracy:.2f} %"
+    accuracy = f"{100 * recognized.accuracy:.2f} %" + (f" (95 %: {bounds})" if bounds else "")
     recall = f"{100 * recognized.mean_recall:.2f} %"
+    has_bounds = any(value.interval for value in recognized.classes.values())
+    by = "  95 % by utterance" if has_bounds else ""
     lines = [
-        f"{label} recognised: accuracy {accuracy} (95 %: {bounds}), mean recall {recall}",
-        f"{label:<{width}}    # Utt  Recall  95 % by utterance{heads}      (columns: "
-        "recognised as)",
+        f"{label} recognised: accuracy {accuracy}, mean recall {recall}",
+        f"{label:<{width}}    # Utt  Recall{by}{heads}      (columns: recognised as)",
     ]
     for name, value in recognized.classes.items():
         cells = "".join(
             f"  {recognized.confusion[name].get(answer, 0):>{max(5, len(answer))}}"
             for answer in answers
         )
-        row = f"{value.utterances:>9}{100 * value.recall:>8.2f}  {percent(value.interval):<17}"
+        interval = f"  {percent(value.interval):<17}" if has_bounds else ""
+        row = f"{value.utterances:>9}{100 * value.recall:>8.2f}{interval}"
         lines.append(f"{name:<{width}}{row}{cells}")
     return lines
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _share(errors: ErrorCounts, number: int) -> str:
@@ -143,4 +150,4 @@ def _share(errors: ErrorCounts, number: int) -> str:
 
 def percent(bounds: Interval) -> str:
     """An interval as people read it."""
-    return "undefined" if bounds is None else f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
+    return "-" if bounds is None else f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"

@@ -122,6 +122,8 @@ def _trn(line: str) -> tuple[str, str]:
         raise UserError("expected 'text (utterance id)'")
     if "{" in text and "/" in text:
         raise UserError("alternatives such as {a / b} are not supported; write one of them")
+    if "@" in text.split():
+        raise UserError("sclite's empty word @ is not supported; leave it out")
     return name, text.strip()
 
 

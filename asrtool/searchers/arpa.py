@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from asrtool.errors import UserError
 BOS, EOS, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 MISSING_UNKNOWN = -100.0  # log10 p of unknown words if a file has no <unk>, as in KenLM
 LN10 = log(10.0)
+LONGEST = 1 << 20  # bytes of a line
+PACKED = 1100  # times its size that a file packed by gzip unpacks to at most
 
 
 class Trie(NamedTuple):
@@ -75,10 +78,11 @@ def read(path: Path) -> Arpa:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such n-gram model; create it, or correct the path")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        lines = enumerate(file, 1)
+    packed = path.suffix == ".gz"
+    with (gzip.open if packed else open)(path, "rb") as file:
+        lines = _lines(path, file)
         counts = _counts(path, lines)
+        _check_room(path, counts, PACKED if packed else 1)
         ids: dict[bytes, int] = {}
         orders = [_order(path, lines, n, count, ids) for n, count in enumerate(counts, 1)]
     words = [word.decode("utf-8", errors="replace") for word in ids]
@@ -89,6 +93,36 @@ def read(path: Path) -> Arpa:
         first.prob[-1] = MISSING_UNKNOWN * LN10
         orders[0] = first
     return Arpa(build(orders, len(words)), words, unknown)
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines; a file that is no text, or zeros packed by gzip, does not fill the memory."""
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = file.readline(LONGEST)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: damaged or truncated ({error})") from None
+        if not line:
+            return
+        if len(line) == LONGEST:
+            raise UserError(f"{path}:{number}: a line of more than {LONGEST:,} bytes")
+        yield number, line
+
+
+def _check_room(path: Path, counts: Sequence[int], ratio: int) -> None:
+    """Raise `UserError` where the header promises more n-grams than the file can hold, before
+    memory is taken for them.
+    """
+    # a digit, and a word of one byte behind a space
+    least = sum(count * (2 + 2 * n) for n, count in enumerate(counts, 1))
+    size = path.stat().st_size * ratio
+    if least > size:
+        raise UserError(
+            f"{path}: the header promises {sum(counts):,} n-grams, which need at least {least:,} "
+            f"bytes, and the file has at most {size:,}"
+        )
 
 
 def _counts(path: Path, lines: Iterator[tuple[int, bytes]]) -> list[int]:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asrtool.registry import bounded
 from asrtool.searchers import fusion
 from asrtool.searchers.base import (
     SEARCHERS,
@@ -47,13 +48,13 @@ NEVER_PROPOSED = 2  # tokens that are never candidates: blank and eos
 class BeamConfig(SearcherConfig):
     """Beam, scorers and limits of a search."""
 
-    beam: int = 10
+    beam: int = bounded(10, least=1)
     # scorer -> weight; a CTC head such as `ctc` is a CTC prefix scorer; weight 0: not computed
-    weights: dict[str, float] = field()  # no default, unlike in the base class
+    weights: dict[str, float]  # no default, unlike in the base class
     # extensions of a prefix that partial scorers score; null: 1.5 * beam
-    candidates: int | None = None
+    candidates: int | None = bounded(None, least=1)
     # the search ends when so many hypotheses are final; up to `beam` are returned
-    nbest: int = 1
+    nbest: int = bounded(1, least=1)
     constraints: ConstraintsConfig = ConstraintsConfig()
     ngram: NgramConfig | None = None  # the scorer `ngram`
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field
 
+from asrtool.registry import bounded
 from asrtool.searchers.base import SEARCHERS
 from asrtool.searchers.beam import INF, Beam, BeamConfig, Live
 from asrtool.searchers.constraints import ConstraintsConfig
@@ -32,7 +33,7 @@ class LlmConstraintsConfig(ConstraintsConfig):
 class LlmBeamConfig(BeamConfig):
     """Beam search with the language model of a `speech_llm`; beam 1 is greedy."""
 
-    beam: int = 5
+    beam: int = bounded(5, least=1)
     weights: dict[str, float] = field(default_factory=lambda: {"llm": 1.0})
     constraints: LlmConstraintsConfig = LlmConstraintsConfig()
 

@@ -12,7 +12,7 @@ import torch
 
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.recognition import classify
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import FeatureStream, Session
@@ -44,19 +44,18 @@ def check(
     for start in range(0, len(rows), batch):
         compare(recognizer, rows[start : start + batch], draw, differences)
     logger.info(
-        "%s: %d utterances, %d frames, %d tokens in chunks of %g ms: the largest difference is "
-        "%.1e in features, %.1e in the encoder's frames; %d utterances have different tokens, %d a "
-        "different label%s",
+        "%s: %s, %s, %s in chunks of %g ms: the largest difference is %.1e in features, %.1e in "
+        "the encoder's frames; %s with different tokens, %d with a different label%s",
         *(
             data,
-            differences.utterances,
-            differences.frames,
-            differences.tokens,
+            plural(differences.utterances, "utterance"),
+            plural(differences.frames, "frame"),
+            plural(differences.tokens, "token"),
             recognizer.settings.chunk_ms,
             differences.features,
             differences.largest,
         ),
-        *(len(differences.texts), len(differences.labels)),
+        *(plural(len(differences.texts), "utterance"), len(differences.labels)),
         "".join(f", {name}" for name in [*differences.texts, *differences.labels][:5]),
     )
     good = not differences.texts and not differences.labels and differences.largest <= tolerance

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asrtool.errors import UserError
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.system import atomic, stamp
 from asrtool.trainer import checkpoint, parallel, records
 from asrtool.trainer.checkpoint import MODEL, TornError
@@ -73,8 +73,8 @@ def first(folder: Path, count: int) -> list[Path]:
         )
         raise UserError(f"{folder} has no intact checkpoint with a value of {metric}{kept}")
     if len(chosen) < count:
-        text = "%s has only %d checkpoints with a value of %s; expected %d to average"
-        logger.warning(text, folder, len(chosen), metric, count)
+        text = "%s has only %s with a value of %s; expected %d to average"
+        logger.warning(text, folder, plural(len(chosen), "checkpoint"), metric, count)
     return chosen
 
 

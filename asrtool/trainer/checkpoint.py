@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asrtool.errors import UserError
-from asrtool.log import first_few, logger
+from asrtool.log import first_few, logger, plural
 from asrtool.system import atomic, stamp
 from asrtool.trainer import parallel, records
 from asrtool.trainer.records import TornError
@@ -288,9 +288,10 @@ def load_model(
             f"{path}: {len(converted)} tensors are of another type than {expected}, so they are not"
             f" what was trained: {first_few(converted, 3)}"
         )
-    for text, names in (("keep their initialisation", absent), ("in the file are not used", extra)):
+    for text, names in (("as initialised", absent), ("of the file not used", extra)):
         if names:
-            logger.info("%s: %d tensors %s: %s", path, len(names), text, first_few(names, 8))
+            count = plural(len(names), "tensor")
+            logger.info("%s: %s %s: %s", path, count, text, first_few(names, 8))
     for name in state:
         if name in source:
             parallel.fill(state[name], source[name])

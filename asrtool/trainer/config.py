@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from asrtool.registry import OMIT, bounded
 
 if TYPE_CHECKING:  # reading a config needs no training code
     from asrtool.trainer.step import StepBatches
@@ -27,7 +29,7 @@ class TrainerConfig:
     validate_every: int | None = None  # steps; null: at the end of each epoch
     early_stop: int | None = None  # stop after so many validations without a better value of `best`
     # seconds between checkpoints, in addition to those of validations
-    save_every_seconds: float = 600.0
+    save_every_seconds: float = bounded(600.0, least=0)
     log_every: int = 20  # steps per record in log.jsonl
     nonfinite_limit: int = 10  # consecutive non-finite steps that end the run
     # decay of a moving average of the weights, which validation and decoding use; null: none
@@ -38,6 +40,8 @@ class TrainerConfig:
     # name of a loss: log the cosine between its gradient and that of the other losses
     gradient_cosine: str | None = None
     tensorboard: bool = True  # also write TensorBoard event files, where it is installed
+    # project of Weights & Biases that is sent the same; null: none
+    wandb: str | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

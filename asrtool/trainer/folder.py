@@ -34,6 +34,7 @@ NEUTRAL = (
     "trainer.parallel",
     "trainer.save_every_seconds",
     "trainer.tensorboard",
+    "trainer.wandb",
 )
 
 

@@ -7,11 +7,12 @@ run with `parallel: fsdp` needs it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -29,9 +30,9 @@ class Shards(Replicas):
             parameter.data = parameter.data.contiguous()
         # Layer by layer: each one is moved to the GPU, and all but this rank's shard is freed. So
         # the whole model is never on one GPU.
-        for unit in _units(model):
+        for unit in (*_units(model), model):
+            unit.register_forward_hook(_no_view)  # before FSDP2's own hook
             fully_shard(unit, mesh=mesh)
-        fully_shard(model, mesh=mesh)
         return model.to(device)
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
@@ -50,3 +51,29 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
             yield from (unit for unit in child if any(True for _ in unit.parameters()))
         else:
             yield from _units(child)
+
+
+def _no_view(module: nn.Module, inputs: object, output: object) -> object:
+    """A forward hook: what a unit returns is no view of another tensor.
+
+    FSDP2 gathers the weights for the backward pass of a unit by hooks on its outputs. An operation
+    in place on a view loses them, and gradients may be wrong; FSDP2 warns of every view. Beside
+    the work of a layer, a copy of its output is nothing.
+    """
+    return _copied(output) if torch.is_grad_enabled() else output
+
+
+def _copied(value: object) -> object:
+    """The same with every view among its tensors copied."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.requires_grad and value._is_view() else value
+    if isinstance(value, Mapping):
+        return {name: _copied(one) for name, one in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_copied, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: _copied(one) for name, one in parts.items()})
+    return value

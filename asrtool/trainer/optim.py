@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from asrtool.errors import UserError
-from asrtool.registry import Registry
+from asrtool.registry import Registry, bounded
 from asrtool.trainer.renamed import present_name
 from asrtool.trainer.schedules import SCHEDULES, ConstantConfig, Schedule
 from asrtool.types import Trainable
@@ -30,9 +30,9 @@ class GroupConfig:
 
     lr_scale: float = 1.0  # factor on the scheduled rate
     # of those parameters that are decayed at all; null: `optim.weight_decay`
-    weight_decay: float | None = None
+    weight_decay: float | None = bounded(None, least=0)
     freeze: bool = False  # never trained
-    freeze_until: int = 0  # frozen up to and including this step
+    freeze_until: int = bounded(0, least=0)  # frozen up to and including this step
     # false: the pattern may match nothing, for configs with variants that lack the part
     required: bool = True
 
@@ -57,8 +57,8 @@ class OptimConfig:
     """
 
     lr: float  # peak rate of the schedule
-    weight_decay: float = 1e-2
-    clip: float = 5.0  # maximum norm of the gradient; .inf for no limit
+    weight_decay: float = bounded(1e-2, least=0)
+    clip: float = bounded(5.0, infinite=True)  # maximum norm of the gradient; .inf for no limit
     schedule: Annotated[object, SCHEDULES] = field(default_factory=ConstantConfig)
     groups: dict[str, GroupConfig] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class AdamW(torch.optim.AdamW):
 class AdamConfig(AdamWConfig):
     """Adam (arXiv 1412.6980): weight decay is part of the gradient (L2)."""
 
-    weight_decay: float = 0.0
+    weight_decay: float = bounded(0.0, least=0)
 
 
 @OPTIMIZERS.register("adam", AdamConfig)
@@ -113,8 +113,8 @@ class Adam(torch.optim.Adam):
 class SgdConfig(OptimConfig):
     """Stochastic gradient descent; weight decay is part of the gradient (L2)."""
 
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    weight_decay: float = bounded(0.0, least=0)
+    momentum: float = bounded(0.9, least=0, most=1)
     nesterov: bool = False
 
     def __post_init__(self) -> None:

@@ -1,14 +1,11 @@
-"""Progress of training: a bar or lines, and records in log.jsonl and TensorBoard."""
+"""Progress of training: a bar or lines, and records in log.jsonl and on the boards."""
 
 from __future__ import annotations
 
-import functools
-import math
 import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from asrtool.log import JsonLines, logger
+from asrtool.trainer.boards import Boards
 from asrtool.trainer.step import GIGABYTE, PARTS, StepResult
 
 LINE_SECONDS, BAR_SECONDS = 10.0, 1.0  # between two lines, or two updates of the bar's text
@@ -82,10 +80,10 @@ class Progress:
         start: int,
         every: int,
         frame_seconds: float | None,
-        board: Board | None = None,
+        boards: Boards | None = None,
     ) -> None:
         self._phase, self._log, self._planned, self._every = phase, log, planned, every
-        self._board = board
+        self._boards = boards or Boards()
         self._frame_seconds = frame_seconds
         self._line, self._record = Window(), Window()
         self._began, self._first = time.monotonic(), start
@@ -117,15 +115,14 @@ class Progress:
             self._line = Window()
 
     def _write(self, epoch: int, step: int, rate: float) -> None:
-        """Write the record of the last steps to log.jsonl and TensorBoard."""
+        """Write the record of the last steps to log.jsonl and the boards."""
         values = {"rate": rate, **self._record.values(self._frame_seconds), **memory()}
         split = self._record.split()
         self._log.write(
             event="step", phase=self._phase, epoch=epoch, step=step, **values, seconds=split
         )
-        if self._board is not None:
-            self._board.write(step, values, prefix="train/")
-            self._board.write(step, split, prefix="seconds/")
+        self._boards.write(step, values, prefix="train/")
+        self._boards.write(step, split, prefix="seconds/")
         self._advise(values["data_wait"])
         self._record = Window()
 
@@ -133,15 +130,12 @@ class Progress:
         """Write a record to log.jsonl."""
         if self._log is not None:
             self._log.write(event=event, phase=self._phase, **facts)
-            if self._board is not None and event == "valid":
-                self._board.write(
-                    facts["step"],
-                    {name: facts[name] for name in facts if name.startswith("valid/")},
-                )
+            if event == "valid":
+                values = {name: facts[name] for name in facts if name.startswith("valid/")}
+                self._boards.write(facts["step"], values)
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        self._boards.close()
         if self._bar is not None:
             self._bar.close()
             self._redirect.__exit__(None, None, None)
@@ -206,45 +200,3 @@ def parameter_table(model: nn.Module) -> str:
     return "\n".join(
         lines + [f"{name:{max(width, 10)}} {on:13,} {off:13,}" for name, on, off in rows]
     )
-
-
-# -- TensorBoard -----------------------------------------------------------
-
-
-class Board:
-    """The curves of one phase in `folder`. Built by `open_board`."""
-
-    def __init__(self, writer: object) -> None:
-        self._writer = writer
-
-    def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """Write those of `values` that are finite."""
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(prefix + name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def open_board(folder: Path, start: int) -> Board | None:
-    """TensorBoard from step `start` on; None if it is not installed.
-
-    Records of later steps are dropped: an interrupted run wrote them after its last checkpoint.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        _say_missing(folder.parent.parent)
-        return None
-    return Board(SummaryWriter(str(folder), purge_step=start + 1))
-
-
-@functools.cache
-def _say_missing(exp: Path) -> None:
-    """Print the hint once, whatever the number of phases."""
-    text = (
-        "TensorBoard is not installed (pip install tensorboard); log.jsonl holds the curves, "
-        "and asrtool plot"
-    )
-    logger.info("%s %s draws them", text, exp)

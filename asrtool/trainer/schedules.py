@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from asrtool.registry import Registry
+from asrtool.registry import Registry, bounded
 
 
 class Schedule:
@@ -45,7 +45,7 @@ def _check(name: str, warmup: int, total: int) -> None:
 class ConstantConfig:
     """Constant rate, after a linear warm-up."""
 
-    warmup: int = 0  # steps
+    warmup: int = bounded(0, least=0)  # steps
 
     def __post_init__(self) -> None:
         if self.warmup < 0:
@@ -70,7 +70,7 @@ class InverseSqrtConfig:
     Its peak is `optim.lr`.
     """
 
-    warmup: int  # steps
+    warmup: int = bounded(least=0)  # steps
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
@@ -92,7 +92,7 @@ class InverseSqrt(Schedule):
 class LinearConfig:
     """Linear warm-up, then linear decay to `end`."""
 
-    warmup: float = 0.0  # steps, or a share of the total
+    warmup: float = bounded(0.0, least=0)  # steps, or a share of the total
     total: int | None = None  # steps, warm-up included
     end: float = 0.0  # factor at the last step and after it
 
@@ -116,7 +116,7 @@ class Linear(Schedule):
 class CosineConfig:
     """Linear warm-up, then half a cosine down to `end` (arXiv 1608.03983, one cycle)."""
 
-    warmup: float = 0.0  # steps, or a share of the total
+    warmup: float = bounded(0.0, least=0)  # steps, or a share of the total
     total: int | None = None  # steps, warm-up included
     end: float = 0.0  # factor at the last step and after it
 
@@ -140,7 +140,7 @@ class Cosine(Schedule):
 class OneCycleConfig:
     """One-cycle (arXiv 1708.07120): half a cosine up, another down to almost 0; for short runs."""
 
-    warmup: float = 0.3  # steps, or a share of the total
+    warmup: float = bounded(0.3, least=0)  # steps, or a share of the total
     total: int | None = None  # steps
     start: float = 0.04  # factor before the first step
     end: float = 4e-6  # factor at the last step and after it
@@ -164,7 +164,7 @@ class OneCycle(Schedule):
 class TriStageConfig:
     """Linear warm-up, hold, exponential decay, for SSL encoders (arXiv 2006.11477, appendix B)."""
 
-    warmup: float = 0.1  # steps, or a share of the total
+    warmup: float = bounded(0.1, least=0)  # steps, or a share of the total
     hold: float = 0.4  # the same
     total: int | None = None  # steps
     start: float = 0.01  # factor before the first step

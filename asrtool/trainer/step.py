@@ -25,7 +25,7 @@ from torch import nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.log import first_few
+from asrtool.log import first_few, plural
 from asrtool.trainer import optim, parallel
 from asrtool.trainer.objective import Objective, cosine
 from asrtool.trainer.precision import DTYPES
@@ -113,7 +113,8 @@ class Stepper:
         Returns a description of the batch, with the peak memory on a GPU. Raises `UserError` if the
         batch does not fit into memory.
         """
-        shape = f"{len(batch)} utterances of up to {int(batch.inputs.lengths.max())} frames"
+        longest = int(batch.inputs.lengths.max())
+        shape = f"{plural(len(batch), 'utterance')} of up to {plural(longest, 'frame')}"
         # running statistics must not change, so that the run is the same without this check
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.spare = _first_utterance(batch)
@@ -292,9 +293,9 @@ class Stepper:
         ]
         if idle:
             raise UserError(
-                f"{len(idle)} trainable parameters got no gradient: {first_few(idle, 8)}; freeze"
-                " them in optim.groups, remove their module, or give a weight to the loss that "
-                "uses them"
+                f"{plural(len(idle), 'trainable parameter')} got no gradient: "
+                f"{first_few(idle, 8)}; freeze them in optim.groups, remove their module, or give "
+                "a weight to the loss that uses them"
             )
 
     def _seed(self, step: int) -> None:

@@ -31,11 +31,12 @@ from asrtool.registry import suggest
 from asrtool.system.signals import StopSignals
 from asrtool.trainer import averaging, checkpoint, parallel, records
 from asrtool.trainer.averaging import Ema
+from asrtool.trainer.boards import open_boards
 from asrtool.trainer.config import Steps, TrainerConfig, TrainState
 from asrtool.trainer.objective import Objective
 from asrtool.trainer.optim import OptimConfig
 from asrtool.trainer.precision import choose, multiplies_bf16
-from asrtool.trainer.progress import Progress, open_board, parameter_table
+from asrtool.trainer.progress import Progress, parameter_table
 from asrtool.trainer.step import StepBatches, Stepper, StepResult
 from asrtool.trainer.troubles import Troubles
 from asrtool.trainer.validation import Rates, is_rate, measure, names, observed, rehearse, unscored
@@ -116,7 +117,7 @@ class Trainer:
         self._restore()
         main = distributed.is_main()
         log = JsonLines(self.logs / "log.jsonl") if main else None
-        board = self.logs / "tensorboard" / self.folder.name
+        boards = open_boards(self.config, self.folder, self.logs, self.state.step) if main else None
         self.progress = Progress(
             self.folder.name,
             log,
@@ -124,7 +125,7 @@ class Trainer:
             start=self.state.step,
             every=self.config.log_every,
             frame_seconds=self._frame_seconds,
-            board=open_board(board, self.state.step) if main and self.config.tensorboard else None,
+            boards=boards,
         )
         try:
             with StopSignals() as self._signals:
@@ -165,7 +166,7 @@ class Trainer:
             seconds = {"data": waited, **result.seconds}
             self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
             if result.bad is not None:
-                self._troubles.bad(group, result, self.state)
+                self._troubles.bad(group, result, self.state, self.stepper.rate(step))
             self._compare_gradients(group, step)
             if group.last:
                 self._troubles.report(group.epoch + 1, self.progress)

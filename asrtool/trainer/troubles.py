@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
-from asrtool.log import JsonLines, first_few, warn_once
+from asrtool.log import JsonLines, first_few, plural, warn_once
 from asrtool.trainer import parallel
 from asrtool.trainer.config import TrainState
 from asrtool.types import Batch, LossReport
@@ -35,8 +35,11 @@ class Troubles:
         self._skipped: set[str] = set()
         self._named: set[str] = set()
 
-    def bad(self, group: StepBatches, result: StepResult, state: TrainState) -> None:
-        """Report a non-finite step, which was skipped; `UserError` after too many in a row."""
+    def bad(self, group: StepBatches, result: StepResult, state: TrainState, rate: float) -> None:
+        """Report a non-finite step, which was skipped; `UserError` after too many in a row.
+
+        rate: the learning rate.
+        """
         if distributed.is_main():
             lines = JsonLines(self._file)
             for entry in result.bad:
@@ -46,15 +49,23 @@ class Troubles:
         # if only the gradient is not finite, any utterance of the step may be at fault
         suspects = suspects or [name for entry in result.bad for name in entry["ids"]]
         warn_once(
-            "step %d is not finite and was skipped; see bad_batches.jsonl: %s",
+            "step %d (learning rate %.3g) is not finite and was skipped; see bad_batches.jsonl: %s",
             state.step,
+            rate,
             first_few(suspects),
         )
         if state.bad_row >= self._limit:
+            if all(entry["inputs_finite"] for entry in result.bad):
+                remedy = (
+                    "the inputs are finite, so the weights have grown too large: lower optim.lr, "
+                    "warm up longer (optim.schedule), or set trainer.precision: float32"
+                )
+            else:
+                remedy = "inputs are not finite: check the audio or features of these utterances"
             raise UserError(
-                f"{state.bad_row} steps in a row were not finite; {self._file} lists the "
-                "utterances and the first module with non-finite output. If the inputs are "
-                "finite: lower optim.lr, warm up longer, or set trainer.precision: float32"
+                f"step {state.step}: {state.bad_row} steps in a row were not finite, at a "
+                f"learning rate of {rate:.3g}; {remedy} ({self._file} lists utterances, losses "
+                "and the first module with non-finite output)"
             )
 
     def trained(self, count: int, skipped: Collection[str]) -> None:
@@ -90,10 +101,9 @@ class Troubles:
             return
         when = f"epoch {epoch}" if epoch else "before the first step"
         text = (
-            "%s: %d utterances have no finite loss (fewer frames than their text needs) and "
-            "count as 0: %s"
+            "%s: %s without a finite loss (fewer frames than the text needs), which counts as 0: %s"
         )
-        warn_once(text, when, len(fresh), first_few(fresh))
+        warn_once(text, when, plural(len(fresh), "utterance"), first_few(fresh))
         progress.event("skipped", epoch=epoch, ids=fresh)
 
 

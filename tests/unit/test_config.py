@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
 import yaml
 
-from asrtool import config
+from asrtool import config, experiment
 from asrtool.config import ConfigError
-from asrtool.registry import Registry
+from asrtool.encoders import ConformerConfig
+from asrtool.registry import Bounds, Registry, bounds_of
 
 SHAPES: Registry = Registry("shape")
 
@@ -205,30 +207,66 @@ def test_infinity_is_a_number_however_it_is_written(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "problem"),
+    ("bounds", "value", "problem"),
     [
-        ("dropout", 1.0, "expected at least 0 and below 1, got 1.0"),
-        ("attention_dropout", -0.1, "expected at least 0 and below 1"),
-        ("share", 1.1, "expected at least 0 and at most 1"),
-        ("kernel", 0, "expected at least 1"),
-        ("num_heads", 0, "expected at least 1"),
-        ("ffn_dim", -2, "expected at least 1"),
-        ("beam", 0, "expected at least 1"),
-        ("snr_db", (20.0, 5.0), "expected [lowest, highest]"),
-        ("alpha", float("nan"), "expected a finite number"),
-        ("betas", (0.9, float("inf")), "expected a finite number"),
-        ("share", 1.0, None),
-        ("causal", True, None),
-        ("kernel", None, None),
-        ("clip", float("inf"), None),
-        ("name", "anything", None),
-        ("weight_decay", 0.0, None),
-        ("betas", (0.98, 0.9), None),
+        (Bounds(least=0, below=1), 1.0, "expected at least 0 and below 1, got 1.0"),
+        (Bounds(least=0, below=1), -0.1, "expected at least 0 and below 1, got -0.1"),
+        (Bounds(least=0, most=1), 1.1, "expected at least 0 and at most 1, got 1.1"),
+        (Bounds(least=1), 0, "expected at least 1, got 0"),
+        (Bounds(least=1), (3, 0), "expected at least 1, got [3, 0]"),
+        (Bounds(ordered=True), (20.0, 5.0), "expected [lowest, highest], got [20.0, 5.0]"),
+        (Bounds(), float("nan"), "expected a finite number, got nan"),
+        (Bounds(infinite=True), float("nan"), "expected a finite number, got nan"),
+        (Bounds(), (0.9, float("inf")), "expected a finite number, got [0.9, inf]"),
+        (Bounds(), {"ctc": float("inf")}, "expected a finite number, got {'ctc': inf}"),
+        (Bounds(least=0, most=1), 1.0, None),
+        (Bounds(least=1), False, None),
+        (Bounds(least=1), None, None),
+        (Bounds(least=1), "sum", None),
+        (Bounds(least=1, infinite=True), float("inf"), None),
+        (Bounds(), (0.98, 0.9), None),
     ],
 )
-def test_numbers_that_cannot_be_meant(key, value, problem):
-    found = config.meaningless(key, value)
-    assert found is None if problem is None else problem in found
+def test_numbers_that_cannot_be_meant(bounds, value, problem):
+    assert bounds.problem(value) == problem
+
+
+def configs(kind: object, found: dict[type, None]) -> dict[type, None]:
+    """Adds every dataclass that a config of the type `kind` may hold."""
+    if isinstance(kind, Registry):
+        for name in kind.names():
+            configs(kind.config_type(name), found)
+    elif dataclasses.is_dataclass(kind) and kind not in found:
+        found[kind] = None
+        for hint in get_type_hints(kind, include_extras=True).values():
+            configs(hint, found)
+    for inner in get_args(kind):
+        configs(inner, found)
+    return found
+
+
+def test_every_default_lies_within_the_bounds_of_its_field():
+    kinds = configs(experiment.DecodeConfig, configs(experiment.TrainConfig, {}))
+    assert len(kinds) > 50
+    bounded = [(kind, one) for kind in kinds for one in dataclasses.fields(kind)]
+    for kind, one in bounded:
+        if one.default is not dataclasses.MISSING:
+            problem = bounds_of(one).problem(one.default)
+            assert problem is None, f"{kind.__name__}.{one.name}: {problem}"
+    assert sum(bounds_of(one) != Bounds() for _, one in bounded) > 70
+
+
+def test_bounds_are_those_of_the_field_not_of_its_name(tmp_path):
+    (tmp_path / "a.yaml").write_text("num_layers: 2\ndropout: 1\n")
+    with pytest.raises(ConfigError, match=r"a.yaml:2: dropout: expected at least 0 and below 1"):
+        config.decode(ConformerConfig, config.read(tmp_path / "a.yaml"))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Own:
+        dropout: float = 0.5  # another's, which may mean anything by it
+
+    (tmp_path / "b.yaml").write_text("dropout: 3\n")
+    assert config.decode(Own, config.read(tmp_path / "b.yaml")).dropout == 3
 
 
 def test_one_field_may_stand_for_a_dataclass_and_a_field_may_be_a_number_or_a_word(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_samples_of_the_models_rate(recognizer):
     assert found.text == TEXT
     assert found.seconds == pytest.approx(len(toys.sound(TEXT)) / toys.RATE, abs=0.03)
     assert [word.text for word in found.words] == TEXT.split()
+
+
+def test_four_threads_share_a_recogniser(recognizer, toy):
+    rows = datadir.read(toy / "data" / "test")
+    asked = [row.audio for row in rows] * -(-60 // len(rows))
+    alone = {path: recognizer.recognize(path) for path in dict.fromkeys(asked)}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(recognizer.recognize, asked[:60]))
+    for path, result in zip(asked, found, strict=False):
+        assert (result.text, result.words) == (alone[path].text, alone[path].words)
+    assert len(found) == 60 and len({result.text for result in found}) > 5
 
 
 @pytest.mark.parametrize(

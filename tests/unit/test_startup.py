@@ -24,7 +24,7 @@ SLOW = (
         "sympy",
         "torch._dynamo",
     ),
-    *("torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard"),
+    *("torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.tensorboard", "wandb"),
 )
 WITHOUT_TORCH = ("compare", "doctor", "download", "plot", "results", "score")
 

@@ -124,10 +124,10 @@ def training(part: Part, vocab_size: int):
     import torch
 
     from asrtool import experiment
-    from asrtool.losses import LOSSES
+    from asrtool.data.tokenizers import BLANK, EOS, UNK, CharConfig, CharTokenizer
     from asrtool.model_folder import build_model
-    from asrtool.trainer.objective import Objective
     from asrtool.trainer.step import Stepper
+    from asrtool.training import make_objective
 
     small = [
         "model.encoder={dim: 32, num_heads: 2, ffn_dim: 32, num_layers: 1}",
@@ -136,12 +136,16 @@ def training(part: Part, vocab_size: int):
     small += ["model.decoder.num_heads=2", "model.decoder.ffn_dim=32"]
     phase = next(iter(experiment.load_phases(CONFIG, small if part.tiny else []).values()))
     torch.manual_seed(0)
-    losses = {name: LOSSES.build(loss, eos=vocab_size - 1) for name, loss in phase.losses.items()}
-    objective = Objective(losses, {name: loss.weight for name, loss in phase.losses.items()})
-    device = torch.device(part.device)
-    model = build_model(phase, vocab_size)
+    tokens = [BLANK, UNK, *(chr(0x4E00 + number) for number in range(vocab_size - 3)), EOS]
+    tokenizer = CharTokenizer(CharConfig(), tokens=tokens, folder=Path())
     return Stepper(
-        phase.optim, model, objective, planned=1000, precision=part.precision, device=device, seed=0
+        phase.optim,
+        build_model(phase, tokenizer.size),
+        make_objective(phase, tokenizer, None),
+        planned=1000,
+        precision=part.precision,
+        device=torch.device(part.device),
+        seed=0,
     )
 
 

@@ -278,8 +278,16 @@ def _of_kaldi(path: str, stream: BinaryIO, offset: int) -> bytes:
     elif start[:5] == b"AUDIO":
         stream.seek(offset + 6)
         size = int.from_bytes(stream.read(start[5]), "little")
-    elif start[:4] == b"fLaC":  # the archive has no length; the decoder finds the end
-        return start + stream.read()
+    elif start[:4] == b"fLaC":
+        stream.seek(offset)
+        most = headers.flac_room(stream)
+        if most is None:
+            raise AudioError(
+                f"{path}: the FLAC does not say how long it is, so nothing says where it ends in "
+                "the archive; write the archive again with kaldiio's soundfile_flac, or as wav"
+            )
+        stream.seek(offset)
+        return _at_most(stream, most)  # the decoder ends at the length in the header
     else:
         holds = "features" if start[:2] == b"\0B" else "no wav file"
         raise AudioError(f"{path}: the Kaldi archive has {holds} there, expected a wav file")

@@ -10,8 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asrtool.data import audio
-from asrtool.data.kaldi import checks, form, tables
+from asrtool.data.kaldi import checks, form
 from asrtool.data.kaldi.tables import Problem, Row, Table
+from asrtool.log import plural
 
 DIFFERENCE = 0.1  # seconds by which utt2dur may be off
 Measured = tuple[int, float] | audio.AudioError  # rate in Hz and seconds, or the error
@@ -98,7 +99,7 @@ def wrong_durations(
     if not wrong:
         return []
     first = wrong[0]
-    text = f"{tables.plural(len(wrong), 'utterance')} whose duration differs from the audio"
+    text = f"{plural(len(wrong), 'utterance')} whose duration differs from the audio"
     example = f"{first.id} lasts {measured[first.id][1]:.3f} s, not {float(first.value):.3f} s"
     remedy = "remove utt2dur; missing durations are measured"
     return [
@@ -122,9 +123,7 @@ def other_rates(
             kind="note",
             remedy="",
             count=count,
-            what=(
-                f"{tables.plural(count, 'utterance')} at {other} Hz; stage 1 resamples to {rate} Hz"
-            ),
+            what=(f"{plural(count, 'utterance')} at {other} Hz; stage 1 resamples to {rate} Hz"),
         )
         for other, count in sorted(counts.items())
     ]

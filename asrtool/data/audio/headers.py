@@ -381,6 +381,37 @@ def check_pages(stream: BinaryIO, size: int) -> None:
         raise Damage(f"several Ogg streams in a row, only the first of which can be read; {SAVES}")
 
 
+# -- FLAC ----------------------------------------------------------------------
+
+
+def flac_room(stream: BinaryIO) -> int | None:
+    """The most bytes that the FLAC at the stream's position can have; None where its header does
+    not say how many samples it has.
+
+    The format (RFC 9639) writes no size: it follows from the samples, and from the largest frame
+    or, where that is not known either, from samples that are not compressed.
+    """
+    head = len(stream.read(4))
+    info, last = b"", False
+    while not last and len(block := stream.read(4)) == 4:
+        last, size = bool(block[0] & 0x80), int.from_bytes(block[1:])
+        content = stream.read(size)
+        info = content if block[0] & 0x7F == 0 else info
+        head += 4 + size
+    if len(info) < 18:
+        return None
+    shortest, largest = int.from_bytes(info[:2]), int.from_bytes(info[7:10])
+    packed = int.from_bytes(info[10:18])  # 20 bits of rate, 3, 5, and 36 of the samples
+    channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    count = packed & (1 << 36) - 1
+    if not count or not shortest:
+        return None
+    frames = -(-count // shortest)
+    # beside the samples: the frame's header and checksums, and a header of each channel
+    plain = -(-count * channels * (bits + 1) // 8) + frames * (18 + 8 * channels)
+    return head + (min(plain, frames * largest) if largest else plain)
+
+
 # -- NIST sphere ---------------------------------------------------------------
 
 

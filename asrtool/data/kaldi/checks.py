@@ -30,9 +30,10 @@ from asrtool.data.kaldi.form import (
     names,
     walk,
 )
-from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command, plural
+from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command
 from asrtool.data.kaldi.transcripts import Accents, is_clean, mixed_accents, odd_characters
 from asrtool.data.shards import index as shard_index
+from asrtool.log import plural
 
 
 def load(folder: Path) -> dict[str, Table]:

@@ -23,7 +23,7 @@ from asrtool.data.kaldi.form import Irregular, Segment, is_label
 from asrtool.data.kaldi.tables import Problem
 from asrtool.data.kaldi.writer import Writer, write
 from asrtool.errors import UserError
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.types import Utterance
 
 __all__ = [
@@ -242,7 +242,7 @@ def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
     made, bad = complete(rows)
     if bad:
         key, error = next(iter(bad.items()))
-        count = tables.plural(len(bad), "utterance")
+        count = plural(len(bad), "utterance")
         raise UserError(
             f"{folder}: no file gives the length of {count}, and the audio cannot be measured; "
             f"first {key}: {error}; {tables.fix_command(folder)} drops files that do not exist"
@@ -255,15 +255,11 @@ def log_unmeasured(rows: Sequence[Utterance], folder: Path) -> bool:
     unknown = [row for row in rows if math.isnan(row.duration)]
     if unknown:
         commands = len({row.audio for row in unknown if audio.is_pipe(row.audio)})
-        run = (
-            f"; {tables.plural(commands, 'command')} of wav.scp must be run for it"
-            if commands
-            else ""
-        )
+        run = f"; {plural(commands, 'command')} of wav.scp must be run for it" if commands else ""
         logger.info(
             "%s: no file (utt2dur) gives the length of %s; it is measured from the audio%s",
             folder,
-            tables.plural(len(unknown), "utterance"),
+            plural(len(unknown), "utterance"),
             run,
         )
     return bool(unknown)

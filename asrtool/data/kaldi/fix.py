@@ -15,6 +15,7 @@ from asrtool.data.kaldi import checks, tables, transcripts
 from asrtool.data.kaldi.form import Segment
 from asrtool.data.kaldi.tables import Table, fields
 from asrtool.errors import UserError
+from asrtool.log import plural
 from asrtool.system import atomic
 
 Files = dict[str, dict[str, str]]  # file name -> id -> value
@@ -41,7 +42,7 @@ class FixReport:
             self.dropped.setdefault(reason, []).extend(ids)
 
     def __str__(self) -> str:
-        lines = [f"kept {self.kept} utterances out of {self.total}"]
+        lines = [f"kept {plural(self.kept, 'utterance')} out of {self.total}"]
         for reason, ids in self.dropped.items():
             more = ", ..." if len(ids) > tables.SHOWN else ""
             lines.append(f"dropped {len(ids)}: {reason} ({', '.join(tables.first(ids))}{more})")

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from asrtool.data import audio
 from asrtool.data.kaldi import tables
-from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command, plural
+from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command
 from asrtool.data.shards import index as shard_index
 from asrtool.errors import UserError
+from asrtool.log import plural
 
 KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
 SECONDS, COUNTS = {"utt2dur", "reco2dur"}, {"utt2num_frames", "utt2num_samples"}

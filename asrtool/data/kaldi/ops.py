@@ -20,7 +20,7 @@ from asrtool.data.kaldi import checks, form, tables
 from asrtool.data.kaldi.form import Segment, seconds
 from asrtool.data.shards import index as shard_index
 from asrtool.errors import UserError
-from asrtool.log import logger
+from asrtool.log import logger, plural
 from asrtool.system import atomic, stamp
 
 # files of Kaldi and ESPnet that hold one value for the whole set
@@ -182,12 +182,12 @@ def writing(folder: Path, sources: Sequence[Source]) -> Iterator[Target]:
 
 
 def say(folder: Path, speakers: dict[str, str], action: str) -> None:
-    count = tables.plural(len(speakers), "utterance")
+    count = plural(len(speakers), "utterance")
     logger.info(
         "%s: %s of %s, %s",
         folder,
         count,
-        tables.plural(len(set(speakers.values())), "speaker"),
+        plural(len(set(speakers.values())), "speaker"),
         action,
     )
 
@@ -232,7 +232,7 @@ def select(source: Path, target: Path, ids: Collection[str]) -> None:
     directory = Source(source)
     unknown = sorted(set(ids) - directory.speakers().keys())
     if unknown:
-        count = tables.plural(len(unknown), "utterance")
+        count = plural(len(unknown), "utterance")
         raise UserError(f"{source}: {count} not in this data directory; first {unknown[0]}")
     if not ids:
         raise UserError(f"{target}: no utterance of {source} was selected; nothing was written")
@@ -498,8 +498,7 @@ def listed(source: Source, path: Path, of_speakers: bool = False) -> list[str]:
     if unknown:
         kind = "speaker" if of_speakers else "utterance"
         raise UserError(
-            f"{path}: {tables.plural(len(unknown), kind)} not in {source.folder}; first "
-            f"{unknown[0]}"
+            f"{path}: {plural(len(unknown), kind)} not in {source.folder}; first {unknown[0]}"
         )
     wanted = set(names)
     return [key for key, speaker in speakers.items() if (speaker if of_speakers else key) in wanted]
@@ -525,7 +524,7 @@ def split(folder: Path, number: int, by: str = "speaker") -> list[Path]:
         groups = by_speaker({key: tables.fields(segments[key])[0] for key in speakers}).values()
     parts = even_parts(list(groups), number)
     if parts is None:
-        have = tables.plural(len(speakers), "utterance")
+        have = plural(len(speakers), "utterance")
         advice = (
             ""
             if by == "utterance"

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from asrtool.log import plural
 from asrtool.system import atomic
 
 SHOWN = 3  # examples of a problem
@@ -61,10 +62,6 @@ class Table:
 
 def first(ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(ids, SHOWN))
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def fix_command(folder: Path) -> str:

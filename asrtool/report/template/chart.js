@@ -1,10 +1,10 @@
 // Training curves as SVG: one panel each for losses, error rates, learning rate and gradient norm, for every phase.
 
-const MARGIN = { left: 56, right: 12, top: 10, bottom: 30 };
-const HEIGHT = 220;
+const MARGIN = { left: 56, right: 12, top: 10, bottom: 46 };
+const HEIGHT = 236;
 
 /** The panels of a phase: title and series {name, points, dashed}; validation is dashed. */
-function panels({ step, valid }) {
+function panels({ step, valid, epochs = [] }) {
   const rest = (names) => names.filter((key) => !["rate", "norm"].includes(key));
   const last = Math.max(...[step, valid].flatMap(Object.values).map((points) => points.at(-1)[0]), 1);
   const losses = rest(Object.keys(step)).map((key) => ({ name: key, points: step[key] }));
@@ -18,7 +18,7 @@ function panels({ step, valid }) {
     { title: "Error rate in validation", series: rates, format: (value) => `${Number((100 * value).toFixed(1))} %` },
     { title: "Learning rate", series: step.rate ? [{ name: "rate", points: step.rate }] : [], format: (value) => (value ? value.toExponential(1) : "0") },
     { title: "Gradient norm", series: step.norm ? [{ name: "norm", points: step.norm }] : [], wide: true },
-  ].filter((panel) => panel.series.length).map((panel) => ({ ...panel, last, log: panel.wide && needsLog(panel.series) }));
+  ].filter((panel) => panel.series.length).map((panel) => ({ ...panel, last, epochs, log: panel.wide && needsLog(panel.series) }));
 }
 
 /** Values over more than a factor of 50, all above 0. */
@@ -31,17 +31,18 @@ function same(a, b) {
   return a.length === b.length && a.every(([, value], n) => value === b[n][1]);
 }
 
-function chart({ title, series, last, log, format = (value) => String(Number(value.toPrecision(3))) }) {
+function chart({ title, series, last, epochs, log, format = (value) => String(Number(value.toPrecision(3))) }) {
   const reading = el("p", { class: "reading", role: "status" });
   const plot = el("div", { class: "plotarea", tabindex: "0", role: "group", "aria-label": `${title}; arrow keys read the values` });
   const legend = el("p", { class: "keys" }, series.map((one, n) => el("span", {}, swatch(one, n), one.name)));
   const steps = [...new Set(series.flatMap((one) => one.points.map(([step]) => step)))].sort((a, b) => a - b);
   let at = null;
-  const draw = () => plot.replaceChildren(drawing(plot.clientWidth, { series, last, log, format }, at));
+  const draw = () => plot.replaceChildren(drawing(plot.clientWidth, { series, last, epochs, log, format }, at));
   const read = (index) => {
     at = steps[Math.max(0, Math.min(steps.length - 1, index))];
     const values = series.map((one) => [one.name, valueAt(one.points, at)]).filter(([, value]) => value !== null);
-    reading.textContent = `step ${at}: ${values.map(([key, value]) => `${key} ${format(value)}`).join(", ")}`;
+    const epoch = epochOf(epochs, at);
+    reading.textContent = `step ${at}${epoch ? `, epoch ${epoch}` : ""}: ${values.map(([key, value]) => `${key} ${format(value)}`).join(", ")}`;
     draw();
   };
   plot.addEventListener("keydown", (event) => {
@@ -71,7 +72,7 @@ function valueAt(points, step) {
   return found;
 }
 
-function drawing(width, { series, last, log, format }, at) {
+function drawing(width, { series, last, epochs, log, format }, at) {
   const values = series.flatMap((one) => one.points.map(([, value]) => value));
   const top = Math.max(...values), least = Math.min(...values);
   const low = log ? Math.log10(least) : Math.min(0, least), high = log ? Math.log10(top) : top || 1;
@@ -85,8 +86,13 @@ function drawing(width, { series, last, log, format }, at) {
   ]);
   for (const step of ticks(0, last, inner / 90)) {
     const label = step === 0 ? "step 0" : String(step), anchor = step > last * 0.95 ? "end" : "middle";
-    parts.push(el("svg:text", { x: x(step), y: HEIGHT - 10, "text-anchor": anchor }, label));
+    parts.push(el("svg:text", { x: x(step), y: HEIGHT - 26, "text-anchor": anchor }, label));
   }
+  epochMarks(epochs, inner / 90).forEach(([step, epoch], n) => {
+    const label = n === 0 ? `epoch ${epoch}` : String(epoch), anchor = step > last * 0.95 ? "end" : "middle";
+    parts.push(el("svg:line", { class: "grid", x1: x(step), x2: x(step), y1: MARGIN.top + tall, y2: MARGIN.top + tall + 4 }));
+    parts.push(el("svg:text", { class: "epoch", x: x(step), y: HEIGHT - 8, "text-anchor": anchor }, label));
+  });
   series.forEach((one, n) => {
     const path = one.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
     parts.push(el("svg:polyline", { class: `line c${n % 6}`, points: path, "stroke-dasharray": one.dashed ? "5 3" : null }));

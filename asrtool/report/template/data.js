@@ -86,6 +86,40 @@ function percent(rate) {
 }
 
 /** Marks of an axis from `low` to `high`, about `count` of them, at 1, 2 or 5 times a power of ten. */
+/** What is written over a spectrogram, as {text, time, unsure, ticks}: each token at its time, or each word where tokens are the
+ * characters of words, whose letters would touch. */
+function spoken({ tokens, times, confidences }) {
+  const isSpace = (token) => token === "<space>" || token === " ";
+  const one = (index) => ({ text: tokens[index], time: times[index], unsure: confidences?.[index] < 0.5, ticks: [times[index]] });
+  const all = tokens.map((_, index) => one(index));
+  if (!tokens.some(isSpace) || tokens.some((token) => !isSpace(token) && [...token].length > 1 && !token.startsWith("<"))) return all;
+  const words = [];
+  let open = false;
+  for (const letter of all) {
+    if (isSpace(letter.text)) open = false;
+    else if (!open) open = words.push(letter) > 0;
+    else {
+      const word = words.at(-1);
+      word.text += letter.text;
+      word.ticks.push(letter.time);
+      word.unsure ||= letter.unsure;
+      word.time = (word.ticks[0] + letter.time) / 2;
+    }
+  }
+  return words;
+}
+
+/** Whole epochs on an axis of steps, as [step, epoch], at most about `count`; `ends`: the last step of each epoch. */
+function epochMarks(ends, count) {
+  return ticks(0, ends.length, count).filter((epoch) => epoch > 0 && Number.isInteger(epoch)).map((epoch) => [ends[epoch - 1], epoch]);
+}
+
+/** The epoch that a step is in, counted from 1; null where it is not known. */
+function epochOf(ends, step) {
+  const index = ends.findIndex((end) => step <= end);
+  return index < 0 ? null : index + 1;
+}
+
 function ticks(low, high, count) {
   const raw = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw || 1));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= raw * 0.999) || power;

@@ -115,21 +115,21 @@ function layout(detail) {
   return lanes;
 }
 
-/** Each token's tick; its text in the first of three rows where it does not touch another. */
+/** The ticks of each token or word; its text in the first of three rows where it does not touch another. */
 function paintTokens(context, detail, lanes, x, wide) {
   const ends = new Array(LANE.tokens).fill(-Infinity), bottom = lanes.spectrogram ?? lanes.tokens + LANE.token * LANE.tokens;
-  detail.times.forEach((time, index) => {
-    const token = shownToken(detail.tokens[index]), size = context.measureText(token).width;
+  for (const { text, time, unsure, ticks: at } of spoken(detail)) {
+    const token = shownToken(text), size = context.measureText(token).width;
     const left = Math.max(0, Math.min(x(time) - size / 2, wide - size));
-    const unsure = detail.confidences && detail.confidences[index] < 0.5;
     const row = ends.findIndex((end) => end + 4 <= left);
     context.fillStyle = colour(unsure ? "D" : "muted");
     const top = row < 0 ? bottom - 6 : lanes.tokens + (row + 1) * LANE.token - 3;
-    context.fillRect(Math.round(x(time)), top, 1, bottom - top);
+    context.fillRect(Math.round(x(time)), top, 1, (at.length > 1 ? bottom - 6 : bottom) - top);
+    for (const one of at) context.fillRect(Math.round(x(one)), bottom - 6, 1, 6);
     context.globalAlpha = 0.4;
-    if (detail.image) context.fillRect(Math.round(x(time)), bottom, 1, LANE.spectrogram);
+    if (detail.image) context.fillRect(Math.round(x(at[0])), bottom, 1, LANE.spectrogram);
     context.globalAlpha = 1;
-    if (row < 0) return;
+    if (row < 0) continue;
     ends[row] = left + size;
     const base = lanes.tokens + (row + 1) * LANE.token - 5;
     context.fillStyle = colour("bg");
@@ -137,7 +137,7 @@ function paintTokens(context, detail, lanes, x, wide) {
     context.fillStyle = colour(unsure ? "D" : "text");
     context.fillText(token, left, base);
     if (unsure) context.fillRect(left, base + 2, size, 1);
-  });
+  }
 }
 
 function shownToken(token) {

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from asrtool import compiled
+from asrtool.registry import bounded
 from asrtool.searchers import fusion, lexicon
 from asrtool.searchers.base import (
     SEARCHERS,
@@ -174,10 +175,10 @@ class CtcPrefixBeamConfig(SearcherConfig):
     """Prefix beam search over a CTC head, optionally with an n-gram model and hotwords."""
 
     input: str = "ctc"  # head to read
-    beam: int = 10
+    beam: int = bounded(10, least=1)
     # with ngram, hotwords or a lexicon: how many tokens of a frame, the most probable ones, may
     # extend a prefix
-    candidates: int = 50
+    candidates: int = bounded(50, least=1)
     weights: dict[str, float] = field(default_factory=lambda: {"ctc": 1.0})  # ctc, ngram, hotwords
     length_bonus: float = 0.0  # added per token
     word_score: float = 0.0  # added per word

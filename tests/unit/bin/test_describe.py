@@ -101,7 +101,7 @@ def test_sets_are_compared_with_the_first(
     assert "characters that it lacks4 (5 occurrences, 38.462%): 明 (2x), E (1x)" in text.replace(
         "lacks ", "lacks"
     )
-    assert "texts                   1 utterances, 50.00%" in text
+    assert "texts                   1 utterance, 50.00%" in text
 
 
 def test_a_vocabulary_is_what_sets_are_compared_with(

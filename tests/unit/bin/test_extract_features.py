@@ -245,7 +245,7 @@ def test_another_sampling_rate_is_resampled_and_counted(
     with caplog.at_level("INFO", logger="asrtool"):
         found = {row.id: row for row in extract(made)}
     assert found["1-03"].duration == 2.0 and found["1-03"].num_frames == 198
-    assert "2 utterances were resampled from 8000 Hz" in caplog.text
+    assert "2 utterances resampled from 8000 Hz" in caplog.text
 
 
 def test_too_many_unusable_utterances_stop_the_stage(made: Path) -> None:

@@ -89,7 +89,7 @@ def test_rare_characters_are_named(data: Path, caplog: pytest.LogCaptureFixture)
             make_vocab.parse(["--text", str(data / "text"), "--unit", "char", "--out", "x"]),
             [],
         )
-    assert "10 characters occur fewer than 5 times: 'a' (1x), 'd' (1x)" in caplog.text
+    assert "10 characters that occur fewer than 5 times: 'a' (1x), 'd' (1x)" in caplog.text
 
 
 def test_characters_without_a_token_are_counted(
@@ -98,7 +98,10 @@ def test_characters_without_a_token_are_counted(
     arguments = ["--text", str(data / "text"), "--unit", "char", "--size", "5", "--out", "x"]
     with caplog.at_level("INFO", logger="asrtool"):
         make_vocab.make(data.parent, make_vocab.parse(arguments), [])
-    assert "9 characters (57.143 % of the text) become <unk>" in caplog.text
+    assert (
+        "9 characters (57.143 % of the text) left out of the vocabulary, <unk> in its place"
+        in caplog.text
+    )
 
 
 def test_a_failure_leaves_no_folder(data: Path) -> None:

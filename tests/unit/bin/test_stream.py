@@ -62,13 +62,13 @@ def recognizer(toy: Path, chunk_ms: float = 160, searcher: object = None, **opti
 def test_check_proves_that_streaming_changes_nothing(toy_stream, options, capsys):
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--batch", 5, *options) == 0
     said = capsys.readouterr().err
-    assert "12 utterances" in said and "0 utterances have different tokens, 0 a" in said
+    assert "12 utterances" in said and "0 utterances with different tokens, 0 with a" in said
     assert "streaming changes nothing" in said
 
 
 @pytest.mark.parametrize(
     ("module", "what"),
-    [(AccentHead, "0 utterances have different tokens"), (FeatureStream, "other results")],
+    [(AccentHead, "0 utterances with different tokens"), (FeatureStream, "other results")],
 )
 def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch):
     """A head that forgets its left context; features that lose a sample at each cut."""
@@ -293,6 +293,18 @@ def test_a_pause_ends_a_text_and_times_go_on(toy_stream):
     spoken = [result for result in results if result.hypothesis.text]
     for result, start, end in zip(spoken, starts, starts[1:], strict=False):
         assert all(start <= position * shift <= end for position in result.hypothesis.positions)
+
+
+def test_the_page_shows_how_to_stream_from_python(toy_stream, capsys):
+    page = (Path(__file__).parents[3] / "docs/using.md").read_text(encoding="utf-8")
+    block = page.split("## Streaming")[1].split("```python\n")[1].split("```")[0]
+    path, text = next(iter(sounds(toy_stream).items()))
+    samples = soundfile.read(path, dtype="float32")[0]
+    changed = block.replace('"exp/train_qifusion"', repr(str(toy_stream / "exp")))
+    changed = changed.replace("chunk_ms=640", "chunk_ms=160").replace("pause=0.8", "pause=9.0")
+    exec(changed, {"pieces": np.array_split(samples, 7)})  # noqa: S102 - what the page prints
+    *partial, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"{text} {{'seconds'") and partial[0].startswith("False 0.0 ")
 
 
 def test_what_is_remembered_does_not_grow(toy_stream):

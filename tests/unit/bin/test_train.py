@@ -294,7 +294,7 @@ def test_what_ctc_cannot_align_is_named_before_the_first_step(data, tmp_path, ca
     (crowded / "train" / "text").write_text("\n".join(lines) + "\n")
     train(crowded, tmp_path / "exp", "--set", "trainer.epochs=1")
     said = capsys.readouterr().err
-    assert "before the first step: 1 utterances have no finite loss" in said
+    assert "before the first step: 1 utterance without a finite loss" in said
     assert said.index("u007") < said.index(
         "train step" if "train step" in said else "the best so far"
     )
@@ -315,7 +315,10 @@ def test_micro_batches_may_be_made_smaller_between_two_starts(data, copy):
 
 
 def test_two_views_are_compared_in_training_and_not_in_validation(data, tmp_path):
-    changes = ["losses.consistency={type: consistency, weight: 0.2, warmup: 2}", "trainer.log_every=1"]
+    changes = [
+        "losses.consistency={type: consistency, weight: 0.2, warmup: 2}",
+        "trainer.log_every=1",
+    ]
     changes += ["trainer.epochs=2", "data.augment.spec_augment={}"]
     train(data, tmp_path / "exp", "--set", shlex.join(changes))
     events = [json.loads(line) for line in (tmp_path / "exp/log.jsonl").read_text().splitlines()]

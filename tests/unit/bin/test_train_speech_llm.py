@@ -141,3 +141,9 @@ def test_a_packed_model_brings_the_tokenizer_of_its_language_model(trained, tmp_
         + ["--out", str(tmp_path / "model")]
     )
     assert Recognizer.load(tmp_path / "model").tokenizer.decode([5, 4]) != ""
+    before, packed = (folder / "vocab/hf" for folder in (trained / "exp", tmp_path / "model"))
+    names = sorted(file.name for file in before.iterdir())
+    assert "tokenizer.json" in names and names == sorted(file.name for file in packed.iterdir())
+    assert all((before / name).read_bytes() == (packed / name).read_bytes() for name in names)
+    listed = json.loads((tmp_path / "model/model.json").read_text())["files"]
+    assert {f"vocab/hf/{name}" for name in names} <= set(listed)

@@ -16,6 +16,7 @@ import soundfile
 
 from asrtool.bin import report, score
 from asrtool.errors import UserError
+from asrtool.report import facts
 from tests import toy_result
 
 VOID = {"meta", "br", "link", "img", "input", "line", "circle", "rect"}
@@ -216,6 +217,24 @@ def test_empty_and_single_utterances(tmp_path, monkeypatch, texts):
 def test_the_same_input_gives_the_same_bytes(folder):
     first, second = (made(folder)[2] for _ in range(2))
     assert first == second
+
+
+def test_curves_know_where_epochs_end(tmp_path):
+    records = [(1, 20), (1, 40), (2, 60), (2, 80), (4, 160)]  # epochs of 45 steps, one unrecorded
+    lines = [
+        {"event": "step", "phase": "train", "epoch": epoch, "step": step, "loss": 1.0}
+        for epoch, step in records
+    ]
+    lines.insert(2, {"event": "valid", "phase": "train", "epoch": 1, "step": 45, "valid/loss": 1.0})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (phase,) = facts.curves(tmp_path)
+    assert phase["epochs"] == [45, 159, 159]
+
+
+def test_one_of_each_is_counted_as_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, _, text = made(toy_result.make(tmp_path, texts=({"u": "a"}, {"u": "b"})))
+    assert "1 error in 1 reference word<" in text and "1 of 1 utterance<" in text
 
 
 def test_a_result_without_data_directory_or_experiment(tmp_path, monkeypatch):

@@ -93,3 +93,24 @@ def test_marks_of_an_axis_are_round():
         [-2, 0, 2],
         [0, 100, 200, 300, 400],
     ]
+
+
+def test_an_axis_of_epochs_marks_the_last_step_of_whole_ones():
+    assert run("epochMarks([10, 20, 30, 40], 4)") == [[10, 1], [20, 2], [30, 3], [40, 4]]
+    assert run("epochMarks([10, 20, 30, 40, 50], 2)") == [[50, 5]]
+    assert run("[epochMarks([7], 6), epochMarks([], 6)]") == [[[7, 1]], []]
+    assert run("[1, 10, 11, 41].map((step) => epochOf([10, 20, 30, 40], step))") == [1, 1, 2, None]
+
+
+def test_letters_over_a_spectrogram_are_written_as_words():
+    tokens = '["h", "i", "<space>", "y", "o", "u"]'
+    detail = f"{{tokens: {tokens}, times: [0, 1, 2, 3, 4, 5], confidences: [1, 1, 1, 1, 0.2, 1]}}"
+    assert run(f"spoken({detail})") == [
+        {"text": "hi", "time": 0.5, "unsure": False, "ticks": [0, 1]},
+        {"text": "you", "time": 4, "unsure": True, "ticks": [3, 4, 5]},
+    ]
+    for alone in ('["天", "气"]', '["▁hel", "lo"]', '["<space>", "ab"]'):
+        assert run(f"spoken({{tokens: {alone}, times: [0, 1]}}).map((one) => one.ticks)") == [
+            [0],
+            [1],
+        ]

@@ -180,7 +180,21 @@ def test_recognised_labels_give_accuracy_recall_and_confusion():
     lines = [line.split() for line in summary.text(report).splitlines()]
     low, high = (f"{100 * value:.2f}" for value in found["classes"]["north"]["interval"])
     assert ["north", "12", "66.67", low, "to", high, "8", "4"] in lines
-    assert ["south", "4", "100.00", "undefined", "0", "4"] in lines
+    assert ["south", "4", "100.00", "-", "0", "4"] in lines
+
+
+def test_the_tables_of_one_utterance_have_no_empty_columns():
+    report = score(
+        {"u": "a"},
+        {"u": "b"},
+        labels={"accent": {"u": "north"}},
+        recognized={"accent": ({"u": "north"}, {"u": "north"})},
+        speakers={"u": "ann"},
+    )
+    said = summary.text(report)
+    assert "95 %" not in said and "undefined" not in said
+    assert "bootstrap: 1 utterance, too few for intervals: 8 are needed\n" in said
+    assert "accent recognised: accuracy 100.00 %, mean recall 100.00 %" in said
 
 
 def test_an_utterance_without_hypothesis_was_not_recognised_and_one_without_label_is_an_error():

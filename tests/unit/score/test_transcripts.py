@@ -79,6 +79,11 @@ def test_an_empty_file_has_no_utterances(write):
             "ref.trn:1: alternatives such as {a / b} are not supported; write one of them",
         ),
         (
+            "ref.trn",
+            "a @ (s-1)\n",
+            "ref.trn:1: sclite's empty word @ is not supported; leave it out",
+        ),
+        (
             "h.jsonl",
             '{"id": "u1", "text": "a"\n',
             "h.jsonl:1: not JSON (Expecting ',' delimiter at column 25); ",

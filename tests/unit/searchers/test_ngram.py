@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,29 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(change, message, tmp_pa
     path = write(tmp_path, SMALL.replace(*change))
     with pytest.raises(UserError, match=message):
         ngram.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (SMALL.replace("ngram 2=3", "ngram 2=30000000000").encode(), "promises 30,000,000,006 n-"),
+        (SMALL[:60].encode() + bytes(1 << 26), ":8: a line of more than 1,048,576 bytes"),
+        (bytes(1 << 26), ":1: a line of more than 1,048,576 bytes"),
+        (None, "damaged or truncated"),
+    ],
+    ids=["counts", "zeros within", "zeros", "truncated"],
+)
+def test_a_packed_file_that_unpacks_to_far_more_takes_no_memory(content, message, tmp_path):
+    path = tmp_path / "model.arpa.gz"
+    packed = gzip.compress(SMALL.encode() if content is None else content)
+    path.write_bytes(packed[:-20] if content is None else packed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=message):
+            ngram.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -106,7 +106,9 @@ def test_bad_batches_are_written_down_and_training_goes_on(tmp_path, caplog):
 def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path):
     data = ToySteps(change=lambda number, inputs: inputs * float("nan"))
     trainer = toy_trainer(tmp_path, data, nonfinite_limit=2)
-    with pytest.raises(UserError, match="2 steps in a row were not finite.*lower optim.lr"):
+    with pytest.raises(
+        UserError, match="step 2: 2 steps in a row were not finite.*check the audio"
+    ):
         trainer.run()
     assert trainer.state.step == 2
 

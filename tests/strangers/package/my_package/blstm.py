@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asrtool.encoders import ENCODERS, Encoder, EncoderConfig
+from asrtool.registry import bounded
 from asrtool.types import EncoderOutput, Padded
 
 
@@ -17,10 +18,10 @@ from asrtool.types import EncoderOutput, Padded
 class BlstmConfig(EncoderConfig):
     """Bidirectional LSTM (Graves and Schmidhuber 2005)."""
 
-    num_layers: int = 4
-    dim: int = 512  # of both directions together
-    factor: int = 4  # frames that are stacked into one
-    dropout: float = 0.1  # between layers
+    num_layers: int = bounded(4, least=1)
+    dim: int = bounded(512, least=2)  # of both directions together
+    factor: int = bounded(4, least=1)  # frames that are stacked into one
+    dropout: float = bounded(0.1, least=0, below=1)  # between layers
 
     def __post_init__(self) -> None:
         if self.dim % 2:

@@ -315,6 +315,29 @@ def test_recordings_of_a_kaldi_archive_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(audio.read(found["wav"], 0.5), audio.read(found["wav"])[8000:])
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_flac_of_an_archive_is_read_to_its_own_end(tmp_path: Path, known: bool) -> None:
+    packed = bytearray(Path(save(tmp_path / "a.flac", tone(0.5))).read_bytes())
+    if not known:  # the largest frame, which the format lets a writer leave out
+        packed[15:18] = bytes(3)
+    behind = b"b " + bytes(packed) + bytes(1 << 20)
+    (tmp_path / "wav.ark").write_bytes(b"a " + packed + behind)
+    entry = f"{tmp_path}/wav.ark:2"
+    with open(tmp_path / "wav.ark", "rb") as stream:
+        read = audio._of_kaldi(entry, stream, 2)
+    assert len(packed) <= len(read) < 2 * len(tone(0.5)) * 2
+    np.testing.assert_allclose(audio.read(entry), tone(0.5), atol=2**-15)
+
+
+def test_a_flac_of_an_archive_without_a_length_is_refused(tmp_path: Path) -> None:
+    packed = bytearray(Path(save(tmp_path / "a.flac", tone(0.5))).read_bytes())
+    packed[21] &= 0xF0  # the 36 bits of its samples, 0 where a pipe was written to
+    packed[22:26] = bytes(4)
+    (tmp_path / "wav.ark").write_bytes(b"a " + packed)
+    with pytest.raises(audio.AudioError, match="does not say how long it is, so nothing says"):
+        audio.read(f"{tmp_path}/wav.ark:2")
+
+
 def test_what_is_no_recording_of_an_archive_is_said(tmp_path: Path) -> None:
     found = archive(tmp_path)
     with pytest.raises(audio.AudioError, match="has features there, expected a wav file"):
