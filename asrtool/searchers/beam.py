@@ -50,7 +50,7 @@ class BeamConfig(SearcherConfig):
 
     beam: int = bounded(10, least=1)
     # scorer -> weight; a CTC head such as `ctc` is a CTC prefix scorer; weight 0: not computed
-    weights: dict[str, float]  # no default, unlike in the base class
+    weights: dict[str, float] = field()  # no default, unlike in the base class
     # extensions of a prefix that partial scorers score; null: 1.5 * beam
     candidates: int | None = bounded(None, least=1)
     # the search ends when so many hypotheses are final; up to `beam` are returned
