@@ -277,15 +277,6 @@ def score(
     groups, macro = {}, {}
     for label, values in (labels or {}).items():
         groups[label], macro[label] = _group(counts, [values[name] for name in ids], units)
-    # Columns of counts: correct, substitutions, deletions, insertions.
-    errors = counts[:, 1:].sum(axis=1)
-    worst = [
-        index for index in np.argsort(-errors, kind="stable")[:WORST].tolist() if errors[index]
-    ]
-    # C + S + I is the length of the hypothesis, C + S + D that of the reference.
-    runaway = np.flatnonzero(
-        counts[:, [0, 1, 3]].sum(axis=1) > RUNAWAY * np.maximum(counts[:, :3].sum(axis=1), 1)
-    )
     return ScoreReport(
         metric=metric,
         normalizer=normalize,
@@ -300,11 +291,24 @@ def score(
             for label, (truth, answers) in (recognized or {}).items()
         },
         missing=absent,
-        runaway=tuple(ids[index] for index in runaway.tolist()),
-        worst=tuple(ids[index] for index in worst),
+        runaway=tuple(ids[index] for index in runaway(counts)),
+        worst=tuple(ids[index] for index in worst(counts)),
         ids=ids,
         counts=counts,
     )
+
+
+def worst(counts: np.ndarray) -> list[int]:
+    """The utterances with the most errors, of counts (N, 4): correct, S, D, I."""
+    errors = counts[:, 1:].sum(axis=1)
+    return [i for i in np.argsort(-errors, kind="stable")[:WORST].tolist() if errors[i]]
+
+
+def runaway(counts: np.ndarray) -> list[int]:
+    """The utterances with a hypothesis of more than RUNAWAY times the length of the reference."""
+    # C + S + I is the length of the hypothesis, C + S + D that of the reference
+    hypothesis, reference = counts[:, [0, 1, 3]].sum(axis=1), counts[:, :3].sum(axis=1)
+    return np.flatnonzero(hypothesis > RUNAWAY * np.maximum(reference, 1)).tolist()
 
 
 def check_coverage(

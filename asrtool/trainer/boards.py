@@ -58,7 +58,7 @@ def open_boards(config: TrainerConfig, phase: Path, logs: Path, start: int) -> B
     """
     boards: list[Board] = []
     if config.wandb is not None:
-        boards.append(Wandb(config.wandb, phase, logs, start))
+        boards.append(Wandb(config.wandb, phase, logs))
     if config.tensorboard and (writer := _tensorboard(logs, phase.name, start)) is not None:
         boards.append(writer)
     return Boards(*boards)
@@ -111,7 +111,7 @@ class Wandb:
     into `<exp>/wandb`, for `wandb sync`; WANDB_ENTITY names a team.
     """
 
-    def __init__(self, project: str, phase: Path, logs: Path, start: int) -> None:
+    def __init__(self, project: str, phase: Path, logs: Path) -> None:
         wandb = _wandb()
         exp = logs.resolve().name
         try:

@@ -1,5 +1,4 @@
-"""The compiled prefix beam search: the recurrences of prefix_beam.py for one utterance, frame
-by frame.
+"""The compiled prefix beam search: the recurrences of prefix_beam.py for one utterance.
 
 Prefixes are nodes of a tree. A prefix that leaves the beam and returns has the same node again: a
 hash table finds the node of (parent, token). The beam is a set of parallel arrays, best first.
@@ -41,9 +40,7 @@ class Nodes(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Tokens on best paths: the link before (-1: none), the frame with the highest probability, and
-    the logarithm of that.
-    """
+    """Tokens on best paths: the link before (-1: none), the most probable frame, its logarithm."""
 
     before: np.ndarray  # int32
     frame: np.ndarray  # int32

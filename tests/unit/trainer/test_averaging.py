@@ -54,7 +54,7 @@ def test_counters_are_not_averaged(tmp_path):
 def test_an_average_of_fewer_than_asked_is_made_with_a_warning(tmp_path, caplog):
     save(tmp_path, 1, 1.0, 0.1)
     assert averaging.average(tmp_path, 10).name == "average-10.safetensors"
-    assert "has only 1 checkpoints" in caplog.text
+    assert "has only 1 checkpoint with" in caplog.text
 
 
 def test_an_average_is_made_again_when_better_checkpoints_came(tmp_path):
