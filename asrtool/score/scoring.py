@@ -257,10 +257,9 @@ def score(
 ) -> ScoreReport:
     """Score texts by utterance id, in the order of the references.
 
-    `missing`: "error" stops where an utterance has no hypothesis, "deletions" counts all its tokens
-    as deleted. A hypothesis without a reference is always an error. `labels`: label -> utterance id
-    -> value, for `groups`. `recognized`: label -> (utterance id -> true value, utterance id -> what
-    the model said). `speakers`: utterance id -> speaker, for intervals by speaker.
+    missing: "error" raises `UserError` if an utterance has no hypothesis, "deletions" counts its
+    tokens as deleted; a hypothesis without a reference is always an error. labels: label -> id ->
+    value. recognized: label -> (id -> true value, id -> recognised value). speakers: id -> speaker.
     """
     absent = check_coverage(references, hypotheses, missing)
     prepare, split = normalizer(normalize), splitter(metric)
@@ -270,14 +269,13 @@ def score(
     )
     ids = tuple(references)
     units = speaker_numbers(ids, speakers)
-    # Utterances of a speaker are not independent, so intervals by speaker are the honest ones.
+    # Utterances of a speaker are not independent: intervals by speaker are wider and more reliable.
     bounds = {"utterance": intervals(counts)}
     if units is not None and units.max() > 0:
         bounds["speaker"] = intervals(counts, units)
     groups, macro = {}, {}
     for label, values in (labels or {}).items():
         groups[label], macro[label] = _group(counts, [values[name] for name in ids], units)
-    # Columns of counts: correct, substitutions, deletions, insertions.
     errors = counts[:, 1:].sum(axis=1)
     worst = [
         index for index in np.argsort(-errors, kind="stable")[:WORST].tolist() if errors[index]
@@ -335,7 +333,7 @@ def check_coverage(
 
 
 def speaker_numbers(ids: tuple[str, ...], speakers: Mapping[str, str] | None) -> np.ndarray | None:
-    """(utterances,) numbers from 0 of the speakers, or None where they are not known."""
+    """(utterances,) numbers of the speakers from 0, or None if they are unknown."""
     if speakers is None:
         return None
     known: dict[str, int] = {}
