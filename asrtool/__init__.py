@@ -12,7 +12,7 @@ __all__ = ["UserError", "load", "train"]
 __version__ = "0.1.0"
 
 
-# torch takes seconds to import: whoever wants the version does not wait for it
+# The functions import torch, which takes seconds: reading the version must not wait for it.
 
 
 def load(path, **options):

@@ -164,7 +164,7 @@ def _join(where: str, key: str) -> str:
 def decode(kind: Any, node: yaml.Node, where: str = "") -> Any:
     """Turn `node` into a value of type `kind`, or raise `ConfigError`."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:  # Annotated[object, REGISTRY], or with the type where none is given
+    if origin is Annotated:  # Annotated[object, REGISTRY], with a default type if there is one
         return _component(*args[1:], node=node, where=where)
     if origin in (Union, types.UnionType):  # X | None, or X | Y | None of scalars
         if (

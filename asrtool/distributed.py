@@ -49,6 +49,7 @@ def process_group() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    # Every rank reads the same environment, so all of them take the same branch.
     chosen = device()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

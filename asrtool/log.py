@@ -30,6 +30,7 @@ def set_up(verbose: bool = False) -> None:
 
     The commands call it; as a library, asrtool leaves logging to the application.
     """
+    # From torchrun's environment: logging starts before there is a process group.
     rank = int(os.environ.get("RANK", "0"))
     handler = logging.StreamHandler(sys.stderr)
     suffix = "" if rank == 0 else f" [rank {rank}]"

@@ -167,6 +167,7 @@ def put_together(
         "classes": mean_classes([(piece.seconds, piece.classes) for piece in pieces]),
     }
     if [(piece.start, piece.end) for piece in pieces] == [(0.0, seconds)]:
+        # The whole audio is one window: its n-best list and score need no joining.
         (only,) = pieces
         words = None if only.timed is None else tuple(words_of(only.timed))
         return Recognition(text=only.nbest[0].text, words=words, nbest=only.nbest, **about)

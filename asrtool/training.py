@@ -254,7 +254,7 @@ def train_phase(
     if weights is not None:
         if any(folder.glob("step-*")):
             logger.info(
-                "%s began from the weights %s and goes on from its own checkpoints", folder, weights
+                "%s began from the weights %s and resumes from its own checkpoints", folder, weights
             )
         else:
             fresh = (

@@ -26,6 +26,8 @@ class Padded(NamedTuple):
     @property
     def mask(self) -> Tensor:
         """(B, T) bool, True = valid."""
+        # Computed on the device of the data: lengths are not copied to the host, which would
+        # synchronise.
         return torch.arange(self.data.shape[1], device=self.data.device) < self.lengths[:, None]
 
     @classmethod

@@ -113,7 +113,7 @@ def subtitles(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def _two_lines(text: str) -> str:
-    """Broken at the space nearest to the middle, where one line does not hold it."""
+    """The text, broken at the space nearest to its middle if it is too long for one line."""
     if len(text) <= LINE // 2 or " " not in text:
         return text
     spaces = [index for index, character in enumerate(text) if character == " "]

@@ -67,7 +67,7 @@ class Statistics:
 
 
 def describe(folder: Path, base: Path | None = None, content: bool = False) -> Statistics:
-    """Read a data directory; audio is opened where no file gives its length.
+    """Read a data directory; audio is opened if no file gives its duration.
 
     With `content` all audio is read, and recordings are the same if their bytes are; otherwise if
     their paths (and segments) are.
@@ -111,7 +111,7 @@ def add(statistics: Statistics, row: Utterance, seconds: float, key: int | bytes
 
 
 def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
-    """Seconds of each utterance, measured where no file gives them; NaN where that fails."""
+    """Seconds of each utterance, measured if no file gives them; NaN if that fails."""
     unknown = [index for index, row in enumerate(rows) if math.isnan(row.duration)]
     durations = [row.duration for row in rows]
     moved = [replace(rows[index], audio=located(rows[index].audio, base)) for index in unknown]
@@ -121,7 +121,7 @@ def measured(rows: Sequence[Utterance], base: Path | None) -> list[float]:
 
 
 def sound(row: Utterance, base: Path | None, content: bool) -> int | bytes | None:
-    """A key that identifies the audio of an utterance; None where it cannot be read."""
+    """A key that identifies the audio of an utterance; None if it cannot be read."""
     path = located(row.audio, base)
     start, seconds = row.stretch
     span = (

@@ -214,7 +214,7 @@ class HfTokenizer(Tokenizer):
 
 
 def load_hf(name: str, revision: str | None = None) -> object:
-    """A tokenizer by hub name or folder; raises `UserError` where there is none."""
+    """A tokenizer by hub name or folder; raises `UserError` if there is none."""
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import AutoTokenizer
 
@@ -234,7 +234,7 @@ def load_hf(name: str, revision: str | None = None) -> object:
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer of a vocabulary folder; raises `UserError` where the folder is not one."""
+    """The tokenizer of a vocabulary folder; raises `UserError` if the folder is not one."""
     folder = Path(folder)
     for name in (TOKENS, CONFIG):
         if not (folder / name).is_file():

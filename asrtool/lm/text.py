@@ -33,7 +33,7 @@ def lines(files: Sequence[Path], with_ids: bool) -> Iterator[str]:
 
 
 def case_of(characters: set[str]) -> Callable[[str], str]:
-    """How a text is written in the letters of a vocabulary: in capitals where it has no others, in
+    """How a text is written in the letters of a vocabulary: in capitals if it has no others, in
     small letters likewise, else as it is.
     """
     small = any(c != c.upper() for c in characters)

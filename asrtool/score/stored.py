@@ -77,7 +77,7 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class StoredScore:
-    """One score.json, read; `folder` is where it lies."""
+    """The content of a score.json; `folder` is its folder."""
 
     folder: Path
     stored: Mapping

@@ -20,7 +20,7 @@ class TrainerConfig:
 
     epochs: int | None = None
     steps: int | None = None
-    # auto: bf16 where the device supports it
+    # auto: bf16 if the device supports it in hardware
     precision: Literal["auto", "float32", "bf16", "fp16"] = "float32"
     # lower is better: valid/wer, valid/cer, valid/loss or valid/<loss term>
     best: str = "valid/loss"
@@ -101,7 +101,7 @@ class Steps(Protocol):
         """Step `index` of `epoch`, both from 0, and so on without end."""
 
     def longest(self) -> Batch | None:
-        """The micro-batch with the longest utterance, None where it cannot be read."""
+        """The micro-batch with the longest utterance, None if it cannot be read."""
 
     def densest(self) -> Iterable[Batch]:
         """Batches of the utterances with the most text per second, the same on all ranks."""

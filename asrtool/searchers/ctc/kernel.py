@@ -236,8 +236,7 @@ def add_node(
 ) -> None:
     """Fill in node `count`: the prefix of `parent` followed by `token`."""
     nodes.parent[count], nodes.token[count], nodes.rank[count] = parent, token, -1
-    # A node inherits from its parent; what the token adds is computed once per node, however many
-    # frames the prefix survives.
+    # What the token adds is computed once per node, however long the prefix survives.
     nodes.extra[count] = nodes.extra[parent] + weights.bonus
     nodes.ngram[count], nodes.state[count], nodes.pending[count] = nodes.ngram[parent], 0, 0
     nodes.bonus[count], nodes.biased[count] = nodes.bonus[parent], 0
@@ -361,7 +360,6 @@ def insert(
         if not score > scores[count - 1]:
             return count
         index = count - 1
-    # Insertion sort: beams are short, and most candidates are rejected by the test above.
     while index > 0 and scores[index - 1] < score:
         scores[index], sources[index], tokens[index] = (
             scores[index - 1],
