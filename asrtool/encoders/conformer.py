@@ -23,7 +23,7 @@ from asrtool.encoders.base import (
 )
 from asrtool.encoders.echo import ATTENTIONS, EchoSelfAttention, echo_layers
 from asrtool.encoders.frontend import put_in_front, through
-from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention
+from asrtool.nn.attention import RelativeSelfAttention, RotarySelfAttention, SelfAttention
 from asrtool.nn.conformer import (
     ConformerLayer,
     ConformerLayerCache,
@@ -168,19 +168,15 @@ class Conformer(StreamingEncoder):
             }
         )
         self.layers = nn.ModuleList(
-            ConformerLayer(
-                config.dim,
-                config.ffn_dim,
-                _ATTENTIONS[config.positions](
-                    config.dim, config.num_heads, config.attention_dropout
-                ),
-                ConvolutionModule(config.dim, config.kernel, config.causal),
-                config.dropout,
-            )
-            for _ in range(config.num_layers)
+            self.build_layer(config, index) for index in range(config.num_layers)
         )
         for index in echo_layers(config.attention, config.num_layers) if config.attention else ():
             layer = self.layers[index]
+            if not isinstance(layer.attention, SelfAttention):
+                raise ValueError(
+                    f"attention: Echo-MSA stands beside a self-attention, and the layers of "
+                    f"{type(self).__name__} ({type(layer).__name__}) have none; remove `attention`"
+                )
             layer.attention = EchoSelfAttention(
                 config.attention, full=layer.attention, index=index, num_layers=config.num_layers
             )
@@ -204,6 +200,21 @@ class Conformer(StreamingEncoder):
         if self.chunk is not None and self.obstacle:
             raise ValueError(f"chunk: {self.obstacle}")
         self.longest_chunk, self.chunk_sizes = self._trained_chunks()
+
+    def build_layer(self, config: ConformerConfig, index: int) -> ConformerLayer:
+        """Layer `index`, counted from 0: a hook for encoders with another kind of layer.
+
+        A layer is called as `ConformerLayer.forward` is, has `init_cache` and a `final_norm`, and
+        computes self-attention with its module `attention`, which `config.attention` may wrap; it
+        is None in a layer without any.
+        """
+        return ConformerLayer(
+            config.dim,
+            config.ffn_dim,
+            _ATTENTIONS[config.positions](config.dim, config.num_heads, config.attention_dropout),
+            ConvolutionModule(config.dim, config.kernel, config.causal),
+            config.dropout,
+        )
 
     def _trained_chunks(self) -> tuple[int | None, tuple[int, ...] | None]:
         """Frames of the longest chunk in training, and the list of sizes if it is restricted."""
@@ -385,7 +396,8 @@ class Conformer(StreamingEncoder):
         # Only distances between positions matter, so they are counted from the first frame of this
         # piece: float32 angles of the positions after hours of audio would lose precision.
         near = keys.positions - positions[:, :1]
-        num_frequencies = self.layers[0].attention.num_frequencies
+        attentions = (layer.attention for layer in self.layers if layer.attention is not None)
+        num_frequencies = next((one.num_frequencies for one in attentions), 1)
         visible, angles = attention_mask(keys.valid, structure), rotations(near, num_frequencies)
         if self.relative and step is not None:
             sizes = positions.shape[1], keys.positions.shape[1]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from asrtool.downsamplers import Conv2dConfig
 from asrtool.encoders import ENCODERS, ChunkConfig, Conformer, ConformerConfig
+from asrtool.encoders.echo import EchoConfig, EchoSelfAttention
+from asrtool.nn.conformer import ConformerLayer
 from asrtool.types import Padded
 
 SIZE = {"num_layers": 2, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3}
@@ -139,3 +142,55 @@ def test_what_cannot_work_is_refused_when_it_is_built(options, message):
 def test_a_chunk_asked_of_an_encoder_that_looks_ahead_is_refused():
     with pytest.raises(ValueError, match="cannot stream: it is not causal"):
         build()(batch(33), chunk=4)
+
+
+class Parallel(ConformerLayer):
+    """Attention and convolution side by side, as in a Branchformer."""
+
+    def forward(self, x, scope, cache=None):
+        normalised = self.attention_norm(x)
+        y, seen = self.attention(
+            normalised, scope.visible, scope.rotations, cache and cache.attention, scope.frames
+        )
+        z, history = self.convolution(normalised, scope.valid, cache and cache.convolution)
+        x = self.final_norm(x + y + z)
+        return x, cache and replace(cache, attention=seen.gather(scope.keep), convolution=history)
+
+
+class Branched(Conformer):
+    def build_layer(self, config, index):
+        layer = super().build_layer(config, index)
+        layer.__class__ = Parallel
+        return layer
+
+
+class Convolutional(Conformer):
+    def build_layer(self, config, index):
+        layer = super().build_layer(config, index)
+        layer.attention = None
+        return layer
+
+
+def built(kind: type[Conformer], **options) -> Conformer:
+    config = ConformerConfig(**{**SIZE, **CAUSAL, **options})
+    return kind(config, input_dim=8, vocab_size=5, frame_shift=0.01).eval()
+
+
+def test_a_subclass_has_layers_of_its_own_which_stream_and_keep_the_configs_attention():
+    encoder = built(Branched, attention=EchoConfig(windows=(4,), look="back"))
+    assert all(isinstance(layer.attention, EchoSelfAttention) for layer in encoder.layers)
+    inputs, cache, pieces = batch(64), encoder.init_cache(1, 4), []
+    whole = encoder(inputs, chunk=4).frames.data
+    for start in (0, 24):
+        end = start + 24 if not start else 64
+        piece = Padded(inputs.data[:, start:end], torch.tensor([end - start]))
+        output, cache = encoder.forward_chunk(piece, cache, torch.tensor([end == 64]))
+        pieces.append(output.frames.data[:, : int(output.frames.lengths)])
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=0)
+
+
+def test_a_key_that_the_layers_of_a_subclass_would_not_use_is_refused():
+    with pytest.raises(
+        ValueError, match="layers of Convolutional .* have none; remove `attention`"
+    ):
+        built(Convolutional, attention=EchoConfig(windows=(4,)))
