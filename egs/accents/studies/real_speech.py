@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             row = measure(args, name, study, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(path, json.dumps(row, indent=1, sort_keys=True) + "\n")
+            text = json.dumps(row, sort_keys=True, separators=(",", ":"))  # a line, for its size
+            atomic.write_text(path, text + "\n")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
