@@ -121,10 +121,10 @@ def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
 
 
 def test_a_study_of_the_miniature_says_so(tmp_path):
-    with pytest.raises(AssertionError, match="this study is of the miniature"):
+    with pytest.raises(AssertionError, match="this study needs the miniature"):
         calls("accents.sh", tmp_path, *CORPUS)
 
 
-def test_the_corpus_has_the_accents_that_it_has(tmp_path):
-    with pytest.raises(AssertionError, match="--size, --accents and --skew are of the miniature"):
+def test_options_of_the_miniature_are_refused_with_a_corpus(tmp_path):
+    with pytest.raises(AssertionError, match="--size, --accents and --skew need the miniature"):
         calls("baseline.sh", tmp_path, *CORPUS, "--skew", "1")
