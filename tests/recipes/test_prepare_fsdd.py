@@ -1,6 +1,4 @@
-"""Stage 0 of fsdd: how recordings are divided and joined, on noise in the official layout and on
-real digits.
-"""
+"""Stage 0 of fsdd: sets and digit strings, from noise in the official layout and real digits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Stage 0 of librispeech: on a small official tree, on broken ones, and on real recordings where
-they are.
-"""
+"""Stage 0 of librispeech: a small official tree, broken trees, and real recordings."""
 
 from __future__ import annotations
 

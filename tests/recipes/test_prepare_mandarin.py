@@ -1,6 +1,4 @@
-"""What stage 0 makes of each Mandarin corpus: sets, texts, labels, segments; and of real recordings
-where they are.
-"""
+"""Stage 0 of the Mandarin corpora: sets, texts, labels and segments; and real recordings."""
 
 from __future__ import annotations
 

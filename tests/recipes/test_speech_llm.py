@@ -1,6 +1,4 @@
-"""The recipe of the speech LLM: its script, its noises, its studies; and all of it at the tiniest
-size (slow).
-"""
+"""The recipe of the speech LLM: script, noises, studies; (slow) all stages at the smallest size."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The studies of egs/kespeech: their tools on small inputs, and in the slow tier one of them from
-end to end.
-"""
+"""The studies of egs/kespeech: their tools on small inputs; (slow) one study from end to end."""
 
 from __future__ import annotations
 

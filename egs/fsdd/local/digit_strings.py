@@ -1,4 +1,4 @@
-"""Concatenates recordings of single digits to one recording, as if spoken in one breath.
+"""Concatenates recordings of single digits into one recording, as if spoken in one breath.
 
 The recordings are cut tightly out of longer ones, some in the middle of a sound, and their
 background noise differs in level and spectrum. Pauses are therefore filled with noise that has the

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Free Spoken Digit Dataset (CC BY-SA 4.0) -> digit strings: train, dev, test, test_speaker.
 
-https://github.com/Jakobovski/free-spoken-digit-dataset. Concatenates recordings of one speaker to
+https://github.com/Jakobovski/free-spoken-digit-dataset. Concatenates recordings of one speaker into
 strings of 1 to 7 digits. `test_speaker` has all recordings of the speaker theo, who is in no other
 set (jackson has the same accent, USA/neutral). For the other five speakers, `test` has recordings 0
 to 4 of each digit, the official test part, `dev` 5 to 9, and `train` the rest. --corpus contains

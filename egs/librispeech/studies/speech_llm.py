@@ -243,9 +243,7 @@ def main() -> None:
         help="further overrides of every training, as in 'trainer.epochs=1'",
     )
     options.add_argument("--list", action="store_true", help="list the studies and their variants")
-    options.add_argument(
-        "--dry-run", action="store_true", help="print the commands without running them"
-    )
+    options.add_argument("--dry-run", action="store_true", help="only print the commands")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
     if args.train_config is not None and args.mini == "true":
         options.error("--train-config needs a corpus: the miniature has its own config")
