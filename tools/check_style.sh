@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools/check_style.sh: ruff's rules and format over the Python files, shellcheck over the shell, and the tests of the repository's own rules.
+# tools/check_style.sh: ruff check and ruff format on Python files, shellcheck on shell scripts, and the tests of the repository's rules.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=utils/path.sh

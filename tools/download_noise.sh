@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tools/download_noise.sh <folder> [musan|rirs_noises ...]: noises (https://www.openslr.org/17, 11 GB) as <folder>/musan, rooms and noises
-# (https://www.openslr.org/28, 1.3 GB, Apache License 2.0) as <folder>/RIRS_NOISES; without names both. What is there is left alone, an
-# interrupted download goes on. egs/librispeech/local/prepare_noise.py makes data directories of both. OPENSLR=<address> takes a mirror.
+# (https://www.openslr.org/28, 1.3 GB, Apache License 2.0) as <folder>/RIRS_NOISES; default: both. Existing files are kept, an interrupted
+# download is resumed. egs/librispeech/local/prepare_noise.py makes data directories from them. OPENSLR=<address> selects a mirror.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../utils/path.sh"
@@ -9,7 +9,7 @@ set -euo pipefail
 folder=${1:?usage: tools/download_noise.sh <folder> [musan|rirs_noises ...]}; shift
 from=${OPENSLR:-https://www.openslr.org/resources}
 
-# sizes as the server tells them, MD5 as openslr.org publishes them
+# sizes as reported by the server, MD5 as published on openslr.org
 if (( $# == 0 )); then set -- musan rirs_noises; fi
 for name in "$@"; do
   case $name in

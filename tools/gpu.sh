@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What only a GPU can show, on a machine with one GPU and little time.
+# Tests and benchmarks that need a GPU, for a machine with one GPU and little time.
 #
-#   tools/gpu.sh OUT              every part, one after the other
-#   tools/gpu.sh OUT step         one of the parts: tests, step, loading, search
-#   tools/gpu.sh OUT step cpu     a rehearsal without a GPU, at sizes that say nothing about speed
+#   tools/gpu.sh OUT              all parts, one after the other
+#   tools/gpu.sh OUT step         one part: tests, step, loading or search
+#   tools/gpu.sh OUT step cpu     a trial run without a GPU, at sizes that are too small to measure speed
 #
-# A part takes less than four minutes and is ended after that. Each figure is a line of OUT/figures.jsonl as soon as it is measured; a part that
-# is run again adds to them. The end prints all as a table. The status is 1 where a part failed, was ended, or lacks something on this machine.
+# A part is stopped after four minutes. Each figure is appended to OUT/figures.jsonl as soon as it is measured; running a part again appends
+# more. At the end, all are printed as a table. The exit status is 1 if a part failed, was stopped, or needs what this machine lacks.
 set -euo pipefail
 if [[ $# -lt 1 || $# -gt 3 || $1 == -* ]]; then awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; exit 2; fi
 mkdir -p "$1"

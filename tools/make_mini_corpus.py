@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Make a miniature speech corpus in the layout of a public one, offline, in a minute.
+"""Make a miniature speech corpus in the layout of a public one, offline, in minutes.
 
     python tools/make_mini_corpus.py --layout librispeech --out downloads
 
-speaks sentences of a small grammar with espeak-ng (pip install espeakng-loader) in many voices and
-accents, records them in synthetic rooms, and writes downloads/LibriSpeech as the official archives
-would unpack. The same settings give the same files, whatever --nj; a corpus that is there already
-is left alone. The head of mini_corpus/<layout>.py has the tree that a layout writes. kespeech is
-the one with accents:
+synthesises sentences of a small grammar with espeak-ng (pip install espeakng-loader) in many voices
+and accents, adds the acoustics of rooms, noise and microphones, and writes downloads/LibriSpeech,
+as the official archives would unpack. The same settings give the same files for any --nj. A corpus
+that exists with these settings is left alone. The docstring of mini_corpus/<layout>.py has the tree
+of a layout. kespeech has options for its accents:
 
     python tools/make_mini_corpus.py --layout kespeech --accents 20 --skew 1 --out downloads
 """
@@ -53,15 +53,14 @@ This is not {folder}. It is a miniature in its layout, synthesised with espeak-n
 
     python tools/make_mini_corpus.py {command}
 
-to try a recipe without the real corpus. Voices, rooms, noises and sentences are artificial; error\
- rates on it say
-nothing about speech recognition. The sentences come with the tool that made them and are\
- free to use.
+It serves to try a recipe without the real corpus. Voices, rooms, noises and sentences are
+artificial; error rates on it say nothing about speech recognition. The sentences are part of the
+tool that made them and are free to use.
 """
 
 
 def main() -> int:
-    """Run the command; 0 when the corpus is there."""
+    """Run the command; returns the exit status."""
     options = _parser().parse_args()
     try:
         layout = _layout(options)
@@ -70,7 +69,7 @@ def main() -> int:
         print(f"make_mini_corpus.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("make_mini_corpus.py: interrupted; nothing was left behind.", file=sys.stderr)
+        print("make_mini_corpus.py: interrupted; nothing was written.", file=sys.stderr)
         return 130
     except OSError as error:
         print(
@@ -82,7 +81,7 @@ def main() -> int:
 
 
 def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) -> None:
-    """Write the corpus below `out`, unless it is there already."""
+    """Write the corpus below `out`, unless it exists with these settings."""
     if nj < 1 or seed < 0:
         raise CorpusError(f"--nj is {nj} and --seed is {seed}; expected at least 1 and 0.")
     espeak.locate()
@@ -97,7 +96,7 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
     }
     made = [_is_made(folder, settings) for folder in folders if folder.exists()]
     if made == [True] * len(folders):
-        print(f"{folders[0]} was made with these settings already; nothing to do.")
+        print(f"{folders[0]} already exists with these settings; nothing to do.")
         return
 
     began = time.monotonic()
@@ -115,7 +114,7 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
         layout.write_tables(units, times, partial)
         chosen = {"layout": name, **dataclasses.asdict(layout), "size": size, "seed": seed}
         command = " ".join(f"--{option} {value}" for option, value in chosen.items())
-        # the first is the last to appear: with it the corpus is complete
+        # the first folder is renamed last: if it exists, the corpus is complete
         for folder in folders[::-1]:
             written = partial / folder.name
             readme = _README.format(folder=folder.name, command=command)
@@ -125,7 +124,7 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
             )
             if folder.exists() and not _is_made(folder, settings):
                 shutil.rmtree(folder)
-            if not folder.exists():  # else another run was faster
+            if not folder.exists():  # another process may have made the same corpus meanwhile
                 written.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +132,10 @@ def make(name: str, layout: Layout, out: Path, size: str, seed: int, nj: int) ->
 
 
 def _is_made(folder: Path, settings: dict[str, object]) -> bool:
-    """Whether `folder` holds this corpus; False for another miniature, which may be replaced."""
+    """Whether `folder` contains this corpus; False for another miniature, which may be replaced.
+
+    Raises CorpusError for any other folder.
+    """
     try:
         existing = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,7 +146,7 @@ def _is_made(folder: Path, settings: dict[str, object]) -> bool:
     if existing == settings:
         return True
     changed = ", ".join(name for name in settings if existing.get(name) != settings[name])
-    print(f"{folder} holds a miniature with other settings ({changed}); replacing it.")
+    print(f"{folder} contains a miniature with other settings ({changed}); replacing it.")
     return False
 
 
@@ -159,7 +161,7 @@ def _is_running(process: int) -> bool:
 
 
 def _generator_hash(layout: Layout) -> str:
-    """A fingerprint of the code that decides about the corpus's content."""
+    """A hash of the code that determines the content of the corpus."""
     other_layouts = {
         Path(inspect.getfile(other)) for other in LAYOUTS.values() if not isinstance(layout, other)
     }
@@ -201,19 +203,19 @@ def _show_summary(units: Sequence[Any], times: Sequence[render.Times], took: flo
 
 
 def _layout(options: argparse.Namespace) -> Layout:
-    """The layout with the options that it has; another one's are refused."""
+    """The layout with its options; raises CorpusError for options of another layout."""
     layout = LAYOUTS[options.layout]
     known = {field.name for field in dataclasses.fields(layout)}
-    given = {
+    settings = {
         name: getattr(options, name)
         for name in ("accents", "skew")
         if getattr(options, name) is not None
     }
-    for name in given.keys() - known:
+    for name in settings.keys() - known:
         raise CorpusError(
             f"--{name} is an option of --layout kespeech, not of --layout {options.layout}."
         )
-    return layout(**given)
+    return layout(**settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,31 +223,35 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--layout", choices=sorted(LAYOUTS), required=True, help="the corpus whose layout to write"
+        "--layout", choices=sorted(LAYOUTS), required=True, help="layout of the corpus"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="the folder to write the corpus's folder into"
+        "--out", type=Path, required=True, help="folder to write the corpus's folder into"
     )
     parser.add_argument(
         "--size",
         default="default",
-        help="tiny, small, default (3 to 4 hours), study (the same, larger test sets), or hours "
-        "of training speech",
+        help="tiny, small, default (3 to 4 hours), study (default with larger test sets), or the "
+        "hours of training speech",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="another seed gives other sentences, speakers and noises",
+        help="seed of sentences, speakers and noises (default: 0)",
     )
     parser.add_argument(
-        "--accents", type=int, help="kespeech: how many accents, 1 to 20 (default 9, its own)"
+        "--accents",
+        type=int,
+        help="kespeech: number of accents, 1 to 20 (default: 9, those of the corpus)",
     )
     parser.add_argument(
-        "--skew", type=float, help="kespeech: the n-th accent has a share like n^-SKEW (default 0)"
+        "--skew",
+        type=float,
+        help="kespeech: the share of the n-th accent is proportional to n^-SKEW (default: 0)",
     )
     parser.add_argument(
-        "--nj", type=int, default=min(2, os.cpu_count() or 1), help="processes (default 2)"
+        "--nj", type=int, default=min(2, os.cpu_count() or 1), help="processes (default: 2)"
     )
     return parser
 

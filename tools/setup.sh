@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Makes the project's environment: .venv with torch, the versions of tools/constraints.txt and asrtool itself, then asks
-# `asrtool doctor` whether it works. Where nothing changed since the last time, only the doctor runs.
+# Makes the project's environment: .venv with torch, the packages of tools/constraints.txt and asrtool itself, then checks it with
+# `asrtool doctor`. If nothing has changed since the last time, only the check runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-torch=auto             # which torch: auto, cpu, cuda, or keep the one of the Python that makes .venv
-python=                # the Python that makes .venv; default: the first that fits of python3.11, 3.12, 3.13 and python3
-if_needed=false        # say and do nothing where .venv is up to date, or where the active environment has asrtool installed
+torch=auto             # build of torch: auto, cpu, cuda, or keep: use the torch of the Python that makes .venv
+python=                # Python that makes .venv; default: the first suitable one of python3.11, 3.12, 3.13 and python3
+if_needed=false        # do nothing if .venv is up to date, or if asrtool is installed in the active environment
 
 cpu_index=https://download.pytorch.org/whl/cpu
 
 option_files=(tools/setup.sh)
 # shellcheck source=utils/parse_options.sh
 . utils/parse_options.sh
-[[ " auto cpu cuda keep " == *" $torch "* ]] || usage_error "--torch is auto, cpu, cuda or keep, not '$torch'"
+[[ " auto cpu cuda keep " == *" $torch "* ]] || usage_error "--torch must be auto, cpu, cuda or keep, not '$torch'"
 
 venv=.venv/bin/python
 stamp=.venv/.asrtool-setup
@@ -25,13 +25,13 @@ install() { "$venv" -m pip install "${quiet[@]}" "$@"; }
 
 # -- is there anything to do? ----------------------------------------------
 
-state() {              # what the environment is made from
+state() {              # a hash of everything that determines the environment
   "$venv" - setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
 import hashlib, sys
-made_from = hashlib.sha256(sys.version.encode())
+digest = hashlib.sha256(sys.version.encode())
 for name in sys.argv[1:]:
-    made_from.update(open(name, "rb").read())
-print(made_from.hexdigest())
+    digest.update(open(name, "rb").read())
+print(digest.hexdigest())
 END
 }
 
@@ -49,11 +49,11 @@ fi
 
 # -- the environment -------------------------------------------------------
 
-fits() {               # a supported version that can make environments
+fits() {               # <python>: whether it is a supported version that can make environments
   "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null
 }
 
-has_torch() {          # <python> <auto | keep | cpu | cuda>: not too old, of that build
+has_torch() {          # <python> <auto | keep | cpu | cuda>: whether its torch is new enough and has this build
   "$1" - "$2" 2> /dev/null << 'END'
 import runpy, sys
 import torch
@@ -64,7 +64,7 @@ sys.exit(not (fits and sys.argv[1] in ("auto", "keep", build)))
 END
 }
 
-version() {            # <TORCH | TORCHAUDIO>: what is installed
+version() {            # <TORCH | TORCHAUDIO>: the version to install
   "$venv" -c 'import runpy, sys; print(runpy.run_path("asrtool/versions.py")[sys.argv[1]])' "$1"
 }
 
@@ -77,16 +77,16 @@ choose_python() {
       return
     fi
   done
-  if [[ $torch == keep ]]; then fail "--torch keep: found no torch to keep that is new enough (asrtool/versions.py)${python:+ in $python}"; fi
-  fail "found no Python 3.11 to 3.13 with its venv module${python:+, not at $python}; install one (Debian: apt install" \
-    "python3-venv) or name it by --python <path>"
+  if [[ $torch == keep ]]; then fail "--torch keep: found no torch that is new enough (asrtool/versions.py)${python:+ in $python}"; fi
+  fail "found no Python 3.11 to 3.13 with the venv module${python:+ at $python}; install one (Debian: apt install" \
+    "python3-venv) or select it with --python <path>"
 }
 
 make_environment() {
   if [[ -x $venv ]] && fits "$venv" && { "$venv" -m pip --version || "$venv" -m ensurepip; } &> /dev/null; then return; fi
   choose_python
   local options=()
-  if [[ -e .venv ]]; then say ".venv is broken and made anew"; options+=(--clear); fi
+  if [[ -e .venv ]]; then say ".venv is broken; making it again"; options+=(--clear); fi
   if [[ $torch == keep ]]; then options+=(--system-site-packages); fi
   say "making .venv with $("$python" --version) at $python"
   "$python" -m venv ${options[@]+"${options[@]}"} .venv
@@ -106,37 +106,37 @@ offers_cpu_torch() {
 }
 
 install_cpu_torch() {
-  offers_cpu_torch || { say "PyTorch's CPU index is out of reach or not needed here"; return 1; }
+  offers_cpu_torch || { say "PyTorch's CPU index cannot be reached or is not needed here"; return 1; }
   say "installing torch $torch_version from PyTorch's CPU index"
   install --no-deps --index-url "$cpu_index" --timeout 15 --retries 0 "torch==$torch_version"
 }
 
 install_torch() {
-  if has_torch "$venv" "$torch"; then say "torch stays as it is: $(describe_torch)"; return; fi
-  [[ $torch != keep ]] || fail "--torch keep: .venv has no torch to keep that is new enough (asrtool/versions.py); remove .venv or leave --torch keep out"
+  if has_torch "$venv" "$torch"; then say "keeping torch $(describe_torch)"; return; fi
+  [[ $torch != keep ]] || fail "--torch keep: the torch of .venv is too old or missing (asrtool/versions.py); remove .venv or omit --torch"
   local wanted=$torch
   torch_version=$(version TORCH)
   if [[ $wanted == auto ]]; then
     if nvidia-smi -L &> /dev/null; then wanted=cuda; else wanted=cpu; fi
-    say "$([[ $wanted == cuda ]] && echo an || echo no) NVIDIA GPU was found"
+    say "found $([[ $wanted == cuda ]] && echo an || echo no) NVIDIA GPU"
   fi
   "$venv" -m pip uninstall --quiet --yes torch torchaudio 2> /dev/null
   if [[ $wanted == cuda ]] || ! install_cpu_torch; then say "installing torch $torch_version from the default index"; fi
-  install "torch==$torch_version"      # all of it, or what the build from the CPU index needs beside it
-  say "took torch $(describe_torch)"
+  install "torch==$torch_version"      # torch, or only the dependencies of the build from the CPU index
+  say "installed torch $(describe_torch)"
   [[ $torch != cuda ]] || has_torch "$venv" cuda || fail "--torch cuda: the default index has no CUDA build for this machine"
 }
 
-mend_torchaudio() {    # whose extension was compiled for another torch: `import torchaudio` fails with it, and works without
+fix_torchaudio() {     # if its extension was compiled for another torch, `import torchaudio` works only without the extension
   local extension
   extension=$("$venv" -W ignore -c 'from asrtool import torchaudio_adapter as t; print(t.unloadable() or "")')
   if [[ $extension == "$PWD/.venv/"* ]]; then
-    say "removing torchaudio's extension, which does not load beside this torch and which nothing here needs"
+    say "removing torchaudio's extension, which does not load with this torch and is not needed"
     rm "$extension"
   fi
 }
 
-# -- all of it -------------------------------------------------------------
+# -- main ------------------------------------------------------------------
 
 if ! up_to_date; then
   trap 'say "stopped; the same command continues from here" >&2' ERR
@@ -146,10 +146,10 @@ if ! up_to_date; then
   say "installing asrtool and the versions of tools/constraints.txt"
   install --no-deps "torchaudio==$(version TORCHAUDIO)"
   install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,whisper-normalizer,dev]"
-  mend_torchaudio
+  fix_torchaudio
   trap - ERR
   echo "$(state) $torch" > "$stamp"
 else
-  say "nothing changed since .venv was made"
+  say "nothing has changed since .venv was made"
 fi
 "$venv" -m asrtool doctor

@@ -1,11 +1,11 @@
-"""How much of asrtool one act visits: files and functions, of one optimizer step, of loading a
-model, of recognising one file.
+"""Counts the files and functions of asrtool that an operation calls.
 
-    PYTHONPATH=. python tools/visited.py exp/train_conformer --audio a.wav \
+    PYTHONPATH=. python tools/visited.py exp/train_conformer --audio a.wav \\
         --train dump/fbank80/train --vocab data/vocab_char
 
-A reader who follows the act has to open so many places. The first step, which compiles and
-allocates, is left out; `recognize` is counted on its second call, too.
+The operations are loading a model, recognising a file, and an optimizer step. The counts show how
+much code a reader has to follow. Optimizer steps and recognitions are counted at their second run,
+since the first one also compiles and allocates.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from asrtool.trainer.step import Stepper
 PACKAGE = Path(asrtool.__file__).parent
 
 
-def visited(act: Callable[[], object]) -> list[tuple[str, str]]:
-    """File and function of everything in asrtool that `act` calls, comprehensions left out."""
+def visited(operation: Callable[[], object]) -> list[tuple[str, str]]:
+    """File and function of all calls in asrtool, except comprehensions and lambdas."""
     calls: set[tuple[str, str]] = set()
 
-    def note(frame: object, event: str, argument: object) -> None:
+    def record(frame: object, event: str, argument: object) -> None:
         code = frame.f_code
-        ours = code.co_filename.startswith(str(PACKAGE))
-        if event == "call" and ours and not code.co_name.startswith("<"):
+        in_package = code.co_filename.startswith(str(PACKAGE))
+        if event == "call" and in_package and not code.co_name.startswith("<"):
             name = Path(code.co_filename).relative_to(PACKAGE).as_posix()
             calls.add((name, code.co_qualname))
 
-    sys.setprofile(note)
+    sys.setprofile(record)
     try:
-        act()
+        operation()
     finally:
         sys.setprofile(None)
     return sorted(calls)
 
 
 def step(exp: Path, train: Path, vocab: Path) -> Callable[[], object]:
-    """One optimizer step of the experiment's first phase."""
+    """The second optimizer step of the experiment's first phase; the first one is run here."""
     phase = next(iter(Experiment.open(exp).phases.values()))
     with tempfile.TemporaryDirectory() as folder:
-        for name, place in (("vocab", vocab), ("cmvn.json", train / "cmvn.json")):
-            (Path(folder) / name).symlink_to(place.resolve())
+        for name, path in (("vocab", vocab), ("cmvn.json", train / "cmvn.json")):
+            (Path(folder) / name).symlink_to(path.resolve())
         tokenizer = tokenizers.load(vocab)
         sources = training.Sources(train=train, valid=train, vocab=vocab)
         sets = training.read_sets(sources, phase)
@@ -76,20 +76,20 @@ def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("exp", type=Path, help="a trained experiment")
-    options.add_argument("--audio", required=True, help="a file to recognise")
-    options.add_argument("--train", type=Path, help="its training set; without it, no step")
-    options.add_argument("--vocab", type=Path, help="its vocabulary folder")
-    options.add_argument("--list", action="store_true", help="name them")
+    options.add_argument("exp", type=Path, help="trained experiment")
+    options.add_argument("--audio", required=True, help="file to recognise")
+    options.add_argument("--train", type=Path, help="its training set, for the optimizer step")
+    options.add_argument("--vocab", type=Path, help="its vocabulary, for the optimizer step")
+    options.add_argument("--list", action="store_true", help="also list the files and functions")
     args = options.parse_args(argv)
-    acts = {"asrtool.load": lambda: asrtool.load(args.exp)}
+    operations = {"asrtool.load": lambda: asrtool.load(args.exp)}
     recognizer = asrtool.load(args.exp)
     recognizer.recognize(args.audio)
-    acts["recognize"] = lambda: recognizer.recognize(args.audio)
+    operations["recognize"] = lambda: recognizer.recognize(args.audio)
     if args.train is not None:
-        acts["optimizer step"] = step(args.exp, args.train, args.vocab)
-    for name, act in acts.items():
-        calls = visited(act)
+        operations["optimizer step"] = step(args.exp, args.train, args.vocab)
+    for name, operation in operations.items():
+        calls = visited(operation)
         print(f"{name}: {len({file for file, _ in calls})} files, {len(calls)} functions")
         if args.list:
             print("\n".join(f"  {file} {function}" for file, function in calls))

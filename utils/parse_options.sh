@@ -1,8 +1,8 @@
 # Source after the defaults: `--some-option value`, `--some-option=value` and `--some_option value` set `some_option`.
 #
-# An option is a line `name=default   # what it is` at the margin of one of `option_files` (default: the running script), so the
-# code, --help and the check of names cannot disagree. An option whose default is true or false takes only these two values;
-# without a value it is set to true. `given` holds the names that were set, each between spaces.
+# An option is an unindented line `name=default   # description` in one of `option_files` (default: the running script), so the code,
+# --help and the check of names always agree. An option with the default true or false takes only these two values, and is set to true
+# if it has no value. `given` has the names of the options on the command line, each between spaces.
 # shellcheck shell=bash
 . "$(dirname "${BASH_SOURCE[0]}")/nearest.sh"
 [[ -n ${option_files+set} ]] || option_files=("$0")
@@ -10,7 +10,7 @@ given=" "
 
 usage_error() { echo "$0: $*" >&2; exit 2; }
 
-list_options() {    # name, default and comment of every option, between tabs
+list_options() {    # name, default and description of each option, separated by tabs
   awk 'match($0, /^[a-z_]+=/) && (comment = index($0, " # ")) {
     name = substr($0, 1, RLENGTH - 1); value = substr($0, RLENGTH + 1, comment - RLENGTH - 1)
     gsub(/"|^ +| +$/, "", value)

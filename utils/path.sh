@@ -1,5 +1,5 @@
-# Source: puts the project's own environment (.venv, made by tools/setup.sh) first; without one, the active environment must have
-# torch. The checkout works uninstalled. A recipe's local/path.sh comes last and may change all of it.
+# To be sourced: puts the project's environment (.venv, made by tools/setup.sh) first in PATH. Without it, the active environment must
+# have torch. asrtool need not be installed. A recipe's local/path.sh is sourced last and can change everything.
 # shellcheck shell=bash
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -9,7 +9,7 @@ fi
 if locale -a 2> /dev/null | grep -qiE '^C\.utf-?8$'; then export LC_ALL=C.UTF-8; else export LC_ALL=C; fi
 export PYTHONIOENCODING=UTF-8
 export PYTHONPATH="$project${PYTHONPATH:+:$PYTHONPATH}"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}      # stages use processes; threads inside each would fight for the cores
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}      # stages use one process per core; more threads would compete for the cores
 
 if [[ -f local/path.sh ]]; then
   # shellcheck source=/dev/null

@@ -4,36 +4,36 @@
 #   utils/slurm.sh [options] <recipe> [the recipe's options]
 #   utils/slurm.sh --num-nodes 2 --ngpu 8 --time 2-00:00:00 librispeech --corpus <corpus>
 #
-# Stages 3 and 4 run on all machines (srun and torchrun), the others on the first. Before the time limit, training saves and
-# stops, and the job is queued again to continue from there. The job's script and log are in egs/<recipe>/exp/slurm.
+# Stages 3 and 4 run on all machines (srun and torchrun), the others on the first. Before the time limit, training saves and stops,
+# and the job is requeued to continue. The job's script and log are in egs/<recipe>/exp/slurm.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 num_nodes=1            # machines
-ngpu=1                 # GPUs of each machine, 0 for none
-cpus=8                 # cores of each machine
-mem=                   # memory of each machine, as in 64G; default: that of the cluster
-time=                  # limit, as in 2-00:00:00; default: that of the partition
+ngpu=1                 # GPUs per machine; 0: none
+cpus=8                 # cores per machine
+mem=                   # memory per machine, as in 64G; default: that of the cluster
+time=                  # time limit, as in 2-00:00:00; default: that of the partition
 partition=             # partition
 account=               # account
 job_name=              # default: the recipe's name
 sbatch_args=           # further options of sbatch: --sbatch-args="--constraint=a100 --exclusive"
 warn=180               # seconds before the limit at which training saves and stops
-requeue=true           # continue in a new job after that
+requeue=true           # requeue the job after that
 dry_run=false          # print the job's script without submitting it
 
-before=() recipe=
+own_options=() recipe=
 while [[ $# -gt 0 ]]; do
   case $1 in
-    -h | --help | --requeue | --dry-run | --*=*) before+=("$1"); shift ;;
-    --*) before+=("${@:1:2}"); shift; [[ $# -eq 0 ]] || shift ;;
+    -h | --help | --requeue | --dry-run | --*=*) own_options+=("$1"); shift ;;
+    --*) own_options+=("${@:1:2}"); shift; [[ $# -eq 0 ]] || shift ;;
     *) recipe=$1; shift; break ;;
   esac
-  if [[ ${1:-} == true || ${1:-} == false ]]; then before+=("$1"); shift; fi
+  if [[ ${1:-} == true || ${1:-} == false ]]; then own_options+=("$1"); shift; fi
 done
 options=("$@")
 option_files=("$0")
-set -- "${before[@]+"${before[@]}"}"
+set -- "${own_options[@]+"${own_options[@]}"}"
 # shellcheck source=utils/parse_options.sh
 . "$root/utils/parse_options.sh"
 [[ -n $recipe ]] || usage_error "give a recipe, as in: $0 --ngpu 4 librispeech --corpus <corpus> (--help lists the options)"
@@ -55,7 +55,7 @@ script() {
     echo "#SBATCH $option"
   done
   if [[ $requeue == true ]]; then echo '#SBATCH --requeue'; fi
-  printf 'cd %q\n' "$PWD"      # relative paths in the recipe's options start here
+  printf 'cd %q\n' "$PWD"      # relative paths in the recipe's options are relative to it
   printf '%q ' "$root/run.sh" "$recipe" "${options[@]+"${options[@]}"}" --num-nodes "$num_nodes" --ngpu "$ngpu"
   cat << 'END'
 &
@@ -66,7 +66,7 @@ while kill -0 "$recipe" 2> /dev/null; do wait "$recipe" || true; done     # a si
 wait "$recipe" || status=$?
 END
   if [[ $requeue == true ]]; then
-    # shellcheck disable=SC2016    # for the job's shell
+    # shellcheck disable=SC2016    # expanded by the job's shell
     echo 'if [[ $warned == true && $status != 0 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi'
   fi
   # shellcheck disable=SC2016
@@ -78,4 +78,4 @@ command -v sbatch > /dev/null || { echo "$0: sbatch is not installed: submit fro
 mkdir -p "$folder"
 script > "$folder/$job_name.sh"
 sbatch "$folder/$job_name.sh"
-echo "its log will be $folder/$job_name-<job>.log"
+echo "log: $folder/$job_name-<job>.log"

@@ -1,9 +1,9 @@
 # The recipe engine. A recipe sets its variables and then sources this file; "$@" is the recipe's.
 #
-# Stages: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score. Each is one command (or one per set), printed
-# as it runs. The commands decide whether a stage is up to date; if its inputs and options are unchanged, it says so and returns. A
-# recipe replaces a stage by defining stage_<name> before sourcing, and may call default_<name> inside. If it defines `settings`,
-# that is called as soon as the options are known.
+# Stages: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score. Each is a command (or one per set), which is printed
+# when it starts. The commands check whether their results are up to date: if inputs and options are unchanged, they say so and return. A
+# recipe replaces a stage by defining stage_<name> before it sources this file, and may call default_<name> inside. If it defines
+# `settings`, that function is called as soon as the options are known.
 # shellcheck shell=bash disable=SC2154    # recipe, root, corpus, train_set ... come from the recipe
 
 stage=0                # first stage: -1 download, 0 data, 1 features, 2 vocabulary, 3 train, 4 decode, 5 score
@@ -20,19 +20,19 @@ init_from=             # folder of a trained model of any recipe: stage 2 uses i
 tune=true              # false, with --init-from: skip stages 2 and 3; stage 4 decodes that model without training
 lm_config=             # config of a language model that stage 3 trains first and stage 4 decodes with
 lm=                    # ngram:<order>: an n-gram model that stage 2 estimates and stage 4 decodes with
-lm_text=               # file with one sentence a line: added to the transcripts for lm_config, used instead of them for ngram
+lm_text=               # file with one sentence per line: added to the transcripts for lm_config, used instead of them for ngram
 decode_tag=            # name of the decoding's folder; default: the name of the decoding config
 decode_args=           # changes to the decoding config, as in "searcher.beam=20"
-extra_sets=            # further data directories that a config names, such as "musan": data.augment.noise.set
-imports=               # your own modules that the training config names by import:, as in "my_package.my_encoder"
+extra_sets=            # further data directories that a config names, such as "musan" in data.augment.noise.set
+imports=               # your own modules that the training config names in import:, as in "my_package.my_encoder"
 import_from=           # folder that contains them, if they are not installed
 missing=error          # utterances without a hypothesis: error, or deletions to count all their words as deleted
 mini=false             # use a synthesised miniature of the corpus and small configs
 mini_size=default      # size of the miniature: tiny, small, default, study or hours of training speech
-force=false            # start again if the experiment's folder holds a different training
+force=false            # start again if the experiment's folder contains a different training
 dry_run=false          # print the commands without running them
 
-# The user's folder: the recipe has changed to its own.
+# The user's folder; the recipe has changed to its own.
 called_from=$OLDPWD
 # shellcheck disable=SC2034    # read by parse_options.sh
 option_files=("$PWD/${0##*/}" "$root/utils/stages.sh")
@@ -43,21 +43,21 @@ option_files=("$PWD/${0##*/}" "$root/utils/stages.sh")
 
 is_given() { [[ $given == *" $1 "* ]]; }
 
-check_number() {    # <option> <least>
+check_number() {    # <option> <minimum>
   if [[ ! ${!1} =~ ^-?[0-9]+$ ]] || (( ${!1} < $2 )); then
     usage_error "option --${1//_/-} must be a whole number of at least $2, not '${!1}'"
   fi
 }
 
-locate() {          # a path on the command line is relative to the user's folder, or to the recipe's
+locate() {          # <option>: its path is relative to the user's folder, or to the recipe's
   if is_given "$1" && [[ ${!1} != /* && $called_from != "$PWD" && -e $called_from/${!1} ]]; then
     printf -v "$1" '%s' "$called_from/${!1}"
   fi
 }
 
 take_mini() {       # small configs, unless the command line names others
-  [[ -n ${mini_train_config:-} ]] || usage_error "$recipe has no miniature; give the corpus by --corpus <folder>"
-  ! is_given corpus || usage_error "--corpus and --mini true cannot be combined: the miniature is a corpus of its own"
+  [[ -n ${mini_train_config:-} ]] || usage_error "$recipe has no miniature; give the corpus with --corpus <folder>"
+  ! is_given corpus || usage_error "--corpus and --mini true cannot be combined: the miniature is itself a corpus"
   is_given train_config || train_config=$mini_train_config
   is_given decode_config || decode_config=$mini_decode_config
   is_given unit || unit=$mini_unit
@@ -67,20 +67,20 @@ take_mini() {       # small configs, unless the command line names others
   if [[ $mini_size != default ]]; then variant+=_$mini_size; fi
 }
 
-check_name() {      # <what> <name>: it becomes that of a folder
+check_name() {      # <what> <name>: the name must be valid for a folder
   case $2 in
     "" | .* | -* | */* | *[[:space:]]*) usage_error "$1 '$2' is not a valid folder name: expected letters, digits, _, - and full stops" ;;
   esac
 }
 
 for name in corpus data_dirs init_from train_config decode_config lm_config lm_text import_from; do locate "$name"; done
-# The folder below data, dump and exp that keeps this kind of run apart from others.
+# Subfolder of data, dump and exp for this kind of run.
 variant=
 if declare -F settings > /dev/null; then settings; fi
 if [[ $mini == true ]]; then take_mini; fi
 if [[ -n $data_dirs ]]; then
   ! is_given corpus || usage_error "--data-dirs and --corpus cannot be combined: data directories replace the corpus"
-  [[ $mini == false ]] || usage_error "--data-dirs and --mini true cannot be combined: the miniature is a corpus of its own"
+  [[ $mini == false ]] || usage_error "--data-dirs and --mini true cannot be combined: the miniature is itself a corpus"
 fi
 
 cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
@@ -91,7 +91,7 @@ check_number stage -1; check_number stop_stage -1; check_number nj 1; check_numb
 if (( stop_stage > 5 )); then stop_stage=5; fi
 (( stage <= stop_stage )) || usage_error "nothing to run from --stage $stage to --stop-stage $stop_stage; stages are -1 to 5"
 
-if (( num_nodes > 1 )) && [[ -z ${SLURM_JOB_NODELIST:-} ]]; then      # by hand: the same command on every machine
+if (( num_nodes > 1 )) && [[ -z ${SLURM_JOB_NODELIST:-} ]]; then      # without Slurm: the user starts the same command on each machine
   [[ $master == *:* ]] || usage_error "--num-nodes $num_nodes needs --master <host>:<port> of the first machine, or utils/slurm.sh"
   (( stage >= 3 && stop_stage <= 4 )) || usage_error "several machines share stages 3 and 4 only: give --stage 3 --stop-stage 4"
 fi
@@ -109,7 +109,7 @@ exp=exp$variant/$tag
 ngram=; ngram_options=()
 if [[ -n $lm ]]; then
   [[ $lm =~ ^ngram:([1-9])$ ]] || usage_error "--lm must be ngram:<order> with an order from 1 to 9, not '$lm'; --lm-config trains a neural model"
-  # a word error rate means that the vocabulary writes spaces; otherwise the model counts tokens
+  # texts that are scored in words have spaces, so the n-gram model is over words; otherwise it is over tokens
   lm_unit=token; if [[ $metric == wer ]]; then lm_unit=word; fi
   ngram=$data/lm_$(basename "$vocab")/${BASH_REMATCH[1]}gram_$lm_unit.arpa.gz
   ngram_options=(--ngram "$ngram" --ngram-unit "$lm_unit")
@@ -119,7 +119,7 @@ check_name --tag "$tag"; check_name --decode-tag "$decode_tag"
 # shellcheck disable=SC2086    # sets are words
 for name in $train_set $valid_set $test_sets $extra_sets; do check_name "the set" "$name"; done
 lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
-# Options of the commands that read a training config, and of those that read a trained model, which imports nothing by itself.
+# Options for commands that read a training config, and for those that read a trained model, which needs --import for each module.
 own_config=(); if [[ -n $import_from ]]; then own_config=(--import-from "$import_from"); fi
 own_model=(${own_config[@]+"${own_config[@]}"})
 for name in $imports; do own_model+=(--import "$name"); done
@@ -134,16 +134,16 @@ show() {            # a command as it can be pasted into a terminal
   if [[ $dry_run == true ]]; then echo "${line# }"; else echo "+$line" >&2; fi
 }
 
-# A command runs in a process group of its own, and a signal to this shell is passed to all of it: torchrun's ranks and the
-# workers of stages end with the recipe. A second signal does not wait for them. ASRTOOL_PARENT lets the system end them where
-# this shell is killed and can pass nothing on.
+# Each command runs in its own process group. A signal to this shell is passed to the whole group, so the ranks of torchrun and the workers
+# of stages end with the recipe. A second signal kills the group. If this shell is killed itself, its commands end because they follow the
+# process ASRTOOL_PARENT.
 child=
 run() {
   show "$@"
   if [[ $dry_run == true ]]; then return; fi
   set -m; ASRTOOL_PARENT=$$ "$@" < /dev/null & child=$!; set +m
   local status=0
-  wait "$child" 2> /dev/null || status=$?      # bash would say "Killed" and repeat the line above
+  wait "$child" 2> /dev/null || status=$?      # without bash's own message "Killed"
   child=
   return $status
 }
@@ -153,7 +153,7 @@ stop() {            # <signal> <exit status>
   if [[ -n $child ]]; then
     kill -s "$1" -- "-$child" 2> /dev/null || true
     wait "$child" || true
-    kill -KILL -- "-$child" 2> /dev/null || true     # whatever of the group ignored the signal
+    kill -KILL -- "-$child" 2> /dev/null || true     # processes of the group that ignored the signal
   fi
   exit "$2"
 }
@@ -164,13 +164,13 @@ trap 'stop USR1 138' USR1      # Slurm's warning
 
 running=
 finish() {
-  local status=$? what=failed
+  local status=$? outcome=failed
   if [[ $status == 0 || -z $running ]]; then return; fi
-  if (( status == 130 || status == 143 || status == 129 || status == 138 )); then what=interrupted; fi
-  if (( status == 137 )); then what="was killed, perhaps for lack of memory"; fi
-  local again="the same command continues from here"
-  if [[ $what == failed ]]; then again="after fixing the cause, $again"; fi
-  log "stage $running $what; $again" >&2
+  if (( status == 130 || status == 143 || status == 129 || status == 138 )); then outcome=interrupted; fi
+  if (( status == 137 )); then outcome="was killed, perhaps for lack of memory"; fi
+  local advice="the same command continues from here"
+  if [[ $outcome == failed ]]; then advice="after fixing the cause, $advice"; fi
+  log "stage $running $outcome; $advice" >&2
 }
 trap finish EXIT
 
@@ -199,7 +199,7 @@ launch_on_nodes() { # <processes per machine> ...: srun starts torchrun on each 
   run "${start[@]}" --nnodes "$num_nodes" --nproc-per-node "$1" --rdzv-backend c10d --rdzv-endpoint "$address" --rdzv-id "$id" "${@:2}"
 }
 
-find_test_sets() {  # the test sets that stage 0 found in this corpus, if it lists them
+find_test_sets() {  # the test sets that stage 0 listed for this corpus, unless the command line names others
   if ! is_given test_sets && [[ -f $data/test_sets ]]; then test_sets=$(< "$data/test_sets"); fi
 }
 # shellcheck disable=SC2086    # sets are words
@@ -213,11 +213,11 @@ need_corpus() {
     exit 1
   fi
   if [[ -d $corpus ]]; then return; fi
-  local ways="give its folder by --corpus <folder>"
-  if [[ -n ${ask_at:-} ]]; then ways+=", ask for it at $ask_at (--stage -1 says how)"
-  elif can_download; then ways+=", download it by --stage -1"; fi
-  ways+=", use existing data directories by --data-dirs <folder>"
-  if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised corpus by --mini true"; fi
+  local ways="give its folder with --corpus <folder>"
+  if [[ -n ${ask_at:-} ]]; then ways+=", apply for it at $ask_at (--stage -1 explains how)"
+  elif can_download; then ways+=", download it with --stage -1"; fi
+  ways+=", use existing data directories with --data-dirs <folder>"
+  if [[ -n ${mini_train_config:-} ]]; then ways+=", or try a synthesised corpus with --mini true"; fi
   echo "$0: no corpus at '$corpus' (looked in $PWD): $ways" >&2
   exit 1
 }
@@ -273,7 +273,7 @@ default_vocabulary() {
   tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
 }
 
-make_ngram() {      # of --lm-text, else of the transcripts
+make_ngram() {      # from --lm-text, or from the transcripts
   local from=(--transcripts "$data/$train_set/text")
   if [[ -n $lm_text ]]; then from=(--text "$lm_text"); fi
   tool ngram "${from[@]}" --order "${lm#ngram:}" --unit "$lm_unit" --vocab "$vocab" --discount-fallback 0.5 1 1.5 --out "$ngram"
@@ -281,13 +281,14 @@ make_ngram() {      # of --lm-text, else of the transcripts
 
 default_train() {
   if [[ $tune == false ]]; then log "nothing to train: stage 4 decodes $init_from"; return; fi
-  local anew=; if [[ $force == true ]]; then anew=true; fi
+  local restart=; if [[ $force == true ]]; then restart=true; fi
   if [[ -n $lm_config ]]; then
     launch train --config "$lm_config" --train "$data/$train_set" --valid "$data/$valid_set" --vocab "$vocab" \
-      --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
+      --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${restart:+--force true} ${own_config[@]+"${own_config[@]}"}
   fi
   launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
-    --exp "$exp" ${init_from:+--init "$init_from"} ${train_args:+--set "$train_args"} ${anew:+--force true} ${own_config[@]+"${own_config[@]}"}
+    --exp "$exp" ${init_from:+--init "$init_from"} ${train_args:+--set "$train_args"} ${restart:+--force true} \
+    ${own_config[@]+"${own_config[@]}"}
 }
 
 default_decode() {
@@ -325,7 +326,7 @@ for name in sets:
     print(f"  {name:{width}}  {100 * total['rate']:7.2f}  {total['reference']:10}{counts}   {folder}/{name}/result.txt")
 END
   echo
-  echo "The results are in $PWD: $exp holds the model, its log and its configuration."
+  echo "The results are in $PWD: $exp contains the model, its log and its configuration."
   if [[ $mini == true ]]; then
     echo "This model knows only synthetic voices. What to try next:"
     echo "  less $exp/$decode_tag/${test_sets%% *}/result.txt      which words it confuses (in $PWD)"
@@ -336,7 +337,7 @@ END
 
 # -- the recipe ------------------------------------------------------------
 
-if [[ $stage == 0 && $mini == false ]]; then need_corpus; fi      # fail at once, before torch takes seconds to import
+if [[ $stage == 0 && $mini == false ]]; then need_corpus; fi      # before the import of torch, which takes seconds
 # shellcheck source=utils/path.sh
 . "$root/utils/path.sh"
 if [[ $dry_run == true ]]; then show cd "$PWD"; show . "$root/utils/path.sh"; fi
@@ -344,7 +345,7 @@ if (( ngpu == 0 )); then export CUDA_VISIBLE_DEVICES=; fi
 if [[ $dry_run == true && $ngpu == 0 ]]; then show export CUDA_VISIBLE_DEVICES=; fi
 
 dump=dump$variant
-if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each kind of features has its own folder
+if (( (stage <= 1 && stop_stage >= 1) || (stage <= 4 && stop_stage >= 3) )); then     # each type of features has its own folder
   dump+=/$(python -m asrtool.bin.check_config --train-config "$train_config" ${train_args:+--train-args "$train_args"} \
     --decode-config "$decode_config" ${decode_args:+--decode-args "$decode_args"} ${ngram_options[@]+"${ngram_options[@]}"} \
     --sets "$(splits | tr '\n' ' ')" --dump "$dump" ${own_config[@]+"${own_config[@]}"})

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# English with real accents: LibriSpeech, speechocean762 (natives of Mandarin) and Common Voice (declared accents).
+# English with real accents: LibriSpeech, speechocean762 (native speakers of Mandarin) and Common Voice (declared accents).
 #
 #   ./run.sh --corpus <corpora>                      Conformer baseline on the listed hours, every stage
 #   ./run.sh --corpus <corpora> --train-config conf/qifusion/train_qifusion.yaml --decode-config conf/decode_rescoring.yaml
@@ -10,8 +10,8 @@ recipe=accents
 
 corpus=downloads/accents                      # folder with LibriSpeech/, speechocean762/ and cv_corpus_v1/ or cv-corpus-<release>/
 parts="librispeech speechocean762 commonvoice"      # corpora to use
-train_set=train                               # training set, of all corpora
-valid_set=dev                                 # validation set, of all corpora
+train_set=train                               # training set, from all corpora
+valid_set=dev                                 # validation set, from all corpora
 test_sets="test_librispeech test_librispeech_other test_speechocean762 test_commonvoice"      # sets to decode and score, one corpus each
 
 unit=char                                     # unit of the vocabulary: char or bpe
@@ -25,13 +25,13 @@ decode_config=conf/decode_greedy.yaml         # decoding config
 
 settings() {
   prepare_args=(--parts "$parts")
-  # a folder of several corpora, each with data directories of its own, is divided by the lists
+  # a folder with the data directories of each corpus: stage 0 takes the sets of the lists from them
   if [[ -n $data_dirs && ! -e $data_dirs/$train_set/wav.scp ]] && compgen -G "$data_dirs/*/*/wav.scp" > /dev/null; then
     corpus=$data_dirs data_dirs=
   fi
 }
 
-stage_score() {                               # LibriSpeech declares no accents
+stage_score() {                               # only by the labels that a set has: LibriSpeech has no accents
   local asked=$group_by sets=$test_sets split label
   for split in $sets; do
     group_by=

@@ -30,12 +30,12 @@ mini_unit=char
 mini_vocab_size=0
 
 accents=9                                 # accents of the miniature, 1 to 20
-skew=0                                    # imbalance of its training set: the share of the n-th accent is proportional to n to the power of -skew
+skew=0                                    # imbalance of its training set: the share of the n-th accent is proportional to n^-skew
 
 settings() {
   prepare_args=(--train-set "$train_set")
   if [[ "$accents $skew" != "9 0" ]]; then      # another miniature, in separate folders
-    [[ $mini == true ]] || usage_error "--accents and --skew are for --mini true; the corpus has the accents that it has"
+    [[ $mini == true ]] || usage_error "--accents and --skew need --mini true: the accents of the corpus are fixed"
     mini_args=(--accents "$accents" --skew "$skew") mini_tag=_accents${accents}_skew$skew variant=/accents${accents}_skew$skew
   fi
 }

@@ -29,7 +29,7 @@ mini_unit=char
 mini_vocab_size=0
 
 settings() { prepare_args=(--train-set "$train_set"); }
-stage_download() {                        # parts that the training set needs and that are missing, even if the folder exists
+stage_download() {                        # only the missing parts of the training set; the folder may exist
   if [[ $mini == true ]]; then default_download; else run bash local/download_data.sh "$corpus" "$train_set"; fi
 }
 

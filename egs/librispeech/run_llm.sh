@@ -10,8 +10,8 @@ recipe=librispeech
 
 corpus=downloads/LibriSpeech              # folder with train-clean-100/, dev-clean/, test-clean/ ...
 noise=                                    # folder of MUSAN, or of data directories train and eval; default: synthesised noises
-rooms=                                    # folder of RIRS_NOISES: three utterances in ten get the reverberation of a room of room_train, with or without noise
-noise_levels=                             # in dB, as in "20 10 0": adds test_noisy, the first test set mixed with noise_eval at these levels
+rooms=                                    # folder of RIRS_NOISES: 30 % of the training utterances get the reverberation of a room
+noise_levels=                             # SNRs in dB, as in "20 10 0": adds test_noisy, the first test set with noise_eval at each SNR
 train_set=train                           # training set, as for run.sh
 valid_set=dev                             # validation set
 test_sets="test_clean test_other"         # sets to decode and score
@@ -19,7 +19,7 @@ test_sets="test_clean test_other"         # sets to decode and score
 llm=                                      # hub name or folder of the language model, with its tokenizer; default: those of the config
 unit=hf                                   # unit of the vocabulary: that of the language model
 tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language model, for unit hf
-text_case=lower                           # case of the text that the language model writes: keep or lower
+text_case=lower                           # case of the training text: keep or lower
 vocab_size=0                              # not used: the vocabulary is that of the language model
 metric=wer                                # error rate: wer or cer
 normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
@@ -38,7 +38,7 @@ mini_pieces=500                           # word pieces of the small language mo
 settings() {
   locate noise; locate rooms; locate llm
   if [[ -n $llm ]]; then
-    [[ $mini == false ]] || usage_error "--llm goes with a corpus: the miniature trains a language model of its own"
+    [[ $mini == false ]] || usage_error "--llm needs a corpus: the miniature trains its own language model"
     tokenizer=$llm train_args="model.llm.weights=$llm model.llm.shape=null${train_args:+ $train_args}"
   fi
   prepare_args=(--train-set "$train_set")
@@ -79,7 +79,7 @@ stage_train() {
   default_train
 }
 
-stage_decode() {                          # also the noises, on which every word is a hallucination
+stage_decode() {                          # also the noises: every word in their hypotheses is a hallucination
   test_sets="$test_sets $more" default_decode
 }
 
@@ -92,7 +92,7 @@ stage_score() {
   done
 }
 
-# The miniature's own parts: trained once, then used like downloaded ones.
+# The miniature trains its own language model and encoder once, and uses them like downloaded ones.
 take_parts() {
   tokenizer=${exp%/*}/llm text_case=keep
   parts=${exp%/*}/llm_encoder
@@ -106,7 +106,7 @@ train_language_model() {
   tool export_llm "${exp%/*}/llm_train" --out "$tokenizer" ${own_model[@]+"${own_model[@]}"}
 }
 
-train_encoder() {          # on stored features; speech LLMs compute theirs in every epoch, because noises are drawn again
+train_encoder() {          # on stored features; the speech LLM computes features in every epoch, because of its noise augmentation
   local config=conf/speech_llm/train_speech_llm_mini_encoder.yaml stored=${dump%/*}/llm_encoder
   train_config=$config train_args='' dump=$stored test_sets='' extra_sets='' default_features
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"

@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 root=../..
 recipe=magicdata
 
-kind=ramc                                 # which corpus: ramc (dialogues) or read (read speech)
+kind=ramc                                 # corpus: ramc (dialogues) or read (read speech)
 corpus=downloads/MagicData-RAMC           # folder with MDT2021S003/, or for read speech with train/, dev/ and test/
 train_set=train                           # training set
 valid_set=dev                             # validation set

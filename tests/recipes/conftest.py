@@ -1,4 +1,4 @@
-"""Fixtures that tests of several recipes share."""
+"""Fixtures shared by the tests of recipes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ LEARN = (
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """What asrtool says."""
+    """The log of asrtool."""
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, "asrtool")
     return caplog
 
 
 def clone(folder: Path) -> None:
-    """Copy the project into `folder`, as a fresh clone would be."""
+    """Copy the project into `folder`, like a fresh clone."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -52,7 +52,7 @@ def clone(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which recipes may write."""
+    """A copy of the project that recipes may write into."""
     copy = tmp_path_factory.mktemp("clone")
     clone(copy)
     return copy
@@ -66,8 +66,9 @@ def run_mini(folder: Path, command: str) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(request: pytest.FixtureRequest) -> Path:
-    """The project with the tiny miniature trained, decoded and scored: it learns 40 utterances by
-    heart. Only a test that has `tiny_alone` may write there.
+    """The project with the tiny miniature trained, decoded and scored; it overfits 40 utterances.
+
+    Only tests with the fixture `tiny_alone` may write into it.
     """
     pytest.importorskip(
         "espeakng_loader", reason="the miniature needs espeak-ng: pip install -e '.[mini]'"
@@ -77,21 +78,21 @@ def tiny(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def tiny_alone(tiny: Path) -> Iterator[Path]:
-    """`tiny`, in which no other process runs a test that writes."""
+    """`tiny`, locked: no other process runs a test that writes into it."""
     with alone(tiny):
         yield tiny
 
 
 @pytest.fixture(scope="session")
 def trained(request: pytest.FixtureRequest) -> Path:
-    """The project with the miniature trained, decoded and scored at its full size: minutes."""
+    """The project with the default miniature trained, decoded and scored; takes minutes."""
     return once(
         request, "trained", lambda folder: run_mini(folder, "./run.sh librispeech --mini true")
     )
 
 
 def run_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """A shell command, run as a user would in `folder` with the environment of the tests."""
+    """Run a shell command in `folder`, as a user would, with the environment of the tests."""
     environment = {
         **os.environ,
         "PATH": f"{warm_python.folder()}:{Path(sys.executable).parent}:{os.environ['PATH']}",

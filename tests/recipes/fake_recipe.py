@@ -1,4 +1,4 @@
-"""A recipe whose commands only note that they ran, for tests of the engine."""
+"""A recipe whose commands only record their arguments, for tests of the engine."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ MINI = (
 
 
 def noted(file: str, words: str = '"$@"') -> str:
-    """Bash that appends `words` to a file as a line: in one write, as processes that run at the
-    same time would mix the parts of theirs.
+    """Bash code that appends `words` to a file as a line.
+
+    It is a single write, so that lines of concurrent processes do not mix.
     """
     return f'printf "%s\\n" "$(printf "%q " {words})" >> {file}\n'
 
@@ -55,7 +56,7 @@ if [[ $* == *check_config* ]]; then echo fbank80; exit; fi
 
 
 class Recipe:
-    """The fake recipe in a folder of its own, and what it called."""
+    """The fake recipe in its own folder, and the commands that it called."""
 
     def __init__(self, folder: Path, more: str = "") -> None:
         self.folder = folder / "egs" / "fake"
@@ -94,7 +95,7 @@ class Recipe:
         return [shlex.split(line) for line in lines]
 
     def call(self, command: str) -> list[str]:
-        """The one call of `command`."""
-        found = [call for call in self.calls() if command in " ".join(call)]
-        assert len(found) == 1, found
-        return found[0]
+        """The only call of `command`."""
+        calls = [call for call in self.calls() if command in " ".join(call)]
+        assert len(calls) == 1, calls
+        return calls[0]

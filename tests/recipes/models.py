@@ -1,4 +1,4 @@
-"""Models of configs that are built to see that they can be."""
+"""Models of configs, built on the meta device to check that they can be built."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _built: list[tuple[tuple, torch.nn.Module]] = []
 
 
 def on_meta(phase: TrainConfig, vocab_size: int) -> torch.nn.Module:
-    """The model of a phase, without memory for its weights. One of many layers takes seconds:
-    phases that differ in their training alone share theirs.
+    """The model of a phase, without memory for its weights.
+
+    A model of many layers takes seconds to build, so phases with the same model share it.
     """
     what = (phase.model, phase.heads, phase.data.input, phase.data.fbank, vocab_size)
     for known, model in _built:

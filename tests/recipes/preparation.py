@@ -1,4 +1,4 @@
-"""How the tests of `local/prepare_data.py` run it, and where they find real recordings."""
+"""Helpers for tests of `local/prepare_data.py`: how to run it, and where real recordings are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ CORPORA = Path(os.environ.get("ASRTOOL_CORPORA", ROOT.parent / "shared" / "corpo
 
 
 def real(name: str) -> Path:
-    """A folder of real recordings, in the folder that ASRTOOL_CORPORA names; skips the test where
-    it is missing.
-    """
+    """A folder of real recordings in that of ASRTOOL_CORPORA; skips the test if it is missing."""
     if not (CORPORA / name).is_dir():
-        pytest.skip(f"no recordings in {CORPORA / name}; ASRTOOL_CORPORA says where they are")
+        pytest.skip(f"no recordings in {CORPORA / name}; set ASRTOOL_CORPORA to their folder")
     return CORPORA / name
 
 
@@ -32,7 +30,7 @@ def load(recipe: str, script: str) -> ModuleType:
 
 
 def prepare(recipe: str, source: Path, out: Path, *options: str) -> None:
-    """`local/prepare_data.py` of a recipe, in this process."""
+    """Run `local/prepare_data.py` of a recipe in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "egs" / recipe / "local")
         patch.setattr(
@@ -42,7 +40,7 @@ def prepare(recipe: str, source: Path, out: Path, *options: str) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Path -> content of all files below a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,5 +1,7 @@
-"""Several machines: what is started where, by Slurm and by hand. sbatch, srun and scontrol are
-scripts that note their arguments."""
+"""Training on several machines, with and without Slurm.
+
+sbatch, srun and scontrol are scripts that record their arguments.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ NODES = ["--num-nodes", "2", "--ngpu", "4"]
 FAKES = {
     "sbatch": 'echo "Submitted batch job 70001"',
     "scontrol": "if [[ $1 == show ]]; then echo 127.0.0.1; fi",
-    # runs the command once for each task, passes the warning on and waits for all
+    # runs the command once per task, passes the warning on and waits for all
     "srun": """tasks=$4
 while [[ $1 == --* ]]; do case $1 in *=*) shift ;; *) shift 2 ;; esac; done
 trap 'kill -USR1 $(jobs -p)' USR1

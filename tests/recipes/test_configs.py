@@ -1,6 +1,4 @@
-"""Every config of every recipe is read, built at full size (on the meta device), and trained for a
-step at toy size.
-"""
+"""All configs of all recipes: read, built at full size on the meta device, one step at toy size."""
 
 from __future__ import annotations
 

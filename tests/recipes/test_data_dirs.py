@@ -1,6 +1,4 @@
-"""Ready data directories in a recipe that has no data preparation: stages 0 to 2, and what is wrong
-with them.
-"""
+"""Existing data directories in a recipe without data preparation: stages 0 to 2, faulty sets."""
 
 from __future__ import annotations
 
@@ -241,7 +239,9 @@ def test_a_folder_that_is_one_data_directory_says_so(folder: Path, tmp_path: Pat
         prepared.take(folder / "train", tmp_path / "data", "train", "dev")
 
 
-def test_a_fault_is_told_with_its_line_and_nothing_is_made(folder: Path, tmp_path: Path) -> None:
+def test_a_fault_is_reported_with_its_line_and_nothing_is_made(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "test_b" / "text").write_text("other C A\n")
     with pytest.raises(UserError, match=r"test_b/text.*asrtool check_data .*test_b"):
         prepared.take(folder, tmp_path / "data", "train", "held")

@@ -1,6 +1,4 @@
-"""The names that Kaldi users type, in utils/: that they are there, and call what they should with
-their arguments.
-"""
+"""The scripts with Kaldi's names in utils/: they exist, and pass their arguments to asrtool."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Every bash block of README and docs is run, from the top of the tree; what takes minutes at its
-tiniest size.
+"""All bash blocks of README and docs are run, from the root of the project.
+
+Commands that take minutes are run at the smallest size.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NAMED = re.compile(r"(?:egs/(\w+)/)?conf/((?:\w+/)?(?:train|decode)_\w+\.yaml)")
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
 
-# printed line -> the same command at its tiniest; every other line is run as it is printed
+# printed line -> the same command at the smallest size; all other lines are run as printed
 SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
     'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" '
@@ -54,7 +55,7 @@ def shortened(script: str) -> str:
     text = text.replace("fbank80/test_clean", "fbank80/train").replace(
         "downloads/mini_default", "downloads/mini_tiny"
     )
-    # that of the clone, not of the .venv
+    # the asrtool of the clone, not that of .venv
     return re.sub(r"^asrtool ", "python -m asrtool ", text, flags=re.MULTILINE)
 
 

@@ -1,6 +1,4 @@
-"""`local/download_data.sh` of every recipe: what is published and nothing else, or how to ask for
-it.
-"""
+"""`local/download_data.sh` of all recipes: only the published files, or how to apply for them."""
 
 from __future__ import annotations
 
@@ -107,7 +105,7 @@ def test_a_training_set_of_libri_light_asks_for_its_own_archive(
     ("script", "form"),
     [("aishell2", "aishelltech.com/aishell_2"), ("kespeech", "KeSpeech/KeSpeech")],
 )
-def test_a_corpus_that_has_to_be_asked_for_says_where_and_what_tree_is_expected(
+def test_a_corpus_that_needs_an_application_says_where_and_what_tree_is_expected(
     tmp_path: Path, script: str, form: str
 ) -> None:
     done = run(script, str(tmp_path / "Corpus"))

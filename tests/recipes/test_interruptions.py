@@ -1,8 +1,7 @@
-"""Ctrl-C and kill -9 in every stage, then the same command again: it goes on, and ends as if
-nothing had happened.
+"""Ctrl-C and kill -9 in every stage, then the same command again: the results are the same.
 
-The miniature is synthesised, and a model of a few thousand parameters trained, decoded and scored.
-The slow tests do it at random moments, whose seed is the test's parameter.
+The miniature is synthesised, and a model of a few thousand parameters is trained, decoded and
+scored. The slow tests interrupt at random moments; the parameter of a test is its seed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Utterances that follow each other in one recording are cut apart, and recognised as well as one
-by one.
-"""
+"""Concatenated utterances are segmented, and recognised as well as single ones."""
 
 from __future__ import annotations
 

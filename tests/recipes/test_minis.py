@@ -1,6 +1,4 @@
-"""Stages 0 to 5 of every recipe on its tiny miniature: the commands that a dry run prints, with a
-toy model.
-"""
+"""Stages 0 to 5 of all recipes on their tiny miniatures: the commands of a dry run, toy models."""
 
 from __future__ import annotations
 

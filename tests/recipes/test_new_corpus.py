@@ -1,6 +1,4 @@
-"""The worked example of docs/data.md: a corpus that did not exist before, from four files to a word
-error rate.
-"""
+"""The worked example of docs/data.md: a new corpus, from four files to a word error rate."""
 
 from __future__ import annotations
 

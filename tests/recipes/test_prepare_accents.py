@@ -1,4 +1,4 @@
-"""Stage 0 of accents: three corpora, each in its layouts, and the committed lists."""
+"""Stage 0 of accents: three corpora in their layouts, and the committed lists."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_ready_data_directories_give_the_same(official: Path, lists: Path, tmp_p
     }
 
 
-def test_a_later_common_voice_is_divided_as_it_divides_itself(lists: Path, tmp_path: Path) -> None:
+def test_a_later_common_voice_keeps_its_own_sets(lists: Path, tmp_path: Path) -> None:
     place = tmp_path / "corpora/cv-corpus-17.0-2024-03-15/en"
     header = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tlocale"
     said = {
@@ -159,7 +159,9 @@ def test_a_later_common_voice_is_divided_as_it_divides_itself(lists: Path, tmp_p
     assert found["train"][0].text == "HOW ARE YOU"
 
 
-def test_what_is_listed_and_lost_is_named(official: Path, lists: Path, tmp_path: Path) -> None:
+def test_listed_utterances_that_are_missing_are_named(
+    official: Path, lists: Path, tmp_path: Path
+) -> None:
     (official / "LibriSpeech/train-clean-100/11/7/11-7-0001.flac").unlink()
     found = prepare(official, tmp_path / "out", lists)
     assert "11-7-0001" not in accents(found["train"])

@@ -1,6 +1,4 @@
-"""Stage 0 of fsdd: how recordings are divided and joined, on noise in the official layout and on
-real digits.
-"""
+"""Stage 0 of fsdd: sets and digit strings, from noise in the official layout and real digits."""
 
 from __future__ import annotations
 
@@ -128,18 +126,18 @@ def test_a_recording_with_another_name_is_refused(damaged: Path, tmp_path: Path)
 
 
 def test_a_folder_without_recordings_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no folder recordings/ and no prepared sets"):
+    with pytest.raises(UserError, match="has neither a folder recordings/ nor data directories"):
         prepare("fsdd", tmp_path, tmp_path / "out")
 
 
-def test_hands_use_every_card_once_and_have_one_to_seven_of_them_equally_often() -> None:
-    deal = load("fsdd", "digit_strings").deal
-    hands = deal(range(40000), random.Random(0))
-    assert sorted(card for hand in hands for card in hand) == list(range(40000))
-    sizes = Counter(len(hand) for hand in hands)
+def test_groups_use_every_item_once_and_have_one_to_seven_equally_often() -> None:
+    group = load("fsdd", "digit_strings").group
+    groups = group(range(40000), random.Random(0))
+    assert sorted(item for members in groups for item in members) == list(range(40000))
+    sizes = Counter(len(members) for members in groups)
     assert set(sizes) == set(range(1, 8))
     # 4 standard deviations of 10,000
-    assert all(abs(count / len(hands) - 1 / 7) < 0.015 for count in sizes.values())
+    assert all(abs(count / len(groups) - 1 / 7) < 0.015 for count in sizes.values())
 
 
 def test_pauses_continue_the_background_of_their_neighbours_and_joints_do_not_click() -> None:

@@ -1,6 +1,4 @@
-"""Stage 0 of librispeech: on a small official tree, on broken ones, and on real recordings where
-they are.
-"""
+"""Stage 0 of librispeech: a small official tree, broken trees, and real recordings."""
 
 from __future__ import annotations
 
@@ -109,7 +107,7 @@ def test_missing_parts_are_named_in_one_message_and_the_rest_goes_on(
     prepare("librispeech", tree, tmp_path / "out")
     (message,) = [record.getMessage() for record in log.records if "lacks" in record.getMessage()]
     assert message.endswith(
-        "lacks train-clean-360, train-other-500, dev-other, test-clean; going on without"
+        "lacks train-clean-360, train-other-500, dev-other, test-clean; continuing without them"
     )
     assert (tmp_path / "out" / "test_sets").read_text() == "test_other\n"
 
@@ -166,14 +164,14 @@ def without_transcript(tree: Path) -> str:
     (chapter(tree) / "11-7.trans.txt").unlink()
     return (
         f"no transcript {chapter(tree) / '11-7.trans.txt'}; is train-clean-100.tar.gz unpacked "
-        "in full?"
+        "completely?"
     )
 
 
 def renamed(tree: Path) -> str:
     (tree / "train-clean-100").rename(tree / "train_clean_100")
     return (
-        "expected at least a training, a development and a test part; the folder holds "
+        "expected at least a training, a development and a test part; the folder contains "
         "SPEAKERS.TXT, dev-clean, "
     )
 
@@ -182,7 +180,7 @@ def empty_part(tree: Path) -> str:
     shutil.rmtree(tree / "train-clean-100" / "11")
     return (
         "train-clean-100/<reader>/<chapter>/<reader>-<chapter>.trans.txt; is "
-        "train-clean-100.tar.gz unpacked in full?"
+        "train-clean-100.tar.gz unpacked completely?"
     )
 
 

@@ -1,6 +1,4 @@
-"""What stage 0 makes of each Mandarin corpus: sets, texts, labels, segments; and of real recordings
-where they are.
-"""
+"""Stage 0 of the Mandarin corpora: sets, texts, labels and segments; and real recordings."""
 
 from __future__ import annotations
 
@@ -167,7 +165,7 @@ def test_aishell2_held_out_sets_may_lie_elsewhere_and_channels_be_missing(
     assert len(rows(tree, tmp_path / "out", "dev")) == len(SENTENCES)
     assert (tmp_path / "out" / "test_sets").read_text() == "test_ios test_android\n"
     assert re.search(
-        r"there is no .*/AISHELL-DEV-TEST-SET/Mic/test; going on without this test " r"set",
+        r"there is no .*/AISHELL-DEV-TEST-SET/Mic/test; continuing without this test set",
         log.text,
     )
 
@@ -244,7 +242,7 @@ def test_kespeech_leaves_out_what_is_no_speech_or_has_no_speaker(tmp_path: Path)
     )
     assert len(rows(tree, tmp_path / "out", "train")) == 10
     said = (tmp_path / "out" / "train" / corpus.SKIPPED).read_text()
-    assert "is not all speech" in said
+    assert "is not only speech" in said
     assert "has no line in" in said
 
 
@@ -257,8 +255,8 @@ def test_kespeech_names_unknown_subdialects_and_goes_on_without_metadata(
     metadata = tree.folder / "KeSpeech" / "Metadata"
     (metadata / "spk2age").unlink()
     assert "age" not in rows(tree, tmp_path / "out", "train")[0].labels
-    assert "subdialects that KeSpeech has not: Wu" in log.text
-    assert f"there is no {metadata / 'spk2age'}; going on without these labels" in log.text
+    assert "subdialects that are not KeSpeech's: Wu" in log.text
+    assert f"there is no {metadata / 'spk2age'}; continuing without these labels" in log.text
 
 
 # -- MagicData -------------------------------------------------------------------
@@ -281,8 +279,8 @@ def test_ramc_lines_are_segments_without_tags_nobody_and_what_is_unclear(tmp_pat
     }
     assert len(found) == 4
     said = (tmp_path / "out" / "test" / corpus.SKIPPED).read_text()
-    assert "'[LAUGHTER]' holds no words" in said
-    assert "[*] says that it cannot be understood" in said
+    assert "'[LAUGHTER]' contains no words" in said
+    assert "marked as unintelligible ([*])" in said
     assert "G00000000" not in said
 
 
@@ -306,7 +304,7 @@ def test_ramc_segments_beyond_the_recording_are_left_out(tmp_path: Path) -> None
         (
             "DataPartition/dev.tsv",
             "CTS-CN-F2F-2019-11-15-101.wav\t1",
-            "dev.tsv: .*-101 is in train.tsv too; remove one",
+            "dev.tsv: .*-101 is also in train.tsv; remove one",
         ),
         (
             "DataPartition/dev.tsv",

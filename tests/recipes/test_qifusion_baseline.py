@@ -1,4 +1,4 @@
-"""What Qifusion-Net is held against: Conformers that differ in nothing but the accent."""
+"""The baselines of Qifusion-Net: Conformers that differ only in the accent."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The report on a trained miniature: what the model gives away, and everything that a page
-shows.
-"""
+"""The report on a trained miniature: the content of its pages."""
 
 from __future__ import annotations
 

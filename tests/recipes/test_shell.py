@@ -1,8 +1,7 @@
-"""The recipe engine, its options and the top-level commands, on a recipe whose commands only note
-that they ran.
+"""The recipe engine, its options and the top-level commands, on a fake recipe.
 
-`python` of the recipe's local/path.sh is a script that appends its arguments to a file, so a test
-sees the exact command lines without waiting for any of them.
+`python` of the recipe's local/path.sh is a script that appends its arguments to a file, so tests
+see the exact command lines without running the commands.
 """
 
 from __future__ import annotations

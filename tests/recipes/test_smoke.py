@@ -1,6 +1,4 @@
-"""The whole recipe, stages 0 to 5, on synthesised speech: a model that learns, stages that know
-they are done.
-"""
+"""Stages 0 to 5 of a recipe on synthesised speech: the model learns; finished stages are idle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The recipe of the speech LLM: its script, its noises, its studies; and all of it at the tiniest
-size (slow).
-"""
+"""The recipe of the speech LLM: script, noises, studies; (slow) all stages at the smallest size."""
 
 from __future__ import annotations
 
@@ -182,8 +180,8 @@ def test_musan_is_split_by_its_files_and_voices_left_out(tmp_path):
     assert len(train) + len(held) == len(names) and 0 < len(held) < 15
     assert not any(row.text for row in [*train, *held])
     skipped = "".join(path.read_text() for path in sorted((tmp_path / "data").rglob("skipped.txt")))
-    assert "music-free-0003: has vocals, says ANNOTATIONS" in skipped
-    assert "music-free-0029: may have vocals, it is not in ANNOTATIONS" in skipped
+    assert "music-free-0003: has vocals according to ANNOTATIONS" in skipped
+    assert "music-free-0029: may have vocals, since it is not in ANNOTATIONS" in skipped
     assert skipped.count("music-free") == 11
 
 
@@ -214,7 +212,10 @@ def test_rooms_and_point_source_noises_join_those_of_musan(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--corpus", "holds neither noise/ and music/ of MUSAN"), ("--rooms", "pointsource_noises")],
+    [
+        ("--corpus", "contains neither noise/ and music/ of MUSAN"),
+        ("--rooms", "pointsource_noises"),
+    ],
 )
 def test_a_folder_without_noises_is_one_sentence(tmp_path, option, message):
     done = prepare(option, str(tmp_path), "--out", str(tmp_path / "data"))
@@ -317,7 +318,7 @@ def test_another_language_model_brings_its_tokenizer(script):
     changes = split_overrides([given[given.index("--set") + 1]])
     assert changes == ["model.llm.weights=Qwen/Qwen2.5-0.5B", "model.llm.shape=null"]
     refused = script("--mini", "true", "--dry-run", "true", "--llm", "a")
-    assert refused.returncode and "--llm goes with a corpus" in refused.stderr
+    assert refused.returncode and "--llm needs a corpus" in refused.stderr
 
 
 def test_a_study_prints_its_commands_and_makes_its_table(tmp_path):

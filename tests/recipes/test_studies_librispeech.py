@@ -1,5 +1,4 @@
-"""The studies of egs/librispeech: what they would train can be built, their table, and in the slow
-tier one from end to end."""
+"""The studies of egs/librispeech: systems that can be built, tables; (slow) one end to end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The study of key frames up to its commands: every training and decoding that it asks for exists,
-and so do the configs that it writes. Nothing is trained: run.sh only notes how it was called.
+"""The commands of the study of key frames: all configs that it names or writes are valid.
+
+Nothing is trained: run.sh only records its arguments.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Every study of egs/kespeech up to its commands: each training and decoding that it asks for
-exists, and so does what its tables read. Nothing is trained: run.sh and python only note what they
-were called with."""
+"""The commands of all studies of egs/kespeech: valid configs, and the decodings of their tables.
+
+Nothing is trained: run.sh and python only record their arguments.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def cases():
 
 
 @pytest.mark.parametrize(("script", "chosen"), cases())
-def test_a_study_asks_for_what_exists(script, chosen, tmp_path):
+def test_a_study_trains_and_decodes_what_its_tables_need(script, chosen, tmp_path):
     trained, decoded, read = set(), set(), set()
     (tmp_path / "speech").mkdir()
     seeds = (0, 3) if chosen == MINIATURE else (0,)
@@ -121,10 +122,10 @@ def test_the_wider_conformer_has_as_many_parameters_as_qifusion_net():
 
 
 def test_a_study_of_the_miniature_says_so(tmp_path):
-    with pytest.raises(AssertionError, match="this study is of the miniature"):
+    with pytest.raises(AssertionError, match="this study needs the miniature"):
         calls("accents.sh", tmp_path, *CORPUS)
 
 
-def test_the_corpus_has_the_accents_that_it_has(tmp_path):
-    with pytest.raises(AssertionError, match="--size, --accents and --skew are of the miniature"):
+def test_options_of_the_miniature_are_refused_with_a_corpus(tmp_path):
+    with pytest.raises(AssertionError, match="--size, --accents and --skew need the miniature"):
         calls("baseline.sh", tmp_path, *CORPUS, "--skew", "1")

@@ -1,6 +1,4 @@
-"""Stage 0 of every corpus on its official layout, on wrong trees, twice, and in any locale and
-order of files.
-"""
+"""Stage 0 of all corpora: official trees, faulty trees, a second run, any locale and file order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny official trees of every corpus, of silence, to prepare and to damage."""
+"""Tiny official trees of all corpora, with silence as audio, to prepare and to damage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SENTENCES = (
 
 @dataclass
 class Tree:
-    """A corpus below `folder`, which is what --corpus is given."""
+    """A corpus below `folder`, the value of --corpus."""
 
     recipe: str
     folder: Path
-    transcript: Path  # a text file that holds texts of the training set
-    renamed: Path  # a folder that must be there
+    transcript: Path  # a file with texts of the training set
+    renamed: Path  # a required folder
     options: tuple[str, ...] = ()
-    texts: list[Path] = field(default_factory=list)  # every text file
+    texts: list[Path] = field(default_factory=list)  # all text files
     # of the training set, in the order of their ids
     audio: list[Path] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)  # utterances of each set

@@ -1,6 +1,4 @@
-"""A recipe in a folder of its own, with a model of a few thousand parameters, that tests may run,
-stop and damage.
-"""
+"""A recipe in its own folder, with a tiny model, that tests can run, stop and damage."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ optim: {lr: 1e-3}
 trainer: {epochs: 3, average: 2, validate_every: 4, save_every_seconds: 0.2}
 """
 
-# what nobody stops need not import torch each time
+# commands that are not stopped run in a Python that has already imported torch
 PYTHON = """\
 #!/usr/bin/env bash
 if [[ -n ${{ONLY_REAL:-}} && " $* " != *"$ONLY_REAL "* ]]; then exec {warm} "$@"; fi
@@ -43,9 +41,7 @@ NOTHING = "no command"
 
 
 class Workspace:
-    """A recipe beside links to the package and its tools; every process started here carries a
-    mark.
-    """
+    """A recipe next to links to the package and its tools; its processes are marked."""
 
     def __init__(self, folder: Path, recipe: str = "librispeech") -> None:
         for name in ("asrtool", "utils", "tools"):
@@ -65,9 +61,10 @@ class Workspace:
         self.log = folder / "log"
 
     def start(self, *options: str, real: str = "") -> subprocess.Popen[str]:
-        """The recipe as a terminal starts it: leader of a process group; what it says goes to
-        `log`. Commands whose line does not hold `real` are forked from a Python that has torch:
-        they are not for stopping.
+        """Start the recipe as a terminal does, as the leader of a process group; output: `log`.
+
+        Commands without `real` in their line are forked from a Python with torch; they are not
+        meant to be stopped.
         """
         command = [str(self.recipe / "run.sh"), *OPTIONS, *options]
         with open(self.log, "w") as log:
@@ -81,13 +78,13 @@ class Workspace:
             )
 
     def run(self, *options: str, real: str = "") -> str:
-        """Run to the end, which must be good; what was said."""
+        """Run the recipe, which must succeed; returns its output."""
         status = self.start(*options, real=real).wait()
         assert status == 0, f"{status}: {self.said()}"
         return self.said()
 
     def refuse(self, *options: str, real: str = "") -> list[str]:
-        """Run to the end, which must be bad; what was said, without the engine's own lines."""
+        """Run the recipe, which must fail; returns its output without the lines of the engine."""
         status = self.start(*options, real=real).wait()
         assert status not in (0, None), self.said()
         return [line for line in self.said().splitlines() if not line.startswith(("+ ", "20"))]
@@ -102,7 +99,7 @@ class Workspace:
     # -- processes ---------------------------------------------------------
 
     def processes(self) -> dict[int, str]:
-        """Everything that was started here and lives: process id -> command line."""
+        """Process id -> command line of all running processes of this workspace."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -115,7 +112,7 @@ class Workspace:
         return found
 
     def children(self, parent: int) -> list[int]:
-        """The processes that `parent` started, and theirs."""
+        """The descendants of the process `parent`."""
         found = []
         for child in self._started_by(parent):
             found += [child, *self.children(child)]
@@ -130,7 +127,7 @@ class Workspace:
                 continue
 
     def survivors(self, patience: float = 10.0) -> dict[int, str]:
-        """What still lives after `patience` seconds; none is the aim."""
+        """The processes that are still running after `patience` seconds; should be none."""
         end = time.monotonic() + patience
         while (found := self.processes()) and time.monotonic() < end:
             time.sleep(0.05)

@@ -1,14 +1,12 @@
-"""Compare aligned cross entropy with torch's CTC loss on the same logits: CPU seconds on one
-thread.
+"""The speed of aligned cross entropy, compared with torch's CTC loss on the same logits.
 
-    PYTHONPATH=. python tools/benchmarks/axe.py                    # forward and backward,
-        log_softmax included
-    PYTHONPATH=. python tools/benchmarks/axe.py --sizes 10,500     # T and U
-    PYTHONPATH=. python tools/benchmarks/axe.py --device cuda      # wall-clock time there
+    PYTHONPATH=. python tools/benchmarks/axe.py                    # CPU seconds on one thread
+    PYTHONPATH=. python tools/benchmarks/axe.py --sizes 10,500     # combinations of T and U
+    PYTHONPATH=. python tools/benchmarks/axe.py --device cuda      # wall-clock time on a GPU
 
-16 utterances, 5,000 classes, from logits to their gradient. Runs are interleaved; a ratio is the
-median over rounds of our seconds / CTC's. Where there are more tokens than frames CTC has no path:
-its time is still printed.
+Measures forward and backward from logits to their gradient, log_softmax included, for 16 utterances
+and 5,000 classes. Runs are interleaved; a ratio is the median over rounds of AXE's time / CTC's
+time. With more tokens than frames, CTC has no path; its time is printed nevertheless.
 """
 
 from __future__ import annotations
@@ -34,7 +32,8 @@ def main() -> None:
     )
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument(
-        "--sizes", help="frames and tokens to combine, such as 10,50,100; default: two pairs"
+        "--sizes",
+        help="numbers of frames and tokens to combine, such as 10,50,100 (default: two pairs)",
     )
     options.add_argument("--device", default="cpu")
     args = options.parse_args()
@@ -75,19 +74,19 @@ def compare(
 
     for loss in (axe, ctc):
         seconds(loss, logits)
-    found = [(seconds(axe, logits), seconds(ctc, logits)) for _ in range(rounds)]
-    return [ours for ours, _ in found], [theirs for _, theirs in found]
+    times = [(seconds(axe, logits), seconds(ctc, logits)) for _ in range(rounds)]
+    return [ours for ours, _ in times], [theirs for _, theirs in times]
 
 
 def seconds(loss: Callable[[], Tensor], logits: Tensor) -> float:
-    """Forward and backward, once: of the process on a CPU, of the clock elsewhere."""
+    """Time of one forward and backward: process time on a CPU, wall-clock time elsewhere."""
     clock = time.process_time if logits.device.type == "cpu" else time.perf_counter
     logits.grad = None
-    began = clock()
+    start = clock()
     loss().sum().backward()
     if logits.device.type == "cuda":
         torch.cuda.synchronize()
-    return clock() - began
+    return clock() - start
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""CPU time of the CTC prefix beam search against flashlight-text, pyctcdecode and a plain Python
-search.
+"""The speed of the CTC prefix beam search, compared with flashlight-text and pyctcdecode.
 
-    pip install --no-deps flashlight-text pyctcdecode pygtrie hypothesis sortedcontainers  # an
-        environment of its own
+In an environment of its own:
+
+    pip install --no-deps flashlight-text pyctcdecode pygtrie hypothesis sortedcontainers
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/ctc_prefix_beam.py
     PYTHONPATH=. python tools/benchmarks/ctc_prefix_beam.py --threads
 
-Beam 10, 250 frames, 500 and 5,000 tokens, one thread, no language model; runs are interleaved, a
-ratio is the median over rounds of the peer's process CPU seconds / asrtool's. Posteriors are those
-of a model that is sure of most tokens: noise, and a path of about 40 tokens. flashlight looks at
-all tokens (`all`), and at the 11 that can matter to a beam of 10 (`11`). Also printed: how often
-the best text's likelihood over all paths is not below the peer's. --threads: asrtool with two
-threads against one, in seconds on the clock. What is not installed is left out, and said.
+Beam 10, 250 frames, 500 and 5,000 tokens, one thread, no language model. A plain Python search is
+compared, too. Runs are interleaved; a ratio is the median over rounds of the peer's process CPU
+seconds / asrtool's. Posteriors are noise with a path of about 40 tokens, as from a model that is
+sure of most tokens. flashlight considers all tokens (`all`), or the 11 that can be relevant for a
+beam of 10 (`11`). Also printed: how often the likelihood of asrtool's best text, summed over all
+paths, is at least that of the peer's. --threads compares asrtool with two threads and one, in
+wall-clock time. Peers that are not installed are left out with a message.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ Search = Callable[[Tensor], list[int]]  # log-probabilities (T, V) -> tokens
 
 
 def posteriors(vocabulary: int, utterances: int, sharpness: float, seed: int = 0) -> Tensor:
-    """(B, T, V) log-probabilities: a path of blanks and single tokens stands out of the noise, now
-    more, now less.
+    """(B, T, V) log-probabilities of noise with a path of blanks and single tokens.
+
+    sharpness: mean height of the path's logits above the noise; it varies from frame to frame.
     """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(utterances, FRAMES, vocabulary, generator=generator) * 1.5
@@ -103,7 +105,7 @@ def pyctcdecode(vocabulary: int) -> Search:
 
 
 def likelihood(log_probs: Tensor, tokens: list[int]) -> float:
-    """log p of a text, summed over all its paths."""
+    """log p of a text, the sum over all its paths."""
     size = torch.tensor([len(tokens)])
     target = torch.tensor([tokens], dtype=torch.int64).view(1, -1)
     return -F.ctc_loss(
@@ -112,8 +114,8 @@ def likelihood(log_probs: Tensor, tokens: list[int]) -> float:
 
 
 def peers(vocabulary: int) -> dict[str, tuple[Search, int]]:
-    """Name -> search, and in how many rounds it takes part."""
-    found: dict[str, tuple[Search, int]] = {"asrtool": (ours, 1000), "plain Python": (plain, 3)}
+    """Name -> search, and its maximum number of rounds; slow searches have fewer."""
+    searches: dict[str, tuple[Search, int]] = {"asrtool": (ours, 1000), "plain Python": (plain, 3)}
     makers = {
         "flashlight, all": lambda: flashlight(vocabulary, vocabulary),
         f"flashlight, {BEAM + 1}": lambda: flashlight(vocabulary, BEAM + 1),
@@ -121,23 +123,23 @@ def peers(vocabulary: int) -> dict[str, tuple[Search, int]]:
     }
     for name, make in makers.items():
         try:
-            found[name] = make(), 3 if name == "pyctcdecode" else 1000
+            searches[name] = make(), 3 if name == "pyctcdecode" else 1000
         except ImportError as error:
             print(f"{name}: left out, {error}")
-    return found
+    return searches
 
 
 def compare(vocabulary: int, sharpness: float, rounds: int) -> None:
     searches = peers(vocabulary)
     batch = posteriors(vocabulary, rounds, sharpness)
     for search, _ in searches.values():
-        search(batch[0])  # warms up
+        search(batch[0])  # warm-up
     times: dict[str, list[float]] = {name: [] for name in searches}
     better: dict[str, list[bool]] = {name: [] for name in searches}
     for index, log_probs in enumerate(batch):
         best = {}
-        for name, (search, most) in searches.items():
-            if index < most:
+        for name, (search, max_rounds) in searches.items():
+            if index < max_rounds:
                 start = time.process_time()
                 tokens = search(log_probs)
                 times[name].append(time.process_time() - start)

@@ -1,11 +1,11 @@
-"""The data-directory commands on a large set: process CPU seconds and peak memory of each, one
-process at a time.
+"""CPU time and peak memory of the data-directory commands on a large set.
 
     PYTHONPATH=. python tools/benchmarks/data_dir.py --number 1000000 [--work <folder>]
 
-Makes a data directory of so many utterances of 500 per speaker, with empty files for audio (no
-command here opens them), and runs: check_data on it as it is; check_data with one wrong line in
-utt2spk; check_data --fix of that; a subset of a tenth; a split in 8; describe.
+Writes a data directory with this number of utterances, 500 per speaker, and empty audio files
+(these commands do not open them). Then it runs one command after the other: check_data; check_data
+with one wrong line in utt2spk; check_data --fix for that; a subset of a tenth; a split into 8;
+describe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SPEAKER = 500  # utterances
+PER_SPEAKER = 500  # utterances
 
 
 def main() -> None:
@@ -51,11 +51,11 @@ def make(root: Path, number: int) -> None:
     (root / "set").mkdir()
     names = ("wav.scp", "text", "utt2spk", "utt2dur", "spk2utt")
     files = {name: open(root / "set" / name, "w", encoding="utf-8") for name in names}  # noqa: SIM115
-    for first in range(0, number, SPEAKER):
-        speaker = f"C{first // SPEAKER:05}"
+    for first in range(0, number, PER_SPEAKER):
+        speaker = f"C{first // PER_SPEAKER:05}"
         folder = root / "wav" / speaker
         folder.mkdir(parents=True)
-        ids = [f"I{speaker}W{n:04}" for n in range(min(SPEAKER, number - first))]
+        ids = [f"I{speaker}W{n:04}" for n in range(min(PER_SPEAKER, number - first))]
         for n, key in enumerate(ids):
             os.close(os.open(folder / f"{key}.wav", os.O_CREAT | os.O_WRONLY))
             files["wav.scp"].write(f"{key} {folder}/{key}.wav\n")
@@ -67,8 +67,8 @@ def make(root: Path, number: int) -> None:
         file.close()
 
 
-def measure(what: str, *command: object, status: int = 0) -> None:
-    """Run one command in a process of its own and print what it took."""
+def measure(name: str, *command: object, status: int = 0) -> None:
+    """Run a command in its own process; print its time and peak memory."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     arguments = [sys.executable, "-m", f"asrtool.bin.{command[0]}", *map(str, command[1:])]
     script = (
@@ -81,11 +81,11 @@ def measure(what: str, *command: object, status: int = 0) -> None:
     )
     code, peak = map(int, done.stdout.split())
     if code != status:
-        sys.exit(f"{what}: exit status {code}, expected {status}\n{done.stderr}")
+        sys.exit(f"{name}: exit status {code}, expected {status}\n{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(
-        f"{what:36}{cpu:8.1f} {time.perf_counter() - started:8.1f} {peak / 1024:6.0f}", flush=True
+        f"{name:36}{cpu:8.1f} {time.perf_counter() - started:8.1f} {peak / 1024:6.0f}", flush=True
     )
 
 

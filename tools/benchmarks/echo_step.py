@@ -1,14 +1,12 @@
-"""What Echo-MSA costs: a training step of a Conformer with it against one without, CPU seconds on
-one thread.
+"""The cost of Echo-MSA: a training step of a Conformer with and without it.
 
-    PYTHONPATH=. python tools/benchmarks/echo_step.py                     # 10 s and 60 s of audio,
-        every mode
+    PYTHONPATH=. python tools/benchmarks/echo_step.py         # 10 s and 60 s of audio, all modes
     PYTHONPATH=. python tools/benchmarks/echo_step.py --seconds 60 --dim 512
 
-A step is forward and backward of the encoder, without the optimizer. Layers are those of the
-recipes (dim 256, 4 heads, feed-forward 2048), fewer of them: the stem weighs more than in 12
-layers, so the ratio of the layers alone is printed beside it. Runs are interleaved; a time is the
-least over rounds.
+CPU seconds on one thread. A step is forward and backward of the encoder, without the optimizer. The
+layers are those of the recipes (dim 256, 4 heads, feed-forward 2048), but fewer, so the stem has a
+larger share of the step than in an encoder of 12 layers. The cost relative to the layers alone is
+therefore printed, too. Runs are interleaved; a time is the minimum over rounds.
 """
 
 from __future__ import annotations
@@ -49,14 +47,15 @@ def step(model: nn.Module, inputs: Padded) -> Callable[[], None]:
     return run
 
 
-def least(rounds: int, ways: list[Callable[[], None]]) -> list[float]:
-    best = [float("inf")] * len(ways)
+def fastest(rounds: int, steps: list[Callable[[], None]]) -> list[float]:
+    """Minimum of the CPU seconds of each step over interleaved rounds, without the first round."""
+    best = [float("inf")] * len(steps)
     for turn in range(rounds + 1):
-        for place, way in enumerate(ways):
+        for index, run in enumerate(steps):
             start = time.process_time()
-            way()
+            run()
             if turn:
-                best[place] = min(best[place], time.process_time() - start)
+                best[index] = min(best[index], time.process_time() - start)
     return best
 
 
@@ -64,7 +63,9 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--seconds", type=int, nargs="*", default=[10, 60])
+    options.add_argument(
+        "--seconds", type=int, nargs="*", default=[10, 60], help="lengths of audio"
+    )
     options.add_argument(
         "--modes", nargs="*", default=list(MODES), choices=list(MODES), metavar="MODE"
     )
@@ -78,11 +79,12 @@ def main() -> None:
         attentions = (None, *(MODES[name] for name in args.modes))
         models = [encoder(args.dim, args.layers, attention) for attention in attentions]
         stem = encoder(args.dim, 1, None)
-        plain, *times, one = least(args.rounds, [step(model, inputs) for model in (*models, stem)])
-        layers = plain - (one - (plain - one) / max(1, args.layers - 1))
+        steps = [step(model, inputs) for model in (*models, stem)]
+        plain, *times, one_layer = fastest(args.rounds, steps)
+        layers = plain - (one_layer - (plain - one_layer) / max(1, args.layers - 1))
         print(
             f"{seconds} s of audio, dim {args.dim}, {args.layers} layers: {plain:.3f} s a step "
-            "without"
+            "without Echo-MSA"
         )
         for name, spent in zip(args.modes, times, strict=True):
             print(

@@ -1,21 +1,20 @@
-"""Compare epochs of training with ESPnet's trainer: the same features, model size and batches, CPU
-seconds, one thread.
+"""The speed of training, compared with ESPnet's trainer: same features, model size and batches.
 
     ./run.sh librispeech --mini true --mini-size small --stop-stage 2
     cd egs/librispeech
-    PYTHONPATH=../.. OMP_NUM_THREADS=1 python ../../tools/benchmarks/espnet_trainer.py --peer
-        <python with espnet>
+    PYTHONPATH=../.. OMP_NUM_THREADS=1 python ../../tools/benchmarks/espnet_trainer.py \\
+        --peer <python with espnet>
 
-Both train a Conformer of 4 layers, width 144, 4 heads, feed-forward 288, kernel 15, with a conv2d
-stem of 144 channels and CTC on characters, in batches of at most 60 seconds, from stored features,
-with SpecAugment, one loader process, and validate on 24 utterances. A trainer's cost is the
-difference between a run of many epochs and one of two, so that imports and the reading of configs
-do not count; loader processes do. Runs are interleaved.
+CPU seconds per epoch, one thread. Both train a Conformer of 4 layers, width 144, 4 heads,
+feed-forward 288, kernel 15, with a conv2d stem of 144 channels and CTC on characters, in batches of
+at most 60 seconds, from stored features, with SpecAugment and one loader process, and validate on
+24 utterances. The cost of a trainer is the difference between a run of many epochs and a run of
+two, so imports and the reading of configs do not count; loader processes do. Runs are interleaved.
 
     same       the same arithmetic: float32 and relative positions
-    size       the same sizes; asrtool with rotary positions and bf16, which ESPnet's trainer has on
-               GPUs only
-    shipped    asrtool as its recipe has it: besides, a stem of 24 channels
+    size       the same sizes; asrtool with rotary positions and bf16, which ESPnet's trainer has
+               only on GPUs
+    shipped    asrtool with the config of the recipe: as `size`, with a stem of 24 channels
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ import importlib.machinery, sys
 from unittest.mock import MagicMock
 from asrtool import torchaudio_adapter
 torchaudio_adapter.load()                         # torchaudio without its compiled extension
-for name in ("g2p_en", "jaconv"):                 # languages that are not trained here
+for name in ("g2p_en", "jaconv"):                 # for other languages, not used here
     stub = MagicMock()
     stub.__spec__ = importlib.machinery.ModuleSpec(name, None)
     sys.modules[name] = stub
@@ -52,7 +51,7 @@ SIZE = {
     "cnn_module_kernel": 15,
 }
 SECONDS, BINS = 60, 80
-# the peer's model and training, but for what depends on the data
+# the peer's model and training, without options that depend on the data
 PEER = f"""
     --token_type=char --input_size={BINS} --normalize=global_mvn --encoder=conformer
     --encoder_conf=dropout_rate=0.05 --encoder_conf=positional_dropout_rate=0.05
@@ -77,9 +76,7 @@ OURS = {
 
 
 def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
-    """ESPnet's arguments for the sets `train` and `dev` of `dump`, whose files are written to
-    `folder`.
-    """
+    """ESPnet's arguments for the sets `train` and `dev` of `dump`; writes its files to `folder`."""
     tokens = [line for line in (vocab / "tokens.txt").read_text().splitlines() if line]
     (folder / "tokens").write_text("\n".join(tokens) + "\n")
     arguments = []
@@ -103,7 +100,7 @@ def prepare(dump: Path, vocab: Path, folder: Path) -> list[str]:
 
 
 def write_set(source: Path, role: Path, tokens: int) -> None:
-    """The files of a set, <role>.feats.scp and so on; shapes are as many as `tokens` wide."""
+    """Write the files of a set, such as <role>.feats.scp; text shapes have the width `tokens`."""
     lines = {file: (source / file).read_text().splitlines() for file in ("feats.scp", "text")}
     frames = (source / "utt2num_frames").read_text().splitlines()
     shapes = [f"{line},{BINS}" for line in frames]
@@ -134,20 +131,22 @@ def main() -> None:
     )
     options.add_argument("--dump", type=Path, default=Path("dump/mini_small/fbank80"))
     options.add_argument("--vocab", type=Path, default=Path("data/mini_small/vocab_char"))
-    options.add_argument("--epochs", type=int, default=10, help="beyond the two that do not count")
+    options.add_argument(
+        "--epochs", type=int, default=10, help="measured epochs, after two that do not count"
+    )
     options.add_argument("--rounds", type=int, default=2)
     args = options.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         espnet = [args.peer, "-c", MODEL, *prepare(args.dump, args.vocab, folder)]
 
-        def asrtool(what: str, epochs: int) -> float:
+        def asrtool(setting: str, epochs: int) -> float:
             paths = [
                 f"--train={args.dump}/train",
                 f"--valid={args.dump}/dev",
                 f"--vocab={args.vocab}",
             ]
-            changes = f"trainer.epochs={epochs} trainer.average=1 {OURS[what]}"
+            changes = f"trainer.epochs={epochs} trainer.average=1 {OURS[setting]}"
             command = [
                 sys.executable,
                 "-m",
@@ -156,7 +155,7 @@ def main() -> None:
                 *paths,
             ]
             return seconds(
-                [*command, f"--exp={folder}/{what}-{epochs}", "--force=true", f"--set={changes}"]
+                [*command, f"--exp={folder}/{setting}-{epochs}", "--force=true", f"--set={changes}"]
             )
 
         def peer(epochs: int) -> float:
@@ -166,20 +165,23 @@ def main() -> None:
 
         runs = {
             "espnet": peer,
-            **{what: lambda epochs, what=what: asrtool(what, epochs) for what in OURS},
+            **{
+                setting: lambda epochs, setting=setting: asrtool(setting, epochs)
+                for setting in OURS
+            },
         }
-        costs: dict[str, list[float]] = {what: [] for what in runs}
+        costs: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(args.rounds):
-            for what, train in runs.items():
-                shutil.rmtree(folder / f"{what}-2", ignore_errors=True)
-                shutil.rmtree(folder / f"{what}-{args.epochs + 2}", ignore_errors=True)
-                costs[what].append((train(args.epochs + 2) - train(2)) / args.epochs)
-                print(f"{what}: {costs[what][-1]:.2f} CPU seconds an epoch", flush=True)
-        for what in OURS:
+            for name, train in runs.items():
+                shutil.rmtree(folder / f"{name}-2", ignore_errors=True)
+                shutil.rmtree(folder / f"{name}-{args.epochs + 2}", ignore_errors=True)
+                costs[name].append((train(args.epochs + 2) - train(2)) / args.epochs)
+                print(f"{name}: {costs[name][-1]:.2f} CPU seconds per epoch", flush=True)
+        for name in OURS:
             ratios = [
-                theirs / ours for theirs, ours in zip(costs["espnet"], costs[what], strict=True)
+                theirs / ours for theirs, ours in zip(costs["espnet"], costs[name], strict=True)
             ]
-            print(f"{what}: {median(ratios):.2f} times ESPnet's speed")
+            print(f"{name}: {median(ratios):.2f} times ESPnet's speed")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""CPU time of the features against kaldi-native-fbank, torchaudio.compliance.kaldi and lhotse: one
-thread, interleaved.
+"""The speed of filter banks, compared with kaldi-native-fbank, torchaudio and lhotse.
 
-    pip install kaldi-native-fbank lhotse urllib3          # into an environment of its own
+    pip install kaldi-native-fbank lhotse urllib3          # in an environment of its own
     PYTHONPATH=. python tools/benchmarks/fbank.py
 
-Prints the median of process CPU seconds per hour of audio, its ratio to asrtool's (above 1: asrtool
-is faster), and how far the features are from asrtool's (lhotse draws its filters in another way).
-What is not installed is left out, and said.
+One thread; runs are interleaved. Prints the median of the process CPU seconds per hour of audio,
+its ratio to asrtool's (above 1: asrtool is faster), and the difference from asrtool's features
+(lhotse defines its filters differently). Peers that are not installed are left out with a message.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--seconds", type=float, default=12.0, help="of one utterance")
+    options.add_argument("--seconds", type=float, default=12.0, help="length of the utterance")
     options.add_argument("--rounds", type=int, default=40)
     args = options.parse_args()
     warnings.simplefilter("ignore")
@@ -79,7 +78,7 @@ def main() -> None:
         except ImportError as error:
             print(f"{name}: left out, {error}")
 
-    # warms up as well
+    # a warm-up, too
     features = {name: torch.as_tensor(extract(samples)) for name, extract in extractors.items()}
     times: dict[str, list[float]] = {name: [] for name in extractors}
     for _ in range(args.rounds):

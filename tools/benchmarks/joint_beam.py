@@ -1,20 +1,21 @@
-"""CPU time of the joint CTC/attention beam search against ESPnet's, and of rescoring against copies
-of the memory.
+"""The speed of the joint CTC/attention beam search, compared with ESPnet's, and of rescoring.
 
     pip install --no-deps espnet                                # in an environment of its own
     pip install typeguard humanfriendly configargparse
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/joint_beam.py
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/joint_beam.py --rescoring
 
-Decoders of 6 layers, width 256, 4 heads, feed-forward 2048, random weights; 250 frames, 41 tokens
-for every hypothesis (shortest and longest are set to it, so that both do the same steps), beam 10,
-weights 0.7 and 0.3, one thread. asrtool searches 12 utterances side by side (120 seconds, the
-default of decoding), ESPnet (`BatchBeamSearch`) one after another, as each does by itself. A ratio
-is the median over rounds of ESPnet's process CPU seconds per utterance / asrtool's.
+Decoders of 6 layers, width 256, 4 heads, feed-forward 2048, random weights; 250 frames, beam 10,
+weights 0.7 and 0.3, one thread. Every hypothesis has 41 tokens (the minimum and maximum length), so
+both searches run the same steps. asrtool searches 12 utterances in one batch (120 seconds, the
+default of decoding), ESPnet (`BatchBeamSearch`) one utterance after the other; both are their
+defaults. A ratio is the median over rounds of ESPnet's process CPU seconds per utterance /
+asrtool's.
 
---rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames; a decoder pass over
-10 copies of the frames / asrtool's; once for hypotheses that have nothing in common, and once for
-those of an n-best list: ten of the ways to read four tokens that are in doubt.
+--rescoring: 10 hypotheses of 60 tokens for each of 12 utterances of 250 frames. A ratio is the time
+of a decoder pass over 10 copies of the frames / that of asrtool, which does not copy them. Once the
+hypotheses have nothing in common; once they are similar, like an n-best list: they differ in four
+tokens.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from types import MappingProxyType, SimpleNamespace
 from unittest.mock import MagicMock
 
 import torch
@@ -39,9 +41,12 @@ DIM, FRAMES, TOKENS, BEAM, UTTERANCES = 256, 250, 41, 10, 12
 
 
 class Model:
-    """A `SearchModel`: frames are given."""
+    """A `SearchModel` without an encoder: its input is encoded frames."""
 
-    blank, frame_shift, streams = 0, 0.04, frozenset({"ctc", "attention"})
+    blank, frame_shift = 0, 0.04
+    heads = MappingProxyType(
+        {"ctc": SimpleNamespace(alignment="ctc"), "attention": SimpleNamespace(alignment=None)}
+    )
 
     def __init__(self, vocabulary: int) -> None:
         torch.manual_seed(0)
@@ -50,7 +55,7 @@ class Model:
         self.decoder = TransformerDecoder(config, dim=DIM, vocab_size=vocabulary).eval()
         self.head = nn.Linear(DIM, vocabulary)
 
-    def log_probs(self, encoded: EncoderOutput, stream: str = "ctc") -> Padded:
+    def log_probs(self, encoded: EncoderOutput, head: str = "ctc") -> Padded:
         return Padded(self.head(encoded.frames.data).log_softmax(-1), encoded.frames.lengths)
 
     def scorers(self) -> dict:
@@ -112,24 +117,24 @@ def seconds(run: Callable[[], object]) -> float:
 
 def compare(vocabulary: int, rounds: int) -> None:
     mine = ours(vocabulary)
-    batch, alone = encoded(UTTERANCES), encoded(1)
+    batch, single = encoded(UTTERANCES), encoded(1)
     try:
         theirs = espnet(vocabulary)
     except ImportError as error:
         print(f"ESPnet: left out, {error}")
         theirs = None
-    found: dict[str, list[float]] = {"asrtool, 12": [], "asrtool, 1": [], "ESPnet": []}
-    mine(alone)
+    times: dict[str, list[float]] = {"asrtool, 12": [], "asrtool, 1": [], "ESPnet": []}
+    mine(single)  # warm-up
     for _ in range(rounds):
-        found["asrtool, 12"].append(seconds(lambda: mine(batch)) / UTTERANCES)
-        found["asrtool, 1"].append(seconds(lambda: mine(alone)))
+        times["asrtool, 12"].append(seconds(lambda: mine(batch)) / UTTERANCES)
+        times["asrtool, 1"].append(seconds(lambda: mine(single)))
         if theirs is not None:
-            found["ESPnet"].append(seconds(lambda: theirs(alone.frames.data[0])))
+            times["ESPnet"].append(seconds(lambda: theirs(single.frames.data[0])))
     print(f"{vocabulary} tokens, load {os.getloadavg()[0]:.1f}, {rounds} rounds")
-    for name, values in found.items():
+    for name, values in times.items():
         if values:
             ratio = median(
-                value / own for value, own in zip(values, found["asrtool, 12"], strict=True)
+                value / own for value, own in zip(values, times["asrtool, 12"], strict=True)
             )
             print(f"  {name:12} {median(values):8.3f} CPU s per utterance   {ratio:6.2f} times")
 
@@ -141,27 +146,24 @@ def rescoring(vocabulary: int, rounds: int) -> None:
         positions=frames.positions.repeat_interleave(BEAM, 0),
     )
     generator = torch.Generator().manual_seed(2)
-    strange = torch.randint(1, vocabulary - 1, (UTTERANCES * BEAM, 60), generator=generator)
-    alike = strange[::BEAM].repeat_interleave(BEAM, 0).clone()
-    places = (
+    different = torch.randint(1, vocabulary - 1, (UTTERANCES * BEAM, 60), generator=generator)
+    similar = different[::BEAM].repeat_interleave(BEAM, 0).clone()
+    indices = (
         torch.rand(UTTERANCES, 60, generator=generator).argsort(1)[:, :4].repeat_interleave(BEAM, 0)
     )
-    # which of the four are taken
-    doubts = torch.arange(BEAM).repeat(UTTERANCES)[:, None] >> torch.arange(4) & 1
-    alike.scatter_(1, places, 1 + (alike.gather(1, places) - 1 + doubts) % (vocabulary - 2))
-    for name, tokens in (("nothing in common", strange), ("an n-best list", alike)):
+    # which of the four tokens hypothesis n replaces: the bits of n
+    replaced = torch.arange(BEAM).repeat(UTTERANCES)[:, None] >> torch.arange(4) & 1
+    similar.scatter_(1, indices, 1 + (similar.gather(1, indices) - 1 + replaced) % (vocabulary - 2))
+    for name, tokens in (("nothing in common", different), ("an n-best list", similar)):
         targets = Padded(tokens, torch.full((len(tokens),), 60))
         times: list[list[float]] = [[], []]
         runs = [partial(decoder.sequence_scores, case, targets) for case in (frames, copies)]
         with torch.inference_mode():
             for _ in range(rounds + 1):
-                for run, found in zip(runs, times, strict=True):
-                    found.append(seconds(run))
-            one, other = (
-                decoder.sequence_scores(frames, targets),
-                decoder.sequence_scores(copies, targets),
-            )
-        same = bool((one.view(-1, BEAM).argmax(1) == other.view(-1, BEAM).argmax(1)).all())
+                for run, spent in zip(runs, times, strict=True):
+                    spent.append(seconds(run))
+            shared, copied = (run() for run in runs)
+        same = bool((shared.view(-1, BEAM).argmax(1) == copied.view(-1, BEAM).argmax(1)).all())
         ratio = median(theirs / own for own, theirs in zip(times[0][1:], times[1][1:], strict=True))
         text = (
             f"  {name}: {median(times[0]):.2f} CPU s, copies {ratio:.2f} times; largest difference "
@@ -169,7 +171,7 @@ def rescoring(vocabulary: int, rounds: int) -> None:
         print(
             f"{vocabulary} tokens",
             text,
-            f"{(one - other).abs().max():.1e}, the same choice: {same}",
+            f"{(shared - copied).abs().max():.1e}, the same choice: {same}",
         )
 
 

@@ -1,20 +1,19 @@
-"""What key frames save: CPU seconds of a 12-layer Conformer and of its decoder's cross-attention,
-on one thread.
+"""The speed-up by key frames of a 12-layer Conformer and of its decoder's cross-attention.
 
     PYTHONPATH=. python tools/benchmarks/keyframe.py             # utterances of 5 to 30 seconds
-    PYTHONPATH=. python tools/benchmarks/keyframe.py --rate 5    # key frames a second
+    PYTHONPATH=. python tools/benchmarks/keyframe.py --rate 5    # key frames per second
 
-Width 256, 4 heads, feed-forward 2048, kernel 15, 25 frames a second, 4,233 tokens, key frames in
-front of layer 7 of 12, forward only. The head is made to hear `--rate` tokens a second, 3.5 by
-default. Runs are interleaved; a ratio is the median over rounds of seconds with all frames /
-seconds with key frames:
+CPU seconds on one thread, forward only. Width 256, 4 heads, feed-forward 2048, kernel 15, 25 frames
+per second, 4,233 tokens, key frames before layer 7 of 12. The head is rigged to emit `--rate`
+tokens per second, 3.5 by default. Runs are interleaved; a ratio is the median over rounds of
+seconds with all frames / seconds with key frames:
 
-    layers     layers 7 to 12 alone
+    layers     layers 7 to 12
     attention  the six cross-attentions of the decoder, keys and values included, over as many
                tokens as key frames
-    both       the two together
-    encoder    the whole encoder, with stem, first six layers, inter-CTC head and fusion, against
-               one without head and fusion; `saved` are its milliseconds
+    both       the sum of these two
+    encoder    the whole encoder: stem, first six layers, inter-CTC head, fusion and last six
+               layers, compared with one without head and fusion; `saved` is the difference in ms
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ from asrtool.types import Padded
 BINS, VOCABULARY, LAYER = 80, 4233, 6
 
 
-class Hearing(nn.Linear):
-    """A head that hears a new token in every `every`-th frame and blanks between."""
+class RiggedHead(nn.Linear):
+    """A CTC head that emits a token in each `interval`-th frame and blanks in between."""
 
-    every = 7.0
+    interval = 7.0
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
-        key = torch.arange(0, x.shape[1], self.every).long()
+        key = torch.arange(0, x.shape[1], self.interval).long()
         logits[:, :, 0] += 1e4
         logits[:, key, 1] += 2e4
         return logits
@@ -54,14 +53,14 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--rate", type=float, default=3.5, help="key frames a second")
+    options.add_argument("--rate", type=float, default=3.5, help="key frames per second")
     options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--seconds", default="5,10,15,20,30")
+    options.add_argument("--seconds", default="5,10,15,20,30", help="lengths of utterances")
     args = options.parse_args()
     torch.set_num_threads(1)
-    Hearing.every = 25 / args.rate
+    RiggedHead.interval = 25 / args.rate
     baseline, keyframe = encoder({}), encoder({LAYER: KeyframeConfig()})
-    keyframe.downsamplers[str(LAYER)].head.__class__ = Hearing
+    keyframe.downsamplers[str(LAYER)].head.__class__ = RiggedHead
     decoder = TransformerDecoder(TransformerDecoderConfig(), dim=256, vocab_size=VOCABULARY).eval()
     columns = f"{'layers':>7} {'attention':>9} {'both':>6} {'encoder':>8} {'saved':>6}"
     print(f"{'seconds':>7} {'frames':>6} {'kept':>5}  {columns}")
@@ -88,20 +87,20 @@ def row(
         "encoder": [lambda: baseline(inputs), lambda: keyframe(inputs)],
     }
     spent = {
-        name: [(cpu(one), cpu(other)) for _ in range(rounds)]
-        for name, (one, other) in pairs.items()
+        name: [(cpu(with_all), cpu(with_key)) for _ in range(rounds)]
+        for name, (with_all, with_key) in pairs.items()
     }
     spent["both"] = [
         (a + c, b + d) for (a, b), (c, d) in zip(spent["layers"], spent["attention"], strict=True)
     ]
-    ratio = {name: median(one / other for one, other in values) for name, values in spent.items()}
+    ratio = {name: median(a / b for a, b in values) for name, values in spent.items()}
     counts = f"{seconds:7} {full.frames.data.shape[1]:6} {kept.frames.data.shape[1]:5}"
-    saved = 1e3 * median(one - other for one, other in spent["encoder"])
-    found = (
+    saved = 1e3 * median(a - b for a, b in spent["encoder"])
+    ratios = (
         f"{ratio['layers']:7.2f} {ratio['attention']:9.2f} {ratio['both']:6.2f} "
         f"{ratio['encoder']:8.2f}"
     )
-    return f"{counts}  {found} {saved:6.1f}"
+    return f"{counts}  {ratios} {saved:6.1f}"
 
 
 def layers(encoder: Conformer, frames: Padded, positions: Tensor) -> Callable[[], None]:
@@ -128,10 +127,10 @@ def attention(decoder: nn.Module, tokens: Tensor, frames: Padded) -> Callable[[]
 
 
 def cpu(run: Callable[[], object]) -> float:
-    """Process seconds of one call."""
-    began = time.process_time()
+    """Process CPU seconds of one call."""
+    start = time.process_time()
     run()
-    return time.process_time() - began
+    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A long training over a set with everything that ends other trainings: it must end, name each, and
-hold its memory.
+"""A long training on a set with faulty utterances: it must finish, name them, and not leak memory.
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/nasty_run.py [--steps 10000]
 
-Sixty tone words, and among them NaN audio, a file that is cut off, a file that is missing, an
-utterance of 300 seconds, an empty text, a text far longer than its frames, and digital silence
-(which is trained on as it is). Features are computed anew in every epoch. Prints what the log says
-of each, and the memory of the trainer and its loader processes by quarter.
+The set has sixty utterances of tones, and among them NaN audio, a truncated file, a missing file,
+an utterance of 300 seconds, an empty text, a text far longer than its frames, and digital silence
+(which is valid). Features are computed in every epoch. Prints the message about each, and the
+memory of the trainer and its loader processes in each quarter of the training.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ trainer: {steps: 10000, average: 2, validate_every: 1000, log_every: 100}
 """
 NASTY = {
     "nan": "NaN audio",
-    "cut": "a file that is cut off",
-    "gone": "a file that is missing",
+    "cut": "a truncated file",
+    "gone": "a missing file",
     "long": "300 seconds",
     "empty": "an empty text",
     "crowded": "a text longer than its frames",
@@ -56,16 +55,16 @@ NASTY = {
 
 
 def tone(text: str) -> np.ndarray:
-    """Each letter 0.1 seconds of its own pitch."""
-    at = np.arange(RATE // 10) / RATE
+    """(T,) float32: 0.1 seconds for each letter, which has its own pitch."""
+    times = np.arange(RATE // 10) / RATE
     parts = [
-        0.1 * np.sin(2 * np.pi * (300 + 200 * "abcdefgh".index(letter)) * at) for letter in text
+        0.1 * np.sin(2 * np.pi * (300 + 200 * "abcdefgh".index(letter)) * times) for letter in text
     ]
     return np.concatenate(parts or [np.zeros(RATE)]).astype(np.float32)
 
 
 def make(folder: Path) -> None:
-    """data/train and data/valid, a vocabulary, normalisation, and the config."""
+    """Write the sets `train` and `valid` with cmvn.json, a vocabulary, and the config."""
     rng, rows = np.random.default_rng(0), {}
     for number in range(60):
         text = "".join(rng.choice(list("abcdefgh"), rng.integers(5, 30)))
@@ -78,13 +77,13 @@ def make(folder: Path) -> None:
     rows["crowded"] = ("ab" * 40, tone("abc"))
     (folder / "audio").mkdir()
     stats, fbank = CmvnStats(80), Fbank(DataConfig.__dataclass_fields__["fbank"].default_factory())
-    made = []
+    utterances = []
     for name, (words, samples) in rows.items():
         file = folder / "audio" / f"{name}.wav"
         soundfile.write(file, samples, RATE, subtype="FLOAT")
         if name.startswith("u"):
             stats.add(fbank(torch.from_numpy(samples)).numpy())
-        made.append(
+        utterances.append(
             Utterance(
                 id=name, audio=str(file), duration=len(samples) / RATE, text=words, speaker=name
             )
@@ -92,19 +91,17 @@ def make(folder: Path) -> None:
     (folder / "audio" / "gone.wav").unlink()
     cut = folder / "audio" / "cut.wav"
     cut.write_bytes(cut.read_bytes()[:30])
-    for name, chosen in (("train", made), ("valid", made[:5])):
+    for name, members in (("train", utterances), ("valid", utterances[:5])):
         (folder / name).mkdir()
-        datadir.write(folder / name, chosen)
+        datadir.write(folder / name, members)
         stats.cmvn().save(folder / name / "cmvn.json")
     (folder / "vocab").mkdir()
     tokenizers.train(["abcdefgh"], "char", 0, folder / "vocab")
     (folder / "config.yaml").write_text(CONFIG)
 
 
-def held(process: int) -> float:
-    """Megabytes of a process and all that it started: their own pages, shared ones counted once, no
-    files.
-    """
+def memory_of(process: int) -> float:
+    """Megabytes of a process and its descendants: anonymous pages, shared ones counted once."""
     pids, total = [process], 0.0
     for pid in pids:
         try:
@@ -133,14 +130,14 @@ def main() -> None:
 
         def sample() -> None:
             while not done.wait(1.0):
-                memory.append(held(os.getpid()))
+                memory.append(memory_of(os.getpid()))
 
         threading.Thread(target=sample, daemon=True).start()
-        said = logging.StreamHandler(io.StringIO())
-        began = time.process_time()
+        messages = logging.StreamHandler(io.StringIO())
+        start = time.process_time()
         paths = [f"--{key}={folder / key}" for key in ("train", "valid", "vocab", "exp")]
         set_up = train.set_up
-        train.set_up = lambda: (set_up(), logger.addHandler(said))
+        train.set_up = lambda: (set_up(), logger.addHandler(messages))
         train.main(
             [f"--config={folder / 'config.yaml'}", *paths, f"--set=trainer.steps={args.steps}"]
         )
@@ -148,19 +145,19 @@ def main() -> None:
         log = [json.loads(line) for line in (folder / "exp" / "log.jsonl").read_text().splitlines()]
         end = next(record for record in log if record["event"] == "finished")
         print(
-            f"ended after {end['step']} steps, {end['bad']} bad, "
-            f"{time.process_time() - began:.0f} CPU seconds"
+            f"finished after {end['step']} steps, {end['bad']} bad, "
+            f"{time.process_time() - start:.0f} CPU seconds"
         )
-        text = said.stream.getvalue()
-        for key, what in NASTY.items():
+        text = messages.stream.getvalue()
+        for key, description in NASTY.items():
             lines = [line for line in text.splitlines() if f" {key}" in line or f": {key}" in line]
             print(
-                f"{what}: {len(lines)} lines, the first: "
+                f"{description}: {len(lines)} lines, the first: "
                 f"{lines[0].replace(name, '') if lines else 'NOT NAMED'}"
             )
         quarter = len(memory) // 4
         print(
-            "memory, MB by quarter:",
+            "memory in MB, by quarter:",
             *(f"{mean(memory[i * quarter : (i + 1) * quarter]):.1f}" for i in range(4)),
         )
         losses = [record["valid/loss"] for record in log if record["event"] == "valid"]

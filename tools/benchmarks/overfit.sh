@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Is the model and the search sound? Trains on 50 utterances of real speech and recognises the same 50: the word error rate must be near 0.
+# A check of training and search: trains on 50 utterances of real speech and recognises the same 50. The word error rate must be near 0.
 #
-#   tools/benchmarks/overfit.sh <corpus> [folder to work in]      <corpus>: LibriSpeech, or any part of it with a training set
+#   tools/benchmarks/overfit.sh <corpus> [working folder]      <corpus>: LibriSpeech with at least a training, development and test part
 set -euo pipefail
-corpus=$(realpath "${1:?usage: tools/benchmarks/overfit.sh <corpus> [folder]}")
+corpus=$(realpath "${1:?usage: tools/benchmarks/overfit.sh <corpus> [working folder]}")
 work=${2:-$(mktemp -d)}
 mkdir -p "$work"
 work=$(realpath "$work")

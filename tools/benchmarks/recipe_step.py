@@ -1,18 +1,17 @@
-"""Time the training steps of a recipe as `asrtool train` runs them: loader, model, losses, update,
-in CPU seconds.
+"""The speed of a recipe's training steps: model, losses and update, as `asrtool train` runs them.
 
-    PYTHONPATH=. python tools/benchmarks/recipe_step.py egs/librispeech/conf/train_mini.yaml \
-        --train egs/librispeech/dump/mini/fbank80/train \
-        --vocab egs/librispeech/data/mini/vocab_char \
-        --contender "now" --contender "float32: trainer.precision=float32" \
+    PYTHONPATH=. python tools/benchmarks/recipe_step.py egs/librispeech/conf/train_mini.yaml \\
+        --train egs/librispeech/dump/mini/fbank80/train \\
+        --vocab egs/librispeech/data/mini/vocab_char \\
+        --contender "now" --contender "float32: trainer.precision=float32" \\
         --contender "before@../older-checkout"
 
 Stages 0 to 2 of the recipe make the folders. A contender is NAME[@CHECKOUT][: KEY=VALUE ...]:
-another checkout of asrtool, other settings of the config, or, in capitals, variables of the
-environment. Each is a process of its own: some settings are read when a process starts; they take
-turns of some steps each. The first rounds warm up: what a training does once (compile kernels) is
-left out, what it does again and again is not. A ratio is the median over rounds of CPU seconds per
-second of audio, divided by those of the first contender.
+another checkout of asrtool, overrides of the config, or, in capitals, environment variables. Each
+contender has its own process, because some settings are read when a process starts; they take turns
+of a few steps each. Loading is not measured. The first rounds are warm-up: the work that a training
+does once, such as compiling kernels, does not count. A ratio is the median over rounds of the CPU
+seconds per frame, divided by those of the first contender.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CONTENDER = re.compile(r"(?P<name>[^@:]+)(@(?P<checkout>[^:]+))?(:(?P<settings>.
 
 
 def work(config: str, train: str, vocab: str, settings: str) -> None:
-    """Read numbers of steps, a line each, and answer each with a line of JSON."""
+    """Run the steps of a contender: for each number on stdin, print a line of JSON."""
     import torch
 
     torch.set_num_threads(1)
@@ -56,9 +55,10 @@ def work(config: str, train: str, vocab: str, settings: str) -> None:
 def assemble(
     config: str, train: Path, vocab: str, settings: str, exp: Path
 ) -> tuple[Any, Iterator[Any], str]:
-    """The stepper of the config's first phase, its groups of batches, and its precision; as the
-    training stage makes them, in the folder `exp`. Everything of asrtool is imported here, from the
-    checkout that PYTHONPATH names.
+    """The stepper of the config's first phase, its groups of batches, and its precision.
+
+    They are made in the folder `exp`, as in a training. asrtool is imported here, from the checkout
+    in PYTHONPATH.
     """
     import torch
 
@@ -78,7 +78,7 @@ def assemble(
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     precision = phase.trainer.precision
-    if precision not in DTYPES:  # auto, which older checkouts do not know
+    if precision not in DTYPES:  # auto, which older checkouts lack
         from asrtool.trainer.precision import choose
 
         precision = choose(precision, torch.device("cpu"))
@@ -96,9 +96,7 @@ def assemble(
 
 
 def timed(stepper: Any, groups: Iterator[Any], step: int, count: int) -> dict[str, float]:
-    """CPU seconds, frames and padded frames of `count` updates after number `step`; loading is not
-    in them.
-    """
+    """CPU seconds, frames and padded frames of the `count` updates after step `step`."""
     cpu = frames = padded = 0.0
     for number in range(step + 1, step + count + 1):
         group = next(groups)
@@ -115,11 +113,11 @@ def timed(stepper: Any, groups: Iterator[Any], step: int, count: int) -> dict[st
 def prepared(
     phase: object, exp: Path, train: Path, vocab: Path, tokenizer: object
 ) -> tuple[object, object]:
-    """Batches and objective of a phase, of this checkout or of an older one."""
+    """Batches and objective of a phase, in this checkout or an older one."""
     paths = {"train": train, "valid": train, "vocab": vocab}
     try:
         from asrtool import training
-    except ImportError:  # checkouts whose command assembles the training
+    except ImportError:  # older checkouts assemble the training in the command
         from asrtool.bin import train as training
 
         sources = argparse.Namespace(**paths, exp=exp, text=[])
@@ -136,13 +134,13 @@ def prepared(
 
 
 class Contender:
-    """A process that trains when it is told to."""
+    """A process that runs training steps on request."""
 
     def __init__(self, text: str, args: argparse.Namespace) -> None:
-        found = CONTENDER.fullmatch(text)
-        self.name = found["name"].strip()
-        checkout = Path(found["checkout"].strip()) if found["checkout"] else ROOT
-        words = (found["settings"] or "").split()
+        match = CONTENDER.fullmatch(text)
+        self.name = match["name"].strip()
+        checkout = Path(match["checkout"].strip()) if match["checkout"] else ROOT
+        words = (match["settings"] or "").split()
         environment = dict(word.split("=", 1) for word in words if word.partition("=")[0].isupper())
         settings = " ".join(word for word in words if not word.partition("=")[0].isupper())
         self.process = subprocess.Popen(
@@ -187,7 +185,7 @@ class Contender:
 
 
 def bf16_instructions() -> str:
-    """What this machine multiplies bfloat16 with, as Linux names it."""
+    """The CPU's instructions for bfloat16, as Linux names them."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -202,23 +200,25 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--train", type=Path, required=True, help="training set of stage 1")
     parser.add_argument("--vocab", type=Path, required=True, help="vocabulary of stage 2")
-    parser.add_argument("--contender", action="append")
+    parser.add_argument(
+        "--contender", action="append", help="NAME[@CHECKOUT][: KEY=VALUE ...]; can be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=10, help="of a turn")
-    parser.add_argument("--warm", type=int, default=3, help="rounds that are not counted")
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn")
+    parser.add_argument("--warm", type=int, default=3, help="warm-up rounds, which do not count")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work is not None:
         work(args.config, args.train, args.vocab, args.work)
         return
-    field = [Contender(text, args) for text in args.contender or ["asrtool"]]
+    contenders = [Contender(text, args) for text in args.contender or ["asrtool"]]
     for _ in range(args.warm + args.rounds):
-        for contender in field:
+        for contender in contenders:
             contender.turn(args.steps)
     print(f"instructions for bf16: {bf16_instructions()}")
-    first = field[0].cost(args.warm)
-    width = max(len(contender.name) for contender in field)
-    for contender in field:
+    first = contenders[0].cost(args.warm)
+    width = max(len(contender.name) for contender in contenders)
+    for contender in contenders:
         cost = contender.cost(args.warm)
         counted = contender.rounds[args.warm :]
         step = median(turn["cpu"] for turn in counted) / args.steps

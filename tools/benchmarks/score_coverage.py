@@ -1,11 +1,10 @@
-"""How often the 95 % intervals of scoring hold the true rate, on simulated sets whose rate is
-known.
+"""The coverage of scoring's 95 % intervals: how often they contain the true rate of simulated sets.
 
     PYTHONPATH=. python tools/benchmarks/score_coverage.py --trials 2000
 
-Each row is a kind of set: reference lengths of 5 to 14 words, each word wrong with the rate of its
-speaker; rates of speakers follow a beta distribution around the true one, wide enough that speakers
-matter.
+Each row is a kind of set. References have 5 to 14 words; each word is wrong with the error rate of
+its speaker. The rates of the speakers are drawn from a beta distribution with the true rate as its
+mean, wide enough that the choice of speakers matters.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from asrtool.score.bootstrap import intervals
 
-# utterances, speakers (0: none, every utterance on its own), true rate
+# utterances, speakers (0: utterances are independent), true rate
 CASES = [
     (10, 0, 0.1),
     (20, 0, 0.1),
@@ -38,7 +37,7 @@ SPREAD = 0.02  # beta(rate / spread, (1 - rate) / spread)
 def coverage(
     trials: int, utterances: int, speakers: int, rate: float, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Shares of trials whose interval holds the rate, lies below it, lies above it."""
+    """Shares of trials whose interval contains the rate, is below it, is above it."""
     rng = np.random.default_rng(seed)
     below = above = 0
     for _ in range(trials):
@@ -48,9 +47,9 @@ def coverage(
         errors = rng.binomial(reference, rates)
         nothing = np.zeros_like(errors)
         counts = np.stack([reference - errors, errors, nothing, nothing], axis=1)
-        found = intervals(counts, units)["rate"]
-        below += found is not None and found[1] < rate
-        above += found is not None and found[0] > rate
+        interval = intervals(counts, units)["rate"]
+        below += interval is not None and interval[1] < rate
+        above += interval is not None and interval[0] > rate
     return 1 - (below + above) / trials, below / trials, above / trials
 
 
@@ -62,11 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     print("utterances  speakers  rate   covered   too low  too high   (percent of trials)")
     for utterances, speakers, rate in CASES:
-        held, below, above = (
+        covered, below, above = (
             100 * share for share in coverage(options.trials, utterances, speakers, rate)
         )
         name = f"{utterances:>10}  {speakers or '-':>8}  {rate:>4}"
-        print(f"{name}  {held:>8.1f}  {below:>8.1f}  {above:>8.1f}", flush=True)
+        print(f"{name}  {covered:>8.1f}  {below:>8.1f}  {above:>8.1f}", flush=True)
 
 
 if __name__ == "__main__":

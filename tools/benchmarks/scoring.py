@@ -1,11 +1,10 @@
-"""Time and memory of scoring a million utterances of ten words: the whole command, in a process of
-its own.
+"""Time and memory of the scoring command on a million utterances of ten words.
 
     PYTHONPATH=. python tools/benchmarks/scoring.py --utterances 1000000
 
-Errors are 10 % substitutions, 2 % deletions and 2 % insertions over a vocabulary of 20,000 words
-and 1,000 speakers. Intervals by utterance and by speaker, 1,000 draws each, and both files are part
-of it.
+The vocabulary has 20,000 words, the set 1,000 speakers; errors are 10 % substitutions, 2 %
+deletions and 2 % insertions. The command runs in its own process and includes intervals by
+utterance and by speaker, 1,000 draws each, and writing both files.
 """
 
 from __future__ import annotations
@@ -67,18 +66,18 @@ def main() -> None:
             "hyp",
         ]
         paths = {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             command, cwd=folder, env={**os.environ, **paths}, text=True, capture_output=True
         )
-        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise SystemExit(done.stderr)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(done.stdout)
     print(
-        f"{options.utterances} utterances: {cpu:.1f} CPU s, {wall:.1f} s, "
-        f"{after.ru_maxrss / 1e6:.2f} GB at most"
+        f"{options.utterances} utterances: {cpu:.1f} CPU s, {wall:.1f} s wall-clock time, "
+        f"peak memory {after.ru_maxrss / 1e6:.2f} GB"
     )
 
 

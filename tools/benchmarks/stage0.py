@@ -1,12 +1,10 @@
-"""Stage 0 on a generated corpus of the size and layout of AISHELL-2: CPU seconds and peak memory.
+"""CPU time and peak memory of stage 0 on a generated corpus of the size and layout of AISHELL-2.
 
-    PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder>               # 1,000,000
-        utterances, 4 GB of blocks
-    PYTHONPATH=. python tools/benchmarks/stage0.py <empty folder> --utterances 20000
+    PYTHONPATH=. python tools/benchmarks/stage0.py <folder>     # 1,000,000 utterances, 4 GB of disk
+    PYTHONPATH=. python tools/benchmarks/stage0.py <folder> --utterances 20000
 
 The wav files are sparse: their headers declare 1 to 10 s, and the disk stores one block of each.
-Every command runs in a process of its own; the tree is kept, so that the next run need not make it
-again.
+Each command runs in its own process. The tree stays in the folder, and the next run uses it again.
 """
 
 from __future__ import annotations
@@ -29,9 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("folder", type=Path)
-    options.add_argument("--utterances", type=int, default=1_000_000)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("folder", type=Path, help="folder of the corpus and its data directories")
+    options.add_argument("--utterances", type=int, default=1_000_000, help="of the training set")
     args = options.parse_args()
     corpus, out = args.folder / f"corpus-{args.utterances}", args.folder / "data"
     if not corpus.exists():
@@ -53,35 +53,37 @@ def main() -> None:
 
 
 def make(corpus: Path, utterances: int) -> None:
-    """The tree under a temporary name, then renamed."""
-    began = time.monotonic()
+    """Write the tree to a temporary folder and rename it."""
+    start = time.monotonic()
     with atomic.replacing_folder(corpus) as target:
         held_out = target / "AISHELL-DEV-TEST-SET"
         write(target / "AISHELL-2" / "iOS" / "data", "C", SPEAKERS, utterances)
         write(held_out / "iOS" / "dev", "D", 5, 2500)
         for channel in ("iOS", "Android", "Mic"):
             write(held_out / channel / "test", "T", 10, 5000)
-    print(f"made {corpus} in {time.monotonic() - began:.0f} s")
+    print(f"made {corpus} in {time.monotonic() - start:.0f} s")
 
 
-def write(place: Path, letter: str, speakers: int, utterances: int) -> None:
-    draw = random.Random(str(place.name))
-    place.mkdir(parents=True)
+def write(target: Path, letter: str, speakers: int, utterances: int) -> None:
+    """Write one set; `letter` begins the ids of its speakers."""
+    rng = random.Random(str(target.name))
+    target.mkdir(parents=True)
     with (
-        open(place / "wav.scp", "w", encoding="utf-8") as wavs,
-        open(place / "trans.txt", "w", encoding="utf-8") as texts,
+        open(target / "wav.scp", "w", encoding="utf-8") as wavs,
+        open(target / "trans.txt", "w", encoding="utf-8") as texts,
     ):
         for number in range(utterances):
             speaker = f"{letter}{number * speakers // utterances:04d}"
-            key, folder = f"I{speaker}W{number:07d}", place / "wav" / speaker
+            key, folder = f"I{speaker}W{number:07d}", target / "wav" / speaker
             if number == 0 or speaker != f"{letter}{(number - 1) * speakers // utterances:04d}":
                 folder.mkdir(parents=True)
-            sparse(f"{folder}/{key}.wav", draw.randint(RATE, 10 * RATE))
+            write_sparse_wav(f"{folder}/{key}.wav", rng.randint(RATE, 10 * RATE))
             wavs.write(f"{key}\twav/{speaker}/{key}.wav\n")
-            texts.write(f"{key}\t{''.join(draw.choices(HAN, k=draw.randint(4, 20)))}\n")
+            texts.write(f"{key}\t{''.join(rng.choices(HAN, k=rng.randint(4, 20)))}\n")
 
 
-def sparse(path: str, samples: int) -> None:
+def write_sparse_wav(path: str, samples: int) -> None:
+    """A wav file of digital silence, of which the disk stores only the header."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     os.write(
         handle,
@@ -105,18 +107,19 @@ def sparse(path: str, samples: int) -> None:
     os.close(handle)
 
 
-def measure(what: str, arguments: list[str]) -> None:
+def measure(name: str, arguments: list[str]) -> None:
+    """Run a command in its own process; print its time and peak memory."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    began = time.monotonic()
+    start = time.monotonic()
     done = subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(done.pid, 0)
     if status:
-        raise SystemExit(f"{what} failed with status {status}")
-    wall = time.monotonic() - began
+        raise SystemExit(f"{name} failed with status {status}")
+    wall = time.monotonic() - start
     print(
-        f"{what:32}{usage.ru_utime + usage.ru_stime:8.1f}{wall:8.1f}{usage.ru_maxrss / 1024:8.0f}",
+        f"{name:32}{usage.ru_utime + usage.ru_stime:8.1f}{wall:8.1f}{usage.ru_maxrss / 1024:8.0f}",
         flush=True,
     )
 

@@ -1,14 +1,13 @@
-"""What commands cost before they work: CPU seconds of whole processes, beside those of `import
-torch` alone.
+"""The start-up cost of commands: CPU seconds of whole processes, relative to `import torch`.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/startup.py
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/startup.py \\
         egs/librispeech/exp/mini/train_mini speech.wav
-    ... --data <data directory> --config <train_*.yaml>      stage 1 too
-    ... --decode <decode_*.yaml>                             another search than the model's own
+    ... --data <data directory> --config <train_*.yaml>      also stage 1
+    ... --decode <decode_*.yaml>                             also another search
 
-User and system seconds, medians of the rounds, which are interleaved: a machine that is busy slows
-all of them. Every command runs once before, so that what is compiled is there; those seconds are
-printed as `first`. Give a short file.
+User and system seconds, medians over rounds. Commands are interleaved, so that the load of the
+machine affects them equally. Each command first runs once to compile and cache its kernels; the
+time of this run is printed as `first`. The audio file should be short.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ TORCH = "import torch"
 
 
 def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """Name -> command line; the first one is what the others are divided by."""
+    """Name -> command line; the first one is the reference."""
     asrtool = [sys.executable, "-m", "asrtool"]
-    found = {
+    lines = {
         TORCH: [sys.executable, "-c", TORCH],
         "recognize --help": [*asrtool, "recognize", "--help"],
         "recognize": [*asrtool, "recognize", str(args.model), str(args.audio)],
     }
     if args.decode is not None:
-        found[f"recognize, {args.decode.stem}"] = [
-            *found["recognize"],
+        lines[f"recognize, {args.decode.stem}"] = [
+            *lines["recognize"],
             "--config",
             str(args.decode),
         ]
     if args.data is not None:
         stage = ["extract_features", "--config", str(args.config), "--data", str(args.data)]
-        found["extract_features"] = [*asrtool, *stage, "--out", str(folder / "features"), "--force"]
-    return found
+        lines["extract_features"] = [*asrtool, *stage, "--out", str(folder / "features"), "--force"]
+    return lines
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
@@ -61,26 +60,26 @@ def main(argv: list[str] | None = None) -> None:
     )
     options.add_argument("model", type=Path, help="experiment or packed model")
     options.add_argument("audio", type=Path, help="file to recognise")
-    options.add_argument("--decode", type=Path, help="decode_*.yaml of a further search")
+    options.add_argument("--decode", type=Path, help="decode_*.yaml of another search")
     options.add_argument("--data", type=Path, help="data directory for stage 1")
     options.add_argument("--config", type=Path, help="train_*.yaml for stage 1")
     options.add_argument("--rounds", type=int, default=7)
     args = options.parse_args(argv)
     if (args.data is None) != (args.config is None):
         options.error("stage 1 needs --data and --config")
-    with tempfile.TemporaryDirectory() as name:
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(Path(name) / "compiled")}
-        todo = commands(args, Path(name))
-        first = {what: cpu_seconds(command, environment) for what, command in todo.items()}
-        seconds: dict[str, list[float]] = {what: [] for what in todo}
+    with tempfile.TemporaryDirectory() as temporary:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(Path(temporary) / "compiled")}
+        measured = commands(args, Path(temporary))
+        first = {name: cpu_seconds(command, environment) for name, command in measured.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in measured}
         for _ in range(args.rounds):
-            for what, command in todo.items():
-                seconds[what].append(cpu_seconds(command, environment))
-    for what, taken in seconds.items():
-        ratio = median(taken) / median(seconds[TORCH])
+            for name, command in measured.items():
+                seconds[name].append(cpu_seconds(command, environment))
+    for name, times in seconds.items():
+        ratio = median(times) / median(seconds[TORCH])
         print(
-            f"{what:32} {median(taken):6.2f} CPU s   {ratio:5.2f} of import torch   first "
-            f"{first[what]:6.2f}"
+            f"{name:32} {median(times):6.2f} CPU s   {ratio:5.2f} of import torch   first "
+            f"{first[name]:6.2f}"
         )
 
 

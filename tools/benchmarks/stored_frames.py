@@ -1,14 +1,14 @@
-"""How much faster a training step is on the stored frames of a frozen front end than with the front
-end in the loop: CPU seconds on one thread.
+"""The speed-up of training steps by stored frames of a frozen front end.
 
     PYTHONPATH=. python tools/benchmarks/stored_frames.py --weights <folder of whisper-base>
     PYTHONPATH=. python tools/benchmarks/stored_frames.py --type hubert --weights <folder> --layer 9
 
-A step is everything of one: reading files or archives, padding, forward, CTC, backward, update. The
-audio is noise of 3 to 15 seconds, the network behind the front end a Conformer of 4 layers behind a
-stem that makes one frame of four (80 ms), unless the options say otherwise: what is trained decides
-the ratio as much as the front end does. Steps of both kinds take turns on the same utterances; the
-ratio is that of the sums. What stage 1 takes once is printed beside it.
+CPU seconds on one thread. Compares steps on stored frames with steps that run the front end. A step
+is reading files or archives, padding, forward, CTC, backward and update. The audio is noise of 3 to
+15 seconds. The trained network matters for the ratio as much as the front end; by default it is a
+Conformer of 4 layers with a stem that reduces the rate by 4 (to 80 ms). Steps of both kinds take
+turns on the same utterances; the ratio is that of their sums. The one-time cost of stage 1 is
+printed, too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ trainer: {{epochs: 1, best: valid/cer}}
 
 
 def write_corpus(root: Path, count: int) -> None:
-    """The data directory `root`/set of noise, and `root`/vocab."""
+    """Write the data directory `root`/set, of noise, and `root`/vocab."""
     rng, rows = np.random.default_rng(0), []
     for number in range(count):
         samples = 0.1 * rng.standard_normal(int(rng.uniform(3, 15) * RATE))
@@ -76,8 +76,8 @@ def write_corpus(root: Path, count: int) -> None:
     tokenizers.train([TEXT], "char", 0, root / "vocab")
 
 
-class Road:
-    """Training steps of one kind."""
+class Trainer:
+    """Training steps on one kind of data."""
 
     def __init__(self, phase: TrainConfig, data: Path, vocab: Path) -> None:
         torch.manual_seed(0)
@@ -86,13 +86,12 @@ class Road:
         self.steps: Iterator[StepBatches] = StepLoader(dataset, rank=0, world=1).steps()
         self.model: nn.Module = build_model(phase, tokenizer.size).train()
         self.objective: Objective = make_objective(phase, tokenizer, vocab)
-        trained = [one for one in self.model.parameters() if one.requires_grad]
+        trained = [value for value in self.model.parameters() if value.requires_grad]
         self.trained = sum(map(torch.numel, trained))
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        self.seconds = self.audio = 0.0
 
     def step(self) -> float:
-        """CPU seconds of a step."""
+        """Run a step; returns its CPU seconds."""
         start = time.process_time()
         group = next(self.steps)
         self.optimizer.zero_grad()
@@ -107,12 +106,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--weights", required=True, help="folder or hub name of the front end")
-    options.add_argument("--type", default="whisper", help="of the front end")
-    options.add_argument("--layer", default="null", help="number of the layer, null for the last")
-    options.add_argument("--layers", type=int, default=4, help="of the Conformer")
-    options.add_argument("--dim", type=int, default=144, help="of the Conformer")
-    options.add_argument("--rate", type=int, default=4, help="frames that the stem makes one")
-    options.add_argument("--seconds", type=float, default=60, help="of a batch")
+    options.add_argument("--type", default="whisper", help="type of the front end")
+    options.add_argument("--layer", default="null", help="layer of the front end; null: the last")
+    options.add_argument("--layers", type=int, default=4, help="layers of the Conformer")
+    options.add_argument("--dim", type=int, default=144, help="width of the Conformer")
+    options.add_argument("--rate", type=int, default=4, help="downsampling factor of the stem")
+    options.add_argument("--seconds", type=float, default=60, help="seconds of a batch")
     options.add_argument("--utterances", type=int, default=40)
     options.add_argument("--rounds", type=int, default=6)
     args = options.parse_args()
@@ -123,28 +122,29 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, root: Path) -> None:
     write_corpus(root, args.utterances)
-    roads = {}
+    trainers = {}
     for kind in ("stored_frames", "stored"):
         settings = {**vars(args), "ffn_dim": 4 * args.dim, "features": kind}
         (root / "train.yaml").write_text(CONFIG.format(**settings))
         paths = ["--config", str(root / "train.yaml"), "--data", str(root / "set")]
         start = time.process_time()
         extract_features.main([*paths, "--out", str(root / kind)])
-        once = time.process_time() - start
+        extraction = time.process_time() - start
         if kind == "stored_frames":
             size = sum(file.stat().st_size for file in (root / kind).glob("*.ark"))
             hours = sum(row.duration for row in datadir.read(root / "set")) / 3600
-            print(f"stage 1: {once:.1f} s, {size / hours / 1e9:.2f} GB an hour of audio")
+            print(f"stage 1: {extraction:.1f} s, {size / hours / 1e9:.2f} GB per hour of audio")
         phase = experiment.load_phases(root / "train.yaml")["train"]
-        roads[kind] = Road(phase, root / kind, root / "vocab")
-    spent = dict.fromkeys(roads, 0.0)
+        trainers[kind] = Trainer(phase, root / kind, root / "vocab")
+    spent = dict.fromkeys(trainers, 0.0)
     for turn in range(args.rounds + 1):
-        for kind, road in roads.items():
-            seconds = road.step()
-            spent[kind] += seconds if turn else 0  # the first one makes kernels
-    print(f"trained: {roads['stored'].trained / 1e6:.2f} M parameters")
-    for kind, what in (("stored", "in the loop"), ("stored_frames", "stored frames")):
-        print(f"{what}: {spent[kind] / args.rounds:.3f} s a step of up to {args.seconds:g} s")
+        for kind, trainer in trainers.items():
+            seconds = trainer.step()
+            spent[kind] += seconds if turn else 0  # the first step compiles kernels
+    print(f"trained: {trainers['stored'].trained / 1e6:.2f} M parameters")
+    for kind, title in (("stored", "with the front end"), ("stored_frames", "stored frames")):
+        mean = spent[kind] / args.rounds
+        print(f"{title}: {mean:.3f} s per step of up to {args.seconds:g} s of audio")
     print(f"ratio: {spent['stored'] / spent['stored_frames']:.1f}")
 
 

@@ -1,14 +1,12 @@
-"""Streaming with random weights: real-time factor, memory over a long stream, and no drift in
-numbers or positions.
+"""Streaming with random weights: real-time factor, memory over a long stream, and drift.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/streaming.py [--seconds 1800] [--config
-        egs/...yaml]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tools/benchmarks/streaming.py [--seconds 1800]
 
-Feeds noise in pieces of one chunk to `asrtool.streaming.Stream`: features, encoder, CTC prefix
-beam, rescoring at the end of each text. By default the Conformer of
+Feeds noise in pieces of one chunk to `asrtool.streaming.Stream`: features, encoder, CTC prefix beam
+search, rescoring at the end of each text. The default model is the Conformer of
 egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml (12 layers, width 256) with 5,000 tokens. The noise
-repeats with a period that is a whole number of chunks, so that the frames of each period must equal
-those of the first that saw a full left context: what differs is drift.
+is periodic with a whole number of chunks. So the frames of each period must be equal to those of
+the first period with a full left context; any difference is drift.
 """
 
 from __future__ import annotations
@@ -41,11 +39,11 @@ def main() -> None:
     options.add_argument(
         "--config", type=Path, default=CONFIG, help="training config whose model is built"
     )
-    options.add_argument("--chunk", type=int, default=16, help="encoder frames")
-    options.add_argument("--left-chunks", type=int, default=4, help="-1: all")
-    options.add_argument("--seconds", type=float, default=60.0, help="of noise")
+    options.add_argument("--chunk", type=int, default=16, help="chunk size in encoder frames")
+    options.add_argument("--left-chunks", type=int, default=4, help="left chunks; -1: all")
+    options.add_argument("--seconds", type=float, default=60.0, help="length of the stream")
     options.add_argument(
-        "--greedy", action="store_true", help="no beam and no second pass: the encoder's share"
+        "--greedy", action="store_true", help="CTC prefix beam search without the second pass"
     )
     args = options.parse_args()
     torch.set_num_threads(1)
@@ -59,14 +57,14 @@ def main() -> None:
         f"{args.config.name}: encoder of {parameters:.1f} M parameters, chunks of {args.chunk}, "
         f"{chunk_ms:.0f} ms"
     )
-    stream, outputs = Stream(recognizer), Watched(encoder)
+    stream, outputs = Stream(recognizer), DriftMonitor(encoder)
     started, cpu = time.perf_counter(), time.process_time()
     pieces, texts = round(args.seconds * recognizer.rate / size), 0
     marks = {pieces * share // 8 for share in range(1, 9)}
     for number in range(1, pieces + 1):
-        at = (number - 1) % PERIOD * size
-        found = stream.accept(noise[at : at + size], final=number == pieces)
-        texts += found is not None and found.final
+        start = (number - 1) % PERIOD * size
+        result = stream.accept(noise[start : start + size], final=number == pieces)
+        texts += result is not None and result.final
         if number in marks:
             seconds = number * size / recognizer.rate
             used = (time.process_time() - cpu) / seconds
@@ -87,24 +85,23 @@ def main() -> None:
     )
 
 
-class Watched:
-    """Compares the encoder's frames with those of the period before, once the left context is
-    full.
-    """
+class DriftMonitor:
+    """Compares the encoder's frames with those of the first period with a full left context."""
 
     def __init__(self, encoder: torch.nn.Module) -> None:
         self.drift, self.gapless, self.next, self.past, self.number = 0.0, True, 0, {}, 0
-        plain = encoder.forward_chunk
+        original = encoder.forward_chunk
 
-        def forward_chunk(*given):
-            output, cache = plain(*given)
+        def forward_chunk(*args):
+            output, cache = original(*args)
             if output.frames.data.shape[1]:
-                self.see(output.frames.data[0], output.positions[0].tolist(), encoder._span)
+                self.check(output.frames.data[0], output.positions[0].tolist(), encoder._span)
             return output, cache
 
         encoder.forward_chunk = forward_chunk
 
-    def see(self, frames: torch.Tensor, positions: list[int], span: int) -> None:
+    def check(self, frames: torch.Tensor, positions: list[int], span: int) -> None:
+        """frames: (S, D) of a chunk."""
         self.gapless &= positions == list(range(self.next, self.next + span * len(positions), span))
         self.next = positions[-1] + span
         phase = self.number % PERIOD
@@ -131,7 +128,8 @@ def untrained(args: argparse.Namespace) -> Recognizer:
     if not args.greedy and {"attention", "reverse"} <= phase.heads:
         searcher = RescoringConfig(weights={"ctc": 0.5, "attention": 0.35, "reverse": 0.15})
     model.encoder.left_chunks = None if args.left_chunks == -1 else args.left_chunks
-    settings = DecodeConfig(searcher=searcher, chunk=args.chunk, left_chunks=args.left_chunks)
+    chunk_ms = 1000 * args.chunk * model.encoder.seconds_per_frame
+    settings = DecodeConfig(searcher=searcher, chunk_ms=chunk_ms, left_chunks=args.left_chunks)
     built = SEARCHERS.build(searcher, model=model, tokens=tokenizer.tokens)
     return Recognizer(
         config=phase,
@@ -145,12 +143,14 @@ def untrained(args: argparse.Namespace) -> Recognizer:
 
 
 def resident() -> float:
+    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":

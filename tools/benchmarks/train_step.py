@@ -1,19 +1,16 @@
-"""Compare a training step of the Conformer encoder with those of ESPnet and SpeechBrain: CPU
-seconds on one thread.
+"""The speed of a training step of the Conformer encoder, compared with ESPnet and SpeechBrain.
 
-    pip install torch==2.13.0 && pip install --no-deps espnet speechbrain       # in an environment
-        of their own
+In an environment of its own:
+
+    pip install torch==2.13.0 && pip install --no-deps espnet speechbrain
     pip install typeguard humanfriendly hyperpyyaml sentencepiece soundfile librosa joblib
-    PYTHONPATH=. python tools/benchmarks/train_step.py layers                   # the same
-        architecture, float32
-    PYTHONPATH=. python tools/benchmarks/train_step.py encoder                  # with conv2d stems
-        of 256 channels
-    PYTHONPATH=. python tools/benchmarks/train_step.py default                  # what each toolkit
-        ships
+    PYTHONPATH=. python tools/benchmarks/train_step.py layers    # the same architecture, float32
+    PYTHONPATH=. python tools/benchmarks/train_step.py encoder   # with conv2d stems of 256 channels
+    PYTHONPATH=. python tools/benchmarks/train_step.py default   # the defaults of each toolkit
 
-A step is forward, backward and update of 12 layers, width 256, 4 heads, feed-forward 2048, kernel
-15, dropout 0.1, over 8 utterances of 8 to 10 seconds. Runs are interleaved; a ratio is the median
-over rounds of peer seconds / our seconds.
+CPU seconds on one thread. A step is forward, backward and update of 12 layers, width 256, 4 heads,
+feed-forward 2048, kernel 15, dropout 0.1, on 8 utterances of 8 to 10 seconds. Runs are interleaved;
+a ratio is the median over rounds of the peer's seconds / asrtool's.
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ BINS, DIM, HEADS, FFN, KERNEL, DROPOUT = 80, 256, 4, 2048, 15, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class NoStemConfig:
-    """Frames as they are: the layers alone."""
+    """No stem: the input is frames, so that the layers alone are measured."""
 
 
 @DOWNSAMPLERS.register("none", NoStemConfig)
@@ -53,8 +50,8 @@ class NoStem(Downsampler):
         super().__init__()
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:
-        at = torch.arange(inputs.data.shape[1]).expand(inputs.data.shape[:2])
-        return DownsamplerOutput(frames=inputs, positions=at)
+        frame_indices = torch.arange(inputs.data.shape[1]).expand(inputs.data.shape[:2])
+        return DownsamplerOutput(frames=inputs, positions=frame_indices)
 
 
 def ours(
@@ -98,12 +95,13 @@ def espnet(layers: int, stem: bool) -> tuple[nn.Module, Callable[[Padded], Tenso
 
 
 def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
-    """stem: None, `conv2d` (ESPnet's, put in front) or `own` (the front end of its LibriSpeech
-    recipes).
+    """SpeechBrain's encoder.
+
+    stem: None, `conv2d` (ESPnet's) or `own` (the front end of SpeechBrain's LibriSpeech recipes).
     """
     try:
         importlib.import_module("torchaudio")
-    except (ImportError, OSError):  # the Conformer does not use it, the package imports it
+    except (ImportError, OSError):  # imported by the package, not used by the Conformer
         sys.modules["torchaudio"] = MagicMock(__version__="2.11.0")
     from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
     from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
@@ -132,13 +130,13 @@ def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Pad
     encoder = ConformerEncoder(
         num_layers=layers, d_model=DIM, d_ffn=FFN, nhead=HEADS, kernel_size=KERNEL, dropout=DROPOUT
     )
-    places = RelPosEncXL(DIM)
+    relative_positions = RelPosEncXL(DIM)
 
     def forward(inputs: Padded) -> Tensor:
         x = front(inputs).frames.data if stem == "conv2d" else front(inputs.data)
         lengths = inputs.lengths * x.shape[1] // inputs.data.shape[1]
         padding = ~Padded(x, lengths).mask
-        return encoder(x, src_key_padding_mask=padding, pos_embs=places(x))[0]
+        return encoder(x, src_key_padding_mask=padding, pos_embs=relative_positions(x))[0]
 
     return nn.ModuleList([front, encoder]), forward
 
@@ -169,7 +167,7 @@ def fused(parameters, lr: float) -> torch.optim.Optimizer:
 
 
 def contenders(kind: str, layers: int) -> dict[str, Contender]:
-    """The first one is what the others are divided by."""
+    """Name -> encoder and optimizer; the first one is the reference of the ratios."""
     if kind == "layers":
         none = NoStemConfig()
         built = {
@@ -196,7 +194,7 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
             "ESPnet": Contender(espnet(layers, stem=True), torch.optim.Adam, torch.float32),
             "SpeechBrain": Contender(speechbrain(layers, "own"), torch.optim.AdamW, torch.float32),
         }
-    return {name: Contender(one, fused, torch.float32) for name, one in built.items()}
+    return {name: Contender(encoder, fused, torch.float32) for name, encoder in built.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -215,13 +213,13 @@ def main(argv: list[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in field}
     for turn in range(args.rounds + 1):
         for name, contender in field.items():
-            took = contender.step(inputs)
-            if turn:  # the first round warms up
-                seconds[name].append(took)
+            spent = contender.step(inputs)
+            if turn:  # the first round is a warm-up
+                seconds[name].append(spent)
     first = next(iter(field))
-    for name, took in seconds.items():
-        ratio = median(other / own for other, own in zip(took, seconds[first], strict=True))
-        print(f"{name:20s} {median(took):8.3f} CPU s   ratio {ratio:5.2f}")
+    for name, times in seconds.items():
+        ratio = median(other / own for other, own in zip(times, seconds[first], strict=True))
+        print(f"{name:20s} {median(times):8.3f} CPU s   ratio {ratio:5.2f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What Whisper's own decoder makes of a set, greedily: a text to score beside a recogniser's.
+"""Recognises a set with Whisper's own decoder, greedily, to compare it with a recogniser.
 
-    PYTHONPATH=. python tools/benchmarks/whisper_decoder.py --weights <folder of whisper-base>
+    PYTHONPATH=. python tools/benchmarks/whisper_decoder.py --weights <folder of whisper-base> \\
         --data data/test --out exp/whisper/test
     utils/score.sh --metric wer --normalize whisper data/test exp/whisper/test
 
-Audio is padded to 30 seconds, as Whisper was trained; longer audio is cut into windows of 30
-seconds by the timestamps that it writes, as `transformers` does. Whisper writes punctuation,
-capitals and numbers, so both sides need `--normalize whisper`.
+Audio is padded to 30 seconds, as in Whisper's training. `transformers` cuts longer audio into
+windows of 30 seconds, by the timestamps in Whisper's output. Whisper writes punctuation, capitals
+and digits, so scoring needs `--normalize whisper`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--weights", required=True, help="hub name or folder")
-    options.add_argument("--data", type=Path, required=True, help="data directory at 16 kHz")
-    options.add_argument("--out", type=Path, required=True, help="folder for the text")
-    options.add_argument("--language", help="of a multilingual model, such as en")
-    options.add_argument("--batch", type=int, default=8, help="utterances")
+    options.add_argument("--weights", required=True, help="hub name or folder of the model")
+    options.add_argument(
+        "--data", type=Path, required=True, help="data directory with audio at 16 kHz"
+    )
+    options.add_argument("--out", type=Path, required=True, help="folder to write `text` into")
+    options.add_argument("--language", help="for multilingual models: the language, such as en")
+    options.add_argument("--batch", type=int, default=8, help="utterances per batch")
     args = options.parse_args()
     torchaudio_adapter.load()  # before transformers, which imports torchaudio
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
@@ -45,12 +47,12 @@ def main() -> None:
     language = {} if args.language is None else {"language": args.language, "task": "transcribe"}
     complete(model.generation_config, processor.tokenizer, args.language)
     rows = sorted(datadir.read(args.data), key=lambda row: row.duration)
-    texts, begun = {}, time.process_time()
+    texts, start = {}, time.process_time()
     for first in range(0, len(rows), args.batch):
         batch = rows[first : first + args.batch]
         samples = [read(row.audio, *row.stretch) for row in batch]
         is_long = max(map(len, samples)) > WINDOW * RATE
-        given = processor(
+        inputs = processor(
             samples,
             sampling_rate=RATE,
             return_tensors="pt",
@@ -59,7 +61,7 @@ def main() -> None:
             padding="longest" if is_long else "max_length",
         )
         with torch.inference_mode():
-            tokens = model.generate(**given, **language, return_timestamps=is_long, num_beams=1)
+            tokens = model.generate(**inputs, **language, return_timestamps=is_long, num_beams=1)
         for row, text in zip(
             batch, processor.batch_decode(tokens, skip_special_tokens=True), strict=True
         ):
@@ -69,13 +71,14 @@ def main() -> None:
         args.out / "text", "".join(f"{key} {text}\n" for key, text in sorted(texts.items()))
     )
     seconds = sum(row.duration for row in rows)
-    used = time.process_time() - begun
-    print(f"{len(rows)} utterances, {seconds:.0f} s, {used / seconds:.3f} CPU s a second")
+    used = time.process_time() - start
+    print(f"{len(rows)} utterances, {seconds:.0f} s, {used / seconds:.3f} CPU s per s of audio")
 
 
 def complete(config: object, tokenizer: object, language: str | None) -> None:
-    """What `generate` needs to know of the vocabulary, which a generation_config.json made from
-    config.json alone lacks or has wrong.
+    """Set what `generate` needs about the vocabulary.
+
+    A generation_config.json that was made from config.json lacks these values or has wrong ones.
     """
     ids = tokenizer.convert_tokens_to_ids
     config.decoder_start_token_id = ids("<|startoftranscript|>")
@@ -95,7 +98,7 @@ def complete(config: object, tokenizer: object, language: str | None) -> None:
 def read(path: str, start: float, duration: float | None) -> np.ndarray:
     samples, rate = audio.load(path, start, duration)
     if rate != RATE:
-        raise SystemExit(f"{path} has {rate} Hz, and Whisper reads {RATE}; resample the set")
+        raise SystemExit(f"{path} has {rate} Hz; Whisper needs {RATE} Hz, so resample the set")
     return samples.reshape(-1).astype(np.float32)
 
 

@@ -1,9 +1,8 @@
-"""Miniature speech corpora, synthesised offline with espeak-ng and written in the layout of a
-public corpus.
+"""Miniature speech corpora, synthesised with espeak-ng in the layouts of public corpora.
 
-`english`, `mandarin` and `sentences` write the text, `accents` and `speakers` cast the voices,
-`plan` says who says what, `espeak` speaks, `acoustics` adds room, noise and microphone, `reading`
-and `dialogue` make recordings of it, `render` runs that on several cores, and one module per corpus
-(`librispeech`, `aishell1`, ...) lays the result out on disk. The command is
+`english`, `mandarin` and `sentences` generate the text, `accents` and `speakers` the voices. `plan`
+assigns sentences to speakers, `espeak` synthesises them, `acoustics` adds room, noise and
+microphone, `reading` and `dialogue` make the recordings, and `render` runs that on several cores.
+One module per corpus (`librispeech`, `aishell1`, ...) writes the layout. The command is
 `tools/make_mini_corpus.py`.
 """

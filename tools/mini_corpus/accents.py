@@ -1,11 +1,11 @@
-"""Accents: how a speaker turns a text into what espeak-ng is asked to say.
+"""Accents: from a text to the input of espeak-ng for a speaker with an accent.
 
-English accents are voices that espeak-ng has. Mandarin ones are made here: espeak-ng's dictionary
-reads the characters in its voice `cmn`, and an accent replaces tones (by contours of the table
-`cmn`, written in Chao's five levels), initials and finals, changes the tempo and the pitch. The
-replacements follow what is commonly said of the dialect groups (n/l and zh/z mergers, nasal
-endings, the tone values of a central city), as far as espeak-ng's phonemes allow. They are
-caricatures: fit to test what an accent-aware model does, not to say anything about these dialects.
+English accents are voices of espeak-ng. Mandarin accents are defined here. espeak-ng's voice `cmn`
+transcribes the characters, and an accent replaces tones (by contours that `cmn` has, in Chao's five
+levels), initials and finals, and changes tempo and pitch. The replacements follow common
+descriptions of the dialect groups (n/l and zh/z mergers, nasal endings, the tone values of a
+central city), as far as espeak-ng's phonemes allow. They are caricatures: suited to test an
+accent-aware model, but they say nothing about these dialects.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import cache
 
 from mini_corpus.espeak import Espeak
 
-# The dictionary's contours of the four tones of standard Mandarin: high, rising, low, falling. 11
-# is neutral.
+# The dictionary's contours of the four tones of standard Mandarin: high, rising, low, falling.
+# The neutral tone is 11.
 _STANDARD = ("55", "35", "214", "51")
 
 _VOWELS = "'@aAeEiouyjw"
@@ -58,9 +58,9 @@ _UO_IS_O = ("uo", "o")
 class Accent:
     """An accent of Mandarin.
 
-    tones: what the four tones become. sounds: regular expressions on espeak-ng's phonemes and their
-    replacements, in this order. tempo multiplies the speaker's tempo; pitch is added to the
-    speaker's, on espeak-ng's scale.
+    tones: contours that replace the four tones. sounds: regular expressions on espeak-ng's phonemes
+    and their replacements, applied in this order. tempo: factor of the speaker's tempo. pitch:
+    added to the speaker's pitch, on espeak-ng's scale.
     """
 
     tones: tuple[str, str, str, str] = _STANDARD
@@ -69,15 +69,14 @@ class Accent:
     pitch: int = 0
 
     def change(self, phonemes: str) -> str:
-        """`phonemes` of standard Mandarin as this accent has them."""
+        """`phonemes` of standard Mandarin in this accent."""
         tones = dict(zip(_STANDARD, self.tones, strict=True))
         for pattern, replacement in self.sounds:
             phonemes = re.sub(pattern, replacement, phonemes)
         return re.sub(r"\d+", lambda tone: tones.get(tone[0], tone[0]), phonemes)
 
 
-# The nine labels of KeSpeech, "Mandarin" being the standard language, then cities within its
-# groups.
+# The nine labels of KeSpeech ("Mandarin" is the standard language), then cities within its groups.
 SUBDIALECTS = {
     "Mandarin": Accent(),
     "Beijing": Accent(("55", "35", "21", "51"), (_RHOTIC,), tempo=1.3, pitch=-6),
@@ -133,8 +132,7 @@ SUBDIALECTS = {
     ),
 }
 
-# How people from different regions read standard Mandarin: tones and tempo differ a little, no
-# sounds merge.
+# How people from different regions read standard Mandarin: tones, tempo and pitch differ a little.
 READING = {
     "standard": Accent(),
     "north": Accent(("55", "35", "214", "53"), tempo=1.05, pitch=-3),
@@ -147,7 +145,7 @@ READING = {
 
 MANDARIN = {**READING, **SUBDIALECTS}
 
-# `en-gb` is an alias that espeak-ng does not find by name, `en-shaw` a script.
+# Without `en-gb`, an alias that espeak-ng does not find by name, and `en-shaw`, which is a script.
 ENGLISH = (
     "en",
     "en-us",
@@ -161,17 +159,18 @@ ENGLISH = (
 
 
 def language(accent: str) -> str:
-    """The language of espeak-ng in which `accent` is spoken."""
+    """The espeak-ng language of `accent`."""
     return "cmn" if accent in MANDARIN else accent
 
 
 def spoken(text: str, accent: str, espeak: Espeak) -> str:
-    """What `espeak`, in a voice of `language(accent)`, has to say for `text`: words between
-    spaces.
+    """What `espeak`, with a voice of `language(accent)`, is given to read `text` in this accent.
+
+    text: words separated by spaces.
     """
     if accent not in MANDARIN:
         return text.lower()
-    # Brackets around each word: what one pair holds is one word to espeak-ng.
+    # brackets around each word, since espeak-ng treats the content of a pair as one word
     return " ".join(
         f"[[{MANDARIN[accent].change(_standard(word, espeak))}]]" for word in text.split()
     )
@@ -179,13 +178,11 @@ def spoken(text: str, accent: str, espeak: Espeak) -> str:
 
 @cache
 def _standard(word: str, espeak: Espeak) -> str:
-    """The standard reading of a word, as its dictionary has it; syllables that espeak-ng separates
-    stay apart.
-    """
+    """The phonemes of a word in standard Mandarin, from espeak-ng's dictionary."""
     return espeak.mnemonics(word).replace("_|", "")
 
 
 def tempo_and_pitch(accent: str) -> tuple[float, int]:
-    """The factor of tempo and the change of pitch of an accent."""
+    """The tempo factor and the change of pitch of an accent."""
     own = MANDARIN.get(accent, Accent())
     return own.tempo, own.pitch

@@ -1,6 +1,6 @@
-"""From a synthesiser's dry samples to a recording: vocal tract, microphone, room, noise, level.
+"""From the dry output of a synthesiser to a recording: vocal tract, microphone, room, noise, level.
 
-Everything is linear and done on whole utterances in the frequency domain, so numpy is enough.
+All operations are linear and act on whole utterances in the frequency domain, so numpy is enough.
 Signals are (T,) float32.
 """
 
@@ -24,10 +24,10 @@ _SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a set is recorded: shares of utterances (0 to 1) and the ranges they are drawn from.
+    """How a set is recorded: shares of utterances (0 to 1) and ranges of uniform distributions.
 
-    tilt_db: the colour of the device, in dB per octave, on top of what every speaker's microphone
-    has.
+    tilt_db: spectral tilt of the device in dB per octave, added to that of the speaker's
+    microphone.
     """
 
     noise_share: float
@@ -52,14 +52,14 @@ HEAVY = Conditions(
     rt60_seconds=(0.2, 0.4),
     direct_to_reverberant_db=(3.0, 10.0),
 )
-# The hiss of a quiet recording. Without it pauses would be digital silence, which no microphone
-# delivers.
+# The noise floor of a quiet recording. Without it, pauses would be digital silence, unlike those of
+# any microphone.
 _FLOOR_SNR_DB = (40.0, 50.0)
 
 
 def write(recording: np.ndarray, path: Path) -> None:
-    """Write int16 samples at 16 kHz, as flac or wav by the ending of `path`."""
-    # Encoded in memory: on a full disk Python says so, libsndfile may not.
+    """Write int16 samples at 16 kHz, as flac or wav by the extension of `path`."""
+    # Encoded in memory, because Python raises an error on a full disk and libsndfile may not.
     encoded = io.BytesIO()
     soundfile.write(
         encoded, recording, SAMPLE_RATE_HZ, format=path.suffix[1:].upper(), subtype="PCM_16"
@@ -71,9 +71,7 @@ def write(recording: np.ndarray, path: Path) -> None:
 def record(
     dry: np.ndarray, conditions: Conditions, level_db: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A recording of `dry` (16 kHz) as int16 samples, its speech at `level_db` below full scale
-    (RMS).
-    """
+    """A recording of `dry` (16 kHz) as int16 samples; its speech has the RMS `level_db` (dBFS)."""
     before, after = (rng.uniform(0.1, 0.35, size=2) * SAMPLE_RATE_HZ).astype(int)
     signal = np.pad(dry, (before, after))
     if rng.random() < conditions.reverberation_share:
@@ -82,7 +80,7 @@ def record(
     speech_rms = np.sqrt(np.mean(np.square(dry)))
     signal = signal + background(signal, conditions, speech_rms, rng)
     gain = 10 ** (level_db / 20) / speech_rms
-    # Loud speakers come closest to full scale but never clip.
+    # limited, so that the peaks of loud speech do not clip
     gain = min(gain, 0.95 / np.abs(signal).max())
     return np.round(signal * (gain * 32767)).astype(np.int16)
 
@@ -90,7 +88,7 @@ def record(
 def background(
     signal: np.ndarray, conditions: Conditions, speech_rms: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """The noise that is heard with `signal`, whose speech has the RMS `speech_rms`."""
+    """The background noise of `signal`, whose speech has the RMS `speech_rms`."""
     noisy = rng.random() < conditions.noise_share
     snr_db = rng.uniform(*(conditions.snr_db if noisy else _FLOOR_SNR_DB))
     kind = NOISES[rng.integers(len(NOISES))] if noisy else "white"
@@ -98,24 +96,23 @@ def background(
 
 
 def trim(signal: np.ndarray, *, below_peak_db: float = 45.0) -> np.ndarray:
-    """Without the leading and trailing samples that stay `below_peak_db` under the peak."""
+    """`signal` without leading and trailing samples that are `below_peak_db` below the peak."""
     loud = np.flatnonzero(np.abs(signal) > np.abs(signal).max() * 10 ** (-below_peak_db / 20))
     return signal[loud[0] : loud[-1] + 1]
 
 
 def resample(signal: np.ndarray, *, block: int = BLOCK_OUT, tilt_db: float = 0.0) -> np.ndarray:
-    """22,050 Hz to 16 kHz, by cutting the spectrum of the whole (zero-padded) utterance.
+    """From 22,050 Hz to 16 kHz, by truncating the spectrum of the (zero-padded) utterance.
 
-    block: output samples per 20 ms of input. 320 keeps the voice; fewer raise pitch and formants
-    together and
-        shorten the speech, as a smaller speaker would, more lower them.
-    tilt_db: the microphone's colour, in dB per octave around 1 kHz.
+    block: output samples per 20 ms of input. 320 keeps the voice. Fewer raise pitch and formants
+    and shorten the speech, like a shorter vocal tract; more do the opposite.
+    tilt_db: spectral tilt of the microphone, in dB per octave around 1 kHz.
     """
     count = _fast_length(-(-signal.size // _BLOCK_IN) + 2)
     spectrum = np.fft.rfft(signal, count * _BLOCK_IN)[: count * block // 2 + 1]
     frequency_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.size, dtype=np.float32)
     gain = (np.clip(frequency_hz, 100, None) / 1000) ** np.float32(tilt_db / (20 * np.log10(2)))
-    # Soft edges: a low cut as every microphone has, and no ringing at the Nyquist frequency.
+    # Soft edges: a low cut as in every microphone, and no ringing at the Nyquist frequency.
     gain *= np.clip(frequency_hz / 60, 0, 1) * np.clip(
         (SAMPLE_RATE_HZ / 2 - frequency_hz) / 300, 0, 1
     )
@@ -126,9 +123,7 @@ def resample(signal: np.ndarray, *, block: int = BLOCK_OUT, tilt_db: float = 0.0
 def room(
     rt60_seconds: float, direct_to_reverberant_db: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A synthetic impulse response: the direct sound, then noise that has decayed by 60 dB after
-    `rt60_seconds`.
-    """
+    """An impulse response: the direct sound, then noise that decays by 60 dB in `rt60_seconds`."""
     time = np.arange(int(rt60_seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(time.size) * 10 ** (-3 * time / rt60_seconds)
     tail[: int(rng.uniform(0.002, 0.01) * SAMPLE_RATE_HZ)] = 0
@@ -145,10 +140,10 @@ def reverberate(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def noise(kind: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise of RMS 1 as long as `signal`.
+    """Noise of RMS 1, as long as `signal`.
 
     white, pink and brown fall by 0, 3 and 6 dB per octave; speech has the spectrum of `signal`
-    itself with random phases, and so hides it best.
+    with random phases, and therefore masks it best.
     """
     size = _fast_length(signal.size)
     bins = size // 2 + 1
@@ -158,16 +153,14 @@ def noise(kind: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray
     if kind == "speech":
         shape = np.abs(np.fft.rfft(signal, size))
     else:
-        # Flat below 50 Hz, where brown noise would put nearly all of its energy.
+        # Flat below 50 Hz, where brown noise would have nearly all of its energy.
         shape = np.maximum(np.arange(bins), 50 * size / SAMPLE_RATE_HZ) ** _SLOPES[kind]
     shaped = np.fft.irfft(random * shape, size)[: signal.size]
     return (shaped / np.sqrt(np.mean(np.square(shaped)))).astype(np.float32)
 
 
 def _fast_length(size: int) -> int:
-    """The least even number from `size` on whose prime factors are 2, 3 and 5: lengths that an FFT
-    is fast for.
-    """
+    """The smallest even number >= `size` with the prime factors 2, 3 and 5: a fast FFT length."""
     size += size % 2
     while True:
         rest = size

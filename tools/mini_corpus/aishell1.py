@@ -1,11 +1,11 @@
 """The layout of AISHELL-1, as its archives unpack.
 
     data_aishell/wav/{train,dev,test}/S<4 digits>/BAC009S<4 digits>W<4 digits>.wav
-    data_aishell/transcript/aishell_transcript_v0.8.txt          <utterance> <words between spaces>
+    data_aishell/transcript/aishell_transcript_v0.8.txt     <utterance> <words separated by spaces>
 
-The voices of `test` occur in no other set; those of `dev` are voices of `train` in other
-combinations. Bu et al. 2017, "AISHELL-1: an open-source Mandarin speech corpus and a speech
-recognition baseline"; openslr.org/33.
+The voices of `test` are in no other set; `dev` has voices of `train` in other combinations with
+accents. Bu et al. 2017, "AISHELL-1: an open-source Mandarin speech corpus and a speech recognition
+baseline"; openslr.org/33.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIRST_UTTERANCE = 121
 
 @dataclass(frozen=True)
 class Aishell1(Layout):
-    """Mandarin read speech; the last set's voices are new."""
+    """Mandarin read speech; the test set has unseen voices."""
 
     folders = ("data_aishell",)
     sets = (

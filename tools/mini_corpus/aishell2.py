@@ -1,16 +1,16 @@
-"""The layout of AISHELL-2, as its two archives unpack beside each other.
+"""The layout of AISHELL-2, as its two archives unpack next to each other.
 
     AISHELL-2/iOS/data/{wav.scp,trans.txt}
     AISHELL-2/iOS/data/wav/C<4 digits>/IC<4 digits>W<4 digits>.wav
     AISHELL-DEV-TEST-SET/{iOS,Android,Mic}/{dev,test}/{wav.scp,trans.txt}
-    AISHELL-DEV-TEST-SET/iOS/dev/wav/D<4 digits>/ID<4 digits>W<4 digits>.wav        A... for
-        Android, M... for Mic
+    AISHELL-DEV-TEST-SET/iOS/dev/wav/D<4 digits>/ID<4 digits>W<4 digits>.wav
     AISHELL-DEV-TEST-SET/iOS/test/wav/T<4 digits>/IT<4 digits>W<4 digits>.wav
 
-`wav.scp` has `<utterance><TAB>wav/<speaker>/<utterance>.wav`, as seen from its own folder,
-`trans.txt` has `<utterance><TAB><text without spaces>`. The three channels of dev and of test are
-one reading through three devices; training is iOS alone. The voices of `test` occur in no other
-set. Du et al. 2018, "AISHELL-2: transforming Mandarin ASR research into industrial scale".
+Utterance ids begin with I for iOS, A for Android, M for Mic. `wav.scp` has lines
+`<utterance><TAB>wav/<speaker>/<utterance>.wav`, relative to its folder; `trans.txt` has lines
+`<utterance><TAB><text without spaces>`. The three channels of dev and of test are the same reading,
+recorded by three devices; training has iOS only. The voices of `test` are in no other set. Du et
+al. 2018, "AISHELL-2: transforming Mandarin ASR research into industrial scale".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRAIN, _DEV, _TEST = (
     "AISHELL-DEV-TEST-SET/iOS/dev",
     "AISHELL-DEV-TEST-SET/iOS/test",
 )
-# Another telephone sounds duller, a good microphone brighter and with less noise.
+# The other phone sounds duller, the microphone brighter and with less noise.
 _CHANNELS: dict[str, Conditions] = {
     "iOS": LIGHT,
     "Android": replace(LIGHT, tilt_db=-2.0),
@@ -40,7 +40,7 @@ _CHANNELS: dict[str, Conditions] = {
 
 @dataclass(frozen=True)
 class Aishell2(Layout):
-    """Mandarin read speech, evaluated through three devices."""
+    """Mandarin read speech, with held-out sets from three devices."""
 
     folders = ("AISHELL-2", "AISHELL-DEV-TEST-SET")
     sets = (

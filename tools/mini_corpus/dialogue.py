@@ -1,6 +1,4 @@
-"""Conversations: two speakers take turns in one recording of minutes, with pauses, interruptions
-and other sounds.
-"""
+"""Conversations: long recordings of two speakers, with pauses, overlaps and other sounds."""
 
 from __future__ import annotations
 
@@ -18,24 +16,22 @@ from mini_corpus.plan import Session
 from mini_corpus.reading import say
 from mini_corpus.speakers import Speaker
 
-# About six minutes; pairs with more to say meet again.
+# About six minutes; a pair with more sentences has several recordings.
 _SENTENCES_PER_RECORDING = 120
 _PAUSE_SECONDS = (0.15, 1.0)
 _OVERLAP_SECONDS = (0.1, 0.4)
 
-# What a turn is, with its probability. The rest is plain speech.
+# Kinds of turns and their probabilities; the rest is plain speech.
 OVERLAP, LAUGHTER, SONANT = "overlap", "laughter", "sonant"
 _KINDS = {OVERLAP: 0.05, LAUGHTER: 0.03, SONANT: 0.03}
-# What is heard between two turns, likewise: nobody's words.
+# Sounds between two turns, and their probabilities.
 UNINTELLIGIBLE, NOISE, MUSIC = "unintelligible", "noise", "music"
 _BETWEEN = {UNINTELLIGIBLE: 0.01, NOISE: 0.03, MUSIC: 0.01}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is heard next: a sentence of a speaker (0 or 1), or a sound (`text` is empty) of a
-    speaker or of nobody.
-    """
+    """A sentence of a speaker (0 or 1), or a sound with an empty `text`, of a speaker or nobody."""
 
     kind: str
     speaker: int | None
@@ -54,14 +50,12 @@ class Conversation:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What is said in words."""
+        """The texts of the turns that have words."""
         return tuple(turn.text for turn in self.turns if turn.text)
 
 
 def converse(sessions: Sequence[Session], seed: int) -> list[Conversation]:
-    """Pairs the speakers of each set; the sentences that they would have read become their
-    turns.
-    """
+    """Pair the speakers of each set; the sentences of their sessions become their turns."""
     spoken: dict[tuple[str, Speaker], list[str]] = {}
     conditions = {}
     for session in sessions:
@@ -77,22 +71,20 @@ def converse(sessions: Sequence[Session], seed: int) -> list[Conversation]:
             for part in range(parts):
                 number += 1
                 rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
-                turns = _turns([own[part::parts] for own in lists], rng)
+                turns = _turns([sentences[part::parts] for sentences in lists], rng)
                 conversations.append(Conversation(number, split, pair, turns, conditions[split]))
     return conversations
 
 
 def _turns(sentences: list[list[str]], rng: np.random.Generator) -> tuple[Turn, ...]:
-    """One speaker says one to three sentences, then the other one does, until both have said
-    everything.
-    """
-    left, turns, current = [list(own) for own in sentences], [], 0
-    while any(left):
-        for _ in range(min(int(rng.integers(1, 4)), len(left[current]))):
+    """The speakers alternate with one to three sentences, until both have said all of theirs."""
+    remaining, turns, current = [list(texts) for texts in sentences], [], 0
+    while any(remaining):
+        for _ in range(min(int(rng.integers(1, 4)), len(remaining[current]))):
             kind = _draw(_KINDS, rng) or "speech"
             if kind == OVERLAP and not (turns and turns[-1].speaker == 1 - current):
-                kind = "speech"  # nobody interrupts themselves
-            turns.append(Turn(kind, current, left[current].pop(0)))
+                kind = "speech"  # only the other speaker can be interrupted
+            turns.append(Turn(kind, current, remaining[current].pop(0)))
             between = _draw(_BETWEEN, rng)
             if between:
                 turns.append(Turn(between, current if between == UNINTELLIGIBLE else None, ""))
@@ -101,7 +93,7 @@ def _turns(sentences: list[list[str]], rng: np.random.Generator) -> tuple[Turn, 
 
 
 def _draw(probabilities: dict[str, float], rng: np.random.Generator) -> str:
-    """A name by its probability, or nothing."""
+    """A random name, or an empty text with the remaining probability."""
     point = rng.random()
     for name, probability in probabilities.items():
         point -= probability
@@ -119,12 +111,12 @@ class Talk:
     seed: int
 
     def description(self) -> str:
-        """Who talks, for messages."""
+        """The speakers, for messages."""
         names = [speaker.description() for speaker in self.conversation.speakers]
         return f"the conversation of {' and '.join(names)}"
 
     def speak(self) -> list[tuple[float, float]]:
-        """Write the file; when each turn begins and ends, in seconds."""
+        """Write the file; returns start and end of each turn in seconds."""
         talk = self.conversation
         espeak = Espeak(seed=1 + (self.seed + talk.number) % (2**31 - 1))
         rng = np.random.default_rng([self.seed, zlib.crc32(talk.split.encode()), talk.number, 1])
@@ -146,15 +138,15 @@ class Talk:
         ]
 
     def _dry(self, turn: Turn, espeak: Espeak, rng: np.random.Generator) -> np.ndarray:
-        """The sound of one turn at its speaker's level."""
+        """The dry signal of a turn, at the level of its speaker."""
         if turn.speaker is None:
             signal, level_db = _sound(turn.kind, rng), -35.0
         else:
             speaker = self.conversation.speakers[turn.speaker]
             espeak.set_voice(accents.language(speaker.accent), speaker.voice)
             if turn.kind == UNINTELLIGIBLE:
-                said = str(rng.choice(self.conversation.sentences))
-                signal = say(said, speaker, espeak, rng)[::-1]
+                text = str(rng.choice(self.conversation.sentences))
+                signal = say(text, speaker, espeak, rng)[::-1]  # played backwards
             else:
                 signal = say(turn.text, speaker, espeak, rng)
             if turn.kind in (LAUGHTER, SONANT):
@@ -163,7 +155,7 @@ class Talk:
         return signal * np.float32(10 ** (level_db / 20) / np.sqrt(np.mean(np.square(signal))))
 
     def _record(self, placed: list[tuple[int, np.ndarray]], rng: np.random.Generator) -> np.ndarray:
-        """All turns in one room, with one noise; int16 samples."""
+        """(T,) int16: all turns in the same room, with the same noise."""
         conditions, end = (
             self.conversation.conditions,
             max(start + signal.size for start, signal in placed),
@@ -183,9 +175,7 @@ class Talk:
 
 
 def _breath(kind: str, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Four bursts with the spectrum of the speaker's voice for laughter, one for a cough; then a
-    short silence.
-    """
+    """Four bursts with the spectrum of `speech` for laughter, one for a cough; then a pause."""
     bursts = 4 if kind == LAUGHTER else 1
     size = round(rng.uniform(0.1, 0.18) * SAMPLE_RATE_HZ)
     shape = np.sin(np.pi * np.arange(size) / size).astype(np.float32)
@@ -195,7 +185,7 @@ def _breath(kind: str, speech: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def _sound(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Half a second to a second of noise, or of three tones that fade."""
+    """0.5 to 1 seconds of noise, or of three decaying tones for music."""
     time = np.arange(round(rng.uniform(0.5, 1.0) * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     if kind == NOISE:
         return acoustics.noise("pink", np.zeros(time.size, np.float32), rng)

@@ -1,8 +1,9 @@
-"""The English of the miniature corpus: some four hundred common words and the sentences they make.
+"""The English text of the miniature corpus: about four hundred common words and a grammar.
 
-No two words sound alike in any of espeak-ng's accents (a test holds that), and no word has two
-pronunciations, so a recognizer that hears well can spell everything. In RULES an upper-case name
-stands for one alternative of that rule or one word of that class, lower-case words for themselves.
+No two words sound alike in any English accent of espeak-ng (a test checks that), and no word has
+two pronunciations, so the spelling is always determined by the sound. In RULES, an upper-case name
+stands for one alternative of that rule or one word of that class; lower-case words stand for
+themselves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The one error of the miniature corpora."""
+"""The error of the miniature corpora."""
 
 from __future__ import annotations
 
 
 class CorpusError(Exception):
-    """The corpus cannot be made; the message says why and what to do."""
+    """The corpus cannot be made; the message gives the reason and the remedy."""

@@ -1,9 +1,9 @@
-"""espeak-ng through ctypes: text in, samples out, without a program to install.
+"""espeak-ng by ctypes: text in, samples out.
 
-The library and its data come from the package `espeakng_loader`. espeak-ng keeps its state (pitch
-flutter, random numbers, the last voice) in globals that nothing resets, so the same text sounds
-slightly different the second time. Whoever needs the same samples again speaks the same texts with
-the same seed in a fresh process (`render` does).
+The library and its data come from the package `espeakng_loader`; no program has to be installed.
+espeak-ng keeps its state (pitch flutter, random numbers, the last voice) in globals that cannot be
+reset, so the same text sounds slightly different the second time. To get the same samples again,
+synthesise the same texts with the same seed in a new process, as `render` does.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _PHONEMES_IN_BRACKETS = 0x100
 _MNEMONICS, _IPA = 0, 2
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 
-# Full volume (100) clips some voices; the level is set afterwards anyway.
-_QUIET_ENOUGH = 50
+# Full volume (100) clips some voices; `acoustics` sets the level later.
+_UNCLIPPED_VOLUME = 50
 
 _SynthCallback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -34,9 +34,7 @@ _SynthCallback = ctypes.CFUNCTYPE(
 
 
 class Espeak:
-    """The one synthesiser of this process; `seed` (1 to 2^31 - 1) decides about what is random in
-    it.
-    """
+    """The synthesiser; one per process. seed: 1 to 2^31 - 1."""
 
     def __init__(self, seed: int) -> None:
         library_path, self._data = locate()
@@ -53,17 +51,17 @@ class Espeak:
             f"espeak_ng_SetRandSeed({seed})",
         )
         self._pieces: list[bytes] = []
-        # Kept in the object: ctypes frees a callback that nobody holds, and espeak-ng would call
-        # freed memory.
+        # Referenced here, because ctypes frees a callback without a reference and espeak-ng would
+        # then call freed memory.
         self._callback = _SynthCallback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def set_voice(self, language: str, variant: str) -> None:
-        """Choose e.g. `en-us` and `f2`.
+        """Select a voice, such as `en-us` and `f2`.
 
-        Raises CorpusError where this espeak-ng lacks one of them. espeak-ng itself keeps the
-        previous voice for an unknown language and takes the plain voice for an unknown variant, the
-        second without an error code.
+        Raises CorpusError if espeak-ng lacks one of them. espeak-ng itself would keep the previous
+        voice for an unknown language and use the plain voice for an unknown variant, the latter
+        without an error code.
         """
         if not (self._data / "voices" / "!v" / variant).is_file():
             raise CorpusError(
@@ -77,16 +75,16 @@ class Espeak:
     def speak(
         self, text: str, *, words_per_minute: int, pitch: int, pitch_range: int
     ) -> np.ndarray:
-        """Samples (T,) float32 in [-1, 1] at 22,050 Hz; pitch and range are espeak-ng's scales, 0
-        to 99.
+        """Samples (T,) float32 in [-1, 1] at 22,050 Hz.
 
-        What stands in double square brackets is read as mnemonics of phonemes.
+        Text in double square brackets is read as phoneme mnemonics. pitch, pitch_range: on
+        espeak-ng's scales from 0 to 99.
         """
         settings = {
             _RATE: words_per_minute,
             _PITCH: pitch,
             _RANGE: pitch_range,
-            _VOLUME: _QUIET_ENOUGH,
+            _VOLUME: _UNCLIPPED_VOLUME,
         }
         for parameter, value in settings.items():
             status = self._library.espeak_SetParameter(parameter, value, 0)
@@ -104,16 +102,16 @@ class Espeak:
         return samples.astype(np.float32) / 32768
 
     def phonemes(self, text: str) -> str:
-        """The IPA transcription in the present voice."""
+        """The IPA transcription in the current voice."""
         return self._transcribe(text, _IPA)
 
     def mnemonics(self, text: str) -> str:
-        """The transcription in the present voice as `speak` reads it in double square brackets."""
+        """The transcription in the current voice, as `speak` reads it in double square brackets."""
         return self._transcribe(text, _MNEMONICS)
 
     def _transcribe(self, text: str, mode: int) -> str:
         pointer, clauses = ctypes.c_char_p(text.encode()), []
-        while pointer.value is not None:  # one call reads up to a comma
+        while pointer.value is not None:  # each call reads one clause
             clause = self._library.espeak_TextToPhonemes(
                 ctypes.byref(pointer), _CHARACTERS_UTF8, mode
             )
@@ -131,14 +129,12 @@ class Espeak:
 
 
 def locate() -> tuple[str, Path]:
-    """The shared library and the folder of its data; raises CorpusError where they are not
-    installed.
-    """
+    """The shared library and its data folder; raises CorpusError if they are not installed."""
     try:
         import espeakng_loader
     except ImportError as error:
         raise CorpusError(
-            "The miniature corpus is spoken by espeak-ng, which is not installed: pip install "
-            "espeakng-loader"
+            "The miniature corpus is synthesised with espeak-ng, which is not installed: pip "
+            "install espeakng-loader"
         ) from error
     return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())

@@ -7,15 +7,15 @@
     KeSpeech/Tasks/ASR/{train_phase1,train_phase2,dev_phase1,dev_phase2,test}/
         {wav.scp,text,utt2spk,spk2utt,utt2subdialect}
 
-All tables have two columns with a space between them; `wav.scp` has paths from KeSpeech/ on
-(`Audio/...`). In phase 1 speakers talk as at home (style `Dialect`; speakers of Mandarin:
-`Mandarin`), in phase 2 they read Mandarin, in an environment that is `quiet` or `noisy`.
-`utt2subdialect` says how an utterance is spoken: everything of phase 2 is `Mandarin`. `test` is of
-phase 1, has voices of its own, and every accent equally often.
+All tables have two columns separated by a space; the paths in `wav.scp` are relative to KeSpeech/
+(`Audio/...`). In phase 1, speakers use their subdialect (style `Dialect`; for speakers of Mandarin
+`Mandarin`). In phase 2, they read Mandarin in an environment that is `quiet` or `noisy`.
+`utt2subdialect` is the accent of the utterance: all of phase 2 is `Mandarin`. `test` is from phase
+1 and has unseen voices and a balanced number of accents.
 
-accents: the first 9 are the corpus's own labels; more (up to 20) add cities, for studies that need
-them. skew: the share of the training speakers that have the n-th accent is proportional to n^-skew;
-0 is even.
+accents: the first 9 are the labels of the corpus; more (up to 20) add cities, for studies of the
+number of accents. skew: the share of training speakers with the n-th accent is proportional to
+n^-skew; 0 is balanced.
 
 Tang et al. 2021, "KeSpeech: an open source speech dataset of Mandarin and its eight subdialects".
 """
@@ -57,7 +57,7 @@ class KeSpeech(Layout):
     skew: float = 0.0
 
     folders = ("KeSpeech",)
-    # Speakers of nearly the same tempo, so that an accent's tempo is heard.
+    # speakers of similar tempo, so that the tempo of an accent stands out
     language = replace(MANDARIN, manner=replace(MANDARIN.manner, words_per_minute=(225, 246)))
     sizes = {
         **MANDARIN_SIZES,
@@ -81,7 +81,7 @@ class KeSpeech(Layout):
             name: rank**-self.skew for rank, name in enumerate(list(SUBDIALECTS)[: self.accents], 1)
         }
         numbers = {part.share: getattr(size, part.share) for part in self.sets}
-        # Two sentences and a speaker for every accent.
+        # at least two sentences and one speaker for each accent
         least = {
             name: (max(u, 2 * self.accents), max(s, self.accents))
             for name, (u, s) in numbers.items()

@@ -1,5 +1,6 @@
-"""What a layout is: where a corpus has things on disk. One module each; `tools/make_mini_corpus.py`
-lists them.
+"""The base class of layouts: which files a corpus has, and where.
+
+Each layout has its own module; `tools/make_mini_corpus.py` lists them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from mini_corpus.render import Job, Times
 
 
 class Layout(ABC):
-    """A corpus of read speech, every utterance in a file of its own; conversations override `plan`
-    and `jobs`.
+    """A corpus of read speech with one file per utterance.
 
-    A unit is what one process speaks: a session, or a conversation. `root` is the folder that gets
-    `folders`. What a user may choose about a layout are the fields of its dataclass.
+    Conversations override `plan` and `jobs`. A unit is what one process synthesises: a session or a
+    conversation. `root` is the folder that `folders` are written into. The fields of a layout's
+    dataclass are its options.
     """
 
     folders: ClassVar[tuple[str, ...]]
@@ -36,18 +37,19 @@ class Layout(ABC):
         return [Reading(unit, self.audio_paths(unit, root), seed) for unit in units]
 
     def audio_paths(self, session: Session, root: Path) -> tuple[Path, ...]:
-        """The file of each sentence of a session."""
+        """The audio file of each sentence of a session."""
         raise NotImplementedError(f"{type(self).__name__} has no sessions.")
 
     @abstractmethod
     def write_tables(self, units: Sequence[Any], times: Sequence[Times], root: Path) -> None:
-        """Write everything that is not audio; `times` (start, end in seconds) of each sentence of
-        each unit.
+        """Write all files except audio.
+
+        times: start and end in seconds of each sentence of each unit.
         """
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write `lines` in UTF-8, each with its end."""
+    """Write `lines` in UTF-8, each with a line feed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

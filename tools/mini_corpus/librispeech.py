@@ -5,7 +5,7 @@
         <reader>/<chapter>/<reader>-<chapter>.trans.txt         <utterance> <TEXT IN CAPITALS>
     LibriSpeech/{SPEAKERS,CHAPTERS}.TXT
 
-The voices of test-other occur in no other set. Panayotov et al. 2015, "LibriSpeech: an ASR corpus
+The voices of test-other are in no other set. Panayotov et al. 2015, "LibriSpeech: an ASR corpus
 based on public domain audio books"; openslr.org/12.
 """
 
@@ -23,9 +23,9 @@ from mini_corpus.render import Times
 
 _SPEAKERS_HEADER = """\
 ; Metadata about the speakers of this miniature corpus, separated by pipes (|).
-; All of them are voices of a speech synthesiser, described in the last column.
+; All are voices of a speech synthesiser, described in the last column.
 ;
-; ID, sex (M or F), the set that the speaker belongs to, minutes of speech in it, name.
+; ID, sex (M or F), the speaker's set, minutes of speech, name.
 ;ID  |SEX| SUBSET           |MINUTES| NAME
 """
 _CHAPTERS_HEADER = """\

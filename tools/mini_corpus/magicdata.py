@@ -1,22 +1,22 @@
 """The layout of MagicData-RAMC: conversations of two speakers.
 
-    MagicData-RAMC/DataPartition/{train,dev,test}.tsv       a folder in line 1, then
-        <recording>.wav<TAB><samples>
+    MagicData-RAMC/DataPartition/{train,dev,test}.tsv
     MagicData-RAMC/MDT2021S003/{README,SPKINFO,UTTERANCEINFO}.txt
     MagicData-RAMC/MDT2021S003/WAV/CTS-CN-F2F-<date>-<number>.wav
     MagicData-RAMC/MDT2021S003/TXT/CTS-CN-F2F-<date>-<number>.txt
 
-A line of TXT is `[start,end]<TAB>speaker<TAB>gender,accent<TAB>text`, times in seconds. Sounds of
-nobody belong to speaker G00000000 with `无,无`, their text is `[ENS]` or `[MUSIC]`. `[*]` stands
-for what cannot be understood; `[LAUGHTER]` and `[SONANT]` stand before the text that they precede,
-`[+]` before a text that begins before the other one has ended. Text has no spaces, and a mark at
-its end. The columns of SPKINFO (between tabs) are CHANNEL, SPEAKER_ID, GENDER, AGE, "REGION,CITY"
-and DEVICE, those of UTTERANCEINFO are CHANNEL, UTTERANCE_ID, SPEAKER_ID1, SPEAKER_ID2, TOPIC,
-VALID, TOTAL (both in seconds) and Environment; both have a line of headings. Sorted by name, the
+A file of DataPartition has a folder in line 1, then lines `<recording>.wav<TAB><samples>`. The
+lines of TXT are `[start,end]<TAB>speaker<TAB>gender,accent<TAB>text`, with times in seconds. Sounds
+that are not of the speakers have the speaker G00000000, `无,无`, and the text `[ENS]` or `[MUSIC]`.
+`[*]` is unintelligible speech. `[LAUGHTER]` and `[SONANT]` come before the text that they precede,
+`[+]` before a text that overlaps with the previous turn. Text has no spaces, and a punctuation mark
+at the end. The tab-separated columns of SPKINFO are CHANNEL, SPEAKER_ID, GENDER, AGE, "REGION,CITY"
+and DEVICE; those of UTTERANCEINFO are CHANNEL, UTTERANCE_ID, SPEAKER_ID1, SPEAKER_ID2, TOPIC,
+VALID, TOTAL (both in seconds) and Environment. Both have a header line. Sorted by name, the
 recordings of test come first, then those of train, then those of dev, as in the corpus. There is no
 folder KeywordList.
 
-The voices of `test` occur in no other set. Yang et al. 2022, "Open source MagicData-RAMC: a rich
+The voices of `test` are in no other set. Yang et al. 2022, "Open source MagicData-RAMC: a rich
 annotated Mandarin conversational (RAMC) speech dataset"; openslr.org/123.
 """
 
@@ -47,7 +47,7 @@ _TAGS = {
     dialogue.MUSIC: "[MUSIC]",
 }
 _DAYS = {"test": 15, "train": 16, "dev": 17}
-_ASKING = ("谁", "什么", "怎么")
+_QUESTION_WORDS = ("谁", "什么", "怎么")
 
 # Region and city of the accents of `accents.READING`.
 _HOMES = {
@@ -130,7 +130,7 @@ def _folder(root: Path) -> Path:
 
 
 def _recording(talk: Conversation) -> str:
-    """Names that sort as the official ones do: test, train, dev."""
+    """A name; sorted, the sets have the order of the official names: test, train, dev."""
     return f"CTS-CN-F2F-2019-11-{_DAYS[talk.split]}-{talk.number:03d}"
 
 
@@ -144,11 +144,12 @@ def _gender(speaker: Speaker) -> str:
 
 def _line(talk: Conversation, turn: dialogue.Turn, start: float, end: float) -> str:
     """One line of TXT."""
-    who, what = NOBODY, "无,无"
+    name, description = NOBODY, "无,无"
     if turn.speaker is not None:
         speaker = talk.speakers[turn.speaker]
-        who, what = _name(speaker), f"{_gender(speaker)},普通话"
+        name, description = _name(speaker), f"{_gender(speaker)},普通话"
     text = _TAGS[turn.kind]
     if turn.text:
-        text += joined(turn.text) + ("？" if any(word in turn.text for word in _ASKING) else "。")
-    return f"[{start:.3f},{end:.3f}]\t{who}\t{what}\t{text}"
+        is_question = any(word in turn.text for word in _QUESTION_WORDS)
+        text += joined(turn.text) + ("？" if is_question else "。")
+    return f"[{start:.3f},{end:.3f}]\t{name}\t{description}\t{text}"

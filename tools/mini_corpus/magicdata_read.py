@@ -1,13 +1,12 @@
-"""The layout of MagicData's read speech, as its three archives unpack beside each other.
+"""The layout of MagicData's read speech, as its three archives unpack next to each other.
 
-    MAGICDATA/{train,dev,test}/<speaker>/<speaker>_<date and time>.wav        the speaker is
-        <number>_<number>
-    MAGICDATA/{train,dev,test}/TRANS.txt     UtteranceID<TAB>SpeakerID<TAB>Transcription, then lines
-                                             with ids in .wav
-    MAGICDATA/SPKINFO.txt                    SPKID<TAB>Age<TAB>Gender<TAB>Dialect, then such lines
+    MAGICDATA/{train,dev,test}/<speaker>/<speaker>_<date and time>.wav
+    MAGICDATA/{train,dev,test}/TRANS.txt     UtteranceID<TAB>SpeakerID<TAB>Transcription
+    MAGICDATA/SPKINFO.txt                    SPKID<TAB>Age<TAB>Gender<TAB>Dialect
 
-Transcriptions have no spaces and, as in the corpus, some punctuation. The voices of `test` occur in
-no other set. openslr.org/68.
+Both tables have a header line. Utterance ids in TRANS.txt end with .wav; speaker ids are
+<number>_<number>. Transcriptions have no spaces and, as in the corpus, some punctuation. The voices
+of `test` are in no other set. openslr.org/68.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The Mandarin of the miniature corpora: everyday words of some three hundred characters and the
-sentences they make.
+"""The Mandarin text of the miniature corpora: everyday words of 435 characters and a grammar.
 
-Sentences are written as words with spaces between them, which a layout keeps or drops as its corpus
-does. A character that sounds like another one always stands in words that tell them apart (a test
-counts those that do not). RULES are read as in `english`: an upper-case name stands for one
-alternative of that rule or one word of that class.
+Sentences are words separated by spaces, which a layout keeps or drops as its corpus does.
+Characters that sound alike are in different words, so that the context determines them (a test
+counts the exceptions). RULES have the syntax of those in `english`: an upper-case name stands for
+one alternative of that rule or one word of that class.
 """
 
 from __future__ import annotations

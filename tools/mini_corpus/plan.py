@@ -1,6 +1,4 @@
-"""Who reads what: the sizes of a corpus, its sets, speakers and sentences, before anything is
-spoken.
-"""
+"""Who reads what: sizes, sets, speakers and sentences of a corpus, before synthesis."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ _MAX_TRAINING_SPEAKERS = 96
 
 @dataclass(frozen=True)
 class Language:
-    """The grammar and the speakers of a language; `seconds` of an utterance were measured over a
-    default corpus.
+    """The grammar and the speakers of a language.
+
+    seconds: mean length of an utterance, measured on a corpus of the default size.
     """
 
     rules: Mapping[str, tuple[str, ...]]
@@ -34,7 +33,7 @@ class Language:
 ENGLISH = Language(
     english.RULES, english.WORDS, Manner(accents.ENGLISH, (135, 196), (30, 81)), seconds=2.75
 )
-# espeak-ng 1.52 crashes when the variant rob reads some falling and rising tones ("cmn+rob", pitch
+# espeak-ng 1.52 crashes with the variant rob on some falling and rising tones ("cmn+rob", pitch
 # range 90).
 MANDARIN = Language(
     mandarin.RULES,
@@ -46,8 +45,10 @@ MANDARIN = Language(
 
 @dataclass(frozen=True)
 class Size:
-    """Utterances and speakers of the training, development and each test set, and the longest
-    sentence in words.
+    """Numbers of utterances and speakers of the training, development and each test set.
+
+    max_words: limit of the words of a sentence. max_words_per_class: how many words of each class
+    of the grammar are used; None: all.
     """
 
     train: tuple[int, int]
@@ -61,7 +62,7 @@ SIZES = {
     "tiny": Size(train=(40, 4), dev=(6, 2), test=(6, 2), max_words=6, max_words_per_class=4),
     "small": Size(train=(200, 16), dev=(24, 4), test=(40, 5)),
     "default": Size(train=(5200, 96), dev=(80, 10), test=(170, 12)),
-    # differences need more text than a first look
+    # more test data, so that small differences are significant
     "study": Size(train=(5200, 96), dev=(80, 10), test=(600, 12)),
 }
 # A small model leaves CTC's plateau two epochs earlier with 270 characters than with all 435.
@@ -73,11 +74,11 @@ MANDARIN_SIZES = {
 
 @dataclass(frozen=True)
 class Set:
-    """One set of a corpus.
+    """A set of a corpus.
 
-    share: which of the numbers of `Size` are its utterances and speakers: train, dev or test.
-    unseen: its speakers have voices of their own. Otherwise they combine voices and accents of the
-    training set anew.
+    share: the field of `Size` with its numbers of utterances and speakers: train, dev or test.
+    unseen: its speakers have voices that no other set has. Otherwise they are new combinations of
+    voices and accents of the training set.
     """
 
     name: str
@@ -89,11 +90,11 @@ class Set:
 
 @dataclass(frozen=True)
 class Session:
-    """What one speaker reads in one go, recorded under one set's conditions.
+    """Sentences that a speaker reads in one session, recorded in the conditions of a set.
 
-    first_index: the first sentence's place among all of the speaker's.
-    take: what the random choices hang on; a reading that is heard through several microphones keeps
-    its take.
+    first_index: index of the first sentence among all of the speaker's.
+    take: seeds the random choices; recordings of the same reading by several microphones have the
+    same take.
     """
 
     number: int
@@ -106,12 +107,12 @@ class Session:
 
     @property
     def speakers(self) -> tuple[Speaker, ...]:
-        """Who is heard."""
+        """The speaker, as a conversation has two."""
         return (self.speaker,)
 
 
 def parse_size(text: str, language: Language, sizes: Mapping[str, Size]) -> Size:
-    """The size of that name, or the size that has about `text` hours of training speech."""
+    """The size with the name `text`, or the one with about `text` hours of training speech."""
     if text in sizes:
         return sizes[text]
     try:
@@ -121,7 +122,7 @@ def parse_size(text: str, language: Language, sizes: Mapping[str, Size]) -> Size
     if not 0.01 <= hours <= 100:
         names = ", ".join(sizes)
         raise CorpusError(
-            f"The size is '{text}', expected {names} or the hours of training speech (0.01 to 100)."
+            f"The size is '{text}'; expected {names} or the hours of training speech (0.01 to 100)."
         )
     train = round(hours * 3600 / language.seconds)
     speakers = min(max(4, train // 40), _MAX_TRAINING_SPEAKERS)
@@ -139,12 +140,12 @@ def plan(
     *,
     shares: Mapping[str, float] | None = None,
 ) -> list[Session]:
-    """All sessions of a corpus, the same for the same arguments; the first of `sets` is the
-    training set.
+    """All sessions of a corpus; the same arguments give the same sessions.
 
-    No speaker and no sentence is in two sets. Held-out sentences use words of the training set
-    only. shares: which accents to use, and the training speakers' shares of them; the other sets
-    have all of them evenly.
+    The first of `sets` is the training set. No speaker and no sentence is in two sets. Held-out
+    sentences use only words of the training set.
+
+    shares: accent -> its share of the training speakers; the other sets are balanced.
     """
     text_rng, cast_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
     author = Author(
@@ -176,9 +177,7 @@ def plan(
 
 
 def apportion(count: int, shares: Mapping[str, float]) -> list[str]:
-    """At least `count` names by their shares: one of each, then where most is missing; equal names
-    stand together.
-    """
+    """At least `count` names, in proportion to their shares and at least one of each, grouped."""
     total = sum(shares.values())
     counts = dict.fromkeys(shares, 1)
     for _ in range(count - len(shares)):
@@ -194,9 +193,9 @@ def read_aloud(
     first_index: int = 0,
     first_session: int = 0,
 ) -> list[Session]:
-    """`sentences` of one speaker, cut into sessions of at most `_UTTERANCES_PER_SESSION`.
+    """`sentences` of one speaker in sessions of at most `_UTTERANCES_PER_SESSION`.
 
-    first_index, first_session: how many sentences and sessions the speaker has read before.
+    first_index, first_session: how many sentences and sessions of the speaker there are already.
     """
     return [
         Session(

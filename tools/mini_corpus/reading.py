@@ -1,4 +1,4 @@
-"""Read speech: every sentence of a session in a file of its own."""
+"""Read speech: each sentence of a session is an audio file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mini_corpus.speakers import Speaker
 
 @dataclass(frozen=True)
 class Reading:
-    """A session and the audio files (one per sentence) that it becomes; a job for `render`."""
+    """A session and its audio files, one per sentence; a job for `render`."""
 
     session: Session
     paths: tuple[Path, ...]
     seed: int
 
     def description(self) -> str:
-        """Which session by whom, for messages."""
+        """The session and its speaker, for messages."""
         return f"session {self.session.number} ({self.session.speaker.description()})"
 
     def speak(self) -> list[tuple[float, float]]:
-        """Write the files; where each sentence begins and ends in its file, in seconds."""
+        """Write the files; returns start and end of each sentence in its file, in seconds."""
         session, speaker = self.session, self.session.speaker
         espeak = Espeak(seed=1 + (self.seed + session.number) % (2**31 - 1))
         espeak.set_voice(accents.language(speaker.accent), speaker.voice)
@@ -49,8 +49,9 @@ class Reading:
 def say(
     text: str, speaker: Speaker, espeak: Espeak, rng: np.random.Generator, *, tilt_db: float = 0.0
 ) -> np.ndarray:
-    """`text` in the voice that `espeak` has, as the speaker says it this time: (T,) float32 at 16
-    kHz, no room.
+    """(T,) float32 at 16 kHz: `text` in the current voice of `espeak`, dry.
+
+    Tempo and pitch vary a little around those of the speaker.
     """
     tempo, pitch = accents.tempo_and_pitch(speaker.accent)
     dry = espeak.speak(

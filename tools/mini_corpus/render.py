@@ -1,9 +1,8 @@
-"""Does the jobs of a plan: one fresh process per job, several at a time.
+"""Runs the jobs of a plan: one new process per job, several at a time.
 
-espeak-ng carries hidden state from one utterance to the next, so a session is always spoken from
-its first sentence on in a process of its own. Everything random is drawn from the seed, the set,
-the speaker and the utterance's index. Both together make the files the same whatever the number of
-processes.
+espeak-ng keeps hidden state from one utterance to the next, so each session is synthesised from its
+first sentence in its own process. Random choices depend on the seed, the set, the speaker and the
+index of the utterance. So the files are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ Times = list[tuple[float, float]]
 
 
 class Job(Protocol):
-    """What one process does."""
+    """The work of one process."""
 
     def description(self) -> str:
-        """What is spoken by whom, for messages."""
+        """The job and its speakers, for messages."""
 
     def speak(self) -> Times:
-        """Write the audio; where each sentence begins and ends in its file, in seconds."""
+        """Write the audio; returns start and end of each sentence in its file, in seconds."""
 
 
 def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -> list[Times]:
-    """Write the audio of all jobs with `nj` processes; when the sentences of each job are spoken.
+    """Write the audio of all jobs with `nj` processes; returns the times of each job's sentences.
 
-    progress: is called with the number of finished jobs and of all jobs.
-    Raises CorpusError, after stopping the other processes, when a job fails.
+    progress: called with the numbers of finished jobs and of all jobs.
+    Raises CorpusError, after stopping the other processes, if a job fails.
     """
-    # A fork server starts a process in milliseconds, from a state in which espeak-ng was never
-    # loaded.
+    # a fork server starts a process in milliseconds, without a loaded espeak-ng
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["numpy", "soundfile"])
     times: list[Times] = [[] for _ in jobs]
@@ -56,7 +54,7 @@ def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -
                 sender.close()
                 running[receiver] = (index, process)
             if os.getppid() != parent and "ASRTOOL_PARENT" in os.environ:
-                raise CorpusError("The recipe that wanted the corpus has ended.")
+                raise CorpusError("The recipe that started this command has ended.")
             for receiver in wait(list(running), timeout=1):
                 index, process = running.pop(receiver)
                 times[index] = _result(receiver, jobs[index])
@@ -70,19 +68,19 @@ def render(jobs: Sequence[Job], nj: int, progress: Callable[[int, int], None]) -
 
 
 def _result(receiver: Connection, job: Job) -> Times:
-    where = f"Speaking {job.description()}"
+    context = f"Synthesising {job.description()}"
     try:
         result = receiver.recv()
     except EOFError:
-        raise CorpusError(f"{where}: the process died; is there enough memory?") from None
+        raise CorpusError(f"{context}: the process died; is there enough memory?") from None
     if isinstance(result, str):
-        raise CorpusError(f"{where}: {result}")
+        raise CorpusError(f"{context}: {result}")
     return result
 
 
 def _work(job: Job, sender: Connection) -> None:
-    """The body of one process: sends what came of it, or a message."""
-    # Ctrl-C reaches every process of the terminal; the parent is the one that stops the others.
+    """The main function of a process: sends the times, or an error message."""
+    # Ctrl-C reaches all processes of the terminal; the parent stops the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -92,6 +90,6 @@ def _work(job: Job, sender: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed stops no one."""
+    """End this process with its parent, which cannot stop it when it is killed itself."""
     multiprocessing.parent_process().join()
     os._exit(1)

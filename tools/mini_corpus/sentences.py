@@ -1,6 +1,4 @@
-"""Sentences from a small grammar, each different, every word used about equally often within its
-class.
-"""
+"""Unique sentences from a small grammar that use the words of a class about equally often."""
 
 from __future__ import annotations
 
@@ -13,12 +11,12 @@ from mini_corpus.errors import CorpusError
 
 _MAX_ATTEMPTS = 5000
 _VOWELS = "aeiou"
-# Vowel letters, but spoken with a consonant first: "a useful map".
+# Words that begin with a vowel letter but a consonant sound: "a useful map".
 _NOT_AN = ("useful",)
 
 
 class Author:
-    """Writes sentences of a grammar; none twice, over the whole life of the author."""
+    """Generates sentences of a grammar, each only once."""
 
     def __init__(
         self,
@@ -39,8 +37,9 @@ class Author:
         self._uses: Counter[str] = Counter()
 
     def write(self, count: int, *, only: set[str] | None = None) -> list[str]:
-        """`count` new sentences in capitals, words between spaces, made of the words `only` where
-        given.
+        """`count` new sentences in capitals, words separated by spaces.
+
+        only: the words that they may have; None: all.
         """
         return [self._sentence(only) for _ in range(count)]
 
@@ -61,8 +60,8 @@ class Author:
             return sentence
         raise CorpusError(
             f"The grammar gave no new sentence of at most {self._max_words} words in "
-            f"{_MAX_ATTEMPTS} attempts "
-            f"({len(self._written)} written); choose a smaller size."
+            f"{_MAX_ATTEMPTS} attempts, after {len(self._written)} sentences; choose a smaller "
+            "size."
         )
 
     def _expand(self, symbol: str) -> list[str]:
@@ -75,7 +74,7 @@ class Author:
         return [word for part in chosen.split() for word in self._expand(part)]
 
     def _least_used(self, words: tuple[str, ...]) -> str:
-        """A random word; those written seldom so far are likelier."""
+        """A random word; words used less so far are more likely."""
         weights = np.array([1 / (1 + self._uses[word]) for word in words])
         return words[self._rng.choice(len(words), p=weights / weights.sum())]
 
@@ -88,16 +87,16 @@ class Author:
 
 
 def vocabulary(rules: Mapping[str, tuple[str, ...]], words: Mapping[str, str]) -> list[str]:
-    """Every word that the grammar can write, sorted; `an` where it has `a`."""
+    """All words that the grammar can generate, sorted; with `an` if it has `a`."""
     parts = (part for texts in rules.values() for text in texts for part in text.split())
     fixed = (part for part in parts if part not in rules and part not in words)
     members = (word for text in words.values() for word in text.split())
-    found = {*fixed, *members}
-    return sorted(found | {"an"} if "a" in found else found)
+    vocabulary = {*fixed, *members}
+    return sorted(vocabulary | {"an"} if "a" in vocabulary else vocabulary)
 
 
 def _with_articles(words: list[str]) -> list[str]:
-    """`a` before a vowel becomes `an`."""
+    """`words` with `an` instead of `a` before a vowel."""
     following = [*words[1:], ""]
     return [
         "an" if word == "a" and after[:1] in _VOWELS and after and after not in _NOT_AN else word

@@ -1,8 +1,8 @@
-"""The cast: who speaks, in which voice and accent.
+"""The speakers with their voices and accents.
 
-A speaker is an accent (see `accents`), a voice variant (its formants and voice quality), a pitch, a
-tempo, a vocal tract length and a microphone. No two speakers share accent and variant, unless a
-corpus asks for more speakers of an accent than there are variants.
+A speaker has an accent (see `accents`), a voice variant (formants and voice quality), a pitch, a
+tempo, a vocal tract length and a microphone. No two speakers have the same accent and variant,
+unless a corpus asks for more speakers of an accent than there are variants.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from mini_corpus.errors import CorpusError
 
-# Of the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and none so like
-# another that the same voice would have two names (e.g. klatt6 and adam, the three stephs).
+# Selected from the 104 variants of espeak-ng 1.52: no whispering, croaking or robotic ones, and no
+# near-duplicates (such as klatt6 and adam, or the three stephs).
 KNOWN_VOICES = {
     "m1": "M",
     "m3": "M",
@@ -44,7 +44,7 @@ KNOWN_VOICES = {
     "belinda": "F",
     "steph": "F",
 }
-# Kept out of training: what a model does with a voice that it has never heard.
+# Not in training, so that a test set can have unseen voices.
 UNSEEN_VOICES = {
     "Andrea": "F",
     "f4": "F",
@@ -66,8 +66,10 @@ _TRACTS = (300, 308, 315, 320, 324, 330, 336)
 
 @dataclass(frozen=True)
 class Speaker:
-    """One reader: `voice` is espeak-ng's name of a variant, pitch and range are its scales of 0 to
-    99.
+    """A speaker.
+
+    voice: espeak-ng's name of the variant. pitch, pitch_range: on espeak-ng's scales from 0 to 99.
+    tract: see `acoustics.resample`. level_db: RMS of the speech in dBFS.
     """
 
     number: int
@@ -82,7 +84,7 @@ class Speaker:
     level_db: float
 
     def name(self) -> str:
-        """Accent and voice."""
+        """`<accent>+<voice>`."""
         return f"{self.accent}+{self.voice}"
 
     def description(self) -> str:
@@ -94,10 +96,9 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Manner:
-    """What the speakers of a language differ in: accents, and the ranges of tempo and of
-    espeak-ng's pitch range.
+    """How the speakers of a language vary: accents, and ranges of tempo and of pitch range.
 
-    unfit: voices that the language cannot be spoken in.
+    unfit: voice variants that do not work in this language.
     """
 
     accents: tuple[str, ...]
@@ -106,13 +107,13 @@ class Manner:
     unfit: tuple[str, ...] = ()
 
     def voices(self, known: bool) -> dict[str, str]:
-        """Name to sex: the voices of training, or those kept out of it."""
+        """Name -> sex of the voices of training, or of the unseen ones."""
         voices = KNOWN_VOICES if known else UNSEEN_VOICES
         return {name: sex for name, sex in voices.items() if name not in self.unfit}
 
 
 class Cast:
-    """Draws speakers so that accents and voices are used evenly and no pair twice."""
+    """Draws speakers such that accents and voices are used evenly and no pair twice."""
 
     def __init__(self, manner: Manner, rng: np.random.Generator) -> None:
         self._manner = manner
@@ -122,14 +123,15 @@ class Cast:
         self._accents = manner.accents
 
     def draw(self, count: int, voices: dict[str, str], first_number: int) -> list[Speaker]:
-        """New speakers from `voices` (name to sex), numbered from `first_number`."""
+        """New speakers with `voices` (name -> sex), numbered from `first_number`."""
         return [self._speaker(first_number + index, voices) for index in range(count)]
 
     def draw_with(
         self, accents: Sequence[str], voices: dict[str, str], first_number: int
     ) -> list[Speaker]:
-        """A new speaker for each of `accents`; a voice returns where an accent has more speakers
-        than voices.
+        """A new speaker for each of `accents`.
+
+        A pair of accent and voice is used again if an accent has more speakers than voices.
         """
         return [
             self._speaker(first_number + index, voices, accent)
@@ -137,7 +139,7 @@ class Cast:
         ]
 
     def known(self, speakers: list[Speaker]) -> dict[str, str]:
-        """The voices of `speakers`; accents drawn from now on are theirs, too."""
+        """The voices of `speakers` (name -> sex); later draws use only their accents."""
         self._accents = tuple(
             a for a in self._manner.accents if any(s.accent == a for s in speakers)
         )
@@ -149,7 +151,8 @@ class Cast:
         free = [pair for pair in pairs if self._pairs[pair] == fewest]
         if not free:
             raise CorpusError(
-                f"{len(self._accents)} accents and {len(voices)} voices give no more speakers."
+                f"{len(self._accents)} accents and {len(voices)} voices give no more speakers; "
+                "choose a smaller size."
             )
         order = self._rng.permutation(len(free))
         accent, voice = min(

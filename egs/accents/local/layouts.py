@@ -1,4 +1,4 @@
-"""Where the three corpora lie and how they are read, each in the layouts that it comes in.
+"""Reads the three corpora from the layouts in which they are distributed.
 
     LibriSpeech/<part>/<reader>/<chapter>/{<utterance>.flac,<reader>-<chapter>.trans.txt}
     speechocean762/{WAVE/SPEAKER<speaker>/<utterance>.WAV,{train,test}/{text,wav.scp,utt2spk}}
@@ -6,10 +6,10 @@
     cv-corpus-<release>/en/{train.tsv,dev.tsv,test.tsv,clips/<clip>.mp3}   later releases
     <corpus>.../<set>/{wav.scp,text,utt2spk[,utt2accent]}                  ready data directories
 
-<corpus> is librispeech, speechocean762 or commonvoice; several folders may begin with it.
+<corpus> is librispeech, speechocean762 or commonvoice; several folder names may begin with it.
 
-Ids are the corpora's own, with the speaker in front where they lack it: `<speaker>-<utterance>` for
-speechocean762, `cv1dev-<number>` for the first release of Common Voice.
+Utterance ids are those of the corpora, with the speaker in front if they lack it:
+`<speaker>-<utterance>` for speechocean762, `cv1dev-<number>` for the first release of Common Voice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from asrtool.log import logger
 from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
-# what later releases of Common Voice call an accent -> what the first one calls it
+# accent names of later releases of Common Voice -> those of the first release
 ACCENTS = {
     "United States English": "us",
     "England English": "england",
@@ -46,13 +46,13 @@ ACCENTS = {
     "South Atlantic (Falkland Islands, Saint Helena)": "southatlandtic",
     "West Indies and Bermuda (Bahamas, Bermuda, Jamaica, Trinidad)": "bermuda",
 }
-NATIVES = "mandarin"  # the accent of everybody in speechocean762
+NATIVES = "mandarin"  # the accent of all speakers of speechocean762
 
 
 class Layout(ABC):
-    """One corpus, found in `folder`."""
+    """One corpus, read from `folder`."""
 
-    divides = False  # into sets of its own, so no list is needed
+    has_own_sets = False  # True: the sets are those of the corpus, and need no lists
 
     def __init__(self, name: str, folder: Path) -> None:
         self.corpus, self.folder = name, folder
@@ -60,48 +60,51 @@ class Layout(ABC):
     @property
     @abstractmethod
     def inputs(self) -> list[Path]:
-        """Files and folders that sets depend on."""
+        """Files and folders that the sets depend on."""
 
     @abstractmethod
     def read(self, name: str, wanted: Sequence[str]) -> corpus.CorpusSet:
-        """The utterances of set `name`, measured: those of the ids `wanted` that are there, in a
-        corpus that divides itself all.
+        """The utterances of set `name`, with measured durations.
+
+        wanted: ids to read; those that the corpus lacks are skipped. A layout with `has_own_sets`
+        ignores them and reads the whole set.
         """
 
 
 def find(folder: Path, name: str) -> Layout:
-    """The corpus `name` below `folder`; raises UserError where none of its layouts is there."""
+    """The corpus `name` below `folder`; raises UserError if none of its layouts is there."""
+    # speechocean762 as published has data directories, too; its folder WAVE tells it apart
     ready = [
-        place
-        for place in sorted(folder.glob(f"{name}*"))
-        if prepared.all_of(place) and not (place / "WAVE").is_dir()
+        path
+        for path in sorted(folder.glob(f"{name}*"))
+        if prepared.all_of(path) and not (path / "WAVE").is_dir()
     ]
     if ready:
         return Ready(name, folder, ready)
-    places = {
+    candidates = {
         "librispeech": [(LibriSpeech, folder / "LibriSpeech")],
         "speechocean762": [(SpeechOcean, folder / "speechocean762")],
         "commonvoice": [
             (FirstCommonVoice, folder / "cv_corpus_v1"),
-            *((CommonVoice, place / "en") for place in sorted(folder.glob("cv-corpus-*"))[-1:]),
+            *((CommonVoice, path / "en") for path in sorted(folder.glob("cv-corpus-*"))[-1:]),
         ],
     }[name]
-    for kind, place in places:
-        if place.is_dir():
-            return kind(name, place)
-    names = " or ".join(place.name for _, place in places)
+    for layout, path in candidates:
+        if path.is_dir():
+            return layout(name, path)
+    names = " or ".join(path.name for _, path in candidates)
     raise UserError(
-        f"'{folder}' has no {name}: expected {names}, or ready data directories {name}*/<set>; it "
-        f"contains {tree.listing(folder)}; --parts names the corpora to take"
+        f"'{folder}' has no {name}: expected {names}, or data directories {name}*/<set>; it "
+        f"contains {tree.listing(folder)}; --parts selects the corpora to use"
     )
 
 
 class Ready(Layout):
-    """Data directories, whose ids are those of the lists."""
+    """Existing data directories; their ids are those of the lists."""
 
-    def __init__(self, name: str, folder: Path, places: Sequence[Path]) -> None:
+    def __init__(self, name: str, folder: Path, folders: Sequence[Path]) -> None:
         super().__init__(name, folder)
-        self.sets = [path for place in places for path in prepared.all_of(place).values()]
+        self.sets = [path for ready in folders for path in prepared.all_of(ready).values()]
 
     @property
     def inputs(self) -> list[Path]:
@@ -110,9 +113,9 @@ class Ready(Layout):
     def read(self, name: str, wanted: Sequence[str]) -> corpus.CorpusSet:
         ids, utterances, left_out = set(wanted), [], []
         for path in self.sets:
-            found = prepared.read(path)
-            left_out += found.left_out
-            for row in found.utterances:
+            content = prepared.read(path)
+            left_out += content.left_out
+            for row in content.utterances:
                 if row.id in ids:
                     accent = row.labels.get("accent", "")
                     labels = {key: value for key, value in row.labels.items() if key != "accent"}
@@ -134,15 +137,15 @@ class LibriSpeech(Layout):
     def read(self, name: str, wanted: Sequence[str]) -> corpus.CorpusSet:
         rows: list[Utterance] = []
         for chapter in sorted({key.rpartition("-")[0] for key in wanted}):
-            places = [part / chapter.replace("-", "/") for part in self.parts]
-            place = next((place for place in places if place.is_dir()), None)
-            if place is None:
+            paths = [part / chapter.replace("-", "/") for part in self.parts]
+            folder = next((path for path in paths if path.is_dir()), None)
+            if folder is None:
                 continue
-            audio = tree.audio_by_id(place)
-            texts = tree.Table([tree.need(place / f"{chapter}.trans.txt")], r"\d+-\d+-\d+")
+            audio = tree.audio_by_id(folder)
+            texts = tree.Table([tree.need(folder / f"{chapter}.trans.txt")], r"\d+-\d+-\d+")
             own = [key for key in wanted if key.rpartition("-")[0] == chapter]
             rows += [
-                spoken(key, audio[key], texts[key], chapter.split("-")[0])
+                utterance(key, audio[key], texts[key], chapter.split("-")[0])
                 for key in own
                 if key in audio and key in texts
             ]
@@ -161,15 +164,15 @@ class SpeechOcean(Layout):
         )
         ids, rows = set(wanted), []
         for key in sorted(texts):
-            named = f"{speakers.get(key)}-{key}"
+            full_id = f"{speakers.get(key)}-{key}"
             path = self.folder / tree.listed(wavs.get(key, ""))
-            if named in ids and path.is_file():
-                rows.append(spoken(named, str(path), texts[key], speakers[key], NATIVES))
+            if full_id in ids and path.is_file():
+                rows.append(utterance(full_id, str(path), texts[key], speakers[key], NATIVES))
         return corpus.measured(rows)
 
 
 class FirstCommonVoice(Layout):
-    """The release of 2017: names of files and no speakers; the lists are of its cv-valid-dev."""
+    """The release of 2017, without speaker ids; the lists select from its cv-valid-dev."""
 
     @property
     def inputs(self) -> list[Path]:
@@ -182,14 +185,15 @@ class FirstCommonVoice(Layout):
                 key = f"cv1dev-{Path(row['filename']).stem.removeprefix('sample-')}"
                 path = self.folder / row["filename"]
                 if key in ids and path.is_file():
-                    rows.append(spoken(key, str(path), plain(row["text"]), key, row["accent"]))
+                    text = upper_case(row["text"])
+                    rows.append(utterance(key, str(path), text, key, row["accent"]))
         return corpus.measured(rows)
 
 
 class CommonVoice(Layout):
-    """A later release: its own sets, which share no speaker, without clips of no one accent."""
+    """A later release: its own sets, which share no speaker; only clips with exactly one accent."""
 
-    divides = True
+    has_own_sets = True
 
     @property
     def inputs(self) -> list[Path]:
@@ -199,18 +203,18 @@ class CommonVoice(Layout):
         rows, left_out, unknown = [], [], 0
         for row in tree.rows(tree.need(self.folder / f"{name}.tsv")):
             accent = row.get("accents", row.get("accent", ""))
-            speaker, text = row["client_id"][:16], plain(row["sentence"])
+            speaker, text = row["client_id"][:16], upper_case(row["sentence"])
             key = f"{speaker}-{Path(row['path']).stem}"
             path = self.folder / "clips" / row["path"]
             if not accented(accent):
                 unknown += 1
                 continue
             if re.search("[^A-Z' ]", text) or not text:
-                left_out.append(f"{key}: has letters or digits that are not English, '{text}'")
+                left_out.append(f"{key}: the text is not English letters only: '{text}'")
             elif path.is_file():
-                rows.append(spoken(key, str(path), text, speaker, accent))
+                rows.append(utterance(key, str(path), text, speaker, accent))
             else:
-                left_out.append(f"{key}: there is no {path}")
+                left_out.append(f"{key}: {path} does not exist")
         if unknown:
             text = "%s: %d of %d clips declare no accent, several, or one that is not in ACCENTS"
             total = unknown + len(rows) + len(left_out)
@@ -224,17 +228,17 @@ class CommonVoice(Layout):
         return corpus.CorpusSet(measured.utterances, left_out + measured.left_out)
 
 
-def spoken(key: str, path: str, text: str, speaker: str, accent: str = "") -> Utterance:
+def utterance(key: str, path: str, text: str, speaker: str, accent: str = "") -> Utterance:
     labels = accented(accent)
     return Utterance(id=key, audio=path, duration=0, text=text, speaker=speaker, labels=labels)
 
 
 def accented(accent: str) -> dict[str, str]:
-    """The label of a declared accent; none where nothing, or more than one thing, is declared."""
+    """The label of a declared accent; empty if none, several, or an unknown one are declared."""
     accent = ACCENTS.get(accent, accent)
     return {"accent": accent} if accent in {*ACCENTS.values(), NATIVES} else {}
 
 
-def plain(text: str) -> str:
-    """A sentence as LibriSpeech writes it: upper case without punctuation."""
+def upper_case(text: str) -> str:
+    """A sentence in LibriSpeech's style: upper case, no punctuation."""
     return normalizer("en")(text).upper()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """LibriSpeech, speechocean762 and Common Voice -> data directories train, dev, test_<corpus>.
 
---corpus holds the corpora as their publishers unpack them or as ready data directories
-(`layouts.py` says how both are found). Which utterances a set has is said by
-lists/<corpus>/<set>.txt, so anyone with a corpus gets the same hours; a Common Voice release with
-client ids is divided as it divides itself. Labels: corpus, and accent where one is declared.
+--corpus contains the corpora as published, or existing data directories (see `layouts.py`).
+lists/<corpus>/<set>.txt has the ids of a set, so everybody with the corpora gets the same sets. A
+Common Voice release with client ids keeps its own sets. Labels: corpus, and accent if one is
+declared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asrtool.log import logger
 from asrtool.types import Utterance
 
 LISTS = Path(__file__).resolve().parents[1] / "lists"
-# corpus -> set -> its lists; train and dev are of all corpora, test sets of one
+# corpus -> test set -> name of its list; train and dev combine all corpora
 TESTS = {
     "librispeech": {"test_librispeech": "test", "test_librispeech_other": "test_other"},
     "speechocean762": {"test_speechocean762": "test"},
@@ -32,10 +32,10 @@ TESTS = {
 
 
 class Part(NamedTuple):
-    """What one corpus gives to one set."""
+    """The utterances of one corpus in one set."""
 
     layout: layouts.Layout
-    name: str  # of the list, without .txt
+    name: str  # name of the list, without .txt
 
     @property
     def listing(self) -> Path:
@@ -43,13 +43,13 @@ class Part(NamedTuple):
 
     @property
     def inputs(self) -> list[Path]:
-        return [*self.layout.inputs, *([] if self.layout.divides else [self.listing])]
+        return [*self.layout.inputs, *([] if self.layout.has_own_sets else [self.listing])]
 
 
 def main() -> None:
     options = corpus.parser(__doc__)
     options.add_argument(
-        "--parts", default=" ".join(TESTS), help=f"corpora to take (default: {' '.join(TESTS)})"
+        "--parts", default=" ".join(TESTS), help=f"corpora to use (default: {' '.join(TESTS)})"
     )
     args = options.parse_args()
     names = args.parts.split()
@@ -58,11 +58,11 @@ def main() -> None:
         raise UserError(
             f"--parts '{args.parts}': expected some of {', '.join(TESTS)}, separated by spaces"
         )
-    found = [layouts.find(args.corpus, name) for name in names]
-    sets = {name: [Part(layout, name) for layout in found] for name in ("train", "dev")}
-    for layout in found:
-        for name, own in TESTS[layout.corpus].items():
-            sets[name] = [Part(layout, own)]
+    corpora = [layouts.find(args.corpus, name) for name in names]
+    sets = {name: [Part(layout, name) for layout in corpora] for name in ("train", "dev")}
+    for layout in corpora:
+        for name, listing in TESTS[layout.corpus].items():
+            sets[name] = [Part(layout, listing)]
     code = [Path(__file__), Path(layouts.__file__)]
     corpus.write_sets(
         args.out,
@@ -82,30 +82,30 @@ def build(parts: Sequence[Part], _: Path) -> corpus.CorpusSet:
     utterances: list[Utterance] = []
     left_out: list[str] = []
     for part in parts:
-        own = chosen(part)
-        for row in own.utterances:
+        selected = select(part)
+        for row in selected.utterances:
             labels = {"corpus": part.layout.corpus, **row.labels}
             utterances.append(replace(row, labels=labels))
-        left_out += own.left_out
-        hours = sum(row.duration for row in own.utterances) / 3600
+        left_out += selected.left_out
+        hours = sum(row.duration for row in selected.utterances) / 3600
         logger.info(
             "%s, %s: %d utterances, %.2f hours",
             part.layout.corpus,
             part.name,
-            len(own.utterances),
+            len(selected.utterances),
             hours,
         )
     return corpus.CorpusSet(utterances, left_out)
 
 
-def chosen(part: Part) -> corpus.CorpusSet:
-    """The utterances of a part, with a sentence for each that its list names and nobody finds."""
-    if part.layout.divides:
+def select(part: Part) -> corpus.CorpusSet:
+    """The utterances of a part, and a sentence for each listed one that is missing."""
+    if part.layout.has_own_sets:
         return part.layout.read(part.name, ())
     wanted = [line for _, line in tree.lines(part.listing)]
-    found = part.layout.read(part.name, wanted)
-    known = {row.id for row in found.utterances}
-    known |= {sentence.partition(":")[0] for sentence in found.left_out}
+    read = part.layout.read(part.name, wanted)
+    known = {row.id for row in read.utterances}
+    known |= {sentence.partition(":")[0] for sentence in read.left_out}
     lost = [key for key in wanted if key not in known]
     if tree.too_many(len(lost), len(wanted)):
         raise UserError(
@@ -113,7 +113,7 @@ def chosen(part: Part) -> corpus.CorpusSet:
             f"{part.listing}; first {lost[0]}; is the corpus unpacked completely?"
         )
     missing = [f"{key}: is listed, but '{part.layout.folder}' has no such audio" for key in lost]
-    return corpus.CorpusSet(found.utterances, found.left_out + missing)
+    return corpus.CorpusSet(read.utterances, read.left_out + missing)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""What the frames held that key frames leave out: a linear probe, and how well the kept ones tell
-them.
+"""Which information dropped frames have: a linear probe, and their prediction from kept frames.
 
-Frames are those in front of the drop, of the test set; even utterances fit, odd ones measure.
+The frames are those of the test set at the input of the layer that drops them. Linear models are
+fitted on every other utterance and evaluated on the rest.
 
-    probe            a linear classifier reads from a dropped frame the token of the nearest key
-                     frame: how often it is
-                     right, by the distance from that key frame; beside it, the same for the key
-                         frames themselves
-    reconstruction   a linear map from the kept frames on both sides and the place between them to
-                     the dropped frame:
-                     the share of its variance that is left over
+    probe            A classifier predicts from a dropped frame the token of the nearest key frame.
+                     Reported: its accuracy by the distance from that key frame, and for comparison
+                     the accuracy of a second classifier on the key frames.
+    reconstruction   A regression predicts a dropped frame from the two key frames around it and its
+                     relative position between them. Reported: the unexplained share of variance.
 """
 
 from __future__ import annotations
@@ -38,24 +36,24 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--exp", type=Path, required=True, help="a training with the phase keyframe"
+        "--exp", type=Path, required=True, help="experiment with the phase keyframe"
     )
     options.add_argument(
         "--data", type=Path, required=True, help="data directory of the test set, with audio"
     )
     options.add_argument(
-        "--layer", type=int, required=True, help="in front of which frames are dropped"
+        "--layer", type=int, required=True, help="layer before which frames are dropped"
     )
     args = options.parse_args(argv)
     torch.manual_seed(0)
     settings = DecodeConfig(searcher=CtcGreedyConfig(input="inter_ctc"))
     recognizer = Recognizer.load(args.exp, settings)
-    rows = [collect(*found) for found in frames(recognizer, args.data, args.layer)]
+    rows = [collect(*encoded) for encoded in frames(recognizer, args.data, args.layer)]
     fit, held_out = rows[::2], rows[1::2]
     if not all(any(len(row["dropped"]) for row in part) for part in (fit, held_out)):
         print(
-            f"{args.exp}: too few utterances with dropped frames between two key frames; nothing "
-            "to measure"
+            f"{args.exp}: nothing to measure: too few utterances have dropped frames between two "
+            "key frames"
         )
         return
     result = {"probe": probe(fit, held_out), "reconstruction": reconstruction(fit, held_out)}
@@ -65,8 +63,9 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.inference_mode()
 def frames(recognizer: Recognizer, data: Path, layer: int):
-    """(S, D) frames in front of the drop, (M,) places and (M,) tokens of the key frames, of each
-    utterance.
+    """Yield (S, D) frames before the drop, (M,) indices and (M,) tokens of key frames.
+
+    One tuple for each utterance with at least two key frames.
     """
     seen: list[Padded] = []
     downsampler = recognizer.model.encoder.downsamplers[str(layer)]
@@ -79,33 +78,34 @@ def frames(recognizer: Recognizer, data: Path, layer: int):
             samples = audio.read(utterance.audio, utterance.start, duration, recognizer.rate)
             seen.clear()
             encoded = recognizer.model.encode(Padded.stack([recognizer.inputs(samples)]))
-            places = encoded.taps["key_frames"].data[0].nonzero()[:, 0]
-            if len(places) > 1:
-                tokens = encoded.taps["inter_ctc"].data[0].argmax(-1)[places]
-                yield seen[0].data[0], places, tokens
+            keys = encoded.taps["key_frames"].data[0].nonzero()[:, 0]
+            if len(keys) > 1:
+                tokens = encoded.taps["inter_ctc"].data[0].argmax(-1)[keys]
+                yield seen[0].data[0], keys, tokens
     finally:
         handle.remove()
 
 
-def collect(x: Tensor, places: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """Of one utterance: its dropped frames between two key frames, what stands around them, and its
-    key frames.
+def collect(x: Tensor, keys: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """Inputs and targets of the linear models, from one utterance.
+
+    x: (S, D) frames; keys, tokens: (M,) indices and tokens of the key frames.
     """
-    steps = torch.arange(int(places[0]), int(places[-1]))
-    after = torch.searchsorted(places, steps, right=True)
+    steps = torch.arange(int(keys[0]), int(keys[-1]))
+    after = torch.searchsorted(keys, steps, right=True)
     before = after - 1
-    dropped = places[before] != steps
+    dropped = keys[before] != steps
     steps, before, after = steps[dropped], before[dropped], after[dropped]
-    left, right = steps - places[before], places[after] - steps
+    left, right = steps - keys[before], keys[after] - steps
     nearest = torch.where(left <= right, before, after)
     share = (left / (left + right))[:, None].to(x.dtype)
-    around = torch.cat([x[places[before]], x[places[after]], share, share**2], 1)
+    around = torch.cat([x[keys[before]], x[keys[after]], share, share**2], 1)
     return {
         "dropped": x[steps],
         "around": around,
         "token": tokens[nearest],
         "distance": torch.minimum(left, right),
-        "key": x[places],
+        "key": x[keys],
         "key_token": tokens,
     }
 
@@ -115,21 +115,19 @@ def joined(rows: list[dict[str, Tensor]], name: str) -> Tensor:
 
 
 def least_squares(inputs: Tensor, targets: Tensor) -> Tensor:
-    """(n, a), (n, b) -> weights (a + 1, b) of a ridge regression with a constant."""
-    inputs = with_one(inputs)
+    """(n, a), (n, b) -> weights (a + 1, b) of a ridge regression with an intercept."""
+    inputs = with_intercept(inputs)
     square = inputs.T @ inputs
     square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
     return torch.linalg.solve(square, inputs.T @ targets.double())
 
 
-def with_one(inputs: Tensor) -> Tensor:
+def with_intercept(inputs: Tensor) -> Tensor:
     return torch.nn.functional.pad(inputs.double(), (0, 1), value=1.0)
 
 
 def probe(fit: list, held_out: list) -> dict[str, float]:
-    """Name -> share of frames whose token a linear classifier (least squares on one-hot targets)
-    reads.
-    """
+    """Name -> accuracy of a linear classifier of tokens (least squares on one-hot targets)."""
     vocabulary = (
         int(
             max(
@@ -142,10 +140,10 @@ def probe(fit: list, held_out: list) -> dict[str, float]:
     )
     token, distance = joined(held_out, "token"), joined(held_out, "distance")
     weights = least_squares(joined(fit, "dropped"), torch.eye(vocabulary)[joined(fit, "token")])
-    right = (with_one(joined(held_out, "dropped")) @ weights).argmax(1) == token
+    right = (with_intercept(joined(held_out, "dropped")) @ weights).argmax(1) == token
     keys = least_squares(joined(fit, "key"), torch.eye(vocabulary)[joined(fit, "key_token")])
-    found = {
-        "key frames": (with_one(joined(held_out, "key")) @ keys)
+    correct = {
+        "key frames": (with_intercept(joined(held_out, "key")) @ keys)
         .argmax(1)
         .eq(joined(held_out, "key_token")),
         "dropped frames": right,
@@ -155,18 +153,18 @@ def probe(fit: list, held_out: list) -> dict[str, float]:
         inside = (distance >= first) & (distance <= last)
         name = f"dropped, {first} away" if first == last else f"dropped, {first} to {last} away"
         if inside.any():
-            found[name.replace(f" to {10**6}", " and more")] = right[inside]
-    return {name: round(float(values.double().mean()), 4) for name, values in found.items()}
+            correct[name.replace(f" to {10**6}", " and more")] = right[inside]
+    return {name: round(float(values.double().mean()), 4) for name, values in correct.items()}
 
 
 def reconstruction(fit: list, held_out: list) -> dict[str, float]:
-    """Name -> share of the variance of dropped frames that is left over."""
+    """The unexplained share of the variance of dropped frames, and their number."""
     target, truth = joined(fit, "dropped"), joined(held_out, "dropped").double()
     centre = target.double().mean(0)
     variance = (truth - centre).square().sum()
     weights = least_squares(joined(fit, "around"), target)
-    left = (with_one(joined(held_out, "around")) @ weights - truth).square().sum()
-    return {"left over": round(float(left / variance), 4), "frames": len(truth)}
+    residual = (with_intercept(joined(held_out, "around")) @ weights - truth).square().sum()
+    return {"left over": round(float(residual / variance), 4), "frames": len(truth)}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Key frames against the baseline: error rates, frames, time, noise, information in dropped frames. Runs unattended, resumes where
-# it was stopped, and writes a table.
+# Compares key frames with the baseline: error rates, frames, time, noise, information in dropped frames. Runs unattended, resumes
+# where it was stopped, and writes a table.
 #
 #   studies/keyframe.sh                                                the miniature, three seeds: hours on a laptop
-#   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: only shows that it works
+#   studies/keyframe.sh --mini-size tiny --seeds 0 --epochs 1          minutes: only a check that it runs
 #   studies/keyframe.sh --recipe librispeech --unit bpe --vocab-size 300        with word pieces
 #   studies/keyframe.sh --corpus <corpus> --config conf/keyframe/train_keyframe.yaml --layer 6 --ngpu 4
 set -euo pipefail
@@ -28,7 +28,7 @@ root=../../..
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh
 . $root/utils/parse_options.sh
-if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # as it was typed
+if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # relative to the user's folder
 # shellcheck source=utils/path.sh
 . $root/utils/path.sh
 studies=$PWD
@@ -65,7 +65,7 @@ settings() {        # <variant>: its config and overrides
   esac
 }
 
-lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline trains as long as key frames did
+lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline trains as long as axe did
   if [[ -n $epochs ]]; then
     case $1 in
       baseline | early) echo "trainer.epochs=$epochs" ;;
@@ -76,7 +76,7 @@ lengthen() {        # <variant> <seed>: overrides of the epochs; the baseline tr
   fi
 }
 
-share() {           # <variant> <seed>: the phases that train as those of `axe` did are taken from there
+share() {           # <variant> <seed>: takes the phases that are equal to those of axe from its experiment
   local from=exp$variant/study_axe_$2 to=exp$variant/study_$1_$2 phases=base
   case $1 in
     axe | baseline | early) return ;;
@@ -107,7 +107,7 @@ if [[ $noise == true ]]; then
   "${run[@]}" --stage 1 --stop-stage 1 --test-sets "$noisy"
 fi
 
-order=${variants/baseline/}             # last, since it trains as long as key frames did
+order=${variants/baseline/}             # the baseline last, since it trains as long as axe did
 if [[ " $variants " == *" baseline "* ]]; then order+=" baseline"; fi
 for seed in $seeds; do
   for name in $order; do
@@ -122,7 +122,7 @@ for seed in $seeds; do
     "${run[@]}" --stage 3 --stop-stage 3 --train-config "$train_config" --tag "$tag" --train-args "$overrides"
     echo "$overrides" > "exp$variant/$tag/overrides.txt"
     for decoding in $(decodings "$name"); do
-      decoded=$test_set                 # noise by attention only
+      decoded=$test_set                 # noisy sets are decoded by attention only
       if [[ $decoding == decode_attention || $decoding == keyframe/decode_keyframe ]]; then decoded=$sets; fi
       "${run[@]}" --stage 4 --test-sets "$decoded" --train-config "$train_config" --tag "$tag" --train-args "$overrides" \
         --decode-config "conf/$decoding.yaml"

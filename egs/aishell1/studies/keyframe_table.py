@@ -1,8 +1,7 @@
-"""The table of studies/keyframe.sh: error rates of all seeds, frames, time, and differences from
-the baseline.
+"""The table of studies/keyframe.sh: error rates, frames and times of all variants and seeds.
 
-`--match <seed>` prints instead for how many epochs the baseline has to be trained to take as long
-as `axe` did.
+`--match <seed>` instead prints the number of epochs with which the training of the baseline takes
+as long as that of `axe`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from asrtool.score.compare import RateDifference, compare
 from asrtool.score.labels import read_speakers
 from asrtool.score.stored import StoredScore, replace_text
 
-DECODINGS = {  # column -> decoding configs, of the baseline and of key frames
+DECODINGS = {  # column -> decoding config of the baseline, and of variants with key frames
     "no beam": ("decode_greedy", "decode_keyframe_aligned"),
     "attention": ("decode_attention", "decode_keyframe"),
     "rescoring": ("decode_rescoring", "decode_keyframe_rescoring"),
@@ -31,18 +30,19 @@ NOISY = ("snr20", "snr10", "snr0", "room")
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a variant."""
+    """The training of a variant with one seed."""
 
     folder: Path
     variant: str
     seed: str
 
     def decoded(self, column: str, name: str) -> Path | None:
-        """Folder of a decoding of set `name` that was scored."""
-        found = [self.folder / config / name for config in DECODINGS[column]]
-        return next((path for path in found if (path / "score.json").exists()), None)
+        """Folder of a scored decoding of set `name`; None without one."""
+        paths = [self.folder / config / name for config in DECODINGS[column]]
+        return next((path for path in paths if (path / "score.json").exists()), None)
 
     def lines(self, column: str, name: str) -> list[dict]:
+        """The records of hyps.jsonl of that decoding; empty without one."""
         path = self.decoded(column, name)
         text = (path / "hyps.jsonl").read_text(encoding="utf-8") if path else ""
         return [json.loads(line) for line in text.split("\n") if line]
@@ -53,11 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
-    options.add_argument("--seeds", required=True, help="between spaces")
-    options.add_argument("--variants", required=True, help="between spaces")
-    options.add_argument("--set", default="test", help="that was decoded")
-    options.add_argument("--match", metavar="SEED")
-    options.add_argument("--out", type=Path, help="file of the table")
+    options.add_argument("--seeds", required=True, help="separated by spaces")
+    options.add_argument("--variants", required=True, help="separated by spaces")
+    options.add_argument("--set", default="test", help="decoded set (default: test)")
+    options.add_argument("--match", metavar="SEED", help="print the epochs of the baseline")
+    options.add_argument(
+        "--out", type=Path, help="file of the table (default: <exp>/keyframe_study.md)"
+    )
     args = options.parse_args(argv)
     if args.match is not None:
         print(matched(args.exp / f"study_axe_{args.match}"))
@@ -74,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def matched(axe: Path) -> int:
-    """Epochs of the baseline that take as long as all phases of `axe`, by the seconds of an epoch
-    of its first one.
+    """Epochs of the baseline that take as long as all phases of `axe`.
+
+    An epoch of the baseline is assumed to take as long as one of the first phase of `axe`.
     """
     times = phase_seconds(axe)
     epochs = [
@@ -92,28 +95,28 @@ def records(folder: Path) -> list[dict]:
 
 
 def phase_seconds(folder: Path) -> dict[str, float]:
-    """Phase -> seconds from its first record, of the first step, to its last one."""
+    """Phase -> seconds from its first log record (the first step) to its last."""
     times: dict[str, list[float]] = {}
     for record in records(folder):
         times.setdefault(record["phase"], []).append(record["time"])
-    return {phase: found[-1] - found[0] for phase, found in times.items()}
+    return {phase: values[-1] - values[0] for phase, values in times.items()}
 
 
 def table(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
-    """Error rates, frames and time."""
+    """The lines of the main table: error rates, frames and time."""
     yield (
-        f"Error rates on `{name}` in %, one number a seed. Difference: of attention, all seeds "
-        "together, from that of"
+        f"Error rates on `{name}` in %, one number per seed. Difference: error rate of attention "
+        "over all seeds minus that"
     )
     yield (
-        "the baseline, in points, with a 95 % bootstrap interval over speakers. Kept: frames per "
+        "of the baseline, in points, with a 95 % bootstrap interval over speakers. Kept: kept "
+        "frames per reference token."
+    )
+    yield (
+        "Fewer: share of dropped frames. Allowed: the share with exactly one kept frame per "
         "reference token."
     )
-    yield (
-        "Fewer: share of frames that were dropped; allowed: the share where one is kept for every "
-        "reference token."
-    )
-    yield "Real-time factor: of decoding by attention, everything included."
+    yield "Real-time factor: attention decoding, everything included."
     yield ""
     columns = [
         *DECODINGS,
@@ -154,12 +157,15 @@ def rates(trained: list[Run], column: str, name: str) -> list[str]:
 
 
 def difference(baseline: list[Run], trained: list[Run], name: str) -> RateDifference | None:
-    """Of the error rates, all seeds side by side; a speaker is drawn with all seeds."""
+    """Difference of the error rates of attention, pooled over all seeds.
+
+    The bootstrap draws a speaker together with its utterances of every seed.
+    """
     texts: list[dict[str, str]] = [{}, {}, {}]
     speakers: dict[str, str] = {}
     score = None
-    for one, other in zip(baseline, trained, strict=False):
-        paths = [run.decoded("attention", name) for run in (one, other)]
+    for base, run in zip(baseline, trained, strict=False):
+        paths = [each.decoded("attention", name) for each in (base, run)]
         if None in paths:
             return None
         first, second = (StoredScore.read(path / "score.json") for path in paths)
@@ -167,17 +173,17 @@ def difference(baseline: list[Run], trained: list[Run], name: str) -> RateDiffer
         references = first.texts("reference")
         known = read_speakers(file.parent, file, references) or dict.fromkeys(references, "")
         for key in references:
-            speakers[f"{one.seed} {key}"] = known[key]
-        for pool, found in zip(
+            speakers[f"{base.seed} {key}"] = known[key]
+        for pool, added in zip(
             texts, (references, first.texts("hypothesis"), second.texts("hypothesis")), strict=True
         ):
-            pool.update({f"{one.seed} {key}": text for key, text in found.items()})
+            pool.update({f"{base.seed} {key}": text for key, text in added.items()})
     if score is None:
         return None
-    found = compare(
+    comparison = compare(
         *texts, metric=score["metric"], normalize=score["normalizer"], speakers=speakers
     )
-    return found.numbers["rate"]
+    return comparison.numbers["rate"]
 
 
 def interval(change: RateDifference) -> str:
@@ -190,7 +196,7 @@ def interval(change: RateDifference) -> str:
 
 
 def frame_counts(trained: list[Run], baseline: list[Run], name: str) -> tuple[int, int, int]:
-    """Frames that stayed, reference tokens, and all frames, over the seeds."""
+    """Kept frames, reference tokens, and all frames, summed over the seeds."""
     kept = tokens = full = 0
     for index, run in enumerate(trained):
         path = run.decoded("attention", name)
@@ -206,12 +212,12 @@ def frame_counts(trained: list[Run], baseline: list[Run], name: str) -> tuple[in
 
 
 def noise(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
-    """Mean error rates over the seeds with noise and reverberation."""
-    every = [run for trained in runs.values() for run in trained]
-    if not any(run.decoded("attention", f"{name}_{kind}") for run in every for kind in NOISY):
+    """The lines of a table of error rates with noise and reverberation."""
+    all_runs = [run for trained in runs.values() for run in trained]
+    if not any(run.decoded("attention", f"{name}_{kind}") for run in all_runs for kind in NOISY):
         return
     yield (
-        "Error rates by attention in %, mean of the seeds, with noise at 20, 10 and 0 dB and with "
+        "Error rates of attention in %, mean over seeds, with noise at 20, 10 and 0 dB and with "
         "reverberation:"
     )
     yield ""
@@ -220,32 +226,29 @@ def noise(runs: dict[str, list[Run]], name: str) -> Iterator[str]:
     for variant, trained in runs.items():
         cells = []
         for part in (name, *(f"{name}_{kind}" for kind in NOISY)):
-            found = [float(rate) for rate in rates(trained, "attention", part)]
-            cells.append(f"{mean(found):.2f}" if found else "-")
+            values = [float(rate) for rate in rates(trained, "attention", part)]
+            cells.append(f"{mean(values):.2f}" if values else "-")
         yield f"| {variant} | " + " | ".join(cells) + " |"
 
 
 def dropped(runs: dict[str, list[Run]]) -> Iterator[str]:
-    """What studies/dropped_frames.py found, mean of the seeds."""
+    """The lines of a table of the results of studies/dropped_frames.py, mean over seeds."""
     files = [run.folder / "dropped_frames.json" for run in runs.get("axe", [])]
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    if not found:
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    if not results:
         return
-    yield (
-        "What a linear classifier reads from a frame in front of the drop (share of frames whose "
-        "token it finds):"
-    )
+    yield "Accuracy of a linear classifier that predicts the token from a frame before the drop:"
     yield ""
-    yield "| frames | right |"
+    yield "| frames | accuracy |"
     yield "|---|---|"
-    for name in found[0]["probe"]:
-        values = [result["probe"].get(name, math.nan) for result in found]
+    for name in results[0]["probe"]:
+        values = [result["probe"].get(name, math.nan) for result in results]
         yield f"| {name} | {mean(values):.1%} |"
     yield ""
-    left = mean(result["reconstruction"]["left over"] for result in found)
+    left = mean(result["reconstruction"]["left over"] for result in results)
     yield (
-        f"A linear map from the kept frames on both sides leaves {left:.1%} of the variance of "
-        "dropped frames over."
+        f"A linear map from the kept frames on both sides does not explain {left:.1%} of the "
+        "variance of dropped frames."
     )
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""The configs of studies/keyframe.sh that are no overrides of the key frames' config, since they
-have other losses or no phases.
+"""Writes the configs of studies/keyframe.sh that overrides of the config cannot express.
 
     python studies/keyframe_variants.py --config conf/keyframe/train_keyframe.yaml --out exp/configs
 
-writes <out>/<name of the config>_<variant>.yaml:
+They have other losses or no phases. The files are <out>/<name of the config>_<variant>.yaml:
 
-    baseline    the same layers, decoder and losses, every frame kept
-    early       key frames from the first epoch: the inter-CTC head is untrained, and what it keeps
-                is noise
-    til         the time independence loss, which asks for the right tokens in any order
+    baseline    the same layers and decoder, with every frame kept; one CTC loss with the weight of
+                both
+    early       key frames from the first epoch, selected by an inter-CTC head that is untrained
+    til         the time independence loss, which ignores the order of the tokens, in the place of
+                aligned cross entropy
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--config", type=Path, required=True, help="with the phases base, fusion and keyframe"
+        "--config",
+        type=Path,
+        required=True,
+        help="training config with the phases base, fusion and keyframe",
     )
-    options.add_argument("--out", type=Path, required=True, help="folder of the configs")
+    options.add_argument("--out", type=Path, required=True, help="folder to write the configs into")
     options.add_argument(
         "--epochs",
         type=int,
-        help="of baseline and early; default: as many as the phases have together",
+        help="epochs of baseline and early (default: the sum over all phases)",
     )
     args = options.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def variants(phases: Phases, epochs: int | None = None) -> dict[str, Phases]:
-    """Variant -> its phases; 'train' is the only one of a variant that has none."""
+    """Variant -> its phases; a variant without phases has the single phase `train`."""
     if epochs is None:
         epochs = sum(phase.trainer.epochs for phase in phases.values())
     return {
@@ -67,7 +70,7 @@ def baseline(phases: Phases, epochs: int) -> TrainConfig:
         for layer, downsampler in encoder.downsamplers.items()
         if not isinstance(downsampler, KeyframeConfig)
     }
-    # one CTC loss weighs what both did
+    # the only CTC loss gets the weight of both
     ctc = base.losses["ctc"].weight + base.losses["inter_ctc"].weight
     losses = {
         "ctc": dataclasses.replace(base.losses["ctc"], weight=round(ctc, 6)),
@@ -83,7 +86,7 @@ def early(phases: Phases, epochs: int) -> TrainConfig:
 
 
 def whole(base: TrainConfig, epochs: int) -> TrainConfig:
-    """A training without phases, by the data and the optimizer of the first one."""
+    """A training without phases, with the data and the optimizer of the first phase."""
     trainer = dataclasses.replace(base.trainer, epochs=epochs)
     return dataclasses.replace(base, trainer=trainer, init=InitConfig())
 
@@ -93,7 +96,7 @@ def til(phases: Phases) -> Phases:
     for name, phase in phases.items():
         aligned = TilConfig(weight=phase.losses["aligned"].weight)
         changed[name] = dataclasses.replace(phase, losses={**phase.losses, "aligned": aligned})
-    # reading this loss's head frame by frame tells little
+    # with this loss, the best path of the aligned head does not spell the text in order
     best = dataclasses.replace(changed["keyframe"].trainer, best="valid/attention")
     changed["keyframe"] = dataclasses.replace(changed["keyframe"], trainer=best)
     return changed

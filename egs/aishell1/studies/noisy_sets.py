@@ -1,9 +1,10 @@
-"""Copies of a test set with noise at 20, 10 and 0 dB and with reverberation, beside it: <set>_snr20
-... <set>_room.
+"""Writes copies of a test set with noise at 20, 10 and 0 dB and with reverberation.
 
-The noise has the average spectrum of the set's own speech and nothing else of it, the hardest
-steady noise there is for its level. The room is noise that decays by 60 dB in half a second, 3 dB
-below the direct sound. An utterance's noise is that of its id: the copies are the same every time.
+The copies are next to the set: <set>_snr20 ... <set>_room. The noise is stationary and has the mean
+spectrum of the set's speech: of all stationary noise at a level, such noise masks speech best. The
+impulse response of the room is noise that decays by 60 dB in half a second, with half the energy of
+the direct sound (-3 dB). Random numbers are seeded by the utterance id, so the copies are always
+the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from asrtool.types import Utterance
 
 RATE, POINTS = 16000, 1024
 SNRS = (20, 10, 0)
-# seconds until -60 dB; energy of the direct sound by that of all reflections
+# seconds until -60 dB; energy of the direct sound divided by that of all reflections
 REVERBERATION, DIRECT = 0.5, 2.0
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     names = [f"snr{snr}" for snr in SNRS] + ["room"]
     folders = {name: args.data.with_name(f"{args.data.name}_{name}") for name in names}
     if all((folder / "text").exists() for folder in folders.values()):
-        print(f"{', '.join(map(str, folders.values()))} are there already")
+        print(f"{', '.join(map(str, folders.values()))} already exist")
         return
     utterances = datadir.read(args.data)
     shape = spectrum(utterances)
@@ -46,12 +47,12 @@ def main(argv: list[str] | None = None) -> None:
         for name in names:
             path = folders[name] / "audio" / file_names.of(utterance.id, ".flac")
             path.parent.mkdir(parents=True, exist_ok=True)
-            changed = spoil(samples, name, shape, utterance.id)
-            soundfile.write(path, changed / max(1.0, np.abs(changed).max()), RATE)
-            alone = replace(
+            noisy = corrupt(samples, name, shape, utterance.id)
+            soundfile.write(path, noisy / max(1.0, np.abs(noisy).max()), RATE)
+            copy = replace(
                 utterance, audio=str(path), start=0.0, recording=None, duration=len(samples) / RATE
             )
-            written[name].append(alone)
+            written[name].append(copy)
     for name, rows in written.items():
         datadir.write(folders[name], rows)
         print(f"{folders[name]}: {len(rows)} utterances")
@@ -62,7 +63,7 @@ def read(utterance: Utterance) -> np.ndarray:
 
 
 def spectrum(utterances: list[Utterance]) -> np.ndarray:
-    """(POINTS / 2 + 1,) mean magnitude of the set's frames."""
+    """(POINTS / 2 + 1,) mean magnitude spectrum of the first 200 utterances, up to a factor."""
     total = np.zeros(POINTS // 2 + 1)
     for utterance in utterances[:200]:
         samples = read(utterance)
@@ -71,8 +72,8 @@ def spectrum(utterances: list[Utterance]) -> np.ndarray:
     return total / len(utterances)
 
 
-def spoil(samples: np.ndarray, name: str, shape: np.ndarray, key: str) -> np.ndarray:
-    """(T,) float32 -> (T,) float32."""
+def corrupt(samples: np.ndarray, name: str, shape: np.ndarray, key: str) -> np.ndarray:
+    """(T,) float32 -> (T,) float32 with the noise `name`; `key` seeds the random numbers."""
     rng = generator(0, 0, key, name)
     if name == "room":
         return add_room(samples, response(rng))
@@ -83,7 +84,7 @@ def spoil(samples: np.ndarray, name: str, shape: np.ndarray, key: str) -> np.nda
 
 
 def response(rng: np.random.Generator) -> np.ndarray:
-    """(R,) an impulse and decaying noise behind it."""
+    """(R,) an impulse response: the direct sound, then decaying noise."""
     times = np.arange(int(REVERBERATION * RATE)) / RATE
     tail = rng.standard_normal(len(times)) * 10 ** (-3 * times / REVERBERATION)
     tail[: RATE // 500] = 0  # two milliseconds until the first reflection

@@ -1,9 +1,9 @@
-"""Recordings of single digits -> one recording of several, as if spoken in one breath.
+"""Concatenates recordings of single digits into one recording, as if spoken in one breath.
 
-The recordings are cut tightly out of longer ones, some in the middle of a sound, and backgrounds
-differ in level and colour. So pauses are filled with noise that has the spectrum of the quietest
-moment of the neighbouring recordings, and every joint is a cross-fade: neither a click nor a change
-of the background tells where a digit begins.
+The recordings are cut tightly out of longer ones, some in the middle of a sound, and their
+background noise differs in level and spectrum. Pauses are therefore filled with noise that has the
+spectrum of the quietest moment of the neighbouring recordings, and joins are cross-faded. Neither a
+click nor a change of the background reveals where a digit begins.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from asrtool.data import audio
 
 RATE = 16000
 FADE = RATE // 200  # samples of a cross-fade: 5 ms
-QUIET = RATE // 50  # samples of the stretch that the background is taken from: 20 ms
-BACKGROUND = 1 << 14  # samples of noise made for each clip; the longest pause has 8160
-LOUDEST = 2
+QUIET = RATE // 50  # samples of the frame that the background is estimated from: 20 ms
+BACKGROUND = 1 << 14  # samples of noise generated for each clip; the longest pause has 8160
+LOUDEST = 2  # limit of a clip's background, relative to the median of its speaker
 LONGEST = 7  # digits in a string
 
 
@@ -35,11 +35,10 @@ class Clip(NamedTuple):
 
 
 def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]:
-    """The recordings that can be read, at RATE, and a sentence for each that cannot; keys begin
-    with the speaker.
+    """The readable recordings, at RATE, and a sentence for each unreadable one.
 
-    A background LOUDEST times above the speaker's median comes from a recording without a quiet
-    moment; it is reduced.
+    Keys begin with the speaker. A background more than LOUDEST times as loud as the median of the
+    speaker is reduced to that: such a recording has no quiet moment.
     """
     clips, left_out = {}, []
     noise = np.random.default_rng(0)
@@ -59,25 +58,25 @@ def read(recordings: Mapping[tuple, str]) -> tuple[dict[tuple, Clip], list[str]]
 
 
 def write(folder: Path, strings: Mapping[str, np.ndarray]) -> None:
-    """One <name>.flac each; most of the time is spent waiting for the disk, so several at once."""
+    """Write <name>.flac for each string; in threads, since most of the time is disk access."""
 
-    def one(name: str) -> None:
+    def write_one(name: str) -> None:
         soundfile.write(folder / f"{name}.flac", strings[name], RATE, subtype="PCM_16")
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, strings))
+        list(pool.map(write_one, strings))
 
 
 def clip(samples: np.ndarray, noise: np.random.Generator) -> Clip:
+    """`samples` (T,) with white noise shaped by the spectrum of their quietest frame."""
     starts = range(0, max(1, len(samples) - QUIET + 1), QUIET // 2)
     quiet = min(
         (samples[start : start + QUIET] for start in starts), key=lambda part: float(part @ part)
     )
-    colour = np.abs(np.fft.rfft(quiet * np.hanning(len(quiet))))
+    spectrum = np.abs(np.fft.rfft(quiet * np.hanning(len(quiet))))
     white = np.fft.rfft(noise.standard_normal(BACKGROUND))
-    shaped = np.fft.irfft(
-        white * np.interp(np.linspace(0, 1, len(white)), np.linspace(0, 1, len(colour)), colour)
-    )
+    points, known = np.linspace(0, 1, len(white)), np.linspace(0, 1, len(spectrum))
+    shaped = np.fft.irfft(white * np.interp(points, known, spectrum))
     return Clip(samples, shaped * (rms(quiet) / max(rms(shaped), 1e-10)))
 
 
@@ -85,46 +84,46 @@ def rms(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
 
 
-def deal(deck: Iterable, draw: random.Random) -> list[list]:
-    """Every card once, in hands of 1 to `LONGEST`."""
-    cards = sorted(deck)
-    draw.shuffle(cards)
-    hands = []
-    while cards:
-        size = min(draw.randint(1, LONGEST), len(cards))
-        hands.append([cards.pop() for _ in range(size)])
-    return hands
+def group(items: Iterable, rng: random.Random) -> list[list]:
+    """All items in random order, each once, in groups of 1 to `LONGEST`."""
+    remaining = sorted(items)
+    rng.shuffle(remaining)
+    groups = []
+    while remaining:
+        size = min(rng.randint(1, LONGEST), len(remaining))
+        groups.append([remaining.pop() for _ in range(size)])
+    return groups
 
 
-def join(clips: Sequence[Clip], draw: random.Random) -> np.ndarray:
-    """(T,) clips with pauses between and around them: mostly 30 to 150 ms, one in ten a hesitation
-    of up to 500 ms.
+def join(clips: Sequence[Clip], rng: random.Random) -> np.ndarray:
+    """(T,) the clips with pauses between and around them.
+
+    Pauses between clips have 30 to 150 ms, one in ten is a hesitation of 150 to 500 ms; those at
+    the ends have 50 to 300 ms.
     """
-    joined = pause(0.05, 0.3, clips[0], clips[0], draw)
+    joined = pause(0.05, 0.3, clips[0], clips[0], rng)
     for i, current in enumerate(clips):
         if i:
-            bounds = (0.15, 0.5) if draw.random() < 0.1 else (0.03, 0.15)
-            joined = cross_fade(joined, pause(*bounds, clips[i - 1], current, draw))
+            bounds = (0.15, 0.5) if rng.random() < 0.1 else (0.03, 0.15)
+            joined = cross_fade(joined, pause(*bounds, clips[i - 1], current, rng))
         joined = cross_fade(joined, current.samples)
-    joined = cross_fade(joined, pause(0.05, 0.3, clips[-1], clips[-1], draw))
+    joined = cross_fade(joined, pause(0.05, 0.3, clips[-1], clips[-1], rng))
     return joined.clip(-1, 1).astype(np.float32)
 
 
-def pause(low: float, high: float, before: Clip, after: Clip, draw: random.Random) -> np.ndarray:
-    """`low` to `high` seconds, beside what the cross-fades take, in which one background turns into
-    the other.
-    """
-    length = round(draw.uniform(low, high) * RATE) + 2 * FADE
+def pause(low: float, high: float, before: Clip, after: Clip, rng: random.Random) -> np.ndarray:
+    """(T,) a pause of `low` to `high` seconds, plus cross-fades; the background changes within."""
+    length = round(rng.uniform(low, high) * RATE) + 2 * FADE
     left, right = (
         noise[start : start + length]
         for noise in (before.background, after.background)
-        for start in [draw.randint(0, len(noise) - length)]
+        for start in [rng.randint(0, len(noise) - length)]
     )
-    towards = np.linspace(0, 1, length)
-    return np.sqrt(1 - towards) * left + np.sqrt(towards) * right
+    share = np.linspace(0, 1, length)
+    return np.sqrt(1 - share) * left + np.sqrt(share) * right
 
 
 def cross_fade(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Both one after the other, overlapping by FADE samples at constant power."""
+    """`left` followed by `right`, overlapping by FADE samples at constant power."""
     up = np.sqrt(np.linspace(0, 1, FADE))
     return np.concatenate([left[:-FADE], left[-FADE:] * up[::-1] + right[:FADE] * up, right[FADE:]])

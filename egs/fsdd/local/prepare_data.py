@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0)
--> digit strings.
+"""Free Spoken Digit Dataset (CC BY-SA 4.0) -> digit strings: train, dev, test, test_speaker.
 
-Joins recordings of one speaker into strings of 1 to 7 digits. Speaker theo is held out of
-everything as `test_speaker` (his accent, USA/neutral, stays in training with jackson); of the other
-five, `test` is the official test part, recordings 0 to 4 of each digit, and `dev` is 5 to 9.
---corpus holds recordings/<digit>_<speaker>_<index>.wav, or prepared sets (see
-asrtool/data/prepared.py) whose utterances are called <speaker>-<digit>-<index>.
+https://github.com/Jakobovski/free-spoken-digit-dataset. Concatenates recordings of one speaker into
+strings of 1 to 7 digits. `test_speaker` has all recordings of the speaker theo, who is in no other
+set (jackson has the same accent, USA/neutral). For the other five speakers, `test` has recordings 0
+to 4 of each digit, the official test part, `dev` 5 to 9, and `train` the rest. --corpus contains
+recordings/<digit>_<speaker>_<index>.wav, or data directories (see asrtool/data/prepared.py) with
+the utterance ids <speaker>-<digit>-<index>.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asrtool.types import Utterance
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
 HELD_OUT = "theo"
-ACCENTS = {  # as declared by the speakers, metadata.py of the corpus
+ACCENTS = {  # as declared by the speakers, in metadata.py of the corpus
     "jackson": "USA/neutral",
     "theo": "USA/neutral",
     "nicolas": "BEL/French",
@@ -34,7 +34,7 @@ ACCENTS = {  # as declared by the speakers, metadata.py of the corpus
 }
 OFFICIAL = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)"
 PREPARED = r"(?P<speaker>[a-z]+)-(?P<digit>\d)-(?P<index>\d+)"
-# times each recording is used, in other strings
+# how often each recording is used, each time in another string
 PASSES = {"train": 4, "dev": 4, "test": 4, "test_speaker": 2}
 RECORDINGS = 50  # of each digit by each speaker
 
@@ -61,16 +61,16 @@ def main() -> None:
             raise UserError(
                 f"'{args.corpus}' has no recording for the set {name}; is the corpus complete?"
             )
-    places = {name: (args.out / name / "audio").absolute() for name in sets}
+    folders = {name: (args.out / name / "audio").absolute() for name in sets}
     corpus.write_sets(
         args.out,
         {
             name: corpus.Source(
                 lambda target, name=name, members=members: write_strings(
-                    name, members, target, places[name]
+                    name, members, target, folders[name]
                 ),
                 [Path(__file__), Path(digit_strings.__file__), *inputs],
-                {"out": str(places[name])},  # wav.scp points there
+                {"out": str(folders[name])},  # wav.scp has paths in this folder
             )
             for name, members in sets.items()
         },
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
-    """The path of every recording, and the folders that were read."""
+    """The path of each recording, and the folders that they were read from."""
     sets = prepared.find(folder)
     if sets:
         paths = {
@@ -92,51 +92,53 @@ def find(folder: Path) -> tuple[dict[Recording, str], list[Path]]:
         inputs = [folder / "recordings"]
         if not inputs[0].is_dir():
             raise UserError(
-                f"'{folder}' has no folder recordings/ and no prepared sets <set>/wav.scp"
+                f"'{folder}' has neither a folder recordings/ nor data directories <set>/wav.scp"
             )
         paths = tree.audio_by_id(*inputs)
-    found = {}
+    recordings = {}
     for name, path in paths.items():
         match = re.fullmatch(PREPARED if sets else OFFICIAL, name)
         if match is None:
             raise UserError(
                 f"{path}: expected a name like {'theo-7-12' if sets else '7_theo_12.wav'}"
             )
-        found[match["speaker"], int(match["digit"]), int(match["index"])] = path
-    speakers = sorted({speaker for speaker, _, _ in found} | ACCENTS.keys())
-    wanted = [(s, d, i) for s in speakers for d in range(len(WORDS)) for i in range(RECORDINGS)]
-    missing = ["{1}_{0}_{2}".format(*key) for key in wanted if key not in found]
+        recordings[match["speaker"], int(match["digit"]), int(match["index"])] = path
+    speakers = sorted({speaker for speaker, _, _ in recordings} | ACCENTS.keys())
+    expected = [(s, d, i) for s in speakers for d in range(len(WORDS)) for i in range(RECORDINGS)]
+    missing = ["{1}_{0}_{2}".format(*key) for key in expected if key not in recordings]
     if missing:
         logger.warning(
             "'%s' lacks %d of %d recordings, first %s",
             folder,
             len(missing),
-            len(wanted),
+            len(expected),
             missing[0],
         )
-    return found, inputs
+    return recordings, inputs
 
 
 def write_strings(
-    name: str, members: dict[Recording, str], target: Path, place: Path
+    name: str, members: dict[Recording, str], target: Path, final: Path
 ) -> corpus.CorpusSet:
-    """Each recording once in each pass, in strings of one speaker; 16 kHz FLAC, now in `target`,
-    later in `place`.
+    """Digit strings that use each recording once per pass, as 16 kHz FLAC files.
+
+    The files are written to `target`/audio; the utterances name them in `final`, where they will be
+    when the set is complete.
     """
     (target / "audio").mkdir()
     clips, left_out = digit_strings.read(members)
     utterances = []
     for speaker in sorted({key[0] for key in clips}):
-        draw, number = random.Random(f"fsdd {name} {speaker}"), 0
+        rng, number = random.Random(f"fsdd {name} {speaker}"), 0
         for _ in range(PASSES[name]):
             written = {}
-            for string in digit_strings.deal([key for key in clips if key[0] == speaker], draw):
+            for string in digit_strings.group([key for key in clips if key[0] == speaker], rng):
                 identity, number = f"{speaker}-{name}-{number:04d}", number + 1
-                written[identity] = digit_strings.join([clips[key] for key in string], draw)
+                written[identity] = digit_strings.join([clips[key] for key in string], rng)
                 utterances.append(
                     Utterance(
                         id=identity,
-                        audio=str(place / f"{identity}.flac"),
+                        audio=str(final / f"{identity}.flac"),
                         duration=len(written[identity]) / digit_strings.RATE,
                         text=" ".join(WORDS[digit] for _, digit, _ in string),
                         speaker=speaker,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nine accents or twenty: does the method scale with their number?
+# Does the method scale with the number of accents? Nine and twenty.
 #
 #   studies/accents.sh                                    three seeds of each
 #   studies/accents.sh --size tiny --seeds 0 --train-args trainer.epochs=1
@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-if [[ -n $corpus ]]; then usage_error "the corpus has the accents that it has: this study is of the miniature"; fi
+if [[ -n $corpus ]]; then usage_error "this study needs the miniature: the accents of the corpus are fixed"; fi
 
 begin "Nine and twenty accents"
 for accents in 9 20; do

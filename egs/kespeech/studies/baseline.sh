@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does Qifusion-Net help? Against the Conformer with the same heads, kernel, frame rate, width and training, and against one with as many
-# parameters, offline and in chunks of 640 ms, with unbalanced accents.
+# Does Qifusion-Net help? Compares it with a Conformer of the same heads, kernel, frame rate, width and training, and with a wider one of as
+# many parameters, offline and in chunks of 640 ms, with imbalanced accents.
 #
 #   studies/baseline.sh                                   three seeds, hours on a laptop
 #   studies/baseline.sh --size tiny --seeds 0 --train-args trainer.epochs=1
@@ -23,5 +23,5 @@ table "Character error rate" --against Conformer \
   "Conformer, 640 ms={u2pp}/chunk640" "Qifusion-Net, 640 ms={qifusion}/chunk640"
 table "In chunks of 640 ms" --against Conformer \
   "Conformer={u2pp}/chunk640" "Conformer, wider={wide}/chunk640" "Qifusion-Net={qifusion}/chunk640"
-{ printf '\n## Cosine of the gradients of the accent loss and of the others\n\n'
+{ printf '\n## Cosine between the gradient of the accent loss and that of the other losses\n\n'
   python studies/cosines.py --exp "$exp" --seeds "$seeds" qifusion; } | tee -a "$out"

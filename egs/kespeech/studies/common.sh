@@ -13,7 +13,7 @@ out=                    # file for the tables; default: exp/.../<study>.md
 option_files=("$PWD/${0##*/}" "$PWD/common.sh")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh
-if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # as it was typed
+if [[ -n $corpus && $corpus != /* && -e $OLDPWD/$corpus ]]; then corpus=$OLDPWD/$corpus; fi      # relative to the user's folder
 study=$(basename "$0" .sh)
 cd ..
 # shellcheck source=utils/path.sh
@@ -21,13 +21,13 @@ cd ..
 
 if [[ -n $corpus ]]; then
   if [[ $given == *" accents "* || $given == *" skew "* || $given == *" size "* ]]; then
-    usage_error "--size, --accents and --skew are of the miniature; --corpus has the accents that it has"
+    usage_error "--size, --accents and --skew need the miniature: the accents of --corpus are fixed"
   fi
   if [[ $given != *" seeds "* ]]; then seeds=0; fi
 fi
 
-# Configs of the miniature, and of the corpus: Qifusion-Net, a Conformer of the same heads, kernel and frame rate, widths of its
-# feed-forwards (as Qifusion-Net has, and so that it has as many parameters).
+# Configs for the miniature and for the corpus: Qifusion-Net, and a Conformer with the same heads, kernel and frame rate. width and wider
+# are two feed-forward widths of the Conformer: that of Qifusion-Net, and the one with which it has as many parameters.
 qifusion=qifusion/train_qifusion_mini baseline=u2pp/train_u2pp_mini width=288 wider=362
 decode_config=conf/u2pp/decode_mini_rescoring.yaml
 if [[ -n $corpus ]]; then
@@ -79,6 +79,6 @@ begin() {               # <title>: a new file of tables
     printf '%s, seeds %s, changes "%s", commit %s.\n' \
       "$what" "$seeds" "$train_args" "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
     if [[ -z $corpus ]]; then
-      printf 'Synthetic voices: the numbers compare methods with each other, and say nothing about people.\n'
+      printf 'The voices are synthetic: the numbers compare methods, and say nothing about real speech.\n'
     fi; } > "$out"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which layers encode the accent? All upper layers, each layer alone, and without each layer; and the parts of the method.
+# Which layers encode the accent? All upper layers, each layer alone, and all but each layer; then ablations of the method.
 #
 #   studies/layers.sh                                     three seeds
 #   studies/layers.sh --size tiny --seeds 0 --train-args trainer.epochs=1
@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-# Numbered from 0, as in keys; tables count from 1, as the paper does.
+# Numbered from 0, as in config keys; the tables count from 1, as the paper does.
 fused=(1 2 3) alone=(0 1 2 3) left_out=(1 2 3)
 if [[ -n $corpus ]]; then fused=(5 6 7 8 9 10 11) alone=(5 7 9 11) left_out=(5 7 9 11); fi
 key=model.encoder.accent.layers
@@ -37,4 +37,4 @@ all="layers $((fused[0] + 1)) to $((fused[-1] + 1))"
 table "Each layer alone, counted from 1" --against "$all" --by subdialect "$all={qifusion}/whole" "${each[@]}"
 table "Without one layer" --against "$all" "$all={qifusion}/whole" "${less[@]}"
 table "Parts" --against whole "whole={qifusion}/whole" "fusion of layers only={laf}/whole" "cross attention only={attention}/whole" \
-  "query acoustic={acoustic}/whole" "sum in the place of attention={added}/whole" "cross entropy of accents={entropy}/whole"
+  "query acoustic={acoustic}/whole" "sum instead of attention={added}/whole" "cross entropy of accents={entropy}/whole"

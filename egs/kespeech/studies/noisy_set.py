@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""A copy of a data directory with white noise added to every utterance, the same whenever it is
-made.
+"""Copies a data directory with white noise added to each utterance; every copy is the same.
 
 python studies/noisy_set.py --data data/mini/test --out data/mini/test_noisy --snr-db 10
 """
@@ -26,13 +25,10 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--data", type=Path, required=True, help="data directory to copy")
+    options.add_argument("--out", type=Path, required=True, help="data directory to write")
     options.add_argument(
-        "--snr-db",
-        type=float,
-        default=10.0,
-        help="power of the utterance against that of the noise",
+        "--snr-db", type=float, default=10.0, help="signal-to-noise ratio (default: 10)"
     )
     args = options.parse_args()
     with stamp.building(
@@ -42,7 +38,8 @@ def main() -> None:
             write(args.data, target, args.out.absolute(), args.snr_db)
 
 
-def write(data: Path, target: Path, place: Path, snr_db: float) -> None:
+def write(data: Path, target: Path, final: Path, snr_db: float) -> None:
+    """Write the set to `target`; its wav.scp has paths in `final`, to which it is renamed."""
     (target / "audio").mkdir()
     rows = []
     for row in datadir.read(data):
@@ -53,7 +50,7 @@ def write(data: Path, target: Path, place: Path, snr_db: float) -> None:
         loudest = max(1.0, float(np.abs(sound + noise).max()))
         name = file_names.of(row.id, ".flac")
         soundfile.write(target / "audio" / name, (sound + noise) / loudest, RATE)
-        rows.append(replace(row, audio=str(place / "audio" / name), recording=None, start=0.0))
+        rows.append(replace(row, audio=str(final / "audio" / name), recording=None, start=0.0))
     datadir.write(target, rows)
 
 

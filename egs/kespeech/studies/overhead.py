@@ -1,12 +1,11 @@
 #!/usr/bin/env python
-"""What streaming costs: arithmetic, CPU seconds, cache and latency of the encoder, whole and in
-chunks, random weights.
+"""The cost of streaming: operations, CPU time, cache and latency of an encoder with random weights.
 
     OMP_NUM_THREADS=1 python studies/overhead.py --config conf/qifusion/train_qifusion.yaml
 
-Arithmetic counts multiply-adds of matrix products and convolutions (torch's flop counter). Whole:
-one utterance at once. In chunks: fed chunk by chunk, as a microphone gives it. A frame waits for
-the end of its chunk.
+Compares the encoding of a whole utterance with encoding it chunk by chunk, as it would come from a
+microphone. Operations are multiply-adds of matrix products and convolutions (torch's flop counter).
+The latency is the mean time that a frame waits for the end of its chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from asrtool.experiment import load_phases
 from asrtool.model_folder import build_model
 from asrtool.types import Padded
 
-# milliseconds of a chunk, left chunks
+# chunk in milliseconds (None: the whole utterance), left chunks (None: all)
 CASES = [(None, None), (640, None), (640, 4), (640, 1), (320, 8), (160, 16), (160, 4)]
 
 
@@ -33,8 +32,8 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--config", type=Path, required=True)
-    options.add_argument("--seconds", type=float, default=30.0, help="of noise")
+    options.add_argument("--config", type=Path, required=True, help="training config of the model")
+    options.add_argument("--seconds", type=float, default=30.0, help="length of the input (noise)")
     args = options.parse_args()
     phase = list(load_phases(args.config).values())[0]
     torch.manual_seed(0)
@@ -52,7 +51,7 @@ def main() -> None:
         encoder.left_chunks = left
         flops = FlopCounterMode(display=False)
         with torch.inference_mode():
-            with flops, sdpa_kernel(SDPBackend.MATH):  # the fused kernel's products are not counted
+            with flops, sdpa_kernel(SDPBackend.MATH):  # products in fused kernels are not counted
                 run(encoder, inputs, chunk)
             started = time.process_time()
             cache = run(encoder, inputs, chunk)
@@ -68,14 +67,14 @@ def main() -> None:
 
 
 def run(encoder: StreamingEncoder, inputs: torch.Tensor, chunk: int | None) -> object:
-    """The cache at the end; whole utterances have none."""
+    """Encode (1, T, F) inputs; returns the final cache, or None for a whole utterance."""
     if chunk is None:
         encoder(Padded(inputs, torch.tensor([inputs.shape[1]])))
         return None
     cache, step = encoder.init_cache(1, chunk), chunk * encoder.input_frames
-    for at in range(0, inputs.shape[1], step):
-        piece = inputs[:, at : at + step]
-        final = torch.tensor([at + step >= inputs.shape[1]])
+    for start in range(0, inputs.shape[1], step):
+        piece = inputs[:, start : start + step]
+        final = torch.tensor([start + step >= inputs.shape[1]])
         _, cache = encoder.forward_chunk(
             Padded(piece, torch.tensor([piece.shape[1]])), cache, final
         )
@@ -83,7 +82,7 @@ def run(encoder: StreamingEncoder, inputs: torch.Tensor, chunk: int | None) -> o
 
 
 def numbers(value: object) -> int:
-    """In all tensors of a cache."""
+    """How many numbers the tensors of a cache have."""
     if isinstance(value, torch.Tensor):
         return value.numel()
     if dataclasses.is_dataclass(value):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What does streaming cost, compared with offline? Arithmetic, time and memory at full size, with random weights.
+# What does streaming cost, compared with offline recognition? Operations, time and memory at full size, with random weights.
 #
 #   studies/overhead.sh                                   minutes on one core
 #   studies/overhead.sh --seconds 4 --config conf/qifusion/train_qifusion_mini.yaml
 set -euo pipefail
 cd "$(dirname "$0")"
-seconds=30                               # seconds of noise to read
+seconds=30                               # seconds of input (noise)
 config=conf/qifusion/train_qifusion.yaml # training config of the model
 option_files=("$PWD/${0##*/}")
 # shellcheck source=utils/parse_options.sh

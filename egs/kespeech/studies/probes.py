@@ -1,14 +1,13 @@
 #!/usr/bin/env python
-"""How well linear classifiers name the accent from the mean of a stream's frames: before, in and
-behind the fusion.
+"""Linear probes: how well the accent is classified from mean frames before, in and after fusion.
 
     python studies/probes.py --exp exp/mini --seeds "0 1 2" --tag qifusion \\
         --train dump/mini/fbank80/train --test dump/mini/fbank80/test
 
-For each seed the model encodes both sets, a logistic regression is fitted to the training set's
-means (normalised to mean 0 and variance 1; weight decay chosen on a fifth of the speakers) and
-rated on the test set, whose speakers are others. A frame stream without accents would be named by
-chance.
+For each seed, the model encodes both sets. A logistic regression is fitted on the mean frame of
+each training utterance (normalised to mean 0 and variance 1; weight decay selected on a fifth of
+the speakers) and evaluated on the test set, which has other speakers. On frames without information
+about the accent, its accuracy would be at chance.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ STREAMS = {
     "frames": "fused frames M",
 }
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
-MOST = 3000  # utterances of the training set
+MAX_UTTERANCES = 3000  # of the training set, evenly spaced
 
 
 def main() -> None:
@@ -41,57 +40,57 @@ def main() -> None:
     )
     options.add_argument("--exp", type=Path, required=True, help="folder of the experiments")
     options.add_argument("--seeds", required=True, help="as in '0 1 2'")
-    options.add_argument("--tag", required=True)
+    options.add_argument("--tag", required=True, help="name of the experiments, without -s<seed>")
     options.add_argument(
         "--train",
         type=Path,
         required=True,
-        help="set to fit the classifiers on, as stage 1 wrote it",
+        help="set to fit the classifiers on, from stage 1",
     )
-    options.add_argument("--test", type=Path, required=True, help="set to rate them on")
-    options.add_argument("--label", default="subdialect")
+    options.add_argument("--test", type=Path, required=True, help="set to evaluate them on")
+    options.add_argument("--label", default="subdialect", help="label that names the accent")
     args = options.parse_args()
-    found: dict[str, list[float]] = {name: [] for name in STREAMS}
+    accuracies: dict[str, list[float]] = {name: [] for name in STREAMS}
     for seed in args.seeds.split():
         recognizer = Recognizer.load(args.exp / f"{args.tag}-s{seed}")
         train, test = (means(recognizer, folder, args.label) for folder in (args.train, args.test))
         for name in STREAMS:
-            found[name].append(100 * accuracy(train, test, name))
+            accuracies[name].append(100 * accuracy(train, test, name))
     values = np.unique(test["label"])
     print(
-        f"The test set has {len(values)} accents; the most frequent one is "
-        f"{100 * most_frequent(test):.1f} % of it.\n"
+        f"The test set has {len(values)} accents; {100 * most_frequent(test):.1f} % of its "
+        "utterances have the most frequent one.\n"
     )
-    print("| classifier reads | accents right % | 95 % over seeds |\n| --- | --- | --- |")
+    print("| input of the classifier | accuracy % | 95 % over seeds |\n| --- | --- | --- |")
     for name, title in STREAMS.items():
         print(
-            f"| {title} | {np.mean(found[name]):.1f} | "
-            f"{bracket(mean_interval(found[name]))[1:-1]} |"
+            f"| {title} | {np.mean(accuracies[name]):.1f} | "
+            f"{bracket(mean_interval(accuracies[name]))[1:-1]} |"
         )
-    change = np.subtract(found["frames"], found["acoustic"])
+    change = np.subtract(accuracies["frames"], accuracies["acoustic"])
     print(f"\nM against E: {change.mean():+.1f} points {bracket(mean_interval(change))}")
 
 
 @torch.inference_mode()
 def means(recognizer: Recognizer, folder: Path, label: str) -> dict[str, np.ndarray]:
-    """Stream -> (N, D); `label` and `speaker` -> (N,)."""
+    """Stream -> (N, D) mean frames; `label` and `speaker` -> (N,); one row for each utterance."""
     rows = [row for row in datadir.read(folder) if label in row.labels]
-    rows = rows[:: -(-len(rows) // MOST)]
+    rows = rows[:: -(-len(rows) // MAX_UTTERANCES)]
     by_id = {row.id: row for row in rows}
-    found: dict[str, list] = {name: [] for name in (*STREAMS, "label", "speaker")}
+    columns: dict[str, list] = {name: [] for name in (*STREAMS, "label", "speaker")}
     dataset = Dataset(rows, recognizer.tokenizer, recognizer.config.data, recognizer.cmvn)
     for batch in EvalLoader(dataset, 120.0):
         encoded = recognizer.encode(batch.inputs)
         for name in STREAMS:
             stream = encoded.frames if name == "frames" else encoded.taps[name]
-            found[name] += [frames.mean(0).numpy() for frames in stream.unpad()]
-        found["label"] += [by_id[key].labels[label] for key in batch.ids]
-        found["speaker"] += [by_id[key].speaker for key in batch.ids]
-    return {name: np.array(values) for name, values in found.items()}
+            columns[name] += [frames.mean(0).numpy() for frames in stream.unpad()]
+        columns["label"] += [by_id[key].labels[label] for key in batch.ids]
+        columns["speaker"] += [by_id[key].speaker for key in batch.ids]
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def accuracy(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> float:
-    """Of a logistic regression whose weight decay suits speakers that it was not fitted to."""
+    """Test accuracy of a logistic regression; its weight decay is selected on held-out speakers."""
     speakers = np.unique(train["speaker"])
     held_out = np.isin(train["speaker"], speakers[::5])
     values = np.unique(train["label"])
@@ -105,12 +104,12 @@ def accuracy(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: st
             == index["train"][held_out]
         ).mean(),
     )
-    answers = fit(train[name], index["train"], len(values), best)(test[name])
-    return float((values[answers] == test["label"]).mean())
+    predictions = fit(train[name], index["train"], len(values), best)(test[name])
+    return float((values[predictions] == test["label"]).mean())
 
 
 def fit(inputs: np.ndarray, labels: np.ndarray, classes: int, decay: float):
-    """inputs (N, D), labels (N,) -> a function from inputs to labels."""
+    """Inputs (N, D) and labels (N,) -> a function from inputs to predicted labels."""
     mean, scale = inputs.mean(0), inputs.std(0) + 1e-6
     x, y = torch.tensor((inputs - mean) / scale, dtype=torch.float32), torch.tensor(labels)
     weight = torch.zeros(classes, x.shape[1] + 1, requires_grad=True)
@@ -125,11 +124,12 @@ def fit(inputs: np.ndarray, labels: np.ndarray, classes: int, decay: float):
         return value
 
     optimizer.step(loss)
-    found = weight.detach().numpy()
-    return lambda given: ((given - mean) / scale @ found[:, :-1].T + found[:, -1]).argmax(1)
+    trained = weight.detach().numpy()
+    return lambda x: ((x - mean) / scale @ trained[:, :-1].T + trained[:, -1]).argmax(1)
 
 
 def most_frequent(test: dict[str, np.ndarray]) -> float:
+    """Share of the most frequent accent: the accuracy of always predicting it."""
     return float(np.unique(test["label"], return_counts=True)[1].max() / len(test["label"]))
 
 

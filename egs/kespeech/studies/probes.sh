@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does the cross attention remove the accent from what the decoder reads? Linear classifiers of the accent before and after it.
+# Does the cross attention remove the accent from the decoder's input? Linear classifiers of the accent before and after it.
 #
 #   studies/probes.sh                                     three seeds
 #   studies/probes.sh --size tiny --seeds 0 --train-args trainer.epochs=1
@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-begin "What linear classifiers find"
+begin "Linear probes of the accent"
 train qifusion "$qifusion"
 train no_labels "$qifusion" losses.accent.weight=0 model.encoder.accent.classes=0 trainer.gradient_cosine=null
 for tag in qifusion no_labels; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which weights should CTC and the accent have, with unbalanced accents? Should rare accents weigh more?
+# Which weights should CTC and the accent loss have, with imbalanced accents? Should rare accents weigh more?
 #
 #   studies/weights.sh                                    three seeds of each of fifteen pairs and three powers
 #   studies/weights.sh --size tiny --seeds 0 --train-args trainer.epochs=1
@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 # shellcheck source=egs/kespeech/studies/common.sh
 . ./common.sh
 
-decoders() {            # <weight of the decoders>: of KeSpeech's two, the reverse one has 0.3
+decoders() {            # <weight of the decoders>: of the two decoders of KeSpeech's configs, the reverse one gets 30 % of it
   if [[ -z $corpus ]]; then echo "losses.attention.weight=$1"; return; fi
   awk -v weight="$1" 'BEGIN { print "losses.attention.weight=" 0.7 * weight " losses.reverse.weight=" 0.3 * weight }'
 }
@@ -28,7 +28,7 @@ for pair in "0.3 0.7" "0.5 0.5" "0.7 0.3"; do
     rows+=("CTC $ctc, accent $accent={$tag}/whole")
   done
 done
-# Rare accents count more, by the inverse of their frequency to a power; 0: all alike.
+# Accents are weighted by the inverse of their frequency to a power; 0: all equally.
 powers=()
 for power in 0 0.5 1; do
   train "power$power" "$qifusion" "losses.accent.class_weights=inverse_frequency losses.accent.class_power=$power"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # local/download_data.sh <folder> [training set or part ...]: LibriSpeech (https://www.openslr.org/12, CC BY 4.0) into <folder>/<part>/. An
-# existing part is kept, an interrupted download is resumed. A training set (train, train_460, ..., train_10min) stands for the parts that it
-# needs and the held-out parts; default: train, 60 GB. OPENSLR=<address> selects a mirror, LIBRI_LIGHT=<address> one of Libri-Light's sets.
+# existing part is kept, an interrupted download is resumed. A training set (train, train_460, ..., train_10min) stands for its parts and
+# all held-out parts; default: train, 60 GB. OPENSLR=<address> selects a mirror, LIBRI_LIGHT=<address> one of Libri-Light's training sets.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../utils/path.sh"
 
-# SHA-256 as torchaudio.datasets has them
+# SHA-256 as in torchaudio.datasets
 declare -A sha256=(
   [train-clean-100]=d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2
   [train-clean-360]=146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
-"""A data directory in which every utterance of another one comes once for each noise level, with
-the label snr (dB).
+"""Writes a data directory with a noisy copy of each utterance at each SNR; label: snr (dB).
 
-python local/noisy_set.py --data data/test_clean --noise data/noise_eval --snr-db 20 10 0 --out
-data/test_noisy
+    python local/noisy_set.py --data data/test_clean --noise data/noise_eval --snr-db 20 10 0 \\
+        --out data/test_noisy
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="data directory with speech")
     options.add_argument("--noise", type=Path, required=True, help="data directory with noises")
     options.add_argument(
-        "--snr-db", type=float, nargs="+", required=True, help="levels, in dB below the speech"
+        "--snr-db", type=float, nargs="+", required=True, help="signal-to-noise ratios in dB"
     )
     options.add_argument("--out", type=Path, required=True, help="data directory to write")
     args = options.parse_args()
@@ -39,7 +38,8 @@ def main() -> None:
             write(args.data, args.noise, args.snr_db, target, args.out.absolute())
 
 
-def write(data: Path, noise: Path, levels: list[float], target: Path, place: Path) -> None:
+def write(data: Path, noise: Path, levels: list[float], target: Path, final: Path) -> None:
+    """Write the set to `target`; its wav.scp has paths in `final`, to which it is renamed."""
     (target / "audio").mkdir()
     noises, rows = datadir.read(noise), []
     for row in datadir.read(data):
@@ -54,7 +54,7 @@ def write(data: Path, noise: Path, levels: list[float], target: Path, place: Pat
                 target / "audio" / name, noisy / max(1.0, float(np.abs(noisy).max())), RATE
             )
             labels = {**row.labels, "snr": f"{level:g}"}
-            path = str(place / "audio" / name)
+            path = str(final / "audio" / name)
             rows.append(replace(row, id=key, audio=path, recording=None, start=0.0, labels=labels))
     datadir.write(target, rows)
 

@@ -1,11 +1,10 @@
 #!/usr/bin/env python
-"""LibriSpeech (https://www.openslr.org/12) -> data directories train (or a part of it), dev,
-test_clean, test_other.
+"""LibriSpeech (https://www.openslr.org/12) -> train (or a part), dev, test_clean, test_other.
 
 Reads the official tree <part>/<reader>/<chapter>/{<reader>-<chapter>.trans.txt,<utterance
-id>.flac}, whatever the extension of the audio, in --corpus or its LibriSpeech/; or a folder of
-prepared sets (see asrtool/data/prepared.py). train_10min, train_1h and train_10h are those of
-Libri-Light, librispeech_finetuning/{1h/{0..5},9h}/{clean,other}/ in the same folder or beside it.
+id>.flac} (any audio format), in --corpus or its LibriSpeech/; or a folder of data directories (see
+asrtool/data/prepared.py). train_10min, train_1h and train_10h are those of Libri-Light:
+librispeech_finetuning/{1h/{0..5},9h}/{clean,other}/ in the same folder or next to it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from asrtool.errors import UserError
 from asrtool.log import logger
 from asrtool.types import Utterance
 
-UTTERANCES = {  # of the official parts
+UTTERANCES = {  # official part -> number of utterances
     "train-clean-100": 28539,
     "train-clean-360": 104014,
     "train-other-500": 148688,
@@ -45,9 +44,9 @@ HELD_OUT = {
 
 def main() -> None:
     args = corpus.parser(__doc__, tuple(TRAIN)).parse_args()
-    found = prepared.find(args.corpus)
-    if found:
-        sets = prepared.sources(found, args.train_set)
+    ready = prepared.find(args.corpus)
+    if ready:
+        sets = prepared.sources(ready, args.train_set)
     else:
         inside = args.corpus / "LibriSpeech"
         sets = official(inside if inside.is_dir() else args.corpus, args.train_set)
@@ -59,7 +58,7 @@ def official(root: Path, train_set: str) -> dict[str, corpus.Source]:
     base = root
     if TRAIN[train_set][0] not in UTTERANCES:
         base = (
-            next((place for place in (root, root.parent) if (place / LIBRI_LIGHT).is_dir()), root)
+            next((path for path in (root, root.parent) if (path / LIBRI_LIGHT).is_dir()), root)
             / LIBRI_LIGHT
         )
     sets = {train_set: [base / part for part in TRAIN[train_set]]}
@@ -68,55 +67,53 @@ def official(root: Path, train_set: str) -> dict[str, corpus.Source]:
             tree.need(part)
     sets |= {name: [root / part for part in parts] for name, parts in HELD_OUT.items()}
     check_parts(root, sets)
-    found = {name: [part for part in parts if part.is_dir()] for name, parts in sets.items()}
+    existing = {name: [part for part in parts if part.is_dir()] for name, parts in sets.items()}
     tables = [Path(__file__), *root.glob("SPEAKERS.TXT")]
     return {
         name: corpus.Source(
             partial(read_parts, parts, root), [*tables, *parts], {"corpus": str(parts[0].parent)}
         )
-        for name, parts in found.items()
+        for name, parts in existing.items()
         if parts
     }
 
 
 def check_parts(root: Path, sets: dict[str, list[Path]]) -> None:
-    """Missing parts are named; a training, a development and a test set must be left."""
+    """Warn about missing parts; raises UserError without a training, development or test part."""
     train_set = next(iter(sets))
     missing = [part.name for parts in sets.values() for part in parts if not part.is_dir()]
-    there = {name for name, parts in sets.items() if any(part.is_dir() for part in parts)}
-    if not missing or (tree.is_miniature(root) and len(there) == len(sets)):
+    usable = {name for name, parts in sets.items() if any(part.is_dir() for part in parts)}
+    if not missing or (tree.is_miniature(root) and len(usable) == len(sets)):
         return
-    if not {train_set, "dev"} <= there or not {"test_clean", "test_other"} & there:
+    if not {train_set, "dev"} <= usable or not {"test_clean", "test_other"} & usable:
         raise UserError(
             f"'{root}' lacks {', '.join(missing)}; expected at least a training, a development "
-            "and a test part; the "
-            f"folder holds {tree.listing(root)} (https://www.openslr.org/12; run.sh --stage -1 "
-            "downloads what is "
-            "missing)"
+            f"and a test part; the folder contains {tree.listing(root)} "
+            "(https://www.openslr.org/12; run.sh --stage -1 downloads the missing parts)"
         )
-    logger.warning("'%s' lacks %s; going on without", root, ", ".join(missing))
+    logger.warning("'%s' lacks %s; continuing without them", root, ", ".join(missing))
 
 
 def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.CorpusSet:
-    """All utterances of some parts, except those that lack text or readable audio."""
+    """All utterances of `parts`, except those that lack text or readable audio."""
     audio = tree.audio_by_id(*parts)
     transcripts = sorted(path for part in parts for path in part.rglob("[!.]*.trans.txt"))
-    unwritten = {Path(path).parent for path in audio.values()} - {
+    without_transcript = {Path(path).parent for path in audio.values()} - {
         path.parent for path in transcripts
     }
-    unwritten |= {
+    without_transcript |= {
         part / "<reader>" / "<chapter>"
         for part in parts
         if not any(part in t.parents for t in transcripts)
     }
-    if unwritten:
-        chapter = min(unwritten)
+    if without_transcript:
+        chapter = min(without_transcript)
         name = f"{chapter.parent.name}-{chapter.name}.trans.txt"
         raise UserError(
-            f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked in full?"
+            f"no transcript {chapter / name}; is {chapter.parts[-3]}.tar.gz unpacked completely?"
         )
     texts = tree.Table(transcripts, r"\d+-\d+-\d+")
-    ids, lonely = tree.join(texts, audio)
+    ids, left_out = tree.join(texts, audio)
     genders = read_genders(root / "SPEAKERS.TXT")
     rows = []
     for key in ids:
@@ -134,13 +131,11 @@ def read_parts(parts: list[Path], root: Path, _: Path) -> corpus.CorpusSet:
             kept,
             sum(UTTERANCES[part.name] for part in parts),
         )
-    return corpus.CorpusSet(kept, [*lonely.values(), *unreadable])
+    return corpus.CorpusSet(kept, [*left_out.values(), *unreadable])
 
 
 def read_genders(speakers: Path) -> dict[str, str]:
-    """Reader -> f or m from SPEAKERS.TXT (`14 | F | train-clean-360 | 25.03 | name`); empty without
-    the file.
-    """
+    """Reader -> f or m, from lines `14 | F | ...` of SPEAKERS.TXT; empty without the file."""
     text = speakers.read_text(encoding="utf-8", errors="replace") if speakers.exists() else ""
     rows = (line.split("|") for line in text.split("\n") if not line.startswith(";"))
     return {

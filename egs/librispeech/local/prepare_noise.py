@@ -1,15 +1,17 @@
 #!/usr/bin/env python
-"""Noise, music and rooms -> data directories noise_train and noise_eval with empty texts, for
-data.augment and for the report of insertions, and room_train for data.augment.room.
+"""Noise, music and rooms -> data directories noise_train, noise_eval and room_train.
 
---corpus is MUSAN (https://www.openslr.org/17: musan/{noise,music}/**/*.wav), or a folder of
-prepared sets {train,eval}/wav.scp, whose paths may be relative to it. Of MUSAN's music only files
-are taken that its ANNOTATIONS say are without vocals: a song has words, and its transcript is not
-empty. --rooms is RIRS_NOISES (https://www.openslr.org/28): its simulated small and medium rooms are
-room_train, and its point-source noises join those of MUSAN, or are the noises where there is no
---corpus. Most are MUSAN's own; a file whose name MUSAN has is left out. noise_eval is the tenth of
-the files that a hash of their names picks. With neither there are synthesised noises: white, pink
-and brown, hum, clicks and silence.
+noise_train and noise_eval have empty texts. They are for data.augment and the report of insertions,
+room_train is for data.augment.room.
+
+--corpus is MUSAN (https://www.openslr.org/17: musan/{noise,music}/**/*.wav), or a folder of data
+directories {train,eval}/wav.scp, whose paths may be relative to it. MUSAN's music is used only if
+ANNOTATIONS marks it as without vocals: the transcript of a song is not empty. --rooms is
+RIRS_NOISES (https://www.openslr.org/28): its simulated small and medium rooms become room_train,
+and its point-source noises are added to those of MUSAN (or are all noises, without --corpus),
+except for files with the name of a file in MUSAN, which are copies. noise_eval has a tenth of the
+files, selected by a hash of their names. Without both options, noises are synthesised: white, pink
+and brown noise, hum, clicks and silence.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from asrtool.types import Utterance
 KINDS = ("white", "pink", "brown", "hum", "clicks", "silence")
 RATE = 16000
 COUNTS = {"noise_train": 60, "noise_eval": 24}  # synthesised recordings
-ROOMS = ("smallroom", "mediumroom")  # of the simulated ones, as in Kaldi's recipes
-ANNOTATIONS = "ANNOTATIONS"  # of MUSAN's folders of music: id, genres, vocals (Y or N), musician
+ROOMS = ("smallroom", "mediumroom")  # simulated rooms to use, as in Kaldi's recipes
+ANNOTATIONS = "ANNOTATIONS"  # in MUSAN's music folders: id, genres, vocals (Y or N), musician
 
 
 def main() -> None:
@@ -39,18 +41,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "--corpus", type=Path, help="folder of MUSAN, or of prepared sets train and eval"
+        "--corpus", type=Path, help="folder of MUSAN, or of data directories train and eval"
     )
     options.add_argument("--rooms", type=Path, help="folder of RIRS_NOISES")
     options.add_argument(
-        "--out", type=Path, required=True, help="folder to write noise_train/ and the others into"
+        "--out", type=Path, required=True, help="folder to write the data directories into"
     )
     args = options.parse_args()
     rooms = None if args.rooms is None else inside(args.rooms, "RIRS_NOISES")
     if args.corpus is not None and (args.corpus / "train" / "wav.scp").exists():
         sets = {
             f"noise_{part}": corpus.Source(
-                lambda _, part=part: silent(read(args.corpus / part)), [args.corpus / part]
+                lambda _, part=part: without_text(read(args.corpus / part)), [args.corpus / part]
             )
             for part in ("train", "eval")
         }
@@ -69,13 +71,13 @@ def main() -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The folder itself, or the one of that name in it."""
+    """The subfolder `name` if there is one, else the folder itself."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def recorded(musan: Path | None, rooms: Path | None) -> dict[str, corpus.Source]:
-    """noise_train and noise_eval of MUSAN, point-source noises, or both."""
-    files, sung = ([], {}) if musan is None else noises_of(musan)
+    """noise_train and noise_eval from MUSAN, point-source noises, or both."""
+    files, vocal = ([], {}) if musan is None else noises_of(musan)
     if rooms is not None:
         known = {path.name for path in files}
         files += [
@@ -85,48 +87,49 @@ def recorded(musan: Path | None, rooms: Path | None) -> dict[str, corpus.Source]
         ]
     if not files:
         raise UserError(
-            f"'{rooms}' holds no pointsource_noises/*.wav"
+            f"'{rooms}' contains no pointsource_noises/*.wav"
             if musan is None
-            else f"'{musan}' holds neither noise/ and music/ of MUSAN nor train/wav.scp"
+            else f"'{musan}' contains neither noise/ and music/ of MUSAN nor train/wav.scp"
         )
-    parts = [place for place in (musan, rooms) if place is not None]
+    folders = [path for path in (musan, rooms) if path is not None]
 
-    def build(held: bool) -> corpus.CorpusSet:
-        found = measured({path.stem: path for path in files if is_held(path) == held})
-        return corpus.CorpusSet(
-            found.utterances,
-            found.left_out + [why for path, why in sung.items() if is_held(path) == held],
-        )
+    def build(held_out: bool) -> corpus.CorpusSet:
+        noises = measured({path.stem: path for path in files if is_held_out(path) == held_out})
+        left_out = [why for path, why in vocal.items() if is_held_out(path) == held_out]
+        return corpus.CorpusSet(noises.utterances, noises.left_out + left_out)
 
     names = {"noise_train": False, "noise_eval": True}
     return {
-        name: corpus.Source(lambda _, held=held: build(held), [Path(__file__), *parts])
-        for name, held in names.items()
+        name: corpus.Source(
+            lambda _, held_out=held_out: build(held_out), [Path(__file__), *folders]
+        )
+        for name, held_out in names.items()
     }
 
 
-def is_held(path: Path) -> bool:
-    """Whether a noise is kept from training: the same in every corpus that has it."""
+def is_held_out(path: Path) -> bool:
+    """Whether a noise is in noise_eval; by its name, so MUSAN and RIRS_NOISES agree on copies."""
     return hashlib.sha256(path.name.encode()).digest()[0] < 26
 
 
 def noises_of(musan: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The noises and the music without vocals; and why other music is left out."""
-    files, sung = sorted((musan / "noise").rglob("*.wav")), {}
-    vocals = {}
+    """The noises and the music without vocals; for other music, a sentence why it is left out."""
+    files, vocal = sorted((musan / "noise").rglob("*.wav")), {}
+    has_vocals = {}
     for path in sorted((musan / "music").rglob(ANNOTATIONS)):
-        vocals |= annotated(path)
+        has_vocals |= annotated(path)
     for path in sorted((musan / "music").rglob("*.wav")):
-        if vocals.get(path.stem) is False:
+        if has_vocals.get(path.stem) is False:
             files.append(path)
+        elif path.stem in has_vocals:
+            vocal[path] = f"{path.stem}: has vocals according to {ANNOTATIONS}"
         else:
-            why = "has vocals, says" if path.stem in vocals else "may have vocals, it is not in"
-            sung[path] = f"{path.stem}: {why} {ANNOTATIONS}"
-    return files, sung
+            vocal[path] = f"{path.stem}: may have vocals, since it is not in {ANNOTATIONS}"
+    return files, vocal
 
 
 def annotated(path: Path) -> dict[str, bool]:
-    """Music id -> whether it has vocals, of a file of lines `<id> <genres> <Y or N> <musician>`."""
+    """Music id -> whether it has vocals, from lines `<id> <genres> <Y or N> <musician>`."""
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line.split() for line in text.splitlines() if line.split()]
     answers = {
@@ -136,23 +139,24 @@ def annotated(path: Path) -> dict[str, bool]:
 
 
 def responses(rooms: Path) -> dict[str, Path]:
-    """Impulse responses of the simulated rooms by id; files of different sizes share names."""
-    found = {}
+    """Id -> impulse response of a simulated room; ids begin with the size, file names do not."""
+    paths = {}
     for size in ROOMS:
         folder = rooms / "simulated_rirs" / size
         files = listed(folder / "rir_list", rooms) or sorted(folder.rglob("*.wav"))
         if not files:
             raise UserError(
-                f"'{folder}' has no responses (*.wav); --rooms is the folder RIRS_NOISES that "
-                "tools/download_noise.sh makes"
+                f"'{folder}' has no impulse responses (*.wav); --rooms must be the folder "
+                "RIRS_NOISES, as downloaded by tools/download_noise.sh"
             )
-        found |= {f"{size}-{path.stem}": path for path in files}
-    return found
+        paths |= {f"{size}-{path.stem}": path for path in files}
+    return paths
 
 
 def listed(path: Path, rooms: Path) -> list[Path]:
-    """The files of a list `--rir-id <id> --room-id <room> <path>`, where paths start at the folder
-    that holds RIRS_NOISES; [] where there is no list.
+    """The files of a list with lines `--rir-id <id> --room-id <room> <path>`; [] without the list.
+
+    The paths are relative to the parent folder of RIRS_NOISES.
     """
     if not path.is_file():
         return []
@@ -162,16 +166,16 @@ def listed(path: Path, rooms: Path) -> list[Path]:
 
 
 def read(folder: Path) -> list[Utterance]:
-    """A prepared set, which needs no more than wav.scp."""
+    """The utterances of a data directory; wav.scp is enough."""
     return prepared.read(folder).utterances
 
 
-def silent(utterances: Sequence[Utterance]) -> corpus.CorpusSet:
+def without_text(utterances: Sequence[Utterance]) -> corpus.CorpusSet:
     return corpus.CorpusSet([replace(row, text="") for row in utterances], [])
 
 
 def measured(paths: Mapping[str, Path]) -> corpus.CorpusSet:
-    """Recordings by id."""
+    """Recordings (id -> path) as utterances with measured durations."""
     rows = [
         Utterance(id=name, audio=str(path.absolute()), duration=0, speaker=name)
         for name, path in paths.items()
@@ -180,7 +184,7 @@ def measured(paths: Mapping[str, Path]) -> corpus.CorpusSet:
 
 
 def synthesised(name: str, folder: Path) -> corpus.CorpusSet:
-    """Recordings of 2 to 10 seconds, written beside the set."""
+    """Recordings of 2 to 10 seconds, written to a folder next to the set."""
     audio = folder.with_name(folder.name + "_audio")
     audio.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -194,7 +198,7 @@ def synthesised(name: str, folder: Path) -> corpus.CorpusSet:
 
 
 def sound(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """(T,) float32 of a kind, at a random level."""
+    """(T,) float32 noise of a kind, at a random level."""
     size = int(RATE * rng.uniform(2, 10))
     level = 10 ** (rng.uniform(-45, -15) / 20)
     if kind == "silence":

@@ -5,7 +5,7 @@ size=study              # size of the miniature
 corpus=                 # LibriSpeech itself instead of the miniature
 train_set=train_100     # with --corpus: train, train_100, train_10h, train_1h or train_10min
 ngpu=1                  # GPUs
-train_config=           # config with attention: {type: echo}, which the systems vary; default: the miniature's Conformer, or with --corpus data2vec with the schedule of the training set
+train_config=           # config with attention: {type: echo}, which the systems vary; default: a Conformer, with --corpus data2vec
 attention=model.encoder.attention       # key of the attention in that config
 seeds="0 1 2"           # one training per seed
 train_args=             # further overrides of every training, as in "trainer.epochs=4"
@@ -16,7 +16,7 @@ option_files=("$PWD/${0##*/}" "$PWD/common.sh")
 # shellcheck source=utils/parse_options.sh
 . ../../../utils/parse_options.sh
 study=$(basename "$0" .sh)
-for name in corpus train_config; do     # paths are looked for where they were typed, then in the recipe's folder
+for name in corpus train_config; do     # a path is relative to the user's folder, or to the recipe's
   if [[ -n ${!name} && ${!name} != /* && -e $called_from/${!name} ]]; then printf -v "$name" '%s' "$called_from/${!name}"; fi
 done
 cd ..
@@ -30,10 +30,11 @@ if [[ -n $corpus ]]; then
   base=(--corpus "$corpus" --train-set "$train_set" --unit char --vocab-size 0 --ngpu "$ngpu")
 else
   variant=/mini; if [[ $size != default ]]; then variant=/mini_$size; fi
-  what="Miniature $size: synthetic voices compare methods with each other, and say nothing about people"
+  what="Miniature $size. The voices are synthetic: the numbers compare methods, and say nothing about real speech"
   base=(--mini true --mini-size "$size" --ngpu "$ngpu")
 fi
-# the default of the miniature is a Conformer from scratch, which can be made as large without echo
+# The default of the miniature is a Conformer trained from scratch, so a baseline without echo can have as many parameters. The defaults of
+# the corpus have the schedule of the training set.
 from_scratch=false
 if [[ -z $train_config && -z $corpus ]]; then
   from_scratch=true
@@ -45,7 +46,7 @@ elif [[ -z $train_config ]]; then
   train_config=conf/echotune/train_echotune_$split.yaml
 fi
 what+=", \`$train_config\`"
-# systems without echo, or with a gate that does not learn, lack parameters that the config may name
+# systems without echo, or with a fixed gate, lack parameters that the groups of the config may name
 echo_groups="'optim.groups={\"*.echo.*\": {required: false}, \"*.gate.*\": {required: false}}'"
 exp=exp$variant
 out=${out:-$exp/$study.md}

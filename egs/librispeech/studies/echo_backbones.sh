@@ -2,20 +2,20 @@
 # data2vec, wav2vec 2.0, HuBERT and WavLM with and without Echo-MSA, and with only the new modules trained.
 #
 #   studies/echo_backbones.sh --corpus <corpus> --train-set train_1h --ngpu 2
-#   studies/echo_backbones.sh --size tiny --seeds 0       random weights, one epoch: only shows that it runs
+#   studies/echo_backbones.sh --size tiny --seeds 0       random weights, four steps: only a check that it runs
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=egs/librispeech/studies/common.sh
 . ./common.sh
 
-[[ $given != *" train_config "* ]] || usage_error "this study has its own configs, with the schedule of an hour; there is no --train-config"
+[[ $given != *" train_config "* ]] || usage_error "this study has its own configs, with the schedule for train_1h; it has no --train-config"
 config=conf/echotune/train_echotune_1h
 what=${what%, *}
 begin "Backbones of Echotune"
-backbone() {            # <type> <published weights>: the type's part of the encoder
+backbone() {            # <type> <published weights>: the keys of the encoder that depend on the type
   if [[ -n $corpus ]]; then echo "type: $1, size: base, weights: $2"; else echo "type: $1, size: tiny, weights: null"; fi
 }
-# the miniature has no published weights to start from: it only shows that the study runs
+# the miniature does not use published weights: it only checks that the study runs
 small=
 if [[ -z $corpus ]]; then
   small="trainer.steps=4 trainer.validate_every=4 trainer.precision=float32 data.batch.seconds=60 data.batch.max_seconds_per_device=60"

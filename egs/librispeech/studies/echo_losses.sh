@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# CTC, focal CTC, class-weighted CTC and their sums: which loss, with which lambda? Class weights and focal loss are for rare
-# classes, so --subset skewed compares them on half of the hours, chosen with as few rare letters as possible, and on as many hours drawn
-# evenly (studies/skewed_subset.py).
+# CTC, focal CTC, class-weighted CTC and their sums: which loss, with which lambda? Class weights and focal loss are meant for rare
+# classes, so --subset skewed compares them on half of the hours, selected with as few rare letters as possible, and on as many hours
+# selected at random (studies/skewed_subset.py).
 #
 #   studies/echo_losses.sh                                three seeds of each of nine losses
 #   studies/echo_losses.sh --subset skewed --corpus <corpus> --train-set train_10h --ngpu 2
@@ -13,7 +13,7 @@ subset=all              # training speech: all or skewed
 . ./common.sh
 
 begin "Losses of Echotune"
-loss() {                # <tag> <name> <weight of CTC> <its class weights> <what they weigh> <weight of focal CTC>
+loss() {                # <tag> <name> <weight of CTC> <its class weights> <its class weighting> <weight of focal CTC>
   run_system "$1$part" "$train_config" "losses.ctc.weight=$3 losses.ctc.class_weights=$4 losses.ctc.class_weighting=$5" \
     "'losses.focal={type: focal_ctc, weight: $6}'"
   systems+=("$2={$1$part}")
@@ -43,5 +43,5 @@ case $subset in
       base+=(--train-set "$whole$part")
       losses "Word error rate, trained on $whole$part"
     done ;;
-  *) usage_error "option --subset is all or skewed, not '$subset'" ;;
+  *) usage_error "option --subset must be all or skewed, not '$subset'" ;;
 esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does Echo-MSA help? Which window, which reading of it, which gate? The miniature compares a Conformer with one of as many
-# parameters without echo. --corpus compares data2vec, and --train-config any other config, with the same model without echo.
+# Does Echo-MSA help? Which windows, which mode, which gate? On the miniature, the baseline is a Conformer without echo of as many
+# parameters. With --corpus (data2vec) or --train-config, it is the same model without echo.
 #
 #   studies/echo_windows.sh                               three seeds of each of twelve systems
 #   studies/echo_windows.sh --corpus <corpus> --train-set train_1h --ngpu 2
@@ -20,7 +20,7 @@ else
   run_system plain "$train_config" "$ctc" "$echo_groups" "$attention=null"
 fi
 systems=("$baseline={plain}")
-attention() {           # <tag> <name> <settings>: one system with plain CTC
+attention() {           # <tag> <name> <settings>: a system trained with plain CTC
   run_system "$1" "$train_config" "$ctc" "$echo_groups" "'$attention={type: echo, $3}'"
   systems+=("$2={$1}")
 }

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""The open questions about speech LLMs as runs of the recipe, and one table for each
-(docs/papers/speech_llm.md).
+"""Studies of speech LLMs: runs of the recipe, and a table for each study.
 
     python egs/librispeech/studies/speech_llm.py --list
     python egs/librispeech/studies/speech_llm.py matching --mini true
-    python egs/librispeech/studies/speech_llm.py grid --seeds 0 1 2 -- --corpus <corpus> --noise
-        <musan> --ngpu 8
-    python egs/librispeech/studies/speech_llm.py adapters --train-config my_train.yaml -- --corpus
-        <corpus> --llm <folder>
+    python egs/librispeech/studies/speech_llm.py grid --seeds 0 1 2 -- \\
+        --corpus <corpus> --noise <musan> --ngpu 8
+    python egs/librispeech/studies/speech_llm.py adapters --train-config my_train.yaml -- \\
+        --corpus <corpus> --llm <folder>
 
-Every variant is one call of egs/librispeech/run_llm.sh with a tag of its own, so that a study that
-was interrupted goes on where it was; what stands behind `--` is for that script. With a corpus the
-config is train_speech_llm.yaml, or the one of --train-config, whose phases and sizes are taken;
-only --mini true has the miniature's. Phases that a
-variant does not change are those of the unchanged system, which is trained once for all studies.
-The table has the word error rate with its interval and the errors apart, and insertions per minute
-and hallucinations on noise_eval. It is printed and written to exp/<variant>/STUDY_<study>.md.
+Each variant is a call of egs/librispeech/run_llm.sh with its own tag, so an interrupted study
+continues. Options after `--` are passed to that script. The config is train_speech_llm.yaml, or
+that of --train-config; with --mini true it is the miniature's. Variants adapt to its phases and
+sizes. The unchanged system is trained once for all studies; variants take the phases that they do
+not change from it. The table has the word error rate with its interval, substitutions, deletions
+and insertions, insertions per minute and hallucinations for each set, noise_eval included. It is
+printed and written to STUDY_<study>.md in exp, or in exp/mini with --mini true. See
+docs/papers/speech_llm.md.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CONFIGS = {
 }
 LIMITS = "searcher.constraints"
 NO_LIMITS = f"{LIMITS}.no_repeat_ngram=0 {LIMITS}.max_tokens_per_second=null"
-DEFAULT_WIDTH = 2048  # of an adapter that has no hidden_dim
-# of waveforms, in every phase: that of train_speech_llm.yaml
+DEFAULT_WIDTH = 2048  # for an adapter without hidden_dim
+# augmentation of waveforms in every phase, as in train_speech_llm.yaml
 AUGMENTED = (
     "'data.augment.speeds=[0.9, 1.0, 1.1]' "
     "'data.augment.noise={set: noise_train, share: 0.3, snr_db: [0, 15]}' "
@@ -67,12 +67,14 @@ Variants = dict[str, tuple[str, str]]
 
 
 def studies(config: Path) -> dict[str, Variants]:
-    """All of them, for a training config: with its phases, as wide as its adapter."""
+    """All studies, for the phases and the adapter width of a training config."""
     settings = load_phases(config)
     phases = list(settings)
     hidden = getattr(settings[phases[0]].model.adapter, "hidden_dim", DEFAULT_WIDTH)
     return {
-        "grid": {f"{one}_{other}": (tuned(one, other), "") for one in MODES for other in MODES},
+        "grid": {
+            f"{encoder}_{llm}": (tuned(encoder, llm), "") for encoder in MODES for llm in MODES
+        },
         "matching": matching_losses(phases),
         "weights": matching_weights(phases),
         "alignment": alignments(phases),
@@ -92,14 +94,14 @@ def studies(config: Path) -> dict[str, Variants]:
 
 
 def tuned(encoder: str, language: str) -> str:
-    """The fine-tuning schemes of arXiv 2406.17272; the config's own is LoRA on both sides."""
+    """A fine-tuning scheme of arXiv 2406.17272; that of the config is LoRA on both sides."""
     if (encoder, language) == ("lora", "lora"):
         return ""
     changes = [f"model.encoder_tuning.mode={encoder}", f"model.llm.tuning.mode={language}"]
     if language == "full":
-        changes.append("model.llm.precision=float32")  # bf16 is for weights that stay
+        changes.append("model.llm.precision=float32")  # bf16 is too coarse for trained weights
     sides = (("encoder", encoder), ("llm", language))
-    # what is trained whole moves slowly
+    # fully tuned pre-trained weights get a lower learning rate
     slow = ", ".join(f'"{part}.*": {{lr_scale: 0.1}}' for part, mode in sides if mode == "full")
     if slow:
         changes.append(f"'optim.groups={{{slow}}}'")
@@ -107,7 +109,7 @@ def tuned(encoder: str, language: str) -> str:
 
 
 def matching(phases: Sequence[str], **changes: object) -> str:
-    """Of the matching loss, in the phases after LoRA's first: before them it has weight 0."""
+    """Changes of the matching loss, from the third phase on: its weight is 0 before."""
     return " ".join(
         f"phases.{phase}.losses.matching.{key}={value}"
         for phase in phases[2:]
@@ -116,14 +118,14 @@ def matching(phases: Sequence[str], **changes: object) -> str:
 
 
 def projected(phases: Sequence[str]) -> str:
-    """The matching loss with learned projections, which are new in the first phase that has it."""
+    """The matching loss with learned projections, which its first phase initialises."""
     new = "'[heads.text_query.*, heads.speech_key.*]'"
     return f"{matching(phases, weight=0.1, projected='true')} phases.{phases[2]}.init.missing={new}"
 
 
 def matching_losses(phases: Sequence[str]) -> Variants:
     return {
-        "configured": ("", ""),  # as the config has it; others take their first phases from it
+        "configured": ("", ""),  # as in the config; other variants take their first phases from it
         "off": (matching(phases, weight=0), ""),
         "both": (matching(phases, weight=0.1), ""),
         "weak": (matching(phases, weight=0.01), ""),
@@ -140,16 +142,16 @@ def matching_losses(phases: Sequence[str]) -> Variants:
 
 
 def matching_weights(phases: Sequence[str]) -> Variants:
-    found: Variants = {"configured": ("", "")}
+    variants: Variants = {"configured": ("", "")}
     for mse, cosine in itertools.product((0.1, 1, 10), repeat=2):
         changes = matching(phases, weight=0.1, mse=f"{mse:g}", cosine=f"{cosine:g}")
-        found[f"mse{mse:g}_cosine{cosine:g}"] = (changes, "")
-    return found
+        variants[f"mse{mse:g}_cosine{cosine:g}"] = (changes, "")
+    return variants
 
 
 def alignments(phases: Sequence[str]) -> Variants:
     def other(kind: str) -> str:
-        """Another loss in the place of matching."""
+        """Another loss instead of the matching loss."""
         terms = [
             f"'phases.{phase}.losses.align={{type: {kind}, weight: 0.1}}'" for phase in phases[2:]
         ]
@@ -165,7 +167,7 @@ def alignments(phases: Sequence[str]) -> Variants:
 
 
 def adapters(hidden: int) -> Variants:
-    """Every kind at every rate, as wide as the config's own adapter."""
+    """Every type at every rate, as wide as the adapter of the config."""
     mlp = f"hidden_dim: {hidden}"
     large = hidden >= 1024
     transformer = f"num_heads: {16 if large else 4}, ffn_dim: {2 * hidden if large else hidden}"
@@ -178,14 +180,16 @@ def adapters(hidden: int) -> Variants:
 
 
 def insertions(phases: Sequence[str]) -> Variants:
-    """What helps against them. before: what the last phase starts from; nothing: that phase without
-    any of the methods, more epochs alone; noise, babble, speeds: one method alone. with and without
-    augmentation: two systems that differ in nothing else, from the first phase on.
+    """Methods against insertions.
+
+    `before` is the model that the last phase starts from. `nothing` is the last phase without any
+    method, only with more epochs; `noise`, `babble` and `speeds` have one method each.
+    `with_augmentation` and `without_augmentation` differ in nothing else, from the first phase on.
     """
     before, augment = f"phase={phases[-2]}", f"phases.{phases[-1]}.data.augment"
 
     def last(more: str = "") -> str:
-        """The last phase with another augmentation in the place of non-speech."""
+        """The last phase with another augmentation instead of non-speech."""
         return f"{augment}.non_speech=null {plain(augment)} {more}".rstrip()
 
     return {
@@ -210,7 +214,7 @@ def insertions(phases: Sequence[str]) -> Variants:
 
 
 def plain(augment: str) -> str:
-    """No augmentation of waveforms; empty transcripts and SpecAugment stay as they are."""
+    """Turns off the augmentation of waveforms; non-speech and SpecAugment stay as they are."""
     absent = " ".join(f"{augment}.{kind}=null" for kind in ("noise", "babble", "room"))
     return f"{augment}.speeds=[1.0] {absent}"
 
@@ -221,28 +225,28 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("study", nargs="?")
-    options.add_argument("--variants", nargs="+", help="some of the study's variants; default: all")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("study", nargs="?", help="name of a study; without it, all are listed")
+    options.add_argument("--variants", nargs="+", help="variants to run (default: all)")
     options.add_argument(
-        "--mini", choices=("true", "false"), default="false", help="on the synthesised miniature"
+        "--seeds", type=int, nargs="+", default=[0], help="one training per seed (default: 0)"
     )
-    options.add_argument("--mini-size", default="default")
+    options.add_argument(
+        "--mini", choices=("true", "false"), default="false", help="use the miniature"
+    )
+    options.add_argument("--mini-size", default="default", help="size of the miniature")
     options.add_argument(
         "--train-config", type=Path, help="training config of every variant, with a corpus"
     )
     options.add_argument(
         "--train-args",
         default="",
-        help="further changes of every training, as in 'trainer.epochs=1'",
+        help="further overrides of every training, as in 'trainer.epochs=1'",
     )
-    options.add_argument(
-        "--list", action="store_true", help="say what each study runs, and run nothing"
-    )
-    options.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    options.add_argument("--list", action="store_true", help="list the studies and their variants")
+    options.add_argument("--dry-run", action="store_true", help="only print the commands")
     args = options.parse_args(argv[: argv.index("--")] if "--" in argv else argv)
     if args.train_config is not None and args.mini == "true":
-        options.error("--train-config goes with a corpus: the miniature has a config of its own")
+        options.error("--train-config needs a corpus: the miniature has its own config")
     available = studies(args.train_config or CONFIGS[args.mini])
     if args.list or args.study is None:
         for study, variants in available.items():
@@ -253,16 +257,15 @@ def main() -> None:
     variants = available[args.study]
     if unknown := set(args.variants or ()) - set(variants):
         options.error(
-            f"study '{args.study}' has no variant {', '.join(sorted(unknown))}; --list prints "
-            "what it has"
+            f"study '{args.study}' has no variant {', '.join(sorted(unknown))}; --list prints all"
         )
     rows, exp, prepared = [], folder(args), False
-    # the unchanged system first: others take phases from it
+    # the unchanged system first, since the others take phases from it
     for variant in sorted(args.variants or variants, key=lambda name: bool(variants[name][0])):
         training, decoding = variants[variant]
         for seed in args.seeds:
             tag, command = run_of(args, variant, training, decoding, seed)
-            if prepared:  # but for the vocabulary of another language model
+            if prepared:  # another language model needs its own vocabulary, stage 2
                 command += ["--stage", "2" if "--tokenizer" in command else "3"]
             print("+", " ".join(command + rest), flush=True)
             if args.dry_run:
@@ -280,8 +283,9 @@ def main() -> None:
 def run_of(
     args: argparse.Namespace, variant: str, training: str, decoding: str, seed: int
 ) -> tuple[str, list[str]]:
-    """The experiment's name and the command of a variant; those that change the search alone share
-    one training.
+    """The experiment's name and the command of a variant.
+
+    Variants that change only the search have the same training.
     """
     tag = f"study_{args.study}_{variant}_s{seed}" if training else base_tag(args, seed)
     changes = " ".join(filter(None, (f"seed={seed}", training, args.train_args)))
@@ -308,16 +312,12 @@ def run_of(
 
 
 def base_tag(args: argparse.Namespace, seed: int) -> str:
-    """The unchanged system; with --train-args it is another one for each study, since they may
-    differ.
-    """
+    """Name of the unchanged system's experiment; with --train-args, each study has its own."""
     return f"study_{args.study}_base_s{seed}" if args.train_args else f"study_base_s{seed}"
 
 
 def share(exp: Path, source: str, tag: str, training: str) -> None:
-    """The phases in front of the first that `training` changes are copied from `source`, where it
-    has finished them.
-    """
+    """Take the finished phases of `source` before the first one that `training` changes."""
     if source == tag or (exp / tag).exists() or not (exp / source / "config.yaml").exists():
         return
     phases = list(load_phases(exp / source / "config.yaml"))
@@ -331,7 +331,7 @@ def share(exp: Path, source: str, tag: str, training: str) -> None:
 
 
 def first_changed(phases: Sequence[str], training: str) -> int:
-    """Number of the first phase that changes like `phases.lora.trainer.epochs=3 seed=1` reach."""
+    """Index of the first phase affected by overrides like `phases.lora.trainer.epochs=3 seed=1`."""
     names = [
         text.split(".")[1] if text.startswith("phases.") else phases[0]
         for text in split_overrides([training])
@@ -351,10 +351,10 @@ def folder(args: argparse.Namespace) -> Path:
 
 
 def results(decoded: Path, name: str) -> list[str]:
-    """A line of the table for each set of a decoding that was scored."""
+    """A row of the table for each scored set of a decoding."""
     lines = []
     for path in sorted(decoded.glob("*/insertions.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))["groups"]["all"]
+        report = json.loads(path.read_text(encoding="utf-8"))["groups"]["all"]
         score = path.with_name("score.json")
         rate, bounds = "-", "-"
         if score.exists():
@@ -362,9 +362,11 @@ def results(decoded: Path, name: str) -> list[str]:
             rate = f"{100 * content['total']['rate']:.2f}"
             if content.get("interval"):
                 bounds = "{:.2f}-{:.2f}".format(*(100 * value for value in content["interval"]))
-        counts = " / ".join(str(found[key]) for key in ("substitutions", "deletions", "insertions"))
-        wrong = sum(map(len, found["hallucinations"].values()))
-        numbers = (rate, bounds, counts, f"{found['insertions_per_minute']:.2f}", str(wrong))
+        errors = ("substitutions", "deletions", "insertions")
+        counts = " / ".join(str(report[key]) for key in errors)
+        hallucinations = sum(map(len, report["hallucinations"].values()))
+        per_minute = f"{report['insertions_per_minute']:.2f}"
+        numbers = (rate, bounds, counts, per_minute, str(hallucinations))
         lines.append(f"| {name} | {path.parent.name} | {' | '.join(numbers)} |")
     return lines
 
@@ -376,7 +378,7 @@ def table(study: str, rows: list[str]) -> str:
         "WER %",
         "95 % interval",
         "S / D / I",
-        "insertions a minute",
+        "insertions per minute",
         "hallucinations",
     )
     lines = [f"# {study}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *rows]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""A Markdown table of systems over seeds, from the score.json files of stage 5, with the gap
-between dev and test.
+"""A Markdown table of systems over seeds, from the score.json files of stage 5.
 
-    python studies/table.py --exp exp/mini --seeds "0 1 2" --sets "dev test_clean" --against CTC
+    python studies/table.py --exp exp/mini --seeds "0 1 2" --sets "dev test_clean" --against CTC \\
         "CTC={ctc}"
 
-`name={tag}` is exp/<tag>-s<seed>/<decode>/<set> of each seed; the first set is the development set.
-Intervals are those of the mean over seeds (Student's t, 95 %), of seed-by-seed differences for the
-relative change; one seed has none.
+`name={tag}` stands for the decodings exp/<tag>-s<seed>/<decode>/<set> of all seeds. The first set
+is the development set; the last column is the gap between it and the test sets. Intervals are those
+of the mean over seeds (Student's t, 95 %); relative changes are paired by seed. With one seed there
+are none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     options.add_argument("--sets", required=True, help="development set, then test sets")
     options.add_argument("--decode", default="greedy", help="folder of the decoding")
     options.add_argument(
-        "--against", required=True, help="name of the system that the others are compared with"
+        "--against", required=True, help="name of the system to compare the others with"
     )
     args = options.parse_args()
     seeds, sets = args.seeds.split(), args.sets.split()
@@ -52,24 +52,24 @@ def main() -> None:
             ]
         )
     if args.against not in rates:
-        options.error(f"--against {args.against}: no such system; there are {', '.join(rates)}")
+        options.error(f"--against {args.against}: no such system; expected {', '.join(rates)}")
     print(
         "| system | "
         + " | ".join(f"{name}, WER % | relative %" for name in sets)
         + " | test - dev, points |"
     )
     print("| --- |" + " --- | --- |" * len(sets) + " --- |")
-    for name, found in rates.items():
+    for name, by_set in rates.items():
         cells = [name]
-        for own, base in zip(found, rates[args.against], strict=True):
-            change = 100 * (own - base) / np.maximum(base, 1e-9)
-            cells += [spread(own, ".2f"), "" if name == args.against else spread(change, "+.1f")]
-        cells.append(spread(found[1:].mean(0) - found[0], "+.2f") if len(sets) > 1 else "")
+        for system, base in zip(by_set, rates[args.against], strict=True):
+            change = 100 * (system - base) / np.maximum(base, 1e-9)
+            cells += [spread(system, ".2f"), "" if name == args.against else spread(change, "+.1f")]
+        cells.append(spread(by_set[1:].mean(0) - by_set[0], "+.2f") if len(sets) > 1 else "")
         print("| " + " | ".join(cells) + " |")
 
 
 def rate(path: Path) -> float:
-    """Word error rate, in per cent."""
+    """Word error rate in percent."""
     return 100 * json.loads(path.read_text(encoding="utf-8"))["total"]["rate"]
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # local/download_data.sh <folder> [ramc|read]: MagicData-RAMC (https://www.openslr.org/123, 16 GB, CC BY-NC-ND 4.0) or MagicData read speech
-# (https://www.openslr.org/68, 55 GB, the same licence) as <folder>: not for commercial use. Existing files are kept, an interrupted
-# download is resumed. No checksums are published; the size or the files are compared. OPENSLR=<address> selects a mirror.
+# (https://www.openslr.org/68, 55 GB, the same licence) as <folder>; not for commercial use. Existing files are kept, an interrupted
+# download is resumed. No checksums are published: the size of the archive or the number of files is checked. OPENSLR=<address> selects a
+# mirror.
 set -euo pipefail
 # shellcheck source=utils/path.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../../utils/path.sh"

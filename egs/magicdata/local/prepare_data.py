@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""MagicData-RAMC (https://www.openslr.org/123) or MagicData read speech (.../68) -> data
-directories train, dev, test.
+"""MagicData-RAMC (https://www.openslr.org/123) or MagicData (.../68) -> train, dev, test.
 
---kind ramc: dialogues of two speakers, cut into segments; DataPartition/{train,dev,test}.tsv and
-MDT2021S003/{WAV,TXT,SPKINFO.txt} in --corpus or its MagicData-RAMC/. --kind read: sentences;
-{train,dev,test}/{TRANS.txt,<speaker>/<utterance id>.wav}. Either may be a folder of prepared sets
-(see asrtool/data/prepared.py). Labels: gender, region, and of RAMC accent and city.
+--kind ramc: dialogues of two speakers, cut into segments. --corpus or its MagicData-RAMC/ contains
+DataPartition/{train,dev,test}.tsv and MDT2021S003/{WAV,TXT,SPKINFO.txt}. --kind read: read
+sentences. --corpus or its MAGICDATA/ contains {train,dev,test}/{TRANS.txt,<speaker>/<utterance
+id>.wav}. Both can be a folder of data directories instead (see asrtool/data/prepared.py). Labels:
+gender and region, for RAMC also accent and city.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asrtool.score.normalize import normalizer
 from asrtool.types import Utterance
 
 SETS = ("train", "dev", "test")
-# of the read speech: text and audio differ
+# utterances of the read speech whose text does not match the audio
 BROKEN = {"16_4013_20170819121429", "18_1565_20170712000170"}
 
 
@@ -30,10 +30,10 @@ def main() -> None:
         "--kind", choices=("ramc", "read"), default="ramc", help="dialogues, or read sentences"
     )
     args = options.parse_args()
-    found = prepared.find(args.corpus)
+    ready = prepared.find(args.corpus)
     sets = (
-        prepared.sources(found)
-        if found
+        prepared.sources(ready)
+        if ready
         else (read_speech if args.kind == "read" else ramc)(args.corpus)
     )
     corpus.write_sets(args.out, sets)
@@ -46,8 +46,8 @@ def ramc(folder: Path) -> dict[str, corpus.Source]:
     audio, texts, speakers = (
         tree.need(root / "MDT2021S003" / name) for name in ("WAV", "TXT", "SPKINFO.txt")
     )
-    whole = {name: dialogues.recordings(path) for name, path in parts.items()}
-    dialogues.check_apart(whole, texts)
+    recordings = {name: dialogues.recordings(path) for name, path in parts.items()}
+    dialogues.check_disjoint(recordings, texts)
     build = partial(
         dialogues.build,
         audio=audio,
@@ -58,7 +58,9 @@ def ramc(folder: Path) -> dict[str, corpus.Source]:
     inputs = [Path(__file__), Path(dialogues.__file__), audio, texts, speakers]
     return {
         name: corpus.Source(
-            lambda _, name=name: build(name, whole[name]), [*inputs, path], {"corpus": str(root)}
+            lambda _, name=name: build(name, recordings[name]),
+            [*inputs, path],
+            {"corpus": str(root)},
         )
         for name, path in parts.items()
     }
@@ -67,8 +69,8 @@ def ramc(folder: Path) -> dict[str, corpus.Source]:
 def read_speech(folder: Path) -> dict[str, corpus.Source]:
     root = tree.root(folder, "MAGICDATA", "train")
     folders = {name: tree.need(root / name) for name in SETS}
-    for place in folders.values():
-        tree.need(place / "TRANS.txt")
+    for path in folders.values():
+        tree.need(path / "TRANS.txt")
     info = next(
         (
             path
@@ -79,23 +81,23 @@ def read_speech(folder: Path) -> dict[str, corpus.Source]:
     )
     return {
         name: corpus.Source(
-            partial(build_read, place, info),
-            [Path(__file__), place, *([info] if info else [])],
+            partial(build_read, path, info),
+            [Path(__file__), path, *([info] if info else [])],
             {"corpus": str(root)},
         )
-        for name, place in folders.items()
+        for name, path in folders.items()
     }
 
 
 def build_read(folder: Path, info: Path | None, _: Path) -> corpus.CorpusSet:
-    """One set of the read speech; lines of TRANS.txt are `<utterance id>.wav <speaker> <text>`."""
+    """One set of read speech; the lines of TRANS.txt are `<utterance id>.wav <speaker> <text>`."""
     lines = tree.Table([folder / "TRANS.txt"], r"\w+\.wav", header="UtteranceID")
     audio = {
         f"{key}.wav": path for key, path in tree.audio_by_id(folder).items() if key not in BROKEN
     }
     for key in BROKEN:
         lines.pop(f"{key}.wav", None)
-    ids, lonely = tree.join(lines, audio)
+    ids, left_out = tree.join(lines, audio)
     labels = speaker_labels(info) if info else {}
     normalize = normalizer("zh-magicdata")
     rows = []
@@ -112,20 +114,21 @@ def build_read(folder: Path, info: Path | None, _: Path) -> corpus.CorpusSet:
             )
         )
     kept, unreadable = corpus.measured(rows)
-    return corpus.CorpusSet(kept, list(lonely.values()) + unreadable)
+    return corpus.CorpusSet(kept, list(left_out.values()) + unreadable)
 
 
 def speaker_labels(info: Path) -> dict[str, dict[str, str]]:
-    """Speaker -> gender and region from SPKINFO.txt (SPKID, Age, Gender, Dialect)."""
-    found = {}
+    """Speaker -> gender and region, from SPKINFO.txt (SPKID, Age, Gender, Dialect)."""
+    by_speaker = {}
     for row in tree.rows(info):
         columns = {name.lower(): value for name, value in row.items()}
         labels = {
             "gender": columns.get("gender", "")[:1].lower(),
             "region": columns.get("dialect", ""),
         }
-        found[columns.get("spkid", "")] = {name: value for name, value in labels.items() if value}
-    return found
+        labels = {name: value for name, value in labels.items() if value}
+        by_speaker[columns.get("spkid", "")] = labels
+    return by_speaker
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the generator of miniature corpora, for its tests."""
+"""Runs the generator of miniature corpora in tests."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def make(layout: str, out: Path, *options: str) -> subprocess.CompletedProcess[s
 
 
 def made(layout: str, out: Path, *options: str) -> Path:
-    """Run the command, which must succeed; `out`."""
+    """Run the command, which must succeed; returns `out`."""
     finished = make(layout, out, *options)
     assert finished.returncode == 0, finished.stderr
     return out
 
 
 def table(file: Path, separator: str | None = None) -> dict[str, str]:
-    """The two columns of a file; no id is there twice."""
+    """Id -> value of a file with two columns and unique ids."""
     rows = [line.split(separator, 1) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(dict(rows)) == len(rows), file
     return dict(rows)

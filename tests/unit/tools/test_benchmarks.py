@@ -1,7 +1,8 @@
-"""The benchmark scripts run, at sizes that say nothing about speed."""
+"""Benchmark scripts run, at sizes that are too small to measure speed."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,10 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
+STREAMING = ROOT / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
+
+
+def not_installed(vocabulary: int) -> None:
+    """In the place of a peer, whose import would leave stubs in `sys.modules`."""
+    raise ImportError("not used in tests")
+
+
+SMALL_BEAM = {"DIM": 16, "FRAMES": 10, "TOKENS": 3, "BEAM": 3, "UTTERANCES": 2}
+SMALL_BEAM |= {"espnet": not_installed}
 
 
 def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
@@ -40,8 +52,33 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
     assert "1.00 times the first" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "constants", "options", "printed"),
+    [
+        ("llm_beam", {}, "--shape llama-tiny --tokens 2 --seconds 1 --beams 2 --rounds 1", "same"),
+        ("joint_beam", SMALL_BEAM, "--rounds 1", "asrtool, 12"),
+        ("joint_beam", SMALL_BEAM, "--rounds 1 --rescoring", "the same choice: True"),
+        ("streaming", {"TOKENS": 20}, f"--seconds 2 --config {STREAMING}", "without a gap: True"),
+    ],
+    ids=["llm_beam", "joint_beam", "rescoring", "streaming"],
+)
+def test_a_benchmark_of_search_runs_with_current_models(
+    name, constants, options, printed, monkeypatch, capsys
+) -> None:
+    path = ROOT / "tools" / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for constant, value in constants.items():
+        monkeypatch.setattr(module, constant, value)
+    monkeypatch.setattr(sys, "argv", [str(path), *options.split()])
+    with torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()):
+        module.main()
+    assert printed in capsys.readouterr().out
+
+
 @pytest.mark.slow
-def test_starting_is_timed_in_shares_of_import_torch(toy) -> None:
+def test_start_up_is_timed_relative_to_import_torch(toy) -> None:
     audio = toy / "data" / "test" / "audio" / "u000.wav"
     stage = [
         "--data",

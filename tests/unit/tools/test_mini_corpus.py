@@ -1,6 +1,4 @@
-"""The synthesised miniature corpus: layout, disjoint sets, the same bytes for the same seed, sound
-that is sound.
-"""
+"""LibriSpeech's miniature: layout, disjoint sets, reproducible files, properties of the audio."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tests.unit.tools import mini
 
 pytest.importorskip(
     "espeakng_loader",
-    reason="the miniature corpus is spoken by espeak-ng: pip install espeakng-loader",
+    reason="the miniature needs espeak-ng: pip install espeakng-loader",
 )
 
 SPLITS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
@@ -172,7 +170,7 @@ def test_an_unknown_size_is_one_sentence_that_names_the_known_ones(
 ) -> None:
     finished = make(tmp_path, f"--size={size}")
     assert finished.returncode == 1
-    assert f"The size is '{size}', expected tiny, small, default" in finished.stderr
+    assert f"The size is '{size}'; expected tiny, small, default" in finished.stderr
     assert list(tmp_path.iterdir()) == []
 
 

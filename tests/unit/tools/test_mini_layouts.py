@@ -1,6 +1,4 @@
-"""The tiny miniatures of the Mandarin corpora: the official trees, tables that agree, sets that
-share nothing.
-"""
+"""The tiny miniatures of the Mandarin corpora: official trees, consistent tables, disjoint sets."""
 
 from __future__ import annotations
 

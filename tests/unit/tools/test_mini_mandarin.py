@@ -1,6 +1,4 @@
-"""The Mandarin of the miniatures: espeak-ng reads its characters, words can be told apart, accents
-are sayable.
-"""
+"""The Mandarin text of the miniatures: espeak-ng reads its characters, words and accents."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def words() -> list[str]:
 def test_espeak_reads_every_character_as_one_mandarin_syllable(espeak, words) -> None:
     characters = sorted(set("".join(words)))
     assert len(characters) >= 400
-    # Where espeak-ng lacks a character it says an English name of it, in round brackets.
+    # For an unknown character, espeak-ng gives an English name in round brackets.
     unread = [
         c
         for c in characters
@@ -105,7 +103,7 @@ def test_every_accent_is_made_of_sounds_that_espeak_has(espeak, words) -> None:
 
 def test_what_is_said_by_phonemes_sounds_like_the_text() -> None:
     texts = ("今天上海下雨", "老师去图书馆", "苹果很新", "张伟喜欢唱歌")
-    # In a process of its own: espeak-ng is made for being initialised once.
+    # In its own process, since espeak-ng can be initialised only once.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         likeness = pool.apply(likeness_of_phonemes_and_text, (texts,))
     assert list(likeness.argmax(axis=1)) == list(range(len(texts))), likeness

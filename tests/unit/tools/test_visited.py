@@ -1,4 +1,4 @@
-"""What one act visits of the package, and that a model's config is read once."""
+"""Counting the functions that an operation calls; a model's config is read once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `python` of the tests does what the real one does, without importing torch each time."""
+"""The tests' `python` behaves like the real one, without importing torch each time."""
 
 from __future__ import annotations
 
@@ -67,6 +67,6 @@ def test_a_signal_reaches_the_command(tmp_path):
     assert process.returncode == 7
 
 
-def test_death_by_a_signal_is_told(tmp_path):
+def test_death_by_a_signal_is_reported(tmp_path):
     (tmp_path / "script.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     assert run(warm_python.python(), "script.py", cwd=tmp_path).returncode == -signal.SIGKILL
