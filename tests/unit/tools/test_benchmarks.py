@@ -59,10 +59,11 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         ("joint_beam", SMALL_BEAM, "--rounds 1", "asrtool, 12"),
         ("joint_beam", SMALL_BEAM, "--rounds 1 --rescoring", "the same choice: True"),
         ("streaming", {"TOKENS": 20}, f"--seconds 2 --config {STREAMING}", "without a gap: True"),
+        ("relative_attention", {}, "--seconds 1 --layers 1 --rounds 1", "1 s: rotary"),
     ],
-    ids=["llm_beam", "joint_beam", "rescoring", "streaming"],
+    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention"],
 )
-def test_a_benchmark_of_search_runs_with_current_models(
+def test_a_benchmark_runs_with_current_models(
     name, constants, options, printed, monkeypatch, capsys
 ) -> None:
     path = ROOT / "tools" / "benchmarks" / f"{name}.py"
