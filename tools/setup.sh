@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 torch=auto             # which torch: auto, cpu, cuda, or keep the one of the Python that makes .venv
 python=                # the Python that makes .venv; default: the first that fits of python3.11, 3.12, 3.13 and python3
+extras=ssl,hub,mini,plot,onnx,whisper-normalizer,dev      # of setup.py
 if_needed=false        # say and do nothing where .venv is up to date, or where the active environment has asrtool installed
 
 cpu_index=https://download.pytorch.org/whl/cpu
@@ -26,10 +27,10 @@ install() { "$venv" -m pip install "${quiet[@]}" "$@"; }
 # -- is there anything to do? ----------------------------------------------
 
 state() {              # what the environment is made from
-  "$venv" - setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
+  "$venv" - "$extras" setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
 import hashlib, sys
-made_from = hashlib.sha256(sys.version.encode())
-for name in sys.argv[1:]:
+made_from = hashlib.sha256(f"{sys.version}{sys.argv[1]}".encode())
+for name in sys.argv[2:]:
     made_from.update(open(name, "rb").read())
 print(made_from.hexdigest())
 END
@@ -145,7 +146,7 @@ if ! up_to_date; then
   install_torch
   say "installing asrtool and the versions of tools/constraints.txt"
   install --no-deps "torchaudio==$(version TORCHAUDIO)"
-  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,whisper-normalizer,dev]"
+  install --constraint tools/constraints.txt --editable ".[$extras]"
   mend_torchaudio
   trap - ERR
   echo "$(state) $torch" > "$stamp"
