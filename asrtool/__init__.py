@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 
 
 def load(path, **options):
-    """Load a trained experiment or a packed model: a `Recognizer`.
+    """Load a trained experiment, a packed model or one of the Hugging Face Hub: a `Recognizer`.
+
+    path: a folder, or "hf:user/model[@revision]", which is downloaded.
 
     options: `decode`, `device`, `weights`, `lm` and `imports`, as in
     `asrtool.recognizer.Recognizer.load`.

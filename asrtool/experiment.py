@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -39,6 +39,8 @@ class InitConfig:
     unused: tuple[str, ...] = ()  # name patterns of old parameters that are dropped
     # new module: the old module whose weights it takes, such as heads.a: heads.b
     copy: dict[str, str] = field(default_factory=dict)
+    # the vocabulary of the weights of --init: equal, a prefix of the new one, or unrelated
+    vocab: Literal["keep", "extend", "replace"] = field(default="keep", metadata=OMIT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asrtool import experiment
+from asrtool import experiment, hub
 from asrtool.data import tokenizers
 from asrtool.data.features import Cmvn
 from asrtool.data.lengths import Lengths
@@ -44,6 +44,7 @@ from asrtool.models import (
     LanguageModelConfig,
     Model,
 )
+from asrtool.models.origins import digests
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
 from asrtool.trainer import averaging, checkpoint, folder
 from asrtool.trainer.folder import changed_copy
@@ -54,6 +55,10 @@ CARD, CONFIG, DECODE, WEIGHTS, LM = (
     "decode.yaml",
     "model.safetensors",
     "lm",
+)
+PACKED = (  # patterns of the files of a packed model
+    *(CARD, CONFIG, DECODE, WEIGHTS, "README.md", "cmvn.json", "lengths.json"),
+    *("vocab/*", f"{LM}/*", "files/*"),
 )
 
 
@@ -67,28 +72,17 @@ class Experiment:
 
     @classmethod
     def open(cls, folder: Path | str, imports: Iterable[str] = ()) -> Experiment:
-        """imports: the user's own modules that the model needs.
+        """folder: or `hf:user/model[@revision]`, which is downloaded. imports: the user's own
+        modules that the model needs.
 
-        Raises `UserError` if the folder holds no trained model, if a file of a packed model or the
-        vocabulary or CMVN of an experiment has changed, and if the model needs modules that are not
-        imported: they are never imported automatically.
+        Raises `UserError` as `open_folder`, and if the model needs modules that are not imported:
+        they are never imported automatically.
         """
         import_modules(imports)
-        folder = Path(folder)
-        packed = (folder / CARD).exists()
-        if not (folder / CONFIG).exists():
-            raise UserError(
-                f"{folder} holds no {CONFIG}: train a model first (stage 3), or give another folder"
-            )
-        if packed:
-            check_packed(folder)
-        elif (changed := changed_copy(folder)) is not None:
-            raise UserError(
-                f"{folder / changed} is not what the training began with; restore it from a backup,"
-                " or from where stage 3 copied it (--vocab, --train)"
-            )
+        folder = open_folder(folder)
         try:
-            return cls(folder, experiment.read_phases(folder / CONFIG), packed)
+            phases = experiment.read_phases(folder / CONFIG)
+            return cls(folder, phases, (folder / CARD).exists())
         except experiment.NotImported as error:
             raise UserError(
                 f"{folder} needs {', '.join(error.modules)}, which a model does not import by "
@@ -154,13 +148,36 @@ class Experiment:
         """The durations of a phase's training utterances; None if they were not recorded."""
         return Lengths.load(self.folder if self.packed else self.folder / phase)
 
+    @cached_property
+    def bases(self) -> list[dict]:
+        """The base weights that a packed model omits: part, weights (name), revision, and the
+        SHA-256 of each of their files.
+        """
+        return self.card.get("bases", [])
+
+    @property
+    def card(self) -> dict:
+        """The content of model.json; of an experiment empty."""
+        return json.loads((self.folder / CARD).read_text("utf-8")) if self.packed else {}
+
     def build(self, phase: str | None = None) -> Model:
         """The model of a phase, without its trained weights. Raises `UserError` if published
-        weights that it needs are not those that training began with.
+        weights that it needs are missing, or are not those that training began with.
         """
         name, config = self.phase(phase)
-        config = without_published_weights(config, whole=self.packed)
-        model = build_model(config, self.tokenizer.size)
+        config = without_published_weights(config, whole=self.packed and not self.bases)
+        for base in self.bases:
+            logger.info("%s: base weights of its %s: %s", self.folder, base["part"], name_of(base))
+        try:
+            model = build_model(config, self.tokenizer.size)
+        except (OSError, ValueError) as error:
+            if not self.bases:
+                raise
+            needed = ", ".join(map(name_of, self.bases))
+            raise UserError(
+                f"{self.folder} contains only trained tensors; its base weights, {needed}, cannot "
+                f"be loaded: {error}"
+            ) from error
         self._check_pretrained(name, model)
         return model
 
@@ -233,6 +250,44 @@ class Experiment:
                     f"now have {str(fingerprint)[:16]}: restore the weights of the training, or "
                     "train again"
                 )
+        for base in self.bases:
+            found = digests(base["weights"], base["revision"])
+            other = [name for name, digest in base["files"].items() if found.get(name) != digest]
+            if other:
+                raise UserError(
+                    f"{self.folder} was trained on {name_of(base)}, whose {other[0]} has changed: "
+                    "its SHA-256 does not match"
+                )
+
+
+def name_of(base: Mapping[str, object]) -> str:
+    """Name and revision of base weights."""
+    return base["weights"] + (f" (revision {base['revision']})" if base["revision"] else "")
+
+
+def open_folder(folder: Path | str) -> Path:
+    """The folder of a trained model, after checks; a model on the hub is downloaded.
+
+    Raises `UserError` if it holds no trained model, and if a file of a packed model or the
+    vocabulary or CMVN of an experiment has changed.
+    """
+    asked, folder = folder, hub.local(folder, CARD)
+    if not (folder / CONFIG).exists():
+        asked = Path(asked)
+        known = hub.is_reference(asked) or asked.is_absolute() or asked.parent.exists()
+        meant = len(asked.parts) == 2 and not known
+        raise UserError(
+            f"{folder} holds no {CONFIG}: train a model first (stage 3), or give another folder"
+            + (f"; a model on the hub is called {hub.PREFIX}{asked}" if meant else "")
+        )
+    if (folder / CARD).exists():
+        check_packed(folder)
+    elif (changed := changed_copy(folder)) is not None:
+        raise UserError(
+            f"{folder / changed} is not what the training began with; restore it from a backup,"
+            " or from where stage 3 copied it (--vocab, --train)"
+        )
+    return folder
 
 
 def can_stream(searcher: object) -> bool:
@@ -314,7 +369,7 @@ def language_model(
             f"{MODELS.name_of(config.model)}"
         )
     tokenizer = tokenizers.load(vocab)
-    if (exp / "vocab").exists() and trained.tokenizer.tokens != tokenizer.tokens:
+    if (trained.folder / "vocab").exists() and trained.tokenizer.tokens != tokenizer.tokens:
         raise UserError(
             f"the vocabulary of the language model in {exp} differs from the recogniser's, {vocab}"
         )

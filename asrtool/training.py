@@ -28,7 +28,7 @@ from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
 from asrtool.log import logger, plural
 from asrtool.losses import LOSSES, AccentLossConfig
-from asrtool.model_folder import CONFIG, Experiment, build_model
+from asrtool.model_folder import build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
@@ -39,6 +39,7 @@ from asrtool.trainer import averaging, checkpoint, folder, optim, records
 from asrtool.trainer.objective import Objective
 from asrtool.trainer.trainer import Trainer, check_metric
 from asrtool.types import Batch, ModelOutput, Utterance
+from asrtool.warm_start import WarmStart
 
 Sets = tuple[Sequence[Utterance], Sequence[Utterance]]  # for training, for validation
 LARGEST_EXPONENT = 700.0  # exp of more than 709 overflows float64
@@ -53,13 +54,13 @@ class Sources:
     valid: Path  # likewise
     vocab: Path  # folder of stage 2
     text: tuple[Path, ...] = ()  # further text for a language model, one sentence per line
-    init: Path | None = None  # weights that the first phase starts from
+    init: WarmStart | None = None  # weights that the first phase starts from
 
     def roles(self) -> dict[str, Path]:
         """Every path by its role."""
         roles = {"train": self.train, "valid": self.valid, "vocab": self.vocab}
         if self.init is not None:
-            roles["init"] = self.init
+            roles["init"] = self.init.weights
         return roles | {f"text {number}": path for number, path in enumerate(self.text)}
 
 
@@ -80,28 +81,21 @@ def run(
     """Train the phases of a config, as `asrtool train` does; `asrtool.train` is this function.
 
     overrides: as in `--set`: "optim.lr=1e-3". text: files of further text, for language models.
-    init: a file of weights, or a trained experiment with averaged weights. import_from: folders
-    with the modules that the config imports. See `train_into` for the others and the result.
+    init: a file of weights, a trained experiment, a packed model or "hf:user/model"; init.vocab of
+    the config says what happens to its vocabulary. import_from: folders with the modules that the
+    config imports. See `train_into` for the others and the result.
     """
     phases = experiment.load_phases(Path(config_file), overrides, import_from)
     with distributed.process_group():
-        weights = initial_weights(Path(init)) if init and distributed.is_main() else None
+        start = WarmStart.open(init) if init and distributed.is_main() else None
         sources = Sources(
             train=Path(train),
             valid=Path(valid),
             vocab=Path(vocab),
             text=tuple(map(Path, text)),
-            init=distributed.broadcast_object(weights),
+            init=distributed.broadcast_object(start),
         )
         return train_into(Path(exp), phases, sources, command, force)
-
-
-def initial_weights(init: Path) -> Path:
-    """The weights of a warm start: `init`, or the averaged last phase of the experiment `init`."""
-    if not (init / CONFIG).is_file():
-        return init
-    trained = Experiment.open(init)
-    return trained.weights(trained.decode_config())
 
 
 def train_into(
@@ -137,13 +131,7 @@ def prepare(
     for role, path in sources.roles().items():
         if not path.exists():
             raise UserError(f"--{role} {path} does not exist; {MAKERS.get(role, 'give another')}")
-    if (
-        sources.init is not None
-        and sources.init.is_file()
-        and (problem := records.damage(sources.init)) is not None
-    ):
-        anew = "run the command that trained it again"
-        raise UserError(f"--init {sources.init} cannot be used: {problem}; {anew}")
+    check_start(sources, next(iter(phases.values())))
     folder.prepare(
         exp,
         {name: config.encode(TrainConfig, phase) for name, phase in phases.items()},
@@ -154,6 +142,21 @@ def prepare(
     )
 
 
+def check_start(sources: Sources, phase: TrainConfig) -> None:
+    """Raise `UserError` if the weights of --init are damaged or do not fit the vocabulary."""
+    start = sources.init
+    if start is None:
+        if phase.init.vocab != "keep":
+            raise UserError(
+                f"init.vocab: {phase.init.vocab} needs --init: give the weights to start from"
+            )
+        return
+    if start.weights.is_file() and (problem := records.damage(start.weights)) is not None:
+        anew = "run the command that trained it again"
+        raise UserError(f"--init {start.weights} cannot be used: {problem}; {anew}")
+    start.check(phase, tokenizers.load(sources.vocab))
+
+
 def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources) -> None:
     """Check every phase before the first one starts: an error in the last one would otherwise
     appear days later. Raises `UserError`.
@@ -161,20 +164,25 @@ def check_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     if len(phases) == 1:  # it starts at once, and fails at once
         return
     tokenizer = tokenizers.load(exp / "vocab")
-    before = checkpoint.shapes(sources.init) if sources.init is not None else None
-    origin = f"--init {sources.init}"
+    start = sources.init
+    before = checkpoint.shapes(start.weights) if start is not None else None
+    origin = f"--init {start.name}" if start is not None else ""
     for name, phase in phases.items():
         try:
             model = check_phase(phase, tokenizer, exp / "vocab")
             noise_sets(phase, sources.train.parent)
             if before is not None:
                 before = checkpoint.copied(before, model, phase.init.copy)
-                checkpoint.compare(origin, before, model, phase.init.missing, phase.init.unused)
+                missing = phase.init.missing
+                if start is not None:
+                    before = start.shapes(before, phase, tokenizer)
+                    missing = (*missing, *start.new(phase, tokenizer))
+                checkpoint.compare(origin, before, model, missing, phase.init.unused)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"phase '{name}': {error}") from error
         # On the meta device, only names and shapes of the weights pass from phase to phase.
         before = {key: tuple(value.shape) for key, value in checkpoint.model_tensors(model).items()}
-        origin = f"the result of phase '{name}'"
+        origin, start = f"the result of phase '{name}'", None
 
 
 def check_phase(
@@ -206,7 +214,7 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
     """
     sets: Sets | None = None
     read: tuple[str, ...] | None = None  # names of the training sets in `sets`
-    weights = sources.init
+    start = sources.init
     for name, phase in phases.items():
         phase_folder = exp / name
         # Files may appear on the ranks' disks at different times: rank 0 decides for all.
@@ -220,7 +228,7 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
                 sets, read = read_sets(sources, phase), names
             keep_lengths(phase_folder, phase, sets[0])
         if not finished:
-            ended = train_phase(exp, phase_folder, phase, sources, sets, weights)
+            ended = train_phase(exp, phase_folder, phase, sources, sets, start)
             if ended:
                 return ended
         # written again if it is damaged
@@ -230,6 +238,7 @@ def train_phases(exp: Path, phases: Mapping[str, TrainConfig], sources: Sources)
             else None
         )
         weights = distributed.broadcast_object(average)
+        start = WarmStart(weights, str(weights))
         if finished:
             logger.info("%s is finished; its weights are %s", phase_folder, weights)
     return 0
@@ -241,30 +250,27 @@ def train_phase(
     phase: TrainConfig,
     sources: Sources,
     sets: Sets,
-    weights: Path | None,
+    start: WarmStart | None,
 ) -> int:
-    """Train one phase in `folder`, from `weights` if given; returns 0, or the signal that stopped
-    it.
+    """Train one phase in `folder`, from other weights if given; returns 0, or the signal that
+    stopped it.
     """
     tokenizer = tokenizers.load(exp / "vocab")
     torch.manual_seed(phase.seed)  # the same initial weights on every rank
     model = build_model(phase, tokenizer.size)
     longest = model.encoder.max_seconds if isinstance(model, AsrModel) else None
     batches, validation = loaders(exp, phase, sources, sets, tokenizer, longest)
-    if weights is not None:
+    if start is not None:
         if any(folder.glob("step-*")):
-            logger.info(
-                "%s began from the weights %s and resumes from its own checkpoints", folder, weights
-            )
+            text = "%s began from the weights %s and resumes from its own checkpoints"
+            logger.info(text, folder, start.weights)
         else:
             fresh = (
                 "a fresh optimizer and step 1: this is a start, not the resuming of another "
                 "training"
             )
-            logger.info("%s starts from the weights %s with %s", folder, weights, fresh)
-        checkpoint.load_model(
-            model, weights, phase.init.missing, phase.init.unused, phase.init.copy
-        )
+            logger.info("%s starts from the weights %s with %s", folder, start.weights, fresh)
+        start.load(model, phase, tokenizer)
     logger.info("%s: %s", folder, batches.describe())
     if isinstance(model, AsrModel):
         # Now, rather than when the first utterance that is too long is drawn.
@@ -285,7 +291,7 @@ def train_phase(
         logs=exp,
     )
     if distributed.is_main():
-        describe(model, folder)
+        describe(model, folder, sources.init)
     return trainer.run()
 
 
@@ -415,9 +421,9 @@ def frame_seconds(data: DataConfig, model: Model) -> float | None:
     return data.fbank.frame_shift_ms / 1000 if data.input == "fbank" else 1 / data.fbank.rate
 
 
-def describe(model: Model, folder: Path) -> None:
-    """Write `model.json` of a phase, for `asrtool results`: numbers of parameters and of trained
-    ones, seconds per position, and the pre-trained weights.
+def describe(model: Model, folder: Path, init: WarmStart | None = None) -> None:
+    """Write `model.json` of a phase, for `asrtool results` and `asrtool pack`: numbers of
+    parameters and of trained ones, seconds per position, pre-trained weights, origin of `--init`.
     """
     parameters = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     facts = {
@@ -426,6 +432,8 @@ def describe(model: Model, folder: Path) -> None:
         "frame_shift": model.frame_shift,
         "pretrained": list(model.sources),
     }
+    if init is not None:
+        facts["init"] = init.name
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / "model.json", json.dumps(facts) + "\n")
 

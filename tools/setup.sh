@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 torch=auto             # build of torch: auto, cpu, cuda, or keep: use the torch of the Python that makes .venv
 python=                # Python that makes .venv; default: the first suitable one of python3.11, 3.12, 3.13 and python3
+extras=ssl,hub,mini,plot,onnx,whisper-normalizer,dev      # extras of setup.py to install
 if_needed=false        # do nothing if .venv is up to date, or if asrtool is installed in the active environment
 
 cpu_index=https://download.pytorch.org/whl/cpu
@@ -26,10 +27,10 @@ install() { "$venv" -m pip install "${quiet[@]}" "$@"; }
 # -- is there anything to do? ----------------------------------------------
 
 state() {              # a hash of everything that determines the environment
-  "$venv" - setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
+  "$venv" - "$extras" setup.py asrtool/versions.py tools/constraints.txt tools/setup.sh 2> /dev/null << 'END'
 import hashlib, sys
-digest = hashlib.sha256(sys.version.encode())
-for name in sys.argv[1:]:
+digest = hashlib.sha256(f"{sys.version}{sys.argv[1]}".encode())
+for name in sys.argv[2:]:
     digest.update(open(name, "rb").read())
 print(digest.hexdigest())
 END
@@ -145,7 +146,7 @@ if ! up_to_date; then
   install_torch
   say "installing asrtool and the versions of tools/constraints.txt"
   install --no-deps "torchaudio==$(version TORCHAUDIO)"
-  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,whisper-normalizer,dev]"
+  install --constraint tools/constraints.txt --editable ".[$extras]"
   fix_torchaudio
   trap - ERR
   echo "$(state) $torch" > "$stamp"

@@ -16,7 +16,8 @@ num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks pro
 master=                # <host>:<port> of the first of several machines; not needed with utils/slurm.sh
 tag=                   # name of the experiment's folder; default: the name of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
-init_from=             # folder of a trained model of any recipe: stage 2 uses its vocabulary, stage 3 starts from its weights
+init_from=             # folder of a trained model of any recipe, or hf:user/model: stage 3 starts from its weights
+init_vocab=keep        # its vocabulary: keep, extend (by the characters that it lacks) or replace (by a new one)
 tune=true              # false, with --init-from: skip stages 2 and 3; stage 4 decodes that model without training
 lm_config=             # config of a language model that stage 3 trains first and stage 4 decodes with
 lm=                    # ngram:<order>: an n-gram model that stage 2 estimates and stage 4 decodes with
@@ -96,14 +97,29 @@ if (( num_nodes > 1 )) && [[ -z ${SLURM_JOB_NODELIST:-} ]]; then      # without 
   (( stage >= 3 && stop_stage <= 4 )) || usage_error "several machines share stages 3 and 4 only: give --stage 3 --stop-stage 4"
 fi
 
+if [[ $tune == false ]]; then
+  [[ -n $init_from ]] || usage_error "--tune false needs --init-from <folder>: the model to decode"
+  [[ $init_vocab == keep ]] || usage_error "--tune false decodes the model as it is: leave --init-vocab out"
+fi
+[[ " keep extend replace " == *" $init_vocab "* ]] || usage_error "--init-vocab must be keep, extend or replace, not '$init_vocab'"
+[[ $init_vocab == keep || -n $init_from ]] || usage_error "--init-vocab needs --init-from <folder>: the model whose vocabulary it is"
+init_name=; vocab_from=text
+if [[ -n $init_from ]]; then
+  vocab_from=$init_vocab
+  init_name=$(basename "$init_from")
+  # a model on the hub is downloaded first, also in a dry run: later commands need the folder of its vocabulary
+  if [[ $init_from == hf:* ]]; then
+    init_name=$(basename "${init_from%%@*}")
+    # shellcheck source=utils/path.sh
+    init_from=$(. "$root/utils/path.sh"; python -m asrtool.bin.fetch "$init_from")
+  fi
+fi
+
 data=data$variant
 vocab=$data/vocab_$unit
 if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
-if [[ -n $init_from ]]; then vocab=$init_from/vocab; fi
-if [[ $tune == false ]]; then
-  [[ -n $init_from ]] || usage_error "--tune false needs --init-from <folder>: the model to decode"
-  tag=${tag:-from_$(basename "$init_from")}
-fi
+if [[ $vocab_from == keep ]]; then vocab=$init_from/vocab; elif [[ $vocab_from == extend ]]; then vocab=$data/vocab_$init_name; fi
+if [[ $tune == false ]]; then tag=${tag:-from_$init_name}; fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
 exp=exp$variant/$tag
 ngram=; ngram_options=()
@@ -123,6 +139,9 @@ lm_exp=exp$variant/$(basename "${lm_config%.yaml}")
 own_config=(); if [[ -n $import_from ]]; then own_config=(--import-from "$import_from"); fi
 own_model=(${own_config[@]+"${own_config[@]}"})
 for name in $imports; do own_model+=(--import "$name"); done
+
+# An option of the training config, for the weights of another model.
+vocab_set=(); if [[ $init_vocab != keep ]]; then vocab_set=(--set "init.vocab=$init_vocab"); fi
 
 # -- running ---------------------------------------------------------------
 
@@ -269,8 +288,9 @@ default_features() {
 }
 
 default_vocabulary() {
-  if [[ -n $init_from ]]; then log "using the vocabulary of $init_from"; return; fi
-  tool make_vocab --text "$data/$train_set/text" --unit "$unit" --size "$vocab_size" --out "$vocab"
+  if [[ $vocab_from == keep ]]; then log "using the vocabulary of $init_from"; return; fi
+  local kind=(--unit "$unit" --size "$vocab_size"); if [[ $vocab_from == extend ]]; then kind=(--extend "$init_from/vocab"); fi
+  tool make_vocab --text "$data/$train_set/text" "${kind[@]}" --out "$vocab"
 }
 
 make_ngram() {      # from --lm-text, or from the transcripts
@@ -287,7 +307,7 @@ default_train() {
       --exp "$lm_exp" ${lm_text:+--text "$lm_text"} ${restart:+--force true} ${own_config[@]+"${own_config[@]}"}
   fi
   launch train --config "$train_config" --train "$dump/$train_set" --valid "$dump/$valid_set" --vocab "$vocab" \
-    --exp "$exp" ${init_from:+--init "$init_from"} ${train_args:+--set "$train_args"} ${restart:+--force true} \
+    --exp "$exp" ${init_from:+--init "$init_from"} ${vocab_set[@]+"${vocab_set[@]}"} ${train_args:+--set "$train_args"} ${restart:+--force true} \
     ${own_config[@]+"${own_config[@]}"}
 }
 

@@ -64,7 +64,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     options.add_argument(
         "exp",
         type=Path,
-        help="experiment that stage 3 wrote, or a packed model; it needs a CTC head",
+        help="experiment that stage 3 wrote, a packed model, or hf:user/model; it needs a CTC head",
     )
     options.add_argument(
         "--data",

@@ -254,6 +254,8 @@ def examine(folder: Path) -> Iterator[Finding]:
     ssl = 'pip install -e ".[ssl]"'
     yield load("transformers", NOTE, ssl, "pre-trained encoders and language models need it")
     yield load("peft", NOTE, ssl, "LoRA needs it")
+    hub = 'pip install -e ".[hub]"'
+    yield load("huggingface_hub", NOTE, hub, "names with hf: need it")
     yield check_espeak()
     yield load("matplotlib", NOTE, 'pip install -e ".[plot]"', "plots need it")
     yield from check_disk(folder)

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         args.out, "export", [], {"weights": recognizer.fingerprint()}, args.force
     ) as target:
         if target is not None:
-            largest = export(recognizer, args.model, target)
+            largest = export(recognizer, trained.folder, target)
             megabytes = sum(file.stat().st_size for file in target.glob("model.onnx*")) / 1e6
             text = (
                 "%s: %.1f MB; largest difference from PyTorch %.1e in log-probabilities, over "

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--unit hf takes an existing tokenizer: give its name by --tokenizer. Other units "
             "take no --tokenizer"
         )
+    inputs = [args.text, *label_files]
     options = {
         "unit": args.unit,
         "size": args.size,
@@ -34,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if args.unit == "hf":
         options = {"unit": args.unit, "tokenizer": args.tokenizer, "case": args.case}
-    with stamp.building(
-        args.out, "vocabulary", [args.text, *label_files], options, args.force
-    ) as target:
+    if args.extend is not None:
+        tokenizers.load(args.extend)
+        inputs, options = [*inputs, args.extend], {"extend": True}
+    with stamp.building(args.out, "vocabulary", inputs, options, args.force) as target:
         if target is not None:
             make(target, args, label_files)
     describe(args)
@@ -47,7 +49,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--text", type=Path, required=True, help="transcripts of the training set (Kaldi's `text`)"
     )
-    options.add_argument("--unit", choices=tokenizers.TOKENIZERS.names(), required=True)
+    what = options.add_mutually_exclusive_group(required=True)
+    what.add_argument("--unit", choices=tokenizers.TOKENIZERS.names())
+    what.add_argument(
+        "--extend",
+        type=Path,
+        metavar="FOLDER",
+        help="existing vocabulary, to be extended by the characters of the text that it lacks",
+    )
     options.add_argument(
         "--tokenizer", metavar="NAME", help="for hf: hub name or folder of a language model"
     )
@@ -73,7 +82,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--force", action="store_true", help="make it again, even if nothing changed"
     )
-    return options.parse_args(argv)
+    args = options.parse_args(argv)
+    if args.extend is not None and args.size:
+        options.error("--extend adds all missing characters: it takes no --size")
+    return args
 
 
 def find_labels(folder: Path, names: Sequence[str] | None) -> list[Path]:
@@ -95,7 +107,9 @@ def label(file_name: str) -> str:
 
 def make(target: Path, args: argparse.Namespace, label_files: Sequence[Path]) -> None:
     texts = read(args.text)
-    if args.unit == "hf":
+    if args.extend is not None:
+        tokenizer = tokenizers.extend(args.extend, texts, target)
+    elif args.unit == "hf":
         tokenizer = tokenizers.adopt(args.tokenizer, target, args.case)
     else:
         tokenizer = tokenizers.train(texts, args.unit, args.size, target, args.model)

@@ -73,7 +73,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument(
-        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
+        "model",
+        type=Path,
+        help="experiment that stage 3 wrote, a folder of `asrtool pack`, or hf:user/model",
     )
     options.add_argument(
         "audio",

@@ -90,7 +90,9 @@ def describe() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument(
-        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
+        "model",
+        type=Path,
+        help="experiment that stage 3 wrote, a folder of `asrtool pack`, or hf:user/model",
     )
     options.add_argument(
         "audio", nargs="*", help="audio files, or - for raw samples from standard input"

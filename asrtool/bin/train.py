@@ -64,8 +64,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--init",
         type=Path,
-        help="warm start of the first phase: a checkpoint folder, a .safetensors file, or the "
-        "folder of a trained model",
+        help="warm start of the first phase: the folder of a trained model, hf:user/model, a "
+        "checkpoint folder, or a .safetensors file; init.vocab of the config says what becomes of "
+        "its vocabulary",
     )
     options.add_argument(
         "--force",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from asrtool.data.config import DataConfig
-from asrtool.data.examples import stack_tokens
+from asrtool.data.examples import ONE_VIEW, stack_tokens
 from asrtool.data.kaldi import tables
 from asrtool.data.loader import StepLoader, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
@@ -105,6 +105,8 @@ def _of_file(path: Path) -> tuple[mmap.mmap, np.ndarray]:
 class TextReader:
     """Sentences to batches; `inputs` are the tokens, which count as frames in the progress line."""
 
+    views = ONE_VIEW
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
@@ -133,7 +135,7 @@ class TextDataset:
         seed: int = 0,
         longest: float | None = None,
     ) -> None:
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.limits = config, seed, config.batch
         self.reader = TextReader(tokenizer)
         # texts are encoded here for their lengths, and again in their batches: the ids of many
         # million sentences would not fit into memory

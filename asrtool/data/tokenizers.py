@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -311,6 +312,39 @@ def train(
     settings = {"type": TOKENIZERS.name_of(config), **asdict(config)}
     (out_folder / CONFIG).write_text(json.dumps(settings) + "\n", encoding="utf-8")
     return load(out_folder)
+
+
+def extend(folder: Path, lines: Iterable[str], out_folder: Path) -> Tokenizer:
+    """Write the vocabulary of `folder`, extended by the characters of the text that it lacks.
+
+    They are added before <sos/eos>: all other tokens keep their ids, and a text without new
+    characters keeps its tokens. Raises `UserError` for a language model's tokenizer.
+    """
+    old = load(folder)
+    if isinstance(old, HfTokenizer):
+        raise UserError(f"{folder} is the tokenizer of a language model, which cannot be extended")
+    text = {character for line in lines for character in old.unknown(line)}
+    new = [SPACE if character == " " else character for character in sorted(text)]
+    if isinstance(old, BpeTokenizer):
+        _extend_sentencepiece(folder / MODEL, new, min(old.scores()), out_folder / MODEL)
+    tokens = [*old.tokens[:-1], *new, EOS]
+    (out_folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    (out_folder / CONFIG).write_bytes((folder / CONFIG).read_bytes())
+    return load(out_folder)
+
+
+def _extend_sentencepiece(model: Path, characters: Sequence[str], score: float, out: Path) -> None:
+    """Add pieces to a sentencepiece model.
+
+    They are a repeated field of ModelProto (sentencepiece_model.proto); concatenating two protocol
+    buffers concatenates their repeated fields.
+    """
+    pieces = b""
+    for character in characters:
+        text = character.encode()
+        piece = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", score)
+        pieces += b"\x0a" + bytes([len(piece)]) + piece
+    out.write_bytes(model.read_bytes() + pieces)
 
 
 def adopt(

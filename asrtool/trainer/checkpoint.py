@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -261,18 +261,22 @@ def load_model(
     unused: Collection[str] = (),
     copy: Mapping[str, str] | None = None,
     same_types: bool = False,
-) -> None:
-    """Load a checkpoint folder or a .safetensors file into `model`.
+    change: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> list[str]:
+    """Load a checkpoint folder or a .safetensors file into `model`; returns the names of the
+    tensors that were copied.
 
     `missing`: patterns of names that may be absent from the file; these keep their initialisation.
     `unused`: patterns of names in the file that the model may lack. `copy`: see `copied`.
     `same_types`: reject numbers of another type, such as converted weights, instead of casting
-    them. Any other difference in names or shapes is a `UserError` that lists them.
+    them. `change`: applied to the tensors before they are compared with the model's. Any other
+    difference in names or shapes is a `UserError` that lists them.
     """
     path = Path(path)
     if path.is_dir() and (problem := defect(path, [MODEL])) is not None:
         raise UserError(f"{path} cannot be used: {problem}")
     source = copied(load(path / MODEL if path.is_dir() else path), model, copy or {})
+    source = source if change is None else change(source)
     state = model.state_dict(keep_vars=True)
     sizes = {name: tuple(value.shape) for name, value in source.items()}
     absent, extra = compare(str(path), sizes, model, missing, unused)
@@ -292,9 +296,10 @@ def load_model(
         if names:
             count = plural(len(names), "tensor")
             logger.info("%s: %s %s: %s", path, count, text, first_few(names, 8))
-    for name in state:
-        if name in source:
-            parallel.fill(state[name], source[name])
+    taken = [name for name in state if name in source]
+    for name in taken:
+        parallel.fill(state[name], source[name])
+    return taken
 
 
 def copied(source: Mapping[str, object], model: nn.Module, copy: Mapping[str, str]) -> dict:
@@ -340,15 +345,16 @@ def compare(
         for name, shape in source.items()
         if name in state and tuple(shape) != tuple(state[name].shape)
     ]
-    problems = [
+    names = [
         _listed("not in the file: ", [name for name in absent if not _allowed(name, missing)]),
         _listed("not in the model: ", [name for name in extra if not _allowed(name, unused)]),
-        _listed("of a different shape: ", shapes),
     ]
+    problems = [*names, _listed("of a different shape: ", shapes)]
     if any(problems):
+        allowed = "; name patterns in init.missing and init.unused allow what is intended"
         raise UserError(
-            f"{source_name} does not fit the model: {'; '.join(filter(None, problems))}. Intended "
-            "differences are allowed by name patterns in init.missing and init.unused"
+            f"{source_name} does not fit the model: {'; '.join(filter(None, problems))}"
+            f"{allowed if any(names) else ''}"
         )
     return absent, extra
 

@@ -40,7 +40,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
     engine = (
         "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag "
-        "decode_args lm_config lm lm_text init_from tune"
+        "decode_args lm_config lm lm_text init_from init_vocab tune"
     )
     engine += " data_dirs extra_sets imports import_from missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
@@ -92,6 +92,12 @@ def test_a_variable_that_is_no_option_cannot_be_set(recipe: Recipe, name: str) -
         (["--tag", "../x"], "--tag '../x' is not a valid folder name"),
         (["--decode-tag", "a/b"], "--decode-tag 'a/b' is not a valid folder name"),
         (["--test-sets", "test .."], "the set '..' is not a valid folder name"),
+        (["--init-vocab", "add"], "--init-vocab must be keep, extend or replace, not 'add'"),
+        (["--init-vocab", "extend"], "--init-vocab needs --init-from <folder>"),
+        (
+            ["--init-from", "x", "--tune", "false", "--init-vocab", "replace"],
+            "--tune false decodes the model as it is: leave --init-vocab out",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_sentence_and_status_2(
@@ -162,6 +168,42 @@ def test_a_training_starts_from_a_model_of_another_recipe_with_its_vocabulary(
     assert "make_vocab" not in text and "using the vocabulary of ../other/exp/big" in text
     assert "--vocab ../other/exp/big/vocab --exp exp/train_full --init ../other/exp/big" in text
     assert "asrtool.bin.decode --exp exp/train_full " in text
+
+
+@pytest.mark.parametrize(
+    ("how", "made", "vocab"),
+    [
+        ("extend", "--extend {big}/vocab --out data/vocab_big", "data/vocab_big"),
+        ("replace", "--unit bpe --size 500 --out data/vocab_bpe_500", "data/vocab_bpe_500"),
+    ],
+)
+def test_its_vocabulary_is_extended_or_replaced(
+    recipe: Recipe, tmp_path: Path, how: str, made: str, vocab: str
+) -> None:
+    big = tmp_path / "big"  # an absolute path
+    big.mkdir()
+    options = ("--dry-run", "true", "--ngpu", "1", "--init-from", str(big), "--init-vocab", how)
+    text = recipe.run(*options).stdout
+    assert f"make_vocab --text data/train/text {made.format(big=big)}\n" in text
+    assert f"--vocab {vocab} --exp exp/train_full --init {big} --set init.vocab={how}" in text
+
+
+def test_a_model_of_the_hub_is_fetched_before_the_stages(recipe: Recipe) -> None:
+    folder = recipe.folder / "cache" / "0123"
+    folder.mkdir(parents=True)
+    start, rest = recipe.fake.split("\n", 1)
+    fetch = f'if [[ $2 == asrtool.bin.fetch ]]; then echo "$3 is here" >&2; echo {folder}; exit; fi'
+    recipe.write("fake/python", f"{start}\n{fetch}\n{rest}")
+    options = ("--dry-run", "true", "--ngpu", "1", "--init-from", "hf:me/big@v1")
+    done = recipe.run(*options)
+    assert "hf:me/big@v1 is here" in done.stderr
+    assert f"--vocab {folder}/vocab --exp exp/train_full --init {folder}" in done.stdout
+    text = recipe.run(*options, "--tune", "false").stdout
+    assert f"--exp {folder} " in text and "--out exp/from_big/decode_full/test" in text
+    fails = "if [[ $2 == asrtool.bin.fetch ]]; then exit 1; fi"
+    recipe.write("fake/python", f"{start}\n{fails}\n{rest}")
+    done = recipe.run(*options)
+    assert done.returncode == 1 and "asrtool.bin.train" not in done.stdout
 
 
 def test_a_model_of_another_recipe_is_decoded_as_it_is(recipe: Recipe) -> None:

@@ -55,6 +55,23 @@ def test_results_do_not_depend_on_the_number_of_ranks(tiny_alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["extend", "replace"])
+def test_a_recipe_fine_tunes_a_model_with_its_vocabulary_or_another(tiny_alone, how):
+    model = "exp/mini_tiny/train_mini"
+    done = run_in(
+        tiny_alone,
+        "./run.sh librispeech --mini true --mini-size tiny --ranks 2 --stage 2 --stop-stage 4 "
+        f"--init-from {model} --init-vocab {how} --tag {how} --train-config {model}/config.yaml "
+        "--test-sets train --train-args 'trainer.steps=2 trainer.epochs=null'",
+    )
+    said = done.stdout + done.stderr
+    assert f"{model}/train/average-3.safetensors with a fresh optimizer" in said
+    new = {"extend": "vocab_train_mini", "replace": "vocab_char"}[how]
+    assert f"--vocab data/mini_tiny/{new}" in said and f"--set init.vocab={how}" in said
+    assert (tiny_alone / f"egs/librispeech/exp/mini_tiny/{how}/decode_mini/train/text").exists()
+
+
+@pytest.mark.slow
 def test_the_miniature_reaches_its_error_rates(trained):
     decoded = trained / "egs/librispeech/exp/mini/train_mini/decode_mini"
     assert total(decoded / "test_clean")["rate"] <= 0.10

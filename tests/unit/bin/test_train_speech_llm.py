@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from asrtool.bin import decode, make_vocab, pack, train
+from asrtool.bin import decode, make_vocab, pack, push, train
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir, tables
 from asrtool.errors import UserError
@@ -133,6 +133,28 @@ def test_a_name_that_is_no_tokenizer_is_one_sentence(trained, tmp_path):
         make_vocab.main([*text, "--unit", "hf", "--tokenizer", str(tmp_path)])
     with pytest.raises(UserError, match="give its name by --tokenizer"):
         make_vocab.main([*text, "--unit", "hf"])
+
+
+def test_a_pushed_model_leaves_the_language_model_where_it_is_and_names_it(trained, tmp_path):
+    out = tmp_path / "out"
+    command = [str(trained / "exp"), "me/speech", "--license", "mit", "--out", str(out)]
+    command += ["--config", str(trained / "decode.yaml")]
+    with pytest.raises(
+        UserError, match="weights of its llm are in the local folder .* --base llm="
+    ):
+        push.main(command)
+    push.main([*command, "--base", "llm=them/llm@v1"])
+    (base,) = json.loads((out / "model.json").read_text())["bases"]
+    assert (base["part"], base["weights"], base["revision"]) == ("llm", "them/llm", "v1")
+    assert base["files"].keys() == {"model.safetensors"}
+    config = (out / "config.yaml").read_text()
+    assert "weights: them/llm" in config and str(trained) not in config
+    assert not any("embed_tokens" in name for name in checkpoint.shapes(out / "model.safetensors"))
+    card = (out / "README.md").read_text()
+    assert (
+        "base_model:\n- them/llm\n" in card
+        and "base weights of its llm are those of `them/llm`" in card
+    )
 
 
 def test_a_packed_model_brings_the_tokenizer_of_its_language_model(trained, tmp_path):
