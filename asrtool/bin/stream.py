@@ -19,7 +19,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,14 +28,12 @@ import torch
 from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
-from asrtool.encoders import Encoder, StreamingEncoder
 from asrtool.log import logger
-from asrtool.model_folder import Experiment, in_chunks
+from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
-from asrtool.streaming import EndConfig, Result, Stream, passes
+from asrtool.streaming import CHUNK_MS, EndConfig, Result, Stream, with_chunks
 from asrtool.streaming.check import check
 
-CHUNK_MS = 640.0  # what U2++ and its successors report
 HEAD = 12  # bytes in which a header shows
 HEADERS = re.compile(  # of files that are no raw samples
     rb"RIF[FX]|RF64|BW64|riff|fLaC|OggS|ID3|FORM|caff|\.snd|NIST|wvpk|#!AMR|\x1a\x45\xdf\xa3|....ftyp",
@@ -53,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = experiment.split_overrides(args.set)
     # as asked; else as packed, where that can stream; else what suits the model's heads
     decode = trained.decode_config(args.config, overrides, streaming=True)
-    recognizer = with_chunks(Recognizer.load(trained, decode, device), args)
+    recognizer = Recognizer.load(trained, decode, device)
+    recognizer = with_chunks(recognizer, args.chunk_ms, args.left_chunks)
     if args.check is not None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
@@ -157,33 +155,6 @@ def add_check_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--seed", type=int, default=0, help="with --check: seed of the sizes of the pieces"
     )
-
-
-def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
-    """With the chunks that the command line or the config asks for."""
-    chunk = args.chunk_ms or recognizer.settings.chunk_ms or usual(recognizer.model.encoder)
-    left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
-    changed = replace(recognizer.settings, chunk_ms=chunk, left_chunks=left)
-    model = in_chunks(recognizer.model, changed)
-    if model.encoder.left_chunks is None:
-        logger.info(
-            "every frame attends to the whole past, so memory and time grow with the audio; "
-            "--left-chunks 4 limits them"
-        )
-    recognizer = replace(recognizer, settings=changed, model=model)
-    passes(recognizer)
-    return recognizer
-
-
-def usual(encoder: Encoder) -> float:
-    """Milliseconds of a chunk where nobody says: whole frames, and no longer than any of
-    training.
-    """
-    if not isinstance(encoder, StreamingEncoder):
-        return CHUNK_MS
-    frame = 1000 * encoder.seconds_per_frame
-    frames = max(1, round(CHUNK_MS / frame))
-    return frame * min(frames, encoder.longest_chunk or frames)
 
 
 def warm_up(recognizer: Recognizer) -> None:
