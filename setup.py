@@ -23,7 +23,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asrtool", "asrtool.*"]),
-    package_data={"asrtool.report": ["template/*"], "asrtool.score": ["published.yaml"]},
+    package_data={
+        "asrtool.report": ["template/*"],
+        "asrtool.score": ["published.yaml"],
+        "asrtool.serve": ["page/*"],
+    },
     install_requires=[
         f"torch>={TORCH['dotted'](TORCH['OLDEST'])}",
         "torchaudio>=2.11",  # names no torch of its own, so pip keeps the one that is there
@@ -47,6 +51,7 @@ setup(
         "av": ["av>=14.0"],  # reads m4a, webm, amr and what else ffmpeg reads
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
+        "serve": ["aiohttp>=3.11", "prometheus-client>=0.21"],
         "dev": [
             "av>=14.0",
             "pytest>=8.0",

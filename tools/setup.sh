@@ -145,7 +145,7 @@ if ! up_to_date; then
   install_torch
   say "installing asrtool and the versions of tools/constraints.txt"
   install --no-deps "torchaudio==$(version TORCHAUDIO)"
-  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,whisper-normalizer,dev]"
+  install --constraint tools/constraints.txt --editable ".[ssl,mini,plot,onnx,serve,whisper-normalizer,dev]"
   mend_torchaudio
   trap - ERR
   echo "$(state) $torch" > "$stamp"
