@@ -52,6 +52,12 @@ setup(
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
         "serve": ["aiohttp>=3.11", "prometheus-client>=0.21"],
+        "interop": [
+            "openai>=2.0",
+            "sherpa-onnx>=1.12",
+            "sherpa-onnx-bin>=1.12",
+            "websockets>=15.0",
+        ],
         "dev": [
             "av>=14.0",
             "pytest>=8.0",

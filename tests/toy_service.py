@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import queue
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,26 @@ async def serving(
     service = Service(served, limits, ENDS, token)
     async with run.running(service) as address, ClientSession(address, headers=headers) as session:
         yield Client(session, service)
+
+
+@contextmanager
+def in_thread(served: Served, token: str | None = None, ends: EndConfig = ENDS) -> Iterator[str]:
+    """The address of a server, for clients that are no coroutines."""
+    loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), queue.Queue()
+
+    async def work() -> None:
+        async with run.running(Service(served, token=token, ends=ends)) as address:
+            started.put(address)
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(work(),))
+    thread.start()
+    try:
+        yield started.get(timeout=SECONDS)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(SECONDS)
+        loop.close()
 
 
 async def hear(socket: ClientWebSocketResponse) -> list[dict]:

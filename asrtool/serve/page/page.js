@@ -24,6 +24,12 @@ function complain(text) {
   by("problem").hidden = !text;
 }
 
+// A button that is disabled would lose the focus of the keyboard.
+function busy(now) {
+  by("record").ariaDisabled = String(now);
+  by("file").disabled = now;
+}
+
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 // The answer as JSON; an error has the server's own words.
@@ -51,7 +57,7 @@ async function begin() {
   document.title = `${model.id} / asrtool`;
   const how = model.stream ? `texts while you speak, in steps of ${model.chunk_ms} ms` : "texts when you stop; this model does not stream";
   by("facts").textContent = `${model.rate / 1000} kHz · ${how}`;
-  by("record").disabled = by("file").disabled = false;
+  busy(false);
 }
 
 // -- texts ---------------------------------------------------------------------
@@ -90,22 +96,22 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => spec
 // -- the microphone --------------------------------------------------------------
 
 async function start() {
-  by("record").disabled = by("file").disabled = true;
+  busy(true);
   complain("");
   forget();
   const now = { pieces: [], samples: 0, failed: false };
   try {
     now.microphone = await Microphone.open(model.rate, (piece) => heard(now, piece));
   } catch (error) {
-    by("record").disabled = by("file").disabled = false;
+    busy(false);
     return complain(`The microphone cannot be used: ${error.message}`);
   }
   recording = now;
   now.rate = now.microphone.rate;
   if (model.stream) connect(now);
   picture(now.rate, SEEN);
-  by("record").disabled = false;
-  by("record").setAttribute("aria-pressed", "true");
+  by("record").ariaDisabled = "false";
+  by("record").classList.add("going");
   by("record-label").textContent = "Stop";
   say("Listening");
 }
@@ -160,8 +166,8 @@ async function stop() {
   const now = recording;
   if (!now) return;
   recording = null;
-  by("record").disabled = true;
-  by("record").setAttribute("aria-pressed", "false");
+  busy(true);
+  by("record").classList.remove("going");
   by("record-label").textContent = "Start the microphone";
   say("Recognising what is left");
   await now.microphone.stop();
@@ -177,9 +183,7 @@ async function stop() {
   }
   say(`${clock(now.samples / now.rate)} heard`);
   by("partial").textContent = "";
-  by("record").disabled = by("file").disabled = false;
-  // a disabled button had lost it
-  if (document.activeElement === document.body) by("record").focus();
+  busy(false);
 }
 
 // -- files -----------------------------------------------------------------------
@@ -211,7 +215,7 @@ function forget() {
 
 async function take(file) {
   if (!model || recording || by("file").disabled) return;
-  by("record").disabled = by("file").disabled = true;
+  busy(true);
   complain("");
   forget();
   by("picture").hidden = true;
@@ -232,7 +236,7 @@ async function take(file) {
   const seek = samples && ((start) => { player.currentTime = start; player.play(); });
   const seconds = await recognise(file, file.name, seek);
   say(seconds === null ? "" : `${file.name}: ${clock(seconds)}${samples ? "" : "; this browser cannot play it"}`);
-  by("record").disabled = by("file").disabled = false;
+  busy(false);
   by("file").value = "";
 }
 
@@ -245,7 +249,9 @@ function follow() {
 
 // -- what is pressed ---------------------------------------------------------------
 
-by("record").addEventListener("click", () => (recording ? stop() : start()));
+by("record").addEventListener("click", ({ currentTarget }) => {
+  if (currentTarget.ariaDisabled !== "true") (recording ? stop : start)();
+});
 by("file").addEventListener("change", ({ target }) => target.files[0] && take(target.files[0]));
 by("player").addEventListener("timeupdate", follow);
 by("player").addEventListener("pause", follow);

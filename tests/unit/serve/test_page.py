@@ -62,7 +62,7 @@ def test_landmarks_headings_and_live_regions():
     assert ("html", {"lang": "en"}) in elements
     by_id = {attributes.get("id"): attributes for _, attributes in elements}
     assert by_id["announce"]["aria-live"] == "polite" and by_id["status"]["role"] == "status"
-    assert by_id["problem"]["role"] == "alert" and by_id["record"]["aria-pressed"] == "false"
+    assert by_id["problem"]["role"] == "alert" and by_id["record"]["type"] == "button"
     labelled = {attributes["for"] for tag, attributes in elements if attributes.get("for")}
     assert labelled == {"token"}  # the other input is within its label
     sections = [attributes for tag, attributes in elements if tag == "section"]
