@@ -103,7 +103,7 @@ class Protocol:
             known = ", ".join(sorted(STARTED))
             raise UserError(f"start: unknown key {unknown[0]!r} (known: {known})")
         form, rate = fields.get("format", "s16le"), fields.get("rate", self.served.rate)
-        if form not in FORMATS:
+        if not isinstance(form, str) or form not in FORMATS:
             raise UserError(f"start: format is {form!r}, expected one of {', '.join(FORMATS)}")
         if not isinstance(rate, int) or isinstance(rate, bool):
             raise UserError(f"start: rate is {rate!r}, expected a whole number of Hz")
@@ -177,7 +177,7 @@ def _needs(served: Served) -> dict:
 def _fields(text: str) -> dict:
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise UserError(f"expected an object of JSON in a text message, got {text[:80]!r}")

@@ -13,7 +13,7 @@ from aiohttp import FormData
 
 from asrtool.recognizer import Recognizer
 from asrtool.serve import Limits
-from tests.toy_service import play, serving, sounds
+from tests.toy_service import play, serving, sounds, texts, transcribe
 
 
 def test_every_format_has_the_text(whole, toy):
@@ -175,6 +175,22 @@ def test_files_that_wait_are_recognised_together_and_more_are_refused(whole, toy
             ]
             assert held.calls == [1, 3]
             assert await client.metric("asrtool_files_waiting") == 0
+
+    play(scenario())
+
+
+def test_live_audio_and_files_do_not_disturb_each_other(live, toy_stream):
+    several = sounds(toy_stream)[:6]
+
+    async def scenario() -> None:
+        async with serving(live) as client:
+            found = await asyncio.gather(
+                *(transcribe(client, samples) for _, _, samples in several),
+                *(client.post(path, response_format="text") for path, *_ in several),
+            )
+            said = [text for _, text, _ in several]
+            assert [texts(messages) for messages in found[:6]] == said
+            assert [body.strip() for *_, body in found[6:]] == said
 
     play(scenario())
 
