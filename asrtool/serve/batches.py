@@ -4,6 +4,9 @@ A `Feed` holds what a connection sent and nobody computed yet, and the results t
 yet. As soon as its next chunk is complete, it stands in line; a thread computes the first ones of
 the line side by side, one chunk of each. While it does, others come to stand in line: the batch is
 as large as the load, and nobody waits for it to fill.
+
+The line is ordered by when a chunk is due, at the earliest one chunk after the one before: whoever
+sends faster than one can speak gets what those who speak leave over.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import heappop, heappush
+from itertools import count
 
 import numpy as np
 
@@ -33,6 +38,7 @@ class Feed:
     def __init__(self, batches: Batches, row: Row, limits: Limits, rate: int) -> None:
         self.row = row
         self.busy = self.in_line = self.closed = False
+        self.due = 0.0  # the time of the clock at which its last chunk was due
         self.failure: Refused | None = None
         self._batches, self._limits = batches, limits
         self._most = round(limits.queue_seconds * rate)
@@ -140,7 +146,9 @@ class Batches:
         self._streams = Streams(recognizer, ends)
         self._limits, self._metrics = limits, metrics
         self._feeds: set[Feed] = set()
-        self._line: deque[Feed] = deque()
+        self._line: list[tuple[float, int, Feed]] = []  # a heap: when it is due, in which order
+        self._order = count()
+        self._chunk = recognizer.settings.chunk_ms / 1000
         self._leaving: list[Row] = []
         self._wake = asyncio.Event()
         self._draining = False
@@ -162,7 +170,8 @@ class Batches:
         """Let a feed stand in line, if it is ready."""
         if feed.ready:
             feed.in_line = True
-            self._line.append(feed)
+            feed.due = max(feed.due + self._chunk, time.monotonic())
+            heappush(self._line, (feed.due, next(self._order), feed))
             self._wake.set()
 
     def remove(self, feed: Feed) -> None:
@@ -191,13 +200,7 @@ class Batches:
 
     async def _batch(self, thread: ThreadPoolExecutor) -> None:
         """Compute the first ones of the line."""
-        chosen: list[Feed] = []
-        while self._line and len(chosen) < self._limits.batch:
-            feed = self._line.popleft()
-            feed.in_line = False
-            if feed.ready:  # not closed in the meantime
-                feed.busy = True
-                chosen.append(feed)
+        chosen = self._first()
         taken = {feed: feed.take() for feed in chosen}
         pieces = {feed.row: piece for feed, (piece, _) in taken.items()}
         leaving, self._leaving = self._leaving, []
@@ -223,6 +226,17 @@ class Batches:
             if piece.final:
                 feed.finish()
             self.offer(feed)
+
+    def _first(self) -> list[Feed]:
+        """The first ones of the line, which leave it."""
+        chosen: list[Feed] = []
+        while self._line and len(chosen) < self._limits.batch:
+            *_, feed = heappop(self._line)
+            feed.in_line = False
+            if feed.ready:  # not closed in the meantime
+                feed.busy = True
+                chosen.append(feed)
+        return chosen
 
     def _compute(self, pieces: dict[Row, Piece], leaving: Sequence[Row]) -> dict[Row, Result]:
         """In the thread, which alone touches the state of rows."""

@@ -286,6 +286,31 @@ def test_at_the_end_open_audio_is_answered(live, toy_stream):
     play(scenario())
 
 
+def test_who_sends_faster_than_speech_gets_what_the_others_leave_over(live):
+    """One that sends all of its audio at once, and one that begins to speak later."""
+
+    async def scenario() -> None:
+        async with serving(live, Limits(batch=1, queue_seconds=60)) as client:
+            client.service._tasks[1].cancel()
+            batches = client.service.batches
+            fast, slow = batches.enter(), batches.enter()
+            await fast.put(np.zeros(8000 * 10, np.float32))
+            order = []
+            for turn in range(6):
+                if turn == 3:
+                    await slow.put(np.zeros(2 * 1400, np.float32))
+                (feed,) = batches._first()
+                order.append("fast" if feed is fast else "slow")
+                piece, _ = feed.take()
+                feed.row.hear(piece)
+                feed.busy = False
+                batches.offer(feed)
+            # its second chunk came before it was due as well
+            assert order == ["fast", "fast", "fast", "slow", "slow", "fast"]
+
+    play(scenario())
+
+
 def test_what_waits_is_bounded(live):
     """A sender whose audio is not computed is held back; unread partial results are replaced."""
 
