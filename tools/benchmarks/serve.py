@@ -44,7 +44,15 @@ PIECE = 0.04  # seconds of audio in a message
 WARM = 3.0  # seconds that are not measured
 SLACK = 0.3  # seconds that the 95th percentile may be above the chunk
 RATE = 16000
-BAD = ("silent", "half a head", "half a message", "garbage", "lost", "unread", "silence")
+# kinds of bad clients and their share; the last two have audio computed, as much as good ones do
+BAD = {
+    "silent": 0.25,
+    "half a head": 0.2,
+    "half a message": 0.25,
+    "garbage": 0.2,
+    "lost": 0.05,
+    "unread": 0.05,
+}
 
 
 # -- the server ---------------------------------------------------------------
@@ -142,7 +150,7 @@ async def speak(
             await socket.send_bytes(samples[at : at + size].tobytes())
         await socket.send_str("Done" if server.sherpa else '{"type": "end"}')
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(listening, 60)
+            await asyncio.wait_for(listening, 300)
     return heard
 
 
@@ -288,16 +296,13 @@ async def _bad(kind: str, reader, writer, sound: bytes, draw: random.Random) -> 
         for at in range(0, draw.randrange(3200, 64000), 3200):
             writer.write(frame(2, sound[at : at + 3200]))
             await asyncio.sleep(0.1)
-    elif kind == "silence":  # that nobody speaks in, at the speed of the clock
-        for _ in range(300):
-            writer.write(frame(2, bytes(3200)))
-            await writer.drain()
-            await asyncio.sleep(0.1)
-    else:  # unread: sends as fast as it may, and reads nothing
+    else:  # unread: speaks on and on, and reads nothing
+        writer.transport.pause_reading()
         while True:
             for at in range(0, len(sound), 3200):
                 writer.write(frame(2, sound[at : at + 3200]))
                 await writer.drain()
+                await asyncio.sleep(0.1)
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -326,10 +331,9 @@ async def beside(
         print(f"alone: {server.resident():.0f} MB, {_late(alone)}", flush=True)
         until, counts = time.monotonic() + args.duration, {}
         sound = (32767 * np.clip(several[0], -1, 1)).astype("<i2").tobytes()
-        bad = [
-            asyncio.create_task(misbehave(server, BAD[at % len(BAD)], sound, until, counts))
-            for at in range(args.connections)
-        ]
+        kinds = random.Random(0).choices([*BAD], [*BAD.values()], k=args.connections)
+        bad = [asyncio.create_task(misbehave(server, kind, sound, until, counts)) for kind in kinds]
+        resident = asyncio.create_task(watch(server, until))
         same, rounds = 0, 0
         while time.monotonic() + len(several[0]) / RATE < until:
             found = await good()
@@ -342,11 +346,23 @@ async def beside(
                 flush=True,
             )
         await asyncio.gather(*bad)
+        marks = await resident
+        quarters = [max(part) for part in np.array_split(marks, 4)]
+        print("most in each quarter of the time: " + ", ".join(f"{x:.0f} MB" for x in quarters))
         await asyncio.sleep(2)
         after = await good()
         unchanged = [one.text for one in after] == [one.text for one in alone]
         print(f"after: {server.resident():.0f} MB, {_late(after)}, unchanged: {unchanged}")
         print(f"{same} of {rounds} rounds with unchanged texts; bad connections: {counts}")
+
+
+async def watch(server: Server, until: float) -> list[float]:
+    """Megabytes, once a second."""
+    marks = [server.resident()]
+    while time.monotonic() < until:
+        await asyncio.sleep(1)
+        marks.append(server.resident())
+    return marks
 
 
 def _late(several: Sequence[Heard]) -> str:
