@@ -17,6 +17,7 @@ import dataclasses
 import importlib.util
 import os
 import resource
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from asrtool.log import logger
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.serve import Limits
+from asrtool.serve.model import Served, served
 from asrtool.streaming import EndConfig
 
 PACKAGES = ("aiohttp", "prometheus_client")
@@ -66,16 +68,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     imports.take(args)
     limits = Limits(**{name: getattr(args, name) for name in _fields()})
     token, tls = token_of(args), tls_of(args)
-    run.listening(args.host, args.port)
-    served = load(args)
-    served.warm_up()
+    # before the model is loaded, which takes longer
+    run.check_host(args.host, token)
+    run.check_port(args.host, args.port)
+    model = load(args)
+    model.warm_up()
     allow_files(limits)
     ends = EndConfig(pause=args.pause, longest=args.longest)
-    service = Service(served, limits, ends, token)
+    service = Service(model, limits, ends, token)
 
     def started(address: str) -> None:
-        how = "files" if served.live is None else "streams and files"
-        logger.info("%s: %s at %s", served.name, how, address)
+        how = "files" if model.live is None else "streams and files"
+        logger.info("%s: %s at %s", model.name, how, address)
 
     asyncio.run(run.serve(service, args.host, args.port, args.grace, tls, started))
 
@@ -152,10 +156,8 @@ def _fields() -> list[str]:
     return [field.name for field in dataclasses.fields(Limits)]
 
 
-def load(args: argparse.Namespace) -> object:
+def load(args: argparse.Namespace) -> Served:
     """The model as it is served."""
-    from asrtool.serve.model import served
-
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained = Experiment.open(args.model)
     overrides = experiment.split_overrides(args.set)
@@ -186,12 +188,10 @@ def token_of(args: argparse.Namespace) -> str | None:
     return token
 
 
-def tls_of(args: argparse.Namespace) -> object | None:
+def tls_of(args: argparse.Namespace) -> ssl.SSLContext | None:
     """What https needs, if it is wanted."""
     if args.certificate is None:
         return None
-    import ssl
-
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(args.certificate, args.key)

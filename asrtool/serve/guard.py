@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 
@@ -100,7 +100,7 @@ def _check_token(request: web.Request, token: str) -> None:
     given = given.removeprefix(BEARER) if given.startswith(BEARER) else ""
     if not given and _is_socket(request):  # browsers send no header with a websocket
         given = request.query.get("token", "")
-    if not hmac.compare_digest(given.encode(), token.encode()):
+    if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
         what = "the token is not the right one" if given else "a token is missing"
         raise Refused(
             401, f"{what}; send it as `Authorization: Bearer <token>`, or as ?token= of a websocket"
@@ -109,11 +109,18 @@ def _check_token(request: web.Request, token: str) -> None:
 
 def _check_local(request: web.Request) -> None:
     host = request.host
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_split(f"//{host}").hostname or ""):
         raise Refused(403, f"{host} is no name of this machine; a server for others has a --token")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _split(origin).netloc != host:
         raise Refused(403, f"a page of {origin} may not use this server, which has no --token")
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Refused(400, f"{address!r} is no address") from None
 
 
 class Heads:

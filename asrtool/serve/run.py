@@ -32,11 +32,7 @@ async def serve(
 
     Raises `UserError` for a host that others can reach, where the service has no token.
     """
-    if service.token is None and not guard.is_loopback(host):
-        raise UserError(
-            f"--host {host}: others can reach this address, so a token is needed: give --token, "
-            "--token-file or ASRTOOL_TOKEN"
-        )
+    check_host(host, service.token)
     async with running(service, host, port, grace, tls) as address:
         started(address)
         await _signal()
@@ -84,8 +80,17 @@ def _address(name: tuple, tls: ssl.SSLContext | None) -> str:
     return f"{'http' if tls is None else 'https'}://{shown}:{port}"
 
 
-def listening(host: str, port: int) -> None:
-    """Raise `UserError` where a host or a port cannot be taken, before a model is loaded."""
+def check_host(host: str, token: str | None) -> None:
+    """Raise `UserError` for a host that others can reach, where there is no token."""
+    if token is None and not guard.is_loopback(host):
+        raise UserError(
+            f"--host {host}: others can reach this address, so a token is needed: give --token, "
+            "--token-file or ASRTOOL_TOKEN"
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `UserError` where an address cannot be taken."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

@@ -113,10 +113,12 @@ class Streams:
         """The next piece of some rows; the results of those that complete a chunk, or end.
 
         A row leaves with its final piece. Where the computation fails, these rows are lost, and no
-        others.
+        others. Raises `ValueError` for a row that is not there.
         """
         if not pieces:
             return {}
+        if not pieces.keys() <= self._new.union(*(group.rows for group in self._groups)):
+            raise ValueError("a piece of a row that has ended, left, or never entered")
         group = self._gather(list(pieces))
         features = [row.hear(pieces[row]) for row in group.rows]
         final = torch.tensor([pieces[row].final for row in group.rows])

@@ -51,9 +51,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 @needs_extra
-def test_others_are_served_only_with_a_token(toy_stream):
+def test_others_are_served_only_with_a_token(tmp_path):
     with pytest.raises(UserError, match="a token is needed"):
-        serve.main([str(toy_stream / "exp"), "--host", "0.0.0.0", "--port", "0"])
+        serve.main([str(tmp_path), "--host", "0.0.0.0", "--port", "0"])
 
 
 @needs_extra

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 
 import pytest
-from aiohttp import WSServerHandshakeError
+from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError
 
+from asrtool.bin import serve
 from asrtool.errors import UserError
 from asrtool.serve import Limits, guard, run
 from asrtool.serve.app import Service
@@ -54,8 +58,37 @@ def test_without_one_pages_of_others_may_not_use_the_server(live):
             assert status == 403 and "evil.example is no name of this machine" in body
             status, body = await client.get("/health", headers={"Origin": "https://evil.example"})
             assert status == 403 and "a page of https://evil.example" in body
+            status, body = await client.get("/health", headers={"Host": "[::1"})
+            assert status == 400 and "is no address" in body
             with pytest.raises(WSServerHandshakeError, match="403"):
                 await client.connect(headers={"Origin": "http://localhost:1"})
+
+    play(scenario())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing")
+def test_https_and_wss(live, tmp_path):
+    """With a certificate of its own making."""
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-out", certificate, "-keyout", key]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["model", "--certificate", str(certificate), "--key", str(key)]
+    tls = serve.tls_of(serve.parse(options))
+
+    async def scenario() -> None:
+        trusted = TCPConnector(ssl=ssl.create_default_context(cafile=certificate))
+        async with (
+            run.running(Service(live, token=TOKEN), tls=tls) as address,
+            ClientSession(address, connector=trusted) as session,
+        ):
+            assert address.startswith("https://127.0.0.1:")
+            assert (await session.get("/health")).status == 200
+            async with session.ws_connect(f"/v1/stream?token={TOKEN}") as socket:
+                assert (await socket.receive_json())["type"] == "ready"
+                await socket.send_str('{"type": "end"}')
+                assert (await hear(socket))[-1]["type"] == "end"
 
     play(scenario())
 

@@ -125,6 +125,8 @@ def test_who_leaves_is_forgotten(recognizer, sounds):
     assert len(streams) == 0
     texts = {result.hypothesis.text for result in results.values()}
     assert len(texts) == 1 and texts.pop()
+    with pytest.raises(ValueError, match="a row that has ended, left, or never entered"):
+        streams.accept({rows[0]: Piece(sounds[0])})
 
 
 def test_a_computation_that_fails_loses_no_other_rows(recognizer, sounds, monkeypatch):
