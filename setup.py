@@ -23,7 +23,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["asrtool", "asrtool.*"]),
-    package_data={"asrtool.report": ["template/*"], "asrtool.score": ["published.yaml"]},
+    package_data={
+        "asrtool.report": ["template/*"],
+        "asrtool.score": ["published.yaml"],
+        "asrtool.serve": ["page/*"],
+    },
     install_requires=[
         f"torch>={TORCH['dotted'](TORCH['OLDEST'])}",
         "torchaudio>=2.11",  # names no torch of its own, so pip keeps the one that is there
@@ -49,6 +53,13 @@ setup(
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
         "wandb": ["wandb>=0.20"],  # trainer.wandb
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
+        "serve": ["aiohttp>=3.11", "prometheus-client>=0.21"],
+        "interop": [
+            "openai>=2.0",
+            "sherpa-onnx>=1.12",
+            "sherpa-onnx-bin>=1.12",
+            "websockets>=15.0",
+        ],
         "dev": [
             "av>=14.0",
             "pytest>=8.0",

@@ -340,7 +340,27 @@ class Recognizer:
                 f"{names_of(self.model.heads)})"
             )
         seconds = [length * self.step for length in inputs.lengths.tolist()]
-        return self._times(self.encode(inputs), tokens, seconds)
+        return self.times(self.encode(inputs), tokens, seconds)
+
+    def times(
+        self, encoded: EncoderOutput, tokens: Sequence[Sequence[int]], seconds: Sequence[float]
+    ) -> list[list[Timed] | None]:
+        """Of an encoder's output: when each of `tokens` was said, by the head `timed`. What
+        `align_inputs` gives; seconds: of each utterance.
+        """
+        log_probs = self.model.log_probs(encoded, self.timed)
+        positions = positions_of(encoded, log_probs).tolist()
+        times = []
+        for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
+            if alignment is None:
+                times.append(None)
+                continue
+            pieces = [self.tokenizer.piece(token) for token in tokens[row]]
+            shift = self.model.frame_shift
+            times.append(
+                times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
+            )
+        return times
 
     def _warn_of_empty(self, nbests: list[list[Hypothesis]], encoded: EncoderOutput) -> None:
         """Warn of utterances with fewer frames than the tokens that the decoding config demands."""
@@ -434,7 +454,7 @@ class Recognizer:
         nbests = self.search_encoded(encoded)
         times: Iterable = [None] * len(inputs)
         if self.timed is not None:
-            times = self._times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
+            times = self.times(encoded, [nbest[0].tokens for nbest in nbests], seconds)
         share = (time.perf_counter() - began) / max(sum(seconds), 1e-9)
         return [
             Piece(
@@ -448,23 +468,6 @@ class Recognizer:
                 nbests, times, seconds, classify(self.classifiers, encoded), strict=True
             )
         ]
-
-    def _times(
-        self, encoded: EncoderOutput, tokens: Sequence[Sequence[int]], seconds: Sequence[float]
-    ) -> list[list[Timed] | None]:
-        log_probs = self.model.log_probs(encoded, self.timed)
-        positions = positions_of(encoded, log_probs).tolist()
-        times = []
-        for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
-            if alignment is None:
-                times.append(None)
-                continue
-            pieces = [self.tokenizer.piece(token) for token in tokens[row]]
-            shift = self.model.frame_shift
-            times.append(
-                times_of(alignment, tokens[row], pieces, positions[row], shift, seconds[row])
-            )
-        return times
 
 
 def _are_samples(sound: Sequence) -> bool:

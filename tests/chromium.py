@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -25,7 +26,7 @@ def find() -> str | None:
 class Browser:
     """One tab. `with Browser() as tab: tab.open(path); tab.evaluate("document.title")`."""
 
-    def __init__(self, executable: str | None = None) -> None:
+    def __init__(self, executable: str | None = None, options: Sequence[str] = ()) -> None:
         self._profile = tempfile.mkdtemp(prefix="asrtool-chromium-")
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
@@ -41,6 +42,7 @@ class Browser:
             "--autoplay-policy=no-user-gesture-required",
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile}",
+            *options,
             "about:blank",
         ]
         shuffle = f'exec 3<&{to_browser} 4>&{from_browser}; exec "$@"'
@@ -101,9 +103,9 @@ class Browser:
     # -- what a person does ----------------------------------------------------
 
     def open(
-        self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light"
+        self, path: Path | str, width: int = 1280, height: int = 900, scheme: str = "light"
     ) -> float:
-        """Load a file; seconds until it is loaded and drawn."""
+        """Load a file, or an address; seconds until it is loaded and drawn."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call(
@@ -112,7 +114,7 @@ class Browser:
         )
         self.events.clear()
         began = time.monotonic()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
         self.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
@@ -131,6 +133,12 @@ class Browser:
         common = {"key": key, "windowsVirtualKeyCode": code, "code": key}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Give a file to an input."""
+        script = f"document.querySelector({json.dumps(selector)})"
+        found = self.call("Runtime.evaluate", expression=script)["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)

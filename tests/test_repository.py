@@ -144,6 +144,7 @@ LAYERS = {
     "recognition": {"align", "data", "experiment", "longform", "losses", "types"},
     "streaming": {
         "streaming",
+        "align",
         "data",
         "encoders",
         "log",
@@ -152,6 +153,17 @@ LAYERS = {
         "recognizer",
         "searchers",
         "types",
+    },
+    "serve": {
+        "serve",
+        "align",
+        "data",
+        "experiment",
+        "log",
+        "recognition",
+        "recognizer",
+        "searchers",
+        "streaming",
     },
     "recognizer": {
         "experiment",

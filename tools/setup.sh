@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 torch=auto             # build of torch: auto, cpu, cuda, or keep: use the torch of the Python that makes .venv
 python=                # Python that makes .venv; default: the first suitable one of python3.11, 3.12, 3.13 and python3
-extras=ssl,hub,mini,plot,onnx,whisper-normalizer,dev      # extras of setup.py to install
+extras=ssl,hub,mini,plot,onnx,serve,whisper-normalizer,dev      # extras of setup.py to install
 if_needed=false        # do nothing if .venv is up to date, or if asrtool is installed in the active environment
 
 cpu_index=https://download.pytorch.org/whl/cpu

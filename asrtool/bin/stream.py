@@ -19,7 +19,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,14 +28,12 @@ import torch
 from asrtool import experiment, imports, log
 from asrtool.bin.decode import hypothesis_line, rounded
 from asrtool.data import audio
-from asrtool.encoders import Encoder, StreamingEncoder
 from asrtool.log import logger, plural
-from asrtool.model_folder import Experiment, in_chunks
+from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
-from asrtool.streaming import EndConfig, Result, Stream, passes
+from asrtool.streaming import CHUNK_MS, EndConfig, Result, Stream, with_chunks
 from asrtool.streaming.check import check
 
-CHUNK_MS = 640.0  # the chunk of U2++ (arXiv 2106.05642) and its successors
 HEAD = 12  # bytes that identify the header of an audio file
 HEADERS = re.compile(  # audio files that were given as raw samples by mistake
     rb"RIF[FX]|RF64|BW64|riff|fLaC|OggS|ID3|FORM|caff|\.snd|NIST|wvpk|#!AMR|\x1a\x45\xdf\xa3|....ftyp",
@@ -53,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = experiment.split_overrides(args.set)
     # --config; else that of the packed model, if it can stream; else the default of the heads
     decode = trained.decode_config(args.config, overrides, streaming=True)
-    recognizer = with_chunks(Recognizer.load(trained, decode, device), args)
+    recognizer = Recognizer.load(trained, decode, device)
+    recognizer = with_chunks(recognizer, args.chunk_ms, args.left_chunks)
     if args.check is not None:
         sys.exit(0 if check(recognizer, args.check, args.batch, args.seed) else 1)
     ends = EndConfig(pause=args.pause, longest=args.longest)
@@ -159,31 +157,6 @@ def add_check_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--seed", type=int, default=0, help="with --check: seed of the sizes of the pieces"
     )
-
-
-def with_chunks(recognizer: Recognizer, args: argparse.Namespace) -> Recognizer:
-    """The recogniser with the chunks of the command line or the config."""
-    chunk = args.chunk_ms or recognizer.settings.chunk_ms or usual(recognizer.model.encoder)
-    left = recognizer.settings.left_chunks if args.left_chunks is None else args.left_chunks
-    changed = replace(recognizer.settings, chunk_ms=chunk, left_chunks=left)
-    model = in_chunks(recognizer.model, changed)
-    if model.encoder.left_chunks is None:
-        logger.info(
-            "every frame attends to the whole past, so memory and time grow with the audio; "
-            "--left-chunks 4 limits them"
-        )
-    recognizer = replace(recognizer, settings=changed, model=model)
-    passes(recognizer)
-    return recognizer
-
-
-def usual(encoder: Encoder) -> float:
-    """The default chunk in milliseconds: a multiple of frames, at most the longest of training."""
-    if not isinstance(encoder, StreamingEncoder):
-        return CHUNK_MS
-    frame = 1000 * encoder.seconds_per_frame
-    frames = max(1, round(CHUNK_MS / frame))
-    return frame * min(frames, encoder.longest_chunk or frames)
 
 
 def warm_up(recognizer: Recognizer) -> None:

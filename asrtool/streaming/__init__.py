@@ -11,6 +11,7 @@ than one of seconds.
 
 from __future__ import annotations
 
+import copy
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -21,15 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrtool.align import Word, words_of
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank
-from asrtool.encoders import StreamingEncoder
+from asrtool.encoders import Encoder, StreamingEncoder
 from asrtool.errors import UserError
+from asrtool.log import logger
+from asrtool.model_folder import in_chunks
 from asrtool.recognition import Classes, classify
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, Rescoring
-from asrtool.searchers.base import SearchState, StreamingSearcher
+from asrtool.searchers.base import StreamingSearcher
 from asrtool.types import EncoderOutput, Hypothesis, Padded
+
+CHUNK_MS = 640.0  # what U2++ and its successors report
 
 
 class FeatureStream:
@@ -60,6 +66,11 @@ class FeatureStream:
             torch.from_numpy(samples[: (count - 1) * config.shift + config.length])
         )
         return features if self._cmvn is None else self._cmvn.apply(features)
+
+    def missing(self, frames: int) -> int:
+        """How many samples must still come before `frames` more frames are complete."""
+        config = self._fbank.config
+        return max(0, (frames - 1) * config.shift + config.length - len(self._rest))
 
 
 class Session:
@@ -99,14 +110,17 @@ class Session:
     def enter(self, count: int) -> range:
         """Add `count` utterances after the present ones; returns their rows."""
         before = self.batch
-        encoder, chunk = self.recognizer.model.encoder, self.recognizer.chunk
-        self._cache = self._cache.join(encoder.init_cache(count, chunk))
-        self._state = self._state.join(self._first.start(count))
-        self._pieces += [[] for _ in range(count)]
+        self.join(Session(self.recognizer, count))
         return range(before, self.batch)
 
-    def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
-        """The results of `finish` for these rows, which are then removed: later rows move up.
+    def join(self, other: Session) -> None:
+        """Append the rows of `other`, which must not be used afterwards."""
+        self._cache = self._cache.join(other._cache)
+        self._state = self._state.join(other._state)
+        self._pieces += other._pieces
+
+    def take(self, rows: Sequence[int]) -> Session:
+        """A session of these rows, in their order, which are removed here: later rows move up.
 
         Raises `ValueError` for a row that does not exist, or is named twice.
         """
@@ -115,13 +129,24 @@ class Session:
             raise ValueError(
                 f"rows {rows} cannot leave: expected different ones of the {self.batch} rows"
             )
-        results = self._results(self._state.take(_index(rows)), [self._pieces[row] for row in rows])
         left = set(rows)
-        others = [row for row in range(self.batch) if row not in left]
-        self._cache = self._cache.take(_index(others))
-        self._state = self._state.take(_index(others))
-        self._pieces = [self._pieces[row] for row in others]
-        return results
+        taken = self._picked(rows)
+        rest = self._picked([row for row in range(self.batch) if row not in left])
+        self._cache, self._state, self._pieces = rest._cache, rest._state, rest._pieces
+        return taken
+
+    def _picked(self, rows: list[int]) -> Session:
+        picked = copy.copy(self)
+        picked._cache = self._cache.take(_index(rows))
+        picked._state = self._state.take(_index(rows))
+        picked._pieces = [self._pieces[row] for row in rows]
+        return picked
+
+    def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
+        """What `finish` gives of these rows, in their order, and the end of them: the rows behind
+        move up. Raises `ValueError` for a row that is not there, or named twice.
+        """
+        return self.take(rows).finish()
 
     @torch.inference_mode()
     def accept(self, inputs: Padded, final: Tensor) -> Padded | None:
@@ -149,37 +174,49 @@ class Session:
 
     def partial(self) -> list[Hypothesis]:
         """The best hypothesis of each row so far, from the first pass."""
-        return [self._with_text(hypothesis) for hypothesis in self._first.partial(self._state)]
+        return [self._named(hypothesis) for hypothesis in self._first.partial(self._state)]
 
+    @torch.inference_mode()
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
         """N-best lists and labels since the (re)start; call `restart` before `accept`."""
-        return self._results(self._state, self._pieces)
+        nbests = self._first.finish(self._state)
+        if not any(self._pieces):
+            return [[self._named(hypothesis) for hypothesis in nbest] for nbest in nbests], [
+                {} for _ in nbests
+            ]
+        encoded = self.encoded()
+        if self._second is not None:
+            nbests = self._second.rescore(encoded, nbests)
+        classes = [
+            values if length else {}
+            for values, length in zip(
+                classify(self.recognizer.classifiers, encoded),
+                encoded.frames.lengths.tolist(),
+                strict=True,
+            )
+        ]
+        return [[self._named(hypothesis) for hypothesis in nbest] for nbest in nbests], classes
+
+    @torch.inference_mode()
+    def words(
+        self, texts: Sequence[Hypothesis], seconds: Sequence[float]
+    ) -> list[tuple[Word, ...] | None]:
+        """The words of one text per row since the (re)start; None without a CTC head to time them,
+        or if the row has too few frames.
+
+        Times are seconds from the beginning of the audio, which is `seconds` long.
+        """
+        recognizer = self.recognizer
+        if recognizer.timed is None or not any(self._pieces):
+            return [None if recognizer.timed is None or text.tokens else () for text in texts]
+        times = recognizer.times(self.encoded(), [text.tokens for text in texts], seconds)
+        return [None if timed is None else tuple(words_of(timed)) for timed in times]
 
     def encoded(self) -> EncoderOutput:
         """The encoder's output since the (re)start, in one piece."""
         return _joined(self._pieces)
 
-    @torch.inference_mode()
-    def _results(
-        self, state: SearchState, pieces: Sequence[Sequence[EncodedPiece]]
-    ) -> tuple[list[list[Hypothesis]], list[Classes]]:
-        nbests = self._first.finish(state)
-        classes: list[Classes] = [{} for _ in nbests]
-        if any(pieces):
-            encoded = _joined(pieces)
-            if self._second is not None:
-                nbests = self._second.rescore(encoded, nbests)
-            classes = [
-                hypotheses if length else {}
-                for hypotheses, length in zip(
-                    classify(self.recognizer.classifiers, encoded),
-                    encoded.frames.lengths.tolist(),
-                    strict=True,
-                )
-            ]
-        return [[self._with_text(hypothesis) for hypothesis in nbest] for nbest in nbests], classes
-
-    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+    def _named(self, hypothesis: Hypothesis) -> Hypothesis:
         return replace(hypothesis, text=self.recognizer.tokenizer.decode(hypothesis.tokens))
 
 
@@ -192,10 +229,15 @@ class EncodedPiece(NamedTuple):
 
 
 def _rows_of(output: EncoderOutput) -> list[EncodedPiece]:
-    """The rows of a piece, without padding."""
-    frames = output.frames.unpad()
-    positions = Padded(output.positions, output.frames.lengths).unpad()
-    taps = {name: tap.unpad() for name, tap in output.taps.items()}
+    """The rows of a piece, without padding; no row keeps the memory of the others."""
+
+    def rows(part: Padded) -> list[Tensor]:
+        unpadded = part.unpad()
+        return [row.clone() for row in unpadded] if len(unpadded) > 1 else unpadded
+
+    frames = rows(output.frames)
+    positions = rows(Padded(output.positions, output.frames.lengths))
+    taps = {name: rows(tap) for name, tap in output.taps.items()}
     return [
         EncodedPiece(frames[row], positions[row], {name: tap[row] for name, tap in taps.items()})
         for row in range(len(frames))
@@ -247,6 +289,37 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
     )
 
 
+def with_chunks(
+    recognizer: Recognizer, chunk_ms: float | None = None, left_chunks: int | None = None
+) -> Recognizer:
+    """The recogniser with chunks: those given, those of its decoding config, or the model's default.
+
+    Raises `UserError` if the model or its search cannot stream.
+    """
+    settings = recognizer.settings
+    chunk = chunk_ms or settings.chunk_ms or _usual(recognizer.model.encoder)
+    left = settings.left_chunks if left_chunks is None else left_chunks
+    changed = replace(settings, chunk_ms=chunk, left_chunks=left)
+    model = in_chunks(recognizer.model, changed)
+    if model.encoder.left_chunks is None:
+        logger.info(
+            "every frame attends to the whole past, so memory and time grow with the audio; "
+            "--left-chunks 4 limits them"
+        )
+    recognizer = replace(recognizer, settings=changed, model=model)
+    passes(recognizer)
+    return recognizer
+
+
+def _usual(encoder: Encoder) -> float:
+    """The default chunk in milliseconds: a multiple of frames, at most the longest of training."""
+    if not isinstance(encoder, StreamingEncoder):
+        return CHUNK_MS
+    frame = 1000 * encoder.seconds_per_frame
+    frames = max(1, round(CHUNK_MS / frame))
+    return frame * min(frames, encoder.longest_chunk or frames)
+
+
 # -- a single stream ----------------------------------------------------------
 
 
@@ -275,6 +348,47 @@ class Result:
     end: float
     hypothesis: Hypothesis
     classes: Classes = field(default_factory=dict)  # of a final result
+    words: tuple[Word, ...] | None = None  # of a final result, where they were asked for
+
+
+@dataclass
+class Progress:
+    """How far one audio was heard, in encoder frames of `step` seconds, and where its text began.
+
+    What the encoder has not given yet is not counted.
+    """
+
+    ends: EndConfig
+    step: float
+    frames: int = 0  # that the encoder gave
+    start: int = 0  # frame with which the text began
+    spoke: int = 0  # the frame behind the last token, or the start
+
+    def follow(self, spoken: Tensor) -> None:
+        """spoken (S,) bool: which of the next frames hold speech."""
+        heard = spoken.nonzero()
+        if len(heard):
+            self.spoke = self.frames + int(heard[-1]) + 1
+        self.frames += len(spoken)
+
+    @property
+    def text_ends(self) -> bool:
+        """Whether the text ends here."""
+        length, quiet = (
+            (self.frames - self.start) * self.step,
+            (self.frames - self.spoke) * self.step,
+        )
+        if self.spoke > self.start and quiet >= self.ends.pause:
+            return True
+        return length >= 2 * self.ends.longest or (length >= self.ends.longest and quiet > 0)
+
+    def next_text(self) -> None:
+        """The next frame begins another text."""
+        self.start = self.spoke = self.frames
+
+    def span(self, seconds: float) -> dict[str, float]:
+        """Start and end of the text so far, in audio of which `seconds` came."""
+        return {"start": self.start * self.step, "end": min(self.frames * self.step, seconds)}
 
 
 @dataclass
@@ -314,63 +428,41 @@ class Stream:
 
     def __init__(self, recognizer: Recognizer, ends: EndConfig | None = None) -> None:
         self.recognizer = recognizer
-        self.ends = ends or EndConfig()
         self.latency = Latency()
         self._features = FeatureStream(recognizer)
         self._session = Session(recognizer, 1)
         self._samples = 0
-        self._frames = 0  # frames that the encoder has returned
-        self._start = 0  # first frame of the text
-        self._spoke = 0  # frame after the last token of the text, or `_start`
+        step = recognizer.model.encoder.seconds_per_frame
+        self._progress = Progress(ends or EndConfig(), step)
 
     def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
         """samples (T,), floats in [-1, 1] or int16, at the model's rate -> a result if they
         complete a chunk, else None.
         """
         began = time.perf_counter()
+        rate, progress = self.recognizer.rate, self._progress
         if len(samples):
-            rate = self.recognizer.rate
             samples = audio.one_channel(samples, rate=rate, start=self._samples / rate)
         self._samples += len(samples)
         features = self._features(np.asarray(samples, np.float32))
         spoken = self._session.accept(Padded.stack([features]), torch.tensor([final]))
         if spoken is not None:
-            self._follow(spoken)
+            progress.follow(spoken.unpad()[0])
         result = None
-        if final or self._ends():
+        if final or progress.text_ends:
             second_pass = time.perf_counter()
             result = self._finish()
             self.latency.finals.append(time.perf_counter() - second_pass)
         elif spoken is not None:
-            result = Result(final=False, **self._span(), hypothesis=self._session.partial()[0])
-        self.latency.add(self._samples / self.recognizer.rate, time.perf_counter() - began)
+            span = progress.span(self._samples / rate)
+            result = Result(final=False, **span, hypothesis=self._session.partial()[0])
+        self.latency.add(self._samples / rate, time.perf_counter() - began)
         return result
-
-    def _follow(self, spoken: Padded) -> None:
-        """Update the counts of frames by which frames hold speech, (1, S)."""
-        frames = spoken.data[0].nonzero()
-        if len(frames):
-            self._spoke = self._frames + int(frames[-1]) + 1
-        self._frames += int(spoken.lengths[0])
-
-    def _ends(self) -> bool:
-        """Whether the text ends here."""
-        step = self.recognizer.model.encoder.seconds_per_frame
-        length, quiet = (self._frames - self._start) * step, (self._frames - self._spoke) * step
-        if self._spoke > self._start and quiet >= self.ends.pause:
-            return True
-        return length >= 2 * self.ends.longest or (length >= self.ends.longest and quiet > 0)
 
     def _finish(self) -> Result:
         nbests, classes = self._session.finish()
-        result = Result(final=True, **self._span(), hypothesis=nbests[0][0], classes=classes[0])
+        span = self._progress.span(self._samples / self.recognizer.rate)
+        result = Result(final=True, **span, hypothesis=nbests[0][0], classes=classes[0])
         self._session.restart()
-        self._start = self._spoke = self._frames
+        self._progress.next_text()
         return result
-
-    def _span(self) -> dict[str, float]:
-        step = self.recognizer.model.encoder.seconds_per_frame
-        return {
-            "start": self._start * step,
-            "end": min(self._frames * step, self._samples / self.recognizer.rate),
-        }

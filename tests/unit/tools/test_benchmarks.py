@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asrtool.model_folder import Experiment
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
@@ -108,6 +110,29 @@ def test_start_up_is_timed_relative_to_import_torch(toy) -> None:
         "recognize, decode",
         "extract_features",
     ]
+
+
+@pytest.mark.slow
+def test_live_audio_is_counted_and_bad_clients_change_no_text(toy_stream, tmp_path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is missing: pip install -e '.[serve]'")
+    script = [sys.executable, ROOT / "tools/benchmarks/serve.py"]
+    options = ["--model", toy_stream / "exp", "--data", toy_stream / "data/test/audio"]
+    options += ["--core", "-1", "--chunk-ms", "160", "--seconds", "5"]
+    for command in (
+        [*script, "capacity", *options, "--first", "2", "--most", "2"],
+        [*script, "misbehave", *options, "--connections", "14", "--duration", "8"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "capacity" in command:
+            assert re.search("    2 connections: median .* CPU s per s of audio", done.stdout)
+        else:
+            assert "unchanged: True" in done.stdout and "CHANGED" not in done.stdout
+    config = ROOT / "egs/kespeech/conf/u2pp/train_u2pp_mini.yaml"
+    made = [*script, "random", config, tmp_path / "model", "--tokens", "50"]
+    done = subprocess.run(made, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert Experiment.open(tmp_path / "model").tokenizer.size == 50
 
 
 def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:

@@ -1,0 +1,209 @@
+"""The page in a headless Chromium: a fake microphone that plays a file, a file, keys alone.
+
+axe-core finds nothing to complain of. ASRTOOL_SCREENSHOTS names a folder that gets pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrtool.streaming import EndConfig
+from tests import chromium
+from tests.shared import once
+from tests.toy_service import in_thread, sounds
+
+AXE = "axe-core@4.14.1"
+TOKEN = "open-sesame"
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(
+        chromium.find() is None, reason="no Chromium here (Debian: apt install chromium)"
+    ),
+]
+HEARD = "document.querySelectorAll('.said').length"
+VIOLATIONS = """
+axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.map(
+  ({id, nodes}) => id + ": " + nodes.map(({html}) => html).join(" "))).then(JSON.stringify)
+"""
+
+
+@pytest.fixture(scope="module")
+def sound(toy_stream, tmp_path_factory) -> tuple[Path, str]:
+    """A file for the microphone, two texts with a pause behind each, and what is said."""
+    (_, first, one), (_, second, other) = sounds(toy_stream)[1:4:2]
+    pause = np.zeros(8000 * 2, np.float32)
+    path = tmp_path_factory.mktemp("sound") / "said.wav"
+    soundfile.write(path, np.concatenate([pause, one, pause, other, pause]), 8000)
+    return path, [first, second]
+
+
+@pytest.fixture(scope="module")
+def tab(sound) -> Iterator[chromium.Browser]:
+    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    fake += [f"--use-file-for-fake-audio-capture={sound[0]}%noloop"]
+    with chromium.Browser(options=fake) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def axe(request) -> str:
+    """The script, from npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing, which brings axe-core")
+
+    def install(folder: Path) -> None:
+        command = ["npm", "install", "--no-save", "--prefix", folder, AXE]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+    folder = once(request, "axe", install)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def address(live):
+    with in_thread(live, ends=EndConfig(pause=1.5)) as found:
+        yield found
+
+
+def open_page(tab: chromium.Browser, address: str, **options: object) -> None:
+    tab.open(address + "/", **options)
+    tab.wait("document.readyState == 'complete' && !document.querySelector('#file').disabled")
+
+
+def violations(tab: chromium.Browser, axe: str) -> list[str]:
+    tab.evaluate(axe + ";0")
+    return json.loads(tab.evaluate(VIOLATIONS))
+
+
+def picture(tab: chromium.Browser, name: str) -> None:
+    if folder := os.environ.get("ASRTOOL_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tab.screenshot(Path(folder) / f"{name}.png", whole=True)
+
+
+def shades(tab: chromium.Browser) -> int:
+    """How many colours the picture has."""
+    return tab.evaluate(
+        """(() => { const canvas = document.querySelector("#spectrogram");
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size; })()"""
+    )
+
+
+def texts(tab: chromium.Browser) -> list[str]:
+    return json.loads(
+        tab.evaluate(
+            "JSON.stringify([...document.querySelectorAll('.said')].map(x => x.innerText))"
+        )
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_microphone_is_heard_while_it_speaks(tab, address, axe, sound, scheme):
+    """By keys alone: Tab to the button, Space to begin and to end."""
+    open_page(tab, address, scheme=scheme)
+    assert violations(tab, axe) == []
+    picture(tab, f"idle-{scheme}")
+    for _ in range(2):  # the link that skips, the microphone
+        tab.press("Tab", 9)
+    assert tab.evaluate("document.activeElement.id") == "record"
+    tab.press(" ", 32, " ")
+    tab.wait("document.querySelector('#record').innerText == 'Stop'")
+    assert tab.evaluate("document.activeElement.id") == "record"
+    tab.wait("document.querySelector('#partial').textContent.length > 3")
+    assert tab.evaluate(HEARD) == 0  # a partial text, live
+    assert "Listening" in tab.evaluate("document.querySelector('#status').textContent")
+    picture(tab, f"listening-{scheme}")
+    tab.wait(f"{HEARD} == 2")
+    assert tab.evaluate("document.querySelector('#announce').textContent") == sound[1][1]
+    assert violations(tab, axe) == []
+    assert shades(tab) > 50
+    tab.press(" ", 32, " ")
+    tab.wait("!document.querySelector('#file').disabled")
+    assert tab.evaluate("document.activeElement.id") == "record"
+    assert texts(tab) == sound[1]
+    about = tab.evaluate("document.querySelector('.about').textContent")
+    assert "confidence" in about and "accent low" in about
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    words = tab.evaluate("document.querySelector('li table:last-of-type').innerText")
+    assert "Confidence" in tab.evaluate("document.querySelector('#texts').innerText") and words
+    assert violations(tab, axe) == []
+    picture(tab, f"heard-{scheme}")
+    assert not tab.complaints()
+    assert all(url.startswith((address, address.replace("http", "ws"))) for url in tab.requests())
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_file_is_recognised_drawn_and_played(tab, address, axe, sound, scheme, width):
+    open_page(tab, address, scheme=scheme, width=width)
+    tab.choose("#file", sound[0])
+    tab.wait(f"{HEARD} == 1")
+    assert texts(tab) == [" ".join(sound[1])]
+    assert shades(tab) > 50
+    assert not tab.evaluate("document.querySelector('#player').hidden")
+    words = tab.evaluate("document.querySelectorAll('button.word').length")
+    assert words == len(" ".join(sound[1]).split())
+    tab.evaluate("document.querySelector('.said .word:last-child').click()")
+    tab.wait("document.querySelector('#player').currentTime > 4")
+    tab.wait("document.querySelector('.word.now') !== null")
+    tab.evaluate("document.querySelector('details').open = true")
+    assert violations(tab, axe) == []
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    picture(tab, f"file-{scheme}-{width}")
+    tab.evaluate("document.querySelector('#clear').click()")
+    assert texts(tab) == [] and not tab.complaints()
+
+
+def test_a_file_that_is_none_has_the_servers_sentence(tab, address, axe, tmp_path):
+    open_page(tab, address)
+    path = tmp_path / "letter.wav"
+    path.write_text("Dear Sirs")
+    tab.choose("#file", path)
+    tab.wait("!document.querySelector('#problem').hidden")
+    assert "letter.wav" in tab.evaluate("document.querySelector('#problem').textContent")
+    assert violations(tab, axe) == []
+    picture(tab, "problem")
+
+
+def test_a_token_is_asked_for(tab, live, axe):
+    with in_thread(live, TOKEN) as address:
+        tab.open(address + "/", scheme="dark")
+        tab.wait("!document.querySelector('#gate').hidden")
+        assert tab.evaluate("document.activeElement.id") == "token"
+        assert violations(tab, axe) == []
+        picture(tab, "token")
+        tab.type("wrong")
+        tab.press("Enter", 13, "\r")
+        tab.wait("document.querySelector('#problem').textContent.includes('not the right one')")
+        tab.evaluate("document.querySelector('#token').value = ''")
+        tab.type(TOKEN)
+        tab.press("Enter", 13, "\r")
+        tab.wait("!document.querySelector('#file').disabled")
+        assert tab.evaluate("document.querySelector('#gate').hidden")
+        tab.evaluate("document.querySelector('#record').click()")
+        tab.wait("document.querySelector('#partial').textContent.length > 3")
+        tab.evaluate("document.querySelector('#record').click()")
+        tab.wait("!document.querySelector('#file').disabled")
+        tab.evaluate("sessionStorage.clear()")
+
+
+def test_a_model_that_does_not_stream_hears_the_microphone_at_its_end(tab, whole, axe):
+    with in_thread(whole) as address:
+        open_page(tab, address)
+        assert "does not stream" in tab.evaluate("document.querySelector('#facts').textContent")
+        tab.evaluate("document.querySelector('#record').click()")
+        tab.wait("document.querySelector('#record').innerText == 'Stop'")
+        time.sleep(6)  # of the file
+        tab.evaluate("document.querySelector('#record').click()")
+        tab.wait("!document.querySelector('#file').disabled")
+        assert tab.evaluate(HEARD) == 1 and violations(tab, axe) == []

@@ -1,0 +1,557 @@
+"""How many live audios one core serves, and what a thousand clients that misbehave do to two good
+ones.
+
+    export PYTHONPATH=.
+    python tools/benchmarks/serve.py random egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml model
+    python tools/benchmarks/serve.py capacity --model model --data audio
+    python tools/benchmarks/serve.py virtual --model model --data audio
+    python tools/benchmarks/serve.py misbehave --model model --data audio
+    python tools/benchmarks/serve.py capacity --data audio --chunk-ms 640 --command \\
+        "sherpa-onnx-online-websocket-server --port={port} --tokens=tokens.txt --wenet-ctc-model=m"
+
+The server is `asrtool serve` on one core (taskset), or whatever --command starts, which then is
+spoken to as sherpa-onnx's clients do; the clients run on the other cores. Latency: from the moment
+at which the first sample of a chunk was said to the arrival of the result that covers it, in real
+time. `virtual` computes the same batches with a clock of CPU time, for a machine on which other
+processes run. `random` writes a model of a training config with random weights that emits a token
+in every other frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+
+from asrtool.bin.recognize import files_of
+from asrtool.data import audio
+
+PIECE = 0.04  # seconds of audio in a message
+WARM = 3.0  # seconds that are not measured
+SLACK = 0.3  # seconds that the 95th percentile may be above the chunk
+RATE = 16000
+# kinds of bad clients and their share; the last two have audio computed, as much as good ones do
+BAD = {
+    "silent": 0.25,
+    "half a head": 0.2,
+    "half a message": 0.25,
+    "garbage": 0.2,
+    "lost": 0.08,
+    "unread": 0.02,
+}
+
+
+# -- the server ---------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """A process that listens."""
+
+    process: subprocess.Popen
+    address: str
+    sherpa: bool  # speaks sherpa-onnx's protocol
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it took so far."""
+        parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> float:
+        """Megabytes."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@contextlib.contextmanager
+def started(args: argparse.Namespace, *options: str) -> Iterator[Server]:
+    """`asrtool serve`, or --command, on one core."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    if args.command:
+        command = shlex.split(args.command.format(port=port))
+    else:
+        command = [sys.executable, "-m", "asrtool", "serve", str(args.model), "--port", str(port)]
+        command += [*options, *shlex.split(args.options)]
+    if args.core is not None:
+        command = ["taskset", "--cpu-list", str(args.core), *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
+    ):
+        try:
+            _wait(process, port, log)
+            yield Server(process, f"http://127.0.0.1:{port}", bool(args.command))
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait(process: subprocess.Popen, port: int, log: object) -> None:
+    """Until it listens."""
+    for _ in range(3000):
+        if process.poll() is not None:
+            log.seek(0)
+            raise SystemExit(f"the server ended:\n{log.read()}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise SystemExit("the server does not listen")
+
+
+# -- a client in real time ------------------------------------------------------
+
+
+@dataclass
+class Heard:
+    """What one client was told."""
+
+    latencies: list[float] = field(default_factory=list)
+    text: str = ""
+    error: str = ""
+
+
+async def speak(
+    session: aiohttp.ClientSession, server: Server, samples: np.ndarray, chunk: float, wait: float
+) -> Heard:
+    """Say samples (T,) in real time, `wait` seconds from now."""
+    heard, size = Heard(), round(PIECE * RATE)
+    await asyncio.sleep(wait)
+    path = "/" if server.sherpa else "/v1/stream"
+    async with session.ws_connect(path, max_msg_size=0) as socket:
+        begun = time.monotonic()
+        listening = asyncio.create_task(listen(socket, server.sherpa, begun, chunk, heard))
+        if not server.sherpa:
+            await socket.send_json({"type": "start", "rate": RATE, "format": "f32le"})
+        for at in range(0, len(samples), size):
+            # what is said at a time can be sent when it was said
+            await asyncio.sleep(begun + (at + size) / RATE - time.monotonic())
+            if listening.done():
+                break
+            await socket.send_bytes(samples[at : at + size].tobytes())
+        await socket.send_str("Done" if server.sherpa else '{"type": "end"}')
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(listening, 300)
+    return heard
+
+
+async def listen(
+    socket: aiohttp.ClientWebSocketResponse, sherpa: bool, begun: float, chunk: float, heard: Heard
+) -> None:
+    """Note how late each result is."""
+    finals, count = {}, 0
+    async for message in socket:
+        now = time.monotonic() - begun
+        if message.type != aiohttp.WSMsgType.TEXT or message.data == "Done!":
+            break
+        fields = json.loads(message.data)
+        if fields.get("type") == "error":
+            heard.error = fields["message"]
+        if "text" not in fields:
+            continue
+        count += 1  # sherpa-onnx's server sends one for every chunk
+        end = count * chunk if sherpa else fields["end"]
+        if end > WARM:
+            heard.latencies.append(now - (end - chunk))
+        if sherpa:
+            finals[fields["segment"]] = fields["text"]
+        elif fields["type"] == "final":
+            finals[count] = fields["text"]
+    heard.text = " ".join(filter(None, finals.values()))
+
+
+def sounds(data: Path, seconds: float, count: int) -> list[np.ndarray]:
+    """`count` audios of so many seconds, files of a folder behind each other."""
+    pieces = [audio.read(path, rate=RATE) for path in files_of([str(data)])[:200]]
+    draw, found = random.Random(0), []
+    for _ in range(count):
+        chosen, size = [], 0
+        while size < seconds * RATE:
+            chosen.append(draw.choice(pieces))
+            size += len(chosen[-1])
+        found.append(np.concatenate(chosen)[: round(seconds * RATE)])
+    return found
+
+
+# -- how many -------------------------------------------------------------------
+
+
+async def together(
+    server: Server, several: Sequence[np.ndarray], count: int, chunk: float
+) -> tuple[float, float, float, list[str]]:
+    """Median and 95th percentile of the latency, CPU seconds per second of audio, errors."""
+    draw = random.Random(count)
+    before = server.cpu()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(server.address, connector=connector) as session:
+        found = await asyncio.gather(
+            *(
+                speak(session, server, several[at % len(several)], chunk, draw.uniform(0, 2))
+                for at in range(count)
+            )
+        )
+    seconds = sum(len(several[at % len(several)]) for at in range(count)) / RATE
+    latencies = np.concatenate([one.latencies for one in found] or [[]])
+    errors = [one.error for one in found if one.error]
+    median, most = np.quantile(latencies, (0.5, 0.95)) if len(latencies) else (np.inf, np.inf)
+    return float(median), float(most), (server.cpu() - before) / seconds, errors
+
+
+def capacity(args: argparse.Namespace) -> None:
+    """Double the connections until they are late, then halve the interval."""
+    several = sounds(args.data, args.seconds, 32)
+    chunk = args.chunk_ms / 1000
+    options = (
+        "--connections",
+        "4096",
+        "--chunk-ms",
+        str(args.chunk_ms),
+        "--batch",
+        str(args.batch),
+    )
+    good, bad, count = 0, None, args.first
+    with started(args, *options) as server:
+        print(f"limit: {chunk + SLACK:.2f} s", flush=True)
+        while bad is None or bad - good > max(1, round(0.05 * good)):
+            median, most, cpu, errors = asyncio.run(together(server, several, count, chunk))
+            fits = most <= chunk + SLACK and not errors
+            print(
+                f"{count:5d} connections: median {median:.3f} s, 95 % within {most:.3f} s, "
+                f"{cpu:.4f} CPU s per s of audio, {server.resident():.0f} MB"
+                + (f", {len(errors)} refused: {errors[0]}" if errors else ""),
+                flush=True,
+            )
+            good, bad = (count, bad) if fits else (good, count)
+            count = 2 * count if bad is None else (good + bad) // 2
+            if not 0 < count <= args.most:
+                break
+    print(f"{good} connections in real time")
+
+
+# -- on a core of its own ----------------------------------------------------------
+
+
+def virtual(args: argparse.Namespace) -> None:
+    """The batches of `asrtool serve` without sockets, and a clock that goes on by the CPU time that
+    they take: what other processes do to this machine is left out.
+    """
+    import torch
+
+    from asrtool.model_folder import Experiment
+    from asrtool.recognizer import Recognizer
+    from asrtool.serve.model import served
+
+    torch.set_num_threads(1)
+    trained = Experiment.open(args.model)
+    live = served(
+        "model",
+        Recognizer.load(trained),
+        trained.decode_config(streaming=True),
+        args.chunk_ms,
+    ).live
+    several, chunk = sounds(args.data, args.seconds, 32), args.chunk_ms / 1000
+    good, bad, count = 0, None, args.first
+    print(f"limit: {chunk + SLACK:.2f} s", flush=True)
+    while bad is None or bad - good > max(1, round(0.05 * good)):
+        median, most, cpu = _play(live, several, count, chunk, args)
+        print(
+            f"{count:5d} connections: median {median:.3f} s, 95 % within {most:.3f} s, "
+            f"{cpu:.4f} CPU s per s of audio",
+            flush=True,
+        )
+        good, bad = (count, bad) if most <= chunk + SLACK else (good, count)
+        count = 2 * count if bad is None else (good + bad) // 2
+        if not 0 < count <= args.most:
+            break
+    print(f"{good} connections in real time")
+
+
+def _play(
+    live: object, several: Sequence[np.ndarray], count: int, chunk: float, args: argparse.Namespace
+) -> tuple[float, float, float]:
+    """Median and 95th percentile of the latency, CPU seconds per second of audio."""
+    from asrtool.streaming.together import Piece, Streams
+
+    streams, draw = Streams(live), random.Random(count)
+    rows = {streams.enter(): several[at % len(several)] for at in range(count)}
+    begun = {row: draw.uniform(0, 2) for row in rows}
+    waiting = dict.fromkeys(rows, 0)  # row -> samples that were computed
+    clock, work, latencies = 0.0, 0.0, []
+
+    def due(row: object) -> float:
+        """When the message comes that completes the chunk."""
+        samples = min(waiting[row] + row.missing, len(rows[row]))
+        return begun[row] + np.ceil(samples / RATE / PIECE) * PIECE
+
+    while waiting:
+        line = sorted(waiting, key=due)
+        clock = max(clock, due(line[0]))
+        chosen = [row for row in line[: args.batch] if due(row) <= clock]
+        pieces = {}
+        for row in chosen:
+            part = rows[row][waiting[row] : waiting[row] + row.missing]
+            waiting[row] += len(part)
+            pieces[row] = Piece(part, waiting[row] >= len(rows[row]))
+        before = time.process_time()
+        results = streams.accept(pieces)
+        took = time.process_time() - before
+        seconds = sum(len(piece.samples) for piece in pieces.values()) / RATE
+        clock, work = clock + took + args.loop * seconds, work + took + args.loop * seconds
+        for row, result in results.items():
+            if result.end > WARM:
+                latencies.append(clock - begun[row] - (result.end - chunk))
+        for row in [row for row, piece in pieces.items() if piece.final]:
+            del waiting[row]
+    median, most = np.quantile(latencies, (0.5, 0.95))
+    return float(median), float(most), work / sum(len(rows[row]) / RATE for row in rows)
+
+
+# -- clients that misbehave --------------------------------------------------------
+
+
+async def misbehave(server: Server, kind: str, sound: bytes, until: float, counts: dict) -> None:
+    """Again and again until the end."""
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    draw = random.Random(hash(kind) ^ int(1e6 * time.monotonic()))
+    while time.monotonic() < until:
+        counts[kind] = counts.get(kind, 0) + 1
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                async with asyncio.timeout(max(0.1, until - time.monotonic())):
+                    await _bad(kind, reader, writer, sound, draw)
+            finally:
+                writer.transport.abort()
+        await asyncio.sleep(draw.uniform(0.5, 5))
+
+
+async def _bad(kind: str, reader, writer, sound: bytes, draw: random.Random) -> None:
+    """One connection of a kind."""
+    head = (
+        b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    if kind == "half a head":
+        writer.write(head[: draw.randrange(1, len(head) - 2)])
+        await reader.read()
+        return
+    writer.write(head)
+    await reader.readuntil(b"\r\n\r\n")
+    if kind == "silent":
+        while await reader.read(4096):
+            pass
+    elif kind == "half a message":
+        writer.write(frame(2, sound[:8000])[: draw.randrange(2, 4000)])
+        while await reader.read(4096):
+            pass
+    elif kind == "garbage":
+        for _ in range(20):
+            payload = draw.randbytes(draw.randrange(1, 3000))
+            writer.write(payload if draw.random() < 0.3 else frame(draw.choice((1, 2)), payload))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+    elif kind == "lost":
+        for at in range(0, draw.randrange(3200, 64000), 3200):
+            writer.write(frame(2, sound[at : at + 3200]))
+            await asyncio.sleep(0.1)
+    else:  # unread: speaks on and on, and reads nothing
+        writer.transport.pause_reading()
+        while True:
+            for at in range(0, len(sound), 3200):
+                writer.write(frame(2, sound[at : at + 3200]))
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """A whole websocket message of a client (RFC 6455, 5.2), masked by zeros."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes([0x80 | kind]) + length + bytes(4) + payload
+
+
+async def beside(
+    args: argparse.Namespace, server: Server, several: Sequence[np.ndarray], chunk: float
+) -> None:
+    """Two good clients, first alone, then beside the bad ones."""
+    async with aiohttp.ClientSession(server.address) as session:
+
+        async def good() -> list[Heard]:
+            waits = (0.0, 0.3)
+            return await asyncio.gather(
+                *(
+                    speak(session, server, sound, chunk, wait)
+                    for sound, wait in zip(several, waits, strict=True)
+                )
+            )
+
+        alone = await good()
+        print(f"alone: {server.resident():.0f} MB, {_late(alone)}", flush=True)
+        until, counts = time.monotonic() + args.duration, {}
+        sound = (32767 * np.clip(several[0], -1, 1)).astype("<i2").tobytes()
+        kinds = random.Random(0).choices([*BAD], [*BAD.values()], k=args.connections)
+        bad = [asyncio.create_task(misbehave(server, kind, sound, until, counts)) for kind in kinds]
+        resident = asyncio.create_task(watch(server, until))
+        same, rounds = 0, 0
+        while time.monotonic() + len(several[0]) / RATE < until:
+            found = await good()
+            rounds += 1
+            same += [one.text for one in found] == [one.text for one in alone]
+            left = until - time.monotonic()
+            print(
+                f"  {left:5.0f} s left: {server.resident():.0f} MB, {_late(found)}, texts "
+                f"{'unchanged' if same == rounds else 'CHANGED'}{_errors(found)}",
+                flush=True,
+            )
+        await asyncio.gather(*bad)
+        marks = await resident
+        quarters = [max(part) for part in np.array_split(marks, 4)]
+        print("most in each quarter of the time: " + ", ".join(f"{x:.0f} MB" for x in quarters))
+        await asyncio.sleep(2)
+        after = await good()
+        unchanged = [one.text for one in after] == [one.text for one in alone]
+        print(f"after: {server.resident():.0f} MB, {_late(after)}, unchanged: {unchanged}")
+        print(f"{same} of {rounds} rounds with unchanged texts; bad connections: {counts}")
+
+
+async def watch(server: Server, until: float) -> list[float]:
+    """Megabytes, once a second."""
+    marks = [server.resident()]
+    while time.monotonic() < until:
+        await asyncio.sleep(1)
+        marks.append(server.resident())
+    return marks
+
+
+def _late(several: Sequence[Heard]) -> str:
+    latencies = np.concatenate([one.latencies for one in several])
+    return f"95 % within {np.quantile(latencies, 0.95):.3f} s" if len(latencies) else "no results"
+
+
+def _errors(several: Sequence[Heard]) -> str:
+    return "".join(f", {one.error}" for one in several if one.error)
+
+
+def nuisance(args: argparse.Namespace) -> None:
+    options = ("--connections", str(args.connections + 2), "--chunk-ms", str(args.chunk_ms))
+    # short limits, so that all of them are reached
+    options += ("--idle-seconds", "15", "--send-seconds", "5", "--head-seconds", "10")
+    several = sounds(args.data, args.seconds, 2)
+    with started(args, *options) as server:
+        asyncio.run(beside(args, server, several, args.chunk_ms / 1000))
+
+
+# -- a model ----------------------------------------------------------------------
+
+
+def write_random(args: argparse.Namespace) -> None:
+    """A folder as training leaves it, of random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from asrtool import experiment
+    from asrtool.data import tokenizers
+    from asrtool.data.features import Cmvn
+    from asrtool.experiment import load_phases
+    from asrtool.model_folder import CONFIG, WEIGHTS, build_model
+    from asrtool.trainer import checkpoint
+    from asrtool.types import Padded
+
+    name, phase = list(load_phases(args.config).items())[-1]
+    torch.manual_seed(0)
+    (args.out / "vocab").mkdir(parents=True)
+    letters = "".join(chr(0x4E00 + number) for number in range(args.tokens - 3))
+    tokenizers.train([letters], "char", 0, args.out / "vocab")
+    bins = phase.data.fbank.num_mel_bins
+    Cmvn(np.full(bins, 13.0), np.full(bins, 3.0)).save(args.out / "cmvn.json")  # about speech's
+    model = build_model(phase, args.tokens).eval()
+    with torch.inference_mode():  # every token gets the mean 0, and blanks win half the frames
+        head = model.heads["ctc"]
+        logits = head.logits(
+            model.encode(Padded.stack([torch.randn(2000, model.encoder.input_dim)]))
+        )
+        head.bias -= logits.data.mean((0, 1))
+        head.weight.mul_(5)
+        head.bias.mul_(5)
+        logits = head.logits(
+            model.encode(Padded.stack([torch.randn(2000, model.encoder.input_dim)]))
+        )
+        best = logits.data[0, :, 1:].max(-1).values
+        head.bias[0] += (best - logits.data[0, :, 0]).median()
+    tensors = checkpoint.model_tensors(model)
+    save_file(
+        {key: value.detach().contiguous() for key, value in tensors.items()}, args.out / WEIGHTS
+    )
+    (args.out / CONFIG).write_text(experiment.dump_phases({name: phase}), encoding="utf-8")
+    count = sum(value.numel() for value in model.parameters()) / 1e6
+    print(f"{args.out}: {count:.1f} M parameters, {args.tokens} tokens")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = options.add_subparsers(required=True)
+    made = what.add_parser("random")
+    made.add_argument("config", type=Path, help="training config")
+    made.add_argument("out", type=Path)
+    made.add_argument("--tokens", type=int, default=5000)
+    made.set_defaults(run=write_random)
+    for name, run in (
+        ("capacity", capacity),
+        ("virtual", virtual),
+        ("misbehave", nuisance),
+    ):
+        one = what.add_parser(name)
+        one.add_argument("--model", type=Path)
+        one.add_argument(
+            "--data", type=Path, required=True, help="folder of audio files, what is said"
+        )
+        one.add_argument("--core", type=int, default=0, help="of the server; -1: any")
+        one.add_argument("--chunk-ms", type=float, default=640.0)
+        one.add_argument("--seconds", type=float, default=20.0, help="of each audio")
+        one.add_argument("--command", help="another server; {port} is replaced")
+        one.add_argument("--options", default="", help="further ones of `asrtool serve`")
+        one.set_defaults(run=run)
+        if name != "misbehave":
+            one.add_argument("--first", type=int, default=4, help="connections to begin with")
+            one.add_argument("--most", type=int, default=4096, help="connections to end with")
+            one.add_argument("--batch", type=int, default=32)
+            one.add_argument(
+                "--loop",
+                type=float,
+                default=0.0012,
+                help="of virtual: CPU seconds that sockets take per second of audio",
+            )
+        else:
+            one.add_argument("--connections", type=int, default=1000, help="that misbehave")
+            one.add_argument("--duration", type=float, default=120.0, help="seconds")
+    args = options.parse_args()
+    if getattr(args, "core", None) == -1:
+        args.core = None
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
