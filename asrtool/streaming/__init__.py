@@ -292,7 +292,7 @@ def passes(recognizer: Recognizer) -> tuple[StreamingSearcher, Rescoring | None]
 def with_chunks(
     recognizer: Recognizer, chunk_ms: float | None = None, left_chunks: int | None = None
 ) -> Recognizer:
-    """The recogniser with chunks: those given, those of its decoding config, or the model's default.
+    """The recogniser with the chunks given, else those of its decoding config, else the default.
 
     Raises `UserError` if the model or its search cannot stream.
     """
