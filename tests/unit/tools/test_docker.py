@@ -90,7 +90,7 @@ def test_the_arguments_are_those_of_the_set_up():
     done = subprocess.run(
         ["tools/setup.sh", "--torch", "gpu"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "--torch is auto, cpu, cuda or keep" in done.stderr
+    assert done.returncode == 2 and "--torch must be auto, cpu, cuda or keep" in done.stderr
 
 
 @pytest.mark.slow
