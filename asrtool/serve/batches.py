@@ -5,8 +5,8 @@ yet. As soon as its next chunk is complete, it stands in line; a thread computes
 the line side by side, one chunk of each. While it does, others come to stand in line: the batch is
 as large as the load, and nobody waits for it to fill.
 
-The line is ordered by when a chunk is due, at the earliest one chunk after the one before: whoever
-sends faster than one can speak gets what those who speak leave over.
+The line is ordered by when a chunk is due: when it came, but at the earliest one chunk after the
+one before. Whoever sends faster than one can speak gets what those who speak leave over.
 """
 
 from __future__ import annotations
@@ -100,6 +100,16 @@ class Feed:
             return False
         return self._ended or self._samples >= self.row.missing
 
+    @property
+    def came(self) -> float:
+        """The time of the clock at which the last sample came that the next chunk needs."""
+        missing = self.row.missing
+        for samples, at in self._parts:
+            missing -= len(samples)
+            if missing <= 0:
+                return at
+        return time.monotonic()  # the end of the audio, which has no time of its own
+
     def take(self) -> tuple[Piece, float]:
         """The samples that complete the next chunk, or all that are left at the end; and when the
         last of them came.
@@ -170,7 +180,8 @@ class Batches:
         """Let a feed stand in line, if it is ready."""
         if feed.ready:
             feed.in_line = True
-            feed.due = max(feed.due + self._chunk, time.monotonic())
+            # not from now on: who had to wait for the chunk before is late with this one, too
+            feed.due = max(feed.due + self._chunk, feed.came)
             heappush(self._line, (feed.due, next(self._order), feed))
             self._wake.set()
 

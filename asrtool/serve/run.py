@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
@@ -17,6 +18,8 @@ from asrtool.serve.app import Service
 
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# of a request that is none its client is told; logged, it would fill the disk for whoever likes
+HTTP = logging.Logger("http", logging.CRITICAL)
 
 
 async def serve(
@@ -50,6 +53,7 @@ async def running(
     runner = web.AppRunner(
         service.app(),
         access_log=None,
+        logger=HTTP,
         handler_cancellation=True,
         keepalive_timeout=service.limits.head_seconds,
         shutdown_timeout=grace,

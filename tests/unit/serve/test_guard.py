@@ -117,6 +117,20 @@ def test_unknown_paths_and_methods_are_errors_in_json(live):
     play(scenario())
 
 
+@pytest.mark.parametrize("sent", [b"\0\xff\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_request_is_not_logged(live, sent, capsys, caplog):
+    async def scenario() -> None:
+        async with serving(live) as client:
+            address = client.session._base_url
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(sent)
+            assert b"400 Bad Request" in await reader.read()
+            writer.close()
+
+    play(scenario())
+    assert not caplog.records and not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: 1"])
 def test_a_connection_that_never_asks_is_closed(live, sent):
     """While one that talks for longer is not."""

@@ -307,6 +307,18 @@ def test_who_sends_faster_than_speech_gets_what_the_others_leave_over(live):
                 batches.offer(feed)
             # its second chunk came before it was due as well
             assert order == ["fast", "fast", "fast", "slow", "slow", "fast"]
+            late = batches.enter()  # one whose chunks came while others were computed
+            late._parts.extend((np.zeros(1300, np.float32), slow.due - 9 + n) for n in range(3))
+            late._samples = 3 * 1300
+            other = batches.enter()
+            await other.put(np.zeros(1400, np.float32))
+            batches.offer(late)
+            for _ in range(2):
+                (feed,) = batches._first()
+                assert feed is late
+                feed.row.hear(feed.take()[0])
+                feed.busy = False
+                batches.offer(feed)
 
     play(scenario())
 
