@@ -275,14 +275,22 @@ class PretrainedEncoder(Encoder):
         return outputs or [x]
 
 
+def longest(lengths: Tensor, size: int) -> int:
+    """The length of the longest row; `size`, that of all with padding, in an exported graph, whose
+    shapes cannot depend on numbers.
+    """
+    return size if torch.compiler.is_compiling() else int(lengths.max())
+
+
 def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
     """(B, size), True for keys that attention sees; None where all of them are.
 
     An empty row sees its first frame: softmax over no key would be NaN.
     """
     # without padding no mask is needed, and attention is faster; on a GPU the answer would have to
-    # be waited for
-    if lengths.device.type == "cpu" and bool((lengths >= size).all()):
+    # be waited for, and an exported graph cannot depend on it
+    waits = lengths.device.type != "cpu" or torch.compiler.is_compiling()
+    if not waits and bool((lengths >= size).all()):
         return None
     return valid_mask(lengths.clamp(min=1), size)
 
