@@ -44,6 +44,10 @@ setup(
         "mini": ["espeakng-loader>=0.2.4"],
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        "sherpa": [
+            "sherpa-onnx>=1.12.27"
+        ],  # the first that has all kinds of asrtool/export/sherpa.py
+        "interop": ["sherpa-onnx>=1.12.27", "kaldi-native-fbank>=1.22"],
         "av": ["av>=14.0"],  # reads m4a, webm, amr and what else ffmpeg reads
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/run.sh [pytest options]: sets up if needed, then runs the tests in two processes. Slow tests: tests/run.sh -m slow
+# tests/run.sh [pytest options]: sets up if needed, then runs the tests in two processes. Others: tests/run.sh -m slow, tests/run.sh -m interop
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup.sh --if-needed true
