@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from asrtool.export import prove
 from asrtool.export.build import ExportConfig, build
 from asrtool.model_folder import build_model
 from tests import toy_experiment
+from tests.interop import node
 from tests.shared import once
 
 pytestmark = pytest.mark.interop
@@ -68,14 +67,8 @@ def test_whole_utterances_by_the_wheel_and_under_node(toy_sherpa, tmp_path):
     facts = run(toy_sherpa, tmp_path / "out")
     assert differing(facts) == SAME and facts["proof"]["model.onnx"]["asrtool"] < 10
     assert facts["sherpa-onnx"]["recognizer"] == "OfflineRecognizer.from_zipformer_ctc"
-    if shutil.which("npm") is None:
-        pytest.skip("npm is missing")
-    packages = tmp_path / "npm"
-    packages.mkdir()
     names = ("sherpa-onnx", "sherpa-onnx-node")
-    done = subprocess.run(["npm", "install", "--prefix", packages, *names], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"npm cannot install {', '.join(names)}")
+    packages = node.install(tmp_path / "npm", *names)
     rows = prove.read_set(toy_sherpa / "data" / "test")
     recognizer = asrtool.load(toy_sherpa / "exp")
     ours = prove.texts(recognizer, rows, prove.by_asrtool(recognizer))
@@ -91,14 +84,8 @@ def test_whole_utterances_by_the_wheel_and_under_node(toy_sherpa, tmp_path):
 
 
 def under_node(packages: Path, name: str, config: dict, files: list[str]) -> list[str]:
-    done = subprocess.run(
-        ["node", HERE / "transcribe.js", name, json.dumps(config), *files],
-        env={"NODE_PATH": str(packages / "node_modules"), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    said = node.run(packages, "transcribe.js", name, json.dumps(config), *files)
+    lines = [line for line in said.splitlines() if line.startswith("{")]
     return [json.loads(line)["text"] for line in lines]
 
 
