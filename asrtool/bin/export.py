@@ -73,9 +73,12 @@ def wanted(args: argparse.Namespace) -> ExportConfig:
         raise UserError("--no-check and --data contradict each other: give one of them")
     if not args.streaming and (args.chunk_ms is not None or args.left_chunks is not None):
         raise UserError("--chunk-ms and --left-chunks belong to --streaming")
+    if args.caches is not None and not (sherpa and args.streaming):
+        raise UserError("--caches belongs to --for sherpa-onnx --streaming")
     return ExportConfig(
         sherpa=sherpa,
         streaming=args.streaming,
+        caches=args.caches or ExportConfig.caches,
         from_samples=args.from_samples,
         int8=args.int8,
         data=args.data,
@@ -118,6 +121,12 @@ def add_form_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument(
         "--streaming", action="store_true", help="one chunk at a time, with caches in and out"
+    )
+    options.add_argument(
+        "--caches",
+        choices=("wenet", "zipformer"),
+        help="with --for sherpa-onnx --streaming: the kind of model that it is taken for; "
+        "zipformer works on phones and under node too, and in batches (default: wenet)",
     )
     options.add_argument(
         "--chunk-ms",

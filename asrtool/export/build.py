@@ -7,17 +7,16 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from asrtool.data import tokenizers
 from asrtool.data.fbank import SCALE
 from asrtool.errors import UserError
-from asrtool.export import cached, prove, sherpa, wenet, whole
+from asrtool.export import cached, prove, sherpa, wenet, whole, zipformer
 from asrtool.export.features import features_of
 from asrtool.export.quantize import quantize
-from asrtool.log import logger
 from asrtool.model_folder import sha256
 from asrtool.recognizer import Recognizer
 
@@ -30,6 +29,7 @@ class ExportConfig:
 
     sherpa: bool = False  # in the form of sherpa-onnx
     streaming: bool = False  # chunk by chunk
+    caches: Literal["wenet", "zipformer"] = "wenet"  # whose form the caches have for sherpa-onnx
     from_samples: bool = False  # features in the graph
     int8: bool = False  # 8-bit weights beside it
     data: Path | None = None  # data directory of the proof
@@ -66,6 +66,9 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
     where the model has no such form, or the exported one does not say what it says.
     """
     head = whole.head_of(recognizer, ctc=config.sherpa)
+    if not config.streaming:  # as the graph hears them, whatever a packed search asks for
+        settings = replace(recognizer.settings, chunk_ms=None)
+        recognizer = replace(recognizer, settings=settings)
     if config.data is not None:
         recognizer = prove.greedy(recognizer, head)
     form = form_of(recognizer, config, head)
@@ -89,7 +92,10 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
 
 def form_of(recognizer: Recognizer, config: ExportConfig, head: str) -> Form:
     """The form that is asked for. Raises `UserError` where the model does not have it."""
-    kind = sherpa.kind_of(recognizer, config.streaming) if config.sherpa else None
+    kinds = sherpa.ONLINE[config.caches] if config.streaming else sherpa.OFFLINE
+    kind = sherpa.kind_of(recognizer, kinds) if config.sherpa else None
+    if kind is not None:
+        sherpa.warn_of_times(recognizer, kind)
     if config.streaming:
         if recognizer.config.data.input != "fbank":
             raise UserError("--streaming needs a model of features; this one reads samples whole")
@@ -102,13 +108,6 @@ def form_of(recognizer: Recognizer, config: ExportConfig, head: str) -> Form:
             program="onnxruntime",
             reads_samples=graph.reads_samples,
             facts={"shapes compared": whole.SHAPES},
-        )
-    if kind.factor not in (None, sherpa.factor_of(recognizer)):
-        logger.warning(
-            "sherpa-onnx takes a frame for %d ms, which is %d ms in this model: texts are right, "
-            "times have to be multiplied by %g",
-            *(10 * kind.factor, 10 * sherpa.factor_of(recognizer)),
-            sherpa.factor_of(recognizer) / kind.factor,
         )
     facts = sherpa.metadata(recognizer, kind)
     return Form(
@@ -123,7 +122,7 @@ def form_of(recognizer: Recognizer, config: ExportConfig, head: str) -> Form:
 def streaming_form(
     recognizer: Recognizer, kind: sherpa.Kind | None, graph: cached.CachedGraph
 ) -> Form:
-    """In chunks, with WeNet's caches for sherpa-onnx, else with those of the encoder."""
+    """In chunks, with the caches of a form of sherpa-onnx, else with those of the encoder."""
     graph = graph.eval()
     chunks = {
         "chunk_frames": graph.input_frames,  # features
@@ -138,20 +137,20 @@ def streaming_form(
             reads_samples=False,
             facts={"streaming": {**chunks, "caches": shapes}},
         )
-    fbank = recognizer.config.data.fbank
-    lower, least = sherpa.scaled(fbank)
-    packed = wenet.WenetGraph(graph, lower, least).eval()
+    fbank, facts = recognizer.config.data.fbank, {"streaming": chunks}
+    if kind.name == "zipformer2_ctc":
+        packed, form = zipformer.ZipformerGraph(graph).eval(), zipformer
+    else:
+        packed, form = wenet.WenetGraph(graph, *sherpa.scaled(fbank)).eval(), wenet
+        # what it computes for WeNet's models
+        facts["features"] = features_of(replace(fbank, sample_scale=SCALE))
+    facts["sherpa-onnx"] = sherpa.facts_of(recognizer, kind, streaming=True)
     return Form(
-        write=lambda file: wenet.export(recognizer, packed, file),
-        hear=lambda file: prove.by_sherpa_online(recognizer, file),
+        write=lambda file: form.export(recognizer, packed, file),
+        hear=lambda file: prove.by_sherpa_online(recognizer, kind, file),
         program="sherpa-onnx",
         reads_samples=False,
-        facts={
-            # what it computes for WeNet's models
-            "features": features_of(replace(fbank, sample_scale=SCALE)),
-            "streaming": chunks,
-            "sherpa-onnx": sherpa.facts_of(recognizer, kind, streaming=True),
-        },
+        facts=facts,
     )
 
 

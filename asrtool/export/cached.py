@@ -45,7 +45,8 @@ class FixedMemory(Memory):
 
     def keep(self, chunk: int, left_chunks: int | None) -> Tensor:
         total = self.valid.shape[1]
-        return torch.arange(total - self.size, total, device=self.valid.device)[None]
+        kept = torch.arange(total - self.size, total, device=self.valid.device)
+        return kept.expand(self.valid.shape[0], -1)
 
     def gather(self, index: Tensor) -> FixedMemory:
         kept = super().gather(index)
@@ -61,6 +62,7 @@ class CachedGraph(nn.Module):
         self.encoder = check_encoder(recognizer)
         self.chunk, self.left_chunks = recognizer.chunk, self.encoder.left_chunks
         self.input_frames = self.chunk * self.encoder.input_frames
+        self.frames = self.chunk  # that come out
         cmvn = recognizer.cmvn
         self.register_buffer("mean", torch.from_numpy(cmvn.mean))
         self.register_buffer("std", torch.from_numpy(cmvn.std))
@@ -77,8 +79,8 @@ class CachedGraph(nn.Module):
         return log_probs, *(tensor for _, tensor in tensors(cache))
 
     def step(self, inputs: Tensor, cache: ConformerCache) -> tuple[Tensor, ConformerCache]:
-        """Normalised features (1, T, F) of one chunk -> (1, S, V), the cache of the next one."""
-        lengths = torch.full((1,), self.input_frames)
+        """Normalised features (B, T, F) of one chunk -> (B, S, V), the cache of the next one."""
+        lengths = torch.full((inputs.shape[0],), self.input_frames)
         output, cache = self.encoder._run(Padded(inputs, lengths), self.chunk, cache)
         return self.model.log_probs(output, self.head).data, cache
 

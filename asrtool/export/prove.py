@@ -16,7 +16,7 @@ from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
 from asrtool.export.cached import CachedGraph, Chunks
 from asrtool.export.graph import session
-from asrtool.export.sherpa import Kind
+from asrtool.export.sherpa import Kind, facts_of
 from asrtool.log import logger
 from asrtool.recognizer import Recognizer
 from asrtool.score import score
@@ -140,11 +140,9 @@ def by_sherpa(recognizer: Recognizer, kind: Kind, file: Path) -> Hear:
     """sherpa-onnx's recogniser of whole utterances; tokens.txt lies beside the file."""
     import sherpa_onnx
 
-    options = {"model": str(file), "tokens": str(file.with_name(tokenizers.TOKENS))}
-    if kind.rate is None:
-        fbank = recognizer.config.data.fbank
-        options |= {"sample_rate": fbank.rate, "feature_dim": fbank.num_mel_bins}
-    running = getattr(sherpa_onnx.OfflineRecognizer, f"from_{kind.name}")(**options)
+    facts = facts_of(recognizer, kind, streaming=False)
+    make = getattr(sherpa_onnx.OfflineRecognizer, facts.pop("recognizer").split(".")[1])
+    running = make(model=str(file), tokens=str(file.with_name(tokenizers.TOKENS)), **facts)
 
     def hear(samples: np.ndarray) -> str:
         stream = running.create_stream()
@@ -155,20 +153,14 @@ def by_sherpa(recognizer: Recognizer, kind: Kind, file: Path) -> Hear:
     return hear
 
 
-def by_sherpa_online(recognizer: Recognizer, file: Path) -> Hear:
+def by_sherpa_online(recognizer: Recognizer, kind: Kind, file: Path) -> Hear:
     """sherpa-onnx's online recogniser, fed a tenth of a second at a time."""
     import sherpa_onnx
 
-    fbank = recognizer.config.data.fbank
-    running = sherpa_onnx.OnlineRecognizer.from_wenet_ctc(
-        tokens=str(file.with_name(tokenizers.TOKENS)),
-        model=str(file),
-        chunk_size=recognizer.chunk,
-        num_left_chunks=recognizer.model.encoder.left_chunks,
-        num_threads=1,
-        sample_rate=fbank.rate,
-        feature_dim=fbank.num_mel_bins,
-    )
+    facts = facts_of(recognizer, kind, streaming=True)
+    make = getattr(sherpa_onnx.OnlineRecognizer, facts.pop("recognizer").split(".")[1])
+    tokens = str(file.with_name(tokenizers.TOKENS))
+    running = make(model=str(file), tokens=tokens, num_threads=1, **facts)
 
     def hear(samples: np.ndarray) -> str:
         stream = running.create_stream()
@@ -215,7 +207,7 @@ def compare(
 ) -> Proof:
     """Log what differs, and both error rates."""
     truth = {row.id: row.text for row in rows}
-    rates = [100 * score(truth, texts, metric=metric).total.rate for texts in (ours, theirs)]
+    rates = [100 * score(truth, side, metric=metric).total.rate for side in (ours, theirs)]
     differing = [key for key in truth if ours[key] != theirs[key]]
     for key in differing[:SHOWN]:
         logger.info("%s: asrtool '%s', %s '%s'", key, ours[key], name, theirs[key])

@@ -6,6 +6,7 @@ It has no switch for features: each kind of model has its own. Of the CTC models
     offline  zipformer_ctc      samples in [-1, 1], 20 Hz to 400 Hz below Nyquist, mirrored ends
     offline  fire_red_asr_ctc   16-bit samples, 20 Hz to Nyquist, whole frames: 80 bins of 16 kHz
     online   wenet_ctc          as zipformer_ctc, on 16-bit samples
+    online   zipformer2_ctc     as zipformer_ctc
 
 are made without dither, so that texts are the same every time; wenet_ctc offline is not. Read in
 its csrc/offline-recognizer-ctc-impl.h, online-recognizer-ctc-impl.h and features.h, 1.13.4.
@@ -21,6 +22,7 @@ from pathlib import Path
 from asrtool.data import tokenizers
 from asrtool.data.fbank import FLOOR, SCALE, FbankConfig
 from asrtool.errors import UserError
+from asrtool.log import logger
 from asrtool.recognizer import Recognizer
 
 BLANK = "<blk>"
@@ -44,12 +46,18 @@ OFFLINE = (
     Kind(name="zipformer_ctc", features=FbankConfig(preset="sherpa")),
     Kind(name="fire_red_asr_ctc", features=FbankConfig(), rate=16000, bins=80, factor=None),
 )
-ONLINE = (Kind(name="wenet_ctc", features=FbankConfig(preset="sherpa")),)
+ONLINE = {
+    "wenet": (
+        Kind(name="wenet_ctc", features=FbankConfig(preset="sherpa")),
+        Kind(name="wenet_ctc", features=FbankConfig(high_hz=-400.0, snip_edges=False)),
+    ),
+    "zipformer": (Kind(name="zipformer2_ctc", features=FbankConfig(preset="sherpa")),),
+}
 
 
-def kind_of(recognizer: Recognizer, streaming: bool) -> Kind:
-    """The kind of model that has the features of ours. Raises `UserError` where none has, with what
-    to set in training.
+def kind_of(recognizer: Recognizer, kinds: Sequence[Kind]) -> Kind:
+    """The one of these kinds that has the features of ours. Raises `UserError` where none has, with
+    what to set in training.
     """
     data = recognizer.config.data
     if data.input != "fbank":
@@ -57,7 +65,6 @@ def kind_of(recognizer: Recognizer, streaming: bool) -> Kind:
             "sherpa-onnx computes log-mel features by itself, but this model reads samples "
             f"(data.input: {data.input}); export without --for sherpa-onnx, for onnxruntime"
         )
-    kinds = ONLINE if streaming else OFFLINE
     found = {kind: differences(data.fbank, kind) for kind in kinds}
     fitting = [kind for kind, differing in found.items() if not differing]
     if fitting:
@@ -115,6 +122,17 @@ def factor_of(recognizer: Recognizer) -> int:
     return round(seconds / recognizer.step)
 
 
+def warn_of_times(recognizer: Recognizer, kind: Kind) -> None:
+    """Say where sherpa-onnx reckons times of tokens with frames of another length."""
+    factor = factor_of(recognizer)
+    if kind.factor not in (None, factor):
+        logger.warning(
+            "sherpa-onnx takes a frame for %d ms, which is %d ms in this model: texts are right, "
+            "times have to be multiplied by %g",
+            *(10 * kind.factor, 10 * factor, factor / kind.factor),
+        )
+
+
 def tokens_text(tokens: Sequence[str], blank: int) -> str:
     """tokens.txt: `<blk>`, U+2581 for the space, ids. Raises `UserError` for tokens that
     sherpa-onnx would read as something else.
@@ -157,7 +175,7 @@ def facts_of(recognizer: Recognizer, kind: Kind, streaming: bool) -> dict:
     }
     if kind.rate is not None:
         del facts["sample_rate"], facts["feature_dim"]
-    if streaming:
+    if kind.name == "wenet_ctc":  # which the others know from their metadata
         facts["chunk_size"] = recognizer.chunk
         facts["num_left_chunks"] = recognizer.model.encoder.left_chunks
     return facts

@@ -139,18 +139,18 @@ class WenetGraph(nn.Module):
 
 def check(cached: CachedGraph) -> None:
     """Raise `UserError` where an encoder has more to remember than WeNet's caches hold."""
-    encoder, instead = cached.encoder, "export without --for sherpa-onnx, for onnxruntime"
+    encoder, instead = cached.encoder, "give --caches zipformer"
     if list(encoder.downsamplers) != ["0"]:
         place = max(encoder.downsamplers, key=int)
         raise UserError(
-            f"sherpa-onnx's caches have one size in all layers, but downsampler {place} "
+            f"WeNet's caches have one size in all layers, but downsampler {place} "
             f"({type(encoder.downsamplers[place]).__name__}) changes the number of frames between "
             f"layers; {instead}"
         )
     source = getattr(cached.model.heads[cached.head], "source", None)
     if cached.template.head is not None and source != encoder.ctc_tap:
         raise UserError(
-            f"sherpa-onnx has no room for the cache of the layer fusion "
+            f"WeNet's caches have no room for that of the layer fusion "
             f"({type(encoder).__name__}), which the head '{cached.head}' reads; {instead}"
         )
 

@@ -13,6 +13,7 @@ import torch
 
 import asrtool
 from asrtool.bin import export
+from asrtool.data import audio
 from asrtool.data.fbank import Fbank, FbankConfig
 from asrtool.data.features import Cmvn
 from asrtool.export import prove
@@ -102,6 +103,47 @@ def test_a_stream_by_the_online_recogniser(toy_online, tmp_path, left_chunks):
         "num_left_chunks": left_chunks,
     }
     assert facts["features"]["sample_scale"] == 32768.0
+
+
+def test_a_stream_in_zipformers_form_by_the_wheel_and_under_node(toy_online, tmp_path):
+    options = ("--streaming", "--chunk-ms", 160, "--left-chunks", 2, "--caches", "zipformer")
+    facts = run(toy_online, tmp_path / "out", *options)
+    assert differing(facts) == SAME
+    assert facts["sherpa-onnx"]["recognizer"] == "OnlineRecognizer.from_zipformer2_ctc"
+    several_at_once(toy_online, tmp_path / "out")
+    names = ("sherpa-onnx", "sherpa-onnx-node")
+    packages = node.install(tmp_path / "npm", *names)
+    rows = prove.read_set(toy_online / "data" / "test")
+    for name in names:
+        config = {
+            "featConfig": {"sampleRate": 8000, "featureDim": 20},
+            "modelConfig": {
+                "zipformer2Ctc": {"model": str(tmp_path / "out" / "model.onnx")},
+                "tokens": str(tmp_path / "out" / "tokens.txt"),
+            },
+        }
+        found = under_node(packages, name, config, [row.audio for row in rows])
+        assert found == [row.text for row in rows]
+
+
+def several_at_once(toy: Path, out: Path) -> None:
+    """Streams of different lengths share batches, and none hears the others."""
+    import sherpa_onnx
+
+    model, tokens = str(out / "model.onnx"), str(out / "tokens.txt")
+    recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+        model=model, tokens=tokens, sample_rate=8000, feature_dim=20, num_threads=1
+    )
+    rows = prove.read_set(toy / "data" / "test")
+    streams = [recognizer.create_stream() for _ in rows]
+    for stream, row in zip(streams, rows, strict=True):
+        samples = np.concatenate([audio.read(row.audio, rate=8000), np.zeros(2000, np.float32)])
+        stream.accept_waveform(8000, samples)
+        stream.input_finished()
+    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+    found = [" ".join(recognizer.get_result(stream).split()) for stream in streams]
+    assert found == [row.text for row in rows]
 
 
 def test_a_model_of_the_default_features(toy_sherpa, tmp_path):

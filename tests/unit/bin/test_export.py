@@ -56,6 +56,7 @@ def test_a_missing_sherpa_is_said_before_anything_is_written(toy, tmp_path, monk
         (("--for", "sherpa-onnx"), "give a test set by --data, or export unproved by --no-check"),
         (("--no-check", "--data", "d"), "contradict each other"),
         (("--left-chunks", 2), "belong to --streaming"),
+        (("--caches", "zipformer"), "--caches belongs to --for sherpa-onnx --streaming"),
         (("--from-samples", "--streaming"), "leave out --streaming"),
         (
             ("--from-samples", "--for", "sherpa-onnx", "--no-check"),

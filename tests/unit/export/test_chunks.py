@@ -16,7 +16,7 @@ from asrtool.encoders.conformer import ChunkConfig
 from asrtool.encoders.echo import EchoConfig
 from asrtool.encoders.qifusion import AccentConfig
 from asrtool.errors import UserError
-from asrtool.export import cached, wenet, whole
+from asrtool.export import cached, wenet, whole, zipformer
 from asrtool.model_folder import build_model, in_chunks
 from asrtool.recognizer import Recognizer
 
@@ -59,6 +59,40 @@ def test_chunk_by_chunk_is_the_whole_in_either_form(toy, name):
     assert cached.compare(recognizer, graph, eager(graph)) < 1e-4
     packed = wenet.WenetGraph(graph, lower=20.0, least=-15.9424).eval()
     assert cached.compare(recognizer, graph, eager_wenet(packed)) < 1e-4
+    assert (
+        cached.compare(recognizer, graph, eager_zipformer(zipformer.ZipformerGraph(graph).eval()))
+        < 1e-4
+    )
+
+
+def test_streams_of_different_ages_share_a_batch(toy):
+    recognizer = streaming(toy)
+    graph = zipformer.ZipformerGraph(cached.CachedGraph(recognizer, "ctc")).eval()
+    features, _ = whole.inputs(recognizer, 2, 80, seed=3, samples=False)
+    chunks = features.split(16, 1)
+    alone = [
+        torch.cat([step(part[row : row + 1]) for part in chunks], 1)
+        for row in (0, 1)
+        for step in [eager_zipformer(graph)]
+    ]
+    # the second stream begins two chunks behind the first
+    late, caches, found = 2, list(graph.first()), []
+    axes = [axes.index("utterances") for axes in list(zipformer.ports(graph).inputs.values())[1:]]
+    for number, chunk in enumerate(chunks):
+        rows = chunk[:1]
+        if number >= late:
+            rows = torch.cat([rows, chunks[number - late][1:]])
+        if number == late:
+            caches = [
+                torch.cat(pair, axis)
+                for *pair, axis in zip(caches, graph.first(), axes, strict=True)
+            ]
+        with torch.inference_mode():
+            log_probs, *caches = graph(rows, *caches)
+        found.append(log_probs)
+    torch.testing.assert_close(torch.cat([x[:1] for x in found], 1), alone[0])
+    second = torch.cat([x[1:] for x in found[late:]], 1)
+    torch.testing.assert_close(second, alone[1][:, : second.shape[1]])
 
 
 def test_a_cache_that_is_lost_is_found(toy):
@@ -74,6 +108,10 @@ def test_downsamplers_between_layers_have_caches_of_their_own_and_no_room_in_wen
     )
     graph = cached.CachedGraph(recognizer, "ctc").eval()
     assert cached.compare(recognizer, graph, eager(graph)) < 1e-4
+    assert (
+        cached.compare(recognizer, graph, eager_zipformer(zipformer.ZipformerGraph(graph).eval()))
+        < 1e-4
+    )
     with pytest.raises(UserError, match=r"downsampler 1 \(StridedConv\) changes the number of"):
         wenet.WenetGraph(graph)
 
@@ -129,6 +167,17 @@ def eager_wenet(graph: wenet.WenetGraph):
         places = torch.tensor([offset]), torch.tensor([graph.keys])
         log_probs, *caches[:] = graph(features + graph.lower, *places, *caches, mask[None, None])
         offset += log_probs.shape[1]
+        return log_probs
+
+    return step
+
+
+def eager_zipformer(graph: zipformer.ZipformerGraph):
+    caches = list(graph.first())
+
+    @torch.inference_mode()
+    def step(features: Tensor) -> Tensor:
+        log_probs, *caches[:] = graph(features, *caches)
         return log_probs
 
     return step
