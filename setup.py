@@ -49,15 +49,18 @@ setup(
         "mini": ["espeakng-loader>=0.2.4"],
         "plot": ["matplotlib>=3.9"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        # the first that reads all kinds of asrtool/export/sherpa.py
+        "sherpa": ["sherpa-onnx>=1.12.27"],
         "av": ["av>=14.0"],  # reads m4a, webm, amr and what else ffmpeg reads
         "vad": ["silero-vad[onnx-cpu]>=6.2.3"],  # older ones want a torchaudio below 2.10
         "wandb": ["wandb>=0.20"],  # trainer.wandb
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
         "serve": ["aiohttp>=3.11", "prometheus-client>=0.21"],
         "interop": [
+            "kaldi-native-fbank>=1.22",
             "openai>=2.0",
-            "sherpa-onnx>=1.12",
-            "sherpa-onnx-bin>=1.12",
+            "sherpa-onnx>=1.12.27",
+            "sherpa-onnx-bin>=1.12.27",
             "websockets>=15.0",
         ],
         "dev": [

@@ -27,6 +27,8 @@ LONGEST = (
     "recipes/test_speech_llm.py",
 )
 
+left_out = set()  # interop tests that were deselected, which the summary says
+
 # A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in every child:
 # commands that tests interrupt would not listen.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +43,18 @@ def pytest_configure(config):
     imports.load(config.option.own_modules, config.option.own_folders)
     # xdist would begin with the files that hold the most tests
     config.option.loadscopereorder = False
+
+
+def pytest_deselected(items):
+    left_out.update(item.nodeid for item in items if item.get_closest_marker("interop"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    asked = config.option.markexpr.replace("not interop", "")
+    if left_out and "interop" not in asked:
+        terminalreporter.write_line(
+            f"{len(left_out)} tests with other programs were left out: tests/run.sh -m interop"
+        )
 
 
 def pytest_collection_modifyitems(items):

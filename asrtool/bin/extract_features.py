@@ -8,7 +8,6 @@ import argparse
 import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace, config: DataConfig, front_end: FrontEnd | None
     options = {
         "input": config.input,
         "features": config.features,
-        "fbank": asdict(config.fbank),
+        "fbank": config.fbank.stamped(),
         "training": args.training,
         "speeds": features.copies(config) if args.training else (1.0,),
     }

@@ -1,9 +1,10 @@
 """Kaldi-compatible log-mel filterbank features, batched, on any device.
 
-There is a frame of 25 ms every 10 ms; only whole frames count (Kaldi's `snip_edges`). Per frame:
-remove the mean, pre-emphasise x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take
-the power spectrum of the next power of two, sum it under triangles that are evenly spaced on the
-scale 1127 ln(1 + f / 700), and take the logarithm.
+There is a frame of 25 ms every 10 ms. Only whole frames count (Kaldi's `snip_edges`), or there is
+one for each 10 ms, with the samples mirrored at both ends. Per frame: remove the mean,
+pre-emphasise x[n] - 0.97 x[n-1], multiply by the Povey window (Hann ** 0.85), take the power
+spectrum of the next power of two, sum it under triangles that are evenly spaced on the scale 1127
+ln(1 + f / 700), and take the logarithm.
 
 Mean, pre-emphasis and window are linear, and the Povey window is 0 at its first sample, the only
 one for which Kaldi's pre-emphasis of a frame differs from that of the whole signal. So the signal
@@ -12,22 +13,29 @@ is pre-emphasised once, and each frame drops its first sample and subtracts 0.03
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from asrtool.registry import bounded
+from asrtool.registry import OMIT, bounded
 from asrtool.types import Padded
 
 # rounded to float32, so that 1 - PREEMPHASIS matches what float32 samples are multiplied by
 PREEMPHASIS = torch.tensor(0.97).item()
-SCALE = 32768.0  # Kaldi computes on 16-bit integers
+SCALE = 32768.0  # Kaldi computes on 16-bit integers; dither is counted in their steps
 FLOOR = torch.finfo(torch.float32).eps  # lower limit of a filter's energy before the logarithm
 POVEY = 0.85  # exponent of the Hann window
 # frames computed at once, so that their spectra fit into the cache
 BLOCK_CPU, BLOCK_GPU = 256, 1 << 16
+# name -> settings that it stands for; the others keep their defaults, but for PRESET_FREE
+PRESETS = MappingProxyType(
+    # what sherpa-onnx and icefall compute
+    {"sherpa": {"high_hz": -400.0, "snip_edges": False, "sample_scale": 1.0}}
+)
+PRESET_FREE = ("num_mel_bins", "rate")  # settings that go with any preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +47,19 @@ class FbankConfig:
     low_hz: float = 20.0
     high_hz: float = 0.0  # 0 or below: relative to the Nyquist frequency
     rate: int = 16000  # sampling rate in Hz
+    # true: whole frames only; false: samples // shift frames, rounded, mirrored at the ends
+    snip_edges: bool = True
+    # samples in [-1, 1] are multiplied by it; matters where an energy is below the floor, and for
+    # programs that compute on floats
+    sample_scale: float = SCALE
+    # sherpa: high_hz: -400, snip_edges: false, sample_scale: 1
+    preset: Literal["sherpa"] | None = field(default=None, metadata=OMIT)
 
     def __post_init__(self) -> None:
+        if self.preset is not None:
+            self._take_preset()
+        if not self.sample_scale > 0:
+            raise ValueError(f"sample_scale is {self.sample_scale:g}, expected more than 0")
         if self.num_mel_bins < 3:
             raise ValueError(f"num_mel_bins is {self.num_mel_bins}, expected at least 3")
         if self.rate < 1000 or self.dither < 0:
@@ -50,6 +69,33 @@ class FbankConfig:
         if not 0 <= self.low_hz < self.top_hz <= self.rate / 2:
             limits = f"{self.low_hz:g} to {self.top_hz:g} Hz"
             raise ValueError(f"filters from {limits} are not within 0 to {self.rate / 2:g} Hz")
+
+    def stamped(self) -> dict[str, object]:
+        """What the stamp of a feature folder counts. Settings that came later only count where they
+        are not the default: folders from before them stay up to date.
+        """
+        return {
+            setting.name: value
+            for setting in fields(self)
+            if (value := getattr(self, setting.name)) != setting.default
+            or setting.name not in ("snip_edges", "sample_scale", "preset")
+        }
+
+    def _take_preset(self) -> None:
+        """Settings in place of their name: those that were given beside it must agree."""
+        wanted = PRESETS[self.preset]
+        for setting in fields(self):
+            name = setting.name
+            if name in ("preset", *PRESET_FREE):
+                continue
+            value, found = wanted.get(name, setting.default), getattr(self, name)
+            if found not in (setting.default, value):
+                raise ValueError(
+                    f"preset: {self.preset} means {name}: {value}, but {name} is {found}: leave "
+                    "out one of the two"
+                )
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "preset", None)
 
     @property
     def length(self) -> int:
@@ -69,9 +115,20 @@ class FbankConfig:
     def fft_size(self) -> int:
         return 1 << (self.length - 1).bit_length()
 
+    @property
+    def before(self) -> int:
+        """Mirrored samples that the first frame begins with."""
+        return 0 if self.snip_edges else self.length // 2 - self.shift // 2
+
     def num_frames(self, samples: int) -> int:
         """Number of frames in so many samples; 0 for less than one frame."""
+        if not self.snip_edges:
+            return (samples + self.shift // 2) // self.shift
         return max(0, 1 + (samples - self.length) // self.shift)
+
+    def frames_within(self, samples: int) -> int:
+        """How many of the first frames need none of the samples that follow these."""
+        return max(0, 1 + (samples + self.before - self.length) // self.shift)
 
 
 class Fbank:
@@ -94,13 +151,14 @@ class Fbank:
     @torch.no_grad()
     def __call__(self, samples: Tensor | Padded) -> Tensor | Padded:
         if not isinstance(samples, Padded):
-            return self._compute(samples[None])[0]
+            lengths = torch.tensor([len(samples)], device=samples.device)
+            return self._compute(samples[None], lengths)[0]
         counts = [self.config.num_frames(length) for length in samples.lengths.tolist()]
-        features = Padded(self._compute(samples.data), samples.lengths.new_tensor(counts))
+        features = Padded(self._compute(*samples), samples.lengths.new_tensor(counts))
         return features._replace(data=features.data.masked_fill_(~features.mask[:, :, None], 0.0))
 
-    def _compute(self, samples: Tensor) -> Tensor:
-        """(B, T) to (B, T', F)."""
+    def _compute(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T), lengths (B,) to (B, T', F)."""
         config, rows = self.config, samples.shape[0]
         total = config.num_frames(samples.shape[1])
         features = samples.new_empty(rows, total, config.num_mel_bins)
@@ -108,6 +166,8 @@ class Fbank:
             return features
         if config.dither:
             samples = samples + config.dither / SCALE * torch.randn_like(samples)
+        if not config.snip_edges:
+            samples = mirrored(samples, lengths, config.before, config.length)
         # the whole signal at once; a frame is then `length - 1` samples, without the one whose
         # window is 0
         emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=PREEMPHASIS)
@@ -135,12 +195,27 @@ class Fbank:
         return features.clamp_(min=FLOOR).log_()
 
     def _tables_like(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The window (length - 1,), which also scales to 16 bits, and filters (fft_size / 2, F)."""
+        """The window (length - 1,), which also scales, and filters (fft_size / 2, F)."""
         key = samples.device, samples.dtype
         if key not in self._tables:
-            window = povey_window(self.config.length)[1:] * SCALE
+            window = povey_window(self.config.length)[1:] * self.config.sample_scale
             self._tables[key] = window.to(samples), mel_filters(self.config).to(samples)
         return self._tables[key]
+
+
+def mirrored(samples: Tensor, lengths: Tensor, before: int, behind: int) -> Tensor:
+    """(B, T), lengths (B,) -> (B, before + T + behind): each row mirrored at both of its ends, the
+    samples at the ends included: 1 0 | 0 1 2 ... n-1 | n-1 n-2 ...
+    """
+    edges = samples.new_zeros(samples.shape[0], before + samples.shape[1] + behind)
+    edges[:, before : before + samples.shape[1]] = samples
+    size = lengths[:, None]
+    steps = torch.arange(before + behind, device=samples.device)
+    # where in a row the mirrored samples lie: -before ... -1, n ... n + behind - 1
+    at = torch.where(steps < before, steps - before, size + steps - before)
+    phase = at % (2 * size).clamp(min=1)  # short rows are mirrored more than once
+    source = torch.where(phase < size, phase, 2 * size - 1 - phase).clamp(min=0)
+    return edges.scatter_(1, at + before, samples.gather(1, source))
 
 
 def povey_window(length: int) -> Tensor:

@@ -284,14 +284,22 @@ class PretrainedEncoder(Encoder):
         return outputs or [x]
 
 
+def longest(lengths: Tensor, size: int) -> int:
+    """The length of the longest row; `size`, that of all with padding, in an exported graph, whose
+    shapes cannot depend on numbers.
+    """
+    return size if torch.compiler.is_compiling() else int(lengths.max())
+
+
 def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
     """lengths (B,) -> (B, size), True for keys that attention sees; None if it sees all.
 
     An empty row sees its first frame: softmax over no key would be NaN.
     """
     # Attention is faster without a mask. On a GPU, asking whether there is padding would wait for
-    # the device.
-    if lengths.device.type == "cpu" and bool((lengths >= size).all()):
+    # the device, and an exported graph cannot depend on the answer.
+    waits = lengths.device.type != "cpu" or torch.compiler.is_compiling()
+    if not waits and bool((lengths >= size).all()):
         return None
     return valid_mask(lengths.clamp(min=1), size)
 

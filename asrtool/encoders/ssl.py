@@ -26,6 +26,7 @@ from functools import partial
 from math import prod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -120,7 +121,9 @@ class SslEncoder(PretrainedEncoder):
             count = lengths.clamp(min=1)[:, None]
             data = (data - data.sum(1, keepdim=True) / count).masked_fill(~valid, 0)
             data = data / (data.square().sum(1, keepdim=True) / count + VARIANCE_FLOOR).sqrt()
-        short = self._field - data.shape[1]
+        # an exported graph cannot decide by the number of samples
+        graph = torch.compiler.is_compiling()
+        short = self._field - 1 if graph else self._field - data.shape[1]
         return Padded(pad(data, (0, short)) if short > 0 else data, lengths)
 
     def _extract(self, samples: Padded) -> Padded:

@@ -84,7 +84,10 @@ class Wav2vec2Bert(PretrainedEncoder):
         least = WINDOW + HOP  # samples of a pair
         lengths = inputs.lengths.clamp(min=least)
         x = inputs.data.masked_fill(~inputs.mask, 0) * SCALE
-        frames = pad(x, (0, max(0, least - x.shape[1]))).unfold(1, WINDOW, HOP)
+        # an exported graph cannot decide by the number of samples
+        graph = torch.compiler.is_compiling()
+        short = least - 1 if graph else max(0, least - x.shape[1])
+        frames = pad(x, (0, short)).unfold(1, WINDOW, HOP)
         frames = frames - frames.mean(-1, keepdim=True)
         # pre-emphasis within each frame, as in Kaldi: its first sample precedes itself
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)

@@ -39,6 +39,7 @@ from asrtool.encoders.pretrained import (
     PretrainedConfig,
     PretrainedEncoder,
     build_network,
+    longest,
     transformers,
     visible_keys,
 )
@@ -101,11 +102,13 @@ class Whisper(PretrainedEncoder):
         """
         lengths = inputs.lengths
         counts = (lengths // HOP).clamp(min=1).masked_fill(lengths == 0, 0)
-        longest = self.most_frames
-        size = longest if self.config.pad_to_30s else min(int(counts.max()) + BEYOND, longest)
+        most = self.most_frames
+        size = most
+        if not self.config.pad_to_30s:
+            size = min(longest(counts, max(1, inputs.data.shape[1] // HOP)) + BEYOND, most)
         # a full window ends at 30 s, where samples are mirrored; a shorter one reads zeros
         x = inputs.data.masked_fill(~inputs.mask, 0)
-        end = longest * HOP if size == longest else (size + BEYOND) * HOP
+        end = most * HOP if size == most else (size + BEYOND) * HOP
         x = pad(x, (0, end - x.shape[1]))
         x = pad(x[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")[:, 0]
         spectrum = torch.stft(
@@ -120,20 +123,20 @@ class Whisper(PretrainedEncoder):
         return Padded((torch.maximum(mel, top - RANGE) + 4.0) / 4.0, counts)
 
     def _enter(self, inputs: Padded) -> Padded:
-        longest, most = int(inputs.lengths.max()), self.most_frames * HOP
-        if longest >= most + HOP:  # up to one frame more is cut off: rounding of durations
-            seconds = longest * self.frame_shift / (CONV_STRIDE * HOP)
+        samples, most = longest(inputs.lengths, inputs.data.shape[1]), self.most_frames * HOP
+        if samples >= most + HOP:  # up to one frame more is cut off: rounding of durations
+            seconds = samples * self.frame_shift / (CONV_STRIDE * HOP)
             raise ValueError(
                 f"an utterance has {seconds:.1f} seconds: encoder {self.name} reads at most "
                 f"{self.max_seconds:g}; cut it into windows, or lower data.max_seconds in training"
             )
-        inputs = Padded(inputs.data[:, : min(longest, most)], inputs.lengths.clamp(max=most))
+        inputs = Padded(inputs.data[:, : min(samples, most)], inputs.lengths.clamp(max=most))
         with torch.autocast(inputs.data.device.type, enabled=False):  # powers span 16 decades
             mel, counts = self.log_mel(inputs)
         x = gelu(self.model.conv2(gelu(self.model.conv1(mel)))).transpose(1, 2)
         lengths = (counts + 1) // 2
         if not self.config.pad_to_30s:
-            x = x[:, : max(1, int(lengths.max()))]
+            x = x[:, : max(1, longest(lengths, x.shape[1]))]
         x = x + self.model.embed_positions.weight[: x.shape[1]]
         x = nn.functional.dropout(x, self.config.dropout, self.model.training)
         return Padded(self._mask(x, lengths), lengths)
@@ -150,7 +153,7 @@ class Whisper(PretrainedEncoder):
 
         outputs = self._run(self.model.layers, x, call)
         outputs = [*outputs[:-1], self.model.layer_norm(outputs[-1])]
-        return [output[:, : max(1, int(lengths.max()))] for output in outputs]
+        return [output[:, : max(1, longest(lengths, output.shape[1]))] for output in outputs]
 
 
 def mel_filters(bins: int) -> Tensor:

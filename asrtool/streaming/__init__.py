@@ -52,19 +52,24 @@ class FeatureStream:
         self._fbank = Fbank(recognizer.config.data.fbank)
         self._cmvn = recognizer.cmvn
         self._rest = np.zeros(0, np.float32)
+        self._given = 0  # frames at the start of `_rest` that were given before
 
-    def __call__(self, samples: np.ndarray) -> Tensor:
-        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete, T' >= 0."""
+    def __call__(self, samples: np.ndarray, final: bool = False) -> Tensor:
+        """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete, T' >= 0.
+
+        final: the audio ends with them, which completes the frames that are mirrored there.
+        """
         config = self._fbank.config
         # windows overlap, so the samples after the start of the next frame are kept
         samples = np.concatenate([self._rest, samples])
-        count = config.num_frames(len(samples))
-        self._rest = samples[count * config.shift :]
-        if not count:
+        count = config.num_frames(len(samples)) if final else config.frames_within(len(samples))
+        if count <= self._given:
+            self._rest = samples
             return torch.zeros(0, config.num_mel_bins)
-        features = self._fbank(
-            torch.from_numpy(samples[: (count - 1) * config.shift + config.length])
-        )
+        features = self._fbank(torch.from_numpy(samples))[self._given : count]
+        # frames before the next one whose samples stay: those that the start of `_rest` mirrors
+        self._given = min(count, -(-config.before // config.shift))
+        self._rest = samples[(count - self._given) * config.shift :]
         return features if self._cmvn is None else self._cmvn.apply(features)
 
     def missing(self, frames: int) -> int:
@@ -444,7 +449,7 @@ class Stream:
         if len(samples):
             samples = audio.one_channel(samples, rate=rate, start=self._samples / rate)
         self._samples += len(samples)
-        features = self._features(np.asarray(samples, np.float32))
+        features = self._features(np.asarray(samples, np.float32), final)
         spoken = self._session.accept(Padded.stack([features]), torch.tensor([final]))
         if spoken is not None:
             progress.follow(spoken.unpad()[0])

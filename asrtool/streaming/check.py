@@ -80,12 +80,12 @@ def compare(
     while True:
         # Half of the pieces are empty: an utterance may pause while others of the batch go on.
         sizes = [draw.choice((0, draw.randrange(3 * recognizer.rate))) for _ in rows]
-        pieces = [
-            part(sound[a : a + size])
-            for part, sound, a, size in zip(parts, sounds, at, sizes, strict=True)
-        ]
-        at = [a + size for a, size in zip(at, sizes, strict=True)]
+        before, at = at, [a + size for a, size in zip(at, sizes, strict=True)]
         ended = torch.tensor([a >= len(sound) for a, sound in zip(at, sounds, strict=True)])
+        pieces = [
+            part(sound[a:b], final=bool(end))
+            for part, sound, a, b, end in zip(parts, sounds, before, at, ended, strict=True)
+        ]
         session.accept(Padded.stack(pieces), ended)
         for row, piece in zip(fed, pieces, strict=True):
             row.append(piece)

@@ -15,6 +15,14 @@ import numpy as np
 CASES = {
     "default": {"rate": 16000, "num_mel_bins": 80},
     "telephone": {"rate": 8000, "num_mel_bins": 40, "low_hz": 60.0, "high_hz": -200.0},
+    # as sherpa-onnx (csrc/features.h) and icefall compute them: `preset: sherpa`
+    "sherpa": {
+        "rate": 16000,
+        "num_mel_bins": 80,
+        "high_hz": -400.0,
+        "snip_edges": False,
+        "sample_scale": 1.0,
+    },
 }
 SECONDS = 0.45
 
@@ -45,8 +53,10 @@ def native(case: dict) -> np.ndarray:
     options.mel_opts.num_bins = case["num_mel_bins"]
     options.mel_opts.low_freq = case.get("low_hz", 20.0)
     options.mel_opts.high_freq = case.get("high_hz", 0.0)
+    options.frame_opts.snip_edges = case.get("snip_edges", True)
     fbank = kaldi_native_fbank.OnlineFbank(options)
-    fbank.accept_waveform(case["rate"], (signal(case["rate"]) * 32768).tolist())
+    scale = case.get("sample_scale", 32768)
+    fbank.accept_waveform(case["rate"], (signal(case["rate"]) * scale).tolist())
     fbank.input_finished()
     return np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
 
@@ -56,7 +66,7 @@ def torchaudio(case: dict) -> np.ndarray:
 
     from asrtool.torchaudio_adapter import require
 
-    samples = torch.from_numpy(signal(case["rate"]))[None] * 32768
+    samples = torch.from_numpy(signal(case["rate"]))[None] * case.get("sample_scale", 32768)
     return (
         require()
         .compliance.kaldi.fbank(
@@ -66,6 +76,7 @@ def torchaudio(case: dict) -> np.ndarray:
             num_mel_bins=case["num_mel_bins"],
             low_freq=case.get("low_hz", 20.0),
             high_freq=case.get("high_hz", 0.0),
+            snip_edges=case.get("snip_edges", True),
         )
         .numpy()
     )

@@ -32,6 +32,10 @@ def test_features_equal_stored_ones(case: str, source: str) -> None:
     assert difference.mean() <= MEAN and difference.max() <= LARGEST
 
 
+def test_the_preset_is_what_was_stored() -> None:
+    assert FbankConfig(preset="sherpa") == FbankConfig(**maker.CASES["sherpa"])
+
+
 def test_features_of_noise_equal_those_of_torchaudio() -> None:
     samples = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
     kaldi = torchaudio_adapter.require().compliance.kaldi

@@ -22,12 +22,16 @@ PAGES = [
 NAMED = re.compile(r"(?:egs/(\w+)/)?conf/((?:\w+/)?(?:train|decode)_\w+\.yaml)")
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = "--mini true --mini-size tiny --ranks 1 --test-sets train"
+EXPORT = "asrtool export exp/mini/train_mini --for sherpa-onnx"
 
 # printed line -> the same command at the smallest size; all other lines are run as printed
 SHORTER = {
     "./run.sh": f"./run.sh librispeech {TINY} --stage 4",
     'egs/beeps/run.sh --corpus "$corpus" --ranks 1': 'egs/beeps/run.sh --corpus "$corpus" '
     "--stop-stage 2",
+    # tests/interop proves it in sherpa-onnx
+    f"{EXPORT} --int8 --data data/mini/test_clean --out exp/mini/train_mini/sherpa": f"{EXPORT} "
+    "--no-check --out exp/mini/train_mini/sherpa",
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
     # tests/unit/tools/test_benchmarks.py rehearses it
     "tools/gpu.sh gpu_figures": "bash -n tools/gpu.sh",
@@ -49,6 +53,7 @@ def shortened(script: str) -> str:
         command = re.sub(r"\s+#.*$", "", line).strip()
         lines.append(SHORTER.get(command, line))
     text = "\n".join(lines).replace("--mini true", TINY)
+    text = text.replace("data/mini/test_clean", "data/mini/train")
     text = text.replace("/mini/", "/mini_tiny/").replace(
         "decode_mini/test_clean", "decode_mini/train"
     )

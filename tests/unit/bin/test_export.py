@@ -5,6 +5,7 @@ sentence.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,83 +15,175 @@ import torch
 
 import asrtool
 from asrtool.bin import export
+from asrtool.downsamplers import StridedConvConfig
+from asrtool.encoders import ENCODERS, WhisperConfig
 from asrtool.encoders.conformer import ChunkConfig
 from asrtool.errors import UserError
-from asrtool.model_folder import build_model
+from asrtool.export import build, graph, prove, whole
+from asrtool.export.build import ExportConfig
+from asrtool.log import logger
+from asrtool.model_folder import build_model, in_chunks
+from asrtool.recognizer import Recognizer
 from tests import toy_experiment as toys
 
 
+def run(toy: Path, out: Path, *options: object) -> dict:
+    """What export.json says."""
+    export.main([str(toy / "exp"), "--out", str(out), *map(str, options)])
+    return json.loads((out / "export.json").read_text())
+
+
 def test_missing_packages_are_one_sentence(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "loads", lambda name: name == "onnx")
+    monkeypatch.setattr(graph, "loads", lambda name: name == "onnx")
     with pytest.raises(
         UserError, match=r"export needs onnxscript, onnxruntime, .* " r"'.\[onnx\]'"
     ):
-        export.main([str(toy / "exp"), "--out", str(tmp_path / "out")])
+        run(toy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_a_ctc_head_is_refused(toy, tmp_path):
+def test_a_missing_sherpa_is_said_before_anything_is_written(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sherpa_onnx", None)
+    monkeypatch.setattr(export, "require_packages", lambda: None)
+    with pytest.raises(UserError, match=r"sherpa-onnx, which is not installed .*--no-check"):
+        run(toy, tmp_path / "out", "--for", "sherpa-onnx", "--data", toy / "data" / "test")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--for", "sherpa-onnx"), "give a test set by --data, or export unproved by --no-check"),
+        (("--no-check", "--data", "d"), "contradict each other"),
+        (("--left-chunks", 2), "belong to --streaming"),
+        (("--caches", "zipformer"), "--caches belongs to --for sherpa-onnx --streaming"),
+        (("--from-samples", "--streaming"), "leave out --streaming"),
+        (
+            ("--from-samples", "--for", "sherpa-onnx", "--no-check"),
+            "sherpa-onnx computes log-mel features by itself and gives models no samples",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(toy, tmp_path, options, what):
+    with pytest.raises(UserError, match=what):
+        run(toy, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_ctc_head_is_refused(toy):
     recognizer = asrtool.load(toy / "exp")
     del recognizer.model.heads["ctc"]
     with pytest.raises(UserError, match="frame-synchronous head .*model has: none"):
-        export.export(recognizer, toy / "exp", tmp_path)
+        whole.head_of(recognizer)
+
+
+def test_a_model_that_sherpa_would_hear_wrongly_is_refused(toy, tmp_path):
+    with pytest.raises(UserError, match="fbank.rate is 8000, there 16000"):
+        build.build(
+            asrtool.load(toy / "exp"), ExportConfig(sherpa=True), toy / "exp" / "vocab", tmp_path
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_and_error_rates_are_shown_and_a_difference_is_an_error(toy, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level("INFO")
+    rows = prove.read_set(toy / "data" / "test")
+    ours = {row.id: row.text for row in rows}
+    theirs = {**ours, "u003": "a b c d e f g"}
+    proof = prove.compare(rows, ours, theirs, "the other", toy / "data" / "test", "wer")
+    said = caplog.text
+    assert "u003: asrtool '" in said and "the other 'a b c d e f g'" in said
+    assert "1 of 12 texts differ; WER 0.00 % by asrtool, " in said
+    assert proof.differing == 1 and proof.points == proof.exported > 0
+    prove.refuse(proof, "the other", most=proof.points)
+    with pytest.raises(UserError, match=r"the other has .* % WER where asrtool has 0.00 %: more"):
+        prove.refuse(proof, "the other", most=proof.points - 0.01)
+
+
+def test_a_proof_needs_texts(toy, tmp_path):
+    for name in ("wav.scp", "utt2spk"):
+        (tmp_path / name).write_text((toy / "data" / "test" / name).read_text())
+    with pytest.raises(UserError, match=r"no utterance has a text; error rates need .*text"):
+        prove.read_set(tmp_path)
 
 
 @pytest.fixture
 def needs_onnx() -> None:
-    for name in export.PACKAGES:
+    for name in graph.PACKAGES:
         pytest.importorskip(name, reason="pip install -e '.[onnx]'")
 
 
-def test_the_features_are_described_so_that_others_can_make_them(toy):
-    config = asrtool.load(toy / "exp").config.data.fbank
-    facts = export.features_of(config)
-    seconds = np.zeros(config.rate)
-    frames = 1 + (len(seconds) - facts["frame_length"]) // facts["frame_shift"]
-    assert frames == config.num_frames(config.rate)
-    assert (facts["sample_scale"], facts["window"], facts["preemphasis"]) == (
-        32768.0,
-        "povey",
-        0.97,
-    )
-    assert facts["high_hz"] == config.rate / 2 and json.dumps(facts)
-
-
 def check_graph(file: Path) -> None:
-    """Its axes have names, and nothing is said of the values inside."""
+    """Its axes have names, nothing is said of the values inside, and older runtimes read it."""
     import onnx
 
-    graph = onnx.load(file).graph
+    model = onnx.load(file)
     axes = {
-        value.name: [axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param]
-        for value in (*graph.input, *graph.output)
+        value.name: tuple(
+            axis.dim_param for axis in value.type.tensor_type.shape.dim if axis.dim_param
+        )
+        for value in (*model.graph.input, *model.graph.output)
     }
-    assert axes == {name: list(names) for name, names in export.AXES.items()}
-    assert not graph.value_info
+    assert axes == {**whole.INPUTS, **whole.OUTPUTS}
+    assert not model.graph.value_info
+    assert (model.ir_version, model.opset_import[0].version) == (8, 18)
+
+
+def read(recognizer: Recognizer, folder: Path, data: np.ndarray) -> str:
+    """The text of features or samples by onnxruntime and tokens.txt alone."""
+    tokens = (folder / "tokens.txt").read_text().split("\n")
+    log_probs, frames = graph.session(folder / "model.onnx").run(
+        None, {"inputs": data[None], "lengths": np.array([len(data)])}
+    )
+    path = log_probs[0, : frames[0]].argmax(-1).tolist()
+    labels = [one for one, before in zip(path, [0, *path], strict=False) if one and one != before]
+    return "".join(tokens[label] for label in labels).replace("<space>", " ")
+
+
+TEXTS = ("abc de", "a", "bad cab ace dea")
 
 
 @pytest.mark.slow
 def test_the_graph_recognises_what_the_model_does(toy, tmp_path, needs_onnx):
-    import onnxruntime
-
-    export.main([str(toy / "exp"), "--out", str(tmp_path / "out")])
-    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    facts = run(toy, tmp_path / "out", "--int8", "--data", toy / "data" / "test")
     assert facts["largest difference"] < 1e-4
+    assert {name: proof["differing"] for name, proof in facts["proof"].items()} == {
+        "model.onnx": 0,
+        "model.int8.onnx": 0,
+    }
     check_graph(tmp_path / "out" / "model.onnx")
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in facts["sha256"]]
+    assert sizes[1] < 0.8 * sizes[0]
     recognizer = asrtool.load(toy / "exp")
     plain = replace(recognizer, cmvn=None)  # the graph normalises by itself
-    tokens = (tmp_path / "out" / "tokens.txt").read_text().split("\n")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    for text in ("abc de", "a", "bad cab ace dea"):
-        features = plain.inputs(toys.sound(text)).numpy()[None]
-        log_probs, frames = session.run(
-            None, {"inputs": features, "lengths": np.array([features.shape[1]])}
-        )
-        path = log_probs[0, : frames[0]].argmax(-1).tolist()
-        labels = [
-            one for one, before in zip(path, [0, *path], strict=False) if one and one != before
-        ]
-        assert "".join(tokens[label] for label in labels).replace("<space>", " ") == text
+    for text in TEXTS:
+        features = plain.inputs(toys.sound(text)).numpy()
+        assert read(recognizer, tmp_path / "out", features) == text
+
+
+@pytest.mark.slow
+def test_a_graph_from_samples_recognises_them(toy, tmp_path, needs_onnx):
+    facts = run(toy, tmp_path / "out", "--from-samples", "--data", toy / "data" / "test")
+    assert facts["input"] == "waveform" and facts["rate"] == toys.RATE
+    assert facts["proof"]["model.onnx"]["differing"] == 0
+    check_graph(tmp_path / "out" / "model.onnx")
+    for text in TEXTS:
+        assert read(asrtool.load(toy / "exp"), tmp_path / "out", toys.sound(text)) == text
+
+
+def other(toy: Path, data: dict | None = None, **change: object) -> Recognizer:
+    """The toy with another encoder of random weights."""
+    recognizer = asrtool.load(toy / "exp")
+    encoder = change.pop("encoder", recognizer.config.model.encoder)
+    config = replace(
+        recognizer.config,
+        model=replace(recognizer.config.model, encoder=replace(encoder, **change)),
+        data=replace(recognizer.config.data, **(data or {})),
+    )
+    torch.manual_seed(0)
+    model = build_model(config, recognizer.tokenizer.size).eval()
+    return replace(recognizer, config=config, model=model)
 
 
 @pytest.mark.slow
@@ -98,15 +191,54 @@ def test_the_graph_recognises_what_the_model_does(toy, tmp_path, needs_onnx):
     "change", [{"positions": "relative"}, {"causal": True, "chunk": ChunkConfig()}], ids=str
 )
 def test_other_encoders_export_too(toy, tmp_path, needs_onnx, change):
-    recognizer = asrtool.load(toy / "exp")
-    encoder = replace(recognizer.config.model.encoder, **change)
     if "causal" in change:
-        stems = {place: replace(stem, causal=True) for place, stem in encoder.downsamplers.items()}
-        encoder = replace(encoder, downsamplers=stems)
-    config = replace(recognizer.config, model=replace(recognizer.config.model, encoder=encoder))
-    torch.manual_seed(0)
-    model = build_model(config, recognizer.tokenizer.size).eval()
-    assert (
-        export.export(replace(recognizer, config=config, model=model), Path(toy / "exp"), tmp_path)
-        < 1e-4
-    )
+        stems = asrtool.load(toy / "exp").config.model.encoder.downsamplers
+        stems = {place: replace(stem, causal=True) for place, stem in stems.items()}
+        change = {**change, "downsamplers": stems}
+    recognizer = other(toy, **change)
+    drawn = whole.Graph(recognizer, "ctc").eval()
+    assert whole.export(recognizer, drawn, tmp_path / "model.onnx") < 1e-4
+
+
+PRETRAINED = ("wav2vec2", "data2vec", "wavlm", "wav2vec2-bert", "whisper", "whisper of 30 s")
+
+
+@pytest.mark.slow
+@pytest.mark.hf
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pretrained_encoders_export_with_their_front_end(toy, tmp_path, needs_onnx, name):
+    pytest.importorskip("transformers", reason="pip install -e '.[ssl]'")
+    recognizer = pretrained(toy, name)
+    drawn = whole.Graph(recognizer, "ctc", from_samples=True).eval()
+    assert whole.export(recognizer, drawn, tmp_path / "model.onnx") < 1e-4
+    # texts too, of an utterance that is shorter than what the graph was drawn with
+    hear = prove.by_onnxruntime(recognizer, tmp_path / "model.onnx", reads_samples=True)
+    for seed, samples in enumerate((16000, 8000, 450)):
+        sound = np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+        assert hear(sound) == prove.by_asrtool(recognizer)(sound)
+
+
+def pretrained(toy: Path, name: str) -> Recognizer:
+    if name.startswith("whisper"):
+        encoder = WhisperConfig(size="tiny", pad_to_30s=name != "whisper")
+    else:
+        encoder = ENCODERS.config_type(name)(size="tiny")
+    data = asrtool.load(toy / "exp").config.data
+    data = {"input": "waveform", "fbank": replace(data.fbank, rate=16000)}
+    return prove.greedy(replace(other(toy, data, encoder=encoder), cmvn=None), "ctc")
+
+
+@pytest.mark.slow
+def test_a_streaming_graph_of_two_frame_rates_runs_in_onnxruntime(toy, tmp_path, needs_onnx):
+    stems = asrtool.load(toy / "exp").config.model.encoder.downsamplers
+    stems = {place: replace(stem, causal=True) for place, stem in stems.items()}
+    stems[1] = StridedConvConfig(causal=True, kernel=3)
+    recognizer = other(toy, num_layers=2, causal=True, chunk=ChunkConfig(), downsamplers=stems)
+    settings = replace(recognizer.settings, chunk_ms=160, left_chunks=2)
+    recognizer = replace(recognizer, model=in_chunks(recognizer.model, settings), settings=settings)
+    config = ExportConfig(streaming=True, data=toy / "data" / "test", most_points=0.0)
+    assert build.build(recognizer, config, toy / "exp" / "vocab", tmp_path) < 1e-4
+    facts = json.loads((tmp_path / "export.json").read_text())
+    assert facts["streaming"]["chunk_frames"] == 16
+    assert facts["streaming"]["caches"]["memories_1_valid"] == [1, 4]
+    assert facts["proof"]["model.onnx"]["differing"] == 0

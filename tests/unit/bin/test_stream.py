@@ -84,7 +84,9 @@ def test_check_finds_what_differs(toy_stream, module, what, capsys, monkeypatch)
     else:
         plain = FeatureStream.__call__
         monkeypatch.setattr(
-            FeatureStream, "__call__", lambda self, samples: plain(self, samples[1:])
+            FeatureStream,
+            "__call__",
+            lambda self, samples, final=False: plain(self, samples[1:], final),
         )
     assert run(toy_stream, "--check", toy_stream / "data" / "test", "--chunk-ms", 80) == 1
     said = capsys.readouterr().err

@@ -30,6 +30,42 @@ def test_padding_and_neighbours_do_not_change_the_features() -> None:
         torch.testing.assert_close(found, fbank(row), atol=ROUNDING, rtol=0)
 
 
+def test_mirrored_ends_give_a_frame_for_every_shift_whatever_stands_behind_a_row() -> None:
+    fbank = Fbank(FbankConfig(snip_edges=False))
+    counts = [(0, 0), (79, 0), (80, 1), (239, 1), (240, 2), (16000, 100)]
+    rows = [noise(length, seed=length) for length, _ in counts]
+    batch = fbank(Padded.stack(rows, padding=0.3))
+    assert batch.lengths.tolist() == [count for _, count in counts]
+    for row, found in zip(rows, batch.unpad(), strict=True):
+        torch.testing.assert_close(found, fbank(row), atol=ROUNDING, rtol=0)
+        mirror = torch.cat([row.flip(0), row, row.flip(0)])  # by hand, where one mirror is enough
+        if len(row) >= 280:
+            whole = Fbank(FbankConfig())(mirror[len(row) - 120 :])
+            torch.testing.assert_close(found, whole[: len(found)], atol=ROUNDING, rtol=0)
+
+
+def test_a_preset_is_its_settings() -> None:
+    config = FbankConfig(preset="sherpa", num_mel_bins=40, rate=8000)
+    assert config == FbankConfig(
+        high_hz=-400.0, snip_edges=False, sample_scale=1.0, num_mel_bins=40, rate=8000
+    )
+    assert FbankConfig(preset="sherpa", high_hz=-400) == FbankConfig(preset="sherpa")
+
+
+def test_folders_from_before_a_setting_stay_up_to_date() -> None:
+    before = ("dither", "frame_length_ms", "frame_shift_ms", "high_hz", "low_hz")
+    assert sorted(FbankConfig().stamped()) == [*before, "num_mel_bins", "rate"]
+    assert FbankConfig(preset="sherpa").stamped()["snip_edges"] is False
+
+
+def test_the_scale_of_samples_moves_the_features_and_the_floor() -> None:
+    samples = torch.cat([noise(8000), torch.zeros(1600)])
+    one, scaled = (Fbank(FbankConfig(sample_scale=scale))(samples) for scale in (1.0, 32768.0))
+    floor = torch.finfo(torch.float32).eps
+    expected = (scaled - 2 * torch.tensor(32768.0).log()).clamp(min=torch.tensor(floor).log())
+    torch.testing.assert_close(one, expected, atol=ROUNDING, rtol=0)
+
+
 def test_frames_beyond_the_length_are_zero() -> None:
     batch = Fbank(FbankConfig())(Padded(noise(2, 16000), torch.tensor([16000, 5000])))
     assert not batch.data[1, batch.lengths[1] :].any() and batch.data[0].all()
@@ -100,6 +136,9 @@ def test_a_gpu_gives_the_same_features() -> None:
         ({"frame_shift_ms": 30}, "frame_shift_ms"),
         ({"rate": 0}, "rate"),
         ({"dither": -1}, "dither"),
+        ({"sample_scale": 0}, "sample_scale is 0"),
+        ({"preset": "sherpa", "high_hz": 4000}, "preset: sherpa means high_hz: -400"),
+        ({"preset": "sherpa", "dither": 1.0}, "preset: sherpa means dither: 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict, message: str) -> None:

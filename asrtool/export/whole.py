@@ -1,0 +1,137 @@
+"""Whole utterances: encoder and CTC head as one graph.
+
+The graph takes `inputs`, features (B, T, F) or samples (B, T), and `lengths` (B,). It gives
+`log_probs` (B, S, V) and `frames` (B,), the valid lengths of S. B and T are free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asrtool.data.fbank import FLOOR, Fbank
+from asrtool.errors import UserError
+from asrtool.export.features import FbankGraph
+from asrtool.export.graph import TOLERANCE, Ports, session, write
+from asrtool.heads import names_of, ranked
+from asrtool.recognizer import Recognizer
+from asrtool.types import Padded
+
+# utterances and frames (of samples: steps of 10 ms) that are compared
+SHAPES = ((1, 37), (3, 250), (2, 811))
+INPUTS = MappingProxyType({"inputs": ("utterances", "inputs"), "lengths": ("utterances",)})
+OUTPUTS = MappingProxyType({"log_probs": ("utterances", "frames"), "frames": ("utterances",)})
+
+
+class Graph(nn.Module):
+    """What is exported: features if it reads samples, normalisation, encoder, CTC head."""
+
+    def __init__(self, recognizer: Recognizer, head: str, from_samples: bool = False) -> None:
+        super().__init__()
+        self.model = recognizer.model
+        self.head = head
+        data, cmvn = recognizer.config.data, recognizer.cmvn
+        self.reads_samples = data.input == "waveform" or from_samples
+        self.fbank = FbankGraph(data.fbank) if from_samples and data.input == "fbank" else None
+        self.normalises = cmvn is not None and data.input == "fbank"
+        if self.normalises:
+            self.register_buffer("mean", torch.from_numpy(cmvn.mean))
+            self.register_buffer("std", torch.from_numpy(cmvn.std))
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.fbank is not None:
+            inputs, lengths = self.fbank(inputs, lengths)
+        if self.normalises:
+            inputs = (inputs - self.mean) / self.std
+        return tuple(self.model.log_probs(self.model.encode(Padded(inputs, lengths)), self.head))
+
+
+def head_of(recognizer: Recognizer, ctc: bool = False) -> str:
+    """The head whose log-probabilities are exported; ctc: one whose best path joins repetitions."""
+    heads = [head for head in ranked(recognizer.model.heads) if head.exported]
+    chosen = [head.name for head in heads if not ctc or head.alignment == "ctc"]
+    if not chosen:
+        has, kind = names_of(recognizer.model.heads), "CTC" if ctc else "frame-synchronous"
+        raise UserError(
+            f"only an encoder with a {kind} head can be exported; this model has: {has}"
+        )
+    return chosen[0]
+
+
+def export(
+    recognizer: Recognizer,
+    graph: Graph,
+    file: Path,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> float:
+    """Write `file`; gives the largest difference from PyTorch."""
+    example = inputs(recognizer, 2, 57, seed=0, samples=graph.reads_samples)
+    ports = Ports(inputs=INPUTS, outputs=OUTPUTS, metadata=metadata)
+    write(graph, example, ports, file)
+    return compare(graph, recognizer, file)
+
+
+def inputs(
+    recognizer: Recognizer, utterances: int, frames: int, seed: int, samples: bool
+) -> tuple[Tensor, Tensor]:
+    """Random features like those of the training set, or quiet noise; each utterance shorter than
+    the one before.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([max(1, frames - 7 * index) for index in range(utterances)])
+    if samples:
+        scale = round(0.01 * recognizer.rate)
+        return 0.1 * torch.randn(utterances, scale * frames, generator=generator), scale * lengths
+    bins = recognizer.config.data.fbank.num_mel_bins
+    features = torch.randn(utterances, frames, bins, generator=generator)
+    if recognizer.cmvn is not None:
+        features = features * torch.from_numpy(recognizer.cmvn.std) + torch.from_numpy(
+            recognizer.cmvn.mean
+        )
+    return features.clamp(min=math.log(FLOOR)), lengths
+
+
+def compare(graph: Graph, recognizer: Recognizer, file: Path) -> float:
+    """The largest difference in valid frames; raises `UserError` where it is above TOLERANCE or a
+    length differs.
+    """
+    running, largest = session(file), 0.0
+    # features by the code that made those of training
+    plain = graph if graph.fbank is None else Graph(recognizer, graph.head).eval()
+    for seed, (utterances, frames) in enumerate(SHAPES, 1):
+        data, lengths = inputs(recognizer, utterances, frames, seed, graph.reads_samples)
+        with torch.inference_mode():
+            given = Padded(data, lengths)
+            if graph.fbank is not None:
+                given = Fbank(replace(graph.fbank.config, dither=0.0))(given)
+            expected = Padded(*plain(*given))
+        found, found_lengths = running.run(
+            None, {"inputs": data.numpy(), "lengths": lengths.numpy()}
+        )
+        if not np.array_equal(found_lengths, expected.lengths.numpy()):
+            mismatch = f"{found_lengths.tolist()}, in PyTorch {expected.lengths.tolist()}"
+            raise UserError(
+                f"the graph gives other lengths for {utterances} x {frames} inputs: {mismatch}"
+            )
+        largest = max(largest, checked(found, expected, f"{utterances} x {frames} inputs"))
+    return largest
+
+
+def checked(found: np.ndarray, expected: Padded, what: str) -> float:
+    """The largest difference of log-probabilities (B, S, V) in valid frames. Raises `UserError`
+    where that is too much.
+    """
+    found = found[:, : expected.data.shape[1]]  # a graph may have more padding
+    difference = (torch.from_numpy(found) - expected.data)[expected.mask].abs().max().item()
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"the graph differs by {difference:.1e} for {what}, more than {TOLERANCE:g}"
+        )
+    return difference
