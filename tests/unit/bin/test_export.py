@@ -53,7 +53,10 @@ def test_a_missing_sherpa_is_said_before_anything_is_written(toy, tmp_path, monk
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        (("--for", "sherpa-onnx"), "give a test set by --data, or export unproved by --no-check"),
+        (
+            ("--for", "sherpa-onnx"),
+            "give a test set with --data, or export without the comparison with --no-check",
+        ),
         (("--no-check", "--data", "d"), "contradict each other"),
         (("--left-chunks", 2), "belong to --streaming"),
         (("--caches", "zipformer"), "--caches belongs to --for sherpa-onnx --streaming"),
