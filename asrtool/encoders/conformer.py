@@ -264,7 +264,7 @@ class Conformer(StreamingEncoder):
             chunk = random_chunk(longest, self.chunk_sizes) if self.chunk.dynamic else longest
         if chunk is not None and self.obstacle:
             raise ValueError(self.obstacle)
-        return self._run(through(self.frontend, inputs), chunk, None)[0]
+        return self.run_piece(through(self.frontend, inputs), chunk, None)[0]
 
     def init_cache(self, batch_size: int, chunk: int) -> ConformerCache:
         if self.obstacle:
@@ -301,7 +301,7 @@ class Conformer(StreamingEncoder):
         pending = Padded.stack([row[size:] for row, size in zip(rows, usable, strict=True)])
         if not any(usable):
             return self._nothing(inputs), replace(cache, pending=pending)
-        return self._run(ready, cache.chunk, replace(cache, pending=pending))
+        return self.run_piece(ready, cache.chunk, replace(cache, pending=pending))
 
     def _nothing(self, inputs: Padded) -> EncoderOutput:
         """The output without frames, while no row has a complete chunk."""
@@ -309,7 +309,7 @@ class Conformer(StreamingEncoder):
         empty = Padded(nothing, torch.zeros_like(inputs.lengths))
         return EncoderOutput(frames=empty, positions=nothing[..., 0].long())
 
-    def _run(
+    def run_piece(
         self,
         inputs: Padded,
         chunk: int | None,

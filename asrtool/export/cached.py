@@ -62,7 +62,6 @@ class CachedGraph(nn.Module):
         self.encoder = check_encoder(recognizer)
         self.chunk, self.left_chunks = recognizer.chunk, self.encoder.left_chunks
         self.input_frames = self.chunk * self.encoder.input_frames
-        self.frames = self.chunk  # that come out
         cmvn = recognizer.cmvn
         self.register_buffer("mean", torch.from_numpy(cmvn.mean))
         self.register_buffer("std", torch.from_numpy(cmvn.std))
@@ -81,7 +80,7 @@ class CachedGraph(nn.Module):
     def step(self, inputs: Tensor, cache: ConformerCache) -> tuple[Tensor, ConformerCache]:
         """Normalised features (B, T, F) of one chunk -> (B, S, V), the cache of the next one."""
         lengths = torch.full((inputs.shape[0],), self.input_frames)
-        output, cache = self.encoder._run(Padded(inputs, lengths), self.chunk, cache)
+        output, cache = self.encoder.run_piece(Padded(inputs, lengths), self.chunk, cache)
         return self.model.log_probs(output, self.head).data, cache
 
 
