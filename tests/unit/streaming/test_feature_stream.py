@@ -20,7 +20,12 @@ def stream(config: FbankConfig) -> FeatureStream:
     return FeatureStream(SimpleNamespace(config=SimpleNamespace(data=data), cmvn=None))
 
 
-@pytest.mark.parametrize("config", [FbankConfig(), MIRRORED], ids=["whole frames", "mirrored"])
+both = pytest.mark.parametrize(
+    "config", [FbankConfig(), MIRRORED], ids=["whole frames", "mirrored"]
+)
+
+
+@both
 @pytest.mark.parametrize("largest", [1, 70, 500, 4000])
 def test_pieces_of_any_size_give_the_features_of_the_whole(config: FbankConfig, largest: int):
     draw = random.Random(largest)
@@ -35,3 +40,13 @@ def test_pieces_of_any_size_give_the_features_of_the_whole(config: FbankConfig, 
         parts.append(features(samples[at:], final=True))  # a row that has ended gives no more
         whole = Fbank(config)(torch.from_numpy(samples))
         torch.testing.assert_close(torch.cat(parts), whole, atol=2e-4, rtol=0)
+
+
+@both
+def test_the_samples_that_are_missing_complete_the_frames_and_no_more(config: FbankConfig):
+    features, silence = stream(config), np.zeros(100_000, np.float32)
+    features(silence[:333])
+    for frames in (1, 7, 3):
+        size = features.missing(frames)
+        assert len(features(silence[: size - 1])) == frames - 1
+        assert len(features(silence[:1])) == 1

@@ -112,6 +112,17 @@ def test_the_samples_that_are_missing_complete_a_chunk(recognizer, sounds):
     assert at == 4 * 1280 + length - shift
 
 
+def test_a_row_hears_the_frames_that_are_mirrored_at_its_end(recognizer, sounds):
+    data = recognizer.config.data
+    fbank = replace(data.fbank, snip_edges=False)
+    mirrored = replace(
+        recognizer, config=replace(recognizer.config, data=replace(data, fbank=fbank))
+    )
+    row = Row(mirrored, ENDS)
+    pieces = Piece(sounds[0][:1000]), Piece(sounds[0][1000:], final=True)
+    assert sum(len(row.hear(piece)) for piece in pieces) == fbank.num_frames(len(sounds[0]))
+
+
 def test_who_leaves_is_forgotten(recognizer, sounds):
     streams = Streams(recognizer, ENDS)
     rows = [streams.enter() for _ in range(3)]
