@@ -52,7 +52,7 @@ class Row:
     def hear(self, piece: Piece) -> Tensor:
         """The features (T, F) that a piece completes."""
         self.samples += len(piece.samples)
-        features = self.features(piece.samples)
+        features = self.features(piece.samples, piece.final)
         self._pending = (self._pending + len(features)) % self._chunk
         return features
 
