@@ -98,7 +98,7 @@ class Feed:
             return False
         if len(self._results) >= self._limits.unread:
             return False
-        return self._ended or self._samples >= self.row.missing
+        return self._ended or self._samples >= max(1, self.row.missing)
 
     @property
     def came(self) -> float:

@@ -75,8 +75,8 @@ class FeatureStream:
     def missing(self, frames: int) -> int:
         """How many samples must still come before `frames` more frames are complete."""
         config = self._fbank.config
-        whole = (self._given + frames - 1) * config.shift + config.length - config.before
-        return max(0, whole - len(self._rest))
+        last = (self._given + frames - 1) * config.shift - config.before  # where its window begins
+        return max(0, last + config.length - len(self._rest))
 
 
 class Session:
