@@ -58,7 +58,7 @@ def test_tokens_are_neither_blank_nor_the_end(name):
 @every_searcher
 def test_the_score_is_the_weighted_sum_of_the_parts(name):
     searcher = build(name)
-    weights = getattr(searcher.config, "weights", {"ctc": 1.0})
+    weights = searcher.config.weights or {"ctc": 1.0}
     for nbest in searcher.search(utterances(LENGTHS)):
         for h in nbest:
             assert h.score == pytest.approx(

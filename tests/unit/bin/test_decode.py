@@ -104,7 +104,7 @@ def test_failures_are_tried_again_and_nothing_else(toy, data, tmp_path, capsys, 
     drop_features(data)
     shutil.copy(toy / "dump" / "test" / "feats.scp", data)
     run(toy, tmp_path / "out", data=data)
-    assert "1 utterance that failed: trying again" in capsys.readouterr().err
+    assert "1 utterance failed; trying again" in capsys.readouterr().err
     after = lines(tmp_path / "out" / "hyps.jsonl")
     assert [line["id"] for line in after] == ALL
     assert not (tmp_path / "out" / "failed.jsonl").exists()

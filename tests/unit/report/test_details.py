@@ -112,8 +112,9 @@ def test_curves_take_a_repeated_step_as_it_was_done_last_and_leave_out_what_is_n
         "phase": "a",
         "step": {"loss": [[20, 5.0], [40, 3.0]], "rate": [[20, 1.0], [40, 1.0], [60, 1.0]]},
         "valid": {"valid/wer": [[40, 0.5]]},
+        "epochs": [],
     }
-    assert second == {"phase": "b", "step": {"loss": [[20, 1.0]]}, "valid": {}}
+    assert second == {"phase": "b", "step": {"loss": [[20, 1.0]]}, "valid": {}, "epochs": []}
 
 
 def test_long_curves_are_averaged(tmp_path):
