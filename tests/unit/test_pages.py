@@ -1,4 +1,4 @@
-"""Pages are complete in themselves, and say what they hold to those
+"""The pages of a server and without one are complete in themselves, and say what they hold to those
 who do not see it.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from asrtool import page
 
-PAGES = {name: page.files(f"asrtool.{name}") for name in ("serve",)}
+PAGES = {name: page.files(f"asrtool.{name}") for name in ("serve", "export")}
 STYLES = PAGES["serve"]["page.css"]  # the same for all
 
 

@@ -59,6 +59,9 @@ def test_a_missing_sherpa_is_said_before_anything_is_written(toy, tmp_path, monk
         ),
         (("--no-check", "--data", "d"), "contradict each other"),
         (("--left-chunks", 2), "belong to --streaming"),
+        (("--for", "web"), "--for web needs onnxruntime-web: npm install onnxruntime-web, then"),
+        (("--for", "web", "--ort", "nowhere"), "nowhere: ort.wasm.min.mjs is missing, expected"),
+        (("--ort", "dist"), "--ort belongs to --for web"),
         (("--caches", "zipformer"), "--caches belongs to --for sherpa-onnx --streaming"),
         (("--from-samples", "--streaming"), "leave out --streaming"),
         (
