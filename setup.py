@@ -24,6 +24,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["asrtool", "asrtool.*"]),
     package_data={
+        "asrtool.export": ["page/*"],
+        "asrtool.page": ["*.css", "*.js"],
         "asrtool.report": ["template/*"],
         "asrtool.score": ["published.yaml"],
         "asrtool.serve": ["page/*"],

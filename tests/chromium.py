@@ -15,12 +15,40 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from tests.shared import once
+
+AXE = "axe-core@4.14.1"
+VIOLATIONS = """
+axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.map(
+  ({id, nodes}) => id + ": " + nodes.map(({html}) => html).join(" "))).then(JSON.stringify)
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def find() -> str | None:
     """The browser on this machine, if there is one; CHROMIUM names another."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def microphone(file: Path) -> list[str]:
+    """Options of a browser whose microphone plays a file once."""
+    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    return [*fake, f"--use-file-for-fake-audio-capture={file}%noloop"]
+
+
+def axe_core(request: pytest.FixtureRequest) -> str:
+    """The script that looks for what is not accessible, from npm; skips where there is no npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing, which brings axe-core")
+
+    def install(folder: Path) -> None:
+        command = ["npm", "install", "--no-save", "--prefix", folder, AXE]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+    folder = once(request, "axe", install)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
 
 
 class Browser:
@@ -151,6 +179,11 @@ class Browser:
             time.sleep(0.05)
         return value
 
+    def violations(self, axe: str) -> list[str]:
+        """What the script of `axe_core` complains of."""
+        self.evaluate(axe + ";0")
+        return json.loads(self.evaluate(VIOLATIONS))
+
     def complaints(self) -> list[str]:
         """Errors of scripts, of the content security policy, of loading."""
         return [
@@ -173,6 +206,12 @@ class Browser:
             "Page.captureScreenshot", captureBeyondViewport=whole, **(self._clip() if whole else {})
         )
         path.write_bytes(base64.b64decode(image["data"]))
+
+    def picture(self, name: str) -> None:
+        """A screenshot in the folder ASRTOOL_SCREENSHOTS, if that is set."""
+        if folder := os.environ.get("ASRTOOL_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.screenshot(Path(folder) / f"{name}.png", whole=True)
 
     def _clip(self) -> dict:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]

@@ -3,12 +3,14 @@
     asrtool export exp/train_conformer --out onnx
     asrtool export exp/train_conformer --from-samples --out onnx
     asrtool export exp/train_conformer --for sherpa-onnx --int8 --data data/test --out sherpa
+    asrtool export exp/train_conformer --for web --ort node_modules/onnxruntime-web/dist --out page
     asrtool export exp/train_u2 --for sherpa-onnx --streaming --left-chunks 4 --data data/test \\
       --out sherpa
 
 The graph takes `inputs`, features (B, T, F) as stage 1 stores them or samples (B, T), and `lengths`
 (B,). It normalises the inputs and returns `log_probs` (B, S, V) and `frames` (B,), the valid
 lengths of S. B and T are free. With --streaming it takes one chunk and the caches of the encoder.
+With --for web the folder is a page that recognises speech in the browser, from samples.
 The folder also has tokens.txt and export.json: the inputs, seconds per frame, the largest
 difference from PyTorch, and the result of --data.
 """
@@ -22,7 +24,7 @@ from pathlib import Path
 from asrtool import experiment, imports, log
 from asrtool.bin.stream import with_chunks
 from asrtool.errors import UserError
-from asrtool.export import prove
+from asrtool.export import prove, web
 from asrtool.export.build import ExportConfig, build
 from asrtool.export.graph import require_packages
 from asrtool.log import logger
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         "chunk": [recognizer.settings.chunk_ms, recognizer.settings.left_chunks],
     }
     inputs = [] if config.data is None else [config.data]
+    if config.web is not None:
+        inputs += web.check_ort(config.web)
     with stamp.building(args.out, "export", inputs, options, args.force) as target:
         if target is not None:
             largest = build(recognizer, config, trained.folder / "vocab", target)
@@ -69,6 +73,12 @@ def wanted(args: argparse.Namespace) -> ExportConfig:
             "--for sherpa-onnx compares the texts of sherpa-onnx with asrtool's: give a test "
             "set with --data, or export without the comparison with --no-check"
         )
+    if args.form == "web" and args.ort is None:
+        raise UserError(f"--for web needs onnxruntime-web: {web.HOW}")
+    if args.form != "web" and args.ort is not None:
+        raise UserError("--ort belongs to --for web")
+    if args.ort is not None:
+        web.check_ort(args.ort)
     if args.no_check and args.data is not None:
         raise UserError("--no-check and --data contradict each other: give one of them")
     if not args.streaming and (args.chunk_ms is not None or args.left_chunks is not None):
@@ -79,7 +89,9 @@ def wanted(args: argparse.Namespace) -> ExportConfig:
         sherpa=sherpa,
         streaming=args.streaming,
         caches=args.caches or ExportConfig.caches,
-        from_samples=args.from_samples,
+        from_samples=args.from_samples or args.form == "web",
+        web=args.ort,
+        name=args.model.absolute().name if args.form == "web" else None,
         int8=args.int8,
         data=args.data,
         metric=args.metric,
@@ -109,7 +121,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def add_form_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--for", dest="form", choices=("sherpa-onnx",), help="in the form that this program reads"
+        "--for",
+        dest="form",
+        choices=("sherpa-onnx", "web"),
+        help="in the form that this program reads; web: as a page that browsers run by themselves",
+    )
+    options.add_argument(
+        "--ort",
+        type=Path,
+        help="with --for web: the folder dist of the npm package onnxruntime-web, of which the "
+        "page gets copies",
     )
     options.add_argument(
         "--int8", action="store_true", help="also write model.int8.onnx, with weights of 8 bits"
@@ -147,7 +168,9 @@ def add_proof_options(options: argparse.ArgumentParser) -> None:
         help="data directory on which the texts of the exported model are compared with asrtool's",
     )
     options.add_argument(
-        "--no-check", action="store_true", help="with --for: export without this comparison"
+        "--no-check",
+        action="store_true",
+        help="with --for sherpa-onnx: export without this comparison",
     )
     options.add_argument(
         "--metric", choices=list(METRICS), default="wer", help="error rate of the comparison"

@@ -6,6 +6,7 @@ features   fbank as a graph, and its description for other programs
 cached     chunk by chunk: the encoder's caches go in and come out
 wenet      the same in the form of WeNet's streaming models
 sherpa     what sherpa-onnx reads: features, metadata, tokens
+web        a page around the graph, for browsers
 quantize   8-bit weights
 prove      a test set by the exported model and by asrtool
 """

@@ -14,7 +14,7 @@ import torch
 from asrtool.data import tokenizers
 from asrtool.data.fbank import SCALE
 from asrtool.errors import UserError
-from asrtool.export import cached, prove, sherpa, wenet, whole, zipformer
+from asrtool.export import cached, prove, sherpa, web, wenet, whole, zipformer
 from asrtool.export.features import features_of
 from asrtool.export.quantize import quantize
 from asrtool.model_folder import sha256
@@ -31,12 +31,16 @@ class ExportConfig:
     streaming: bool = False  # chunk by chunk
     caches: Literal["wenet", "zipformer"] = "wenet"  # whose form the caches have for sherpa-onnx
     from_samples: bool = False  # features in the graph
+    web: Path | None = None  # with a page: the files of onnxruntime-web
+    name: str | None = None  # that the page shows
     int8: bool = False  # 8-bit weights beside it
     data: Path | None = None  # data directory of the proof
     metric: str = "wer"  # of the proof
     most_points: float = 0.5  # by which error rates may differ there
 
     def __post_init__(self) -> None:
+        if self.web is not None and self.streaming:
+            raise UserError("the page of --for web hears whole recordings: leave out --streaming")
         if self.from_samples and self.sherpa:
             raise UserError(
                 "sherpa-onnx computes log-mel features by itself and gives models no samples: "
@@ -65,7 +69,7 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
     """Write everything into `target`; gives the largest difference from PyTorch. Raises `UserError`
     where the model has no such form, or the exported one does not say what it says.
     """
-    head = whole.head_of(recognizer, ctc=config.sherpa)
+    head = whole.head_of(recognizer, ctc=config.sherpa or config.web is not None)
     if not config.streaming:  # as the graph hears them, whatever a packed search asks for
         settings = replace(recognizer.settings, chunk_ms=None)
         recognizer = replace(recognizer, settings=settings)
@@ -85,6 +89,8 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
     facts = describe(recognizer, form, head, largest)
     if rows:
         facts["proof"] = proofs(recognizer, config, form, rows, [target / name for name in files])
+    if config.web is not None:
+        facts["page"] = web.write_page(target, config.web, config.name, files[-1])
     facts["sha256"] = {name: sha256(target / name) for name in files}
     (target / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return largest

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from importlib import resources
-from pathlib import Path
 
 from aiohttp import web
 
+from asrtool import page
 from asrtool.log import logger
 from asrtool.serve import Limits, guard, sockets, transcriptions
 from asrtool.serve.batches import Batches
@@ -65,17 +64,17 @@ class Service:
         )
         told = (self.served, self.batches, self.limits, self.metrics)
         sherpa = sockets.handler(*told, sockets.SherpaProtocol)
-        page = _page("index.html")
+        answers = {name: _answer(name, text) for name, text in page.files(__package__).items()}
+        index = answers.pop("index.html")
 
         async def root(request: web.Request) -> web.StreamResponse:
             """The page; sherpa-onnx's clients know no other path for a websocket."""
             wants_socket = request.headers.get("Upgrade", "").lower() == "websocket"
-            return await (sherpa if wants_socket else page)(request)
+            return await (sherpa if wants_socket else index)(request)
 
         app.router.add_get("/", root)
-        for file in _folder().iterdir():
-            if not file.name.endswith(".html"):
-                app.router.add_get(f"/page/{file.name}", _page(file.name))
+        for name, answer in answers.items():
+            app.router.add_get(f"/page/{name}", answer)
         app.router.add_get("/v1/stream", sockets.handler(*told, sockets.Protocol))
         app.router.add_get("/v1/models", transcriptions.models(self.served))
         app.router.add_get("/v1/models/{name}", transcriptions.model(self.served))
@@ -117,14 +116,9 @@ class Service:
         return web.Response(body=text, headers={"Content-Type": kind})
 
 
-def _folder() -> Path:
-    return resources.files(__package__).joinpath("page")
-
-
-def _page(name: str) -> object:
+def _answer(name: str, text: str) -> Callable:
     """What answers with a file of the page."""
-    types = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
-    text, kind = (_folder() / name).read_text(encoding="utf-8"), types[name.rpartition(".")[2]]
+    kind = {"html": "text/html", "js": "text/javascript", "css": "text/css"}[name.split(".")[1]]
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text=text, content_type=kind, charset="utf-8", headers=HEADERS)

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from asrtool.experiment import load_phases, split_overrides
+from asrtool.export.web import ORT
 from tests.recipes.conftest import ROOT, run_in
 from tests.recipes.preparation import real
 
@@ -32,6 +33,9 @@ SHORTER = {
     # tests/interop proves it in sherpa-onnx
     f"{EXPORT} --int8 --data data/mini/test_clean --out exp/mini/train_mini/sherpa": f"{EXPORT} "
     "--no-check --out exp/mini/train_mini/sherpa",
+    # tests/interop installs it and opens the page
+    "npm install --prefix exp/mini/npm onnxruntime-web": "dist=exp/mini/npm/node_modules/"
+    f"onnxruntime-web/dist; mkdir -p $dist; touch {' '.join(f'$dist/{name}' for name in ORT)}",
     "tests/run.sh": "bash -n tests/run.sh",  # these are its tests
     # tests/unit/tools/test_benchmarks.py rehearses it
     "tools/gpu.sh gpu_figures": "bash -n tools/gpu.sh",

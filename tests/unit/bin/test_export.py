@@ -19,7 +19,7 @@ from asrtool.downsamplers import StridedConvConfig
 from asrtool.encoders import ENCODERS, WhisperConfig
 from asrtool.encoders.conformer import ChunkConfig
 from asrtool.errors import UserError
-from asrtool.export import build, graph, prove, whole
+from asrtool.export import build, graph, prove, web, whole
 from asrtool.export.build import ExportConfig
 from asrtool.log import logger
 from asrtool.model_folder import build_model, in_chunks
@@ -59,6 +59,9 @@ def test_a_missing_sherpa_is_said_before_anything_is_written(toy, tmp_path, monk
         ),
         (("--no-check", "--data", "d"), "contradict each other"),
         (("--left-chunks", 2), "belong to --streaming"),
+        (("--for", "web"), "--for web needs onnxruntime-web: npm install onnxruntime-web, then"),
+        (("--for", "web", "--ort", "nowhere"), "nowhere: ort.wasm.min.mjs is missing, expected"),
+        (("--ort", "dist"), "--ort belongs to --for web"),
         (("--caches", "zipformer"), "--caches belongs to --for sherpa-onnx --streaming"),
         (("--from-samples", "--streaming"), "leave out --streaming"),
         (
@@ -173,6 +176,22 @@ def test_a_graph_from_samples_recognises_them(toy, tmp_path, needs_onnx):
     check_graph(tmp_path / "out" / "model.onnx")
     for text in TEXTS:
         assert read(asrtool.load(toy / "exp"), tmp_path / "out", toys.sound(text)) == text
+
+
+@pytest.mark.slow
+def test_a_page_is_written_around_the_smaller_graph(toy, tmp_path, needs_onnx):
+    (tmp_path / "dist").mkdir()
+    for name in web.ORT:
+        (tmp_path / "dist" / name).write_text(name)
+    page = ["--for", "web", "--ort", tmp_path / "dist", "--int8"]
+    facts = run(toy, tmp_path / "out", *page, "--data", toy / "data" / "test")
+    assert facts["input"] == "waveform" and facts["proof"]["model.int8.onnx"]["differing"] == 0
+    sizes = facts["page"]["bytes"]
+    assert facts["page"]["model"] == "model.int8.onnx" and facts["page"]["name"] == "exp"
+    assert sizes == {name: (tmp_path / "out" / name).stat().st_size for name in sizes}
+    assert list(sizes) == ["model.int8.onnx", "ort/ort-wasm-simd-threaded.wasm"]
+    with pytest.raises(UserError, match="the page of --for web hears whole recordings"):
+        run(toy, tmp_path / "other", *page, "--streaming")
 
 
 def other(toy: Path, data: dict | None = None, **change: object) -> Recognizer:

@@ -6,9 +6,6 @@ axe-core finds nothing to complain of. ASRTOOL_SCREENSHOTS names a folder that g
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +16,8 @@ import soundfile
 
 from asrtool.streaming import EndConfig
 from tests import chromium
-from tests.shared import once
 from tests.toy_service import in_thread, sounds
 
-AXE = "axe-core@4.14.1"
 TOKEN = "open-sesame"
 pytestmark = [
     pytest.mark.interop,
@@ -31,10 +26,6 @@ pytestmark = [
     ),
 ]
 HEARD = "document.querySelectorAll('.said').length"
-VIOLATIONS = """
-axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.map(
-  ({id, nodes}) => id + ": " + nodes.map(({html}) => html).join(" "))).then(JSON.stringify)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +40,13 @@ def sound(toy_stream, tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def tab(sound) -> Iterator[chromium.Browser]:
-    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    fake += [f"--use-file-for-fake-audio-capture={sound[0]}%noloop"]
-    with chromium.Browser(options=fake) as browser:
+    with chromium.Browser(options=chromium.microphone(sound[0])) as browser:
         yield browser
 
 
 @pytest.fixture(scope="module")
 def axe(request) -> str:
-    """The script, from npm."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is missing, which brings axe-core")
-
-    def install(folder: Path) -> None:
-        command = ["npm", "install", "--no-save", "--prefix", folder, AXE]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-
-    folder = once(request, "axe", install)
-    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+    return chromium.axe_core(request)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +58,6 @@ def address(live):
 def open_page(tab: chromium.Browser, address: str, **options: object) -> None:
     tab.open(address + "/", **options)
     tab.wait("document.readyState == 'complete' && !document.querySelector('#file').disabled")
-
-
-def violations(tab: chromium.Browser, axe: str) -> list[str]:
-    tab.evaluate(axe + ";0")
-    return json.loads(tab.evaluate(VIOLATIONS))
-
-
-def picture(tab: chromium.Browser, name: str) -> None:
-    if folder := os.environ.get("ASRTOOL_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tab.screenshot(Path(folder) / f"{name}.png", whole=True)
 
 
 def shades(tab: chromium.Browser) -> int:
@@ -112,8 +81,8 @@ def texts(tab: chromium.Browser) -> list[str]:
 def test_the_microphone_is_heard_while_it_speaks(tab, address, axe, sound, scheme):
     """By keys alone: Tab to the button, Space to begin and to end."""
     open_page(tab, address, scheme=scheme)
-    assert violations(tab, axe) == []
-    picture(tab, f"idle-{scheme}")
+    assert tab.violations(axe) == []
+    tab.picture(f"idle-{scheme}")
     for _ in range(2):  # the link that skips, the microphone
         tab.press("Tab", 9)
     assert tab.evaluate("document.activeElement.id") == "record"
@@ -123,10 +92,10 @@ def test_the_microphone_is_heard_while_it_speaks(tab, address, axe, sound, schem
     tab.wait("document.querySelector('#partial').textContent.length > 3")
     assert tab.evaluate(HEARD) == 0  # a partial text, live
     assert "Listening" in tab.evaluate("document.querySelector('#status').textContent")
-    picture(tab, f"listening-{scheme}")
+    tab.picture(f"listening-{scheme}")
     tab.wait(f"{HEARD} == 2")
     assert tab.evaluate("document.querySelector('#announce').textContent") == sound[1][1]
-    assert violations(tab, axe) == []
+    assert tab.violations(axe) == []
     assert shades(tab) > 50
     tab.press(" ", 32, " ")
     tab.wait("!document.querySelector('#file').disabled")
@@ -137,8 +106,8 @@ def test_the_microphone_is_heard_while_it_speaks(tab, address, axe, sound, schem
     tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     words = tab.evaluate("document.querySelector('li table:last-of-type').innerText")
     assert "Confidence" in tab.evaluate("document.querySelector('#texts').innerText") and words
-    assert violations(tab, axe) == []
-    picture(tab, f"heard-{scheme}")
+    assert tab.violations(axe) == []
+    tab.picture(f"heard-{scheme}")
     assert not tab.complaints()
     assert all(url.startswith((address, address.replace("http", "ws"))) for url in tab.requests())
 
@@ -157,9 +126,9 @@ def test_a_file_is_recognised_drawn_and_played(tab, address, axe, sound, scheme,
     tab.wait("document.querySelector('#player').currentTime > 4")
     tab.wait("document.querySelector('.word.now') !== null")
     tab.evaluate("document.querySelector('details').open = true")
-    assert violations(tab, axe) == []
+    assert tab.violations(axe) == []
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    picture(tab, f"file-{scheme}-{width}")
+    tab.picture(f"file-{scheme}-{width}")
     tab.evaluate("document.querySelector('#clear').click()")
     assert texts(tab) == [] and not tab.complaints()
 
@@ -171,8 +140,8 @@ def test_a_file_that_is_none_has_the_servers_sentence(tab, address, axe, tmp_pat
     tab.choose("#file", path)
     tab.wait("!document.querySelector('#problem').hidden")
     assert "letter.wav" in tab.evaluate("document.querySelector('#problem').textContent")
-    assert violations(tab, axe) == []
-    picture(tab, "problem")
+    assert tab.violations(axe) == []
+    tab.picture("problem")
 
 
 def test_a_token_is_asked_for(tab, live, axe):
@@ -180,8 +149,8 @@ def test_a_token_is_asked_for(tab, live, axe):
         tab.open(address + "/", scheme="dark")
         tab.wait("!document.querySelector('#gate').hidden")
         assert tab.evaluate("document.activeElement.id") == "token"
-        assert violations(tab, axe) == []
-        picture(tab, "token")
+        assert tab.violations(axe) == []
+        tab.picture("token")
         tab.type("wrong")
         tab.press("Enter", 13, "\r")
         tab.wait("document.querySelector('#problem').textContent.includes('not the right one')")
@@ -206,4 +175,4 @@ def test_a_model_that_does_not_stream_hears_the_microphone_at_its_end(tab, whole
         time.sleep(6)  # of the file
         tab.evaluate("document.querySelector('#record').click()")
         tab.wait("!document.querySelector('#file').disabled")
-        assert tab.evaluate(HEARD) == 1 and violations(tab, axe) == []
+        assert tab.evaluate(HEARD) == 1 and tab.violations(axe) == []

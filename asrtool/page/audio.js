@@ -18,7 +18,7 @@ export class Microphone {
         microphone.context = new AudioContext({ sampleRate: rate });
         source = microphone.context.createMediaStreamSource(stream);
       } catch {
-        // Firefox resamples no microphone: the server does it
+        // Firefox resamples no microphone: whoever gets the samples does it
         await microphone.context?.close();
         microphone.context = new AudioContext();
         source = microphone.context.createMediaStreamSource(stream);
@@ -93,4 +93,23 @@ export async function decode(file, rate) {
   } catch {
     return null;
   }
+}
+
+// Pieces of samples at one rate -> all samples at another.
+export async function resampled(pieces, from, to) {
+  const size = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const samples = new Float32Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    samples.set(piece, at);
+    at += piece.length;
+  }
+  if (from === to || !size) return samples;
+  const context = new OfflineAudioContext(1, Math.ceil((size * to) / from), to);
+  const buffer = new AudioBuffer({ length: size, numberOfChannels: 1, sampleRate: from });
+  buffer.copyToChannel(samples, 0);
+  const source = new AudioBufferSourceNode(context, { buffer });
+  source.connect(context.destination);
+  source.start();
+  return (await context.startRendering()).getChannelData(0);
 }
