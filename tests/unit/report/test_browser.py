@@ -120,7 +120,8 @@ def test_by_keyboard_alone(tab, page):
     tab.wait("!!document.querySelector('.plotarea svg')")
     tab.evaluate("document.querySelector('.plotarea').focus()")
     tab.press("Home", 36)
-    assert tab.evaluate("document.querySelector('.reading').innerText").startswith("step 20, epoch 1: loss")
+    reading = tab.evaluate("document.querySelector('.reading').innerText")
+    assert reading.startswith("step 20, epoch 1: loss")
 
 
 def test_embedded_sound_plays(tab, page):
