@@ -77,64 +77,45 @@ RECOGNISER = {
 
 KEYFRAME = "conf/studies/train_keyframe.yaml"
 FRAMES = "model.encoder.downsamplers.2"
-KEYFRAMES_READ = {
-    "attention": Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe.yaml"),
-    "aligned": Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe_aligned.yaml"),
-}
-ON_FRAMES = dict(weights=FRONT_END, primary="attention")
+ALIGNED = Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe_aligned.yaml")
+ON_FRAMES = dict(weights=FRONT_END, train_set="study_train")
+ON_KEY_FRAMES = dict(
+    config=KEYFRAME, decodings={"aligned": ALIGNED}, primary="aligned", **ON_FRAMES
+)
 KEYFRAMES = {
     "baseline": System(
         config="conf/studies/train_keyframe_baseline.yaml",
-        decodings={"attention": Decoding(f"{LIBRISPEECH}/decode_attention.yaml")},
-        title="every frame, CTC and attention",
+        title="every frame, CTC",
         **ON_FRAMES,
     ),
-    "axe": System(
-        config=KEYFRAME,
-        decodings=KEYFRAMES_READ,
-        against="baseline",
-        title="key frames, AXE",
-        small=True,
-        **ON_FRAMES,
-    ),
+    "axe": System(against="baseline", title="key frames, AXE", small=True, **ON_KEY_FRAMES),
     "til": System(
-        config=KEYFRAME,
         changes=(
             "losses.aligned={type: til, weight: 0}",
-            "phases.keyframe.losses.aligned.weight=0.3",
-            "phases.keyframe.trainer.best=valid/attention",
+            "phases.keyframe.losses.aligned.weight=0.7",
+            "phases.keyframe.trainer.best=valid/loss",
         ),
-        decodings=KEYFRAMES_READ,
         against="axe",
         title="key frames, TIL",
-        **ON_FRAMES,
+        **ON_KEY_FRAMES,
     ),
     "nofusion": System(
-        config=KEYFRAME,
         changes=(f"{FRAMES}.fusion=none",),
-        decodings=KEYFRAMES_READ,
         against="axe",
         title="key frames, no fusion",
-        **ON_FRAMES,
+        **ON_KEY_FRAMES,
     ),
     "radius2": System(
-        config=KEYFRAME,
         changes=(f"{FRAMES}.radius=2",),
-        decodings=KEYFRAMES_READ,
         against="axe",
         title="key frames, 5 frames fused",
-        **ON_FRAMES,
+        **ON_KEY_FRAMES,
     ),
-    "unsupervised": System(
-        config=KEYFRAME,
-        changes=(
-            "phases.keyframe.losses.aligned.weight=0",
-            "phases.keyframe.trainer.best=valid/attention",
-        ),
-        decodings={"attention": KEYFRAMES_READ["attention"]},
+    "consistency": System(
+        changes=("losses.consistency={type: consistency, weight: 0.2, input: inter_ctc}",),
         against="axe",
-        title="key frames, no loss behind the drop",
-        **ON_FRAMES,
+        title="key frames, AXE; inter-CTC of two views agrees (CR-CTC)",
+        **ON_KEY_FRAMES,
     ),
 }
 
@@ -199,7 +180,7 @@ ECHOTUNE = {
 
 QIFUSION = "conf/studies/train_accents_qifusion.yaml"
 ACCENT = "model.encoder.accent"
-RESCORED = {"rescoring": Decoding("conf/decode_rescoring.yaml")}
+RESCORED = {"rescoring": Decoding("conf/decode_rescoring.yaml"), "greedy": GREEDY}
 WITH_ACCENTS = dict(
     weights=FRONT_END, train_set="study_accents", decodings=RESCORED, primary="rescoring"
 )
