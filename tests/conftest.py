@@ -4,10 +4,14 @@
 collected, so that the contracts (tests/contracts) try these too.
 """
 
+import logging
 import signal
 from pathlib import Path
 
+import pytest
+
 from asrtool import imports
+from asrtool.log import logger
 
 # Files of more than half a minute, the longest first: processes that share the tests begin with
 # them, so that none is left with a long one at the end.
@@ -32,6 +36,16 @@ left_out = set()  # interop tests that were deselected, which the summary says
 # A shell starts background jobs with Ctrl-C ignored, and what is ignored stays so in every child:
 # commands that tests interrupt would not listen.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """The log of asrtool."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, "asrtool")
+    return caplog
 
 
 def pytest_addoption(parser):

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from asrtool import experiment, imports, log
+from asrtool.bin.stream import add_stream_options
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
 from asrtool.log import logger
@@ -134,22 +135,7 @@ def add_search_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--chunk-ms", type=float, help="length of a chunk in milliseconds, as of `asrtool stream`"
     )
-    options.add_argument(
-        "--left-chunks", type=int, help="number of earlier chunks that a frame attends to; -1: all"
-    )
-    options.add_argument(
-        "--pause", type=float, default=EndConfig.pause, help="seconds of silence that end a text"
-    )
-    options.add_argument(
-        "--longest",
-        type=float,
-        default=EndConfig.longest,
-        help="approximate maximum length of a text, in seconds",
-    )
-    options.add_argument(
-        "--device",
-        help="cpu, cuda or cuda:<number>; default: the GPU if there is one, else the CPU",
-    )
+    add_stream_options(options)
 
 
 def _fields() -> list[str]:

@@ -104,9 +104,6 @@ def describe() -> argparse.ArgumentParser:
     # it counted frames; without it, argparse would take --chunk for --chunk-ms
     options.add_argument("--chunk", help=argparse.SUPPRESS)
     options.add_argument(
-        "--left-chunks", type=int, help="number of earlier chunks that a frame attends to; -1: all"
-    )
-    options.add_argument(
         "--config",
         "--decode-config",
         dest="config",
@@ -119,6 +116,17 @@ def describe() -> argparse.ArgumentParser:
         choices=("text", "json"),
         default="text",
         help="output format; json has partial results too",
+    )
+    add_stream_options(options)
+    add_check_options(options)
+    imports.add_options(options)
+    return options
+
+
+def add_stream_options(options: argparse.ArgumentParser) -> None:
+    """Options of every command that recognises live audio, but for the length of a chunk."""
+    options.add_argument(
+        "--left-chunks", type=int, help="number of earlier chunks that a frame attends to; -1: all"
     )
     options.add_argument(
         "--pause",
@@ -136,9 +144,6 @@ def describe() -> argparse.ArgumentParser:
         "--device",
         help="cpu, cuda or cuda:<number>; default: the GPU if there is one, else the CPU",
     )
-    add_check_options(options)
-    imports.add_options(options)
-    return options
 
 
 def add_check_options(options: argparse.ArgumentParser) -> None:

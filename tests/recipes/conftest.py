@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from asrtool.log import logger
 from tests import warm_python
 from tests.shared import alone, once
 
@@ -24,16 +22,6 @@ LEARN = (
     " model.encoder.dim=96 model.encoder.ffn_dim=192"
     " model.encoder.downsamplers.0.channels=8'"
 )
-
-
-@pytest.fixture
-def log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    """The log of asrtool."""
-    monkeypatch.setattr(logger, "propagate", True)
-    caplog.set_level(logging.INFO, "asrtool")
-    return caplog
 
 
 def clone(folder: Path) -> None:

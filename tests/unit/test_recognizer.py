@@ -5,7 +5,6 @@ doubled at a cut.
 from __future__ import annotations
 
 import io
-import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +20,6 @@ from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig
-from asrtool.log import logger
 from asrtool.longform import WindowsConfig, vad
 from asrtool.searchers import ConstraintsConfig, JointBeamConfig
 from tests import toy_experiment as toys
@@ -32,15 +30,6 @@ TEXT = "abc de bad"
 @pytest.fixture(scope="module")
 def recognizer(toy: Path):
     return asrtool.load(toy / "exp")
-
-
-@pytest.fixture
-def log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logger, "propagate", True)
-    caplog.set_level(logging.INFO, "asrtool")
-    return caplog
 
 
 def with_windows(recognizer, **settings):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -30,7 +29,6 @@ from asrtool.bin import (
     train,
 )
 from asrtool.errors import UserError
-from asrtool.log import logger
 from asrtool.model_folder import Experiment
 from tests import toy_experiment as toys
 from tests import toy_hub
@@ -48,15 +46,6 @@ def packed(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[toy_hub.Hub]:
     yield from toy_hub.serve(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture
-def log(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logger, "propagate", True)
-    caplog.set_level(logging.INFO, "asrtool")
-    return caplog
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
